@@ -1,0 +1,136 @@
+"""
+An event plus what travels with it, to bytes and back. Pure.
+
+CloudEvents 1.0 in binary mode over AMQP 0-9-1: the body is the event's JSON, every attribute is a header ``ce-<name>``
+(the Knative RabbitMQ binding; the official AMQP binding is for AMQP 1.0). Structured mode is understood on input.
+``ce-type`` is ``dev.modelswap.`` + the routing key, so a consumer that got a message by another road still knows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from shared.contract.errors import Malformed
+from shared.contract.events import EVENTS, Event
+
+TYPE_PREFIX: Final = "dev.modelswap."
+CONTENT_TYPE: Final = "application/json"
+_STRUCTURED: Final = "application/cloudevents"
+#: Trace context travels as plain headers, as OpenTelemetry expects.
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
+
+Headers = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One event on its way."""
+
+    event: Event
+    #: Derived from the fact: equal for equal facts.
+    id: str
+    #: ``/modelswap/<service>``
+    source: str
+    time: datetime
+    #: The id of the event that this one follows from.
+    causation_id: str | None = None
+    trace: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def routing_key(self) -> str:
+        return self.event.key
+
+    def headers(self) -> dict[str, str]:
+        """The CloudEvents attributes as AMQP headers."""
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": self.id,
+            "ce-type": TYPE_PREFIX + self.event.key,
+            "ce-source": self.source,
+            "ce-time": self.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "ce-subject": self.event.subject,
+            **self.trace,
+        }
+        if self.causation_id is not None:
+            headers["ce-causationid"] = self.causation_id
+        return headers
+
+    def body(self) -> bytes:
+        """The event as JSON."""
+        return self.event.model_dump_json(exclude_none=True).encode()
+
+
+def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = None) -> Envelope:
+    """Put *event* into an envelope; what *cause* carried of trace context goes on with it."""
+    return Envelope(
+        event=event,
+        id=str(event.id),
+        source=f"/modelswap/{source}",
+        time=now,
+        causation_id=cause.id if cause else None,
+        trace=cause.trace if cause else {},
+    )
+
+
+def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
+    """
+    Read an envelope from a message.
+
+    Raises:
+        Malformed: if it is no CloudEvent, or an event or a major version of one that is not known here.
+
+    """
+    if (content_type or "").startswith(_STRUCTURED):
+        attributes, body = _unfold(body)
+    else:
+        attributes = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}
+    kind = _text(attributes, "type")
+    event_class = EVENTS.get(kind.removeprefix(TYPE_PREFIX)) if kind.startswith(TYPE_PREFIX) else None
+    if event_class is None:
+        raise Malformed(f"unknown event type {kind[:200]!r}", code="unknown_event")
+    try:
+        event = event_class.model_validate_json(body)
+    except ValidationError as error:
+        raise Malformed(f"{kind} with a body that is not one: {_first(error)}") from error
+    return Envelope(
+        event=event,
+        id=_text(attributes, "id"),
+        source=_text(attributes, "source"),
+        time=_time(_text(attributes, "time")),
+        causation_id=attributes.get("causationid"),
+        trace={name: str(headers[name]) for name in TRACE_HEADERS if name in headers},
+    )
+
+
+def _unfold(body: bytes) -> tuple[dict[str, Any], bytes]:
+    try:
+        document = json.loads(body)
+        data = document.pop("data")
+    except (ValueError, AttributeError, KeyError, RecursionError) as error:
+        raise Malformed("a structured CloudEvent that is no JSON object with data") from error
+    return document, json.dumps(data).encode()
+
+
+def _text(attributes: Mapping[str, Any], name: str) -> str:
+    value = attributes.get(name)
+    if not isinstance(value, str) or not value:
+        raise Malformed(f"not a CloudEvent: attribute {name!r} is missing")
+    return value
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Malformed(f"ce-time {text[:64]!r} is not a time") from error
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}"

@@ -1,0 +1,60 @@
+"""
+Who can heal a failure? Pure.
+
+    ModelswapError
+    ├── TransientError           time heals it: retry, with growing delay
+    │   └── DependencyDown       time heals it, for every message alike: pause, probe, burn no attempt
+    └── PermanentError           nobody can: dead-letter it at once
+
+Edges translate library errors into one of these, once, with ``raise … from error``. A message names the thing that
+failed and says what was seen, because an operator who has nothing else reads it in a dead letter.
+"""
+
+from __future__ import annotations
+
+
+class ModelswapError(Exception):
+    """Something failed that modelswap has a name for."""
+
+    #: What operators filter and group by. Snake case; never changes once published.
+    code: str = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class TransientError(ModelswapError):
+    """It may work later: retry this delivery."""
+
+    code = "transient"
+    #: After how many attempts to give up; None = when the ladder of delays ends.
+    max_attempts: int | None = None
+
+
+class DependencyDown(TransientError):  # noqa: N818 (it is a condition, and reads as one)
+    """
+    Something that every delivery needs is away: Postgres, Replicate, the broker's confirms.
+
+    The consumer pauses and probes. No attempt is counted, because no message is at fault.
+    """
+
+    code = "dependency_down"
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        #: How long the dependency told us to wait, if it did.
+        self.retry_after_seconds = retry_after_seconds
+
+
+class PermanentError(ModelswapError):
+    """It will never work like this: dead-letter this delivery at once."""
+
+    code = "permanent"
+
+
+class Malformed(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+    """A message could not be decoded into an event that this version knows."""
+
+    code = "malformed"

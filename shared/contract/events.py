@@ -1,0 +1,276 @@
+"""
+What can have happened. Pure: immutable facts in the past tense.
+
+Each class is one event; its docstring is its public description. `ROUTES` says under which routing key and on which
+exchange each travels. A new optional field keeps the version; a removed or changed one makes a ``.v2`` beside ``.v1``.
+Raw log text never travels, and no event carries an address that anybody fetches.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Final
+from uuid import UUID, uuid5
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
+
+#: Internal events: what Replicate reported, and what operators ask for.
+TRAINING_EXCHANGE: Final = "modelswap.training"
+#: Public events: what other services subscribe to.
+EVENTS_EXCHANGE: Final = "modelswap.events"
+
+_FACTS: Final = UUID("5b0f6d52-3c1e-5f0e-9a55-6d6f64737770")
+
+Reason = Annotated[str, Field(max_length=4096)]
+
+
+class Cause(StrEnum):
+    """Why a model became current."""
+
+    TRAINING = "training"  #: A training ended and its model proved good.
+    ROLLBACK = "rollback"  #: Somebody went back to an earlier model.
+    REPLAY = "replay"  #: An operator replayed a dead letter.
+
+
+class ProgressSource(StrEnum):
+    """How progress is known."""
+
+    LOG = "log"  #: Read from the training's own log.
+    ESTIMATE = "estimate"  #: Guessed from the time that passed.
+
+
+class Event(BaseModel):
+    """One immutable fact. Unknown fields are ignored, so that an older consumer understands a newer producer."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null", allow_inf_nan=False)
+
+    key: ClassVar[str]
+    exchange: ClassVar[str] = TRAINING_EXCHANGE
+
+    training_id: TrainingId
+
+    def fact(self) -> tuple[object, ...]:
+        """What makes this fact this fact: two events with equal facts have the same id."""
+        return ()
+
+    @property
+    def id(self) -> UUID:
+        """Derived from the fact, so that the same fact published twice has the same id."""
+        return uuid5(_FACTS, "\x1f".join(map(str, (self.key, self.training_id, *self.fact()))))
+
+    @property
+    def subject(self) -> str:
+        """Whom the event is about: the user where the event knows one, else the training."""
+        return self.training_id
+
+
+class TrainingEvent(Event):
+    """What Replicate reported of a training."""
+
+    #: Our own id of the training, when the webhook's address proved it.
+    ref: UUID | None = None
+    #: Found by asking Replicate, because the webhook never came.
+    recovered: bool = False
+
+
+class TrainingStarted(TrainingEvent):
+    """Replicate runs the training, or is about to."""
+
+    key = "training.started.v1"
+    started_at: datetime | None = None
+
+
+class TrainingProgressed(TrainingEvent):
+    """How far the training is, read from its log. Lossy: a newer one makes an older one worthless."""
+
+    key = "training.progressed.v1"
+    step: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    total: int | None = Field(default=None, gt=0, le=2**31 - 1)
+    #: 0..1, or null when the training runs but its log does not say how far it is.
+    fraction: float | None = Field(default=None, ge=0, le=1)
+    source: ProgressSource = ProgressSource.LOG
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.step, self.total, self.fraction)
+
+
+class TrainingSucceeded(TrainingEvent):
+    """Replicate finished the training without an error. Whether its model works is not known yet."""
+
+    key = "training.succeeded.v1"
+    #: Where the model belongs, when the webhook's address proved it.
+    destination: ModelName | None = None
+    #: As it came, whatever its shape.
+    output: JsonValue = None
+    #: Set instead of *output* when that was too large to carry.
+    output_omitted_bytes: int | None = None
+    #: The trainer (``owner/name``) and its version: never the result.
+    trainer: str | None = None
+    trainer_version: str | None = None
+    error: Reason | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.model_dump_json(include={"output", "output_omitted_bytes"}),)
+
+
+class TrainingFailed(TrainingEvent):
+    """Replicate gave the training up."""
+
+    key = "training.failed.v1"
+    reason: Reason
+    completed_at: datetime | None = None
+
+
+class TrainingCanceled(TrainingEvent):
+    """The training was ended before its end: by its user (``canceled``), or by a deadline before it ran (``aborted``)."""
+
+    key = "training.canceled.v1"
+    reason: Reason
+    completed_at: datetime | None = None
+
+
+class ExtractionRequested(Event):
+    """Somebody asked to look for the model of a succeeded training again."""
+
+    key = "extraction.requested.v1"
+    #: Tells one request from the next.
+    request_id: UUID
+    ref: UUID
+    destination: ModelName
+    #: The output as it was received, in case Replicate has deleted it since.
+    output: JsonValue = None
+    trainer_version: str | None = None
+    started_at: datetime | None = None
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.request_id,)
+
+
+class Evidence(BaseModel):
+    """Why a model is believed to work."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: Which shape of output named the model.
+    shape: str
+    #: Which checks it passed, in order.
+    checks: tuple[str, ...]
+    #: How long the checks took.
+    seconds: float = Field(ge=0)
+
+
+class ModelReady(Event):
+    """A training's model was found, belongs to the training's destination and passed verification."""
+
+    key = "model.ready.v1"
+    exchange = EVENTS_EXCHANGE
+    ref: UUID | None = None
+    model: ModelRef
+    evidence: Evidence
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.model,)
+
+
+class ExtractionFailed(Event):
+    """A training succeeded, but no usable model came out of it. The user's current model is untouched."""
+
+    key = "extraction.failed.v1"
+    exchange = EVENTS_EXCHANGE
+    ref: UUID | None = None
+    #: The class of the error: ``short_version``, ``destination_mismatch`` …
+    error: str
+    detail: Reason
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.error, self.detail)
+
+
+class ModelActivated(Event):
+    """A user's current model changed, and the change is committed. Generations of a user only rise: keep the highest."""
+
+    key = "model.activated.v1"
+    exchange = EVENTS_EXCHANGE
+    user_id: UserId
+    generation: int = Field(gt=0)
+    ref: UUID
+    model: ModelRef
+    previous: ModelRef | None = None
+    trigger_word: str = ""
+    cause: Cause = Cause.TRAINING
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.user_id, self.generation)
+
+    @property
+    def subject(self) -> str:
+        return self.user_id
+
+
+class ModelSuperseded(Event):
+    """A training's model was verified, but a newer training of that user is already live."""
+
+    key = "model.superseded.v1"
+    exchange = EVENTS_EXCHANGE
+    user_id: UserId
+    generation: int = Field(gt=0)
+    ref: UUID
+    model: ModelRef
+    #: The generation that is live instead.
+    current_generation: int = Field(gt=0)
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.user_id, self.generation)
+
+    @property
+    def subject(self) -> str:
+        return self.user_id
+
+
+#: Every event by its routing key.
+EVENTS: Final[dict[str, type[Event]]] = {
+    event.key: event
+    for event in (
+        TrainingStarted,
+        TrainingProgressed,
+        TrainingSucceeded,
+        TrainingFailed,
+        TrainingCanceled,
+        ExtractionRequested,
+        ModelReady,
+        ExtractionFailed,
+        ModelActivated,
+        ModelSuperseded,
+    )
+}
+
+
+def clean(text: str, limit: int = 4096) -> str:
+    """*text* as free text that Postgres stores and a log line holds: no NUL, no lone surrogate, at most *limit* long."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()[:limit]
+
+
+def is_storable(value: Any) -> bool:  # noqa: ANN401 (any JSON value)
+    """Can Postgres store this JSON value? It can not where a string holds a NUL or a lone surrogate."""
+    match value:
+        case str():
+            return "\x00" not in value and value.isascii() or _encodes(value)
+        case dict():
+            return all(is_storable(k) and is_storable(v) for k, v in value.items())
+        case list():
+            return all(map(is_storable, value))
+    return True
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text

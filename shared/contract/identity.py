@@ -1,0 +1,106 @@
+"""
+How users, trainings and models are named. Pure.
+
+*user*       the product's own opaque id: 1 to 200 printable characters
+*training*   Replicate's id of one training
+*ref*        our own id of a training (UUID), drawn before Replicate knows of it
+*model*      ``owner/name`` on Replicate
+*model ref*  ``owner/name:version``, where version is 64 lower-case hexadecimal digits
+
+Replicate documents no grammar for owner and name. The one here covers every public model observed (2026-01): lower
+case, digits and ``-_`` (``.`` too, in names), a letter or digit at both ends. It is checked with `fullmatch` on ASCII.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import AfterValidator, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema, core_schema
+
+_OWNER = r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?"
+_NAME = r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?"
+_VERSION = r"[0-9a-f]{64}"
+_MODEL_NAME = re.compile(rf"({_OWNER})/({_NAME})", re.ASCII)
+_MODEL_REF = re.compile(rf"({_OWNER})/({_NAME}):({_VERSION})", re.ASCII)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must consist of printable characters")
+    return text
+
+
+#: The product's own opaque id of a user.
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+
+#: Replicate's id of a training: 26 characters of lower-case base 32 as observed; anything that is safe in a path here.
+TrainingId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
+
+
+class _Text:
+    """What the two names below share: in JSON and in text they are a string, inside they are parsed."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        raise NotImplementedError  # pragma: no cover
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
+        def from_text(text: str) -> Self:
+            parsed = cls.parse(text)
+            if parsed is None:
+                raise ValueError(f"{text[:200]!r} is not {cls.__doc__}")
+            return parsed
+
+        text_schema = core_schema.no_info_after_validator_function(from_text, core_schema.str_schema(max_length=400))
+        return core_schema.json_or_python_schema(
+            json_schema=text_schema,
+            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), text_schema]),
+            serialization=core_schema.to_string_ser_schema(),
+        )
+
+
+class _ModelNameParts(NamedTuple):
+    owner: str
+    name: str
+
+
+class ModelName(_ModelNameParts, _Text):
+    """a model name of the form owner/name"""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        match = _MODEL_NAME.fullmatch(text)
+        return cls(*match.groups()) if match else None
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+    def at(self, version: str) -> ModelRef | None:
+        """The model ref of *version* of this model, or None when *version* is not 64 lower-case hex digits."""
+        return ModelRef.parse(f"{self}:{version}")
+
+
+class _ModelRefParts(NamedTuple):
+    owner: str
+    name: str
+    version: str
+
+
+class ModelRef(_ModelRefParts, _Text):
+    """a model ref of the form owner/name:version with a version of 64 lower-case hex digits"""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        match = _MODEL_REF.fullmatch(text)
+        return cls(*match.groups()) if match else None
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}:{self.version}"
+
+    @property
+    def model(self) -> ModelName:
+        """The model that this is a version of."""
+        return ModelName(self.owner, self.name)
