@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -128,7 +128,7 @@ class TrainingFailed(TrainingEvent):
 
 
 class TrainingCanceled(TrainingEvent):
-    """The training was ended before its end: by its user (``canceled``), or by a deadline before it ran (``aborted``)."""
+    """The training was ended early: by its user (``canceled``), or by a deadline before it ran (``aborted``)."""
 
     key = "training.canceled.v1"
     reason: Reason
@@ -193,7 +193,7 @@ class ExtractionFailed(Event):
 
 
 class ModelActivated(Event):
-    """A user's current model changed, and the change is committed. Generations of a user only rise: keep the highest."""
+    """A user's current model changed, committed. Generations of a user only rise: a subscriber keeps the highest."""
 
     key = "model.activated.v1"
     exchange = EVENTS_EXCHANGE
@@ -249,28 +249,3 @@ EVENTS: Final[dict[str, type[Event]]] = {
         ModelSuperseded,
     )
 }
-
-
-def clean(text: str, limit: int = 4096) -> str:
-    """*text* as free text that Postgres stores and a log line holds: no NUL, no lone surrogate, at most *limit* long."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()[:limit]
-
-
-def is_storable(value: Any) -> bool:  # noqa: ANN401 (any JSON value)
-    """Can Postgres store this JSON value? It can not where a string holds a NUL or a lone surrogate."""
-    match value:
-        case str():
-            return "\x00" not in value and value.isascii() or _encodes(value)
-        case dict():
-            return all(is_storable(k) and is_storable(v) for k, v in value.items())
-        case list():
-            return all(map(is_storable, value))
-    return True
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in text

@@ -14,6 +14,7 @@ case, digits and ``-_`` (``.`` too, in names), a letter or digit at both ends. I
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import AfterValidator, GetCoreSchemaHandler, StringConstraints
@@ -39,27 +40,21 @@ UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterVa
 TrainingId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
 
 
-class _Text:
-    """What the two names below share: in JSON and in text they are a string, inside they are parsed."""
+def _text_schema(kind: str, of: type[Any], parse: Callable[[str], Any]) -> CoreSchema:
+    """In JSON and in text it is a string, inside it is parsed."""
 
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        raise NotImplementedError  # pragma: no cover
+    def from_text(text: str) -> Any:
+        parsed = parse(text)
+        if parsed is None:
+            raise ValueError(f"{text[:200]!r} is not {kind}")
+        return parsed
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
-        def from_text(text: str) -> Self:
-            parsed = cls.parse(text)
-            if parsed is None:
-                raise ValueError(f"{text[:200]!r} is not {cls.__doc__}")
-            return parsed
-
-        text_schema = core_schema.no_info_after_validator_function(from_text, core_schema.str_schema(max_length=400))
-        return core_schema.json_or_python_schema(
-            json_schema=text_schema,
-            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), text_schema]),
-            serialization=core_schema.to_string_ser_schema(),
-        )
+    text_schema = core_schema.no_info_after_validator_function(from_text, core_schema.str_schema(max_length=400))
+    return core_schema.json_or_python_schema(
+        json_schema=text_schema,
+        python_schema=core_schema.union_schema([core_schema.is_instance_schema(of), text_schema]),
+        serialization=core_schema.to_string_ser_schema(),
+    )
 
 
 class _ModelNameParts(NamedTuple):
@@ -67,8 +62,8 @@ class _ModelNameParts(NamedTuple):
     name: str
 
 
-class ModelName(_ModelNameParts, _Text):
-    """a model name of the form owner/name"""
+class ModelName(_ModelNameParts):
+    """``owner/name``"""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -77,6 +72,10 @@ class ModelName(_ModelNameParts, _Text):
 
     def __str__(self) -> str:
         return f"{self.owner}/{self.name}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _text_schema("a model name of the form owner/name", cls, cls.parse)
 
     def at(self, version: str) -> ModelRef | None:
         """The model ref of *version* of this model, or None when *version* is not 64 lower-case hex digits."""
@@ -89,8 +88,8 @@ class _ModelRefParts(NamedTuple):
     version: str
 
 
-class ModelRef(_ModelRefParts, _Text):
-    """a model ref of the form owner/name:version with a version of 64 lower-case hex digits"""
+class ModelRef(_ModelRefParts):
+    """``owner/name:version``"""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -99,6 +98,10 @@ class ModelRef(_ModelRefParts, _Text):
 
     def __str__(self) -> str:
         return f"{self.owner}/{self.name}:{self.version}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _text_schema("a model ref of the form owner/name:version (64 lower-case hex digits)", cls, cls.parse)
 
     @property
     def model(self) -> ModelName:

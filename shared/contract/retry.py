@@ -10,9 +10,7 @@ from typing import Final
 from shared.contract.errors import PermanentError, TransientError
 
 #: Growing delays between attempts; about 3.4 hours in all.
-DELAYS: Final = tuple(
-    timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 600, 3600, 3600, 3600)
-)
+DELAYS: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 600, 3600, 3600, 3600))
 #: An exception that nobody named counts as transient, but gives up sooner.
 UNKNOWN_ERROR_ATTEMPTS: Final = 4
 

@@ -53,18 +53,24 @@ _PROGRESS_TTL: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
+    """Where messages are published to."""
+
     name: str
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
+    """Where messages wait."""
+
     name: str
     arguments: Mapping[str, str | int]
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
+    """Which messages of an exchange a queue gets."""
+
     exchange: str
     queue: str
     routing_key: str

@@ -1,0 +1,1 @@
+"""What a process stands on. Edge: settings, logs, broker, Postgres, health, lifecycle."""

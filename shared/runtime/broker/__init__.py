@@ -1,0 +1,34 @@
+"""
+How do messages come and go without one being lost? Edge: the only room that speaks AMQP.
+
+*link*       one connection with one channel; what its library's errors mean
+*declare*    the topology on the broker, and how it differs from the plan
+*publisher*  a message to the broker, and its receipt back
+*consumer*   deliveries to a handler; then follow-ups published, then acked
+*pause*      when a dependency is down, ask again later instead of burning attempts
+*message*    bytes and headers, pure
+
+Why our own supervisor and not aio-pika's robust connection (2026-11): that one cancels running handlers when a
+connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconnects at a fixed pace without jitter.
+"""
+
+from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
+from shared.runtime.broker.declare import TopologyMismatch, declare, diff
+from shared.runtime.broker.message import Delivery, Outgoing, to_message
+from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
+
+__all__ = [
+    "BatchHandler",
+    "Consumer",
+    "Delivery",
+    "Outgoing",
+    "Publisher",
+    "Result",
+    "TopologyMismatch",
+    "Unconfirmed",
+    "Unroutable",
+    "declare",
+    "diff",
+    "one_by_one",
+    "to_message",
+]

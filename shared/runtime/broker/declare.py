@@ -1,0 +1,88 @@
+"""Is the topology on the broker? Declares it, and says how what is there differs from the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import aiormq
+
+from shared.contract.errors import PermanentError
+from shared.contract.topology import Exchange, Queue, Topology
+from shared.runtime.broker.link import Link
+
+
+class TopologyMismatch(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+    """An exchange or queue exists with other arguments than ours; arguments can not be changed in place."""
+
+    code = "topology_mismatch"
+
+
+async def declare(link: Link, topology: Topology) -> None:
+    """
+    Make everything in *topology* exist; what exists already is left as it is.
+
+    Raises:
+        TopologyMismatch: if something exists with other arguments.
+
+    """
+    name = ""
+    try:
+        for exchange in topology.exchanges:
+            name = f"exchange {exchange.name}"
+            await _declare_exchange(exchange, link.channel)
+        for queue in topology.queues:
+            name = f"queue {queue.name}"
+            await _declare_queue(queue, link.channel)
+        for binding in topology.bindings:
+            await link.channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
+    except aiormq.exceptions.ChannelPreconditionFailed as error:
+        raise TopologyMismatch(
+            f"{name} exists on the broker with other arguments than ours: {error}. "
+            "Drain and delete it, then run `modelswap topology apply`"
+        ) from error
+
+
+async def diff(url: str, topology: Topology) -> list[str]:
+    """One line for each exchange or queue of *topology* that is missing or differs. Changes nothing."""
+    questions: dict[str, _Question] = {
+        **{f"exchange {exchange.name}": partial(_find_exchange, exchange) for exchange in topology.exchanges},
+        **{f"queue {queue.name}": partial(_find_queue, queue) for queue in topology.queues},
+    }
+    found = {name: await _objection(url, question) for name, question in questions.items()}
+    return [f"{name}: {objection}" for name, objection in found.items() if objection]
+
+
+_Question = Callable[[aiormq.Channel], Awaitable[None]]
+
+
+async def _objection(url: str, question: _Question) -> str | None:
+    """What the broker objects to, or None. A refusal costs the channel, so each question has its own."""
+    link = await Link.open(url, name="modelswap topology diff")
+    try:
+        await question(link.channel)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return "missing"
+    except aiormq.exceptions.ChannelPreconditionFailed as error:
+        return f"differs: {error}"
+    finally:
+        await link.close()
+    return None
+
+
+async def _find_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:
+    await channel.exchange_declare(exchange.name, passive=True)
+    await _declare_exchange(exchange, channel)  # it is there: this only compares
+
+
+async def _find_queue(queue: Queue, channel: aiormq.Channel) -> None:
+    await channel.queue_declare(queue.name, passive=True)
+    await _declare_queue(queue, channel)  # it is there: this only compares
+
+
+async def _declare_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:
+    await channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True)
+
+
+async def _declare_queue(queue: Queue, channel: aiormq.Channel) -> None:
+    await channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))

@@ -1,0 +1,93 @@
+"""One connection with one channel, and what its library's errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final, Self, cast
+
+import aio_pika
+import aiormq
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from yarl import URL
+
+#: How the loss of a connection shows itself. A frozen broker shows as TimeoutError; see also `is_stray_cancel`.
+LINK_ERRORS: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)
+
+#: A frozen broker is noticed after about three times this.
+_HEARTBEAT_SECONDS: Final = 10
+_OPEN_SECONDS: Final = 10
+_CLOSE_SECONDS: Final = 2
+
+
+def is_stray_cancel() -> bool:
+    """
+    Was the CancelledError just caught raised by nobody's request?
+
+    The AMQP library raises it in whoever waits on a connection that dies. It is then a connection error.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() == 0
+
+
+class Link:
+    """An open connection with one open channel; once anything is doubtful, it is thrown away whole."""
+
+    def __init__(self, connection: aio_pika.abc.AbstractConnection, channel: aiormq.Channel) -> None:
+        self._connection = connection
+        self.channel = channel
+        #: Set when the connection, the channel or a consumer on it is gone.
+        self.lost = asyncio.Event()
+        connection.close_callbacks.add(self._on_close)
+        channel.closing.add_done_callback(lambda _: self.lost.set())
+        channel.on_consumer_cancel_callbacks.add(lambda _: self.lost.set())
+
+    @classmethod
+    async def open(cls, url: str, *, name: str) -> Self:
+        """
+        Connect to *url* under the *name* that operators see.
+
+        Raises:
+            LINK_ERRORS: if that does not work in time.
+
+        """
+        async with asyncio.timeout(_OPEN_SECONDS):
+            connection = await aio_pika.connect(
+                URL(url).update_query(heartbeat=_HEARTBEAT_SECONDS), client_properties={"connection_name": name}
+            )
+            try:
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                # The lower channel: it publishes and acks without a drain of the socket for each.
+                return cls(connection, cast(aiormq.Channel, await channel.get_underlay_channel()))
+            except BaseException:
+                await connection.close()
+                raise
+
+    def _on_close(self, *_: object) -> None:
+        self.lost.set()
+
+    @property
+    def is_open(self) -> bool:
+        return not (self.lost.is_set() or self.channel.is_closed)
+
+    async def close(self) -> None:
+        """Close, or give up on it after two seconds; never raises."""
+        self.lost.set()
+        try:
+            with suppress(*LINK_ERRORS):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._connection.close()
+        except asyncio.CancelledError:
+            if not is_stray_cancel():
+                raise
+
+
+def is_refused(error: BaseException) -> bool:
+    """Did the broker answer, and say no? Then waiting does not help."""
+    refusals = (
+        aiormq.exceptions.ProbableAuthenticationError,
+        aiormq.exceptions.AuthenticationError,
+        aiormq.exceptions.ChannelAccessRefused,
+        aiormq.exceptions.ConnectionNotAllowed,
+    )
+    return isinstance(error, refusals)

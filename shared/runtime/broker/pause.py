@@ -1,0 +1,83 @@
+"""
+May the dependency be asked now?
+
+While it is up, everybody may. Once it is down, one at a time may, after a growing wait, and the first success lets
+everybody through again. So an outage costs one question every half minute and no delivery's attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import structlog
+
+from shared.contract.errors import DependencyDown
+
+log = structlog.get_logger()
+
+_FIRST_SECONDS = 0.2
+_LONGEST_SECONDS = 30.0
+
+
+class Pause:
+    """One gate for all workers of a consumer."""
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+        self._failures = 0
+        self._retry_after = 0.0
+        self._one = asyncio.Lock()
+
+    @property
+    def is_closed(self) -> bool:
+        """Is the dependency down, as far as is known?"""
+        return self._failures > 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for leave to ask, and learn from how the asking ends."""
+        if not self.is_closed:
+            with self._learn(probing=False):
+                yield
+            return
+        async with self._one:
+            probing = self.is_closed
+            if probing:
+                await asyncio.sleep(self._wait_seconds())
+            with self._learn(probing=probing):
+                yield
+
+    @contextmanager
+    def _learn(self, *, probing: bool) -> Iterator[None]:
+        try:
+            yield
+        except DependencyDown as error:
+            # Those who asked while it was still thought to be up fail together: that is one failure, not many.
+            if probing or not self.is_closed:
+                self._failed(error)
+            raise
+        except Exception:
+            if probing:
+                self._passed()
+            raise
+        if probing:
+            self._passed()
+
+    def _passed(self) -> None:
+        log.info("consumer.resumed", queue=self._consumer, probes=self._failures)
+        self._failures = 0
+
+    def _failed(self, error: DependencyDown) -> None:
+        self._failures += 1
+        self._retry_after = error.retry_after_seconds or 0.0
+        log.warning(
+            "consumer.paused", queue=self._consumer, error=error.code, detail=str(error), failures=self._failures
+        )
+
+    def _wait_seconds(self) -> float:
+        longest = min(_FIRST_SECONDS * 2.0 ** min(self._failures - 1, 16), _LONGEST_SECONDS)
+        # Full jitter, so that many processes do not ask at the same moment; never sooner than we were told.
+        return max(self._retry_after, longest * random.random())  # noqa: S311 (jitter, not a secret)

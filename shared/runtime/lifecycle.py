@@ -1,0 +1,115 @@
+"""How does a process start, run and stop? SIGTERM means: begin nothing more, finish what was begun, exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Final, TypeVar
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+
+from shared.contract.errors import ModelswapError
+from shared.runtime import logs
+from shared.runtime.settings import Settings, SettingsError
+
+log = structlog.get_logger()
+
+S = TypeVar("S", bound=Settings)
+
+#: The command line was understood, but the process can not run as it is set up.
+EXIT_SETTINGS: Final = 2
+
+
+def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
+    """Load the settings of *service*, run it until SIGTERM or SIGINT, and return its exit code."""
+    try:
+        settings = settings_class.load()
+    except SettingsError as error:
+        sys.stderr.write(f"{service}: {error}\nSee `modelswap config show`.\n")
+        return EXIT_SETTINGS
+    logs.configure(service, level=settings.log_level, renderer=settings.log_format)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(_run(service, settings, run))
+
+
+async def _run(service: str, settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    log.info("process.starting", settings=settings.model_dump(mode="json"))
+    try:
+        await run(settings, stopping)
+    except ModelswapError as error:
+        log.critical("process.failed", error=error.code, detail=str(error))
+        return 1
+    log.info("process.stopped")
+    return 0
+
+
+async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event, drain_seconds: float = 8.0) -> None:
+    """Serve *app* until *stopping* is set; then finish the requests that were begun."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=1000,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=max(1, int(drain_seconds)),
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve())
+    await _either(serving, stopping)
+    server.should_exit = True
+    await serving
+
+
+async def supervise(stopping: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
+    """
+    Run *parts* together until all have ended.
+
+    Each ends by itself once *stopping* is set. One that ends sooner, or fails, stops the others: a process that does
+    half its work looks healthy and is not.
+    """
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.set()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+
+
+async def _either(task: asyncio.Task[None], event: asyncio.Event) -> None:
+    waiter = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiter.cancel()
+
+
+class _Server(uvicorn.Server):
+    """The signals are ours, not uvicorn's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 (not to be had on every platform)
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
