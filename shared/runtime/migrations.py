@@ -1,0 +1,179 @@
+"""
+How does a database become what the code expects? Edge: numbered SQL files, applied once each, forward only.
+
+Each file is one transaction, unless its first line is ``-- no-transaction``; such a file holds exactly one statement
+(``CREATE INDEX CONCURRENTLY …``). What was applied is recorded with its digest, so a file that was edited afterwards is
+refused. Many processes may run this at once: one works, the others wait and then find nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from shared.contract.errors import ModelswapError, PermanentError
+from shared.runtime.postgres import Connection, connect, translated_errors
+
+_FILE_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql", re.ASCII)
+_NO_TRANSACTION: Final = "-- no-transaction"
+_POLL_SECONDS: Final = 0.1
+
+
+class MigrationRefused(ModelswapError):  # noqa: N818 (it is what was seen, and reads as one)
+    """The files and the database contradict each other; nothing was changed."""
+
+    code = "migration_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered SQL file."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """What the database says of a file."""
+
+    digest: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Migrations:
+    """The files of one *directory*, which make one *schema*."""
+
+    schema: str
+    directory: Path
+
+    async def apply(self, database_url: str) -> list[str]:
+        """
+        Bring the database up to date; return the names of the files that were applied.
+
+        Raises:
+            MigrationRefused: if a file was edited after it was applied, or a number is missing.
+            DependencyDown: if Postgres does not answer.
+
+        """
+        files = self.files()
+        async with _connection(database_url) as connection:
+            await self._lock(connection)
+            await self._make_table(connection)
+            pending = _pending(files, await self._applied(connection))
+            for migration in pending:
+                await self._apply_one(connection, migration)
+        return [migration.name for migration in pending]
+
+    async def status(self, database_url: str) -> list[tuple[str, datetime | None]]:
+        """
+        Name every file with the time when it was applied, or None; change nothing.
+
+        Raises:
+            MigrationRefused: if a file was edited after it was applied, or a number is missing.
+            DependencyDown: if Postgres does not answer.
+
+        """
+        files = self.files()
+        async with _connection(database_url) as connection:
+            exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", self._table)
+            applied = await self._applied(connection) if exists else {}
+        _pending(files, applied)
+        return [(file.name, applied[file.number].at if file.number in applied else None) for file in files]
+
+    def files(self) -> Sequence[Migration]:
+        """Read the files, in order."""
+        found = sorted(self.directory.glob("*.sql"))
+        for expected, path in enumerate(found, start=1):
+            match = _FILE_NAME.fullmatch(path.name)
+            if match is None or int(match[1]) != expected:
+                raise MigrationRefused(
+                    f"{path.name}: expected a file {expected:04}_what_it_does.sql; no gaps, no others"
+                )
+        return [
+            Migration(number, path.stem, path.read_text(encoding="utf-8")) for number, path in enumerate(found, start=1)
+        ]
+
+    @property
+    def _table(self) -> str:
+        return f"{self.schema}.migrations"
+
+    async def _lock(self, connection: Connection) -> None:
+        # Polled: a statement that waits for a lock holds a snapshot, and the lock's holder would wait for that snapshot
+        # in CREATE INDEX CONCURRENTLY.
+        take = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
+        while not await connection.fetchval(take, self._table):  # noqa: ASYNC110 (the event is in another process)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _make_table(self, connection: Connection) -> None:
+        await connection.execute(
+            f"""
+            CREATE SCHEMA IF NOT EXISTS {self.schema};
+            CREATE TABLE IF NOT EXISTS {self._table} (
+                number     integer PRIMARY KEY,
+                name       text NOT NULL,
+                digest     text NOT NULL,
+                applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+            )
+            """
+        )
+
+    async def _applied(self, connection: Connection) -> dict[int, _Applied]:
+        rows = await connection.fetch(f"SELECT number, digest, applied_at FROM {self._table}")  # noqa: S608 (our own name)
+        return {row["number"]: _Applied(row["digest"], row["applied_at"]) for row in rows}
+
+    async def _apply_one(self, connection: Connection, migration: Migration) -> None:
+        try:
+            with translated_errors(connection):
+                if migration.sql.startswith(_NO_TRANSACTION):
+                    await connection.execute(migration.sql)
+                    await self._record(connection, migration)
+                else:
+                    async with connection.transaction():
+                        await connection.execute(migration.sql)
+                        await self._record(connection, migration)
+        except PermanentError as error:
+            raise MigrationRefused(f"{migration.name}.sql was not applied: {error}") from error
+
+    async def _record(self, connection: Connection, migration: Migration) -> None:
+        await connection.execute(
+            f"INSERT INTO {self._table} (number, name, digest) VALUES ($1, $2, $3)",  # noqa: S608 (our own name)
+            migration.number,
+            migration.name,
+            migration.digest,
+        )
+
+
+def _pending(files: Sequence[Migration], applied: Mapping[int, _Applied]) -> Sequence[Migration]:
+    # Numbers beyond our files are a newer version's: it only adds, so that we may run beside it.
+    done = [file for file in files if file.number in applied]
+    for file in done:
+        if applied[file.number].digest != file.digest:
+            raise MigrationRefused(f"{file.name}.sql was edited after it was applied: write a new file instead")
+    if done != files[: len(done)]:
+        raise MigrationRefused(f"{files[len(done) - 1].name}.sql is not applied, but a later one is")
+    return files[len(done) :]
+
+
+@asynccontextmanager
+async def _connection(database_url: str) -> AsyncIterator[Connection]:
+    connection = await connect(database_url, application_name="modelswap migrate")
+    try:
+        with translated_errors(connection):
+            yield connection
+    finally:
+        # The session's end gives its lock back.
+        await connection.close(timeout=5)

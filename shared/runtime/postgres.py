@@ -1,0 +1,160 @@
+"""
+How is Postgres reached, and what does its failure mean? Edge: the one place that translates asyncpg's errors.
+
+    Conflict           40001 40P01 55P03 0A000      two transactions met, or a plan is stale: the same again at once
+    DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
+    PermanentError     22 23 42 54                  this will never be stored, by nobody
+    TransientError     any other                    nobody knows: later, a few times
+
+A COMMIT whose answer is lost may have been carried out. So whoever works here must bear to do the same work twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeAlias, TypeVar
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
+
+T = TypeVar("T")
+
+Record: TypeAlias = asyncpg.Record
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+#: How often the same work is tried again at once when two transactions met.
+_AGAIN_AT_ONCE: Final = 2
+_CONNECT_SECONDS: Final = 5.0
+_ACQUIRE_SECONDS: Final = 3.0
+#: A query over a dead network costs twice this: once for itself, once for cleaning up.
+_COMMAND_SECONDS: Final = 8.0
+_IDLE_SECONDS: Final = 60.0
+#: Given at the start of a session, so that they survive whatever happens in it.
+_SESSION: Final = {
+    "statement_timeout": "5000",
+    "lock_timeout": "3000",
+    "idle_in_transaction_session_timeout": "15000",
+    "timezone": "UTC",
+    # Compiling costs more than our statements do.
+    "jit": "off",
+}
+
+_CONFLICT: Final = ("40001", "40P01", "55P03", "0A000")
+_DOWN: Final = ("08", "53", "57P0", "57014", "25006", "25P02", "25P03", "28", "3D")
+_PERMANENT: Final = ("22", "23", "42", "54")
+_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+class Conflict(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+    """Another transaction was in the way. The same work, done again, most likely passes."""
+
+    code = "database_conflict"
+
+
+async def connect_pool(
+    url: str, *, application_name: str, role: str | None = None, min_size: int = 2, max_size: int = 8
+) -> Pool:
+    """
+    Open connections to *url*.
+
+    With a *role*, every session acts as that role, whoever the URL logs in as: even a superuser's then runs without
+    privileges.
+
+    Raises:
+        DependencyDown: if Postgres does not answer.
+
+    """
+    session = {**_SESSION, "application_name": application_name}
+    if role is not None:
+        session["role"] = role
+    with translated_errors():
+        return await asyncpg.create_pool(
+            url,
+            min_size=min_size,
+            max_size=max_size,
+            timeout=_CONNECT_SECONDS,
+            command_timeout=_COMMAND_SECONDS,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
+            server_settings=session,
+            reset=_leave_as_is,
+        )
+
+
+async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyncpg.Record]:
+    """
+    Open one connection to *url*, as whoever it logs in as, for work that may take as long as it likes.
+
+    Raises:
+        DependencyDown: if Postgres does not answer.
+
+    """
+    with translated_errors():
+        return await asyncpg.connect(
+            url,
+            timeout=_CONNECT_SECONDS,
+            # Whoever waits for a table holds up everybody behind it: not for long.
+            server_settings={"application_name": application_name, "timezone": "UTC", "lock_timeout": "10000"},
+        )
+
+
+async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """
+    Do *work* in one transaction; after a `Conflict` do all of it again, at most twice.
+
+    Raises:
+        ModelswapError: what `classify` makes of the database's error. Then nothing was committed, unless the
+            connection was lost at the very end.
+
+    """
+    for _ in range(_AGAIN_AT_ONCE):
+        try:
+            return await _once(pool, work)
+        except Conflict:
+            continue
+    return await _once(pool, work)
+
+
+async def _once(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    with translated_errors():
+        async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
+            with translated_errors(connection):
+                async with connection.transaction():
+                    return await work(connection)
+
+
+@contextmanager
+def translated_errors(connection: Connection | None = None) -> Iterator[None]:
+    """Raise the database's errors as ours; *connection* is where they happened, if there was one."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise classify(error, connection) from error
+
+
+def classify(error: Exception, connection: Connection | None = None) -> ModelswapError:
+    """What *error*, met on *connection*, means for the work at hand."""
+    said = f"{type(error).__name__}: {error}"
+    match error:
+        case asyncpg.PostgresError(sqlstate=state):
+            return _by_state(state or "", f"Postgres said {state} {said}")
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError() if connection and not connection.is_closed():
+            return TransientError(f"the database was used wrongly: {said}", code="database_error")
+    return DependencyDown(f"Postgres is away: {said}", code="database_down")
+
+
+def _by_state(state: str, message: str) -> ModelswapError:
+    if state.startswith(_CONFLICT):
+        return Conflict(message)
+    if state.startswith(_DOWN):
+        return DependencyDown(message, code="database_down")
+    if state.startswith(_PERMANENT):
+        return PermanentError(message, code=f"database_{state.lower()}")
+    return TransientError(message, code="database_error")
+
+
+async def _leave_as_is(_: object) -> None:
+    """Nothing to reset before a connection goes back: nobody here changes a session. Saves a round trip each time."""
