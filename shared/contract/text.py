@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 
 def clean(text: str, limit: int = 4096) -> str:
-    """*text* as free text that Postgres stores and a log line holds: no NUL, no lone surrogate, at most *limit* long."""
+    """*text* as Postgres and a log line can hold it: no NUL, no lone surrogate, at most *limit* characters."""
     return text[:limit].replace("\x00", "").encode("utf-8", "replace").decode()
 
 

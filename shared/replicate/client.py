@@ -1,0 +1,305 @@
+"""How is Replicate's API asked? Edge: the only file that talks to Replicate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Generic, Self, TypeVar
+from urllib.parse import parse_qs, quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from shared.contract.errors import DependencyDown
+from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.budget import Budget
+from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, Unknown, error_for
+from shared.replicate.training import NotATraining, Prediction, Training, decode_prediction, decode_training
+from shared.replicate.version import Version
+
+REPLICATE_URL: Final = "https://api.replicate.com"
+#: Where Replicate puts the files that a model made; also any host below it.
+_FILES_HOST: Final = "replicate.delivery"
+
+_READS_PER_MINUTE: Final = 3000
+_PREDICTIONS_PER_MINUTE: Final = 600
+_MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+#: A list of versions is followed this far: a thousand versions of one model.
+_MAX_PAGES: Final = 10
+#: Each step's own limit; httpx has none for the whole, which `Replicate` adds.
+_STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3, pool=3)
+_CONNECTIONS: Final = httpx.Limits(max_connections=20, max_keepalive_connections=10)
+#: Nothing was sent, so nothing can have happened.
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingsPage:
+    """Some trainings, newest first, and where the next ones are."""
+
+    trainings: tuple[Training, ...]
+    next_cursor: str | None
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class _Page(_Answer, Generic[_Item]):
+    results: list[_Item]
+    next: str | None = None
+
+    @property
+    def next_cursor(self) -> str | None:
+        # The address itself is not followed: only its cursor is taken.
+        _, _, query = (self.next or "").partition("?")
+        return parse_qs(query).get("cursor", [None])[0]
+
+
+class _Secret(_Answer):
+    key: str = Field(min_length=1)
+
+
+class _Account(_Answer):
+    username: str = Field(min_length=1)
+
+
+class Replicate:
+    """
+    Replicate's API, as an async context manager.
+
+    Whatever goes wrong becomes an error of `shared.replicate.errors` or `DependencyDown`; none of them holds the token.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        url: str = REPLICATE_URL,
+        *,
+        timeout_seconds: float = 20,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            # The HTTP library would repeat it in its own error.
+            raise ValueError("the Replicate API token holds characters that no token has; is there a line break in it?")
+        self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
+        self._url = httpx.URL(url.rstrip("/"))
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        self._sleep = sleep
+        self._reads = Budget(_READS_PER_MINUTE)
+        self._predictions = Budget(_PREDICTIONS_PER_MINUTE)
+        self._http = httpx.AsyncClient(
+            timeout=_STEP_TIMEOUTS,
+            limits=_CONNECTIONS,
+            headers={"Accept-Encoding": "identity", "User-Agent": "modelswap"},
+            follow_redirects=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def get_training(self, training_id: str) -> Training:
+        return await self._ask(f"get training {training_id}", decode_training, "GET", "trainings", training_id)
+
+    async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
+        """One page of the account's trainings, without their logs. One that can not be read is left out."""
+        decode = _Page[JsonValue].model_validate_json
+        page = await self._ask("list trainings", decode, "GET", "trainings", cursor=cursor)
+        trainings = []
+        for item in page.results:
+            try:
+                trainings.append(Training.model_validate(item))
+            except ValidationError:
+                continue
+        return TrainingsPage(tuple(trainings), page.next_cursor)
+
+    async def create_training(
+        self,
+        trainer: ModelRef,
+        destination: ModelName,
+        input: Mapping[str, JsonValue],  # noqa: A002 (Replicate's own word)
+        webhook: str,
+        events: Sequence[str],
+    ) -> Training:
+        """
+        Start a training.
+
+        Raises:
+            Unknown: if the answer was lost. It may run: look for it before asking again.
+
+        """
+        what = f"train {destination} with {trainer}"
+        path = ("models", trainer.owner, trainer.name, "versions", trainer.version, "trainings")
+        body: dict[str, JsonValue] = {
+            "destination": str(destination),
+            "input": dict(input),
+            "webhook": webhook,
+            "webhook_events_filter": [*events],
+        }
+        try:
+            return await self._ask(what, decode_training, "POST", *path, body=body)
+        except (BadAnswer, NoAnswer) as error:
+            raise Unknown(f"{error}; it may have started") from error
+
+    async def cancel_training(self, training_id: str) -> Training:
+        what = f"cancel training {training_id}"
+        return await self._ask(what, decode_training, "POST", "trainings", training_id, "cancel")
+
+    async def get_version(self, ref: ModelRef) -> Version:
+        path = ("models", ref.owner, ref.name, "versions", ref.version)
+        return await self._ask(f"get version {ref}", Version.model_validate_json, "GET", *path)
+
+    async def list_versions(self, model: ModelName) -> list[Version]:
+        """The versions of *model*, newest first; of very many only the newest."""
+        decode = _Page[Version].model_validate_json
+        path = ("models", model.owner, model.name, "versions")
+        versions: list[Version] = []
+        cursor = None
+        for _ in range(_MAX_PAGES):
+            page = await self._ask(f"list versions of {model}", decode, "GET", *path, cursor=cursor)
+            versions += page.results
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return versions
+
+    async def create_prediction(
+        self,
+        ref: ModelRef,
+        input: Mapping[str, JsonValue],  # noqa: A002 (as above)
+        cancel_after_seconds: int,
+    ) -> Prediction:
+        """Start one run of *ref*, which Replicate itself ends *cancel_after_seconds* (5 or more) from now."""
+        return await self._ask(
+            f"run {ref}",
+            decode_prediction,
+            "POST",
+            "predictions",
+            body={"version": str(ref), "input": dict(input)},
+            headers={"Cancel-After": f"{cancel_after_seconds}s"},
+            budget=self._predictions,
+        )
+
+    async def get_prediction(self, prediction_id: str) -> Prediction:
+        return await self._ask(f"get run {prediction_id}", decode_prediction, "GET", "predictions", prediction_id)
+
+    async def cancel_prediction(self, prediction_id: str) -> Prediction:
+        what = f"cancel run {prediction_id}"
+        return await self._ask(what, decode_prediction, "POST", "predictions", prediction_id, "cancel")
+
+    async def fetch_output(self, url: str) -> bytes:
+        """
+        A file that a model made. It is fetched without our token.
+
+        Raises:
+            ForeignAddress: if *url* is none of Replicate's: an output must not send us anywhere else.
+
+        """
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ForeignAddress("an output that is no address") from error
+        if not self._serves_files(address):
+            raise ForeignAddress(f"an output on {address.host[:100]!r}, which is not Replicate's")
+        what = f"fetch an output from {address.host}"
+        status, headers, body = await self._send(what, self._http.build_request("GET", address))
+        if status == HTTPStatus.OK:
+            return body
+        if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise error_for(what, status, headers, body)
+        # Our token plays no part here, so a 401 or 403 is no operator's problem: the file is gone.
+        raise NotThere(f"{what}: {status}")
+
+    async def webhook_secret(self) -> str:
+        """The secret that Replicate signs this account's webhooks with."""
+        path = ("webhooks", "default", "secret")
+        return (await self._ask("get the webhook secret", _Secret.model_validate_json, "GET", *path)).key
+
+    async def account(self) -> str:
+        """The name of the account that the token belongs to."""
+        return (await self._ask("get the account", _Account.model_validate_json, "GET", "account")).username
+
+    def _serves_files(self, address: httpx.URL) -> bool:
+        if address.userinfo:
+            return False
+        if self._url != REPLICATE_URL and _origin(address) == _origin(self._url):
+            return True  # a simulator serves its files itself
+        host = address.host
+        return (address.scheme, address.port) == ("https", None) and f".{host}".endswith(f".{_FILES_HOST}")
+
+    async def _ask(
+        self,
+        what: str,
+        decode: Callable[[bytes], _Result],
+        method: str,
+        *path: str,
+        cursor: str | None = None,
+        body: Mapping[str, JsonValue] | None = None,
+        headers: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
+    ) -> _Result:
+        request = self._http.build_request(
+            method,
+            f"{self._url}/v1/{_join(path)}",
+            params={"cursor": cursor} if cursor else None,
+            json=body,
+            headers={**self._authorization, **(headers or {})},
+        )
+        wait_seconds = (budget or self._reads).take(self._clock())
+        if wait_seconds:
+            await self._sleep(wait_seconds)
+        status, answered, content = await self._send(what, request)
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            raise error_for(what, status, answered, content)
+        try:
+            return decode(content)
+        except (NotATraining, ValidationError) as error:
+            raise BadAnswer(f"{what}: {error}") from error
+
+    async def _send(self, what: str, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                response = await self._http.send(request, stream=True)
+                try:
+                    return response.status_code, response.headers, await _read(what, response)
+                finally:
+                    await response.aclose()
+        except _NOT_SENT as error:
+            raise DependencyDown(f"{what}: no connection ({type(error).__name__})", code="replicate_down") from error
+        except (httpx.TransportError, TimeoutError) as error:
+            raise NoAnswer(f"{what}: no answer ({type(error).__name__})") from error
+
+
+def _join(path: Sequence[str]) -> str:
+    if not all(part.strip(".") for part in path):
+        # httpx would resolve it, and our token would go to another address.
+        raise ValueError(f"{path!r} is no path of Replicate's")
+    return "/".join(quote(part, safe="") for part in path)
+
+
+def _origin(address: httpx.URL) -> tuple[str, str, int | None]:
+    return address.scheme, address.host, address.port
+
+
+async def _read(what: str, response: httpx.Response) -> bytes:
+    # Raw, so that nothing is inflated: a few kilobytes of gzip can become gigabytes.
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise BadAnswer(f"{what}: an encoding that was not asked for")
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise BadAnswer(f"{what}: more than {_MAX_BODY_BYTES} bytes")
+    return bytes(body)
