@@ -1,6 +1,7 @@
 """Replicate's refusals: each becomes the error that says who can heal it, and how long to wait."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from shared.contract.errors import DependencyDown, PermanentError, TransientErro
 from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded, Refused, error_for
 
 
-def error(status, problem=None, **headers):
+def error(status: int, problem: Any = None, **headers: str) -> Any:
     body = json.dumps(problem).encode() if problem is not None else b"<html>"
     return error_for("get training abc", status, headers, body)
 

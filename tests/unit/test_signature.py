@@ -4,6 +4,7 @@ import base64
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,13 +25,19 @@ WEBHOOKS = Path(__file__).parent.parent / "fixtures" / "webhooks"
 INDEX = [json.loads(line) for line in (WEBHOOKS / "index.jsonl").read_text().splitlines()]
 
 
-def check(
-    *, secrets=(SECRET,), message_id=ID, timestamp=str(TIMESTAMP), signatures=SIGNATURE, body=BODY, now=TIMESTAMP
-):
-    verify(secrets, message_id=message_id, timestamp=timestamp, signatures=signatures, body=body, now=now)
+def check(**changes: Any) -> None:
+    good = {
+        "secrets": [SECRET],
+        "message_id": ID,
+        "timestamp": str(TIMESTAMP),
+        "signatures": SIGNATURE,
+        "body": BODY,
+        "now": TIMESTAMP,
+    }
+    verify(**{**good, **changes})
 
 
-def refusal(**changes):
+def refusal(**changes: Any) -> str:
     with pytest.raises(BadSignature) as caught:
         check(**changes)
     return caught.value.code

@@ -3,23 +3,24 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contract.events import TrainingSucceeded
-from shared.replicate.training import NotATraining, TrainingStatus, decode_prediction, decode_training
+from shared.replicate.training import NotATraining, Training, TrainingStatus, decode_prediction, decode_training
 
 WEBHOOKS = Path(__file__).parent.parent / "fixtures" / "webhooks"
 BODIES = sorted(path for path in WEBHOOKS.glob("*.json"))
 
 
-def body(**fields):
+def body(**fields: Any) -> bytes:
     return json.dumps({"id": "abc", "status": "succeeded", **fields}).encode()
 
 
-def sample(name):
+def sample(name: str) -> Training:
     return decode_training((WEBHOOKS / name).read_bytes())
 
 

@@ -1,5 +1,6 @@
 """The webhook's address: it proves what we knew of the training, and nobody else can write one."""
 
+from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -15,7 +16,7 @@ OLD, NEW = "old secret", "new secret"
 CLAIM = Claim(UUID("0193f0c0-0000-7000-8000-000000000001"), ModelName("acme", "u-42"), 1000)
 
 
-def token(claim=CLAIM, secrets=(NEW, OLD)):
+def token(claim: Claim = CLAIM, secrets: Sequence[str] = (NEW, OLD)) -> str:
     return parse_qs(urlsplit(webhook_url("https://hooks.example.com", claim, secrets)).query)["ref"][0]
 
 
