@@ -44,7 +44,8 @@ class Server:
         start, *lines = head.strip().split("\r\n")
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
-        self.requests.append(Request(*start.split(" ")[:2], headers, body))
+        method, target, _ = start.split(" ")
+        self.requests.append(Request(method, target, headers, body))
         try:
             writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
             await writer.drain()

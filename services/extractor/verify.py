@@ -1,0 +1,238 @@
+"""
+Does the model that was found work? The gate before a swap, in three levels of which each includes those above it.
+
+    exists    Replicate has this version of this model
+    schema    a prompt is all it needs
+    predict   it is run once, with an end to its cost, and draws a picture that is not one flat colour
+
+*Not yet* and *never* look alike at Replicate: a version may be missing for a while after its training succeeded, a
+model may boot for minutes. So only what is proven bad is refused for good; whatever else goes wrong is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from pydantic import JsonValue
+
+from services.extractor.picture import find_flaw
+from shared.contract.errors import PermanentError, TransientError
+from shared.contract.identity import ModelRef
+from shared.replicate.errors import NotThere
+from shared.replicate.training import Prediction, TrainingStatus
+from shared.replicate.version import InputSchema, Version
+
+Level = Literal["exists", "schema", "predict"]
+
+_PROMPT: Final = "prompt"
+_INPUT: Final[Mapping[str, JsonValue]] = {_PROMPT: "a landscape with hills and a lake, photo"}
+#: Sent along where the model knows it.
+_CHEAP: Final[Mapping[str, JsonValue]] = {"num_outputs": 1}
+_POLL_SECONDS: Final = 2.0
+#: Longer than a delivery takes to come back; Replicate itself forgets a run after an hour.
+_REMEMBERED_SECONDS: Final = 3600.0
+
+_FILTERED: Final = re.compile(r"nsfw|safety|sensitive|flagged", re.IGNORECASE)
+#: Replicate's own trouble: interrupted runs, and machines that did not start (E6716).
+_UNLUCKY: Final = re.compile(r"interrupted|please retry|try again later|E6716", re.IGNORECASE)
+
+
+class NotThereYet(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+    """Replicate does not know the version. Right after a training that is normal."""
+
+    code = "version_not_there_yet"
+
+
+class Inconclusive(TransientError):  # noqa: N818 (likewise)
+    """Neither proven good nor proven bad. Every further attempt may cost a run, so there are few."""
+
+    code = "inconclusive"
+    max_attempts = 6
+
+
+class StillRunning(Inconclusive):
+    """It may be booting. The next attempt goes on waiting for the same run."""
+
+    code = "still_running"
+
+
+class DoesNotWork(PermanentError):  # noqa: N818 (likewise)
+    """The model is proven bad."""
+
+    code = "does_not_work"
+
+
+class Models(Protocol):
+    """What is asked of Replicate."""
+
+    async def get_version(self, ref: ModelRef) -> Version: ...
+
+    async def create_prediction(
+        self,
+        ref: ModelRef,
+        input: Mapping[str, JsonValue],  # noqa: A002 (Replicate's own word)
+        cancel_after_seconds: int,
+    ) -> Prediction: ...
+
+    async def get_prediction(self, prediction_id: str) -> Prediction: ...
+
+    async def fetch_output(self, url: str) -> bytes: ...
+
+
+class Policy(Protocol):
+    """What a model must show, and how much time and money that may take."""
+
+    @property
+    def verify_level(self) -> Level: ...
+
+    @property
+    def verify_patience_seconds(self) -> float: ...
+
+    @property
+    def verify_cancel_after_seconds(self) -> int: ...
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is known of a model's run, so that a redelivery does not pay for another."""
+
+    until: float
+    prediction_id: str | None = None
+    works: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Gate:
+    """Lets models pass that work."""
+
+    def __init__(
+        self,
+        replicate: Models,
+        policy: Policy,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._replicate = replicate
+        self._policy = policy
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._memories: dict[ModelRef, _Memory] = {}
+
+    async def verify(self, ref: ModelRef) -> tuple[str, ...]:
+        """
+        The checks that *ref* passed, in order.
+
+        Raises:
+            NotThereYet: if Replicate does not know it.
+            Inconclusive: if it could not be found out.
+            DoesNotWork: if it is proven bad.
+
+        """
+        version = await self._get_version(ref)
+        if self._policy.verify_level == "exists":
+            return ("exists",)
+        schema = _check_schema(ref, version)
+        if self._policy.verify_level == "schema":
+            return ("exists", "schema")
+        await self._check_run(ref, schema)
+        return ("exists", "schema", "predict")
+
+    async def _get_version(self, ref: ModelRef) -> Version:
+        try:
+            version = await self._replicate.get_version(ref)
+        except NotThere as error:
+            raise NotThereYet(str(error)) from error
+        if version.id != ref.version:
+            raise NotThereYet(f"{ref}: Replicate answers with another version, {version.id[:64]!r}")
+        return version
+
+    async def _check_run(self, ref: ModelRef, schema: InputSchema) -> None:
+        memory = self._recall(ref)
+        async with memory.lock:
+            if memory.works:
+                return
+            if memory.prediction_id is None:
+                memory.prediction_id = await self._start(ref, schema)
+            try:
+                prediction = await self._wait_for(ref, memory.prediction_id)
+                await self._judge(ref, prediction)
+            except StillRunning:
+                raise
+            except (Inconclusive, PermanentError):
+                memory.prediction_id = None
+                raise
+            memory.works = True
+
+    def _recall(self, ref: ModelRef) -> _Memory:
+        now = self._monotonic()
+        self._memories = {known: memory for known, memory in self._memories.items() if memory.until > now}
+        return self._memories.setdefault(ref, _Memory(until=now + _REMEMBERED_SECONDS))
+
+    async def _start(self, ref: ModelRef, schema: InputSchema) -> str:
+        known = {name: value for name, value in _CHEAP.items() if name in schema.fields}
+        try:
+            prediction = await self._replicate.create_prediction(
+                ref, {**_INPUT, **known}, self._policy.verify_cancel_after_seconds
+            )
+        except NotThere as error:
+            raise NotThereYet(str(error)) from error
+        return prediction.id
+
+    async def _wait_for(self, ref: ModelRef, prediction_id: str) -> Prediction:
+        deadline = self._monotonic() + self._policy.verify_patience_seconds
+        while True:
+            try:
+                prediction = await self._replicate.get_prediction(prediction_id)
+            except NotThere as error:
+                raise Inconclusive(f"{ref}: its run was lost ({error})") from error
+            if prediction.has_ended:
+                return prediction
+            if self._monotonic() >= deadline:
+                raise StillRunning(f"{ref}: its run {prediction_id} is still {prediction.status!r}")
+            await self._sleep(_POLL_SECONDS)
+
+    async def _judge(self, ref: ModelRef, prediction: Prediction) -> None:
+        _check_end(ref, prediction)
+        match prediction.output:
+            case str(url) | [str(url), *_] if url:
+                pass
+            case _:
+                raise DoesNotWork(f"{ref}: its run {prediction.id} succeeded without a picture", code="no_image")
+        try:
+            picture = await self._replicate.fetch_output(url)
+        except NotThere as error:
+            raise Inconclusive(f"{ref}: the picture of its run {prediction.id} is gone ({error})") from error
+        if flaw := find_flaw(picture):
+            raise DoesNotWork(f"{ref}: its run {prediction.id} drew nothing: {flaw}", code=flaw)
+
+
+def _check_schema(ref: ModelRef, version: Version) -> InputSchema:
+    schema = version.input_schema
+    if schema is None:
+        raise Inconclusive(f"{ref}: Replicate does not say what it takes", code="no_schema")
+    if not schema.takes_text(_PROMPT):
+        raise DoesNotWork(f"{ref}: takes no prompt, but {', '.join(sorted(schema.fields))[:500]}", code="no_prompt")
+    if missing := schema.required - _INPUT.keys():
+        raise DoesNotWork(
+            f"{ref}: needs more than a prompt: {', '.join(sorted(missing))[:500]}", code="needs_more_input"
+        )
+    return schema
+
+
+def _check_end(ref: ModelRef, prediction: Prediction) -> None:
+    if prediction.status == TrainingStatus.SUCCEEDED:
+        return
+    what = f"{ref}: its run {prediction.id} {prediction.status}: {prediction.error or 'no reason given'}"
+    if prediction.status != TrainingStatus.FAILED:
+        raise Inconclusive(what, code="run_cut_off")
+    if _FILTERED.search(prediction.error or ""):
+        raise Inconclusive(what, code="run_filtered")
+    if _UNLUCKY.search(prediction.error or ""):
+        raise Inconclusive(what, code="run_interrupted")
+    raise DoesNotWork(what, code="run_failed")

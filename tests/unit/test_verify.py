@@ -1,0 +1,318 @@
+"""The gate: what is proven good passes, what is proven bad does not, and for the rest there is another day."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.extractor.verify import DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
+from shared.contract.errors import DependencyDown
+from shared.contract.identity import ModelRef
+from shared.replicate.errors import ForeignAddress, OperatorNeeded
+from shared.replicate.version import Version
+from tests.fakes import FakeReplicate, picture, version_of
+
+REF = ModelRef("acme", "u-42", "9" * 64)
+OTHER = ModelRef("acme", "u-43", "8" * 64)
+OUTPUT = "https://replicate.delivery/out-0.png"
+
+
+@dataclass(frozen=True)
+class Policy:
+    verify_level: Level = "predict"
+    verify_patience_seconds: float = 60
+    verify_cancel_after_seconds: int = 300
+
+
+@dataclass
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    now: float = 0
+    slept: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def replicate() -> FakeReplicate:
+    replicate = FakeReplicate()
+    replicate.add_version(REF)
+    return replicate
+
+
+@pytest.fixture
+def gate(replicate: FakeReplicate, clock: Clock) -> Gate:
+    return gate_of(replicate, clock)
+
+
+def gate_of(replicate: FakeReplicate, clock: Clock, level: Level = "predict") -> Gate:
+    return Gate(replicate, Policy(level), monotonic=clock.monotonic, sleep=clock.sleep)
+
+
+@pytest.mark.parametrize(
+    ("level", "checks"),
+    [("exists", ("exists",)), ("schema", ("exists", "schema")), ("predict", ("exists", "schema", "predict"))],
+)
+async def test_a_model_that_works_passes_every_level(replicate, clock, level, checks):
+    assert await gate_of(replicate, clock, level).verify(REF) == checks
+
+
+@pytest.mark.parametrize("level", ["exists", "schema"])
+async def test_only_the_last_level_costs_a_run(replicate, clock, level):
+    await gate_of(replicate, clock, level).verify(REF)
+
+    assert replicate.inputs == []
+
+
+@pytest.mark.parametrize("level", ["exists", "schema", "predict"])
+async def test_a_version_that_is_missing_may_still_come(replicate, clock, level):
+    with pytest.raises(NotThereYet) as caught:
+        await gate_of(replicate, clock, level).verify(OTHER)
+
+    assert caught.value.code == "version_not_there_yet"
+    assert str(OTHER) in str(caught.value)
+
+
+async def test_another_version_is_not_the_one_that_was_asked_for(replicate, gate):
+    replicate.versions[REF] = Version(id=OTHER.version)
+
+    with pytest.raises(NotThereYet):
+        await gate.verify(REF)
+
+
+@pytest.mark.parametrize(
+    ("schema", "code"),
+    [
+        ({"properties": {"text": {"type": "string"}}}, "no_prompt"),
+        ({"properties": {"prompt": {"type": "integer"}}}, "no_prompt"),
+        (
+            {"properties": {"prompt": {"type": "string"}, "image": {}}, "required": ["prompt", "image"]},
+            "needs_more_input",
+        ),
+    ],
+)
+@pytest.mark.parametrize("level", ["schema", "predict"])
+async def test_a_model_that_a_prompt_does_not_satisfy_does_not_work(replicate, clock, level, schema, code):
+    replicate.add_version(REF, schema)
+
+    with pytest.raises(DoesNotWork) as caught:
+        await gate_of(replicate, clock, level).verify(REF)
+
+    assert caught.value.code == code
+    assert replicate.inputs == []
+
+
+async def test_a_model_without_a_schema_is_asked_again_later(replicate, gate):
+    replicate.add_version(REF, None)
+
+    with pytest.raises(Inconclusive):
+        await gate.verify(REF)
+
+
+async def test_the_run_asks_for_one_picture_where_the_model_knows_how(replicate, gate):
+    replicate.add_version(OTHER, {"properties": {"prompt": {"type": "string"}, "num_outputs": {"type": "integer"}}})
+
+    await gate.verify(REF)
+    await gate.verify(OTHER)
+
+    plain, cheap = replicate.inputs
+    assert set(plain) == {"prompt"}
+    assert cheap == {**plain, "num_outputs": 1}
+
+
+@pytest.mark.parametrize("output", [OUTPUT, [OUTPUT], [OUTPUT, "https://replicate.delivery/out-1.png"]])
+async def test_a_picture_is_found_alone_or_first_in_a_list(replicate, gate, output):
+    replicate.will_say = [{"status": "succeeded", "output": output}]
+
+    assert "predict" in await gate.verify(REF)
+
+
+@pytest.mark.parametrize("output", [None, [], "", {}, [None], {"image": OUTPUT}, 7])
+async def test_a_run_without_a_picture_proves_the_model_bad(replicate, gate, output):
+    replicate.will_say = [{"status": "succeeded", "output": output}]
+
+    with pytest.raises(DoesNotWork) as caught:
+        await gate.verify(REF)
+
+    assert caught.value.code == "no_image"
+
+
+@pytest.mark.parametrize(
+    ("file", "code"), [(picture(blank=True), "blank_image"), (b"<html>", "broken_image"), (b"", "broken_image")]
+)
+async def test_a_picture_of_nothing_proves_the_model_bad(replicate, gate, file, code):
+    replicate.files[OUTPUT] = file
+
+    with pytest.raises(DoesNotWork) as caught:
+        await gate.verify(REF)
+
+    assert caught.value.code == code
+
+
+async def test_a_run_that_fails_proves_the_model_bad(replicate, gate):
+    replicate.will_say = [{"status": "failed", "error": "shapes can not be multiplied"}]
+
+    with pytest.raises(DoesNotWork, match="shapes can not be multiplied") as caught:
+        await gate.verify(REF)
+
+    assert caught.value.code == "run_failed"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        ("failed", "NSFW content detected. Try running it again, or try a different prompt.", "run_filtered"),
+        ("failed", "The input or output was flagged as sensitive. Please try again. (E005)", "run_filtered"),
+        ("failed", "Prediction interrupted; please retry (code: PA)", "run_interrupted"),
+        ("failed", "Timed out starting the prediction (E6716)", "run_interrupted"),
+        ("canceled", None, "run_cut_off"),
+        ("aborted", None, "run_cut_off"),
+    ],
+)
+async def test_a_run_that_says_nothing_about_the_model_is_inconclusive(replicate, gate, status, error, code):
+    replicate.will_say = [{"status": status, "error": error}]
+
+    with pytest.raises(Inconclusive) as caught:
+        await gate.verify(REF)
+
+    assert caught.value.code == code
+    assert caught.value.max_attempts is not None
+
+
+async def test_a_model_that_boots_is_waited_for_as_long_as_patience_lasts(replicate, gate, clock):
+    replicate.will_say = [{"status": "starting"}]
+
+    with pytest.raises(StillRunning, match="starting"):
+        await gate.verify(REF)
+
+    assert clock.now == Policy.verify_patience_seconds
+
+
+async def test_the_next_attempt_goes_on_with_the_same_run(replicate, gate):
+    replicate.will_say = [{"status": "starting"}] * 40 + [{"status": "succeeded", "output": OUTPUT}]
+    with pytest.raises(StillRunning):
+        await gate.verify(REF)
+
+    checks = await gate.verify(REF)
+
+    assert "predict" in checks
+    assert len(replicate.inputs) == 1
+
+
+async def test_a_model_that_was_seen_to_work_is_not_paid_for_twice(replicate, gate):
+    await gate.verify(REF)
+
+    assert await gate.verify(REF) == ("exists", "schema", "predict")
+    assert len(replicate.inputs) == 1
+
+
+async def test_not_even_when_both_come_at_once(replicate, gate):
+    await asyncio.gather(gate.verify(REF), gate.verify(REF))
+
+    assert len(replicate.inputs) == 1
+
+
+async def test_but_it_must_still_be_there(replicate, gate):
+    await gate.verify(REF)
+    del replicate.versions[REF]
+
+    with pytest.raises(NotThereYet):
+        await gate.verify(REF)
+
+
+async def test_what_was_seen_an_hour_ago_is_seen_again(replicate, gate, clock):
+    await gate.verify(REF)
+    clock.now += 3601
+
+    await gate.verify(REF)
+
+    assert len(replicate.inputs) == 2
+
+
+@pytest.mark.parametrize("said", [{"status": "failed", "error": "NSFW"}, {"status": "aborted"}, {"status": "failed"}])
+async def test_a_run_that_did_not_help_is_not_waited_for_again(replicate, gate, said):
+    works, replicate.will_say = replicate.will_say, [said]
+    with pytest.raises((Inconclusive, DoesNotWork)):
+        await gate.verify(REF)
+    replicate.will_say = works
+
+    await gate.verify(REF)
+
+    assert len(replicate.inputs) == 2
+
+
+async def test_a_run_that_replicate_lost_is_made_again(replicate, gate):
+    replicate.will_say = [{"status": "starting"}]
+    with pytest.raises(StillRunning):
+        await gate.verify(REF)
+    replicate.runs.clear()
+
+    with pytest.raises(Inconclusive, match="lost"):
+        await gate.verify(REF)
+    replicate.will_say = FakeReplicate.will_say
+    await gate.verify(REF)
+
+    assert len(replicate.inputs) == 2
+
+
+async def test_a_picture_that_is_gone_is_no_verdict(replicate, gate):
+    replicate.files.clear()
+
+    with pytest.raises(Inconclusive, match="gone"):
+        await gate.verify(REF)
+
+
+async def test_a_picture_on_a_foreign_host_is_not_fetched_again_and_again(replicate, gate):
+    async def refuse(url: str) -> bytes:
+        raise ForeignAddress(f"an output on {url}")
+
+    replicate.fetch_output = refuse
+
+    with pytest.raises(ForeignAddress):
+        await gate.verify(REF)
+
+
+def replicate_falls_ill(replicate: FakeReplicate, error: Exception) -> Callable[[float], Awaitable[None]]:
+    async def sleep(_: float) -> None:
+        replicate.next_error = error
+
+    return sleep
+
+
+@pytest.mark.parametrize("error", [DependencyDown("503"), OperatorNeeded("402")])
+async def test_while_replicate_is_away_nothing_is_decided_and_nothing_is_forgotten(replicate, clock, error):
+    replicate.will_say = [{"status": "starting"}] * 2 + [{"status": "succeeded", "output": OUTPUT}]
+    gate = Gate(replicate, Policy(), monotonic=clock.monotonic, sleep=replicate_falls_ill(replicate, error))
+
+    with pytest.raises(type(error)):
+        await gate.verify(REF)
+    with pytest.raises(type(error)):
+        await gate.verify(REF)
+    checks = await gate.verify(REF)
+
+    assert "predict" in checks
+    assert len(replicate.inputs) == 1
+
+
+async def test_a_version_that_can_not_be_run_yet_is_not_there_yet(replicate, gate):
+    async def get_version(ref: ModelRef) -> Version:
+        return version_of(ref)
+
+    replicate.get_version = get_version
+    replicate.versions.clear()
+
+    with pytest.raises(NotThereYet):
+        await gate.verify(REF)
