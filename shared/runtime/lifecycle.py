@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from shared.contract.errors import ModelswapError
 from shared.runtime import logs
-from shared.runtime.settings import Settings, SettingsError
+from shared.runtime.settings import Settings, SettingsError, unknown
 
 log = structlog.get_logger()
 
@@ -34,15 +34,19 @@ def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event]
         return EXIT_SETTINGS
     logs.configure(service, level=settings.log_level, renderer=settings.log_format)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(_run(service, settings, run))
+        return runner.run(_run(settings, run))
 
 
-async def _run(service: str, settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
+async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
     log.info("process.starting", settings=settings.model_dump(mode="json"))
+    if names := unknown():
+        log.warning(
+            "settings.unknown", names=names, hint="a typing mistake? `modelswap config show` lists every setting"
+        )
     try:
         await run(settings, stopping)
     except ModelswapError as error:

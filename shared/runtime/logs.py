@@ -1,4 +1,4 @@
-"""How does this process say what happens? One JSON object a line on standard output, without secrets or local variables."""
+"""How does this process say what happens? One JSON object a line on standard output; no secrets, no local variables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """
-How is this process set up? From the environment, prefix ``MODELSWAP_``, all mistakes reported at once.
+How is a process set up? From the environment, prefix ``MODELSWAP_``, all mistakes reported at once.
 
-Every name has a ``_FILE`` form whose value is the path of a file that holds the value (a mounted secret). Secrets are
-`SecretStr`, so that no print, log or traceback shows one.
+One frozen class per process, all of them here, because they share one environment: that is how a typing mistake is
+told from another process's setting. Every name has a ``_FILE`` form whose value is the path of a file that holds the
+value (a mounted secret). Secrets are `SecretStr`, so that no print, log or traceback shows one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from shared.contract.errors import ModelswapError
 from shared.contract.retry import DELAYS
+from shared.replicate.signature import decode_secret
 
 PREFIX: Final = "MODELSWAP_"
 _FILE: Final = "_FILE"
@@ -48,26 +49,37 @@ def _delays(value: Any) -> Any:
     return tuple(_delay(part) for part in _split(value)) if isinstance(value, str) else value
 
 
+def _http(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url):
+        raise ValueError("is not an address like https://example.com")
+    return url.rstrip("/")
+
+
+def _signing(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for secret in secrets:
+        decode_secret(secret.get_secret_value())
+    return secrets
+
+
 #: Several secrets, separated by commas.
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
-Delays = Annotated[tuple[timedelta, ...], NoDecode, BeforeValidator(_delays), Field(min_length=1)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
+Url = Annotated[str, AfterValidator(_http)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What every process needs to know."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     #: Where this process listens. In a container: 0.0.0.0.
     host: str = "127.0.0.1"
-    #: debug, info, warning or error.
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     #: json for machines, console for people.
-    log_format: Annotated[str, Field(pattern="^(json|console)$")] = "json"
+    log_format: Literal["json", "console"] = "json"
     #: How long to finish what was begun, after SIGTERM. Keep it below the orchestrator's own patience.
     drain_seconds: Seconds = 8.0
 
@@ -80,22 +92,16 @@ class Settings(BaseSettings):
             SettingsError: naming every setting that is missing or wrong.
 
         """
-        given = dict(os.environ if environment is None else environment)
-        values, mistakes = _read_files({name: value for name, value in given.items() if name.startswith(PREFIX)})
+        given = os.environ if environment is None else environment
+        values, mistakes = _read_files({name: text for name, text in given.items() if name.startswith(PREFIX) and text})
+        own = {field: values[setting(field)] for field in cls.model_fields if setting(field) in values}
         try:
-            # Only what was read here counts: the values are handed over by name, the environment is not asked again.
-            settings = cls(
-                **{name: values[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in values}
-            )
+            settings = cls.model_validate(own)
         except ValidationError as error:
-            mistakes += [
-                f"{PREFIX}{'_'.join(map(str, e['loc'][:1])).upper()}: {e['msg']}"
-                for e in error.errors(include_input=False, include_url=False)
-            ]
+            mistakes += [_mistake(problem) for problem in error.errors(include_input=False, include_url=False)]
         if mistakes:
-            raise SettingsError(
-                "\n".join(["These settings need your attention:", *(f"  {m}" for m in sorted(set(mistakes)))])
-            )
+            lines = "\n".join(f"  {mistake}" for mistake in mistakes)
+            raise SettingsError(f"these settings need your attention:\n{lines}")
         return settings
 
 
@@ -112,15 +118,125 @@ class BrokerSettings(Settings):
     retry_delays: Delays = DELAYS
 
 
-def unknown(classes: Iterable[type[Settings]], environment: Mapping[str, str] | None = None) -> list[str]:
-    """Names in the environment that start like ours and that none of *classes* has: most likely typing mistakes."""
-    known = {PREFIX + name.upper() for each in classes for name in each.model_fields}
+class ReplicateSettings(Settings):
+    """What a process that asks Replicate needs to know."""
+
+    replicate_api_token: SecretStr | None = None
+    replicate_api_url: Url = "https://api.replicate.com"
+
+
+class DatabaseSettings(Settings):
+    """What a process that talks to Postgres needs to know."""
+
+    #: postgresql://user:password@host:port/database
+    database_url: SecretStr
+
+
+class ReceiverSettings(BrokerSettings, ReplicateSettings):
+    """`services.receiver`."""
+
+    receiver_port: Port = 8080
+    #: Sign Replicate's webhooks, ``whsec_…``; any may match. Empty: fetched from Replicate's API.
+    webhook_secrets: Annotated[Secrets, AfterValidator(_signing)] = ()
+    #: Sign the webhook address's ``ref``: the first signs, all verify.
+    ref_secrets: Annotated[Secrets, Field(min_length=1)]
+    #: A completed training's body carries its whole log.
+    max_body_bytes: Count = 4 * 1024 * 1024
+    #: How far a webhook's timestamp may be from now.
+    webhook_tolerance_seconds: Seconds = 300.0
+
+
+class ExtractorSettings(BrokerSettings, ReplicateSettings):
+    """`services.extractor`."""
+
+    extractor_port: Port = 8082
+    #: What a model must show before a swap: it exists, its input has a prompt, or it makes an image.
+    verify_level: Literal["exists", "schema", "predict"] = "exists"
+    #: How long one verification waits for a model that boots; after that it is tried again later.
+    verify_patience_seconds: Seconds = 90.0
+    #: Ends a verification's prediction, and with it its cost.
+    verify_cancel_after_seconds: Annotated[int, Field(ge=5)] = 300
+    #: How many trainings are looked at at a time.
+    extractor_concurrency: Count = 64
+
+
+class StateSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
+    """`services.state`."""
+
+    state_port: Port = 8081
+    database_pool_size: Annotated[int, Field(ge=2)] = 8
+    #: Who may use the API: bearer tokens.
+    api_tokens: Annotated[Secrets, Field(min_length=1)]
+    ref_secrets: Annotated[Secrets, Field(min_length=1)]
+    #: Where Replicate reaches the receiver: https://…
+    public_url: Url
+
+
+class SimulatorSettings(Settings):
+    """`services.simulator`."""
+
+    simulator_port: Port = 8090
+    simulator_seed: int = 0
+    #: How much faster than the clock its trainings run.
+    simulator_speed: Annotated[float, Field(gt=0)] = 1.0
+    simulator_token: SecretStr = SecretStr("r8_simulator")
+    #: Signs its webhooks; made from the seed when empty.
+    simulator_webhook_secret: SecretStr | None = None
+
+
+class ClientSettings(Settings):
+    """The commands of `modelswap` that ask the product's API."""
+
+    #: Where `services.state` answers.
+    api_url: Url = "http://127.0.0.1:8081"
+    api_tokens: Annotated[Secrets, Field(min_length=1)]
+
+
+PROCESSES: Final[dict[str, type[Settings]]] = {
+    "receiver": ReceiverSettings,
+    "extractor": ExtractorSettings,
+    "state": StateSettings,
+    "simulator": SimulatorSettings,
+}
+#: Settings that are not a process's.
+_OTHERS: Final = (ClientSettings,)
+#: Names with our prefix that steer tools and tests.
+_NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_")
+
+
+def setting(field: str) -> str:
+    """The environment's name of a field."""
+    return PREFIX + field.upper()
+
+
+def all_settings() -> dict[str, type[Settings]]:
+    """Every setting by its name in the environment, with a class that has it."""
+    classes: list[type[Settings]] = [*PROCESSES.values(), *_OTHERS]
+    return {setting(field): each for each in classes for field in each.model_fields}
+
+
+def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Names in the environment that look like ours and are not: most likely typing mistakes."""
     given = os.environ if environment is None else environment
+    known = all_settings()
     return sorted(
         name
         for name in given
-        if name.startswith(PREFIX) and name.removesuffix(_FILE) not in known and name not in known
+        if name.startswith(PREFIX)
+        and not name.startswith(_NOT_SETTINGS)
+        and name not in known
+        and name.removesuffix(_FILE) not in known
     )
+
+
+def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
+    """The secrets themselves, for those who must use them."""
+    return tuple(secret.get_secret_value() for secret in secrets)
+
+
+def _mistake(problem: Mapping[str, Any]) -> str:
+    name = setting(str(problem["loc"][0])) if problem["loc"] else PREFIX
+    return f"{name} is missing" if problem["type"] == "missing" else f"{name}: {problem['msg']}"
 
 
 def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -131,15 +247,10 @@ def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
             continue
         target = name.removesuffix(_FILE)
         if target in values:
-            mistakes.append(f"{target}: given twice, also as {name}")
+            mistakes.append(f"{target} is given twice, also as {name}")
             continue
         try:
             read[target] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            mistakes.append(f"{name}: {error.__class__.__name__} reading {path}")
+            mistakes.append(f"{name}: {type(error).__name__} while reading {path}")
     return read, mistakes
-
-
-def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
-    """The secrets themselves, for those who must use them."""
-    return tuple(secret.get_secret_value() for secret in secrets)

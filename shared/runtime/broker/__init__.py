@@ -14,7 +14,7 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import TopologyMismatch, declare, diff
-from shared.runtime.broker.message import Delivery, Outgoing, to_message
+from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "TopologyMismatch",
     "Unconfirmed",
     "Unroutable",
+    "dead_letter",
     "declare",
     "diff",
     "one_by_one",

@@ -123,15 +123,11 @@ class Consumer:
         self._busy: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
 
-    @property
-    def is_consuming(self) -> bool:
-        """Would a delivery reach the handler now?"""
-        return self._link is not None and self._link.is_open
-
-    @property
-    def is_paused(self) -> bool:
-        """Is a dependency of the handler down?"""
-        return self._pause.is_closed
+    async def check(self) -> str | None:
+        """What keeps deliveries from being handled now, or None."""
+        if self._link is None or not self._link.is_open:
+            return f"{self._queue} is not being consumed: RabbitMQ does not answer"
+        return self._pause.reason
 
     async def run(self, stopping: asyncio.Event) -> None:
         """
@@ -164,10 +160,10 @@ class Consumer:
     async def _consume(self, stopping: asyncio.Event) -> None:
         """Consume over one link until it is lost or *stopping* is set."""
         link = await Link.open(self._url, name=f"{self._service} consumes {self._queue}")
-        inbox = _Inbox(link, self._queue)
+        inbox = _Inbox(link, self._queue, stopping)
         try:
             if self._declares:
-                await declare(link, self._topology)
+                await declare(link.channel, self._topology)
             await link.channel.basic_qos(prefetch_count=self._prefetch)
             consumed = await link.channel.basic_consume(self._queue, inbox.put)
             for _ in range(self._workers):
@@ -318,9 +314,10 @@ class Consumer:
 class _Inbox:
     """Deliveries of one link that nobody has begun, and the acks of those that somebody finished."""
 
-    def __init__(self, link: Link, queue: str) -> None:
+    def __init__(self, link: Link, queue: str, stopping: asyncio.Event) -> None:
         self.link = link
         self._queue = queue
+        self._stopping = stopping
         self._waiting: asyncio.Queue[Delivery | None] = asyncio.Queue()
         self._closed = False
 
@@ -343,7 +340,7 @@ class _Inbox:
     async def take(self, limit: int) -> list[Delivery]:
         """One delivery and whatever else has arrived, without waiting for company; empty once closed."""
         batch: list[Delivery] = []
-        first = None if self._closed else await self._waiting.get()
+        first = None if self._closed or self._stopping.is_set() else await self._waiting.get()
         if first is None:
             self._waiting.put_nowait(None)  # for the next worker
             return batch

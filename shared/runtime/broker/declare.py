@@ -18,7 +18,7 @@ class TopologyMismatch(PermanentError):  # noqa: N818 (it is a condition, and re
     code = "topology_mismatch"
 
 
-async def declare(link: Link, topology: Topology) -> None:
+async def declare(channel: aiormq.Channel, topology: Topology) -> None:
     """
     Make everything in *topology* exist; what exists already is left as it is.
 
@@ -30,12 +30,12 @@ async def declare(link: Link, topology: Topology) -> None:
     try:
         for exchange in topology.exchanges:
             name = f"exchange {exchange.name}"
-            await _declare_exchange(exchange, link.channel)
+            await _declare_exchange(exchange, channel)
         for queue in topology.queues:
             name = f"queue {queue.name}"
-            await _declare_queue(queue, link.channel)
+            await _declare_queue(queue, channel)
         for binding in topology.bindings:
-            await link.channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
+            await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         raise TopologyMismatch(
             f"{name} exists on the broker with other arguments than ours: {error}. "

@@ -29,12 +29,14 @@ class Pause:
         self._consumer = consumer
         self._failures = 0
         self._retry_after = 0.0
+        #: Why it is closed; None while the dependency is up.
+        self.reason: str | None = None
         self._one = asyncio.Lock()
 
     @property
     def is_closed(self) -> bool:
         """Is the dependency down, as far as is known?"""
-        return self._failures > 0
+        return self.reason is not None
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -69,9 +71,11 @@ class Pause:
     def _passed(self) -> None:
         log.info("consumer.resumed", queue=self._consumer, probes=self._failures)
         self._failures = 0
+        self.reason = None
 
     def _failed(self, error: DependencyDown) -> None:
         self._failures += 1
+        self.reason = str(error)
         self._retry_after = error.retry_after_seconds or 0.0
         log.warning(
             "consumer.paused", queue=self._consumer, error=error.code, detail=str(error), failures=self._failures

@@ -134,7 +134,7 @@ class Publisher:
                 link = await Link.open(self._url, name=self._name)
                 try:
                     if self._topology is not None:
-                        await declare(link, self._topology)
+                        await declare(link.channel, self._topology)
                 except BaseException:
                     self._discard(link)
                     raise

@@ -1,0 +1,59 @@
+"""Runs the extractor: ``python -m services.extractor``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from services.extractor.handler import Extractor
+from services.extractor.verify import Gate
+from shared.contract.topology import EXTRACTOR_QUEUE, topology
+from shared.replicate.client import Replicate
+from shared.runtime.broker import Consumer, Publisher, one_by_one
+from shared.runtime.health import health_app
+from shared.runtime.lifecycle import main, serve, supervise
+from shared.runtime.settings import ExtractorSettings
+
+
+async def run(settings: ExtractorSettings, stopping: asyncio.Event) -> None:
+    """Consume until *stopping* is set."""
+    url = settings.amqp_url.get_secret_value()
+    token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
+    plan = topology(settings.retry_delays)
+    async with (
+        Replicate(token, settings.replicate_api_url) as replicate,
+        Publisher(url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds) as publisher,
+    ):
+        extractor = Extractor(replicate, Gate(replicate, settings), monotonic=time.monotonic)
+        consumer = Consumer(
+            url,
+            queue=EXTRACTOR_QUEUE,
+            service="extractor",
+            handle=one_by_one(extractor.handle),
+            gave_up=extractor.gave_up,
+            publisher=publisher,
+            topology=plan,
+            delays=settings.retry_delays,
+            workers=settings.extractor_concurrency,
+            batch_size=1,
+            prefetch=settings.extractor_concurrency,
+            drain_seconds=settings.drain_seconds,
+            declares=settings.declare_topology,
+        )
+
+        await supervise(
+            stopping,
+            consumer.run(stopping),
+            serve(
+                health_app({"consumer": consumer.check}),
+                host=settings.host,
+                port=settings.extractor_port,
+                stopping=stopping,
+                drain_seconds=settings.drain_seconds,
+            ),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main("extractor", ExtractorSettings, run))

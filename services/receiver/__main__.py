@@ -1,0 +1,75 @@
+"""Runs the receiver: ``python -m services.receiver``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import AsyncExitStack
+
+from services.receiver.app import ANSWER_SECONDS, Door, create_app
+from services.receiver.webhook_secrets import Secrets
+from shared.contract.topology import topology
+from shared.replicate.client import Replicate
+from shared.runtime.broker import Publisher, Unconfirmed
+from shared.runtime.health import health_routes
+from shared.runtime.lifecycle import main, serve
+from shared.runtime.settings import ReceiverSettings, reveal
+
+
+async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
+    """Serve until *stopping* is set."""
+    plan = topology(settings.retry_delays)
+    async with AsyncExitStack() as stack:
+        account = None
+        if settings.replicate_api_token is not None:
+            token = settings.replicate_api_token.get_secret_value()
+            account = await stack.enter_async_context(Replicate(token, settings.replicate_api_url))
+        secrets = Secrets(reveal(settings.webhook_secrets), account, time.monotonic)
+        publisher = await stack.enter_async_context(
+            Publisher(
+                settings.amqp_url.get_secret_value(),
+                name="modelswap receiver",
+                topology=plan if settings.declare_topology else None,
+                timeout_seconds=min(settings.publish_timeout_seconds, ANSWER_SECONDS),
+            )
+        )
+
+        async def broker() -> str | None:
+            try:
+                await publisher.connect()
+            except Unconfirmed as error:
+                return str(error)
+            return None
+
+        async def secret() -> str | None:
+            known = secrets.are_known or await secrets.refresh()
+            return (
+                None if known else "no webhook secret: set MODELSWAP_WEBHOOK_SECRETS or MODELSWAP_REPLICATE_API_TOKEN"
+            )
+
+        await broker()
+        await secret()
+        door = Door(
+            publisher=publisher,
+            secrets=secrets,
+            topology=plan,
+            ref_secrets=reveal(settings.ref_secrets),
+            tolerance_seconds=settings.webhook_tolerance_seconds,
+        )
+        app = create_app(
+            door,
+            max_body_bytes=settings.max_body_bytes,
+            routes=health_routes({"broker": broker, "webhook_secret": secret}),
+        )
+        await serve(
+            app,
+            host=settings.host,
+            port=settings.receiver_port,
+            stopping=stopping,
+            drain_seconds=settings.drain_seconds,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main("receiver", ReceiverSettings, run))

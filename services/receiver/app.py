@@ -1,0 +1,181 @@
+"""
+The public door. Edge: HTTP in, one confirmed message out, nothing kept.
+
+    202  the broker has it                     400  no training, or headers that make no sense
+    401  signature missing, wrong or stale     413  larger than the limit
+    503  the broker did not confirm, or no secret is known yet: Replicate tries again, for about a minute
+
+A status that nobody knows is answered 202 as well: the whole webhook waits in the dead letters for somebody who does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from services.receiver.translate import UnknownStatus, translate
+from services.receiver.webhook_secrets import Secrets
+from shared.contract.envelope import TRACE_HEADERS, Envelope
+from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.topology import RECEIVER, Topology
+from shared.replicate.signature import BadSignature, verify
+from shared.replicate.training import NotATraining, decode_training
+from shared.replicate.webhook_url import read_claim
+from shared.runtime import telemetry
+from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
+from shared.runtime.clock import now
+
+log = structlog.get_logger()
+
+_SOURCE: Final = "/modelswap/receiver"
+#: Replicate waits "a few seconds" for an answer.
+ANSWER_SECONDS: Final = 3.0
+#: For the body to arrive; the server itself would wait for ever.
+_BODY_SECONDS: Final = 15.0
+_RETRY_AFTER: Final = {"Retry-After": "5"}
+
+
+class Publisher(Protocol):
+    """Hands a message to the broker and waits for its receipt."""
+
+    async def publish(self, message: Outgoing) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What answering a webhook takes."""
+
+    publisher: Publisher
+    secrets: Secrets
+    topology: Topology
+    ref_secrets: Sequence[str]
+    tolerance_seconds: float
+    clock: Callable[[], float] = time.time  # noqa: TID251 (this is an edge)
+
+    async def receive(self, request: Request) -> Response:
+        """Answer one webhook."""
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                body = await request.body()
+        except TimeoutError:
+            return _problem(408, "request-timeout", "the body did not arrive in time")
+        try:
+            await self._authenticate(request, body)
+            message = self._message(request, body)
+            await self.publisher.publish(message)
+        except BadSignature as error:
+            return _refusal(401, error)
+        except NotATraining as error:
+            return _refusal(400, error)
+        except (DependencyDown, TimeoutError) as error:
+            return _unavailable(error)
+        telemetry.webhooks.labels("accepted").inc()
+        return Response(status_code=202)
+
+    async def _authenticate(self, request: Request, body: bytes) -> None:
+        """Raw bytes first: nothing is parsed before somebody who knows the secret signed it."""
+        message_id = _only(request, "webhook-id")
+        timestamp = _only(request, "webhook-timestamp")
+        signatures = _only(request, "webhook-signature")
+
+        def check(secrets: Sequence[str]) -> None:
+            verify(
+                secrets,
+                message_id=message_id,
+                timestamp=timestamp,
+                signatures=signatures,
+                body=body,
+                now=self.clock(),
+                tolerance_seconds=self.tolerance_seconds,
+            )
+
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self.secrets.check(check)
+
+    def _message(self, request: Request, body: bytes) -> Outgoing:
+        training = decode_training(body)
+        claim = read_claim(request.query_params.get("ref"), self.ref_secrets)
+        try:
+            event = translate(training, claim)
+        except UnknownStatus as error:
+            log.warning("webhook.parked", training_id=training.id, error=error.code, detail=str(error))
+            return dead_letter(_as_delivery(request, body), error, now=now())
+        log.debug("webhook.received", training_id=training.id, message=event.key)
+        trace = {name: value for name in TRACE_HEADERS if (value := request.headers.get(name))}
+        envelope = Envelope(event=event, id=str(event.id), source=_SOURCE, time=now(), trace=trace)
+        return to_message(envelope, self.topology)
+
+
+def create_app(door: Door, *, max_body_bytes: int, routes: Sequence[BaseRoute] = ()) -> Starlette:
+    """The receiver as an application; *routes* are the health routes."""
+    return Starlette(
+        routes=[Route("/webhooks/replicate", door.receive, methods=["POST"]), *routes],
+        max_body_size=max_body_bytes,
+        exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
+    )
+
+
+def _only(request: Request, name: str) -> str:
+    """The one value of a header. Two of them are an attack on whoever reads the other one."""
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise BadSignature(f"{name} is given twice", code="malformed_headers")
+    return values[0] if values else ""
+
+
+def _as_delivery(request: Request, body: bytes) -> Delivery:
+    """The webhook itself as a message, so that it becomes a dead letter like any other."""
+    return Delivery(
+        queue=RECEIVER,
+        tag=0,
+        exchange="",
+        routing_key=request.url.path,
+        headers={"webhook-id": request.headers.get("webhook-id", "")},
+        content_type="application/json",
+        body=body,
+    )
+
+
+def _refusal(status: int, error: ModelswapError) -> Response:
+    telemetry.webhooks.labels(error.code).inc()
+    log.warning("webhook.refused", status=status, error=error.code, detail=str(error))
+    return _problem(status, error.code.replace("_", "-"), str(error))
+
+
+def _unavailable(error: Exception) -> Response:
+    telemetry.webhooks.labels("unavailable").inc()
+    log.error("webhook.unavailable", detail=str(error) or type(error).__name__)
+    return _problem(503, "unavailable", "try again: the webhook could not be kept", headers=_RETRY_AFTER)
+
+
+def _problem(status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(
+        {"type": f"urn:modelswap:problem:{kind}", "title": kind, "status": status, "detail": detail},
+        status_code=status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+async def _http_problem(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):  # pragma: no cover (Starlette hands over what was registered)
+        raise error
+    if error.status_code == 413:  # noqa: PLR2004
+        telemetry.webhooks.labels("too_large").inc()
+        log.warning("webhook.refused", status=413, error="too_large")
+    return _problem(error.status_code, "http", error.detail, headers=error.headers)
+
+
+async def _internal_problem(_: Request, error: Exception) -> Response:
+    log.error("webhook.broken", exc_info=error)
+    return _problem(500, "internal", "an internal error; it is logged")

@@ -1,0 +1,97 @@
+"""
+What does a webhook mean? Pure: the training Replicate describes, and our claim on it, to the event that follows.
+
+There is no event type in a webhook: start, log and completion are told apart by the status and what is filled in. The
+trainer's own ``model`` and ``version`` are carried as what they are, never as the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import JsonValue, TypeAdapter
+
+from shared.contract.errors import PermanentError
+from shared.contract.events import (
+    TrainingCanceled,
+    TrainingEvent,
+    TrainingFailed,
+    TrainingProgressed,
+    TrainingStarted,
+    TrainingSucceeded,
+)
+from shared.replicate.progress import read_progress
+from shared.replicate.training import Training, TrainingStatus
+from shared.replicate.webhook_url import Claim
+
+#: A message is at most 1 MiB, and an output that size is no answer to "which version?".
+_OUTPUT_LIMIT_BYTES: Final = 512 * 1024
+
+_json: Final = TypeAdapter[JsonValue](JsonValue)
+
+
+class UnknownStatus(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """Replicate says a status that this version does not know; guessing could swap or drop a model."""
+
+    code = "unknown_status"
+
+
+def translate(training: Training, claim: Claim | None, *, recovered: bool = False) -> TrainingEvent:
+    """
+    The event that *training* reports.
+
+    Raises:
+        UnknownStatus: if its status is none of the six that are known.
+
+    """
+    about: dict[str, Any] = {
+        "training_id": training.id,
+        "ref": claim.ref if claim else None,
+        "recovered": recovered,
+    }
+    match training.status:
+        case TrainingStatus.STARTING:
+            return TrainingStarted(**about, started_at=training.started_at)
+        case TrainingStatus.PROCESSING if not training.logs:
+            return TrainingStarted(**about, started_at=training.started_at)
+        case TrainingStatus.PROCESSING:
+            return _progressed(training, claim, about)
+        case TrainingStatus.SUCCEEDED:
+            return _succeeded(training, claim, about)
+        case TrainingStatus.FAILED:
+            reason = training.error or "Replicate gave no reason"
+            return TrainingFailed(**about, reason=reason, completed_at=training.completed_at)
+        case TrainingStatus.CANCELED | TrainingStatus.ABORTED as status:
+            return TrainingCanceled(**about, reason=str(status), completed_at=training.completed_at)
+        case unknown:
+            raise UnknownStatus(
+                f"training {training.id} has the status {unknown!r}. Look it up at Replicate; "
+                "when a later version of modelswap knows the status, replay this letter"
+            )
+
+
+def _progressed(training: Training, claim: Claim | None, about: dict[str, Any]) -> TrainingProgressed:
+    known = dict(training.input)
+    if claim and claim.total_steps:
+        known.setdefault("steps", claim.total_steps)
+    progress = read_progress(training.logs, known)
+    if progress is None:
+        return TrainingProgressed(**about)
+    return TrainingProgressed(**about, step=progress.step, total=progress.total, fraction=progress.fraction)
+
+
+def _succeeded(training: Training, claim: Claim | None, about: dict[str, Any]) -> TrainingSucceeded:
+    size = len(_json.dump_json(training.output))
+    too_large = size > _OUTPUT_LIMIT_BYTES
+    return TrainingSucceeded(
+        **about,
+        destination=claim.destination if claim else None,
+        output=None if too_large else training.output,
+        output_omitted_bytes=size if too_large else None,
+        trainer=training.trainer,
+        trainer_version=training.trainer_version,
+        error=training.error,
+        created_at=training.created_at,
+        started_at=training.started_at,
+        completed_at=training.completed_at,
+    )

@@ -1,0 +1,85 @@
+"""
+Which secrets may sign a webhook? Those that were configured, else the one Replicate shows for this account.
+
+Replicate does not say when a secret changes. So a signature that does not match makes us ask again, at most once a
+minute: forged webhooks must not turn into a flood of calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from shared.contract.errors import DependencyDown, ModelswapError
+from shared.replicate.signature import BadSignature, decode_secret
+
+log = structlog.get_logger()
+
+_FETCH_AGAIN_SECONDS = 60.0
+
+
+class Account(Protocol):
+    """What is asked of Replicate."""
+
+    async def webhook_secret(self) -> str: ...
+
+
+class Secrets:
+    """The secrets that count now."""
+
+    def __init__(self, configured: Sequence[str], account: Account | None, monotonic: Callable[[], float]) -> None:
+        self._known = tuple(configured)
+        self._account = None if configured else account
+        self._monotonic = monotonic
+        self._asked_at: float | None = None
+        self._asking = asyncio.Lock()
+
+    @property
+    def are_known(self) -> bool:
+        return bool(self._known)
+
+    async def check(self, verify: Callable[[Sequence[str]], None]) -> None:
+        """
+        Run *verify* with the secrets; once more with a fresh one if it refuses and a fresh one may be had.
+
+        Raises:
+            BadSignature: if it refuses all the same.
+            DependencyDown: if no secret is known, because Replicate does not answer.
+
+        """
+        if not self._known:
+            await self.refresh()
+            if not self._known:
+                raise DependencyDown("the webhook secret is not known yet: Replicate does not answer")
+        tried = self._known
+        try:
+            verify(tried)
+        except BadSignature as error:
+            # Only a wrong signature may mean a rotated secret; a stale or missing one means nothing new.
+            if error.code != BadSignature.code or not await self.refresh() or self._known == tried:
+                raise
+            verify(self._known)
+
+    async def refresh(self) -> bool:
+        """Ask Replicate, unless that was done within the last minute; True if there is an answer to try."""
+        if self._account is None:
+            return False
+        async with self._asking:
+            now = self._monotonic()
+            if self._asked_at is not None and now - self._asked_at < _FETCH_AGAIN_SECONDS and self._known:
+                return True
+            if self._asked_at is not None and now - self._asked_at < 1.0:
+                return False
+            self._asked_at = now
+            try:
+                secret = await self._account.webhook_secret()
+                decode_secret(secret)
+            except (ModelswapError, ValueError) as error:
+                log.warning("webhook_secret.unavailable", detail=str(error))
+                return False
+            self._known = (secret,)
+            log.info("webhook_secret.fetched")
+            return True

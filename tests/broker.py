@@ -1,0 +1,102 @@
+"""A tester's hands on a real RabbitMQ: look at queues, wait for messages, die while holding one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import aiormq
+
+from shared.contract.topology import Topology
+from shared.runtime.broker import declare
+from shared.runtime.broker.link import Link
+
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Message:
+    body: bytes
+    headers: dict[str, Any]
+
+
+class Broker:
+    """A broker on which *plan* exists, with nothing in it."""
+
+    def __init__(self, url: str, plan: Topology) -> None:
+        self.url = url
+        self._plan = plan
+
+    async def __aenter__(self) -> Self:
+        async with self.channel() as channel:
+            await declare(channel, self._plan)
+            for queue in self._plan.queues:
+                await channel.queue_purge(queue.name)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    @contextlib.asynccontextmanager
+    async def channel(self) -> AsyncIterator[aiormq.Channel]:
+        link = await Link.open(self.url, name="test")
+        try:
+            yield link.channel
+        finally:
+            await link.close()
+
+    async def depth(self, queue: str) -> int:
+        """How many messages wait in *queue*; those in somebody's hands do not count."""
+        async with self.channel() as channel:
+            return (await channel.queue_declare(queue, passive=True)).message_count or 0
+
+    async def until(self, queue: str, depth: int) -> None:
+        """Wait until *queue* holds just *depth* messages."""
+        async with asyncio.timeout(20), self.channel() as channel:
+            while (await channel.queue_declare(queue, passive=True)).message_count != depth:
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def until_consumed(self, queue: str) -> None:
+        """Wait until *queue* exists and somebody consumes it."""
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(aiormq.exceptions.ChannelNotFoundEntity):
+                    async with self.channel() as channel:
+                        if (await channel.queue_declare(queue, passive=True)).consumer_count:
+                            return
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def get(self, queue: str) -> Message:
+        """Take one message that is there."""
+        async with self.channel() as channel:
+            return await self._get(channel, queue)
+
+    async def wait_for(self, queue: str) -> Message:
+        """Take one message as soon as it is there."""
+        async with asyncio.timeout(20), self.channel() as channel:
+            while True:
+                with contextlib.suppress(LookupError):
+                    return await self._get(channel, queue)
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _get(self, channel: aiormq.Channel, queue: str) -> Message:
+        message = await channel.basic_get(queue)
+        if message.delivery_tag is None:
+            raise LookupError(f"{queue} is empty")
+        await channel.basic_ack(message.delivery_tag)
+        return Message(message.body, dict(message.header.properties.headers or {}))
+
+    async def take_and_die(self, queue: str) -> None:
+        """Take one message and lose the connection before the ack."""
+        async with asyncio.timeout(20), self.channel() as channel:
+            while (await channel.basic_get(queue)).delivery_tag is None:
+                if not await self.depth(queue):
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def delete_queue(self, queue: str) -> None:
+        async with self.channel() as channel:
+            await channel.queue_delete(queue)

@@ -1,0 +1,353 @@
+"""What the broker runtime promises, against a real RabbitMQ of every series that can be had."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import DependencyDown, PermanentError, TransientError
+from shared.contract.events import Event, ModelReady, TrainingStarted, TrainingSucceeded
+from shared.contract.topology import (
+    DEAD_QUEUE,
+    EXTRACTOR_QUEUE,
+    STATE_QUEUE,
+    Binding,
+    Queue,
+    Topology,
+    topology,
+)
+from shared.runtime.broker import (
+    Consumer,
+    Outgoing,
+    Publisher,
+    Result,
+    TopologyMismatch,
+    Unroutable,
+    diff,
+    one_by_one,
+    to_message,
+)
+from shared.runtime.broker.link import Link
+from shared.runtime.clock import now
+from tests.broker import Broker
+
+DELAYS = (timedelta(milliseconds=50), timedelta(milliseconds=100))
+PLAN = topology(DELAYS)
+Handle = Callable[[Envelope], Awaitable[Sequence[Event]]]
+
+
+@pytest.fixture
+async def broker(broker_url: str) -> AsyncIterator[Broker]:
+    async with Broker(broker_url, PLAN) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def publisher(broker: Broker) -> AsyncIterator[Publisher]:
+    async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
+        yield publisher
+
+
+@contextlib.asynccontextmanager
+async def consuming(
+    broker: Broker, publisher: Publisher, each: Handle | None = None, **options: object
+) -> AsyncIterator[Consumer]:
+    arguments: dict[str, object] = {
+        "queue": EXTRACTOR_QUEUE,
+        "service": "test",
+        "publisher": publisher,
+        "topology": PLAN,
+        "delays": DELAYS,
+        "workers": 4,
+        "batch_size": 1,
+        **({"handle": one_by_one(each)} if each else {}),
+        **options,
+    }
+    consumer = Consumer(broker.url, **arguments)  # type: ignore[arg-type]
+    stopping = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stopping))
+    try:
+        yield consumer
+    finally:
+        stopping.set()
+        await running
+
+
+def succeeded(name: str = "one", output: str = "x") -> TrainingSucceeded:
+    return TrainingSucceeded(training_id=name, output=output)
+
+
+def message(event: Event) -> Outgoing:
+    return to_message(wrap(event, source="test", now=now()), PLAN)
+
+
+async def test_a_confirmed_message_is_in_the_queues_that_are_bound(broker: Broker, publisher: Publisher):
+    await publisher.publish(message(succeeded()))
+
+    assert await broker.depth(EXTRACTOR_QUEUE) == 1
+    assert await broker.depth(STATE_QUEUE) == 1
+
+
+async def test_an_event_that_no_queue_of_ours_takes_is_an_error(broker: Broker, publisher: Publisher):
+    await publisher.connect()
+    lost = replace(message(succeeded()), routing_key="nobody.listens.v1")
+
+    with pytest.raises(Unroutable, match="nobody.listens"):
+        await publisher.publish(lost)
+
+
+async def test_what_follows_is_published_before_the_delivery_is_acked(broker: Broker, publisher: Publisher):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        return [TrainingStarted(training_id=envelope.event.training_id)]
+
+    async with consuming(broker, publisher, handle):
+        await publisher.publish(message(succeeded()))
+        await broker.until(STATE_QUEUE, 2)
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    first, second = [await broker.get(STATE_QUEUE) for _ in range(2)]
+    assert first.headers["ce-type"] == "dev.modelswap.training.succeeded.v1"
+    assert second.headers["ce-type"] == "dev.modelswap.training.started.v1"
+    assert second.headers["ce-causationid"] == first.headers["ce-id"]
+
+
+async def test_a_transient_error_is_retried_in_the_same_queue_only(broker: Broker, publisher: Publisher):
+    attempts: list[int] = []
+    done = asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        attempts.append(len(attempts) + 1)
+        if len(attempts) < 3:
+            raise TransientError("not yet")
+        done.set()
+        return ()
+
+    async with consuming(broker, publisher, handle):
+        await publisher.publish(message(succeeded()))
+        await done.wait()
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert attempts == [1, 2, 3]
+    assert await broker.depth(STATE_QUEUE) == 1
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_a_permanent_error_is_a_dead_letter_at_once_with_its_reason(broker: Broker, publisher: Publisher):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        raise PermanentError("the version is three dots", code="bad_version_format")
+
+    sent = message(succeeded())
+    async with consuming(broker, publisher, handle):
+        await publisher.publish(sent)
+        letter = await broker.wait_for(DEAD_QUEUE)
+
+    assert letter.body == sent.body
+    assert letter.headers["ce-id"] == sent.headers["ce-id"]
+    assert letter.headers["x-dead-queue"] == EXTRACTOR_QUEUE
+    assert letter.headers["x-dead-error"] == "bad_version_format"
+    assert letter.headers["x-dead-text"] == "the version is three dots"
+    assert letter.headers["x-dead-attempts"] == 1
+    assert letter.headers["x-dead-routing-key"] == "training.succeeded.v1"
+    assert "PermanentError" in letter.headers["x-dead-traceback"]
+
+
+async def test_at_the_end_of_the_ladder_the_delivery_is_a_dead_letter(broker: Broker, publisher: Publisher):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        raise TransientError("never")
+
+    async with consuming(broker, publisher, handle):
+        await publisher.publish(message(succeeded()))
+        letter = await broker.wait_for(DEAD_QUEUE)
+
+    assert letter.headers["x-dead-attempts"] == len(DELAYS) + 1
+    assert letter.headers["x-dead-first-failure"] < letter.headers["x-dead-last-failure"]
+
+
+async def test_who_gave_up_is_told_together_with_the_dead_letter(broker: Broker, publisher: Publisher):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        raise PermanentError("no")
+
+    def gave_up(envelope: Envelope, error: Exception) -> Sequence[Event]:
+        return [TrainingStarted(training_id=f"{envelope.event.training_id}-{error}")]
+
+    async with consuming(broker, publisher, handle, gave_up=gave_up):
+        await publisher.publish(message(succeeded()))
+        await broker.wait_for(DEAD_QUEUE)
+
+    await broker.get(STATE_QUEUE)
+    assert b"one-no" in (await broker.get(STATE_QUEUE)).body
+
+
+async def test_what_can_not_be_decoded_is_a_dead_letter_byte_for_byte(broker: Broker, publisher: Publisher):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        raise AssertionError("nothing to handle")
+
+    garbage = Outgoing("", EXTRACTOR_QUEUE, b"\xff\x00garbage", headers={"odd": 1}, content_type="x/y")
+    async with consuming(broker, publisher, handle):
+        await publisher.publish(garbage)
+        letter = await broker.wait_for(DEAD_QUEUE)
+
+    assert letter.body == garbage.body
+    assert letter.headers["odd"] == 1
+    assert letter.headers["x-dead-error"] == "malformed"
+
+
+async def test_while_a_dependency_is_down_no_attempt_is_counted(broker: Broker, publisher: Publisher):
+    asked = 0
+    done: list[str] = []
+    all_done = asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        nonlocal asked
+        asked += 1
+        if asked <= 4:
+            raise DependencyDown("the database is away")
+        done.append(envelope.event.training_id)
+        if len(done) == 6:
+            all_done.set()
+        return ()
+
+    async with consuming(broker, publisher, handle) as consumer:
+        for number in range(6):
+            await publisher.publish(message(succeeded(f"t{number}")))
+        await all_done.wait()
+        await broker.until(EXTRACTOR_QUEUE, 0)
+        assert await consumer.check() is None
+
+    assert sorted(done) == [f"t{number}" for number in range(6)]
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_one_bad_delivery_of_a_batch_harms_only_itself(broker: Broker, publisher: Publisher):
+    good: set[str] = set()
+    all_good = asyncio.Event()
+
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Result]:
+        names = [envelope.event.training_id for envelope in envelopes]
+        if "bad" in names:
+            raise PermanentError("bad")
+        good.update(names)
+        if len(good) == 9:
+            all_good.set()
+        return [()] * len(envelopes)
+
+    for number in range(5):
+        await publisher.publish(message(succeeded(f"t{number}")))
+    await publisher.publish(message(succeeded("bad")))
+    for number in range(5, 9):
+        await publisher.publish(message(succeeded(f"t{number}")))
+    async with consuming(broker, publisher, handle=handle, workers=1, batch_size=64):
+        await all_good.wait()
+        letter = await broker.wait_for(DEAD_QUEUE)
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert b'"bad"' in letter.body
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_a_queue_that_somebody_deleted_comes_back_and_is_consumed(broker: Broker, publisher: Publisher):
+    handled: asyncio.Queue[str] = asyncio.Queue()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        handled.put_nowait(envelope.event.training_id)
+        return ()
+
+    async with consuming(broker, publisher, handle):
+        await publisher.publish(message(succeeded("before")))
+        assert await handled.get() == "before"
+        await broker.delete_queue(EXTRACTOR_QUEUE)
+        await broker.until_consumed(EXTRACTOR_QUEUE)
+        await publisher.publish(message(succeeded("after")))
+
+        assert await handled.get() == "after"
+
+
+async def test_stopping_finishes_what_was_begun_and_leaves_the_rest(broker: Broker, publisher: Publisher):
+    begun = asyncio.Event()
+    may_end = asyncio.Event()
+    handled: list[str] = []
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        begun.set()
+        await may_end.wait()
+        handled.append(envelope.event.training_id)
+        return ()
+
+    consumer = Consumer(
+        broker.url, queue=EXTRACTOR_QUEUE, service="test", handle=one_by_one(handle), publisher=publisher,
+        topology=PLAN, workers=1, batch_size=1, prefetch=10,
+    )  # fmt: skip
+    stopping = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stopping))
+    for number in range(3):
+        await publisher.publish(message(succeeded(f"t{number}")))
+    await begun.wait()
+
+    stopping.set()
+    may_end.set()
+    await running
+
+    assert handled == ["t0"]
+    assert await broker.depth(EXTRACTOR_QUEUE) == 2
+
+
+async def test_a_consumer_that_dies_again_and_again_ends_in_the_dead_letters(broker: Broker):
+    async with broker.channel() as channel:
+        await channel.basic_publish(b"poison", exchange="", routing_key=EXTRACTOR_QUEUE)
+    for _ in range(PLAN.queues[1].arguments["x-delivery-limit"] + 1):  # type: ignore[operator]
+        await broker.take_and_die(EXTRACTOR_QUEUE)
+
+    letter = await broker.wait_for(DEAD_QUEUE)
+
+    assert letter.body == b"poison"
+    assert letter.headers["x-death"][0]["reason"] == "delivery_limit"
+
+
+async def test_a_queue_with_other_arguments_is_refused_by_name(broker: Broker, publisher: Publisher):
+    other = Topology((), (Queue(DEAD_QUEUE, {"x-queue-type": "classic"}),), ())
+
+    with pytest.raises(TopologyMismatch, match=DEAD_QUEUE):
+        async with Publisher(broker.url, name="test", topology=other) as mistaken:
+            await mistaken.connect()
+
+
+async def test_the_difference_between_plan_and_broker_is_named(broker: Broker):
+    assert await diff(broker.url, PLAN) == []
+
+    await broker.delete_queue(STATE_QUEUE)
+    other = Queue(EXTRACTOR_QUEUE, {"x-queue-type": "classic"})
+    plan = replace(PLAN, queues=(*PLAN.queues[2:3], other), bindings=(Binding("", "", ""),))
+    found = await diff(broker.url, plan)
+
+    assert found[0] == f"queue {STATE_QUEUE}: missing"
+    assert found[1].startswith(f"queue {EXTRACTOR_QUEUE}: differs")
+
+
+async def test_a_public_event_without_subscribers_is_no_error(broker: Broker, publisher: Publisher):
+    plan = replace(PLAN, bindings=())
+    ready = ModelReady.model_validate(
+        {
+            "training_id": "one",
+            "model": f"acme/u-1:{'a' * 64}",
+            "evidence": {"shape": "version", "checks": ["exists"], "seconds": 0.1},
+        }
+    )
+
+    await publisher.publish(replace(to_message(wrap(ready, source="test", now=now()), plan), routing_key="x.y.v1"))
+
+    assert not plan.is_heard(ModelReady)
+
+
+async def test_a_broken_link_is_reported_lost(broker: Broker):
+    link = await Link.open(broker.url, name="test")
+
+    await link.close()
+
+    assert link.lost.is_set()
+    assert not link.is_open
