@@ -1,1 +1,1 @@
-"""What every service says to the others (`contract`), what Replicate says (`replicate`), and what a process stands on (`runtime`)."""
+"""What all services stand on: what they say (`contract`), what Replicate says (`replicate`), and `runtime`."""

@@ -98,7 +98,7 @@ async def test_an_event_that_no_queue_of_ours_takes_is_an_error(broker: Broker, 
     await publisher.connect()
     lost = replace(message(succeeded()), routing_key="nobody.listens.v1")
 
-    with pytest.raises(Unroutable, match="nobody.listens"):
+    with pytest.raises(Unroutable, match="reached no queue"):
         await publisher.publish(lost)
 
 

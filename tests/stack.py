@@ -1,0 +1,184 @@
+"""The product's processes on loopback, as a tester sees them: start, kill, ask, read what they logged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+ROOT: Final = Path(__file__).parent.parent
+#: The public test secret of the Standard Webhooks libraries.
+WEBHOOK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+API_TOKEN: Final = "token-of-the-product"
+REPLICATE_TOKEN: Final = "r8_simulator"
+SERVICES: Final = ("receiver", "extractor", "state")
+_READY_SECONDS: Final = 40
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """One process of the product, and what it logged."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self._environment = {**os.environ, **environment}
+        self.log = log
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self._running = subprocess.Popen(
+                [sys.executable, "-m", f"services.{self.name}"],
+                env=self._environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self._running is not None
+        return self._running.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._running is not None and self._running.poll() is None
+
+    def kill(self) -> None:
+        """As the kernel does it: nothing of the process runs any more."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """As an orchestrator does it; returns the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> int:
+        if self._running is None:
+            return 0
+        if self._running.poll() is None:
+            self._running.send_signal(how)
+        return self._running.wait(20)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it logged, line by line."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+class Stack:
+    """All services against one broker, one database and one (simulated) Replicate."""
+
+    def __init__(
+        self, folder: Path, *, amqp_url: str, database_url: str, replicate_url: str, **settings: str
+    ) -> None:
+        self.ports = {name: free_port() for name in SERVICES}
+        self.environment = {
+            "MODELSWAP_AMQP_URL": amqp_url,
+            "MODELSWAP_DATABASE_URL": database_url,
+            "MODELSWAP_REPLICATE_API_URL": replicate_url,
+            "MODELSWAP_REPLICATE_API_TOKEN": REPLICATE_TOKEN,
+            "MODELSWAP_WEBHOOK_SECRETS": WEBHOOK_SECRET,
+            "MODELSWAP_REF_SECRETS": secrets.token_urlsafe(),
+            "MODELSWAP_API_TOKENS": API_TOKEN,
+            "MODELSWAP_PUBLIC_URL": self.url("receiver"),
+            "MODELSWAP_RETRY_DELAYS": "200ms,500ms,1s,2s,2s,2s,2s,2s",
+            **{f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
+            **{f"MODELSWAP_{name.upper()}": value for name, value in settings.items()},
+        }
+        self.processes = {name: Process(name, self.environment, folder / f"{name}.log") for name in SERVICES}
+        self.api = httpx.AsyncClient(
+            base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=10
+        )
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+    async def __aenter__(self) -> Self:
+        for process in self.processes.values():
+            process.start()
+        try:
+            await self.until_ready()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.api.aclose()
+        for process in self.processes.values():
+            if process.is_alive:
+                process.stop()
+
+    async def until_ready(self, *names: str) -> None:
+        """Wait until each of these processes (all, if none is named) says that it can do its work."""
+        for name in names or SERVICES:
+            await self._until_ready(name)
+
+    async def _until_ready(self, name: str) -> None:
+        said = "nothing yet"
+        try:
+            async with asyncio.timeout(_READY_SECONDS), httpx.AsyncClient() as client:
+                while True:
+                    if not self.processes[name].is_alive:
+                        break
+                    with contextlib.suppress(httpx.TransportError):
+                        answer = await client.get(f"{self.url(name)}/readyz")
+                        said = answer.text
+                        if answer.is_success:
+                            return
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pass
+        tail = "\n".join(self.processes[name].log.read_text().splitlines()[-15:])
+        raise AssertionError(f"{name} is not ready: {said}\n{tail}")
+
+    async def model(self, user_id: str) -> dict[str, Any] | None:
+        """The user's current model, or None if there is none yet."""
+        answer = await self.api.get(f"/v1/users/{user_id}/model")
+        if answer.status_code == 404:
+            assert answer.json()["type"].endswith("no-model")
+            return None
+        answer.raise_for_status()
+        model: dict[str, Any] = answer.json()
+        return model
+
+    async def training(self, training_id: str) -> dict[str, Any]:
+        answer = await self.api.get(f"/v1/trainings/{training_id}")
+        answer.raise_for_status()
+        training: dict[str, Any] = answer.json()
+        return training
+
+    async def until_stage(self, training_id: str, *stages: str, seconds: float = 30) -> dict[str, Any]:
+        """Wait until the training is in one of *stages*."""
+        seen: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    seen = await self.training(training_id)
+                    if seen["stage"] in stages:
+                        return seen
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{training_id} did not come to {stages}: {seen}") from None
+
+
