@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from typing import Protocol
 
-from services.extractor.handler import Extractor
-from services.extractor.verify import Gate
+from services.extractor.handler import Extractor, Trainings
+from services.extractor.verify import Gate, Models
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.replicate.client import Replicate
 from shared.runtime.broker import Consumer, Publisher, one_by_one
@@ -16,15 +17,24 @@ from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.settings import ExtractorSettings
 
 
+class Api(Trainings, Models, Protocol):
+    """All that is asked of Replicate."""
+
+
 async def run(settings: ExtractorSettings, stopping: asyncio.Event) -> None:
     """Consume until *stopping* is set."""
-    url = settings.amqp_url.get_secret_value()
     token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
+    async with Replicate(token, settings.replicate_api_url) as replicate:
+        await consume(settings, stopping, replicate)
+
+
+async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicate: Api) -> None:
+    """Consume until *stopping* is set, asking *replicate*."""
+    url = settings.amqp_url.get_secret_value()
     plan = topology(settings.retry_delays)
-    async with (
-        Replicate(token, settings.replicate_api_url) as replicate,
-        Publisher(url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds) as publisher,
-    ):
+    async with Publisher(
+        url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds
+    ) as publisher:
         extractor = Extractor(replicate, Gate(replicate, settings), monotonic=time.monotonic)
         consumer = Consumer(
             url,

@@ -1,0 +1,372 @@
+"""Which answer does a webhook get, and what is published? Every recorded body, and everything hostile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from services.receiver.app import Door, create_app
+from services.receiver.webhook_secrets import Secrets
+from shared.contract.envelope import decode
+from shared.contract.errors import DependencyDown
+from shared.contract.events import (
+    Event,
+    TrainingCanceled,
+    TrainingFailed,
+    TrainingProgressed,
+    TrainingStarted,
+    TrainingSucceeded,
+)
+from shared.contract.identity import ModelName
+from shared.contract.topology import RECEIVER, topology
+from shared.replicate.signature import sign
+from shared.replicate.webhook_url import Claim, webhook_url
+from shared.runtime.broker import Outgoing, Unconfirmed
+
+FOLDER = Path(__file__).parent.parent / "fixtures" / "webhooks"
+INDEX = [json.loads(line) for line in (FOLDER / "index.jsonl").read_text().splitlines()]
+SECRET = INDEX[0]["secret"]
+OTHER_SECRET = "whsec_" + "b3RoZXIgc2VjcmV0IG90aGVyIHNlY3JldA=="
+NOW = 1_790_000_000
+LIMIT = 4 * 1024 * 1024
+GOOD = b'{"id":"abc","status":"succeeded","output":{"version":"x"}}'
+
+EXPECTED: dict[str, type[Event]] = {
+    "01": TrainingStarted,
+    "02": TrainingStarted,
+    "03": TrainingProgressed,
+    "04": TrainingProgressed,
+    "05": TrainingProgressed,
+    "06": TrainingProgressed,
+    "07": TrainingSucceeded,
+    "08": TrainingSucceeded,
+    "09": TrainingFailed,
+    "10": TrainingFailed,
+    "11": TrainingFailed,
+    "12": TrainingCanceled,
+    "13": TrainingCanceled,
+    "14": TrainingCanceled,
+    "15": TrainingProgressed,
+    "16": TrainingSucceeded,
+    "17": TrainingSucceeded,
+    "18": TrainingSucceeded,
+    "19": TrainingSucceeded,
+    "20": TrainingSucceeded,
+    "21": TrainingSucceeded,
+}
+
+
+@dataclass
+class Published:
+    """A publisher that keeps what it is given."""
+
+    messages: list[Outgoing] = field(default_factory=list)
+    broken: Exception | None = None
+
+    async def publish(self, message: Outgoing) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.messages.append(message)
+
+    def events(self) -> list[Event]:
+        return [decode(m.headers, m.content_type, m.body).event for m in self.messages]
+
+
+@dataclass
+class Account:
+    """Replicate's account, with the secret that it shows now."""
+
+    secret: str = SECRET
+    asked: int = 0
+    down: bool = False
+
+    async def webhook_secret(self) -> str:
+        self.asked += 1
+        if self.down:
+            raise DependencyDown("Replicate is away")
+        return self.secret
+
+
+def client_of(published: Published, secrets: Secrets) -> httpx.AsyncClient:
+    door = Door(
+        publisher=published,
+        secrets=secrets,
+        topology=topology(),
+        ref_secrets=("ref-secret",),
+        tolerance_seconds=300,
+        clock=lambda: NOW,
+    )
+    app = create_app(door, max_body_bytes=LIMIT)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://receiver")
+
+
+@pytest.fixture
+def published() -> Published:
+    return Published()
+
+
+@pytest.fixture
+async def door(published: Published) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(published, Secrets((SECRET,), None, lambda: 0.0)) as client:
+        yield client
+
+
+def signed(body: bytes, *, secret: str = SECRET, at: int = NOW, message_id: str = "msg_1") -> dict[str, str]:
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(at),
+        "webhook-signature": sign(secret, message_id, at, body),
+        "content-type": "application/json",
+    }
+
+
+async def post(
+    door: httpx.AsyncClient, body: bytes, headers: Mapping[str, str] | None = None, path: str = "/webhooks/replicate"
+) -> httpx.Response:
+    return await door.post(path, content=body, headers=headers or signed(body))
+
+
+@pytest.mark.parametrize("entry", INDEX, ids=lambda entry: entry["file"])
+async def test_every_recorded_webhook_is_accepted_and_understood(
+    entry: dict[str, Any], door: httpx.AsyncClient, published: Published
+):
+    body = (FOLDER / entry["file"]).read_bytes()
+
+    answer = await post(door, body, signed(body, message_id=entry["headers"]["webhook-id"]))
+
+    assert answer.status_code == 202
+    [event] = published.events()
+    assert type(event) is EXPECTED[entry["file"][:2]]
+    assert event.training_id == json.loads(body)["id"]
+
+
+async def test_the_trainers_own_model_and_version_are_never_the_output(door: httpx.AsyncClient, published: Published):
+    body = b'{"id":"abc","status":"succeeded","model":"a/trainer","version":"%s","output":null}' % (b"e" * 64)
+
+    await post(door, body)
+
+    [event] = published.events()
+    assert isinstance(event, TrainingSucceeded)
+    assert event.output is None
+    assert (event.trainer, event.trainer_version) == ("a/trainer", "e" * 64)
+
+
+async def test_aborted_is_a_cancel_with_its_own_reason(door: httpx.AsyncClient, published: Published):
+    await post(door, b'{"id":"abc","status":"aborted"}')
+
+    [event] = published.events()
+    assert isinstance(event, TrainingCanceled)
+    assert event.reason == "aborted"
+
+
+async def test_the_same_webhook_twice_is_the_same_fact(door: httpx.AsyncClient, published: Published):
+    for at in (NOW, NOW + 30):
+        await post(door, GOOD, signed(GOOD, at=at))
+
+    first, second = (message.headers["ce-id"] for message in published.messages)
+    assert first == second
+
+
+async def test_a_status_that_nobody_knows_is_kept_whole_and_never_guessed(
+    door: httpx.AsyncClient, published: Published
+):
+    body = b'{"id":"abc","status":"queued","output":{"version":"x"}}'
+
+    answer = await post(door, body)
+
+    assert answer.status_code == 202
+    [letter] = published.messages
+    assert (letter.exchange, letter.routing_key, letter.body) == ("modelswap.dead", RECEIVER, body)
+    assert letter.headers["x-dead-error"] == "unknown_status"
+    assert "'queued'" in letter.headers["x-dead-text"]
+
+
+async def test_what_our_token_proves_travels_with_the_event(door: httpx.AsyncClient, published: Published):
+    claim = Claim(UUID(int=7), ModelName("acme", "u-42"), 1000)
+    path = webhook_url("", claim, ("ref-secret",))
+
+    await post(door, GOOD, path=path)
+
+    [event] = published.events()
+    assert isinstance(event, TrainingSucceeded)
+    assert (event.ref, event.destination) == (claim.ref, claim.destination)
+
+
+async def test_a_foreign_token_is_no_error_and_proves_nothing(door: httpx.AsyncClient, published: Published):
+    path = webhook_url("", Claim(UUID(int=7), ModelName("acme", "u-42"), None), ("somebody-elses",))
+
+    answer = await post(door, GOOD, path=path)
+
+    [event] = published.events()
+    assert answer.status_code == 202
+    assert isinstance(event, TrainingSucceeded)
+    assert (event.ref, event.destination) == (None, None)
+
+
+@pytest.mark.parametrize("logs", ["null", '""', '"x"', '["x","y"]', "7", '{"a":1}', '"\\u0000\\ud83d"'])
+async def test_no_shape_of_the_logs_sinks_a_completion(logs: str, door: httpx.AsyncClient, published: Published):
+    body = b'{"id":"abc","status":"succeeded","started_at":"2022-04-26T20:00:84Z","logs":%s}' % logs.encode()
+
+    answer = await post(door, body)
+
+    assert answer.status_code == 202
+    assert [type(event) for event in published.events()] == [TrainingSucceeded]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b'"abc"',
+        b"{}",
+        b'{"id":"abc"}',
+        b'{"status":"succeeded"}',
+        b'{"id":null,"status":"succeeded"}',
+        b'{"id":"../x","status":"succeeded"}',
+        b'{"id":"a\\u0000b","status":"succeeded"}',
+        b'{"id":"abc","status":"succe\\u0000eded"}',
+        b'{"id":"abc","status":"succeeded","output":{"version":"acme/u:\\u0000"}}',
+        b'{"id":"abc","status":"succeeded","output":"\\ud800"}',
+        b'{"id":"abc","status":"succeeded"}\x00',
+        b'{"id":"abc","status":"\xff\xfe"}',
+        b'{"id":"abc","status":"succeeded","output":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"id":"abc","status":"succeeded","output":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b"}",
+    ],
+    ids=lambda body: body[:60].decode("utf-8", "replace"),
+)
+async def test_what_is_no_training_is_refused_and_publishes_nothing(
+    body: bytes, door: httpx.AsyncClient, published: Published
+):
+    answer = await post(door, body)
+
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert published.messages == []
+
+
+async def test_an_output_too_large_to_carry_is_left_out_and_said_so(door: httpx.AsyncClient, published: Published):
+    body = json.dumps({"id": "abc", "status": "succeeded", "output": "x" * 1_000_000}).encode()
+
+    await post(door, body)
+
+    [event] = published.events()
+    assert isinstance(event, TrainingSucceeded)
+    assert (event.output, event.output_omitted_bytes) == (None, 1_000_002)
+
+
+UNSIGNED = {
+    "no headers": {"content-type": "application/json"},
+    "another secret": signed(GOOD, secret=OTHER_SECRET),
+    "re-serialised body": signed(json.dumps(json.loads(GOOD)).encode()),
+    "too old": signed(GOOD, at=NOW - 301),
+    "from the future": signed(GOOD, at=NOW + 301),
+    "another id": {**signed(GOOD), "webhook-id": "msg_2"},
+    "another timestamp": {**signed(GOOD), "webhook-timestamp": str(NOW + 1)},
+    "digits of another script": {**signed(GOOD), "webhook-timestamp": "1_790_000_000"},
+    "unknown version": {**signed(GOOD), "webhook-signature": signed(GOOD)["webhook-signature"].replace("v1,", "v1a,")},
+    "rubbish": {**signed(GOOD), "webhook-signature": "v1,===="},
+}
+
+
+@pytest.mark.parametrize("headers", UNSIGNED.values(), ids=UNSIGNED.keys())
+async def test_what_nobody_signed_is_refused_and_publishes_nothing(
+    headers: dict[str, str], door: httpx.AsyncClient, published: Published
+):
+    answer = await post(door, GOOD, headers)
+
+    assert answer.status_code == 401
+    assert published.messages == []
+
+
+async def test_a_header_given_twice_is_refused(door: httpx.AsyncClient, published: Published):
+    headers = [*signed(GOOD).items(), ("webhook-id", "msg_2")]
+
+    answer = await door.post("/webhooks/replicate", content=GOOD, headers=headers)
+
+    assert answer.status_code == 401
+    assert published.messages == []
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_limit_is_refused(chunked: bool, door: httpx.AsyncClient, published: Published):
+    body = b" " * (LIMIT + 1)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 65536):
+            yield body[start : start + 65536]
+
+    answer = await door.post(
+        "/webhooks/replicate", content=chunks() if chunked else body, headers=signed(GOOD)
+    )
+
+    assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert published.messages == []
+
+
+async def test_without_the_brokers_receipt_the_sender_is_asked_to_come_again(
+    door: httpx.AsyncClient, published: Published
+):
+    published.broken = Unconfirmed("RabbitMQ gave no receipt")
+
+    answer = await post(door, GOOD)
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+
+
+async def test_another_method_or_path_is_no_webhook(door: httpx.AsyncClient):
+    assert (await door.get("/webhooks/replicate")).status_code == 405
+    assert (await door.post("/webhooks/other")).status_code == 404
+
+
+async def test_the_secret_is_fetched_once_when_none_is_configured(published: Published):
+    account = Account()
+    async with client_of(published, Secrets((), account, lambda: 0.0)) as door:
+        answers = [await post(door, GOOD) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [202] * 3
+    assert account.asked == 1
+
+
+async def test_a_rotated_secret_is_fetched_again_at_most_once_a_minute(published: Published):
+    account = Account()
+    time = [0.0]
+    async with client_of(published, Secrets((), account, lambda: time[0])) as door:
+        await post(door, GOOD)
+        account.secret = OTHER_SECRET
+        rotated = signed(GOOD, secret=OTHER_SECRET)
+        soon = await post(door, GOOD, rotated)
+        time[0] = 61.0
+        later = await post(door, GOOD, rotated)
+        forged = [await post(door, GOOD, signed(GOOD, secret=SECRET)) for _ in range(5)]
+
+    assert (soon.status_code, later.status_code) == (401, 202)
+    assert [answer.status_code for answer in forged] == [401] * 5
+    assert account.asked == 2
+
+
+async def test_while_no_secret_is_known_nothing_is_accepted_or_refused_for_good(published: Published):
+    account = Account(down=True)
+    async with client_of(published, Secrets((), account, lambda: 0.0)) as door:
+        answer = await post(door, GOOD)
+
+    assert answer.status_code == 503
+    assert published.messages == []
+
+
+async def test_several_secrets_let_one_be_rotated_without_a_gap(published: Published):
+    async with client_of(published, Secrets((OTHER_SECRET, SECRET), None, lambda: 0.0)) as door:
+        answers = [await post(door, GOOD, signed(GOOD, secret=secret)) for secret in (SECRET, OTHER_SECRET)]
+
+    assert [answer.status_code for answer in answers] == [202, 202]
