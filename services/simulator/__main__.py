@@ -1,0 +1,36 @@
+"""``python -m services.simulator``: a Replicate that isn't, until SIGTERM. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import structlog
+
+from services.simulator.app import running
+from services.simulator.simulator import Simulator
+from shared.runtime import lifecycle
+from shared.runtime.settings import SimulatorSettings
+
+log = structlog.get_logger()
+
+
+async def _run(settings: SimulatorSettings, stopping: asyncio.Event) -> None:
+    secret = settings.simulator_webhook_secret
+    simulator = Simulator(
+        seed=settings.simulator_seed,
+        speed=settings.simulator_speed,
+        tokens=(settings.simulator_token.get_secret_value(),),
+        secret=secret.get_secret_value() if secret else "",
+    )
+    async with running(simulator, settings.host, settings.simulator_port) as url:
+        log.info("simulator.listening", url=url, seed=simulator.knobs.seed, speed=simulator.knobs.speed)
+        await stopping.wait()
+
+
+def main() -> int:
+    return lifecycle.main("simulator", SimulatorSettings, _run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""
+How is this Replicate reached? Edge: Replicate's routes, and beside them the control routes below ``/_simulator``.
+
+Control needs no token: who reaches this process may order faults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from services.simulator.api import Refused, ReplicateApi, read
+from services.simulator.faults import ApiFaultOrder, FaultOrder, table
+from services.simulator.job import Status
+from services.simulator.simulator import Simulator
+from services.simulator.training import Training
+from shared.contract.errors import ModelswapError
+from shared.runtime.health import health_routes
+
+
+class Rotation(BaseModel):
+    """How to change the signing secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep_old: bool = False
+
+
+def create_app(simulator: Simulator) -> Starlette:
+    """Replicate's HTTP API and the control routes of *simulator*."""
+    return Starlette(
+        routes=[
+            *ReplicateApi(simulator).routes(),
+            Mount("/_simulator", routes=_Control(simulator).routes()),
+            *health_routes({}),
+        ],
+        exception_handlers={HTTPException: _not_routed, Refused: _refused},
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """
+    Serve *simulator* in this event loop and yield its address; port 0 is any free one. In the end it is closed.
+
+    Raises:
+        ModelswapError: if the port can not be had.
+
+    """
+    try:
+        listening = socket.create_server((host, port), backlog=1024)
+    except OSError as error:
+        raise ModelswapError(f"can not listen on {host}:{port}: {error.strerror}", code="port_taken") from error
+    config = uvicorn.Config(
+        create_app(simulator), lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+    )
+    server = _Server(config)
+    # Callers may come at once: they wait in the socket's backlog.
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield f"http://{host}:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+        await simulator.close()
+        listening.close()
+
+
+class _Server(uvicorn.Server):
+    """Signals are not for a server that runs inside something else."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Control:
+    """What a test or an operator asks of the *simulator*, and Replicate does not have."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/faults", self._list_faults),
+            Route("/faults", self._order_fault, methods=["POST"]),
+            Route("/faults", self._heal, methods=["DELETE"]),
+            Route("/api-faults", self._order_api_fault, methods=["POST"]),
+            Route("/deliveries", self._list_deliveries),
+            Route("/trainings", self._list_trainings),
+            Route("/trainings/{id}/redeliver", self._redeliver, methods=["POST"]),
+            Route("/rotate-secret", self._rotate_secret, methods=["POST"]),
+        ]
+
+    async def _list_faults(self, _: Request) -> Response:
+        return JSONResponse(table())
+
+    async def _order_fault(self, request: Request) -> Response:
+        order = await read(request, FaultOrder)
+        if not self._simulator.order(order):
+            raise Refused(409, detail=f"no training {order.training_id} runs")
+        return JSONResponse(order.model_dump(mode="json", exclude_unset=True), status_code=201)
+
+    async def _order_api_fault(self, request: Request) -> Response:
+        order = await read(request, ApiFaultOrder)
+        self._simulator.world.order_api_fault(order)
+        return JSONResponse(order.model_dump(mode="json", exclude_unset=True), status_code=201)
+
+    async def _heal(self, _: Request) -> Response:
+        self._simulator.world.heal()
+        return Response(status_code=204)
+
+    async def _list_deliveries(self, _: Request) -> Response:
+        """Every attempt at a webhook, oldest first."""
+        attempts = [{**asdict(each), "at": each.at.isoformat()} for each in self._simulator.attempts]
+        return JSONResponse({"deliveries": attempts})
+
+    async def _list_trainings(self, _: Request) -> Response:
+        """How every training ends, ended or not: what a test compares with. Oldest first."""
+        oldest_first = reversed(self._simulator.world.trainings())
+        return JSONResponse({"trainings": [self._foretell(training) for training in oldest_first]})
+
+    async def _redeliver(self, request: Request) -> Response:
+        training = self._simulator.world.find_training(request.path_params["id"])
+        if training is None or not training.webhook or not training.has_ended(self._seconds(training)):
+            raise Refused(409, detail="only a training that has a webhook and has ended can tell of its end again")
+        attempt = await self._simulator.redeliver(training)
+        return JSONResponse({"webhook_id": attempt.webhook_id, "status": attempt.status})
+
+    async def _rotate_secret(self, request: Request) -> Response:
+        rotation = await read(request, Rotation) if await request.body() else Rotation()
+        return JSONResponse({"key": self._simulator.rotate_secret(keep_old=rotation.keep_old)})
+
+    def _foretell(self, training: Training) -> dict[str, Any]:
+        succeeds = training.life.outcome is Status.SUCCEEDED
+        return {
+            "id": training.id,
+            "destination": training.destination,
+            "has_ended": training.has_ended(self._seconds(training)),
+            "status": training.life.outcome,
+            "output": training.output(training.life.ends),
+            "version": f"{training.makes_model}:{training.makes}" if succeeds else None,
+            "created_at": training.created_at.isoformat(),
+            "ends_at": training.date(training.life.ends).isoformat(),
+            "faults": training.faults.model_dump(mode="json", exclude_unset=True),
+        }
+
+    def _seconds(self, training: Training) -> float:
+        return training.seconds(self._simulator.now())
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 (Starlette types every handler alike)
+    return error.response
+
+
+async def _not_routed(_: Request, error: Exception) -> Response:
+    return Refused(error.status_code if isinstance(error, HTTPException) else 500).response

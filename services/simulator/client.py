@@ -1,0 +1,30 @@
+"""How does a webhook reach its receiver? Edge: one HTTP client for all of them, which follows no redirect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx
+
+
+class WebhookClient:
+    """Posts webhooks, at most *connections* at once. Close it."""
+
+    def __init__(self, *, timeout_seconds: float, connections: int) -> None:
+        self._http = httpx.AsyncClient(
+            timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int | None:
+        """The status of the answer, or None if there was none."""
+        try:
+            answer = await self._http.post(url, content=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return None
+        return answer.status_code
+
+    async def close(self) -> None:
+        await self._http.aclose()

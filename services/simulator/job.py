@@ -1,0 +1,142 @@
+"""
+What do a training and a prediction have in common? Pure.
+
+    starting ──▶ processing ──▶ succeeded | failed | canceled
+        └─────────────────────▶ aborted | canceled
+
+A job's life is decided when it is created: when it starts, when and how it ends. So nothing has to run for a job to
+get on; whoever asks hands in the time. Simulated seconds count from its creation and pass `speed` times as fast as
+real ones. Dates are real: a caller compares them with its own clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Self
+
+NEVER = math.inf
+
+
+class Status(StrEnum):
+    """Where a job is."""
+
+    STARTING = "starting"  #: It waits for a machine.
+    PROCESSING = "processing"  #: It runs.
+    SUCCEEDED = "succeeded"  #: It ended with an output.
+    FAILED = "failed"  #: It ended with an error.
+    CANCELED = "canceled"  #: Its owner, or its deadline, stopped it while it ran or waited.
+    ABORTED = "aborted"  #: Its deadline passed before it started.
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When a job starts and ends, in simulated seconds after its creation, and how."""
+
+    starts: float
+    ends: float
+    outcome: Status
+
+    @property
+    def runs(self) -> bool:
+        """Does it ever leave the queue?"""
+        return self.starts < self.ends
+
+    def cut(self, at: float, outcome: Status) -> Life:
+        """The life that ends *at* this moment, unless it is over by then."""
+        if at >= self.ends:
+            return self
+        has_started = self.starts < at
+        if outcome is Status.ABORTED and has_started:
+            outcome = Status.CANCELED
+        return Life(self.starts if has_started else NEVER, at, outcome)
+
+    def status(self, seconds: float) -> Status:
+        if seconds >= self.ends:
+            return self.outcome
+        return Status.PROCESSING if seconds >= self.starts else Status.STARTING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Something that Replicate runs for a while."""
+
+    id: str
+    #: What runs: the trainer, or the model that draws.
+    model: str
+    version: str
+    input: Mapping[str, Any]
+    created_at: datetime
+    speed: float
+    #: Where this Replicate was reached, for the addresses that it hands out.
+    api_url: str
+    life: Life
+
+    def seconds(self, now: datetime) -> float:
+        """The simulated seconds between its creation and *now*."""
+        return (now - self.created_at).total_seconds() * self.speed
+
+    def date(self, seconds: float) -> datetime:
+        return self.created_at + timedelta(seconds=seconds / self.speed)
+
+    def status(self, now: datetime) -> Status:
+        return self.life.status(self.seconds(now))
+
+    def has_ended(self, seconds: float) -> bool:
+        return seconds >= self.life.ends
+
+    def cut(self, at: float, outcome: Status) -> Self:
+        """The same job, ended *at* this moment."""
+        return replace(self, life=self.life.cut(at, outcome))
+
+
+def describe(job: Job, seconds: float, *, kind: str, output: Any, logs: str, error: str | None) -> dict[str, Any]:
+    """Replicate's object for *job* after *seconds*; *kind* (trainings, predictions) is what its urls point to."""
+    life = job.life
+    body: dict[str, Any] = {
+        "id": job.id,
+        "model": job.model,
+        "version": job.version,
+        "input": dict(job.input),
+        "logs": logs,
+        "output": output,
+        "data_removed": False,
+        "error": error,
+        "source": "api",
+        "status": life.status(seconds),
+        "created_at": milliseconds(job.created_at),
+        "urls": {
+            "get": f"{job.api_url}/v1/{kind}/{job.id}",
+            "cancel": f"{job.api_url}/v1/{kind}/{job.id}/cancel",
+        },
+    }
+    if life.runs and seconds >= life.starts:
+        body["started_at"] = nanoseconds(job.date(life.starts))
+    if job.has_ended(seconds):
+        body["completed_at"] = nanoseconds(job.date(life.ends))
+        body["metrics"] = _metrics(life, job.speed)
+    return body
+
+
+def without_data(body: dict[str, Any]) -> dict[str, Any]:
+    """What is left of an object once Replicate has removed its data."""
+    return body | {"input": {}, "logs": "", "output": None, "data_removed": True}
+
+
+def milliseconds(date: datetime) -> str:
+    return date.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def nanoseconds(date: datetime) -> str:
+    """Replicate mixes precisions within one object, so both are here."""
+    return date.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
+
+
+def _metrics(life: Life, speed: float) -> dict[str, float]:
+    metrics = {"total_time": round(life.ends / speed, 6)}
+    if life.runs:
+        metrics["predict_time"] = round((life.ends - life.starts) / speed, 6)
+    return metrics

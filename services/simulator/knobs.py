@@ -1,0 +1,53 @@
+"""How does this Replicate behave, where that is a matter of choice? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from services.simulator.faults import NAMES
+
+
+def _known(chances: Mapping[str, float]) -> Mapping[str, float]:
+    unknown = sorted(set(chances) - NAMES)
+    if unknown:
+        raise ValueError(f"no fault is called {', '.join(unknown)}; there are {', '.join(sorted(NAMES))}")
+    return chances
+
+
+Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Knobs(BaseModel):
+    """Seconds are simulated ones unless they say otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    seed: int = 0
+    #: How many simulated seconds pass in a real one.
+    speed: Annotated[float, Field(gt=0)] = 1.0
+    #: What callers of the API may show.
+    tokens: tuple[str, ...] = Field(("r8_simulator",), repr=False)
+    #: What webhooks are signed with (whsec_ and base64); empty = made from the seed.
+    secret: str = Field("", repr=False)
+    #: Whose account this is.
+    account: str = "modelswap"
+    #: May one train into a model that nobody created?
+    auto_destinations: bool = True
+    #: How likely each fault is, by its name in `faults`.
+    chances: Annotated[Mapping[str, Share], AfterValidator(_known)] = {}
+    #: How long a training waits for a machine, and how long it runs.
+    boot_seconds: Seconds = 10.0
+    duration_seconds: Seconds = 600.0
+    #: The same of a prediction.
+    prediction_boot_seconds: Seconds = 20.0
+    prediction_duration_seconds: Seconds = 7.0
+    #: Logs are told at most this often in real time, however fast simulated time passes.
+    log_interval_real_seconds: Annotated[float, Field(ge=0)] = 0.2
+    #: Real seconds between the attempts at a terminal webhook; none = Replicate's own, divided by the speed.
+    retry_delays_real_seconds: tuple[float, ...] = ()
+    #: How long a receiver may take to answer, in real seconds.
+    webhook_timeout_real_seconds: Seconds = 5.0

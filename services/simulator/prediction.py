@@ -1,0 +1,67 @@
+"""What is so of a prediction at a given moment? Pure: its status, logs and output."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from services.simulator.faults import Behaviour
+from services.simulator.job import NEVER, Job, Life, Status, describe
+
+_ERRORS: Final = {
+    Behaviour.FAILS: "CUDA out of memory. Tried to allocate 20.00 MiB",
+    Behaviour.UNSAFE: "NSFW content detected. Try running it again, or try a different prompt.",
+}
+_LOGS: Final = {
+    Behaviour.WEIGHTS_GONE: "| ERROR | Failed to download weights: 404 Not Found\n",
+}
+_DURATION: Final = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+_MIN_DEADLINE: Final = 5.0  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction(Job):
+    """One prediction, from its first moment to its last."""
+
+    behaviour: Behaviour
+
+    def describe(self, seconds: float, *, kind: str = "predictions") -> dict[str, Any]:
+        """Replicate's object for it."""
+        succeeded = self.life.status(seconds) is Status.SUCCEEDED
+        failed = self.life.status(seconds) is Status.FAILED
+        bar = "100%|██████████| 28/28 [00:06<00:00,  4.31it/s]\n" if succeeded else ""
+        return describe(
+            self,
+            seconds,
+            kind=kind,
+            output=[f"{self.api_url}/delivery/{self.id}/out-0.png"] if succeeded else None,
+            logs=_LOGS.get(self.behaviour, "") + bar,
+            error=_ERRORS[self.behaviour] if failed else None,
+        )
+
+
+def planned_life(behaviour: Behaviour, *, boot_seconds: float, run_seconds: float, deadline_seconds: float) -> Life:
+    """The life of a prediction; without a deadline, that is `NEVER`."""
+    match behaviour:
+        case Behaviour.NEVER_STARTS | Behaviour.WEIGHTS_GONE:
+            life = Life(NEVER, NEVER, Status.ABORTED)
+        case Behaviour.FAILS | Behaviour.UNSAFE:
+            life = Life(boot_seconds, boot_seconds + run_seconds, Status.FAILED)
+        case Behaviour.WORKS | Behaviour.BLANK:
+            life = Life(boot_seconds, boot_seconds + run_seconds, Status.SUCCEEDED)
+    return life.cut(deadline_seconds, Status.ABORTED)
+
+
+def parse_deadline(cancel_after: str) -> float | None:
+    """
+    The seconds that a Cancel-After header like ``90``, ``30s``, ``5m`` or ``1h30m`` allows.
+
+    None if it is malformed, or shorter than Replicate takes.
+    """
+    match = _DURATION.fullmatch(cancel_after.strip())
+    if match is None:
+        return None
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    deadline = float(3600 * hours + 60 * minutes + seconds)
+    return deadline if deadline >= _MIN_DEADLINE else None

@@ -1,0 +1,226 @@
+"""What makes this Replicate move? Edge: it follows the clock, with one task for each training that has a webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections import Counter, deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from services.simulator.client import WebhookClient
+from services.simulator.faults import FaultOrder, WebhookEvent
+from services.simulator.knobs import Knobs
+from services.simulator.schedule import (
+    LOG_INTERVAL_SECONDS,
+    RETRY_DELAYS_SECONDS,
+    Due,
+    message_id,
+    terminal_webhook,
+    webhooks,
+)
+from services.simulator.training import Training
+from services.simulator.world import TrainingRequest, World
+from shared.replicate.signature import sign
+from shared.runtime import clock
+
+log = structlog.get_logger()
+
+_T = TypeVar("_T")
+
+_POSTS_AT_ONCE: Final = 64
+#: How many attempts are remembered.
+_MEMORY: Final = 100_000
+_SECRET_BYTES: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt to hand over one webhook."""
+
+    training_id: str
+    webhook_id: str
+    event: WebhookEvent
+    #: How often this webhook has left by now.
+    number: int
+    at: datetime
+    #: What the receiver answered; None if it did not.
+    status: int | None
+
+    @property
+    def is_taken(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004
+
+
+class Simulator:
+    """A Replicate that isn't, but for its HTTP API (that is `app`); *knobs* are those of `Knobs`. Close it."""
+
+    def __init__(self, **knobs: Any) -> None:
+        self.knobs = Knobs(**knobs)
+        self.world = World(self.knobs)
+        #: The latest attempts, oldest first.
+        self.attempts: deque[Attempt] = deque(maxlen=_MEMORY)
+        self._secrets = [self.knobs.secret or self._make_secret("0")]
+        self._rotations = 0
+        self._client = WebhookClient(
+            timeout_seconds=self.knobs.webhook_timeout_real_seconds, connections=_POSTS_AT_ONCE
+        )
+        self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        #: Who follows a training, and up to which of its simulated seconds its webhooks have left.
+        self._followers: dict[str, asyncio.Task[None]] = {}
+        self._reached: dict[str, float] = {}
+        #: How often each webhook has left.
+        self._left: Counter[str] = Counter()
+
+    @property
+    def secret(self) -> str:
+        """What webhooks are signed with now."""
+        return self._secrets[0]
+
+    def rotate_secret(self, *, keep_old: bool = False) -> str:
+        """Sign with a new secret from now on, and with the old one as well if it is kept."""
+        self._rotations += 1
+        self._secrets = [self._make_secret(str(self._rotations)), *(self._secrets if keep_old else [])]
+        return self.secret
+
+    def now(self) -> datetime:
+        return clock.now()
+
+    def create_training(self, request: TrainingRequest, *, trainer: str, version: str, api_url: str) -> Training | None:
+        """None, if the destination does not exist."""
+        training = self.world.create_training(
+            request, trainer=trainer, version=version, api_url=api_url, now=self.now()
+        )
+        if training is not None:
+            self._follow(training)
+        return training
+
+    def cancel_training(self, training: Training) -> Training:
+        """The *training* after its owner canceled it, which does nothing to one that has ended."""
+        if training.has_ended(training.seconds(self.now())):
+            return training
+        canceled = self.world.cancel_training(training, now=self.now())
+        self._follow(canceled)
+        return canceled
+
+    def order(self, order: FaultOrder) -> bool:
+        """Let go wrong what is ordered; False if it is for a training that does not run."""
+        if order.training_id is None:
+            self.world.order(order)
+            return True
+        training = self.world.find_training(order.training_id)
+        if training is None or training.has_ended(training.seconds(self.now())):
+            return False
+        self._follow(self.world.change_training(training, order, now=self.now()))
+        return True
+
+    async def redeliver(self, training: Training) -> Attempt:
+        """Post the terminal webhook of an ended *training* once more."""
+        return await self._attempt(training, terminal_webhook(training))
+
+    async def settled(self) -> None:
+        """Wait until every training that has a webhook has ended, and its webhooks were taken or given up."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Post no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.close()
+
+    def _follow(self, training: Training) -> None:
+        """Post the webhooks of *training* as they become due, in place of those of what it was before."""
+        if before := self._followers.pop(training.id, None):
+            before.cancel()
+        if training.webhook:
+            self._followers[training.id] = self._begin(self._post_all(training))
+
+    async def _post_all(self, training: Training) -> None:
+        interval = max(LOG_INTERVAL_SECONDS, self.knobs.log_interval_real_seconds * training.speed)
+        telling: asyncio.Task[Attempt] | None = None
+        for due in webhooks(training, log_interval_seconds=interval):
+            if due.at <= self._reached.get(training.id, -1):
+                continue
+            await self._until(training, due.at)
+            self._reached[training.id] = due.at
+            if due.event is WebhookEvent.COMPLETED:
+                await self._post_terminal(training, due)
+            elif due.event is WebhookEvent.LOGS and due.is_on_time:
+                # Logs repeat what was said before: one that nobody could take in time is better not said at all.
+                is_overdue = training.seconds(self.now()) > due.at + interval
+                if not is_overdue and (telling is None or telling.done()):
+                    telling = self._post(training, due)
+            else:
+                self._post(training, due)
+        del self._followers[training.id], self._reached[training.id]
+
+    async def _until(self, training: Training, at: float) -> None:
+        # The event loop keeps its own time and may wake us a little early.
+        while (left := at - training.seconds(self.now())) > 0:  # noqa: ASYNC110 (nobody could set an event)
+            await asyncio.sleep(left / training.speed)
+
+    def _post(self, training: Training, due: Due) -> asyncio.Task[Attempt]:
+        """Nobody waits for a webhook that is not the terminal one, so they may overtake each other."""
+        for _ in range(training.faults.duplicate):
+            self._begin(self._attempt(training, due))
+        return self._begin(self._attempt(training, due))
+
+    async def _post_terminal(self, training: Training, due: Due) -> None:
+        first = await self._attempt(training, due)
+        if not first.is_taken:
+            self._begin(self._retry(training, due))
+        for _ in range(training.faults.duplicate):
+            self._begin(self._attempt(training, due))
+
+    async def _retry(self, training: Training, due: Due) -> None:
+        replicates = tuple(delay / training.speed for delay in RETRY_DELAYS_SECONDS)
+        for delay in self.knobs.retry_delays_real_seconds or replicates:
+            await asyncio.sleep(delay)
+            if (await self._attempt(training, due)).is_taken:
+                return
+
+    async def _attempt(self, training: Training, due: Due) -> Attempt:
+        webhook_id = message_id(training, due)
+        async with self._turns:
+            body = training.webhook_body(due.as_of)
+            now = self.now()
+            self._left[webhook_id] += 1
+            number = self._left[webhook_id]
+            headers = self._headers(training, webhook_id, int(now.timestamp()), body)
+            status = await self._client.post(training.webhook, body, headers)
+        attempt = Attempt(training.id, webhook_id, due.event, number, now, status)
+        self.attempts.append(attempt)
+        return attempt
+
+    def _headers(self, training: Training, webhook_id: str, now: int, body: bytes) -> dict[str, str]:
+        timestamp = now - training.faults.old_timestamp_seconds
+        secrets = [self._make_secret("wrong")] if training.faults.bad_signature else self._secrets
+        return {
+            "content-type": "application/json",
+            "webhook-id": webhook_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": " ".join(sign(secret, webhook_id, timestamp, body) for secret in secrets),
+        }
+
+    def _make_secret(self, name: str) -> str:
+        digest = hashlib.sha256(f"{self.knobs.seed}:secret:{name}".encode()).digest()
+        return "whsec_" + base64.b64encode(digest[:_SECRET_BYTES]).decode()
+
+    def _begin(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("simulator.broke", exc_info=error)

@@ -1,0 +1,128 @@
+"""What is so of a training at a given moment? Pure: its status, logs, output and the webhooks' bodies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from services.simulator.faults import Faults, WebhookEvent, filled
+from services.simulator.job import NEVER, Job, Life, Status, describe, without_data
+from services.simulator.logs import Log, steps_of
+
+#: A training that fails or is canceled does so after this part of its run.
+_STOPPED_AT: Final = 0.41
+#: The weights are there after this part of the run; the version follows at the end.
+_WEIGHTS_AT: Final = 0.98
+_A_MOMENT: Final = 0.25  # simulated seconds
+_SOMEBODY_ELSE: Final = "somebody-else"
+_TRACEBACK: Final = """\
+Traceback (most recent call last):
+  File "/src/train.py", line 207, in train
+RuntimeError: %s
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training(Job):
+    """One training, from its first moment to its last."""
+
+    destination: str
+    #: The id of the version that it makes, if it succeeds.
+    makes: str
+    #: Where its webhooks go; empty for nowhere.
+    webhook: str
+    events: frozenset[WebhookEvent]
+    run_seconds: float
+    faults: Faults
+
+    @property
+    def makes_model(self) -> str:
+        """The model that its version belongs to."""
+        if self.faults.foreign_version:
+            return f"{_SOMEBODY_ELSE}/{self.destination.split('/')[1]}"
+        return self.destination
+
+    @property
+    def weights_at(self) -> float:
+        """When its weights are there, in simulated seconds; never, if it does not come that far."""
+        return self.life.starts + self.run_seconds * _WEIGHTS_AT if self.life.outcome is Status.SUCCEEDED else NEVER
+
+    @property
+    def last_moment(self) -> float:
+        """Just before its end, in simulated seconds."""
+        return max(self.life.starts, self.life.ends - _A_MOMENT)
+
+    def log_position(self, seconds: float) -> int:
+        return self._log().position(self._share(seconds))
+
+    def logs(self, seconds: float) -> str:
+        if seconds < self.life.starts:
+            return ""
+        text = self._log().text(self._share(min(seconds, self.life.ends)))
+        return text + _TRACEBACK % self.faults.error if self._has_failed(seconds) else text
+
+    def output(self, seconds: float) -> Any:
+        weights = f"https://replicate.delivery/xezq/{self.id}/trained_model.tar"
+        if seconds < self.weights_at:
+            return None
+        if not self.has_ended(seconds):
+            return {"weights": weights}
+        if self.faults.overrides_output:
+            values = {"version": self.makes, "destination": self.destination, "weights": weights}
+            return filled(self.faults.output, values)
+        return {"version": f"{self.makes_model}:{self.makes}", "weights": weights}
+
+    def describe(self, seconds: float, *, kind: str = "trainings") -> dict[str, Any]:
+        """Replicate's object for it, as GET answers."""
+        body = self._describe(seconds, kind)
+        return without_data(body) if self.faults.data_removed and self.has_ended(seconds) else body
+
+    def webhook_body(self, seconds: float) -> bytes:
+        """What a webhook says, as it is signed; it leaves before any data is removed."""
+        body = self._describe(seconds, "predictions" if not self.has_ended(seconds) else "trainings")
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def with_orders(self, more: Faults, *, at: float) -> Training:
+        """This training with *more* faults from now on; if they say how it ends, it ends at this moment."""
+        ordered = replace(self, faults=self.faults.with_orders(more))
+        ends_now = more.outcome is not Status.SUCCEEDED
+        return ordered.cut(at, more.outcome) if ends_now else ordered
+
+    def _describe(self, seconds: float, kind: str) -> dict[str, Any]:
+        body = describe(
+            self,
+            seconds,
+            kind=kind,
+            output=self.output(seconds),
+            logs=self.logs(seconds),
+            error=self.faults.error if self._has_failed(seconds) else None,
+        )
+        if self.webhook:
+            body |= {"webhook": self.webhook, "webhook_events_filter": sorted(self.events)}
+        return body
+
+    def _has_failed(self, seconds: float) -> bool:
+        return self.life.status(seconds) is Status.FAILED
+
+    def _share(self, seconds: float) -> float:
+        return max(0.0, seconds - self.life.starts) / self.run_seconds
+
+    def _log(self) -> Log:
+        return Log(
+            steps=steps_of(self.input),
+            trigger_word=str(self.input.get("trigger_word", "TOK")),
+            started_at=self.date(self.life.starts),
+            run_seconds=self.run_seconds,
+            min_bytes=self.faults.huge_logs,
+        )
+
+
+def planned_life(outcome: Status, *, boot_seconds: float, run_seconds: float) -> Life:
+    """The life of a training that nobody interferes with."""
+    match outcome:
+        case Status.ABORTED:
+            return Life(NEVER, boot_seconds, outcome)
+        case Status.FAILED | Status.CANCELED:
+            return Life(boot_seconds, boot_seconds + run_seconds * _STOPPED_AT, outcome)
+    return Life(boot_seconds, boot_seconds + run_seconds, Status.SUCCEEDED)

@@ -1,0 +1,289 @@
+"""
+What does this Replicate know? Pure but for its memory: models, versions, trainings, predictions and faults on order.
+
+Every id of a training follows from the seed and from how many trainings its destination had before, so a run can be
+repeated in whatever order destinations take their turns.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from random import Random
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.simulator import prediction, training
+from services.simulator.faults import (
+    ApiFault,
+    ApiFaultOrder,
+    Behaviour,
+    FaultOrder,
+    Faults,
+    WebhookEvent,
+    draw,
+    draw_for_call,
+)
+from services.simulator.job import Status
+from services.simulator.knobs import Knobs
+from services.simulator.prediction import Prediction
+from services.simulator.training import Training
+
+_OWNER: Final = r"[a-z0-9][a-z0-9_-]*"
+_NAME: Final = r"[a-z0-9][a-z0-9._-]*"
+_MODEL: Final = re.compile(rf"{_OWNER}/{_NAME}")
+_VERSION: Final = re.compile(rf"(?:({_OWNER}/{_NAME}):)?([0-9a-f]{{64}})")
+_ID_LENGTH: Final = 26
+#: What is told of a training whose owner did not say what to tell.
+_DEFAULT_EVENTS: Final = frozenset({WebhookEvent.OUTPUT, WebhookEvent.COMPLETED})
+
+_O = TypeVar("_O", FaultOrder, ApiFaultOrder)
+
+
+class TrainingRequest(BaseModel):
+    """What the owner of a new training asks for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    destination: str = ""
+    input: dict[str, Any]
+    webhook: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
+    webhook_events_filter: frozenset[WebhookEvent] = _DEFAULT_EVENTS
+
+
+class ModelRequest(BaseModel):
+    """What the owner of a new model says of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    owner: Annotated[str, Field(pattern=rf"^{_OWNER}$")]
+    name: Annotated[str, Field(pattern=rf"^{_NAME}$")]
+    visibility: Annotated[str, Field(pattern="^(public|private)$")]
+    hardware: str
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a model, made by a training."""
+
+    model: str
+    id: str
+    created_at: datetime
+    has_prompt: bool
+    behaviour: Behaviour
+
+
+class World:
+    """Everything that this Replicate knows. The time is handed in."""
+
+    def __init__(self, knobs: Knobs) -> None:
+        self._knobs = knobs
+        #: Created models by name, and the moment of their creation.
+        self._models: dict[str, datetime] = {}
+        self._trainings: dict[str, Training] = {}
+        self._predictions: dict[str, Prediction] = {}
+        #: The id of the training that makes a version.
+        self._makers: dict[str, str] = {}
+        #: How many trainings each destination had.
+        self._trained: Counter[str] = Counter()
+        #: How often each version was asked for.
+        self._asked: Counter[str] = Counter()
+        self._orders: list[FaultOrder] = []
+        self._api_orders: list[ApiFaultOrder] = []
+        self._chances = knobs.chances
+        self._dice = Random(f"{knobs.seed}:api")
+
+    # Faults
+
+    def order(self, order: FaultOrder) -> None:
+        """Keep *order* until the trainings that it is for are created."""
+        self._orders.append(order)
+
+    def order_api_fault(self, order: ApiFaultOrder) -> None:
+        """Keep *order* until the calls that it is for are made."""
+        self._api_orders.append(order)
+
+    def heal(self) -> None:
+        """From now on, nothing goes wrong that was not begun."""
+        self._orders.clear()
+        self._api_orders.clear()
+        self._chances = {}
+
+    def next_api_fault(self, route: str) -> ApiFault | None:
+        """What goes wrong with this call of *route*, if anything."""
+        for order in self._api_orders:
+            if order.route in ("*", route):
+                self._api_orders = _used_up(self._api_orders, [order])
+                return order
+        return draw_for_call(self._chances, self._dice)
+
+    def _next_faults(self, training_id: str, destination: str) -> Faults:
+        """What goes wrong with a new training; what was ordered counts more than chance."""
+        faults = draw(self._chances, f"{self._knobs.seed}:{training_id}")
+        orders = [order for order in self._orders if order.destination in (None, destination)]
+        for order in orders:
+            faults = faults.with_orders(order.faults)
+        self._orders = _used_up(self._orders, orders)
+        return faults
+
+    # Models
+
+    def create_model(self, name: str, *, now: datetime) -> bool:
+        """False, if there is one of that name."""
+        if name in self._models:
+            return False
+        self._models[name] = now
+        return True
+
+    def find_model(self, name: str) -> datetime | None:
+        """The moment when the model was created, if it was."""
+        return self._models.get(name)
+
+    def versions(self, model: str, *, now: datetime) -> list[Version]:
+        """Newest first."""
+        makers = (maker for maker in self._trainings.values() if maker.makes_model == model)
+        there = [version for maker in makers if (version := _made(maker, now))]
+        return sorted(there, key=lambda version: version.created_at, reverse=True)
+
+    def find_version(self, reference: str, *, now: datetime) -> Version | None:
+        """What ``owner/name:version`` or ``version`` names. A version that comes late counts who asks for it."""
+        match = _VERSION.fullmatch(reference)
+        maker = self._trainings.get(self._makers.get(match[2], "")) if match else None
+        version = _made(maker, now) if maker else None
+        if not (match and maker and version) or match[1] not in (None, version.model):
+            return None
+        self._asked[version.id] += 1
+        return version if self._asked[version.id] > maker.faults.version_late_calls else None
+
+    # Trainings
+
+    def create_training(
+        self, request: TrainingRequest, *, trainer: str, version: str, api_url: str, now: datetime
+    ) -> Training | None:
+        """None, if the destination does not exist."""
+        destination = request.destination
+        if not self._accepts(destination, now):
+            return None
+        self._trained[destination] += 1
+        number = self._trained[destination]
+        training_id = self._id(f"training:{destination}:{number}")
+        faults = self._next_faults(training_id, destination)
+        run_seconds = faults.duration_seconds or self._knobs.duration_seconds
+        created = Training(
+            id=training_id,
+            model=trainer,
+            version=version,
+            input=request.input,
+            created_at=now,
+            speed=self._knobs.speed,
+            api_url=api_url,
+            life=training.planned_life(faults.outcome, boot_seconds=self._knobs.boot_seconds, run_seconds=run_seconds),
+            destination=destination,
+            makes=self._digest(f"version:{destination}:{number}").hex(),
+            webhook=request.webhook,
+            events=request.webhook_events_filter,
+            run_seconds=run_seconds,
+            faults=faults,
+        )
+        self._makers[created.makes] = created.id
+        self._trainings[created.id] = created
+        return created
+
+    def find_training(self, training_id: str) -> Training | None:
+        return self._trainings.get(training_id)
+
+    def trainings(self) -> list[Training]:
+        """Newest first."""
+        return list(reversed(self._trainings.values()))
+
+    def change_training(self, found: Training, order: FaultOrder, *, now: datetime) -> Training:
+        """The *found* training with what was ordered for it."""
+        changed = found.with_orders(order.faults, at=found.seconds(now))
+        self._trainings[found.id] = changed
+        return changed
+
+    def cancel_training(self, found: Training, *, now: datetime) -> Training:
+        """The *found* training, canceled unless it has ended."""
+        canceled = found.cut(found.seconds(now), Status.CANCELED)
+        self._trainings[found.id] = canceled
+        return canceled
+
+    def _accepts(self, destination: str, now: datetime) -> bool:
+        if self._knobs.auto_destinations and _MODEL.fullmatch(destination):
+            self.create_model(destination, now=now)
+        return destination in self._models
+
+    # Predictions
+
+    def create_prediction(
+        self,
+        version: Version,
+        prediction_input: dict[str, Any],
+        *,
+        deadline_seconds: float,
+        api_url: str,
+        now: datetime,
+    ) -> Prediction:
+        created = Prediction(
+            id=self._id(f"prediction:{len(self._predictions)}"),
+            model=version.model,
+            version=version.id,
+            input=prediction_input,
+            created_at=now,
+            speed=self._knobs.speed,
+            api_url=api_url,
+            life=prediction.planned_life(
+                version.behaviour,
+                boot_seconds=self._knobs.prediction_boot_seconds,
+                run_seconds=self._knobs.prediction_duration_seconds,
+                deadline_seconds=deadline_seconds,
+            ),
+            behaviour=version.behaviour,
+        )
+        self._predictions[created.id] = created
+        return created
+
+    def find_prediction(self, prediction_id: str) -> Prediction | None:
+        return self._predictions.get(prediction_id)
+
+    def cancel_prediction(self, found: Prediction, *, now: datetime) -> Prediction:
+        """The *found* prediction, canceled unless it has ended."""
+        canceled = found.cut(found.seconds(now), Status.CANCELED)
+        self._predictions[found.id] = canceled
+        return canceled
+
+    # Names
+
+    def _id(self, what: str) -> str:
+        """26 characters of lower-case base 32, as Replicate's."""
+        return base64.b32encode(self._digest(what)).decode().lower()[:_ID_LENGTH]
+
+    def _digest(self, what: str) -> bytes:
+        return hashlib.sha256(f"{self._knobs.seed}:{what}".encode()).digest()
+
+
+def _made(maker: Training, now: datetime) -> Version | None:
+    """The version that *maker* has made by *now*."""
+    there_at = maker.life.ends + maker.faults.version_late_seconds
+    if maker.life.outcome is not Status.SUCCEEDED or maker.seconds(now) < there_at:
+        return None
+    return Version(
+        model=maker.makes_model,
+        id=maker.makes,
+        created_at=maker.date(there_at),
+        has_prompt=not maker.faults.no_prompt,
+        behaviour=maker.faults.prediction,
+    )
+
+
+def _used_up(orders: Sequence[_O], used: Sequence[_O]) -> list[_O]:
+    """*orders* after one occasion on which *used* counted."""
+    is_used = {id(order) for order in used}
+    left = (order.model_copy(update={"next": order.next - 1}) if id(order) in is_used else order for order in orders)
+    return [order for order in left if order.next]
