@@ -24,13 +24,14 @@ class Message:
 
 
 class Broker:
-    """A broker on which *plan* exists, with nothing in it."""
+    """A broker; entered, one on which *plan* exists with nothing in it."""
 
-    def __init__(self, url: str, plan: Topology) -> None:
+    def __init__(self, url: str, plan: Topology | None = None) -> None:
         self.url = url
         self._plan = plan
 
     async def __aenter__(self) -> Self:
+        assert self._plan is not None
         async with self.channel() as channel:
             await declare(channel, self._plan)
             for queue in self._plan.queues:
@@ -96,6 +97,17 @@ class Broker:
                 if not await self.depth(queue):
                     return
                 await asyncio.sleep(_POLL_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def subscribed(self, exchange: str, routing_key: str) -> AsyncIterator[str]:
+        """A queue of one's own that gets the events of *routing_key*."""
+        async with self.channel() as channel:
+            name = (await channel.queue_declare("", auto_delete=False, durable=True)).queue or ""
+            await channel.queue_bind(name, exchange, routing_key)
+            try:
+                yield name
+            finally:
+                await channel.queue_delete(name)
 
     async def delete_queue(self, queue: str) -> None:
         async with self.channel() as channel:

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -86,9 +86,7 @@ class Process:
 class Stack:
     """All services against one broker, one database and one (simulated) Replicate."""
 
-    def __init__(
-        self, folder: Path, *, amqp_url: str, database_url: str, replicate_url: str, **settings: str
-    ) -> None:
+    def __init__(self, folder: Path, *, amqp_url: str, database_url: str, replicate_url: str, **settings: str) -> None:
         self.ports = {name: free_port() for name in SERVICES}
         self.environment = {
             "MODELSWAP_AMQP_URL": amqp_url,
@@ -180,5 +178,3 @@ class Stack:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"{training_id} did not come to {stages}: {seen}") from None
-
-

@@ -71,9 +71,7 @@ async def _drain(queue: Iterable[Webhook], host: str, port: int) -> None:
     connection.writer.close()
 
 
-async def post_at_rate(
-    webhooks: Sequence[Webhook], *, host: str, port: int, per_second: float
-) -> dict[str, float]:
+async def post_at_rate(webhooks: Sequence[Webhook], *, host: str, port: int, per_second: float) -> dict[str, float]:
     """Post *webhooks* evenly, whether or not earlier ones are answered; returns when each was sent (epoch seconds)."""
     idle: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
     for _ in range(16):

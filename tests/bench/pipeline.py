@@ -72,8 +72,8 @@ MODELSWAP: Final = Pipeline(
     ),
     register=(
         "INSERT INTO state.users (user_id, next_generation) SELECT u, 2 FROM unnest($2::text[]) u",
-        "INSERT INTO state.trainings (ref, training_id, user_id, generation, destination, trigger_word)"
-        " SELECT gen_random_uuid(), t, u, 1, d, 'TOK' FROM unnest($1::text[], $2::text[], $3::text[]) AS x (t, u, d)",
+        """INSERT INTO state.trainings (ref, training_id, user_id, generation, destination, trigger_word)
+        SELECT gen_random_uuid(), t, u, 1, d, 'TOK' FROM unnest($1::text[], $2::text[], $3::text[]) AS x (t, u, d)""",
     ),
 )
 PLAIN: Final = Pipeline(
@@ -85,8 +85,8 @@ PLAIN: Final = Pipeline(
         " FROM plain_models WHERE training_id = ANY($1)"
     ),
     register=(
-        "INSERT INTO plain_trainings (training_id, user_id)"
-        " SELECT t, u FROM unnest($1::text[], $2::text[]) AS x (t, u)",
+        """INSERT INTO plain_trainings (training_id, user_id)
+        SELECT t, u FROM unnest($1::text[], $2::text[]) AS x (t, u)""",
     ),
 )
 
@@ -278,7 +278,7 @@ def show(results: Sequence[Result], say: Console) -> None:
         cells = (f"{first:.0f} → {last:.0f}" for first, last in (result.memory_mb[name] for result in results))
         table.add_row(f"memory MB, {name}", *cells)
     say.print(table)
-    if len(results) == 2:  # noqa: PLR2004
+    if len(results) == 2:
         ours, theirs = results
         say.print(f"modelswap is {ours.per_second / theirs.per_second:.2f} times as fast as one by one")
 

@@ -9,7 +9,6 @@ published, its output is parsed with a split, Replicate (which answers at once) 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time

@@ -298,16 +298,14 @@ async def test_a_header_given_twice_is_refused(door: httpx.AsyncClient, publishe
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_over_the_limit_is_refused(chunked: bool, door: httpx.AsyncClient, published: Published):
+async def test_a_body_over_the_limit_is_refused(*, chunked: bool, door: httpx.AsyncClient, published: Published):
     body = b" " * (LIMIT + 1)
 
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 65536):
             yield body[start : start + 65536]
 
-    answer = await door.post(
-        "/webhooks/replicate", content=chunks() if chunked else body, headers=signed(GOOD)
-    )
+    answer = await door.post("/webhooks/replicate", content=chunks() if chunked else body, headers=signed(GOOD))
 
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"

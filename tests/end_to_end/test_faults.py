@@ -1,0 +1,240 @@
+"""Processes die, servers restart: at the end every user has the right model, and no reader ever saw a wrong one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import asyncpg
+import httpx
+
+from deploy.local import Servers
+from services.simulator.faults import FaultOrder
+from services.simulator.job import Status
+from services.simulator.simulator import Simulator
+from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE
+from tests.broker import Broker
+from tests.end_to_end.conftest import OpenStack
+from tests.end_to_end.test_walk import TRAINER, deliver
+from tests.stack import SERVICES, Stack
+
+TRAININGS: Final = 300
+USERS: Final = 100
+SEED: Final = 20261124
+
+
+@dataclass
+class Readers:
+    """Somebody who asks for models all the time, and what was wrong with the answers."""
+
+    stack: Stack
+    users: list[str]
+    answers: int = 0
+    wrong: list[str] = field(default_factory=list)
+    _seen: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._read(random.Random(number))) for number in range(4)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, dice: random.Random) -> None:
+        while True:
+            user = dice.choice(self.users)
+            try:
+                answer = await self.stack.api.get(f"/v1/users/{user}/model")
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)  # the process that answers is being restarted
+                continue
+            if answer.status_code != 503:
+                self._judge(user, answer)
+            await asyncio.sleep(0.005)
+
+    def _judge(self, user: str, answer: httpx.Response) -> None:
+        self.answers += 1
+        before = self._seen.get(user)
+        if answer.status_code == 404:
+            if before:
+                self.wrong.append(f"{user} lost generation {before[0]}")
+            return
+        model: dict[str, Any] = answer.json()
+        if answer.status_code != 200 or None in model.values():
+            self.wrong.append(f"{user} was answered {answer.status_code}: {model}")
+            return
+        now = (model["generation"], model["reference"])
+        if model["owner"] + "/" + model["name"] != f"acme/{user}":
+            self.wrong.append(f"{user} got {model['reference']}")
+        if before and (now[0] < before[0] or (now[0] == before[0] and now != before)):
+            self.wrong.append(f"{user} went from {before} to {now}")
+        self._seen[user] = now
+
+
+async def request_all(stack: Stack, dice: random.Random) -> dict[str, list[str]]:
+    """Start all trainings, several of each user's at once; the ids of each user's, in the order of their requests."""
+    requested: dict[str, list[str]] = {f"user-{number}": [] for number in range(USERS)}
+    order = [user for user in requested for _ in range(TRAININGS // USERS)]
+    dice.shuffle(order)
+    slots = asyncio.Semaphore(8)
+    turns = {user: asyncio.Lock() for user in requested}
+
+    async def one(user: str) -> None:
+        async with slots, turns[user]:
+            body = {"user_id": user, "destination": f"acme/{user}", "trainer": TRAINER, "input": {"steps": 100}}
+            key = f"{user}-{len(requested[user])}"
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = await stack.api.post("/v1/trainings", json=body, headers={"Idempotency-Key": key})
+                    if answer.is_success and answer.json()["training_id"]:
+                        requested[user].append(answer.json()["training_id"])
+                        return
+                await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(one(user) for user in order))
+    return requested
+
+
+def expected(simulator: Simulator, requested: dict[str, list[str]]) -> dict[str, str | None]:
+    """The training whose model each user must have at the end: the newest requested one that proved good."""
+    good = {
+        t.id
+        for t in simulator.world.trainings()
+        if t.faults.outcome is Status.SUCCEEDED and not t.faults.foreign_version
+    }
+    return {user: next((each for each in reversed(ids) if each in good), None) for user, ids in requested.items()}
+
+
+async def until_settled(stack: Stack, broker: Broker, requested: dict[str, list[str]]) -> None:
+    """Wait until every training came to an end, and nothing is left in a work queue."""
+    waiting = {each for ids in requested.values() for each in ids}
+    async with asyncio.timeout(150):
+        while waiting:
+            for each in list(waiting):
+                with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError):
+                    if (await stack.training(each))["stage"] not in ("requested", "running", "verifying"):
+                        waiting.discard(each)
+            await asyncio.sleep(0.1)
+    for queue in (EXTRACTOR_QUEUE, STATE_QUEUE):
+        await broker.until(queue, 0)
+
+
+async def test_whatever_dies_every_user_ends_with_the_right_model(
+    open_stack: OpenStack, restartable_servers: Servers, fresh_database: Any
+):
+    dice = random.Random(SEED)
+    servers = restartable_servers
+    database_url = await fresh_database(servers.database_url)
+    chances = {"outcome": 0.2, "duplicate": 0.2, "reorder": 0.1, "version_late_calls": 0.1, "late_logs_seconds": 0.1}
+    async with open_stack(
+        amqp_url=servers.amqp_url,
+        database_url=database_url,
+        seed=SEED,
+        speed=60.0,
+        duration_seconds=600.0,
+        chances=chances,
+        # A webhook is retried for long enough to outlive every restart here; who finds lost ones is another's story.
+        retry_delays_real_seconds=(0.5, 1, 1, 2, 2, 4, 4, 8, 8, 8, 8, 8),
+    ) as (stack, simulator):
+        broker = Broker(servers.amqp_url)
+        readers = Readers(stack, [f"user-{number}" for number in range(USERS)])
+        async with readers.reading():
+            requesting = asyncio.create_task(request_all(stack, dice))
+            for _ in range(2):
+                for name in SERVICES:
+                    await asyncio.sleep(dice.uniform(0.3, 1.5))
+                    stack.processes[name].kill()
+                    stack.processes[name].start()
+                    await stack.until_ready(name)
+            for server in (servers.rabbitmq, servers.postgres):
+                await asyncio.sleep(dice.uniform(0.3, 1.0))
+                server.kill()
+                server.start()
+            await stack.until_ready()
+            requested = await requesting
+            await until_settled(stack, broker, requested)
+        models = {user: await stack.model(user) for user in requested}
+
+        wanted = expected(simulator, requested)
+        assert {user: model and model["training_id"] for user, model in models.items()} == wanted
+        assert readers.wrong == []
+        assert readers.answers > 500
+        assert await broker.depth(DEAD_QUEUE) == 0
+    connection = await asyncpg.connect(database_url)
+    unpublished = await connection.fetchval("SELECT count(*) FROM state.outbox WHERE published_at IS NULL")
+    twice = await connection.fetchval(
+        "SELECT count(*) FROM (SELECT ref FROM state.model_history GROUP BY ref HAVING count(*) > 1) AS swapped"
+    )
+    await connection.close()
+    assert (unpublished, twice) == (0, 0)
+
+
+async def test_while_rabbitmq_is_down_the_sender_is_told_and_its_retry_succeeds(
+    open_stack: OpenStack, restartable_servers: Servers, fresh_database: Any
+):
+    servers = restartable_servers
+    database_url = await fresh_database(servers.database_url)
+    async with open_stack(amqp_url=servers.amqp_url, database_url=database_url) as (stack, _):
+        await stack.api.put("/v1/trainings/one", json={"user_id": "user-1", "destination": "acme/u-1"})
+        body = b'{"id":"one","status":"failed","error":"too few images"}'
+        servers.rabbitmq.kill()
+
+        refused = await deliver(stack, body, "msg-1")
+        still_answered = await stack.api.get("/v1/users/user-1/model")
+        servers.rabbitmq.start()
+        await stack.until_ready()
+        accepted = await deliver(stack, body, "msg-1")
+
+        await stack.until_stage("one", "failed")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert still_answered.status_code == 404
+    assert accepted.status_code == 202
+
+
+async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
+    open_stack: OpenStack, restartable_servers: Servers, fresh_database: Any
+):
+    servers = restartable_servers
+    database_url = await fresh_database(servers.database_url)
+    async with open_stack(amqp_url=servers.amqp_url, database_url=database_url) as (stack, _):
+        broker = Broker(servers.amqp_url)
+        names = [f"t{number}" for number in range(20)]
+        for name in names:
+            await stack.api.put(f"/v1/trainings/{name}", json={"user_id": name, "destination": "acme/u-1"})
+        servers.postgres.kill()
+
+        for name in names:
+            body = json.dumps({"id": name, "status": "failed", "error": "too few images"}).encode()
+            assert (await deliver(stack, body, f"msg-{name}")).status_code == 202
+        away = await stack.api.get("/v1/users/t0/model")
+        servers.postgres.start()
+        for name in names:
+            await stack.until_stage(name, "failed", seconds=60)
+
+        dead = await broker.depth(DEAD_QUEUE)
+        retried = [line for line in stack.processes["state"].lines() if line["event"] == "delivery.retried"]
+    assert (away.status_code, dead, retried) == (503, 0, [])
+
+
+async def test_a_webhook_that_the_receiver_died_over_is_sent_again(open_stack: OpenStack):
+    async with open_stack(retry_delays_real_seconds=(0.5, 1, 2, 4, 8)) as (stack, simulator):
+        simulator.order(FaultOrder.model_validate({"duration_seconds": 100}))
+        answer = await stack.api.post(
+            "/v1/trainings",
+            json={"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 10}},
+        )
+        stack.processes["receiver"].kill()
+        await asyncio.sleep(1)
+        stack.processes["receiver"].start()
+
+        ended = await stack.until_stage(answer.json()["training_id"], "active")
+
+    assert ended["current"] is True
