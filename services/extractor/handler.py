@@ -1,0 +1,131 @@
+"""
+Which model came out of a training, and does it work? One delivery in, the events that follow out.
+
+The output names the model; what it does not say (half a version, or an output too large to carry) Replicate is asked.
+Then the model passes the gate, or an error says why not, and the runtime decides whether to try again. When that gives
+up, the failure is an event too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from services.extractor.outputs import Found, NeedsLookup, NoModel, find_model, resolve
+from services.extractor.verify import Gate, NotThereYet
+from shared.contract.envelope import Envelope
+from shared.contract.errors import Malformed, ModelswapError, PermanentError
+from shared.contract.events import (
+    Event,
+    Evidence,
+    ExtractionFailed,
+    ExtractionRequested,
+    ModelReady,
+    TrainingSucceeded,
+)
+from shared.contract.identity import ModelName, ModelRef
+from shared.contract.text import clean
+from shared.replicate.errors import NotThere
+from shared.replicate.training import Training, TrainingStatus
+from shared.replicate.version import Version
+
+
+class NotSucceeded(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """Replicate says that the training did not succeed: there is no model to look for."""
+
+    code = "training_not_succeeded"
+
+
+class Trainings(Protocol):
+    """What is asked of Replicate."""
+
+    async def get_training(self, training_id: str) -> Training: ...
+
+    async def list_versions(self, model: ModelName) -> list[Version]: ...
+
+
+class Extractor:
+    """Turns succeeded trainings into models that work."""
+
+    def __init__(self, replicate: Trainings, gate: Gate, *, monotonic: Callable[[], float]) -> None:
+        self._replicate = replicate
+        self._gate = gate
+        self._monotonic = monotonic
+
+    async def handle(self, envelope: Envelope) -> Sequence[Event]:
+        """The model of the training that *envelope* is about, verified; an error if there is none."""
+        began = self._monotonic()
+        match envelope.event:
+            case TrainingSucceeded() as event:
+                found = await self._find_reported(event)
+            case ExtractionRequested() as event:
+                found = await self._find_again(event)
+            case other:
+                raise Malformed(f"the extractor does nothing about {other.key}", code="unexpected_event")
+        checks = await self._gate.verify(found.model)
+        evidence = Evidence(shape=found.shape, checks=checks, seconds=self._monotonic() - began)
+        return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
+
+    def gave_up(self, envelope: Envelope, error: Exception) -> Sequence[Event]:
+        """What is told to everybody when the delivery becomes a dead letter."""
+        match envelope.event:
+            case (TrainingSucceeded() | ExtractionRequested()) as event:
+                if isinstance(error, ModelswapError):
+                    code, detail = error.code, clean(str(error))
+                else:
+                    # Its text was not written for everybody's eyes.
+                    code, detail = "unexpected", type(error).__name__
+                return [ExtractionFailed(training_id=event.training_id, ref=event.ref, error=code, detail=detail)]
+        return []
+
+    async def _find_reported(self, event: TrainingSucceeded) -> Found:
+        output = event.output
+        if event.output_omitted_bytes is not None:
+            output = (await self._replicate.get_training(event.training_id)).output
+        return await self._find(output, event.destination, event.trainer, event.trainer_version, event.started_at)
+
+    async def _find_again(self, event: ExtractionRequested) -> Found:
+        try:
+            training = await self._replicate.get_training(event.training_id)
+        except NotThere:
+            if event.output is None:
+                raise
+            return await self._find(event.output, event.destination, None, event.trainer_version, event.started_at)
+        if training.status != TrainingStatus.SUCCEEDED:
+            raise NotSucceeded(f"training {training.id} is {training.status!r} at Replicate")
+        # Replicate deletes outputs after a while; what was received then still counts.
+        return await self._find(
+            event.output if training.output is None else training.output,
+            event.destination,
+            training.trainer,
+            training.trainer_version or event.trainer_version,
+            training.started_at or event.started_at,
+        )
+
+    async def _find(
+        self,
+        output: JsonValue,
+        destination: ModelName | None,
+        trainer: str | None,
+        trainer_version: str | None,
+        started_at: datetime | None,
+    ) -> Found:
+        try:
+            return find_model(output, destination=destination, trainer=trainer, trainer_version=trainer_version)
+        except NeedsLookup as lookup:
+            return Found(await self._look_up(lookup, started_at), f"lookup/{lookup.code}")
+
+    async def _look_up(self, lookup: NeedsLookup, started_at: datetime | None) -> ModelRef:
+        try:
+            versions = await self._replicate.list_versions(lookup.model)
+            return resolve(lookup, versions, started_at)
+        except NotThere as error:
+            raise NotThereYet(str(error)) from error
+        except NoModel as error:
+            if error.code == "version_not_listed":
+                # Replicate's list may lag behind its trainings.
+                raise NotThereYet(str(error)) from error
+            raise

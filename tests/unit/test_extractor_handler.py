@@ -1,0 +1,223 @@
+"""The extractor: a training that succeeded becomes a model that works, or an error that says why not."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.extractor.handler import Extractor, NotSucceeded
+from services.extractor.outputs import NoModel
+from services.extractor.verify import Gate, Level, NotThereYet
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import DependencyDown, Malformed
+from shared.contract.events import (
+    Event,
+    Evidence,
+    ExtractionFailed,
+    ExtractionRequested,
+    ModelReady,
+    TrainingStarted,
+    TrainingSucceeded,
+)
+from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.errors import NotThere
+from tests.fakes import FakeReplicate
+
+TRAINING = "yhyxz6wh8nrme0cm2cqr2yxkqc"
+OUR_REF = UUID("0193f0c0-0000-7000-8000-000000000001")
+DESTINATION = ModelName("acme", "u-42")
+MODEL = ModelRef("acme", "u-42", "9" * 64)
+OTHER = ModelRef("acme", "u-42", "8" * 64)
+OUTPUT = {"version": str(MODEL), "weights": "https://replicate.delivery/xezq/abc/trained_model.tar"}
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Policy:
+    verify_level: Level = "schema"
+    verify_patience_seconds: float = 60
+    verify_cancel_after_seconds: int = 300
+
+
+@pytest.fixture
+def replicate() -> FakeReplicate:
+    replicate = FakeReplicate()
+    replicate.add_version(MODEL)
+    return replicate
+
+
+@pytest.fixture
+def extractor(replicate: FakeReplicate) -> Extractor:
+    seconds = iter(range(0, 1000, 3))
+    return Extractor(replicate, Gate(replicate, Policy()), monotonic=lambda: next(seconds))
+
+
+def enveloped(event: Event) -> Envelope:
+    return wrap(event, source="test", now=NOW)
+
+
+def succeeded(**fields: Any) -> Envelope:
+    known = {"training_id": TRAINING, "ref": OUR_REF, "destination": DESTINATION, "output": OUTPUT}
+    return enveloped(TrainingSucceeded(**{**known, **fields}))
+
+
+def requested(**fields: Any) -> Envelope:
+    known = {"training_id": TRAINING, "ref": OUR_REF, "destination": DESTINATION, "request_id": UUID(int=7)}
+    return enveloped(ExtractionRequested(**{**known, **fields}))
+
+
+async def model_of(extractor: Extractor, envelope: Envelope) -> ModelRef:
+    (event,) = await extractor.handle(envelope)
+    assert isinstance(event, ModelReady)
+    return event.model
+
+
+async def test_a_model_that_works_is_ready_and_says_why(extractor):
+    events = await extractor.handle(succeeded())
+
+    (event,) = events
+    assert event == ModelReady(
+        training_id=TRAINING,
+        ref=OUR_REF,
+        model=MODEL,
+        evidence=Evidence(shape=event.evidence.shape, checks=("exists", "schema"), seconds=3),
+    )
+    assert event.evidence.shape
+
+
+async def test_the_same_training_twice_is_the_same_event(extractor):
+    (once,) = await extractor.handle(succeeded())
+    (twice,) = await extractor.handle(succeeded(recovered=True))
+
+    assert once.id == twice.id
+
+
+async def test_a_foreign_webhook_proves_no_destination_and_still_names_its_model(extractor):
+    (event,) = await extractor.handle(succeeded(ref=None, destination=None))
+
+    assert (event.ref, event.model) == (None, MODEL)
+
+
+@pytest.mark.parametrize(
+    "output", [None, {}, {"version": "..."}, {"version": "acme/u-42"}, {"version": f"acme/u-43:{'9' * 64}"}, [1]]
+)
+async def test_an_output_that_names_no_model_of_ours_is_refused(extractor, output):
+    with pytest.raises(NoModel):
+        await extractor.handle(succeeded(output=output))
+
+
+async def test_a_version_that_is_not_there_yet_is_a_matter_of_time(extractor, replicate):
+    replicate.versions.clear()
+
+    with pytest.raises(NotThereYet):
+        await extractor.handle(succeeded())
+
+
+async def test_an_output_too_large_to_carry_is_fetched(extractor, replicate):
+    replicate.add_training(TRAINING, output=OUTPUT)
+
+    assert await model_of(extractor, succeeded(output=None, output_omitted_bytes=2_000_000)) == MODEL
+
+
+async def test_half_a_version_is_looked_up(extractor, replicate):
+    replicate.add_version(OTHER)
+
+    assert await model_of(extractor, succeeded(output={"version": f"acme/u-42:{'9' * 8}"})) == MODEL
+
+
+async def test_half_a_version_of_a_model_that_is_not_there_is_a_matter_of_time(extractor, replicate):
+    replicate.versions.clear()
+
+    with pytest.raises(NotThereYet):
+        await extractor.handle(succeeded(output={"version": f"acme/u-42:{'9' * 8}"}))
+
+
+async def test_half_a_version_that_is_not_listed_may_still_be(extractor):
+    with pytest.raises(NotThereYet, match="77777777"):
+        await extractor.handle(succeeded(output={"version": f"acme/u-42:{'7' * 8}"}))
+
+
+async def test_half_a_version_that_fits_several_is_refused(extractor, replicate):
+    replicate.add_version(ModelRef("acme", "u-42", "9" * 8 + "0" * 56))
+
+    with pytest.raises(NoModel):
+        await extractor.handle(succeeded(output={"version": f"acme/u-42:{'9' * 8}"}))
+
+
+async def test_a_request_asks_replicate_again(extractor, replicate):
+    replicate.add_training(TRAINING, output=OUTPUT)
+
+    events = await extractor.handle(requested(output={"version": "broken"}))
+
+    (event,) = events
+    assert (event.training_id, event.ref, event.model) == (TRAINING, OUR_REF, MODEL)
+
+
+async def test_what_replicate_has_deleted_is_taken_from_what_was_received(extractor, replicate):
+    replicate.add_training(TRAINING, output=None, data_removed=True)
+
+    assert await model_of(extractor, requested(output=OUTPUT)) == MODEL
+
+
+async def test_so_is_a_training_that_replicate_has_forgotten(extractor):
+    assert await model_of(extractor, requested(output=OUTPUT)) == MODEL
+
+
+async def test_a_forgotten_training_of_which_nothing_was_received_may_come_back(extractor):
+    with pytest.raises(NotThere):
+        await extractor.handle(requested())
+
+
+async def test_a_training_whose_output_nobody_has_any_more_has_no_model(extractor, replicate):
+    replicate.add_training(TRAINING, output=None)
+
+    with pytest.raises(NoModel):
+        await extractor.handle(requested())
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled", "processing", "paused"])
+async def test_a_request_for_a_training_that_did_not_succeed_is_refused(extractor, replicate, status):
+    replicate.add_training(TRAINING, status=status, output=OUTPUT)
+
+    with pytest.raises(NotSucceeded, match=status):
+        await extractor.handle(requested(output=OUTPUT))
+
+
+@pytest.mark.parametrize("envelope", [succeeded(output_omitted_bytes=1), requested(), succeeded()])
+async def test_while_replicate_is_away_nothing_is_decided(extractor, replicate, envelope):
+    replicate.next_error = DependencyDown("503")
+
+    with pytest.raises(DependencyDown):
+        await extractor.handle(envelope)
+
+
+async def test_another_event_is_a_mistake(extractor):
+    with pytest.raises(Malformed):
+        await extractor.handle(enveloped(TrainingStarted(training_id=TRAINING)))
+
+
+@pytest.mark.parametrize("envelope", [succeeded(), requested()])
+async def test_giving_up_is_told_with_the_errors_own_code(extractor, envelope):
+    events = extractor.gave_up(envelope, NotThereYet("get version: 404\x00"))
+
+    assert events == [
+        ExtractionFailed(training_id=TRAINING, ref=OUR_REF, error="version_not_there_yet", detail="get version: 404")
+    ]
+
+
+async def test_an_error_that_nobody_foresaw_is_told_by_its_name_only(extractor):
+    (event,) = extractor.gave_up(succeeded(), ValueError("postgresql://user:password@host"))
+
+    assert (event.error, event.detail) == ("unexpected", "ValueError")
+
+
+async def test_a_detail_is_never_too_long_to_travel(extractor):
+    (event,) = extractor.gave_up(succeeded(), NotThereYet("x" * 10_000))
+
+    assert len(event.detail) == 4096
+
+
+async def test_nothing_is_told_of_a_message_that_was_none_of_ours(extractor):
+    assert extractor.gave_up(enveloped(TrainingStarted(training_id=TRAINING)), Malformed("x")) == []
