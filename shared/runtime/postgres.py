@@ -11,8 +11,8 @@ A COMMIT whose answer is lost may have been carried out. So whoever works here m
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -119,11 +119,17 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
 
 
 async def _once(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async with acquired(pool) as connection, connection.transaction():
+        return await work(connection)
+
+
+@asynccontextmanager
+async def acquired(pool: Pool) -> AsyncIterator[Connection]:
+    """Borrow a connection; what happens on it is raised as our errors."""
     with translated_errors():
         async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
             with translated_errors(connection):
-                async with connection.transaction():
-                    return await work(connection)
+                yield connection
 
 
 @contextmanager

@@ -26,11 +26,13 @@ EXCEPTION WHEN unique_violation OR insufficient_privilege THEN
     NULL;
 END $$;
 
+-- The shapes; `shared.contract.identity` has the whole grammar. No groups or counts: they make a check fifteen times
+-- slower.
 CREATE DOMAIN state.model_name AS text
-    CHECK (value ~ '^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?/[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?$');
-
+    CHECK (value ~ '^[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9._-]*$');
 CREATE DOMAIN state.model_ref AS text
-    CHECK (value ~ '^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?/[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?:[0-9a-f]{64}$');
+    CHECK (value ~ '^[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9._-]*:[0-9a-f]+$'
+           AND char_length(split_part(value, ':', 2)) = 64);
 
 CREATE TABLE state.users (
     user_id         text PRIMARY KEY CHECK (char_length(user_id) BETWEEN 1 AND 200),
@@ -79,7 +81,8 @@ CREATE TABLE state.trainings (
         DEFERRABLE INITIALLY DEFERRED,
     CONSTRAINT trainings_model_is_at_destination CHECK (starts_with(model, destination || ':')),
     CONSTRAINT trainings_proved_means_model
-        CHECK ((stage IN ('active', 'replaced', 'superseded')) = (model IS NOT NULL)),
+        CHECK ((stage IN ('active', 'replaced', 'superseded')) = (model IS NOT NULL)
+               AND (model IS NULL OR training_id IS NOT NULL)),
     CONSTRAINT trainings_failed_means_reason
         CHECK ((stage IN ('failed', 'canceled', 'unverified')) = (failure_code IS NOT NULL)
                AND (failure_code IS NULL) = (failure_reason IS NULL)),

@@ -1,0 +1,103 @@
+"""
+Do the events that were committed reach the broker? Edge: publishes the outbox, for as long as the process runs.
+
+An event is marked as published after the broker confirmed it, so it may be published twice, and a relay that was frozen
+may publish it late: subscribers keep the highest generation of each user. Several relays may run: one works at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final, Protocol
+
+import structlog
+
+from services.state.records import Publish, Round
+from shared.contract.errors import DependencyDown
+from shared.runtime import telemetry
+from shared.runtime.broker.link import is_stray_cancel
+
+log = structlog.get_logger()
+
+_BATCH: Final = 100
+#: Another process's commits do not wake us.
+_POLL_SECONDS: Final = 1.0
+#: The relay at work may have looked before our commit.
+_BUSY_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 10.0
+_PRUNE_BATCH: Final = 5000
+_PRUNE_EVERY_SECONDS: Final = 300.0
+
+
+class Outbox(Protocol):
+    """Where committed events wait."""
+
+    outbox_filled: asyncio.Event
+
+    async def relay(self, publish: Publish, *, limit: int) -> Round | None: ...
+
+    async def prune(self, *, limit: int) -> int: ...
+
+
+class Relay:
+    """Publishes what was committed, in the order in which it was."""
+
+    def __init__(self, outbox: Outbox, publish: Publish) -> None:
+        self._outbox = outbox
+        self._publish = publish
+        self._failures = 0
+        self._prune_at = 0.0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Publish until *stopping* is set, through every loss of Postgres or RabbitMQ."""
+        while not stopping.is_set():
+            self._outbox.outbox_filled.clear()
+            seconds = await self._attempt()
+            # In trouble, no commit wakes us: it would only hurry the next failure.
+            await _wait(seconds, stopping, *([] if self._failures else [self._outbox.outbox_filled]))
+
+    async def _attempt(self) -> float:
+        """One round; how long to wait until the next."""
+        try:
+            done = await self._outbox.relay(self._publish, limit=_BATCH)
+            await self._prune()
+        except DependencyDown as error:
+            return self._trouble(error.code, str(error))
+        except asyncio.CancelledError:
+            if not is_stray_cancel():
+                raise
+            return self._trouble("connection_lost", "a connection was lost in the middle of the work")
+        except Exception:
+            log.exception("relay.broken")
+            return self._trouble("unknown", "see above")
+        if done is None:
+            return _BUSY_SECONDS
+        telemetry.published.inc(done.published)
+        if done.failures:
+            return self._trouble("not_published", str(done.failures[0]), events=len(done.failures))
+        if self._failures:
+            log.info("relay.resumed", failures=self._failures)
+        self._failures = 0
+        return 0.0 if done.published == _BATCH else _POLL_SECONDS
+
+    async def _prune(self) -> None:
+        clock = asyncio.get_running_loop().time
+        if clock() >= self._prune_at and await self._outbox.prune(limit=_PRUNE_BATCH) < _PRUNE_BATCH:
+            self._prune_at = clock() + _PRUNE_EVERY_SECONDS
+
+    def _trouble(self, error: str, detail: str, **facts: int) -> float:
+        self._failures += 1
+        log.warning("relay.delayed", error=error, detail=detail, failures=self._failures, **facts)
+        longest = min(_POLL_SECONDS * 2.0 ** min(self._failures - 1, 16), _LONGEST_PAUSE_SECONDS)
+        return longest * random.random()  # noqa: S311 (jitter, not a secret)
+
+
+async def _wait(seconds: float, *events: asyncio.Event) -> None:
+    """Wait until one of *events* is set, at most *seconds*."""
+    waiters = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()

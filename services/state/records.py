@@ -1,0 +1,125 @@
+"""What is asked of the store, and what does it answer? Pure: rows, as far as anybody outside of the store sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+from uuid import UUID
+
+from services.state.swap import Failure
+from services.state.transitions import Stage
+from shared.contract.envelope import Envelope
+from shared.contract.errors import PermanentError
+from shared.contract.events import Cause, ProgressSource
+from shared.contract.identity import ModelName, ModelRef
+
+#: Publishes in order; one result for each envelope, None where the broker confirmed it.
+Publish: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Sequence[BaseException | None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A training that is to be written down."""
+
+    ref: UUID
+    user_id: str
+    destination: ModelName
+    trainer: ModelRef | None
+    trigger_word: str
+    total_steps: int | None
+    #: Replicate's id, if it runs already.
+    training_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """Which request this is: the same key with another digest is a mistake of the caller."""
+
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """A training, as it is known now."""
+
+    number: int
+    ref: UUID
+    training_id: str | None
+    user_id: str
+    generation: int
+    destination: ModelName
+    trainer: ModelRef | None
+    trigger_word: str
+    total_steps: int | None
+    stage: Stage
+    step: int | None
+    percent: int | None
+    progress_source: ProgressSource | None
+    progress_at: datetime | None
+    model: ModelRef | None
+    failure: Failure | None
+    requested_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    #: Is its model the one that the user uses now?
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """The model that a user uses now."""
+
+    user_id: str
+    model: ModelRef
+    generation: int
+    training_id: str
+    ref: UUID
+    trigger_word: str
+    activated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRecord:
+    """One swap."""
+
+    generation: int
+    model: ModelRef
+    previous_model: ModelRef | None
+    training_id: str
+    ref: UUID
+    trigger_word: str
+    cause: Cause
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round of the relay did."""
+
+    published: int
+    #: Why others were not; they are found again.
+    failures: Sequence[BaseException] = ()
+
+
+class UserDeleted(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """A deleted user gets no new trainings."""
+
+    code = "user_deleted"
+
+
+class KeyReused(PermanentError):  # noqa: N818 (likewise)
+    """An Idempotency-Key came back with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class RegisteredOtherwise(PermanentError):  # noqa: N818 (likewise)
+    """The training is registered for another user or destination."""
+
+    code = "registered_otherwise"

@@ -1,0 +1,635 @@
+"""
+What is written and read? Edge: every SQL statement of this service, in schema `state`.
+
+A batch of deliveries is one transaction of five round trips, whatever its size:
+
+    BEGIN
+    lock     the users of the trainings that the batch is about, in order of their ids: the only lock, always first,
+             so writers can not deadlock, and nothing below is decided on a row that changes meanwhile
+    load     those trainings, their users' current models, and which of the events were applied before
+    write    what `swap.fold` made of them, in one statement
+    COMMIT
+
+READ COMMITTED is enough because of that lock. Whoever else moves a training takes it, too; only progress does not: it
+skips what is locked, waits for nobody, and touches nothing that decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import structlog
+
+from services.state.estimate import Report
+from services.state.records import (
+    HistoryRecord,
+    IdempotencyKey,
+    KeyReused,
+    ModelRecord,
+    Publish,
+    RegisteredOtherwise,
+    Registration,
+    Round,
+    TrainingRecord,
+    UserDeleted,
+)
+from services.state.swap import (
+    Changes,
+    CurrentModel,
+    Failure,
+    Outgoing,
+    Result,
+    Snapshot,
+    Swap,
+    Training,
+    TrainingChange,
+    claimed_ref,
+    fold,
+)
+from services.state.transitions import Stage
+from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
+from shared.contract.errors import Malformed
+from shared.contract.events import Cause, ProgressSource
+from shared.contract.identity import ModelName, ModelRef
+from shared.runtime import telemetry
+from shared.runtime.clock import now
+from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+#: The role whose few rights the service acts with.
+ROLE: Final = "modelswap_state"
+
+_KEEP_PUBLISHED: Final = timedelta(days=7)
+_KEEP_INBOX: Final = timedelta(days=30)
+_KEEP_KEYS: Final = timedelta(days=1)
+
+_LOCK_USERS: Final = """
+    SELECT user_id, deleted_at IS NOT NULL AS is_deleted
+    FROM state.users
+    WHERE user_id IN (
+        SELECT user_id FROM state.trainings WHERE training_id = ANY($1::text[])
+        UNION ALL
+        SELECT user_id FROM state.trainings WHERE ref = ANY($2::uuid[])
+    )
+    ORDER BY user_id
+    FOR NO KEY UPDATE
+"""
+
+# A training that was registered after the lock was taken is left out: its user is not locked.
+_LOAD: Final = """
+    SELECT t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trigger_word, t.stage,
+           m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
+           ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($4::text[])) AS applied
+    FROM state.trainings t
+    LEFT JOIN state.user_models m USING (user_id)
+    WHERE (t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])) AND t.user_id = ANY($3::text[])
+"""
+
+# Constraints across these tables are checked when all of it is written.
+_WRITE: Final = """
+    WITH inbox AS (
+        INSERT INTO state.inbox (event_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
+    ), trainings AS (
+        UPDATE state.trainings t SET
+            training_id     = coalesce(t.training_id, c.training_id),
+            stage           = coalesce(c.stage, t.stage),
+            model           = coalesce(t.model, c.model),
+            failure_code    = CASE WHEN c.stage IS NULL THEN t.failure_code ELSE c.failure_code END,
+            failure_reason  = CASE WHEN c.stage IS NULL THEN t.failure_reason ELSE c.failure_reason END,
+            output          = coalesce(t.output, c.output),
+            trainer_version = coalesce(t.trainer_version, c.trainer_version),
+            started_at      = coalesce(t.started_at, c.started_at),
+            completed_at    = coalesce(t.completed_at, c.completed_at),
+            updated_at      = clock_timestamp()
+        FROM json_to_recordset($2::json) AS c (
+            ref uuid, training_id text, stage text, model text, failure_code text, failure_reason text, output text,
+            trainer_version text, started_at timestamptz, completed_at timestamptz)
+        WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[])
+    ), history AS (
+        INSERT INTO state.model_history
+            (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason)
+        SELECT user_id, generation, ref, model, trigger_word, 'training', previous, 'modelswap', ''
+        FROM json_to_recordset($3::json) AS s (
+            user_id text, generation bigint, ref uuid, model text, trigger_word text, previous text)
+    ), outbox AS (
+        INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
+        SELECT event_id, user_id, generation, routing_key, headers, body::json
+        FROM json_to_recordset($5::json) AS e (
+            event_id text, user_id text, generation bigint, routing_key text, headers json, body text)
+    )
+    INSERT INTO state.user_models AS m (user_id, generation, ref, model, trigger_word, activated_at)
+    SELECT user_id, generation, ref, model, trigger_word, clock_timestamp()
+    FROM json_to_recordset($4::json) AS s (user_id text, generation bigint, ref uuid, model text, trigger_word text)
+    ON CONFLICT (user_id) DO UPDATE SET
+        generation   = excluded.generation,
+        ref          = excluded.ref,
+        model        = excluded.model,
+        trigger_word = excluded.trigger_word,
+        activated_at = excluded.activated_at
+    WHERE m.generation < excluded.generation
+    RETURNING m.user_id
+"""
+
+_RECORD_PROGRESS: Final = """
+    WITH reported AS (
+        SELECT r.*, coalesce(
+            (SELECT ref FROM state.trainings WHERE training_id = r.training_id),
+            (SELECT ref FROM state.trainings WHERE ref = r.claimed_ref AND training_id IS NULL)) AS ref
+        FROM json_to_recordset($1::json) AS r (
+            training_id text, claimed_ref uuid, step integer, total integer, percent smallint, source text,
+            at timestamptz)
+    ), free AS (
+        SELECT t.ref
+        FROM state.trainings t JOIN reported USING (ref)
+        WHERE t.stage IN ('requested', 'running')
+        FOR NO KEY UPDATE OF t SKIP LOCKED
+    )
+    UPDATE state.trainings t SET
+        stage           = 'running',
+        step            = greatest(t.step, r.step),
+        total_steps     = coalesce(t.total_steps, r.total),
+        progress        = greatest(t.progress, r.percent),
+        progress_source = CASE WHEN r.percent > coalesce(t.progress, -1) THEN r.source ELSE t.progress_source END,
+        progress_at     = CASE WHEN r.percent > coalesce(t.progress, -1) THEN r.at ELSE t.progress_at END,
+        started_at      = coalesce(t.started_at, r.at),
+        updated_at      = clock_timestamp()
+    FROM reported r JOIN free USING (ref)
+    WHERE t.ref = r.ref AND t.stage IN ('requested', 'running')
+"""
+
+_LOCK_USER: Final = "SELECT FROM state.users WHERE user_id = $1 FOR NO KEY UPDATE"
+
+_REGISTER: Final = """
+    WITH drawn AS (
+        INSERT INTO state.users AS u (user_id, next_generation) VALUES ($2, 2)
+        ON CONFLICT (user_id) DO UPDATE SET next_generation = u.next_generation + 1 WHERE u.deleted_at IS NULL
+        RETURNING next_generation - 1 AS generation
+    ), registered AS (
+        INSERT INTO state.trainings
+            (ref, user_id, generation, training_id, destination, trainer, trigger_word, total_steps)
+        SELECT $1, $2, generation, $3, $4, $5, $6, $7 FROM drawn
+        ON CONFLICT (training_id) DO NOTHING
+        RETURNING ref
+    )
+    SELECT EXISTS (SELECT FROM drawn) AS has_drawn, EXISTS (SELECT FROM registered) AS is_registered
+"""
+
+_TAKE_KEY: Final = """
+    INSERT INTO state.idempotency_keys (key, request_digest, ref) VALUES ($1, $2, $3)
+    ON CONFLICT (key) DO NOTHING
+    RETURNING key
+"""
+_GET_KEY: Final = "SELECT request_digest, ref FROM state.idempotency_keys WHERE key = $1"
+_FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1"
+
+_ATTACH: Final = """
+    UPDATE state.trainings SET training_id = $2, updated_at = clock_timestamp()
+    WHERE ref = $1 AND training_id IS NULL
+"""
+_FAIL_START: Final = """
+    UPDATE state.trainings SET
+        stage = 'failed', failure_code = $2, failure_reason = $3,
+        completed_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE ref = $1 AND stage = 'requested' AND training_id IS NULL
+"""
+
+_TRAINING: Final = """
+    SELECT t.number, t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trainer, t.trigger_word,
+           t.total_steps, t.stage, t.step, t.progress, t.progress_source, t.progress_at, t.model::text,
+           t.failure_code, t.failure_reason, t.requested_at, t.started_at, t.completed_at, t.updated_at,
+           m.ref IS NOT NULL AS is_current
+    FROM state.trainings t
+    LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.ref = t.ref
+"""
+_FIND_TRAINING: Final = _TRAINING + "WHERE t.training_id = $1 OR t.ref = $2"
+_PAGE: Final = " ORDER BY t.number DESC LIMIT $2"
+#: By: is a user asked for, is a stage asked for. Each has an index of its own.
+_LIST_TRAININGS: Final = {
+    (False, False): _TRAINING + "WHERE t.number < $1" + _PAGE,
+    (False, True): _TRAINING + "WHERE t.number < $1 AND t.stage = $3" + _PAGE,
+    (True, False): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3" + _PAGE,
+    (True, True): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3 AND t.stage = $4" + _PAGE,
+}
+
+_FIND_MODEL: Final = """
+    SELECT m.user_id, m.model::text, m.generation, t.training_id, m.ref, m.trigger_word, m.activated_at
+    FROM state.user_models m JOIN state.trainings t USING (ref)
+    WHERE m.user_id = $1
+"""
+_LIST_HISTORY: Final = """
+    SELECT h.generation, h.model::text, h.previous_model::text, t.training_id, h.ref, h.trigger_word, h.cause, h.actor,
+           h.reason, h.at
+    FROM state.model_history h JOIN state.trainings t USING (ref)
+    WHERE h.user_id = $1 AND h.generation < $2
+    ORDER BY h.generation DESC
+    LIMIT $3
+"""
+
+_TRY_LOCK_RELAY: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('state.outbox', 0))"
+# Never "beyond the last one published": a lower id may be committed later.
+_UNPUBLISHED: Final = """
+    SELECT id, headers, body FROM state.outbox WHERE published_at IS NULL ORDER BY id LIMIT $1
+"""
+_MARK_PUBLISHED: Final = "UPDATE state.outbox SET published_at = clock_timestamp() WHERE id = ANY($1::bigint[])"
+
+# The oldest rows are the ones to go, so this reads as many as it may delete, however long the table.
+_PRUNE_OUTBOX: Final = """
+    DELETE FROM state.outbox
+    WHERE id IN (SELECT id FROM state.outbox ORDER BY id LIMIT $2) AND published_at < clock_timestamp() - $1::interval
+    RETURNING true
+"""
+_PRUNE_INBOX: Final = """
+    DELETE FROM state.inbox
+    WHERE event_id IN (SELECT event_id FROM state.inbox WHERE received_at < clock_timestamp() - $1::interval LIMIT $2)
+    RETURNING true
+"""
+_PRUNE_KEYS: Final = """
+    DELETE FROM state.idempotency_keys
+    WHERE key IN (SELECT key FROM state.idempotency_keys WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
+    RETURNING true
+"""
+_LATEST_MIGRATION: Final = "SELECT max(number) FROM state.migrations"
+
+_END: Final = 2**63 - 1
+
+
+class Store:
+    """The tables of schema `state`."""
+
+    def __init__(self, pool: Pool) -> None:
+        """*pool* acts as `ROLE`."""
+        self._pool = pool
+        #: Set whenever this process has committed something to publish.
+        self.outbox_filled = asyncio.Event()
+
+    # Deliveries
+
+    async def apply(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
+        """Apply *envelopes* in one transaction; say of each what became of it."""
+        changes = await self._transaction(lambda connection: self._apply(connection, envelopes))
+        telemetry.swaps.inc(len(changes.swaps))
+        if changes.outbox:
+            self.outbox_filled.set()
+        return changes.results
+
+    async def _apply(self, connection: Connection, envelopes: Sequence[Envelope]) -> Changes:
+        snapshot = await self._load_locked(connection, envelopes)
+        changes = fold(envelopes, snapshot, now=now())
+        if changes.applied or changes.trainings:
+            await self._write(connection, changes)
+        return changes
+
+    async def _load_locked(self, connection: Connection, envelopes: Sequence[Envelope]) -> Snapshot:
+        training_ids = list({envelope.event.training_id for envelope in envelopes})
+        refs = list({ref for envelope in envelopes if (ref := claimed_ref(envelope.event)) is not None})
+        users = await connection.fetch(_LOCK_USERS, training_ids, refs)
+        if not users:
+            return Snapshot(trainings=(), models={})
+        user_ids = [user["user_id"] for user in users]
+        event_ids = [envelope.id for envelope in envelopes]
+        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids)
+        return Snapshot(
+            trainings=[_training(row) for row in rows],
+            models={row["user_id"]: _current(row) for row in rows if row["current_generation"] is not None},
+            deleted_users={user["user_id"] for user in users if user["is_deleted"]},
+            applied=frozenset(rows[0]["applied"]) if rows else (),
+        )
+
+    async def _write(self, connection: Connection, changes: Changes) -> None:
+        current = changes.current
+        swapped = await connection.fetch(
+            _WRITE,
+            changes.applied,
+            _json([_training_change(change) for change in changes.trainings]),
+            _json([_swap(swap) for swap in changes.swaps]),
+            _json([_swap(swap) for swap in current]),
+            _json([_outgoing(outgoing) for outgoing in changes.outbox]),
+            [change.ref for change in changes.trainings],
+        )
+        if len(swapped) != len(current):
+            # The lock makes this impossible. If it happens all the same, nothing of it may be kept.
+            raise Conflict("a newer model was committed while its user was locked")
+
+    async def record_progress(self, reports: Sequence[Report]) -> None:
+        """Remember how far trainings are: only ever further, only of those that still run."""
+        rows = _json([_report(report) for report in reports])
+        await self._transaction(lambda connection: connection.execute(_RECORD_PROGRESS, rows))
+
+    # Registrations
+
+    async def register(
+        self, registration: Registration, key: IdempotencyKey | None = None
+    ) -> tuple[TrainingRecord, bool]:
+        """
+        Write a training down and draw its generation; with a *key* that was used before, find what it registered.
+
+        Returns the training, and whether it is new.
+
+        Raises:
+            KeyReused: if *key* came with another request before.
+            UserDeleted: if the user is.
+
+        """
+        return await self._transaction(lambda connection: self._register_once(connection, registration, key))
+
+    async def _register_once(
+        self, connection: Connection, registration: Registration, key: IdempotencyKey | None
+    ) -> tuple[TrainingRecord, bool]:
+        if key is not None and not await connection.fetchval(_TAKE_KEY, key.key, key.digest, registration.ref):
+            used = await connection.fetchrow(_GET_KEY, key.key)
+            if used is None:
+                raise Conflict(f"the Idempotency-Key {key.key} was given back just now")
+            if used["request_digest"] != key.digest:
+                raise KeyReused(f"the Idempotency-Key {key.key} was used for another request")
+            return await self._get(connection, used["ref"]), False
+        return await self._register(connection, registration), True
+
+    async def adopt(self, registration: Registration) -> tuple[TrainingRecord, bool]:
+        """
+        Write down a training that runs already, or find it if it is known.
+
+        Raises:
+            RegisteredOtherwise: if it is known for another user or destination.
+            UserDeleted: if the user is.
+
+        """
+        return await self._transaction(lambda connection: self._adopt(connection, registration))
+
+    async def _adopt(self, connection: Connection, registration: Registration) -> tuple[TrainingRecord, bool]:
+        known = await self._find(connection, registration.training_id, None)
+        if known is None:
+            return await self._register(connection, registration), True
+        if (known.user_id, known.destination) != (registration.user_id, registration.destination):
+            raise RegisteredOtherwise(f"training {known.training_id} is registered for another user or destination")
+        return known, False
+
+    async def _register(self, connection: Connection, registration: Registration) -> TrainingRecord:
+        row = await connection.fetchrow(
+            _REGISTER,
+            registration.ref,
+            registration.user_id,
+            registration.training_id,
+            str(registration.destination),
+            str(registration.trainer) if registration.trainer else None,
+            registration.trigger_word,
+            registration.total_steps,
+        )
+        if row is None or not row["has_drawn"]:
+            raise UserDeleted(f"user {registration.user_id} was deleted")
+        if not row["is_registered"]:
+            raise Conflict(f"training {registration.training_id} was registered just now")
+        return await self._get(connection, registration.ref)
+
+    async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord:
+        """Remember Replicate's id of a training, unless a webhook was faster."""
+
+        async def work(connection: Connection) -> TrainingRecord:
+            await connection.execute(_LOCK_USER, record.user_id)
+            await connection.execute(_ATTACH, record.ref, training_id)
+            return await self._get(connection, record.ref)
+
+        return await self._transaction(work)
+
+    async def fail_start(self, record: TrainingRecord, failure: Failure, *, forget: IdempotencyKey | None) -> None:
+        """Remember that Replicate did not start a training. *forget* lets the same request be made again."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(_LOCK_USER, record.user_id)
+            await connection.execute(_FAIL_START, record.ref, failure.code, failure.reason)
+            if forget is not None:
+                await connection.execute(_FORGET_KEY, forget.key)
+
+        await self._transaction(work)
+
+    # Questions
+
+    async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
+        """A training by Replicate's id or by ours."""
+        return await self._transaction(lambda connection: self._find(connection, training_id, ref))
+
+    async def list_trainings(
+        self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
+    ) -> list[TrainingRecord]:
+        """At most *limit* trainings that were registered *before* that number, newest first."""
+        statement = _LIST_TRAININGS[user_id is not None, stage is not None]
+        wanted = [value for value in (user_id, stage) if value is not None]
+        rows = await self._fetch(statement, _END if before is None else before, limit, *wanted)
+        return [_record(row) for row in rows]
+
+    async def find_model(self, user_id: str) -> ModelRecord | None:
+        """The model that a user uses now."""
+        rows = await self._fetch(_FIND_MODEL, user_id)
+        return _model(rows[0]) if rows else None
+
+    async def list_history(self, user_id: str, *, before: int | None, limit: int) -> list[HistoryRecord]:
+        """At most *limit* of a user's swaps *before* that generation, newest first."""
+        rows = await self._fetch(_LIST_HISTORY, user_id, _END if before is None else before, limit)
+        return [_history(row) for row in rows]
+
+    async def latest_migration(self) -> int:
+        """The number of the last migration that was applied."""
+        return int((await self._fetch(_LATEST_MIGRATION))[0]["max"] or 0)
+
+    # The outbox
+
+    async def relay(self, publish: Publish, *, limit: int) -> Round | None:
+        """Publish the oldest *limit* unpublished events, and mark the confirmed. None: another relay is at it."""
+        return await self._transaction(lambda connection: self._relay(connection, publish, limit))
+
+    async def _relay(self, connection: Connection, publish: Publish, limit: int) -> Round | None:
+        if not await connection.fetchval(_TRY_LOCK_RELAY):
+            return None
+        rows = await connection.fetch(_UNPUBLISHED, limit)
+        envelopes, failures = _decode_all(rows)
+        results = await publish(list(envelopes.values())) if envelopes else ()
+        confirmed = [number for number, result in zip(envelopes, results, strict=True) if result is None]
+        if confirmed:
+            await connection.execute(_MARK_PUBLISHED, confirmed)
+        return Round(len(confirmed), [*failures, *(result for result in results if result is not None)])
+
+    async def prune(self, *, limit: int) -> int:
+        """Delete at most *limit* rows of each kind that nobody needs any more; return how many it were at most."""
+        kinds = ((_PRUNE_OUTBOX, _KEEP_PUBLISHED), (_PRUNE_INBOX, _KEEP_INBOX), (_PRUNE_KEYS, _KEEP_KEYS))
+        return max([len(await self._fetch(statement, keep, limit)) for statement, keep in kinds])
+
+    # Below
+
+    async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        return await in_transaction(self._pool, work)
+
+    async def _fetch(self, statement: str, *values: Any) -> list[Record]:
+        async with acquired(self._pool) as connection:
+            return await connection.fetch(statement, *values)
+
+    async def _find(self, connection: Connection, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
+        row = await connection.fetchrow(_FIND_TRAINING, training_id, ref)
+        return _record(row) if row else None
+
+    async def _get(self, connection: Connection, ref: UUID) -> TrainingRecord:
+        found = await self._find(connection, None, ref)
+        if found is None:
+            raise Conflict(f"training {ref} is gone")
+        return found
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
+    # What JSON has no word for (times, ids, model refs) it gets as text.
+    return json.dumps(rows, default=str)
+
+
+def _training_change(change: TrainingChange) -> dict[str, Any]:
+    code, reason = change.failure or (None, None)
+    return {
+        "ref": change.ref,
+        "training_id": change.training_id,
+        "stage": change.stage,
+        "model": _text(change.model),
+        "failure_code": code,
+        "failure_reason": reason,
+        "output": change.output,
+        "trainer_version": change.trainer_version,
+        "started_at": change.started_at,
+        "completed_at": change.completed_at,
+    }
+
+
+def _swap(swap: Swap) -> dict[str, Any]:
+    return {
+        "user_id": swap.user_id,
+        "generation": swap.generation,
+        "ref": swap.ref,
+        "model": _text(swap.model),
+        "trigger_word": swap.trigger_word,
+        "previous": _text(swap.previous),
+    }
+
+
+def _outgoing(outgoing: Outgoing) -> dict[str, Any]:
+    envelope = outgoing.envelope
+    return {
+        "event_id": envelope.id,
+        "user_id": outgoing.user_id,
+        "generation": outgoing.generation,
+        "routing_key": envelope.routing_key,
+        "headers": envelope.headers(),
+        "body": envelope.body().decode(),
+    }
+
+
+def _report(report: Report) -> dict[str, Any]:
+    return {
+        "training_id": report.training_id,
+        "claimed_ref": report.ref,
+        "step": report.step,
+        "total": report.total,
+        "percent": report.percent,
+        "source": report.source,
+        "at": report.at,
+    }
+
+
+def _training(row: Record) -> Training:
+    return Training(
+        ref=row["ref"],
+        training_id=row["training_id"],
+        user_id=row["user_id"],
+        generation=row["generation"],
+        destination=_model_name(row["destination"]),
+        trigger_word=row["trigger_word"],
+        stage=Stage(row["stage"]),
+    )
+
+
+def _current(row: Record) -> CurrentModel:
+    return CurrentModel(row["current_generation"], row["current_ref"], _model_ref(row["current_model"]))
+
+
+def _record(row: Record) -> TrainingRecord:
+    return TrainingRecord(
+        number=row["number"],
+        ref=row["ref"],
+        training_id=row["training_id"],
+        user_id=row["user_id"],
+        generation=row["generation"],
+        destination=_model_name(row["destination"]),
+        trainer=_maybe(_model_ref, row["trainer"]),
+        trigger_word=row["trigger_word"],
+        total_steps=row["total_steps"],
+        stage=Stage(row["stage"]),
+        step=row["step"],
+        percent=row["progress"],
+        progress_source=_maybe(ProgressSource, row["progress_source"]),
+        progress_at=row["progress_at"],
+        model=_maybe(_model_ref, row["model"]),
+        failure=Failure(row["failure_code"], row["failure_reason"]) if row["failure_code"] is not None else None,
+        requested_at=row["requested_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+        updated_at=row["updated_at"],
+        is_current=row["is_current"],
+    )
+
+
+def _model(row: Record) -> ModelRecord:
+    return ModelRecord(
+        user_id=row["user_id"],
+        model=_model_ref(row["model"]),
+        generation=row["generation"],
+        training_id=row["training_id"],
+        ref=row["ref"],
+        trigger_word=row["trigger_word"],
+        activated_at=row["activated_at"],
+    )
+
+
+def _history(row: Record) -> HistoryRecord:
+    return HistoryRecord(
+        generation=row["generation"],
+        model=_model_ref(row["model"]),
+        previous_model=_maybe(_model_ref, row["previous_model"]),
+        training_id=row["training_id"],
+        ref=row["ref"],
+        trigger_word=row["trigger_word"],
+        cause=Cause(row["cause"]),
+        actor=row["actor"],
+        reason=row["reason"],
+        at=row["at"],
+    )
+
+
+def _decode_all(rows: Sequence[Record]) -> tuple[dict[int, Envelope], list[Malformed]]:
+    """The events by their row's id, and why some can not be read: a version that writes them will publish them."""
+    envelopes: dict[int, Envelope] = {}
+    failures = []
+    for row in rows:
+        try:
+            envelopes[row["id"]] = decode(json.loads(row["headers"]), CONTENT_TYPE, row["body"].encode())
+        except Malformed as error:
+            failures.append(error)
+    return envelopes, failures
+
+
+def _maybe(parse: Callable[[str], T], text: str | None) -> T | None:
+    return None if text is None else parse(text)
+
+
+def _text(model: ModelRef | None) -> str | None:
+    return None if model is None else str(model)
+
+
+def _model_name(text: str) -> ModelName:
+    owner, _, name = text.partition("/")
+    return ModelName(owner, name)
+
+
+def _model_ref(text: str) -> ModelRef:
+    name, _, version = text.rpartition(":")
+    return ModelRef(*_model_name(name), version)

@@ -1,0 +1,327 @@
+"""
+Which model does each user use after these events? Pure: rows as they are locked, and events, to rows as they shall be.
+
+The fence: every training draws its user's next generation when it is requested. A ready model becomes current if its
+generation is greater than the current one's, and never otherwise. So the newest *requested* training that proves good
+wins, whatever arrives when; an older one that ends while a newer one still runs is used until then.
+
+What Replicate said is kept whatever the stage; where it is said twice, the first stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from services.state.transitions import Fact, Stage, accepts_model, next_stage
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import PermanentError, TransientError
+from shared.contract.events import (
+    Event,
+    ExtractionFailed,
+    ModelActivated,
+    ModelReady,
+    ModelSuperseded,
+    TrainingCanceled,
+    TrainingEvent,
+    TrainingFailed,
+    TrainingStarted,
+    TrainingSucceeded,
+)
+from shared.contract.identity import ModelName, ModelRef
+from shared.contract.text import clean
+
+SOURCE: Final = "state"
+
+#: One for each delivery: applied (or without effect, which is as good), or how it alone failed.
+Result = Exception | None
+
+
+class UnknownTraining(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+    """Nobody registered this training, yet."""
+
+    code = "unknown_training"
+    # A registration is a matter of seconds; the fifth attempt comes after a quarter of an hour.
+    max_attempts = 5
+
+
+class DestinationMismatch(PermanentError):  # noqa: N818 (likewise)
+    """A model is ready that does not lie where its training was to put it. It may be another user's."""
+
+    code = "destination_mismatch"
+
+
+class Failure(NamedTuple):
+    """Why a training has no usable model."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What of a training decides."""
+
+    ref: UUID
+    training_id: str | None
+    user_id: str
+    generation: int
+    destination: ModelName
+    trigger_word: str
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentModel:
+    """The model that a user uses now."""
+
+    generation: int
+    ref: UUID
+    model: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The rows that a batch is about, as they are while their users are locked."""
+
+    trainings: Iterable[Training]
+    #: By user.
+    models: Mapping[str, CurrentModel]
+    deleted_users: Collection[str] = ()
+    #: Ids of events that were applied before.
+    applied: Collection[str] = ()
+
+
+@dataclass(slots=True)
+class TrainingChange:
+    """What becomes of a training's row, filled in while a batch is folded. None: as it was."""
+
+    ref: UUID
+    training_id: str | None = None
+    stage: Stage | None = None
+    model: ModelRef | None = None
+    failure: Failure | None = None
+    output: str | None = None
+    trainer_version: str | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A line of the history: this model became the user's current one."""
+
+    user_id: str
+    generation: int
+    ref: UUID
+    model: ModelRef
+    trigger_word: str
+    previous: ModelRef | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An event that follows, and whose generation it tells of."""
+
+    envelope: Envelope
+    user_id: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is to be written, and what each delivery came to."""
+
+    results: Sequence[Result]
+    applied: Sequence[str]
+    trainings: Sequence[TrainingChange]
+    swaps: Sequence[Swap]
+    outbox: Sequence[Outgoing]
+
+    @property
+    def current(self) -> Collection[Swap]:
+        """The last swap of each user."""
+        return {swap.user_id: swap for swap in self.swaps}.values()
+
+
+def fold(envelopes: Sequence[Envelope], snapshot: Snapshot, *, now: datetime) -> Changes:
+    """Apply *envelopes* in order to *snapshot*, and say what that changes."""
+    batch = _Batch(snapshot, now)
+    results = [batch.take(envelope) for envelope in envelopes]
+    return Changes(results, batch.fresh, tuple(batch.changes.values()), batch.swaps, batch.outbox)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The rows while events are applied to them, and what became of them so far."""
+
+    snapshot: Snapshot
+    now: datetime
+    changes: dict[UUID, TrainingChange] = field(default_factory=dict)
+    swaps: list[Swap] = field(default_factory=list)
+    outbox: list[Outgoing] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    _trainings: dict[UUID, Training] = field(init=False)
+    #: Our id of a training by Replicate's.
+    _refs: dict[str, UUID] = field(init=False)
+    _models: dict[str, CurrentModel] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._trainings = {training.ref: training for training in self.snapshot.trainings}
+        self._refs = {t.training_id: t.ref for t in self._trainings.values() if t.training_id is not None}
+        self._models = dict(self.snapshot.models)
+
+    def take(self, envelope: Envelope) -> Result:
+        if envelope.id in self.snapshot.applied or envelope.id in self.fresh:
+            return None
+        training = self._find(envelope.event)
+        if training is None:
+            return UnknownTraining(f"training {envelope.event.training_id} is not registered")
+        failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
+        if failed is None:
+            self.fresh.append(envelope.id)
+        return failed
+
+    def _find(self, event: Event) -> Training | None:
+        """The training by Replicate's id, or by our own where Replicate's is not known yet."""
+        known = self._refs.get(event.training_id)
+        if known is not None:
+            return self._trainings[known]
+        ref = claimed_ref(event)
+        named = self._trainings.get(ref) if ref else None
+        if named is None or named.training_id is not None or self._change(named.ref).training_id is not None:
+            return None
+        self._refs[event.training_id] = named.ref
+        self._change(named.ref).training_id = event.training_id
+        self._move(named, Fact.APPEARED)
+        return named
+
+    def _apply(self, training: Training, envelope: Envelope) -> Result:
+        match envelope.event:
+            case TrainingStarted() as event:
+                self._keep(training, started_at=event.started_at or envelope.time)
+                self._move(training, Fact.STARTED)
+            case TrainingSucceeded() as event:
+                self._keep(
+                    training,
+                    output=None if event.output is None else json.dumps(event.output),
+                    trainer_version=event.trainer_version,
+                    started_at=event.started_at,
+                    completed_at=event.completed_at or envelope.time,
+                )
+                self._move(training, Fact.SUCCEEDED)
+            case TrainingFailed() as event:
+                self._keep(training, completed_at=event.completed_at or envelope.time)
+                self._move(training, Fact.FAILED, failure=Failure("training_failed", clean(event.reason)))
+            case TrainingCanceled() as event:
+                self._keep(training, completed_at=event.completed_at or envelope.time)
+                self._move(training, Fact.CANCELED, failure=Failure("training_canceled", clean(event.reason)))
+            case ExtractionFailed() as event:
+                self._move(training, Fact.NOT_VERIFIED, failure=Failure(clean(event.error, 100), clean(event.detail)))
+            case ModelReady(model=model):
+                return self._ready(training, model, envelope)
+            case event:
+                return PermanentError(f"nothing is to be done here about {event.key}", code="unexpected_event")
+        return None
+
+    def _ready(self, training: Training, model: ModelRef, cause: Envelope) -> Result:
+        if not accepts_model(self._stage(training)):
+            return None
+        if model.model != training.destination:
+            reason = f"{model} does not lie at the training's destination {training.destination}"
+            self._move(training, Fact.NOT_VERIFIED, failure=Failure(DestinationMismatch.code, reason))
+            return DestinationMismatch(reason)
+        current = self._models.get(training.user_id)
+        if current is None or training.generation > current.generation:
+            self._swap(training, model, current, cause)
+        else:
+            self._supersede(training, model, current, cause)
+        return None
+
+    def _swap(self, training: Training, model: ModelRef, current: CurrentModel | None, cause: Envelope) -> None:
+        if current is not None:
+            # The current model's training may be none of this batch's, but active it is.
+            self._change(current.ref).stage = next_stage(Stage.ACTIVE, Fact.DISPLACED)
+        self._move(training, Fact.WON, model=model)
+        previous = current.model if current else None
+        swap = Swap(training.user_id, training.generation, training.ref, model, training.trigger_word, previous)
+        self._models[training.user_id] = CurrentModel(training.generation, training.ref, model)
+        self.swaps.append(swap)
+        self._publish(
+            ModelActivated(
+                training_id=cause.event.training_id,
+                user_id=swap.user_id,
+                generation=swap.generation,
+                ref=swap.ref,
+                model=model,
+                previous=previous,
+                trigger_word=swap.trigger_word,
+            ),
+            cause,
+        )
+
+    def _supersede(self, training: Training, model: ModelRef, current: CurrentModel, cause: Envelope) -> None:
+        self._move(training, Fact.LOST, model=model)
+        self._publish(
+            ModelSuperseded(
+                training_id=cause.event.training_id,
+                user_id=training.user_id,
+                generation=training.generation,
+                ref=training.ref,
+                model=model,
+                current_generation=current.generation,
+            ),
+            cause,
+        )
+
+    def _publish(self, event: ModelActivated | ModelSuperseded, cause: Envelope) -> None:
+        envelope = wrap(event, source=SOURCE, now=self.now, cause=cause)
+        self.outbox.append(Outgoing(envelope, event.user_id, event.generation))
+
+    def _move(
+        self, training: Training, fact: Fact, *, failure: Failure | None = None, model: ModelRef | None = None
+    ) -> None:
+        """Let *fact* move the training; *failure* and *model* are written only if it does."""
+        stage = next_stage(self._stage(training), fact)
+        if stage is not None:
+            change = self._change(training.ref)
+            change.stage, change.failure, change.model = stage, failure, model
+
+    def _keep(
+        self,
+        training: Training,
+        *,
+        output: str | None = None,
+        trainer_version: str | None = None,
+        started_at: datetime | None = None,
+        completed_at: datetime | None = None,
+    ) -> None:
+        """Remember what Replicate said, unless it said so before."""
+        change = self._change(training.ref)
+        change.output = change.output or output
+        change.trainer_version = change.trainer_version or trainer_version
+        change.started_at = change.started_at or _utc(started_at)
+        change.completed_at = change.completed_at or _utc(completed_at)
+
+    def _stage(self, training: Training) -> Stage:
+        change = self.changes.get(training.ref)
+        return training.stage if change is None or change.stage is None else change.stage
+
+    def _change(self, ref: UUID) -> TrainingChange:
+        return self.changes.setdefault(ref, TrainingChange(ref))
+
+
+def claimed_ref(event: Event) -> UUID | None:
+    """Our own id of the training, where the webhook's address proved it."""
+    match event:
+        case TrainingEvent(ref=ref) | ModelReady(ref=ref) | ExtractionFailed(ref=ref):
+            return ref
+    return None
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
