@@ -48,7 +48,7 @@ def test_a_model_name_is_read_and_written_alike(text: str):
 @pytest.mark.parametrize(
     "text",
     ["", "acme", "acme/", "/u", "Acme/u", "acme/u/v", "acme/../u", "../..", "acme/-u", "acme/u-", "acme/u\n", " acme/u",
-     "acme/ü", "аcme/u", "acme/u:x", "a.b/c", "acme/u\x00", "acme/" + "b" * 129, "a" * 65 + "/b"],
+     "acme/ü", "\u0430cme/u", "acme/u:x", "a.b/c", "acme/u\x00", "acme/" + "b" * 129, "a" * 65 + "/b"],
 )  # fmt: skip
 def test_what_is_no_model_name_is_refused(text: str):
     assert ModelName.parse(text) is None
@@ -72,7 +72,7 @@ def test_a_user_is_whatever_the_product_prints(user: str):
     assert TypeAdapter(UserId).validate_python(user) == user
 
 
-@pytest.mark.parametrize("user", ["", "a" * 201, "a\x00", "a\n", "\ud800", "‮"])
+@pytest.mark.parametrize("user", ["", "a" * 201, "a\x00", "a\n", "\ud800", "\u202e"])
 def test_what_can_not_be_printed_is_no_user(user: str):
     with pytest.raises(ValidationError):
         TypeAdapter(UserId).validate_python(user)
@@ -198,14 +198,14 @@ def test_what_follows_a_failure(error: Exception, attempt: int, step: RetryIn | 
 
 
 def test_an_error_may_give_up_sooner_but_not_later_than_the_ladder():
-    class Impatient(TransientError):
+    class ImpatientError(TransientError):
         max_attempts = 2
 
-    class Stubborn(TransientError):
+    class StubbornError(TransientError):
         max_attempts = 100
 
-    assert next_step(Impatient("x"), attempt=2) == DeadLetter()
-    assert next_step(Stubborn("x"), attempt=len(DELAYS) + 1) == DeadLetter()
+    assert next_step(ImpatientError("x"), attempt=2) == DeadLetter()
+    assert next_step(StubbornError("x"), attempt=len(DELAYS) + 1) == DeadLetter()
 
 
 def test_the_jitter_picks_this_delay_or_the_one_below():

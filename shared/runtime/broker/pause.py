@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 
 from shared.contract.errors import DependencyDown
+from shared.runtime import telemetry
 
 log = structlog.get_logger()
 
@@ -41,16 +42,15 @@ class Pause:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for leave to ask, and learn from how the asking ends."""
-        if not self.is_closed:
-            with self._learn(probing=False):
-                yield
-            return
-        async with self._one:
-            probing = self.is_closed
-            if probing:
-                await asyncio.sleep(self._wait_seconds())
-            with self._learn(probing=probing):
-                yield
+        while self.is_closed:
+            async with self._one:
+                if self.is_closed:
+                    await asyncio.sleep(self._wait_seconds())
+                    with self._learn(probing=True):
+                        yield
+                    return
+        with self._learn(probing=False):
+            yield
 
     @contextmanager
     def _learn(self, *, probing: bool) -> Iterator[None]:
@@ -70,12 +70,14 @@ class Pause:
 
     def _passed(self) -> None:
         log.info("consumer.resumed", queue=self._consumer, probes=self._failures)
+        telemetry.paused.labels(self._consumer).set(0)
         self._failures = 0
         self.reason = None
 
     def _failed(self, error: DependencyDown) -> None:
         self._failures += 1
         self.reason = str(error)
+        telemetry.paused.labels(self._consumer).set(1)
         self._retry_after = error.retry_after_seconds or 0.0
         log.warning(
             "consumer.paused", queue=self._consumer, error=error.code, detail=str(error), failures=self._failures
