@@ -1,0 +1,1 @@
+"""How does modelswap get onto a machine?"""
