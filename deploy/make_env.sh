@@ -1,0 +1,19 @@
+#!/bin/sh
+# Writes .env: deploy/example.env with a fresh random secret for every name that it leaves empty.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ -e .env ]; then
+    echo ".env exists already. Its passwords are those of the volumes; to begin anew: docker compose down --volumes && rm .env" >&2
+    exit 1
+fi
+
+umask 077
+while IFS= read -r line; do
+    case $line in
+        '#'*) echo "$line" ;;
+        *=) echo "$line$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" ;;
+        *) echo "$line" ;;
+    esac
+done < deploy/example.env > .env
+echo "wrote .env, to be read by nobody but you. Next: docker compose up --build" >&2

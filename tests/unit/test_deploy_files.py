@@ -1,0 +1,120 @@
+"""What is shipped to run modelswap says the same as the code, and leaves no door open."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shared.runtime.settings import PROCESSES, all_settings, setting
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = (ROOT / "deploy/example.env").read_text()
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+
+#: As the example shows them: (commented out?, name, value).
+LINES = [(mark == "#", name, value) for mark, name, value in re.findall(r"(?m)^(#?)([A-Z_]+)=(.*)$", EXAMPLE)]
+MADE_BY_COMPOSE = {"MODELSWAP_AMQP_URL", "MODELSWAP_DATABASE_URL"}
+SHARED = dict(re.findall(r"(?m)^x-([\w-]+): &\1\n((?:  .*\n)+)", COMPOSE))
+SERVICES = dict(re.findall(r"(?m)^  (\w+):\n((?:    .*\n)+)", COMPOSE.partition("\nservices:\n")[2]))
+
+
+def in_full(body: str) -> str:
+    """A piece of the compose file with everything in it that it merges."""
+    return re.sub(r"<<: \*([\w-]+)", lambda merged: in_full("\n" + SHARED[merged[1]]), body)
+
+
+def written_by_make_env() -> dict[str, str]:
+    """What a process sees of .env, together with what compose makes out of the passwords."""
+    return {name: value or "0" * 48 for commented, name, value in LINES if not commented or name in MADE_BY_COMPOSE}
+
+
+def test_the_example_lists_every_setting_once_and_no_other() -> None:
+    listed = sorted(name for _, name, _ in LINES if name.startswith("MODELSWAP_"))
+
+    assert listed == sorted(all_settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [(name, value) for commented, name, value in LINES if commented and name not in MADE_BY_COMPOSE],
+)
+def test_a_line_that_is_commented_out_shows_the_default(name: str, shown: str) -> None:
+    kind = all_settings()[name]
+    field = name.removeprefix("MODELSWAP_").lower()
+
+    read = kind.load({**written_by_make_env(), name: shown})
+
+    assert getattr(read, field) == kind.model_fields[field].get_default()
+
+
+@pytest.mark.parametrize("kind", PROCESSES.values(), ids=PROCESSES)
+def test_what_make_env_writes_is_enough_for_every_process(kind) -> None:
+    assert kind.load(written_by_make_env())
+
+
+@pytest.mark.parametrize(("name", "kind"), PROCESSES.items(), ids=PROCESSES)
+def test_compose_gives_a_process_the_settings_it_reads_and_no_other(name, kind) -> None:
+    by_the_image = {"MODELSWAP_HOST", f"MODELSWAP_{name.upper()}_PORT"}
+
+    given = re.findall(r"(?m)^ +(MODELSWAP_\w+):", in_full(SERVICES[name]))
+
+    assert sorted(given) == sorted({setting(field) for field in kind.model_fields} - by_the_image)
+
+
+def test_compose_refuses_to_start_without_what_has_no_default() -> None:
+    demanded = {name for name, _ in re.findall(r"\$\{(\w+):\?([^}]+)\}", COMPOSE)}
+    answered = {name for commented, name, _ in LINES if not commented}
+
+    assert demanded <= answered
+    assert demanded >= {name for commented, name, value in LINES if not commented and not value}
+
+
+def test_compose_holds_no_secret() -> None:
+    secrets = re.findall(r"(?:(?:PASS\w*|TOKENS?|SECRETS?): |//\w+:)(.+)", COMPOSE)
+
+    assert secrets
+    assert [secret for secret in secrets if not re.match(r"\$\{\w+:\?", secret)] == []
+
+
+def test_compose_publishes_ports_on_this_machine_only() -> None:
+    published = re.findall(r"ports: (.+)", COMPOSE)
+
+    assert published
+    assert [ports for ports in published if not re.fullmatch(r'\["127\.0\.0\.1:[^,]+"\]', ports)] == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("line", ["read_only: true", "cap_drop: [ALL]", 'security_opt: ["no-new-privileges:true"]'])
+def test_every_container_is_hardened(name: str, line: str) -> None:
+    assert line in in_full(SERVICES[name])
+
+
+def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
+    assert re.findall(r"(?m)^USER (.+)$", DOCKERFILE) == ["10001:10001"]
+
+
+def test_the_image_is_made_of_named_files_only() -> None:
+    first, *others = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+
+    assert first == "*"
+    assert ".env" not in "".join(others)
+
+
+def test_make_env_writes_fresh_secrets_for_its_owner_alone_and_never_twice(tmp_path) -> None:
+    (tmp_path / "deploy").mkdir()
+    for name in ("example.env", "make_env.sh"):
+        shutil.copy(ROOT / "deploy" / name, tmp_path / "deploy")
+
+    first = subprocess.run([tmp_path / "deploy/make_env.sh"], check=False, capture_output=True)
+    written = (tmp_path / ".env").read_text()
+    second = subprocess.run([tmp_path / "deploy/make_env.sh"], check=False, capture_output=True)
+
+    secrets = re.findall(r"(?m)^\w+=([0-9a-f]{48})$", written)
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert re.findall(r"(?m)^[A-Z_]+=$", written) == []
+    assert len(set(secrets)) == len(secrets) == sum(not value for commented, _, value in LINES if not commented)
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+    assert (tmp_path / ".env").read_text() == written
