@@ -56,10 +56,10 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
             topology=plan,
             ref_secrets=reveal(settings.ref_secrets),
             tolerance_seconds=settings.webhook_tolerance_seconds,
+            max_body_bytes=settings.max_body_bytes,
         )
         app = create_app(
             door,
-            max_body_bytes=settings.max_body_bytes,
             routes=health_routes({"broker": broker, "webhook_secret": secret}),
         )
         await serve(

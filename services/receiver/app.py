@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Route
 from services.receiver.translate import UnknownStatus, translate
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.envelope import TRACE_HEADERS, Envelope
-from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
 from shared.contract.topology import RECEIVER, Topology
 from shared.replicate.signature import BadSignature, verify
 from shared.replicate.training import NotATraining, decode_training
@@ -45,6 +45,12 @@ _BODY_SECONDS: Final = 15.0
 _RETRY_AFTER: Final = {"Retry-After": "5"}
 
 
+class TooLarge(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """More bytes than anybody needs to say that a training ended."""
+
+    code = "too_large"
+
+
 class Publisher(Protocol):
     """Hands a message to the broker and waits for its receipt."""
 
@@ -60,15 +66,18 @@ class Door:
     topology: Topology
     ref_secrets: Sequence[str]
     tolerance_seconds: float
+    max_body_bytes: int
     clock: Callable[[], float] = time.time  # noqa: TID251 (this is an edge)
 
     async def receive(self, request: Request) -> Response:
         """Answer one webhook."""
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                body = await request.body()
+                body = await self._read(request)
         except TimeoutError:
             return _problem(408, "request-timeout", "the body did not arrive in time")
+        except TooLarge as error:
+            return _refusal(413, error)
         try:
             await self._authenticate(request, body)
             message = self._message(request, body)
@@ -81,6 +90,14 @@ class Door:
             return _unavailable(error)
         telemetry.webhooks.labels("accepted").inc()
         return Response(status_code=202)
+
+    async def _read(self, request: Request) -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self.max_body_bytes:
+                raise TooLarge(f"the body is larger than {self.max_body_bytes} bytes (MODELSWAP_MAX_BODY_BYTES)")
+        return bytes(body)
 
     async def _authenticate(self, request: Request, body: bytes) -> None:
         """Raw bytes first: nothing is parsed before somebody who knows the secret signed it."""
@@ -116,11 +133,10 @@ class Door:
         return to_message(envelope, self.topology)
 
 
-def create_app(door: Door, *, max_body_bytes: int, routes: Sequence[BaseRoute] = ()) -> Starlette:
+def create_app(door: Door, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """The receiver as an application; *routes* are the health routes."""
     return Starlette(
         routes=[Route("/webhooks/replicate", door.receive, methods=["POST"]), *routes],
-        max_body_size=max_body_bytes,
         exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
     )
 
@@ -170,9 +186,6 @@ def _problem(status: int, kind: str, detail: str, headers: Mapping[str, str] | N
 async def _http_problem(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):  # pragma: no cover (Starlette hands over what was registered)
         raise error
-    if error.status_code == 413:  # noqa: PLR2004
-        telemetry.webhooks.labels("too_large").inc()
-        log.warning("webhook.refused", status=413, error="too_large")
     return _problem(error.status_code, "http", error.detail, headers=error.headers)
 
 

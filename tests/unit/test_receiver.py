@@ -101,9 +101,10 @@ def client_of(published: Published, secrets: Secrets) -> httpx.AsyncClient:
         topology=topology(),
         ref_secrets=("ref-secret",),
         tolerance_seconds=300,
+        max_body_bytes=LIMIT,
         clock=lambda: NOW,
     )
-    app = create_app(door, max_body_bytes=LIMIT)
+    app = create_app(door)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://receiver")
 
