@@ -53,7 +53,7 @@ from services.state.swap import (
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
-from shared.contract.errors import Malformed
+from shared.contract.errors import Malformed, PermanentError
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef
 from shared.runtime import telemetry
@@ -398,7 +398,9 @@ class Store:
 
         return await self._transaction(work)
 
-    async def fail_start(self, record: TrainingRecord, failure: Failure, *, forget: IdempotencyKey | None) -> None:
+    async def fail_start(
+        self, record: TrainingRecord, failure: Failure, *, forget: IdempotencyKey | None = None
+    ) -> None:
         """Remember that Replicate did not start a training. *forget* lets the same request be made again."""
 
         async def work(connection: Connection) -> None:
@@ -435,8 +437,11 @@ class Store:
         return [_history(row) for row in rows]
 
     async def latest_migration(self) -> int:
-        """The number of the last migration that was applied."""
-        return int((await self._fetch(_LATEST_MIGRATION))[0]["max"] or 0)
+        """The number of the last migration that was applied; 0 in a database that was never migrated."""
+        try:
+            return int((await self._fetch(_LATEST_MIGRATION))[0]["max"] or 0)
+        except PermanentError:
+            return 0
 
     # The outbox
 

@@ -108,6 +108,11 @@ class Migrations:
         ]
 
     @property
+    def latest(self) -> int:
+        """The number of the last file."""
+        return len(self.files())
+
+    @property
     def _table(self) -> str:
         return f"{self.schema}.migrations"
 

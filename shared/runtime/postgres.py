@@ -65,13 +65,13 @@ async def connect_pool(
     privileges.
 
     Raises:
-        DependencyDown: if Postgres does not answer.
+        DependencyDown: if Postgres does not answer, or does not let us in.
 
     """
     session = {**_SESSION, "application_name": application_name}
     if role is not None:
         session["role"] = role
-    with translated_errors():
+    with _connecting():
         return await asyncpg.create_pool(
             url,
             min_size=min_size,
@@ -89,16 +89,25 @@ async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyn
     Open one connection to *url*, as whoever it logs in as, for work that may take as long as it likes.
 
     Raises:
-        DependencyDown: if Postgres does not answer.
+        DependencyDown: if Postgres does not answer, or does not let us in.
 
     """
-    with translated_errors():
+    with _connecting():
         return await asyncpg.connect(
             url,
             timeout=_CONNECT_SECONDS,
             # Whoever waits for a table holds up everybody behind it: not for long.
             server_settings={"application_name": application_name, "timezone": "UTC", "lock_timeout": "10000"},
         )
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    # Whatever is wrong here, no message is at fault: a role that is missing appears with the first migration.
+    try:
+        yield
+    except _ERRORS as error:
+        raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
 
 
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -143,13 +152,17 @@ def translated_errors(connection: Connection | None = None) -> Iterator[None]:
 
 def classify(error: Exception, connection: Connection | None = None) -> ModelswapError:
     """What *error*, met on *connection*, means for the work at hand."""
-    said = f"{type(error).__name__}: {error}"
+    said = _say(error)
     match error:
         case asyncpg.PostgresError(sqlstate=state):
             return _by_state(state or "", f"Postgres said {state} {said}")
         case asyncpg.InterfaceError() | asyncpg.InternalClientError() if connection and not connection.is_closed():
             return TransientError(f"the database was used wrongly: {said}", code="database_error")
     return DependencyDown(f"Postgres is away: {said}", code="database_down")
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _by_state(state: str, message: str) -> ModelswapError:
