@@ -1,0 +1,125 @@
+"""
+Private RabbitMQ and Postgres from the command line.
+
+    python -m deploy.local run -- COMMAND      run COMMAND with both, then stop them and delete their data
+    python -m deploy.local up                  run both until Ctrl-C
+    python -m deploy.local doctor              say what would be used, and why; start and fetch nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from deploy.local import debian
+from deploy.local.binaries import find_rabbitmq, get_postgres
+from deploy.local.cache import cache_folder
+from deploy.local.errors import LocalServersError, Unavailable
+from deploy.local.guard import die_with_parent
+from deploy.local.servers import Servers, local_servers
+
+_SHELLS_INTERRUPTED: Final = 130
+
+say = functools.partial(print, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    # Cut at "--" by hand: argparse would take the command's options for ours.
+    ours, _, command = _cut(arguments)
+    options = _parser().parse_args(ours)
+    if (options.action == "run") != bool(command):
+        _parser().error("`run` needs a command after --; the others take none")
+    try:
+        if options.action == "doctor":
+            return doctor(options.rabbitmq)
+        with local_servers(rabbitmq=options.rabbitmq, state=options.state, say=say) as servers:
+            return run(command, servers) if command else up(servers)
+    except LocalServersError as error:
+        say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return _SHELLS_INTERRUPTED
+
+
+def _cut(arguments: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
+    if "--" not in arguments:
+        return arguments, "", []
+    cut = arguments.index("--")
+    return arguments[:cut], "--", arguments[cut + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["run", "up", "doctor"])
+    parser.add_argument("--rabbitmq", default="auto", metavar="SERIES", help="3.10, 4 or auto (default)")
+    parser.add_argument("--state", type=Path, metavar="FOLDER", help="keep data, ports and password in FOLDER")
+    return parser
+
+
+def environment(servers: Servers) -> dict[str, str]:
+    return {
+        "MODELSWAP_AMQP_URL": servers.amqp_url,
+        "MODELSWAP_DATABASE_URL": servers.database_url,
+        "RABBITMQ_MANAGEMENT_URL": servers.management_url,
+    }
+
+
+def run(command: Sequence[str], servers: Servers) -> int:
+    """Run *command*; if we are killed, it is told to end."""
+    die = functools.partial(die_with_parent, os.getpid())
+    try:
+        child = subprocess.Popen(command, env={**os.environ, **environment(servers)}, preexec_fn=die)  # noqa: PLW1509, S603 (one thread)
+    except OSError as error:
+        raise LocalServersError(f"{command[0]} cannot be run: {error}") from error
+    while True:
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:  # the terminal told the child as well; it decides when to end
+            continue
+        return status if status >= 0 else 128 - status
+
+
+def up(servers: Servers) -> int:
+    for name, value in environment(servers).items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+    sys.stdout.flush()
+    say("Ctrl-C stops them")
+    signal.pause()
+    return 0
+
+
+def doctor(series: str) -> int:
+    try:
+        say(f"RabbitMQ: {_rabbitmq_to_be_used(series)}")
+        postgres = get_postgres()
+    except Unavailable as error:
+        say(f"error: {error}")
+        return 2
+    say(f"Postgres: {postgres.version} ({postgres.origin})")
+    return 0
+
+
+def _rabbitmq_to_be_used(series: str) -> str:
+    if found := find_rabbitmq(series):
+        return f"{found.version} ({found.origin})"
+    releases, mirrors = debian.releases(series), debian.mirrors()
+    if not (releases and mirrors and shutil.which("apt-get")):
+        raise Unavailable("none is installed, and there is no apt to fetch one: see `brew install rabbitmq`, or Docker")
+    names = " or else ".join(release.codename for release in releases)
+    places = " or else ".join(mirror.name for mirror in mirrors)
+    return f"none fits; {names}'s packages would be unpacked, without root, from {places} into {cache_folder()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

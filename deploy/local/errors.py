@@ -1,0 +1,16 @@
+"""What do private servers tell whoever asked for them: how it goes, and what went wrong?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+#: Prints a line for a person.
+Say = Callable[[str], object]
+
+
+class LocalServersError(RuntimeError):
+    """A private server could not be started; the text says why and what to do."""
+
+
+class Unavailable(LocalServersError):  # noqa: N818 (a state of the machine more than a mistake)
+    """This machine has no such server and cannot fetch one; the text says what was tried and what to type."""

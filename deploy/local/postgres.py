@@ -1,0 +1,155 @@
+"""How is a private Postgres started, crashed, stopped and started again? Edge."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from deploy.local.binaries import PostgresBinaries
+from deploy.local.errors import LocalServersError
+from deploy.local.process import Process, nobody, ourselves
+from deploy.local.state import State
+
+#: Names of signals that mean something else to Postgres than to most. SIGTERM would wait for its clients to leave.
+_FAST_STOP: Final = signal.SIGINT
+_CRASH: Final = signal.SIGQUIT  # not SIGKILL, which leaves its shared memory behind
+_SSL_REQUEST: Final = (8).to_bytes(4) + (80877103).to_bytes(4)
+
+
+class Postgres:
+    """One private Postgres. *durable*: a commit survives the machine, not only a crash of Postgres."""
+
+    def __init__(self, binaries: PostgresBinaries, state: State, *, durable: bool, options: Mapping[str, str]) -> None:
+        self.binaries = binaries
+        self._state = state
+        self._folder = state.folder / "postgres"
+        self._owner = nobody() if _is_root() else ourselves()  # Postgres refuses to run as root
+        self._options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(state.ports.postgres),
+            "unix_socket_directories": "",  # a socket's path may have 107 bytes, a temporary folder's more
+            "max_connections": "200",
+            **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
+            **options,
+        }
+        # A stray PGDATA or PGHOST must not leak in.
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        self._environment["LC_ALL"] = "C"
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{self._state.password}@127.0.0.1:{self._state.ports.postgres}/postgres"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    def start(self) -> None:
+        """Start it again, on the same port and data."""
+        self.launch()
+        self.wait_until_ready()
+
+    def stop(self) -> None:
+        """Stop it in good order; clients are cut off."""
+        self._running().stop(_FAST_STOP)
+
+    def kill(self) -> None:
+        """Crash it: at its next start it has to recover."""
+        self._running().stop(_CRASH)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+    def launch(self) -> None:
+        programs = self._programs()
+        if not (self._folder / "data" / "PG_VERSION").exists():
+            self._create(programs)
+        settings = [argument for name, value in self._options.items() for argument in ("-c", f"{name}={value}")]
+        self._process = Process(
+            "Postgres",
+            [str(programs / "postgres"), "-D", str(self._folder / "data"), *settings],
+            self._environment,
+            log=self._folder / "log",
+            end_signal=_FAST_STOP if self._state.kept else _CRASH,
+            owner=self._owner,
+            keeps_open=self._state.locks,
+        )
+        self._process.start()
+
+    def wait_until_ready(self) -> None:
+        self._running().wait_until(self._is_ready, timeout_seconds=60)
+
+    def _is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._state.ports.postgres), timeout=1) as connection:
+            connection.sendall(_SSL_REQUEST)
+            if connection.recv(1) not in (b"N", b"S"):
+                return False
+        # It answers while it still recovers. The last line of this file knows.
+        return (self._folder / "data" / "postmaster.pid").read_text().split()[-1] == "ready"
+
+    def _running(self) -> Process:
+        if self._process is None:
+            raise LocalServersError("Postgres is not running")
+        return self._process
+
+    def _programs(self) -> Path:
+        """The folder of the programs; a copy of it when *nobody* cannot get there, as to a venv below /root."""
+        self._folder.mkdir(mode=0o711, exist_ok=True)
+        if not _is_root():
+            return self.binaries.folder
+        if not _all_can_walk_to(self._folder):
+            raise LocalServersError(
+                f"Postgres does not run as root, and other users cannot get to {self._folder}: "
+                f"choose a folder that they can walk to, such as one below /var/tmp"
+            )
+        if self.binaries.package is None or _all_can_walk_to(self.binaries.folder):
+            return self.binaries.folder
+        package = self.binaries.package
+        for folder in (package, package.with_name(f"{package.name}.libs")):
+            copy = self._folder / folder.name
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(folder, copy, symlinks=True)
+        return self._folder / self.binaries.folder.relative_to(package.parent)
+
+    def _create(self, programs: Path) -> None:
+        data, password = self._folder / "data", self._folder / "password"
+        shutil.rmtree(data, ignore_errors=True)  # half made, if there
+        data.mkdir(mode=0o700)
+        password.touch(mode=0o600)
+        password.write_text(self._state.password)
+        for path in (data, password):
+            os.chown(path, self._owner.user, self._owner.group)
+        initdb = [str(programs / "initdb"), f"--pgdata={data}", "--username=postgres", f"--pwfile={password}"]
+        initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
+        initdb += [] if self._state.kept else ["--no-sync"]
+        made = subprocess.run(  # noqa: S603 (a program we found ourselves)
+            initdb,
+            env=self._environment,
+            cwd="/",
+            user=self._owner.user if _is_root() else None,
+            group=self._owner.group if _is_root() else None,
+            extra_groups=[] if _is_root() else None,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        password.unlink()
+        if made.returncode:
+            raise LocalServersError(f"Postgres could not make its data folder: {made.stderr.strip()}")
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _all_can_walk_to(folder: Path) -> bool:
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents))

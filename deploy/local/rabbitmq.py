@@ -1,0 +1,162 @@
+"""How is a private RabbitMQ started, crashed, stopped and started again? Edge."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+import signal
+import socket
+from typing import Final
+
+from deploy.local.binaries import RabbitMQBinaries
+from deploy.local.errors import LocalServersError
+from deploy.local.process import Process
+from deploy.local.state import State
+
+_USER: Final = "modelswap"
+_AMQP_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+_CONFIGURATION: Final = """\
+listeners.tcp.1 = 127.0.0.1:{amqp}
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {management}
+default_user = {user}
+default_pass = {password}
+disk_free_limit.absolute = 50MB
+vm_memory_high_watermark.absolute = 1GB
+# The default way reads /proc, and a container may have none.
+vm_memory_calculation_strategy = allocated
+log.console = true
+log.console.level = warning
+log.file = false
+"""
+
+
+class RabbitMQ:
+    """One private RabbitMQ, with a port mapper (epmd) of its own."""
+
+    def __init__(self, binaries: RabbitMQBinaries, state: State) -> None:
+        self.binaries = binaries
+        self._state = state
+        self._folder = state.folder / "rabbitmq"
+        self._epmd: Process | None = None
+        self._node: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"amqp://{_USER}:{self._state.password}@127.0.0.1:{self._state.ports.amqp}/"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{_USER}:{self._state.password}@127.0.0.1:{self._state.ports.management}"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    def start(self) -> None:
+        """Start it again, on the same ports and data."""
+        self.launch()
+        self.wait_until_ready()
+
+    def stop(self) -> None:
+        """Stop it in good order; 3.10 takes six seconds for that."""
+        self._running().stop(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Crash it."""
+        self._running().stop(signal.SIGKILL)
+
+    def end(self) -> None:
+        for process in (self._node, self._epmd):
+            if process is not None:
+                process.end()
+
+    def launch(self) -> None:
+        environment = self._prepare()
+        # Our own port mapper, in the foreground: RabbitMQ would start one as a daemon that outlives everything.
+        if self._epmd is None:
+            self._epmd = Process(
+                "RabbitMQ's port mapper",
+                [str(self.binaries.epmd)],
+                environment,
+                log=self._folder / "epmd.log",
+                end_signal=signal.SIGTERM,
+            )
+            self._epmd.start()
+            self._epmd.wait_until(self._is_mapping, timeout_seconds=10)
+        self._node = Process(
+            "RabbitMQ",
+            [str(self.binaries.server)],
+            environment,
+            log=self._folder / "log",
+            end_signal=signal.SIGTERM if self._state.kept else signal.SIGKILL,
+            keeps_open=self._state.locks,
+        )
+        self._node.start()
+
+    def wait_until_ready(self) -> None:
+        self._running().wait_until(self._is_ready, timeout_seconds=120)
+
+    def _is_mapping(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._state.ports.epmd), timeout=1):
+            return True
+
+    def _is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._state.ports.amqp), timeout=1) as connection:
+            connection.sendall(_AMQP_HEADER)
+            if connection.recv(1) != b"\x01":  # the start of Connection.Start
+                return False
+        return self._has_management()
+
+    def _has_management(self) -> bool:
+        """Ask until it says 200: 4.3 answers 500 for a moment after AMQP is open."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._state.ports.management, timeout=2)
+        credentials = base64.b64encode(f"{_USER}:{self._state.password}".encode()).decode()
+        try:
+            connection.request("GET", "/api/overview", headers={"Authorization": f"Basic {credentials}"})
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except http.client.HTTPException:
+            return False
+        finally:
+            connection.close()
+
+    def _running(self) -> Process:
+        if self._node is None:
+            raise LocalServersError("RabbitMQ is not running")
+        return self._node
+
+    def _prepare(self) -> dict[str, str]:
+        """Write what it reads, and say the environment that makes it read that and nothing else."""
+        folder, ports = self._folder, self._state.ports
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "rabbitmq.conf").write_text(
+            _CONFIGURATION.format(
+                amqp=ports.amqp, management=ports.management, user=_USER, password=self._state.password
+            )
+        )
+        (folder / "plugins").write_text("[rabbitmq_management,rabbitmq_prometheus].\n")
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_", "NOTIFY_"))
+        }
+        if self.binaries.erlang is not None:
+            environment["PATH"] = f"{self.binaries.erlang}:{environment.get('PATH', os.defpath)}"
+        return environment | {
+            "HOME": str(folder),  # the cookie lands here
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(ports.epmd),
+            # A machine's real name must resolve and changes with the network; another name is an empty broker.
+            "RABBITMQ_NODENAME": f"modelswap-{ports.amqp}@localhost",
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "no-such-file"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "logs"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_DIST_PORT": str(ports.distribution),
+            # The script then becomes the server instead of waiting for it, so signals reach the server.
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
+        }

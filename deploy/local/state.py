@@ -1,0 +1,141 @@
+"""
+In which folder do private servers live, and on which ports? Edge: the file system.
+
+A kept state keeps its ports and its password too: RabbitMQ's node name, and with it the place of its data, contains a
+port, and it makes its user only at the first start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.local.errors import LocalServersError, Say
+from deploy.local.lock import locked
+from deploy.local.process import removed_afterwards
+
+#: Below every system's ephemeral ports: those are given to clients, and a client that keeps reconnecting to a dead
+#: server there can connect to itself and hold the port.
+_PORTS: Final = range(20_000, 32_000)
+#: Long enough for the servers of a run that was killed to stop in good order.
+_WAIT_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where servers listen; *distribution* and *epmd* are RabbitMQ's own."""
+
+    postgres: int
+    amqp: int
+    management: int
+    distribution: int
+    epmd: int
+
+
+@dataclass(frozen=True)
+class State:
+    """Where servers live. *locks* are file descriptors to keep open for as long as one of them runs."""
+
+    folder: Path
+    kept: bool
+    ports: Ports
+    password: str
+    locks: tuple[int, ...] = ()
+
+
+@contextlib.contextmanager
+def temporary_state() -> Iterator[State]:
+    """A folder that is deleted afterwards, even after ``kill -9``."""
+    with removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-"))) as folder, _free_ports() as ports:
+        folder.chmod(0o711)  # Postgres may run as somebody else: let it pass, not look
+        yield State(folder, kept=False, ports=ports, password=_new_password())
+
+
+@contextlib.contextmanager
+def kept_state(folder: Path, say: Say) -> Iterator[State]:
+    """*folder* as an earlier run left it, or new. One run at a time has it."""
+    folder = folder.absolute()
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        lock = _enter_lock(stack, folder, say)
+        file = folder / "servers.json"
+        if file.exists():
+            kept = json.loads(file.read_text())
+            ports, password = Ports(**kept["ports"]), kept["password"]
+            stack.enter_context(_the_same_ports(ports))
+        else:
+            ports, password = stack.enter_context(_free_ports()), _new_password()
+            _write_private(file, json.dumps({"ports": asdict(ports), "password": password}))
+        yield State(folder, kept=True, ports=ports, password=password, locks=(lock,))
+
+
+def _enter_lock(stack: contextlib.ExitStack, folder: Path, say: Say) -> int:
+    """Wait until the servers of an earlier run are gone: they hold the lock too."""
+    try:
+        return stack.enter_context(
+            locked(
+                folder / "lock",
+                waiting=lambda: say(f"waiting for the servers of another run in {folder} to end"),
+                timeout_seconds=_WAIT_SECONDS,
+            )
+        )
+    except TimeoutError:
+        raise LocalServersError(f"the servers of another run use {folder}: end that run first") from None
+
+
+def _new_password() -> str:
+    return secrets.token_urlsafe(18)
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Write *text* whole or not at all, for our eyes only."""
+    draft = file.with_suffix(".draft")
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.replace(file)
+
+
+# ---- ports: no other run takes them while we have them, not even while a server is down
+
+
+@contextlib.contextmanager
+def _free_ports() -> Iterator[Ports]:
+    with contextlib.ExitStack() as reservations:
+        free = (port for port in random.sample(_PORTS, len(_PORTS)) if _reserve(port, reservations))
+        yield Ports(next(free), next(free), next(free), next(free), next(free))
+
+
+@contextlib.contextmanager
+def _the_same_ports(ports: Ports) -> Iterator[None]:
+    with contextlib.ExitStack() as reservations:
+        for server, port in asdict(ports).items():
+            if not _reserve(port, reservations):
+                raise LocalServersError(f"port {port}, {server}'s in this state, is used by another program: end that")
+        yield
+
+
+def _reserve(port: int, reservations: contextlib.ExitStack) -> bool:
+    """
+    Reserve *port*, if it is free, until the end of *reservations*.
+
+    Its UDP twin is the reservation: it does not hinder a server, and the kernel frees it when we end.
+    """
+    twin = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        twin.bind(("127.0.0.1", port))
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        twin.close()
+        return False
+    reservations.enter_context(twin)
+    return True
