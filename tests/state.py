@@ -1,0 +1,176 @@
+"""A tester's hands on the state service: its events, its rows, and a wire to Postgres that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Self
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+from services.state.records import Registration
+from services.state.store import ROLE, Store
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.events import (
+    Event,
+    Evidence,
+    ExtractionFailed,
+    ModelReady,
+    TrainingCanceled,
+    TrainingFailed,
+    TrainingProgressed,
+    TrainingStarted,
+    TrainingSucceeded,
+)
+from shared.contract.identity import ModelName, ModelRef
+from shared.runtime.postgres import connect_pool
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DESTINATION = ModelName("acme", "ada")
+
+
+def model_of(training_id: str, destination: ModelName = DESTINATION) -> ModelRef:
+    """The one model that a training makes."""
+    return ModelRef(*destination, hashlib.sha256(training_id.encode()).hexdigest())
+
+
+def envelope(event: Event, *, at: datetime = NOON) -> Envelope:
+    return wrap(event, source="test", now=at)
+
+
+def started(training_id: str, *, ref: UUID | None = None) -> Envelope:
+    return envelope(TrainingStarted(training_id=training_id, ref=ref))
+
+
+def progressed(training_id: str, fraction: float | None, *, ref: UUID | None = None, **fields: Any) -> Envelope:
+    return envelope(TrainingProgressed(training_id=training_id, ref=ref, fraction=fraction, **fields))
+
+
+def succeeded(training_id: str, *, ref: UUID | None = None, **fields: Any) -> Envelope:
+    output = {"version": str(model_of(training_id))}
+    return envelope(TrainingSucceeded(training_id=training_id, ref=ref, **{"output": output, **fields}))
+
+
+def failed(training_id: str, reason: str = "out of memory") -> Envelope:
+    return envelope(TrainingFailed(training_id=training_id, reason=reason))
+
+
+def canceled(training_id: str) -> Envelope:
+    return envelope(TrainingCanceled(training_id=training_id, reason="canceled"))
+
+
+def ready(training_id: str, *, model: ModelRef | None = None, ref: UUID | None = None) -> Envelope:
+    evidence = Evidence(shape="version", checks=("exists",), seconds=0.5)
+    return envelope(
+        ModelReady(training_id=training_id, ref=ref, model=model or model_of(training_id), evidence=evidence)
+    )
+
+
+def not_verified(training_id: str, error: str = "short_version") -> Envelope:
+    return envelope(ExtractionFailed(training_id=training_id, error=error, detail=f"{error}: no model"))
+
+
+def registration(user_id: str, training_id: str | None = None, **fields: Any) -> Registration:
+    """A training of *user_id* that runs already, or, without an id, one that is to begin."""
+    known: dict[str, Any] = {
+        "ref": uuid4(),
+        "destination": DESTINATION,
+        "trainer": None,
+        "trigger_word": "TOK",
+        "total_steps": 1000,
+    }
+    return Registration(user_id=user_id, training_id=training_id, **{**known, **fields})
+
+
+@contextlib.asynccontextmanager
+async def opened_store(database_url: str, *, max_size: int = 4) -> AsyncIterator[Store]:
+    """A store as the service has it: in the role that may do little."""
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=max_size)
+    try:
+        yield Store(pool)
+    finally:
+        pool.terminate()
+
+
+class Wire:
+    """A TCP connection to Postgres that passes everything on, until told otherwise."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = urlsplit(database_url)
+        self._links: set[asyncio.StreamWriter] = set()
+        self._swallow: bytes | None = None
+        self._is_dead = False
+        #: How many answers were swallowed.
+        self.swallowed = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        login, at, _ = self._url.netloc.rpartition("@")
+        self.url = self._url._replace(netloc=f"{login}{at}127.0.0.1:{port}").geturl()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Every connection breaks now."""
+        for link in self._links:
+            link.transport.abort()
+
+    def swallow_answer_to(self, words: bytes) -> None:
+        """Postgres gets the next request with *words* and carries it out; whoever sent it never hears of that."""
+        self._swallow = words
+
+    def refuse(self) -> None:
+        """Postgres is away: every connection breaks, and no new one is let in."""
+        self._is_dead = True
+        self.cut()
+
+    def restore(self) -> None:
+        self._is_dead = False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._links.add(writer)
+        try:
+            if self._is_dead:
+                return
+            up_reader, up_writer = await asyncio.open_connection(self._url.hostname, self._url.port)
+            self._links.add(up_writer)
+            with contextlib.suppress(ConnectionError):
+                await asyncio.gather(self._up(reader, up_writer, writer), self._down(up_reader, writer))
+            self._links.discard(up_writer)
+            up_writer.transport.abort()
+        finally:
+            self._links.discard(writer)
+            writer.transport.abort()
+
+    async def _up(
+        self,
+        reader: asyncio.StreamReader,
+        up_writer: asyncio.StreamWriter,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        while data := await reader.read(65536):
+            if self._swallow is not None and self._swallow in data:
+                self._swallow = None
+                self.swallowed += 1
+                writer.transport.abort()
+                up_writer.write(data)
+                # Nobody reads the answer, but Postgres ends the session in order: what it was sent is carried out.
+                up_writer.write_eof()
+                return
+            up_writer.write(data)
+            await up_writer.drain()
+        up_writer.transport.abort()
+
+    async def _down(self, up_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await up_reader.read(65536):
+            if not writer.transport.is_closing():
+                writer.write(data)
+        writer.transport.abort()

@@ -1,0 +1,77 @@
+"""What stage is a training in after a fact?"""
+
+import itertools
+
+import pytest
+
+from services.state import transitions
+from services.state.transitions import Fact, Stage, accepts_model, next_stage
+
+#: How strong the fact is that a stage stands for.
+STRENGTH = {
+    Stage.REQUESTED: 0,
+    Stage.RUNNING: 1,
+    Stage.VERIFYING: 2,
+    Stage.FAILED: 3,
+    Stage.CANCELED: 3,
+    Stage.UNVERIFIED: 3,
+    Stage.SUPERSEDED: 4,
+    Stage.ACTIVE: 4,
+    Stage.REPLACED: 5,
+}
+#: Facts that Replicate or the extractor tell; `APPEARED` is about our own mistake.
+TOLD = [fact for fact in Fact if fact is not Fact.APPEARED]
+
+
+@pytest.mark.parametrize(("stage", "fact"), list(itertools.product(Stage, TOLD)))
+def test_no_fact_moves_a_training_back(stage, fact):
+    after = next_stage(stage, fact)
+
+    assert after is None or STRENGTH[after] > STRENGTH[stage] or after is stage is Stage.UNVERIFIED
+
+
+@pytest.mark.parametrize("stage", [Stage.FAILED, Stage.CANCELED, Stage.SUPERSEDED, Stage.REPLACED])
+def test_an_end_is_an_end_whatever_is_told_afterwards(stage):
+    assert [None] * len(TOLD) == [next_stage(stage, fact) for fact in TOLD]
+
+
+def test_an_active_training_is_moved_by_nothing_but_a_newer_model():
+    moving = {fact: after for fact in Fact if (after := next_stage(Stage.ACTIVE, fact))}
+
+    assert moving == {Fact.DISPLACED: Stage.REPLACED}
+
+
+@pytest.mark.parametrize("verdict", [Fact.FAILED, Fact.CANCELED])
+@pytest.mark.parametrize("stage", [Stage.VERIFYING, Stage.UNVERIFIED])
+def test_what_succeeded_does_not_fail_afterwards(stage, verdict):
+    assert next_stage(stage, verdict) is None
+
+
+@pytest.mark.parametrize("stage", [Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING, Stage.UNVERIFIED])
+def test_a_ready_model_counts_however_little_was_told_before(stage):
+    assert accepts_model(stage)
+    assert next_stage(stage, Fact.WON) == Stage.ACTIVE
+    assert next_stage(stage, Fact.LOST) == Stage.SUPERSEDED
+
+
+def test_what_we_took_for_not_started_is_requested_again_when_replicate_runs_it():
+    moving = {stage: after for stage in Stage if (after := next_stage(stage, Fact.APPEARED))}
+
+    assert moving == {Stage.FAILED: Stage.REQUESTED}
+
+
+@pytest.mark.parametrize("fact", Fact)
+def test_every_fact_means_something_somewhere(fact):
+    assert any(next_stage(stage, fact) for stage in Stage)
+
+
+def test_every_stage_can_be_reached():
+    reached = {next_stage(stage, fact) for stage in Stage for fact in Fact}
+
+    assert set(Stage) <= reached
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_the_drawing_shows_every_stage(stage):
+    assert transitions.__doc__ is not None
+    assert stage in transitions.__doc__
