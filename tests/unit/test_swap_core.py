@@ -1,0 +1,390 @@
+"""Which model does each user use after these events? Every order of every end, and what can be wrong with an event."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.state.swap import (
+    Changes,
+    CurrentModel,
+    DestinationMismatch,
+    Result,
+    Snapshot,
+    Swap,
+    Training,
+    UnknownTraining,
+    fold,
+)
+from services.state.transitions import Stage
+from shared.contract.envelope import Envelope
+from shared.contract.errors import PermanentError
+from shared.contract.events import ExtractionRequested, ModelActivated, ModelSuperseded
+from shared.contract.identity import ModelName, ModelRef
+from tests.state import (
+    DESTINATION,
+    NOON,
+    canceled,
+    envelope,
+    failed,
+    model_of,
+    not_verified,
+    ready,
+    started,
+    succeeded,
+)
+
+ENDS: dict[str, Callable[[str], Envelope]] = {
+    "good": ready,
+    "failed": failed,
+    "canceled": canceled,
+    "no model": not_verified,
+}
+STAGES = {
+    "good": {Stage.REPLACED, Stage.SUPERSEDED},
+    "failed": {Stage.FAILED},
+    "canceled": {Stage.CANCELED},
+    "no model": {Stage.UNVERIFIED},
+}
+
+
+def training(generation: int, *, user_id: str = "ada", **fields: object) -> Training:
+    """The user's training number *generation*, named after it."""
+    known = Training(
+        ref=UUID(int=generation),
+        training_id=f"t{generation}",
+        user_id=user_id,
+        generation=generation,
+        destination=DESTINATION,
+        trigger_word="TOK",
+        stage=Stage.REQUESTED,
+    )
+    return replace(known, **fields)  # type: ignore[arg-type]
+
+
+@dataclass
+class World:
+    """The tables in memory, and what must hold whenever something was written."""
+
+    trainings: dict[UUID, Training]
+    models: dict[str, CurrentModel] = field(default_factory=dict)
+    inbox: set[str] = field(default_factory=set)
+    history: list[Swap] = field(default_factory=list)
+    told: list[ModelActivated | ModelSuperseded] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, *trainings: Training) -> World:
+        return cls({each.ref: each for each in trainings})
+
+    def take(self, *envelopes: Envelope) -> Sequence[Result]:
+        """Apply *envelopes* as one batch."""
+        changes = fold(envelopes, Snapshot(self.trainings.values(), self.models, applied=self.inbox), now=NOON)
+        self._write(changes)
+        self._check()
+        return changes.results
+
+    def stage(self, generation: int) -> Stage:
+        return self.trainings[UUID(int=generation)].stage
+
+    def _write(self, changes: Changes) -> None:
+        self.inbox.update(changes.applied)
+        for change in changes.trainings:
+            row = self.trainings[change.ref]
+            self.trainings[change.ref] = replace(
+                row, stage=change.stage or row.stage, training_id=row.training_id or change.training_id
+            )
+        for swap in changes.current:
+            known = self.models.get(swap.user_id)
+            assert known is None or known.generation < swap.generation
+            self.models[swap.user_id] = CurrentModel(swap.generation, swap.ref, swap.model)
+        self.history += changes.swaps
+        for outgoing in changes.outbox:
+            assert isinstance(outgoing.envelope.event, ModelActivated | ModelSuperseded)
+            self.told.append(outgoing.envelope.event)
+
+    def _check(self) -> None:
+        active = {each.user_id: each.ref for each in self.trainings.values() if each.stage is Stage.ACTIVE}
+        assert active == {user: model.ref for user, model in self.models.items()}
+        generations = [swap.generation for swap in self.history]
+        assert generations == sorted(set(generations))
+        activated = [event for event in self.told if isinstance(event, ModelActivated)]
+        assert [(e.generation, e.model, e.previous) for e in activated] == [
+            (swap.generation, swap.model, swap.previous) for swap in self.history
+        ]
+
+
+def assert_newest_good_is_live(world: World, ends: Sequence[str]) -> None:
+    """*ends* are those of generation 1, 2, …"""
+    newest = max((number for number, end in enumerate(ends, 1) if end == "good"), default=None)
+    live = world.models.get("ada")
+    assert (live and live.generation) == newest
+    for number, end in enumerate(ends, 1):
+        assert world.stage(number) in ({Stage.ACTIVE} if number == newest else STAGES[end])
+    if live:
+        assert live.model == model_of(f"t{newest}")
+
+
+def orders(events: Iterable[Envelope]) -> Iterable[tuple[Envelope, ...]]:
+    return itertools.permutations(events)
+
+
+@pytest.mark.parametrize("ends", list(itertools.product(ENDS, repeat=4)), ids="-".join)
+def test_of_four_trainings_the_newest_good_one_is_live_in_whatever_order_they_end(ends):
+    events = [ENDS[end](f"t{number}") for number, end in enumerate(ends, 1)]
+
+    for order in orders(events):
+        world = World.of(*map(training, range(1, 5)))
+        for event in order:
+            world.take(event)
+
+        assert_newest_good_is_live(world, ends)
+
+
+@pytest.mark.parametrize("ends", list(itertools.product(ENDS, repeat=2)), ids="-".join)
+def test_of_two_trainings_every_order_of_every_event_told_twice_ends_the_same(ends):
+    events = [started("t1"), ENDS[ends[0]]("t1"), started("t2"), ENDS[ends[1]]("t2")]
+
+    for order in orders(events):
+        for again in order:
+            world = World.of(training(1), training(2))
+            for event in (*order, again):
+                world.take(event)
+
+            assert_newest_good_is_live(world, ends)
+
+
+@pytest.mark.parametrize("ends", list(itertools.product(["good", "no model"], repeat=2)), ids="-".join)
+def test_a_success_that_is_told_too_late_changes_nothing(ends):
+    events = [succeeded("t1"), ENDS[ends[0]]("t1"), succeeded("t2"), ENDS[ends[1]]("t2")]
+
+    for order in orders(events):
+        world = World.of(training(1), training(2))
+        for event in order:
+            world.take(event)
+
+        assert_newest_good_is_live(world, ends)
+
+
+EVENTS = [
+    tell(training_id)
+    for tell in (started, succeeded, ready, failed, canceled, not_verified)
+    for training_id in ("t1", "t2", "t3")
+]
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=12), st.integers(1, 12))
+@settings(deadline=None)
+def test_a_batch_comes_to_the_same_as_its_events_one_by_one(events, size):
+    together, alone = World.of(*map(training, (1, 2, 3))), World.of(*map(training, (1, 2, 3)))
+
+    for first in range(0, len(events), size):
+        together.take(*events[first : first + size])
+    for event in events:
+        alone.take(event)
+
+    assert together == alone
+
+
+def test_an_older_training_that_ends_while_a_newer_one_runs_is_used_until_then():
+    world = World.of(training(1), training(2))
+
+    world.take(started("t2"), ready("t1"))
+    until_then = world.models["ada"].generation
+    world.take(ready("t2"))
+
+    assert [until_then, world.models["ada"].generation] == [1, 2]
+    assert [swap.previous for swap in world.history] == [None, model_of("t1")]
+
+
+def test_an_older_training_that_ends_after_a_newer_one_is_told_of_but_not_used():
+    world = World.of(training(1), training(2))
+
+    world.take(ready("t2"))
+    world.take(ready("t1"))
+
+    assert world.models["ada"].generation == 2
+    assert isinstance(world.told[-1], ModelSuperseded)
+    assert (world.told[-1].generation, world.told[-1].current_generation) == (1, 2)
+
+
+def test_a_rollback_beats_every_training_that_was_requested_before_it():
+    rolled_back = CurrentModel(3, UUID(int=1), model_of("t1"))
+    world = World.of(training(1, stage=Stage.ACTIVE), training(2))
+    world.models["ada"] = rolled_back
+
+    world.take(ready("t2"))
+
+    assert world.models["ada"] == rolled_back
+
+
+def test_looking_again_may_find_the_model_that_was_missing():
+    world = World.of(training(1))
+
+    world.take(succeeded("t1"), not_verified("t1"))
+    world.take(ready("t1"))
+
+    assert world.stage(1) is Stage.ACTIVE
+
+
+def test_the_newest_reason_why_there_is_no_model_is_kept():
+    changes = fold(
+        [not_verified("t1", "short_version"), not_verified("t1", "not_there")], Snapshot([training(1)], {}), now=NOON
+    )
+
+    assert [change.failure and change.failure.code for change in changes.trainings] == ["not_there"]
+
+
+def test_users_do_not_touch_each_other():
+    world = World.of(training(1), training(2, user_id="bob"))
+
+    world.take(ready("t1"), ready("t2"))
+
+    assert {user: model.ref.int for user, model in world.models.items()} == {"ada": 1, "bob": 2}
+
+
+# What can be wrong with an event
+
+
+def test_an_event_of_a_training_that_nobody_registered_is_tried_again_and_not_remembered():
+    world = World.of(training(1))
+
+    results = world.take(ready("t1"), ready("t9"))
+
+    assert results[0] is None
+    assert isinstance(results[1], UnknownTraining)
+    assert (results[1].code, results[1].max_attempts) == ("unknown_training", 5)
+    assert ready("t9").id not in world.inbox
+
+
+def test_a_model_somewhere_else_than_at_the_destination_is_never_used_however_often_it_is_told():
+    stranger = model_of("t1", ModelName("acme", "bob"))
+    world = World.of(training(1, stage=Stage.VERIFYING))
+
+    results = [*world.take(ready("t1", model=stranger)), *world.take(ready("t1", model=stranger))]
+
+    assert [type(result) for result in results] == [DestinationMismatch, DestinationMismatch]
+    assert world.stage(1) is Stage.UNVERIFIED
+    assert (world.models, world.inbox) == ({}, set())
+
+
+def test_a_model_somewhere_else_leaves_the_current_one_alone():
+    world = World.of(training(1), training(2))
+
+    world.take(ready("t1"), ready("t2", model=model_of("t2", ModelName("acme", "bob"))))
+
+    assert world.models["ada"].model == model_of("t1")
+
+
+def test_late_events_of_a_deleted_user_do_nothing():
+    changes = fold([ready("t1")], Snapshot([training(1)], {}, deleted_users={"ada"}), now=NOON)
+
+    assert (changes.results, changes.swaps, changes.outbox) == ([None], [], [])
+    assert changes.applied == [ready("t1").id]
+
+
+def test_an_event_that_is_none_of_ours_is_set_aside():
+    event = ExtractionRequested(training_id="t1", request_id=UUID(int=7), ref=UUID(int=1), destination=DESTINATION)
+
+    (result,) = World.of(training(1)).take(envelope(event))
+
+    assert isinstance(result, PermanentError)
+    assert result.code == "unexpected_event"
+
+
+# Which training an event is about
+
+
+def test_a_webhook_that_proves_our_own_id_brings_replicate_s():
+    world = World.of(training(1, training_id=None))
+
+    world.take(started("t1", ref=UUID(int=1)))
+    world.take(ready("t1"))
+
+    assert world.trainings[UUID(int=1)].training_id == "t1"
+    assert world.models["ada"].model == model_of("t1")
+
+
+def test_within_a_batch_too_replicate_s_id_is_known_once_it_was_brought():
+    world = World.of(training(1, training_id=None))
+
+    assert world.take(started("t1", ref=UUID(int=1)), ready("t1")) == [None, None]
+    assert world.stage(1) is Stage.ACTIVE
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_our_own_id_belongs_to_the_first_training_that_brings_it(in_one_batch):
+    world = World.of(training(1, training_id=None))
+    events = [started("t1", ref=UUID(int=1)), ready("stranger", ref=UUID(int=1))]
+
+    batches = [events] if in_one_batch else [[event] for event in events]
+    results = [result for batch in batches for result in world.take(*batch)]
+
+    assert results[0] is None
+    assert isinstance(results[1], UnknownTraining)
+    assert world.stage(1) is Stage.RUNNING
+
+
+def test_replicate_s_id_counts_more_than_ours():
+    world = World.of(training(1), training(2, training_id=None))
+
+    world.take(ready("t1", ref=UUID(int=2)))
+
+    assert [world.stage(1), world.stage(2)] == [Stage.ACTIVE, Stage.REQUESTED]
+
+
+def test_a_training_that_we_took_for_not_started_counts_when_replicate_runs_it_after_all():
+    world = World.of(training(1, training_id=None, stage=Stage.FAILED))
+
+    world.take(started("t1", ref=UUID(int=1)))
+    running = world.stage(1)
+    world.take(ready("t1"))
+
+    assert [running, world.stage(1)] == [Stage.RUNNING, Stage.ACTIVE]
+
+
+# What is kept of what Replicate said
+
+
+def test_of_what_replicate_said_twice_the_first_is_kept():
+    events = [succeeded("t1", output="first", completed_at=NOON), succeeded("t1", output="second")]
+
+    (change,) = fold(events, Snapshot([training(1)], {}), now=NOON).trainings
+
+    assert (change.output, change.completed_at) == ('"first"', NOON)
+
+
+def test_an_output_is_kept_even_where_its_model_was_ready_before():
+    (change,) = fold([ready("t1"), succeeded("t1", output=["a"])], Snapshot([training(1)], {}), now=NOON).trainings
+
+    assert (change.stage, change.output) == (Stage.ACTIVE, '["a"]')
+
+
+def test_a_time_without_a_zone_is_taken_for_utc():
+    (change,) = fold(
+        [succeeded("t1", completed_at=NOON.replace(tzinfo=None))], Snapshot([training(1)], {}), now=NOON
+    ).trainings
+
+    assert change.completed_at == NOON
+
+
+def test_what_follows_carries_the_trace_and_names_its_cause():
+    cause = replace(ready("t1"), trace={"traceparent": "00-1-2-01"})
+
+    (outgoing,) = fold([cause], Snapshot([training(1)], {}), now=NOON).outbox
+
+    assert outgoing.envelope.causation_id == cause.id
+    assert outgoing.envelope.trace == cause.trace
+    assert outgoing.envelope.event == ModelActivated(
+        training_id="t1",
+        user_id="ada",
+        generation=1,
+        ref=UUID(int=1),
+        model=ModelRef(*DESTINATION, model_of("t1").version),
+        trigger_word="TOK",
+    )
