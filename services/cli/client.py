@@ -1,0 +1,160 @@
+"""What is asked over HTTP? Edge: the product's API, the health of our processes, the receiver, and whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from services.cli.problem import Problem
+from services.state.views import ModelView, Page, SwapView, TrainingView
+
+M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
+
+_TIMEOUT: Final = httpx.Timeout(10.0)
+_READY_POLL_SECONDS: Final = 0.1
+_PAGE: Final = 100
+_CONFIG: Final = "modelswap config show"
+
+
+class NotThere(Problem):
+    """The API knows no such thing."""
+
+    code = "not_there"
+
+
+class Product:
+    """The product's API, as an async context manager."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url
+        self._http = httpx.AsyncClient(
+            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def start_training(self, body: Mapping[str, Any]) -> TrainingView:
+        return await self._ask(TrainingView, "POST", "/v1/trainings", body=body)
+
+    async def register_training(self, training_id: str, body: Mapping[str, Any]) -> TrainingView:
+        """Make a training known that runs already."""
+        return await self._ask(TrainingView, "PUT", f"/v1/trainings/{_part(training_id)}", body=body)
+
+    async def get_training(self, training_id: str) -> TrainingView:
+        return await self._ask(TrainingView, "GET", f"/v1/trainings/{_part(training_id)}")
+
+    async def list_trainings(self, *, user_id: str | None, stage: str | None, limit: int) -> list[TrainingView]:
+        """The newest trainings, of all users or of one, in all stages or in one."""
+        query = {"user_id": user_id, "stage": stage}
+        return await self._pages(Page[TrainingView], "/v1/trainings", query, limit)
+
+    async def get_model(self, user_id: str) -> ModelView:
+        return await self._ask(ModelView, "GET", f"/v1/users/{_part(user_id)}/model")
+
+    async def list_history(self, user_id: str, *, limit: int) -> list[SwapView]:
+        return await self._pages(Page[SwapView], f"/v1/users/{_part(user_id)}/model/history", {}, limit)
+
+    async def _pages(self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int) -> list[V]:
+        items: list[V] = []
+        cursor: str | None = None
+        while len(items) < limit:
+            asked = {**query, "limit": str(min(_PAGE, limit - len(items))), "cursor": cursor}
+            page = await self._ask(kind, "GET", path, query=asked)
+            items += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return items
+
+    async def _ask(
+        self,
+        kind: type[M],
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | None] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> M:
+        given = {name: text for name, text in (query or {}).items() if text is not None}
+        try:
+            response = await self._http.request(method, path, params=given, json=body)
+        except httpx.TransportError as error:
+            raise Problem(
+                f"the product's API at {self._url} does not answer ({type(error).__name__})",
+                then="modelswap up --embedded, or set MODELSWAP_API_URL",
+            ) from error
+        if not response.is_success:
+            raise _refusal(response)
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise Problem(f"{self._url} is not the product's API, or of another version", then=_CONFIG) from error
+
+
+async def wait_until_ready(url: str) -> None:
+    """Return as soon as the process at *url* says that it is ready. It is the caller's to lose patience."""
+    async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
+        while True:
+            try:
+                if (await http.get(f"{url}/readyz")).is_success:
+                    return
+            except httpx.TransportError:
+                pass  # it does not listen yet
+            await asyncio.sleep(_READY_POLL_SECONDS)
+
+
+async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
+    """
+    Post *body* to *url*; the answer's status and, if it is a refusal, the reason.
+
+    Raises:
+        Problem: if nobody answers.
+
+    """
+    try:
+        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
+            response = await http.post(url, content=body, headers=dict(headers))
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        then = "is it running? modelswap doctor"
+        raise Problem(f"nobody answers at {url} ({type(error).__name__})", then=then) from error
+    return response.status_code, "" if response.is_success else _detail(response)
+
+
+def _refusal(response: httpx.Response) -> Problem:
+    detail = _detail(response)
+    match response.status_code:
+        case HTTPStatus.UNAUTHORIZED:
+            token = "the first token of MODELSWAP_API_TOKENS"  # noqa: S105 (its name)
+            return Problem(f"the product's API does not accept {token}", then=_CONFIG)
+        case HTTPStatus.NOT_FOUND:
+            return NotThere(detail, then="modelswap trainings list")
+    return Problem(f"the product's API refused: {response.status_code} {detail}", then="modelswap doctor")
+
+
+def _detail(response: httpx.Response) -> str:
+    """The reason in a problem+json body, else the beginning of whatever came."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    match problem:
+        case {"detail": str(detail)}:
+            return detail
+        case {"title": str(title)}:
+            return title
+    return response.text[:200]
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")

@@ -1,0 +1,104 @@
+"""What is every process set up with, and where does each setting come from? Reads the environment; shows no secret."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from pydantic import SecretStr, create_model
+
+from services.cli.output import print_json, print_table
+from services.cli.words import Format
+from shared.runtime.settings import PREFIX, PROCESSES, ClientSettings, Settings, SettingsError, all_settings, unknown
+
+_MASK: Final = "********"
+_URL: Final = re.compile(r"(\w+://)(.*@)?([^?#]*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One setting as it counts now."""
+
+    name: str
+    value: Any
+    #: default, environment, nowhere, or the file that holds it
+    source: str
+    #: Which processes heed it.
+    processes: tuple[str, ...]
+    problem: str | None
+
+
+def entries(environment: Mapping[str, str]) -> list[Entry]:
+    """Every setting there is, by name."""
+    return [_entry(name, owner, environment) for name, owner in sorted(all_settings().items())]
+
+
+def _entry(name: str, owner: type[Settings], environment: Mapping[str, str]) -> Entry:
+    field = name.removeprefix(PREFIX).lower()
+    definition: Any = (owner.model_fields[field].annotation, owner.model_fields[field])
+    alone = create_model("Alone", __base__=Settings, **{field: definition})
+    given = {key: environment[key] for key in (name, f"{name}_FILE") if environment.get(key)}
+    value, problem = None, None
+    try:
+        value = _shown(getattr(alone.load(given), field))
+    except SettingsError as error:
+        # The first line is a heading, and where a file can not be read, that its setting is missing is no news.
+        problem = str(error).splitlines()[1].strip().removeprefix(name).lstrip(": ")
+    return Entry(name, value, _source(name, given, problem), _processes(field), problem)
+
+
+def _source(name: str, given: Mapping[str, str], problem: str | None) -> str:
+    if name in given:
+        return "environment"
+    if given:
+        return f"file {given[f'{name}_FILE']}"
+    return "nowhere" if problem else "default"
+
+
+def _processes(field: str) -> tuple[str, ...]:
+    if field in Settings.model_fields:
+        return ("all",)
+    owners: dict[str, type[Settings]] = {**PROCESSES, "cli": ClientSettings}
+    return tuple(process for process, owner in owners.items() if field in owner.model_fields)
+
+
+def _shown(value: Any) -> Any:
+    match value:
+        case SecretStr():
+            return _masked(value.get_secret_value())
+        case tuple():
+            return [_shown(each) for each in value]
+        case timedelta():
+            return f"{value.total_seconds():g}s"
+        case bool() | int() | float() | None:
+            return value
+    return str(value)
+
+
+def _masked(secret: str) -> str:
+    """Of an address its host and path stay visible, of anything else nothing."""
+    match = _URL.match(secret)
+    if match is None:
+        return _MASK
+    return f"{match[1]}{_MASK}@{match[3]}" if match[2] else f"{match[1]}{match[3]}"
+
+
+def show(environment: Mapping[str, str], output: Format) -> None:
+    """Print every setting, and to standard error which names nobody heeds."""
+    found, unheeded = entries(environment), unknown(environment)
+    if output is Format.JSON:
+        print_json({"settings": [asdict(entry) for entry in found], "unknown": unheeded})
+    else:
+        print_table(("setting", "value", "from", "used by", "problem"), map(_row, found), empty="")
+    for name in unheeded:
+        sys.stderr.write(f"warning: nothing heeds {name}; a typing mistake?\n")
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    value = entry.value
+    shown = ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
+    return (entry.name, shown, entry.source, " ".join(entry.processes), entry.problem)

@@ -1,0 +1,337 @@
+"""Which commands are there? The tree; each command imports what it needs when it runs, so that help is quick."""
+
+# ruff: noqa: PLC0415 (as it says)
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from services.cli.problem import exit_code, explain
+from services.cli.words import Format, Process, Trigger
+from shared.contract.errors import ModelswapError
+
+T = TypeVar("T")
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="How to print: for people or for programs.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
+User = Annotated[str, typer.Argument(help="The product's own id of a user.", show_default=False)]
+
+
+def _group(text: str) -> typer.Typer:
+    return typer.Typer(help=text, no_args_is_help=True)
+
+
+app = typer.Typer(
+    help="A training on Replicate ended: find its model, prove that it works, swap it in. Begin with `modelswap demo`.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help takes half the time of a coloured one.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config = _group("What the processes are set up with.")
+db = _group("The database of services.state.")
+topology = _group("Exchanges and queues on the broker.")
+trainings = _group("Trainings, as the product's API shows them.")
+models = _group("Users' models, as the product's API shows them.")
+app.add_typer(trainings, name="trainings")
+app.add_typer(models, name="models")
+app.add_typer(config, name="config")
+app.add_typer(db, name="db")
+app.add_typer(topology, name="topology")
+
+
+def main() -> int:
+    """Run the command that was typed; an error that has a name is one line and what to do next."""
+    try:
+        app(prog_name="modelswap")
+    except ModelswapError as error:
+        sys.stderr.write(explain(error))
+        return exit_code(error)
+    return 0
+
+
+@app.command()
+def demo() -> None:
+    """
+    Watch three trainings, with nothing to set up.
+
+    One succeeds; one fails, and its user keeps the old model; one replaces a model that works until the swap. With
+    private servers, all services and a simulated Replicate: within two minutes everything is gone again.
+    """
+    from services.cli.demo import demo as run
+
+    run(os.environ)
+
+
+@app.command()
+def up(
+    *,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="With a private RabbitMQ and Postgres, and secrets made for them.")
+    ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Keep the private servers' data and secrets here.", file_okay=False, show_default=False),
+    ] = None,
+    simulator: Annotated[
+        bool | None,
+        typer.Option(
+            "--simulator/--no-simulator",
+            help="With a simulated Replicate. Default: with --embedded, unless MODELSWAP_REPLICATE_API_TOKEN is set.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """
+    Run all services on this machine until Ctrl-C.
+
+    If one of them ends by itself, all are stopped, and the exit code is 1.
+    """
+    from services.cli.up import up as run
+
+    if state is not None and not embedded:
+        raise typer.BadParameter("only private servers have a state to keep: add --embedded", param_hint="--state")
+    run(os.environ, embedded=embedded, state=state, simulator=simulator)
+
+
+@app.command()
+def serve(name: Annotated[Process, typer.Argument(help="Which one.", show_default=False)]) -> None:
+    """Run one process, as `python -m services.NAME` does."""
+    import runpy
+
+    runpy.run_module(f"services.{name}", run_name="__main__", alter_sys=True)
+
+
+@app.command()
+def doctor(output: Output = Format.TABLE) -> None:
+    """
+    Check settings, broker, database and Replicate.
+
+    Says of each what to do about it. Exit code 1 if something is wrong.
+    """
+    from services.cli.doctor import examine, print_findings
+
+    findings = _run(examine(os.environ))
+    if not print_findings(findings, output):
+        raise typer.Exit(1)
+
+
+@config.command("show")
+def config_show(output: Output = Format.TABLE) -> None:
+    """
+    Show every setting as it counts now.
+
+    Secrets are masked. Says where each setting comes from and which processes heed it.
+    """
+    from services.cli.config import show
+
+    show(os.environ, output)
+
+
+@db.command("migrate")
+def db_migrate() -> None:
+    """Bring the database up to date."""
+    from services.cli import servers
+
+    for name in _run(servers.migrate(os.environ)) or ["nothing: the database is up to date"]:
+        print(f"applied {name}")
+
+
+@db.command("status")
+def db_status(output: Output = Format.TABLE) -> None:
+    """
+    Show which migrations are applied.
+
+    Exit code 1 if some are not.
+    """
+    from services.cli import servers
+
+    if not servers.print_migrations(_run(servers.migration_status(os.environ)), output):
+        raise typer.Exit(1)
+
+
+@topology.command("apply")
+def topology_apply() -> None:
+    """Declare every exchange and queue; what exists already is left as it is."""
+    from services.cli import servers
+
+    there = _run(servers.declare_topology(os.environ))
+    print(f"{len(there.exchanges)} exchanges and {len(there.queues)} queues are there")
+
+
+@topology.command("diff")
+def topology_diff(output: Output = Format.TABLE) -> None:
+    """
+    Show what is missing on the broker, or differs.
+
+    Exit code 1 if something does.
+    """
+    from services.cli import servers
+
+    if not servers.print_differences(_run(servers.diff_topology(os.environ)), output):
+        raise typer.Exit(1)
+
+
+@trainings.command("list")
+def trainings_list(
+    user: Annotated[str | None, typer.Option(help="Of this user only.", show_default=False)] = None,
+    stage: Annotated[str | None, typer.Option(help="In this stage only, e.g. running.", show_default=False)] = None,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+) -> None:
+    """List trainings, newest first."""
+    from services.cli.trainings import list_trainings
+
+    _run(list_trainings(user_id=user, stage=stage, limit=limit, output=output))
+
+
+TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
+
+
+@trainings.command("show")
+def trainings_show(training: Annotated[str, TrainingArgument], output: Output = Format.TABLE) -> None:
+    """Show all that is known of a training."""
+    from services.cli.trainings import show_training
+
+    _run(show_training(training, output))
+
+
+@trainings.command("watch")
+def trainings_watch(training: Annotated[str | None, TrainingArgument] = None, output: Output = Format.TABLE) -> None:
+    """
+    Watch a training, or all that are underway.
+
+    Until they have ended. Exit code 1 if one ends without a model.
+    """
+    from services.cli.trainings import watch
+
+    ended = _stream(watch(training, output))
+    if any(each.failure for each in ended or ()):
+        raise typer.Exit(1)
+
+
+@models.command("current")
+def models_current(user: User, output: Output = Format.TABLE) -> None:
+    """Show the model that a user uses now."""
+    from services.cli.trainings import show_model
+
+    _run(show_model(user, output))
+
+
+@models.command("history")
+def models_history(user: User, limit: Limit = 20, output: Output = Format.TABLE) -> None:
+    """List every change of a user's model, newest first."""
+    from services.cli.trainings import show_history
+
+    _run(show_history(user, limit=limit, output=output))
+
+
+@app.command()
+def listen(
+    types: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these events, e.g. model.activated; may be given several times.", show_default=False),
+    ] = None,
+    forward_to: Annotated[
+        str | None, typer.Option(metavar="URL", help="Post each event there, as a CloudEvent.", show_default=False)
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show public events as they are published."""
+    from services.cli.listen import listen as run
+
+    _stream(run(types or (), forward_to, output))
+
+
+@app.command()
+def trigger(  # noqa: PLR0917 (typer gives them by name)
+    event: Annotated[Trigger, typer.Argument(help="What the webhook says.", show_default=False)],
+    training: Annotated[str, typer.Option(help="Replicate's id of the training.", show_default=False)],
+    user: Annotated[
+        str | None, typer.Option(help="Register the training for this user first.", show_default=False)
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="The model that it trains.", show_default=False)
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(metavar="HEX", help="The version that it made. Default: made up.", show_default=False)
+    ] = None,
+    training_output: Annotated[
+        str | None, typer.Option("--output", metavar="JSON", help="Its output, whatever its shape.", show_default=False)
+    ] = None,
+    percent: Annotated[int, typer.Option(min=0, max=100, help="How far its log says it is.")] = 42,
+    error: Annotated[str, typer.Option(help="Why it failed.")] = "CUDA out of memory",
+    url: Annotated[str, typer.Option(help="Where the receiver is.")] = "http://127.0.0.1:8080",
+) -> None:
+    """
+    Post a signed webhook, as Replicate would.
+
+    It is signed with the first of MODELSWAP_WEBHOOK_SECRETS.
+    """
+    from services.cli.trigger import Order
+    from services.cli.trigger import trigger as run
+
+    order = Order(
+        trigger=event,
+        training_id=training,
+        user_id=user,
+        destination=destination,
+        version=version,
+        output=training_output,
+        percent=percent,
+        error=error,
+    )
+    print(_run(run(order, url)))
+
+
+@app.command()
+def extract() -> None:
+    """
+    Say which model each output names; a filter.
+
+    Each line in: {"id", "training": {…}, "destination": "owner/name" or null}
+
+    Each line out: {"id", "model", "version"} or {"id", "error", "detail"}
+    """
+    from services.cli.filters import run_filter
+    from services.extractor.filter import extract_line
+
+    run_filter(extract_line, sys.stdin.buffer, sys.stdout.buffer)
+
+
+@app.command()
+def progress() -> None:
+    """
+    Say how far each log is; a filter.
+
+    Each line in: {"id", "logs": text, list or null, "input": {…}}
+
+    Each line out: {"id", "progress": 0 to 100 or null, "step", "total"}
+    """
+    from services.cli.filters import run_filter
+    from shared.replicate.progress import progress_line
+
+    run_filter(progress_line, sys.stdin.buffer, sys.stdout.buffer)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    # typer does not await: an async command would do nothing, and say nothing of it.
+    import asyncio
+
+    return asyncio.run(work)
+
+
+def _stream(work: Coroutine[Any, Any, T]) -> T | None:
+    """Run what goes on until Ctrl-C, which is then no error."""
+    try:
+        return _run(work)
+    except KeyboardInterrupt:
+        return None

@@ -1,0 +1,63 @@
+"""How does a command say what it found? Tables for people, JSON for programs; piped, without colour and uncut."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+#: Wider than any line, so that nothing is folded for a program that reads it.
+_PIPED_WIDTH: Final = 10_000
+_STYLES: Final = {
+    "active": "green",
+    "ok": "green",
+    "wrong": "bold red",
+    "failed": "red",
+    "unverified": "red",
+    "warning": "yellow",
+    "canceled": "yellow",
+    "running": "cyan",
+    "verifying": "cyan",
+}
+
+
+def console() -> Console:
+    """Standard output, as wide as a terminal is and with its colours; plain where it is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table without lines; *empty* is what to say when it has no rows."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        console().print(empty)
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in cells:
+        table.add_row(*row)
+    console().print(table)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """One line, out at once: somebody may wait for it."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _cell(value: object) -> Text:
+    match value:
+        case None | "":
+            return Text("-", style="dim")
+        case datetime():
+            return Text(f"{value.astimezone():%Y-%m-%d %H:%M:%S}")
+    return Text(str(value), style=_STYLES.get(str(value), ""), overflow="fold")

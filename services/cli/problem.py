@@ -1,0 +1,35 @@
+"""What went wrong at the command line, and which command to try next? Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared.contract.errors import ModelswapError
+
+#: The command line was understood, but not the settings it needs.
+_EXIT_SETTINGS: Final = 2
+_NEXT: Final = {
+    "settings": "modelswap config show",
+    "topology_mismatch": "modelswap topology diff",
+    "migration_refused": "modelswap db status",
+}
+
+
+class Problem(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
+    """A command can not do what it was asked; *then* is what to do about it."""
+
+    code = "problem"
+
+    def __init__(self, message: str, *, then: str) -> None:
+        super().__init__(message)
+        self.then = then
+
+
+def explain(error: ModelswapError) -> str:
+    """What is written to standard error: what happened, then what to do."""
+    then = error.then if isinstance(error, Problem) else _NEXT.get(error.code, "modelswap doctor")
+    return f"modelswap: {error}\nNext: {then}\n"
+
+
+def exit_code(error: ModelswapError) -> int:
+    return _EXIT_SETTINGS if error.code == "settings" else 1

@@ -1,0 +1,81 @@
+"""Are the broker and the database as the services expect them? Edge: migrations and topology, applied or compared."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from services.cli.output import print_json, print_table
+from services.cli.subscription import broker_problems
+from services.cli.words import Format
+from services.state import migrate as migrations
+from shared.contract.topology import Topology, topology
+from shared.runtime.broker import declare, diff
+from shared.runtime.broker.link import Link
+from shared.runtime.settings import BrokerSettings, DatabaseSettings
+
+_NAME = "modelswap topology"
+
+Environment = Mapping[str, str]
+
+
+async def migrate(environment: Environment) -> list[str]:
+    """Bring the database up to date; the names of the migrations that were applied."""
+    return await migrations.migrate(DatabaseSettings.load(environment).database_url.get_secret_value())
+
+
+async def migration_status(environment: Environment) -> list[tuple[str, datetime | None]]:
+    """Every migration, and when it was applied."""
+    return await migrations.status(DatabaseSettings.load(environment).database_url.get_secret_value())
+
+
+async def reach_broker(environment: Environment) -> None:
+    """Return if the broker lets us in."""
+    async with _link(environment):
+        pass
+
+
+async def declare_topology(environment: Environment) -> Topology:
+    """Make every exchange and queue exist; what exists already is left as it is."""
+    plan = topology(BrokerSettings.load(environment).retry_delays)
+    async with _link(environment) as link:
+        await declare(link.channel, plan)
+    return plan
+
+
+async def diff_topology(environment: Environment) -> list[str]:
+    """One line for each exchange or queue that is missing or differs."""
+    settings = BrokerSettings.load(environment)
+    with broker_problems():
+        return await diff(settings.amqp_url.get_secret_value(), topology(settings.retry_delays))
+
+
+@asynccontextmanager
+async def _link(environment: Environment) -> AsyncIterator[Link]:
+    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
+    with broker_problems():
+        link = await Link.open(url, name=_NAME)
+        try:
+            yield link
+        finally:
+            await link.close()
+
+
+def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: Format) -> bool:
+    """Show them; True if all are applied."""
+    if output is Format.JSON:
+        print_json([{"name": name, "applied_at": at and at.isoformat()} for name, at in migrations])
+    else:
+        print_table(("migration", "applied"), [(name, at or "no") for name, at in migrations], empty="no migrations")
+    return all(at for _, at in migrations)
+
+
+def print_differences(differences: Sequence[str], output: Format) -> bool:
+    """Show them; True if there are none."""
+    if output is Format.JSON:
+        print_json(differences)
+    else:
+        rows = [difference.split(": ", 1) for difference in differences]
+        print_table(("what", "difference"), rows, empty="every exchange and queue is as planned")
+    return not differences

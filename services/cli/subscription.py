@@ -1,0 +1,137 @@
+"""How are events heard as they happen? Edge: a queue of our own on the broker, which goes away with us."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from services.cli.problem import Problem
+from shared.contract.envelope import decode
+from shared.contract.errors import Malformed
+from shared.contract.events import EVENTS_EXCHANGE, Event
+from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused
+
+#: What the HTTP binding of CloudEvents leaves as it is in a header: printable ASCII but for space, " and %.
+_HEADER_SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One message as it came."""
+
+    exchange: str
+    routing_key: str
+    #: The CloudEvents attributes, by their names without ``ce-``.
+    attributes: Mapping[str, str]
+    body: bytes
+    #: What it says; None if this version does not understand it.
+    event: Event | None
+
+    def http_headers(self) -> dict[str, str]:
+        """The attributes as CloudEvents' binary mode has them over HTTP."""
+        headers = {f"ce-{name}": quote(value, safe=_HEADER_SAFE) for name, value in self.attributes.items()}
+        return {**headers, "content-type": "application/json"}
+
+    def document(self) -> dict[str, Any]:
+        """The whole as one JSON object: CloudEvents' structured mode."""
+        return {**self.attributes, "datacontenttype": "application/json", "data": _json(self.body)}
+
+
+def patterns(types: Sequence[str]) -> list[str]:
+    """Routing keys to bind for event *types*: ``model.activated`` means every version of it."""
+    return [kind if "*" in kind or "#" in kind or _has_version(kind) else f"{kind}.*" for kind in types] or ["#"]
+
+
+@asynccontextmanager
+async def subscribed(
+    url: str, bindings: Sequence[tuple[str, str]], *, name: str = "modelswap listen"
+) -> AsyncIterator[AsyncIterator[Heard]]:
+    """
+    Hear what is published to the exchanges and routing keys in *bindings* from now on.
+
+    Raises:
+        Problem: if the broker does not answer, or the connection is lost while somebody listens.
+
+    """
+    with broker_problems():
+        link = await Link.open(url, name=name)
+    try:
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        with broker_problems():
+            await _consume(link, bindings, messages)
+        yield _listen(link, messages)
+    finally:
+        await link.close()
+
+
+@contextmanager
+def broker_problems() -> Iterator[None]:
+    """Say what the AMQP library's errors mean to somebody at a terminal."""
+    try:
+        yield
+    except LINK_ERRORS as error:
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        if is_refused(error):
+            raise Problem(f"RabbitMQ refuses us: {said}", then="check the user in MODELSWAP_AMQP_URL") from error
+        raise Problem(f"RabbitMQ does not answer: {said}", then="modelswap doctor") from error
+
+
+async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: asyncio.Queue[Any]) -> None:
+    channel = link.channel
+    queue = (await channel.queue_declare(exclusive=True)).queue or ""
+    for exchange, routing_key in bindings:
+        # As every subscriber does: it may be here before the services are.
+        await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
+        await channel.queue_bind(queue, exchange, routing_key)
+
+    async def on_message(message: Any) -> None:
+        messages.put_nowait(message)
+
+    await channel.basic_consume(queue, on_message, no_ack=True)
+
+
+async def _listen(link: Link, messages: asyncio.Queue[Any]) -> AsyncIterator[Heard]:
+    lost = asyncio.create_task(link.lost.wait())
+    try:
+        while True:
+            following = asyncio.create_task(messages.get())
+            await asyncio.wait((following, lost), return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                raise Problem("the connection to RabbitMQ was lost", then="run the same command again")
+            yield _heard(following.result())
+    finally:
+        lost.cancel()
+
+
+def _heard(message: Any) -> Heard:
+    properties = message.header.properties
+    headers = properties.headers or {}
+    attributes = {str(name)[3:]: str(value) for name, value in headers.items() if str(name).startswith("ce-")}
+    try:
+        event = decode(headers, properties.content_type, message.body).event
+    except Malformed:
+        event = None
+    return Heard(message.delivery.exchange, message.delivery.routing_key, attributes, message.body, event)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode("utf-8", "replace")
+
+
+def _has_version(kind: str) -> bool:
+    version = kind.rpartition(".")[2]
+    return version[:1] == "v" and version[1:].isdigit()
+
+
+def public(types: Sequence[str]) -> list[tuple[str, str]]:
+    """The bindings that hear the public events of *types*, or all of them."""
+    return [(EVENTS_EXCHANGE, pattern) for pattern in patterns(types)]

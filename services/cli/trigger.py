@@ -1,0 +1,92 @@
+"""What does the receiver make of a webhook? Edge: signs one as Replicate would, and posts it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import uuid4
+
+from pydantic import Field, JsonValue
+
+from services.cli import client
+from services.cli.problem import Problem
+from services.cli.trainings import product
+from services.cli.webhook import Webhook, named_output, signed, some_version, training
+from services.cli.words import Trigger
+from shared.contract.identity import ModelName
+from shared.runtime.clock import now
+from shared.runtime.settings import Secrets, Settings
+
+
+class SigningSettings(Settings):
+    """What it takes to sign a webhook."""
+
+    webhook_secrets: Annotated[Secrets, Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Which webhook is wanted, as it was typed."""
+
+    trigger: Trigger
+    training_id: str
+    #: Register the training for this user first.
+    user_id: str | None
+    destination: str | None
+    version: str | None
+    #: JSON
+    output: str | None
+    percent: int
+    error: str
+
+
+async def trigger(order: Order, url: str) -> str:
+    """Post what *order* wants to the receiver at *url*; what became of it, in words."""
+    secrets = SigningSettings.load(os.environ).webhook_secrets
+    webhook = _webhook(order, secrets[0].get_secret_value())
+    if order.user_id is not None:
+        async with product() as api:
+            body = {"user_id": order.user_id, "destination": str(_destination(order))}
+            await api.register_training(order.training_id, body)
+    target = f"{url.rstrip('/')}/webhooks/replicate"
+    status, reason = await client.post(target, webhook.body, webhook.headers)
+    if reason:
+        raise Problem(f"{target} answered {status}: {reason}", then="modelswap config show")
+    return f"{status}: {order.trigger} of {order.training_id} is confirmed"
+
+
+def _webhook(order: Order, secret: str) -> Webhook:
+    moment = now()
+    body = training(
+        order.trigger,
+        order.training_id,
+        now=moment,
+        output=_output(order) if order.trigger is Trigger.SUCCEEDED else None,
+        percent=order.percent,
+        error=order.error,
+    )
+    try:
+        return signed(body, secret, message_id=f"msg_{uuid4().hex}", now=moment)
+    except ValueError as error:
+        raise Problem(f"MODELSWAP_WEBHOOK_SECRETS: {error}", then="modelswap config show") from error
+
+
+def _output(order: Order) -> JsonValue:
+    if order.output is None:
+        return named_output(_destination(order), order.version or some_version(order.training_id))
+    try:
+        output: JsonValue = json.loads(order.output)
+    except ValueError as error:
+        raise Problem(f"--output is not JSON: {error}", then="""--output '{"version": "owner/name:…"}'""") from error
+    return output
+
+
+def _destination(order: Order) -> ModelName:
+    if order.destination is None:
+        raise Problem(f"{order.trigger} of this training needs a model", then="add --destination owner/name")
+    name = ModelName.parse(order.destination)
+    if name is None:
+        raise Problem(f"{order.destination!r} is no model name", then="--destination owner/name, in lower case")
+    return name

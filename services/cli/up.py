@@ -1,0 +1,154 @@
+"""How does everything run on this machine until Ctrl-C? Edge: private servers if wanted, then all our processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from rich.text import Text
+
+from deploy.local import LocalServersError, local_servers
+from services.cli import servers
+from services.cli.children import Children, Hear
+from services.cli.output import console
+from services.cli.problem import Problem
+from services.cli.stack import TRAINER, Environment, Plan, completed, exports, generated, is_given, overridden, plan
+
+Say = Callable[[str], object]
+
+_COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green", "simulator": "blue"}
+
+
+def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
+    """Run all services until Ctrl-C; raise when one of them ends by itself."""
+    out = console()
+
+    def say(text: str) -> None:
+        out.print(Text(text), soft_wrap=True)
+
+    def hear(name: str, line: str) -> None:
+        out.print(Text(f"{name:>9} │ ", style=_COLOURS[name]) + Text(line), soft_wrap=True)
+
+    with ExitStack() as stack:
+        hint = "  export MODELSWAP_API_TOKENS=…        # as it is here\n"
+        if embedded:
+            environment = stack.enter_context(private_servers(environment, state, say))
+        if simulator is None:
+            simulator = embedded and not is_given(environment, "REPLICATE_API_TOKEN")
+        everything = plan(environment, simulator=simulator)
+        if embedded:
+            file = stack.enter_context(_exported(everything.environment, state))
+            hint = f"  source {file}\n"
+        try:
+            asyncio.run(_run(everything, say, hear, hint))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            say("modelswap: stopped")
+
+
+@contextmanager
+def private_servers(environment: Environment, state: Path | None, say: Say) -> Iterator[Environment]:
+    """*environment* with a RabbitMQ and a Postgres of our own, and with whatever secrets it lacks."""
+    try:
+        with local_servers(state=state, say=say) as private:
+            urls = {"AMQP_URL": private.amqp_url, "DATABASE_URL": private.database_url}
+            say(f"RabbitMQ's own console: {private.management_url}")
+            fresh = {"SIMULATOR_SEED": str(secrets.randbits(31))}
+            yield completed(overridden(environment, urls), {**_secrets(state), **fresh})
+    except LocalServersError as error:
+        raise Problem(
+            str(error), then="docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"
+        ) from error
+
+
+async def prepare(environment: Environment, say: Say) -> None:
+    """Bring the database and the broker to what the services expect."""
+    for name in await servers.migrate(environment):
+        say(f"Postgres: migration {name} applied")
+    topology = await servers.declare_topology(environment)
+    say(f"RabbitMQ: {len(topology.exchanges)} exchanges and {len(topology.queues)} queues are there")
+
+
+async def _run(everything: Plan, say: Say, hear: Hear, hint: str) -> None:
+    _stop_on_sigterm()
+    await prepare(everything.environment, say)
+    async with Children(hear) as children:
+        for name in everything.services:
+            await children.start(name, everything.environment)
+        await children.until_ready(everything.urls)
+        say(_welcome(everything, hint))
+        raise await children.death()
+
+
+def _stop_on_sigterm() -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 (we are in one)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+def _welcome(everything: Plan, hint: str) -> str:
+    urls = everything.urls
+    auth = '-H "Authorization: Bearer $MODELSWAP_API_TOKENS"'
+    lines = [
+        "",
+        f"webhooks       {urls['receiver']}/webhooks/replicate",
+        f"product's API  {urls['state']}/v1/openapi.json",
+        f"health         {'/readyz '.join(urls.values())}/readyz",
+        "",
+        "Try it in another terminal:",
+        hint.rstrip(),
+    ]
+    if "simulator" in urls:
+        body = json.dumps(
+            {
+                "user_id": "ann",
+                "destination": "demo/ann",
+                "trigger_word": "ANN",
+                "trainer": TRAINER,
+                "input": {"steps": 1000},
+            }
+        )
+        speed = everything.environment["MODELSWAP_SIMULATOR_SPEED"]
+        lines += [
+            f"  # the simulator stands in for Replicate; its trainings run {speed} times as fast as real ones",
+            f"  curl {auth} -H 'Content-Type: application/json' {urls['state']}/v1/trainings -d '{body}'",
+        ]
+    elif urls["receiver"] == everything.environment["MODELSWAP_PUBLIC_URL"]:
+        lines.append("  # Replicate can not reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
+    lines += [
+        "  modelswap trainings watch",
+        "  modelswap listen",
+        f"  curl {auth} {urls['state']}/v1/users/ann/model",
+        "",
+        "Ctrl-C stops everything.",
+    ]
+    return "\n".join(lines)
+
+
+def _secrets(state: Path | None) -> dict[str, str]:
+    """The secrets of a private stack: those of the last run in *state*, else new ones."""
+    file = state / "secrets.json" if state else None
+    if file is not None and file.exists():
+        known: dict[str, str] = json.loads(file.read_text())
+        return known
+    made = generated(secrets.token_bytes(88))
+    if file is not None:
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(made))
+    return made
+
+
+@contextmanager
+def _exported(environment: Environment, state: Path | None) -> Iterator[Path]:
+    """A file that another terminal sources; for our eyes only, and gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="modelswap-env-", dir=state) as folder:
+        file = Path(folder) / "env"
+        file.touch(mode=0o600)
+        file.write_text(exports(environment))
+        yield file
