@@ -26,7 +26,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
-from shared.runtime.postgres import connect_pool
+from shared.runtime.postgres import Connection, connect, connect_pool
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DESTINATION = ModelName("acme", "ada")
@@ -93,6 +93,16 @@ async def opened_store(database_url: str, *, max_size: int = 4) -> AsyncIterator
         yield Store(pool)
     finally:
         pool.terminate()
+
+
+@contextlib.asynccontextmanager
+async def connected(database_url: str) -> AsyncIterator[Connection]:
+    """A connection as whoever *database_url* logs in as: the owner."""
+    connection = await connect(database_url, application_name="test")
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 class Wire:

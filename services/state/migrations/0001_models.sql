@@ -128,7 +128,7 @@ CREATE FUNCTION state.guard_user_models() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     CASE TG_OP
     WHEN 'UPDATE' THEN
-        IF new.user_id <> old.user_id THEN
+        IF new.user_id IS DISTINCT FROM old.user_id THEN
             RAISE EXCEPTION 'the model of user % can not become another user''s', old.user_id USING ERRCODE = '23514';
         ELSIF new.generation <= old.generation THEN
             RAISE EXCEPTION 'the model of user % can not go back from generation % to %',
