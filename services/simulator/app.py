@@ -63,6 +63,8 @@ async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
         listening = socket.create_server((host, port), backlog=1024)
     except OSError as error:
         raise ModelswapError(f"can not listen on {host}:{port}: {error.strerror}", code="port_taken") from error
+    # asyncio does this itself only for sockets that it made; without it every answer waits 40 ms for an ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(
         create_app(simulator), lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
     )

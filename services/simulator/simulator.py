@@ -33,7 +33,8 @@ log = structlog.get_logger()
 
 _T = TypeVar("_T")
 
-_POSTS_AT_ONCE: Final = 64
+#: httpx looks at every connection for every request, so many of them cost more than they bring.
+_POSTS_AT_ONCE: Final = 32
 #: How many attempts are remembered.
 _MEMORY: Final = 100_000
 _SECRET_BYTES: Final = 24
@@ -146,8 +147,9 @@ class Simulator:
     async def _post_all(self, training: Training) -> None:
         interval = max(LOG_INTERVAL_SECONDS, self.knobs.log_interval_real_seconds * training.speed)
         telling: asyncio.Task[Attempt] | None = None
+        told_until = self._reached.get(training.id, -1)
         for due in webhooks(training, log_interval_seconds=interval):
-            if due.at <= self._reached.get(training.id, -1):
+            if due.at <= told_until:
                 continue
             await self._until(training, due.at)
             self._reached[training.id] = due.at
