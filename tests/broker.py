@@ -109,6 +109,10 @@ class Broker:
             finally:
                 await channel.queue_delete(name)
 
+    async def purge(self, queue: str) -> None:
+        async with self.channel() as channel:
+            await channel.queue_purge(queue)
+
     async def delete_queue(self, queue: str) -> None:
         async with self.channel() as channel:
             await channel.queue_delete(queue)

@@ -18,6 +18,8 @@ from typing import Any, Final, Self
 
 import httpx
 
+from tests.broker import Broker
+
 ROOT: Final = Path(__file__).parent.parent
 #: The public test secret of the Standard Webhooks libraries.
 WEBHOOK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -71,6 +73,11 @@ class Process:
         """As an orchestrator does it; returns the exit code."""
         return self._end(signal.SIGTERM)
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, without waiting for the end."""
+        if self.is_alive and self._running is not None:
+            self._running.send_signal(signal.SIGTERM)
+
     def _end(self, how: signal.Signals) -> int:
         if self._running is None:
             return 0
@@ -86,7 +93,9 @@ class Process:
 class Stack:
     """All services against one broker, one database and one (simulated) Replicate."""
 
-    def __init__(self, folder: Path, *, amqp_url: str, database_url: str, replicate_url: str, **settings: str) -> None:
+    def __init__(self, folder: Path, *, amqp_url: str, database_url: str, replicate_url: str) -> None:
+        #: A tester's hands on its broker.
+        self.broker = Broker(amqp_url)
         self.ports = {name: free_port() for name in SERVICES}
         self.environment = {
             "MODELSWAP_AMQP_URL": amqp_url,
@@ -99,7 +108,6 @@ class Stack:
             "MODELSWAP_PUBLIC_URL": self.url("receiver"),
             "MODELSWAP_RETRY_DELAYS": "200ms,500ms,1s,2s,2s,2s,2s,2s",
             **{f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
-            **{f"MODELSWAP_{name.upper()}": value for name, value in settings.items()},
         }
         self.processes = {name: Process(name, self.environment, folder / f"{name}.log") for name in SERVICES}
         self.api = httpx.AsyncClient(
@@ -124,8 +132,9 @@ class Stack:
     ) -> None:
         await self.api.aclose()
         for process in self.processes.values():
-            if process.is_alive:
-                process.stop()
+            process.ask_to_stop()
+        for process in self.processes.values():
+            process.stop()
 
     async def until_ready(self, *names: str) -> None:
         """Wait until each of these processes (all, if none is named) says that it can do its work."""

@@ -2,67 +2,69 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from services.simulator.app import running
+from services.simulator.faults import Behaviour
 from services.simulator.simulator import Simulator
+from services.simulator.world import Version, World
+from shared.contract.identity import ModelRef
 from shared.contract.topology import topology
-from shared.runtime.lifecycle import serve
 from shared.runtime.settings import StateSettings
 from tests.broker import Broker
-from tests.stack import WEBHOOK_SECRET, Stack, free_port
+from tests.databases import new_database
+from tests.servers import Urls
+from tests.stack import WEBHOOK_SECRET, Stack
 
-#: Opens a stack beside a simulator; keywords are the simulator's knobs.
-OpenStack = Callable[..., contextlib.AbstractAsyncContextManager[tuple[Stack, Simulator]]]
+#: Recorded webhooks name versions that no simulated training made.
+RECORDED: Final = "925da5f563c07bb620a3bf3cc2185079b1cfc7d62f47a9c234e67dbc36eab738"
+SELF_STARTED: Final = "b" * 64
+
+
+class RecordedWorld(World):
+    """A Replicate that knows the versions of the recorded webhooks as well."""
+
+    def find_version(self, reference: str, *, now: datetime) -> Version | None:
+        ref = ModelRef.parse(reference)
+        if ref and ref.version in (RECORDED, SELF_STARTED):
+            return Version(str(ref.model), ref.version, now, has_prompt=True, behaviour=Behaviour.WORKS)
+        return super().find_version(reference, now=now)
+
+
+@contextlib.asynccontextmanager
+async def open_stack(
+    folder: Path, *, amqp_url: str, database_url: str, **knobs: Any
+) -> AsyncIterator[tuple[Stack, Simulator]]:
+    """Every process, on a broker with empty queues and a database of its own; *knobs* are the simulator's."""
+    simulator = Simulator(**{"speed": 300.0, "secret": WEBHOOK_SECRET, **knobs})
+    simulator.world = RecordedWorld(simulator.knobs)
+    async with running(simulator) as replicate_url, new_database(database_url) as database:
+        stack = Stack(folder, amqp_url=amqp_url, database_url=database, replicate_url=replicate_url)
+        delays = StateSettings.load(stack.environment).retry_delays
+        async with Broker(amqp_url, topology(delays)) as broker, stack:
+            stack.broker = broker
+            yield stack, simulator
+
+
+@pytest.fixture(scope="module")
+async def walk(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Simulator]]:
+    """One product for all tests of a module; each has users and trainings of its own."""
+    folder = tmp_path_factory.mktemp("walk")
+    async with open_stack(folder, amqp_url=servers.amqp_url, database_url=servers.database_url) as opened:
+        yield opened
 
 
 @pytest.fixture
-def open_stack(amqp_url: str, database_url: str, tmp_path: Path) -> OpenStack:
-    @contextlib.asynccontextmanager
-    async def open_stack(
-        *,
-        amqp_url: str = amqp_url,
-        database_url: str = database_url,
-        settings: dict[str, str] | None = None,
-        **knobs: Any,
-    ) -> AsyncIterator[tuple[Stack, Simulator]]:
-        simulator = Simulator(**{"speed": 200.0, "secret": WEBHOOK_SECRET, **knobs})
-        async with running(simulator) as replicate_url:
-            stack = Stack(
-                tmp_path,
-                amqp_url=amqp_url,
-                database_url=database_url,
-                replicate_url=replicate_url,
-                **(settings or {}),
-            )
-            delays = StateSettings.load(stack.environment).retry_delays
-            async with Broker(amqp_url, topology(delays)), stack:
-                yield stack, simulator
-
-    return open_stack
+def stack(walk: tuple[Stack, Simulator]) -> Stack:
+    return walk[0]
 
 
 @pytest.fixture
-async def everything_exists() -> AsyncIterator[str]:
-    """A Replicate to which every version is known."""
-
-    async def version(request: Request) -> Response:
-        return JSONResponse({"id": request.path_params["version"], "created_at": "2026-11-24T00:00:00Z"})
-
-    app = Starlette(routes=[Route("/v1/models/{owner}/{name}/versions/{version}", version)])
-    stopping = asyncio.Event()
-    port = free_port()
-    serving = asyncio.create_task(serve(app, host="127.0.0.1", port=port, stopping=stopping))
-    yield f"http://127.0.0.1:{port}"
-    stopping.set()
-    await serving
+def simulator(walk: tuple[Stack, Simulator]) -> Simulator:
+    return walk[1]

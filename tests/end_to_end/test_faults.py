@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -18,9 +19,9 @@ from services.simulator.faults import FaultOrder
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE
-from tests.broker import Broker
-from tests.end_to_end.conftest import OpenStack
+from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import TRAINER, deliver
+from tests.servers import Urls
 from tests.stack import SERVICES, Stack
 
 TRAININGS: Final = 300
@@ -113,7 +114,7 @@ def expected(simulator: Simulator, requested: dict[str, list[str]]) -> dict[str,
     return {user: next((each for each in reversed(ids) if each in good), None) for user, ids in requested.items()}
 
 
-async def until_settled(stack: Stack, broker: Broker, requested: dict[str, list[str]]) -> None:
+async def until_settled(stack: Stack, requested: dict[str, list[str]]) -> None:
     """Wait until every training came to an end, and nothing is left in a work queue."""
     waiting = {each for ids in requested.values() for each in ids}
     async with asyncio.timeout(150):
@@ -124,19 +125,17 @@ async def until_settled(stack: Stack, broker: Broker, requested: dict[str, list[
                         waiting.discard(each)
             await asyncio.sleep(0.1)
     for queue in (EXTRACTOR_QUEUE, STATE_QUEUE):
-        await broker.until(queue, 0)
+        await stack.broker.until(queue, 0)
 
 
-async def test_whatever_dies_every_user_ends_with_the_right_model(
-    open_stack: OpenStack, restartable_servers: Servers, fresh_database: Any
-):
+async def test_whatever_dies_every_user_ends_with_the_right_model(restartable_servers: Servers, tmp_path: Path):
     dice = random.Random(SEED)
     servers = restartable_servers
-    database_url = await fresh_database(servers.database_url)
     chances = {"outcome": 0.2, "duplicate": 0.2, "reorder": 0.1, "version_late_calls": 0.1, "late_logs_seconds": 0.1}
     async with open_stack(
+        tmp_path,
         amqp_url=servers.amqp_url,
-        database_url=database_url,
+        database_url=servers.database_url,
         seed=SEED,
         speed=60.0,
         duration_seconds=600.0,
@@ -144,7 +143,6 @@ async def test_whatever_dies_every_user_ends_with_the_right_model(
         # A webhook is retried for long enough to outlive every restart here; who finds lost ones is another's story.
         retry_delays_real_seconds=(0.5, 1, 1, 2, 2, 4, 4, 8, 8, 8, 8, 8),
     ) as (stack, simulator):
-        broker = Broker(servers.amqp_url)
         readers = Readers(stack, [f"user-{number}" for number in range(USERS)])
         async with readers.reading():
             requesting = asyncio.create_task(request_all(stack, dice))
@@ -160,29 +158,28 @@ async def test_whatever_dies_every_user_ends_with_the_right_model(
                 server.start()
             await stack.until_ready()
             requested = await requesting
-            await until_settled(stack, broker, requested)
+            await until_settled(stack, requested)
         models = {user: await stack.model(user) for user in requested}
 
         wanted = expected(simulator, requested)
         assert {user: model and model["training_id"] for user, model in models.items()} == wanted
         assert readers.wrong == []
         assert readers.answers > 500
-        assert await broker.depth(DEAD_QUEUE) == 0
-    connection = await asyncpg.connect(database_url)
-    unpublished = await connection.fetchval("SELECT count(*) FROM state.outbox WHERE published_at IS NULL")
-    twice = await connection.fetchval(
-        "SELECT count(*) FROM (SELECT ref FROM state.model_history GROUP BY ref HAVING count(*) > 1) AS swapped"
-    )
-    await connection.close()
-    assert (unpublished, twice) == (0, 0)
+        assert await stack.broker.depth(DEAD_QUEUE) == 0
+        connection = await asyncpg.connect(stack.environment["MODELSWAP_DATABASE_URL"])
+        unpublished = await connection.fetchval("SELECT count(*) FROM state.outbox WHERE published_at IS NULL")
+        twice = await connection.fetchval(
+            "SELECT count(*) FROM (SELECT ref FROM state.model_history GROUP BY ref HAVING count(*) > 1) AS swapped"
+        )
+        await connection.close()
+        assert (unpublished, twice) == (0, 0)
 
 
 async def test_while_rabbitmq_is_down_the_sender_is_told_and_its_retry_succeeds(
-    open_stack: OpenStack, restartable_servers: Servers, fresh_database: Any
+    restartable_servers: Servers, tmp_path: Path
 ):
     servers = restartable_servers
-    database_url = await fresh_database(servers.database_url)
-    async with open_stack(amqp_url=servers.amqp_url, database_url=database_url) as (stack, _):
+    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
         await stack.api.put("/v1/trainings/one", json={"user_id": "user-1", "destination": "acme/u-1"})
         body = b'{"id":"one","status":"failed","error":"too few images"}'
         servers.rabbitmq.kill()
@@ -200,12 +197,10 @@ async def test_while_rabbitmq_is_down_the_sender_is_told_and_its_retry_succeeds(
 
 
 async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
-    open_stack: OpenStack, restartable_servers: Servers, fresh_database: Any
+    restartable_servers: Servers, tmp_path: Path
 ):
     servers = restartable_servers
-    database_url = await fresh_database(servers.database_url)
-    async with open_stack(amqp_url=servers.amqp_url, database_url=database_url) as (stack, _):
-        broker = Broker(servers.amqp_url)
+    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
         names = [f"t{number}" for number in range(20)]
         for name in names:
             await stack.api.put(f"/v1/trainings/{name}", json={"user_id": name, "destination": "acme/u-1"})
@@ -219,13 +214,14 @@ async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
         for name in names:
             await stack.until_stage(name, "failed", seconds=60)
 
-        dead = await broker.depth(DEAD_QUEUE)
+        dead = await stack.broker.depth(DEAD_QUEUE)
         retried = [line for line in stack.processes["state"].lines() if line["event"] == "delivery.retried"]
     assert (away.status_code, dead, retried) == (503, 0, [])
 
 
-async def test_a_webhook_that_the_receiver_died_over_is_sent_again(open_stack: OpenStack):
-    async with open_stack(retry_delays_real_seconds=(0.5, 1, 2, 4, 8)) as (stack, simulator):
+async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls, tmp_path: Path):
+    urls = {"amqp_url": servers.amqp_url, "database_url": servers.database_url}
+    async with open_stack(tmp_path, **urls, retry_delays_real_seconds=(0.5, 1, 2, 4, 8)) as (stack, simulator):
         simulator.order(FaultOrder.model_validate({"duration_seconds": 100}))
         answer = await stack.api.post(
             "/v1/trainings",

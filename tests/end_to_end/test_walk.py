@@ -6,17 +6,19 @@ import asyncio
 import json
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from services.simulator.faults import FaultOrder
 from services.simulator.job import Status
+from services.simulator.simulator import Simulator
 from shared.contract.topology import DEAD_QUEUE, EVENTS_EXCHANGE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
 from shared.replicate.signature import sign
 from shared.runtime.clock import now
-from tests.broker import Broker
-from tests.end_to_end.conftest import OpenStack
+from tests.end_to_end.conftest import SELF_STARTED, open_stack
+from tests.servers import Urls
 from tests.stack import REPLICATE_TOKEN, WEBHOOK_SECRET, Process, Stack
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
@@ -52,110 +54,108 @@ async def deliver(stack: Stack, body: bytes, message_id: str, *, path: str = "/w
         return await client.post(path, content=body, headers=headers)
 
 
-async def test_a_started_training_becomes_the_users_model(open_stack: OpenStack):
-    async with open_stack() as (stack, _):
-        begun = await start(stack, "user-1")
-        none_yet = await stack.model("user-1")
+@pytest.fixture
+async def user(stack: Stack) -> str:
+    """A user whom nobody knows yet, and no dead letters of others."""
+    await stack.broker.purge(DEAD_QUEUE)
+    return f"user-{uuid4().hex[:8]}"
 
-        ended = await stack.until_stage(begun["training_id"], "active")
-        model = await stack.model("user-1")
+
+async def test_a_started_training_becomes_the_users_model(stack: Stack, user: str):
+    begun = await start(stack, user)
+    none_yet = await stack.model(user)
+
+    ended = await stack.until_stage(begun["training_id"], "active")
+    model = await stack.model(user)
 
     assert none_yet is None
     assert ended["progress"] == 100
     assert model is not None
-    assert model["reference"].startswith("acme/user-1:")
+    assert model["reference"].startswith(f"acme/{user}:")
     assert model["training_id"] == begun["training_id"]
     assert model["trigger_word"] == "TOK"
     assert None not in model.values()
 
 
-async def test_a_failed_retrain_leaves_the_old_model(open_stack: OpenStack):
-    async with open_stack() as (stack, simulator):
-        first = await start(stack, "user-1")
-        await stack.until_stage(first["training_id"], "active")
-        before = await stack.model("user-1")
-        simulator.order(FaultOrder.model_validate({"outcome": Status.FAILED, "error": "CUDA out of memory"}))
+async def test_a_failed_retrain_leaves_the_old_model(stack: Stack, simulator: Simulator, user: str):
+    first = await start(stack, user)
+    await stack.until_stage(first["training_id"], "active")
+    before = await stack.model(user)
+    simulator.order(FaultOrder.model_validate({"outcome": Status.FAILED, "error": "CUDA out of memory"}))
 
-        second = await start(stack, "user-1")
-        failed = await stack.until_stage(second["training_id"], "failed")
+    second = await start(stack, user)
+    failed = await stack.until_stage(second["training_id"], "failed")
 
-        assert await stack.model("user-1") == before
+    assert await stack.model(user) == before
     assert failed["failure"]["reason"] == "CUDA out of memory"
     assert failed["progress"] < 100
 
 
-async def test_the_old_model_answers_until_the_new_one_is_committed(open_stack: OpenStack):
-    async with open_stack() as (stack, _):
-        first = await start(stack, "user-1")
-        await stack.until_stage(first["training_id"], "active")
-        old = await stack.model("user-1")
-        second = await start(stack, "user-1")
+async def test_the_old_model_answers_until_the_new_one_is_committed(stack: Stack, user: str):
+    first = await start(stack, user)
+    await stack.until_stage(first["training_id"], "active")
+    old = await stack.model(user)
+    second = await start(stack, user)
 
-        seen = []
-        while (current := await stack.model("user-1")) == old:
-            seen.append(current)
-            await asyncio.sleep(0.01)
+    seen = []
+    while (current := await stack.model(user)) == old:
+        seen.append(current)
+        await asyncio.sleep(0.01)
 
-        history = (await stack.api.get("/v1/users/user-1/model/history")).json()["items"]
+    history = (await stack.api.get(f"/v1/users/{user}/model/history")).json()["items"]
     assert seen
     assert current is not None
     assert current["training_id"] == second["training_id"]
     assert [each["training_id"] for each in history] == [second["training_id"], first["training_id"]]
 
 
-async def test_every_commit_is_told_to_whoever_subscribes(open_stack: OpenStack, amqp_url: str):
-    async with open_stack() as (stack, _):
-        broker = Broker(amqp_url)
-        async with broker.subscribed(EVENTS_EXCHANGE, "model.activated.v1") as queue:
-            begun = await start(stack, "user-1")
-            message = await broker.wait_for(queue)
-        model = await stack.model("user-1")
+async def test_every_commit_is_told_to_whoever_subscribes(stack: Stack, user: str):
+    async with stack.broker.subscribed(EVENTS_EXCHANGE, "model.activated.v1") as queue:
+        begun = await start(stack, user)
+        message = await stack.broker.wait_for(queue)
+    model = await stack.model(user)
 
     event = json.loads(message.body)
     assert model is not None
-    assert (event["user_id"], event["generation"], event["model"]) == ("user-1", 1, model["reference"])
+    assert (event["user_id"], event["generation"], event["model"]) == (user, 1, model["reference"])
     assert event["training_id"] == begun["training_id"]
     assert message.headers["ce-type"] == "dev.modelswap.model.activated.v1"
 
 
-async def test_a_version_that_is_not_there_yet_is_waited_for(open_stack: OpenStack):
-    async with open_stack() as (stack, simulator):
-        simulator.order(FaultOrder.model_validate({"version_late_calls": 3}))
-        begun = await start(stack, "user-1")
+async def test_a_version_that_is_not_there_yet_is_waited_for(stack: Stack, simulator: Simulator, user: str):
+    simulator.order(FaultOrder.model_validate({"version_late_calls": 3}))
+    begun = await start(stack, user)
 
-        ended = await stack.until_stage(begun["training_id"], "active")
+    ended = await stack.until_stage(begun["training_id"], "active")
 
     assert ended["current"] is True
 
 
-async def test_a_version_of_somebody_elses_model_never_becomes_current(open_stack: OpenStack, amqp_url: str):
-    async with open_stack() as (stack, simulator):
-        simulator.order(FaultOrder.model_validate({"foreign_version": True}))
-        begun = await start(stack, "user-1")
+async def test_a_version_of_somebody_elses_model_never_becomes_current(stack: Stack, simulator: Simulator, user: str):
+    simulator.order(FaultOrder.model_validate({"foreign_version": True}))
+    begun = await start(stack, user)
 
-        ended = await stack.until_stage(begun["training_id"], "unverified")
-        letter = await Broker(amqp_url).wait_for(DEAD_QUEUE)
+    ended = await stack.until_stage(begun["training_id"], "unverified")
+    letter = await stack.broker.wait_for(DEAD_QUEUE)
 
-        assert await stack.model("user-1") is None
+    assert await stack.model(user) is None
     assert ended["failure"]["code"] == "destination_mismatch"
     assert letter.headers["x-dead-error"] == "destination_mismatch"
 
 
-async def test_duplicates_late_and_reordered_webhooks_have_one_effect(open_stack: OpenStack, amqp_url: str):
-    async with open_stack() as (stack, simulator):
-        simulator.order(
-            FaultOrder.model_validate({"duplicate": 3, "reorder": True, "late_logs_seconds": 30, "huge_logs": 300_000})
-        )
-        begun = await start(stack, "user-1")
-        await stack.until_stage(begun["training_id"], "active")
-        await simulator.settled()
-        broker = Broker(amqp_url)
-        for queue in (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE):
-            await broker.until(queue, 0)
+async def test_duplicates_late_and_reordered_webhooks_have_one_effect(stack: Stack, simulator: Simulator, user: str):
+    simulator.order(
+        FaultOrder.model_validate({"duplicate": 3, "reorder": True, "late_logs_seconds": 30, "huge_logs": 300_000})
+    )
+    begun = await start(stack, user)
+    await stack.until_stage(begun["training_id"], "active")
+    await simulator.settled()
+    for queue in (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE):
+        await stack.broker.until(queue, 0)
 
-        history = (await stack.api.get("/v1/users/user-1/model/history")).json()["items"]
-        ended = await stack.training(begun["training_id"])
-        assert await broker.depth(DEAD_QUEUE) == 0
+    history = (await stack.api.get(f"/v1/users/{user}/model/history")).json()["items"]
+    ended = await stack.training(begun["training_id"])
+    assert await stack.broker.depth(DEAD_QUEUE) == 0
     assert len(history) == 1
     assert (ended["stage"], ended["progress"]) == ("active", 100)
 
@@ -183,112 +183,95 @@ EFFECTS: Final = {
 }
 
 
-async def test_every_recorded_webhook_has_its_effect(open_stack: OpenStack, everything_exists: str):
-    async with open_stack(settings={"replicate_api_url": everything_exists}) as (stack, _):
-        for number, (file, (stage, model)) in enumerate(EFFECTS.items()):
-            # The recorded bodies share ids: each gets one of its own, and is signed anew.
-            body = json.loads((FIXTURES / file).read_bytes()) | {"id": f"recorded{number}"}
-            destination = model or "acme/u-42"
-            registered = await stack.api.put(
-                f"/v1/trainings/recorded{number}", json={"user_id": f"user-{number}", "destination": destination}
-            )
-            answer = await deliver(stack, json.dumps(body).encode(), f"msg-{number}")
-            assert (registered.is_success, answer.status_code) == (True, 202), file
+async def test_every_recorded_webhook_has_its_effect(stack: Stack, user: str):
+    for number, (file, (stage, model)) in enumerate(EFFECTS.items()):
+        # The recorded bodies share ids: each gets one of its own, and is signed anew.
+        body = json.loads((FIXTURES / file).read_bytes()) | {"id": f"recorded{number}"}
+        destination = model or "acme/u-42"
+        registered = await stack.api.put(
+            f"/v1/trainings/recorded{number}", json={"user_id": f"user-{number}", "destination": destination}
+        )
+        answer = await deliver(stack, json.dumps(body).encode(), f"msg-{number}")
+        assert (registered.is_success, answer.status_code) == (True, 202), file
 
-            await stack.until_stage(f"recorded{number}", stage)
+        await stack.until_stage(f"recorded{number}", stage)
 
-            current = await stack.model(f"user-{number}")
-            assert (current and f"{current['owner']}/{current['name']}") == model, file
+        current = await stack.model(f"user-{number}")
+        assert (current and f"{current['owner']}/{current['name']}") == model, file
 
 
-async def test_late_logs_after_the_completion_change_nothing(open_stack: OpenStack, everything_exists: str):
-    async with open_stack(settings={"replicate_api_url": everything_exists}) as (stack, _):
-        destination = {"user_id": "user-1", "destination": "river-9/portrait_flux"}
-        completed = (FIXTURES / "07-completed-succeeded.json").read_bytes()
-        name = json.loads(completed)["id"]
-        await stack.api.put(f"/v1/trainings/{name}", json=destination)
-        await deliver(stack, completed, "msg-1")
-        before = await stack.until_stage(name, "active")
+async def test_late_logs_after_the_completion_change_nothing(stack: Stack, user: str):
+    destination = {"user_id": user, "destination": "river-9/portrait_flux"}
+    completed = (FIXTURES / "07-completed-succeeded.json").read_bytes()
+    name = json.loads(completed)["id"]
+    await stack.api.put(f"/v1/trainings/{name}", json=destination)
+    await deliver(stack, completed, "msg-1")
+    before = await stack.until_stage(name, "active")
 
-        await deliver(stack, (FIXTURES / "15-late-logs-after-completed.json").read_bytes(), "msg-2")
-        await deliver(stack, completed, "msg-1")
-        # Behind these in the same queues: once it has arrived, they have as well.
-        await stack.api.put("/v1/trainings/behind", json=destination)
-        await deliver(stack, b'{"id":"behind","status":"failed","error":"x"}', "msg-3")
-        await stack.until_stage("behind", "failed")
+    await deliver(stack, (FIXTURES / "15-late-logs-after-completed.json").read_bytes(), "msg-2")
+    await deliver(stack, completed, "msg-1")
+    # Behind these in the same queues: once it has arrived, they have as well.
+    await stack.api.put("/v1/trainings/behind", json=destination)
+    await deliver(stack, b'{"id":"behind","status":"failed","error":"x"}', "msg-3")
+    await stack.until_stage("behind", "failed")
 
-        after = await stack.training(name)
-        history = (await stack.api.get("/v1/users/user-1/model/history")).json()["items"]
+    after = await stack.training(name)
+    history = (await stack.api.get(f"/v1/users/{user}/model/history")).json()["items"]
     assert after == before
     assert len(history) == 1
 
 
-async def test_a_prediction_posted_to_the_same_address_changes_nothing(
-    open_stack: OpenStack, everything_exists: str, amqp_url: str
-):
-    async with open_stack(settings={"replicate_api_url": everything_exists}) as (stack, _):
-        body = (FIXTURES / "17-prediction-not-training.json").read_bytes()
+async def test_a_prediction_posted_to_the_same_address_changes_nothing(stack: Stack):
+    body = (FIXTURES / "17-prediction-not-training.json").read_bytes()
 
-        answer = await deliver(stack, body, "msg-1")
-        letter = await Broker(amqp_url).wait_for(DEAD_QUEUE)
+    answer = await deliver(stack, body, "msg-1")
+    letter = await stack.broker.wait_for(DEAD_QUEUE)
 
     assert answer.status_code == 202
     assert json.loads(letter.body)["training_id"] == json.loads(body)["id"]
 
 
-async def test_a_training_that_the_product_starts_itself_is_found_by_its_token(
-    open_stack: OpenStack, everything_exists: str
-):
-    async with open_stack(settings={"replicate_api_url": everything_exists}) as (stack, _):
-        answer = await stack.api.post(
-            "/v1/trainings",
-            json={"user_id": "user-1", "destination": "acme/u-42", "trainer": TRAINER, "input": {}, "start": False},
-        )
-        path = httpx.URL(answer.json()["webhook_url"]).raw_path.decode()
-        body = json.dumps({"id": "mine", "status": "succeeded", "output": {"version": "b" * 64}}).encode()
+async def test_a_training_that_the_product_starts_itself_is_found_by_its_token(stack: Stack, user: str):
+    answer = await stack.api.post(
+        "/v1/trainings",
+        json={"user_id": user, "destination": "acme/u-42", "trainer": TRAINER, "input": {}, "start": False},
+    )
+    path = httpx.URL(answer.json()["webhook_url"]).raw_path.decode()
+    body = json.dumps({"id": "mine", "status": "succeeded", "output": {"version": SELF_STARTED}}).encode()
 
-        await deliver(stack, body, "msg-1", path=path)
+    await deliver(stack, body, "msg-1", path=path)
 
-        ended = await stack.until_stage("mine", "active")
-        model = await stack.model("user-1")
-    assert ended["ref"] == answer.json()["ref"]
+    ended = await stack.until_stage(answer.json()["ref"], "active")
+    model = await stack.model(user)
+    assert ended["training_id"] == "mine"
     assert model is not None
-    assert model["reference"] == f"acme/u-42:{'b' * 64}"
+    assert model["reference"] == f"acme/u-42:{SELF_STARTED}"
 
 
-async def test_a_training_that_nobody_registered_waits_and_is_then_set_aside(open_stack: OpenStack, amqp_url: str):
-    async with open_stack() as (stack, _):
-        await deliver(stack, b'{"id":"stranger","status":"failed","error":"x"}', "msg-1")
+async def test_a_training_that_nobody_registered_waits_and_is_then_set_aside(stack: Stack):
+    await deliver(stack, b'{"id":"stranger","status":"failed","error":"x"}', "msg-1")
 
-        letter = await Broker(amqp_url).wait_for(DEAD_QUEUE)
+    letter = await stack.broker.wait_for(DEAD_QUEUE)
 
     assert letter.headers["x-dead-error"] == "unknown_training"
     assert letter.headers["x-dead-attempts"] > 1
 
 
-async def test_a_registration_that_comes_after_its_webhook_is_found(open_stack: OpenStack):
-    async with open_stack() as (stack, _):
-        await deliver(stack, b'{"id":"early","status":"failed","error":"too few images"}', "msg-1")
-        await stack.api.put("/v1/trainings/early", json={"user_id": "user-1", "destination": "acme/u-1"})
+async def test_a_registration_that_comes_after_its_webhook_is_found(stack: Stack, user: str):
+    await deliver(stack, b'{"id":"early","status":"failed","error":"too few images"}', "msg-1")
+    await stack.api.put("/v1/trainings/early", json={"user_id": user, "destination": "acme/u-1"})
 
-        ended = await stack.until_stage("early", "failed")
+    ended = await stack.until_stage("early", "failed")
 
     assert ended["failure"]["reason"] == "too few images"
 
 
-async def test_no_secret_is_in_any_log(open_stack: OpenStack):
-    async with open_stack() as (stack, _):
+async def test_no_secret_is_in_any_log(servers: Urls, tmp_path: Path):
+    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
         begun = await start(stack, "user-1")
         await stack.until_stage(begun["training_id"], "active")
-        secrets = [
-            stack.environment[name]
-            for name in (
-                "MODELSWAP_REF_SECRETS",
-                "MODELSWAP_API_TOKENS",
-                "MODELSWAP_AMQP_URL",
-                "MODELSWAP_DATABASE_URL",
-            )
-        ]
+        names = ("REF_SECRETS", "API_TOKENS", "AMQP_URL", "DATABASE_URL")
+        secrets = [stack.environment[f"MODELSWAP_{name}"] for name in names]
         stopped = {name: process.stop() for name, process in stack.processes.items()}
         logged = "\n".join(process.log.read_text() for process in stack.processes.values())
 
