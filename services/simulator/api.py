@@ -86,17 +86,25 @@ class ReplicateApi:
             ("account.get", "GET", "/account", self._get_account),
         ]
         return [
-            Route(f"/v1{path}", self._guarded(name, handler), methods=[method], name=name)
+            Route(f"/v1{path}", self._guarded(self._disturbed(name, handler)), methods=[method], name=name)
             for name, method, path, handler in table
-        ] + [Route("/delivery/{id}/out-0.png", self._deliver, name="delivery")]
+        ] + [Route("/delivery/{id}/out-0.png", self._disturbed("delivery", self._deliver), name="delivery")]
 
-    def _guarded(self, name: str, handler: Handler) -> Handler:
-        """Ask for a token, then let go wrong what shall, then *handler*."""
+    def _guarded(self, handler: Handler) -> Handler:
+        """Ask for a token."""
 
         async def endpoint(request: Request) -> Response:
             kind, _, token = request.headers.get("authorization", "").partition(" ")
             if kind.lower() not in ("bearer", "token") or token not in self._simulator.knobs.tokens:
                 return Refused(401).response
+            return await handler(request)
+
+        return endpoint
+
+    def _disturbed(self, name: str, handler: Handler) -> Handler:
+        """Let go wrong what shall go wrong with this call."""
+
+        async def endpoint(request: Request) -> Response:
             fault = self._world.next_api_fault(name) or ApiFault()
             try:
                 if fault.status is None or fault.takes_effect:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -40,10 +40,12 @@ class Rotation(BaseModel):
 
 def create_app(simulator: Simulator) -> Starlette:
     """Replicate's HTTP API and the control routes of *simulator*."""
+    replicate = ReplicateApi(simulator).routes()
+    control = _Control(simulator, ["*", *(route.name for route in replicate)])
     return Starlette(
         routes=[
-            *ReplicateApi(simulator).routes(),
-            Mount("/_simulator", routes=_Control(simulator).routes()),
+            *replicate,
+            Mount("/_simulator", routes=control.routes()),
             *health_routes({}),
         ],
         exception_handlers={HTTPException: _not_routed, Refused: _refused},
@@ -91,8 +93,9 @@ class _Server(uvicorn.Server):
 class _Control:
     """What a test or an operator asks of the *simulator*, and Replicate does not have."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, route_names: Sequence[str]) -> None:
         self._simulator = simulator
+        self._route_names = route_names
 
     def routes(self) -> list[Route]:
         return [
@@ -117,6 +120,8 @@ class _Control:
 
     async def _order_api_fault(self, request: Request) -> Response:
         order = await read(request, ApiFaultOrder)
+        if order.route not in self._route_names:
+            raise Refused(422, detail=f"no route {order.route}; there are {', '.join(self._route_names)}")
         self._simulator.world.order_api_fault(order)
         return JSONResponse(order.model_dump(mode="json", exclude_unset=True), status_code=201)
 

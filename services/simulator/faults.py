@@ -150,7 +150,7 @@ class ApiFault(_Frozen):
 
 
 class ApiFaultOrder(ApiFault):
-    """A fault for the *next* calls of a *route* (its name in `api.ROUTES`), or of all routes."""
+    """A fault for the *next* calls of a *route* (its name in `ReplicateApi.routes`), or of all routes."""
 
     route: Annotated[str, StringConstraints(min_length=1)] = "*"
     next: int = Field(1, ge=1)

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.simulator.faults import NAMES
+from shared.replicate.signature import decode_secret
 
 
 def _known(chances: Mapping[str, float]) -> Mapping[str, float]:
@@ -15,6 +16,12 @@ def _known(chances: Mapping[str, float]) -> Mapping[str, float]:
     if unknown:
         raise ValueError(f"no fault is called {', '.join(unknown)}; there are {', '.join(sorted(NAMES))}")
     return chances
+
+
+def _signing(secret: str) -> str:
+    if secret:
+        decode_secret(secret)
+    return secret
 
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -32,7 +39,7 @@ class Knobs(BaseModel):
     #: What callers of the API may show.
     tokens: tuple[str, ...] = Field(("r8_simulator",), repr=False)
     #: What webhooks are signed with (whsec_ and base64); empty = made from the seed.
-    secret: str = Field("", repr=False)
+    secret: Annotated[str, Field(repr=False), AfterValidator(_signing)] = ""
     #: Whose account this is.
     account: str = "modelswap"
     #: May one train into a model that nobody created?

@@ -162,7 +162,8 @@ class Simulator:
                     telling = self._post(training, due)
             else:
                 self._post(training, due)
-        del self._followers[training.id], self._reached[training.id]
+        del self._followers[training.id]
+        self._reached.pop(training.id, None)
 
     async def _until(self, training: Training, at: float) -> None:
         # The event loop keeps its own time and may wake us a little early.

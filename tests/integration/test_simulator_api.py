@@ -345,6 +345,23 @@ async def test_a_fault_can_be_one_routes_alone(replicate):
     await replicate.get("/v1/trainings")
 
 
+async def test_a_fault_for_a_route_that_is_none_is_refused_with_those_that_are(replicate):
+    refused = await replicate.post("/_simulator/api-faults", {"status": 503, "route": "training.list"}, status=422)
+
+    assert "trainings.list" in refused["detail"]
+
+
+async def test_a_picture_can_be_withheld(replicate):
+    created = await replicate.run(await replicate.trained())
+    replicate.pass_time(27)
+    path = f"/delivery/{created['id']}/out-0.png"
+    await replicate.post("/_simulator/api-faults", {"status": 503, "route": "delivery"})
+
+    answers = [(await replicate.http.get(path)).status_code for _ in range(2)]
+
+    assert answers == [503, 200]
+
+
 async def test_an_answer_can_be_lost_after_the_work_was_done(replicate):
     await replicate.post("/_simulator/api-faults", {"status": 502, "takes_effect": True, "route": "trainings.create"})
 

@@ -201,6 +201,14 @@ def test_a_chance_of_something_unknown_is_refused_with_what_there_is():
         Knobs(chances={"duplicat": 0.1})
 
 
+def test_a_secret_that_can_not_sign_is_refused_without_being_repeated():
+    with pytest.raises(ValidationError) as caught:
+        Knobs(secret="whsec_hunter2")
+
+    assert "whsec_ and base64" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "end"),
     [
