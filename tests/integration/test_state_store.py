@@ -1,0 +1,638 @@
+"""Does what the core decides become rows, once, whatever happens to the connection? Against a real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.state.handler import Handler
+from services.state.records import IdempotencyKey, KeyReused, RegisteredOtherwise, TrainingRecord, UserDeleted
+from services.state.store import Store
+from services.state.swap import DestinationMismatch, Failure, UnknownTraining
+from services.state.transitions import Stage
+from shared.contract.envelope import Envelope
+from shared.contract.errors import DependencyDown, PermanentError
+from shared.contract.events import ProgressSource
+from shared.contract.identity import ModelName
+from tests.state import (
+    DESTINATION,
+    NOON,
+    Wire,
+    canceled,
+    connected,
+    failed,
+    model_of,
+    not_verified,
+    opened_store,
+    progressed,
+    ready,
+    registration,
+    started,
+    succeeded,
+)
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened_store(database_url) as store:
+        yield store
+
+
+async def get(store: Store, training_id: str) -> TrainingRecord:
+    record = await store.find_training(training_id, None)
+    assert record is not None
+    return record
+
+
+async def rows(database_url: str, statement: str) -> list[tuple[Any, ...]]:
+    async with connected(database_url) as connection:
+        return [tuple(row.values()) for row in await connection.fetch(statement)]
+
+
+async def outbox(database_url: str) -> list[tuple[str, str, int]]:
+    return await rows(database_url, "SELECT routing_key, user_id, generation FROM state.outbox ORDER BY id")
+
+
+# A training from its start to a swap
+
+
+async def test_a_training_walks_to_the_swap(store):
+    await store.adopt(registration("ada", "t1"))
+
+    stages = []
+    for event in (started("t1"), succeeded("t1"), ready("t1")):
+        assert await store.apply([event]) == [None]
+        stages.append((await get(store, "t1")).stage)
+
+    assert stages == [Stage.RUNNING, Stage.VERIFYING, Stage.ACTIVE]
+    record, model = await get(store, "t1"), await store.find_model("ada")
+    assert record.is_current
+    assert model is not None
+    assert (model.model, model.generation, model.training_id) == (model_of("t1"), 1, "t1")
+    assert (model.trigger_word, model.ref) == ("TOK", record.ref)
+
+
+async def test_a_retrain_changes_nothing_until_it_is_proven(store):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([ready("t1")])
+
+    seen = []
+    await store.adopt(registration("ada", "t2"))
+    for event in (started("t2"), succeeded("t2"), ready("t2")):
+        seen.append(await store.find_model("ada"))
+        await store.apply([event])
+    seen.append(await store.find_model("ada"))
+
+    assert [model and model.training_id for model in seen] == ["t1", "t1", "t1", "t2"]
+    assert [(await get(store, name)).stage for name in ("t1", "t2")] == [Stage.REPLACED, Stage.ACTIVE]
+
+
+async def test_every_swap_leaves_a_line_in_the_history(store):
+    for name in ("t1", "t2", "t3"):
+        await store.adopt(registration("ada", name))
+    await store.apply([ready("t1"), ready("t3"), ready("t2")])
+
+    history = await store.list_history("ada", before=None, limit=10)
+
+    assert [(line.generation, line.training_id, line.previous_model) for line in history] == [
+        (3, "t3", model_of("t1")),
+        (1, "t1", None),
+    ]
+
+
+async def test_what_follows_is_in_the_outbox_in_the_order_of_its_commits(store, database_url):
+    for user_id, name in (("ada", "t1"), ("bob", "b1"), ("ada", "t2")):
+        await store.adopt(registration(user_id, name))
+
+    await store.apply([ready("b1"), ready("t2"), ready("t1")])
+
+    assert await outbox(database_url) == [
+        ("model.activated.v1", "bob", 1),
+        ("model.activated.v1", "ada", 2),
+        ("model.superseded.v1", "ada", 1),
+    ]
+    assert store.outbox_filled.is_set()
+
+
+async def test_a_batch_of_sixty_four_is_one_transaction(store, database_url):
+    names = [f"t{number}" for number in range(64)]
+    for name in names:
+        await store.adopt(registration(f"user of {name}", name))
+
+    assert await store.apply([ready(name) for name in names]) == [None] * 64
+
+    assert await rows(database_url, "SELECT count(DISTINCT xmin::text) FROM state.user_models") == [(1,)]
+    assert await rows(database_url, "SELECT count(*) FROM state.user_models") == [(64,)]
+
+
+@pytest.mark.parametrize(
+    ("event", "stage", "code"),
+    [
+        (failed("t1"), Stage.FAILED, "training_failed"),
+        (canceled("t1"), Stage.CANCELED, "training_canceled"),
+        (not_verified("t1", "short_version"), Stage.UNVERIFIED, "short_version"),
+    ],
+)
+async def test_a_training_that_came_to_nothing_says_why_and_touches_no_model(store, event, stage, code):
+    await store.adopt(registration("ada", "t0"))
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([ready("t0")])
+
+    await store.apply([event])
+
+    record, model = await get(store, "t1"), await store.find_model("ada")
+    assert (record.stage, record.failure and record.failure.code) == (stage, code)
+    assert model is not None
+    assert model.training_id == "t0"
+
+
+async def test_what_was_found_at_the_second_look_leaves_no_failure_behind(store):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([succeeded("t1"), not_verified("t1")])
+
+    await store.apply([ready("t1")])
+
+    record = await get(store, "t1")
+    assert (record.stage, record.failure, record.model) == (Stage.ACTIVE, None, model_of("t1"))
+
+
+async def test_the_output_is_kept_as_it_came(store, database_url):
+    output = {"version": "x", "deep": [None, 1.5, {"é": "\x00"}]}
+    await store.adopt(registration("ada", "t1"))
+
+    await store.apply([succeeded("t1", output=output, completed_at=NOON)])
+
+    assert await rows(database_url, "SELECT output FROM state.trainings") == [
+        ('{"version": "x", "deep": [null, 1.5, {"\\u00e9": "\\u0000"}]}',)
+    ]
+    assert (await get(store, "t1")).completed_at == NOON
+
+
+# One bad delivery harms only itself
+
+
+async def test_the_good_ones_of_a_batch_are_committed_beside_the_bad_ones(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    await store.adopt(registration("bob", "b1"))
+    stranger = ready("b1", model=model_of("b1", ModelName("acme", "eve")))
+
+    results = await store.apply([ready("t1"), ready("unknown"), stranger])
+
+    assert [type(result) for result in results] == [type(None), UnknownTraining, DestinationMismatch]
+    assert await rows(database_url, "SELECT user_id FROM state.user_models") == [("ada",)]
+    assert await rows(database_url, "SELECT event_id FROM state.inbox") == [(ready("t1").id,)]
+    assert (await get(store, "b1")).stage is Stage.UNVERIFIED
+
+
+async def test_what_can_not_be_stored_fails_the_batch_and_then_itself_alone(store):
+    await store.adopt(registration("ada", "t1"))
+    await store.adopt(registration("bob", "b1"))
+    poison = succeeded("b1", trainer_version="\x00")
+
+    with pytest.raises(PermanentError, match="22P05"):
+        await store.apply([ready("t1"), poison])
+    nothing = await store.find_model("ada")
+    with pytest.raises(PermanentError):
+        await store.apply([poison])
+
+    assert nothing is None
+    assert await store.apply([ready("t1")]) == [None]
+
+
+async def test_the_handler_says_of_each_delivery_what_the_runtime_needs(store):
+    await store.adopt(registration("ada", "t1"))
+
+    applied, unknown = await Handler(store).handle([ready("t1"), ready("unknown")])
+
+    assert applied == ()
+    assert isinstance(unknown, UnknownTraining)
+
+
+# Twice is once
+
+
+async def test_the_same_batch_again_changes_nothing(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    batch = [started("t1"), succeeded("t1"), ready("t1")]
+    await store.apply(batch)
+    before = await rows(database_url, "SELECT * FROM state.trainings, state.user_models, state.outbox")
+
+    assert await store.apply(batch) == [None] * 3
+
+    assert before == await rows(database_url, "SELECT * FROM state.trainings, state.user_models, state.outbox")
+
+
+async def test_even_without_the_inbox_the_same_batch_again_changes_nothing(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    batch = [started("t1"), succeeded("t1"), ready("t1")]
+    await store.apply(batch)
+    async with connected(database_url) as connection:
+        await connection.execute("TRUNCATE state.inbox")
+
+    assert await store.apply(batch) == [None] * 3
+
+    assert await outbox(database_url) == [("model.activated.v1", "ada", 1)]
+    assert await rows(database_url, "SELECT stage FROM state.trainings") == [("active",)]
+
+
+async def test_a_commit_whose_answer_was_lost_is_done_again_without_effect(database_url):
+    async with Wire(database_url) as wire, opened_store(wire.url) as store:
+        await store.adopt(registration("ada", "t1"))
+
+        wire.swallow_answer_to(b"COMMIT")
+        with pytest.raises(DependencyDown):
+            await store.apply([ready("t1")])
+        again = await store.apply([ready("t1")])
+
+    assert (wire.swallowed, again) == (1, [None])
+    assert await outbox(database_url) == [("model.activated.v1", "ada", 1)]
+    assert await rows(database_url, "SELECT count(*) FROM state.model_history") == [(1,)]
+
+
+async def test_a_session_that_is_killed_in_the_middle_leaves_nothing_behind(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    async with connected(database_url) as other, other.transaction():
+        await other.execute("SELECT FROM state.trainings FOR UPDATE")
+        applying = asyncio.create_task(store.apply([ready("t1")]))
+        await until_somebody_waits(other)
+
+        await other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        with pytest.raises(DependencyDown):
+            await applying
+
+    assert await rows(database_url, "SELECT count(*) FROM state.inbox") == [(0,)]
+    assert await store.apply([ready("t1")]) == [None]
+
+
+async def until_somebody_waits(connection: Any) -> None:
+    """Wait until another session of this database waits for a lock."""
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.01)
+
+
+async def test_while_postgres_is_away_it_is_a_dependency_that_is_down_and_then_all_goes_on(database_url):
+    async with Wire(database_url) as wire, opened_store(wire.url) as store:
+        await store.adopt(registration("ada", "t1"))
+
+        wire.refuse()
+        for ask in (store.apply([ready("t1")]), store.find_model("ada"), store.adopt(registration("ada", "t2"))):
+            with pytest.raises(DependencyDown):
+                await ask
+        wire.restore()
+
+        assert await store.apply([ready("t1")]) == [None]
+
+
+# Many writers at once
+
+
+async def test_generations_are_dense_however_many_register_at_once(store):
+    records = await asyncio.gather(*(store.register(registration("ada")) for _ in range(20)))
+
+    assert sorted(record.generation for record, _ in records) == list(range(1, 21))
+
+
+async def test_of_many_who_adopt_the_same_training_one_registers_it(store):
+    records = await asyncio.gather(*(store.adopt(registration("ada", "t1")) for _ in range(10)))
+
+    assert sorted(is_new for _, is_new in records) == [False] * 9 + [True]
+    assert {record.generation for record, _ in records} == {1}
+
+
+async def test_two_ready_models_at_the_same_moment_leave_the_newer_one(store):
+    for number in range(1, 9):
+        await store.adopt(registration("ada", f"t{number}"))
+
+    await asyncio.gather(*(store.apply([ready(f"t{number}")]) for number in range(1, 9)))
+
+    model = await store.find_model("ada")
+    assert model is not None
+    assert model.training_id == "t8"
+
+
+ENDS: dict[str, Callable[[str], Envelope]] = {
+    "good": ready,
+    "failed": failed,
+    "canceled": canceled,
+    "no model": not_verified,
+}
+
+
+class Crowd:
+    """Some users with some trainings each, whose events several writers apply in batches, in a drawn order."""
+
+    def __init__(self, ends: Sequence[Sequence[str]], dice: random.Random) -> None:
+        self.dice = dice
+        self.ends = {uuid4().hex: list(of_user) for of_user in ends}
+        self.trainings = {
+            f"{user}-{number}": (user, end)
+            for user, of_user in self.ends.items()
+            for number, end in enumerate(of_user, 1)
+        }
+        told = [
+            event
+            for name, (_, end) in self.trainings.items()
+            for event in (started(name), *([succeeded(name)] * (end in {"good", "no model"})), ENDS[end](name))
+        ]
+        self.events = told + dice.choices(told, k=len(told) // 2)
+        dice.shuffle(self.events)
+
+    async def register(self, store: Store) -> None:
+        for name, (user, _) in self.trainings.items():
+            await store.adopt(registration(user, name))
+
+    def batches(self) -> list[list[Envelope]]:
+        waiting = iter(self.events)
+        return list(iter(lambda: list(itertools.islice(waiting, self.dice.randint(1, 5))), []))
+
+    async def watch(self, store: Store, seen: dict[str, int]) -> None:
+        """Read every user's model once: it never vanishes, never goes back, and is always one of theirs, whole."""
+        for user in self.ends:
+            model = await store.find_model(user)
+            assert (model.generation if model else 0) >= seen.get(user, 0)
+            if model is not None:
+                seen[user] = model.generation
+                assert model.training_id == f"{user}-{model.generation}"
+                assert model.model == model_of(model.training_id)
+
+    async def check(self, store: Store) -> None:
+        """The newest good training of every user is live, and the history never went back."""
+        for user, ends in self.ends.items():
+            newest = max((number for number, end in enumerate(ends, 1) if end == "good"), default=None)
+            model = await store.find_model(user)
+            assert (model and model.generation) == newest
+            history = [line.generation for line in await store.list_history(user, before=None, limit=100)]
+            assert history == sorted(set(history), reverse=True)
+            assert [history[0] if history else None] == [newest]
+            for number, end in enumerate(ends, 1):
+                record = await get(store, f"{user}-{number}")
+                assert (record.model is not None) == (end == "good")
+                assert record.is_current == (number == newest)
+
+
+async def write_all(store: Store, crowd: Crowd, *, writers: int) -> None:
+    waiting, seen = crowd.batches(), dict[str, int]()
+
+    async def write() -> None:
+        while waiting:
+            assert set(await store.apply(waiting.pop())) <= {None}
+            await crowd.watch(store, seen)
+
+    await asyncio.gather(*(write() for _ in range(writers)))
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(sorted(ENDS)), min_size=1, max_size=4), min_size=1, max_size=4),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_whatever_several_writers_are_told_the_newest_good_training_is_live(store, ends, dice):
+    crowd = Crowd(ends, dice)
+    await crowd.register(store)
+
+    await write_all(store, crowd, writers=4)
+
+    await crowd.check(store)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_lost_answers_and_killed_sessions_change_nothing_about_that(database_url, seed):
+    dice = random.Random(seed)
+    crowd = Crowd([dice.choices(sorted(ENDS), k=4) for _ in range(6)], dice)
+
+    async with Wire(database_url) as wire, opened_store(wire.url) as store, connected(database_url) as killer:
+        await crowd.register(store)
+        waiting = crowd.batches()
+        one_killer = asyncio.Lock()
+
+        async def write() -> None:
+            while waiting:
+                batch = waiting.pop()
+                match dice.randrange(6):
+                    case 0:
+                        wire.swallow_answer_to(b"COMMIT")
+                    case 1:
+                        async with one_killer:
+                            await killer.execute(
+                                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                                   WHERE datname = current_database() AND pid <> pg_backend_pid() LIMIT 1"""
+                            )
+                try:
+                    assert set(await store.apply(batch)) <= {None}
+                except DependencyDown:
+                    # The runtime pauses and hands the same deliveries over again.
+                    waiting.append(batch)
+
+        await asyncio.gather(*(write() for _ in range(3)))
+
+    assert wire.swallowed > 0
+    async with opened_store(database_url) as store:
+        await crowd.check(store)
+    assert await rows(
+        database_url, "SELECT user_id, generation FROM state.model_history ORDER BY user_id, generation"
+    ) == await rows(
+        database_url,
+        "SELECT user_id, generation FROM state.outbox WHERE routing_key LIKE 'model.activated%' ORDER BY 1, 2",
+    )
+
+
+# Which training an event is about
+
+
+async def test_a_webhook_with_our_own_id_brings_replicate_s(store):
+    record, _ = await store.register(registration("ada"))
+
+    await store.apply([started("t1", ref=record.ref), ready("t1", ref=record.ref)])
+
+    found = await get(store, "t1")
+    assert (found.ref, found.stage) == (record.ref, Stage.ACTIVE)
+
+
+async def test_a_training_that_is_registered_meanwhile_is_found_at_the_next_attempt(store):
+    first = await store.apply([ready("t1")])
+    await store.adopt(registration("ada", "t1"))
+    second = await store.apply([ready("t1")])
+
+    assert [type(first[0]), second[0]] == [UnknownTraining, None]
+
+
+async def test_late_events_of_a_deleted_user_change_nothing(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE state.users SET deleted_at = now()")
+
+    assert await store.apply([ready("t1")]) == [None]
+
+    assert (await get(store, "t1")).stage is Stage.REQUESTED
+    assert await store.find_model("ada") is None
+
+
+# Registrations
+
+
+async def test_a_deleted_user_gets_no_new_training(store, database_url):
+    await store.register(registration("ada"))
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE state.users SET deleted_at = now()")
+
+    with pytest.raises(UserDeleted):
+        await store.register(registration("ada"))
+
+
+async def test_a_training_belongs_to_one_user_and_one_destination(store):
+    first, _ = await store.adopt(registration("ada", "t1"))
+
+    again, is_new = await store.adopt(registration("ada", "t1"))
+    with pytest.raises(RegisteredOtherwise):
+        await store.adopt(registration("eve", "t1"))
+    with pytest.raises(RegisteredOtherwise):
+        await store.adopt(registration("ada", "t1", destination=ModelName("acme", "eve")))
+
+    assert (again.ref, is_new) == (first.ref, False)
+
+
+async def test_the_same_key_finds_the_same_training_and_another_request_is_refused(store):
+    key = IdempotencyKey("k", "one")
+
+    records = await asyncio.gather(*(store.register(registration("ada"), key) for _ in range(5)))
+    with pytest.raises(KeyReused):
+        await store.register(registration("ada"), replace(key, digest="two"))
+
+    assert len({record.ref for record, _ in records}) == 1
+    assert sorted(is_new for _, is_new in records) == [False] * 4 + [True]
+    other, _ = await store.register(registration("ada"))
+    assert other.generation == 2
+
+
+async def test_a_start_that_failed_gives_its_key_back(store):
+    key = IdempotencyKey("k", "one")
+    record, _ = await store.register(registration("ada"), key)
+
+    await store.fail_start(record, Failure("not_started", "away"), forget=key)
+    again, is_new = await store.register(registration("ada"), key)
+
+    assert is_new
+    assert (again.generation, again.stage) == (2, Stage.REQUESTED)
+
+
+async def test_a_start_is_not_called_failed_once_a_webhook_has_proven_otherwise(store):
+    record, _ = await store.register(registration("ada"))
+    await store.apply([started("t1", ref=record.ref)])
+
+    await store.fail_start(record, Failure("not_started", "away"))
+
+    assert (await get(store, "t1")).stage is Stage.RUNNING
+
+
+async def test_a_webhook_may_bring_replicate_s_id_before_its_answer_does(store):
+    record, _ = await store.register(registration("ada"))
+    await store.apply([started("t1", ref=record.ref)])
+
+    attached = await store.attach(record, "t1")
+
+    assert (attached.training_id, attached.stage) == ("t1", Stage.RUNNING)
+
+
+# Progress
+
+
+async def test_progress_only_ever_rises(store):
+    await store.adopt(registration("ada", "t1", total_steps=None))
+
+    seen = []
+    for fraction, step in ((0.2, 200), (0.1, 100), (None, None), (0.5, 500)):
+        await Handler(store).handle_progress([progressed("t1", fraction, step=step, total=1000)])
+        record = await get(store, "t1")
+        seen.append((record.percent, record.step))
+
+    assert seen == [(20, 200), (20, 200), (20, 200), (50, 500)]
+    assert (record.stage, record.progress_source, record.total_steps) == (Stage.RUNNING, ProgressSource.LOG, 1000)
+
+
+@pytest.mark.parametrize("end", [succeeded, ready, failed, canceled, not_verified])
+async def test_progress_that_comes_after_the_end_is_nothing(store, end):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([end("t1")])
+    before = await get(store, "t1")
+
+    assert await Handler(store).handle_progress([progressed("t1", 0.5), progressed("unknown", 0.5)]) == [(), ()]
+
+    assert await get(store, "t1") == before
+
+
+async def test_progress_waits_for_nobody(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    await store.adopt(registration("bob", "b1"))
+    async with connected(database_url) as other, other.transaction():
+        await other.execute("SELECT FROM state.trainings WHERE training_id = 't1' FOR UPDATE")
+
+        await Handler(store).handle_progress([progressed("t1", 0.5), progressed("b1", 0.5)])
+
+    assert [(await get(store, name)).percent for name in ("t1", "b1")] == [None, 50]
+
+
+async def test_progress_is_known_of_a_training_whose_id_no_other_webhook_brought_yet(store):
+    record, _ = await store.register(registration("ada"))
+
+    await Handler(store).handle_progress([progressed("t1", 0.5, ref=record.ref)])
+
+    found = await store.find_training(None, record.ref)
+    assert found is not None
+    assert (found.percent, found.stage, found.training_id) == (50, Stage.RUNNING, None)
+
+
+async def test_progress_and_ends_at_the_same_moment_do_not_get_into_each_other_s_way(store):
+    names = [f"t{number}" for number in range(12)]
+    for name in names:
+        await store.adopt(registration(f"user of {name}", name))
+    reports = [progressed(name, fraction / 20) for fraction in range(20) for name in names]
+
+    await asyncio.gather(
+        *(Handler(store).handle_progress(reports[first::5]) for first in range(5)),
+        *(store.apply([succeeded(name), ready(name)]) for name in names),
+    )
+
+    assert {(await get(store, name)).stage for name in names} == {Stage.ACTIVE}
+
+
+# Lists
+
+
+async def test_trainings_are_listed_newest_first_by_user_and_by_stage(store):
+    for user_id, name in (("ada", "t1"), ("bob", "b1"), ("ada", "t2"), ("ada", "t3")):
+        await store.adopt(registration(user_id, name))
+    await store.apply([failed("t2"), started("b1")])
+
+    async def names(user_id: str | None = None, stage: Stage | None = None, before: int | None = None) -> list[Any]:
+        found = await store.list_trainings(user_id=user_id, stage=stage, before=before, limit=3)
+        return [record.training_id for record in found]
+
+    assert await names() == ["t3", "t2", "b1"]
+    assert await names(before=(await get(store, "b1")).number) == ["t1"]
+    assert await names("ada") == ["t3", "t2", "t1"]
+    assert await names(stage=Stage.RUNNING) == ["b1"]
+    assert await names("ada", Stage.FAILED) == ["t2"]
+
+
+async def test_a_training_is_found_by_our_own_id_too(store):
+    record, _ = await store.adopt(registration("ada", "t1", ref=UUID(int=7), destination=DESTINATION))
+
+    assert await store.find_training(str(record.ref), record.ref) == record
+
+
+async def test_a_database_that_was_never_migrated_is_told_from_one_that_was(store, empty_database_url):
+    async with opened_store(empty_database_url) as empty:
+        assert await empty.latest_migration() == 0
+    assert await store.latest_migration() > 0
