@@ -458,7 +458,7 @@ class Store:
         confirmed = [number for number, result in zip(envelopes, results, strict=True) if result is None]
         if confirmed:
             await connection.execute(_MARK_PUBLISHED, confirmed)
-        return Round(len(confirmed), [*failures, *(result for result in results if result is not None)])
+        return Round(len(confirmed), (*failures, *(result for result in results if result is not None)))
 
     async def prune(self, *, limit: int) -> int:
         """Delete at most *limit* rows of each kind that nobody needs any more; return how many it were at most."""

@@ -1,0 +1,285 @@
+"""Do the events that were committed reach the broker? Against a real Postgres, and a broker that fails to order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.state.outbox import Relay
+from services.state.records import Publish, Round
+from services.state.store import Store
+from shared.contract.envelope import Envelope
+from shared.contract.errors import DependencyDown
+from shared.contract.events import ModelActivated
+from tests.state import Wire, connected, opened_store, ready, registration
+
+Trouble = Callable[[Envelope], BaseException | None]
+
+
+@dataclass
+class Broker:
+    """Confirms what it gets, except where it is told to fail."""
+
+    fails: Trouble = lambda _: None
+    #: Happens after the broker got a round and before anybody hears of that.
+    meanwhile: Callable[[], None] = lambda: None
+    got: list[Envelope] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:
+        results = [self.fails(envelope) for envelope in envelopes]
+        self.got += [envelope for envelope, result in zip(envelopes, results, strict=True) if result is None]
+        self.changed.set()
+        self.meanwhile()
+        return results
+
+    @property
+    def generations(self) -> list[int]:
+        return [envelope.event.generation for envelope in self.got if isinstance(envelope.event, ModelActivated)]
+
+    async def until(self, count: int) -> None:
+        """Wait until *count* different events are here."""
+        async with asyncio.timeout(20):
+            while len({envelope.id for envelope in self.got}) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened_store(database_url) as store:
+        yield store
+
+
+async def swap(store: Store, count: int, user_id: str = "ada") -> None:
+    """Swap *user_id*'s model *count* times."""
+    for number in range(1, count + 1):
+        name = f"{user_id}-{number}"
+        await store.adopt(registration(user_id, name))
+        assert await store.apply([ready(name)]) == [None]
+
+
+@contextlib.asynccontextmanager
+async def relaying(store: Store, publish: Publish) -> AsyncIterator[None]:
+    """A relay at work."""
+    stopping = asyncio.Event()
+    running = asyncio.create_task(Relay(store, publish).run(stopping))
+    try:
+        yield
+    finally:
+        stopping.set()
+        await running
+
+
+async def unpublished(database_url: str) -> int:
+    async with connected(database_url) as connection:
+        return int(await connection.fetchval("SELECT count(*) FROM state.outbox WHERE published_at IS NULL"))
+
+
+# One round
+
+
+async def test_events_are_published_in_the_order_of_their_commits_and_once(store, database_url):
+    broker = Broker()
+    await swap(store, 3)
+
+    rounds = [await store.relay(broker.publish, limit=100) for _ in range(2)]
+
+    assert rounds == [Round(3), Round(0)]
+    assert broker.generations == [1, 2, 3]
+    assert await unpublished(database_url) == 0
+
+
+async def test_an_event_is_published_exactly_as_it_was_written(store):
+    broker = Broker()
+    await store.adopt(registration("ünïcode/ada", "t1", trigger_word='TOK"\\'))
+    await store.apply([ready("t1")])
+
+    await store.relay(broker.publish, limit=100)
+
+    (envelope,) = broker.got
+    record = await store.find_training("t1", None)
+    assert record is not None
+    assert record.model is not None
+    assert envelope.event == ModelActivated(
+        training_id="t1",
+        user_id="ünïcode/ada",
+        generation=1,
+        ref=record.ref,
+        model=record.model,
+        trigger_word='TOK"\\',
+    )
+    assert (envelope.id, envelope.causation_id) == (str(envelope.event.id), ready("t1").id)
+
+
+async def test_a_long_outbox_is_published_in_rounds(store):
+    broker = Broker()
+    await swap(store, 5)
+
+    rounds = [await store.relay(broker.publish, limit=2) for _ in range(3)]
+
+    assert [done and done.published for done in rounds] == [2, 2, 1]
+    assert broker.generations == [1, 2, 3, 4, 5]
+
+
+async def test_what_was_not_confirmed_is_published_again_and_the_rest_is_not(store, database_url):
+    refused = DependencyDown("a queue is full")
+    broker = Broker(fails=lambda envelope: refused if '"generation":2,' in envelope.body().decode() else None)
+    await swap(store, 3)
+
+    first = await store.relay(broker.publish, limit=100)
+    broker.fails = lambda _: None
+    second = await store.relay(broker.publish, limit=100)
+
+    assert [first, second] == [Round(2, (refused,)), Round(1)]
+    assert broker.generations == [1, 3, 2]
+    assert await unpublished(database_url) == 0
+
+
+async def test_one_relay_works_at_a_time(store):
+    broker, other = Broker(), Broker()
+    rounds: list[Round | None] = []
+
+    async def publish_while_another_tries(envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:
+        rounds.append(await store.relay(other.publish, limit=100))
+        return await broker.publish(envelopes)
+
+    await swap(store, 2)
+    rounds.append(await store.relay(publish_while_another_tries, limit=100))
+
+    assert rounds == [None, Round(2)]
+    assert (broker.generations, other.generations) == ([1, 2], [])
+
+
+async def test_an_event_whose_mark_was_lost_is_published_again_under_the_same_id(database_url):
+    async with Wire(database_url) as wire, opened_store(wire.url) as store:
+        broker = Broker(meanwhile=wire.cut)
+        await swap(store, 1)
+
+        with pytest.raises(DependencyDown):
+            await store.relay(broker.publish, limit=100)
+        broker.meanwhile = lambda: None
+        await store.relay(broker.publish, limit=100)
+
+    assert broker.generations == [1, 1]
+    assert len({envelope.id for envelope in broker.got}) == 1
+
+
+# For as long as the process runs
+
+
+async def test_a_commit_of_this_process_is_published_without_waiting_for_the_next_look(store, database_url):
+    broker = Broker()
+    await swap(store, 1)
+
+    async with relaying(store, broker.publish):
+        await broker.until(1)
+        await swap(store, 3, "bob")
+        await broker.until(4)
+
+    assert await unpublished(database_url) == 0
+
+
+async def test_several_relays_lose_nothing_and_keep_each_user_s_order(store, database_url):
+    broker = Broker()
+
+    async with (
+        opened_store(database_url) as other,
+        relaying(store, broker.publish),
+        relaying(store, broker.publish),
+        relaying(other, broker.publish),
+    ):
+        await asyncio.gather(swap(store, 8, "ada"), swap(other, 8, "bob"))
+        await broker.until(16)
+
+    assert await unpublished(database_url) == 0
+    for user in ("ada", "bob"):
+        told = [
+            e.event.generation for e in broker.got if isinstance(e.event, ModelActivated) and e.event.user_id == user
+        ]
+        assert list(dict.fromkeys(told)) == list(range(1, 9))
+
+
+class Flaky:
+    """Fails in turn in each way in which a publisher can, and then not, over and over."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.calls: Counter[str] = Counter()
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:
+        match self.calls.total() % 4:
+            case 0:
+                self.calls["raises"] += 1
+                raise RuntimeError("a bug")
+            case 1:
+                self.calls["cancels"] += 1
+                raise asyncio.CancelledError
+            case 2:
+                self.calls["refuses"] += 1
+                return [DependencyDown("away") for _ in envelopes]
+        self.calls["works"] += 1
+        return await self._broker.publish(envelopes)
+
+
+async def test_the_relay_outlives_every_failure_of_the_publisher(store, database_url):
+    flaky = Flaky(broker := Broker())
+    await swap(store, 3)
+
+    async with relaying(store, flaky.publish):
+        await broker.until(3)
+
+    assert flaky.calls.keys() == {"raises", "cancels", "refuses", "works"}
+    assert await unpublished(database_url) == 0
+
+
+async def test_the_relay_outlives_the_loss_of_postgres(database_url):
+    async with Wire(database_url) as wire, opened_store(wire.url) as store:
+        broker = Broker(meanwhile=wire.refuse)
+        await swap(store, 2)
+
+        async with relaying(store, broker.publish):
+            await broker.until(2)
+            broker.meanwhile = lambda: None
+            wire.restore()
+            async with opened_store(database_url) as other:
+                await swap(other, 1, "bob")
+            await broker.until(3)
+
+    assert await unpublished(database_url) == 0
+
+
+async def test_a_relay_that_is_really_cancelled_ends(store):
+    running = asyncio.create_task(Relay(store, Broker().publish).run(asyncio.Event()))
+    await asyncio.sleep(0)
+    running.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+# What nobody needs any more
+
+
+async def test_old_rows_are_deleted_and_what_is_unpublished_never(store, database_url):
+    await swap(store, 3)
+    await store.relay(Broker().publish, limit=2)
+    async with connected(database_url) as connection:
+        await connection.execute(
+            """UPDATE state.outbox SET published_at = now() - interval '8 days' WHERE published_at IS NOT NULL;
+               UPDATE state.inbox SET received_at = now() - interval '31 days';
+               INSERT INTO state.inbox VALUES ('new');"""
+        )
+
+    deleted = [await store.prune(limit=2) for _ in range(3)]
+
+    assert deleted == [2, 1, 0]
+    assert await unpublished(database_url) == 1
+    async with connected(database_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM state.outbox") == 1
+        assert await connection.fetchval("SELECT string_agg(event_id, ',') FROM state.inbox") == "new"
