@@ -40,8 +40,10 @@ def main(arguments: Sequence[str]) -> int:
         _parser().error("`run` needs a command after --; the others take none")
     try:
         if options.action == "doctor":
-            return doctor(options.rabbitmq)
-        with local_servers(rabbitmq=options.rabbitmq, state=options.state, say=say) as servers:
+            return doctor(options.rabbitmq, options.postgres)
+        with local_servers(
+            rabbitmq=options.rabbitmq, postgres=options.postgres, state=options.state, say=say
+        ) as servers:
             return run(command, servers) if command else up(servers)
     except LocalServersError as error:
         say(f"error: {error}")
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("action", choices=["run", "up", "doctor"])
     parser.add_argument("--rabbitmq", default="auto", metavar="SERIES", help="3.10, 4 or auto (default)")
+    parser.add_argument("--postgres", default="auto", metavar="SERIES", help="15, 17, ... or auto (default)")
     parser.add_argument("--state", type=Path, metavar="FOLDER", help="keep data, ports and password in FOLDER")
     return parser
 
@@ -99,14 +102,14 @@ def up(servers: Servers) -> int:
     return 0
 
 
-def doctor(series: str) -> int:
+def doctor(rabbitmq: str, postgres: str) -> int:
     try:
-        say(f"RabbitMQ: {_rabbitmq_to_be_used(series)}")
-        postgres = get_postgres()
+        say(f"RabbitMQ: {_rabbitmq_to_be_used(rabbitmq)}")
+        found = get_postgres(postgres)
     except Unavailable as error:
         say(f"error: {error}")
         return 2
-    say(f"Postgres: {postgres.version} ({postgres.origin})")
+    say(f"Postgres: {found.version} ({found.origin})")
     return 0
 
 

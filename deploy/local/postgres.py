@@ -52,6 +52,10 @@ class Postgres:
     def pid(self) -> int:
         return self._running().pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
     def start(self) -> None:
         """Start it again, on the same port and data."""
         self.launch()

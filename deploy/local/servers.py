@@ -68,7 +68,7 @@ def local_servers(
     """
     Run a private RabbitMQ and a private Postgres on loopback for the length of the block.
 
-    *rabbitmq* is a series ("3.10", "4"), "auto" for any, or None for no RabbitMQ; *postgres* is "auto" or None.
+    *rabbitmq* and *postgres* name a series ("3.10", "4"; "15"), "auto" for any, or None for no such server.
     *state* is a folder that keeps data, ports and password for the next run; without it everything is deleted
     afterwards, even after ``kill -9``. *durable* (by default when there is a *state*) makes Postgres wait for the disk.
 
@@ -76,7 +76,7 @@ def local_servers(
     """
     began = time.monotonic()
     rabbitmq_binaries = get_rabbitmq(rabbitmq, say) if rabbitmq else None
-    postgres_binaries = get_postgres() if postgres else None
+    postgres_binaries = get_postgres(postgres) if postgres else None
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(kept_state(state, say) if state else temporary_state())
         broker = RabbitMQ(rabbitmq_binaries, place) if rabbitmq_binaries else None
