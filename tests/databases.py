@@ -1,4 +1,4 @@
-"""A fresh, migrated database on a server that others use as well."""
+"""A fresh database on a server that others use as well."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from services.state.migrate import migrate
 
 
 @contextlib.asynccontextmanager
-async def new_database(server_url: str) -> AsyncIterator[str]:
+async def new_database(server_url: str, *, migrated: bool = True) -> AsyncIterator[str]:
     """A database of one's own, dropped afterwards."""
     name = f"test_{uuid4().hex}"
     await _execute(server_url, f"CREATE DATABASE {name}")
     url = server_url.rsplit("/", 1)[0] + f"/{name}"
     try:
-        await migrate(url)
+        if migrated:
+            await migrate(url)
         yield url
     finally:
         await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")

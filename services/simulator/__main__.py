@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 
 import structlog
@@ -17,8 +18,10 @@ log = structlog.get_logger()
 
 async def _run(settings: SimulatorSettings, stopping: asyncio.Event) -> None:
     secret = settings.simulator_webhook_secret
+    seed = settings.simulator_seed
     simulator = Simulator(
-        seed=settings.simulator_seed,
+        # A seed of its own each time: whoever keeps a database must not meet the same training ids again.
+        seed=secrets.randbelow(2**31) if seed is None else seed,
         speed=settings.simulator_speed,
         tokens=(settings.simulator_token.get_secret_value(),),
         secret=secret.get_secret_value() if secret else "",

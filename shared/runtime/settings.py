@@ -55,14 +55,15 @@ def _http(url: str) -> str:
     return url.rstrip("/")
 
 
-def _signing(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    for secret in secrets:
-        decode_secret(secret.get_secret_value())
-    return secrets
+def _signing(secret: SecretStr) -> SecretStr:
+    decode_secret(secret.get_secret_value())
+    return secret
 
 
 #: Several secrets, separated by commas.
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+#: ``whsec_`` and base64.
+SigningSecret = Annotated[SecretStr, AfterValidator(_signing)]
 Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_http)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -137,7 +138,7 @@ class ReceiverSettings(BrokerSettings, ReplicateSettings):
 
     receiver_port: Port = 8080
     #: Sign Replicate's webhooks, ``whsec_…``; any may match. Empty: fetched from Replicate's API.
-    webhook_secrets: Annotated[Secrets, AfterValidator(_signing)] = ()
+    webhook_secrets: Annotated[tuple[SigningSecret, ...], BeforeValidator(_split)] = ()
     #: Sign the webhook address's ``ref``: the first signs, all verify.
     ref_secrets: Annotated[Secrets, Field(min_length=1)]
     #: A completed training's body carries its whole log.
@@ -176,12 +177,13 @@ class SimulatorSettings(Settings):
     """`services.simulator`."""
 
     simulator_port: Port = 8090
-    simulator_seed: int = 0
+    #: The same seed makes the same trainings; drawn when empty.
+    simulator_seed: int | None = None
     #: How much faster than the clock its trainings run.
     simulator_speed: Annotated[float, Field(gt=0)] = 1.0
     simulator_token: SecretStr = SecretStr("r8_simulator")
     #: Signs its webhooks; made from the seed when empty.
-    simulator_webhook_secret: SecretStr | None = None
+    simulator_webhook_secret: SigningSecret | None = None
 
 
 class ClientSettings(Settings):

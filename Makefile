@@ -1,0 +1,62 @@
+# Everything a developer types. `make help` lists it.
+# `make demo` and `make test` set up by themselves; a second run finds everything in place.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check rules fmt unit integration end-to-end bench constraints env clean
+
+help: ## what can be typed
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## a virtual environment in .venv, from hashed constraints
+
+$(STAMP): pyproject.toml constraints.txt deploy/setup.sh
+	@PYTHON="$(PYTHON)" sh deploy/setup.sh "$(VENV)"
+	@rm -f $(VENV)/.ready-* && touch $@
+
+demo: setup ## three trainings before your eyes, on private servers
+	@$(BIN)/modelswap demo
+
+up: setup ## the same stack, until Ctrl-C
+	@$(BIN)/modelswap up --embedded
+
+check: setup ## lint, types, import rules and unit tests: seconds, no server
+	@echo "── lint";         $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "── types";        $(BIN)/mypy
+	@echo "── import rules"; $(BIN)/lint-imports --no-cache --no-logo 2>/dev/null || $(BIN)/lint-imports --no-cache
+	@echo "── unit tests";   $(BIN)/pytest tests/unit
+
+rules: setup ## who may import whom
+	@$(BIN)/lint-imports --no-cache
+
+unit: setup ## tests without I/O
+	@$(BIN)/pytest tests/unit
+
+integration: setup ## one edge at a time, against real servers
+	@$(BIN)/pytest tests/integration
+
+end-to-end: setup ## whole walks, and what dies on the way
+	@$(BIN)/pytest tests/end_to_end
+
+test: check ## everything, as CI runs it
+	@echo "── integration and end to end"; $(BIN)/pytest tests/integration tests/end_to_end
+
+fmt: setup ## put the code in form
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: setup ## how fast, beside what most would write
+	@$(BIN)/python -m tests.bench.pipeline
+
+env: ## .env for docker compose, with fresh random secrets
+	@sh deploy/make_env.sh
+
+constraints: ## pin anew what pyproject.toml asks for (needs uv)
+	@uv pip compile pyproject.toml --group dev --extra dev-postgres --universal --python-version 3.11 \
+		--generate-hashes --no-header --quiet -o constraints.txt
+
+clean: ## remove what setup and the tools made
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

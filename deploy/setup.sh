@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes a virtual environment from hashed constraints: sh deploy/setup.sh .venv   (usually by `make setup`)
+# Says what is missing and what to type when it can not.
+set -eu
+venv=$1
+python=${PYTHON:-python3}
+
+fail() { echo "setup: $1" >&2; exit 1; }
+
+command -v "$python" >/dev/null || fail "no $python here. Type: sudo apt-get install -y python3 python3-venv"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$("$python" --version) is too old, 3.11 is needed. Type: make PYTHON=python3.11 $venv"
+
+echo "setup: making $venv with $("$python" --version)"
+rm -rf "$venv"
+if "$python" -c 'import ensurepip' 2>/dev/null; then
+    "$python" -m venv "$venv"
+    pip() { "$venv/bin/python" -m pip "$@"; }
+elif "$python" -m pip --version >/dev/null 2>&1; then
+    # Debian without python3-venv: an environment can be made, only its own pip is missing.
+    "$python" -m venv --without-pip "$venv"
+    pip() { "$python" -m pip --python "$venv/bin/python" "$@"; }
+else
+    fail "this Python has neither ensurepip nor pip. Type: sudo apt-get install -y python3-venv"
+fi
+
+echo "setup: installing $(grep -c '^[a-z]' constraints.txt) packages, each checked against its hash (a minute or two)"
+pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+echo "setup: done"

@@ -1,0 +1,73 @@
+"""What every test may ask for. Nothing starts before a test asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from deploy.local import Servers, Unavailable, local_servers
+from tests.databases import new_database
+from tests.servers import Urls
+from tests.servers import servers as provided_servers
+
+#: The broker's runtime must hold on the oldest and the newest that people run.
+RABBITMQ_SERIES = ("3.10", "4")
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Tell whoever waits, past pytest's capture."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    terminal = request.config.get_terminal_writer()
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            terminal.line()
+            terminal.line(line)
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def servers(say: Callable[[str], None]) -> Iterator[Urls]:
+    """A RabbitMQ and a Postgres for all tests; one line says where they are from."""
+    with provided_servers(say) as urls:
+        yield urls
+
+
+@pytest.fixture(scope="session")
+def amqp_url(servers: Urls) -> str:
+    return servers.amqp_url
+
+
+@pytest.fixture
+async def database_url(servers: Urls) -> AsyncIterator[str]:
+    """A database of one's own, with the tables of the state service."""
+    async with new_database(servers.database_url) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(servers: Urls) -> AsyncIterator[str]:
+    """A database of one's own, with nothing in it."""
+    async with new_database(servers.database_url, migrated=False) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=[pytest.param(series, id=f"rabbitmq-{series}") for series in RABBITMQ_SERIES])
+def broker_url(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[str]:
+    """A RabbitMQ of each series that can be had on this machine."""
+    try:
+        with local_servers(rabbitmq=request.param, postgres=None, say=say) as private:
+            yield private.amqp_url
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def restartable_servers(say: Callable[[str], None]) -> Iterator[Servers]:
+    """Private servers that a test may kill and start again."""
+    with local_servers(say=say) as private:
+        yield private
