@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from deploy.local import Servers, Unavailable, local_servers
-from tests.databases import new_database
+from tests.databases import copy_of, empty_database, new_database
 from tests.servers import Urls
 from tests.servers import servers as provided_servers
 
@@ -42,32 +42,54 @@ def amqp_url(servers: Urls) -> str:
     return servers.amqp_url
 
 
-@pytest.fixture
-async def database_url(servers: Urls) -> AsyncIterator[str]:
-    """A database of one's own, with the tables of the state service."""
+@pytest.fixture(scope="session", params=[pytest.param(series, id=f"rabbitmq-{series}") for series in RABBITMQ_SERIES])
+def broker_url(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[str]:
+    """A RabbitMQ of each series that can be had on this machine."""
+    if request.param == RABBITMQ_SERIES[-1]:
+        shared: Urls = request.getfixturevalue("servers")
+        # One that was given, or is Docker's, is taken for new.
+        if shared.private_rabbitmq is None or shared.private_rabbitmq.startswith(f"{request.param}."):
+            yield shared.amqp_url
+            return
+    with contextlib.ExitStack() as stack:
+        try:
+            private = stack.enter_context(local_servers(rabbitmq=request.param, postgres=None, say=say))
+        except Unavailable as error:
+            pytest.skip(str(error))
+        yield private.amqp_url
+
+
+@pytest.fixture(scope="session")
+async def migrated_database(servers: Urls) -> AsyncIterator[str]:
+    """The database that others are copies of; nobody connects to it."""
     async with new_database(servers.database_url) as url:
+        yield url
+
+
+@pytest.fixture
+async def database_url(migrated_database: str) -> AsyncIterator[str]:
+    """A database of one's own, with the tables of the state service."""
+    async with copy_of(migrated_database) as url:
         yield url
 
 
 @pytest.fixture
 async def empty_database_url(servers: Urls) -> AsyncIterator[str]:
     """A database of one's own, with nothing in it."""
-    async with new_database(servers.database_url, migrated=False) as url:
+    async with empty_database(servers.database_url) as url:
         yield url
 
 
-@pytest.fixture(scope="session", params=[pytest.param(series, id=f"rabbitmq-{series}") for series in RABBITMQ_SERIES])
-def broker_url(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[str]:
-    """A RabbitMQ of each series that can be had on this machine."""
-    try:
-        with local_servers(rabbitmq=request.param, postgres=None, say=say) as private:
-            yield private.amqp_url
-    except Unavailable as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="session")
-def restartable_servers(say: Callable[[str], None]) -> Iterator[Servers]:
-    """Private servers that a test may kill and start again."""
+def private_servers(say: Callable[[str], None]) -> Iterator[Servers]:
     with local_servers(say=say) as private:
         yield private
+
+
+@pytest.fixture
+def restartable_servers(private_servers: Servers) -> Iterator[Servers]:
+    """Private servers that a test may kill and start again; whatever it leaves dead is started for the next."""
+    yield private_servers
+    for server in (private_servers.rabbitmq, private_servers.postgres):
+        if not server.running:
+            server.start()

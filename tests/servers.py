@@ -11,12 +11,18 @@ Tests that kill servers always get private ones.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from deploy.local import local_servers
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from testcontainers.core.container import DockerContainer
 
 GIVEN_AMQP: Final = "MODELSWAP_TEST_AMQP_URL"
 GIVEN_DATABASE: Final = "MODELSWAP_TEST_DATABASE_URL"
@@ -30,42 +36,68 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """A broker and a database server that run."""
+    """A broker and a database server that run. *private_rabbitmq* is the broker's version, if it is a private one."""
 
     amqp_url: str
     database_url: str
+    private_rabbitmq: str | None = None
 
 
 @contextlib.contextmanager
 def servers(say: Say) -> Iterator[Urls]:
     """The first of the three that can be had; says which."""
-    given = [os.environ.get(name) for name in (GIVEN_AMQP, GIVEN_DATABASE)]
     with contextlib.ExitStack() as stack:
-        if given[0] and given[1]:
+        yield _given(say) or _in_docker(stack, say) or _private(stack, say)
+
+
+def _given(say: Say) -> Urls | None:
+    urls = [os.environ.get(name) for name in (GIVEN_AMQP, GIVEN_DATABASE)]
+    match urls:
+        case [str(amqp_url), str(database_url)]:
             say(f"servers: given by {GIVEN_AMQP} and {GIVEN_DATABASE}")
-            urls = Urls(given[0], given[1])
-        elif reason := docker_missing():
-            say(f"servers: private, as {reason}")
-            private = stack.enter_context(local_servers(say=say))
-            urls = Urls(private.amqp_url, private.database_url)
-        else:
-            say(f"servers: {_RABBITMQ_IMAGE} and {_POSTGRES_IMAGE} in Docker, through testcontainers")
-            urls = stack.enter_context(_containers())
-        yield urls
+            return Urls(amqp_url, database_url)
+        case [None, None]:
+            return None
+    raise ValueError(f"set both {GIVEN_AMQP} and {GIVEN_DATABASE}, or neither")
 
 
-def docker_missing() -> str | None:
-    """Why Docker can not be used, or None."""
-    import docker  # noqa: PLC0415 (not needed where URLs are given)
+def _private(stack: contextlib.ExitStack, say: Say) -> Urls:
+    private = stack.enter_context(local_servers(say=lambda line: say(f"servers: {line}")))
+    return Urls(private.amqp_url, private.database_url, private.rabbitmq.binaries.version)
+
+
+def _in_docker(stack: contextlib.ExitStack, say: Say) -> Urls | None:
+    from docker.errors import DockerException  # noqa: PLC0415 (not needed where URLs are given)
+
+    engine = _find_engine()
+    if engine is None:
+        say("servers: no Docker engine answers, so private ones")
+        return None
+    try:
+        with contextlib.closing(engine):
+            for image in (_RABBITMQ_IMAGE, _POSTGRES_IMAGE):
+                if not engine.images.list(name=image):
+                    engine.images.pull(image)
+        urls = stack.enter_context(_containers())
+    except (DockerException, TimeoutError) as error:
+        reason = str(error).partition("\n")[0][:160]
+        say(f"servers: a Docker engine answers, but does not serve ({reason}), so private ones")
+        return None
+    say(f"servers: {_RABBITMQ_IMAGE} and {_POSTGRES_IMAGE} in Docker")
+    return urls
+
+
+def _find_engine() -> DockerClient | None:
+    import docker  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
 
-    try:
-        client = docker.from_env()
-        for image in (_RABBITMQ_IMAGE, _POSTGRES_IMAGE):
-            if not client.images.list(name=image):
-                client.images.pull(image)
-    except DockerException as error:
-        return f"Docker does not serve ({str(error).splitlines()[0][:120]})"
+    with warnings.catch_warnings(), contextlib.suppress(DockerException):
+        # Where no engine answers, the library leaves the socket it tried to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            return docker.from_env()
+        finally:
+            gc.collect()
     return None
 
 
@@ -79,22 +111,27 @@ def _containers() -> Iterator[Urls]:
         DockerContainer(_RABBITMQ_IMAGE)
         .with_env("RABBITMQ_DEFAULT_USER", _USER)
         .with_env("RABBITMQ_DEFAULT_PASS", _USER)
-        .with_exposed_ports(5672)
         .waiting_for(LogMessageWaitStrategy("Server startup complete"))
     )
     postgres = (
         DockerContainer(_POSTGRES_IMAGE)
         .with_env("POSTGRES_USER", _USER)
         .with_env("POSTGRES_PASSWORD", _USER)
-        .with_command("postgres -c max_connections=200")
-        .with_exposed_ports(5432)
+        .with_command("postgres -c max_connections=200 -c fsync=off")
         # Once for the server that prepares the database, once for the one that stays.
         .waiting_for(LogMessageWaitStrategy("database system is ready to accept connections", times=2))
     )
-    with rabbitmq, postgres:
-        amqp = f"{rabbitmq.get_container_host_ip()}:{rabbitmq.get_exposed_port(5672)}"
-        database = f"{postgres.get_container_host_ip()}:{postgres.get_exposed_port(5432)}"
-        yield Urls(
-            f"amqp://{_USER}:{_USER}@{amqp}/",
-            f"postgresql://{_USER}:{_USER}@{database}/{_USER}",
-        )
+    with _reachable(rabbitmq, 5672) as amqp, _reachable(postgres, 5432) as database:
+        yield Urls(f"amqp://{_USER}:{_USER}@{amqp}/", f"postgresql://{_USER}:{_USER}@{database}/{_USER}")
+
+
+@contextlib.contextmanager
+def _reachable(container: DockerContainer, port: int) -> Iterator[str]:
+    """Run *container*; yields the address of its *port*, which is on loopback if the engine is on this machine."""
+    from testcontainers.core.config import ConnectionMode  # noqa: PLC0415
+
+    client = container.get_docker_client()
+    here = client.get_connection_mode() is ConnectionMode.docker_host and client.host() == "localhost"
+    cast("dict[str, Any]", container.ports)[f"{port}/tcp"] = ("127.0.0.1", None) if here else None
+    with container:
+        yield f"{container.get_container_host_ip()}:{container.get_exposed_port(port)}"

@@ -71,7 +71,8 @@ MODELSWAP: Final = Pipeline(
         " FROM state.user_models m JOIN state.trainings USING (ref) WHERE training_id = ANY($1)"
     ),
     register=(
-        "INSERT INTO state.users (user_id, next_generation) SELECT u, 2 FROM unnest($2::text[]) u",
+        """INSERT INTO state.users (user_id, next_generation)
+        SELECT u, 2 FROM unnest($1::text[], $2::text[], $3::text[]) AS x (t, u, d)""",
         """INSERT INTO state.trainings (ref, training_id, user_id, generation, destination, trigger_word)
         SELECT gen_random_uuid(), t, u, 1, d, 'TOK' FROM unnest($1::text[], $2::text[], $3::text[]) AS x (t, u, d)""",
     ),
@@ -86,7 +87,7 @@ PLAIN: Final = Pipeline(
     ),
     register=(
         """INSERT INTO plain_trainings (training_id, user_id)
-        SELECT t, u FROM unnest($1::text[], $2::text[]) AS x (t, u)""",
+        SELECT t, u FROM unnest($1::text[], $2::text[], $3::text[]) AS x (t, u, d)""",
     ),
 )
 
@@ -162,12 +163,9 @@ class Run:
         self._made += number
         ids = [f"bench{each:08}" for each in numbers]
         destinations = [f"acme/u-{each}" for each in numbers]
+        users = [f"user-{each}" for each in numbers]
         for statement in self.pipeline.register:
-            values = (ids, [f"user-{each}" for each in numbers], destinations)
-            used = values if "$3" in statement else values[:2]
-            if "$1" not in statement:
-                statement, used = statement.replace("$2", "$1"), values[1:2]  # noqa: PLW2901
-            await self._database.execute(statement, *used)
+            await self._database.execute(statement, ids, users, destinations)
         return [
             webhook(name, hashlib.sha256(name.encode()).hexdigest(), destination, host="127.0.0.1", port=self.port)
             for name, destination in zip(ids, destinations, strict=True)

@@ -14,7 +14,8 @@ import pytest
 from services.simulator.faults import FaultOrder
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
-from shared.contract.topology import DEAD_QUEUE, EVENTS_EXCHANGE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
+from shared.contract.events import EVENTS_EXCHANGE
+from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
 from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.end_to_end.conftest import SELF_STARTED, open_stack

@@ -1,0 +1,610 @@
+"""What does the product see? Its API over a real Postgres and a Replicate to order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlsplit
+from uuid import UUID
+
+import httpx
+import pytest
+from pydantic import JsonValue
+
+from services.state.api import MAX_BODY_BYTES, WebhookAddress, create_api
+from services.state.app import create_app
+from services.state.records import ModelRecord
+from services.state.store import Store
+from shared.contract.errors import DependencyDown
+from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.errors import NotThere, Refused, Unknown
+from shared.replicate.training import Training
+from shared.replicate.webhook_url import Claim, read_claim
+from tests.state import (
+    DESTINATION,
+    Wire,
+    failed,
+    model_of,
+    opened_store,
+    progressed,
+    ready,
+    registration,
+    started,
+    succeeded,
+)
+
+TOKEN: Final = "token-of-the-product"
+OLD_TOKEN: Final = "the-token-before"
+REF_SECRETS: Final = ("a secret that signs our addresses",)
+TRAINER: Final = f"replicate/fast-flux-trainer:{'b' * 64}"
+
+START: Final[Mapping[str, Any]] = {
+    "user_id": "ada",
+    "destination": str(DESTINATION),
+    "trainer": TRAINER,
+    "input": {"input_images": "https://example.com/ada.zip", "steps": 700},
+    "trigger_word": "TOK",
+}
+REGISTER: Final[Mapping[str, Any]] = {"user_id": "ada", "destination": str(DESTINATION)}
+
+
+@dataclass
+class Replicate:
+    """Starts every training, named t1, t2, …, unless it is told to fail."""
+
+    error: Exception | None = None
+    meanwhile: Callable[[], None] = lambda: None
+    asked: list[tuple[ModelRef, ModelName, Mapping[str, JsonValue], str, Sequence[str]]] = field(default_factory=list)
+
+    async def create_training(
+        self,
+        trainer: ModelRef,
+        destination: ModelName,
+        input: Mapping[str, JsonValue],
+        webhook: str,
+        events: Sequence[str],
+    ) -> Training:
+        self.asked.append((trainer, destination, input, webhook, events))
+        self.meanwhile()
+        if self.error is not None:
+            raise self.error
+        return Training.model_validate({"id": f"t{len(self.asked)}", "status": "starting"})
+
+
+def application(store: Any, replicate: Replicate) -> httpx.ASGITransport:
+    api = create_api(
+        store,
+        replicate,
+        webhook=WebhookAddress("https://hooks.example.com", REF_SECRETS),
+        api_tokens=(TOKEN, OLD_TOKEN),
+    )
+    return httpx.ASGITransport(create_app(api, {}), raise_app_exceptions=False)
+
+
+@contextlib.asynccontextmanager
+async def product(store: Any, replicate: Replicate) -> AsyncIterator[httpx.AsyncClient]:
+    """The product, which asks the API."""
+    async with httpx.AsyncClient(
+        transport=application(store, replicate),
+        base_url="http://state/v1",
+        headers={"Authorization": f"Bearer {TOKEN}"},
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened_store(database_url) as store:
+        yield store
+
+
+@pytest.fixture
+def replicate() -> Replicate:
+    return Replicate()
+
+
+@pytest.fixture
+async def client(store: Store, replicate: Replicate) -> AsyncIterator[httpx.AsyncClient]:
+    async with product(store, replicate) as client:
+        yield client
+
+
+def problem(answer: httpx.Response, status: int, kind: str) -> Any:
+    """The problem that *answer* is, which must be of this status and kind."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    body = answer.json()
+    assert (body["type"], body["status"]) == (f"urn:modelswap:problem:{kind}", status)
+    assert body["title"]
+    assert body["detail"]
+    return body
+
+
+# Starting
+
+
+async def test_a_training_is_written_down_and_started(client, replicate, store):
+    answer = await client.post("/trainings", json=START)
+
+    assert answer.status_code == 201
+    body = answer.json()
+    assert (body["training_id"], body["user_id"], body["generation"], body["stage"]) == ("t1", "ada", 1, "requested")
+    assert (body["destination"], body["trainer"], body["total_steps"]) == (str(DESTINATION), TRAINER, 700)
+    assert (body["progress"], body["reference"], body["current"]) == (0, None, False)
+    assert "webhook_url" not in body
+    record = await store.find_training("t1", None)
+    assert record is not None
+    assert str(record.ref) == body["ref"]
+
+
+async def test_replicate_is_told_where_to_post_and_the_address_proves_whose_training_it_is(client, replicate):
+    body = (await client.post("/trainings", json=START)).json()
+
+    ((trainer, destination, training_input, webhook, events),) = replicate.asked
+    assert (str(trainer), destination, training_input) == (TRAINER, DESTINATION, START["input"])
+    assert events == ("start", "output", "logs", "completed")
+    assert webhook.startswith("https://hooks.example.com/webhooks/replicate?ref=")
+    (token,) = parse_qs(urlsplit(webhook).query)["ref"]
+    assert read_claim(token, REF_SECRETS) == Claim(UUID(body["ref"]), DESTINATION, 700)
+
+
+async def test_the_current_model_stays_while_a_new_one_is_trained(client, store):
+    await store.adopt(registration("ada", "t0"))
+    await store.apply([ready("t0")])
+
+    before = (await client.get("/users/ada/model")).json()
+    await client.post("/trainings", json=START)
+
+    assert (await client.get("/users/ada/model")).json() == before
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Refused("train: 400 no such input", status=400), NotThere("train: 404 The destination does not exist")],
+)
+async def test_what_replicate_does_not_want_is_a_failed_training_with_its_reason(client, replicate, store, refusal):
+    replicate.error = refusal
+
+    answer = await client.post("/trainings", json=START)
+
+    assert problem(answer, 422, "start-refused")["detail"] == str(refusal)
+    (training,) = (await client.get("/users/ada/trainings")).json()["items"]
+    assert (training["stage"], training["failure"]) == (
+        "failed",
+        {"code": "start_refused", "reason": str(refusal)},
+    )
+
+
+async def test_where_replicate_s_answer_is_lost_the_first_webhook_brings_its_id(client, replicate, store):
+    replicate.error = Unknown("no answer; it may have started")
+
+    answer = await client.post("/trainings", json=START)
+    ref = answer.json()["ref"]
+    await store.apply([started("t77", ref=UUID(ref))])
+
+    assert (answer.status_code, answer.json()["training_id"]) == (202, None)
+    assert (await client.get(f"/trainings/{ref}")).json()["training_id"] == "t77"
+
+
+async def test_while_replicate_is_away_nothing_starts_and_the_same_request_may_be_made_again(client, replicate):
+    key = {"Idempotency-Key": "once"}
+    replicate.error = DependencyDown("away", retry_after_seconds=7.2)
+
+    answer = await client.post("/trainings", json=START, headers=key)
+    replicate.error = None
+    again = await client.post("/trainings", json=START, headers=key)
+
+    problem(answer, 503, "unavailable")
+    assert answer.headers["retry-after"] == "8"
+    assert (again.status_code, again.json()["generation"]) == (201, 2)
+    stages = [training["stage"] for training in (await client.get("/trainings")).json()["items"]]
+    assert stages == ["requested", "failed"]
+
+
+async def test_a_training_that_runs_is_answered_so_even_where_its_id_could_not_be_kept(database_url):
+    async with Wire(database_url) as wire, opened_store(wire.url) as store:
+        async with product(store, Replicate(meanwhile=wire.refuse)) as client:
+            answer = await client.post("/trainings", json=START)
+            wire.restore()
+            await store.apply([started("t1", ref=UUID(answer.json()["ref"]))])
+
+            assert (answer.status_code, answer.json()["training_id"]) == (201, "t1")
+            assert (await client.get("/trainings/t1")).json()["stage"] == "running"
+
+
+async def test_a_product_that_starts_its_trainings_itself_gets_the_address_to_post_to(client, replicate):
+    answer = await client.post("/trainings", json={**REGISTER, "start": False, "total_steps": 900})
+
+    assert answer.status_code == 201
+    (token,) = parse_qs(urlsplit(answer.json()["webhook_url"]).query)["ref"]
+    assert read_claim(token, REF_SECRETS) == Claim(UUID(answer.json()["ref"]), DESTINATION, 900)
+    assert replicate.asked == []
+
+
+# The same request again
+
+
+@pytest.mark.parametrize("body", [START, {**REGISTER, "start": False}], ids=["started by us", "by the product"])
+async def test_the_same_request_with_the_same_key_is_answered_the_same(client, replicate, body):
+    answers = [
+        await client.post("/trainings", json=order, headers={"Idempotency-Key": "once"})
+        for order in (body, dict(reversed(body.items())))
+    ]
+
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json() == answers[1].json()
+    assert len(replicate.asked) == (0 if body.get("start") is False else 1)
+
+
+async def test_many_at_once_with_the_same_key_start_one_training(client, replicate):
+    answers = await asyncio.gather(
+        *(client.post("/trainings", json=START, headers={"Idempotency-Key": "once"}) for _ in range(8))
+    )
+
+    assert {answer.status_code for answer in answers} <= {201, 202}
+    assert len({answer.json()["ref"] for answer in answers}) == 1
+    assert len(replicate.asked) == 1
+
+
+async def test_a_refusal_too_is_answered_the_same(client, replicate):
+    replicate.error = Refused("train: 400 no such input", status=400)
+
+    answers = [await client.post("/trainings", json=START, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+
+    assert answers[0].json() == answers[1].json()
+    assert len(replicate.asked) == 1
+
+
+async def test_the_same_key_with_another_request_is_a_mistake(client):
+    await client.post("/trainings", json=START, headers={"Idempotency-Key": "once"})
+
+    answer = await client.post("/trainings", json={**START, "user_id": "eve"}, headers={"Idempotency-Key": "once"})
+
+    problem(answer, 422, "idempotency-key-reused")
+
+
+async def test_without_a_key_each_request_is_a_training_of_its_own(client):
+    answers = [await client.post("/trainings", json=START) for _ in range(2)]
+
+    assert [answer.json()["generation"] for answer in answers] == [1, 2]
+
+
+async def test_a_training_that_runs_already_is_registered_once(client):
+    answers = [await client.put("/trainings/t1", json=REGISTER) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert answers[0].json() == answers[1].json()
+
+
+@pytest.mark.parametrize("other", [{"user_id": "eve"}, {"destination": "acme/eve"}])
+async def test_a_training_is_not_registered_for_somebody_else(client, other):
+    await client.put("/trainings/t1", json=REGISTER)
+
+    problem(await client.put("/trainings/t1", json={**REGISTER, **other}), 409, "registered-otherwise")
+
+
+# Looking
+
+
+async def test_a_training_shows_how_far_it_is(client, store):
+    await client.put("/trainings/t1", json=REGISTER)
+    seen = []
+    for events in ([started("t1")], [succeeded("t1")], [ready("t1")]):
+        await store.apply(events)
+        body = (await client.get("/trainings/t1")).json()
+        seen.append((body["stage"], body["progress"], body["current"]))
+
+    assert [stage for stage, _, _ in seen] == ["running", "verifying", "active"]
+    assert [progress for _, progress, _ in seen][1:] == [99, 100]
+    assert [current for _, _, current in seen] == [False, False, True]
+    assert body["reference"] == str(model_of("t1"))
+
+
+async def test_what_the_log_says_is_shown_as_such(client, store):
+    from services.state.handler import Handler
+
+    await client.put("/trainings/t1", json=REGISTER)
+    await Handler(store).handle_progress([progressed("t1", 0.25, step=250, total=1000)])
+
+    body = (await client.get("/trainings/t1")).json()
+
+    assert (body["progress"], body["progress_source"], body["step"], body["total_steps"]) == (25, "log", 250, 1000)
+
+
+async def test_a_training_that_failed_says_why(client, store):
+    await client.put("/trainings/t1", json=REGISTER)
+    await store.apply([failed("t1", "out of memory")])
+
+    body = (await client.get("/trainings/t1")).json()
+
+    assert (body["stage"], body["failure"]) == ("failed", {"code": "training_failed", "reason": "out of memory"})
+
+
+async def test_a_training_is_found_by_our_id_too(client):
+    ref = (await client.put("/trainings/t1", json=REGISTER)).json()["ref"]
+
+    assert (await client.get(f"/trainings/{ref}")).json()["training_id"] == "t1"
+
+
+async def test_a_training_that_nobody_registered_is_not_there(client):
+    problem(await client.get("/trainings/t1"), 404, "no-training")
+
+
+async def test_pages_show_every_training_once_newest_first(client):
+    for number in range(7):
+        await client.put(f"/trainings/t{number}", json={**REGISTER, "user_id": f"user {number % 2}"})
+
+    async def all_of(path: str, **query: str) -> list[str]:
+        names, cursor = [], None
+        while True:
+            page = (
+                await client.get(path, params={"limit": 2, **query, **({"cursor": cursor} if cursor else {})})
+            ).json()
+            names += [item["training_id"] for item in page["items"]]
+            if (cursor := page["next_cursor"]) is None:
+                return names
+
+    assert await all_of("/trainings") == ["t6", "t5", "t4", "t3", "t2", "t1", "t0"]
+    assert await all_of("/trainings", user_id="user 1") == ["t5", "t3", "t1"]
+    assert await all_of("/users/user 0/trainings") == ["t6", "t4", "t2", "t0"]
+    assert await all_of("/trainings", stage="running") == []
+    assert await all_of("/users/nobody/trainings") == []
+
+
+# The model
+
+
+async def test_a_user_without_a_model_has_none(client):
+    await client.put("/trainings/t1", json=REGISTER)
+
+    problem(await client.get("/users/ada/model"), 404, "no-model")
+
+
+def has_null(value: Any) -> bool:
+    match value:
+        case dict():
+            return any(map(has_null, value.values()))
+        case list():
+            return any(map(has_null, value))
+    return value is None or value == ""
+
+
+async def test_a_model_is_whole_and_never_null(client, store):
+    await client.put("/trainings/t1", json={**REGISTER, "trigger_word": "TOK"})
+    await store.apply([ready("t1")])
+
+    answer = await client.get("/users/ada/model")
+
+    body = answer.json()
+    assert body["reference"] == f"{body['owner']}/{body['name']}:{body['version']}" == str(model_of("t1"))
+    assert (body["user_id"], body["training_id"], body["generation"]) == ("ada", "t1", 1)
+    assert not has_null(body)
+    assert answer.headers["etag"] == '"1"'
+
+
+async def test_whoever_knows_the_model_already_is_told_so(client, store):
+    for name in ("t1", "t2"):
+        await client.put(f"/trainings/{name}", json=REGISTER)
+    await store.apply([ready("t1")])
+
+    known = {"If-None-Match": (await client.get("/users/ada/model")).headers["etag"]}
+    unchanged = await client.get("/users/ada/model", headers=known)
+    await store.apply([ready("t2")])
+    changed = await client.get("/users/ada/model", headers=known)
+
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert (changed.status_code, changed.headers["etag"]) == (200, '"2"')
+
+
+async def test_the_history_shows_every_model_that_was_used(client, store):
+    for number in (1, 2, 3):
+        await client.put(f"/trainings/t{number}", json=REGISTER)
+        await store.apply([ready(f"t{number}")])
+
+    first = (await client.get("/users/ada/model/history", params={"limit": 2})).json()
+    rest = (await client.get("/users/ada/model/history", params={"cursor": first["next_cursor"]})).json()
+
+    lines = [*first["items"], *rest["items"]]
+    assert [(line["generation"], line["reference"]) for line in lines] == [
+        (number, str(model_of(f"t{number}"))) for number in (3, 2, 1)
+    ]
+    assert [line["previous_reference"] for line in lines] == [str(model_of("t2")), str(model_of("t1")), None]
+    assert {line["cause"] for line in lines} == {"training"}
+    assert rest["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    "user_id",
+    ["ada/lovelace", "a/model", "model", "trainings", "a/model/history", "ünï cödé 🎨", "%2e%2e", "a?b#c", "a" * 200],
+)
+async def test_a_user_id_may_be_any_printable_text(client, store, user_id):
+    path = f"/users/{quote(user_id, safe='')}"
+    await client.put("/trainings/t1", json={**REGISTER, "user_id": user_id})
+    await store.apply([ready("t1")])
+
+    answers = [await client.get(path + end) for end in ("/model", "/model/history", "/trainings")]
+
+    assert answers[0].json()["user_id"] == user_id
+    assert [len(answer.json()["items"]) for answer in answers[1:]] == [1, 1]
+
+
+# What is refused
+
+
+async def test_whoever_has_no_token_learns_nothing(store, replicate):
+    async with httpx.AsyncClient(transport=application(store, replicate), base_url="http://state/v1") as stranger:
+        operations = (await stranger.get("/openapi.json")).json()["paths"]
+        wrong = [{}, *({"Authorization": value} for value in ("", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong"))]
+
+        answers = [
+            await stranger.request(method, path.format(training_id="t1", user_id="ada"), content=b"{", headers=headers)
+            for path, methods in operations.items()
+            for method in methods
+            for headers in [*wrong, {"Authorization": "Bearer tökén".encode()}]
+        ]
+        answers.append(await stranger.get("/no-such-route"))
+
+    assert len(answers) == 7 * 7 + 1
+    for answer in answers:
+        problem(answer, 401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("token", [TOKEN, OLD_TOKEN])
+async def test_each_of_the_tokens_opens(client, token):
+    answer = await client.get("/trainings", headers={"Authorization": f"bearer {token}"})
+
+    assert answer.status_code == 200
+
+
+INVALID: Final[list[tuple[str, str, Any, str]]] = [
+    ("POST", "/trainings", {}, "#/user_id"),
+    ("POST", "/trainings", [], "#"),
+    ("POST", "/trainings", {**START, "user_id": ""}, "#/user_id"),
+    ("POST", "/trainings", {**START, "user_id": "a" * 201}, "#/user_id"),
+    ("POST", "/trainings", {**START, "user_id": "a\x00"}, "#/user_id"),
+    ("POST", "/trainings", {**START, "user_id": "a\nb"}, "#/user_id"),
+    ("POST", "/trainings", {**START, "user_id": 7}, "#/user_id"),
+    ("POST", "/trainings", {**START, "destination": "acme"}, "#/destination"),
+    ("POST", "/trainings", {**START, "destination": "acme/../ada"}, "#/destination"),
+    ("POST", "/trainings", {**START, "destination": "ACME/ada"}, "#/destination"),
+    ("POST", "/trainings", {**START, "trainer": "replicate/trainer"}, "#/trainer"),
+    ("POST", "/trainings", {**START, "trainer": None}, "#/trainer"),
+    ("POST", "/trainings", {**START, "trigger_word": "a\x00"}, "#/trigger_word"),
+    ("POST", "/trainings", {**START, "trigger_word": None}, "#/trigger_word"),
+    ("POST", "/trainings", {**START, "total_steps": 0}, "#/total_steps"),
+    ("POST", "/trainings", {**START, "total_steps": 2**31}, "#/total_steps"),
+    ("POST", "/trainings", {**START, "input": {"caption": "a\x00"}}, "#/input"),
+    ("POST", "/trainings", {**START, "input": []}, "#/input"),
+    ("POST", "/trainings", {**START, "unknown": 1}, "#/unknown"),
+    ("PUT", "/trainings/t1", {**REGISTER, "input": {}}, "#/input"),
+    ("PUT", "/trainings/not~an~id", REGISTER, "path.training_id"),
+    ("GET", "/trainings/not~an~id", None, "path.training_id"),
+    ("GET", "/trainings?limit=0", None, "query.limit"),
+    ("GET", "/trainings?limit=1000", None, "query.limit"),
+    ("GET", "/trainings?stage=nonsense", None, "query.stage"),
+    ("GET", "/trainings?cursor=%00", None, "query.cursor"),
+    ("GET", "/trainings?cursor=LTE", None, "query.cursor"),
+    ("GET", "/trainings?cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5", None, "query.cursor"),
+    ("GET", "/trainings?user_id=%00", None, "query.user_id"),
+    ("GET", "/users/%00/model", None, "path.user_id"),
+    ("GET", f"/users/{'a' * 201}/model", None, "path.user_id"),
+    ("GET", "/users/a%0Ab/model/history", None, "path.user_id"),
+]
+
+
+@pytest.fixture(scope="module")
+def nobody() -> Any:
+    """A store that is asked nothing, because what was asked makes no sense."""
+    return object()
+
+
+@pytest.mark.parametrize(("method", "path", "body", "pointer"), INVALID)
+async def test_what_makes_no_sense_is_named(nobody, replicate, method, path, body, pointer):
+    async with product(nobody, replicate) as client:
+        answer = await client.request(method, path, json=body)
+
+    errors = problem(answer, 422, "invalid")["errors"]
+    assert pointer in [error["pointer"] for error in errors]
+    assert all(error["detail"] for error in errors)
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "ü", "k" * 256])
+async def test_a_key_that_is_none_is_named(nobody, replicate, key):
+    async with product(nobody, replicate) as client:
+        answer = await client.post("/trainings", json=START, headers={"Idempotency-Key": key.encode()})
+
+    assert problem(answer, 422, "invalid")["errors"][0]["pointer"] == "header.Idempotency-Key"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", '"\\ud800"'])
+async def test_input_that_is_no_json_goes_nowhere(nobody, replicate, number):
+    body = json.dumps(START).replace('"steps": 700', f'"steps": {number}')
+    async with product(nobody, replicate) as client:
+        answer = await client.post("/trainings", content=body, headers={"Content-Type": "application/json"})
+
+    assert problem(answer, 422, "invalid")["errors"][0]["pointer"].startswith("#/input")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "kind"),
+    [
+        ("POST", "/trainings", b"{", 422, "invalid"),
+        ("POST", "/trainings", b'{"user_id": "\xff"}', 400, "bad-request"),
+        ("POST", "/trainings", b"[" * 100_000, 400, "bad-request"),
+        ("POST", "/trainings", b" " * (MAX_BODY_BYTES + 1), 413, "request-entity-too-large"),
+        ("GET", "/nonsense", b"", 404, "not-found"),
+        ("GET", "/trainings/", b"", 404, "not-found"),
+        ("DELETE", "/trainings", b"", 405, "method-not-allowed"),
+        ("GET", "http://state/elsewhere", b"", 404, "not-found"),
+    ],
+)
+async def test_every_refusal_is_a_problem(nobody, replicate, method, path, content, status, kind):
+    async with product(nobody, replicate) as client:
+        answer = await client.request(
+            method, path, content=content, headers={"Content-Type": "application/json"} if content else {}
+        )
+
+    problem(answer, status, kind)
+
+
+async def test_while_postgres_is_away_every_question_is_put_off(database_url, replicate):
+    async with Wire(database_url) as wire, opened_store(wire.url) as store, product(store, replicate) as client:
+        wire.refuse()
+        answers = [
+            await client.post("/trainings", json=START),
+            await client.put("/trainings/t1", json=REGISTER),
+            await client.get("/trainings/t1"),
+            await client.get("/trainings"),
+            await client.get("/users/ada/trainings"),
+            await client.get("/users/ada/model"),
+            await client.get("/users/ada/model/history"),
+        ]
+
+    for answer in answers:
+        assert "away" not in problem(answer, 503, "unavailable")["detail"]
+        assert int(answer.headers["retry-after"]) > 0
+    assert replicate.asked == []
+
+
+class Broken:
+    """A store with a bug."""
+
+    async def find_model(self, user_id: str) -> ModelRecord | None:
+        raise RuntimeError(f"the password of {user_id} is secret")
+
+
+async def test_a_bug_of_ours_shows_nothing_of_the_inside(replicate):
+    async with product(Broken(), replicate) as client:
+        answer = await client.get("/users/ada/model")
+
+    problem(answer, 500, "internal")
+    assert "secret" not in answer.text
+
+
+# The description
+
+
+async def test_the_description_names_every_operation_and_its_problems(nobody, replicate):
+    async with product(nobody, replicate) as client:
+        document = (await client.get("/openapi.json")).json()
+
+    operations = {o["operationId"]: o for methods in document["paths"].values() for o in methods.values()}
+    assert sorted(operations) == [
+        "get_model",
+        "get_training",
+        "list_model_history",
+        "list_trainings",
+        "list_user_trainings",
+        "register_training",
+        "start_training",
+    ]
+    for operation in operations.values():
+        assert {"401", "404", "422", "503"} <= operation["responses"].keys()
+        assert "application/problem+json" in operation["responses"]["422"]["content"]
+        assert operation["security"]
+        assert operation["description"]
+    assert document["servers"] == [{"url": "/v1"}]
