@@ -1,0 +1,54 @@
+"""What does the parser of outputs answer to one line of JSON? Pure: for ``modelswap extract``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from services.extractor.outputs import Found, NoModel, find_model
+from shared.contract.identity import ModelName
+from shared.replicate.filter import BadLine, answer
+from shared.replicate.training import Training, TrainingStatus, decode_training
+
+
+def extract_line(line: str) -> str:
+    """``{"id", "training", "destination"}`` to ``{"id", "model", "version"}`` or its error; never raises."""
+    return answer(line, _respond)
+
+
+def extract(training: Training, destination: ModelName | None) -> Found:
+    """
+    The model ref that *training* names, if it succeeded.
+
+    Raises:
+        NoModel: if it did not, or names none that may be believed.
+
+    """
+    if training.status not in TrainingStatus.__members__.values():
+        raise NoModel(f"status {training.status!r} is not known: neither success nor failure", code="unknown_status")
+    if training.status != TrainingStatus.SUCCEEDED:
+        raise NoModel(f"the training is {training.status}, not succeeded", code="not_succeeded")
+    return find_model(
+        training.output,
+        destination=destination,
+        trainer=training.trainer,
+        trainer_version=training.trainer_version,
+    )
+
+
+def _respond(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    training = document.get("training")
+    if not isinstance(training, dict):
+        raise BadLine("training must be an object")
+    # Replicate's own id is not what a line is told apart by; one without it is read as well.
+    whole = decode_training(json.dumps({"id": "unnamed", **training}).encode())
+    found = extract(whole, _destination(document.get("destination")))
+    return {"model": str(found.model.model), "version": found.model.version}
+
+
+def _destination(name: Any) -> ModelName | None:
+    destination = ModelName.parse(name.strip().lower()) if isinstance(name, str) and name.isascii() else None
+    if name is not None and destination is None:
+        raise BadLine("destination must be owner/name or null")
+    return destination

@@ -1,0 +1,368 @@
+"""
+Which model does the output of a succeeded training name? Pure.
+
+    output ──PLACES──▶ texts ──SPELLINGS──▶ answers ──▶ one model ref, or `NoModel` with the reason
+
+Replicate documents no shape for a training's output, so what has been seen is listed here: `PLACES` says where in an
+output an answer may stand, `SPELLINGS` how a text may name a version. A new one is a function, a word in its tuple and
+a sample in ``tests/fixtures/outputs``.
+
+What is found must add up to one version of one model: of the destination, where that is known. Answers may complete
+and repeat each other; where they contradict each other, none is taken. Text that names no version at all (a label, the
+address of a file) contradicts nothing. Case is folded and outer white space stripped, beyond that nothing is repaired,
+and no address is ever fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pydantic import JsonValue
+
+from shared.contract.errors import PermanentError
+from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.version import Version
+
+
+class NoModel(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """The output names no model ref, or none that may be believed. Its code says why."""
+
+    code = "no_model"
+
+
+class NeedsLookup(NoModel):
+    """The output names a model, but only the beginning of its version or none: Replicate's list may tell the rest."""
+
+    def __init__(self, message: str, *, code: str, model: ModelName, prefix: str | None) -> None:
+        super().__init__(message, code=code)
+        self.model = model
+        #: How the version begins; None when the output does not say.
+        self.prefix = prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model ref, and which shape of output named it."""
+
+    model: ModelRef
+    shape: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one text says; each half may be missing, and the version may be just its beginning."""
+
+    model: ModelName | None
+    version: str | None
+    shape: str
+
+
+def find_model(
+    output: JsonValue, *, destination: ModelName | None, trainer: str | None, trainer_version: str | None
+) -> Found:
+    """
+    The model ref that *output* names.
+
+    *trainer* and *trainer_version* are what Replicate calls a training's ``model`` and ``version``: never the result.
+
+    Raises:
+        NeedsLookup: if it names a model without a whole version; `resolve` may complete it.
+        NoModel: if it names none, several, or one that can not be this training's.
+
+    """
+    parts = _parts(output)
+    texts = [(place.__name__, value) for part in parts for place in PLACES for value in place(part)]
+    readings = [_read(place, value) for place, value in texts if _may_answer(value)]
+    answers = [reading for reading in readings if isinstance(reading, _Answer)]
+    unreadable = [reading for reading in readings if isinstance(reading, NoModel)]
+    if unreadable and not any(len(answer.version or "") == _WHOLE for answer in answers):
+        raise unreadable[0]
+    if not answers:
+        raise _nothing_said([*parts, *(value for _, value in texts)], destination, trainer)
+
+    model = _agreed_model(answers, destination)
+    version = _agreed_version(answers)
+    _refuse_trainer(model, version, destination, trainer, trainer_version)
+    if model is None:
+        raise NoModel(
+            f"the output names version {version}, but not of which model, and no destination is known. "
+            "Register the training with its destination, then replay",
+            code="no_model",
+        )
+    if version is None:
+        raise NeedsLookup(
+            f"the output names {model}, but none of its versions",
+            code="version_not_pinned",
+            model=model,
+            prefix=None,
+        )
+    ref = model.at(version)
+    if ref is None:
+        raise NeedsLookup(
+            f"the output names only the beginning {version!r} of a version of {model}",
+            code="short_version",
+            model=model,
+            prefix=version,
+        )
+    return Found(ref, next(answer.shape for answer in answers if answer.version == version))
+
+
+def resolve(lookup: NeedsLookup, versions: Sequence[Version], started_at: datetime | None) -> ModelRef:
+    """
+    The only one of a model's *versions* that a training which began at *started_at* can have made.
+
+    The newest version is not good enough: where several trainings share a destination, it may be somebody else's.
+
+    Raises:
+        NoModel: if none of them can be it, or several can.
+
+    """
+    if lookup.prefix is None and (started_at is None or any(version.created_at is None for version in versions)):
+        raise NoModel(f"{lookup}; the dates that would tell are missing", code=lookup.code)
+    fitting = (lookup.model.at(version.id) for version in versions if _fits(version, lookup.prefix, started_at))
+    match sorted({ref for ref in fitting if ref}):
+        case [ref]:
+            return ref
+        case []:
+            raise NoModel(f"{lookup}; none of its {len(versions)} versions fits", code="version_not_listed")
+        case several:
+            raise NoModel(f"{lookup}; {len(several)} of its versions fit", code="ambiguous")
+
+
+def _fits(version: Version, prefix: str | None, started_at: datetime | None) -> bool:
+    is_older = version.created_at and started_at and version.created_at < started_at
+    return version.id.startswith(prefix or "") and not is_older
+
+
+# Places: where in an output an answer may stand.
+
+
+def plain_text(part: JsonValue) -> Iterable[JsonValue]:
+    """``"owner/name:version"``"""
+    return [part] if isinstance(part, str) else []
+
+
+def version_field(part: JsonValue) -> Iterable[JsonValue]:
+    """``{"version": "owner/name:version"}``, and by its other names"""
+    return [value for value in _version_fields(part) if not isinstance(value, dict)]
+
+
+def version_object(part: JsonValue) -> Iterable[JsonValue]:
+    """``{"version": {"id": "version"}}``"""
+    return [value.get("id") for value in _version_fields(part) if isinstance(value, dict)]
+
+
+def model_field(part: JsonValue) -> Iterable[JsonValue]:
+    """``{"model": "owner/name:version"}``, or the name alone beside a version"""
+    match part:
+        case {"model": str(model)}:
+            return [model]
+    return []
+
+
+def model_object(part: JsonValue) -> Iterable[JsonValue]:
+    """``{"model": {"owner": "owner", "name": "name"}}``; its ``latest_version`` may be another training's"""
+    match part:
+        case {"model": {"owner": str(owner), "name": str(name)}}:
+            return [f"{owner}/{name}"]
+    return []
+
+
+def owner_and_name(part: JsonValue) -> Iterable[JsonValue]:
+    """``{"owner": "owner", "name": "name", "version": "version"}``"""
+    match part:
+        case {"owner": str(owner), "name": str(name)}:
+            return [f"{owner}/{name}"]
+    return []
+
+
+Place = Callable[[JsonValue], Iterable[JsonValue]]
+PLACES: Final[tuple[Place, ...]] = (
+    version_field,
+    version_object,
+    model_field,
+    model_object,
+    owner_and_name,
+    plain_text,
+)
+
+
+def _version_fields(part: JsonValue) -> Iterator[JsonValue]:
+    if isinstance(part, dict):
+        for name in ("version", "version_id", "versionId", "model_version", "modelVersion"):
+            value = part.get(name)
+            yield from value if isinstance(value, list) else [value]
+
+
+# Spellings: how a text, in lower case, may name a model and its version.
+
+_MODEL: Final = r"(?P<model>[^/:@?#]+/[^/:@?#]+)"
+# Replicate's pages show the first eight digits.
+_VERSION: Final = r"(?P<version>[0-9a-f]{8,64})"
+_WEB: Final = r"(?:https?://)?"
+_PORT: Final = r"(?::443|:80)?"
+# One more word (a tab, a method), and what a browser appends.
+_REST: Final = r"(?:/[a-z-]+)?/?(?:[?#].*)?"
+
+_MODEL_REF: Final = re.compile(rf"{_MODEL}(?::{_VERSION})?")
+_BARE_VERSION: Final = re.compile(rf"(?:sha256:)?{_VERSION}")
+_PAGE: Final = re.compile(rf"{_WEB}(?:www\.)?replicate\.com{_PORT}/{_MODEL}(?:(?::|/versions/){_VERSION})?{_REST}")
+_API: Final = re.compile(rf"{_WEB}api\.replicate\.com{_PORT}/v1/models/{_MODEL}(?:/versions/{_VERSION})?{_REST}")
+_IMAGE: Final = re.compile(rf"(?:{_WEB}r8\.im/)?{_MODEL}(?::|@sha256:){_VERSION}")
+
+_HOSTS: Final = re.compile(rf"(?:(?:www\.|api\.)?replicate\.com{_PORT}|r8\.im)")
+_ANY_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#]*).*", re.IGNORECASE)
+_FILE_URL: Final = re.compile(r"https?://(?:[a-z0-9-]+\.)*replicate\.delivery/.*", re.IGNORECASE)
+
+
+def model_ref(text: str) -> re.Match[str] | None:
+    """``owner/name:version`` or ``owner/name``"""
+    return _MODEL_REF.fullmatch(text)
+
+
+def bare_version(text: str) -> re.Match[str] | None:
+    """``version`` or ``sha256:version``"""
+    return _BARE_VERSION.fullmatch(text)
+
+
+def page_url(text: str) -> re.Match[str] | None:
+    """``https://replicate.com/owner/name/versions/version`` or ``…/owner/name:version``"""
+    return _PAGE.fullmatch(text)
+
+
+def api_url(text: str) -> re.Match[str] | None:
+    """``https://api.replicate.com/v1/models/owner/name/versions/version``"""
+    return _API.fullmatch(text)
+
+
+def image(text: str) -> re.Match[str] | None:
+    """``r8.im/owner/name@sha256:version``"""
+    return _IMAGE.fullmatch(text)
+
+
+Spelling = Callable[[str], re.Match[str] | None]
+SPELLINGS: Final[tuple[Spelling, ...]] = (model_ref, bare_version, page_url, api_url, image)
+
+_LONGEST_TEXT: Final = 2048
+_WHOLE: Final = 64
+_SEEN: Final = 80
+_BY_HAND: Final = "Look at the training at Replicate before replaying"
+
+
+def _read(place: str, value: JsonValue) -> _Answer | NoModel:
+    """What *value* says, or why it says nothing."""
+    if not isinstance(value, str):
+        return NoModel(f"{place}: {_seen(value)} is not text. {_BY_HAND}", code="bad_version_format")
+    text = value.strip()
+    # Checked before case is folded: folding turns some look-alikes into plain letters.
+    if text.isascii() and text.isprintable() and len(text) <= _LONGEST_TEXT:
+        for spelling in SPELLINGS:
+            match = spelling(text.lower())
+            if match:
+                return _answer(match.groupdict(), f"{place}/{spelling.__name__}") or _unreadable(place, text)
+    return _unreadable(place, text)
+
+
+def _answer(said: dict[str, str | None], shape: str) -> _Answer | None:
+    name = said.get("model")
+    model = ModelName.parse(name) if name else None
+    if name and model is None:
+        return None
+    return _Answer(model, said.get("version"), shape)
+
+
+def _unreadable(place: str, text: str) -> NoModel:
+    url = _ANY_URL.fullmatch(text)
+    if url and not _HOSTS.fullmatch(url[1].lower()):
+        return NoModel(
+            f"{place}: {_seen(text)} is no address of Replicate's. {_BY_HAND}",
+            code="unsupported_host",
+        )
+    return NoModel(f"{place}: {_seen(text)} names no version. {_BY_HAND}", code="bad_version_format")
+
+
+def _seen(value: JsonValue) -> str:
+    """*value* for an error's message: short, and with whatever can not be seen made visible."""
+    if isinstance(value, str):
+        return ascii(value[:_SEEN]) + ("…" if len(value) > _SEEN else "")
+    return f"a value of type {type(value).__name__}"
+
+
+# From the output to its texts, and from their answers to one.
+
+
+def _parts(output: JsonValue) -> list[JsonValue]:
+    """The output itself, or its elements; what is JSON inside a string is decoded, once."""
+    if isinstance(output, str) and output.lstrip()[:1] in ("{", "[", '"'):
+        try:
+            output = json.loads(output)
+        except (ValueError, RecursionError):
+            return [output]
+    return output if isinstance(output, list) else [output]
+
+
+def _may_answer(value: JsonValue) -> bool:
+    """An empty field says nothing, and a file is no version, whatever its address looks like."""
+    return bool(value.strip()) and not _is_file(value) if isinstance(value, str) else value is not None
+
+
+def _is_file(value: JsonValue) -> bool:
+    return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()) is not None
+
+
+def _nothing_said(values: Sequence[JsonValue], destination: ModelName | None, trainer: str | None) -> NoModel:
+    if _is_same(destination, trainer):
+        return NoModel(f"this is a run of {destination}, not a training of it", code="not_a_training")
+    if any(_is_file(value) or (isinstance(value, dict) and value.get("weights")) for value in values):
+        return NoModel(f"the output names weights, but no version. {_BY_HAND}", code="weights_only")
+    return NoModel(f"the output names no version; Replicate may have deleted it. {_BY_HAND}", code="no_version")
+
+
+def _agreed_model(answers: Sequence[_Answer], destination: ModelName | None) -> ModelName | None:
+    models = sorted({answer.model for answer in answers if answer.model})
+    strangers = [model for model in models if destination and model != destination]
+    if strangers:
+        raise NoModel(
+            f"the output names {strangers[0]}, but the training's destination is {destination}. "
+            "Find out whose training this is before replaying",
+            code="destination_mismatch",
+        )
+    if len(models) > 1:
+        raise NoModel(f"the output names several models: {_some(models)}. {_BY_HAND}", code="ambiguous")
+    return destination or (models[0] if models else None)
+
+
+def _agreed_version(answers: Sequence[_Answer]) -> str | None:
+    versions = sorted({answer.version for answer in answers if answer.version}, key=len, reverse=True)
+    if not all(versions[0].startswith(version) for version in versions):
+        raise NoModel(f"the output names several versions: {_some(sorted(versions))}. {_BY_HAND}", code="ambiguous")
+    return versions[0] if versions else None
+
+
+def _some(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:2])) + (" …" if len(names) > 2 else "")  # noqa: PLR2004
+
+
+def _refuse_trainer(
+    model: ModelName | None,
+    version: str | None,
+    destination: ModelName | None,
+    trainer: str | None,
+    trainer_version: str | None,
+) -> None:
+    """A trainer that repeats its own name must not become anybody's model."""
+    is_its_version = version is not None and (trainer_version or "").strip().lower().startswith(version)
+    if is_its_version or (destination is None and _is_same(model, trainer)):
+        raise NoModel(
+            f"the output names the trainer itself ({_seen(trainer or trainer_version)}), not what it made. {_BY_HAND}",
+            code="trainer_version",
+        )
+
+
+def _is_same(model: ModelName | None, name: str | None) -> bool:
+    return model is not None and name is not None and str(model) == name.strip().lower()

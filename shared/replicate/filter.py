@@ -1,0 +1,50 @@
+"""What does the log parser answer to one line of JSON? Pure: ``modelswap progress``, and what such filters share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Any
+
+from shared.contract.errors import PermanentError
+from shared.replicate.progress import read_progress
+
+
+class BadLine(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """A line does not hold what the filter asks for."""
+
+    code = "bad_line"
+
+
+def progress_line(line: str) -> str:
+    """``{"id", "logs", "input"}`` to ``{"id", "progress", "step", "total"}``, progress in percent; never raises."""
+    return answer(line, _progress)
+
+
+def answer(line: str, respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> str:
+    """What *respond* says to the JSON object in *line*, or its error, under the id that the line has; never raises."""
+    identity = None
+    try:
+        document = json.loads(line)
+        if not isinstance(document, dict):
+            raise BadLine("not a JSON object")
+        identity = document["id"] if isinstance(document.get("id"), (str, int)) else None
+        said = respond(document)
+    except PermanentError as error:
+        said = {"error": error.code, "detail": str(error)}
+    except (ValueError, RecursionError) as error:
+        said = {"error": BadLine.code, "detail": f"not JSON that can be read: {error}"}
+    return json.dumps({"id": identity, **said})
+
+
+def _progress(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    logs, training_input = document.get("logs"), document.get("input")
+    if not isinstance(logs, (str, list, NoneType)):
+        raise BadLine("logs must be text, a list of texts or null")
+    if not isinstance(training_input, (dict, NoneType)):
+        raise BadLine("input must be an object or null")
+    progress = read_progress(logs, training_input or {})
+    if progress is None:
+        return {"progress": None, "step": None, "total": None}
+    return {"progress": round(100 * progress.fraction, 2), "step": progress.step, "total": progress.total}
