@@ -25,6 +25,7 @@ else
 fi
 
 echo "setup: installing $(grep -c '^[a-z]' constraints.txt) packages, each checked against its hash (a minute or two)"
-pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
-pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# The file is complete, so nothing is left to resolve.
+pip install -qq --disable-pip-version-check --no-deps --require-hashes -r constraints.txt
+pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 echo "setup: done"
