@@ -91,14 +91,14 @@ def _find_engine() -> DockerClient | None:
     import docker  # noqa: PLC0415
     from docker.errors import DockerException  # noqa: PLC0415
 
-    with warnings.catch_warnings(), contextlib.suppress(DockerException):
+    engine = None
+    with warnings.catch_warnings():
         # Where no engine answers, the library leaves the socket it tried to the garbage collector.
         warnings.simplefilter("ignore", ResourceWarning)
-        try:
-            return docker.from_env()
-        finally:
-            gc.collect()
-    return None
+        with contextlib.suppress(DockerException):
+            engine = docker.from_env()
+        gc.collect()
+    return engine
 
 
 @contextlib.contextmanager
