@@ -22,7 +22,9 @@ _READY_SECONDS: Final = 60
 #: More than a process takes to finish what it began.
 _STOP_SECONDS: Final = 15
 _LONGEST_LINE: Final = 1024 * 1024
-_REMEMBERED_LINES: Final = 15
+_REMEMBERED_LINES: Final = 10
+_REMEMBERED_CHARACTERS: Final = 300
+_AGAIN: Final = "put that right, then run the same command again"
 
 #: Takes a process's name and one line that it wrote.
 Hear = Callable[[str, str], None]
@@ -39,7 +41,7 @@ class _Child:
         assert self.process.stdout is not None  # noqa: S101 (it was asked for)
         while line := await self.process.stdout.readline():
             text = line.decode("utf-8", "replace").rstrip()
-            self.last_lines.append(text)
+            self.last_lines.append(text[:_REMEMBERED_CHARACTERS])
             hear(self.name, text)
         return await self.process.wait()
 
@@ -111,7 +113,7 @@ class Children:
         (task, *_), _ = await asyncio.wait(self._children, return_when=asyncio.FIRST_COMPLETED)
         child = self._children[task]
         said = "\n".join(f"  {line}" for line in child.last_lines) or "  (nothing)"
-        return Problem(f"{child.name} ended with exit code {task.result()}. It said:\n{said}", then="modelswap doctor")
+        return Problem(f"{child.name} ended with exit code {task.result()}. It said:\n{said}", then=_AGAIN)
 
 
 def _send(signal_it: Callable[[], None]) -> None:

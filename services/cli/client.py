@@ -20,6 +20,7 @@ V = TypeVar("V")
 _TIMEOUT: Final = httpx.Timeout(10.0)
 _READY_POLL_SECONDS: Final = 0.1
 _PAGE: Final = 100
+_SHOWN_CHARACTERS: Final = 200
 _CONFIG: Final = "modelswap config show"
 
 
@@ -139,6 +140,8 @@ def _refusal(response: httpx.Response) -> Problem:
             return Problem(f"the product's API does not accept {token}", then=_CONFIG)
         case HTTPStatus.NOT_FOUND:
             return NotThere(detail, then="modelswap trainings list")
+        case HTTPStatus.BAD_REQUEST | HTTPStatus.CONFLICT | HTTPStatus.UNPROCESSABLE_ENTITY:
+            return Problem(detail, then="the same command with --help")
     return Problem(f"the product's API refused: {response.status_code} {detail}", then="modelswap doctor")
 
 
@@ -149,11 +152,11 @@ def _detail(response: httpx.Response) -> str:
     except ValueError:
         problem = None
     match problem:
+        case {"errors": [{"pointer": str(where), "detail": str(detail)}, *_]}:
+            return f"{where}: {detail}"
         case {"detail": str(detail)}:
             return detail
-        case {"title": str(title)}:
-            return title
-    return response.text[:200]
+    return response.text[:_SHOWN_CHARACTERS]
 
 
 def _part(text: str) -> str:

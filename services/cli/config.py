@@ -93,7 +93,7 @@ def show(environment: Mapping[str, str], output: Format) -> None:
     if output is Format.JSON:
         print_json({"settings": [asdict(entry) for entry in found], "unknown": unheeded})
     else:
-        print_table(("setting", "value", "from", "used by", "problem"), map(_row, found), empty="")
+        print_table(("setting", "value", "from", "used by"), map(_row, found), empty="")
     for name in unheeded:
         sys.stderr.write(f"warning: nothing heeds {name}; a typing mistake?\n")
 
@@ -101,4 +101,4 @@ def show(environment: Mapping[str, str], output: Format) -> None:
 def _row(entry: Entry) -> tuple[object, ...]:
     value = entry.value
     shown = ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
-    return (entry.name, shown, entry.source, " ".join(entry.processes), entry.problem)
+    return (entry.name, entry.problem or shown, entry.source, " ".join(entry.processes))

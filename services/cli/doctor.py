@@ -17,8 +17,9 @@ from shared.runtime.postgres import connect
 from shared.runtime.settings import (
     PROCESSES,
     DatabaseSettings,
-    ReceiverSettings,
     ReplicateSettings,
+    Secrets,
+    Settings,
     SettingsError,
     reveal,
     unknown,
@@ -56,6 +57,10 @@ async def examine(environment: Environment) -> list[Finding]:
         await _look("replicate", _replicate, environment, _TOKEN),
         await _look("webhook secret", _webhook_secret, environment, "set MODELSWAP_WEBHOOK_SECRETS, or the token"),
     ]
+
+
+class _SecretSettings(Settings):
+    webhook_secrets: Secrets = ()
 
 
 class _Wrong(Exception):  # noqa: N818 (it is what was seen)
@@ -106,7 +111,7 @@ async def _database(environment: Environment) -> str:
         version = connection.get_server_version()
     finally:
         await connection.close(timeout=5)
-    return f"Postgres {version.major}.{version.minor} answers"
+    return f"Postgres {version.major} answers"
 
 
 async def _migrations(environment: Environment) -> str:
@@ -123,7 +128,7 @@ async def _replicate(environment: Environment) -> str:
 
 
 async def _webhook_secret(environment: Environment) -> str:
-    configured = ReceiverSettings.load(environment).webhook_secrets
+    configured = _SecretSettings.load(environment).webhook_secrets
     if configured and ReplicateSettings.load(environment).replicate_api_token is None:
         return f"{len(configured)} configured; not compared with Replicate's, because there is no token"
     async with _client(ReplicateSettings.load(environment)) as replicate:

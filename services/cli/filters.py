@@ -1,18 +1,22 @@
-"""How does a line-by-line question become a filter? Edge: bytes in, one line out for each, nothing ever stops it."""
+"""How does an answer to one line become a filter? Edge: one line out for each line in, in order; nothing stops it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+from shared.replicate.filter import BadLine
+
+_NOT_TEXT: Final = json.dumps({"id": None, "error": BadLine.code, "detail": "not UTF-8"})
 
 
 def run_filter(answer: Callable[[str], str], source: Iterable[bytes], sink: BinaryIO) -> None:
-    """
-    Write *answer* of each line of *source* to *sink*, in order; blank lines have none.
-
-    What is no UTF-8 reaches *answer* with a replacement character, which no JSON outside of a string may hold.
-    """
+    """Write what *answer* says of each line of *source* to *sink*, at once: somebody may wait for it."""
     for line in source:
-        if line.strip():
-            sink.write(answer(line.decode("utf-8", "replace")).encode() + b"\n")
-            sink.flush()
+        try:
+            said = answer(line.decode())
+        except UnicodeDecodeError:
+            said = _NOT_TEXT
+        sink.write(said.encode() + b"\n")
+        sink.flush()

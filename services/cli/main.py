@@ -55,6 +55,10 @@ def main() -> int:
     except ModelswapError as error:
         sys.stderr.write(explain(error))
         return exit_code(error)
+    except OSError as error:
+        # A full disk, a file that can not be read: the machine's, not ours.
+        sys.stderr.write(f"modelswap: {error}\n")
+        return 1
     return 0
 
 
@@ -317,7 +321,7 @@ def progress() -> None:
     Each line out: {"id", "progress": 0 to 100 or null, "step", "total"}
     """
     from services.cli.filters import run_filter
-    from shared.replicate.progress import progress_line
+    from shared.replicate.filter import progress_line
 
     run_filter(progress_line, sys.stdin.buffer, sys.stdout.buffer)
 

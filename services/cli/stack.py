@@ -82,9 +82,8 @@ def plan(environment: Environment, *, simulator: bool) -> Plan:
 
 def exports(environment: Environment) -> str:
     """What another terminal needs to talk to this stack, as shell."""
-    names = ("AMQP_URL", "DATABASE_URL", "API_TOKENS", "WEBHOOK_SECRETS")
-    given = {PREFIX + name: text for name in names if (text := environment.get(PREFIX + name))}
-    given[f"{PREFIX}API_URL"] = _url(environment, "state")
+    everything = overridden(environment, {"API_URL": _url(environment, "state")})
+    given = {name: text for name, text in everything.items() if name.startswith(PREFIX) and text}
     return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in given.items())
 
 

@@ -41,7 +41,7 @@ async def list_trainings(*, user_id: str | None, stage: str | None, limit: int, 
     if output is Format.JSON:
         print_json([each.model_dump(mode="json") for each in found])
     else:
-        print_table(_COLUMNS, map(_row, found), empty="no trainings yet; start one: POST /v1/trainings")
+        print_table(_COLUMNS, map(_row, found), empty="no such training; start one: POST /v1/trainings")
 
 
 async def show_training(training_id: str, output: Format) -> None:

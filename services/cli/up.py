@@ -6,23 +6,29 @@ import asyncio
 import json
 import secrets
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from rich.text import Text
 
 from deploy.local import LocalServersError, local_servers
+from deploy.local.process import removed_afterwards
 from services.cli import servers
 from services.cli.children import Children, Hear
 from services.cli.output import console
 from services.cli.problem import Problem
 from services.cli.stack import TRAINER, Environment, Plan, completed, exports, generated, is_given, overridden, plan
+from shared.runtime.settings import SimulatorSettings, StateSettings
 
 Say = Callable[[str], object]
 
+#: Not a setting: where RabbitMQ's own console is.
+_MANAGEMENT: Final = "RABBITMQ_MANAGEMENT_URL"
 _COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green", "simulator": "blue"}
 
 
@@ -36,20 +42,33 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
     def hear(name: str, line: str) -> None:
         out.print(Text(f"{name:>9} │ ", style=_COLOURS[name]) + Text(line), soft_wrap=True)
 
-    with ExitStack() as stack:
-        hint = "  export MODELSWAP_API_TOKENS=…        # as it is here\n"
-        if embedded:
-            environment = stack.enter_context(private_servers(environment, state, say))
-        if simulator is None:
-            simulator = embedded and not is_given(environment, "REPLICATE_API_TOKEN")
-        everything = plan(environment, simulator=simulator)
-        if embedded:
-            file = stack.enter_context(_exported(everything.environment, state))
-            hint = f"  source {file}\n"
-        try:
+    try:
+        with ExitStack() as stack:
+            if embedded:
+                environment = stack.enter_context(private_servers(environment, state, say))
+            if simulator is None:
+                simulator = embedded and not is_given(environment, "REPLICATE_API_TOKEN")
+            everything = plan(environment, simulator=simulator)
+            _check_ports(everything)
+            hint = "# with the settings of this one"
+            if embedded:
+                hint = f"source {stack.enter_context(_exported(everything.environment, state))}"
             asyncio.run(_run(everything, say, hear, hint))
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            say("modelswap: stopped")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("modelswap: everything is stopped")
+
+
+def _check_ports(everything: Plan) -> None:
+    """Complain of taken ports all at once, before anything starts."""
+    taken = []
+    for name, url in everything.urls.items():
+        address = urlsplit(url)
+        try:
+            socket.create_server((address.hostname, address.port)).close()
+        except OSError:
+            taken.append(f"port {address.port} of {name} is taken: set MODELSWAP_{name.upper()}_PORT")
+    if taken:
+        raise Problem("; ".join(taken), then="the same command with other ports")
 
 
 @contextmanager
@@ -58,9 +77,9 @@ def private_servers(environment: Environment, state: Path | None, say: Say) -> I
     try:
         with local_servers(state=state, say=say) as private:
             urls = {"AMQP_URL": private.amqp_url, "DATABASE_URL": private.database_url}
-            say(f"RabbitMQ's own console: {private.management_url}")
             fresh = {"SIMULATOR_SEED": str(secrets.randbits(31))}
-            yield completed(overridden(environment, urls), {**_secrets(state), **fresh})
+            ready = completed(overridden(environment, urls), {**_secrets(state), **fresh})
+            yield ready | {_MANAGEMENT: private.management_url}
     except LocalServersError as error:
         raise Problem(
             str(error), then="docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"
@@ -94,15 +113,17 @@ def _stop_on_sigterm() -> None:
 
 def _welcome(everything: Plan, hint: str) -> str:
     urls = everything.urls
+    console_url = everything.environment.get(_MANAGEMENT)
     auth = '-H "Authorization: Bearer $MODELSWAP_API_TOKENS"'
     lines = [
         "",
         f"webhooks       {urls['receiver']}/webhooks/replicate",
         f"product's API  {urls['state']}/v1/openapi.json",
-        f"health         {'/readyz '.join(urls.values())}/readyz",
+        *(f"{name:<15}{url}/readyz" for name, url in urls.items()),
+        *([f"RabbitMQ       {console_url}"] if console_url else []),
         "",
         "Try it in another terminal:",
-        hint.rstrip(),
+        f"  {hint}",
     ]
     if "simulator" in urls:
         body = json.dumps(
@@ -114,12 +135,12 @@ def _welcome(everything: Plan, hint: str) -> str:
                 "input": {"steps": 1000},
             }
         )
-        speed = everything.environment["MODELSWAP_SIMULATOR_SPEED"]
+        speed = SimulatorSettings.load(everything.environment).simulator_speed
         lines += [
-            f"  # the simulator stands in for Replicate; its trainings run {speed} times as fast as real ones",
+            f"  # the simulator stands in for Replicate; its trainings run {speed:g} times as fast as real ones",
             f"  curl {auth} -H 'Content-Type: application/json' {urls['state']}/v1/trainings -d '{body}'",
         ]
-    elif urls["receiver"] == everything.environment["MODELSWAP_PUBLIC_URL"]:
+    elif urls["receiver"] == StateSettings.load(everything.environment).public_url:
         lines.append("  # Replicate can not reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
     lines += [
         "  modelswap trainings watch",
@@ -146,9 +167,13 @@ def _secrets(state: Path | None) -> dict[str, str]:
 
 @contextmanager
 def _exported(environment: Environment, state: Path | None) -> Iterator[Path]:
-    """A file that another terminal sources; for our eyes only, and gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="modelswap-env-", dir=state) as folder:
-        file = Path(folder) / "env"
+    """A file for another terminal to source, for our eyes only; gone afterwards, or kept with *state*."""
+    with ExitStack() as stack:
+        if state is None:
+            folder = stack.enter_context(removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-env-"))))
+        else:
+            folder = state
+        file = folder / "env"
         file.touch(mode=0o600)
         file.write_text(exports(environment))
         yield file
