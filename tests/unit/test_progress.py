@@ -1,0 +1,195 @@
+"""Logs: the training's own count is found in whatever stands around it, and nothing else counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.replicate.filter import progress_line
+from shared.replicate.progress import Progress, configured_steps, read_progress
+
+SAMPLES = sorted((Path(__file__).parent.parent / "fixtures" / "logs").glob("*.json"))
+STEPS = {"steps": 1000}
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_every_sample_is_read_as_it_says(path):
+    sample = load(path)
+
+    progress = read_progress(sample["logs"], sample["input"])
+
+    said = (
+        {"progress": round(100 * progress.fraction, 2), "step": progress.step, "total": progress.total}
+        if progress
+        else {"progress": None, "step": None, "total": None}
+    )
+    assert sample["expect"] == said
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_the_filter_says_the_same(path):
+    sample = load(path)
+
+    said = progress_line(json.dumps({"id": path.stem, "logs": sample["logs"], "input": sample["input"]}))
+
+    assert {"id": path.stem, **sample["expect"]} == json.loads(said)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_what_came_long_before_changes_nothing(path):
+    sample = load(path)
+    before = "Downloaded base weights in 26.6 seconds\n" * 20_000
+    logs = sample["logs"]
+
+    progress = read_progress([before, *logs] if isinstance(logs, list) else before + (logs or ""), sample["input"])
+
+    assert progress == read_progress(logs, sample["input"])
+
+
+def test_a_training_that_never_wrote_a_bar_has_no_progress_however_much_it_wrote():
+    assert read_progress("lorem ipsum 12 dolor\n" * 100_000, STEPS) is None
+
+
+def test_a_bar_is_found_behind_the_redraws_of_an_upload():
+    bar = "lora:  12%|█▏        | 120/1000 [01:05<07:56,  1.85it/s]\n"
+    upload = "Uploading weights:   3%|▎         | 5.0M/172M [00:01<00:30, 5.5MB/s]\r"
+
+    assert read_progress(bar + upload * 1000, STEPS) == Progress(0.12, 120, 1000)
+
+
+def test_a_bar_at_the_end_of_an_endless_line_is_found():
+    assert read_progress("x" * 3_000_000 + " train:  12%|█▏| 120/1000", STEPS) == Progress(0.12, 120, 1000)
+
+
+@pytest.mark.parametrize(
+    ("training_input", "steps"),
+    [
+        ({"steps": 1000}, 1000),
+        ({"max_train_steps": 1000.0}, 1000),
+        ({"num_train_steps": "1000"}, 1000),
+        ({"max_steps": -1, "num_train_epochs": 3, "steps_per_epoch": 100}, 300),
+        ({"epochs": 2, "updates_per_epoch": 2000}, 4000),
+        ({"num_train_epochs": 3}, None),
+        ({}, None),
+        ({"steps": 0}, None),
+        ({"steps": True}, None),
+        ({"steps": None}, None),
+        ({"steps": 0.5}, None),
+        ({"steps": float("nan")}, None),
+        ({"steps": float("inf")}, None),
+        ({"steps": 2**31}, None),
+        ({"steps": "9" * 5000}, None),
+        ({"steps": "\u0661"}, None),
+        ({"steps": [1000]}, None),
+        ({"epochs": 2**30, "updates_per_epoch": 2**30}, None),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_the_number_of_steps_is_taken_from_the_input_where_it_is_one(training_input, steps):
+    assert configured_steps(training_input) == steps
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", '{"id": "a", "logs": 3}', '{"id": "a", "logs": "", "input": []}', "[" * 100_000]
+)
+def test_a_bad_line_is_answered_as_such(line):
+    said = json.loads(progress_line(line))
+
+    assert said.pop("detail")
+    assert said == {"id": "a" if '"id"' in line else None, "error": "bad_line"}
+
+
+def test_what_a_line_does_not_say_is_not_known():
+    assert json.loads(progress_line('{"id": 1}')) == {"id": 1, "progress": None, "step": None, "total": None}
+
+
+# Whatever comes: no error, and never a progress that is none.
+
+_WORDS = [
+    *(
+        "train",
+        "flux_train_replicate",
+        "Steps",
+        "step ",
+        "iter ",
+        "Epoch",
+        "Epochs: ",
+        "Epoch0",
+        "Caching latents",
+        "Map",
+    ),
+    *(
+        ": ",
+        " 12%|",
+        "100%|",
+        "██████",
+        "| ",
+        "|",
+        "120/1000",
+        "12/12",
+        "1.20k/2.00k",
+        "/",
+        " of ",
+        "0",
+        "1",
+        "7",
+        "1000",
+    ),
+    *(
+        " [01:05<07:56, 1.85it/s",
+        ", loss=0.1]",
+        "5.5MB/s]",
+        "]",
+        "it [",
+        "{",
+        "'epoch': ",
+        '"step": ',
+        '"total": ',
+        "}",
+    ),
+    *("\n", "\r", "\x1b[32m", "\x00", "Caption for ", "Progress: ", "%", "k", "9" * 12, ".", ",", "\u0661", "\ud800"),
+]
+_LOGS = st.lists(st.sampled_from(_WORDS), max_size=25).map("".join) | st.text(max_size=60)
+_NUMBERS = st.integers(-1, 3000) | st.floats() | st.text(max_size=4) | st.none() | st.booleans() | st.just(2**31 - 1)
+_INPUTS = st.dictionaries(
+    st.sampled_from(["steps", "max_train_steps", "num_train_epochs", "epochs", "steps_per_epoch"]), _NUMBERS, max_size=3
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(_LOGS | st.lists(_LOGS | st.none() | st.integers(), max_size=3) | st.none(), _INPUTS)
+def test_whatever_the_log_progress_is_a_share(logs, training_input):
+    progress = read_progress(logs, training_input)
+
+    if progress is not None:
+        assert 0 <= progress.fraction <= 1
+        assert (progress.step is None) == (progress.total is None)
+    if progress is not None and progress.step is not None and progress.total is not None:
+        assert 0 <= progress.step <= progress.total <= 2**31 - 1
+        assert progress.fraction == progress.step / progress.total
+
+
+@settings(max_examples=200, deadline=None)
+@given(_LOGS, _INPUTS)
+def test_whatever_the_log_the_filter_answers_with_one_line(logs, training_input):
+    said = progress_line(json.dumps({"id": "a", "logs": logs, "input": training_input}))
+
+    assert "\n" not in said
+    assert set(json.loads(said)) == {"id", "progress", "step", "total"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 1000), st.text(st.characters(codec="utf-8"), max_size=20))
+def test_a_bar_that_counts_to_the_configured_steps_is_read_whatever_stands_above_it(step, steps, above):
+    bar = f"lora: {100 * step // steps:3}%|███   | {min(step, steps)}/{steps} [00:01<00:01,  9.1it/s]"
+
+    progress = read_progress(f"{above}\n{bar}\n", {"steps": steps})
+
+    assert progress == Progress(min(step, steps) / steps, min(step, steps), steps)
