@@ -11,14 +11,17 @@ command -v "$python" >/dev/null || fail "no $python here. Type: sudo apt-get ins
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old, 3.11 is needed. Type: make PYTHON=python3.11 $venv"
 
-echo "setup: making $venv with $("$python" --version)"
-rm -rf "$venv"
-if "$python" -c 'import ensurepip' 2>/dev/null; then
-    "$python" -m venv "$venv"
+if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    echo "setup: bringing $venv up to date"
+    pip() { "$venv/bin/python" -m pip "$@"; }
+elif "$python" -c 'import ensurepip' 2>/dev/null; then
+    echo "setup: making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
     pip() { "$venv/bin/python" -m pip "$@"; }
 elif "$python" -m pip --version >/dev/null 2>&1; then
     # Debian without python3-venv: an environment can be made, only its own pip is missing.
-    "$python" -m venv --without-pip "$venv"
+    echo "setup: making $venv with $("$python" --version)"
+    "$python" -m venv --clear --without-pip "$venv"
     pip() { "$python" -m pip --python "$venv/bin/python" "$@"; }
 else
     fail "this Python has neither ensurepip nor pip. Type: sudo apt-get install -y python3-venv"
