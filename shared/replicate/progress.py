@@ -27,7 +27,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 _MOST_CHARACTERS: Final = 500_000
-_MOST_LINES: Final = 4_000
+_MOST_LINES: Final = 3_000
 _LONGEST_LINE: Final = 2_000
 _MOST_STEPS: Final = 2**31 - 1
 
