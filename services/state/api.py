@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.state.records import (
     HistoryRecord,
@@ -150,7 +150,6 @@ def create_api(
         redoc_url=None,
         openapi_url=_OPENAPI,
         redirect_slashes=False,
-        max_body_size=MAX_BODY_BYTES,
         generate_unique_id_function=lambda route: route.name,
         responses=_DOCUMENTED,
         # For the document; `RequireToken` checks it, before a body is read.
@@ -159,6 +158,7 @@ def create_api(
             (RequestValidationError, Invalid, NotFound, ModelswapError, HTTPException, Exception), answer
         ),
     )
+    api.add_middleware(LimitBody)
     api.add_middleware(RequireToken, tokens=api_tokens)
     trainings = _Trainings(store, replicate, webhook)
     models = _Models(store)
@@ -308,6 +308,26 @@ class RequireToken:
         scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
         # All are compared, so that the time says nothing of which.
         return scheme.lower() == b"bearer" and any([hmac.compare_digest(token, known) for known in self._tokens])  # noqa: C419
+
+
+class LimitBody:
+    """Reads no more than `MAX_BODY_BYTES`. (FastAPI's own limit answers in plain text.)"""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size_bytes = 0
+
+        async def receive_some() -> Message:
+            nonlocal size_bytes
+            message = await receive()
+            size_bytes += len(message.get("body", b""))
+            if size_bytes > MAX_BODY_BYTES:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, receive_some, send)
 
 
 def _registration(

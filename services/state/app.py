@@ -17,5 +17,5 @@ def create_app(api: ASGIApp, checks: Mapping[str, Check]) -> Starlette:
     """Serve *api*, and say whether this process is well, by *checks*."""
     return Starlette(
         routes=[*health_routes(checks), Mount("/v1", app=api)],
-        exception_handlers={HTTPException: answer, Exception: answer},
+        exception_handlers={HTTPException: answer},
     )

@@ -52,7 +52,12 @@ def _text_schema(kind: str, of: type[Any], parse: Callable[[str], Any]) -> CoreS
     text_schema = core_schema.no_info_after_validator_function(from_text, core_schema.str_schema(max_length=400))
     return core_schema.json_or_python_schema(
         json_schema=text_schema,
-        python_schema=core_schema.union_schema([core_schema.is_instance_schema(of), text_schema]),
+        python_schema=core_schema.union_schema(
+            [core_schema.is_instance_schema(of), text_schema],
+            # One mistake, not one for each of the two.
+            custom_error_type="identity",
+            custom_error_message=f"must be {kind}",
+        ),
         serialization=core_schema.to_string_ser_schema(),
     )
 

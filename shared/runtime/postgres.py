@@ -156,9 +156,17 @@ def classify(error: Exception, connection: Connection | None = None) -> Modelswa
     match error:
         case asyncpg.PostgresError(sqlstate=state):
             return _by_state(state or "", f"Postgres said {state} {said}")
-        case asyncpg.InterfaceError() | asyncpg.InternalClientError() if connection and not connection.is_closed():
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError() if _is_open(connection):
             return TransientError(f"the database was used wrongly: {said}", code="database_error")
     return DependencyDown(f"Postgres is away: {said}", code="database_down")
+
+
+def _is_open(connection: Connection | None) -> bool:
+    try:
+        return connection is not None and not connection.is_closed()
+    except asyncpg.InterfaceError:
+        # The pool has taken a lost connection away from whoever borrowed it.
+        return False
 
 
 def _say(error: Exception) -> str:
