@@ -38,6 +38,7 @@ from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, retry
 from shared.runtime.broker.pause import Pause
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.clock import now
+from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
@@ -153,7 +154,7 @@ class Consumer:
                         raise
                     failures += 1
                     log.warning("consumer.disconnected", queue=self._queue, error="the connection was lost")
-                await _wait(stopping, _jitter(failures, _RECONNECT_LONGEST_SECONDS))
+                await wait_for_any(stopping, seconds=_jitter(failures, _RECONNECT_LONGEST_SECONDS))
         finally:
             await self._drain()
 
@@ -170,7 +171,7 @@ class Consumer:
                 self._start(self._work(inbox))
             self._link = link
             log.info("consumer.started", queue=self._queue)
-            await _first(stopping, link.lost)
+            await wait_for_any(stopping, link.lost)
             if link.is_open and consumed.consumer_tag is not None:
                 await link.channel.basic_cancel(consumed.consumer_tag)
         finally:
@@ -393,21 +394,3 @@ def _jitter(failures: int, longest_seconds: float) -> float:
     if failures == 0:
         return 0.0
     return min(longest_seconds, 0.05 * 2.0 ** min(failures, 16)) * random.random()  # noqa: S311 (jitter, not a secret)
-
-
-async def _wait(stopping: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    except TimeoutError:
-        return
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Wait until any of *events* is set."""
-    waiters = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for waiter in waiters:
-            waiter.cancel()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from shared.contract.envelope import CONTENT_TYPE, TRACE_HEADERS, Envelope
+from shared.contract.envelope import CONTENT_TYPE, Envelope
 from shared.contract.errors import ModelswapError
 from shared.contract.retry import RetryIn
 from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
@@ -105,11 +105,6 @@ def dead_letter(delivery: Delivery, error: BaseException, *, now: datetime) -> O
         f"{DEAD}last-failure": now.isoformat(),
     }
     return _again(delivery, DEAD_EXCHANGE, headers)
-
-
-def correlation(headers: Headers) -> dict[str, str]:
-    """What of the trace context goes into a log line."""
-    return {name: str(headers[name]) for name in TRACE_HEADERS if name in headers}
 
 
 def _again(delivery: Delivery, exchange: str, headers: Headers) -> Outgoing:

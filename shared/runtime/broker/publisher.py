@@ -71,10 +71,6 @@ class Publisher:
             self._discard(self._link)
         await asyncio.gather(*self._closing)
 
-    @property
-    def is_connected(self) -> bool:
-        return self._link is not None and self._link.is_open
-
     async def connect(self) -> None:
         """
         Open the connection now rather than at the first publish.
