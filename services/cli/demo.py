@@ -254,25 +254,23 @@ class Show:
 
     async def _judge(self, ended: Sequence[TrainingView], readings: Sequence[Readings]) -> None:
         models = {each.user_id: each.answers[-1] for each in readings}
-        promises = [
-            *_promises(ended, readings),
+        checked = [
+            *promises(ended, readings),
             (f"every one of the {len(self._activated)} swaps was published", await self._all_published()),
         ]
         self._head(f"what was promised ({self._progress_reports} reports of progress came by on the way)")
-        for text, is_kept in promises:
+        for text, is_kept in checked:
             self._out.print(Text.assemble((" yes " if is_kept else " NO  ", "green" if is_kept else "bold red"), text))
         self._head("the models in use now, as GET /v1/users/{user}/model has them")
         rows = [(m.user_id, m.reference, m.generation, m.activated_at) for m in models.values() if m]
         print_table(("user", "model", "generation", "since"), rows, empty="none")
-        if broken := [text for text, is_kept in promises if not is_kept]:
+        if broken := [text for text, is_kept in checked if not is_kept]:
             raise Problem(f"not as promised: {'; '.join(broken)}", then=_LOOK)
 
     async def _all_published(self) -> bool:
-        published = [
-            (heard.user_id, heard.generation) for heard in map(asyncio.Future.result, self._activated.values())
-        ]
-        committed = [(user, swap.generation) for user in USERS for swap in await self._api.list_history(user, limit=10)]
-        return sorted(published) == sorted(committed)
+        events = [each.result() for each in self._activated.values()]
+        committed = {(user, swap.generation) for user in USERS for swap in await self._api.list_history(user, limit=10)}
+        return {(event.user_id, event.generation) for event in events} == committed
 
     def _head(self, text: str) -> None:
         self._out.print(Text(f"\n{text}", style="bold"), soft_wrap=True)
@@ -281,7 +279,7 @@ class Show:
         self._out.print(Text.assemble((f"  {what:<10}", "cyan"), f"{user:<6}{text}"), soft_wrap=True)
 
 
-def _promises(ended: Sequence[TrainingView], readings: Sequence[Readings]) -> Iterable[tuple[str, bool]]:
+def promises(ended: Sequence[TrainingView], readings: Sequence[Readings]) -> Iterable[tuple[str, bool]]:
     """What the three trainings should have come to, and whether they did."""
     (ann, ben, cleo), (of_ann, of_ben, of_cleo) = ended, readings
     yield "ann had no model, and uses the one that her training made", _is(of_ann.answers, None, ann)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -48,10 +48,10 @@ app.add_typer(db, name="db")
 app.add_typer(topology, name="topology")
 
 
-def main() -> int:
-    """Run the command that was typed; an error that has a name is one line and what to do next."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in *arguments*, or that was typed; an error with a name is one line and what to do next."""
     try:
-        app(prog_name="modelswap")
+        app(arguments, prog_name="modelswap")
     except ModelswapError as error:
         sys.stderr.write(explain(error))
         return exit_code(error)
@@ -164,7 +164,11 @@ def db_status(output: Output = Format.TABLE) -> None:
 
 @topology.command("apply")
 def topology_apply() -> None:
-    """Declare every exchange and queue; what exists already is left as it is."""
+    """
+    Declare every exchange and queue.
+
+    What exists already is left as it is.
+    """
     from services.cli import servers
 
     there = _run(servers.declare_topology(os.environ))

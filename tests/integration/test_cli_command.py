@@ -1,0 +1,130 @@
+"""The command as a shell runs it: what it imports, prints and returns."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.cli.main import main
+
+ROOT = Path(__file__).parent.parent.parent
+HEAVY = ("rich", "pydantic", "httpx", "fastapi", "starlette", "uvicorn", "aio_pika", "asyncpg", "asyncio")
+
+
+def modelswap(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "services.cli", *arguments],
+        input=given,
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_imports_nothing_that_is_slow():
+    code = f"""
+import sys
+sys.argv = ["modelswap", "--help"]
+from services.cli.main import main
+try:
+    main()
+finally:
+    sys.stderr.write(",".join(name for name in {HEAVY!r} if name in sys.modules))
+"""
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"Usage: modelswap")
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("name", ["extract", "progress"])
+def test_a_filter_survives_every_line(name):
+    given = b'\xff\n\n{"id": "a", "training": {"id": "t", "status": "failed"}, "logs": null}'
+
+    done = modelswap(name, given=given)
+
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [None, None, "a"]
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_filter_ends_quietly_when_nobody_reads_on():
+    command = f'yes "{{}}" | {sys.executable} -m services.cli progress | head -n 1'
+
+    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT, timeout=60, check=False)
+
+    assert json.loads(done.stdout) == {"id": None, "progress": None, "step": None, "total": None}
+    assert done.stderr == b""
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("MODELSWAP_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    "typed", ["db status", "topology diff", "trainings list", "listen", "up", "trigger training.started --training t1"]
+)
+def test_missing_settings_are_named_and_the_exit_code_is_2(typed, capsys):
+    code = main(typed.split())
+
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert lines[1].endswith("is missing")
+    assert lines[-1] == "Next: modelswap config show"
+
+
+@pytest.mark.parametrize(
+    ("typed", "seen"),
+    [
+        ("db migrate", "Postgres"),
+        ("db status", "Postgres"),
+        ("topology apply", "RabbitMQ does not answer"),
+        ("topology diff", "RabbitMQ does not answer"),
+        ("listen", "RabbitMQ does not answer"),
+        ("trainings list", "does not answer"),
+        ("trainings watch t1", "does not answer"),
+        ("models current ann", "does not answer"),
+        ("trigger training.started --training t1 --url http://127.0.0.1:1", "nobody answers"),
+    ],
+)
+def test_when_nobody_answers_one_line_says_so_and_one_says_what_to_do(typed, seen, monkeypatch, capsys):
+    monkeypatch.setenv("MODELSWAP_AMQP_URL", "amqp://127.0.0.1:1")
+    monkeypatch.setenv("MODELSWAP_DATABASE_URL", "postgresql://127.0.0.1:1/x")
+    monkeypatch.setenv("MODELSWAP_API_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("MODELSWAP_API_TOKENS", "t")
+    monkeypatch.setenv("MODELSWAP_WEBHOOK_SECRETS", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+
+    code = main(typed.split())
+
+    problem, then = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert seen in problem
+    assert then.startswith("Next: ")
+
+
+def test_what_is_piped_has_no_colour_and_is_not_cut(monkeypatch):
+    url = f"https://{'x' * 200}.example"
+    monkeypatch.setenv("MODELSWAP_PUBLIC_URL", url)
+
+    done = modelswap("config", "show")
+
+    assert url.encode() in done.stdout
+    assert b"\x1b" not in done.stdout
+
+
+def test_the_doctor_says_of_each_missing_thing_what_to_do(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "-o", "json"])
+
+    findings = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 1
+    assert {finding["check"] for finding in findings} >= {"broker", "database", "replicate", "webhook secret"}
+    assert all(finding["then"] for finding in findings if finding["status"] == "wrong")

@@ -1,0 +1,97 @@
+"""What `modelswap config show` says of the environment."""
+
+import json
+
+import pytest
+
+from services.cli.config import Entry, entries, show
+from services.cli.words import Format
+from shared.runtime.settings import all_settings
+
+SECRET = "hunter2-hunter2"
+
+
+def entry(name: str, environment: dict[str, str]) -> Entry:
+    return {each.name: each for each in entries(environment)}[name]
+
+
+def test_every_setting_is_listed():
+    assert [each.name for each in entries({})] == sorted(all_settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "value", "source"),
+    [
+        ("MODELSWAP_STATE_PORT", {}, 8081, "default"),
+        ("MODELSWAP_STATE_PORT", {"MODELSWAP_STATE_PORT": "9"}, 9, "environment"),
+        ("MODELSWAP_RETRY_DELAYS", {"MODELSWAP_RETRY_DELAYS": "500ms,2m"}, ["0.5s", "120s"], "environment"),
+        ("MODELSWAP_PUBLIC_URL", {}, None, "nowhere"),
+    ],
+)
+def test_a_setting_is_shown_as_it_counts_and_where_it_is_from(name, environment, value, source):
+    shown = entry(name, environment)
+
+    assert (shown.value, shown.source) == (value, source)
+
+
+def test_a_setting_can_come_from_a_file(tmp_path):
+    file = tmp_path / "port"
+    file.write_text("9\n")
+
+    shown = entry("MODELSWAP_STATE_PORT", {"MODELSWAP_STATE_PORT_FILE": str(file)})
+
+    assert (shown.value, shown.source) == (9, f"file {file}")
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({}, "is missing"),
+        ({"MODELSWAP_PUBLIC_URL": "nowhere"}, "Value error, is not an address like https://example.com"),
+        ({"MODELSWAP_PUBLIC_URL_FILE": "/no/such"}, "_FILE: FileNotFoundError while reading /no/such"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_beside_it(environment, problem):
+    assert entry("MODELSWAP_PUBLIC_URL", environment).problem == problem
+
+
+def test_who_heeds_a_setting_is_said():
+    assert entry("MODELSWAP_HOST", {}).processes == ("all",)
+    assert entry("MODELSWAP_REF_SECRETS", {}).processes == ("receiver", "state")
+    assert entry("MODELSWAP_API_TOKENS", {}).processes == ("state", "cli")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shown"),
+    [
+        ("MODELSWAP_API_TOKENS", f"{SECRET},{SECRET}", ["********", "********"]),
+        ("MODELSWAP_REPLICATE_API_TOKEN", SECRET, "********"),
+        ("MODELSWAP_AMQP_URL", f"amqp://me:{SECRET}@{SECRET}@mq:5672/v?x={SECRET}", "amqp://********@mq:5672/v"),
+        ("MODELSWAP_DATABASE_URL", f"postgresql://db/x?password={SECRET}", "postgresql://db/x"),
+    ],
+)
+def test_of_a_secret_only_the_harmless_parts_of_an_address_are_shown(name, text, shown):
+    assert entry(name, {name: text}).value == shown
+
+
+@pytest.mark.parametrize("output", list(Format))
+def test_nothing_that_is_printed_holds_a_secret_and_strangers_are_named(output, capsys):
+    secrets = {
+        name: f"x://{SECRET}@h"
+        for name in all_settings()
+        if name.endswith(("_TOKEN", "_TOKENS", "_SECRET", "_SECRETS"))
+    }
+
+    show({**secrets, "MODELSWAP_DATABSE_URL": "x"}, output)
+
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
+    assert said.err == "warning: nothing heeds MODELSWAP_DATABSE_URL; a typing mistake?\n"
+
+
+def test_json_can_be_read_by_programs(capsys):
+    show({}, Format.JSON)
+
+    document = json.loads(capsys.readouterr().out)
+    assert {each["name"] for each in document["settings"]} == set(all_settings())
+    assert document["unknown"] == []

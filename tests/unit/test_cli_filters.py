@@ -1,0 +1,44 @@
+"""The filters answer each line, whatever it holds."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from services.cli.filters import run_filter
+from services.extractor.filter import extract_line
+from shared.replicate.filter import progress_line
+
+BAD = [b"\xff\xfe", b"", b"[]", b"{", b'"\xc3\x28"', b"{" * 100_000, b'{"id": 1' + b"0" * 5000 + b"}"]
+
+
+def answers(answer: Callable[[str], str], lines: list[bytes]) -> list[dict[str, Any]]:
+    sink = BytesIO()
+    run_filter(answer, BytesIO(b"\n".join(lines)), sink)
+    return [json.loads(line) for line in sink.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("answer", [extract_line, progress_line])
+def test_a_bad_line_has_its_answer_and_stops_nothing(answer):
+    said = answers(answer, [*BAD, b'{"id": "last"}'])
+
+    assert [each.get("error") for each in said[:-1]] == ["bad_line"] * len(BAD)
+    assert said[-1]["id"] == "last"
+
+
+def test_answers_come_in_the_order_of_their_lines():
+    said = answers(progress_line, [b'{"id": %d, "logs": null}' % number for number in range(20)])
+
+    assert [each["id"] for each in said] == list(range(20))
+
+
+def test_the_last_line_needs_no_end():
+    said = answers(progress_line, [b'{"id": 1, "logs": "train:  50%| 5/10 [00:01]", "input": {"steps": 10}}'])
+
+    assert said == [{"id": 1, "progress": 50.0, "step": 5, "total": 10}]
+
+
+def test_nothing_in_is_nothing_out():
+    assert answers(extract_line, []) == []

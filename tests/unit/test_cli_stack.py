@@ -1,0 +1,108 @@
+"""Which processes run on one machine, and what they share."""
+
+import shlex
+
+import pytest
+
+from services.cli.stack import completed, exports, generated, overridden, plan, without_settings
+from shared.runtime.settings import PROCESSES, ReceiverSettings, SettingsError
+
+PRIVATE = {
+    "MODELSWAP_AMQP_URL": "amqp://mq",
+    "MODELSWAP_DATABASE_URL": "postgresql://db",
+    **{f"MODELSWAP_{name}": text for name, text in generated(bytes(range(88))).items()},
+}
+
+
+def test_every_process_can_run_with_the_generated_secrets():
+    environment = plan(PRIVATE, simulator=True).environment
+
+    loaded = [PROCESSES[name].load(environment) for name in PROCESSES]
+
+    assert len(loaded) == len(PROCESSES)
+
+
+def test_generated_secrets_all_differ():
+    made = generated(bytes(range(88)))
+
+    assert len(set(made.values())) == len(made) == 3
+
+
+def test_the_simulator_takes_replicates_place_and_runs_first():
+    planned = plan({**PRIVATE, "MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}, simulator=True)
+
+    receiver = ReceiverSettings.load(planned.environment)
+    assert planned.services == ("simulator", "receiver", "extractor", "state")
+    assert receiver.replicate_api_url == planned.urls["simulator"] == "http://127.0.0.1:8090"
+    assert receiver.replicate_api_token is not None
+    assert receiver.replicate_api_token.get_secret_value() == "r8_simulator"
+    assert [secret.get_secret_value() for secret in receiver.webhook_secrets] == [
+        PRIVATE["MODELSWAP_SIMULATOR_WEBHOOK_SECRET"]
+    ]
+
+
+def test_without_it_replicate_is_asked():
+    planned = plan({**PRIVATE, "MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}, simulator=False)
+
+    assert planned.services == ("receiver", "extractor", "state")
+    assert "MODELSWAP_REPLICATE_API_URL" not in planned.environment
+    assert planned.environment["MODELSWAP_REPLICATE_API_TOKEN"] == "r8_real"
+
+
+def test_what_was_given_stays():
+    given = {"MODELSWAP_PUBLIC_URL": "https://example.com", "MODELSWAP_LOG_FORMAT": "json", "PATH": "/bin"}
+
+    environment = plan({**PRIVATE, **given}, simulator=True).environment
+
+    assert given.items() <= environment.items()
+
+
+def test_replicate_posts_to_the_receiver_where_it_listens():
+    environment = {**PRIVATE, "MODELSWAP_HOST": "0.0.0.0", "MODELSWAP_RECEIVER_PORT": "9000"}
+
+    planned = plan(environment, simulator=True)
+
+    assert planned.urls["receiver"] == planned.environment["MODELSWAP_PUBLIC_URL"] == "http://127.0.0.1:9000"
+
+
+def test_all_mistakes_of_all_processes_are_named_once():
+    with pytest.raises(SettingsError) as caught:
+        plan({"MODELSWAP_STATE_PORT": "x"}, simulator=False)
+
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(set(lines))
+    assert [line.split()[0].rstrip(":") for line in lines[1:]] == [
+        *("MODELSWAP_AMQP_URL", "MODELSWAP_REF_SECRETS"),
+        *("MODELSWAP_DATABASE_URL", "MODELSWAP_STATE_PORT", "MODELSWAP_API_TOKENS"),
+    ]
+
+
+def test_an_override_counts_whatever_form_the_setting_had():
+    environment = {"MODELSWAP_AMQP_URL_FILE": "/run/secret", "MODELSWAP_HOST": "h"}
+
+    assert overridden(environment, {"AMQP_URL": "amqp://x"}) == {
+        "MODELSWAP_AMQP_URL": "amqp://x",
+        "MODELSWAP_HOST": "h",
+    }
+
+
+@pytest.mark.parametrize("given", [{"MODELSWAP_API_TOKENS": "mine"}, {"MODELSWAP_API_TOKENS_FILE": "/run/secret"}])
+def test_a_default_does_not_touch_what_was_given(given):
+    assert completed(given, {"API_TOKENS": "made"}) == given
+
+
+def test_the_demo_ignores_the_settings_around_it():
+    environment = {"MODELSWAP_AMQP_URL": "x", "MODELSWAP_API_TOKENS_FILE": "x", "MODELSWAP_CACHE_DIR": "c", "PATH": "p"}
+
+    assert without_settings(environment) == {"MODELSWAP_CACHE_DIR": "c", "PATH": "p"}
+
+
+def test_another_terminal_gets_every_setting_quoted():
+    environment = {"MODELSWAP_API_TOKENS": "it's $HOME", "PATH": "/bin"}
+
+    lines = [shlex.split(line) for line in exports(environment).splitlines()]
+
+    assert lines == [
+        ["export", "MODELSWAP_API_TOKENS=it's $HOME"],
+        ["export", "MODELSWAP_API_URL=http://127.0.0.1:8081"],
+    ]

@@ -1,0 +1,78 @@
+"""What the tree of commands promises to whoever types."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from services.cli.main import app
+from services.cli.problem import Problem, exit_code, explain
+from shared.contract.errors import DependencyDown
+from shared.runtime.settings import SettingsError
+
+COMMANDS = {
+    *("demo", "up", "serve", "doctor", "listen", "trigger", "extract", "progress", "config show"),
+    *("db migrate", "db status", "topology apply", "topology diff"),
+    *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
+}
+
+
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from walk(child, (*path, name))
+
+
+TREE = dict(walk(typer.main.get_command(app)))
+LEAVES = {path: command for path, command in TREE.items() if not hasattr(command, "commands")}
+
+
+def test_these_are_the_commands():
+    assert {" ".join(path) for path in LEAVES} == COMMANDS
+
+
+@pytest.mark.parametrize("path", TREE, ids=" ".join)
+def test_help_says_what_a_command_does(path):
+    result = CliRunner().invoke(app, [*path, "--help"])
+
+    assert result.exit_code == 0
+    assert "Usage: " in result.stdout
+    assert "..." not in result.stdout.replace("[OPTIONS] COMMAND [ARGS]...", "")
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_no_command_is_async_because_nobody_would_await_it(path):
+    assert not inspect.iscoroutinefunction(inspect.unwrap(LEAVES[path].callback))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["doctor", "config show", "db status", "topology diff", "trainings list", "models current", "listen"],
+)
+def test_whatever_reads_can_print_json(path):
+    options = {option for parameter in LEAVES[tuple(path.split())].params for option in parameter.opts}
+
+    assert {"--output", "-o"} <= options
+
+
+@pytest.mark.parametrize(
+    "typed", [["nonsense"], ["serve", "nobody"], ["up", "--state", "x"], ["trainings", "list", "-n"]]
+)
+def test_a_mistake_in_the_command_line_is_exit_code_2(typed):
+    assert CliRunner().invoke(app, typed).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "then"),
+    [
+        (SettingsError("MODELSWAP_AMQP_URL is missing"), 2, "modelswap config show"),
+        (DependencyDown("Postgres is away"), 1, "modelswap doctor"),
+        (Problem("no such user", then="modelswap trainings list"), 1, "modelswap trainings list"),
+    ],
+)
+def test_an_error_is_said_in_one_line_and_ends_with_what_to_do(error, code, then):
+    assert explain(error) == f"modelswap: {error}\nNext: {then}\n"
+    assert exit_code(error) == code
