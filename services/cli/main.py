@@ -145,8 +145,9 @@ def db_migrate() -> None:
     """Bring the database up to date."""
     from services.cli import servers
 
-    for name in _run(servers.migrate(os.environ)) or ["nothing: the database is up to date"]:
+    for name in _run(servers.migrate(os.environ)):
         print(f"applied {name}")
+    print("the database is up to date")
 
 
 @db.command("status")

@@ -1,0 +1,172 @@
+"""The command against a product that runs: what it shows is so, and what it asks for happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.end_to_end.conftest import RECORDED
+from tests.stack import ROOT, Stack
+
+
+class Shell:
+    """A terminal with the settings of the running product."""
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        own = {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
+        self._environment = {**own, **settings}
+
+    @asynccontextmanager
+    async def started(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        pipe = asyncio.subprocess.PIPE
+        command = (sys.executable, "-m", "services.cli", *arguments)
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, env=self._environment, stdout=pipe, stderr=pipe
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    async def run(self, *arguments: str) -> tuple[int | None, str, str]:
+        """Its exit code, what it said, and what it complained of."""
+        async with self.started(*arguments) as process, asyncio.timeout(40):
+            out, err = await process.communicate()
+        return process.returncode, out.decode(), err.decode()
+
+    async def json(self, *arguments: str) -> Any:
+        code, out, err = await self.run(*arguments, "-o", "json")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+
+@pytest.fixture
+def settings(stack: Stack) -> dict[str, str]:
+    return {**stack.environment, "MODELSWAP_API_URL": stack.url("state")}
+
+
+@pytest.fixture
+def shell(settings: dict[str, str]) -> Shell:
+    return Shell(settings)
+
+
+@pytest.fixture
+def user() -> str:
+    return f"cli-{uuid4().hex[:8]}"
+
+
+async def trigger(shell: Shell, stack: Stack, event: str, training: str, user: str, *more: str) -> None:
+    about = ("--training", training, "--user", user, "--destination", f"acme/{user}")
+    code, _, err = await shell.run("trigger", event, *about, "--url", stack.url("receiver"), *more)
+    assert (code, err) == (0, "")
+
+
+async def test_a_triggered_success_becomes_the_users_model_in_every_view(shell, stack, user):
+    training = f"t-{user}"
+
+    await trigger(shell, stack, "training.succeeded", training, user, "--version", RECORDED)
+    code, watched, _ = await shell.run("trainings", "watch", training)
+
+    assert code == 0
+    assert f"{user} {training}  100%  active" in watched
+    reference = f"acme/{user}:{RECORDED}"
+    model, (swap,), (listed,) = await asyncio.gather(
+        shell.json("models", "current", user),
+        shell.json("models", "history", user),
+        shell.json("trainings", "list", "--user", user, "--stage", "active"),
+    )
+    assert (model["reference"], model["training_id"]) == (reference, training)
+    assert (swap["reference"], swap["cause"]) == (reference, "training")
+    assert listed == await shell.json("trainings", "show", training)
+    assert (listed["stage"], listed["current"]) == ("active", True)
+
+
+async def test_watching_a_training_that_fails_is_exit_code_1(shell, stack, user):
+    await trigger(shell, stack, "training.failed", f"t-{user}", user, "--error", "out of memory")
+
+    code, out, err = await shell.run("trainings", "watch", f"t-{user}")
+
+    assert (code, err) == (1, "")
+    assert "failed: out of memory" in out
+
+
+async def test_listeners_hear_a_swap_and_pass_it_on(shell, stack, user):
+    got = asyncio.get_running_loop().create_future()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(line for line in head.splitlines() if line.startswith("content-length:"))
+        got.set_result((head, json.loads(await reader.readexactly(int(length.split()[1])))))
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(60):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
+        arguments = ("listen", "--types", "model.activated", "--forward-to", url, "-o", "json")
+        async with shell.started(*arguments) as listener:
+            assert listener.stdout is not None
+            assert listener.stderr is not None
+            assert (await listener.stderr.readline()).startswith(b"listening")
+            await trigger(shell, stack, "training.succeeded", f"t-{user}", user, "--version", RECORDED)
+
+            heard = json.loads(await listener.stdout.readline())
+            head, body = await got
+
+    assert (heard["type"], heard["subject"]) == ("dev.modelswap.model.activated.v1", user)
+    assert heard["data"]["model"] == f"acme/{user}:{RECORDED}"
+    assert body == heard["data"]
+    assert f"ce-id: {heard['id']}" in head
+    assert "ce-type: dev.modelswap.model.activated.v1" in head
+
+
+async def test_a_healthy_product_passes_every_check(shell):
+    findings = await shell.json("doctor")
+
+    assert {finding["status"] for finding in findings} == {"ok"}
+    assert await shell.json("topology", "diff") == []
+    assert all(migration["applied_at"] for migration in await shell.json("db", "status"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        ("models current nobody", "user nobody has no model yet"),
+        ("trainings show nothing", "training nothing is not registered"),
+        ("trainings list --stage nope", "query.stage: Input should be 'requested'"),
+    ],
+)
+async def test_what_is_not_there_is_said_in_one_line(typed, problem, shell):
+    code, out, err = await shell.run(*typed.split())
+
+    assert (code, out) == (1, "")
+    said, then = err.splitlines()
+    assert said.startswith(f"modelswap: {problem}")
+    assert then.startswith("Next: ")
+
+
+async def test_a_token_that_does_not_fit_is_said(settings):
+    code, _, err = await Shell({**settings, "MODELSWAP_API_TOKENS": "wrong"}).run("trainings", "list")
+
+    assert code == 1
+    assert "does not accept the first token of MODELSWAP_API_TOKENS" in err
+
+
+async def test_a_secret_that_does_not_fit_is_said(settings, stack):
+    stranger = Shell({**settings, "MODELSWAP_WEBHOOK_SECRETS": "whsec_" + "A" * 32})
+    about = ("--training", "t1", "--url", stack.url("receiver"))
+
+    code, _, err = await stranger.run("trigger", "training.started", *about)
+
+    assert code == 1
+    assert "answered 401" in err

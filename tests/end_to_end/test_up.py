@@ -1,0 +1,89 @@
+"""`modelswap up --embedded` runs everything, keeps what it is told to keep, and never runs half."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.stack import ROOT, free_port
+
+SERVICES = ("receiver", "extractor", "state", "simulator")
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A folder that the servers' own user can walk to, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="modelswap-test-") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+@asynccontextmanager
+async def up(state: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
+    """Everything, as soon as it is ready, and what it said until then."""
+    ports = {f"MODELSWAP_{name.upper()}_PORT": str(free_port()) for name in SERVICES}
+    own = {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "services.cli", "up", "--embedded", "--state", str(state)),
+        cwd=ROOT,
+        env={**own, **ports},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        limit=1024 * 1024,
+    )
+    assert process.stdout is not None
+    said: list[str] = []
+    try:
+        async with asyncio.timeout(90):
+            while "Ctrl-C stops everything." not in said:
+                line = await process.stdout.readline()
+                assert line, "\n".join(said)
+                said.append(line.decode().rstrip())
+        yield process, said
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def exported(state: Path) -> dict[str, str]:
+    """What another terminal would know."""
+    lines = (state / "env").read_text().splitlines()
+    return dict(shlex.split(line)[1].split("=", 1) for line in lines)
+
+
+def child_of(pid: int, command: str) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (found,) = [int(child) for child in children if command in Path(f"/proc/{child}/cmdline").read_text()]
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+async def test_it_ends_well_when_told_to_and_badly_when_a_process_is_lost(state):
+    async with up(state) as (process, said):
+        first = exported(state)
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+    assert f"  source {state / 'env'}" in said
+    assert {line.split(" │ ")[0].strip() for line in said if " │ " in line} == set(SERVICES)
+
+    async with up(state) as (process, _):
+        second = exported(state)
+        os.kill(child_of(process.pid, "services.extractor"), signal.SIGKILL)
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert "modelswap: extractor ended with exit code -9" in out.decode()
+
+    kept = ("MODELSWAP_API_TOKENS", "MODELSWAP_REF_SECRETS", "MODELSWAP_AMQP_URL", "MODELSWAP_DATABASE_URL")
+    assert [first[name] for name in kept] == [second[name] for name in kept]
+    assert first["MODELSWAP_SIMULATOR_SEED"] != second["MODELSWAP_SIMULATOR_SEED"]
