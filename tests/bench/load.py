@@ -45,17 +45,25 @@ def webhook(training_id: str, version: str, destination: str, *, host: str, port
 
 
 class _Connection:
-    """One keep-alive connection that posts one webhook after the other."""
+    """One keep-alive connection that posts one webhook after the other; opened anew once the server closed it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self.writer = writer
+    def __init__(self, host: str, port: int) -> None:
+        self._address = (host, port)
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, webhook: Webhook) -> None:
-        self.writer.write(webhook.request)
-        head = await self._reader.readuntil(b"\r\n\r\n")
+        if self._streams is None or self._streams[0].at_eof():
+            self.close()
+            self._streams = await asyncio.open_connection(*self._address)
+        reader, writer = self._streams
+        writer.write(webhook.request)
+        head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 202"):
             raise RuntimeError(f"{webhook.training_id} was answered {head.splitlines()[0].decode()}")
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
 
 
 async def post_all(webhooks: Sequence[Webhook], *, host: str, port: int, connections: int) -> None:
@@ -65,17 +73,17 @@ async def post_all(webhooks: Sequence[Webhook], *, host: str, port: int, connect
 
 
 async def _drain(queue: Iterable[Webhook], host: str, port: int) -> None:
-    connection = _Connection(*await asyncio.open_connection(host, port))
+    connection = _Connection(host, port)
     for webhook in queue:
         await connection.post(webhook)
-    connection.writer.close()
+    connection.close()
 
 
 async def post_at_rate(webhooks: Sequence[Webhook], *, host: str, port: int, per_second: float) -> dict[str, float]:
     """Post *webhooks* evenly, whether or not earlier ones are answered; returns when each was sent (epoch seconds)."""
     idle: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
     for _ in range(16):
-        idle.put_nowait(_Connection(*await asyncio.open_connection(host, port)))
+        idle.put_nowait(_Connection(host, port))
     sent: dict[str, float] = {}
 
     async def one(webhook: Webhook) -> None:
@@ -91,5 +99,5 @@ async def post_at_rate(webhooks: Sequence[Webhook], *, host: str, port: int, per
             await asyncio.sleep(max(0.0, begin + number / per_second - loop.time()))
             group.create_task(one(each))
     while not idle.empty():
-        idle.get_nowait().writer.close()
+        idle.get_nowait().close()
     return sent

@@ -52,6 +52,7 @@ BatchHandler = Callable[[Sequence[Envelope]], Awaitable[Sequence[Result]]]
 GaveUp = Callable[[Envelope, Exception], Sequence[Event]]
 
 _RECONNECT_LONGEST_SECONDS: Final = 10.0
+_CANCEL_SECONDS: Final = 2.0
 _PUBLISH_AGAIN_LONGEST_SECONDS: Final = 1.0
 
 
@@ -173,7 +174,8 @@ class Consumer:
             log.info("consumer.started", queue=self._queue)
             await wait_for_any(stopping, link.lost)
             if link.is_open and consumed.consumer_tag is not None:
-                await link.channel.basic_cancel(consumed.consumer_tag)
+                # A frozen broker must not hold up the end.
+                await link.channel.basic_cancel(consumed.consumer_tag, timeout=_CANCEL_SECONDS)
         finally:
             self._link = None
             inbox.close()
