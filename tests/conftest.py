@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from deploy.local import Servers, Unavailable, local_servers
+from deploy.local import Servers
 from tests.databases import copy_of, empty_database, new_database
-from tests.servers import Urls
+from tests.servers import Urls, private_servers
 from tests.servers import servers as provided_servers
 
 #: The broker's runtime must hold on the oldest and the newest that people run.
@@ -51,11 +51,7 @@ def broker_url(request: pytest.FixtureRequest, say: Callable[[str], None]) -> It
         if shared.private_rabbitmq is None or shared.private_rabbitmq.startswith(f"{request.param}."):
             yield shared.amqp_url
             return
-    with contextlib.ExitStack() as stack:
-        try:
-            private = stack.enter_context(local_servers(rabbitmq=request.param, postgres=None, say=say))
-        except Unavailable as error:
-            pytest.skip(str(error))
+    with private_servers(say, rabbitmq=request.param, postgres=None) as private:
         yield private.amqp_url
 
 
@@ -81,15 +77,15 @@ async def empty_database_url(servers: Urls) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def private_servers(say: Callable[[str], None]) -> Iterator[Servers]:
-    with local_servers(say=say) as private:
+def _private_servers(say: Callable[[str], None]) -> Iterator[Servers]:
+    with private_servers(say) as private:
         yield private
 
 
 @pytest.fixture
-def restartable_servers(private_servers: Servers) -> Iterator[Servers]:
+def restartable_servers(_private_servers: Servers) -> Iterator[Servers]:
     """Private servers that a test may kill and start again; whatever it leaves dead is started for the next."""
-    yield private_servers
-    for server in (private_servers.rabbitmq, private_servers.postgres):
+    yield _private_servers
+    for server in (_private_servers.rabbitmq, _private_servers.postgres):
         if not server.running:
             server.start()

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from deploy.local import local_servers
+import pytest
+
+from deploy.local import Servers, Unavailable, local_servers
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -48,6 +50,17 @@ def servers(say: Say) -> Iterator[Urls]:
     """The first of the three that can be had; says which."""
     with contextlib.ExitStack() as stack:
         yield _given(say) or _in_docker(stack, say) or _private(stack, say)
+
+
+@contextlib.contextmanager
+def private_servers(say: Say, **wanted: Any) -> Iterator[Servers]:
+    """Private ones, as `local_servers` makes them; where they cannot be had, the test is skipped with the reason."""
+    with contextlib.ExitStack() as stack:
+        try:
+            private = stack.enter_context(local_servers(say=say, **wanted))
+        except Unavailable as error:
+            pytest.skip(str(error))
+        yield private
 
 
 def _given(say: Say) -> Urls | None:

@@ -28,6 +28,7 @@ from deploy.local.guard import die_with_parent
 from deploy.local.servers import Servers, local_servers
 
 _SHELLS_INTERRUPTED: Final = 130
+_CLEANUP_SECONDS: Final = 10
 
 say = functools.partial(print, file=sys.stderr, flush=True)
 
@@ -85,12 +86,20 @@ def run(command: Sequence[str], servers: Servers) -> int:
         child = subprocess.Popen(command, env={**os.environ, **environment(servers)}, preexec_fn=die)  # noqa: PLW1509, S603 (one thread)
     except OSError as error:
         raise LocalServersError(f"{command[0]} cannot be run: {error}") from error
-    while True:
-        try:
-            status = child.wait()
-        except KeyboardInterrupt:  # the terminal told the child as well; it decides when to end
-            continue
-        return status if status >= 0 else 128 - status
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:  # the terminal told the child as well
+        status = _patiently(child)
+    return status if status >= 0 else 128 - status
+
+
+def _patiently(child: subprocess.Popen[bytes]) -> int:
+    """Give *child* time to clean up before it is told to end."""
+    try:
+        return child.wait(_CLEANUP_SECONDS)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        child.terminate()
+        return child.wait()
 
 
 def up(servers: Servers) -> int:

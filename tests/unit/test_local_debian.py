@@ -1,0 +1,81 @@
+"""Is the right mirror asked, and is what it has picked rightly?"""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.local.binaries import _is_of
+from deploy.local.debian import (
+    RELEASES,
+    Mirror,
+    _worth_unpacking,
+    deb822_sources,
+    one_line_sources,
+    without_credentials,
+)
+
+SAMPLES = sorted((Path(__file__).parent.parent / "fixtures" / "apt").iterdir())
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+def test_the_archive_is_told_from_updates_third_parties_and_what_is_switched_off(sample):
+    text = sample.read_text()
+    parse = deb822_sources if sample.suffix == ".sources" else one_line_sources
+
+    found = [f"{uri} {keyring or '-'}" for uri, keyring in parse(text)]
+
+    assert found == [line.removeprefix("# expected: ") for line in text.splitlines() if line.startswith("# expected")]
+
+
+def test_a_mirror_is_asked_for_another_release_under_the_same_key():
+    mirror = Mirror("http://mirror.example/debian", "/usr/share/keyrings/debian-archive-keyring.gpg")
+
+    line = mirror.line("forky")
+
+    assert line == (
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://mirror.example/debian forky main\n"
+    )
+
+
+def test_a_password_in_a_mirrors_address_is_not_shown():
+    said = "E: Failed to fetch https://ci:s3cret@mirror.example/debian/dists/forky/InRelease 401"
+
+    shown = without_credentials(said)
+
+    assert shown == "E: Failed to fetch https://mirror.example/debian/dists/forky/InRelease 401"
+
+
+def test_only_what_rabbitmq_needs_to_run_is_unpacked():
+    plan = """\
+Inst libc6 (2.41-12 Debian:13.1/stable [amd64])
+Inst perl-base (5.40.1-6 Debian:13.1/stable [amd64])
+Inst libperl5.40 (5.40.1-6 Debian:13.1/stable [amd64])
+Inst zlib1g (1:1.3.dfsg Debian:13.1/stable [amd64])
+Inst passwd (1:4.17.4-2 Debian:13.1/stable [amd64])
+Inst erlang-base (1:27.3.4.1 Debian:13.1/stable [amd64])
+Inst rabbitmq-server (4.0.5-6 Debian:13.1/stable [all])
+Conf rabbitmq-server (4.0.5-6 Debian:13.1/stable [all])
+"""
+
+    names = list(_worth_unpacking(plan))
+
+    assert names == ["libc6", "zlib1g", "erlang-base", "rabbitmq-server"]
+
+
+@pytest.mark.parametrize(
+    ("series", "version", "fits"),
+    [
+        ("auto", "of unknown version", True),
+        ("4", "4.3.6", True),
+        ("4", "41.0", False),
+        ("3.10", "3.10.8", True),
+        ("3.10", "3.1.0", False),
+        ("4", "of unknown version", False),
+    ],
+)
+def test_a_series_is_the_beginning_of_a_version(series, version, fits):
+    assert _is_of(series, version) is fits
+
+
+def test_both_series_that_the_broker_is_tested_on_can_be_had_from_a_debian():
+    assert {"3.10", "4"} <= {release.series for release in RELEASES if release.distribution == "debian"}
