@@ -9,7 +9,7 @@ fail() { echo "setup: $1" >&2; exit 1; }
 
 command -v "$python" >/dev/null || fail "no $python here. Type: sudo apt-get install -y python3 python3-venv"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "$("$python" --version) is too old, 3.11 is needed. Type: make PYTHON=python3.11 $venv"
+    fail "$("$python" --version) is too old, 3.11 is needed. Type: make PYTHON=python3.11 setup"
 
 if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     echo "setup: bringing $venv up to date"
