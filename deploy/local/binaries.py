@@ -64,6 +64,7 @@ def get_rabbitmq(series: str, say: Say) -> RabbitMQBinaries:
             return _unpacked_rabbitmq(debian.fetch(release, say), release)
         except LocalServersError as error:
             tried.append(f"{release.codename}: {error}")
+            say(f"RabbitMQ: none from {tried[-1]}")
     raise Unavailable(
         f"{_wanted('RabbitMQ', series)} cannot be had here ({'; '.join(tried)}). "
         "Type `sudo apt-get install rabbitmq-server` or `brew install rabbitmq`, or start Docker."
