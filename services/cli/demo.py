@@ -41,6 +41,7 @@ from shared.contract.events import (
     ModelActivated,
     ModelReady,
     TrainingCanceled,
+    TrainingEvent,
     TrainingFailed,
     TrainingProgressed,
     TrainingStarted,
@@ -74,7 +75,7 @@ def demo(environment: Environment) -> None:
     began = time.monotonic()
 
     def say(text: str) -> None:
-        out.print(text, soft_wrap=True, markup=False)
+        out.print(text, soft_wrap=True)
 
     with ExitStack() as stack:
         ready = stack.enter_context(private_servers(without_settings(environment), None, say))
@@ -157,9 +158,7 @@ class Show:
                 ended = await self._train_while_read({"ann": {}, "ben": _FAILS, "cleo": {}}, readings)
                 await self._judge(ended, readings)
         except TimeoutError:
-            raise Problem(
-                f"it was not done after {_PATIENCE_SECONDS} s", then="modelswap up --embedded, and look"
-            ) from None
+            raise Problem(f"it was not done after {_PATIENCE_SECONDS} s", then=_LOOK) from None
 
     async def _train(self, orders: dict[str, dict[str, Any]]) -> list[TrainingView]:
         """Start a training for each user, as ordered, and wait until they have ended and all that is said was heard."""
@@ -247,13 +246,13 @@ class Show:
                 return swap
         raise Problem(f"{event.user_id}: published, but the API knows no such swap", then="modelswap models history")
 
-    async def _user(self, event: Event) -> str:
-        return (await self._api.get_training(event.training_id)).user_id
+    async def _user(self, event: TrainingEvent | ModelReady | ExtractionFailed) -> str:
+        # A webhook can be faster than the answer that names the training: then only our own id is known.
+        return (await self._api.get_training(str(event.ref or event.training_id))).user_id
 
     # What was promised
 
     async def _judge(self, ended: Sequence[TrainingView], readings: Sequence[Readings]) -> None:
-        models = {each.user_id: each.answers[-1] for each in readings}
         checked = [
             *promises(ended, readings),
             (f"every one of the {len(self._activated)} swaps was published", await self._all_published()),
@@ -262,7 +261,8 @@ class Show:
         for text, is_kept in checked:
             self._out.print(Text.assemble((" yes " if is_kept else " NO  ", "green" if is_kept else "bold red"), text))
         self._head("the models in use now, as GET /v1/users/{user}/model has them")
-        rows = [(m.user_id, m.reference, m.generation, m.activated_at) for m in models.values() if m]
+        models = [model for each in readings if (model := each.answers[-1])]
+        rows = [(model.user_id, model.reference, model.generation, model.activated_at) for model in models]
         print_table(("user", "model", "generation", "since"), rows, empty="none")
         if broken := [text for text, is_kept in checked if not is_kept]:
             raise Problem(f"not as promised: {'; '.join(broken)}", then=_LOOK)

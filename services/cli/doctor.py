@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from services.cli import servers
 from services.cli.output import print_json, print_table
-from services.cli.stack import SERVICES
+from services.cli.stack import SERVICES, Environment
 from services.cli.words import Format
 from services.state.migrate import status as migration_status
 from shared.contract.errors import ModelswapError
@@ -24,8 +24,6 @@ from shared.runtime.settings import (
     reveal,
     unknown,
 )
-
-Environment = Mapping[str, str]
 
 OK: Final = "ok"
 WARNING: Final = "warning"

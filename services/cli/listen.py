@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from services.cli import client
-from services.cli.output import console, print_json_line
+from services.cli.output import console, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.subscription import Heard, public, subscribed
 from services.cli.words import Format
@@ -44,7 +44,7 @@ def _line(heard: Heard) -> Text:
     time = heard.attributes.get("time", "")[11:19]
     kind = Text(f"{heard.routing_key:<20}", style="bold")
     said = describe(heard.event) if heard.event else "(not understood by this version)"
-    return Text.assemble((time, "dim"), "  ", kind, "  ", f"{heard.attributes.get('subject', '')}  {said}")
+    return Text.assemble((time, "dim"), "  ", kind, "  ", printable(f"{heard.attributes.get('subject', '')}  {said}"))
 
 
 def describe(event: Event) -> str:

@@ -22,6 +22,8 @@ Output = Annotated[Format, typer.Option("--output", "-o", help="How to print: fo
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
 User = Annotated[str, typer.Argument(help="The product's own id of a user.", show_default=False)]
 
+TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
+
 
 def _group(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True)
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_code(error)
     except OSError as error:
         # A full disk, a file that can not be read: the machine's, not ours.
-        sys.stderr.write(f"modelswap: {error}\n")
+        sys.stderr.write(f"modelswap: {type(error).__name__}: {error}\nNext: modelswap doctor\n")
         return 1
     return 0
 
@@ -200,9 +202,6 @@ def trainings_list(
     from services.cli.trainings import list_trainings
 
     _run(list_trainings(user_id=user, stage=stage, limit=limit, output=output))
-
-
-TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
 
 
 @trainings.command("show")

@@ -29,7 +29,12 @@ _STYLES: Final = {
 
 def console() -> Console:
     """Standard output, as wide as a terminal is and with its colours; plain where it is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+
+
+def printable(text: str) -> str:
+    """*text* without what would steer a terminal: some of it was written by strangers."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -60,4 +65,4 @@ def _cell(value: object) -> Text:
             return Text("-", style="dim")
         case datetime():
             return Text(f"{value.astimezone():%Y-%m-%d %H:%M:%S}")
-    return Text(str(value), style=_STYLES.get(str(value), ""), overflow="fold")
+    return Text(printable(str(value)), style=_STYLES.get(str(value), ""), overflow="fold")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
 from services.cli.output import print_json, print_table
+from services.cli.stack import Environment
 from services.cli.subscription import broker_problems
 from services.cli.words import Format
 from services.state import migrate as migrations
@@ -16,8 +17,6 @@ from shared.runtime.broker.link import Link
 from shared.runtime.settings import BrokerSettings, DatabaseSettings
 
 _NAME = "modelswap topology"
-
-Environment = Mapping[str, str]
 
 
 async def migrate(environment: Environment) -> list[str]:

@@ -24,7 +24,6 @@ _HEADER_SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").repl
 class Heard:
     """One message as it came."""
 
-    exchange: str
     routing_key: str
     #: The CloudEvents attributes, by their names without ``ce-``.
     attributes: Mapping[str, str]
@@ -117,7 +116,7 @@ def _heard(message: Any) -> Heard:
         event = decode(headers, properties.content_type, message.body).event
     except Malformed:
         event = None
-    return Heard(message.delivery.exchange, message.delivery.routing_key, attributes, message.body, event)
+    return Heard(message.delivery.routing_key, attributes, message.body, event)
 
 
 def _json(body: bytes) -> Any:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.client import Product
-from services.cli.output import console, print_json, print_json_line, print_table
+from services.cli.output import console, print_json, print_json_line, print_table, printable
 from services.cli.words import Format
 from services.state.transitions import Stage
 from services.state.views import TrainingView
@@ -102,9 +102,9 @@ class Bars:
     def __init__(self, out: Console) -> None:
         self._out = out
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f}% {task.fields[stage]}"),
+            TextColumn("{task.percentage:>3.0f}% {task.fields[stage]}", markup=False),
             console=self._out,
             disable=not self._out.is_terminal,
         )
@@ -160,7 +160,7 @@ def _row(training: TrainingView) -> tuple[object, ...]:
 def _stage(training: TrainingView) -> str:
     """Its stage, and why or how long."""
     if training.failure is not None:
-        return f"{training.stage}: {training.failure.reason}"
+        return f"{training.stage}: {printable(training.failure.reason)}"
     if training.eta_seconds is not None:
         return f"{training.stage}, about {training.eta_seconds} s left"
     return training.stage

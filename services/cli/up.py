@@ -48,7 +48,9 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
                 environment = stack.enter_context(private_servers(environment, state, say))
             if simulator is None:
                 simulator = embedded and not is_given(environment, "REPLICATE_API_TOKEN")
-            everything = plan(environment, simulator=simulator)
+            # Kept databases know the trainings of earlier runs: those of this one are others.
+            seed = {"SIMULATOR_SEED": str(secrets.randbits(31))} if simulator else {}
+            everything = plan(completed(environment, seed), simulator=simulator)
             _check_ports(everything)
             hint = "# with the settings of this one"
             if embedded:
@@ -77,9 +79,7 @@ def private_servers(environment: Environment, state: Path | None, say: Say) -> I
     try:
         with local_servers(state=state, say=say) as private:
             urls = {"AMQP_URL": private.amqp_url, "DATABASE_URL": private.database_url}
-            fresh = {"SIMULATOR_SEED": str(secrets.randbits(31))}
-            ready = completed(overridden(environment, urls), {**_secrets(state), **fresh})
-            yield ready | {_MANAGEMENT: private.management_url}
+            yield completed(overridden(environment, urls), _secrets(state)) | {_MANAGEMENT: private.management_url}
     except LocalServersError as error:
         raise Problem(
             str(error), then="docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"

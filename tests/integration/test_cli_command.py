@@ -53,6 +53,13 @@ def test_a_filter_survives_every_line(name):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_serving_a_process_is_running_its_module():
+    done = modelswap("serve", "state")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"state: these settings need your attention:\n")
+
+
 def test_a_filter_ends_quietly_when_nobody_reads_on():
     command = f'yes "{{}}" | {sys.executable} -m services.cli progress | head -n 1'
 

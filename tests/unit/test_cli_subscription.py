@@ -9,7 +9,6 @@ from shared.contract.identity import ModelRef
 
 MODEL = ModelRef("demo", "ann", "a" * 64)
 HEARD = Heard(
-    exchange=EVENTS_EXCHANGE,
     routing_key="model.activated.v1",
     attributes={"specversion": "1.0", "id": "1", "subject": 'jürgen "j" 100%'},
     body=b'{"user_id": "ann"}',

@@ -9,6 +9,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from services.cli.main import app
+from services.cli.output import print_table
 from services.cli.problem import Problem, exit_code, explain
 from shared.contract.errors import DependencyDown
 from shared.runtime.settings import SettingsError
@@ -63,6 +64,12 @@ def test_whatever_reads_can_print_json(path):
 )
 def test_a_mistake_in_the_command_line_is_exit_code_2(typed):
     assert CliRunner().invoke(app, typed).exit_code == 2
+
+
+def test_what_strangers_wrote_can_not_steer_a_terminal(capsys):
+    print_table(("reason",), [("\x1b[2Jout of [bold]memory",)], empty="")
+
+    assert capsys.readouterr().out.splitlines()[1].strip() == "\ufffd[2Jout of [bold]memory"
 
 
 @pytest.mark.parametrize(
