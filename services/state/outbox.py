@@ -43,9 +43,11 @@ class Outbox(Protocol):
 class Relay:
     """Publishes what was committed, in the order in which it was."""
 
-    def __init__(self, outbox: Outbox, publish: Publish) -> None:
+    def __init__(self, outbox: Outbox, publish: Publish, *, pause_seconds: float = 1.0) -> None:
+        """In trouble, wait for about *pause_seconds*, and longer each time."""
         self._outbox = outbox
         self._publish = publish
+        self._pause_seconds = pause_seconds
         self._failures = 0
         self._prune_at = 0.0
 
@@ -89,7 +91,7 @@ class Relay:
     def _trouble(self, error: str, detail: str, **facts: int) -> float:
         self._failures += 1
         log.warning("relay.delayed", error=error, detail=detail, failures=self._failures, **facts)
-        longest = min(_POLL_SECONDS * 2.0 ** min(self._failures - 1, 16), _LONGEST_PAUSE_SECONDS)
+        longest = min(self._pause_seconds * 2.0 ** min(self._failures - 1, 16), _LONGEST_PAUSE_SECONDS)
         return longest * random.random()  # noqa: S311 (jitter, not a secret)
 
 

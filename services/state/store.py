@@ -10,6 +10,9 @@ A batch of deliveries is one transaction of five round trips, whatever its size:
     write    what `swap.fold` made of them, in one statement
     COMMIT
 
+Rows are named by ``= ANY(array)``, even where a join says it already: so each is found by its index, and a plan that
+was made while the tables were empty stays good when they are large.
+
 READ COMMITTED is enough because of that lock. Whoever else moves a training takes it, too; only progress does not: it
 skips what is locked, waits for nobody, and touches nothing that decides.
 """
@@ -74,11 +77,11 @@ _KEEP_KEYS: Final = timedelta(days=1)
 _LOCK_USERS: Final = """
     SELECT user_id, deleted_at IS NOT NULL AS is_deleted
     FROM state.users
-    WHERE user_id IN (
+    WHERE user_id = ANY(ARRAY(
         SELECT user_id FROM state.trainings WHERE training_id = ANY($1::text[])
         UNION ALL
         SELECT user_id FROM state.trainings WHERE ref = ANY($2::uuid[])
-    )
+    ))
     ORDER BY user_id
     FOR NO KEY UPDATE
 """
@@ -89,7 +92,7 @@ _LOAD: Final = """
            m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
            ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($4::text[])) AS applied
     FROM state.trainings t
-    LEFT JOIN state.user_models m USING (user_id)
+    LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.user_id = ANY($3::text[])
     WHERE (t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])) AND t.user_id = ANY($3::text[])
 """
 
@@ -148,8 +151,8 @@ _RECORD_PROGRESS: Final = """
             at timestamptz)
     ), free AS (
         SELECT t.ref
-        FROM state.trainings t JOIN reported USING (ref)
-        WHERE t.stage IN ('requested', 'running')
+        FROM state.trainings t
+        WHERE t.ref = ANY(ARRAY(SELECT ref FROM reported)) AND t.stage IN ('requested', 'running')
         FOR NO KEY UPDATE OF t SKIP LOCKED
     )
     UPDATE state.trainings t SET
@@ -162,7 +165,7 @@ _RECORD_PROGRESS: Final = """
         started_at      = coalesce(t.started_at, r.at),
         updated_at      = clock_timestamp()
     FROM reported r JOIN free USING (ref)
-    WHERE t.ref = r.ref AND t.stage IN ('requested', 'running')
+    WHERE t.ref = r.ref AND t.ref = ANY(ARRAY(SELECT ref FROM free)) AND t.stage IN ('requested', 'running')
 """
 
 _LOCK_USER: Final = "SELECT FROM state.users WHERE user_id = $1 FOR NO KEY UPDATE"
@@ -415,7 +418,8 @@ class Store:
 
     async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
         """A training by Replicate's id or by ours."""
-        return await self._transaction(lambda connection: self._find(connection, training_id, ref))
+        async with acquired(self._pool) as connection:
+            return await self._find(connection, training_id, ref)
 
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int

@@ -68,7 +68,7 @@ async def swap(store: Store, count: int, user_id: str = "ada") -> None:
 async def relaying(store: Store, publish: Publish) -> AsyncIterator[None]:
     """A relay at work."""
     stopping = asyncio.Event()
-    running = asyncio.create_task(Relay(store, publish).run(stopping))
+    running = asyncio.create_task(Relay(store, publish, pause_seconds=0.01).run(stopping))
     try:
         yield
     finally:
