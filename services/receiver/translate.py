@@ -36,9 +36,9 @@ class UnknownStatus(PermanentError):  # noqa: N818 (it is what was seen, and rea
     code = "unknown_status"
 
 
-def translate(training: Training, claim: Claim | None, *, recovered: bool = False) -> TrainingEvent:
+def translate(training: Training, claim: Claim | None, *, size_bytes: int, recovered: bool = False) -> TrainingEvent:
     """
-    The event that *training* reports.
+    The event that *training*, which came in *size_bytes*, reports.
 
     Raises:
         UnknownStatus: if its status is none of the six that are known.
@@ -57,7 +57,7 @@ def translate(training: Training, claim: Claim | None, *, recovered: bool = Fals
         case TrainingStatus.PROCESSING:
             return _progressed(training, claim, about)
         case TrainingStatus.SUCCEEDED:
-            return _succeeded(training, claim, about)
+            return _succeeded(training, claim, size_bytes, about)
         case TrainingStatus.FAILED:
             reason = training.error or "Replicate gave no reason"
             return TrainingFailed(**about, reason=reason, completed_at=training.completed_at)
@@ -80,8 +80,9 @@ def _progressed(training: Training, claim: Claim | None, about: dict[str, Any]) 
     return TrainingProgressed(**about, step=progress.step, total=progress.total, fraction=progress.fraction)
 
 
-def _succeeded(training: Training, claim: Claim | None, about: dict[str, Any]) -> TrainingSucceeded:
-    size = len(_json.dump_json(training.output))
+def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: dict[str, Any]) -> TrainingSucceeded:
+    # No part is larger than the whole; most of a large one is its log.
+    size = len(_json.dump_json(training.output)) if size_bytes > _OUTPUT_LIMIT_BYTES else 0
     too_large = size > _OUTPUT_LIMIT_BYTES
     return TrainingSucceeded(
         **about,

@@ -19,6 +19,8 @@ from shared.replicate.signature import BadSignature, decode_secret
 log = structlog.get_logger()
 
 _FETCH_AGAIN_SECONDS = 60.0
+#: A webhook waits for this; its sender gives up after a few seconds.
+_FETCH_SECONDS = 2.0
 
 
 class Account(Protocol):
@@ -75,9 +77,10 @@ class Secrets:
                 return False
             self._asked_at = now
             try:
-                secret = await self._account.webhook_secret()
+                async with asyncio.timeout(_FETCH_SECONDS):
+                    secret = await self._account.webhook_secret()
                 decode_secret(secret)
-            except (ModelswapError, ValueError) as error:
+            except (ModelswapError, ValueError, TimeoutError) as error:
                 log.warning("webhook_secret.unavailable", detail=str(error))
                 return False
             self._known = (secret,)

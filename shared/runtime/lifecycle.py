@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -23,6 +24,7 @@ S = TypeVar("S", bound=Settings)
 
 #: The command line was understood, but the process can not run as it is set up.
 EXIT_SETTINGS: Final = 2
+_GC_THRESHOLD: Final = 50_000
 
 
 def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
@@ -33,6 +35,11 @@ def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event]
         sys.stderr.write(f"{service}: {error}\nSee `modelswap config show`.\n")
         return EXIT_SETTINGS
     logs.configure(service, level=settings.log_level, renderer=settings.log_format)
+    # What was imported stays, and a delivery makes hundreds of objects that die with it: looking for cycles after each
+    # few of them cost a third of the work (measured 2026-11).
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(_run(settings, run))
 

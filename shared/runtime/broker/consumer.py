@@ -121,6 +121,7 @@ class Consumer:
         self._prefetch = prefetch
         self._drain_seconds = drain_seconds
         self._declares = declares
+        self._handled = telemetry.deliveries.labels(queue, "handled")
         self._pause = Pause(queue)
         self._busy: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
@@ -257,7 +258,7 @@ class Consumer:
             case None:
                 return []
             case events:
-                telemetry.deliveries.labels(self._queue, "handled").inc()
+                self._handled.inc()
                 return [self._message(event, item.envelope) for event in events]
 
     def _failed(self, item: _Item, error: Exception) -> list[Outgoing]:
