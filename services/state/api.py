@@ -12,7 +12,7 @@ import hmac
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
@@ -132,20 +132,18 @@ class WebhookAddress:
     """How the address is made that Replicate posts to."""
 
     public_url: str
-    secrets: Sequence[str]
+    secrets: Sequence[str] = field(repr=False)
 
     def of(self, record: TrainingRecord) -> str:
         return webhook_url(self.public_url, Claim(record.ref, record.destination, record.total_steps), self.secrets)
 
 
-def create_api(
-    store: Store, replicate: Replicate, *, webhook: WebhookAddress, api_tokens: Sequence[str], version: str = "0.1.0"
-) -> FastAPI:
+def create_api(store: Store, replicate: Replicate, *, webhook: WebhookAddress, api_tokens: Sequence[str]) -> FastAPI:
     """The API, to be mounted at ``/v1``."""
     api = FastAPI(
         title="modelswap",
         summary="Start trainings, and always know which model a user may use.",
-        version=version,
+        version="1",
         docs_url=None,
         redoc_url=None,
         openapi_url=_OPENAPI,
