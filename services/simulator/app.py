@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,8 +25,8 @@ from services.simulator.faults import ApiFaultOrder, FaultOrder, table
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
-from shared.contract.errors import ModelswapError
 from shared.runtime.health import health_routes
+from shared.runtime.lifecycle import Server, listen
 
 
 class Rotation(BaseModel):
@@ -58,19 +57,14 @@ async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
     Serve *simulator* in this event loop and yield its address; port 0 is any free one. In the end it is closed.
 
     Raises:
-        ModelswapError: if the port can not be had.
+        CannotListen: if the port can not be had.
 
     """
-    try:
-        listening = socket.create_server((host, port), backlog=1024)
-    except OSError as error:
-        raise ModelswapError(f"can not listen on {host}:{port}: {error.strerror}", code="port_taken") from error
-    # asyncio does this itself only for sockets that it made; without it every answer waits 40 ms for an ACK.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening = listen(host, port)
     config = uvicorn.Config(
         create_app(simulator), lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
     )
-    server = _Server(config)
+    server = Server(config)
     # Callers may come at once: they wait in the socket's backlog.
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
@@ -80,14 +74,6 @@ async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
         await serving
         await simulator.close()
         listening.close()
-
-
-class _Server(uvicorn.Server):
-    """Signals are not for a server that runs inside something else."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _Control:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
@@ -25,6 +26,12 @@ S = TypeVar("S", bound=Settings)
 #: The command line was understood, but the process can not run as it is set up.
 EXIT_SETTINGS: Final = 2
 _GC_THRESHOLD: Final = 50_000
+
+
+class CannotListen(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
+    """The process's port is taken, or not ours to take."""
+
+    code = "can_not_listen"
 
 
 def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
@@ -64,11 +71,16 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) 
 
 
 async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event, drain_seconds: float = 8.0) -> None:
-    """Serve *app* until *stopping* is set; then finish the requests that were begun."""
+    """
+    Serve *app* until *stopping* is set; then finish the requests that were begun.
+
+    Raises:
+        CannotListen: if somebody else does, or this process may not.
+
+    """
+    listener = listen(host, port)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http="httptools",
         log_config=None,
         access_log=False,
@@ -77,8 +89,8 @@ async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event
         timeout_keep_alive=5,
         timeout_graceful_shutdown=max(1, int(drain_seconds)),
     )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve())
+    server = Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
     await _either(serving, stopping)
     server.should_exit = True
     await serving
@@ -102,6 +114,26 @@ async def supervise(stopping: asyncio.Event, *parts: Coroutine[Any, Any, None]) 
             raise end
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """
+    A socket that listens; port 0 is any free one.
+
+    Raises:
+        CannotListen: if somebody else does, or this process may not.
+
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise CannotListen(
+            f"can not listen on {host}:{port} ({error.strerror}): change this process's _PORT"
+        ) from error
+    # Inherited by what is accepted; otherwise small answers wait for an acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
 async def _either(task: asyncio.Task[None], event: asyncio.Event) -> None:
     waiter = asyncio.create_task(event.wait())
     try:
@@ -110,8 +142,8 @@ async def _either(task: asyncio.Task[None], event: asyncio.Event) -> None:
         waiter.cancel()
 
 
-class _Server(uvicorn.Server):
-    """The signals are ours, not uvicorn's."""
+class Server(uvicorn.Server):
+    """One inside something else: signals are not for it."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ def webhook(trigger: Trigger) -> Webhook:
 
 @pytest.mark.parametrize("trigger", list(Trigger))
 def test_it_says_what_was_asked_for(trigger):
-    event = translate(decode_training(webhook(trigger).body), Claim(UUID(int=1), ANN, None))
+    event = translate(decode_training(webhook(trigger).body), Claim(UUID(int=1), ANN, None), size_bytes=0)
 
     assert event.key == f"{trigger}.v1"
     assert event.training_id == "t1"
@@ -51,7 +51,7 @@ def test_it_is_signed_as_replicate_signs(trigger):
 
 
 def test_its_log_says_how_far_it_is():
-    event = translate(decode_training(webhook(Trigger.PROGRESSED).body), None)
+    event = translate(decode_training(webhook(Trigger.PROGRESSED).body), None, size_bytes=0)
 
     assert isinstance(event, TrainingProgressed)
     assert (event.step, event.total, event.fraction) == (420, 1000, 0.42)
