@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -15,17 +16,18 @@ from services.state.migrate import MIGRATIONS
 from services.state.outbox import Relay
 from services.state.store import ROLE, Store
 from shared.contract.envelope import Envelope
-from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
+from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
 from shared.replicate.client import Replicate
 from shared.runtime.broker import Consumer, Publisher, to_message
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.postgres import Pool, connect_pool
 from shared.runtime.settings import StateSettings, reveal
+from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
-_CONNECT_AGAIN_SECONDS = 1.0
+_ASK_AGAIN_SECONDS: Final = 1.0
 
 
 async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
@@ -40,7 +42,9 @@ async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
             Replicate(token, settings.replicate_api_url) as replicate,
             Publisher(url, name="modelswap state", timeout_seconds=settings.publish_timeout_seconds) as publisher,
         ):
-            await _run(settings, stopping, Store(pool), replicate, publisher)
+            store = Store(pool)
+            await _until_migrated(store, stopping)
+            await _run(settings, stopping, store, replicate, publisher)
     finally:
         await _close(pool)
 
@@ -50,7 +54,6 @@ async def _run(
 ) -> None:
     plan = topology(settings.retry_delays)
     handler = Handler(store)
-    expected = len(MIGRATIONS.files())
 
     def consumer(queue: str, batch_size: int) -> Consumer:
         return Consumer(
@@ -108,13 +111,7 @@ async def _run(
 
 
 async def _connect(settings: StateSettings, stopping: asyncio.Event) -> Pool | None:
-    """
-    A pool that acts as the service's role, as soon as Postgres answers; None if told to stop before.
-
-    Raises:
-        PermanentError: if the database was never migrated.
-
-    """
+    """A pool that acts as the service's role, as soon as Postgres answers; None if told to stop before."""
     while not stopping.is_set():
         try:
             return await connect_pool(
@@ -124,11 +121,23 @@ async def _connect(settings: StateSettings, stopping: asyncio.Event) -> Pool | N
                 max_size=settings.database_pool_size,
             )
         except DependencyDown as error:
-            log.warning("database.away", detail=str(error))
-            await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
-        except PermanentError as error:
-            raise PermanentError(f"the database is not prepared ({error}): run `modelswap db migrate`") from error
+            log.warning("database.away", detail=str(error), hint="new here? `modelswap db migrate`")
+            await wait_for_any(stopping, seconds=_ASK_AGAIN_SECONDS)
     return None
+
+
+async def _until_migrated(store: Store, stopping: asyncio.Event) -> None:
+    """Wait for the tables that this version needs: without them every delivery would become a dead letter."""
+    while not stopping.is_set() and (found := await _latest_migration(store)) < MIGRATIONS.latest:
+        log.warning("database.not_migrated", found=found, needed=MIGRATIONS.latest, hint="`modelswap db migrate`")
+        await wait_for_any(stopping, seconds=_ASK_AGAIN_SECONDS)
+
+
+async def _latest_migration(store: Store) -> int:
+    try:
+        return await store.latest_migration()
+    except ModelswapError:
+        return 0
 
 
 async def _close(pool: Pool) -> None:

@@ -17,6 +17,7 @@ from services.state.records import Publish, Round
 from shared.contract.errors import DependencyDown
 from shared.runtime import telemetry
 from shared.runtime.broker.link import is_stray_cancel
+from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
@@ -57,7 +58,8 @@ class Relay:
             self._outbox.outbox_filled.clear()
             seconds = await self._attempt()
             # In trouble, no commit wakes us: it would only hurry the next failure.
-            await _wait(seconds, stopping, *([] if self._failures else [self._outbox.outbox_filled]))
+            wakers = [] if self._failures else [self._outbox.outbox_filled]
+            await wait_for_any(stopping, *wakers, seconds=seconds)
 
     async def _attempt(self) -> float:
         """One round; how long to wait until the next."""
@@ -93,13 +95,3 @@ class Relay:
         log.warning("relay.delayed", error=error, detail=detail, failures=self._failures, **facts)
         longest = min(self._pause_seconds * 2.0 ** min(self._failures - 1, 16), _LONGEST_PAUSE_SECONDS)
         return longest * random.random()  # noqa: S311 (jitter, not a secret)
-
-
-async def _wait(seconds: float, *events: asyncio.Event) -> None:
-    """Wait until one of *events* is set, at most *seconds*."""
-    waiters = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for waiter in waiters:
-            waiter.cancel()
