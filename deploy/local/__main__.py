@@ -35,7 +35,7 @@ say = functools.partial(print, file=sys.stderr, flush=True)
 
 def main(arguments: Sequence[str]) -> int:
     # Cut at "--" by hand: argparse would take the command's options for ours.
-    ours, _, command = _cut(arguments)
+    ours, command = _cut(arguments)
     options = _parser().parse_args(ours)
     if (options.action == "run") != bool(command):
         _parser().error("`run` needs a command after --; the others take none")
@@ -53,11 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         return _SHELLS_INTERRUPTED
 
 
-def _cut(arguments: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
-    if "--" not in arguments:
-        return arguments, "", []
-    cut = arguments.index("--")
-    return arguments[:cut], "--", arguments[cut + 1 :]
+def _cut(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:cut], arguments[cut + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:

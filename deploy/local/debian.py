@@ -224,7 +224,7 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> str:
 
 
 def _let_programs_find_their_libraries(root: Path) -> None:
-    loader = next(root.glob("**/lib/*-linux-gnu*/ld-linux*.so.*"))
+    loader = next(root.glob("**/lib/*-linux-gnu*/ld*.so.*"))
     libraries = [root / folder / loader.parent.name for folder in ("lib", "usr/lib")]
     for file in list((root / "usr/lib/erlang").rglob("*")):
         if _is_program(file):

@@ -74,6 +74,7 @@ class Postgres:
             self._process.end()
 
     def launch(self) -> None:
+        self.end()
         programs = self._programs()
         if not (self._folder / "data" / "PG_VERSION").exists():
             self._create(programs)
@@ -107,7 +108,8 @@ class Postgres:
 
     def _programs(self) -> Path:
         """The folder of the programs; a copy of it when *nobody* cannot get there, as to a venv below /root."""
-        self._folder.mkdir(mode=0o711, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
+        self._folder.chmod(0o711)
         if not _is_root():
             return self.binaries.folder
         if not _all_can_walk_to(self._folder):

@@ -89,13 +89,16 @@ class Process:
         """Send the signal *number* and wait until the process is gone."""
         if self._guard is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, number)
+        self._signal(number)
         try:
             self._guard.wait(guard.GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            os.kill(self._pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
         self.end()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(self._pid, number)
 
     def end(self) -> None:
         """Let the guard end the process, as it does when the launcher is gone."""

@@ -82,18 +82,18 @@ class RabbitMQ:
                 process.end()
 
     def launch(self) -> None:
+        self.end()
         environment = self._prepare()
         # Our own port mapper, in the foreground: RabbitMQ would start one as a daemon that outlives everything.
-        if self._epmd is None:
-            self._epmd = Process(
-                "RabbitMQ's port mapper",
-                [str(self.binaries.epmd)],
-                environment,
-                log=self._folder / "epmd.log",
-                end_signal=signal.SIGTERM,
-            )
-            self._epmd.start()
-            self._epmd.wait_until(self._is_mapping, timeout_seconds=10)
+        self._epmd = Process(
+            "RabbitMQ's port mapper",
+            [str(self.binaries.epmd)],
+            environment,
+            log=self._folder / "epmd.log",
+            end_signal=signal.SIGTERM,
+        )
+        self._epmd.start()
+        self._epmd.wait_until(self._is_mapping, timeout_seconds=10)
         self._node = Process(
             "RabbitMQ",
             [str(self.binaries.server)],
@@ -153,6 +153,7 @@ class RabbitMQ:
         return environment | {
             "HOME": str(folder),  # the cookie lands here
             "LANG": "C.UTF-8",
+            "ERL_CRASH_DUMP": str(folder / "erl_crash.dump"),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
             # A machine's real name must resolve and changes with the network; another name is an empty broker.

@@ -63,7 +63,9 @@ def temporary_state() -> Iterator[State]:
 def kept_state(folder: Path, say: Say) -> Iterator[State]:
     """*folder* as an earlier run left it, or new. One run at a time has it."""
     folder = folder.absolute()
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        folder.chmod(0o711)
     with contextlib.ExitStack() as stack:
         lock = _enter_lock(stack, folder, say)
         file = folder / "servers.json"

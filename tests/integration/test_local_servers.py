@@ -65,8 +65,9 @@ def listening_addresses(pid: int) -> set[str]:
     """The addresses, in the kernel's hexadecimal, on which the process accepts connections."""
     sockets = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
-            sockets.add(match[1])
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if match := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())):
+                sockets.add(match[1])
     listening = "0A"
     rows = [
         row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()
