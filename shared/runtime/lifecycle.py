@@ -70,7 +70,7 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) 
     return 0
 
 
-async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event, drain_seconds: float = 8.0) -> None:
+async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event, drain_seconds: float = 5.0) -> None:
     """
     Serve *app* until *stopping* is set; then finish the requests that were begun.
 

@@ -82,7 +82,7 @@ class Settings(BaseModel):
     #: json for machines, console for people.
     log_format: Literal["json", "console"] = "json"
     #: How long to finish what was begun, after SIGTERM. Keep it below the orchestrator's own patience.
-    drain_seconds: Seconds = 8.0
+    drain_seconds: Seconds = 5.0
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:

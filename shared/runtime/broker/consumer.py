@@ -99,7 +99,7 @@ class Consumer:
         workers: int = 1,
         batch_size: int = 64,
         prefetch: int = 64,
-        drain_seconds: float = 8.0,
+        drain_seconds: float = 5.0,
         declares: bool = True,
     ) -> None:
         """
@@ -145,7 +145,7 @@ class Consumer:
             while not stopping.is_set():
                 try:
                     await self._consume(stopping)
-                    failures = 0
+                    failures = 1  # a link that is lost as soon as it stands must not become a busy loop
                 except LINK_ERRORS as error:
                     failures += 1
                     log.warning(

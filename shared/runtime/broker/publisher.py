@@ -1,5 +1,5 @@
 """
-Has the broker got it? Publishes with confirm, and says one of four things about each message.
+Has the broker got it? Publishes with confirm, and says one of three things about each message.
 
     returns                 confirmed: it is on disk in a queue
     Unroutable              no queue takes it: the topology is broken
