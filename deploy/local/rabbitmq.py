@@ -168,5 +168,7 @@ class RabbitMQ:
             "RABBITMQ_DIST_PORT": str(ports.distribution),
             # The script then becomes the server instead of waiting for it, so signals reach the server.
             "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}",
+            # No busy waiting: here the server shares its cores with everything that it serves.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1}"
+            " +sbwt none +sbwtdcpu none +sbwtdio none",
         }

@@ -73,6 +73,9 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     StartRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 
+#: Not the phrases of `HTTPStatus`, which are others in a newer Python.
+_HTTP_KINDS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
 _DOCUMENTED: Final[dict[int | str, dict[str, Any]]] = {
     int(status): {"description": status.phrase, "content": {_PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
     for status in (
@@ -391,7 +394,7 @@ async def answer(request: Request, error: Exception) -> Response:
         case NotFound(kind=kind):
             return _problem(404, kind, str(error))
         case HTTPException(status_code=status, headers=headers):
-            return _problem(status, _kind(HTTPStatus(status).phrase), str(error.detail), headers=headers)
+            return _problem(status, _HTTP_KINDS.get(status, "http"), str(error.detail), headers=headers)
         case TransientError():
             return _unavailable(request, error)
         case ModelswapError() if type(error) in _STATUS:
@@ -422,5 +425,5 @@ def _unavailable(request: Request, error: TransientError) -> Response:
     return _problem(503, "unavailable", f"not now ({error.code}): try again in a moment", headers=headers)
 
 
-def _kind(text: str) -> str:
-    return text.lower().replace(" ", "-").replace("_", "-")
+def _kind(code: str) -> str:
+    return code.replace("_", "-")

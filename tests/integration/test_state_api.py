@@ -546,7 +546,7 @@ async def test_input_that_is_no_json_goes_nowhere(asker, number):
         ("POST", "/trainings", b"{", 422, "invalid"),
         ("POST", "/trainings", b'{"user_id": "\xff"}', 400, "bad-request"),
         ("POST", "/trainings", b"[" * 100_000, 400, "bad-request"),
-        ("POST", "/trainings", b" " * (MAX_BODY_BYTES + 1), 413, "request-entity-too-large"),
+        ("POST", "/trainings", b" " * (MAX_BODY_BYTES + 1), 413, "too-large"),
         ("GET", "/nonsense", b"", 404, "not-found"),
         ("GET", "/trainings/", b"", 404, "not-found"),
         ("DELETE", "/trainings", b"", 405, "method-not-allowed"),
