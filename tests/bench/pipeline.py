@@ -296,6 +296,9 @@ if __name__ == "__main__":
     parser.add_argument("--trainings", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--latency-trainings", type=int, default=1000)
+    parser.add_argument("--rabbitmq", default="auto", help="its series, such as 3.10 or 4")
     parser.add_argument("--only", choices=[MODELSWAP.name, PLAIN.name])
-    with local_servers(durable=True, postgres_options={"track_commit_timestamp": "on"}) as servers:
-        asyncio.run(main(servers, parser.parse_args()))
+    options = parser.parse_args()
+    stamped = {"track_commit_timestamp": "on"}
+    with local_servers(rabbitmq=options.rabbitmq, durable=True, postgres_options=stamped) as servers:
+        asyncio.run(main(servers, options))
