@@ -242,7 +242,9 @@ async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls
             json={"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 10}},
         )
         stack.processes["receiver"].kill()
-        await asyncio.sleep(1)
+        async with asyncio.timeout(20):
+            while not any(attempt.status is None for attempt in simulator.attempts):
+                await asyncio.sleep(0.05)
         stack.processes["receiver"].start()
 
         ended = await stack.until_stage(answer.json()["training_id"], "active")
