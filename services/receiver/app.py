@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import structlog
@@ -25,7 +25,7 @@ from starlette.routing import BaseRoute, Route
 
 from services.receiver.translate import UnknownStatus, translate
 from services.receiver.webhook_secrets import Secrets
-from shared.contract.envelope import TRACE_HEADERS, Envelope
+from shared.contract.envelope import TRACE_HEADERS, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
 from shared.contract.topology import RECEIVER, Topology
 from shared.replicate.signature import BadSignature, verify
@@ -37,7 +37,6 @@ from shared.runtime.clock import now
 
 log = structlog.get_logger()
 
-_SOURCE: Final = "/modelswap/receiver"
 #: Replicate waits "a few seconds" for an answer.
 ANSWER_SECONDS: Final = 3.0
 #: For the body to arrive; the server itself would wait for ever.
@@ -128,8 +127,7 @@ class Door:
             log.warning("webhook.parked", training_id=training.id, error=error.code, detail=str(error))
             return dead_letter(_as_delivery(request, body), error, now=now())
         trace = {name: value for name in TRACE_HEADERS if (value := request.headers.get(name))}
-        envelope = Envelope(event=event, id=str(event.id), source=_SOURCE, time=now(), trace=trace)
-        return to_message(envelope, self.topology)
+        return to_message(replace(wrap(event, source="receiver", now=now()), trace=trace), self.topology)
 
 
 def create_app(door: Door, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
