@@ -23,13 +23,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from services.receiver.translate import UnknownStatus, translate
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.envelope import TRACE_HEADERS, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
 from shared.contract.topology import RECEIVER, Topology
 from shared.replicate.signature import BadSignature, verify
 from shared.replicate.training import NotATraining, decode_training
+from shared.replicate.translate import UnknownStatus, translate
 from shared.replicate.webhook_url import read_claim
 from shared.runtime import telemetry
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message

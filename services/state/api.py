@@ -36,6 +36,7 @@ from services.state.records import (
     UserDeleted,
 )
 from services.state.starting import Replicate, StartRefused, Trainings, start
+from services.state.swap import Changes
 from services.state.transitions import Stage
 from services.state.views import (
     Mistake,
@@ -50,8 +51,11 @@ from services.state.views import (
     swap_view,
     training_view,
 )
+from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
 from shared.contract.identity import TrainingId, UserId
+from shared.contract.preview import Answer, Refusal
+from shared.contract.preview import Message as EventMessage
 from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime.clock import now
@@ -129,6 +133,8 @@ class Store(Trainings, Protocol):
 
     async def list_history(self, user_id: str, *, before: int | None, limit: int) -> list[HistoryRecord]: ...
 
+    async def preview(self, envelope: Envelope) -> Changes: ...
+
 
 @dataclass(frozen=True, slots=True)
 class WebhookAddress:
@@ -182,6 +188,7 @@ def create_api(store: Store, replicate: Replicate, *, webhook: WebhookAddress, a
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
     add("GET", "/users/{user_id:path}/model", models.get_model, ModelView)
     add("GET", "/users/{user_id:path}/model/history", models.list_model_history, Page[SwapView])
+    add("POST", "/preview", models.preview, Answer)
     return api
 
 
@@ -289,6 +296,20 @@ class _Models:
         return Page(
             items=[swap_view(record) for record in found[:limit]],
             next_cursor=_cursor(found[limit - 1].generation) if len(found) > limit else None,
+        )
+
+    async def preview(self, body: EventMessage) -> Answer:
+        """What would become of an event's message here. Nothing is changed. For operators' tools."""
+        try:
+            changes = await self.store.preview(body.decode())
+        except DependencyDown:
+            raise
+        except ModelswapError as error:
+            return Answer(refusal=Refusal.of(error))
+        failed = changes.results[0]
+        return Answer(
+            messages=tuple(EventMessage.of(outgoing.envelope) for outgoing in changes.outbox),
+            refusal=None if failed is None else Refusal.of(failed),
         )
 
 

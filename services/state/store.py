@@ -23,7 +23,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 import structlog
@@ -53,6 +53,7 @@ from services.state.swap import (
     TrainingChange,
     claimed_ref,
     fold,
+    inbox_id,
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
@@ -119,9 +120,10 @@ _WRITE: Final = """
     ), history AS (
         INSERT INTO state.model_history
             (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason)
-        SELECT user_id, generation, ref, model, trigger_word, 'training', previous, 'modelswap', ''
+        SELECT user_id, generation, ref, model, trigger_word, cause, previous, 'modelswap', reason
         FROM json_to_recordset($3::json) AS s (
-            user_id text, generation bigint, ref uuid, model text, trigger_word text, previous text)
+            user_id text, generation bigint, ref uuid, model text, trigger_word text, previous text, cause text,
+            reason text)
     ), outbox AS (
         INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
         SELECT event_id, user_id, generation, routing_key, headers, body::json
@@ -264,6 +266,14 @@ _LATEST_MIGRATION: Final = "SELECT max(number) FROM state.migrations"
 _END: Final = 2**63 - 1
 
 
+class _RollBack(Exception):  # noqa: N818 (a signal, not an error)
+    """Ends a transaction that was only tried."""
+
+    def __init__(self, changes: Changes) -> None:
+        super().__init__()
+        self.changes = changes
+
+
 class Store:
     """The tables of schema `state`."""
 
@@ -283,6 +293,20 @@ class Store:
             self.outbox_filled.set()
         return changes.results
 
+    async def preview(self, envelope: Envelope) -> Changes:
+        """What `apply` would change now; nothing is changed."""
+
+        async def work(connection: Connection) -> NoReturn:
+            changes = await self._apply(connection, [envelope])
+            # What is checked at a commit must be asked for where none comes.
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            raise _RollBack(changes)
+
+        try:
+            await self._transaction(work)
+        except _RollBack as done:
+            return done.changes
+
     async def _apply(self, connection: Connection, envelopes: Sequence[Envelope]) -> Changes:
         snapshot = await self._load_locked(connection, envelopes)
         changes = fold(envelopes, snapshot, now=now())
@@ -297,7 +321,7 @@ class Store:
         if not users:
             return Snapshot(trainings=(), models={})
         user_ids = [user["user_id"] for user in users]
-        event_ids = [envelope.id for envelope in envelopes]
+        event_ids = [inbox_id(envelope) for envelope in envelopes]
         rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids)
         return Snapshot(
             trainings=[_training(row) for row in rows],
@@ -518,6 +542,8 @@ def _swap(swap: Swap) -> dict[str, Any]:
         "model": _text(swap.model),
         "trigger_word": swap.trigger_word,
         "previous": _text(swap.previous),
+        "cause": swap.cause,
+        "reason": swap.reason,
     }
 
 

@@ -21,11 +21,14 @@ from services.state.transitions import Fact, Stage, accepts_model, next_stage
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import PermanentError, TransientError
 from shared.contract.events import (
+    Cause,
+    Effect,
     Event,
     ExtractionFailed,
     ModelActivated,
     ModelReady,
     ModelSuperseded,
+    ReplaySettled,
     TrainingCanceled,
     TrainingEvent,
     TrainingFailed,
@@ -36,6 +39,9 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.contract.text import clean
 
 SOURCE: Final = "state"
+
+#: What a replay came to that has brought a training to this stage.
+_EFFECTS: Final = {Stage.ACTIVE: Effect.SWAPPED, Stage.SUPERSEDED: Effect.SUPERSEDED}
 
 #: One for each delivery: applied (or without effect, which is as good), or how it alone failed.
 Result = Exception | None
@@ -121,6 +127,8 @@ class Swap:
     model: ModelRef
     trigger_word: str
     previous: ModelRef | None
+    cause: Cause = Cause.TRAINING
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +184,19 @@ class _Batch:
         self._models = dict(self.snapshot.models)
 
     def take(self, envelope: Envelope) -> Result:
-        if envelope.id in self.snapshot.applied or envelope.id in self.fresh:
+        mark = inbox_id(envelope)
+        if mark in self.snapshot.applied or mark in self.fresh:
             return None
         training = self._find(envelope.event)
         if training is None:
             return UnknownTraining(f"training {envelope.event.training_id} is not registered")
+        stage = self._stage(training)
         failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
         if failed is None:
-            self.fresh.append(envelope.id)
+            self.fresh.append(mark)
+            # A failed extraction is a dead letter again, which says so itself.
+            if envelope.replay is not None and not isinstance(envelope.event, ExtractionFailed):
+                self._settle(training, stage, envelope, envelope.replay)
         return failed
 
     def _find(self, event: Event) -> Training | None:
@@ -248,7 +261,16 @@ class _Batch:
             self._change(current.ref).stage = next_stage(Stage.ACTIVE, Fact.DISPLACED)
         self._move(training, Fact.WON, model=model)
         previous = current.model if current else None
-        swap = Swap(training.user_id, training.generation, training.ref, model, training.trigger_word, previous)
+        swap = Swap(
+            training.user_id,
+            training.generation,
+            training.ref,
+            model,
+            training.trigger_word,
+            previous,
+            cause=Cause.TRAINING if cause.replay is None else Cause.REPLAY,
+            reason="" if cause.replay is None else f"replay {cause.replay}",
+        )
         self._models[training.user_id] = CurrentModel(training.generation, training.ref, model)
         self.swaps.append(swap)
         self._publish(
@@ -260,8 +282,11 @@ class _Batch:
                 model=model,
                 previous=previous,
                 trigger_word=swap.trigger_word,
+                cause=swap.cause,
             ),
             cause,
+            swap.user_id,
+            swap.generation,
         )
 
     def _supersede(self, training: Training, model: ModelRef, current: CurrentModel, cause: Envelope) -> None:
@@ -276,11 +301,34 @@ class _Batch:
                 current_generation=current.generation,
             ),
             cause,
+            training.user_id,
+            training.generation,
         )
 
-    def _publish(self, event: ModelActivated | ModelSuperseded, cause: Envelope) -> None:
+    def _settle(self, training: Training, before: Stage, cause: Envelope, replay: str) -> None:
+        """Tell operators what the replayed letter came to."""
+        stage, current = self._stage(training), self._models.get(training.user_id)
+        effect = Effect.NOTHING if stage == before else _EFFECTS.get(stage, Effect.MOVED)
+        self._publish(
+            ReplaySettled(
+                training_id=cause.event.training_id,
+                replay=replay,
+                settled_by=cause.id,
+                effect=effect,
+                user_id=training.user_id,
+                stage=stage,
+                generation=current.generation if current else None,
+                model=current.model if current else None,
+                previous=self.swaps[-1].previous if effect == Effect.SWAPPED else None,
+            ),
+            cause,
+            training.user_id,
+            training.generation,
+        )
+
+    def _publish(self, event: Event, cause: Envelope, user_id: str, generation: int) -> None:
         envelope = wrap(event, source=SOURCE, now=self.now, cause=cause)
-        self.outbox.append(Outgoing(envelope, event.user_id, event.generation))
+        self.outbox.append(Outgoing(envelope, user_id, generation))
 
     def _move(
         self, training: Training, fact: Fact, *, failure: Failure | None = None, model: ModelRef | None = None
@@ -313,6 +361,16 @@ class _Batch:
 
     def _change(self, ref: UUID) -> TrainingChange:
         return self.changes.setdefault(ref, TrainingChange(ref))
+
+
+def inbox_id(envelope: Envelope) -> str:
+    """
+    Under which id an event is remembered as applied.
+
+    An operator's replay is remembered apart from the first time, so that it is never taken for a duplicate; the same
+    replay handed over twice is.
+    """
+    return envelope.id if envelope.replay is None else f"{envelope.id} {envelope.replay}"
 
 
 def claimed_ref(event: Event) -> UUID | None:

@@ -24,6 +24,8 @@ CONTENT_TYPE: Final = "application/json"
 _STRUCTURED: Final = "application/cloudevents"
 #: Trace context travels as plain headers, as OpenTelemetry expects.
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
+#: The mark of an operator's replay: it goes on with everything that follows from it.
+REPLAY_HEADER: Final = "ce-replay"
 
 Headers = Mapping[str, Any]
 
@@ -41,6 +43,8 @@ class Envelope:
     #: The id of the event that this one follows from.
     causation_id: str | None = None
     trace: Mapping[str, str] = field(default_factory=dict)
+    #: Which replay of which dead letter this follows from, in the words of `services.ops`; None for all others.
+    replay: str | None = None
 
     @property
     def routing_key(self) -> str:
@@ -59,6 +63,8 @@ class Envelope:
         }
         if self.causation_id is not None:
             headers["ce-causationid"] = self.causation_id
+        if self.replay is not None:
+            headers[REPLAY_HEADER] = self.replay
         return headers
 
     def body(self) -> bytes:
@@ -67,7 +73,7 @@ class Envelope:
 
 
 def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = None) -> Envelope:
-    """Put *event* into an envelope; what *cause* carried of trace context goes on with it."""
+    """Put *event* into an envelope; what *cause* carried of trace context, and of a replay, goes on with it."""
     return Envelope(
         event=event,
         id=str(event.id),
@@ -75,6 +81,7 @@ def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = N
         time=now,
         causation_id=cause.id if cause else None,
         trace=cause.trace if cause else {},
+        replay=cause.replay if cause else None,
     )
 
 
@@ -103,8 +110,9 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         id=_text(attributes, "id"),
         source=_text(attributes, "source"),
         time=_time(_text(attributes, "time")),
-        causation_id=attributes.get("causationid"),
+        causation_id=_optional(attributes, "causationid"),
         trace={name: str(headers[name]) for name in TRACE_HEADERS if name in headers},
+        replay=_optional(attributes, "replay"),
     )
 
 
@@ -122,6 +130,11 @@ def _text(attributes: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise Malformed(f"not a CloudEvent: attribute {name!r} is missing")
     return value
+
+
+def _optional(attributes: Mapping[str, Any], name: str) -> str | None:
+    value = attributes.get(name)
+    return value if isinstance(value, str) and value else None
 
 
 def _time(text: str) -> datetime:

@@ -35,6 +35,15 @@ class Cause(StrEnum):
     REPLAY = "replay"  #: An operator replayed a dead letter.
 
 
+class Effect(StrEnum):
+    """What a replayed dead letter came to."""
+
+    SWAPPED = "swapped"  #: The user's current model is another now.
+    SUPERSEDED = "superseded"  #: Its model works, but a newer one was live already.
+    MOVED = "moved"  #: The training is at another stage now; the user's model is as it was.
+    NOTHING = "nothing"  #: All that it says had come to pass before.
+
+
 class ProgressSource(StrEnum):
     """How progress is known."""
 
@@ -233,6 +242,28 @@ class ModelSuperseded(Event):
         return self.user_id
 
 
+class ReplaySettled(Event):
+    """A replayed dead letter had its effect, or had none. One that failed again is a dead letter again instead."""
+
+    key = "replay.settled.v1"
+    #: The mark that the replayed message carried.
+    replay: str
+    #: The event whose handling settled it.
+    settled_by: str
+    effect: Effect
+    user_id: UserId
+    #: The training's stage after it.
+    stage: str
+    #: The user's current model after it, and the generation of that; null while there is none.
+    generation: int | None = None
+    model: ModelRef | None = None
+    #: The model before, where the effect is a swap of one.
+    previous: ModelRef | None = None
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.replay, self.settled_by)
+
+
 #: Every event by its routing key.
 EVENTS: Final[dict[str, type[Event]]] = {
     event.key: event
@@ -247,5 +278,6 @@ EVENTS: Final[dict[str, type[Event]]] = {
         ExtractionFailed,
         ModelActivated,
         ModelSuperseded,
+        ReplaySettled,
     )
 }

@@ -3,8 +3,9 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
 
     modelswap.training ─┬─▶ modelswap.extractor ─┐
                         ├─▶ modelswap.state ─────┤  gave up, or crashed too often
-                        └─▶ modelswap.progress   ├──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
-    modelswap.events ───┴─▶ modelswap.state      │
+                        ├─▶ modelswap.progress   ├──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
+                        └─▶ modelswap.ops ───────┤
+    modelswap.events ─────▶ modelswap.state      │
                                                  └─ retry: published to modelswap.delay.<d> with the queue's own name
                                                     as routing key; on expiry the default exchange brings it back
 
@@ -26,6 +27,7 @@ from shared.contract.events import (
     ExtractionFailed,
     ExtractionRequested,
     ModelReady,
+    ReplaySettled,
     TrainingCanceled,
     TrainingFailed,
     TrainingProgressed,
@@ -37,6 +39,7 @@ from shared.contract.retry import DELAYS
 EXTRACTOR_QUEUE: Final = "modelswap.extractor"
 STATE_QUEUE: Final = "modelswap.state"
 PROGRESS_QUEUE: Final = "modelswap.progress"
+OPS_QUEUE: Final = "modelswap.ops"
 DEAD_QUEUE: Final = "modelswap.dead"
 DEAD_EXCHANGE: Final = "modelswap.dead"
 #: Not a queue: under this name the receiver sets webhooks aside that it can not map.
@@ -116,6 +119,7 @@ def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
             ExtractionFailed,
         ),
         PROGRESS_QUEUE: (TrainingProgressed,),
+        OPS_QUEUE: (ReplaySettled,),
     }
     return Topology(
         exchanges=(
@@ -129,11 +133,12 @@ def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
             _work(EXTRACTOR_QUEUE),
             _work(STATE_QUEUE),
             Queue(PROGRESS_QUEUE, _lossy()),
+            _work(OPS_QUEUE),
             *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
         ),
         bindings=(
             *(Binding(event.exchange, queue, event.key) for queue, events in work.items() for event in events),
-            *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in (EXTRACTOR_QUEUE, STATE_QUEUE, RECEIVER)),
+            *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, RECEIVER)),
             *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
         ),
     )

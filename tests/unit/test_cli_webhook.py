@@ -8,11 +8,11 @@ import pytest
 from services.cli.webhook import Webhook, named_output, signed, some_version, training
 from services.cli.words import Trigger
 from services.extractor.filter import extract
-from services.receiver.translate import translate
 from shared.contract.events import TrainingProgressed
 from shared.contract.identity import ModelName
 from shared.replicate.signature import verify
 from shared.replicate.training import decode_training
+from shared.replicate.translate import translate
 from shared.replicate.webhook_url import Claim
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

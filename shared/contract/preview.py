@@ -1,0 +1,77 @@
+"""
+What would become of a message? Pure: the question that operators' tools ask a service over HTTP, and its answer.
+
+The service runs its real handler, without effect: nothing is published, every transaction is rolled back, and Replicate
+is asked only what costs nothing. ``POST /preview`` at the extractor, ``POST /v1/preview`` at state; both need a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict
+
+from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
+from shared.contract.errors import ModelswapError, TransientError
+
+
+class Message(BaseModel):
+    """An event's message, as it is on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    headers: Mapping[str, str | int | float | bool | None]
+    content_type: str | None = CONTENT_TYPE
+    #: Base64 in JSON, because a message need not be text.
+    body: Base64Bytes
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> Self:
+        # As it is: validated, the body would be taken for base64.
+        return cls.model_construct(None, headers=envelope.headers(), content_type=CONTENT_TYPE, body=envelope.body())
+
+    def decode(self) -> Envelope:
+        """
+        The event in it.
+
+        Raises:
+            Malformed: as a consumer would.
+
+        """
+        return decode(self.headers, self.content_type, self.body)
+
+
+class Refusal(BaseModel):
+    """How a delivery would fail."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: What operators filter and group by; ``unexpected`` for an error that nobody named.
+    code: str
+    #: The class of the error.
+    kind: str
+    text: str
+    #: Would it be tried again, or is it a dead letter at once?
+    is_transient: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        named = isinstance(error, ModelswapError)
+        return cls(
+            code=error.code if isinstance(error, ModelswapError) else "unexpected",
+            kind=type(error).__name__,
+            text=str(error),
+            is_transient=isinstance(error, TransientError) or not named,
+        )
+
+
+class Answer(BaseModel):
+    """What would follow from a message."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: The events that would be published, in order.
+    messages: tuple[Message, ...] = ()
+    #: Why there are none.
+    refusal: Refusal | None = None
