@@ -27,7 +27,7 @@ class Message(BaseModel):
     body: Base64Bytes
 
     @classmethod
-    def of(cls, envelope: Envelope) -> Self:
+    def of(cls, envelope: Envelope) -> Message:
         # As it is: validated, the body would be taken for base64.
         return cls.model_construct(None, headers=envelope.headers(), content_type=CONTENT_TYPE, body=envelope.body())
 
