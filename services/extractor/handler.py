@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from services.extractor.outputs import Found, NeedsLookup, NoModel, find_model, resolve
+from services.extractor.outputs import Found, NeedsLookup, NotListed, find_model, resolve
 from services.extractor.verify import Gate, NotThereYet
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed, ModelswapError, PermanentError
@@ -60,12 +60,12 @@ class Extractor:
         began = self._monotonic()
         match envelope.event:
             case TrainingSucceeded() as event:
-                found = await self._find_reported(event)
+                found, request_id = await self._find_reported(event), None
             case ExtractionRequested() as event:
-                found = await self._find_again(event)
+                found, request_id = await self._find_again(event), event.request_id
             case other:
                 raise Malformed(f"the extractor does nothing about {other.key}", code="unexpected_event")
-        checks = await self._gate.verify(found.model)
+        checks = await self._gate.verify(found.model, request_id=request_id)
         evidence = Evidence(shape=found.shape, checks=checks, seconds=self._monotonic() - began)
         return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
 
@@ -122,10 +122,5 @@ class Extractor:
         try:
             versions = await self._replicate.list_versions(lookup.model)
             return resolve(lookup, versions, started_at)
-        except NotThere as error:
+        except (NotThere, NotListed) as error:
             raise NotThereYet(str(error)) from error
-        except NoModel as error:
-            if error.code == "version_not_listed":
-                # Replicate's list may lag behind its trainings.
-                raise NotThereYet(str(error)) from error
-            raise

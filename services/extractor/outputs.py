@@ -45,6 +45,12 @@ class NeedsLookup(NoModel):
         self.prefix = prefix
 
 
+class NotListed(NoModel):
+    """None of the versions that Replicate lists can be it. The list may lag behind its trainings."""
+
+    code = "version_not_listed"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A model ref, and which shape of output named it."""
@@ -129,7 +135,7 @@ def resolve(lookup: NeedsLookup, versions: Sequence[Version], started_at: dateti
         case [ref]:
             return ref
         case []:
-            raise NoModel(f"{lookup}; none of its {len(versions)} versions fits", code="version_not_listed")
+            raise NotListed(f"{lookup}; none of its {len(versions)} versions fits")
         case several:
             raise NoModel(f"{lookup}; {len(several)} of its versions fit", code="ambiguous")
 

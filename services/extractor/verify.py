@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
+from uuid import UUID
 
 from pydantic import JsonValue
 
@@ -36,6 +37,9 @@ _CHEAP: Final[Mapping[str, JsonValue]] = {"num_outputs": 1}
 _POLL_SECONDS: Final = 2.0
 #: Longer than a delivery takes to come back; Replicate itself forgets a run after an hour.
 _REMEMBERED_SECONDS: Final = 3600.0
+#: A version never changes, but what it needs may come back (weights, a machine): whoever mended that waits no longer.
+_BAD_SECONDS: Final = 600.0
+_MOST_REMEMBERED: Final = 5_000
 
 _FILTERED: Final = re.compile(r"nsfw|safety|sensitive|flagged", re.IGNORECASE)
 #: Replicate's own trouble: interrupted runs, and machines that did not start (E6716).
@@ -97,14 +101,32 @@ class Policy(Protocol):
     def verify_cancel_after_seconds(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A run that proved a model bad, and who had asked for it."""
+
+    # Not the error itself: that holds its frames, and a picture in them.
+    text: str
+    code: str
+    request_id: UUID | None
+    until: float
+
+
 @dataclass(slots=True)
 class _Memory:
-    """What is known of a model's run, so that a redelivery does not pay for another."""
+    """What is known of a model's run, so that a redelivery or a replay does not pay for another."""
 
-    until: float
+    since: float
     prediction_id: str | None = None
     works: bool = False
+    failure: _Failure | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def raise_failure(self, now: float, request_id: UUID | None) -> None:
+        """Say again why the model does not work, unless that is long ago or somebody new wants it tried again."""
+        failure = self.failure
+        if failure and now < failure.until and request_id in (None, failure.request_id):
+            raise DoesNotWork(f"{failure.text} (seen before, not run again)", code=failure.code)
 
 
 class Gate:
@@ -124,9 +146,12 @@ class Gate:
         self._sleep = sleep
         self._memories: dict[ModelRef, _Memory] = {}
 
-    async def verify(self, ref: ModelRef) -> tuple[str, ...]:
+    async def verify(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
         """
         The checks that *ref* passed, in order.
+
+        A run is paid for once. What it proved is remembered: that a model works for an hour, that it does not for ten
+        minutes, or until somebody asks with a *request_id* of their own.
 
         Raises:
             NotThereYet: if Replicate does not know it.
@@ -140,7 +165,7 @@ class Gate:
         schema = _check_schema(ref, version)
         if self._policy.verify_level == "schema":
             return ("exists", "schema")
-        await self._check_run(ref, schema)
+        await self._check_run(ref, schema, request_id)
         return ("exists", "schema", "predict")
 
     async def _get_version(self, ref: ModelRef) -> Version:
@@ -152,11 +177,12 @@ class Gate:
             raise NotThereYet(f"{ref}: Replicate answers with another version, {version.id[:64]!r}")
         return version
 
-    async def _check_run(self, ref: ModelRef, schema: InputSchema) -> None:
+    async def _check_run(self, ref: ModelRef, schema: InputSchema, request_id: UUID | None) -> None:
         memory = self._recall(ref)
         async with memory.lock:
             if memory.works:
                 return
+            memory.raise_failure(self._monotonic(), request_id)
             if memory.prediction_id is None:
                 memory.prediction_id = await self._start(ref, schema)
             try:
@@ -164,15 +190,22 @@ class Gate:
                 await self._judge(ref, prediction)
             except StillRunning:
                 raise
-            except (Inconclusive, PermanentError):
+            except (Inconclusive, PermanentError) as error:
                 memory.prediction_id = None
+                if isinstance(error, PermanentError):
+                    memory.failure = _Failure(str(error), error.code, request_id, self._monotonic() + _BAD_SECONDS)
                 raise
             memory.works = True
 
     def _recall(self, ref: ModelRef) -> _Memory:
+        """What is known of *ref*; the oldest are forgotten first, which costs at most one more run."""
         now = self._monotonic()
-        self._memories = {known: memory for known, memory in self._memories.items() if memory.until > now}
-        return self._memories.setdefault(ref, _Memory(until=now + _REMEMBERED_SECONDS))
+        while self._memories:
+            oldest = next(iter(self._memories))
+            if len(self._memories) <= _MOST_REMEMBERED and now < self._memories[oldest].since + _REMEMBERED_SECONDS:
+                break
+            del self._memories[oldest]
+        return self._memories.setdefault(ref, _Memory(since=now))
 
     async def _start(self, ref: ModelRef, schema: InputSchema) -> str:
         known = {name: value for name, value in _CHEAP.items() if name in schema.fields}

@@ -9,7 +9,7 @@ import pytest
 
 from services.extractor.handler import Extractor, NotSucceeded
 from services.extractor.outputs import NoModel
-from services.extractor.verify import Gate, Level, NotThereYet
+from services.extractor.verify import DoesNotWork, Gate, Level, NotThereYet
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, Malformed
 from shared.contract.events import (
@@ -153,6 +153,20 @@ async def test_a_request_asks_replicate_again(extractor, replicate):
 
     (event,) = events
     assert (event.training_id, event.ref, event.model) == (TRAINING, OUR_REF, MODEL)
+
+
+async def test_a_redelivery_takes_what_is_known_and_a_new_request_asks_anew(replicate):
+    extractor = Extractor(replicate, Gate(replicate, Policy("predict")), monotonic=lambda: 0)
+    replicate.will_say, works = [{"status": "failed", "error": "no weights"}], replicate.will_say
+    for _ in range(2):
+        with pytest.raises(DoesNotWork):
+            await extractor.handle(succeeded())
+    replicate.will_say = works
+    runs = len(replicate.inputs)
+
+    events = await extractor.handle(requested(output=OUTPUT))
+
+    assert (runs, len(events), len(replicate.inputs)) == (1, 1, 2)
 
 
 async def test_what_replicate_has_deleted_is_taken_from_what_was_received(extractor, replicate):

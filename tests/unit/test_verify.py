@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import pytest
 
 from services.extractor.verify import DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
-from shared.contract.errors import DependencyDown
+from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import ForeignAddress, OperatorNeeded
 from shared.replicate.version import Version
@@ -15,6 +16,7 @@ from tests.fakes import FakeReplicate, picture, version_of
 
 REF = ModelRef("acme", "u-42", "9" * 64)
 OTHER = ModelRef("acme", "u-43", "8" * 64)
+ASKED = UUID(int=1)
 OUTPUT = "https://replicate.delivery/out-0.png"
 
 
@@ -242,16 +244,84 @@ async def test_what_was_seen_an_hour_ago_is_seen_again(replicate, gate, clock):
     assert len(replicate.inputs) == 2
 
 
-@pytest.mark.parametrize("said", [{"status": "failed", "error": "NSFW"}, {"status": "aborted"}, {"status": "failed"}])
+@pytest.mark.parametrize("said", [{"status": "failed", "error": "NSFW"}, {"status": "aborted"}])
 async def test_a_run_that_did_not_help_is_not_waited_for_again(replicate, gate, said):
     works, replicate.will_say = replicate.will_say, [said]
-    with pytest.raises((Inconclusive, DoesNotWork)):
+    with pytest.raises(Inconclusive):
         await gate.verify(REF)
     replicate.will_say = works
 
     await gate.verify(REF)
 
     assert len(replicate.inputs) == 2
+
+
+@pytest.fixture
+async def bad(replicate: FakeReplicate, gate: Gate) -> Gate:
+    """It saw REF fail, on the request ASKED; the next run would succeed."""
+    works, replicate.will_say = replicate.will_say, [{"status": "failed", "error": "no weights"}]
+    with pytest.raises(DoesNotWork):
+        await gate.verify(REF, request_id=ASKED)
+    replicate.will_say = works
+    return gate
+
+
+@pytest.mark.parametrize("request_id", [None, ASKED])
+async def test_a_model_that_was_seen_to_fail_is_not_paid_for_twice(replicate, bad, request_id):
+    with pytest.raises(DoesNotWork, match=r"no weights.*not run again") as caught:
+        await bad.verify(REF, request_id=request_id)
+
+    assert caught.value.code == "run_failed"
+    assert len(replicate.inputs) == 1
+
+
+async def test_whoever_asks_anew_has_it_run_again(replicate, bad):
+    assert "predict" in await bad.verify(REF, request_id=UUID(int=2))
+    assert "predict" in await bad.verify(REF)
+    assert len(replicate.inputs) == 2
+
+
+async def test_what_was_seen_to_fail_ten_minutes_ago_is_tried_again(bad, clock):
+    clock.now += 601
+
+    assert "predict" in await bad.verify(REF)
+
+
+async def test_one_failure_says_nothing_of_another_model(replicate, bad):
+    replicate.add_version(OTHER)
+
+    assert "predict" in await bad.verify(OTHER)
+
+
+async def test_a_picture_on_a_foreign_host_is_not_paid_for_twice(replicate, gate):
+    async def refuse(url: str) -> bytes:
+        raise ForeignAddress(f"an output on {url}")
+
+    replicate.fetch_output = refuse
+    for _ in range(2):
+        with pytest.raises(PermanentError) as caught:
+            await gate.verify(REF)
+
+    assert caught.value.code == ForeignAddress.code
+    assert len(replicate.inputs) == 1
+
+
+async def test_of_very_many_models_the_oldest_is_forgotten(replicate, gate):
+    replicate.will_say = [{"status": "succeeded", "output": OUTPUT}]
+    replicate.files[OUTPUT] = picture(size=(2, 2))
+    await gate.verify(REF)
+    for number in range(5_001):
+        other = ModelRef("acme", "u-43", f"{number:064x}")
+        replicate.add_version(other)
+        await gate.verify(other)
+    before = len(replicate.inputs)
+
+    await gate.verify(other)
+    known = len(replicate.inputs) - before
+    await gate.verify(REF)
+    forgotten = len(replicate.inputs) - before - known
+
+    assert (known, forgotten) == (0, 1)
 
 
 async def test_a_run_that_replicate_lost_is_made_again(replicate, gate):
@@ -272,16 +342,6 @@ async def test_a_picture_that_is_gone_is_no_verdict(replicate, gate):
     replicate.files.clear()
 
     with pytest.raises(Inconclusive, match="gone"):
-        await gate.verify(REF)
-
-
-async def test_a_picture_on_a_foreign_host_is_not_fetched_again_and_again(replicate, gate):
-    async def refuse(url: str) -> bytes:
-        raise ForeignAddress(f"an output on {url}")
-
-    replicate.fetch_output = refuse
-
-    with pytest.raises(ForeignAddress):
         await gate.verify(REF)
 
 
