@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -39,6 +40,11 @@ def model_of(training_id: str, destination: ModelName = DESTINATION) -> ModelRef
 
 def envelope(event: Event, *, at: datetime = NOON) -> Envelope:
     return wrap(event, source="test", now=at)
+
+
+def replayed(event: Envelope, mark: str = "a-replay:1") -> Envelope:
+    """*event* as an operator's replay hands it over."""
+    return replace(event, replay=mark)
 
 
 def started(training_id: str, *, ref: UUID | None = None) -> Envelope:

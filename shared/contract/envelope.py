@@ -112,7 +112,8 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         time=_time(_text(attributes, "time")),
         causation_id=_optional(attributes, "causationid"),
         trace={name: str(headers[name]) for name in TRACE_HEADERS if name in headers},
-        replay=_optional(attributes, "replay"),
+        # Always a header: a mark is put on a message from outside, which is never rewritten.
+        replay=_optional(headers, REPLAY_HEADER),
     )
 
 

@@ -23,6 +23,8 @@ from services.state.records import ModelRecord
 from services.state.store import Store
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.preview import Answer
+from shared.contract.preview import Message as EventMessage
 from shared.replicate.errors import NotThere, Refused, Unknown
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, read_claim
@@ -35,6 +37,7 @@ from tests.state import (
     progressed,
     ready,
     registration,
+    replayed,
     started,
     succeeded,
 )
@@ -451,7 +454,7 @@ async def test_whoever_has_no_token_learns_nothing(store, replicate):
         ]
         answers.append(await stranger.get("/no-such-route"))
 
-    assert len(answers) == 7 * (1 + len(wrong)) + 1
+    assert len(answers) == 8 * (1 + len(wrong)) + 1
     for answer in answers:
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -610,6 +613,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         "list_model_history",
         "list_trainings",
         "list_user_trainings",
+        "preview",
         "register_training",
         "start_training",
     ]
@@ -619,3 +623,42 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         assert operation["security"]
         assert operation["description"]
     assert document["servers"] == [{"url": "/v1"}]
+
+
+# Previews
+
+
+async def preview(api: httpx.AsyncClient, message: EventMessage) -> Answer:
+    answer = await api.post("/preview", json=message.model_dump(mode="json"))
+    assert answer.status_code == 200, answer.text
+    return Answer.model_validate_json(answer.content)
+
+
+async def test_a_preview_answers_the_events_that_would_follow(store, replicate):
+    await store.adopt(registration("ada", "t1"))
+
+    async with product(store, replicate) as api:
+        answer = await preview(api, EventMessage.of(replayed(ready("t1"))))
+
+    assert answer.refusal is None
+    assert [message.decode().event.key for message in answer.messages] == ["model.activated.v1", "replay.settled.v1"]
+    assert await store.find_model("ada") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "is_transient"),
+    [
+        (EventMessage.of(ready("unknown")), "unknown_training", True),
+        (EventMessage.of(ready("t1", model=ModelRef("acme", "bob", "0" * 64))), "destination_mismatch", False),
+        (EventMessage.of(ready("t1")).model_copy(update={"body": b"rubbish"}), "malformed", False),
+        (EventMessage.of(ready("t1")).model_copy(update={"headers": {}}), "malformed", False),
+    ],
+)
+async def test_a_preview_answers_how_a_delivery_would_fail(store, replicate, message, code, is_transient):
+    await store.adopt(registration("ada", "t1"))
+
+    async with product(store, replicate) as api:
+        refusal = (await preview(api, message)).refusal
+
+    assert refusal is not None
+    assert (refusal.code, refusal.is_transient) == (code, is_transient)

@@ -36,6 +36,7 @@ from tests.state import (
     progressed,
     ready,
     registration,
+    replayed,
     started,
     succeeded,
 )
@@ -636,3 +637,37 @@ async def test_a_database_that_was_never_migrated_is_told_from_one_that_was(stor
     async with opened_store(empty_database_url) as empty:
         assert await empty.latest_migration() == 0
     assert await store.latest_migration() > 0
+
+
+# Replays and previews
+
+
+async def test_an_operators_replay_has_one_effect_however_often_it_is_handed_over(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([not_verified("t1")])
+
+    for _ in range(3):
+        assert await store.apply([replayed(ready("t1"))]) == [None]
+    assert await store.apply([replayed(ready("t1"), "a-replay:2")]) == [None]
+
+    assert [key for key, *_ in await outbox(database_url)] == [
+        "model.activated.v1",
+        "replay.settled.v1",
+        "replay.settled.v1",
+    ]
+    assert [(line.cause, line.reason) for line in await store.list_history("ada", before=None, limit=9)] == [
+        ("replay", "replay a-replay:1")
+    ]
+
+
+async def test_a_preview_says_what_would_be_and_changes_nothing(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+
+    changes = await store.preview(replayed(ready("t1")))
+
+    assert [type(each.envelope.event).__name__ for each in changes.outbox] == ["ModelActivated", "ReplaySettled"]
+    assert await store.find_model("ada") is None
+    assert (await get(store, "t1")).stage is Stage.REQUESTED
+    assert await outbox(database_url) == []
+    assert not store.outbox_filled.is_set()
+    assert await rows(database_url, "SELECT count(*) FROM state.inbox") == [(0,)]

@@ -25,7 +25,14 @@ from services.state.swap import (
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import PermanentError
-from shared.contract.events import ExtractionRequested, ModelActivated, ModelSuperseded
+from shared.contract.events import (
+    Cause,
+    Effect,
+    ExtractionRequested,
+    ModelActivated,
+    ModelSuperseded,
+    ReplaySettled,
+)
 from shared.contract.identity import ModelName, ModelRef
 from tests.state import (
     DESTINATION,
@@ -36,6 +43,7 @@ from tests.state import (
     model_of,
     not_verified,
     ready,
+    replayed,
     started,
     succeeded,
 )
@@ -388,3 +396,57 @@ def test_what_follows_carries_the_trace_and_names_its_cause():
         model=ModelRef(*DESTINATION, model_of("t1").version),
         trigger_word="TOK",
     )
+
+
+def settled(world: World, *events: Envelope) -> list[tuple[str, Effect, str, int | None]]:
+    """What operators are told when *events* are applied as one batch: the replay, effect, stage and model."""
+    changes = fold(events, Snapshot(world.trainings.values(), world.models, applied=world.inbox), now=NOON)
+    told = [outgoing.envelope.event for outgoing in changes.outbox]
+    return [(each.replay, each.effect, each.stage, each.generation) for each in told if isinstance(each, ReplaySettled)]
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "expected"),
+    [
+        ([], ready("t1"), (Effect.SWAPPED, "active", 1)),
+        ([not_verified("t1")], ready("t1"), (Effect.SWAPPED, "active", 1)),
+        ([ready("t1")], ready("t1"), (Effect.NOTHING, "active", 1)),
+        ([ready("t2")], ready("t1"), (Effect.SUPERSEDED, "superseded", 2)),
+        ([ready("t2"), ready("t1")], ready("t1"), (Effect.NOTHING, "superseded", 2)),
+        ([failed("t1")], ready("t1"), (Effect.NOTHING, "failed", None)),
+        ([], failed("t1"), (Effect.MOVED, "failed", None)),
+        ([ready("t2")], canceled("t1"), (Effect.MOVED, "canceled", 2)),
+    ],
+)
+def test_a_replayed_letter_says_what_it_came_to(before, event, expected):
+    world = World.of(training(1), training(2))
+    for earlier in before:
+        world.take(earlier)
+
+    assert settled(world, replayed(event)) == [("a-replay:1", *expected)]
+
+
+def test_a_replay_is_no_duplicate_of_the_first_time_but_of_itself():
+    world = World.of(training(1))
+    world.take(ready("t1"))
+    again = replayed(ready("t1"))
+
+    assert len(settled(world, again, again)) == 1
+    assert len(settled(world, again, replayed(ready("t1"), "another:1"))) == 2
+
+
+def test_what_a_replay_swaps_says_so_and_carries_its_mark():
+    changes = fold([replayed(ready("t1"))], Snapshot([training(1)], {}), now=NOON)
+
+    activated, told = (outgoing.envelope for outgoing in changes.outbox)
+    assert isinstance(activated.event, ModelActivated)
+    assert activated.event.cause is Cause.REPLAY
+    assert [swap.cause for swap in changes.swaps] == [Cause.REPLAY]
+    assert {activated.replay, told.replay} == {"a-replay:1"}
+
+
+def test_a_replay_that_fails_again_is_told_by_its_dead_letter_alone():
+    world = World.of(training(1))
+
+    assert settled(world, replayed(not_verified("t1"))) == []
+    assert settled(world, replayed(ready("t1", model=model_of("t1", ModelName("acme", "bob"))))) == []
