@@ -42,7 +42,7 @@ def _respond(document: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(training, dict):
         raise BadLine("training must be an object")
     # Replicate's own id is not what a line is told apart by; one without it is read as well.
-    whole = decode_training(json.dumps({"id": "unnamed", **training}).encode())
+    whole = decode_training(json.dumps({**training, "id": training.get("id") or "unnamed"}).encode())
     found = extract(whole, _destination(document.get("destination")))
     return {"model": str(found.model.model), "version": found.model.version}
 

@@ -9,17 +9,19 @@ a sample in ``tests/fixtures/outputs``.
 
 What is found must add up to one version of one model: of the destination, where that is known. Answers may complete
 and repeat each other; where they contradict each other, none is taken. Text that names no version at all (a label, the
-address of a file) contradicts nothing. Case is folded and outer white space stripped, beyond that nothing is repaired,
-and no address is ever fetched.
+address of a file) contradicts nothing, text that can not be read but holds another version does. Case is folded and
+outer white space stripped, beyond that nothing is repaired, and no address is ever fetched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
 from pydantic import JsonValue
@@ -83,11 +85,13 @@ def find_model(
     """
     parts = _parts(output)
     texts = [(place.__name__, value) for part in parts for place in PLACES for value in place(part)]
-    readings = [_read(place, value) for place, value in texts if _may_answer(value)]
-    answers = [reading for reading in readings if isinstance(reading, _Answer)]
-    unreadable = [reading for reading in readings if isinstance(reading, NoModel)]
-    if unreadable and not any(len(answer.version or "") == _WHOLE for answer in answers):
-        raise unreadable[0]
+    readings = [(value, _read(place, value)) for place, value in texts if _may_answer(value)]
+    answers = [reading for _, reading in readings if isinstance(reading, _Answer)]
+    unreadable = [(value, reading) for value, reading in readings if isinstance(reading, NoModel)]
+    whole = {answer.version for answer in answers if len(answer.version or "") == _WHOLE}
+    for value, error in unreadable:
+        if not whole or not whole.issuperset(_versions_in(value)):
+            raise error
     if not answers:
         raise _nothing_said([*parts, *(value for _, value in texts)], destination, trainer)
 
@@ -159,24 +163,21 @@ def version_field(part: JsonValue) -> Iterable[JsonValue]:
 
 
 def version_object(part: JsonValue) -> Iterable[JsonValue]:
-    """``{"version": {"id": "version"}}``"""
-    return [value.get("id") for value in _version_fields(part) if isinstance(value, dict)]
+    """``{"version": {"id": "version"}}``, which may say of which model"""
+    for value in _version_fields(part):
+        if isinstance(value, dict):
+            yield value.get("id")
+            yield from chain(model_field(value), model_object(value), owner_and_name(value))
 
 
 def model_field(part: JsonValue) -> Iterable[JsonValue]:
     """``{"model": "owner/name:version"}``, or the name alone beside a version"""
-    match part:
-        case {"model": str(model)}:
-            return [model]
-    return []
+    return [value for value in _members(part, "model") if isinstance(value, str)]
 
 
 def model_object(part: JsonValue) -> Iterable[JsonValue]:
     """``{"model": {"owner": "owner", "name": "name"}}``; its ``latest_version`` may be another training's"""
-    match part:
-        case {"model": {"owner": str(owner), "name": str(name)}}:
-            return [f"{owner}/{name}"]
-    return []
+    return chain.from_iterable(map(owner_and_name, _members(part, "model")))
 
 
 def owner_and_name(part: JsonValue) -> Iterable[JsonValue]:
@@ -199,8 +200,13 @@ PLACES: Final[tuple[Place, ...]] = (
 
 
 def _version_fields(part: JsonValue) -> Iterator[JsonValue]:
+    return _members(part, "version", "version_id", "versionId", "model_version", "modelVersion")
+
+
+def _members(part: JsonValue, *names: str) -> Iterator[JsonValue]:
+    """What *part* has under these names; of a list, its elements."""
     if isinstance(part, dict):
-        for name in ("version", "version_id", "versionId", "model_version", "modelVersion"):
+        for name in names:
             value = part.get(name)
             yield from value if isinstance(value, list) else [value]
 
@@ -257,6 +263,8 @@ SPELLINGS: Final[tuple[Spelling, ...]] = (model_ref, bare_version, page_url, api
 _LONGEST_TEXT: Final = 2048
 _WHOLE: Final = 64
 _SEEN: Final = 80
+_SHORT: Final = re.compile(r"[0-9a-f]{8,64}")
+_LONG: Final = re.compile(r"[0-9a-f]{64,}", re.IGNORECASE)
 _BY_HAND: Final = "Look at the training at Replicate before replaying"
 
 
@@ -292,6 +300,10 @@ def _unreadable(place: str, text: str) -> NoModel:
     return NoModel(f"{place}: {_seen(text)} names no version. {_BY_HAND}", code="bad_version_format")
 
 
+def _versions_in(value: JsonValue) -> set[str]:
+    return {version.lower() for version in _LONG.findall(value)} if isinstance(value, str) else set()
+
+
 def _seen(value: JsonValue) -> str:
     """*value* for an error's message: short, and with whatever can not be seen made visible."""
     if isinstance(value, str):
@@ -304,12 +316,26 @@ def _seen(value: JsonValue) -> str:
 
 def _parts(output: JsonValue) -> list[JsonValue]:
     """The output itself, or its elements; what is JSON inside a string is decoded, once."""
-    if isinstance(output, str) and output.lstrip()[:1] in ("{", "[", '"'):
-        try:
-            output = json.loads(output)
-        except (ValueError, RecursionError):
-            return [output]
-    return output if isinstance(output, list) else [output]
+    return [part for element in _elements(output) for part in _decoded(element)]
+
+
+def _elements(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else [value]
+
+
+def _decoded(value: JsonValue) -> list[JsonValue]:
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
+        with contextlib.suppress(ValueError, RecursionError):
+            return _elements(json.loads(value, object_pairs_hook=_object))
+    return [value]
+
+
+def _object(members: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    """JSON says nothing of a name that comes twice; whoever wrote that may mean either."""
+    names = dict(members)
+    if len(names) != len(members):
+        raise ValueError("a name that comes twice")
+    return names
 
 
 def _may_answer(value: JsonValue) -> bool:
@@ -362,12 +388,17 @@ def _refuse_trainer(
     trainer_version: str | None,
 ) -> None:
     """A trainer that repeats its own name must not become anybody's model."""
-    is_its_version = version is not None and (trainer_version or "").strip().lower().startswith(version)
-    if is_its_version or (destination is None and _is_same(model, trainer)):
+    if (version and _is_same_version(version, trainer_version)) or (destination is None and _is_same(model, trainer)):
         raise NoModel(
             f"the output names the trainer itself ({_seen(trainer or trainer_version)}), not what it made. {_BY_HAND}",
             code="trainer_version",
         )
+
+
+def _is_same_version(version: str, name: str | None) -> bool:
+    """Either may be just the beginning, or a whole reference."""
+    known = (name or "").strip().lower().rpartition(":")[2]
+    return known.startswith(version) or (_SHORT.fullmatch(known) is not None and version.startswith(known))
 
 
 def _is_same(model: ModelName | None, name: str | None) -> bool:

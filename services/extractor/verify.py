@@ -241,7 +241,8 @@ class Gate:
             picture = await self._replicate.fetch_output(url)
         except NotThere as error:
             raise Inconclusive(f"{ref}: the picture of its run {prediction.id} is gone ({error})") from error
-        if flaw := find_flaw(picture):
+        # Decoding may take a second: deliveries and heartbeats go on meanwhile.
+        if flaw := await asyncio.to_thread(find_flaw, picture):
             raise DoesNotWork(f"{ref}: its run {prediction.id} drew nothing: {flaw}", code=flaw)
 
 

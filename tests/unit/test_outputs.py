@@ -198,6 +198,13 @@ def test_what_the_receiver_would_refuse_the_filter_refuses(training):
     assert (said["id"], said["error"]) == (7, "not_a_training")
 
 
+@pytest.mark.parametrize("identity", [{}, {"id": None}, {"id": ""}])
+def test_the_filter_asks_for_no_id_of_replicates(identity):
+    line = {"id": "a", "training": {**identity, "status": "succeeded", "output": WHOLE}, "destination": "acme/u-42"}
+
+    assert json.loads(extract_line(json.dumps(line))) == {"id": "a", "model": "acme/u-42", "version": WHOLE}
+
+
 def test_the_filter_folds_the_case_of_a_destination():
     line = {"id": "a", "training": {"status": "succeeded", "output": WHOLE}, "destination": " Acme/U-42 "}
 
