@@ -208,18 +208,19 @@ def _endless_bars(line: str, plan: _Plan) -> list[_Count]:
     counts = [
         _Count(line[: bar.start()], _unscaled(bar[1]), plan.steps, after=bar[2]) for bar in _ENDLESS_BAR.finditer(line)
     ]
-    return [count for count in counts if count.step and (_TRAINING.search(count.before) or _LOSS.search(count.after))]
+    return [count for count in counts if count.step and (_TRAINING.search(count.before) or _shows_loss(count))]
 
 
 def _steps_in_text(line: str, plan: _Plan) -> list[_Count]:
     """``step 120/1000``, ``iter 120 of 1000``; any ``120/1000`` where 1000 steps were asked for."""
     steps = [
         _Count(line[: match.start()], _unscaled(match[1]), _unscaled(match[2]), of_steps=True)
-        for match in _STEP_OF.finditer(line)
+        for match in (_STEP_OF.finditer(line) if _holds(line, "step", "iter") else ())
     ]
     if steps or plan.steps is None:
         return steps
-    ratios = [_Count(line, _unscaled(match[1]), _unscaled(match[2])) for match in _RATIO.finditer(line)]
+    matches = _RATIO.finditer(line) if "/" in line or "of" in line else ()
+    ratios = [_Count(line, _unscaled(match[1]), _unscaled(match[2])) for match in matches]
     return [ratio for ratio in ratios if ratio.total == plan.steps]
 
 
@@ -233,6 +234,8 @@ def _steps_in_fields(line: str, plan: _Plan) -> list[_Count]:
 
 def _unscaled(number: str) -> int:
     """``1.20k`` is 1200."""
+    if number.isdecimal():
+        return int(number)
     scale = _SCALES.get(number[-1])
     return round(float(number[:-1]) * scale) if scale else round(float(number))
 
@@ -259,7 +262,7 @@ _FILE: Final = re.compile(
 )
 _OTHER_RATE: Final = re.compile(r"(?:B|example|file|image|img|row|doc|token|tok|record|line|page)s?/s|s/(?:file|image)")
 _TRAINING: Final = re.compile(r"(?<![a-z])(?:train|step|epoch|iter|fine-?tun)", re.IGNORECASE)
-_LOSS: Final = re.compile(r"loss|\blr\b", re.IGNORECASE)
+_RATE: Final = re.compile(r"\blr\b", re.IGNORECASE)
 _LETTER: Final = re.compile(r"[a-z]", re.IGNORECASE)
 #: Preparations are shorter.
 _LONG: Final = 100
@@ -276,13 +279,26 @@ def _may_be_training(count: _Count, plan: _Plan) -> bool:
         return True
     if count.step > count.total or not _agrees_with_percent(count):
         return False
-    if _LOSS.search(count.after) or _EPOCH.search(count.before) or _counts_epochs(count, plan):
+    if _shows_loss(count) or _counts_in_epoch(count) or _counts_epochs(count, plan):
         return True
-    is_training = count.of_steps or _TRAINING.search(count.before) is not None
     if plan.steps is None:
-        return is_training or count.total >= _LONG
+        return count.total >= _LONG or count.of_steps or _TRAINING.search(count.before) is not None
     is_near = abs(count.total - plan.steps) <= plan.steps * _ROUNDING
-    return is_near and (is_training or _LETTER.search(count.before) is not None)
+    return is_near and (count.of_steps or _LETTER.search(count.before) is not None)
+
+
+def _shows_loss(count: _Count) -> bool:
+    return _holds(count.after, "loss") or (_holds(count.after, "lr") and _RATE.search(count.after) is not None)
+
+
+def _counts_in_epoch(count: _Count) -> bool:
+    return _holds(count.before, "epoch") and _EPOCH.search(count.before) is not None
+
+
+def _holds(text: str, *words: str) -> bool:
+    """Most lines hold none of the *words* that matter; this says so sooner than any expression."""
+    text = text.lower()
+    return any(word in text for word in words)
 
 
 def _is_other_work(count: _Count) -> bool:
@@ -334,7 +350,7 @@ def _overall(count: _Count, plan: _Plan, log: _Log) -> Progress | None:
 
 def _counts_epochs(count: _Count, plan: _Plan) -> bool:
     """``Epochs: 33%|███▎      | 1/3``"""
-    return _IS_EPOCHS.search(count.before) is not None and count.total == plan.epochs
+    return count.total == plan.epochs and _IS_EPOCHS.search(count.before) is not None
 
 
 def _epochs(epoch: re.Match[str], first: int) -> int:
@@ -364,14 +380,14 @@ def _hint_of_epoch(line: str, plan: _Plan, log: _Log) -> Progress | None:
     field = _EPOCH_FIELD.search(line) if plan.epochs and line.lstrip().startswith("{") else None
     if field and plan.epochs:
         return Progress(min(1.0, float(field[1]) / plan.epochs))
-    epoch = _EPOCH.search(line)
+    epoch = _EPOCH.search(line) if _holds(line, "epoch") else None
     before, epochs = (int(epoch[1]) - log.first_epoch, _epochs(epoch, log.first_epoch)) if epoch else (0, 0)
     return Progress(before / epochs) if 0 <= before < epochs else None
 
 
 def _hint_of_step(line: str, plan: _Plan) -> Progress | None:
     """``global_step=120`` of as many as were asked for"""
-    step = _STEP.search(line) if plan.steps else None
+    step = _STEP.search(line) if plan.steps and _holds(line, "step", "iter") else None
     if step and plan.steps and int(step[1]) <= plan.steps:
         return _progress(int(step[1]), plan.steps)
     return None
