@@ -162,7 +162,7 @@ class _Count(NamedTuple):
     of_steps: bool = False
 
 
-_SCALES: Final = {"k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+_SCALES: Final = {"k": 10**3, "m": 10**6, "g": 10**9}
 _NUMBER: Final = r"(\d{1,12}(?:\.\d{1,6})?[kKMG]?)"
 _OF: Final = r"\s{0,3}(?:/|of|out of)\s{0,3}"
 _END: Final = r"(?![\w/]|[.,:-]\d)"
@@ -236,7 +236,7 @@ def _unscaled(number: str) -> int:
     """``1.20k`` is 1200."""
     if number.isdecimal():
         return int(number)
-    scale = _SCALES.get(number[-1])
+    scale = _SCALES.get(number[-1].lower())
     return round(float(number[:-1]) * scale) if scale else round(float(number))
 
 
