@@ -12,6 +12,7 @@ import structlog
 from services.state.api import WebhookAddress, create_api
 from services.state.app import create_app
 from services.state.handler import Handler
+from services.state.learning import keep_learning
 from services.state.migrate import MIGRATIONS
 from services.state.outbox import Relay
 from services.state.store import ROLE, Store
@@ -100,6 +101,7 @@ async def _run(
         facts.run(stopping),
         progress.run(stopping),
         Relay(store, publish).run(stopping),
+        keep_learning(store, stopping),
         serve(
             app,
             host=settings.host,

@@ -58,7 +58,6 @@ from shared.contract.preview import Answer, Refusal
 from shared.contract.preview import Message as EventMessage
 from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
-from shared.runtime.clock import now
 
 log = structlog.get_logger()
 
@@ -211,7 +210,7 @@ class _Trainings:
             _registration(body, total_steps=body.total_steps or configured_steps(body.input)), idempotency
         )
         if not body.start:
-            return training_view(record, now=now(), webhook_url=self.webhook.of(record))
+            return training_view(record, webhook_url=self.webhook.of(record))
         if is_new and body.trainer is not None:
             record = await start(
                 record,
@@ -226,7 +225,7 @@ class _Trainings:
             raise StartRefused(record.failure.reason)
         if record.training_id is None:
             response.status_code = HTTPStatus.ACCEPTED
-        return training_view(record, now=now())
+        return training_view(record)
 
     async def register_training(
         self, training_id: Annotated[TrainingId, Path()], body: RegisterTraining, response: Response
@@ -236,14 +235,14 @@ class _Trainings:
         record, is_new = await self.store.adopt(registration)
         if is_new:
             response.status_code = HTTPStatus.CREATED
-        return training_view(record, now=now())
+        return training_view(record)
 
     async def get_training(self, training_id: Annotated[TrainingId, Path()]) -> TrainingView:
         """How far a training is, by Replicate's id or by our `ref`."""
         record = await self.store.find_training(training_id, _uuid(training_id))
         if record is None:
             raise NotFound("no-training", f"training {training_id} is not registered")
-        return training_view(record, now=now())
+        return training_view(record)
 
     async def list_trainings(
         self, stage: Stage | None = None, user_id: UserId | None = None, limit: Limit = 50, cursor: Cursor = None
@@ -251,9 +250,8 @@ class _Trainings:
         """Trainings, newest first."""
         # One more than asked for tells whether there are more.
         found = await self.store.list_trainings(user_id=user_id, stage=stage, before=_number(cursor), limit=limit + 1)
-        moment = now()
         return Page(
-            items=[training_view(record, now=moment) for record in found[:limit]],
+            items=[training_view(record) for record in found[:limit]],
             next_cursor=_cursor(found[limit - 1].number) if len(found) > limit else None,
         )
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
+from services.state.estimate import Progress
 from services.state.swap import Failure
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
@@ -58,7 +59,8 @@ class TrainingRecord:
     step: int | None
     percent: int | None
     progress_source: ProgressSource | None
-    progress_at: datetime | None
+    #: How far it was when it was asked for, and how long the rest takes.
+    shown: Progress
     model: ModelRef | None
     failure: Failure | None
     requested_at: datetime

@@ -22,13 +22,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
 import structlog
 
-from services.state.estimate import Report
+from services.state.estimate import LEARN_FROM, Learned, Report, Run, progress
 from services.state.records import (
     HistoryRecord,
     IdempotencyKey,
@@ -75,6 +75,10 @@ _KEEP_PUBLISHED: Final = timedelta(days=7)
 _KEEP_INBOX: Final = timedelta(days=30)
 _KEEP_KEYS: Final = timedelta(days=1)
 
+#: How many of a trainer's last trainings are learned from. One that took longer than a day is a wrong date.
+_LEARN_LAST: Final = 100
+_LONGEST_TRAINING: Final = timedelta(days=1)
+
 _LOCK_USERS: Final = """
     SELECT user_id, deleted_at IS NOT NULL AS is_deleted
     FROM state.users
@@ -109,13 +113,14 @@ _WRITE: Final = """
             failure_code    = CASE WHEN c.stage IS NULL THEN t.failure_code ELSE c.failure_code END,
             failure_reason  = CASE WHEN c.stage IS NULL THEN t.failure_reason ELSE c.failure_reason END,
             output          = coalesce(t.output, c.output),
+            trainer         = coalesce(t.trainer, c.trainer),
             trainer_version = coalesce(t.trainer_version, c.trainer_version),
             started_at      = coalesce(t.started_at, c.started_at),
             completed_at    = coalesce(t.completed_at, c.completed_at),
             updated_at      = clock_timestamp()
         FROM json_to_recordset($2::json) AS c (
             ref uuid, training_id text, stage text, model text, failure_code text, failure_reason text, output text,
-            trainer_version text, started_at timestamptz, completed_at timestamptz)
+            trainer text, trainer_version text, started_at timestamptz, completed_at timestamptz)
         WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[])
     ), history AS (
         INSERT INTO state.model_history
@@ -210,11 +215,15 @@ _TRAINING: Final = """
     SELECT t.number, t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trainer, t.trigger_word,
            t.total_steps, t.stage, t.step, t.progress, t.progress_source, t.progress_at, t.model::text,
            t.failure_code, t.failure_reason, t.requested_at, t.started_at, t.completed_at, t.updated_at,
-           m.ref IS NOT NULL AS is_current
+           m.ref IS NOT NULL AS is_current, coalesce(s.percent, 0) AS shown,
+           d.low_seconds, d.median_seconds, d.high_seconds
     FROM state.trainings t
     LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.ref = t.ref
+    LEFT JOIN state.shown_progress s ON s.ref = t.ref
+    LEFT JOIN state.trainer_durations d ON d.trainer = split_part(t.trainer, ':', 1)
 """
 _FIND_TRAINING: Final = _TRAINING + "WHERE t.training_id = $1 OR t.ref = $2"
+_FIND_TRAININGS: Final = _TRAINING + "WHERE t.ref = ANY($1::uuid[])"
 _PAGE: Final = " ORDER BY t.number DESC LIMIT $2"
 #: By: is a user asked for, is a stage asked for. Each has an index of its own.
 _LIST_TRAININGS: Final = {
@@ -223,6 +232,13 @@ _LIST_TRAININGS: Final = {
     (True, False): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3" + _PAGE,
     (True, True): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3 AND t.stage = $4" + _PAGE,
 }
+
+# In one order, so that two who show the same trainings do not wait for each other in a circle.
+_KEEP_SHOWN: Final = """
+    INSERT INTO state.shown_progress AS s (ref, percent)
+    SELECT * FROM unnest($1::uuid[], $2::smallint[]) AS shown (ref, percent) ORDER BY ref
+    ON CONFLICT (ref) DO UPDATE SET percent = excluded.percent WHERE s.percent < excluded.percent
+"""
 
 _FIND_MODEL: Final = """
     SELECT m.user_id, m.model::text, m.generation, t.training_id, m.ref, m.trigger_word, m.activated_at
@@ -261,6 +277,45 @@ _PRUNE_KEYS: Final = """
     WHERE key IN (SELECT key FROM state.idempotency_keys WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
     RETURNING true
 """
+_TRY_LOCK_LEARNING: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('state.trainer_durations', 0))"
+_SUCCEEDED: Final = """
+    t.stage IN ('verifying', 'active', 'replaced', 'superseded', 'unverified') AND t.trainer IS NOT NULL
+"""
+# From one trainer straight to the next, and of each no more than its last trainings: however many there are in all.
+_LEARN: Final = f"""
+    WITH RECURSIVE trainers AS (
+        (SELECT split_part(t.trainer, ':', 1) AS trainer FROM state.trainings t WHERE {_SUCCEEDED} ORDER BY 1 LIMIT 1)
+        UNION ALL
+        SELECT (SELECT split_part(t.trainer, ':', 1) FROM state.trainings t
+                WHERE {_SUCCEEDED} AND split_part(t.trainer, ':', 1) > trainers.trainer ORDER BY 1 LIMIT 1)
+        FROM trainers WHERE trainers.trainer IS NOT NULL
+    ), measured AS (
+        SELECT trainers.trainer, count(*) AS trainings,
+               percentile_cont(ARRAY[0.1, 0.5, 0.9]) WITHIN GROUP (ORDER BY seconds) AS seconds
+        FROM trainers, LATERAL (
+            SELECT extract(epoch FROM t.completed_at - t.started_at)::double precision AS seconds
+            FROM state.trainings t
+            WHERE {_SUCCEEDED} AND split_part(t.trainer, ':', 1) = trainers.trainer
+            ORDER BY t.number DESC
+            LIMIT $2
+        ) AS took
+        WHERE seconds BETWEEN 1 AND extract(epoch FROM $3::interval)
+        GROUP BY trainers.trainer
+        HAVING count(*) >= $1
+    )
+    INSERT INTO state.trainer_durations AS d (trainer, trainings, low_seconds, median_seconds, high_seconds)
+    SELECT trainer, trainings, seconds[1], seconds[2], seconds[3] FROM measured
+    ON CONFLICT (trainer) DO UPDATE SET
+        trainings      = excluded.trainings,
+        low_seconds    = excluded.low_seconds,
+        median_seconds = excluded.median_seconds,
+        high_seconds   = excluded.high_seconds,
+        learned_at     = excluded.learned_at
+    WHERE (d.trainings, d.low_seconds, d.median_seconds, d.high_seconds)
+        <> (excluded.trainings, excluded.low_seconds, excluded.median_seconds, excluded.high_seconds)
+    RETURNING true
+"""  # noqa: S608 (what is put in stands above)
+
 _LATEST_MIGRATION: Final = "SELECT max(number) FROM state.migrations"
 
 _END: Final = 2**63 - 1
@@ -445,14 +500,20 @@ class Store:
         async with acquired(self._pool) as connection:
             return await self._find(connection, training_id, ref)
 
+    async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingRecord]:
+        """Those of these trainings that are known."""
+        async with acquired(self._pool) as connection:
+            return await self._show(connection, await connection.fetch(_FIND_TRAININGS, refs))
+
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
     ) -> list[TrainingRecord]:
         """At most *limit* trainings that were registered *before* that number, newest first."""
         statement = _LIST_TRAININGS[user_id is not None, stage is not None]
         wanted = [value for value in (user_id, stage) if value is not None]
-        rows = await self._fetch(statement, _END if before is None else before, limit, *wanted)
-        return [_record(row) for row in rows]
+        async with acquired(self._pool) as connection:
+            rows = await connection.fetch(statement, _END if before is None else before, limit, *wanted)
+            return await self._show(connection, rows)
 
     async def find_model(self, user_id: str) -> ModelRecord | None:
         """The model that a user uses now."""
@@ -493,6 +554,17 @@ class Store:
         kinds = ((_PRUNE_OUTBOX, _KEEP_PUBLISHED), (_PRUNE_INBOX, _KEEP_INBOX), (_PRUNE_KEYS, _KEEP_KEYS))
         return max([len(await self._fetch(statement, keep, limit)) for statement, keep in kinds])
 
+    # Time
+
+    async def learn_durations(self) -> int:
+        """Learn how long each trainer's last trainings took; return of how many that is new."""
+        return await self._transaction(self._learn)
+
+    async def _learn(self, connection: Connection) -> int:
+        if not await connection.fetchval(_TRY_LOCK_LEARNING):
+            return 0
+        return len(await connection.fetch(_LEARN, LEARN_FROM, _LEARN_LAST, _LONGEST_TRAINING))
+
     # Below
 
     async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -503,8 +575,21 @@ class Store:
             return await connection.fetch(statement, *values)
 
     async def _find(self, connection: Connection, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
-        row = await connection.fetchrow(_FIND_TRAINING, training_id, ref)
-        return _record(row) if row else None
+        found = await self._show(connection, await connection.fetch(_FIND_TRAINING, training_id, ref))
+        return found[0] if found else None
+
+    async def _show(self, connection: Connection, rows: Sequence[Record]) -> list[TrainingRecord]:
+        """What is guessed is kept before anybody is shown it: however the next guess or a log is, it is not less."""
+        moment = now()
+        records = [_record(row, moment) for row in rows]
+        risen = {
+            record.ref: record.shown.percent
+            for row, record in zip(rows, records, strict=True)
+            if record.shown.source == ProgressSource.ESTIMATE and record.shown.percent > row["shown"]
+        }
+        if risen:
+            await connection.execute(_KEEP_SHOWN, list(risen), list(risen.values()))
+        return records
 
     async def _get(self, connection: Connection, ref: UUID) -> TrainingRecord:
         found = await self._find(connection, None, ref)
@@ -528,6 +613,7 @@ def _training_change(change: TrainingChange) -> dict[str, Any]:
         "failure_code": code,
         "failure_reason": reason,
         "output": change.output,
+        "trainer": _text(change.trainer),
         "trainer_version": change.trainer_version,
         "started_at": change.started_at,
         "completed_at": change.completed_at,
@@ -587,7 +673,21 @@ def _current(row: Record) -> CurrentModel:
     return CurrentModel(row["current_generation"], row["current_ref"], _model_ref(row["current_model"]))
 
 
-def _record(row: Record) -> TrainingRecord:
+def _run(row: Record) -> Run:
+    is_learned = row["median_seconds"] is not None
+    return Run(
+        stage=Stage(row["stage"]),
+        requested_at=row["requested_at"],
+        started_at=row["started_at"],
+        percent=row["progress"],
+        source=_maybe(ProgressSource, row["progress_source"]),
+        reported_at=row["progress_at"],
+        shown=row["shown"],
+        learned=Learned(row["low_seconds"], row["median_seconds"], row["high_seconds"]) if is_learned else None,
+    )
+
+
+def _record(row: Record, moment: datetime) -> TrainingRecord:
     return TrainingRecord(
         number=row["number"],
         ref=row["ref"],
@@ -602,7 +702,7 @@ def _record(row: Record) -> TrainingRecord:
         step=row["step"],
         percent=row["progress"],
         progress_source=_maybe(ProgressSource, row["progress_source"]),
-        progress_at=row["progress_at"],
+        shown=progress(_run(row), now=moment),
         model=_maybe(_model_ref, row["model"]),
         failure=Failure(row["failure_code"], row["failure_reason"]) if row["failure_code"] is not None else None,
         requested_at=row["requested_at"],

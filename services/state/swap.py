@@ -112,6 +112,7 @@ class TrainingChange:
     model: ModelRef | None = None
     failure: Failure | None = None
     output: str | None = None
+    trainer: ModelRef | None = None
     trainer_version: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -222,6 +223,7 @@ class _Batch:
                 self._keep(
                     training,
                     output=None if event.output is None else json.dumps(event.output),
+                    trainer=ModelRef.parse(f"{event.trainer}:{event.trainer_version}"),
                     trainer_version=event.trainer_version,
                     started_at=event.started_at,
                     completed_at=event.completed_at or envelope.time,
@@ -344,6 +346,7 @@ class _Batch:
         training: Training,
         *,
         output: str | None = None,
+        trainer: ModelRef | None = None,
         trainer_version: str | None = None,
         started_at: datetime | None = None,
         completed_at: datetime | None = None,
@@ -351,6 +354,7 @@ class _Batch:
         """Remember what Replicate said, unless it said so before."""
         change = self._change(training.ref)
         change.output = change.output or output
+        change.trainer = change.trainer or trainer
         change.trainer_version = change.trainer_version or trainer_version
         change.started_at = change.started_at or _utc(started_at)
         change.completed_at = change.completed_at or _utc(completed_at)

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-from services.state.estimate import progress
 from services.state.records import HistoryRecord, ModelRecord, TrainingRecord
 from services.state.transitions import Stage
 from shared.contract.events import Cause, ProgressSource
@@ -92,13 +91,19 @@ class TrainingView(BaseModel):
     destination: ModelName
     trainer: ModelRef | None
     trigger_word: str
-    #: 0..100. 100 is said when the model can be used, and not before.
+    #: 0..100, and it never falls. 100 is said when the model can be used, and not before.
     progress: int
     #: Read from the log, or guessed from the time; null where neither is needed.
     progress_source: ProgressSource | None
     step: int | None
     total_steps: int | None
+    #: How long it still runs, and between what, eight times of ten; null where nothing tells. No high one: it takes
+    #: longer than was to be expected.
     eta_seconds: int | None
+    eta_low_seconds: int | None
+    eta_high_seconds: int | None
+    #: When it should surely have ended; null where too few trainings of its trainer are known, or it has.
+    overdue_at: datetime | None
     #: Its model, once that is proven.
     reference: ModelRef | None
     failure: FailureView | None
@@ -167,15 +172,8 @@ class Problem(BaseModel):
     errors: Sequence[Mistake] = ()
 
 
-def training_view(record: TrainingRecord, *, now: datetime, webhook_url: str | None = None) -> TrainingView:
-    shown = progress(
-        record.stage,
-        percent=record.percent,
-        source=record.progress_source,
-        started_at=record.started_at,
-        reported_at=record.progress_at,
-        now=now,
-    )
+def training_view(record: TrainingRecord, *, webhook_url: str | None = None) -> TrainingView:
+    shown = record.shown
     failure = record.failure
     view = TrainingView(
         ref=record.ref,
@@ -192,6 +190,9 @@ def training_view(record: TrainingRecord, *, now: datetime, webhook_url: str | N
         step=record.step,
         total_steps=record.total_steps,
         eta_seconds=shown.eta_seconds,
+        eta_low_seconds=shown.eta_low_seconds,
+        eta_high_seconds=shown.eta_high_seconds,
+        overdue_at=shown.overdue_at,
         reference=record.model,
         failure=FailureView(code=failure.code, reason=failure.reason) if failure else None,
         requested_at=record.requested_at,

@@ -3,13 +3,23 @@
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.state.estimate import Progress, latest, progress
+from services.state.estimate import Learned, Progress, Run, latest, progress
 from services.state.transitions import Stage
 from shared.contract.events import ProgressSource
 from tests.state import NOON, failed, progressed
 
 PROVED = [Stage.ACTIVE, Stage.REPLACED, Stage.SUPERSEDED]
+
+
+#: Of a trainer that takes twenty minutes, give or take five.
+LEARNED = Learned(15 * 60, 20 * 60, 25 * 60)
+
+durations = st.lists(st.floats(1, 86_400), min_size=3, max_size=3).map(lambda three: Learned(*sorted(three)))
+ages = st.floats(0, 10 * 86_400).map(lambda seconds: timedelta(seconds=seconds))
+dates = st.datetimes(timezones=st.just(NOON.tzinfo))
 
 
 def shown(
@@ -19,15 +29,20 @@ def shown(
     percent: int | None = None,
     reported_after: timedelta | None = None,
     is_started: bool = True,
+    shown_before: int = 0,
+    learned: Learned | None = None,
 ) -> Progress:
-    return progress(
+    run = Run(
         stage,
+        NOON,
         percent=percent,
         source=None if percent is None else ProgressSource.LOG,
         started_at=NOON if is_started else None,
         reported_at=None if percent is None else NOON + (reported_after or after),
-        now=NOON + after,
+        shown=shown_before,
+        learned=learned,
     )
+    return progress(run, now=NOON + after)
 
 
 @pytest.mark.parametrize(("minutes", "percent"), [(0, 0), (10, 59), (30, 90), (60, 94), (24 * 60, 95)])
@@ -93,6 +108,141 @@ def test_the_rest_shrinks_while_the_log_is_silent_but_not_below_nothing():
 
 def test_two_percent_are_too_little_to_say_how_long_the_rest_takes():
     assert shown(Stage.RUNNING, after=timedelta(minutes=10), percent=2).eta_seconds is None
+
+
+# Learned from other trainings
+
+
+@pytest.mark.parametrize(("minutes", "percent"), [(0, 0), (5, 22), (10, 45), (20, 90), (25, 93), (24 * 60, 95)])
+def test_where_others_of_its_trainer_are_known_their_median_is_ninety_percent(minutes, percent):
+    guess = shown(Stage.RUNNING, after=timedelta(minutes=minutes), learned=LEARNED)
+
+    assert (guess.percent, guess.source) == (percent, ProgressSource.ESTIMATE)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "low", "middle", "high"), [(0, 15, 20, 25), (10, 5, 10, 15), (18, 0, 3.5, 7), (23, 0, 1, 2)]
+)
+def test_without_a_log_the_rest_takes_what_is_left_of_what_others_took(minutes, low, middle, high):
+    guess = shown(Stage.RUNNING, after=timedelta(minutes=minutes), learned=LEARNED)
+
+    assert [60 * low, 60 * middle, 60 * high] == [guess.eta_low_seconds, guess.eta_seconds, guess.eta_high_seconds]
+
+
+def test_nobody_says_how_long_a_training_still_runs_that_runs_longer_than_others_did():
+    late = shown(Stage.RUNNING, after=timedelta(hours=2), learned=LEARNED)
+
+    assert (late.eta_low_seconds, late.eta_seconds, late.eta_high_seconds) == (0, 0, None)
+
+
+def test_a_log_counts_the_more_the_further_it_is():
+    """After five minutes: the pace says 95 or 5 minutes more, others say 15."""
+    early = shown(Stage.RUNNING, after=timedelta(minutes=5), percent=5, learned=LEARNED).eta_seconds
+    half = shown(Stage.RUNNING, after=timedelta(minutes=5), percent=50, learned=LEARNED).eta_seconds
+
+    assert [early, half] == [19 * 60, 10 * 60]
+
+
+def test_what_others_took_is_no_news_of_a_training_that_already_took_longer():
+    slow = shown(Stage.RUNNING, after=timedelta(minutes=60), percent=50, learned=LEARNED)
+
+    assert slow.eta_seconds == 60 * 60
+
+
+def test_a_training_is_overdue_only_well_after_all_others_would_have_ended():
+    overdue_at = shown(Stage.RUNNING, learned=LEARNED).overdue_at
+
+    assert overdue_at == NOON + timedelta(minutes=36)
+
+
+@pytest.mark.parametrize("stage", [Stage.REQUESTED, Stage.RUNNING])
+def test_a_training_that_has_not_ended_can_be_overdue_whether_or_not_its_start_was_heard_of(stage):
+    assert shown(stage, is_started=False, learned=LEARNED).overdue_at is not None
+
+
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage not in (Stage.REQUESTED, Stage.RUNNING)])
+def test_a_training_that_has_ended_takes_no_more_time(stage):
+    ended = shown(stage, percent=40, learned=LEARNED)
+
+    assert (ended.eta_seconds, ended.eta_low_seconds, ended.eta_high_seconds, ended.overdue_at) == (None,) * 4
+
+
+def test_where_nothing_is_learned_nothing_is_overdue_and_nobody_says_how_long_it_takes():
+    guess = shown(Stage.RUNNING, after=timedelta(hours=3))
+
+    assert (guess.eta_seconds, guess.eta_low_seconds, guess.eta_high_seconds, guess.overdue_at) == (None,) * 4
+
+
+@given(ages, ages, st.none() | durations)
+def test_a_guess_only_rises_with_time(one, other, learned):
+    earlier, later = (shown(Stage.RUNNING, after=after, learned=learned).percent for after in sorted((one, other)))
+
+    assert 0 <= earlier <= later <= 95
+
+
+@given(ages, st.none() | st.integers(0, 99), ages, st.none() | durations)
+def test_the_band_holds_the_middle(after, percent, reported_after, learned):
+    said = shown(
+        Stage.RUNNING, after=after, percent=percent, reported_after=min(after, reported_after), learned=learned
+    )
+
+    if said.eta_seconds is None:
+        assert (said.eta_low_seconds, said.eta_high_seconds) == (None, None)
+    else:
+        assert said.eta_low_seconds is not None
+        assert 0 <= said.eta_low_seconds <= said.eta_seconds
+        assert said.eta_high_seconds is None or said.eta_seconds <= said.eta_high_seconds
+
+
+@given(
+    st.integers(0, 95),
+    st.lists(st.tuples(ages, st.none() | durations), min_size=2),
+    st.lists(st.integers(0, 99)),
+)
+def test_what_was_shown_is_never_taken_back(kept, moments, said):
+    """The clock jumps, what is learned changes, a log appears: whatever comes, it is kept and then shown, or more."""
+    logs = [None, *sorted(said)]
+    for number, (after, learned) in enumerate(moments):
+        percent = logs[min(number, len(logs) - 1)]
+        found = shown(Stage.RUNNING, after=after, percent=percent, learned=learned, shown_before=kept)
+        assert kept <= found.percent < 100
+        if found.source is ProgressSource.ESTIMATE:
+            kept = found.percent
+
+
+def test_a_log_that_is_behind_what_was_shown_catches_up_first():
+    behind = shown(Stage.RUNNING, percent=12, shown_before=59)
+    ahead = shown(Stage.RUNNING, percent=60, shown_before=59)
+
+    assert (behind.percent, behind.source) == (59, ProgressSource.ESTIMATE)
+    assert (ahead.percent, ahead.source) == (60, ProgressSource.LOG)
+
+
+@pytest.mark.parametrize("stage", [Stage.FAILED, Stage.CANCELED])
+def test_a_training_that_ended_early_stays_where_it_was_shown_to_be(stage):
+    assert shown(stage, after=timedelta(hours=5), shown_before=59).percent == 59
+
+
+@given(dates, ages, st.none() | durations)
+def test_no_date_however_wrong_is_too_much(started_at, after, learned):
+    run = Run(Stage.RUNNING, NOON, started_at=started_at, learned=learned)
+
+    assert 0 <= progress(run, now=NOON + after).percent <= 95
+
+
+def test_a_start_long_before_we_heard_of_the_training_is_a_wrong_date():
+    run = Run(Stage.RUNNING, NOON, started_at=NOON - timedelta(days=700))
+
+    assert progress(run, now=NOON + timedelta(minutes=30)).percent == 90
+
+
+def test_a_start_shortly_before_we_heard_of_the_training_counts():
+    run = Run(Stage.RUNNING, NOON, started_at=NOON - timedelta(minutes=30))
+
+    assert progress(run, now=NOON).percent == 90
+
+
+# Reports
 
 
 def test_of_many_reports_of_a_training_the_furthest_is_kept():

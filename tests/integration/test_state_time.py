@@ -1,0 +1,262 @@
+"""What does state know of time? Durations that were learned, and progress that is never taken back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from services.state.estimate import LEARN_FROM
+from services.state.handler import Handler
+from services.state.records import TrainingRecord
+from services.state.store import Store
+from shared.contract.events import ProgressSource, TrainingStarted
+from shared.contract.identity import ModelRef
+from shared.runtime.clock import now
+from tests.state import (
+    NOON,
+    connected,
+    envelope,
+    failed,
+    opened_store,
+    progressed,
+    ready,
+    registration,
+    started,
+    succeeded,
+)
+
+TRAINER = ModelRef("ostris", "flux-dev-lora-trainer", "a" * 64)
+NEXT_VERSION = TRAINER._replace(version="b" * 64)
+OTHER = ModelRef("acme", "trainer", "c" * 64)
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened_store(database_url) as store:
+        yield store
+
+
+async def run(store: Store, training_id: str, took: timedelta | None, *, trainer: ModelRef | None = TRAINER) -> None:
+    """A training that succeeded, and took so long; None: Replicate gave no dates."""
+    await store.adopt(registration(f"user of {training_id}", training_id, trainer=trainer))
+    dates: dict[str, Any] = {} if took is None else {"started_at": NOON, "completed_at": NOON + took}
+    assert await store.apply([succeeded(training_id, **dates)]) == [None]
+
+
+async def run_all(store: Store, name: str, minutes: Sequence[float], **fields: Any) -> None:
+    for number, took in enumerate(minutes):
+        await run(store, f"{name}{number}", timedelta(minutes=took), **fields)
+
+
+async def learned(database_url: str) -> dict[str, tuple[int, float, float, float]]:
+    """In minutes."""
+    async with connected(database_url) as connection:
+        rows = await connection.fetch("SELECT * FROM state.trainer_durations")
+    return {
+        row["trainer"]: (
+            row["trainings"],
+            *(round(row[f"{which}_seconds"] / 60, 3) for which in ("low", "median", "high")),
+        )
+        for row in rows
+    }
+
+
+async def get(store: Store, training_id: str) -> TrainingRecord:
+    record = await store.find_training(training_id, None)
+    assert record is not None
+    return record
+
+
+# Learning
+
+
+async def test_of_each_trainer_the_median_and_the_spread_are_learned(store, database_url):
+    await run_all(store, "a", range(10, 31))
+    await run_all(store, "b", [2] * 5, trainer=OTHER)
+
+    assert await store.learn_durations() == 2
+
+    assert await learned(database_url) == {
+        "ostris/flux-dev-lora-trainer": (21, 12, 20, 28),
+        "acme/trainer": (5, 2, 2, 2),
+    }
+
+
+async def test_versions_of_a_trainer_are_one_trainer(store, database_url):
+    await run_all(store, "a", [10] * 3)
+    await run_all(store, "b", [20] * 4, trainer=NEXT_VERSION)
+
+    await store.learn_durations()
+
+    assert (await learned(database_url))["ostris/flux-dev-lora-trainer"][:3] == (7, 10, 20)
+
+
+async def test_a_few_trainings_are_no_experience(store, database_url):
+    await run_all(store, "a", [10] * (LEARN_FROM - 1))
+
+    await store.learn_durations()
+
+    assert await learned(database_url) == {}
+
+
+async def test_wrong_dates_and_failures_are_not_learned_from(store, database_url):
+    await run_all(store, "good", [10] * LEARN_FROM)
+    await run_all(store, "bad", [-30, 0, 60 * 24 * 400])
+    await run(store, "none", None)
+    for number in range(9):
+        await store.adopt(registration("ada", f"failed{number}", trainer=TRAINER))
+        await store.apply([started(f"failed{number}"), failed(f"failed{number}")])
+
+    await store.learn_durations()
+
+    assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (LEARN_FROM, 10, 10, 10)}
+
+
+async def test_one_that_took_all_day_does_not_spoil_the_rest(store, database_url):
+    await run_all(store, "a", [20] * 19 + [60 * 23])
+
+    await store.learn_durations()
+
+    assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (20, 20, 20, 20)}
+
+
+async def test_only_the_last_hundred_are_learned_from(store, database_url):
+    async with connected(database_url) as connection:
+        await connection.execute(
+            "INSERT INTO state.users (user_id, next_generation) SELECT 'u' || n, 2 FROM generate_series(1, 300) n"
+        )
+        await connection.execute(
+            """
+            INSERT INTO state.trainings (ref, training_id, user_id, generation, destination, trainer, trigger_word,
+                                         stage, started_at, completed_at)
+            SELECT gen_random_uuid(), 't' || n, 'u' || n, 1, 'acme/ada', $1, '', 'verifying', now(),
+                   now() + CASE WHEN n <= 200 THEN interval '50 minutes' ELSE interval '5 minutes' END
+            FROM generate_series(1, 300) n ORDER BY n
+            """,
+            str(TRAINER),
+        )
+
+    await store.learn_durations()
+
+    assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (100, 5, 5, 5)}
+
+
+async def test_a_registration_that_names_no_trainer_learns_it_from_replicate(store, database_url):
+    for number in range(LEARN_FROM):
+        await store.adopt(registration("ada", f"t{number}"))
+        said: dict[str, Any] = {"trainer": str(OTHER.model), "trainer_version": OTHER.version}
+        ended = succeeded(f"t{number}", started_at=NOON, completed_at=NOON + timedelta(minutes=3), **said)
+        await store.apply([ended])
+
+    await store.learn_durations()
+
+    assert (await get(store, "t0")).trainer == OTHER
+    assert await learned(database_url) == {"acme/trainer": (LEARN_FROM, 3, 3, 3)}
+
+
+async def test_several_processes_learn_the_same_and_nothing_twice(store, database_url):
+    await run_all(store, "a", [10] * LEARN_FROM)
+
+    async with opened_store(database_url) as other:
+        news = await asyncio.gather(*(each.learn_durations() for each in (store, other) * 8))
+
+    assert sum(news) == 1
+    assert len(await learned(database_url)) == 1
+
+
+async def test_what_was_learned_is_the_estimate_of_the_next_training(store):
+    await run_all(store, "a", [10] * LEARN_FROM)
+    await store.learn_durations()
+    await store.adopt(registration("ada", "next", trainer=NEXT_VERSION))
+    await store.apply([envelope(TrainingStarted(training_id="next", started_at=now() - timedelta(minutes=5)))])
+
+    shown = (await get(store, "next")).shown
+
+    assert (shown.percent, shown.source) == (45, ProgressSource.ESTIMATE)
+    assert [
+        pytest.approx(seconds, abs=3) for seconds in (shown.eta_low_seconds, shown.eta_seconds, shown.eta_high_seconds)
+    ] == [240, 300, 360]
+    assert shown.overdue_at is not None
+
+
+# Progress is never taken back
+
+
+async def test_a_log_that_is_behind_the_guess_does_not_take_it_back(store):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
+    guessed = (await get(store, "t1")).shown
+    await Handler(store).handle_progress([progressed("t1", 0.12)])
+    behind = (await get(store, "t1")).shown
+    await Handler(store).handle_progress([progressed("t1", 0.97)])
+    ahead = (await get(store, "t1")).shown
+
+    assert (guessed.percent, guessed.source) == (90, ProgressSource.ESTIMATE)
+    assert (behind.percent, behind.source) == (90, ProgressSource.ESTIMATE)
+    assert (ahead.percent, ahead.source) == (97, ProgressSource.LOG)
+
+
+async def test_a_guess_that_nobody_saw_does_not_hide_the_log(store):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
+    await Handler(store).handle_progress([progressed("t1", 0.12)])
+
+    shown = (await get(store, "t1")).shown
+
+    assert (shown.percent, shown.source) == (12, ProgressSource.LOG)
+
+
+async def test_whatever_is_learned_meanwhile_no_process_shows_less_than_another_did(store, database_url):
+    await store.adopt(registration("ada", "t1", trainer=TRAINER))
+    await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
+    before = (await get(store, "t1")).shown.percent
+    await run_all(store, "slow", [600] * LEARN_FROM)
+    await store.learn_durations()
+
+    async with opened_store(database_url) as other:
+        record = await get(other, "t1")
+        listed = await other.list_trainings(user_id="ada", stage=None, before=None, limit=1)
+        followed = await other.find_trainings([record.ref])
+
+    assert [before] * 3 == [each.shown.percent for each in (record, *listed, *followed)] == [90] * 3
+
+
+async def test_a_training_that_fails_stays_where_it_was_shown_to_be(store):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
+    await get(store, "t1")
+
+    await store.apply([failed("t1")])
+
+    assert (await get(store, "t1")).shown.percent == 90
+
+
+async def test_nothing_is_kept_of_what_the_log_says_or_of_what_has_ended(store, database_url):
+    for training_id in ("log", "done"):
+        await store.adopt(registration(f"user of {training_id}", training_id))
+        await store.apply([started(training_id)])
+    await Handler(store).handle_progress([progressed("log", 0.5)])
+    await store.apply([ready("done")])
+
+    await get(store, "log")
+    await get(store, "done")
+
+    async with connected(database_url) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM state.shown_progress") == 0
+
+
+async def test_many_who_ask_for_the_same_pages_at_once_do_not_wait_in_a_circle(store):
+    for number in range(20):
+        await store.adopt(registration(f"user{number}", f"t{number}"))
+        start = TrainingStarted(training_id=f"t{number}", started_at=now() - timedelta(minutes=30))
+        await store.apply([envelope(start)])
+
+    pages = await asyncio.gather(
+        *(store.list_trainings(user_id=None, stage=None, before=None, limit=20) for _ in range(20))
+    )
+
+    assert [{record.shown.percent for record in page} for page in pages] == [{90}] * 20
