@@ -64,7 +64,7 @@ async def migrated_database(servers: Urls) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database_url(migrated_database: str) -> AsyncIterator[str]:
-    """A database of one's own, with the tables of the state service."""
+    """A database of one's own, with the tables of the services."""
     async with copy_of(migrated_database) as url:
         yield url
 

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import asyncpg
 
-from services.state.migrate import migrate
+from services.ops import migrate as ops
+from services.state import migrate as state
 
 
 @contextlib.asynccontextmanager
@@ -25,9 +26,10 @@ async def empty_database(server_url: str, *, template: str = "template1") -> Asy
 
 @contextlib.asynccontextmanager
 async def new_database(server_url: str) -> AsyncIterator[str]:
-    """One with the tables of the state service."""
+    """One with the tables of the services."""
     async with empty_database(server_url) as url:
-        await migrate(url)
+        for migrations in (state.MIGRATIONS, ops.MIGRATIONS):
+            await migrations.apply(url)
         yield url
 
 

@@ -24,8 +24,10 @@ ROOT: Final = Path(__file__).parent.parent
 #: The public test secret of the Standard Webhooks libraries.
 WEBHOOK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 API_TOKEN: Final = "token-of-the-product"
+OPS_TOKEN: Final = "token-of-an-operator"
+READER_TOKEN: Final = "token-of-a-reader"
 REPLICATE_TOKEN: Final = "r8_simulator"
-SERVICES: Final = ("receiver", "extractor", "state")
+SERVICES: Final = ("receiver", "extractor", "state", "ops")
 _READY_SECONDS: Final = 40
 
 
@@ -105,6 +107,9 @@ class Stack:
             "MODELSWAP_WEBHOOK_SECRETS": WEBHOOK_SECRET,
             "MODELSWAP_REF_SECRETS": secrets.token_urlsafe(),
             "MODELSWAP_API_TOKENS": API_TOKEN,
+            "MODELSWAP_API_URL": self.url("state"),
+            "MODELSWAP_EXTRACTOR_URL": self.url("extractor"),
+            "MODELSWAP_OPS_TOKENS": f"operator/olga:{OPS_TOKEN},reader:{READER_TOKEN}",
             "MODELSWAP_PUBLIC_URL": self.url("receiver"),
             "MODELSWAP_RETRY_DELAYS": "200ms,500ms,1s,2s,2s,2s,2s,2s",
             **{f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
@@ -112,6 +117,10 @@ class Stack:
         self.processes = {name: Process(name, self.environment, folder / f"{name}.log") for name in SERVICES}
         self.api = httpx.AsyncClient(
             base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=10
+        )
+        #: The operators' API, as an operator.
+        self.ops = httpx.AsyncClient(
+            base_url=self.url("ops"), headers={"Authorization": f"Bearer {OPS_TOKEN}"}, timeout=10
         )
 
     def url(self, service: str) -> str:
@@ -131,6 +140,7 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.api.aclose()
+        await self.ops.aclose()
         for process in self.processes.values():
             process.ask_to_stop()
         for process in self.processes.values():

@@ -12,7 +12,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from services.cli.problem import Problem
-from services.state.views import ModelView, Page, SwapView, TrainingView
+from services.state.views import ModelView, SwapView, TrainingView
+from shared.contract.answers import Page
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")

@@ -13,7 +13,16 @@ from pydantic import SecretStr, create_model
 
 from services.cli.output import print_json, print_table
 from services.cli.words import Format
-from shared.runtime.settings import PREFIX, PROCESSES, ClientSettings, Settings, SettingsError, all_settings, unknown
+from shared.runtime.settings import (
+    PREFIX,
+    PROCESSES,
+    ClientSettings,
+    OpsClientSettings,
+    Settings,
+    SettingsError,
+    all_settings,
+    unknown,
+)
 
 _MASK: Final = "********"
 _URL: Final = re.compile(r"(\w+://)(.*@)?([^?#]*)", re.DOTALL)
@@ -62,8 +71,8 @@ def _source(name: str, given: Mapping[str, str], problem: str | None) -> str:
 def _processes(field: str) -> tuple[str, ...]:
     if field in Settings.model_fields:
         return ("all",)
-    owners: dict[str, type[Settings]] = {**PROCESSES, "cli": ClientSettings}
-    return tuple(process for process, owner in owners.items() if field in owner.model_fields)
+    owners: list[tuple[str, type[Settings]]] = [*PROCESSES.items(), ("cli", ClientSettings), ("cli", OpsClientSettings)]
+    return tuple(process for process, owner in owners if field in owner.model_fields)
 
 
 def _shown(value: Any) -> Any:

@@ -10,7 +10,6 @@ from services.cli import servers
 from services.cli.output import print_json, print_table
 from services.cli.stack import SERVICES, Environment
 from services.cli.words import Format
-from services.state.migrate import status as migration_status
 from shared.contract.errors import ModelswapError
 from shared.replicate.client import Replicate
 from shared.runtime.postgres import connect
@@ -113,7 +112,7 @@ async def _database(environment: Environment) -> str:
 
 
 async def _migrations(environment: Environment) -> str:
-    migrations = await migration_status(_database_url(environment))
+    migrations = await servers.migration_status(environment)
     if pending := [name for name, applied_at in migrations if applied_at is None]:
         raise _Wrong(f"not applied: {', '.join(pending)}")
     return f"all {len(migrations)} are applied"

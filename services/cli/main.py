@@ -39,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config = _group("What the processes are set up with.")
-db = _group("The database of services.state.")
+db = _group("The database.")
 topology = _group("Exchanges and queues on the broker.")
 trainings = _group("Trainings, as the product's API shows them.")
 models = _group("Users' models, as the product's API shows them.")

@@ -10,23 +10,28 @@ from services.cli.output import print_json, print_table
 from services.cli.stack import Environment
 from services.cli.subscription import broker_problems
 from services.cli.words import Format
-from services.state import migrate as migrations
+from services.ops import migrate as ops
+from services.state import migrate as state
 from shared.contract.topology import Topology, topology
 from shared.runtime.broker import declare, diff
 from shared.runtime.broker.link import Link
 from shared.runtime.settings import BrokerSettings, DatabaseSettings
 
 _NAME = "modelswap topology"
+#: What lives in the database.
+_SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS)
 
 
 async def migrate(environment: Environment) -> list[str]:
     """Bring the database up to date; the names of the migrations that were applied."""
-    return await migrations.migrate(DatabaseSettings.load(environment).database_url.get_secret_value())
+    url = DatabaseSettings.load(environment).database_url.get_secret_value()
+    return [f"{schema.schema}.{name}" for schema in _SCHEMAS for name in await schema.apply(url)]
 
 
 async def migration_status(environment: Environment) -> list[tuple[str, datetime | None]]:
     """Every migration, and when it was applied."""
-    return await migrations.status(DatabaseSettings.load(environment).database_url.get_secret_value())
+    url = DatabaseSettings.load(environment).database_url.get_secret_value()
+    return [(f"{schema.schema}.{name}", at) for schema in _SCHEMAS for name, at in await schema.status(url)]
 
 
 async def reach_broker(environment: Environment) -> None:

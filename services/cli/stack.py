@@ -10,7 +10,7 @@ from typing import Final
 
 from shared.runtime.settings import PREFIX, PROCESSES, Settings, SettingsError, SimulatorSettings, all_settings
 
-SERVICES: Final = ("receiver", "extractor", "state")
+SERVICES: Final = ("receiver", "extractor", "state", "ops")
 SIMULATOR: Final = "simulator"
 #: The simulator takes any.
 TRAINER: Final = "ostris/flux-dev-lora-trainer:" + 64 * "0"
@@ -57,11 +57,12 @@ def completed(environment: Environment, settings: Mapping[str, str]) -> dict[str
 
 
 def generated(random: bytes) -> dict[str, str]:
-    """The secrets of a private stack, made from 88 *random* bytes."""
+    """The secrets of a private stack, made from 112 *random* bytes."""
     return {
         "API_TOKENS": random[:24].hex(),
         "REF_SECRETS": random[24:56].hex(),
         "SIMULATOR_WEBHOOK_SECRET": "whsec_" + base64.b64encode(random[56:88]).decode(),
+        "OPS_TOKENS": random[88:112].hex(),
     }
 
 
@@ -75,6 +76,7 @@ def plan(environment: Environment, *, simulator: bool) -> Plan:
     """
     ready = completed(environment, {"LOG_FORMAT": "console"})
     ready = completed(_with_simulator(ready) if simulator else ready, {"PUBLIC_URL": _url(ready, "receiver")})
+    ready = overridden(ready, {"API_URL": _url(ready, "state"), "EXTRACTOR_URL": _url(ready, "extractor")})
     services = (SIMULATOR, *SERVICES) if simulator else SERVICES
     _check(ready, services)
     return Plan(services, ready, {name: _url(ready, name) for name in services})
@@ -82,7 +84,8 @@ def plan(environment: Environment, *, simulator: bool) -> Plan:
 
 def exports(environment: Environment) -> str:
     """What another terminal needs to talk to this stack, as shell."""
-    everything = overridden(environment, {"API_URL": _url(environment, "state")})
+    urls = {"API_URL": _url(environment, "state"), "OPS_URL": _url(environment, "ops")}
+    everything = overridden(environment, urls)
     given = {name: text for name, text in everything.items() if name.startswith(PREFIX) and text}
     return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in given.items())
 

@@ -29,7 +29,7 @@ Say = Callable[[str], object]
 
 #: Not a setting: where RabbitMQ's own console is.
 _MANAGEMENT: Final = "RABBITMQ_MANAGEMENT_URL"
-_COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green", "simulator": "blue"}
+_COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green", "ops": "yellow", "simulator": "blue"}
 
 
 def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
@@ -153,13 +153,11 @@ def _welcome(everything: Plan, hint: str) -> str:
 
 
 def _secrets(state: Path | None) -> dict[str, str]:
-    """The secrets of a private stack: those of the last run in *state*, else new ones."""
+    """The secrets of a private stack: those of the last run in *state*, new ones for what had none then."""
+    made = generated(secrets.token_bytes(112))
     file = state / "secrets.json" if state else None
-    if file is not None and file.exists():
-        known: dict[str, str] = json.loads(file.read_text())
-        return known
-    made = generated(secrets.token_bytes(88))
     if file is not None:
+        made |= json.loads(file.read_text()) if file.exists() else {}
         file.touch(mode=0o600)
         file.write_text(json.dumps(made))
     return made

@@ -18,6 +18,7 @@ class Process(StrEnum):
     RECEIVER = "receiver"
     EXTRACTOR = "extractor"
     STATE = "state"
+    OPS = "ops"
     SIMULATOR = "simulator"
 
 

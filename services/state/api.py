@@ -1,29 +1,16 @@
-"""
-The product's API. Edge: HTTP in, one question or one transaction of the store, JSON out.
-
-Every request needs a bearer token. Whatever goes wrong is answered as a problem (RFC 9457), never with internals.
-"""
+"""The product's API. Edge: HTTP in, one question or one transaction of the store, JSON out."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
-import structlog
-from fastapi import FastAPI, Header, Path, Query, Request, Response, Security
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI, Header, Path, Response
 
 from services.state.records import (
     HistoryRecord,
@@ -39,10 +26,7 @@ from services.state.starting import Replicate, StartRefused, Trainings, start
 from services.state.swap import Changes
 from services.state.transitions import Stage
 from services.state.views import (
-    Mistake,
     ModelView,
-    Page,
-    Problem,
     RegisterTraining,
     StartTraining,
     SwapView,
@@ -51,22 +35,16 @@ from services.state.views import (
     swap_view,
     training_view,
 )
+from shared.contract.answers import Page
 from shared.contract.envelope import Envelope
-from shared.contract.errors import DependencyDown, ModelswapError, TransientError
+from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.identity import TrainingId, UserId
 from shared.contract.preview import Answer, Refusal
 from shared.contract.preview import Message as EventMessage
 from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
-
-log = structlog.get_logger()
-
-#: Training input may hold archives as data URIs.
-MAX_BODY_BYTES: Final = 4 * 1024 * 1024
-_OPENAPI: Final = "/openapi.json"
-_PROBLEM_JSON: Final = "application/problem+json"
-_RETRY_AFTER_SECONDS: Final = 5
-_NUMBERS_END: Final = 2**63
+from shared.runtime.http import Cursor, Invalid, Key, Limit, NotFound, from_cursor, new_api, to_cursor
+from shared.runtime.tokens import Caller, Token
 
 #: What a failure of ours is answered with. Any other is a bug.
 _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
@@ -75,42 +53,6 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StartRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
-
-#: Not the phrases of `HTTPStatus`, which are others in a newer Python.
-_HTTP_KINDS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
-
-_DOCUMENTED: Final[dict[int | str, dict[str, Any]]] = {
-    int(status): {"description": status.phrase, "content": {_PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
-    for status in (
-        HTTPStatus.BAD_REQUEST,
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        HTTPStatus.SERVICE_UNAVAILABLE,
-    )
-}
-
-Limit = Annotated[int, Query(ge=1, le=200)]
-Cursor = Annotated[str | None, Query(max_length=100)]
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
-
-
-class NotFound(Exception):  # noqa: N818 (it is an answer)
-    """There is nothing to show; *kind* says of what."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
-
-
-class Invalid(Exception):  # noqa: N818 (it is an answer)
-    """One part of the request makes no sense."""
-
-    def __init__(self, pointer: str, detail: str) -> None:
-        super().__init__(detail)
-        self.mistake = Mistake(pointer=pointer, detail=detail)
 
 
 class Store(Trainings, Protocol):
@@ -148,24 +90,13 @@ class WebhookAddress:
 
 def create_api(store: Store, replicate: Replicate, *, webhook: WebhookAddress, api_tokens: Sequence[str]) -> FastAPI:
     """The API, to be mounted at ``/v1``."""
-    api = FastAPI(
+    product = Caller("product")
+    api = new_api(
         title="modelswap",
         summary="Start trainings, and always know which model a user may use.",
-        version="1",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=_OPENAPI,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-        responses=_DOCUMENTED,
-        # For the document; `RequireToken` checks it, before a body is read.
-        dependencies=[Security(HTTPBearer(auto_error=False))],
-        exception_handlers=dict.fromkeys(
-            (RequestValidationError, Invalid, NotFound, ModelswapError, HTTPException, Exception), answer
-        ),
+        tokens=[Token(secret, product) for secret in api_tokens],
+        statuses=_STATUS,
     )
-    api.add_middleware(LimitBody)
-    api.add_middleware(RequireToken, tokens=api_tokens)
     trainings = _Trainings(store, replicate, webhook)
     models = _Models(store)
 
@@ -249,10 +180,11 @@ class _Trainings:
     ) -> Page[TrainingView]:
         """Trainings, newest first."""
         # One more than asked for tells whether there are more.
-        found = await self.store.list_trainings(user_id=user_id, stage=stage, before=_number(cursor), limit=limit + 1)
+        before = from_cursor(cursor)
+        found = await self.store.list_trainings(user_id=user_id, stage=stage, before=before, limit=limit + 1)
         return Page(
             items=[training_view(record) for record in found[:limit]],
-            next_cursor=_cursor(found[limit - 1].number) if len(found) > limit else None,
+            next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
         )
 
     async def list_user_trainings(
@@ -290,10 +222,10 @@ class _Models:
         self, user_id: Annotated[UserId, Path()], limit: Limit = 50, cursor: Cursor = None
     ) -> Page[SwapView]:
         """Every change of a user's model, newest first."""
-        found = await self.store.list_history(user_id, before=_number(cursor), limit=limit + 1)
+        found = await self.store.list_history(user_id, before=from_cursor(cursor), limit=limit + 1)
         return Page(
             items=[swap_view(record) for record in found[:limit]],
-            next_cursor=_cursor(found[limit - 1].generation) if len(found) > limit else None,
+            next_cursor=to_cursor(found[limit - 1].generation) if len(found) > limit else None,
         )
 
     async def preview(self, body: EventMessage) -> Answer:
@@ -309,45 +241,6 @@ class _Models:
             messages=tuple(EventMessage.of(outgoing.envelope) for outgoing in changes.outbox),
             refusal=None if failed is None else Refusal.of(failed),
         )
-
-
-class RequireToken:
-    """Lets nothing pass without a bearer token that we know, except to the API's own description."""
-
-    def __init__(self, app: ASGIApp, tokens: Sequence[str]) -> None:
-        self._app = app
-        self._tokens = [token.encode() for token in tokens]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app if self._is_allowed(scope) else _UNAUTHORIZED
-        await app(scope, receive, send)
-
-    def _is_allowed(self, scope: Scope) -> bool:
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) == _OPENAPI:
-            return True
-        scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        # All are compared, so that the time says nothing of which.
-        return scheme.lower() == b"bearer" and any([hmac.compare_digest(token, known) for known in self._tokens])  # noqa: C419
-
-
-class LimitBody:
-    """Reads no more than `MAX_BODY_BYTES`. (FastAPI's own limit answers in plain text.)"""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size_bytes = 0
-
-        async def receive_some() -> Message:
-            nonlocal size_bytes
-            message = await receive()
-            size_bytes += len(message.get("body", b""))
-            if size_bytes > MAX_BODY_BYTES:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY_BYTES} bytes")
-            return message
-
-        await self._app(scope, receive_some, send)
 
 
 def _registration(
@@ -373,76 +266,3 @@ def _uuid(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
-
-
-def _cursor(number: int) -> str:
-    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
-
-
-def _number(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    try:
-        number = int(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except ValueError:
-        number = 0
-    if not 0 < number < _NUMBERS_END:
-        raise Invalid("query.cursor", "is none of ours")
-    return number
-
-
-def _problem(
-    status: int, kind: str, detail: str, *, errors: Sequence[Mistake] = (), headers: Mapping[str, str] | None = None
-) -> Response:
-    problem = Problem(type=f"urn:modelswap:problem:{kind}", title=kind, status=status, detail=detail, errors=errors)
-    return JSONResponse(
-        problem.model_dump(exclude_defaults=True), status_code=status, media_type=_PROBLEM_JSON, headers=headers
-    )
-
-
-_UNAUTHORIZED: Final = _problem(
-    401, "unauthorized", "a bearer token is needed that this API knows", headers={"WWW-Authenticate": "Bearer"}
-)
-
-
-async def answer(request: Request, error: Exception) -> Response:
-    """What a request is answered with that could not be done."""
-    match error:
-        case RequestValidationError() | Invalid():
-            return _problem(422, "invalid", "the request makes no sense", errors=_mistakes(error))
-        case NotFound(kind=kind):
-            return _problem(404, kind, str(error))
-        case HTTPException(status_code=status, headers=headers):
-            return _problem(status, _HTTP_KINDS.get(status, "http"), str(error.detail), headers=headers)
-        case TransientError():
-            return _unavailable(request, error)
-        case ModelswapError() if type(error) in _STATUS:
-            return _problem(_STATUS[type(error)], _kind(error.code), str(error))
-    log.error("request.broken", path=request.url.path, exc_info=error)
-    return _problem(500, "internal", "an internal error; it is logged")
-
-
-def _mistakes(error: RequestValidationError | Invalid) -> Sequence[Mistake]:
-    return [error.mistake] if isinstance(error, Invalid) else [_mistake(each) for each in error.errors()]
-
-
-def _mistake(error: Mapping[str, Any]) -> Mistake:
-    where, *path = error["loc"]
-    if where != "body":
-        pointer = ".".join(map(str, error["loc"]))
-    elif error["type"] == "json_invalid":
-        pointer = "#"
-    else:
-        pointer = "/".join(["#", *(str(part).replace("~", "~0").replace("/", "~1") for part in path)])
-    return Mistake(pointer=pointer, detail=str(error["msg"]).removeprefix("Value error, "))
-
-
-def _unavailable(request: Request, error: TransientError) -> Response:
-    log.warning("request.unavailable", path=request.url.path, error=error.code, detail=str(error))
-    told = error.retry_after_seconds if isinstance(error, DependencyDown) else None
-    headers = {"Retry-After": str(math.ceil(told or _RETRY_AFTER_SECONDS))}
-    return _problem(503, "unavailable", f"not now ({error.code}): try again in a moment", headers=headers)
-
-
-def _kind(code: str) -> str:
-    return code.replace("_", "-")

@@ -57,7 +57,7 @@ from services.state.swap import (
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
-from shared.contract.errors import Malformed, PermanentError
+from shared.contract.errors import Malformed
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef
 from shared.runtime import telemetry
@@ -320,8 +320,6 @@ _LEARN: Final = f"""
     RETURNING true
 """  # noqa: S608 (what is put in stands above)
 
-_LATEST_MIGRATION: Final = "SELECT max(number) FROM state.migrations"
-
 _END: Final = 2**63 - 1
 
 
@@ -534,13 +532,6 @@ class Store:
         """At most *limit* of a user's swaps *before* that generation, newest first."""
         rows = await self._fetch(_LIST_HISTORY, user_id, _END if before is None else before, limit)
         return [_history(row) for row in rows]
-
-    async def latest_migration(self) -> int:
-        """The number of the last migration that was applied; 0 in a database that was never migrated."""
-        try:
-            return int((await self._fetch(_LATEST_MIGRATION))[0]["max"] or 0)
-        except PermanentError:
-            return 0
 
     # The outbox
 

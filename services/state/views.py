@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
@@ -14,8 +13,6 @@ from services.state.transitions import Stage
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef, UserId
 from shared.contract.text import is_storable
-
-Item = TypeVar("Item")
 
 _STEPS_MOST = 2**31 - 1
 
@@ -145,31 +142,6 @@ class SwapView(BaseModel):
     actor: str
     reason: str
     at: datetime
-
-
-class Page(BaseModel, Generic[Item]):
-    """Some of the items, newest first, and where the next ones are."""
-
-    items: Sequence[Item]
-    next_cursor: str | None
-
-
-class Mistake(BaseModel):
-    """What is wrong with one part of a request."""
-
-    #: Which part: ``#/destination`` in the body, else like ``query.limit``.
-    pointer: str
-    detail: str
-
-
-class Problem(BaseModel):
-    """Why a request was not done (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: Sequence[Mistake] = ()
 
 
 def training_view(record: TrainingRecord, *, webhook_url: str | None = None) -> TrainingView:

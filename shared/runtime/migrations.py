@@ -112,6 +112,11 @@ class Migrations:
         """The number of the last file."""
         return len(self.files())
 
+    async def latest_applied(self, connection: Connection) -> int:
+        """The number of the last file that was applied; 0 where there is none yet."""
+        found = await connection.fetchval(f"SELECT max(number) FROM {self._table}")  # noqa: S608 (our own name)
+        return found or 0
+
     @property
     def _table(self) -> str:
         return f"{self.schema}.migrations"

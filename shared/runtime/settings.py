@@ -20,9 +20,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from shared.contract.errors import ModelswapError
 from shared.contract.retry import DELAYS
 from shared.replicate.signature import decode_secret
+from shared.runtime.tokens import read_token
 
 PREFIX: Final = "MODELSWAP_"
 _FILE: Final = "_FILE"
+#: Where `services.state` answers, as it is set up by default.
+STATE_URL: Final = "http://127.0.0.1:8081"
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -60,10 +63,19 @@ def _signing(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _tokens(entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    secrets = [read_token(entry.get_secret_value()).secret for entry in entries]
+    if len(set(secrets)) < len(secrets):
+        raise ValueError("one token is there twice")
+    return entries
+
+
 #: Several secrets, separated by commas.
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
 #: ``whsec_`` and base64.
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing)]
+#: Tokens with a scope and a name, as `shared.runtime.tokens` reads them.
+OpsTokens = Annotated[Secrets, Field(min_length=1), AfterValidator(_tokens)]
 Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_http)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -131,6 +143,7 @@ class DatabaseSettings(Settings):
 
     #: postgresql://user:password@host:port/database
     database_url: SecretStr
+    database_pool_size: Annotated[int, Field(ge=2)] = 8
 
 
 class ReceiverSettings(BrokerSettings, ReplicateSettings):
@@ -165,12 +178,25 @@ class StateSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     """`services.state`."""
 
     state_port: Port = 8081
-    database_pool_size: Annotated[int, Field(ge=2)] = 8
     #: Who may use the API: bearer tokens.
     api_tokens: Annotated[Secrets, Field(min_length=1)]
     ref_secrets: Annotated[Secrets, Field(min_length=1)]
     #: Where Replicate reaches the receiver: https://…
     public_url: Url
+
+
+class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
+    """`services.ops`."""
+
+    ops_port: Port = 8083
+    #: Who may look and repair: ``TOKEN``, ``reader:TOKEN``, ``operator/NAME:TOKEN``.
+    ops_tokens: OpsTokens
+    #: Where `services.state` answers.
+    api_url: Url = STATE_URL
+    #: Asks `services.state`: the first.
+    api_tokens: Annotated[Secrets, Field(min_length=1)]
+    #: Where `services.extractor` answers.
+    extractor_url: Url = "http://127.0.0.1:8082"
 
 
 class SimulatorSettings(Settings):
@@ -190,18 +216,27 @@ class ClientSettings(Settings):
     """The commands of `modelswap` that ask the product's API."""
 
     #: Where `services.state` answers.
-    api_url: Url = "http://127.0.0.1:8081"
+    api_url: Url = STATE_URL
     api_tokens: Annotated[Secrets, Field(min_length=1)]
+
+
+class OpsClientSettings(Settings):
+    """The commands of `modelswap` that ask the operators' API."""
+
+    #: Where `services.ops` answers.
+    ops_url: Url = "http://127.0.0.1:8083"
+    ops_tokens: OpsTokens
 
 
 PROCESSES: Final[dict[str, type[Settings]]] = {
     "receiver": ReceiverSettings,
     "extractor": ExtractorSettings,
     "state": StateSettings,
+    "ops": OpsSettings,
     "simulator": SimulatorSettings,
 }
 #: Settings that are not a process's.
-_OTHERS: Final = (ClientSettings,)
+_OTHERS: Final = (ClientSettings, OpsClientSettings)
 #: Names with our prefix that steer tools and tests.
 _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_")
 

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.local import Servers, local_servers
-from services.state.migrate import migrate
+from services.state.migrate import MIGRATIONS
 from tests.bench.load import Webhook, post_all, post_at_rate, webhook
 from tests.bench.plain import SCHEMA
 from tests.stack import API_TOKEN, ROOT, WEBHOOK_SECRET, free_port
@@ -283,7 +283,7 @@ def show(results: Sequence[Result], say: Console) -> None:
 
 async def main(servers: Servers, options: argparse.Namespace) -> None:
     say = Console()
-    await migrate(servers.database_url)
+    await MIGRATIONS.apply(servers.database_url)
     setup = await asyncpg.connect(servers.database_url)
     await setup.execute(SCHEMA)
     await setup.close()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.stack import ROOT, free_port
 
-SERVICES = ("receiver", "extractor", "state", "simulator")
+SERVICES = ("receiver", "extractor", "state", "ops", "simulator")
 
 
 @pytest.fixture

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from services.state.migrate import MIGRATIONS, migrate, status
+from services.state.migrate import MIGRATIONS
 from shared.contract.errors import DependencyDown
+from shared.runtime.database import check_database, latest_migration
 from shared.runtime.migrations import MigrationRefused, Migrations
+from shared.runtime.postgres import connect_pool
 from tests.state import connected
 
 
@@ -27,17 +29,17 @@ async def count(database_url: str, table: str) -> int:
 
 
 async def test_our_own_files_are_applied_once(empty_database_url):
-    first = await migrate(empty_database_url)
-    second = await migrate(empty_database_url)
+    first = await MIGRATIONS.apply(empty_database_url)
+    second = await MIGRATIONS.apply(empty_database_url)
 
     assert first == [file.name for file in MIGRATIONS.files()]
     assert second == []
 
 
 async def test_the_status_says_when_each_file_was_applied(empty_database_url):
-    before = await status(empty_database_url)
-    await migrate(empty_database_url)
-    after = await status(empty_database_url)
+    before = await MIGRATIONS.status(empty_database_url)
+    await MIGRATIONS.apply(empty_database_url)
+    after = await MIGRATIONS.status(empty_database_url)
 
     assert {applied_at for _, applied_at in before} == {None}
     assert [name for name, applied_at in after if applied_at is not None] == [name for name, _ in before]
@@ -109,3 +111,16 @@ async def test_an_older_version_runs_beside_a_newer_one(empty_database_url, migr
 async def test_a_database_that_does_not_answer_is_a_dependency_that_is_down(unused_tcp_port, migrations):
     with pytest.raises(DependencyDown):
         await migrations.apply(f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/nowhere")
+
+
+async def test_a_database_that_was_never_migrated_is_told_from_one_that_was(empty_database_url, migrations):
+    pool = await connect_pool(empty_database_url, application_name="test", min_size=1, max_size=1)
+    try:
+        before = [await latest_migration(pool, migrations), await check_database(pool, migrations)]
+        await migrations.apply(empty_database_url)
+        after = [await latest_migration(pool, migrations), await check_database(pool, migrations)]
+    finally:
+        pool.terminate()
+
+    assert before == [0, "migration 0 of 2 of shop: `modelswap db migrate`"]
+    assert after == [2, None]

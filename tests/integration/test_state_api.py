@@ -16,8 +16,7 @@ import pytest
 from pydantic import JsonValue
 from structlog.testing import capture_logs
 
-from services.state.api import MAX_BODY_BYTES, WebhookAddress, create_api
-from services.state.app import create_app
+from services.state.api import WebhookAddress, create_api
 from services.state.handler import Handler
 from services.state.records import ModelRecord
 from services.state.store import Store
@@ -28,6 +27,7 @@ from shared.contract.preview import Message as EventMessage
 from shared.replicate.errors import NotThere, Refused, Unknown
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, read_claim
+from shared.runtime.http import MAX_BODY_BYTES, create_app
 from tests.state import (
     DESTINATION,
     Wire,

@@ -633,12 +633,6 @@ async def test_a_training_is_found_by_our_own_id_too(store):
     assert await store.find_training(str(record.ref), record.ref) == record
 
 
-async def test_a_database_that_was_never_migrated_is_told_from_one_that_was(store, empty_database_url):
-    async with opened_store(empty_database_url) as empty:
-        assert await empty.latest_migration() == 0
-    assert await store.latest_migration() > 0
-
-
 # Replays and previews
 
 

@@ -10,7 +10,7 @@ from shared.runtime.settings import PROCESSES, ReceiverSettings, SettingsError
 PRIVATE = {
     "MODELSWAP_AMQP_URL": "amqp://mq",
     "MODELSWAP_DATABASE_URL": "postgresql://db",
-    **{f"MODELSWAP_{name}": text for name, text in generated(bytes(range(88))).items()},
+    **{f"MODELSWAP_{name}": text for name, text in generated(bytes(range(112))).items()},
 }
 
 
@@ -23,16 +23,16 @@ def test_every_process_can_run_with_the_generated_secrets():
 
 
 def test_generated_secrets_all_differ():
-    made = generated(bytes(range(88)))
+    made = generated(bytes(range(112)))
 
-    assert len(set(made.values())) == len(made) == 3
+    assert len(set(made.values())) == len(made) == 4
 
 
 def test_the_simulator_takes_replicates_place_and_runs_first():
     planned = plan({**PRIVATE, "MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}, simulator=True)
 
     receiver = ReceiverSettings.load(planned.environment)
-    assert planned.services == ("simulator", "receiver", "extractor", "state")
+    assert planned.services == ("simulator", "receiver", "extractor", "state", "ops")
     assert receiver.replicate_api_url == planned.urls["simulator"] == "http://127.0.0.1:8090"
     assert receiver.replicate_api_token is not None
     assert receiver.replicate_api_token.get_secret_value() == "r8_simulator"
@@ -44,7 +44,7 @@ def test_the_simulator_takes_replicates_place_and_runs_first():
 def test_without_it_replicate_is_asked():
     planned = plan({**PRIVATE, "MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}, simulator=False)
 
-    assert planned.services == ("receiver", "extractor", "state")
+    assert planned.services == ("receiver", "extractor", "state", "ops")
     assert "MODELSWAP_REPLICATE_API_URL" not in planned.environment
     assert planned.environment["MODELSWAP_REPLICATE_API_TOKEN"] == "r8_real"
 
@@ -73,7 +73,7 @@ def test_all_mistakes_of_all_processes_are_named_once():
     assert len(lines) == len(set(lines))
     assert [line.split()[0].rstrip(":") for line in lines[1:]] == [
         *("MODELSWAP_AMQP_URL", "MODELSWAP_REF_SECRETS"),
-        *("MODELSWAP_DATABASE_URL", "MODELSWAP_STATE_PORT", "MODELSWAP_API_TOKENS"),
+        *("MODELSWAP_DATABASE_URL", "MODELSWAP_STATE_PORT", "MODELSWAP_API_TOKENS", "MODELSWAP_OPS_TOKENS"),
     ]
 
 
@@ -105,4 +105,5 @@ def test_another_terminal_gets_every_setting_quoted():
     assert lines == [
         ["export", "MODELSWAP_API_TOKENS=it's $HOME"],
         ["export", "MODELSWAP_API_URL=http://127.0.0.1:8081"],
+        ["export", "MODELSWAP_OPS_URL=http://127.0.0.1:8083"],
     ]

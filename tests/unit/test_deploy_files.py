@@ -73,7 +73,7 @@ def test_compose_refuses_to_start_without_what_has_no_default() -> None:
 
 
 def test_compose_holds_no_secret() -> None:
-    secrets = re.findall(r"(?:(?:PASS\w*|TOKENS?|SECRETS?): |//\w+:)(.+)", COMPOSE)
+    secrets = re.findall(r"(?:(?:PASS\w*|TOKENS?|SECRETS?): |//\w+:(?=.*@))(.+)", COMPOSE)
 
     assert secrets
     assert [secret for secret in secrets if not re.match(r"\$\{\w+:\?", secret)] == []

@@ -1,0 +1,29 @@
+"""The operators' API. Edge: puts the routes of the topics together, behind the operators' tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
+
+from shared.contract.errors import ModelswapError
+from shared.runtime.http import new_api
+from shared.runtime.tokens import Token
+
+#: What a failure of ours is answered with. Any other is a bug.
+_STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {}
+
+
+def create_api(*routers: APIRouter, tokens: Sequence[Token]) -> FastAPI:
+    """The API, to be mounted at ``/v1``."""
+    api = new_api(
+        title="modelswap for operators",
+        summary="See what failed, repair it, and take it back.",
+        tokens=tokens,
+        statuses=_STATUS,
+    )
+    for router in routers:
+        api.include_router(router)
+    return api

@@ -1,0 +1,103 @@
+"""How does a process come to its database? Edge: waits for Postgres, then for the tables that its version needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+
+from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
+from shared.runtime.migrations import Migrations
+from shared.runtime.postgres import Pool, acquired, connect_pool
+from shared.runtime.settings import DatabaseSettings
+from shared.runtime.waiting import wait_for_any
+
+log = structlog.get_logger()
+
+_ASK_AGAIN_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 5.0
+
+
+@asynccontextmanager
+async def opened_database(
+    settings: DatabaseSettings, *, service: str, role: str, migrations: Migrations, stopping: asyncio.Event
+) -> AsyncIterator[Pool | None]:
+    """A pool that acts as *role*, once all *migrations* are applied; None if told to stop before."""
+    pool = await _connect(settings, service, role, stopping)
+    if pool is None:
+        yield None
+        return
+    try:
+        yield pool if await _until_migrated(pool, migrations, stopping) else None
+    finally:
+        await _close(pool)
+
+
+async def latest_migration(pool: Pool, migrations: Migrations) -> int:
+    """
+    The number of the last migration that was applied; 0 in a database that was never migrated.
+
+    Raises:
+        DependencyDown: if Postgres does not answer.
+
+    """
+    try:
+        async with acquired(pool) as connection:
+            return await migrations.latest_applied(connection)
+    except PermanentError:
+        return 0
+
+
+async def check_database(pool: Pool, migrations: Migrations) -> str | None:
+    """What keeps the database from being used now, or None."""
+    try:
+        found = await latest_migration(pool, migrations)
+    except DependencyDown as error:
+        return str(error)
+    if found >= migrations.latest:
+        return None
+    return f"migration {found} of {migrations.latest} of {migrations.schema}: `modelswap db migrate`"
+
+
+async def _connect(settings: DatabaseSettings, service: str, role: str, stopping: asyncio.Event) -> Pool | None:
+    while not stopping.is_set():
+        try:
+            return await connect_pool(
+                settings.database_url.get_secret_value(),
+                application_name=f"modelswap {service}",
+                role=role,
+                max_size=settings.database_pool_size,
+            )
+        except DependencyDown as error:
+            log.warning("database.away", detail=str(error), hint="new here? `modelswap db migrate`")
+            await wait_for_any(stopping, seconds=_ASK_AGAIN_SECONDS)
+    return None
+
+
+async def _until_migrated(pool: Pool, migrations: Migrations, stopping: asyncio.Event) -> bool:
+    """Wait for the tables that this version needs: without them every delivery would become a dead letter."""
+    while not stopping.is_set():
+        found = await _found(pool, migrations)
+        if found >= migrations.latest:
+            return True
+        log.warning("database.not_migrated", found=found, needed=migrations.latest, hint="`modelswap db migrate`")
+        await wait_for_any(stopping, seconds=_ASK_AGAIN_SECONDS)
+    return False
+
+
+async def _found(pool: Pool, migrations: Migrations) -> int:
+    try:
+        return await latest_migration(pool, migrations)
+    except ModelswapError:
+        return 0
+
+
+async def _close(pool: Pool) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
