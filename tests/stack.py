@@ -95,7 +95,15 @@ class Process:
 class Stack:
     """All services against one broker, one database and one (simulated) Replicate."""
 
-    def __init__(self, folder: Path, *, amqp_url: str, database_url: str, replicate_url: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        amqp_url: str,
+        database_url: str,
+        replicate_url: str,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         #: A tester's hands on its broker.
         self.broker = Broker(amqp_url)
         self.ports = {name: free_port() for name in SERVICES}
@@ -113,6 +121,7 @@ class Stack:
             "MODELSWAP_PUBLIC_URL": self.url("receiver"),
             "MODELSWAP_RETRY_DELAYS": "200ms,500ms,1s,2s,2s,2s,2s,2s",
             **{f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
+            **(settings or {}),
         }
         self.processes = {name: Process(name, self.environment, folder / f"{name}.log") for name in SERVICES}
         self.api = httpx.AsyncClient(

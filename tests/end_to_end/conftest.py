@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -39,13 +39,17 @@ class RecordedWorld(World):
 
 @contextlib.asynccontextmanager
 async def open_stack(
-    folder: Path, *, amqp_url: str, database_url: str, **knobs: Any
+    folder: Path, *, amqp_url: str, database_url: str, settings: Mapping[str, str] | None = None, **knobs: Any
 ) -> AsyncIterator[tuple[Stack, Simulator]]:
-    """Every process, on a broker with empty queues and a database of its own; *knobs* are the simulator's."""
+    """
+    Every process, on a broker with empty queues and a database of its own.
+
+    *settings* are the processes', beside those that they need; *knobs* are the simulator's.
+    """
     simulator = Simulator(**{"speed": 300.0, "secret": WEBHOOK_SECRET, **knobs})
     simulator.world = RecordedWorld(simulator.knobs)
     async with running(simulator) as replicate_url, new_database(database_url) as database:
-        stack = Stack(folder, amqp_url=amqp_url, database_url=database, replicate_url=replicate_url)
+        stack = Stack(folder, amqp_url=amqp_url, database_url=database, replicate_url=replicate_url, settings=settings)
         delays = StateSettings.load(stack.environment).retry_delays
         async with Broker(amqp_url, topology(delays)) as broker, stack:
             stack.broker = broker

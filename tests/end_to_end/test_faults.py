@@ -234,8 +234,12 @@ async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
 
 
 async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls, tmp_path: Path):
-    urls = {"amqp_url": servers.amqp_url, "database_url": servers.database_url}
-    async with open_stack(tmp_path, **urls, retry_delays_real_seconds=(0.5, 1, 2, 4, 8)) as (stack, simulator):
+    async with open_stack(
+        tmp_path,
+        amqp_url=servers.amqp_url,
+        database_url=servers.database_url,
+        retry_delays_real_seconds=(0.5, 1, 2, 4, 8),
+    ) as (stack, simulator):
         simulator.order(FaultOrder.model_validate({"duration_seconds": 100}))
         answer = await stack.api.post(
             "/v1/trainings",
