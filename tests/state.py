@@ -16,6 +16,7 @@ from services.state.records import Registration
 from services.state.store import ROLE, Store
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import (
+    DESTINATION_UNKNOWN,
     Event,
     Evidence,
     ExtractionFailed,
@@ -75,8 +76,14 @@ def ready(training_id: str, *, model: ModelRef | None = None, ref: UUID | None =
     )
 
 
-def not_verified(training_id: str, error: str = "short_version") -> Envelope:
-    return envelope(ExtractionFailed(training_id=training_id, error=error, detail=f"{error}: no model"))
+def not_verified(training_id: str, error: str = "short_version", *, request_id: UUID | None = None) -> Envelope:
+    return envelope(
+        ExtractionFailed(training_id=training_id, error=error, detail=f"{error}: no model", request_id=request_id)
+    )
+
+
+def destination_unknown(training_id: str) -> Envelope:
+    return not_verified(training_id, DESTINATION_UNKNOWN)
 
 
 def registration(user_id: str, training_id: str | None = None, **fields: Any) -> Registration:

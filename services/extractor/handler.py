@@ -14,11 +14,12 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from services.extractor.outputs import Found, NeedsLookup, NotListed, find_model, resolve
+from services.extractor.outputs import Found, NeedsDestination, NeedsLookup, NotListed, find_model, resolve
 from services.extractor.verify import Gate, NotThereYet
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed, ModelswapError, PermanentError
 from shared.contract.events import (
+    DESTINATION_UNKNOWN,
     Event,
     Evidence,
     ExtractionFailed,
@@ -56,11 +57,18 @@ class Extractor:
         self._monotonic = monotonic
 
     async def handle(self, envelope: Envelope) -> Sequence[Event]:
-        """The model of the training that *envelope* is about, verified; an error if there is none."""
+        """
+        The model of the training that *envelope* is about, verified; an error if there is none.
+
+        Where all that is missing is the destination, which state knows, it is told so and asks again.
+        """
         began = self._monotonic()
         match envelope.event:
             case TrainingSucceeded() as event:
-                found, request_id = await self._find_reported(event), None
+                try:
+                    found, request_id = await self._find_reported(event), None
+                except NeedsDestination as error:
+                    return [_failed(event, DESTINATION_UNKNOWN, clean(str(error)))]
             case ExtractionRequested() as event:
                 found, request_id = await self._find_again(event), event.request_id
             case other:
@@ -78,7 +86,7 @@ class Extractor:
                 else:
                     # Its text was not written for everybody's eyes.
                     code, detail = "unexpected", type(error).__name__
-                return [ExtractionFailed(training_id=event.training_id, ref=event.ref, error=code, detail=detail)]
+                return [_failed(event, code, detail)]
         return []
 
     async def _find_reported(self, event: TrainingSucceeded) -> Found:
@@ -124,3 +132,10 @@ class Extractor:
             return resolve(lookup, versions, started_at)
         except (NotThere, NotListed) as error:
             raise NotThereYet(str(error)) from error
+
+
+def _failed(event: TrainingSucceeded | ExtractionRequested, error: str, detail: str) -> ExtractionFailed:
+    request_id = event.request_id if isinstance(event, ExtractionRequested) else None
+    return ExtractionFailed(
+        training_id=event.training_id, ref=event.ref, request_id=request_id, error=error, detail=detail
+    )

@@ -37,6 +37,10 @@ class NoModel(PermanentError):  # noqa: N818 (it is what was seen, and reads as 
     code = "no_model"
 
 
+class NeedsDestination(NoModel):
+    """The output names a version, but not of which model: of the training's destination, which is not known here."""
+
+
 class NeedsLookup(NoModel):
     """The output names a model, but only the beginning of its version or none: Replicate's list may tell the rest."""
 
@@ -79,6 +83,7 @@ def find_model(
     *trainer* and *trainer_version* are what Replicate calls a training's ``model`` and ``version``: never the result.
 
     Raises:
+        NeedsDestination: if it names a version, but not of which model.
         NeedsLookup: if it names a model without a whole version; `resolve` may complete it.
         NoModel: if it names none, several, or one that can not be this training's.
 
@@ -99,10 +104,9 @@ def find_model(
     version = _agreed_version(answers)
     _refuse_trainer(model, version, destination, trainer, trainer_version)
     if model is None:
-        raise NoModel(
+        raise NeedsDestination(
             f"the output names version {version}, but not of which model, and no destination is known. "
-            "Register the training with its destination, then replay",
-            code="no_model",
+            "Register the training with its destination, then replay"
         )
     if version is None:
         raise NeedsLookup(

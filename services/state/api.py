@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI, Header, Path, Response
+from pydantic import JsonValue
 
+from services.state import asking
 from services.state.records import (
     HistoryRecord,
     IdempotencyKey,
@@ -22,12 +25,14 @@ from services.state.records import (
     TrainingRecord,
     UserDeleted,
 )
-from services.state.starting import Replicate, StartRefused, Trainings, start
+from services.state.starting import Replicate as Starter
+from services.state.starting import StartRefused, Trainings, start
 from services.state.swap import Changes
 from services.state.transitions import Stage
 from services.state.views import (
     ModelView,
     RegisterTraining,
+    RollBack,
     StartTraining,
     SwapView,
     TrainingView,
@@ -52,7 +57,22 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     RegisteredOtherwise: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StartRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    asking.NoTraining: HTTPStatus.NOT_FOUND,
+    asking.NotRetryable: HTTPStatus.CONFLICT,
+    asking.NotCancelable: HTTPStatus.CONFLICT,
+    asking.NoModel: HTTPStatus.NOT_FOUND,
+    asking.NothingToRollBackTo: HTTPStatus.CONFLICT,
+    asking.AlreadyCurrent: HTTPStatus.CONFLICT,
+    asking.NotTheirs: HTTPStatus.UNPROCESSABLE_ENTITY,
+    asking.PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
 }
+
+
+_ETAG: Final = re.compile(r'"([0-9]{1,19})"', re.ASCII)
+
+
+class Replicate(Starter, asking.Replicate, Protocol):
+    """What is asked of Replicate."""
 
 
 class Store(Trainings, Protocol):
@@ -73,6 +93,12 @@ class Store(Trainings, Protocol):
     async def find_model(self, user_id: str) -> ModelRecord | None: ...
 
     async def list_history(self, user_id: str, *, before: int | None, limit: int) -> list[HistoryRecord]: ...
+
+    async def look_again(self, user_id: str, ref: UUID | None, key: IdempotencyKey | None = None) -> TrainingRecord: ...
+
+    async def roll_back(
+        self, order: asking.RollbackOrder, key: IdempotencyKey | None = None, *, is_dry_run: bool = False
+    ) -> ModelRecord: ...
 
     async def preview(self, envelope: Envelope) -> Changes: ...
 
@@ -113,9 +139,13 @@ def create_api(store: Store, replicate: Replicate, *, webhook: WebhookAddress, a
     add("POST", "/trainings", trainings.start_training, TrainingView, status=201)
     add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView)
     add("GET", "/trainings/{training_id}", trainings.get_training, TrainingView)
+    add("POST", "/trainings/{training_id}/cancel", trainings.cancel_training, TrainingView, status=202)
+    add("POST", "/trainings/{training_id}/retry-extraction", trainings.retry_extraction, TrainingView, status=202)
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
     # A user id may hold slashes. The end of the path tells the routes apart.
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
+    add("POST", "/users/{user_id:path}/retry-extraction", trainings.retry_user_extraction, TrainingView, status=202)
+    add("POST", "/users/{user_id:path}/model/rollback", models.roll_back_model, ModelView)
     add("GET", "/users/{user_id:path}/model", models.get_model, ModelView)
     add("GET", "/users/{user_id:path}/model/history", models.list_model_history, Page[SwapView])
     add("POST", "/preview", models.preview, Answer)
@@ -136,7 +166,7 @@ class _Trainings:
         """
         if body.start and body.trainer is None:
             raise Invalid("#/trainer", "is needed where modelswap starts the training")
-        idempotency = IdempotencyKey(key, _digest(body)) if key else None
+        idempotency = _idempotency(key, body.model_dump(mode="json"))
         record, is_new = await self.store.register(
             _registration(body, total_steps=body.total_steps or configured_steps(body.input)), idempotency
         )
@@ -170,10 +200,24 @@ class _Trainings:
 
     async def get_training(self, training_id: Annotated[TrainingId, Path()]) -> TrainingView:
         """How far a training is, by Replicate's id or by our `ref`."""
-        record = await self.store.find_training(training_id, _uuid(training_id))
-        if record is None:
-            raise NotFound("no-training", f"training {training_id} is not registered")
+        return training_view(await self._get(training_id))
+
+    async def cancel_training(self, training_id: Annotated[TrainingId, Path()]) -> TrainingView:
+        """Ask Replicate to end a training. Its stage changes when Replicate says that it did."""
+        record = await self._get(training_id)
+        await asking.cancel(record, self.replicate)
         return training_view(record)
+
+    async def retry_extraction(self, training_id: Annotated[TrainingId, Path()], key: Key = None) -> TrainingView:
+        """Look for the model of a training once more that succeeded without a usable one."""
+        record = await self._get(training_id)
+        idempotency = _idempotency(key, {"retry-extraction": str(record.ref)})
+        return training_view(await self.store.look_again(record.user_id, record.ref, idempotency))
+
+    async def retry_user_extraction(self, user_id: Annotated[UserId, Path()], key: Key = None) -> TrainingView:
+        """The same for the user's newest training that succeeded, but has no model of its own."""
+        idempotency = _idempotency(key, {"retry-extraction of user": user_id})
+        return training_view(await self.store.look_again(user_id, None, idempotency))
 
     async def list_trainings(
         self, stage: Stage | None = None, user_id: UserId | None = None, limit: Limit = 50, cursor: Cursor = None
@@ -197,6 +241,12 @@ class _Trainings:
         """One user's trainings, newest first."""
         return await self.list_trainings(stage, user_id, limit, cursor)
 
+    async def _get(self, training_id: str) -> TrainingRecord:
+        record = await self.store.find_training(training_id, _uuid(training_id))
+        if record is None:
+            raise NotFound("no-training", f"training {training_id} is not registered")
+        return record
+
 
 @dataclass(frozen=True, slots=True)
 class _Models:
@@ -212,7 +262,7 @@ class _Models:
         record = await self.store.find_model(user_id)
         if record is None:
             raise NotFound("no-model", f"user {user_id} has no model yet")
-        headers = {"ETag": f'"{record.generation}"', "Cache-Control": "private, no-cache"}
+        headers = {"ETag": _etag(record), "Cache-Control": "private, no-cache"}
         if if_none_match is not None and headers["ETag"] in if_none_match:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         response.headers.update(headers)
@@ -227,6 +277,27 @@ class _Models:
             items=[swap_view(record) for record in found[:limit]],
             next_cursor=to_cursor(found[limit - 1].generation) if len(found) > limit else None,
         )
+
+    async def roll_back_model(
+        self,
+        user_id: Annotated[UserId, Path()],
+        body: RollBack,
+        response: Response,
+        key: Key = None,
+        if_match: Annotated[str | None, Header()] = None,
+    ) -> ModelView:
+        """
+        Use an earlier model again, whatever was requested before this and is ready later.
+
+        With If-Match (an ETag of the user's model) only if nobody else was faster.
+        """
+        order = asking.RollbackOrder(user_id, body.to, body.reason, body.actor, _generations(if_match))
+        idempotency = _idempotency(key, {"roll back": user_id, **body.model_dump(mode="json")})
+        record = await self.store.roll_back(order, idempotency, is_dry_run=body.dry_run)
+        if body.dry_run:
+            return model_view(record).model_copy(update={"dry_run": True})
+        response.headers["ETag"] = _etag(record)
+        return model_view(record)
 
     async def preview(self, body: EventMessage) -> Answer:
         """What would become of an event's message here. Nothing is changed. For operators' tools."""
@@ -257,8 +328,23 @@ def _registration(
     )
 
 
-def _digest(body: StartTraining) -> str:
-    return hashlib.sha256(json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+def _idempotency(key: str | None, request: Mapping[str, JsonValue]) -> IdempotencyKey | None:
+    """*request* is all that makes a request this one and no other."""
+    if key is None:
+        return None
+    return IdempotencyKey(key, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest())
+
+
+def _etag(record: ModelRecord) -> str:
+    return f'"{record.generation}"'
+
+
+def _generations(if_match: str | None) -> Collection[int] | None:
+    """The generations that If-Match allows; None: any."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = (_ETAG.fullmatch(tag.strip()) for tag in if_match.split(","))
+    return {int(tag[1]) for tag in tags if tag}
 
 
 def _uuid(text: str) -> UUID | None:

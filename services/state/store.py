@@ -24,10 +24,11 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NoReturn, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 
+from services.state.asking import NoTraining, RollbackOrder, Target, look_again, roll_back
 from services.state.estimate import LEARN_FROM, Learned, Report, Run, progress
 from services.state.records import (
     HistoryRecord,
@@ -54,6 +55,7 @@ from services.state.swap import (
     claimed_ref,
     fold,
     inbox_id,
+    lacks_destination,
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
@@ -94,6 +96,7 @@ _LOCK_USERS: Final = """
 # A training that was registered after the lock was taken is left out: its user is not locked.
 _LOAD: Final = """
     SELECT t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trigger_word, t.stage,
+           t.trainer_version, t.started_at, CASE WHEN t.training_id = ANY($5::text[]) THEN t.output END AS output,
            m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
            ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($4::text[])) AS applied
     FROM state.trainings t
@@ -124,11 +127,11 @@ _WRITE: Final = """
         WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[])
     ), history AS (
         INSERT INTO state.model_history
-            (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason)
-        SELECT user_id, generation, ref, model, trigger_word, cause, previous, 'modelswap', reason
+            (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, at)
+        SELECT user_id, generation, ref, model, trigger_word, cause, previous, actor, reason, statement_timestamp()
         FROM json_to_recordset($3::json) AS s (
             user_id text, generation bigint, ref uuid, model text, trigger_word text, previous text, cause text,
-            reason text)
+            actor text, reason text)
     ), outbox AS (
         INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
         SELECT event_id, user_id, generation, routing_key, headers, body::json
@@ -136,7 +139,7 @@ _WRITE: Final = """
             event_id text, user_id text, generation bigint, routing_key text, headers json, body text)
     )
     INSERT INTO state.user_models AS m (user_id, generation, ref, model, trigger_word, activated_at)
-    SELECT user_id, generation, ref, model, trigger_word, clock_timestamp()
+    SELECT user_id, generation, ref, model, trigger_word, statement_timestamp()
     FROM json_to_recordset($4::json) AS s (user_id text, generation bigint, ref uuid, model text, trigger_word text)
     ON CONFLICT (user_id) DO UPDATE SET
         generation   = excluded.generation,
@@ -175,7 +178,10 @@ _RECORD_PROGRESS: Final = """
     WHERE t.ref = r.ref AND t.ref = ANY(ARRAY(SELECT ref FROM free)) AND t.stage IN ('requested', 'running')
 """
 
-_LOCK_USER: Final = "SELECT FROM state.users WHERE user_id = $1 FOR NO KEY UPDATE"
+_LOCK_USER: Final = """
+    SELECT next_generation, deleted_at IS NOT NULL AS is_deleted FROM state.users WHERE user_id = $1 FOR NO KEY UPDATE
+"""
+_DRAW: Final = "UPDATE state.users SET next_generation = next_generation + 1 WHERE user_id = $1"
 
 _REGISTER: Final = """
     WITH drawn AS (
@@ -193,11 +199,11 @@ _REGISTER: Final = """
 """
 
 _TAKE_KEY: Final = """
-    INSERT INTO state.idempotency_keys (key, request_digest, ref) VALUES ($1, $2, $3)
+    INSERT INTO state.idempotency_keys (key, request_digest, ref, generation) VALUES ($1, $2, $3, $4)
     ON CONFLICT (key) DO NOTHING
     RETURNING key
 """
-_GET_KEY: Final = "SELECT request_digest, ref FROM state.idempotency_keys WHERE key = $1"
+_GET_KEY: Final = "SELECT request_digest, ref, generation FROM state.idempotency_keys WHERE key = $1"
 _FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1"
 
 _ATTACH: Final = """
@@ -209,6 +215,23 @@ _FAIL_START: Final = """
         stage = 'failed', failure_code = $2, failure_reason = $3,
         completed_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE ref = $1 AND stage = 'requested' AND training_id IS NULL
+"""
+
+_ASKED: Final = """
+    SELECT ref, training_id, user_id, generation, destination::text, trigger_word, stage, trainer_version, started_at,
+           output, model::text
+    FROM state.trainings
+"""
+_GET_ASKED: Final = _ASKED + "WHERE ref = $1"
+_NEWEST_WITHOUT_MODEL: Final = (
+    _ASKED + "WHERE user_id = $1 AND stage IN ('verifying', 'unverified') ORDER BY generation DESC LIMIT 1"
+)
+#: Two trainings may have made the same model.
+_FIND_MAKER: Final = _ASKED + "WHERE user_id = $1 AND model = $2 ORDER BY generation DESC LIMIT 1"
+_PREVIOUS: Final = """
+    SELECT ref FROM state.model_history
+    WHERE user_id = $1 AND generation < $2 AND model <> $3
+    ORDER BY generation DESC LIMIT 1
 """
 
 _TRAINING: Final = """
@@ -244,6 +267,16 @@ _FIND_MODEL: Final = """
     SELECT m.user_id, m.model::text, m.generation, t.training_id, m.ref, m.trigger_word, m.activated_at
     FROM state.user_models m JOIN state.trainings t USING (ref)
     WHERE m.user_id = $1
+"""
+_CURRENT: Final = """
+    SELECT generation AS current_generation, ref AS current_ref, model::text AS current_model
+    FROM state.user_models
+    WHERE user_id = $1
+"""
+_GET_SWAP: Final = """
+    SELECT h.user_id, h.model::text, h.generation, t.training_id, h.ref, h.trigger_word, h.at AS activated_at
+    FROM state.model_history h JOIN state.trainings t USING (ref)
+    WHERE h.user_id = $1 AND h.generation = $2
 """
 _LIST_HISTORY: Final = """
     SELECT h.generation, h.model::text, h.previous_model::text, t.training_id, h.ref, h.trigger_word, h.cause, h.actor,
@@ -379,7 +412,8 @@ class Store:
             return Snapshot(trainings=(), models={})
         user_ids = [user["user_id"] for user in users]
         event_ids = [inbox_id(envelope) for envelope in envelopes]
-        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids)
+        outputs = [envelope.event.training_id for envelope in envelopes if lacks_destination(envelope.event)]
+        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs)
         return Snapshot(
             trainings=[_training(row) for row in rows],
             models={row["user_id"]: _current(row) for row in rows if row["current_generation"] is not None},
@@ -433,13 +467,10 @@ class Store:
     async def _register_once(
         self, connection: Connection, registration: Registration, key: IdempotencyKey | None
     ) -> tuple[TrainingRecord, bool]:
-        if key is not None and not await connection.fetchval(_TAKE_KEY, key.key, key.digest, registration.ref):
-            used = await connection.fetchrow(_GET_KEY, key.key)
-            if used is None:
-                raise Conflict(f"the Idempotency-Key {key.key} was given back just now")
-            if used["request_digest"] != key.digest:
-                raise KeyReused(f"the Idempotency-Key {key.key} was used for another request")
+        used = await self._used(connection, key)
+        if used is not None:
             return await self._get(connection, used["ref"]), False
+        await self._take(connection, key, registration.ref)
         return await self._register(connection, registration), True
 
     async def adopt(self, registration: Registration) -> tuple[TrainingRecord, bool]:
@@ -500,6 +531,85 @@ class Store:
                 await connection.execute(_FORGET_KEY, forget.key)
 
         await self._transaction(work)
+
+    # What people ask
+
+    async def look_again(self, user_id: str, ref: UUID | None, key: IdempotencyKey | None = None) -> TrainingRecord:
+        """
+        Have the model looked for once more of a training, or of the user's newest that succeeded without one.
+
+        Raises:
+            KeyReused: if *key* came with another request before.
+            NoTraining: if there is none.
+            NotRetryable: if there is nothing to look for in it.
+            UserDeleted: if the user is.
+
+        """
+        request_id = uuid4()
+
+        async def work(connection: Connection) -> TrainingRecord:
+            await self._lock(connection, user_id)
+            used = await self._used(connection, key)
+            if used is not None:
+                return await self._get(connection, used["ref"])
+            asked = (_NEWEST_WITHOUT_MODEL, user_id) if ref is None else (_GET_ASKED, ref)
+            row = await connection.fetchrow(*asked)
+            if row is None:
+                raise NoTraining(f"user {user_id} has no training that succeeded without a model of its own")
+            await self._take(connection, key, row["ref"])
+            await self._write(connection, look_again(_training(row), request_id=request_id, now=now()))
+            return await self._get(connection, row["ref"])
+
+        record = await self._transaction(work)
+        self.outbox_filled.set()
+        return record
+
+    async def roll_back(
+        self, order: RollbackOrder, key: IdempotencyKey | None = None, *, is_dry_run: bool = False
+    ) -> ModelRecord:
+        """
+        Make an earlier model the current one again; in a dry run only say what would be.
+
+        Raises:
+            KeyReused: if *key* came with another request before.
+            PermanentError: if that can not be, as `asking.roll_back` says.
+            UserDeleted: if the user is.
+
+        """
+
+        async def work(connection: Connection) -> ModelRecord:
+            generation = await self._lock(connection, order.user_id)
+            used = None if is_dry_run else await self._used(connection, key)
+            if used is not None:
+                return await self._get_swap(connection, order.user_id, used["generation"])
+            row = await connection.fetchrow(_CURRENT, order.user_id)
+            current = _current(row) if row else None
+            target = await self._find_target(connection, order, current)
+            moment = now()
+            changes = roll_back(order, current, target, generation=generation, now=moment)
+            if is_dry_run:
+                return _planned(changes, moment)
+            await self._take(connection, key, changes.swaps[0].ref, generation)
+            await connection.execute(_DRAW, order.user_id)
+            await self._write(connection, changes)
+            return await self._get_swap(connection, order.user_id, generation)
+
+        record = await self._transaction(work)
+        if not is_dry_run:
+            self.outbox_filled.set()
+        return record
+
+    async def _find_target(
+        self, connection: Connection, order: RollbackOrder, current: CurrentModel | None
+    ) -> Target | None:
+        if current is None:
+            return None
+        if order.to is not None:
+            row = await connection.fetchrow(_FIND_MAKER, order.user_id, str(order.to))
+        else:
+            ref = await connection.fetchval(_PREVIOUS, order.user_id, current.generation, str(current.model))
+            row = await connection.fetchrow(_GET_ASKED, ref)
+        return _target(row) if row else None
 
     # Questions
 
@@ -575,6 +685,35 @@ class Store:
         async with acquired(self._pool) as connection:
             return await connection.fetch(statement, *values)
 
+    async def _lock(self, connection: Connection, user_id: str) -> int:
+        """Lock a user; the generation that would be drawn next."""
+        user = await connection.fetchrow(_LOCK_USER, user_id)
+        if user is None:
+            return 1
+        if user["is_deleted"]:
+            raise UserDeleted(f"user {user_id} was deleted")
+        generation: int = user["next_generation"]
+        return generation
+
+    async def _used(self, connection: Connection, key: IdempotencyKey | None) -> Record | None:
+        """What *key* was used for before."""
+        used = await connection.fetchrow(_GET_KEY, key.key) if key else None
+        if key and used and used["request_digest"] != key.digest:
+            raise KeyReused(f"the Idempotency-Key {key.key} was used for another request")
+        return used
+
+    async def _take(
+        self, connection: Connection, key: IdempotencyKey | None, ref: UUID, generation: int | None = None
+    ) -> None:
+        if key and not await connection.fetchval(_TAKE_KEY, key.key, key.digest, ref, generation):
+            raise Conflict(f"the Idempotency-Key {key.key} was used just now")
+
+    async def _get_swap(self, connection: Connection, user_id: str, generation: int) -> ModelRecord:
+        row = await connection.fetchrow(_GET_SWAP, user_id, generation)
+        if row is None:
+            raise Conflict(f"generation {generation} of user {user_id} is gone")
+        return _model(row)
+
     async def _find(self, connection: Connection, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
         found = await self._show(connection, await connection.fetch(_FIND_TRAINING, training_id, ref))
         return found[0] if found else None
@@ -630,6 +769,7 @@ def _swap(swap: Swap) -> dict[str, Any]:
         "trigger_word": swap.trigger_word,
         "previous": _text(swap.previous),
         "cause": swap.cause,
+        "actor": swap.actor,
         "reason": swap.reason,
     }
 
@@ -667,7 +807,14 @@ def _training(row: Record) -> Training:
         destination=_model_name(row["destination"]),
         trigger_word=row["trigger_word"],
         stage=Stage(row["stage"]),
+        output=row["output"],
+        trainer_version=row["trainer_version"],
+        started_at=row["started_at"],
     )
+
+
+def _target(row: Record) -> Target:
+    return Target(_training(row), row["training_id"], _model_ref(row["model"]))
 
 
 def _current(row: Record) -> CurrentModel:
@@ -723,6 +870,20 @@ def _model(row: Record) -> ModelRecord:
         ref=row["ref"],
         trigger_word=row["trigger_word"],
         activated_at=row["activated_at"],
+    )
+
+
+def _planned(changes: Changes, at: datetime) -> ModelRecord:
+    """The user's model as it would be."""
+    (swap,), (outgoing,) = changes.swaps, changes.outbox
+    return ModelRecord(
+        user_id=swap.user_id,
+        model=swap.model,
+        generation=swap.generation,
+        training_id=outgoing.envelope.event.training_id,
+        ref=swap.ref,
+        trigger_word=swap.trigger_word,
+        activated_at=at,
     )
 
 

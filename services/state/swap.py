@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid5
+
+from pydantic import JsonValue
 
 from services.state.transitions import Fact, Stage, accepts_model, next_stage
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import PermanentError, TransientError
 from shared.contract.events import (
+    DESTINATION_UNKNOWN,
     Cause,
     Effect,
     Event,
     ExtractionFailed,
+    ExtractionRequested,
     ModelActivated,
     ModelReady,
     ModelSuperseded,
@@ -36,9 +40,12 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
-from shared.contract.text import clean
+from shared.contract.text import clean, is_storable
 
 SOURCE: Final = "state"
+
+#: A longer output is left out of a request to look again: a message is at most 1 MiB, and Replicate is asked first.
+_OUTPUT_LIMIT: Final = 512 * 1024
 
 #: What a replay came to that has brought a training to this stage.
 _EFFECTS: Final = {Stage.ACTIVE: Effect.SWAPPED, Stage.SUPERSEDED: Effect.SUPERSEDED}
@@ -79,6 +86,10 @@ class Training:
     destination: ModelName
     trigger_word: str
     stage: Stage
+    #: JSON, as Replicate sent it; only where a model is to be looked for again.
+    output: str | None = None
+    trainer_version: str | None = None
+    started_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,7 @@ class Swap:
     previous: ModelRef | None
     cause: Cause = Cause.TRAINING
     reason: str = ""
+    actor: str = "modelswap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +207,7 @@ class _Batch:
         failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
         if failed is None:
             self.fresh.append(mark)
-            # A failed extraction is a dead letter again, which says so itself.
+            # A failed extraction is a dead letter again, which says so itself; or what follows from it does.
             if envelope.replay is not None and not isinstance(envelope.event, ExtractionFailed):
                 self._settle(training, stage, envelope, envelope.replay)
         return failed
@@ -235,13 +247,34 @@ class _Batch:
             case TrainingCanceled() as event:
                 self._keep(training, completed_at=event.completed_at or envelope.time)
                 self._move(training, Fact.CANCELED, failure=Failure("training_canceled", clean(event.reason)))
+            case ExtractionFailed() as event if lacks_destination(event):
+                self._complete(training, envelope)
             case ExtractionFailed() as event:
+                # Of an older try, perhaps, while a newer one is underway: what that finds has the last word.
                 self._move(training, Fact.NOT_VERIFIED, failure=Failure(clean(event.error, 100), clean(event.detail)))
             case ModelReady(model=model):
                 return self._ready(training, model, envelope)
             case event:
                 return PermanentError(f"nothing is to be done here about {event.key}", code="unexpected_event")
         return None
+
+    def _complete(self, training: Training, cause: Envelope) -> None:
+        """Have the model looked for with the one thing that was missing."""
+        self._move(training, Fact.SUCCEEDED)
+        if next_stage(self._stage(training), Fact.ASKED_AGAIN) is None:
+            return
+        self._move(training, Fact.ASKED_AGAIN)
+        # Once for each event: told twice, it is the same request.
+        request_id = uuid5(training.ref, inbox_id(cause))
+        said = self._change(training.ref)
+        known = replace(
+            training,
+            output=training.output or said.output,
+            trainer_version=training.trainer_version or said.trainer_version,
+            started_at=training.started_at or said.started_at,
+        )
+        event = requested_extraction(known, cause.event.training_id, request_id)
+        self._publish(event, cause, training.user_id, training.generation)
 
     def _ready(self, training: Training, model: ModelRef, cause: Envelope) -> Result:
         if not accepts_model(self._stage(training)):
@@ -365,6 +398,35 @@ class _Batch:
 
     def _change(self, ref: UUID) -> TrainingChange:
         return self.changes.setdefault(ref, TrainingChange(ref))
+
+
+def lacks_destination(event: Event) -> bool:
+    """Did the first look fail only because the webhook's address did not say where the model belongs?"""
+    return isinstance(event, ExtractionFailed) and event.error == DESTINATION_UNKNOWN and event.request_id is None
+
+
+def requested_extraction(training: Training, training_id: str, request_id: UUID) -> ExtractionRequested:
+    """The request to look for the model of *training* again, with its stored output where that can be sent."""
+    return ExtractionRequested(
+        training_id=training_id,
+        request_id=request_id,
+        ref=training.ref,
+        destination=training.destination,
+        output=_sendable(training.output),
+        trainer_version=training.trainer_version,
+        started_at=training.started_at,
+    )
+
+
+def _sendable(output: str | None) -> JsonValue:
+    """A stored output; None where it is too long or no JSON that can travel, because then Replicate must have it."""
+    if output is None or len(output) > _OUTPUT_LIMIT:
+        return None
+    try:
+        value: JsonValue = json.loads(output)
+        return value if is_storable(value) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def inbox_id(envelope: Envelope) -> str:

@@ -1,17 +1,20 @@
 """
 What stage is a training in after a fact? Pure: one table.
 
-    requested ──▶ running ──▶ verifying ──┬──▶ active ──▶ replaced
-        │            │            │       │
-        │            │            │       └──▶ superseded        proved good, but a newer one is live already
-        │            │            │       ▲
-        │            │            └──▶ unverified                no usable model came out; looking again may find it
+    requested ──▶ running ──▶ verifying ──┬──▶ active ◀─▶ replaced   by a newer one, or by one that somebody chose
+        │            │           ▲ │      │      ▲
+        │            │     asked │ │      │      │ chosen
+        │            │     again │ │      │      │
+        │            │           │ │      └──▶ superseded          proved good, but a newer one is live already
+        │            │           │ ▼      ▲
+        │            │         unverified ┘                        no usable model came out; looking again may find it
         └────────────┴──▶ failed, canceled
 
 Facts come in any order, late and twice. The stronger fact wins and nothing moves back: a model that is ready proves
 that its training ran and succeeded, whether or not anybody said so. Replicate's first verdict stands: what failed or
 was canceled stays so, and what succeeded does not fail afterwards. Only what *we* took for not started is requested
-again when Replicate turns out to run it.
+again when Replicate turns out to run it, only somebody who asks has a model looked for again, and only somebody who
+rolls back makes a model current that was, or never was.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ class Fact(StrEnum):
     WON = "won"  #: Its model is ready, and the newest of its user.
     LOST = "lost"  #: Its model is ready, but a newer one is live.
     DISPLACED = "displaced"  #: Its model was current until just now.
+    ASKED_AGAIN = "asked again"  #: Its model is to be looked for once more.
+    CHOSEN = "chosen"  #: Somebody rolled back to its model.
 
 
 _READY_COMES_TO: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING, Stage.UNVERIFIED)
@@ -63,6 +68,9 @@ _NEXT: Final[Mapping[Fact, Mapping[Stage, Stage]]] = {
     Fact.WON: dict.fromkeys(_READY_COMES_TO, Stage.ACTIVE),
     Fact.LOST: dict.fromkeys(_READY_COMES_TO, Stage.SUPERSEDED),
     Fact.DISPLACED: {Stage.ACTIVE: Stage.REPLACED},
+    # One that is being verified, too: whoever was to do it may have been lost.
+    Fact.ASKED_AGAIN: dict.fromkeys((Stage.VERIFYING, Stage.UNVERIFIED), Stage.VERIFYING),
+    Fact.CHOSEN: dict.fromkeys((Stage.REPLACED, Stage.SUPERSEDED), Stage.ACTIVE),
 }
 
 

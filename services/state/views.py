@@ -65,6 +65,19 @@ class RegisterTraining(_Body):
     total_steps: Steps | None = None
 
 
+class RollBack(_Body):
+    """A user's model is to be an earlier one again."""
+
+    #: ``owner/name:version``, one of the user's own; null: the one that was used before the current one.
+    to: ModelRef | None = None
+    #: Why. It is kept in the history.
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+    #: Who. It is kept in the history.
+    actor: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)] = "api"
+    #: True: nothing is changed, the answer says what would be.
+    dry_run: bool = False
+
+
 class FailureView(BaseModel):
     """Why a training has no usable model."""
 
@@ -80,7 +93,8 @@ class TrainingView(BaseModel):
     #: Replicate's id of it; null until that is known.
     training_id: str | None
     user_id: str
-    #: The fence: of a user's trainings that prove good, the one with the highest generation is used.
+    #: The fence: of a user's trainings that prove good, the one with the highest generation is used, unless somebody
+    #: rolled back: the model that was chosen then has a generation of its own.
     generation: int
     stage: Stage
     #: Is its model the one that the user uses now?
@@ -127,6 +141,8 @@ class ModelView(BaseModel):
     ref: UUID
     trigger_word: str
     activated_at: datetime
+    #: True where nothing was changed, and this is only what would be; else not there.
+    dry_run: bool = False
 
 
 class SwapView(BaseModel):

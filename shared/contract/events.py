@@ -26,6 +26,9 @@ _FACTS: Final = UUID("5b0f6d52-3c1e-5f0e-9a55-6d6f64737770")
 
 Reason = Annotated[str, Field(max_length=4096)]
 
+#: The error of an extraction that lacked only the training's destination. State knows that, and has it tried again.
+DESTINATION_UNKNOWN: Final = "destination_unknown"
+
 
 class Cause(StrEnum):
     """Why a model became current."""
@@ -193,12 +196,15 @@ class ExtractionFailed(Event):
     key = "extraction.failed.v1"
     exchange = EVENTS_EXCHANGE
     ref: UUID | None = None
+    #: Which request to look again it answers; null for the first look.
+    request_id: UUID | None = None
     #: The class of the error: ``short_version``, ``destination_mismatch`` …
     error: str
     detail: Reason
 
     def fact(self) -> tuple[object, ...]:
-        return (self.error, self.detail)
+        # To find the same nothing once more is news to whoever asked.
+        return (self.error, self.detail, *((self.request_id,) if self.request_id else ()))
 
 
 class ModelActivated(Event):

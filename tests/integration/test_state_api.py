@@ -64,6 +64,7 @@ class Replicate:
     error: Exception | None = None
     meanwhile: Callable[[], None] = lambda: None
     asked: list[tuple[ModelRef, ModelName, Mapping[str, JsonValue], str, Sequence[str]]] = field(default_factory=list)
+    canceled: list[str] = field(default_factory=list)
 
     async def create_training(
         self,
@@ -78,6 +79,12 @@ class Replicate:
         if self.error is not None:
             raise self.error
         return Training.model_validate({"id": f"t{len(self.asked)}", "status": "starting"})
+
+    async def cancel_training(self, training_id: str) -> Training:
+        self.canceled.append(training_id)
+        if self.error is not None:
+            raise self.error
+        return Training.model_validate({"id": training_id, "status": "canceled"})
 
 
 def application(store: Any, replicate: Replicate) -> httpx.ASGITransport:
@@ -454,7 +461,7 @@ async def test_whoever_has_no_token_learns_nothing(store, replicate):
         ]
         answers.append(await stranger.get("/no-such-route"))
 
-    assert len(answers) == 8 * (1 + len(wrong)) + 1
+    assert len(answers) == 12 * (1 + len(wrong)) + 1
     for answer in answers:
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -608,6 +615,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
 
     operations = {o["operationId"]: o for methods in document["paths"].values() for o in methods.values()}
     assert sorted(operations) == [
+        "cancel_training",
         "get_model",
         "get_training",
         "list_model_history",
@@ -615,6 +623,9 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         "list_user_trainings",
         "preview",
         "register_training",
+        "retry_extraction",
+        "retry_user_extraction",
+        "roll_back_model",
         "start_training",
     ]
     for operation in operations.values():

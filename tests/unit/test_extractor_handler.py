@@ -212,12 +212,18 @@ async def test_another_event_is_a_mistake(extractor):
         await extractor.handle(enveloped(TrainingStarted(training_id=TRAINING)))
 
 
-@pytest.mark.parametrize("envelope", [succeeded(), requested()])
-async def test_giving_up_is_told_with_the_errors_own_code(extractor, envelope):
+@pytest.mark.parametrize(("envelope", "request_id"), [(succeeded(), None), (requested(), UUID(int=7))])
+async def test_giving_up_is_told_with_the_errors_own_code(extractor, envelope, request_id):
     events = extractor.gave_up(envelope, NotThereYet("get version: 404\x00"))
 
     assert events == [
-        ExtractionFailed(training_id=TRAINING, ref=OUR_REF, error="version_not_there_yet", detail="get version: 404")
+        ExtractionFailed(
+            training_id=TRAINING,
+            ref=OUR_REF,
+            request_id=request_id,
+            error="version_not_there_yet",
+            detail="get version: 404",
+        )
     ]
 
 
@@ -235,3 +241,25 @@ async def test_a_detail_is_never_too_long_to_travel(extractor):
 
 async def test_nothing_is_told_of_a_message_that_was_none_of_ours(extractor):
     assert extractor.gave_up(enveloped(TrainingStarted(training_id=TRAINING)), Malformed("x")) == []
+
+
+@pytest.mark.parametrize("output", ["9" * 64, {"version": "9" * 64}, "9" * 8])
+async def test_a_version_without_a_model_asks_for_the_destination_instead_of_failing(extractor, output):
+    (event,) = await extractor.handle(succeeded(output=output, destination=None, ref=None))
+
+    assert isinstance(event, ExtractionFailed)
+    assert (event.error, event.ref, event.request_id) == ("destination_unknown", None, None)
+    assert output if isinstance(output, str) else output["version"] in event.detail
+
+
+async def test_where_the_destination_is_known_a_version_is_enough(extractor):
+    assert await model_of(extractor, succeeded(output=MODEL.version)) == MODEL
+
+
+def test_the_same_failure_of_another_try_is_another_fact():
+    first, again, twice = (
+        ExtractionFailed(training_id=TRAINING, error="no_version", detail="no", request_id=request_id)
+        for request_id in (None, UUID(int=7), UUID(int=8))
+    )
+
+    assert len({first.id, again.id, twice.id}) == 3

@@ -11,6 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.state.asking import (
+    AlreadyCurrent,
+    NoModel,
+    NothingToRollBackTo,
+    NotRetryable,
+    NotTheirs,
+    PreconditionFailed,
+    RollbackOrder,
+    Target,
+    look_again,
+    roll_back,
+)
 from services.state.swap import (
     Changes,
     CurrentModel,
@@ -38,6 +50,7 @@ from tests.state import (
     DESTINATION,
     NOON,
     canceled,
+    destination_unknown,
     envelope,
     failed,
     model_of,
@@ -85,6 +98,7 @@ class World:
     inbox: set[str] = field(default_factory=set)
     history: list[Swap] = field(default_factory=list)
     told: list[ModelActivated | ModelSuperseded] = field(default_factory=list)
+    asked: list[ExtractionRequested] = field(default_factory=list)
 
     @classmethod
     def of(cls, *trainings: Training) -> World:
@@ -97,6 +111,18 @@ class World:
         self._check()
         return changes.results
 
+    def look_again(self, generation: int, request_id: UUID) -> None:
+        self._write(look_again(self.trainings[UUID(int=generation)], request_id=request_id, now=NOON))
+        self._check()
+
+    def roll_back(self, to: int, generation: int) -> None:
+        """Make the model of training number *to* the current one, as *generation*."""
+        target = self.trainings[UUID(int=to)]
+        order = RollbackOrder("ada", model_of(f"t{to}"), "too dark", "eve")
+        found = Target(target, f"t{to}", model_of(f"t{to}"))
+        self._write(roll_back(order, self.models["ada"], found, generation=generation, now=NOON))
+        self._check()
+
     def stage(self, generation: int) -> Stage:
         return self.trainings[UUID(int=generation)].stage
 
@@ -105,7 +131,12 @@ class World:
         for change in changes.trainings:
             row = self.trainings[change.ref]
             self.trainings[change.ref] = replace(
-                row, stage=change.stage or row.stage, training_id=row.training_id or change.training_id
+                row,
+                stage=change.stage or row.stage,
+                training_id=row.training_id or change.training_id,
+                output=row.output or change.output,
+                trainer_version=row.trainer_version or change.trainer_version,
+                started_at=row.started_at or change.started_at,
             )
         for swap in changes.current:
             known = self.models.get(swap.user_id)
@@ -113,8 +144,12 @@ class World:
             self.models[swap.user_id] = CurrentModel(swap.generation, swap.ref, swap.model)
         self.history += changes.swaps
         for outgoing in changes.outbox:
-            assert isinstance(outgoing.envelope.event, ModelActivated | ModelSuperseded)
-            self.told.append(outgoing.envelope.event)
+            event = outgoing.envelope.event
+            if isinstance(event, ExtractionRequested):
+                self.asked.append(event)
+            else:
+                assert isinstance(event, ModelActivated | ModelSuperseded)
+                self.told.append(event)
 
     def _check(self) -> None:
         active = {each.user_id: each.ref for each in self.trainings.values() if each.stage is Stage.ACTIVE}
@@ -122,8 +157,8 @@ class World:
         generations = [swap.generation for swap in self.history]
         assert generations == sorted(set(generations))
         activated = [event for event in self.told if isinstance(event, ModelActivated)]
-        assert [(e.generation, e.model, e.previous) for e in activated] == [
-            (swap.generation, swap.model, swap.previous) for swap in self.history
+        assert [(e.generation, e.model, e.previous, e.cause) for e in activated] == [
+            (swap.generation, swap.model, swap.previous, swap.cause) for swap in self.history
         ]
 
 
@@ -181,7 +216,7 @@ def test_a_success_that_is_told_too_late_changes_nothing(ends):
 
 EVENTS = [
     tell(training_id)
-    for tell in (started, succeeded, ready, failed, canceled, not_verified)
+    for tell in (started, succeeded, ready, failed, canceled, not_verified, destination_unknown)
     for training_id in ("t1", "t2", "t3")
 ]
 
@@ -246,6 +281,216 @@ def test_the_newest_reason_why_there_is_no_model_is_kept():
     )
 
     assert [change.failure and change.failure.code for change in changes.trainings] == ["not_there"]
+
+
+# Looking again
+
+
+@pytest.mark.parametrize("stage", [Stage.VERIFYING, Stage.UNVERIFIED])
+def test_what_has_no_model_is_looked_at_again_with_all_that_is_known(stage):
+    world = World.of(
+        training(
+            1, stage=stage, output='{"version": ["é", null]}', trainer_version="f" * 64, started_at=NOON, user_id="ada"
+        )
+    )
+
+    world.look_again(1, UUID(int=7))
+
+    assert world.stage(1) is Stage.VERIFYING
+    assert world.asked == [
+        ExtractionRequested(
+            training_id="t1",
+            request_id=UUID(int=7),
+            ref=UUID(int=1),
+            destination=DESTINATION,
+            output={"version": ["é", None]},
+            trainer_version="f" * 64,
+            started_at=NOON,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "code"),
+    [
+        (Stage.REQUESTED, "still_running"),
+        (Stage.RUNNING, "still_running"),
+        (Stage.FAILED, "training_failed"),
+        (Stage.CANCELED, "training_canceled"),
+        (Stage.ACTIVE, "has_model"),
+        (Stage.REPLACED, "has_model"),
+        (Stage.SUPERSEDED, "has_model"),
+    ],
+)
+def test_where_there_is_nothing_to_look_for_it_is_said_why(stage, code):
+    with pytest.raises(NotRetryable, match="training t1 ") as refused:
+        look_again(training(1, stage=stage), request_id=UUID(int=7), now=NOON)
+
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    "output",
+    [None, '"' + "x" * 600_000 + '"', "{", "NaN", r'"\ud800"', r'"\u0000"', "[" * 100_000],
+    ids=["none", "too long", "no JSON", "no number", "half a pair", "a NUL", "too deep"],
+)
+def test_an_output_that_can_not_travel_is_left_to_replicate(output):
+    (outgoing,) = look_again(
+        training(1, stage=Stage.UNVERIFIED, output=output), request_id=UUID(int=7), now=NOON
+    ).outbox
+
+    assert isinstance(outgoing.envelope.event, ExtractionRequested)
+    assert outgoing.envelope.event.output is None
+    assert len(outgoing.envelope.body()) < 1000
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["older fails", "older fails again", "newer ends"])))
+@pytest.mark.parametrize(("end", "stage"), [("good", Stage.ACTIVE), ("no model", Stage.UNVERIFIED)])
+def test_whatever_an_older_try_says_late_the_newer_one_ends_as_it_ends(order, end, stage):
+    world = World.of(training(1, stage=Stage.UNVERIFIED))
+    world.look_again(1, UUID(int=7))
+    world.look_again(1, UUID(int=8))
+    said = {
+        "older fails": not_verified("t1"),
+        "older fails again": not_verified("t1", request_id=UUID(int=7)),
+        "newer ends": ready("t1") if end == "good" else not_verified("t1", request_id=UUID(int=8)),
+    }
+
+    for name in order:
+        world.take(said[name])
+
+    assert world.stage(1) is stage
+
+
+def test_to_find_nothing_once_more_is_not_taken_for_the_first_time():
+    world = World.of(training(1))
+    world.take(not_verified("t1"))
+
+    world.look_again(1, UUID(int=7))
+    world.take(not_verified("t1", request_id=UUID(int=7)))
+
+    assert world.stage(1) is Stage.UNVERIFIED
+
+
+# Looking again, with the destination
+
+
+def test_where_only_the_destination_was_missing_it_is_added_and_the_model_looked_for_again():
+    world = World.of(training(1))
+
+    world.take(started("t1"), succeeded("t1", output="f" * 64), destination_unknown("t1"))
+
+    assert world.stage(1) is Stage.VERIFYING
+    (asked,) = world.asked
+    assert (asked.training_id, asked.ref, asked.destination, asked.output) == (
+        "t1",
+        UUID(int=1),
+        DESTINATION,
+        "f" * 64,
+    )
+
+
+def test_that_is_asked_once_however_often_it_is_told():
+    world = World.of(training(1), training(2))
+
+    world.take(destination_unknown("t1"), destination_unknown("t1"), destination_unknown("t2"))
+    world.take(destination_unknown("t1"))
+
+    assert [asked.training_id for asked in world.asked] == ["t1", "t2"]
+    assert len({asked.request_id for asked in world.asked}) == 2
+
+
+def test_an_operator_s_replay_asks_anew():
+    world = World.of(training(1))
+
+    world.take(destination_unknown("t1"))
+    world.take(replace(destination_unknown("t1"), replay="7"))
+
+    assert len({asked.request_id for asked in world.asked}) == 2
+
+
+def test_it_does_not_go_round_in_circles():
+    world = World.of(training(1))
+
+    world.take(not_verified("t1", "destination_unknown", request_id=UUID(int=7)))
+
+    assert (world.stage(1), world.asked) == (Stage.UNVERIFIED, [])
+
+
+@pytest.mark.parametrize("stage", [Stage.FAILED, Stage.CANCELED, Stage.ACTIVE, Stage.REPLACED, Stage.SUPERSEDED])
+def test_what_has_ended_otherwise_is_not_looked_at_again(stage):
+    changes = fold([destination_unknown("t1")], Snapshot([training(1, stage=stage)], {}), now=NOON)
+
+    assert (changes.results, changes.outbox) == ([None], [])
+
+
+# Rolling back
+
+
+@pytest.mark.parametrize("newer", [None, *ENDS])
+@pytest.mark.parametrize("position", range(2, 5))
+@pytest.mark.parametrize("back_to", range(1, 4))
+def test_a_rollback_beats_all_that_was_requested_before_it_and_nothing_that_is_requested_later(
+    newer, position, back_to
+):
+    happened = 0
+    for order in orders([ready(f"t{number}") for number in range(1, 5)]):
+        world = World.of(*map(training, range(1, 5)))
+        for event in order[:position]:
+            world.take(event)
+        if world.stage(back_to) not in (Stage.REPLACED, Stage.SUPERSEDED):
+            continue
+        happened += 1
+
+        world.roll_back(back_to, 5)
+        for event in order:
+            world.take(event)
+        chosen = world.models["ada"]
+        if newer:
+            world.trainings[UUID(int=6)] = training(6)
+            world.take(ENDS[newer]("t6"))
+
+        live = 6 if newer == "good" else back_to
+        assert (chosen.generation, chosen.model) == (5, model_of(f"t{back_to}"))
+        assert world.models["ada"].model == model_of(f"t{live}")
+        assert world.stage(live) is Stage.ACTIVE
+        assert all(world.stage(each) in STAGES["good"] for each in range(1, 5) if each != live)
+    assert happened
+
+
+def test_a_rollback_says_who_and_why():
+    world = World.of(training(1), training(2))
+    world.take(ready("t1"), ready("t2"))
+
+    world.roll_back(1, 3)
+
+    assert (world.history[-1].cause, world.history[-1].actor, world.history[-1].reason) == (
+        Cause.ROLLBACK,
+        "eve",
+        "too dark",
+    )
+    assert world.history[-1].previous == model_of("t2")
+
+
+CURRENT = CurrentModel(4, UUID(int=2), model_of("t2"))
+
+
+@pytest.mark.parametrize(
+    ("current", "fields", "error"),
+    [
+        (None, {}, NoModel),
+        (CURRENT, {"only_from": {3, 5}}, PreconditionFailed),
+        (CURRENT, {"only_from": set()}, PreconditionFailed),
+        (CURRENT, {"to": model_of("t2")}, AlreadyCurrent),
+        (CURRENT, {"to": model_of("stranger")}, NotTheirs),
+        (CURRENT, {"only_from": {4}}, NothingToRollBackTo),
+    ],
+)
+def test_what_can_not_be_rolled_back_is_said(current, fields, error):
+    order = replace(RollbackOrder("ada", None, "too dark", "eve"), **fields)
+
+    with pytest.raises(error):
+        roll_back(order, current, None, generation=5, now=NOON)
 
 
 def test_users_do_not_touch_each_other():

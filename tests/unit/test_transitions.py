@@ -19,8 +19,15 @@ STRENGTH = {
     Stage.ACTIVE: 4,
     Stage.REPLACED: 5,
 }
-#: Facts that Replicate or the extractor tell; `APPEARED` is about our own mistake.
-TOLD = [fact for fact in Fact if fact is not Fact.APPEARED]
+#: What somebody asks for may move a training back, and `APPEARED` is about our own mistake: each has its own rule.
+BACK = (Fact.APPEARED, Fact.ASKED_AGAIN, Fact.CHOSEN)
+#: Facts that Replicate or the extractor tell.
+TOLD = [fact for fact in Fact if fact not in BACK]
+
+
+def moved_by(fact: Fact) -> dict[Stage, Stage]:
+    """Where a fact leads, from each stage that it moves."""
+    return {stage: after for stage in Stage if (after := next_stage(stage, fact))}
 
 
 @pytest.mark.parametrize(("stage", "fact"), list(itertools.product(Stage, TOLD)))
@@ -55,9 +62,15 @@ def test_a_ready_model_counts_however_little_was_told_before(stage):
 
 
 def test_what_we_took_for_not_started_is_requested_again_when_replicate_runs_it():
-    moving = {stage: after for stage in Stage if (after := next_stage(stage, Fact.APPEARED))}
+    assert moved_by(Fact.APPEARED) == {Stage.FAILED: Stage.REQUESTED}
 
-    assert moving == {Stage.FAILED: Stage.REQUESTED}
+
+def test_only_what_succeeded_without_a_usable_model_is_looked_at_again():
+    assert moved_by(Fact.ASKED_AGAIN) == {Stage.VERIFYING: Stage.VERIFYING, Stage.UNVERIFIED: Stage.VERIFYING}
+
+
+def test_only_a_model_that_was_proven_good_and_is_not_in_use_can_be_chosen():
+    assert moved_by(Fact.CHOSEN) == {Stage.REPLACED: Stage.ACTIVE, Stage.SUPERSEDED: Stage.ACTIVE}
 
 
 @pytest.mark.parametrize("fact", Fact)

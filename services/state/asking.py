@@ -1,0 +1,233 @@
+"""
+What may still be asked of a training, and of a user's model? Pure, but for the one call that cancels.
+
+    look again    what succeeded without a usable model is looked at once more, through the same gate
+    roll back     an earlier model becomes the current one. That draws a generation of its own, so it beats whatever
+                  was requested before it, however late that is ready
+    cancel        Replicate is asked to end a training; the stage changes when Replicate says that it did
+
+Rows are given as they are while their user is locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol
+from uuid import UUID
+
+from services.state.records import TrainingRecord
+from services.state.swap import (
+    SOURCE,
+    Changes,
+    CurrentModel,
+    Outgoing,
+    Swap,
+    Training,
+    TrainingChange,
+    requested_extraction,
+)
+from services.state.transitions import Fact, Stage, next_stage
+from shared.contract.envelope import wrap
+from shared.contract.errors import PermanentError
+from shared.contract.events import Cause, Event, ModelActivated
+from shared.contract.identity import ModelRef
+from shared.replicate.errors import NotThere, Refused
+from shared.replicate.training import Training as ReplicateTraining
+
+_UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING)
+_HAS_MODEL: Final = ("has_model", "has its model already: there is nothing to look for")
+#: Why there is nothing to look for, by the stages where there is not.
+_NOTHING_TO_LOOK_FOR: Final[Mapping[Stage, tuple[str, str]]] = {
+    Stage.REQUESTED: ("still_running", "has not ended: its model is looked for when it succeeds"),
+    Stage.RUNNING: ("still_running", "has not ended: its model is looked for when it succeeds"),
+    Stage.FAILED: ("training_failed", "failed, so it made no model: start another one"),
+    Stage.CANCELED: ("training_canceled", "was canceled, so it made no model: start another one"),
+    Stage.ACTIVE: _HAS_MODEL,
+    Stage.REPLACED: _HAS_MODEL,
+    Stage.SUPERSEDED: _HAS_MODEL,
+}
+
+
+class NoTraining(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """There is no training that could be looked at again."""
+
+    code = "no_training"
+
+
+class NotRetryable(PermanentError):  # noqa: N818 (likewise)
+    """There is nothing to look for in this training. Its code says why."""
+
+    code = "not_retryable"
+
+
+class NotCancelable(PermanentError):  # noqa: N818 (likewise)
+    """This training can not be canceled. Its code says why."""
+
+    code = "not_cancelable"
+
+
+class NoModel(PermanentError):  # noqa: N818 (likewise)
+    """The user has no model yet."""
+
+    code = "no_model"
+
+
+class NothingToRollBackTo(PermanentError):  # noqa: N818 (likewise)
+    """The user has never used another model."""
+
+    code = "nothing_to_roll_back_to"
+
+
+class AlreadyCurrent(PermanentError):  # noqa: N818 (likewise)
+    """The user uses that model now."""
+
+    code = "already_current"
+
+
+class NotTheirs(PermanentError):  # noqa: N818 (likewise)
+    """None of the user's trainings has made that model."""
+
+    code = "not_their_model"
+
+
+class PreconditionFailed(PermanentError):  # noqa: N818 (likewise)
+    """The user's model is not the one any more that whoever asks has seen."""
+
+    code = "precondition_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackOrder:
+    """An earlier model is to be used again."""
+
+    user_id: str
+    #: None: the one that was used before the current one.
+    to: ModelRef | None
+    reason: str
+    actor: str
+    #: Only if the current model has one of these generations; None: whichever it has.
+    only_from: Collection[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A training whose model was proven good, and that model."""
+
+    training: Training
+    training_id: str
+    model: ModelRef
+
+
+class Replicate(Protocol):
+    """What is asked of Replicate."""
+
+    async def cancel_training(self, training_id: str) -> ReplicateTraining: ...
+
+
+def look_again(training: Training, *, request_id: UUID, now: datetime) -> Changes:
+    """
+    Have the model of *training* looked for once more.
+
+    Raises:
+        NotRetryable: if there is nothing to look for.
+
+    """
+    stage = next_stage(training.stage, Fact.ASKED_AGAIN)
+    if stage is None or training.training_id is None:
+        code, why = _NOTHING_TO_LOOK_FOR[training.stage]
+        raise NotRetryable(f"training {training.training_id or training.ref} {why}", code=code)
+    event = requested_extraction(training, training.training_id, request_id)
+    return _changes(
+        [TrainingChange(training.ref, stage=stage)], [], event, training.user_id, training.generation, now=now
+    )
+
+
+def roll_back(
+    order: RollbackOrder, current: CurrentModel | None, target: Target | None, *, generation: int, now: datetime
+) -> Changes:
+    """
+    Make the model of *target* the current one again, as *generation*.
+
+    Raises:
+        NoModel, PreconditionFailed, AlreadyCurrent, NotTheirs, NothingToRollBackTo: if that can not be.
+
+    """
+    if current is None:
+        raise NoModel(f"user {order.user_id} has no model yet")
+    if order.only_from is not None and current.generation not in order.only_from:
+        raise PreconditionFailed(
+            f"the model of user {order.user_id} has generation {current.generation} now: look at it before you go on"
+        )
+    if order.to == current.model:
+        raise AlreadyCurrent(f"user {order.user_id} uses {current.model} already")
+    if target is None:
+        raise _no_target(order, current)
+    swap = Swap(
+        order.user_id,
+        generation,
+        target.training.ref,
+        target.model,
+        target.training.trigger_word,
+        current.model,
+        cause=Cause.ROLLBACK,
+        reason=order.reason,
+        actor=order.actor,
+    )
+    event = ModelActivated(
+        training_id=target.training_id,
+        user_id=swap.user_id,
+        generation=swap.generation,
+        ref=swap.ref,
+        model=swap.model,
+        previous=swap.previous,
+        trigger_word=swap.trigger_word,
+        cause=swap.cause,
+    )
+    moved = [
+        TrainingChange(current.ref, stage=next_stage(Stage.ACTIVE, Fact.DISPLACED)),
+        TrainingChange(target.training.ref, stage=next_stage(target.training.stage, Fact.CHOSEN)),
+    ]
+    return _changes(moved, [swap], event, swap.user_id, swap.generation, now=now)
+
+
+async def cancel(record: TrainingRecord, replicate: Replicate) -> None:
+    """
+    Ask Replicate to end a training.
+
+    Raises:
+        NotCancelable: if it has ended, or Replicate does not do it.
+        DependencyDown: if Replicate is away. It may be asked again.
+
+    """
+    name = record.training_id or record.ref
+    if record.stage not in _UNDERWAY:
+        raise NotCancelable(f"training {name} has ended: it is {record.stage}", code="already_ended")
+    if record.training_id is None:
+        raise NotCancelable(
+            f"Replicate's id of training {name} is not known yet: try again in a moment", code="id_not_known_yet"
+        )
+    try:
+        await replicate.cancel_training(record.training_id)
+    except (NotThere, Refused) as error:
+        raise NotCancelable(str(error), code="cancel_refused") from error
+
+
+def _no_target(order: RollbackOrder, current: CurrentModel) -> PermanentError:
+    if order.to is not None:
+        return NotTheirs(f"{order.to} was never made and proven good by a training of user {order.user_id}")
+    return NothingToRollBackTo(f"user {order.user_id} has never used another model than {current.model}")
+
+
+def _changes(
+    trainings: list[TrainingChange],
+    swaps: list[Swap],
+    event: Event,
+    user_id: str,
+    generation: int,
+    *,
+    now: datetime,
+) -> Changes:
+    outgoing = Outgoing(wrap(event, source=SOURCE, now=now), user_id, generation)
+    return Changes((), (), trainings, swaps, [outgoing])
