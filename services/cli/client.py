@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
+from shlex import quote as shell_quote
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -56,6 +57,18 @@ class Product:
     async def get_training(self, training_id: str) -> TrainingView:
         return await self._ask(TrainingView, "GET", f"/v1/trainings/{_part(training_id)}")
 
+    async def cancel_training(self, training_id: str) -> TrainingView:
+        return await self._post(TrainingView, f"/v1/trainings/{_part(training_id)}/cancel", then=_show(training_id))
+
+    async def retry_extraction(self, training_id: str) -> TrainingView:
+        path = f"/v1/trainings/{_part(training_id)}/retry-extraction"
+        return await self._post(TrainingView, path, then=_show(training_id))
+
+    async def retry_user_extraction(self, user_id: str) -> TrainingView:
+        """The same for the user's newest training that succeeded, but has no model of its own."""
+        then = f"modelswap trainings list --user {shell_quote(user_id)}"
+        return await self._post(TrainingView, f"/v1/users/{_part(user_id)}/retry-extraction", then=then)
+
     async def list_trainings(self, *, user_id: str | None, stage: str | None, limit: int) -> list[TrainingView]:
         """The newest trainings, of all users or of one, in all stages or in one."""
         query = {"user_id": user_id, "stage": stage}
@@ -63,6 +76,18 @@ class Product:
 
     async def get_model(self, user_id: str) -> ModelView:
         return await self._ask(ModelView, "GET", f"/v1/users/{_part(user_id)}/model")
+
+    async def roll_back(
+        self, user_id: str, *, to: str | None, reason: str, generation: int, dry_run: bool
+    ) -> ModelView:
+        """Go back to a model, or see what that would be, if the user's model still has this *generation*."""
+        return await self._post(
+            ModelView,
+            f"/v1/users/{_part(user_id)}/model/rollback",
+            body={"to": to, "reason": reason, "actor": "cli", "dry_run": dry_run},
+            headers={"If-Match": f'"{generation}"'},
+            then=f"modelswap models history {shell_quote(user_id)}",
+        )
 
     async def list_history(self, user_id: str, *, limit: int) -> list[SwapView]:
         return await self._pages(Page[SwapView], f"/v1/users/{_part(user_id)}/model/history", {}, limit)
@@ -79,6 +104,17 @@ class Product:
                 break
         return items
 
+    async def _post(
+        self,
+        kind: type[M],
+        path: str,
+        *,
+        then: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> M:
+        return await self._ask(kind, "POST", path, body=body, headers=headers, then=then)
+
     async def _ask(
         self,
         kind: type[M],
@@ -87,17 +123,20 @@ class Product:
         *,
         query: Mapping[str, str | None] | None = None,
         body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        then: str = "the same command with --help",
     ) -> M:
+        """*then* is what to do where the request makes no sense as things are."""
         given = {name: text for name, text in (query or {}).items() if text is not None}
         try:
-            response = await self._http.request(method, path, params=given, json=body)
+            response = await self._http.request(method, path, params=given, json=body, headers=headers)
         except httpx.TransportError as error:
             raise Problem(
                 f"the product's API at {self._url} does not answer ({type(error).__name__})",
                 then="modelswap up --embedded, or set MODELSWAP_API_URL",
             ) from error
         if not response.is_success:
-            raise _refusal(response)
+            raise _refusal(response, then)
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
@@ -133,7 +172,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, 
     return response.status_code, "" if response.is_success else _detail(response)
 
 
-def _refusal(response: httpx.Response) -> Problem:
+def _refusal(response: httpx.Response, then: str) -> Problem:
     detail = _detail(response)
     match response.status_code:
         case HTTPStatus.UNAUTHORIZED:
@@ -141,8 +180,13 @@ def _refusal(response: httpx.Response) -> Problem:
             return Problem(f"the product's API does not accept {token}", then=_CONFIG)
         case HTTPStatus.NOT_FOUND:
             return NotThere(detail, then="modelswap trainings list")
-        case HTTPStatus.BAD_REQUEST | HTTPStatus.CONFLICT | HTTPStatus.UNPROCESSABLE_ENTITY:
-            return Problem(detail, then="the same command with --help")
+        case (
+            HTTPStatus.BAD_REQUEST
+            | HTTPStatus.CONFLICT
+            | HTTPStatus.PRECONDITION_FAILED
+            | HTTPStatus.UNPROCESSABLE_ENTITY
+        ):
+            return Problem(detail, then=then)
     return Problem(f"the product's API refused: {response.status_code} {detail}", then="modelswap doctor")
 
 
@@ -158,6 +202,10 @@ def _detail(response: httpx.Response) -> str:
         case {"detail": str(detail)}:
             return detail
     return response.text[:_SHOWN_CHARACTERS]
+
+
+def _show(training_id: str) -> str:
+    return f"modelswap trainings show {shell_quote(training_id)}"
 
 
 def _part(text: str) -> str:

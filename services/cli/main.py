@@ -226,6 +226,44 @@ def trainings_watch(training: Annotated[str | None, TrainingArgument] = None, ou
         raise typer.Exit(1)
 
 
+@trainings.command("retry-extraction")
+def trainings_retry_extraction(
+    training: Annotated[str | None, TrainingArgument] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Instead: this user's newest training without a model.", show_default=False)
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Look for a training's model once more.
+
+    For one that succeeded, but no usable model was found. The model that its user uses now stays until then.
+
+    Example: modelswap trainings retry-extraction zz4ibbonubfz7carwiefibzgga
+
+    Example: modelswap trainings retry-extraction --user user-42
+    """
+    from services.cli.asking import retry_extraction
+
+    if (training is None) == (user is None):
+        raise typer.BadParameter("name a training, or a user with --user", param_hint="TRAINING")
+    _run(retry_extraction(training, user, output))
+
+
+@trainings.command("cancel")
+def trainings_cancel(training: Annotated[str, TrainingArgument], output: Output = Format.TABLE) -> None:
+    """
+    Have Replicate end a training.
+
+    It is canceled when Replicate says so: watch it with `modelswap trainings watch TRAINING`.
+
+    Example: modelswap trainings cancel zz4ibbonubfz7carwiefibzgga
+    """
+    from services.cli.asking import cancel
+
+    _run(cancel(training, output))
+
+
 @models.command("current")
 def models_current(user: User, output: Output = Format.TABLE) -> None:
     """Show the model that a user uses now."""
@@ -240,6 +278,34 @@ def models_history(user: User, limit: Limit = 20, output: Output = Format.TABLE)
     from services.cli.trainings import show_history
 
     _run(show_history(user, limit=limit, output=output))
+
+
+@models.command("rollback")
+def models_rollback(
+    *,
+    user: User,
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the history.", show_default=False)],
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Which of the user's models. Default: the one before.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Use an earlier model of a user again.
+
+    It beats every training that was requested before, even one that is ready later. What is requested afterwards
+    counts again as always.
+
+    Example: modelswap models rollback user-42 --reason "faces are too dark" --dry-run
+
+    Example: modelswap models rollback user-42 --to acme/user-42:VERSION --reason "as before" --yes
+    """
+    from services.cli.asking import roll_back
+
+    _run(roll_back(user, to=to, reason=reason, dry_run=dry_run, yes=yes, output=output))
 
 
 @app.command()

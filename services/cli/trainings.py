@@ -46,8 +46,11 @@ async def list_trainings(*, user_id: str | None, stage: str | None, limit: int, 
 
 async def show_training(training_id: str, output: Format) -> None:
     async with product() as api:
-        found = await api.get_training(training_id)
-    shown = found.model_dump(mode="json", exclude_none=output is Format.TABLE)
+        print_training(await api.get_training(training_id), output)
+
+
+def print_training(training: TrainingView, output: Format) -> None:
+    shown = training.model_dump(mode="json", exclude_none=output is Format.TABLE)
     if output is Format.JSON:
         print_json(shown)
         return

@@ -18,6 +18,7 @@ COMMANDS = {
     *("demo", "up", "serve", "doctor", "listen", "trigger", "extract", "progress", "config show"),
     *("db migrate", "db status", "topology apply", "topology diff"),
     *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
+    *("trainings retry-extraction", "trainings cancel", "models rollback"),
 }
 
 
