@@ -7,14 +7,15 @@ import sys
 import time
 from typing import Protocol
 
+from services.extractor.api import create_api
 from services.extractor.handler import Extractor, Trainings
 from services.extractor.verify import Gate, Models
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.replicate.client import Replicate
 from shared.runtime.broker import Consumer, Publisher, one_by_one
-from shared.runtime.health import health_app
+from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
-from shared.runtime.settings import ExtractorSettings
+from shared.runtime.settings import ExtractorSettings, reveal
 
 
 class Api(Trainings, Models, Protocol):
@@ -35,7 +36,11 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
     async with Publisher(
         url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds
     ) as publisher:
-        extractor = Extractor(replicate, Gate(replicate, settings), monotonic=time.monotonic)
+        gate = Gate(replicate, settings)
+        extractor = Extractor(replicate, gate.verify, monotonic=time.monotonic)
+        api = create_api(
+            Extractor(replicate, gate.glance, monotonic=time.monotonic), api_tokens=reveal(settings.api_tokens)
+        )
         consumer = Consumer(
             url,
             queue=EXTRACTOR_QUEUE,
@@ -56,7 +61,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
             stopping,
             consumer.run(stopping),
             serve(
-                health_app({"consumer": consumer.check}),
+                create_app(api, {"consumer": consumer.check}, below=""),
                 host=settings.host,
                 port=settings.extractor_port,
                 stopping=stopping,

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
+from uuid import UUID
 
 from pydantic import JsonValue
 
 from services.extractor.outputs import Found, NeedsDestination, NeedsLookup, NotListed, find_model, resolve
-from services.extractor.verify import Gate, NotThereYet
+from services.extractor.verify import NotThereYet
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed, ModelswapError, PermanentError
 from shared.contract.events import (
@@ -48,12 +49,18 @@ class Trainings(Protocol):
     async def list_versions(self, model: ModelName) -> list[Version]: ...
 
 
+class Verify(Protocol):
+    """The gate: `Gate.verify`, or a `Gate.glance`."""
+
+    async def __call__(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]: ...
+
+
 class Extractor:
     """Turns succeeded trainings into models that work."""
 
-    def __init__(self, replicate: Trainings, gate: Gate, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, replicate: Trainings, verify: Verify, *, monotonic: Callable[[], float]) -> None:
         self._replicate = replicate
-        self._gate = gate
+        self._verify = verify
         self._monotonic = monotonic
 
     async def handle(self, envelope: Envelope) -> Sequence[Event]:
@@ -73,7 +80,7 @@ class Extractor:
                 found, request_id = await self._find_again(event), event.request_id
             case other:
                 raise Malformed(f"the extractor does nothing about {other.key}", code="unexpected_event")
-        checks = await self._gate.verify(found.model, request_id=request_id)
+        checks = await self._verify(found.model, request_id=request_id)
         evidence = Evidence(shape=found.shape, checks=checks, seconds=self._monotonic() - began)
         return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
 

@@ -29,6 +29,8 @@ from shared.replicate.training import Prediction, TrainingStatus
 from shared.replicate.version import InputSchema, Version
 
 Level = Literal["exists", "schema", "predict"]
+#: Stands for the last check where only a glance was taken.
+NOT_RUN: Final = "predict: not run"
 
 _PROMPT: Final = "prompt"
 _INPUT: Final[Mapping[str, JsonValue]] = {_PROMPT: "a landscape with hills and a lake, photo"}
@@ -159,14 +161,31 @@ class Gate:
             DoesNotWork: if it is proven bad.
 
         """
+        checks, schema = await self._check_version(ref)
+        if schema is None:
+            return checks
+        await self._check_run(ref, schema, request_id)
+        return (*checks, "predict")
+
+    async def glance(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
+        """As `verify`, but no run is paid for: what one proved before counts, and where none did, that is said."""
+        checks, schema = await self._check_version(ref)
+        if schema is None:
+            return checks
+        self._forget()
+        memory = self._memories.get(ref)
+        if memory is None:
+            return (*checks, NOT_RUN)
+        memory.raise_failure(self._monotonic(), request_id)
+        return (*checks, "predict" if memory.works else NOT_RUN)
+
+    async def _check_version(self, ref: ModelRef) -> tuple[tuple[str, ...], InputSchema | None]:
+        """The checks that cost nothing; and what *ref* takes, if it is to be run as well."""
         version = await self._get_version(ref)
         if self._policy.verify_level == "exists":
-            return ("exists",)
+            return ("exists",), None
         schema = _check_schema(ref, version)
-        if self._policy.verify_level == "schema":
-            return ("exists", "schema")
-        await self._check_run(ref, schema, request_id)
-        return ("exists", "schema", "predict")
+        return ("exists", "schema"), schema if self._policy.verify_level == "predict" else None
 
     async def _get_version(self, ref: ModelRef) -> Version:
         try:
@@ -195,17 +214,20 @@ class Gate:
                 if isinstance(error, PermanentError):
                     memory.failure = _Failure(str(error), error.code, request_id, self._monotonic() + _BAD_SECONDS)
                 raise
-            memory.works = True
+            memory.works, memory.failure = True, None
 
     def _recall(self, ref: ModelRef) -> _Memory:
-        """What is known of *ref*; the oldest are forgotten first, which costs at most one more run."""
+        self._forget()
+        return self._memories.setdefault(ref, _Memory(since=self._monotonic()))
+
+    def _forget(self) -> None:
+        """The oldest first, which costs at most one more run of each."""
         now = self._monotonic()
         while self._memories:
             oldest = next(iter(self._memories))
             if len(self._memories) <= _MOST_REMEMBERED and now < self._memories[oldest].since + _REMEMBERED_SECONDS:
                 break
             del self._memories[oldest]
-        return self._memories.setdefault(ref, _Memory(since=now))
 
     async def _start(self, ref: ModelRef, schema: InputSchema) -> str:
         known = {name: value for name, value in _CHEAP.items() if name in schema.fields}

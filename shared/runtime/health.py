@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -35,8 +34,3 @@ def health_routes(checks: Mapping[str, Check]) -> list[Route]:
         Route("/readyz", readyz),
         Route("/metrics", metrics),
     ]
-
-
-def health_app(checks: Mapping[str, Check]) -> Starlette:
-    """An application with nothing but the health routes, for processes that serve nothing else."""
-    return Starlette(routes=health_routes(checks))

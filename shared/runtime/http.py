@@ -115,10 +115,10 @@ def new_api(
     return api
 
 
-def create_app(api: ASGIApp, checks: Mapping[str, Check]) -> Starlette:
-    """Serve *api* below ``/v1``, and say beside it whether this process is well, by *checks*."""
+def create_app(api: ASGIApp, checks: Mapping[str, Check], *, below: str = "/v1") -> Starlette:
+    """Serve *api*, and say beside it whether this process is well, by *checks*."""
     return Starlette(
-        routes=[*health_routes(checks), Mount("/v1", app=api)],
+        routes=[*health_routes(checks), Mount(below, app=api)],
         exception_handlers={HTTPException: answering({})},
     )
 
@@ -140,6 +140,8 @@ class RequireToken:
     def _choose(self, scope: Scope) -> ASGIApp:
         if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) == _OPENAPI:
             return self._app
+        if not self._tokens:
+            return _CLOSED
         caller = self._find(scope)
         if caller is None:
             return _UNAUTHORIZED
@@ -211,6 +213,7 @@ def _problem(
 _UNAUTHORIZED: Final = _problem(
     401, "unauthorized", "a bearer token is needed that this API knows", headers={"WWW-Authenticate": "Bearer"}
 )
+_CLOSED: Final = _problem(403, "forbidden", "nobody may ask this process anything: it is given no MODELSWAP_API_TOKENS")
 _FORBIDDEN: Final = _problem(403, "forbidden", "this token may look, but change nothing")
 
 

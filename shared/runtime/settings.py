@@ -164,6 +164,8 @@ class ExtractorSettings(BrokerSettings, ReplicateSettings):
     """`services.extractor`."""
 
     extractor_port: Port = 8082
+    #: Who may ask what would become of a message: bearer tokens. Empty: nobody.
+    api_tokens: Secrets = ()
     #: What a model must show before a swap: it exists, its input has a prompt, or it makes an image.
     verify_level: Literal["exists", "schema", "predict"] = "exists"
     #: How long one verification waits for a model that boots; after that it is tried again later.

@@ -15,10 +15,15 @@ import pytest
 from services.simulator.faults import ApiFaultOrder, Behaviour, FaultOrder
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
+from shared.contract.envelope import wrap
+from shared.contract.events import ModelReady, TrainingSucceeded
+from shared.contract.identity import ModelName
+from shared.contract.preview import Answer, Message
+from shared.runtime.clock import now
 from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import start
 from tests.servers import Urls
-from tests.stack import Stack
+from tests.stack import API_TOKEN, Stack
 
 #: Simulated seconds; that is a fifth of a real one.
 SHORT: Final = 60
@@ -241,6 +246,23 @@ async def test_a_fault_that_only_an_operator_mends_pauses_the_extractor(proving:
     assert (end["stage"], end["failure"], retrain.dead_letter) == ("active", None, "")
     assert retrain.seen == [retrain.old, retrain.new]
     assert retrain.runs == 1
+
+
+async def test_a_preview_knows_what_was_paid_for_and_pays_for_nothing(proving: tuple[Stack, Simulator]):
+    retrain = Retrain(*proving)
+    await retrain.begin()
+    event = TrainingSucceeded(training_id="t1", destination=ModelName("acme", retrain.user), output=retrain.old)
+    message = Message.of(wrap(event, source="test", now=now()))
+    before = len(retrain.simulator.world._predictions)
+
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {API_TOKEN}"}) as client:
+        said = await client.post(f"{retrain.stack.url('extractor')}/preview", json=message.model_dump(mode="json"))
+
+    (follows,) = Answer.model_validate_json(said.content).messages
+    ready = follows.decode().event
+    assert isinstance(ready, ModelReady)
+    assert (str(ready.model), ready.evidence.checks) == (retrain.old, ("exists", "schema", "predict"))
+    assert len(retrain.simulator.world._predictions) == before
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def replicate() -> FakeReplicate:
 @pytest.fixture
 def extractor(replicate: FakeReplicate) -> Extractor:
     seconds = iter(range(0, 1000, 3))
-    return Extractor(replicate, Gate(replicate, Policy()), monotonic=lambda: next(seconds))
+    return Extractor(replicate, Gate(replicate, Policy()).verify, monotonic=lambda: next(seconds))
 
 
 def enveloped(event: Event) -> Envelope:
@@ -156,7 +156,7 @@ async def test_a_request_asks_replicate_again(extractor, replicate):
 
 
 async def test_a_redelivery_takes_what_is_known_and_a_new_request_asks_anew(replicate):
-    extractor = Extractor(replicate, Gate(replicate, Policy("predict")), monotonic=lambda: 0)
+    extractor = Extractor(replicate, Gate(replicate, Policy("predict")).verify, monotonic=lambda: 0)
     replicate.will_say, works = [{"status": "failed", "error": "no weights"}], replicate.will_say
     for _ in range(2):
         with pytest.raises(DoesNotWork):

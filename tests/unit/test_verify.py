@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from services.extractor.verify import DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
+from services.extractor.verify import NOT_RUN, DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import ForeignAddress, OperatorNeeded
@@ -285,6 +285,35 @@ async def test_what_was_seen_to_fail_ten_minutes_ago_is_tried_again(bad, clock):
     clock.now += 601
 
     assert "predict" in await bad.verify(REF)
+
+
+@pytest.mark.parametrize(("level", "checks"), [("exists", ("exists",)), ("schema", ("exists", "schema"))])
+async def test_a_glance_sees_all_that_costs_nothing(replicate, clock, level, checks):
+    assert await gate_of(replicate, clock, level).glance(REF) == checks
+
+
+async def test_a_glance_pays_for_nothing_and_says_so(replicate, gate):
+    assert await gate.glance(REF) == ("exists", "schema", NOT_RUN)
+    assert replicate.inputs == []
+
+
+async def test_a_glance_knows_what_was_seen_to_work(replicate, gate):
+    await gate.verify(REF)
+
+    assert await gate.glance(REF) == ("exists", "schema", "predict")
+    assert len(replicate.inputs) == 1
+
+
+async def test_a_glance_knows_what_was_seen_to_fail(bad):
+    with pytest.raises(DoesNotWork, match="no weights"):
+        await bad.glance(REF)
+
+    assert await bad.glance(REF, request_id=UUID(int=2)) == ("exists", "schema", NOT_RUN)
+
+
+async def test_a_glance_misses_what_is_missing(gate):
+    with pytest.raises(NotThereYet):
+        await gate.glance(OTHER)
 
 
 async def test_one_failure_says_nothing_of_another_model(replicate, bad):

@@ -1,0 +1,46 @@
+"""What would become of a message here? Edge: ``POST /preview``, for operators' tools; nothing is published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from fastapi import FastAPI
+
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import ModelswapError
+from shared.contract.events import Event
+from shared.contract.preview import Answer, Message, Refusal
+from shared.runtime.clock import now
+from shared.runtime.http import new_api
+from shared.runtime.tokens import Caller, Token
+
+
+class Handler(Protocol):
+    """What a delivery is handed to; here, one that pays for nothing."""
+
+    async def handle(self, envelope: Envelope) -> Sequence[Event]: ...
+
+
+def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> FastAPI:
+    """The API. Whatever *handler* refuses is an answer like any other; where Replicate is away, so is that."""
+
+    async def preview(body: Message) -> Answer:
+        """The events that would follow from an event's message, or how its delivery would fail."""
+        try:
+            envelope = body.decode()
+            events = await handler.handle(envelope)
+        except ModelswapError as error:
+            return Answer(refusal=Refusal.of(error))
+        follow = (wrap(event, source="extractor", now=now(), cause=envelope) for event in events)
+        return Answer(messages=tuple(map(Message.of, follow)))
+
+    ops = Caller("ops")
+    api = new_api(
+        title="modelswap's extractor",
+        summary="See what would become of a message.",
+        tokens=[Token(secret, ops) for secret in api_tokens],
+        statuses={},
+    )
+    api.add_api_route("/preview", preview, methods=["POST"], response_model=Answer)
+    return api
