@@ -13,6 +13,7 @@ from services.state.learning import keep_learning
 from services.state.migrate import MIGRATIONS
 from services.state.outbox import Relay
 from services.state.store import ROLE, Store
+from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
 from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
 from shared.replicate.client import Replicate
@@ -66,10 +67,12 @@ async def _run(
         messages = (to_message(envelope, plan) for envelope in envelopes)
         return await asyncio.gather(*map(publisher.publish, messages), return_exceptions=True)
 
+    watcher = Watcher(store, stopping, limit=settings.max_streams)
     app = create_app(
         create_api(
             store,
             replicate,
+            watcher,
             webhook=WebhookAddress(settings.public_url, reveal(settings.ref_secrets)),
             api_tokens=reveal(settings.api_tokens),
         ),
@@ -81,6 +84,7 @@ async def _run(
         progress.run(stopping),
         Relay(store, publish).run(stopping),
         keep_learning(store, stopping),
+        watcher.run(),
         serve(
             app,
             host=settings.host,

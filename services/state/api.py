@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -13,6 +15,7 @@ from uuid import UUID, uuid4
 
 from fastapi import FastAPI, Header, Path, Response
 from pydantic import JsonValue
+from starlette.types import Message, Receive, Scope, Send
 
 from services.state import asking
 from services.state.records import (
@@ -27,6 +30,7 @@ from services.state.records import (
 )
 from services.state.starting import Replicate as Starter
 from services.state.starting import StartRefused, Trainings, start
+from services.state.streams import Follower, Update, Watcher
 from services.state.swap import Changes
 from services.state.transitions import Stage
 from services.state.views import (
@@ -50,6 +54,9 @@ from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime.http import Cursor, Invalid, Key, Limit, NotFound, from_cursor, new_api, to_cursor
 from shared.runtime.tokens import Caller, Token
+
+#: Whoever follows a training and takes nothing for so long is not there any more.
+_SEND_SECONDS: Final = 30.0
 
 #: What a failure of ours is answered with. Any other is a bug.
 _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
@@ -114,7 +121,9 @@ class WebhookAddress:
         return webhook_url(self.public_url, Claim(record.ref, record.destination, record.total_steps), self.secrets)
 
 
-def create_api(store: Store, replicate: Replicate, *, webhook: WebhookAddress, api_tokens: Sequence[str]) -> FastAPI:
+def create_api(
+    store: Store, replicate: Replicate, watcher: Watcher, *, webhook: WebhookAddress, api_tokens: Sequence[str]
+) -> FastAPI:
     """The API, to be mounted at ``/v1``."""
     product = Caller("product")
     api = new_api(
@@ -123,7 +132,7 @@ def create_api(store: Store, replicate: Replicate, *, webhook: WebhookAddress, a
         tokens=[Token(secret, product) for secret in api_tokens],
         statuses=_STATUS,
     )
-    trainings = _Trainings(store, replicate, webhook)
+    trainings = _Trainings(store, replicate, webhook, watcher)
     models = _Models(store)
 
     def add(method: str, path: str, operation: Callable[..., Any], model: Any, *, status: int = 200) -> None:
@@ -141,6 +150,14 @@ def create_api(store: Store, replicate: Replicate, *, webhook: WebhookAddress, a
     add("GET", "/trainings/{training_id}", trainings.get_training, TrainingView)
     add("POST", "/trainings/{training_id}/cancel", trainings.cancel_training, TrainingView, status=202)
     add("POST", "/trainings/{training_id}/retry-extraction", trainings.retry_extraction, TrainingView, status=202)
+    api.add_api_route(
+        "/trainings/{training_id}/events",
+        trainings.follow_training,
+        methods=["GET"],
+        status_code=HTTPStatus.OK,
+        response_class=EventStream,
+        responses={204: {"description": "It has ended, and the client has seen that."}},
+    )
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
     # A user id may hold slashes. The end of the path tells the routes apart.
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
@@ -157,6 +174,7 @@ class _Trainings:
     store: Store
     replicate: Replicate
     webhook: WebhookAddress
+    watcher: Watcher
 
     async def start_training(self, body: StartTraining, response: Response, key: Key = None) -> TrainingView:
         """
@@ -201,6 +219,24 @@ class _Trainings:
     async def get_training(self, training_id: Annotated[TrainingId, Path()]) -> TrainingView:
         """How far a training is, by Replicate's id or by our `ref`."""
         return training_view(await self._get(training_id))
+
+    async def follow_training(
+        self, training_id: Annotated[TrainingId, Path()], last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
+        """
+        Follow a training as server-sent events: `stage` first and whenever that changes, `progress` in between.
+
+        Each event's data is the training, as a GET answers it; `stage`, `progress`, `progress_source`, `step`,
+        `eta_seconds` and, at the end, `reference` or `failure` are what changes. Whoever comes back with Last-Event-ID
+        is told only of what is new. The stream ends after a stage that nothing follows by itself: active, replaced,
+        superseded, failed, canceled, unverified.
+        """
+        record = await self._get(training_id)
+        update = Update.of(record)
+        if update.is_last and update.id == last_event_id:
+            # The one answer after which browsers do not come back.
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+        return EventStream(self.watcher, record, last_event_id)
 
     async def cancel_training(self, training_id: Annotated[TrainingId, Path()]) -> TrainingView:
         """Ask Replicate to end a training. Its stage changes when Replicate says that it did."""
@@ -312,6 +348,57 @@ class _Models:
             messages=tuple(EventMessage.of(outgoing.envelope) for outgoing in changes.outbox),
             refusal=None if failed is None else Refusal.of(failed),
         )
+
+
+class EventStream(Response):
+    """Sends a client what it follows, until that ends, the client leaves, or it takes nothing any more."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        watcher: Watcher,
+        record: TrainingRecord,
+        last_event_id: str | None,
+        *,
+        send_seconds: float = _SEND_SECONDS,
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        # Nobody knows how long it gets.
+        del self.headers["content-length"]
+        self._watcher = watcher
+        self._record = record
+        self._last_event_id = last_event_id
+        self._send_seconds = send_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
+        with self._watcher.followed(self._record, self._last_event_id) as follower:
+            sending = asyncio.create_task(self._send(follower, send))
+            leaving = asyncio.create_task(_until_gone(receive))
+            try:
+                await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sending.cancel()
+                leaving.cancel()
+                await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send(self, follower: Follower, send: Send) -> None:
+        async def send_soon(message: Message) -> None:
+            async with asyncio.timeout(self._send_seconds):
+                await send(message)
+
+        # The server hangs up on whom it can not send the end.
+        with contextlib.suppress(TimeoutError):
+            await send_soon({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with contextlib.aclosing(follower.chunks()) as chunks:
+                async for chunk in chunks:
+                    await send_soon({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send_soon({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _registration(

@@ -180,6 +180,8 @@ class StateSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     """`services.state`."""
 
     state_port: Port = 8081
+    #: How many clients may follow trainings at a time. A process takes a thousand connections, for all purposes.
+    max_streams: Count = 500
     #: Who may use the API: bearer tokens.
     api_tokens: Annotated[Secrets, Field(min_length=1)]
     ref_secrets: Annotated[Secrets, Field(min_length=1)]

@@ -20,6 +20,7 @@ from services.state.api import WebhookAddress, create_api
 from services.state.handler import Handler
 from services.state.records import ModelRecord
 from services.state.store import Store
+from services.state.streams import Watcher
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.preview import Answer
@@ -91,6 +92,7 @@ def application(store: Any, replicate: Replicate) -> httpx.ASGITransport:
     api = create_api(
         store,
         replicate,
+        Watcher(store, asyncio.Event(), limit=1),
         webhook=WebhookAddress("https://hooks.example.com", REF_SECRETS),
         api_tokens=(TOKEN, OLD_TOKEN),
     )
@@ -461,7 +463,7 @@ async def test_whoever_has_no_token_learns_nothing(store, replicate):
         ]
         answers.append(await stranger.get("/no-such-route"))
 
-    assert len(answers) == 12 * (1 + len(wrong)) + 1
+    assert len(answers) == 13 * (1 + len(wrong)) + 1
     for answer in answers:
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -616,6 +618,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
     operations = {o["operationId"]: o for methods in document["paths"].values() for o in methods.values()}
     assert sorted(operations) == [
         "cancel_training",
+        "follow_training",
         "get_model",
         "get_training",
         "list_model_history",
