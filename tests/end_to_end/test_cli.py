@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.end_to_end.conftest import RECORDED
+from tests.end_to_end.conftest import RECORDED, SELF_STARTED
 from tests.stack import ROOT, Stack
 
 
@@ -170,3 +170,59 @@ async def test_a_secret_that_does_not_fit_is_said(settings, stack):
 
     assert code == 1
     assert "answered 401" in err
+
+
+async def test_a_rollback_is_shown_tried_and_done(shell, stack, user):
+    for number, version in enumerate((RECORDED, SELF_STARTED)):
+        await trigger(shell, stack, "training.succeeded", f"t{number}-{user}", user, "--version", version)
+        await stack.until_stage(f"t{number}-{user}", "active")
+    rollback = ("models", "rollback", user, "--reason", "too dark")
+
+    code, shown, _ = await shell.run(*rollback, "--dry-run")
+    alone, _, refused = await shell.run(*rollback)
+    before = await shell.json("models", "current", user)
+    done = await shell.json(*rollback, "--yes")
+
+    assert code == 0
+    assert f"acme/{user}:{SELF_STARTED}" in shown
+    assert f"acme/{user}:{RECORDED}" in shown
+    assert "no, this is a dry run" in shown
+    assert alone == 1
+    assert refused.splitlines()[-1] == "Next: the same command with --yes"
+    assert before["training_id"] == f"t1-{user}"
+    assert (done["training_id"], done["generation"]) == (f"t0-{user}", 3)
+    assert done == await shell.json("models", "current", user)
+    (swap, *_) = await shell.json("models", "history", user)
+    assert (swap["cause"], swap["actor"], swap["reason"]) == ("rollback", "cli", "too dark")
+
+
+async def test_a_second_look_is_asked_for_by_training_and_by_user(shell, stack, user):
+    training = f"t-{user}"
+    await trigger(shell, stack, "training.succeeded", training, user, "--output", '{"weights": "w.tar"}')
+
+    for asked in ((training,), ("--user", user)):
+        await stack.until_stage(training, "unverified")
+        answer = await shell.json("trainings", "retry-extraction", *asked)
+        assert (answer["training_id"], answer["stage"]) == (training, "verifying")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("trainings cancel T", "cancel training T: 404", "modelswap trainings show T"),
+        ("trainings retry-extraction T", "training T has not ended", "modelswap trainings show T"),
+        ("trainings retry-extraction --user U", "user U has no training", "modelswap trainings list"),
+        ("models rollback U --reason x", "user U has no model yet", "modelswap trainings list"),
+    ],
+)
+async def test_what_can_not_be_done_is_said_with_what_to_type_next(texts, shell, stack, user):
+    await trigger(shell, stack, "training.started", f"t-{user}", user)
+    await stack.until_stage(f"t-{user}", "running")
+    typed, problem, then = (text.replace("T", f"t-{user}").replace("U", user) for text in texts)
+
+    code, out, err = await shell.run(*typed.split())
+
+    assert (code, out) == (1, "")
+    first, last = err.splitlines()
+    assert first.startswith(f"modelswap: {problem}")
+    assert last == f"Next: {then}"

@@ -1,0 +1,182 @@
+"""What people ask for walks the same road: looking again, canceling, and going back to an earlier model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+from uuid import uuid4
+
+import pytest
+
+from services.simulator.faults import ApiFaultOrder, FaultOrder
+from services.simulator.simulator import Simulator
+from shared.contract.identity import ModelName, ModelRef
+from shared.contract.topology import DEAD_QUEUE, STATE_QUEUE
+from shared.replicate.client import Replicate
+from tests.end_to_end.conftest import RECORDED, SELF_STARTED
+from tests.end_to_end.test_walk import TRAINER, deliver, start
+from tests.stack import REPLICATE_TOKEN, Stack
+
+#: More calls than the extractor makes before it gives up, and fewer than it makes when it is asked again as well.
+_GIVES_UP: Final = 10
+
+
+@pytest.fixture
+async def user(stack: Stack) -> str:
+    """A user whom nobody knows yet, and no dead letters of others."""
+    await stack.broker.purge(DEAD_QUEUE)
+    return f"user-{uuid4().hex[:8]}"
+
+
+def order(simulator: Simulator, **faults: Any) -> None:
+    simulator.order(FaultOrder.model_validate(faults))
+
+
+async def post(stack: Stack, path: str, status: int, body: Any = None) -> dict[str, Any]:
+    answer = await stack.api.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    said: dict[str, Any] = answer.json()
+    return said
+
+
+@pytest.mark.parametrize("by", ["training", "user"])
+async def test_a_version_that_comes_too_late_is_found_at_the_second_look(stack, simulator, user, by):
+    first = await start(stack, user)
+    await stack.until_stage(first["training_id"], "active")
+    old = await stack.model(user)
+    order(simulator, version_late_calls=_GIVES_UP)
+    begun = await start(stack, user)
+    given_up = await stack.until_stage(begun["training_id"], "unverified", seconds=60)
+    meanwhile = await stack.model(user)
+
+    path = f"/v1/trainings/{begun['training_id']}" if by == "training" else f"/v1/users/{user}"
+    asked = await post(stack, f"{path}/retry-extraction", 202)
+    ended = await stack.until_stage(begun["training_id"], "active")
+
+    assert given_up["failure"]["code"] == "version_not_there_yet"
+    assert meanwhile == old
+    assert (asked["training_id"], asked["stage"], asked["failure"]) == (begun["training_id"], "verifying", None)
+    assert (ended["current"], ended["failure"]) == (True, None)
+
+
+async def test_what_replicate_has_deleted_is_found_in_the_output_that_was_kept(stack, simulator, user):
+    order(simulator, version_late_calls=_GIVES_UP)
+    begun = await start(stack, user)
+    await stack.until_stage(begun["training_id"], "unverified", seconds=60)
+    simulator.world.order_api_fault(ApiFaultOrder(route="trainings.get", status=404, next=1))
+
+    await post(stack, f"/v1/trainings/{begun['ref']}/retry-extraction", 202)
+    await stack.until_stage(begun["training_id"], "active")
+
+    assert simulator.world.next_api_fault("trainings.get") is None
+    model = await stack.model(user)
+    assert model is not None
+    assert model["training_id"] == begun["training_id"]
+
+
+async def test_a_second_look_that_finds_the_same_nothing_ends_as_the_first_did(stack, simulator, user):
+    order(simulator, output={"weights": "$weights"})
+    begun = await start(stack, user)
+    before = await stack.until_stage(begun["training_id"], "unverified")
+
+    await post(stack, f"/v1/trainings/{begun['training_id']}/retry-extraction", 202)
+    # While it is being looked for, its failure is forgotten.
+    after = await stack.until_stage(begun["training_id"], "unverified")
+    await stack.broker.until(STATE_QUEUE, 0)
+
+    assert after["failure"] == before["failure"]
+    assert after["updated_at"] > before["updated_at"]
+
+
+async def test_a_bare_version_is_completed_from_the_registration_where_the_webhook_proves_nothing(
+    stack, simulator, user
+):
+    order(simulator, output="$version")
+    destination = ModelName("acme", user)
+    trainer = ModelRef.parse(TRAINER)
+    assert trainer is not None
+    async with Replicate(REPLICATE_TOKEN, stack.environment["MODELSWAP_REPLICATE_API_URL"]) as replicate:
+        webhook = f"{stack.url('receiver')}/webhooks/replicate"
+        begun = await replicate.create_training(trainer, destination, {"steps": 1000}, webhook, ("start", "completed"))
+    await stack.api.put(f"/v1/trainings/{begun.id}", json={"user_id": user, "destination": str(destination)})
+
+    ended = await stack.until_stage(begun.id, "active")
+
+    assert ended["reference"].startswith(f"acme/{user}:")
+    assert await stack.broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_that_needs_nothing_from_replicate_that_was_in_the_webhook(stack, user):
+    training = f"t-{user}"
+    await stack.api.put(f"/v1/trainings/{training}", json={"user_id": user, "destination": f"acme/{user}"})
+    body = {"id": training, "status": "succeeded", "output": RECORDED}
+
+    await deliver(stack, json.dumps(body).encode(), f"msg-{user}")
+    ended = await stack.until_stage(training, "active")
+
+    assert ended["reference"] == f"acme/{user}:{RECORDED}"
+
+
+async def test_a_training_is_canceled_when_replicate_says_so(stack, simulator, user):
+    order(simulator, duration_seconds=30_000)
+    begun = await start(stack, user)
+    await stack.until_stage(begun["training_id"], "running")
+
+    asked = await post(stack, f"/v1/trainings/{begun['training_id']}/cancel", 202)
+    ended = await stack.until_stage(begun["training_id"], "canceled")
+    again = await stack.api.post(f"/v1/trainings/{begun['training_id']}/cancel")
+
+    assert asked["stage"] == "running"
+    assert ended["failure"]["code"] == "training_canceled"
+    assert again.status_code == 409
+
+
+async def test_a_rollback_beats_an_older_training_that_ends_late_and_a_newer_one_beats_the_rollback(
+    stack, simulator, user
+):
+    old, new = [await start(stack, user) for _ in range(2)]
+    for each in (old, new):
+        await stack.until_stage(each["training_id"], "active", "replaced", "superseded")
+    await stack.until_stage(new["training_id"], "active")
+    # Ten real seconds, which is long after the rollback.
+    order(simulator, duration_seconds=3000)
+    late = await start(stack, user)
+    await stack.until_stage(late["training_id"], "running")
+    reference = (await stack.training(old["training_id"]))["reference"]
+
+    rolled = await post(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark", "to": reference})
+    await stack.until_stage(late["training_id"], "superseded")
+    kept = await stack.model(user)
+    newest = await start(stack, user)
+    await stack.until_stage(newest["training_id"], "active")
+
+    assert (rolled["training_id"], rolled["generation"]) == (old["training_id"], 4)
+    assert kept == rolled
+    history = (await stack.api.get(f"/v1/users/{user}/model/history")).json()["items"]
+    assert [(each["generation"], each["training_id"], each["cause"]) for each in history[:2]] == [
+        (5, newest["training_id"], "training"),
+        (4, old["training_id"], "rollback"),
+    ]
+
+
+async def test_a_rollback_is_told_to_whoever_subscribes(stack, user):
+    for number, version in enumerate((RECORDED, SELF_STARTED)):
+        training = f"t{number}-{user}"
+        await stack.api.put(f"/v1/trainings/{training}", json={"user_id": user, "destination": f"acme/{user}"})
+        body = {"id": training, "status": "succeeded", "output": {"version": f"acme/{user}:{version}"}}
+        await deliver(stack, json.dumps(body).encode(), f"msg-{training}")
+        await stack.until_stage(training, "active")
+
+    async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
+        rolled = await post(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark"})
+        message = await stack.broker.wait_for(queue)
+
+    event = json.loads(message.body)
+    assert rolled["reference"] == f"acme/{user}:{RECORDED}"
+    assert (event["user_id"], event["generation"], event["model"], event["cause"]) == (
+        user,
+        3,
+        rolled["reference"],
+        "rollback",
+    )
+    assert event["previous"] == f"acme/{user}:{SELF_STARTED}"
