@@ -577,25 +577,26 @@ class Store:
 
         """
 
-        async def work(connection: Connection) -> ModelRecord:
+        async def work(connection: Connection) -> tuple[ModelRecord, Sequence[Swap]]:
             generation = await self._lock(connection, order.user_id)
             used = None if is_dry_run else await self._used(connection, key)
             if used is not None:
-                return await self._get_swap(connection, order.user_id, used["generation"])
+                return await self._get_swap(connection, order.user_id, used["generation"]), ()
             row = await connection.fetchrow(_CURRENT, order.user_id)
             current = _current(row) if row else None
             target = await self._find_target(connection, order, current)
             moment = now()
             changes = roll_back(order, current, target, generation=generation, now=moment)
             if is_dry_run:
-                return _planned(changes, moment)
+                return _planned(changes, moment), ()
             await self._take(connection, key, changes.swaps[0].ref, generation)
             await connection.execute(_DRAW, order.user_id)
             await self._write(connection, changes)
-            return await self._get_swap(connection, order.user_id, generation)
+            return await self._get_swap(connection, order.user_id, generation), changes.swaps
 
-        record = await self._transaction(work)
-        if not is_dry_run:
+        record, swaps = await self._transaction(work)
+        telemetry.swaps.inc(len(swaps))
+        if swaps:
             self.outbox_filled.set()
         return record
 
