@@ -109,6 +109,9 @@ class Extractor:
             if event.output is None:
                 raise
             return await self._find(event.output, event.destination, None, event.trainer_version, event.started_at)
+        if training.status in (TrainingStatus.STARTING, TrainingStatus.PROCESSING):
+            # Somebody was told that it succeeded: what Replicate answers may lag behind what it posts.
+            raise NotThereYet(f"training {training.id} is still {training.status!r} at Replicate")
         if training.status != TrainingStatus.SUCCEEDED:
             raise NotSucceeded(f"training {training.id} is {training.status!r} at Replicate")
         # Replicate deletes outputs after a while; what was received then still counts.

@@ -191,7 +191,11 @@ class ModelReady(Event):
 
 
 class ExtractionFailed(Event):
-    """A training succeeded, but no usable model came out of it. The user's current model is untouched."""
+    """
+    A training succeeded, but no usable model came out of it. The user's current model is untouched.
+
+    After ``destination_unknown`` it is looked for again by itself, after any other error when somebody asks.
+    """
 
     key = "extraction.failed.v1"
     exchange = EVENTS_EXCHANGE

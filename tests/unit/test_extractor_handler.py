@@ -191,11 +191,19 @@ async def test_a_training_whose_output_nobody_has_any_more_has_no_model(extracto
         await extractor.handle(requested())
 
 
-@pytest.mark.parametrize("status", ["failed", "canceled", "processing", "paused"])
+@pytest.mark.parametrize("status", ["failed", "canceled", "aborted", "paused"])
 async def test_a_request_for_a_training_that_did_not_succeed_is_refused(extractor, replicate, status):
     replicate.add_training(TRAINING, status=status, output=OUTPUT)
 
     with pytest.raises(NotSucceeded, match=status):
+        await extractor.handle(requested(output=OUTPUT))
+
+
+@pytest.mark.parametrize("status", ["starting", "processing"])
+async def test_where_replicate_s_answer_lags_behind_its_webhook_it_is_asked_again(extractor, replicate, status):
+    replicate.add_training(TRAINING, status=status)
+
+    with pytest.raises(NotThereYet, match=status):
         await extractor.handle(requested(output=OUTPUT))
 
 
