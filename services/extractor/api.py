@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import structlog
 from fastapi import FastAPI
 
 from shared.contract.envelope import Envelope, wrap
@@ -14,6 +15,8 @@ from shared.contract.preview import Answer, Message, Refusal
 from shared.runtime.clock import now
 from shared.runtime.http import new_api
 from shared.runtime.tokens import Caller, Token
+
+log = structlog.get_logger()
 
 
 class Handler(Protocol):
@@ -30,7 +33,10 @@ def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> FastAPI:
         try:
             envelope = body.decode()
             events = await handler.handle(envelope)
-        except ModelswapError as error:
+        except Exception as error:
+            # A bug is what the delivery would meet, too.
+            if not isinstance(error, ModelswapError):
+                log.exception("preview.broken")
             return Answer(refusal=Refusal.of(error))
         follow = (wrap(event, source="extractor", now=now(), cause=envelope) for event in events)
         return Answer(messages=tuple(map(Message.of, follow)))

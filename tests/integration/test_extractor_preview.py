@@ -194,3 +194,18 @@ async def test_a_request_is_read_up_to_a_limit(extraction):
         answer = await client.post("/preview", content=b"[" + b" " * MAX_BODY_BYTES)
 
     assert answer.status_code == 413
+
+
+async def test_a_bug_is_answered_as_the_failure_that_a_delivery_would_meet():
+    class Broken:
+        async def handle(self, _: Envelope) -> Sequence[Event]:
+            raise KeyError("version")
+
+    app = create_app(create_api(Broken(), api_tokens=(TOKEN,)), {}, below="")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://e", headers=headers) as client:
+        answer = await client.post("/preview", json=Message.of(succeeded()).model_dump(mode="json"))
+
+    refusal = Answer.model_validate_json(answer.content).refusal
+    assert refusal is not None
+    assert (refusal.code, refusal.kind, refusal.is_transient) == ("unexpected", "KeyError", True)
