@@ -207,8 +207,7 @@ class _Batch:
         failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
         if failed is None:
             self.fresh.append(mark)
-            # A failed extraction is a dead letter again, which says so itself; or what follows from it does.
-            if envelope.replay is not None and not isinstance(envelope.event, ExtractionFailed):
+            if envelope.replay is not None:
                 self._settle(training, stage, envelope, envelope.replay)
         return failed
 
@@ -349,6 +348,8 @@ class _Batch:
                 training_id=cause.event.training_id,
                 replay=replay,
                 settled_by=cause.id,
+                event=cause.event.key,
+                error=cause.event.error if isinstance(cause.event, ExtractionFailed) else None,
                 effect=effect,
                 user_id=training.user_id,
                 stage=stage,

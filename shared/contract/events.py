@@ -253,13 +253,16 @@ class ModelSuperseded(Event):
 
 
 class ReplaySettled(Event):
-    """A replayed dead letter had its effect, or had none. One that failed again is a dead letter again instead."""
+    """A replayed message was handled by state: it had its effect, or had none. What fails is a dead letter instead."""
 
     key = "replay.settled.v1"
     #: The mark that the replayed message carried.
     replay: str
-    #: The event whose handling settled it.
+    #: The event whose handling settled it, and what kind of event that is.
     settled_by: str
+    event: str = ""
+    #: The error of that event, where it tells of a failure.
+    error: str | None = None
     effect: Effect
     user_id: UserId
     #: The training's stage after it.

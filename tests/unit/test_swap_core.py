@@ -147,7 +147,7 @@ class World:
             event = outgoing.envelope.event
             if isinstance(event, ExtractionRequested):
                 self.asked.append(event)
-            else:
+            elif not isinstance(event, ReplaySettled):
                 assert isinstance(event, ModelActivated | ModelSuperseded)
                 self.told.append(event)
 
@@ -690,8 +690,15 @@ def test_what_a_replay_swaps_says_so_and_carries_its_mark():
     assert {activated.replay, told.replay} == {"a-replay:1"}
 
 
-def test_a_replay_that_fails_again_is_told_by_its_dead_letter_alone():
+def test_a_replay_that_fails_here_is_told_by_its_dead_letter_alone():
     world = World.of(training(1))
 
-    assert settled(world, replayed(not_verified("t1"))) == []
     assert settled(world, replayed(ready("t1", model=model_of("t1", ModelName("acme", "bob"))))) == []
+
+
+def test_what_settled_a_replay_is_told_with_its_kind_and_error():
+    changes = fold([replayed(not_verified("t1"))], Snapshot([training(1)], {}), now=NOON)
+
+    (told,) = (outgoing.envelope.event for outgoing in changes.outbox)
+    assert isinstance(told, ReplaySettled)
+    assert (told.event, told.error, told.effect) == ("extraction.failed.v1", "short_version", Effect.MOVED)
