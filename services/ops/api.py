@@ -8,12 +8,19 @@ from typing import Final
 
 from fastapi import APIRouter, FastAPI
 
+from services.ops.replays.records import KeyReused, NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError
 from shared.runtime.http import new_api
 from shared.runtime.tokens import Token
 
 #: What a failure of ours is answered with. Any other is a bug.
-_STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {}
+_STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
+    NothingSelected: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooManySelected: HTTPStatus.UNPROCESSABLE_ENTITY,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NoReplay: HTTPStatus.NOT_FOUND,
+    NotNow: HTTPStatus.CONFLICT,
+}
 
 
 def create_api(*routers: APIRouter, tokens: Sequence[Token]) -> FastAPI:

@@ -1,0 +1,190 @@
+"""The operators' API of replays. Edge: HTTP in, one question or one transaction of the store, JSON out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter, Path
+from fastapi.exceptions import RequestValidationError
+
+from services.ops.replays.messages import EditRefused, Letter, edited
+from services.ops.replays.plan import Outcome
+from services.ops.replays.records import IdempotencyKey, LetterRecord, Order, ReplayRecord
+from services.ops.replays.views import (
+    DEFAULT_RATE,
+    DEFAULT_STOP_SHARE,
+    Because,
+    EditLetter,
+    ReplayedLetterView,
+    ReplayView,
+    StartReplay,
+    UndoReplay,
+    letter_view,
+    replay_view,
+)
+from shared.contract.answers import Page
+from shared.runtime.http import Asker, Cursor, Key, Limit, NotFound, from_cursor, to_cursor
+
+
+class Store(Protocol):
+    """Where replays are kept."""
+
+    async def create(self, order: Order, key: IdempotencyKey | None = None) -> tuple[ReplayRecord, bool]: ...
+
+    async def find_letter(self, number: int) -> tuple[Letter, str] | None: ...
+
+    async def find(self, replay_id: UUID) -> ReplayRecord | None: ...
+
+    async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayRecord]: ...
+
+    async def list_letters(
+        self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
+    ) -> list[LetterRecord]: ...
+
+    async def start(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+
+    async def pause(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+
+    async def resume(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+
+    async def cancel(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+
+    async def undo(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+
+
+def create_router(store: Store) -> APIRouter:
+    """The routes of replays."""
+    replays = _Replays(store)
+    router = APIRouter()
+    for method, path, operation, status in (
+        ("POST", "/replays", replays.start_replay, HTTPStatus.ACCEPTED),
+        ("GET", "/replays", replays.list_replays, HTTPStatus.OK),
+        ("GET", "/replays/{replay_id}", replays.get_replay, HTTPStatus.OK),
+        ("GET", "/replays/{replay_id}/letters", replays.list_replay_letters, HTTPStatus.OK),
+        ("POST", "/replays/{replay_id}/start", replays.start_planned_replay, HTTPStatus.ACCEPTED),
+        ("POST", "/replays/{replay_id}/pause", replays.pause_replay, HTTPStatus.OK),
+        ("POST", "/replays/{replay_id}/resume", replays.resume_replay, HTTPStatus.ACCEPTED),
+        ("POST", "/replays/{replay_id}/cancel", replays.cancel_replay, HTTPStatus.OK),
+        ("POST", "/replays/{replay_id}/undo", replays.undo_replay, HTTPStatus.ACCEPTED),
+        ("POST", "/dead-letters/{number}/edit-and-replay", replays.edit_and_replay, HTTPStatus.ACCEPTED),
+    ):
+        router.add_api_route(path, operation, methods=[method], status_code=status)
+    return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Replays:
+    store: Store
+
+    async def start_replay(self, body: StartReplay, asker: Asker, key: Key = None) -> ReplayView:
+        """
+        Replay letters, or look at what would become of them (`dry_run`). Which letters is settled now.
+
+        The same Idempotency-Key finds the same replay.
+        """
+        order = Order(
+            id=uuid4(),
+            actor=asker.name,
+            reason=body.reason,
+            selection=body.selection(),
+            letters=body.selected(),
+            rate_per_second=body.rate_per_second,
+            steps=body.steps,
+            stop_share=body.stop_when_failed_share,
+            is_dry_run=body.dry_run,
+        )
+        return await self._create(order, key, body.model_dump(mode="json"))
+
+    async def edit_and_replay(
+        self, number: Annotated[int, Path(ge=1, lt=2**63)], body: EditLetter, asker: Asker, key: Key = None
+    ) -> ReplayView:
+        """Replay one letter with another body. The letter itself stays as it is; ids can not be edited."""
+        found = await self.store.find_letter(number)
+        if found is None:
+            raise NotFound("no-letter", f"there is no letter {number}")
+        letter, _ = found
+        try:
+            text = edited(letter, body.body)
+        except EditRefused as error:
+            raise RequestValidationError(
+                [{"loc": ("body", "body", *path), "msg": detail, "type": "edit"} for path, detail in error.problems]
+            ) from error
+        order = Order(
+            id=uuid4(),
+            actor=asker.name,
+            reason=body.reason,
+            selection={"letters": [number]},
+            letters=[number],
+            rate_per_second=DEFAULT_RATE,
+            steps=(1,),
+            stop_share=DEFAULT_STOP_SHARE,
+            edited_body=text,
+        )
+        return await self._create(order, key, {"edit": number, **body.model_dump(mode="json")})
+
+    async def list_replays(self, limit: Limit = 50, cursor: Cursor = None) -> Page[ReplayView]:
+        """Replays, newest first."""
+        # One more than asked for tells whether there are more.
+        found = await self.store.list_replays(before=from_cursor(cursor), limit=limit + 1)
+        return Page(
+            items=[replay_view(record) for record in found[:limit]],
+            next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
+        )
+
+    async def get_replay(self, replay_id: UUID) -> ReplayView:
+        """How far a replay is, and what it came to."""
+        return replay_view(await self._get(replay_id))
+
+    async def list_replay_letters(
+        self, replay_id: UUID, outcome: Outcome | None = None, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[ReplayedLetterView]:
+        """A replay's letters in the order in which they go, with their outcome and what was predicted."""
+        await self._get(replay_id)
+        found = await self.store.list_letters(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
+        return Page(
+            items=[letter_view(record) for record in found[:limit]],
+            next_cursor=to_cursor(found[limit - 1].position) if len(found) > limit else None,
+        )
+
+    async def start_planned_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+        """Replay just the letters that a dry run has looked at."""
+        return replay_view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
+
+    async def pause_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+        """Send no more for now."""
+        return replay_view(await self.store.pause(replay_id, actor=asker.name, reason=body.reason))
+
+    async def resume_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+        """Go on, also after it stopped by itself: what has failed so far does not count any more."""
+        return replay_view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
+
+    async def cancel_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+        """Send no more at all. Letters that did not go are open again; those that did still get their outcome."""
+        return replay_view(await self.store.cancel(replay_id, actor=asker.name, reason=body.reason))
+
+    async def undo_replay(self, replay_id: UUID, body: UndoReplay, asker: Asker) -> ReplayView:
+        """Take back every model that a replay set, of users who use it still. Of the others it says why not."""
+        return replay_view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
+
+    async def _create(self, order: Order, key: str | None, request: Mapping[str, Any]) -> ReplayView:
+        record, _ = await self.store.create(order, _idempotency(key, request))
+        return replay_view(record)
+
+    async def _get(self, replay_id: UUID) -> ReplayRecord:
+        record = await self.store.find(replay_id)
+        if record is None:
+            raise NotFound("no-replay", f"there is no replay {replay_id}")
+        return record
+
+
+def _idempotency(key: str | None, request: Mapping[str, Any]) -> IdempotencyKey | None:
+    """*request* is all that makes a request this one and no other."""
+    if key is None:
+        return None
+    return IdempotencyKey(key, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest())

@@ -1,0 +1,173 @@
+"""
+What is sent when a letter is replayed? Pure: its own bytes and headers, and the mark of the replay.
+
+The body is what it was, or what an operator made of it: ids stay, and it must still say the same kind of thing. A
+webhook that the receiver set aside was never an event: it is translated with today's code. Its signature was checked
+when it came, and is not again: its time has long passed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from pydantic import JsonValue, ValidationError
+
+from services.ops.replays.plan import Mark
+from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, wrap
+from shared.contract.errors import ModelswapError, PermanentError
+from shared.contract.events import EVENTS, Event
+from shared.contract.identity import ModelName
+from shared.contract.preview import Message
+from shared.contract.topology import RECEIVER
+from shared.replicate.training import decode_training
+from shared.replicate.translate import translate
+from shared.replicate.webhook_url import Claim
+
+_STRUCTURED: Final = "application/cloudevents"
+#: Which part of the body, and what is wrong with it.
+Problem: TypeAlias = tuple[Sequence[str | int], str]
+
+#: What another event would make of this one, or another user's.
+_IDS: Final = ("training_id", "ref", "request_id", "user_id", "replay", "settled_by")
+#: Which attempt it was belongs to its earlier life.
+_RETRIES: Final = ("x-attempt", "x-failed-at")
+
+
+class EditRefused(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """This body can not go instead of the letter's own."""
+
+    code = "edit_refused"
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(f"{'/'.join(map(str, path)) or 'body'}: {detail}" for path, detail in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter in a replay, as far as sending it takes."""
+
+    number: int
+    queue: str
+    headers: Mapping[str, Any]
+    content_type: str | None
+    body: bytes
+    event_type: str | None
+    training_id: str | None
+    error_code: str
+    first_failed_at: datetime
+
+
+def headers_of(letter: Letter, mark: Mark) -> dict[str, Any]:
+    """The letter's own headers, marked."""
+    own = {name: value for name, value in letter.headers.items() if name not in _RETRIES}
+    return {**own, REPLAY_HEADER: str(mark)}
+
+
+def message_of(letter: Letter, mark: Mark) -> Message:
+    """The letter for a service that is asked what would become of it."""
+    headers = headers_of(letter, mark)
+    plain = {
+        name: value if isinstance(value, str | int | float | None) else str(value) for name, value in headers.items()
+    }
+    return Message.model_construct(None, headers=plain, content_type=letter.content_type, body=letter.body)
+
+
+def reported(letter: Letter, mark: Mark) -> Envelope:
+    """
+    What the webhook in a *letter* of the receiver says.
+
+    Raises:
+        NotATraining: if it is none.
+        UnknownStatus: if its status is still none that is known.
+
+    """
+    event = translate(decode_training(letter.body), _claim(letter.headers), size_bytes=len(letter.body))
+    return replace(wrap(event, source="receiver", now=letter.first_failed_at), replay=str(mark))
+
+
+def _claim(headers: Mapping[str, Any]) -> Claim | None:
+    """What the webhook's address had proved, as the receiver wrote it down."""
+    destination = ModelName.parse(str(headers.get("claim-destination", "")))
+    try:
+        ref = UUID(str(headers.get("claim-ref", "")))
+    except ValueError:
+        return None
+    steps = headers.get("claim-total-steps")
+    return Claim(ref, destination, steps if isinstance(steps, int) else None) if destination else None
+
+
+def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
+    """
+    The body that says *data* instead of what *letter* says.
+
+    Raises:
+        EditRefused: if an id is another, or it would be no event of the same kind.
+
+    """
+    if letter.queue == RECEIVER:
+        return _edited_webhook(letter, data)
+    known = _known_ids(letter)
+    if "training_id" not in known:
+        raise EditRefused(((), "the letter itself does not say which training it is about"))
+    _refuse_other_ids(known, data, _IDS)
+    kind = _event_class(letter)
+    try:
+        kind.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        raise EditRefused(*((problem["loc"], problem["msg"]) for problem in problems)) from error
+    if _is_structured(letter):
+        return json.dumps({**json.loads(letter.body), "data": data}, ensure_ascii=False).encode()
+    return json.dumps(data, ensure_ascii=False).encode()
+
+
+def _edited_webhook(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
+    _refuse_other_ids({"id": letter.training_id, **_object(letter.body)}, data, ("id",))
+    body = json.dumps(data, ensure_ascii=False).encode()
+    try:
+        reported(replace(letter, body=body), Mark(UUID(int=0), letter.number))
+    except ModelswapError as error:
+        raise EditRefused(((), str(error))) from error
+    return body
+
+
+def _known_ids(letter: Letter) -> dict[str, JsonValue]:
+    document = _object(letter.body)
+    data = document.get("data") if _is_structured(letter) else document
+    found = data if isinstance(data, dict) else {}
+    known: dict[str, JsonValue] = {name: found[name] for name in _IDS if name in found}
+    if letter.training_id is not None:
+        known.setdefault("training_id", letter.training_id)
+    return known
+
+
+def _refuse_other_ids(known: Mapping[str, JsonValue], data: Mapping[str, JsonValue], ids: Sequence[str]) -> None:
+    others = [name for name in ids if data.get(name) != known.get(name)]
+    if others:
+        raise EditRefused(*(((name,), f"can not be edited: it is {known.get(name)!r}") for name in others))
+
+
+def _event_class(letter: Letter) -> type[Event]:
+    attribute = _object(letter.body).get("type") if _is_structured(letter) else letter.headers.get("ce-type")
+    kind = EVENTS.get(str(attribute).removeprefix(TYPE_PREFIX))
+    if kind is None:
+        raise EditRefused(((), f"nobody knows events of type {attribute!r}"))
+    return kind
+
+
+def _is_structured(letter: Letter) -> bool:
+    return (letter.content_type or "").startswith(_STRUCTURED)
+
+
+def _object(body: bytes) -> dict[str, JsonValue]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,80 @@
+"""
+What would become of a letter now? Asks the services that would handle it, one after the other; changes nothing.
+
+Each letter is predicted alone, against what is now: that several letters of one user would change what the later ones
+meet is not seen here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from services.ops.replays.messages import message_of, reported
+from services.ops.replays.plan import Outcome, Prediction, asks_extractor, is_end, predicted, refused
+from services.ops.replays.records import Sendable
+from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed
+from shared.contract.preview import Answer, Message, Refusal
+from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER
+
+#: A way has three: the extractor, state, and perhaps both once more.
+_MOST_HOPS: Final = 8
+
+
+class Services(Protocol):
+    """Who would handle a letter."""
+
+    async def preview_extractor(self, message: Message) -> Answer: ...
+
+    async def preview_state(self, message: Message) -> Answer: ...
+
+
+async def predict(sendable: Sendable, services: Services) -> Prediction:
+    """
+    Ask what would become of a letter.
+
+    Raises:
+        DependencyDown: if a service is away.
+
+    """
+    try:
+        return await _ask(sendable, services)
+    except DependencyDown:
+        raise
+    except ModelswapError as error:
+        return refused(Refusal.of(error), error_code=sendable.letter.error_code)
+
+
+async def _ask(sendable: Sendable, services: Services) -> Prediction:
+    letter = sendable.letter
+    if letter.queue == OPS_QUEUE:
+        return Prediction(Outcome.MOVED, "what it says of another replay is written down")
+    if letter.queue != RECEIVER:
+        return await _follow(sendable, message_of(letter, sendable.mark), letter.queue == EXTRACTOR_QUEUE, services)
+    envelope = reported(letter, sendable.mark)
+    if isinstance(envelope.event, TrainingProgressed):
+        return Prediction(Outcome.NOTHING, "a report of progress, which settles nothing")
+    return await _follow(sendable, Message.of(envelope), asks_extractor(envelope), services)
+
+
+async def _follow(sendable: Sendable, message: Message, is_for_extractor: bool, services: Services) -> Prediction:  # noqa: FBT001
+    letter = sendable.letter
+    underway = [(message, is_for_extractor)]
+    for _ in range(_MOST_HOPS):
+        if not underway:
+            break
+        message, is_for_extractor = underway.pop(0)
+        ask = services.preview_extractor if is_for_extractor else services.preview_state
+        answer = await ask(message)
+        if answer.refusal is not None:
+            return refused(answer.refusal, error_code=letter.error_code)
+        for following in answer.messages:
+            envelope = following.decode()
+            match envelope.event:
+                case ReplaySettled() as settled if is_end(letter.queue, letter.event_type, settled):
+                    return predicted(settled)
+                case ModelReady() | ExtractionFailed():
+                    underway.append((following, False))
+                case _ if asks_extractor(envelope):
+                    underway.append((following, True))
+    return Prediction(Outcome.NOTHING, "nothing follows from it")

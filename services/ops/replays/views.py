@@ -1,0 +1,252 @@
+"""What do operators ask of replays, and what are they told? Pure: the shapes of requests and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from services.ops.replays.plan import REST, Outcome, Status, Step, bounds
+from services.ops.replays.records import Filter, LetterRecord, ReplayRecord
+
+DEFAULT_RATE: Final = 10.0
+DEFAULT_STEPS: Final[tuple[Step, ...]] = (1, "5%", REST)
+DEFAULT_STOP_SHARE: Final = 0.2
+_MOST_NAMED: Final = 10_000
+_ALONE: Final = (
+    "Each letter is looked at alone, against what is now: where several are of one user, the later ones meet what the "
+    "earlier ones changed."
+)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must consist of printable characters")
+    return text
+
+
+def _steps(steps: Sequence[Step]) -> Sequence[Step]:
+    bounds(steps, 100)
+    return steps
+
+
+Reason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+Text = Annotated[str, Field(min_length=1, max_length=400)]
+Number = Annotated[int, Field(ge=1, lt=2**63)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LetterFilter(_Body):
+    """Which open letters, in the words of ``GET /v1/dead-letters``."""
+
+    queue: Text | None = None
+    error: Text | None = None
+    error_class: Text | None = None
+    training_id: Text | None = None
+    user_id: Text | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    text: Text | None = None
+
+    def record(self) -> Filter:
+        return Filter(
+            queue=self.queue,
+            error_code=self.error,
+            error_class=self.error_class,
+            training_id=self.training_id,
+            user_id=self.user_id,
+            since=self.since,
+            until=self.until,
+            text=self.text,
+        )
+
+
+class StartReplay(_Body):
+    """Letters are to go back to where they came from."""
+
+    #: Their numbers; or:
+    letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None
+    #: all open ones with this fingerprint; or:
+    group: Text | None = None
+    #: all open ones that this fits. Which they are is settled now.
+    filter: LetterFilter | None = None
+    #: Why. It is kept.
+    reason: Reason
+    rate_per_second: Annotated[float, Field(gt=0, le=1000)] = DEFAULT_RATE
+    #: How many letters each step has: a number, a share, or the rest. A step waits for every outcome of the one before.
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=20), AfterValidator(_steps)] = DEFAULT_STEPS
+    #: It stops by itself when more than this share fails: judged after each step, and within one from ten outcomes on.
+    stop_when_failed_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_STOP_SHARE
+    #: True: nothing is sent; each letter gets a prediction. ``start`` then replays just these.
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> Self:
+        if sum(each is not None for each in (self.letters, self.group, self.filter)) != 1:
+            raise ValueError("select by one of letters, group and filter")
+        return self
+
+    def selected(self) -> Sequence[int] | Filter:
+        if self.letters is not None:
+            return sorted(set(self.letters))
+        return Filter(fingerprint=self.group) if self.filter is None else self.filter.record()
+
+    def selection(self) -> Mapping[str, Any]:
+        return self.model_dump(mode="json", include={"letters", "group", "filter"}, exclude_none=True)
+
+
+class EditLetter(_Body):
+    """One letter goes back with another body."""
+
+    #: The data of its event, whole; of a letter of the receiver, the webhook's body. Ids stay.
+    body: dict[str, JsonValue]
+    reason: Reason
+
+
+class Because(_Body):
+    """Why something is asked of a replay. It is kept."""
+
+    reason: Annotated[str, Field(max_length=1000), AfterValidator(_printable)] = ""
+
+
+class UndoReplay(_Body):
+    """Every model that a replay set is to be taken back."""
+
+    reason: Reason
+
+
+class UndoView(BaseModel):
+    """How far what a replay did is taken back; the counts are users."""
+
+    status: str
+    actor: str
+    reason: str
+    reverted: int
+    #: Their models are as they are; each letter says why.
+    kept: int
+    waiting: int
+
+
+class ReplayView(BaseModel):
+    """A replay, as it is now."""
+
+    id: UUID
+    status: Status
+    #: Why it is paused, stopped or canceled.
+    status_reason: str
+    reason: str
+    #: Whose token asked for it.
+    actor: str
+    selection: Mapping[str, Any]
+    rate_per_second: float
+    #: After how many letters each step ends.
+    steps: Sequence[int]
+    stop_when_failed_share: float
+    #: How many letters it has, without those that were skipped.
+    letters: int
+    #: How many of them have their outcome.
+    ended: int
+    #: How many have each outcome.
+    outcomes: Mapping[Outcome, int]
+    #: How many would have each, as far as a dry run has asked.
+    predictions: Mapping[Outcome, int]
+    #: What to know of the predictions.
+    note: str
+    #: How many letters with the same fingerprints came since. They are not part of it.
+    arrived_since: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    undo: UndoView | None
+
+
+class ReplayedLetterView(BaseModel):
+    """A letter in a replay."""
+
+    letter: int
+    #: The order in which they go.
+    position: int
+    training_id: str | None
+    user_id: str | None
+    outcome: Outcome
+    detail: str
+    #: The training's stage, and the user's current model after it; the model before.
+    stage: str | None
+    generation: int | None
+    model: str | None
+    previous: str | None
+    predicted: Outcome | None
+    predicted_detail: str
+    #: Did it go with another body than its own?
+    edited: bool
+    sent_at: datetime | None
+    ended_at: datetime | None
+    #: ``reverted``, or ``kept`` with the reason.
+    undo: str | None
+    undo_detail: str
+
+
+_OPEN: Final = (Outcome.PLANNED, Outcome.WAITING, Outcome.SENT)
+
+
+def replay_view(record: ReplayRecord) -> ReplayView:
+    counted = {outcome: count for outcome, count in record.outcomes.items() if outcome is not Outcome.SKIPPED}
+    undo = record.undo
+    return ReplayView(
+        id=record.id,
+        status=record.status,
+        status_reason=record.status_reason,
+        reason=record.reason,
+        actor=record.actor,
+        selection=record.selection,
+        rate_per_second=record.rate_per_second,
+        steps=record.steps,
+        stop_when_failed_share=record.stop_share,
+        letters=sum(counted.values()),
+        ended=sum(count for outcome, count in counted.items() if outcome not in _OPEN),
+        outcomes=record.outcomes,
+        predictions=record.predictions,
+        note=_ALONE if record.predictions else "",
+        arrived_since=record.arrived_since,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        undo=None
+        if undo is None
+        else UndoView(
+            status=undo.status,
+            actor=undo.actor,
+            reason=undo.reason,
+            reverted=undo.reverted,
+            kept=undo.kept,
+            waiting=undo.waiting,
+        ),
+    )
+
+
+def letter_view(record: LetterRecord) -> ReplayedLetterView:
+    return ReplayedLetterView(
+        letter=record.letter,
+        position=record.position,
+        training_id=record.training_id,
+        user_id=record.user_id,
+        outcome=record.outcome,
+        detail=record.detail,
+        stage=record.stage,
+        generation=record.generation,
+        model=record.model,
+        previous=record.previous,
+        predicted=record.predicted,
+        predicted_detail=record.predicted_detail,
+        edited=record.is_edited,
+        sent_at=record.sent_at,
+        ended_at=record.ended_at,
+        undo=record.undo,
+        undo_detail=record.undo_detail,
+    )

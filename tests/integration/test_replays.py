@@ -1,0 +1,611 @@
+"""Is each letter replayed once, in steps, whatever happens? Against a real Postgres; the broker is a list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from services.ops.replays.messages import Letter
+from services.ops.replays.outcomes import Outcomes
+from services.ops.replays.plan import Outcome, Status
+from services.ops.replays.records import (
+    Filter,
+    IdempotencyKey,
+    KeyReused,
+    NoReplay,
+    NothingSelected,
+    NotNow,
+    ReplayRecord,
+)
+from services.ops.replays.store import Store
+from shared.contract.envelope import REPLAY_HEADER, wrap
+from shared.contract.errors import DependencyDown, Malformed, PermanentError
+from shared.contract.events import Effect, TrainingCanceled
+from shared.contract.preview import Answer, Message, Refusal
+from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
+from tests.replays import (
+    Answering,
+    Listed,
+    archive,
+    archive_many,
+    letter_of,
+    opened_replays,
+    order,
+    rows,
+    running_engine,
+    say,
+    settled,
+    until,
+)
+from tests.state import NOON, connected, model_of, progressed, ready, succeeded
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened_replays(database_url) as store:
+        yield store
+
+
+@pytest.fixture
+def broker() -> Listed:
+    return Listed()
+
+
+async def statuses(database_url: str) -> dict[int, str]:
+    return dict(await rows(database_url, "SELECT number, status FROM ops.letters ORDER BY number"))
+
+
+async def outcomes(store: Store, record: ReplayRecord) -> dict[int, Outcome]:
+    found = await store.list_letters(record.id, outcome=None, after=None, limit=1000)
+    return {each.letter: each.outcome for each in found}
+
+
+async def sent(broker: Listed, count: int) -> None:
+    """Wait until the broker has *count* messages."""
+    async with asyncio.timeout(10):
+        while len(broker.taken) < count:
+            broker.changed.clear()
+            await broker.changed.wait()
+
+
+async def fail(database_url: str, store: Store, mark: str, detail: str = "again") -> None:
+    """The letter came back to the dead letters."""
+    replay_id, _, number = mark.partition(":")
+    async with connected(database_url) as connection, connection.transaction():
+        await connection.execute(
+            "UPDATE ops.letters SET status = 'open', returns = returns + 1 WHERE number = $1 AND status = 'replaying'",
+            int(number),
+        )
+        await store.failed(connection, UUID(replay_id), int(number), detail)
+    store.tell()
+
+
+# Making one
+
+
+async def test_the_selection_is_frozen(database_url, store, broker):
+    numbers = await archive_many(database_url, 3)
+    record, _ = await store.create(order(Filter(fingerprint="a-cause")))
+
+    await archive_many(database_url, 2)
+    async with running_engine(store, broker):
+        await sent(broker, 3)
+    after = await store.find(record.id)
+
+    assert broker.marks == [f"{record.id}:{number}" for number in numbers]
+    assert after is not None
+    assert after.arrived_since == 2
+
+
+async def test_only_open_letters_that_fit_are_selected(database_url, store):
+    (one, two, three) = await archive_many(database_url, 3)
+    (other,) = await archive(database_url, letter_of(ready("t9")), fingerprint="another-cause")
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE ops.letters SET status = 'dropped' WHERE number = $1", two)
+
+    by_group, _ = await store.create(order(Filter(fingerprint="a-cause"), is_dry_run=True))
+    by_training, _ = await store.create(order(Filter(training_id="t9", since=NOON, text="DID NOT"), is_dry_run=True))
+
+    assert await outcomes(store, by_group) == {one: "planned", three: "planned"}
+    assert await outcomes(store, by_training) == {other: "planned"}
+    with pytest.raises(NothingSelected):
+        await store.create(order(Filter(until=NOON)))
+
+
+async def test_letters_that_can_not_go_are_reported(database_url, store):
+    (held, free) = await archive_many(database_url, 2)
+    (lossy,) = await archive(database_url, letter_of(progressed("t9", 0.5), queue=PROGRESS_QUEUE))
+    first, _ = await store.create(order([held]))
+
+    second, _ = await store.create(order([held, free, lossy, 999]))
+
+    found = await store.list_letters(second.id, outcome=Outcome.SKIPPED, after=None, limit=10)
+    assert await outcomes(store, second) == {free: "waiting", held: "skipped", lossy: "skipped", 999: "skipped"}
+    assert [each.detail for each in found] == [
+        f"it is in replay {first.id}",
+        "reports of progress are lossy: a newer one has made it worthless, drop it",
+        "there is no such letter",
+    ]
+    with pytest.raises(NothingSelected, match="lossy"):
+        await store.create(order([lossy]))
+
+
+async def test_the_same_key_is_the_same_replay(database_url, store):
+    (number, other) = await archive_many(database_url, 2)
+    key = IdempotencyKey("a-key", "a-digest")
+
+    first, is_new = await store.create(order([number]), key)
+    second, is_second_new = await store.create(order([number]), key)
+
+    assert (is_new, is_second_new) == (True, False)
+    assert first.id == second.id
+    with pytest.raises(KeyReused):
+        await store.create(order([other]), replace(key, digest="another-digest"))
+
+
+async def test_a_double_click_is_one_replay(database_url, store):
+    numbers = await archive_many(database_url, 20)
+    key = IdempotencyKey("a-key", "a-digest")
+
+    made = await asyncio.gather(*(store.create(order(numbers), key) for _ in range(4)))
+
+    assert len({record.id for record, _ in made}) == 1
+    assert [is_new for _, is_new in made].count(True) == 1
+
+
+async def test_two_who_want_the_same_letters_at_once_share_them(database_url, store):
+    numbers = await archive_many(database_url, 20)
+
+    made = await asyncio.gather(*(store.create(order(numbers)) for _ in range(3)), return_exceptions=True)
+
+    replays = [each[0] for each in made if not isinstance(each, BaseException)]
+    assert len(replays) == 1
+    assert all(isinstance(each, NothingSelected) for each in made if isinstance(each, BaseException))
+
+
+async def test_the_database_itself_refuses_a_letter_in_two_replays(database_url, store):
+    (number,) = await archive_many(database_url, 1)
+    await store.create(order([number]))
+    other, _ = await store.create(order(await archive_many(database_url, 1)))
+
+    async with connected(database_url) as connection:
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await connection.execute(
+                "INSERT INTO ops.replay_letters (replay_id, position, letter, outcome) VALUES ($1, 9, $2, 'waiting')",
+                other.id,
+                number,
+            )
+
+
+async def test_ops_itself_can_not_change_a_selection(database_url, store):
+    await store.create(order(await archive_many(database_url, 1)))
+
+    for statement in (
+        "DELETE FROM ops.replay_letters",
+        "UPDATE ops.replay_letters SET letter = 7",
+        "UPDATE ops.replays SET reason = 'another'",
+    ):
+        with pytest.raises(PermanentError, match="permission denied"):
+            await store._execute(statement)
+
+
+# Going
+
+
+async def test_a_letter_goes_byte_for_byte_to_the_queue_it_came_from(database_url, store, broker):
+    letter = letter_of(ready("t1"), body=b'{"odd": "\\u00e4",  "spaces":   1}', content_type="application/x-odd")
+    (number,) = await archive(database_url, letter)
+    record, _ = await store.create(order([number]))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+
+    (message,) = broker.taken
+    assert (message.exchange, message.routing_key, message.mandatory) == ("", letter.queue, True)
+    assert (message.body, message.content_type) == (letter.body, letter.content_type)
+    assert message.headers == {**letter.headers, REPLAY_HEADER: f"{record.id}:{number}"}
+
+
+async def test_a_step_begins_when_all_of_the_one_before_have_their_outcome(database_url, store, broker):
+    numbers = await archive_many(database_url, 10)
+    record, _ = await store.create(order(numbers, steps=(1, "20%", "rest")))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+        await say(store, settled(broker.marks[0]))
+        await sent(broker, 3)
+        await say(store, settled(broker.marks[1], Effect.SUPERSEDED))
+        await asyncio.sleep(0.2)
+        in_between = len(broker.taken)
+        await say(store, settled(broker.marks[2], Effect.NOTHING))
+        await sent(broker, 10)
+        await say(store, *(settled(mark, Effect.MOVED) for mark in broker.marks[3:]))
+        done = await until(store, record.id, Status.DONE)
+
+    assert in_between == 3
+    assert done.outcomes == {"swapped": 1, "superseded": 1, "nothing": 1, "moved": 7}
+    assert set((await statuses(database_url)).values()) == {"resolved"}
+
+
+async def test_it_stops_by_itself_and_goes_on_when_somebody_says_so(database_url, store, broker):
+    numbers = await archive_many(database_url, 4)
+    record, _ = await store.create(order(numbers, steps=(2, "rest")))
+
+    async with running_engine(store, broker):
+        await sent(broker, 2)
+        for mark in broker.marks:
+            await fail(database_url, store, mark)
+        stopped = await until(store, record.id, Status.STOPPED)
+        open_again = await statuses(database_url)
+        await store.resume(record.id, actor="bob", reason="these two are special")
+        await sent(broker, 4)
+        await say(store, *(settled(mark) for mark in broker.marks[2:]))
+        done = await until(store, record.id, Status.DONE)
+
+    assert stopped.status_reason == "2 of 2 failed, which is more than 20%"
+    assert list(open_again.values()) == ["open", "open", "replaying", "replaying"]
+    assert done.outcomes == {"failed": 2, "swapped": 2}
+    told = await rows(database_url, "SELECT actor, action, reason, outcome FROM ops.audit ORDER BY number")
+    assert told == [
+        ("ada", "replay.started", "the bug is fixed", "4 letters, 0 skipped"),
+        ("ops", "replay.stopped", "2 of 2 failed, which is more than 20%", "2 letters wait"),
+        ("bob", "replay.resumed", "these two are special", ""),
+        ("ops", "replay.done", "the bug is fixed", "2 done, 2 failed"),
+    ]
+
+
+async def test_a_letter_that_failed_again_can_be_replayed_again(database_url, store, broker):
+    (number,) = await archive_many(database_url, 1)
+    first, _ = await store.create(order([number]))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+        await fail(database_url, store, broker.marks[0])
+        await until(store, first.id, Status.DONE)
+        second, _ = await store.create(order([number]))
+        await sent(broker, 2)
+        await say(store, settled(broker.marks[1]))
+        await until(store, second.id, Status.DONE)
+
+    assert len(set(broker.marks)) == 2
+    assert await rows(database_url, "SELECT status, returns FROM ops.letters") == [("resolved", 1)]
+    assert await outcomes(store, first) == {number: "failed"}
+    assert await outcomes(store, second) == {number: "swapped"}
+
+
+async def test_a_chain_that_fails_further_on_leaves_the_new_letter_and_settles_this_one(database_url, store):
+    (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
+    record, _ = await store.create(order([number]))
+    mark = f"{record.id}:{number}"
+    (further,) = await archive(database_url, letter_of(replace(ready("t1"), replay=mark)))
+
+    async with connected(database_url) as connection, connection.transaction():
+        await store.failed(connection, record.id, number, "it lies elsewhere")
+
+    (letter,) = await store.list_letters(record.id, outcome=None, after=None, limit=10)
+    assert letter.outcome is Outcome.FAILED
+    assert letter.detail == f"it went on, and failed further on, as letter {further}: it lies elsewhere"
+    assert await statuses(database_url) == {number: "resolved", further: "open"}
+
+
+async def test_paused_it_sends_nothing_and_resumed_the_rest(database_url, store, broker):
+    numbers = await archive_many(database_url, 3)
+    record, _ = await store.create(order(numbers, steps=(1, "rest")))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+        await store.pause(record.id, actor="bob", reason="lunch")
+        await say(store, settled(broker.marks[0]))
+        await asyncio.sleep(0.2)
+        while_paused = len(broker.taken)
+        await store.resume(record.id, actor="bob", reason="")
+        await sent(broker, 3)
+
+    assert while_paused == 1
+
+
+async def test_canceled_letters_are_open_again_and_those_that_went_get_their_outcome(database_url, store, broker):
+    (went, stayed) = await archive_many(database_url, 2)
+    record, _ = await store.create(order([went, stayed], steps=(1, "rest")))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+        canceled = await store.cancel(record.id, actor="bob", reason="wrong ones")
+        await say(store, settled(broker.marks[0]))
+
+    assert canceled.status is Status.CANCELED
+    assert await outcomes(store, record) == {went: "swapped", stayed: "canceled"}
+    assert await statuses(database_url) == {went: "resolved", stayed: "open"}
+    again, _ = await store.create(order([stayed]))
+    assert await outcomes(store, again) == {stayed: "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"), [("start", "running"), ("resume", "running"), ("undo", "running"), ("pause", "canceled")]
+)
+async def test_what_can_not_be_now_is_refused(database_url, store, verb, status):
+    record, _ = await store.create(order(await archive_many(database_url, 1)))
+    if status == "canceled":
+        await store.cancel(record.id, actor="bob", reason="")
+
+    with pytest.raises(NotNow, match=status):
+        await getattr(store, verb)(record.id, actor="bob", reason="")
+    with pytest.raises(NoReplay):
+        await getattr(store, verb)(uuid4(), actor="bob", reason="")
+
+
+async def test_the_rate_holds_for_all_processes_together(database_url, store, broker):
+    numbers = await archive_many(database_url, 12)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    await store.create(order(numbers, rate_per_second=20))
+
+    async with opened_replays(database_url) as other, running_engine(store, broker), running_engine(other, broker):
+        await sent(broker, 12)
+        took = clock() - began
+
+    assert took >= 0.4
+    assert Counter(broker.marks).most_common(1)[0][1] == 1
+
+
+async def test_a_broker_that_is_away_is_waited_for(database_url, store, broker):
+    def refuse(_: object) -> None:
+        raise DependencyDown("RabbitMQ is away")
+
+    broker.gate = refuse
+    numbers = await archive_many(database_url, 5)
+    record, _ = await store.create(order(numbers))
+
+    async with running_engine(store, broker):
+        await asyncio.sleep(0.2)
+        while_away = await outcomes(store, record)
+        broker.gate = lambda _: None
+        await sent(broker, 5)
+
+    assert set(while_away.values()) == {"waiting"}
+    assert Counter(broker.marks).most_common(1)[0][1] == 1
+
+
+async def test_what_was_confirmed_but_not_written_down_goes_again_with_the_same_mark(database_url, store, broker):
+    (number,) = await archive_many(database_url, 1)
+    record, _ = await store.create(order([number]))
+
+    def die_once(_: object) -> None:
+        broker.gate = lambda _: None
+        broker.taken.append(_)
+        raise asyncio.CancelledError
+
+    broker.gate = die_once
+    async with running_engine(store, broker):
+        await sent(broker, 2)
+        await say(store, *(settled(mark) for mark in broker.marks))
+        done = await until(store, record.id, Status.DONE)
+
+    assert broker.marks == [f"{record.id}:{number}"] * 2
+    assert done.outcomes == {"swapped": 1}
+
+
+# Outcomes
+
+
+async def test_an_outcome_may_come_before_the_receipt(database_url, store):
+    (number,) = await archive_many(database_url, 1)
+    record, _ = await store.create(order([number]))
+
+    await say(store, settled(f"{record.id}:{number}"))
+
+    assert await outcomes(store, record) == {number: "swapped"}
+
+
+async def test_states_word_stands_above_a_failure_and_not_the_other_way_round(database_url, store):
+    (number,) = await archive_many(database_url, 1)
+    record, _ = await store.create(order([number]))
+    mark = f"{record.id}:{number}"
+
+    await fail(database_url, store, mark)
+    await say(store, settled(mark))
+    await fail(database_url, store, mark)
+    await say(store, settled(mark, Effect.NOTHING))
+
+    assert await outcomes(store, record) == {number: "swapped"}
+    assert await rows(database_url, "SELECT status, returns FROM ops.letters") == [("resolved", 1)]
+
+
+async def test_a_step_on_the_way_is_no_outcome(database_url, store):
+    (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
+    record, _ = await store.create(order([number]))
+    mark = f"{record.id}:{number}"
+
+    await say(store, settled(mark, Effect.MOVED, event="extraction.failed.v1", error="no_model"))
+    on_the_way = await outcomes(store, record)
+    await say(store, settled(mark, Effect.MOVED, event="extraction.failed.v1", error="no_model"), settled(mark))
+
+    assert on_the_way == {number: "waiting"}
+    assert await outcomes(store, record) == {number: "swapped"}
+
+
+async def test_what_is_no_mark_of_ours_is_refused_alone(database_url, store):
+    (number,) = await archive_many(database_url, 1)
+    record, _ = await store.create(order([number]))
+    said = [settled("no-mark"), settled(f"{uuid4()}:1"), settled(f"{record.id}:{number}")]
+
+    results = await Outcomes(store).handle([wrap(event, source="state", now=NOON) for event in said])
+
+    assert isinstance(results[0], Malformed)
+    assert results[1:] == [(), ()]
+    assert await outcomes(store, record) == {number: "swapped"}
+
+
+async def test_a_letter_of_ops_itself_is_settled_by_being_read(database_url, store):
+    (one,) = await archive_many(database_url, 1)
+    first, _ = await store.create(order([one]))
+    lost = wrap(settled(f"{first.id}:{one}"), source="state", now=NOON)
+    (two,) = await archive(database_url, letter_of(lost, queue=OPS_QUEUE))
+    second, _ = await store.create(order([two]))
+
+    await Outcomes(store).handle([replace(lost, replay=f"{second.id}:{two}")])
+
+    assert await outcomes(store, first) == {one: "swapped"}
+    assert await outcomes(store, second) == {two: "moved"}
+
+
+async def test_what_the_receiver_set_aside_goes_as_the_event_that_it_is_today(database_url, store, broker):
+    def webhook(status: str) -> Letter:
+        body = b'{"id": "t1", "status": "%s"}' % status.encode()
+        return letter_of(ready("t1"), queue=RECEIVER, headers={"webhook-id": "m1"}, body=body, event_type=None)
+
+    (known, unknown) = await archive(database_url, webhook("aborted"), webhook("dreaming"))
+    record, _ = await store.create(order([known, unknown]))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+        await say(store, settled(f"{record.id}:{known}", Effect.MOVED, event=TrainingCanceled.key))
+        done = await until(store, record.id, Status.DONE)
+
+    (message,) = broker.taken
+    assert message.routing_key == "training.canceled.v1"
+    assert message.headers[REPLAY_HEADER] == f"{record.id}:{known}"
+    assert done.outcomes == {"moved": 1, "failed": 1}
+    assert await statuses(database_url) == {known: "resolved", unknown: "open"}
+
+
+# Dry runs
+
+
+async def test_a_dry_run_says_what_would_be_and_changes_nothing(database_url, store, broker):
+    fine = letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE)
+    broken = letter_of(succeeded("t2"), queue=EXTRACTOR_QUEUE)
+    late = letter_of(ready("t3"))
+    numbers = await archive(database_url, fine, broken, late)
+
+    def extractor(message: Message) -> Answer:
+        envelope = message.decode()
+        if envelope.event.training_id == "t2":
+            return Answer(refusal=Refusal(code="no_model", kind="NoModel", text="none", is_transient=False))
+        follows = wrap(ready("t1").event, source="extractor", now=NOON, cause=envelope)
+        return Answer(messages=(Message.of(follows),))
+
+    def state(message: Message) -> Answer:
+        cause = message.decode()
+        assert cause.replay is not None
+        effect = Effect.SUPERSEDED if cause.event.training_id == "t3" else Effect.SWAPPED
+        return Answer(messages=(Message.of(wrap(settled(cause.replay, effect), source="state", now=NOON)),))
+
+    async with running_engine(store, broker, Answering(extractor, state)):
+        record, _ = await store.create(order(numbers, is_dry_run=True))
+        made = await until(store, record.id, Status.PREVIEWED)
+        looked = await store.list_letters(record.id, outcome=None, after=None, limit=10)
+        untouched = await statuses(database_url)
+        await store.start(record.id, actor="bob", reason="looks good")
+        await sent(broker, 3)
+
+    assert made.predictions == {"swapped": 1, "failed": 1, "superseded": 1}
+    assert [each.predicted_detail for each in looked] == [
+        f"user ada: {model_of('t0')} → {model_of('t1')}",
+        "still fails: no_model: none",
+        f"superseded: user ada uses a newer one, {model_of('t1')}",
+    ]
+    assert set(untouched.values()) == {"open"}
+    assert set(broker.marks) == {f"{record.id}:{number}" for number in numbers}
+
+
+async def test_a_service_that_is_away_holds_up_a_dry_run_and_nothing_else(database_url, store, broker):
+    def away(_: Message) -> Answer:
+        raise DependencyDown("the extractor is away")
+
+    (looked_at,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
+    numbers = await archive_many(database_url, 2)
+    services = Answering(away)
+
+    async with running_engine(store, broker, services):
+        planned, _ = await store.create(order([looked_at], is_dry_run=True))
+        await store.create(order(numbers))
+        await sent(broker, 2)
+        held_up = await store.find(planned.id)
+        services.extractor = lambda _: Answer()
+        await until(store, planned.id, Status.PREVIEWED)
+
+    assert held_up is not None
+    assert held_up.status is Status.PREVIEWING
+
+
+async def test_letters_that_are_gone_when_a_dry_run_is_started_are_skipped(database_url, store, broker):
+    (one, two) = await archive_many(database_url, 2)
+    async with running_engine(store, broker):
+        planned, _ = await store.create(order([one, two], is_dry_run=True))
+        await until(store, planned.id, Status.PREVIEWED)
+        faster, _ = await store.create(order([one]))
+        await store.start(planned.id, actor="ada", reason="")
+
+    found = await outcomes(store, planned)
+    assert found[one] == "skipped"
+    assert found[two] in ("waiting", "sent")
+    assert faster.id != planned.id
+
+
+# Undoing
+
+
+async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_url, store, broker):
+    numbers = await archive_many(database_url, 5)
+    services = Answering(kept={"bob": "the model of user bob has generation 9 now"})
+    record, _ = await store.create(order(numbers))
+    marks = [f"{record.id}:{number}" for number in numbers]
+    await say(
+        store,
+        settled(marks[0], user_id="ada", generation=5, model=model_of("t1"), previous=model_of("t0")),
+        settled(marks[1], user_id="ada", generation=7, model=model_of("t2"), previous=model_of("t1")),
+        settled(marks[2], user_id="bob", generation=3),
+        settled(marks[3], user_id="eve", generation=1, previous=None),
+        settled(marks[4], Effect.NOTHING, user_id="joe", generation=1),
+    )
+
+    async with running_engine(store, broker, services):
+        await until(store, record.id, Status.DONE)
+        await store.undo(record.id, actor="bob", reason="they are all blurred")
+        async with asyncio.timeout(10):
+            while (undone := await store.find(record.id)) is None or undone.undo is None or undone.undo.waiting:
+                await asyncio.sleep(0.02)
+
+    found = await store.list_letters(record.id, outcome=None, after=None, limit=10)
+    assert sorted((each.user_id, each.generation, each.to) for each in services.reverted) == [
+        ("ada", 7, str(model_of("t0"))),
+        ("bob", 3, str(model_of("t0"))),
+    ]
+    assert [(each.user_id, each.undo) for each in found] == [
+        ("ada", "reverted"),
+        ("ada", "reverted"),
+        ("bob", "kept"),
+        ("eve", "kept"),
+        ("joe", None),
+    ]
+    assert "first model" in found[3].undo_detail
+    assert "generation 9" in found[2].undo_detail
+    with pytest.raises(NotNow, match="nothing to undo"):
+        await store.undo(record.id, actor="bob", reason="once more")
+
+
+# Much
+
+
+async def test_a_twenty_thousand_letters_are_frozen_at_once(database_url, store):
+    async with connected(database_url) as connection:
+        await connection.execute(
+            """
+            INSERT INTO ops.letters
+                (digest, queue, exchange, routing_key, headers, body, error_code, error_class, error_text, traceback,
+                 attempts, first_failed_at, last_failed_at, fingerprint)
+            SELECT n::text, 'modelswap.state', '', '', '{}', 'x', 'no_model', 'NoModel', '', '', 1, now(), now(), 'a'
+            FROM generate_series(1, 20000) n
+            """
+        )
+
+    record, _ = await store.create(order(Filter(fingerprint="a")))
+
+    assert record.outcomes == {"waiting": 20_000}

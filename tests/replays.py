@@ -1,0 +1,194 @@
+"""A tester's hands on replays: letters put straight into the archive, and an engine whose broker is a list."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from services.ops.migrate import ROLE
+from services.ops.replays.engine import Engine
+from services.ops.replays.messages import Letter
+from services.ops.replays.plan import Mark, Status, Step
+from services.ops.replays.records import Filter, Order, ReplayRecord, Revert
+from services.ops.replays.store import Store
+from shared.contract.envelope import REPLAY_HEADER, Envelope
+from shared.contract.events import Effect, ReplaySettled
+from shared.contract.preview import Answer, Message
+from shared.contract.topology import STATE_QUEUE, topology
+from shared.runtime.broker import Outgoing
+from shared.runtime.postgres import connect_pool
+from tests.state import NOON, connected, model_of, ready
+
+_INSERT = """
+    INSERT INTO ops.letters
+        (digest, queue, exchange, routing_key, content_type, headers, body, event_type, event_id, training_id, user_id,
+         error_code, error_class, error_text, traceback, attempts, first_failed_at, last_failed_at, fingerprint)
+    VALUES ($1, $2, 'modelswap.events', $2, $3, $4, $5, $6, $1, $7, $8, $9, 'NoModel', $10, '', 1, $11, $11, $12)
+    RETURNING number
+"""
+
+
+def letter_of(event: Envelope, **changes: Any) -> Letter:
+    """The letter that *event* became."""
+    known: dict[str, Any] = {
+        "number": 1,
+        "queue": STATE_QUEUE,
+        "headers": event.headers(),
+        "content_type": "application/json",
+        "body": event.body(),
+        "event_type": event.event.key,
+        "training_id": event.event.training_id,
+        "error_code": "no_model",
+        "first_failed_at": NOON,
+    }
+    return Letter(**{**known, **changes})
+
+
+async def archive(
+    database_url: str, *letters: Letter, fingerprint: str = "a-cause", user_id: str | None = None
+) -> list[int]:
+    """Put *letters* into the archive; their numbers."""
+    async with connected(database_url) as connection:
+        return [
+            await connection.fetchval(
+                _INSERT,
+                uuid4().hex,
+                each.queue,
+                each.content_type,
+                json.dumps(each.headers),
+                each.body,
+                each.event_type,
+                each.training_id,
+                user_id,
+                each.error_code,
+                f"{each.error_code}: it did not work",
+                NOON,
+                fingerprint,
+            )
+            for each in letters
+        ]
+
+
+async def archive_many(database_url: str, count: int, **kwargs: Any) -> list[int]:
+    """Letters about as many trainings, named t1, t2 and so on."""
+    return await archive(database_url, *(letter_of(ready(f"t{number}")) for number in range(1, count + 1)), **kwargs)
+
+
+def order(letters: Sequence[int] | Filter, *, steps: Sequence[Step] = ("rest",), **changes: Any) -> Order:
+    known: dict[str, Any] = {
+        "id": uuid4(),
+        "actor": "ada",
+        "reason": "the bug is fixed",
+        "selection": {},
+        "letters": letters,
+        "rate_per_second": 1000.0,
+        "steps": steps,
+        "stop_share": 0.2,
+    }
+    return Order(**{**known, **changes})
+
+
+def settled(mark: str, effect: Effect = Effect.SWAPPED, **fields: Any) -> ReplaySettled:
+    """What state says of the letter with that *mark*."""
+    known: dict[str, Any] = {
+        "training_id": "t1",
+        "settled_by": "an-event",
+        "event": "model.ready.v1",
+        "user_id": "ada",
+        "stage": "active",
+        "generation": 5,
+        "model": model_of("t1"),
+        "previous": model_of("t0"),
+    }
+    return ReplaySettled(replay=mark, effect=effect, **{**known, **fields})
+
+
+async def rows(database_url: str, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    async with connected(database_url) as connection:
+        return [tuple(row.values()) for row in await connection.fetch(statement, *values)]
+
+
+@contextlib.asynccontextmanager
+async def opened_replays(database_url: str) -> AsyncIterator[Store]:
+    """The store as the service has it: in the role that may do little."""
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
+    try:
+        yield Store(pool)
+    finally:
+        pool.terminate()
+
+
+@dataclass
+class Listed:
+    """A broker, as a list of what it confirmed; it takes what its *gate* lets through."""
+
+    taken: list[Outgoing] = field(default_factory=list)
+    gate: Callable[[Outgoing], None] = lambda _: None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def publish(self, message: Outgoing) -> None:
+        self.gate(message)
+        self.taken.append(message)
+        self.changed.set()
+
+    @property
+    def marks(self) -> list[str]:
+        return [str(message.headers[REPLAY_HEADER]) for message in self.taken]
+
+
+@dataclass
+class Answering:
+    """The other services, which say what they are told to."""
+
+    extractor: Callable[[Message], Answer] = lambda _: Answer()
+    state: Callable[[Message], Answer] = lambda _: Answer()
+    #: Why a user's model stays as it is, by user; all others' are taken back.
+    kept: Mapping[str, str] = field(default_factory=dict)
+    reverted: list[Revert] = field(default_factory=list)
+
+    async def preview_extractor(self, message: Message) -> Answer:
+        return self.extractor(message)
+
+    async def preview_state(self, message: Message) -> Answer:
+        return self.state(message)
+
+    async def roll_back(self, revert: Revert) -> str | None:
+        self.reverted.append(revert)
+        return self.kept.get(revert.user_id)
+
+
+@contextlib.asynccontextmanager
+async def running_engine(store: Store, broker: Listed, services: Answering | None = None) -> AsyncIterator[None]:
+    stopping = asyncio.Event()
+    engine = Engine(store, broker, services or Answering(), topology(), pause_seconds=0.05)
+    task = asyncio.create_task(engine.run(stopping))
+    try:
+        yield
+    finally:
+        stopping.set()
+        await asyncio.wait_for(task, 10)
+
+
+async def until(store: Store, replay_id: UUID, *statuses: Status) -> ReplayRecord:
+    """Wait until the replay has one of *statuses*."""
+    async with asyncio.timeout(15):
+        while True:
+            record = await store.find(replay_id)
+            if record is not None and record.status in statuses:
+                return record
+            await asyncio.sleep(0.02)
+
+
+async def say(store: Store, *events: ReplaySettled) -> None:
+    """State says what letters came to."""
+    by_mark: dict[Mark, list[ReplaySettled]] = {}
+    for event in events:
+        mark = Mark.parse(event.replay)
+        assert mark is not None
+        by_mark.setdefault(mark, []).append(event)
+    await store.settle(by_mark)

@@ -1,0 +1,134 @@
+"""What is sent when a letter is replayed?"""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID
+
+import pytest
+
+from services.ops.replays.messages import EditRefused, Letter, edited, headers_of, message_of, reported
+from services.ops.replays.plan import Mark
+from shared.contract.envelope import REPLAY_HEADER, Envelope, decode
+from shared.contract.events import TrainingCanceled, TrainingSucceeded
+from shared.contract.identity import ModelName
+from shared.contract.topology import RECEIVER
+from shared.replicate.translate import UnknownStatus
+from tests.replays import letter_of
+from tests.state import NOON, ready, succeeded
+
+MARK = Mark(UUID(int=7), 1)
+
+
+def structured(event: Envelope) -> Letter:
+    """*event* as one message that says everything in its body."""
+    attributes = {name[3:]: value for name, value in event.headers().items()}
+    body = json.dumps({**attributes, "data": json.loads(event.body())}).encode()
+    return letter_of(event, headers={}, content_type="application/cloudevents+json; charset=utf-8", body=body)
+
+
+def webhook(status: str = "thinking", **fields):
+    body = json.dumps({"id": "t1", "status": status, **fields}).encode()
+    headers = {"webhook-id": "msg_1", "claim-ref": str(UUID(int=3)), "claim-destination": "acme/ada"}
+    return letter_of(ready("t1"), queue=RECEIVER, headers=headers, body=body, event_type=None)
+
+
+def test_a_letter_goes_byte_for_byte_with_its_own_headers_and_the_mark():
+    letter = letter_of(ready("t1"), headers={**ready("t1").headers(), "x-attempt": 3, "x-failed-at": "then", "own": 1})
+
+    assert headers_of(letter, MARK) == {**ready("t1").headers(), "own": 1, REPLAY_HEADER: str(MARK)}
+    assert message_of(letter, MARK).body == letter.body
+
+
+def test_the_mark_of_an_earlier_replay_gives_way():
+    letter = letter_of(ready("t1"), headers={**ready("t1").headers(), REPLAY_HEADER: "an-older-one:1"})
+
+    assert headers_of(letter, MARK)[REPLAY_HEADER] == str(MARK)
+
+
+@pytest.mark.parametrize("make", [letter_of, structured], ids=["binary", "structured"])
+def test_whoever_reads_it_sees_the_event_and_the_mark(make):
+    letter = make(ready("t1"))
+
+    envelope = decode(headers_of(letter, MARK), letter.content_type, letter.body)
+
+    assert (envelope.event, envelope.id, envelope.replay) == (ready("t1").event, ready("t1").id, str(MARK))
+
+
+def test_a_webhook_that_was_set_aside_is_translated_with_todays_code():
+    envelope = reported(webhook("succeeded", output={"version": "x"}), MARK)
+
+    assert isinstance(envelope.event, TrainingSucceeded)
+    assert (envelope.event.ref, envelope.event.destination) == (UUID(int=3), ModelName("acme", "ada"))
+    assert (envelope.replay, envelope.time) == (str(MARK), NOON)
+
+
+def test_a_webhook_without_a_claim_is_translated_as_well():
+    letter = webhook("aborted")
+    envelope = reported(letter_of(ready("t1"), queue=RECEIVER, headers={}, body=letter.body), MARK)
+
+    assert isinstance(envelope.event, TrainingCanceled)
+    assert envelope.event.ref is None
+
+
+def test_a_status_that_is_still_unknown_is_still_refused():
+    with pytest.raises(UnknownStatus):
+        reported(webhook("thinking"), MARK)
+
+
+def test_an_edited_body_says_the_same_kind_of_thing_about_the_same_training():
+    letter = letter_of(succeeded("t1", output="nonsense"))
+    data = {**json.loads(letter.body), "output": {"version": "acme/ada:" + "a" * 64}}
+
+    assert json.loads(edited(letter, data)) == data
+
+
+def test_of_a_structured_event_only_the_data_is_edited():
+    letter = structured(succeeded("t1", output="nonsense"))
+    data = {"training_id": "t1", "output": "sense"}
+
+    assert json.loads(edited(letter, data)) == {**json.loads(letter.body), "data": data}
+
+
+def test_a_body_that_could_not_be_read_can_be_mended():
+    letter = letter_of(succeeded("t1"), body=b"{broken")
+
+    assert json.loads(edited(letter, {"training_id": "t1", "output": "sense"})) == {
+        "training_id": "t1",
+        "output": "sense",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        ({"training_id": "t2"}, ("training_id",)),
+        ({"training_id": "t1", "ref": str(UUID(int=9))}, ("ref",)),
+        ({}, ("training_id",)),
+        ({"training_id": "t1", "output_omitted_bytes": "many"}, ("output_omitted_bytes",)),
+    ],
+)
+def test_ids_and_nonsense_are_refused_with_the_place(data, where):
+    with pytest.raises(EditRefused) as refused:
+        edited(letter_of(succeeded("t1")), data)
+
+    assert [tuple(path) for path, _ in refused.value.problems] == [where]
+
+
+def test_an_edit_of_what_names_no_training_is_refused():
+    with pytest.raises(EditRefused, match="which training"):
+        edited(letter_of(succeeded("t1"), body=b"\x00", training_id=None), {"training_id": "t1"})
+
+
+def test_a_webhook_can_be_edited_until_it_says_something():
+    assert json.loads(edited(webhook("thinking"), {"id": "t1", "status": "failed"}))["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("data", "where"), [({"id": "t2", "status": "failed"}, ("id",)), ({"id": "t1", "status": "dreaming"}, ())]
+)
+def test_a_webhook_stays_about_its_training_and_must_be_known(data, where):
+    with pytest.raises(EditRefused) as refused:
+        edited(webhook("thinking"), data)
+
+    assert [tuple(path) for path, _ in refused.value.problems] == [where]
