@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from services.state import asking
 from services.state.records import (
+    NOT_STARTED,
     HistoryRecord,
     IdempotencyKey,
     KeyReused,
@@ -31,10 +32,11 @@ from services.state.records import (
 from services.state.starting import Replicate as Starter
 from services.state.starting import StartRefused, Trainings, start
 from services.state.streams import Follower, Update, Watcher
-from services.state.swap import Changes
+from services.state.swap import Changes, Failure
 from services.state.transitions import Stage
 from services.state.views import (
     ModelView,
+    NeverStarted,
     RegisterTraining,
     RollBack,
     StartTraining,
@@ -158,6 +160,7 @@ def create_api(
         response_class=EventStream,
         responses={204: {"description": "It has ended, and the client has seen that."}},
     )
+    add("POST", "/trainings/{training_id}/never-started", trainings.never_started, TrainingView)
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
     # A user id may hold slashes. The end of the path tells the routes apart.
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
@@ -196,7 +199,6 @@ class _Trainings:
                 body.trainer,
                 body.input,
                 webhook=self.webhook.of(record),
-                key=idempotency,
                 replicate=self.replicate,
                 trainings=self.store,
             )
@@ -243,6 +245,17 @@ class _Trainings:
         record = await self._get(training_id)
         await asking.cancel(record, self.replicate)
         return training_view(record)
+
+    async def never_started(self, training_id: Annotated[TrainingId, Path()], body: NeverStarted) -> TrainingView:
+        """
+        Say that Replicate was never asked for a training: it fails, and its Idempotency-Key starts another one.
+
+        Without effect where Replicate's id of it is known. If it turns out to run after all, it is requested again. No
+        event says this: events name Replicate's id, and there is none.
+        """
+        record = await self._get(training_id)
+        await self.store.fail_start(record, Failure(NOT_STARTED, body.reason))
+        return await self.get_training(training_id)
 
     async def retry_extraction(self, training_id: Annotated[TrainingId, Path()], key: Key = None) -> TrainingView:
         """Look for the model of a training once more that succeeded without a usable one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from services.state.estimate import Progress
@@ -16,6 +16,8 @@ from shared.contract.errors import PermanentError
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef
 
+#: The code of a training's failure that Replicate was never asked for.
+NOT_STARTED: Final = "not_started"
 #: Publishes in order; one result for each envelope, None where the broker confirmed it.
 Publish: TypeAlias = Callable[[Sequence[Envelope]], Awaitable[Sequence[BaseException | None]]]
 

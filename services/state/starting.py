@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import structlog
 from pydantic import JsonValue
 
-from services.state.records import IdempotencyKey, TrainingRecord
+from services.state.records import NOT_STARTED, TrainingRecord
 from services.state.swap import Failure
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.contract.identity import ModelName, ModelRef
@@ -47,9 +47,7 @@ class Trainings(Protocol):
 
     async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord: ...
 
-    async def fail_start(
-        self, record: TrainingRecord, failure: Failure, *, forget: IdempotencyKey | None = None
-    ) -> None: ...
+    async def fail_start(self, record: TrainingRecord, failure: Failure) -> None: ...
 
 
 async def start(
@@ -58,7 +56,6 @@ async def start(
     training_input: Mapping[str, JsonValue],
     *,
     webhook: str,
-    key: IdempotencyKey | None,
     replicate: Replicate,
     trainings: Trainings,
 ) -> TrainingRecord:
@@ -69,7 +66,7 @@ async def start(
 
     Raises:
         StartRefused: if Replicate does not want it.
-        DependencyDown: if Replicate is away. The same request may be made again, with the same *key*.
+        DependencyDown: if Replicate is away. The same request may be made again, with the same key.
 
     """
     try:
@@ -81,7 +78,7 @@ async def start(
         await trainings.fail_start(record, Failure(StartRefused.code, clean(str(error))))
         raise StartRefused(str(error)) from error
     except DependencyDown as error:
-        await trainings.fail_start(record, Failure("not_started", clean(str(error))), forget=key)
+        await trainings.fail_start(record, Failure(NOT_STARTED, clean(str(error))))
         raise
     try:
         return await trainings.attach(record, created.id)

@@ -31,6 +31,7 @@ import structlog
 from services.state.asking import NoTraining, RollbackOrder, Target, look_again, roll_back
 from services.state.estimate import LEARN_FROM, Learned, Report, Run, progress
 from services.state.records import (
+    NOT_STARTED,
     HistoryRecord,
     IdempotencyKey,
     KeyReused,
@@ -214,7 +215,7 @@ _FAIL_START: Final = """
     UPDATE state.trainings SET
         stage = 'failed', failure_code = $2, failure_reason = $3,
         completed_at = clock_timestamp(), updated_at = clock_timestamp()
-    WHERE ref = $1 AND stage = 'requested' AND training_id IS NULL
+    WHERE ref = $1 AND stage IN ('requested', 'running') AND training_id IS NULL
 """
 
 _ASKED: Final = """
@@ -455,6 +456,8 @@ class Store:
         """
         Write a training down and draw its generation; with a *key* that was used before, find what it registered.
 
+        A key whose training Replicate was never asked for is as good as new.
+
         Returns the training, and whether it is new.
 
         Raises:
@@ -468,8 +471,12 @@ class Store:
         self, connection: Connection, registration: Registration, key: IdempotencyKey | None
     ) -> tuple[TrainingRecord, bool]:
         used = await self._used(connection, key)
-        if used is not None:
-            return await self._get(connection, used["ref"]), False
+        if key and used:
+            found = await self._get(connection, used["ref"])
+            if found.failure is None or found.failure.code != NOT_STARTED:
+                return found, False
+            # Nothing runs under this key: the request is as good as new.
+            await connection.execute(_FORGET_KEY, key.key)
         await self._take(connection, key, registration.ref)
         return await self._register(connection, registration), True
 
@@ -519,16 +526,12 @@ class Store:
 
         return await self._transaction(work)
 
-    async def fail_start(
-        self, record: TrainingRecord, failure: Failure, *, forget: IdempotencyKey | None = None
-    ) -> None:
-        """Remember that Replicate did not start a training. *forget* lets the same request be made again."""
+    async def fail_start(self, record: TrainingRecord, failure: Failure) -> None:
+        """Remember that Replicate did not start a training. After `NOT_STARTED` its key may start another one."""
 
         async def work(connection: Connection) -> None:
             await connection.execute(_LOCK_USER, record.user_id)
             await connection.execute(_FAIL_START, record.ref, failure.code, failure.reason)
-            if forget is not None:
-                await connection.execute(_FORGET_KEY, forget.key)
 
         await self._transaction(work)
 

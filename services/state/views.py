@@ -78,6 +78,12 @@ class RollBack(_Body):
     dry_run: bool = False
 
 
+class NeverStarted(_Body):
+    """Replicate was never asked for a training."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+
+
 class FailureView(BaseModel):
     """Why a training has no usable model."""
 

@@ -203,6 +203,39 @@ async def test_where_replicate_s_answer_is_lost_the_first_webhook_brings_its_id(
     assert (await client.get(f"/trainings/{ref}")).json()["training_id"] == "t77"
 
 
+async def test_a_training_that_was_never_started_fails_and_its_key_starts_another(client, replicate):
+    key = {"Idempotency-Key": "k"}
+    replicate.error = Unknown("no answer; it may have started")
+    lost = (await client.post("/trainings", json=START, headers=key)).json()
+    replicate.error = None
+
+    answer = await client.post(f"/trainings/{lost['ref']}/never-started", json={"reason": "Replicate lists none"})
+    again = await client.post("/trainings", json=START, headers=key)
+
+    failure = {"code": "not_started", "reason": "Replicate lists none"}
+    assert (answer.status_code, answer.json()["stage"], answer.json()["failure"]) == (200, "failed", failure)
+    assert (again.status_code, again.json()["training_id"], again.json()["generation"]) == (201, "t2", 2)
+
+
+async def test_a_training_whose_id_is_known_was_started_whatever_anybody_says(client):
+    ref = (await client.post("/trainings", json=START)).json()["ref"]
+
+    answer = await client.post(f"/trainings/{ref}/never-started", json={"reason": "Replicate lists none"})
+
+    assert (answer.status_code, answer.json()["stage"], answer.json()["failure"]) == (200, "requested", None)
+
+
+async def test_a_training_that_was_taken_for_never_started_goes_on_when_it_appears(client, replicate, store):
+    replicate.error = Unknown("no answer; it may have started")
+    ref = (await client.post("/trainings", json=START)).json()["ref"]
+    await client.post(f"/trainings/{ref}/never-started", json={"reason": "Replicate lists none"})
+
+    await store.apply([started("t1", ref=UUID(ref))])
+
+    shown = (await client.get("/trainings/t1")).json()
+    assert (shown["ref"], shown["stage"], shown["failure"]) == (ref, "running", None)
+
+
 async def test_while_replicate_is_away_nothing_starts_and_the_same_request_may_be_made_again(client, replicate):
     key = {"Idempotency-Key": "once"}
     replicate.error = DependencyDown("away", retry_after_seconds=7.2)
@@ -624,6 +657,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         "list_model_history",
         "list_trainings",
         "list_user_trainings",
+        "never_started",
         "preview",
         "register_training",
         "retry_extraction",

@@ -521,11 +521,23 @@ async def test_a_start_that_failed_gives_its_key_back(store):
     key = IdempotencyKey("k", "one")
     record, _ = await store.register(registration("ada"), key)
 
-    await store.fail_start(record, Failure("not_started", "away"), forget=key)
+    await store.fail_start(record, Failure("not_started", "away"))
+    with pytest.raises(KeyReused):
+        await store.register(registration("ada"), replace(key, digest="two"))
+    records = await asyncio.gather(*(store.register(registration("ada"), key) for _ in range(5)))
+
+    assert sorted(is_new for _, is_new in records) == [False] * 4 + [True]
+    assert {(again.generation, again.stage) for again, _ in records} == {(2, Stage.REQUESTED)}
+
+
+async def test_a_start_that_replicate_refused_keeps_its_key(store):
+    key = IdempotencyKey("k", "one")
+    record, _ = await store.register(registration("ada"), key)
+
+    await store.fail_start(record, Failure("start_refused", "no such trainer"))
     again, is_new = await store.register(registration("ada"), key)
 
-    assert is_new
-    assert (again.generation, again.stage) == (2, Stage.REQUESTED)
+    assert (again.ref, again.stage, is_new) == (record.ref, Stage.FAILED, False)
 
 
 async def test_a_start_is_not_called_failed_once_a_webhook_has_proven_otherwise(store):
