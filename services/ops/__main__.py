@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import timedelta
 from functools import partial
 
 from services.ops.api import create_api
 from services.ops.migrate import MIGRATIONS, ROLE
+from services.ops.reconcile.api import reconciliation_router
+from services.ops.reconcile.client import StateClient
+from services.ops.reconcile.plan import CallBudget, Limits
+from services.ops.reconcile.reconciler import Publish, Reconciler
+from services.ops.reconcile.store import Store as Recoveries
 from services.ops.replays.api import create_router
 from services.ops.replays.client import Services
 from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
+from shared.contract.envelope import Envelope
 from shared.contract.topology import OPS_QUEUE, topology
-from shared.runtime.broker import Consumer, Publisher
+from shared.replicate.client import Replicate
+from shared.runtime.broker import Consumer, Publisher, to_message
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
@@ -33,7 +41,8 @@ async def run(settings: OpsSettings, stopping: asyncio.Event) -> None:
 async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> None:
     plan = topology(settings.retry_delays)
     url = settings.amqp_url.get_secret_value()
-    replays = Replays(pool)
+    replays, recoveries = Replays(pool), Recoveries(pool)
+    replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
         Publisher(url, name="modelswap ops", timeout_seconds=settings.publish_timeout_seconds) as publisher,
         Services(
@@ -41,7 +50,14 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             state_url=settings.api_url,
             token=settings.api_tokens[0].get_secret_value(),
         ) as services,
+        Replicate(replicate_token, settings.replicate_api_url) as replicate,
+        StateClient(settings.api_url, settings.api_tokens[0].get_secret_value()) as state,
     ):
+
+        async def publish(envelope: Envelope) -> None:
+            await publisher.publish(to_message(envelope, plan))
+
+        reconciler = _reconciler(settings, state, replicate, recoveries, publish)
         outcomes = Consumer(
             url,
             queue=OPS_QUEUE,
@@ -53,11 +69,23 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
         )
-        api = create_api(create_router(replays), tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)])
-        app = create_app(api, {"database": partial(check_database, pool, MIGRATIONS), "outcomes": outcomes.check})
+        api = create_api(
+            create_router(replays),
+            reconciliation_router(recoveries, calls_per_minute=settings.reconcile_calls_per_minute),
+            tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)],
+        )
+        app = create_app(
+            api,
+            {
+                "database": partial(check_database, pool, MIGRATIONS),
+                "outcomes": outcomes.check,
+                "reconciliation": reconciler.check,
+            },
+        )
         await supervise(
             stopping,
             outcomes.run(stopping),
+            reconciler.run(stopping),
             Engine(replays, publisher, services, plan).run(stopping),
             serve(
                 app,
@@ -67,6 +95,19 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 drain_seconds=settings.drain_seconds,
             ),
         )
+
+
+def _reconciler(
+    settings: OpsSettings, state: StateClient, replicate: Replicate, store: Recoveries, publish: Publish
+) -> Reconciler:
+    limits = Limits(
+        after=timedelta(seconds=settings.reconcile_after_seconds),
+        every=timedelta(seconds=settings.reconcile_every_seconds),
+        give_up_after=timedelta(seconds=settings.reconcile_give_up_seconds),
+    )
+    budget = CallBudget(settings.reconcile_calls_per_minute)
+    secrets = reveal(settings.ref_secrets)
+    return Reconciler(state, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ class ReplicateApi:
         """Let go wrong what shall go wrong with this call."""
 
         async def endpoint(request: Request) -> Response:
+            self._simulator.calls[name, request.path_params.get("id", "")] += 1
             fault = self._world.next_api_fault(name) or ApiFault()
             try:
                 if fault.status is None or fault.takes_effect:

@@ -66,6 +66,8 @@ class Simulator:
         self.world = World(self.knobs)
         #: The latest attempts, oldest first.
         self.attempts: deque[Attempt] = deque(maxlen=_MEMORY)
+        #: How often each route of the API was called, and with which id ("" where it takes none).
+        self.calls: Counter[tuple[str, str]] = Counter()
         self._secrets = [self.knobs.secret or self._make_secret("0")]
         self._rotations = 0
         self._client = WebhookClient(

@@ -100,6 +100,7 @@ SoftMoment = Annotated[
     AwareDatetime | None, AfterValidator(_in_utc), WrapValidator(_or_none), BeforeValidator(_text_only)
 ]
 _Name = Annotated[str | None, Field(max_length=400), AfterValidator(_storable), WrapValidator(_or_none)]
+_Address = Annotated[str | None, Field(max_length=4096), AfterValidator(_storable), WrapValidator(_or_none)]
 
 
 class _Job(BaseModel):
@@ -124,6 +125,8 @@ class Training(_Job):
     #: The trainer (``owner/name``) and its version: never the result. Replicate calls them ``model`` and ``version``.
     trainer: _Name = Field(default=None, alias="model")
     trainer_version: _Name = Field(default=None, alias="version")
+    #: Where its webhooks go, if Replicate says so: nobody promised that.
+    webhook: _Address = Field(default=None, repr=False)
     #: May hold whole archives as data URIs.
     input: Annotated[dict[str, Any], BeforeValidator(lambda value: value if isinstance(value, dict) else {})] = Field(
         default_factory=dict, repr=False

@@ -201,6 +201,16 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     api_tokens: Annotated[Secrets, Field(min_length=1)]
     #: Where `services.extractor` answers.
     extractor_url: Url = "http://127.0.0.1:8082"
+    #: Tell which trainings in Replicate's list are ours.
+    ref_secrets: Annotated[Secrets, Field(min_length=1)]
+    #: A training is overdue after this, where too few of its trainer's have ended to know better.
+    reconcile_after_seconds: Seconds = 3600.0
+    #: How often to see whether any is.
+    reconcile_every_seconds: Seconds = 60.0
+    #: How often Replicate may be asked for what is overdue.
+    reconcile_calls_per_minute: Count = 60
+    #: A training of which nobody hears anything for so long has failed. Three days.
+    reconcile_give_up_seconds: Seconds = 259_200.0
 
 
 class SimulatorSettings(Settings):

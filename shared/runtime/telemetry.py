@@ -15,3 +15,8 @@ paused: Final = Gauge("modelswap_consumer_paused", "1 while a consumer waits for
 swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
+overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings whose end should have been heard of.")
+#: Alert on the recovered: webhooks do not arrive.
+reconciled: Final = Counter(
+    "modelswap_reconciled_total", "Overdue trainings by what they came to without a webhook.", ["outcome"]
+)

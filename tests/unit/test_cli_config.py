@@ -57,7 +57,7 @@ def test_what_is_wrong_with_a_setting_is_said_beside_it(environment, problem):
 
 def test_who_heeds_a_setting_is_said():
     assert entry("MODELSWAP_HOST", {}).processes == ("all",)
-    assert entry("MODELSWAP_REF_SECRETS", {}).processes == ("receiver", "state")
+    assert entry("MODELSWAP_REF_SECRETS", {}).processes == ("receiver", "state", "ops")
     assert entry("MODELSWAP_API_TOKENS", {}).processes == ("extractor", "state", "ops", "cli")
 
 

@@ -223,7 +223,8 @@ json_values = st.recursive(
     st.fixed_dictionaries(
         {"id": st.just("abc"), "status": st.just("processing")},
         optional=dict.fromkeys(
-            ("model", "version", "input", "logs", "error", "created_at", "started_at", "completed_at"), json_values
+            ("model", "version", "input", "logs", "error", "created_at", "started_at", "completed_at", "webhook"),
+            json_values,
         ),
     )
 )

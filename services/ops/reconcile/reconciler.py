@@ -1,0 +1,339 @@
+"""
+Does every training come to an end that we hear of? Edge: asks state and Replicate, for as long as the process runs.
+
+A round reads what state has not heard the end of; where something of it is overdue, it reads Replicate's list, and
+asks for single trainings that the list does not show. What ended is published as the receiver would have done it, so
+whoever was faster, the fact has one effect. One process works at a time, and what it did is kept in Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime
+from typing import Final, Protocol, TypeAlias
+from uuid import UUID
+
+import structlog
+
+from services.ops.reconcile.plan import (
+    Ask,
+    CallBudget,
+    GiveUp,
+    Identify,
+    Limits,
+    Listing,
+    LookAgain,
+    Memory,
+    NeverStarted,
+    Step,
+    Tell,
+    Unfinished,
+    Wait,
+    Watched,
+    after_telling,
+    is_due,
+    next_look,
+    oldest,
+    plan,
+)
+from services.ops.reconcile.views import Counts, Outcome, door_seems_broken
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.events import TrainingEvent, TrainingFailed
+from shared.contract.text import clean
+from shared.replicate.errors import NotThere
+from shared.replicate.training import Training
+from shared.replicate.translate import translate
+from shared.runtime import telemetry
+from shared.runtime.broker.link import is_stray_cancel
+from shared.runtime.clock import now
+from shared.runtime.waiting import wait_for_any
+
+log = structlog.get_logger()
+
+SOURCE: Final = "ops"
+#: An answer of Replicate's is never larger.
+_ANY_SIZE: Final = 8 * 1024 * 1024
+#: Replicate's list is read with this share of the calls at most: the others are for single trainings.
+_LISTS_SHARE: Final = 0.5
+#: Postgres ends a round that takes longer.
+_LONGEST_ROUND_SECONDS: Final = 240.0
+_WARN_EVERY_SECONDS: Final = 600.0
+
+#: Returns when the broker has confirmed it.
+Publish: TypeAlias = Callable[[Envelope], Awaitable[None]]
+
+
+class Page(Protocol):
+    """Some trainings, newest first, and where the next ones are."""
+
+    @property
+    def trainings(self) -> Sequence[Training]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
+class Replicate(Protocol):
+    """What is asked of Replicate."""
+
+    async def list_trainings(self, cursor: str | None = None) -> Page: ...
+
+    async def get_training(self, training_id: str) -> Training: ...
+
+
+class State(Protocol):
+    """What is asked of state."""
+
+    def unfinished(self) -> AsyncIterator[Unfinished]: ...
+
+    async def knows(self, training_id: str) -> bool: ...
+
+    async def look_again(self, ref: UUID) -> None: ...
+
+    async def never_started(self, ref: UUID, reason: str) -> None: ...
+
+
+class Store(Protocol):
+    """Where it is remembered what was done."""
+
+    def alone(self) -> AbstractAsyncContextManager[bool]: ...
+
+    async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]: ...
+
+    async def looked(
+        self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False
+    ) -> None: ...
+
+    async def count_get(self, training: Unfinished, now: datetime) -> bool: ...
+
+    async def settle(self, training: Unfinished, outcome: Outcome, reason: str, now: datetime) -> bool: ...
+
+    async def forget_others(self, unfinished: set[UUID]) -> None: ...
+
+    async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None: ...
+
+    async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None: ...
+
+    async def counts(self, now: datetime) -> Mapping[Outcome, Counts]: ...
+
+
+class OutOfCalls(Exception):  # noqa: N818 (a signal, not an error)
+    """The budget is spent: the rest is for a later round."""
+
+
+class Reconciler:
+    """Finds the ends that nobody told us of."""
+
+    def __init__(
+        self,
+        state: State,
+        replicate: Replicate,
+        store: Store,
+        publish: Publish,
+        *,
+        limits: Limits,
+        budget: CallBudget,
+        ref_secrets: Sequence[str],
+    ) -> None:
+        self._state = state
+        self._replicate = replicate
+        self._store = store
+        self._publish = publish
+        self._limits = limits
+        self._budget = budget
+        self._ref_secrets = ref_secrets
+        self._trouble: str | None = None
+        self._failures = 0
+        self._warned_at: float | None = None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Work in rounds until *stopping* is set, through every loss of whomever it asks."""
+        while not stopping.is_set():
+            await wait_for_any(stopping, seconds=await self._attempt())
+
+    async def check(self) -> str | None:
+        """What keeps trainings from being looked for, or None."""
+        return self._trouble
+
+    async def _attempt(self) -> float:
+        """One round; how many seconds to wait until the next."""
+        try:
+            async with asyncio.timeout(_LONGEST_ROUND_SECONDS), self._store.alone() as is_alone:
+                if is_alone:
+                    await self.round(now())
+        except ModelswapError as error:
+            told = error.retry_after_seconds if isinstance(error, DependencyDown) else None
+            return await self._pause(error.code, str(error), told)
+        except TimeoutError:
+            return await self._pause("round_too_long", "a round took too long; the next one goes on")
+        except asyncio.CancelledError:
+            if not is_stray_cancel():
+                raise
+            return await self._pause("connection_lost", "a connection was lost in the middle of the work")
+        except Exception:
+            log.exception("reconciler.broken")
+            return await self._pause("unknown", "an unexpected error, which is logged")
+        if self._failures:
+            log.info("reconciler.resumed", failures=self._failures)
+        self._trouble, self._failures = None, 0
+        return self._limits.every.total_seconds()
+
+    async def round(self, moment: datetime) -> None:
+        """
+        Look once at all that is overdue at *moment*.
+
+        Raises:
+            ModelswapError: if somebody who is asked is away. What was done until then is remembered.
+
+        """
+        overdue, unfinished = await self._overdue(moment)
+        memories = await self._store.recall([training.ref for training in overdue])
+        watched = [Watched(training, memories.get(training.ref, Memory())) for training in overdue]
+        due = [each for each in watched if is_due(each, moment, self._limits)]
+        if due:
+            with suppress(OutOfCalls):
+                await self._take(plan(due, await self._list(due), now=moment, limits=self._limits), moment)
+        await self._store.forget_others(unfinished)
+        await self._store.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
+        telemetry.overdue.set(len(overdue))
+        await self._warn(moment)
+
+    async def _overdue(self, moment: datetime) -> tuple[list[Unfinished], set[UUID]]:
+        """What is overdue, and our ids of all that has not ended."""
+        overdue, unfinished = [], set()
+        async for training in self._state.unfinished():
+            unfinished.add(training.ref)
+            if self._limits.due_at(training) <= moment:
+                overdue.append(training)
+        return overdue, unfinished
+
+    async def _list(self, due: Sequence[Watched]) -> Listing:
+        """Replicate's list, as far back as is needed or can be afforded."""
+        listing = Listing(self._ref_secrets)
+        since = oldest(due)
+        cursor: str | None = None
+        while since is not None and not listing.goes_back_to(since):
+            if cursor is not None and self._budget.left < self._budget.per_minute * _LISTS_SHARE:
+                break
+            self._spend()
+            page = await self._replicate.list_trainings(cursor)
+            listing.add(page.trainings)
+            cursor = page.next_cursor
+            listing.is_whole = cursor is None
+        return listing
+
+    def _spend(self) -> None:
+        if not self._budget.spend(asyncio.get_running_loop().time()):
+            raise OutOfCalls
+
+    async def _take(self, steps: Sequence[Step], moment: datetime) -> None:
+        for step in steps:
+            try:
+                await self._take_one(step, moment)
+            except DependencyDown:
+                raise
+            except ModelswapError as error:
+                # Its own: the others are looked at all the same, and this one later.
+                log.warning("reconciler.failed", ref=str(step.training.ref), error=error.code, detail=clean(str(error)))
+                await self._look_later(step.training, moment)
+
+    async def _take_one(self, step: Step, moment: datetime) -> None:
+        match step:
+            case Tell(training, found):
+                await self._tell(training, found, moment)
+            case Ask(training):
+                await self._ask(training, moment)
+            case Identify(training, candidates, is_absent):
+                await self._identify(training, candidates, moment, is_absent=is_absent)
+            case LookAgain(training):
+                await self._state.look_again(training.ref)
+                await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
+            case GiveUp(training, reason):
+                await self._give_up(training, reason, moment)
+            case NeverStarted(training, reason):
+                await self._state.never_started(training.ref, reason)
+                await self._settle(training, Outcome.NEVER_STARTED, reason, moment)
+            case Wait(training, is_absent):
+                await self._look_later(training, moment, is_absent=is_absent)
+
+    async def _tell(self, training: Unfinished, found: Training, moment: datetime) -> None:
+        """Publish what Replicate says of a training, as its webhook would have."""
+        event = translate(found, training.claim, size_bytes=_ANY_SIZE, recovered=True)
+        await self._emit(event, moment)
+        if found.has_ended:
+            known = training.model_copy(update={"training_id": found.id})
+            await self._settle(known, Outcome.RECOVERED, f"Replicate says {found.status}; no webhook said so", moment)
+        else:
+            await self._look_later(training, moment)
+
+    async def _ask(self, training: Unfinished, moment: datetime) -> None:
+        assert training.training_id is not None  # noqa: S101 (the plan asks for no others)
+        self._spend()
+        if not await self._store.count_get(training, moment):
+            await self._look_later(training, moment)
+            return
+        try:
+            found = await self._replicate.get_training(training.training_id)
+        except NotThere:
+            await self._look_later(training, moment, is_absent=True)
+            return
+        await self._tell(training, found, moment)
+
+    async def _identify(
+        self, training: Unfinished, candidates: Sequence[Training], moment: datetime, *, is_absent: bool
+    ) -> None:
+        nobodys = [each for each in candidates if not await self._state.knows(each.id)]
+        if len(nobodys) == 1:
+            await self._tell(training, nobodys[0], moment)
+        else:
+            await self._look_later(training, moment, is_absent=is_absent and not nobodys)
+
+    async def _give_up(self, training: Unfinished, reason: str, moment: datetime) -> None:
+        assert training.training_id is not None  # noqa: S101 (the plan gives up no others)
+        event = TrainingFailed(training_id=training.training_id, ref=training.ref, recovered=True, reason=reason)
+        await self._emit(event, moment)
+        await self._settle(training, Outcome.GIVEN_UP, reason, moment)
+
+    async def _emit(self, event: TrainingEvent, moment: datetime) -> None:
+        await self._publish(wrap(event, source=SOURCE, now=moment))
+
+    async def _settle(self, training: Unfinished, outcome: Outcome, reason: str, moment: datetime) -> None:
+        look_at = after_telling(training, moment, self._limits)
+        await self._store.looked(training, moment, look_at=look_at)
+        if await self._store.settle(training, outcome, reason, moment):
+            telemetry.reconciled.labels(outcome=outcome).inc()
+            log.info(
+                "training.reconciled",
+                outcome=outcome,
+                ref=str(training.ref),
+                training_id=training.training_id,
+                user_id=training.user_id,
+            )
+
+    async def _look_later(self, training: Unfinished, moment: datetime, *, is_absent: bool = False) -> None:
+        look_at = next_look(training, moment, self._limits)
+        await self._store.looked(training, moment, look_at=look_at, is_absent=is_absent)
+
+    async def _warn(self, moment: datetime) -> None:
+        recovered = (await self._store.counts(moment)).get(Outcome.RECOVERED, Counts())
+        clock = asyncio.get_running_loop().time()
+        is_said = self._warned_at is not None and clock < self._warned_at + _WARN_EVERY_SECONDS
+        if door_seems_broken(recovered) and not is_said:
+            self._warned_at = clock
+            log.warning(
+                "webhooks.do_not_arrive",
+                recovered_last_hour=recovered.last_hour,
+                hint="is MODELSWAP_PUBLIC_URL reached from outside? deploy/runbook.md: The public door is broken",
+            )
+
+    async def _pause(self, error: str, detail: str, told_seconds: float | None = None) -> float:
+        self._failures += 1
+        self._trouble = clean(detail)
+        log.warning("reconciler.delayed", error=error, detail=self._trouble, failures=self._failures)
+        with suppress(ModelswapError):  # where Postgres is away, /readyz says it
+            await self._store.note_trouble(now(), self._trouble, calls_left=int(self._budget.left))
+        pause = min(2.0 ** min(self._failures - 1, 16), self._limits.every.total_seconds())
+        return max(told_seconds or 0.0, pause)

@@ -1,0 +1,162 @@
+"""What was done about overdue trainings? Edge: the SQL statements of this room, in schema `ops`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from services.ops.reconcile.plan import MOST_GETS, Memory, Unfinished
+from services.ops.reconcile.views import Counts, Outcome, RecoveryView, RoundView
+from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
+
+_KEEP: Final = timedelta(days=30)
+
+# Postgres gives it back when the process dies, or is frozen for longer than any round takes.
+_LONGEST_ROUND: Final = "SET LOCAL idle_in_transaction_session_timeout = '5min'"
+_TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('ops.reconciliation', 0))"
+
+_RECALL: Final = """
+    SELECT ref, looks, absences, gets, asked_at, look_at FROM ops.recoveries WHERE ref = ANY($1::uuid[])
+"""
+_LOOKED: Final = """
+    INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, looks, absences, look_at)
+    VALUES ($1, $2, $3, $4, 1, $5, $6)
+    ON CONFLICT (ref) DO UPDATE SET
+        training_id = coalesce(r.training_id, excluded.training_id),
+        looks       = r.looks + 1,
+        absences    = CASE excluded.absences WHEN 0 THEN 0 ELSE r.absences + 1 END,
+        look_at     = excluded.look_at
+"""
+_COUNT_GET: Final = """
+    INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, gets, asked_at)
+    VALUES ($1, $2, $3, $4, 1, $4)
+    ON CONFLICT (ref) DO UPDATE SET gets = r.gets + 1, asked_at = excluded.asked_at WHERE r.gets < $5
+    RETURNING true
+"""
+_SETTLE: Final = """
+    UPDATE ops.recoveries SET outcome = $2, settled_at = $3, training_id = coalesce(training_id, $4)
+    WHERE ref = $1 AND outcome IS NULL
+    RETURNING true
+"""
+_AUDIT: Final = """
+    INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ('ops', $1, $2, $3, 'done')
+"""
+_OPEN: Final = "SELECT ref FROM ops.recoveries WHERE outcome IS NULL"
+_FORGET: Final = "DELETE FROM ops.recoveries WHERE ref = ANY($1::uuid[]) AND outcome IS NULL"
+_PRUNE: Final = """
+    DELETE FROM ops.recoveries
+    WHERE ref IN (SELECT ref FROM ops.recoveries WHERE noticed_at < $1 ORDER BY noticed_at LIMIT 1000)
+      AND settled_at < $1
+"""
+
+_NOTE_ROUND: Final = """
+    UPDATE ops.reconciliation
+    SET last_round_at = $1, last_success_at = $1, overdue = $2, calls_left = $3, trouble = ''
+    WHERE only_one
+"""
+_NOTE_TROUBLE: Final = """
+    UPDATE ops.reconciliation SET last_round_at = $1, calls_left = $2, trouble = $3 WHERE only_one
+"""
+_LAST_ROUND: Final = """
+    SELECT last_round_at, last_success_at, overdue, calls_left, trouble FROM ops.reconciliation WHERE only_one
+"""
+_COUNT: Final = """
+    SELECT outcome, count(*) FILTER (WHERE settled_at > $1::timestamptz - interval '1 hour') AS last_hour,
+           count(*) AS last_day
+    FROM ops.recoveries
+    WHERE settled_at > $1::timestamptz - interval '1 day'
+    GROUP BY outcome
+"""
+_LATEST: Final = """
+    SELECT ref, training_id, user_id, noticed_at, looks, gets, look_at, outcome, settled_at
+    FROM ops.recoveries
+    ORDER BY noticed_at DESC
+    LIMIT $1
+"""
+
+
+class Store:
+    """The tables `ops.recoveries` and `ops.reconciliation`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[bool]:
+        """Be the only one that reconciles, for a while. False: another process is."""
+        async with acquired(self._pool) as connection, connection.transaction():
+            await connection.execute(_LONGEST_ROUND)
+            yield bool(await connection.fetchval(_TRY_LOCK))
+
+    async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]:
+        """What was done about these trainings, where anything was."""
+        return {row["ref"]: _memory(row) for row in await self._fetch(_RECALL, refs)}
+
+    async def looked(self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False) -> None:
+        """Remember a look, and when the next one is due."""
+        await self._fetch(_LOOKED, *_who(training), now, int(is_absent), look_at)
+
+    async def count_get(self, training: Unfinished, now: datetime) -> bool:
+        """Count that Replicate is asked for this one alone; False, if that was done often enough."""
+        return bool(await self._fetch(_COUNT_GET, *_who(training), now, MOST_GETS))
+
+    async def settle(self, training: Unfinished, outcome: Outcome, reason: str, now: datetime) -> bool:
+        """Remember what became of a training that was looked at, and write it into the audit; True the first time."""
+
+        async def work(connection: Connection) -> bool:
+            is_new = bool(await connection.fetchval(_SETTLE, training.ref, outcome, now, training.training_id))
+            if is_new:
+                target = f"training {training.training_id or training.ref}"
+                await connection.execute(_AUDIT, f"training.{outcome}", target, reason)
+            return is_new
+
+        return await in_transaction(self._pool, work)
+
+    async def forget_others(self, unfinished: set[UUID]) -> None:
+        """Forget those that came to an end as they should, which all but *unfinished* have."""
+        ended = [row["ref"] for row in await self._fetch(_OPEN) if row["ref"] not in unfinished]
+        if ended:
+            await self._fetch(_FORGET, ended)
+
+    async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None:
+        """Remember that a round came to its end."""
+        await self._fetch(_NOTE_ROUND, now, overdue, calls_left)
+        await self._fetch(_PRUNE, now - _KEEP)
+
+    async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None:
+        """Remember that a round did not."""
+        await self._fetch(_NOTE_TROUBLE, now, calls_left, trouble)
+
+    async def last_round(self) -> RoundView:
+        (row,) = await self._fetch(_LAST_ROUND)
+        return RoundView(
+            at=row["last_round_at"],
+            last_success_at=row["last_success_at"],
+            overdue=row["overdue"],
+            calls_left=row["calls_left"],
+            trouble=row["trouble"],
+        )
+
+    async def counts(self, now: datetime) -> Mapping[Outcome, Counts]:
+        """How many trainings came to each outcome; those that are missing: none."""
+        rows = await self._fetch(_COUNT, now)
+        return {Outcome(row["outcome"]): Counts(last_hour=row["last_hour"], last_day=row["last_day"]) for row in rows}
+
+    async def latest(self, limit: int) -> list[RecoveryView]:
+        """The trainings that were noticed last."""
+        return [RecoveryView.model_validate(dict(row)) for row in await self._fetch(_LATEST, limit)]
+
+    async def _fetch(self, statement: str, *values: Any) -> list[Record]:
+        async with acquired(self._pool) as connection:
+            return await connection.fetch(statement, *values)
+
+
+def _who(training: Unfinished) -> tuple[UUID, str | None, str]:
+    return training.ref, training.training_id, training.user_id
+
+
+def _memory(row: Record) -> Memory:
+    return Memory(row["looks"], row["absences"], row["gets"], row["asked_at"], row["look_at"])

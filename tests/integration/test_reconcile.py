@@ -1,0 +1,453 @@
+"""What becomes of overdue trainings? The reconciler over a real Postgres and a real state API; Replicate to order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from services.ops.migrate import ROLE
+from services.ops.reconcile.api import reconciliation_router
+from services.ops.reconcile.client import StateAway, StateClient, StateRefused
+from services.ops.reconcile.plan import CallBudget, Limits, Memory, Stage, Unfinished
+from services.ops.reconcile.reconciler import Reconciler
+from services.ops.reconcile.store import Store
+from services.ops.reconcile.views import Counts, Outcome, Reconciliation
+from shared.contract.envelope import Envelope
+from shared.contract.errors import DependencyDown
+from shared.contract.events import TrainingFailed, TrainingStarted, TrainingSucceeded
+from shared.contract.identity import ModelName
+from shared.replicate.client import TrainingsPage
+from shared.replicate.errors import BadAnswer, NotThere, OperatorNeeded
+from shared.replicate.training import Training
+from shared.runtime.clock import now
+from shared.runtime.postgres import Pool, connect_pool
+from tests.state import connected
+
+HOUR: Final = timedelta(hours=1)
+NOON: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
+LIMITS: Final = Limits(after=HOUR, every=timedelta(minutes=1), give_up_after=timedelta(days=3))
+OUTPUT: Final = {"version": "acme/ann:" + "a" * 64}
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
+    yield pool
+    pool.terminate()
+
+
+@pytest.fixture
+def store(pool: Pool) -> Store:
+    return Store(pool)
+
+
+def overdue(number: int = 1, **facts: Any) -> Unfinished:
+    """A training that should have ended at noon."""
+    known = {
+        "ref": UUID(int=number),
+        "training_id": f"t{number}",
+        "user_id": f"user-{number}",
+        "stage": Stage.RUNNING,
+        "destination": ModelName("acme", "ann"),
+        "trainer": None,
+        "total_steps": 1000,
+        "requested_at": NOON - HOUR,
+        "started_at": None,
+        "completed_at": None,
+    }
+    return Unfinished.model_validate(known | facts)
+
+
+def replicates(number: int = 1, **facts: Any) -> Training:
+    known = {"id": f"t{number}", "status": "succeeded", "output": OUTPUT, "created_at": (NOON - HOUR).isoformat()}
+    return Training.model_validate(known | facts)
+
+
+@dataclass
+class State:
+    """Knows these trainings, until an end of theirs is published."""
+
+    trainings: list[Unfinished] = field(default_factory=list)
+    looked_at_again: list[UUID] = field(default_factory=list)
+    never: list[tuple[UUID, str]] = field(default_factory=list)
+
+    async def unfinished(self) -> AsyncIterator[Unfinished]:
+        for training in self.trainings:
+            yield training
+
+    async def knows(self, training_id: str) -> bool:
+        return any(training.training_id == training_id for training in self.trainings)
+
+    async def look_again(self, ref: UUID) -> None:
+        self.looked_at_again.append(ref)
+
+    async def never_started(self, ref: UUID, reason: str) -> None:
+        self.never.append((ref, reason))
+
+
+@dataclass
+class Replicate:
+    """Lists some trainings, a few on a page, and knows more when it is asked for them alone."""
+
+    listed: list[Training] = field(default_factory=list)
+    unlisted: dict[str, Training] = field(default_factory=dict)
+    page: int = 100
+    error: Exception | None = None
+    lists: int = 0
+    gets: list[str] = field(default_factory=list)
+
+    async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
+        self.lists += 1
+        if self.error:
+            raise self.error
+        begin = int(cursor or 0)
+        end = begin + self.page
+        return TrainingsPage(tuple(self.listed[begin:end]), str(end) if end < len(self.listed) else None)
+
+    async def get_training(self, training_id: str) -> Training:
+        self.gets.append(training_id)
+        if training_id not in self.unlisted:
+            raise NotThere(f"get training {training_id}: 404")
+        return self.unlisted[training_id]
+
+
+@dataclass
+class Scene:
+    """A reconciler, whom it asks, and what it published."""
+
+    store: Store
+    state: State = field(default_factory=State)
+    replicate: Replicate = field(default_factory=Replicate)
+    published: list[Envelope] = field(default_factory=list)
+    error: Exception | None = None
+    budget: CallBudget = field(default_factory=lambda: CallBudget(60))
+
+    def __post_init__(self) -> None:
+        self.reconciler = Reconciler(
+            self.state,
+            self.replicate,
+            self.store,
+            self._publish,
+            limits=LIMITS,
+            budget=self.budget,
+            ref_secrets=("of-ours",),
+        )
+
+    async def _publish(self, envelope: Envelope) -> None:
+        if self.error:
+            raise self.error
+        self.published.append(envelope)
+
+    async def rounds(self, *moments: datetime) -> None:
+        for moment in moments:
+            await self.reconciler.round(moment)
+
+
+@pytest.fixture
+def scene(store: Store) -> Scene:
+    return Scene(store)
+
+
+async def rows(database_url: str, statement: str) -> list[tuple[Any, ...]]:
+    async with connected(database_url) as connection:
+        return [tuple(row.values()) for row in await connection.fetch(statement)]
+
+
+async def test_what_is_not_overdue_costs_nothing(scene: Scene):
+    scene.state.trainings = [overdue()]
+
+    await scene.rounds(NOON - timedelta(seconds=1))
+
+    assert (scene.replicate.lists, scene.published) == (0, [])
+
+
+async def test_an_end_is_published_as_its_webhook_would_have_said_it_and_counted_once(scene: Scene, database_url: str):
+    scene.state.trainings = [overdue()]
+    scene.replicate.listed = [replicates()]
+
+    await scene.rounds(NOON, NOON + timedelta(minutes=1), NOON + HOUR)
+
+    first, again = scene.published
+    assert first.event == TrainingSucceeded(
+        training_id="t1",
+        ref=UUID(int=1),
+        recovered=True,
+        destination=ModelName("acme", "ann"),
+        output=OUTPUT,
+        created_at=NOON - HOUR,
+    )
+    # State has not heard it within an hour: the same fact, which has one effect.
+    assert (first.source, first.id) == ("/modelswap/ops", again.id)
+    assert (await scene.store.counts(NOON + HOUR / 2))[Outcome.RECOVERED] == Counts(last_hour=1, last_day=1)
+    assert await rows(database_url, "SELECT actor, action, target FROM ops.audit") == [
+        ("ops", "training.recovered", "training t1")
+    ]
+
+
+async def test_the_list_is_read_as_far_back_as_the_oldest_and_no_further(scene: Scene):
+    scene.state.trainings = [overdue()]
+    scene.replicate.listed = [
+        replicates(number, created_at=(NOON - number * timedelta(minutes=20)).isoformat()) for number in range(9, 0, -1)
+    ][::-1]
+    scene.replicate.page = 2
+
+    await scene.rounds(NOON)
+
+    assert scene.replicate.lists == 2
+    assert [each.event.training_id for each in scene.published] == ["t1"]
+
+
+async def test_a_training_is_asked_for_three_times_at_most_whoever_dies_meanwhile(scene: Scene, store: Store):
+    scene.state.trainings = [overdue()]
+    moments = [NOON + number * HOUR / 4 for number in range(200)]
+
+    for moment in moments:
+        # A new process each time: nothing but Postgres remembers.
+        fresh = Scene(store, state=scene.state, replicate=scene.replicate)
+        await fresh.rounds(moment)
+
+    assert scene.replicate.gets == ["t1"] * 3
+
+
+async def test_one_that_the_list_does_not_show_is_asked_for_and_told(scene: Scene):
+    scene.state.trainings = [overdue()]
+    scene.replicate.unlisted = {"t1": replicates(status="failed", error="out of memory")}
+
+    await scene.rounds(NOON)
+
+    (told,) = scene.published
+    assert told.event == TrainingFailed(training_id="t1", ref=UUID(int=1), recovered=True, reason="out of memory")
+
+
+async def test_what_nobody_can_find_out_is_given_up_with_a_reason(scene: Scene, database_url: str):
+    scene.state.trainings = [overdue()]
+
+    await scene.rounds(*(NOON + number * HOUR for number in range(80)))
+
+    assert {type(each.event) for each in scene.published} == {TrainingFailed}
+    assert await rows(database_url, "SELECT action, target, reason FROM ops.audit") == [
+        ("training.given_up", "training t1", "given up after 3 days without an end: Replicate does not show it")
+    ]
+
+
+async def test_what_never_began_is_said_to_state(scene: Scene):
+    scene.state.trainings = [overdue(training_id=None, stage=Stage.REQUESTED)]
+
+    await scene.rounds(*(NOON + number * HOUR for number in range(3)))
+
+    assert [ref for ref, _ in scene.state.never] == [UUID(int=1)]
+    assert scene.published == []
+
+
+async def test_of_two_that_it_may_be_it_is_the_one_that_nobody_else_has(scene: Scene):
+    trainer = "ostris/trainer:" + "0" * 64
+    scene.state.trainings = [
+        overdue(training_id=None, stage=Stage.REQUESTED, trainer=trainer),
+        overdue(2, requested_at=NOON),
+    ]
+    scene.replicate.listed = [replicates(number, model="ostris/trainer") for number in (3, 2)]
+
+    await scene.rounds(NOON)
+
+    (told,) = scene.published
+    assert (told.event.training_id, getattr(told.event, "ref", None)) == ("t3", UUID(int=1))
+
+
+async def test_nobody_guesses_between_two(scene: Scene):
+    trainer = "ostris/trainer:" + "0" * 64
+    scene.state.trainings = [overdue(training_id=None, stage=Stage.REQUESTED, trainer=trainer)]
+    scene.replicate.listed = [replicates(number, model="ostris/trainer") for number in (3, 2)]
+
+    await scene.rounds(*(NOON + number * HOUR for number in range(5)))
+
+    assert (scene.published, scene.state.never) == ([], [])
+
+
+async def test_one_that_is_verified_for_too_long_is_looked_at_again_at_growing_distances(scene: Scene):
+    scene.state.trainings = [overdue(stage=Stage.VERIFYING, completed_at=NOON - HOUR)]
+
+    await scene.rounds(*(NOON + number * HOUR / 4 for number in range(24)))
+
+    assert scene.state.looked_at_again == [UUID(int=1)] * 5
+    assert scene.replicate.lists == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OperatorNeeded("Replicate does not accept our token"), DependencyDown("throttled", retry_after_seconds=9)],
+)
+async def test_while_replicate_does_nothing_for_us_nobody_fails_and_operators_are_told(scene: Scene, error: Exception):
+    scene.state.trainings = [overdue(requested_at=now() - timedelta(days=30))]
+    scene.replicate.error = error
+
+    seconds = [await scene.reconciler._attempt() for _ in range(5)]
+
+    assert scene.published == []
+    assert seconds[-1] == max(16, getattr(error, "retry_after_seconds", None) or 0)
+    assert await scene.reconciler.check() == str(error)
+    assert (await scene.store.last_round()).trouble == str(error)
+
+
+async def test_when_replicate_is_back_the_trouble_is_over(scene: Scene):
+    scene.state.trainings = [overdue(requested_at=now() - 2 * HOUR)]
+    scene.replicate.error = DependencyDown("away")
+    await scene.reconciler._attempt()
+    scene.replicate.error = None
+    scene.replicate.listed = [replicates()]
+
+    assert await scene.reconciler._attempt() == 60
+
+    assert await scene.reconciler.check() is None
+    last = await scene.store.last_round()
+    assert (last.trouble, last.overdue) == ("", 1)
+    assert len(scene.published) == 1
+
+
+async def test_what_was_not_confirmed_is_told_again_and_not_counted(scene: Scene):
+    scene.state.trainings = [overdue()]
+    scene.replicate.listed = [replicates()]
+    scene.error = DependencyDown("no receipt")
+
+    with pytest.raises(DependencyDown):
+        await scene.rounds(NOON)
+    assert await scene.store.counts(NOON) == {}
+    scene.error = None
+    await scene.rounds(NOON)
+
+    assert len(scene.published) == 1
+
+
+async def test_one_bad_answer_harms_only_its_own_training(scene: Scene):
+    scene.state.trainings = [overdue(1, stage=Stage.REQUESTED), overdue(2)]
+    scene.replicate.listed = [replicates(2)]
+    scene.replicate.get_training = _bad_answer  # type: ignore[method-assign]
+
+    with capture_logs() as logs:
+        await scene.rounds(NOON)
+
+    assert [each.event.training_id for each in scene.published] == ["t2"]
+    assert [line["error"] for line in logs if line["event"] == "reconciler.failed"] == ["replicate_bad_answer"]
+
+
+async def _bad_answer(training_id: str) -> Training:
+    raise BadAnswer(f"get training {training_id}: no JSON")
+
+
+async def test_the_budget_is_kept_and_the_rest_comes_later(store: Store):
+    scene = Scene(store, budget=CallBudget(3))
+    scene.state.trainings = [overdue(number) for number in range(10)]
+
+    await scene.rounds(NOON, NOON)
+
+    assert (scene.replicate.lists, len(scene.replicate.gets)) == (1, 2)
+
+
+async def test_that_one_runs_is_told_where_nobody_knew(scene: Scene):
+    scene.state.trainings = [overdue(stage=Stage.REQUESTED)]
+    scene.replicate.listed = [replicates(status="processing", output=None)]
+
+    await scene.rounds(NOON)
+
+    assert [each.event for each in scene.published] == [
+        TrainingStarted(training_id="t1", ref=UUID(int=1), recovered=True)
+    ]
+
+
+async def test_many_recovered_ones_are_a_warning(scene: Scene):
+    scene.state.trainings = [overdue(number) for number in range(3)]
+    scene.replicate.listed = [replicates(number) for number in range(3)]
+
+    with capture_logs() as logs:
+        await scene.rounds(NOON, NOON)
+
+    assert [line["recovered_last_hour"] for line in logs if line["event"] == "webhooks.do_not_arrive"] == [3]
+
+
+# The store
+
+
+async def test_one_process_works_at_a_time(store: Store):
+    async with store.alone() as first, store.alone() as second:
+        both = (first, second)
+    async with store.alone() as third:
+        pass
+
+    assert (*both, third) == (True, False, True)
+
+
+async def test_what_came_to_its_end_is_forgotten_unless_we_found_it_out(store: Store):
+    one, two, three = (overdue(number) for number in (1, 2, 3))
+    for each in (one, two, three):
+        await store.looked(each, NOON, look_at=NOON)
+    await store.settle(three, Outcome.RECOVERED, "found", NOON)
+
+    await store.forget_others({one.ref})
+
+    assert {each.ref for each in await store.latest(9)} == {one.ref, three.ref}
+
+
+async def test_absences_count_in_a_row(store: Store):
+    for is_absent in (True, True, False, True):
+        await store.looked(overdue(), NOON, look_at=NOON + HOUR, is_absent=is_absent)
+
+    assert await store.recall([UUID(int=1)]) == {UUID(int=1): Memory(looks=4, absences=1, look_at=NOON + HOUR)}
+
+
+# What state is asked
+
+
+@contextlib.asynccontextmanager
+async def asking(answers: Sequence[tuple[int, Any]]) -> AsyncIterator[tuple[StateClient, list[httpx.Request]]]:
+    """A client of a state that gives these answers, one after the other."""
+    left, asked = list(answers), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        status, body = left.pop(0)
+        return httpx.Response(status, json=body)
+
+    async with StateClient("http://state", "a-token") as client:
+        client._http = httpx.AsyncClient(
+            base_url="http://state", transport=httpx.MockTransport(answer), headers=client._http.headers
+        )
+        yield client, asked
+        await client._http.aclose()
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+async def test_a_state_that_does_not_answer_us_is_away(status: int):
+    async with asking([(status, {})]) as (client, _):
+        with pytest.raises(StateAway):
+            await client.knows("t1")
+
+
+async def test_what_state_refuses_is_an_error_of_its_own():
+    async with asking([(409, {"detail": "still running"})]) as (client, _):
+        with pytest.raises(StateRefused, match="still running"):
+            await client.look_again(UUID(int=1))
+
+
+# What operators see
+
+
+async def test_operators_see_how_many_were_recovered_and_how_the_last_round_went(scene: Scene):
+    moment = now()
+    scene.state.trainings = [overdue(requested_at=moment - 2 * HOUR)]
+    scene.replicate.listed = [replicates(created_at=(moment - 2 * HOUR).isoformat())]
+    await scene.rounds(moment)
+    (route,) = reconciliation_router(scene.store, calls_per_minute=60).routes
+
+    shown = await route.endpoint(limit=5)  # type: ignore[attr-defined]
+
+    assert isinstance(shown, Reconciliation)
+    assert (shown.recovered, shown.door_seems_broken) == (Counts(last_hour=1, last_day=1), False)
+    assert (shown.last_round.overdue, shown.last_round.calls_left, shown.calls_per_minute) == (1, 59, 60)
+    assert [(each.training_id, each.outcome) for each in shown.trainings] == [("t1", Outcome.RECOVERED)]

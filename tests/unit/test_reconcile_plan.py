@@ -1,0 +1,342 @@
+"""What is done about an overdue training: a table of what state and Replicate say, with the time handed in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.ops.reconcile.plan import (
+    Ask,
+    CallBudget,
+    GiveUp,
+    Identify,
+    Limits,
+    Listing,
+    LookAgain,
+    Memory,
+    NeverStarted,
+    Stage,
+    Step,
+    Tell,
+    Unfinished,
+    Wait,
+    Watched,
+    after_telling,
+    is_due,
+    next_look,
+    oldest,
+    plan,
+)
+from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.training import Training
+from shared.replicate.webhook_url import Claim, webhook_url
+
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+BEGIN = datetime(2026, 11, 24, 8, tzinfo=UTC)
+LIMITS = Limits(after=HOUR, every=MINUTE, give_up_after=timedelta(days=3))
+SECRETS = ("of-ours",)
+ACME = ModelName("acme", "ann")
+TRAINER = ModelRef("ostris", "trainer", "0" * 64)
+VERSION = "acme/ann:" + "a" * 64
+
+
+def unfinished(number: int = 1, **facts: Any) -> Unfinished:
+    return Unfinished.model_validate(
+        {
+            "ref": UUID(int=number),
+            "training_id": f"t{number}",
+            "user_id": f"user-{number}",
+            "stage": Stage.RUNNING,
+            "destination": str(ACME),
+            "trainer": str(TRAINER),
+            "total_steps": 1000,
+            "requested_at": BEGIN,
+            "started_at": None,
+            "completed_at": None,
+            **facts,
+        }
+    )
+
+
+def nameless(number: int = 1, **facts: Any) -> Unfinished:
+    return unfinished(number, training_id=None, stage=Stage.REQUESTED, **facts)
+
+
+def replicates(**facts: Any) -> Training:
+    return Training.model_validate(
+        {
+            "id": "t1",
+            "status": "succeeded",
+            "model": "ostris/trainer",
+            "output": {"version": VERSION},
+            "created_at": BEGIN.isoformat(),
+            **facts,
+        }
+    )
+
+
+def address_of(training: Unfinished, *, secret: str = SECRETS[0]) -> str:
+    claim = Claim(training.ref, training.destination, training.total_steps)
+    return webhook_url("https://hooks.example.com", claim, (secret,))
+
+
+def listing(*trainings: Training, is_whole: bool = True) -> Listing:
+    shown = Listing(SECRETS, is_whole=is_whole)
+    shown.add(trainings)
+    return shown
+
+
+def step(training: Unfinished, shown: Listing, *, memory: Memory | None = None, age: timedelta = HOUR) -> Step:
+    (only,) = plan([Watched(training, memory or Memory())], shown, now=BEGIN + age, limits=LIMITS)
+    return only
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled", "aborted"])
+def test_what_ended_by_the_list_is_told(status: str):
+    found = replicates(status=status)
+
+    assert step(unfinished(), listing(found)) == Tell(unfinished(), found)
+
+
+def test_a_success_that_the_list_shows_without_its_output_is_asked_for():
+    assert step(unfinished(), listing(replicates(output=None))) == Ask(unfinished())
+
+
+def test_a_success_without_output_is_told_as_it_is_when_asking_is_used_up():
+    found = replicates(output=None)
+
+    assert step(unfinished(), listing(found), memory=Memory(gets=3, asked_at=BEGIN)) == Tell(unfinished(), found)
+
+
+def test_what_runs_by_the_list_costs_no_call():
+    assert step(unfinished(), listing(replicates(status="processing"))) == Wait(unfinished())
+
+
+def test_that_it_runs_is_told_where_nobody_knew():
+    found = replicates(status="starting")
+    requested = unfinished(stage=Stage.REQUESTED)
+
+    assert step(requested, listing(found)) == Tell(requested, found)
+
+
+def test_a_status_that_nobody_knows_is_no_end():
+    assert step(unfinished(), listing(replicates(status="paused"))) == Wait(unfinished())
+
+
+@pytest.mark.parametrize(
+    ("gets", "asked_before", "is_asked"),
+    [
+        (0, None, True),
+        (1, 59 * MINUTE, False),
+        (1, HOUR, True),
+        (2, HOUR, False),
+        (2, 2 * HOUR, True),
+        (3, timedelta(days=2), False),
+    ],
+)
+def test_what_the_list_does_not_show_is_asked_for_ever_more_rarely_and_three_times_at_most(
+    gets: int,
+    asked_before: timedelta | None,
+    is_asked: bool,  # noqa: FBT001 (a column of the table)
+):
+    age = timedelta(days=2, hours=1)
+    asked_at = None if asked_before is None else BEGIN + age - asked_before
+
+    decided = step(unfinished(), listing(), memory=Memory(gets=gets, asked_at=asked_at), age=age)
+
+    assert decided == (Ask(unfinished()) if is_asked else Wait(unfinished(), is_absent=True))
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        (listing(), "Replicate does not show it"),
+        (listing(replicates(status="processing")), "Replicate still says 'processing'"),
+    ],
+)
+def test_a_training_of_which_nobody_hears_anything_for_days_is_given_up(shown: Listing, why: str):
+    memory = Memory(looks=3, gets=3, asked_at=BEGIN)
+
+    assert step(unfinished(), shown, memory=memory, age=timedelta(days=3)) == GiveUp(
+        unfinished(), f"given up after 3 days without an end: {why}"
+    )
+
+
+def test_an_outage_of_ours_gives_up_no_training_before_it_was_looked_for():
+    decided = step(unfinished(), listing(), memory=Memory(looks=2, gets=3, asked_at=BEGIN), age=timedelta(days=30))
+
+    assert decided == Wait(unfinished(), is_absent=True)
+
+
+def test_an_end_is_told_however_late():
+    found = replicates()
+    memory = Memory(looks=9, gets=3, asked_at=BEGIN)
+
+    assert step(unfinished(), listing(found), memory=memory, age=timedelta(days=9)) == Tell(unfinished(), found)
+
+
+def test_one_that_is_verified_for_too_long_is_looked_at_again_without_asking_replicate():
+    verifying = unfinished(stage=Stage.VERIFYING, completed_at=BEGIN)
+
+    assert oldest([Watched(verifying)]) is None
+    assert step(verifying, Listing()) == LookAgain(verifying)
+
+
+# Trainings whose id nobody knows
+
+
+@pytest.mark.parametrize("status", ["starting", "processing", "succeeded", "failed"])
+def test_a_training_without_an_id_is_known_by_the_address_that_we_signed_for_it(status: str):
+    found = replicates(status=status, webhook=address_of(nameless()))
+
+    assert step(nameless(), listing(found)) == Tell(nameless(), found)
+
+
+@pytest.mark.parametrize(
+    "webhook",
+    [
+        address_of(nameless(), secret="of-somebody-else"),
+        address_of(nameless(2)),
+        "https://hooks.example.com/webhooks/replicate",
+        "https://hooks.example.com/?ref=x&ref=y",
+        "http://[",
+    ],
+)
+def test_a_training_with_another_address_is_not_it(webhook: str):
+    assert step(nameless(), listing(replicates(webhook=webhook))) == Wait(nameless(), is_absent=True)
+
+
+def test_one_that_does_not_say_its_address_may_be_it_when_all_else_fits():
+    found = replicates(created_at=(BEGIN + MINUTE).isoformat())
+
+    assert step(nameless(), listing(found)) == Identify(nameless(), (found,), is_absent_otherwise=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "ostris/another"},
+        {"created_at": (BEGIN - 2 * MINUTE).isoformat()},
+        {"created_at": (BEGIN + 6 * MINUTE).isoformat()},
+        {"created_at": None},
+        {"status": "processing"},
+        {"status": "failed"},
+        {"output": None},
+        {"output": {"version": "acme/bob:" + "a" * 64}},
+        {"output": {"version": "a" * 64}},
+    ],
+    ids=str,
+)
+def test_one_of_which_anything_does_not_fit_is_not_it(other: dict[str, Any]):
+    assert step(nameless(), listing(replicates(**other))) == Wait(nameless(), is_absent=True)
+
+
+def test_one_that_may_be_two_of_ours_is_neither():
+    watched = [Watched(nameless(1)), Watched(nameless(2))]
+
+    decided = plan(watched, listing(replicates(id="x")), now=BEGIN + HOUR, limits=LIMITS)
+
+    assert decided == [Wait(nameless(1), is_absent=True), Wait(nameless(2), is_absent=True)]
+
+
+def test_a_training_that_the_list_never_showed_was_never_started():
+    decided = step(nameless(), listing(), memory=Memory(looks=2, absences=2), age=3 * HOUR)
+
+    assert decided == NeverStarted(nameless(), "Replicate was never asked to start it: it lists none, after 3 looks")
+
+
+@pytest.mark.parametrize(
+    ("absences", "age", "shown"),
+    [
+        (1, 3 * HOUR, listing()),
+        (2, 3 * HOUR - MINUTE, listing()),
+        (2, 3 * HOUR, listing(replicates(id="x", model="another/one"), is_whole=False)),
+        (2, 3 * HOUR, listing(is_whole=False)),
+    ],
+    ids=["looked too seldom", "too soon", "the list was not read that far back", "the list was not read"],
+)
+def test_nobody_says_too_soon_that_a_training_was_never_started(absences: int, age: timedelta, shown: Listing):
+    memory = Memory(looks=absences, absences=absences)
+
+    assert isinstance(step(nameless(), shown, memory=memory, age=age), Wait)
+
+
+def test_a_training_that_progress_was_heard_of_was_started():
+    running = unfinished(training_id=None)
+
+    assert isinstance(step(running, listing(), memory=Memory(looks=2, absences=2), age=3 * HOUR), Wait)
+    assert isinstance(step(running, listing(), memory=Memory(looks=9), age=timedelta(days=3)), NeverStarted)
+
+
+def test_a_training_that_nobody_started_ends_even_where_the_list_is_too_long_to_read():
+    decided = step(nameless(), listing(is_whole=False), memory=Memory(looks=3), age=timedelta(days=3))
+
+    assert decided == NeverStarted(nameless(), "nobody has heard of it within 3 days")
+
+
+# When
+
+
+@pytest.mark.parametrize(
+    ("training", "due"),
+    [
+        (unfinished(), BEGIN + HOUR),
+        (unfinished(started_at=BEGIN + MINUTE), BEGIN + HOUR + MINUTE),
+        (unfinished(overdue_at=BEGIN + 9 * MINUTE), BEGIN + 9 * MINUTE),
+        (unfinished(stage=Stage.VERIFYING, completed_at=BEGIN + HOUR, overdue_at=BEGIN), BEGIN + 2 * HOUR),
+    ],
+)
+def test_a_training_is_overdue_by_what_is_learned_of_its_trainer_else_after_a_set_time(
+    training: Unfinished, due: datetime
+):
+    assert LIMITS.due_at(training) == due
+    assert not is_due(Watched(training), due - MINUTE, LIMITS)
+    assert is_due(Watched(training), due, LIMITS)
+
+
+def test_a_look_waits_for_its_time():
+    watched = Watched(unfinished(), Memory(look_at=BEGIN + 2 * HOUR))
+
+    assert not is_due(watched, BEGIN + 2 * HOUR - MINUTE, LIMITS)
+    assert is_due(watched, BEGIN + 2 * HOUR, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("overdue_for", "distance"),
+    [(timedelta(0), MINUTE), (HOUR, HOUR / 2), (timedelta(days=2), timedelta(hours=6))],
+)
+def test_looks_become_rarer_with_time(overdue_for: timedelta, distance: timedelta):
+    now = BEGIN + HOUR + overdue_for
+
+    assert next_look(unfinished(), now, LIMITS) == now + distance
+
+
+def test_what_was_told_is_not_told_again_at_once():
+    assert after_telling(unfinished(), BEGIN + HOUR, LIMITS) == BEGIN + 2 * HOUR
+
+
+def test_the_longest_overdue_comes_first():
+    late, later = unfinished(1, requested_at=BEGIN + MINUTE), unfinished(2)
+
+    decided = plan([Watched(late), Watched(later)], listing(), now=BEGIN + 2 * HOUR, limits=LIMITS)
+
+    assert [each.training for each in decided] == [later, late]
+
+
+def test_a_list_shows_what_began_after_its_oldest():
+    shown = listing(replicates(created_at=(BEGIN - HOUR).isoformat()), is_whole=False)
+
+    assert shown.reaches(unfinished())
+    assert not shown.reaches(unfinished(requested_at=BEGIN - HOUR))
+
+
+def test_calls_come_back_with_time_and_are_not_saved_up():
+    budget = CallBudget(2)
+
+    spent = [budget.spend(at) for at in (0.0, 0.0, 1.0, 30.0, 31.0, 1000.0, 1000.0, 1000.0)]
+
+    assert spent == [True, True, False, True, False, True, True, False]
