@@ -235,16 +235,16 @@ _PREVIOUS: Final = """
     ORDER BY generation DESC LIMIT 1
 """
 
+# What belongs to a training is looked up, never joined: a plan made while those tables were small may read all of them.
 _TRAINING: Final = """
     SELECT t.number, t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trainer, t.trigger_word,
            t.total_steps, t.stage, t.step, t.progress, t.progress_source, t.progress_at, t.model::text,
            t.failure_code, t.failure_reason, t.requested_at, t.started_at, t.completed_at, t.updated_at,
-           m.ref IS NOT NULL AS is_current, coalesce(s.percent, 0) AS shown,
-           d.low_seconds, d.median_seconds, d.high_seconds
+           coalesce((SELECT m.ref = t.ref FROM state.user_models m WHERE m.user_id = t.user_id), false) AS is_current,
+           coalesce((SELECT s.percent FROM state.shown_progress s WHERE s.ref = t.ref), 0) AS shown,
+           (SELECT ARRAY[d.low_seconds, d.median_seconds, d.high_seconds]
+            FROM state.trainer_durations d WHERE d.trainer = split_part(t.trainer, ':', 1)) AS learned
     FROM state.trainings t
-    LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.ref = t.ref
-    LEFT JOIN state.shown_progress s ON s.ref = t.ref
-    LEFT JOIN state.trainer_durations d ON d.trainer = split_part(t.trainer, ':', 1)
 """
 _FIND_TRAINING: Final = _TRAINING + "WHERE t.training_id = $1 OR t.ref = $2"
 _FIND_TRAININGS: Final = _TRAINING + "WHERE t.ref = ANY($1::uuid[])"
@@ -678,6 +678,8 @@ class Store:
     async def _learn(self, connection: Connection) -> int:
         if not await connection.fetchval(_TRY_LOCK_LEARNING):
             return 0
+        # Else a trainer's last trainings may be found by reading all of them.
+        await connection.execute("SET LOCAL enable_bitmapscan = off")
         return len(await connection.fetch(_LEARN, LEARN_FROM, _LEARN_LAST, _LONGEST_TRAINING))
 
     # Below
@@ -826,7 +828,6 @@ def _current(row: Record) -> CurrentModel:
 
 
 def _run(row: Record) -> Run:
-    is_learned = row["median_seconds"] is not None
     return Run(
         stage=Stage(row["stage"]),
         requested_at=row["requested_at"],
@@ -835,7 +836,7 @@ def _run(row: Record) -> Run:
         source=_maybe(ProgressSource, row["progress_source"]),
         reported_at=row["progress_at"],
         shown=row["shown"],
-        learned=Learned(row["low_seconds"], row["median_seconds"], row["high_seconds"]) if is_learned else None,
+        learned=None if row["learned"] is None else Learned(*row["learned"]),
     )
 
 
