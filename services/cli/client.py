@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 from shlex import quote as shell_quote
-from typing import Any, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from services.cli.problem import Problem
+from services.ops.replays.views import ReplayedLetterView, ReplayView
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.answers import Page
 
@@ -32,8 +33,15 @@ class NotThere(Problem):
     code = "not_there"
 
 
-class Product:
-    """The product's API, as an async context manager."""
+class _Api:
+    """One of our APIs, as an async context manager."""
+
+    #: What it is to people, and which settings say where it is and who may ask.
+    _name: ClassVar[str]
+    _url_setting: ClassVar[str]
+    _token_setting: ClassVar[str]
+    #: What to do where there is no such thing.
+    _list: ClassVar[str]
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
@@ -46,6 +54,83 @@ class Product:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
+
+    async def _pages(self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int) -> list[V]:
+        items: list[V] = []
+        cursor: str | None = None
+        while len(items) < limit:
+            asked = {**query, "limit": str(min(_PAGE, limit - len(items))), "cursor": cursor}
+            page = await self._ask(kind, "GET", path, query=asked)
+            items += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return items
+
+    async def _post(
+        self,
+        kind: type[M],
+        path: str,
+        *,
+        then: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> M:
+        return await self._ask(kind, "POST", path, body=body, headers=headers, then=then)
+
+    async def _ask(
+        self,
+        kind: type[M],
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | None] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        then: str = "the same command with --help",
+    ) -> M:
+        """*then* is what to do where the request makes no sense as things are."""
+        given = {name: text for name, text in (query or {}).items() if text is not None}
+        try:
+            response = await self._http.request(method, path, params=given, json=body, headers=headers)
+        except httpx.TransportError as error:
+            raise Problem(
+                f"{self._name} at {self._url} does not answer ({type(error).__name__})",
+                then=f"modelswap up --embedded, or set {self._url_setting}",
+            ) from error
+        if not response.is_success:
+            raise self._refusal(response, then)
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise Problem(f"{self._url} is not {self._name}, or of another version", then=_CONFIG) from error
+
+    def _refusal(self, response: httpx.Response, then: str) -> Problem:
+        detail = _detail(response)
+        match response.status_code:
+            case HTTPStatus.UNAUTHORIZED:
+                return Problem(f"{self._name} does not accept the first token of {self._token_setting}", then=_CONFIG)
+            case HTTPStatus.FORBIDDEN:
+                return Problem(detail, then=f"an operator's token in {self._token_setting}")
+            case HTTPStatus.NOT_FOUND:
+                return NotThere(detail, then=self._list)
+            case (
+                HTTPStatus.BAD_REQUEST
+                | HTTPStatus.CONFLICT
+                | HTTPStatus.PRECONDITION_FAILED
+                | HTTPStatus.UNPROCESSABLE_ENTITY
+            ):
+                return Problem(detail, then=then)
+        return Problem(f"{self._name} refused: {response.status_code} {detail}", then="modelswap doctor")
+
+
+class Product(_Api):
+    """The product's API, as an async context manager."""
+
+    _name = "the product's API"
+    _url_setting = "MODELSWAP_API_URL"
+    _token_setting = "MODELSWAP_API_TOKENS"  # noqa: S105 (its name)
+    _list = "modelswap trainings list"
 
     async def start_training(self, body: Mapping[str, Any]) -> TrainingView:
         return await self._ask(TrainingView, "POST", "/v1/trainings", body=body)
@@ -92,55 +177,43 @@ class Product:
     async def list_history(self, user_id: str, *, limit: int) -> list[SwapView]:
         return await self._pages(Page[SwapView], f"/v1/users/{_part(user_id)}/model/history", {}, limit)
 
-    async def _pages(self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int) -> list[V]:
-        items: list[V] = []
-        cursor: str | None = None
-        while len(items) < limit:
-            asked = {**query, "limit": str(min(_PAGE, limit - len(items))), "cursor": cursor}
-            page = await self._ask(kind, "GET", path, query=asked)
-            items += page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return items
 
-    async def _post(
-        self,
-        kind: type[M],
-        path: str,
-        *,
-        then: str,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> M:
-        return await self._ask(kind, "POST", path, body=body, headers=headers, then=then)
+class Operators(_Api):
+    """The operators' API, as an async context manager."""
 
-    async def _ask(
-        self,
-        kind: type[M],
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str | None] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        then: str = "the same command with --help",
-    ) -> M:
-        """*then* is what to do where the request makes no sense as things are."""
-        given = {name: text for name, text in (query or {}).items() if text is not None}
-        try:
-            response = await self._http.request(method, path, params=given, json=body, headers=headers)
-        except httpx.TransportError as error:
-            raise Problem(
-                f"the product's API at {self._url} does not answer ({type(error).__name__})",
-                then="modelswap up --embedded, or set MODELSWAP_API_URL",
-            ) from error
-        if not response.is_success:
-            raise _refusal(response, then)
-        try:
-            return kind.model_validate_json(response.content)
-        except ValidationError as error:
-            raise Problem(f"{self._url} is not the product's API, or of another version", then=_CONFIG) from error
+    _name = "the operators' API"
+    _url_setting = "MODELSWAP_OPS_URL"
+    _token_setting = "MODELSWAP_OPS_TOKENS"  # noqa: S105 (its name)
+    _list = "modelswap replays list, or modelswap dead-letters list"
+
+    async def start_replay(self, body: Mapping[str, Any], *, key: str) -> ReplayView:
+        return await self._replay("", body, key=key)
+
+    async def edit_and_replay(self, number: int, body: Mapping[str, Any], *, key: str) -> ReplayView:
+        path = f"/v1/dead-letters/{number}/edit-and-replay"
+        then = "modelswap dead-letters edit --help"
+        return await self._post(ReplayView, path, body=body, headers={"Idempotency-Key": key}, then=then)
+
+    async def list_replays(self, *, limit: int) -> list[ReplayView]:
+        return await self._pages(Page[ReplayView], "/v1/replays", {}, limit)
+
+    async def get_replay(self, replay_id: str) -> ReplayView:
+        return await self._ask(ReplayView, "GET", f"/v1/replays/{_part(replay_id)}")
+
+    async def list_replay_letters(self, replay_id: str, *, outcome: str | None, limit: int) -> list[ReplayedLetterView]:
+        path = f"/v1/replays/{_part(replay_id)}/letters"
+        return await self._pages(Page[ReplayedLetterView], path, {"outcome": outcome}, limit)
+
+    async def steer_replay(self, replay_id: str, verb: str, reason: str) -> ReplayView:
+        """*verb*: start, pause, resume, cancel or undo."""
+        return await self._replay(f"/{_part(replay_id)}/{verb}", {"reason": reason}, replay_id=replay_id)
+
+    async def _replay(
+        self, path: str, body: Mapping[str, Any], *, key: str | None = None, replay_id: str | None = None
+    ) -> ReplayView:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        then = "modelswap dead-letters replay --help" if replay_id is None else f"modelswap replays show {replay_id}"
+        return await self._post(ReplayView, f"/v1/replays{path}", body=body, headers=headers, then=then)
 
 
 async def wait_until_ready(url: str) -> None:
@@ -170,24 +243,6 @@ async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, 
         then = "is it running? modelswap doctor"
         raise Problem(f"nobody answers at {url} ({type(error).__name__})", then=then) from error
     return response.status_code, "" if response.is_success else _detail(response)
-
-
-def _refusal(response: httpx.Response, then: str) -> Problem:
-    detail = _detail(response)
-    match response.status_code:
-        case HTTPStatus.UNAUTHORIZED:
-            token = "the first token of MODELSWAP_API_TOKENS"  # noqa: S105 (its name)
-            return Problem(f"the product's API does not accept {token}", then=_CONFIG)
-        case HTTPStatus.NOT_FOUND:
-            return NotThere(detail, then="modelswap trainings list")
-        case (
-            HTTPStatus.BAD_REQUEST
-            | HTTPStatus.CONFLICT
-            | HTTPStatus.PRECONDITION_FAILED
-            | HTTPStatus.UNPROCESSABLE_ENTITY
-        ):
-            return Problem(detail, then=then)
-    return Problem(f"the product's API refused: {response.status_code} {detail}", then="modelswap doctor")
 
 
 def _detail(response: httpx.Response) -> str:
