@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
 from pydantic import JsonValue
@@ -89,7 +89,7 @@ def find_model(
 
     """
     parts = _parts(output)
-    texts = [(place.__name__, value) for part in parts for place in PLACES for value in place(part)]
+    texts = _texts(parts)
     readings = [(value, _read(place, value)) for place, value in texts if _may_answer(value)]
     answers = [reading for _, reading in readings if isinstance(reading, _Answer)]
     unreadable = [(value, reading) for value, reading in readings if isinstance(reading, NoModel)]
@@ -265,6 +265,8 @@ Spelling = Callable[[str], re.Match[str] | None]
 SPELLINGS: Final[tuple[Spelling, ...]] = (model_ref, bare_version, page_url, api_url, image)
 
 _LONGEST_TEXT: Final = 2048
+#: An output that says more than this is no answer, and whoever waits behind it has waited long enough.
+_MOST_TEXTS: Final = 2000
 _WHOLE: Final = 64
 _SEEN: Final = 80
 _SHORT: Final = re.compile(r"[0-9a-f]{8,64}")
@@ -323,6 +325,15 @@ def _parts(output: JsonValue) -> list[JsonValue]:
     return [part for element in _elements(output) for part in _decoded(element)]
 
 
+def _texts(parts: Sequence[JsonValue]) -> list[tuple[str, JsonValue]]:
+    """What stands in all places of all *parts*, and where."""
+    said = ((place.__name__, value) for part in parts for place in PLACES for value in place(part))
+    texts = list(islice(said, _MOST_TEXTS + 1))
+    if len(texts) > _MOST_TEXTS:
+        raise NoModel(f"the output says more than {_MOST_TEXTS} things. {_BY_HAND}", code="too_long")
+    return texts
+
+
 def _elements(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else [value]
 
@@ -348,7 +359,7 @@ def _may_answer(value: JsonValue) -> bool:
 
 
 def _is_file(value: JsonValue) -> bool:
-    return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()) is not None
+    return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()[:_LONGEST_TEXT]) is not None
 
 
 def _nothing_said(values: Sequence[JsonValue], destination: ModelName | None, trainer: str | None) -> NoModel:

@@ -163,7 +163,7 @@ class _Count(NamedTuple):
 
 
 _SCALES: Final = {"k": 10**3, "m": 10**6, "g": 10**9}
-_NUMBER: Final = r"(\d{1,12}(?:\.\d{1,6})?[kKMG]?)"
+_NUMBER: Final = r"(\d{1,3}(?:,\d{3}){1,3}|\d{1,12}(?:\.\d{1,6})?[kKMG]?)"
 _OF: Final = r"\s{0,3}(?:/|of|out of)\s{0,3}"
 _END: Final = r"(?![\w/]|[.,:-]\d)"
 _BAR: Final = re.compile(rf"\|\s{{0,9}}{_NUMBER}/{_NUMBER}{_END}(?:\s?\[([^\[\]]*))?")
@@ -172,7 +172,8 @@ _ENDLESS_BAR: Final = re.compile(rf"(?<![\w.]){_NUMBER}it \[([^\[\]]*)")
 _STEP_OF: Final = re.compile(
     rf"(?<![a-z])(?:steps?|iter(?:ation)?s?)[\s:=#(\[]{{0,3}}{_NUMBER}{_OF}{_NUMBER}{_END}", re.IGNORECASE
 )
-_RATIO: Final = re.compile(rf"(?<![\w.:/,-]){_NUMBER}{_OF}{_NUMBER}{_END}")
+#: Not of bytes.
+_RATIO: Final = re.compile(rf"(?<![\w.:/,-]){_NUMBER}{_OF}{_NUMBER}{_END}(?!\s?[kKMGT]?i?B\b)")
 _STEP_FIELD: Final = re.compile(r"""["'](?:global_|current_)?step["']\s{0,3}:\s{0,3}(\d{1,12})\b""")
 _TOTAL_FIELD: Final = re.compile(r"""["'](?:total|total_steps|max_steps|num_steps)["']\s{0,3}:\s{0,3}(\d{1,12})\b""")
 
@@ -221,7 +222,7 @@ def _steps_in_text(line: str, plan: _Plan) -> list[_Count]:
         return steps
     matches = _RATIO.finditer(line) if "/" in line or "of" in line else ()
     ratios = [_Count(line, _unscaled(match[1]), _unscaled(match[2])) for match in matches]
-    return [ratio for ratio in ratios if ratio.total == plan.steps]
+    return [ratio for ratio in ratios if ratio.step <= ratio.total == plan.steps]
 
 
 def _steps_in_fields(line: str, plan: _Plan) -> list[_Count]:
@@ -233,7 +234,8 @@ def _steps_in_fields(line: str, plan: _Plan) -> list[_Count]:
 
 
 def _unscaled(number: str) -> int:
-    """``1.20k`` is 1200."""
+    """``1.20k`` and ``1,200`` are 1200."""
+    number = number.replace(",", "")
     if number.isdecimal():
         return int(number)
     scale = _SCALES.get(number[-1].lower())
@@ -327,7 +329,7 @@ _EPOCH_FIELD: Final = re.compile(r"""["']epoch["']\s{0,3}:\s{0,3}(\d{1,6}(?:\.\d
 _EPOCHS_BAR: Final = re.compile(r"[Ee]pochs?\s{0,3}:\s{0,3}\d{1,3}%\|[^|\r\n]{0,300}\|\s?(\d{1,6})/(\d{1,6})")
 _IS_EPOCHS: Final = re.compile(r"(?<![a-z])epochs?\W{0,9}$", re.IGNORECASE)
 _STEP: Final = re.compile(
-    r"(?<![a-z])(?:global_|train_)?(?:step|iter|iteration)[\s:=#]{0,3}(\d{1,12})(?![\w./])", re.IGNORECASE
+    r"(?<![a-z])(?:global_|train_)?(?:step|iter|iteration)[\s:=#]{0,3}(\d{1,12})(?![\w./]|[,']\d)", re.IGNORECASE
 )
 _PERCENT: Final = re.compile(
     r"(?<![a-z])(?:train|training|progress)[^\w%|]{0,80}(\d{1,3}(?:\.\d{1,6})?)\s?%(?!\|)", re.IGNORECASE

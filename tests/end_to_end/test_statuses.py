@@ -36,6 +36,7 @@ DATES: Final = {
 LOGS: Final[tuple[Mapping[str, Any], ...]] = ({"logs": BAR}, {"logs": None}, {})
 OUTPUTS: Final[tuple[Mapping[str, Any], ...]] = (
     {"output": {"version": f"acme/u-42:{SELF_STARTED}"}},
+    {"output": SELF_STARTED},
     {"output": None},
     {},
 )

@@ -91,6 +91,14 @@ def test_what_was_seen_is_told_short_and_visibly():
     assert len(message) < 300
 
 
+@pytest.mark.parametrize("output", [[str(DESTINATION.at(WHOLE))] * 5_000, {"version": [WHOLE] * 5_000}])
+def test_an_output_that_says_thousands_of_things_is_no_answer(output):
+    with pytest.raises(NoModel) as caught:
+        find(output)
+
+    assert caught.value.code == "too_long"
+
+
 def test_half_a_version_says_what_to_look_up():
     lookup = lookup_of({"version": "925da5f5"})
 
