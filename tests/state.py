@@ -155,6 +155,10 @@ class Wire:
         self._is_dead = True
         self.cut()
 
+    def admit(self) -> None:
+        """Postgres is back."""
+        self._is_dead = False
+
     def restore(self) -> None:
         self._is_dead = False
 

@@ -8,27 +8,35 @@ from datetime import timedelta
 from functools import partial
 
 from services.ops.api import create_api
+from services.ops.letters.api import create_router as letter_routes
+from services.ops.letters.archive import Archive
+from services.ops.letters.client import Trainings
+from services.ops.letters.owners import Owners
+from services.ops.letters.purge import purge
+from services.ops.letters.store import Store as Letters
 from services.ops.migrate import MIGRATIONS, ROLE
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.reconcile.client import StateClient
 from services.ops.reconcile.plan import CallBudget, Limits
 from services.ops.reconcile.reconciler import Publish, Reconciler
 from services.ops.reconcile.store import Store as Recoveries
-from services.ops.replays.api import create_router
+from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.client import Services
 from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
 from shared.contract.envelope import Envelope
-from shared.contract.topology import OPS_QUEUE, topology
+from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE, topology
 from shared.replicate.client import Replicate
-from shared.runtime.broker import Consumer, Publisher, to_message
+from shared.runtime.broker import Consumer, Keeper, Publisher, to_message
+from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import OpsSettings, reveal
 from shared.runtime.tokens import read_token
+from shared.runtime.waiting import wait_for_any
 
 
 async def run(settings: OpsSettings, stopping: asyncio.Event) -> None:
@@ -41,22 +49,34 @@ async def run(settings: OpsSettings, stopping: asyncio.Event) -> None:
 async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> None:
     plan = topology(settings.retry_delays)
     url = settings.amqp_url.get_secret_value()
+    token = settings.api_tokens[0].get_secret_value()
     replays, recoveries = Replays(pool), Recoveries(pool)
+    letters = Letters(pool, failed=replays.failed)
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
         Publisher(url, name="modelswap ops", timeout_seconds=settings.publish_timeout_seconds) as publisher,
-        Services(
-            extractor_url=settings.extractor_url,
-            state_url=settings.api_url,
-            token=settings.api_tokens[0].get_secret_value(),
-        ) as services,
+        Services(extractor_url=settings.extractor_url, state_url=settings.api_url, token=token) as services,
         Replicate(replicate_token, settings.replicate_api_url) as replicate,
-        StateClient(settings.api_url, settings.api_tokens[0].get_secret_value()) as state,
+        StateClient(settings.api_url, token) as state,
+        Trainings(settings.api_url, token) as trainings,
     ):
 
         async def publish(envelope: Envelope) -> None:
             await publisher.publish(to_message(envelope, plan))
 
+        async def wait(seconds: float) -> None:
+            await wait_for_any(stopping, seconds=seconds)
+
+        archive = Keeper(
+            url,
+            queue=DEAD_QUEUE,
+            service="ops",
+            keep=Archive(letters, now).keep,
+            publisher=publisher,
+            topology=plan,
+            drain_seconds=settings.drain_seconds,
+            declares=settings.declare_topology,
+        )
         reconciler = _reconciler(settings, state, replicate, recoveries, publish)
         outcomes = Consumer(
             url,
@@ -70,7 +90,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             declares=settings.declare_topology,
         )
         api = create_api(
-            create_router(replays),
+            letter_routes(letters),
+            replay_routes(replays),
             reconciliation_router(recoveries, calls_per_minute=settings.reconcile_calls_per_minute),
             tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)],
         )
@@ -78,12 +99,16 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             api,
             {
                 "database": partial(check_database, pool, MIGRATIONS),
+                "archive": archive.check,
                 "outcomes": outcomes.check,
                 "reconciliation": reconciler.check,
             },
         )
         await supervise(
             stopping,
+            archive.run(stopping),
+            Owners(letters, trainings.user_of, wait).run(stopping),
+            purge(letters, timedelta(days=settings.ops_keep_settled_days), wait, stopping),
             outcomes.run(stopping),
             reconciler.run(stopping),
             Engine(replays, publisher, services, plan).run(stopping),

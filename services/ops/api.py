@@ -8,6 +8,7 @@ from typing import Final
 
 from fastapi import APIRouter, FastAPI
 
+from services.ops.letters.views import WrongStatus
 from services.ops.replays.records import KeyReused, NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError
 from shared.runtime.http import new_api
@@ -20,6 +21,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoReplay: HTTPStatus.NOT_FOUND,
     NotNow: HTTPStatus.CONFLICT,
+    WrongStatus: HTTPStatus.CONFLICT,
 }
 
 

@@ -3,7 +3,7 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
 
     modelswap.training ─┬─▶ modelswap.extractor ─┐
                         ├─▶ modelswap.state ─────┤  gave up, or crashed too often
-                        ├─▶ modelswap.progress   ├──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
+                        ├─▶ modelswap.progress ──┼──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
                         └─▶ modelswap.ops ───────┤
     modelswap.events ─────▶ modelswap.state      │
                                                  └─ retry: published to modelswap.delay.<d> with the queue's own name
@@ -45,6 +45,8 @@ DEAD_EXCHANGE: Final = "modelswap.dead"
 #: Not a queue: under this name the receiver sets webhooks aside that it can not map.
 RECEIVER: Final = "modelswap.receiver"
 
+#: Where a message can be when it is given up.
+_DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, RECEIVER)
 #: A fuse against crash loops, not a retry counter (`x-attempt` is that).
 DELIVERY_LIMIT: Final = 20
 #: More hands than anybody has: looking at a dead letter must not use it up.
@@ -138,7 +140,7 @@ def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
         ),
         bindings=(
             *(Binding(event.exchange, queue, event.key) for queue, events in work.items() for event in events),
-            *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, RECEIVER)),
+            *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in _DYING),
             *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
         ),
     )

@@ -201,6 +201,8 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     api_tokens: Annotated[Secrets, Field(min_length=1)]
     #: Where `services.extractor` answers.
     extractor_url: Url = "http://127.0.0.1:8082"
+    #: How long dead letters are kept once they are resolved or dropped. Until then they are kept anyway.
+    ops_keep_settled_days: Annotated[float, Field(gt=0, le=3650)] = 90.0
     #: Tell which trainings in Replicate's list are ours.
     ref_secrets: Annotated[Secrets, Field(min_length=1)]
     #: A training is overdue after this, where too few of its trainer's have ended to know better.

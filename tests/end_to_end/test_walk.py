@@ -20,7 +20,7 @@ from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.end_to_end.conftest import SELF_STARTED, open_stack
 from tests.servers import Urls
-from tests.stack import REPLICATE_TOKEN, WEBHOOK_SECRET, Process, Stack
+from tests.stack import OPS_TOKEN, READER_TOKEN, REPLICATE_TOKEN, SERVICES, WEBHOOK_SECRET, Process, Stack
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 FIXTURES: Final = Path(__file__).parent.parent / "fixtures" / "webhooks"
@@ -271,18 +271,18 @@ async def test_no_secret_is_in_any_log(servers: Urls, tmp_path: Path):
     async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
         begun = await start(stack, "user-1")
         await stack.until_stage(begun["training_id"], "active")
-        names = ("REF_SECRETS", "API_TOKENS", "AMQP_URL", "DATABASE_URL")
+        names = ("REF_SECRETS", "API_TOKENS", "OPS_TOKENS", "AMQP_URL", "DATABASE_URL")
         secrets = [stack.environment[f"MODELSWAP_{name}"] for name in names]
         stopped = {name: process.stop() for name, process in stack.processes.items()}
         logged = "\n".join(process.log.read_text() for process in stack.processes.values())
 
-    assert stopped == {"receiver": 0, "extractor": 0, "state": 0}
+    assert stopped == dict.fromkeys(SERVICES, 0)
     assert "process.stopped" in logged
-    for secret in (*secrets, WEBHOOK_SECRET, REPLICATE_TOKEN):
+    for secret in (*secrets, OPS_TOKEN, READER_TOKEN, WEBHOOK_SECRET, REPLICATE_TOKEN):
         assert secret not in logged
 
 
-@pytest.mark.parametrize("service", ["receiver", "extractor", "state"])
+@pytest.mark.parametrize("service", SERVICES)
 async def test_a_process_without_its_settings_names_them_all(service: str, tmp_path: Path):
     process = Process(service, {"MODELSWAP_RETRY_DELAYS": "soon"}, tmp_path / "log")
     process.start()

@@ -58,13 +58,28 @@ CREATE TABLE ops.letters (
     returns         integer NOT NULL DEFAULT 0 CHECK (returns >= 0),
     -- The replay that has it now, or had it last.
     replay_id       uuid,
+    -- Since when it has this status; kept by letters_guard.
+    status_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT letters_replaying_has_replay CHECK (status <> 'replaying' OR replay_id IS NOT NULL)
 );
 
 CREATE INDEX letters_by_status ON ops.letters (status, number);
-CREATE INDEX letters_by_fingerprint ON ops.letters (fingerprint, status, number);
+-- Groups are counted from this one alone.
+CREATE INDEX letters_by_fingerprint ON ops.letters (fingerprint, number) INCLUDE (status, last_failed_at);
+CREATE INDEX letters_by_queue ON ops.letters (queue, number);
+CREATE INDEX letters_by_code ON ops.letters (error_code, number);
+CREATE INDEX letters_by_class ON ops.letters (error_class, number);
+CREATE INDEX letters_by_type ON ops.letters (event_type, number) WHERE event_type IS NOT NULL;
+CREATE INDEX letters_by_time ON ops.letters (last_failed_at);
+-- The words of what went wrong: whatever stands between letters and digits parts them.
+CREATE INDEX letters_by_words ON ops.letters
+    USING gin (to_tsvector('simple', regexp_replace(error_class || ' ' || error_text, '[^[:alnum:]]+', ' ', 'g')));
 CREATE INDEX letters_by_training ON ops.letters (training_id, number) WHERE training_id IS NOT NULL;
 CREATE INDEX letters_by_user ON ops.letters (user_id, number) WHERE user_id IS NOT NULL;
+
+-- Of whom is not known yet.
+CREATE INDEX letters_without_user ON ops.letters (number) WHERE user_id IS NULL AND training_id IS NOT NULL;
+CREATE INDEX letters_settled ON ops.letters (status_at) WHERE status IN ('resolved', 'dropped');
 
 CREATE FUNCTION ops.guard_letters() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -74,6 +89,9 @@ BEGIN
            (old.number, old.digest, old.queue, old.exchange, old.routing_key, old.content_type, old.headers::text, old.body)
         THEN
             RAISE EXCEPTION 'what letter % was can not be changed', old.number USING ERRCODE = '23514';
+        END IF;
+        IF new.status <> old.status THEN
+            new.status_at := clock_timestamp();
         END IF;
         RETURN new;
     END IF;
@@ -99,6 +117,10 @@ CREATE TABLE ops.audit (
     reason  text NOT NULL,
     outcome text NOT NULL
 );
+
+CREATE INDEX audit_by_actor ON ops.audit (actor, number);
+CREATE INDEX audit_by_action ON ops.audit (action, number);
+CREATE INDEX audit_by_target ON ops.audit (target, number);
 
 -- What a request with an Idempotency-Key made; the answer is always read from that.
 CREATE TABLE ops.idempotency_keys (

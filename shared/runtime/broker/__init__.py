@@ -4,7 +4,9 @@ How do messages come and go without one being lost? Edge: the only room that spe
 *link*       one connection with one channel; what its library's errors mean
 *declare*    the topology on the broker, and how it differs from the plan
 *publisher*  a message to the broker, and its receipt back
-*consumer*   deliveries to a handler; then follow-ups published, then acked
+*supervisor* one queue, consumed through every loss of the connection
+*consumer*   its events to a handler; then follow-ups published, then acked
+*keeper*     its messages, whatever they are, to a store; then acked
 *pause*      when a dependency is down, ask again later instead of burning attempts
 *message*    bytes and headers, pure
 
@@ -14,6 +16,7 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import TopologyMismatch, declare, diff
+from shared.runtime.broker.keeper import Keeper
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
 
@@ -21,6 +24,7 @@ __all__ = [
     "BatchHandler",
     "Consumer",
     "Delivery",
+    "Keeper",
     "Outgoing",
     "Publisher",
     "Result",

@@ -1,10 +1,4 @@
-"""
-What is on the wire? Pure: envelopes to messages, and the headers that retries and dead letters carry.
-
-``x-attempt``   which attempt this delivery is, from 1. Our own, because RabbitMQ's counters differ between versions.
-``x-failed-at`` when the first attempt failed.
-``x-dead-*``    on a dead letter: where it was consumed, how it failed, how often, and how it came there.
-"""
+"""What is on the wire? Pure: envelopes to messages, and those again as retries and dead letters."""
 
 from __future__ import annotations
 
@@ -14,21 +8,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+from shared.contract.dead import ATTEMPT, BROKERS_OWN, DEAD, FAILED_AT
 from shared.contract.envelope import CONTENT_TYPE, Envelope
 from shared.contract.errors import ModelswapError
 from shared.contract.retry import RetryIn
 from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
 
-ATTEMPT: Final = "x-attempt"
-FAILED_AT: Final = "x-failed-at"
-DEAD: Final = "x-dead-"
-
 #: A frame of headers over about 131 kB closes the whole connection.
 _TEXT_LIMIT: Final = 4096
 _TRACEBACK_LIMIT: Final = 16_384
 _FOREIGN_HEADERS_LIMIT: Final = 64
-#: What the broker adds on a message's way through a delay, and what speaks of an earlier death.
-_BROKERS_OWN: Final = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count", DEAD)
 
 Headers = Mapping[str, Any]
 
@@ -123,7 +112,7 @@ def _kept(headers: Headers) -> dict[str, Any]:
     kept = {
         name: value if isinstance(value, bool | int | float) else _clip(str(value), _TEXT_LIMIT)
         for name, value in headers.items()
-        if not name.startswith(_BROKERS_OWN)
+        if not name.startswith(BROKERS_OWN)
     }
     return dict(list(kept.items())[:_FOREIGN_HEADERS_LIMIT])
 

@@ -1,0 +1,157 @@
+"""What failed, and what people say of it. Edge: the operators' routes for letters and the audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, TypeVar
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel
+
+from services.ops.letters.views import (
+    AuditFilter,
+    AuditView,
+    Changed,
+    Counts,
+    Drop,
+    DropMany,
+    Filter,
+    GroupView,
+    LetterLine,
+    LetterView,
+    Status,
+)
+from shared.contract.answers import Page
+from shared.runtime.http import Asker, Cursor, Limit, NotFound, from_cursor, to_cursor
+
+F = TypeVar("F", bound=BaseModel)
+
+Number = Annotated[int, Path(ge=1, lt=2**63)]
+
+
+class Store(Protocol):
+    """Where letters and the audit are kept."""
+
+    async def find(self, number: int) -> LetterView | None: ...
+
+    async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]: ...
+
+    async def list_groups(self, status: Status | None, *, before: int | None, limit: int) -> list[GroupView]: ...
+
+    async def list_audit(self, wanted: AuditFilter, *, before: int | None, limit: int) -> list[AuditView]: ...
+
+    async def counts(self) -> Counts: ...
+
+    async def drop(self, number: int, *, actor: str, reason: str) -> bool: ...
+
+    async def restore(self, number: int, *, actor: str, reason: str) -> bool: ...
+
+    async def drop_many(self, wanted: Filter, *, actor: str, reason: str) -> int: ...
+
+    async def restore_many(self, wanted: Filter, *, actor: str, reason: str) -> int: ...
+
+
+class _Paged(BaseModel):
+    limit: Limit = 50
+    cursor: Cursor = None
+
+
+class _Letters(Filter, _Paged):
+    """Which letters, and how many of them."""
+
+
+class _Audit(AuditFilter, _Paged):
+    """Which entries, and how many of them."""
+
+
+def create_router(store: Store) -> APIRouter:
+    """The routes, to be put below ``/v1``."""
+    router = APIRouter()
+    letters = _Routes(store)
+
+    def add(method: str, path: str, operation: Any, model: Any) -> None:
+        router.add_api_route(path, operation, methods=[method], response_model=model)
+
+    add("GET", "/dead-letters", letters.list_dead_letters, Page[LetterLine])
+    add("GET", "/dead-letter-counts", letters.count_dead_letters, Counts)
+    add("GET", "/dead-letter-groups", letters.list_dead_letter_groups, Page[GroupView])
+    add("POST", "/dead-letters/drop", letters.drop_dead_letters, Changed)
+    add("POST", "/dead-letters/restore", letters.restore_dead_letters, Changed)
+    add("GET", "/dead-letters/{number}", letters.get_dead_letter, LetterView)
+    add("POST", "/dead-letters/{number}/drop", letters.drop_dead_letter, LetterView)
+    add("POST", "/dead-letters/{number}/restore", letters.restore_dead_letter, LetterView)
+    add("GET", "/audit", letters.list_audit, Page[AuditView])
+    return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    store: Store
+
+    async def list_dead_letters(self, wanted: Annotated[_Letters, Query()]) -> Page[LetterLine]:
+        """Letters, newest first. What arrives meanwhile does not move the pages."""
+        # One more than asked for tells whether there are more.
+        found = await self.store.list_letters(
+            _only(Filter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
+        )
+        shown = found[: wanted.limit]
+        return Page(items=shown, next_cursor=to_cursor(shown[-1].number) if len(found) > len(shown) else None)
+
+    async def count_dead_letters(self) -> Counts:
+        """How many letters have each status."""
+        return await self.store.counts()
+
+    async def list_dead_letter_groups(
+        self, status: Status | None = None, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[GroupView]:
+        """
+        Letters that most likely have one cause, together; the newest kind of failure first.
+
+        With a *status*: groups that have a letter with it.
+        """
+        found = await self.store.list_groups(status, before=from_cursor(cursor), limit=limit + 1)
+        shown = found[:limit]
+        return Page(items=shown, next_cursor=to_cursor(shown[-1].oldest) if len(found) > len(shown) else None)
+
+    async def get_dead_letter(self, number: Number) -> LetterView:
+        """One letter, whole: its headers, its bytes, its error."""
+        found = await self.store.find(number)
+        if found is None:
+            raise _no_letter(number)
+        return found
+
+    async def drop_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
+        """Say that a letter is not to be repaired. It can be restored."""
+        if not await self.store.drop(number, actor=asker.name, reason=body.reason):
+            raise _no_letter(number)
+        return await self.get_dead_letter(number)
+
+    async def restore_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
+        """Open a dropped letter again."""
+        if not await self.store.restore(number, actor=asker.name, reason=body.reason):
+            raise _no_letter(number)
+        return await self.get_dead_letter(number)
+
+    async def drop_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
+        """Drop all open letters of a group, or of any other filter, that are here now."""
+        return Changed(letters=await self.store.drop_many(body.filter, actor=asker.name, reason=body.reason))
+
+    async def restore_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
+        """Open all dropped letters of a filter again."""
+        return Changed(letters=await self.store.restore_many(body.filter, actor=asker.name, reason=body.reason))
+
+    async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
+        """Who did what, why, and what came of it; newest first."""
+        found = await self.store.list_audit(
+            _only(AuditFilter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
+        )
+        shown = found[: wanted.limit]
+        return Page(items=shown, next_cursor=to_cursor(shown[-1].number) if len(found) > len(shown) else None)
+
+
+def _only(kind: type[F], wanted: F) -> F:
+    return kind.model_construct(**{name: getattr(wanted, name) for name in kind.model_fields})
+
+
+def _no_letter(number: int) -> NotFound:
+    return NotFound("no-letter", f"there is no letter {number}")

@@ -1,0 +1,187 @@
+"""What do operators ask of letters, and what are they shown? Pure: the bodies of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+
+from shared.contract.errors import PermanentError
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must consist of printable characters")
+    return text
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+Reason = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(_printable)
+]
+
+
+class Status(StrEnum):
+    """Where a letter is."""
+
+    #: Somebody has to look at it.
+    OPEN = "open"
+    #: A replay has it.
+    REPLAYING = "replaying"
+    #: A replay had its effect.
+    RESOLVED = "resolved"
+    #: Somebody said that it is not to be repaired.
+    DROPPED = "dropped"
+
+
+class WrongStatus(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+    """A letter can not be dropped or restored, as it is now."""
+
+    code = "wrong_status"
+
+
+class Filter(BaseModel):
+    """Which letters. All that is given must hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: Status | None = None
+    #: Where it was consumed.
+    queue: Name | None = None
+    error_code: Name | None = None
+    error_class: Name | None = None
+    training_id: Name | None = None
+    user_id: Name | None = None
+    event_type: Name | None = None
+    fingerprint: Name | None = None
+    #: Failed last at this time or later.
+    since: AwareDatetime | None = None
+    #: Failed last before this time.
+    until: AwareDatetime | None = None
+    #: Words, or beginnings of words, in the error's class and text.
+    text: Name | None = None
+
+
+class Drop(BaseModel):
+    """Why something is dropped or restored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Reason
+
+
+def _selective(given: Filter) -> Filter:
+    if not given.model_dump(exclude_none=True, exclude={"status"}):
+        raise ValueError("says nothing of which letters: give at least one of queue, fingerprint, since and so on")
+    return given
+
+
+class DropMany(Drop):
+    """Which letters are dropped or restored, and why. At least one thing must be said of them."""
+
+    filter: Annotated[Filter, AfterValidator(_selective)]
+
+
+class LetterLine(BaseModel):
+    """One letter among others."""
+
+    number: int
+    status: Status
+    queue: str
+    event_type: str | None
+    event_id: str | None
+    training_id: str | None
+    user_id: str | None
+    error_code: str
+    error_class: str
+    error_text: str
+    attempts: int
+    #: How often a replay of it failed again.
+    returns: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    archived_at: datetime
+    status_at: datetime
+    fingerprint: str
+    #: The replay that has it now, or had it last.
+    replay_id: UUID | None
+    body_bytes: int
+
+
+class LetterView(LetterLine):
+    """A letter, whole."""
+
+    exchange: str
+    routing_key: str
+    content_type: str | None
+    headers: Mapping[str, Any]
+    #: Byte for byte.
+    body_base64: str
+    #: The same as text; null where it is none.
+    body_text: str | None
+    traceback: str
+
+
+class GroupView(BaseModel):
+    """Letters that most likely have one cause."""
+
+    fingerprint: str
+    queue: str
+    error_code: str
+    error_class: str
+    #: Of the newest letter.
+    error_text: str
+    open: int
+    replaying: int
+    resolved: int
+    dropped: int
+    #: How many of them failed in the last hour, day and week.
+    last_hour: int
+    last_day: int
+    last_week: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    #: The newest letter, as an example, and the oldest.
+    newest: int
+    oldest: int
+
+
+class Changed(BaseModel):
+    """How many letters were dropped or restored."""
+
+    letters: int
+
+
+class AuditView(BaseModel):
+    """Who did what, why, and what came of it."""
+
+    number: int
+    at: datetime
+    actor: str
+    action: str
+    target: str
+    reason: str
+    outcome: str
+
+
+class AuditFilter(BaseModel):
+    """Which entries of the audit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actor: Name | None = None
+    action: Name | None = None
+    target: Name | None = None
+
+
+class Counts(BaseModel):
+    """How many letters have each status."""
+
+    open: int = 0
+    replaying: int = 0
+    resolved: int = 0
+    dropped: int = 0

@@ -1,0 +1,109 @@
+"""
+How are messages kept, whatever they are? Takes what is there, hands it to the store, and acks what is stored.
+
+    stored                   ack
+    DependencyDown           pause, ask again; nothing is acked, the rest waits in RabbitMQ
+    any other error          each of the batch alone; one that fails alone is put at the queue's end after a while, and
+                             acked once it is there: it is not lost, and holds up nobody
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
+
+import structlog
+
+from shared.contract.errors import DependencyDown
+from shared.contract.topology import Topology
+from shared.runtime import telemetry
+from shared.runtime.broker.message import Delivery, Outgoing
+from shared.runtime.broker.publisher import Publisher
+from shared.runtime.broker.supervisor import Inbox, Supervised
+
+log = structlog.get_logger()
+
+#: Stores a batch, whole or not at all. What was stored before may come again.
+Keep = Callable[[Sequence[Delivery]], Awaitable[None]]
+
+_PUT_BACK_SECONDS: Final = 30.0
+
+
+class Keeper(Supervised):
+    """Hands the messages of one queue to a store, as they are."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue: str,
+        service: str,
+        keep: Keep,
+        publisher: Publisher,
+        topology: Topology,
+        prefetch: int = 32,
+        drain_seconds: float = 5.0,
+        declares: bool = True,
+        put_back_seconds: float = _PUT_BACK_SECONDS,
+    ) -> None:
+        """
+        Prepare to keep what is in *queue*, as *service*.
+
+        At most *prefetch* messages are in memory: the largest that the broker lets through, times that, is the bound.
+        """
+        super().__init__(
+            url,
+            queue=queue,
+            service=service,
+            publisher=publisher,
+            topology=topology,
+            workers=1,
+            # One batch is being written while the next one arrives.
+            batch_size=max(1, prefetch // 2),
+            prefetch=prefetch,
+            drain_seconds=drain_seconds,
+            declares=declares,
+        )
+        self._keep = keep
+        self._put_back_seconds = put_back_seconds
+        self._kept = telemetry.deliveries.labels(queue, "handled")
+
+    async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
+        refused = await self._ask(partial(self._attempt, batch), inbox)
+        later = {delivery.tag for delivery in refused}
+        kept = [delivery for delivery in batch if delivery.tag not in later]
+        self._kept.inc(len(kept))
+        # One by one: what is put back later stays unacked among them.
+        await inbox.ack(kept, alone=False)
+        for delivery in refused:
+            self._start(self._put_back(delivery, inbox), inbox)
+
+    async def _attempt(self, batch: Sequence[Delivery]) -> list[Delivery]:
+        """Store *batch*; what could not be, each tried alone."""
+        try:
+            await self._keep(batch)
+        except DependencyDown:
+            raise
+        except Exception as error:
+            if len(batch) > 1:
+                log.warning("batch.split", queue=self._queue, size=len(batch), error=repr(error))
+                return [each for delivery in batch for each in await self._attempt([delivery])]
+            log.exception("delivery.not_kept", queue=self._queue, routing_key=batch[0].routing_key)
+            telemetry.deliveries.labels(self._queue, "retried").inc()
+            return list(batch)
+        return []
+
+    async def _put_back(self, delivery: Delivery, inbox: Inbox) -> None:
+        """Put *delivery* behind all others, by the road on which it came."""
+        if await inbox.is_closed_within(self._put_back_seconds):
+            return  # unacked, so the broker hands it out again
+        again = Outgoing(
+            exchange=delivery.exchange,
+            routing_key=delivery.routing_key,
+            body=delivery.body,
+            headers=delivery.headers,
+            content_type=delivery.content_type,
+        )
+        await self._publish(again, inbox)
+        await inbox.ack([delivery], alone=False)

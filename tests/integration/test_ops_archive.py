@@ -1,0 +1,201 @@
+"""What comes to the dead queue is in Postgres once, whatever dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from services.ops.letters.archive import Archive
+from services.ops.letters.store import Store
+from services.ops.letters.views import Filter
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import PermanentError
+from shared.contract.events import Event, TrainingProgressed
+from shared.contract.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE, topology
+from shared.runtime.broker import Consumer, Delivery, Keeper, Outgoing, Publisher, one_by_one, to_message
+from shared.runtime.clock import now
+from tests.broker import Broker
+from tests.ops import NOON, opened_letters
+from tests.ops import dead as dead_letter
+from tests.state import Wire
+
+PLAN = topology((timedelta(milliseconds=50),))
+
+
+def dead(training_id: str, **options: Any) -> Outgoing:
+    return dead_letter(training_id, PLAN, **options)
+
+
+@pytest.fixture
+async def broker(broker_url: str) -> AsyncIterator[Broker]:
+    async with Broker(broker_url, PLAN) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def publisher(broker: Broker) -> AsyncIterator[Publisher]:
+    async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
+        yield publisher
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened_letters(database_url) as store:
+        yield store
+
+
+@contextlib.asynccontextmanager
+async def keeping(broker: Broker, publisher: Publisher, keep: Any, **options: Any) -> AsyncIterator[Keeper]:
+    """The archive, until the end of the block."""
+    stopping = asyncio.Event()
+    keeper = Keeper(
+        broker.url, queue=DEAD_QUEUE, service="ops", keep=keep, publisher=publisher, topology=PLAN, **options
+    )
+    task = asyncio.create_task(keeper.run(stopping))
+    try:
+        yield keeper
+    finally:
+        stopping.set()
+        await asyncio.wait_for(task, 20)
+
+
+async def trainings(store: Store) -> list[str]:
+    found = await store.list_letters(Filter(), before=None, limit=10_000)
+    return sorted(letter.training_id or "" for letter in found)
+
+
+async def until(store: Store, count: int) -> None:
+    async with asyncio.timeout(30):
+        while (await store.counts()).open < count:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_letter_is_acked_once_it_is_stored(broker, publisher, store):
+    async with keeping(broker, publisher, Archive(store, now).keep):
+        for n in range(100):
+            await publisher.publish(dead(f"t{n}"))
+        await until(store, 100)
+
+    assert await broker.depth(DEAD_QUEUE) == 0
+    assert len(set(await trainings(store))) == 100
+
+
+async def test_what_no_one_can_read_is_stored_as_it_is(broker, publisher, store):
+    odd = Outgoing(
+        DEAD_EXCHANGE, STATE_QUEUE, b"\xff\x00", {"x": {"y": [bytearray(b"\xff"), NOON]}, "n": None}, content_type=None
+    )
+    async with keeping(broker, publisher, Archive(store, now).keep):
+        await publisher.publish(odd)
+        await until(store, 1)
+
+    letter = await store.find(1)
+    assert letter is not None
+    assert (letter.queue, letter.error_code, letter.body_base64) == (STATE_QUEUE, "unknown", "/wA=")
+
+
+async def test_a_message_of_ten_megabytes_is_a_letter_like_any_other(broker, publisher, store):
+    large = dead("large", padding=10_000_000)
+    async with keeping(broker, publisher, Archive(store, now).keep):
+        for message in (dead("t1"), large, dead("t2")):
+            await publisher.publish(message)
+        await until(store, 3)
+
+    found = await store.list_letters(Filter(), before=None, limit=9)
+    assert sorted(letter.body_bytes > 10_000_000 for letter in found) == [False, False, True]
+
+
+async def test_while_postgres_is_away_letters_wait_and_nobody_hurries(broker, publisher, database_url):
+    asked = 0
+    async with Wire(database_url) as wire, opened_letters(wire.url) as store:
+        keep = Archive(store, now).keep
+
+        async def counting(messages: Sequence[Delivery]) -> None:
+            nonlocal asked
+            asked += 1
+            await keep(messages)
+
+        async with keeping(broker, publisher, counting) as keeper:
+            await publisher.publish(dead("before"))
+            await until(store, 1)
+            wire.refuse()
+            for n in range(100):
+                await publisher.publish(dead(f"t{n}"))
+            async with asyncio.timeout(20):
+                while await keeper.check() is None:
+                    await asyncio.sleep(0.05)
+            before = asked
+            await asyncio.sleep(2)
+            tried = asked - before
+            wire.admit()
+            await until(store, 101)
+
+    assert tried < 20
+    assert await broker.depth(DEAD_QUEUE) == 0
+    async with opened_letters(database_url) as store:
+        assert len(set(await trainings(store))) == 101
+
+
+async def test_one_that_can_not_be_stored_is_not_lost_and_holds_up_nobody(broker, publisher, store):
+    keep = Archive(store, now).keep
+    refusing = True
+
+    async def picky(messages: Sequence[Delivery]) -> None:
+        if refusing and any(b'"poison"' in message.body for message in messages):
+            raise PermanentError("of no table")
+        await keep(messages)
+
+    async with keeping(broker, publisher, picky, prefetch=4, put_back_seconds=0.2):
+        await publisher.publish(dead("poison"))
+        for n in range(30):
+            await publisher.publish(dead(f"t{n}"))
+        await until(store, 30)
+        assert "poison" not in await trainings(store)
+        refusing = False
+        await until(store, 31)
+
+    found = await store.list_letters(Filter(training_id="poison"), before=None, limit=9)
+    assert [(letter.queue, letter.error_code) for letter in found] == [(EXTRACTOR_QUEUE, "no_version")]
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_a_consumer_that_crashes_too_often_leaves_a_letter(broker, publisher, store):
+    published = dead("t1")
+    await publisher.publish(Outgoing("", EXTRACTOR_QUEUE, published.body, {"ce-id": "e1"}))
+    async with keeping(broker, publisher, Archive(store, now).keep):
+        async with asyncio.timeout(60):
+            while not (await store.counts()).open:
+                await broker.take_and_die(EXTRACTOR_QUEUE)
+
+    letter = await store.find(1)
+    assert letter is not None
+    assert (letter.queue, letter.error_code, letter.training_id) == (EXTRACTOR_QUEUE, "crashed_too_often", "t1")
+
+
+async def test_progress_that_is_given_up_is_a_letter_and_blocks_nobody(broker, publisher, store):
+    async def refuse(_: Envelope) -> Sequence[Event]:
+        raise PermanentError("no such column")
+
+    stopping = asyncio.Event()
+    progress = Consumer(
+        broker.url,
+        queue=PROGRESS_QUEUE,
+        service="state",
+        handle=one_by_one(refuse),
+        publisher=publisher,
+        topology=PLAN,
+    )
+    consuming = asyncio.create_task(progress.run(stopping))
+    async with keeping(broker, publisher, Archive(store, now).keep):
+        for n in range(2):
+            event = TrainingProgressed(training_id=f"t{n}", fraction=0.5)
+            await publisher.publish(to_message(wrap(event, source="test", now=NOON), PLAN))
+        await until(store, 2)
+    stopping.set()
+    await consuming
+
+    assert await trainings(store) == ["t0", "t1"]

@@ -1,0 +1,408 @@
+"""Dead letters in Postgres: stored once, found by everything, dropped and restored, never lost."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import httpx
+import pytest
+
+from services.ops.letters.store import Store
+from services.ops.letters.views import Filter, Status
+from services.ops.migrate import ROLE
+from shared.contract.envelope import REPLAY_HEADER
+from shared.contract.topology import STATE_QUEUE, topology
+from shared.runtime.broker import Outgoing
+from shared.runtime.postgres import connect_pool
+from tests.ops import NOON, READER, archived, opened_letters, operators_api
+from tests.ops import dead as dead_letter
+from tests.state import connected
+
+PLAN = topology()
+HOUR = timedelta(hours=1)
+REPLAY = UUID(int=7)
+MARK = {REPLAY_HEADER: f"{REPLAY}:1"}
+
+
+def dead(training_id: str, **options: Any) -> Outgoing:
+    return dead_letter(training_id, PLAN, **options)
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened_letters(database_url) as store:
+        yield store
+
+
+@pytest.fixture
+async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
+    async with operators_api(store) as client:
+        yield client
+
+
+async def letters(store: Store, **wanted: Any) -> list[Any]:
+    return await store.list_letters(Filter(**wanted), before=None, limit=100)
+
+
+async def the_letter(store: Store) -> Any:
+    (found,) = await letters(store)
+    return found
+
+
+async def execute(database_url: str, statement: str) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute(statement)
+
+
+# Storing
+
+
+async def test_a_letter_is_kept_byte_for_byte(store, client):
+    message = dead("t1", at=NOON)
+    await archived(store, message)
+
+    shown = (await client.get("/dead-letters/1")).json()
+
+    assert base64.b64decode(shown["body_base64"]) == message.body == shown["body_text"].encode()
+    assert shown["headers"] == {name: value for name, value in message.headers.items() if name.startswith("ce-")}
+    assert (shown["queue"], shown["exchange"], shown["routing_key"]) == (
+        "modelswap.extractor",
+        "modelswap.training",
+        "training.succeeded.v1",
+    )
+    assert (shown["training_id"], shown["status"], shown["error_code"]) == ("t1", "open", "no_version")
+    assert "PermanentError: no version in the output" in shown["traceback"]
+
+
+async def test_what_can_not_be_read_is_kept_too(store, client):
+    odd = {"x-nul": "a\x00b", "x-table": {"deep": [{"er": b"\xff\x00"}]}, "ce-id": "\x00", "x-half": "\ud800"}
+    await archived(store, Outgoing("modelswap.dead", "who\x00knows", b"\xff\x00\xfe", odd, content_type=None))
+
+    shown = (await client.get("/dead-letters/1")).json()
+
+    assert base64.b64decode(shown["body_base64"]) == b"\xff\x00\xfe"
+    assert (shown["body_text"], shown["error_code"], shown["queue"]) == (None, "unknown", "whoknows")
+    assert shown["headers"]["x-nul"] == {"base64": "YQBi"}
+    assert shown["headers"]["x-table"] == {"deep": [{"er": {"base64": "/wA="}}]}
+
+
+async def test_what_is_handed_over_twice_is_there_once(store):
+    for _ in range(2):
+        await archived(store, dead("t1"), dead("t1"), dead("t2"))
+
+    assert [letter.training_id for letter in await letters(store)] == ["t2", "t1"]
+
+
+@pytest.mark.parametrize(
+    ("was", "later", "is_now"),
+    [
+        ("open", HOUR, "open"),
+        ("replaying", HOUR, "replaying"),
+        ("dropped", HOUR, "dropped"),
+        ("resolved", HOUR, "open"),
+        ("resolved", timedelta(0), "resolved"),
+    ],
+)
+async def test_one_that_died_once_more_is_open_again_only_if_it_was_resolved(store, database_url, was, later, is_now):
+    await archived(store, dead("t1", text="first"))
+    await execute(database_url, f"UPDATE ops.letters SET status = '{was}', replay_id = '{REPLAY}'")
+
+    await archived(store, dead("t1", text="second", at=NOON + later))
+
+    letter = await the_letter(store)
+    assert (letter.status, letter.error_text) == (is_now, "second" if was == "resolved" and later else "first")
+
+
+async def test_a_replayed_letter_that_fails_again_is_the_same_one(database_url):
+    told: list[tuple[UUID, int, str]] = []
+
+    async def failed(_: Any, replay_id: UUID, number: int, text: str) -> None:
+        told.append((replay_id, number, text))
+
+    async with opened_letters(database_url, failed=failed) as store:
+        await archived(store, dead("t1"))
+        await execute(database_url, f"UPDATE ops.letters SET status = 'replaying', replay_id = '{REPLAY}'")
+
+        for _ in range(2):
+            await archived(store, dead("t1", text="worse", code="worse", at=NOON + HOUR, **MARK))
+
+        letter = await the_letter(store)
+    assert (letter.number, letter.status, letter.returns, letter.error_code) == (1, "open", 1, "worse")
+    assert (letter.first_failed_at, letter.last_failed_at) == (NOON, NOON + HOUR)
+    assert told == [(REPLAY, 1, "worse")] * 2
+
+
+@pytest.mark.parametrize("other", [{"queue": STATE_QUEUE}, {"ce-id": "another"}])
+async def test_what_follows_from_a_replay_and_fails_elsewhere_is_another_letter(store, database_url, other):
+    await archived(store, dead("t1"))
+    await execute(database_url, f"UPDATE ops.letters SET status = 'replaying', replay_id = '{REPLAY}'")
+
+    await archived(store, dead("t1", **MARK, **other))
+
+    assert [(letter.status, letter.returns) for letter in await letters(store)] == [("open", 0), ("replaying", 0)]
+
+
+async def test_a_mark_of_a_letter_that_is_not_there_is_no_reason_to_lose_one(store):
+    await archived(store, dead("t1", **MARK))
+
+    assert (await the_letter(store)).number == 1
+
+
+async def test_settled_letters_are_forgotten_after_a_while_and_others_never(store, database_url):
+    await archived(store, *(dead(f"t{n}") for n in range(4)))
+    await execute(database_url, f"UPDATE ops.letters SET replay_id = '{REPLAY}'")
+    for number, status in enumerate(("replaying", "resolved", "dropped"), start=2):
+        await execute(database_url, f"UPDATE ops.letters SET status = '{status}' WHERE number = {number}")
+
+    assert await store.purge(HOUR, limit=10) == 0
+    assert await store.purge(timedelta(0), limit=10) == 2
+    assert [letter.status for letter in await letters(store)] == ["replaying", "open"]
+
+
+async def test_an_owner_is_written_on_all_letters_of_a_training(store):
+    await archived(store, dead("t1"), dead("t1", queue=STATE_QUEUE), dead("t2"))
+    assert sorted(training for _, training in await store.without_user(after=0, limit=9)) == ["t1", "t1", "t2"]
+
+    await store.set_user("t1", "ada")
+
+    assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t1"}
+    assert [training for _, training in await store.without_user(after=0, limit=9)] == ["t2"]
+
+
+# Looking
+
+
+async def test_letters_are_found_by_everything_that_is_known_of_them(store, client):
+    await archived(
+        store,
+        dead("t1", text="out of memory on cuda:0"),
+        dead("t2", text="no prompt", code="no_prompt", queue=STATE_QUEUE, at=NOON + HOUR),
+    )
+    await store.set_user("t2", "ada")
+    group = (await client.get("/dead-letters/2")).json()["fingerprint"]
+
+    for query, found in {
+        "status=open": [2, 1],
+        "status=dropped": [],
+        "queue=modelswap.state": [2],
+        "error_code=no_prompt": [2],
+        "error_class=PermanentError": [2, 1],
+        "training_id=t1": [1],
+        "user_id=ada": [2],
+        "event_type=training.succeeded.v1": [2, 1],
+        f"fingerprint={group}": [2],
+        "since=2026-11-24T12:30:00Z": [2],
+        "until=2026-11-24T12:30:00Z": [1],
+        "text=MEMORY": [1],
+        "text=mem+out": [1],
+        "text=cuda:0": [1],
+        "text=%26+%7C+!": [],
+        "text=memory&queue=modelswap.state": [],
+    }.items():
+        answer = await client.get(f"/dead-letters?{query}")
+        assert [letter["number"] for letter in answer.json()["items"]] == found, query
+
+
+@pytest.mark.parametrize("query", ["status=odd", "since=yesterday", "limit=0", "cursor=odd", "colour=red", "queue="])
+async def test_a_question_that_makes_no_sense_is_refused(client, query):
+    answer = await client.get(f"/dead-letters?{query}")
+
+    assert (answer.status_code, answer.json()["title"]) == (422, "invalid")
+
+
+async def test_pages_stay_as_they_are_while_letters_arrive(store, client):
+    await archived(store, *(dead(f"t{n}", code=f"code{n % 2}") for n in range(1, 21)))
+    seen: list[int] = []
+    query = {"error_code": "code1", "limit": "3"}
+
+    page = (await client.get("/dead-letters", params=query)).json()
+    for n in range(100, 120):
+        seen += [letter["number"] for letter in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        await archived(store, dead(f"t{n}", code="code1"))
+        page = (await client.get("/dead-letters", params={**query, "cursor": page["next_cursor"]})).json()
+
+    expected = [letter.number for letter in await letters(store, error_code="code1") if letter.number <= 20]
+    assert seen == expected
+    assert len(seen) == 10
+
+
+async def test_groups_count_what_has_one_cause(store, client):
+    await archived(
+        store,
+        *(dead(f"t{n}", text=f"no version in '{n}'") for n in range(3)),
+        dead("p1", text="no prompt", at=NOON + HOUR),
+    )
+    await store.drop(1, actor="olga", reason="known")
+
+    newest, oldest = (await client.get("/dead-letter-groups")).json()["items"]
+    first = (await client.get("/dead-letter-groups?limit=1")).json()
+    second = (await client.get("/dead-letter-groups", params={"limit": 1, "cursor": first["next_cursor"]})).json()
+    dropped = (await client.get("/dead-letter-groups?status=dropped")).json()
+
+    assert (newest["open"], newest["error_text"], newest["newest"]) == (1, "no prompt", 4)
+    assert (oldest["open"], oldest["dropped"], oldest["newest"], oldest["oldest"]) == (2, 1, 3, 1)
+    assert [*first["items"], *second["items"]] == [newest, oldest]
+    assert second["next_cursor"] is None
+    assert dropped["items"] == [oldest]
+
+
+async def test_the_trend_says_how_many_failed_lately(store, client, database_url):
+    await archived(store, *(dead(f"t{n}") for n in range(4)))
+    for number, age in enumerate(("10 minutes", "3 hours", "3 days", "30 days"), start=1):
+        await execute(
+            database_url, f"UPDATE ops.letters SET last_failed_at = now() - interval '{age}' WHERE number = {number}"
+        )
+
+    (group,) = (await client.get("/dead-letter-groups")).json()["items"]
+
+    assert (group["last_hour"], group["last_day"], group["last_week"]) == (1, 2, 3)
+
+
+async def test_a_letter_that_is_not_there_is_a_404(client):
+    for method, path in (("GET", "/dead-letters/7"), ("POST", "/dead-letters/7/drop")):
+        answer = await client.request(method, path, json={"reason": "x"} if method == "POST" else None)
+
+        assert (answer.status_code, answer.json()["title"]) == (404, "no-letter")
+
+
+# Dropping
+
+
+async def test_a_letter_is_dropped_and_restored_with_a_reason_that_the_audit_keeps(store, client):
+    await archived(store, dead("t1"))
+
+    dropped = await client.post("/dead-letters/1/drop", json={"reason": "a test of mine"})
+    again = await client.post("/dead-letters/1/drop", json={"reason": "a double click"})
+    restored = await client.post("/dead-letters/1/restore", json={"reason": "it was none"})
+    audit = (await client.get("/audit?target=letter+1")).json()["items"]
+
+    assert [answer.json()["status"] for answer in (dropped, again, restored)] == ["dropped", "dropped", "open"]
+    assert [(entry["actor"], entry["action"], entry["reason"], entry["outcome"]) for entry in audit] == [
+        ("olga", "letter.restored", "it was none", "dropped to open"),
+        ("olga", "letter.dropped", "a test of mine", "open to dropped"),
+    ]
+
+
+@pytest.mark.parametrize(("status", "verb"), [("replaying", "drop"), ("resolved", "drop"), ("resolved", "restore")])
+async def test_what_a_replay_has_or_had_is_not_dropped(store, client, database_url, status, verb):
+    await archived(store, dead("t1"))
+    await execute(database_url, f"UPDATE ops.letters SET status = '{status}', replay_id = '{REPLAY}'")
+
+    answer = await client.post(f"/dead-letters/1/{verb}", json={"reason": "x"})
+
+    assert (answer.status_code, answer.json()["title"]) == (409, "wrong-status")
+    assert (await the_letter(store)).status == status
+
+
+async def test_a_whole_group_is_dropped_and_restored(store, client):
+    await archived(store, *(dead(f"t{n}") for n in range(5)), dead("p1", code="no_prompt"))
+    group = (await client.get("/dead-letters/1")).json()["fingerprint"]
+    body = {"filter": {"fingerprint": group}, "reason": "known"}
+
+    dropped = (await client.post("/dead-letters/drop", json=body)).json()
+    left = await letters(store, status=Status.OPEN)
+    restored = (await client.post("/dead-letters/restore", json=body)).json()
+    audit = (await client.get("/audit?action=letter.dropped&actor=olga")).json()["items"]
+
+    assert (dropped, restored) == ({"letters": 5}, {"letters": 5})
+    assert [letter.error_code for letter in left] == ["no_prompt"]
+    assert [(entry["target"], entry["outcome"]) for entry in audit] == [
+        (f"letters with fingerprint {group}", "5 letters open to dropped")
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"filter": {}, "reason": "all"},
+        {"filter": {"status": "open"}, "reason": "all"},
+        {"filter": {"queue": "q"}},
+        {"filter": {"queue": "q"}, "reason": " "},
+        {"filter": {"colour": "red"}, "reason": "x"},
+    ],
+)
+async def test_nobody_drops_everything_by_a_slip_or_without_a_reason(store, client, body):
+    await archived(store, dead("t1"))
+
+    answer = await client.post("/dead-letters/drop", json=body)
+
+    assert answer.status_code == 422
+    assert (await the_letter(store)).status == "open"
+
+
+async def test_a_reader_sees_everything_and_changes_nothing(store):
+    await archived(store, dead("t1"))
+    async with operators_api(store, READER) as reader:
+        seen = [
+            (await reader.get(path)).status_code
+            for path in ("/dead-letters", "/dead-letters/1", "/dead-letter-groups", "/dead-letter-counts", "/audit")
+        ]
+        refused = [
+            (await reader.post(path, json={"reason": "x", "filter": {"queue": "q"}})).status_code
+            for path in (
+                "/dead-letters/1/drop",
+                "/dead-letters/1/restore",
+                "/dead-letters/drop",
+                "/dead-letters/restore",
+            )
+        ]
+    async with operators_api(store, "of-nobody") as stranger:
+        strange = (await stranger.get("/dead-letters")).status_code
+
+    assert (set(seen), set(refused), strange) == ({200}, {403}, 401)
+    assert (await the_letter(store)).status == "open"
+
+
+async def test_every_operation_says_what_it_does(client):
+    paths = (await client.get("/openapi.json")).json()["paths"]
+
+    operations = [operation for methods in paths.values() for operation in methods.values()]
+    assert len(operations) >= 9
+    assert [each["operationId"] for each in operations if not each.get("description")] == []
+
+
+# What the database refuses, whatever the code above it does
+
+FORBIDDEN = "42501"
+REFUSED = [
+    ("DELETE FROM ops.letters", "23514"),
+    ("TRUNCATE ops.letters", FORBIDDEN),
+    ("UPDATE ops.letters SET body = ''", FORBIDDEN),
+    ("UPDATE ops.letters SET queue = 'other'", FORBIDDEN),
+    ("UPDATE ops.letters SET headers = '{}'", FORBIDDEN),
+    ("UPDATE ops.letters SET digest = 'x'", FORBIDDEN),
+    ("UPDATE ops.letters SET status = 'gone'", "23514"),
+    ("UPDATE ops.letters SET status = 'replaying'", "23514"),
+    ("UPDATE ops.audit SET reason = ''", FORBIDDEN),
+    ("DELETE FROM ops.audit", FORBIDDEN),
+    ("TRUNCATE ops.audit", FORBIDDEN),
+    ("SELECT * FROM state.users", FORBIDDEN),
+]
+
+
+@pytest.mark.parametrize(("statement", "state"), REFUSED)
+async def test_the_role_can_not(store, database_url, statement, state):
+    await archived(store, dead("t1"))
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=1)
+    try:
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            async with pool.acquire() as connection:
+                await connection.execute(statement)
+    finally:
+        pool.terminate()
+
+    assert caught.value.sqlstate == state
+
+
+async def test_not_even_its_owner_changes_what_a_letter_was(store, database_url):
+    await archived(store, dead("t1"))
+
+    with pytest.raises(asyncpg.PostgresError, match="what letter 1 was can not be changed"):
+        await execute(database_url, "UPDATE ops.letters SET body = ''")

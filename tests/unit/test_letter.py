@@ -1,0 +1,281 @@
+"""What was a dead message, whatever it is? And which letters have one cause?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ops.letters.archive import in_parts
+from services.ops.letters.letter import Mark, fingerprint, read, read_mark
+from shared.contract.envelope import REPLAY_HEADER, wrap
+from shared.contract.errors import PermanentError
+from shared.contract.events import TrainingSucceeded
+from shared.contract.text import is_storable
+from shared.contract.topology import DEAD_EXCHANGE, EXTRACTOR_QUEUE, topology
+from shared.runtime.broker import Delivery, dead_letter, to_message
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+REPLAY = UUID(int=7)
+
+
+@dataclass(frozen=True)
+class Message:
+    body: bytes = b"{}"
+    headers: dict[str, Any] = field(default_factory=dict)
+    exchange: str = DEAD_EXCHANGE
+    routing_key: str = EXTRACTOR_QUEUE
+    content_type: str | None = "application/json"
+
+
+def dead(
+    error: Exception, headers: Mapping[str, Any] | None = None, *, attempt: int = 3, body: bytes | None = None
+) -> Message:
+    """What the runtime makes of a delivery to the extractor that failed with *error*."""
+    event = TrainingSucceeded(training_id="t1", output={"version": "x"})
+    published = to_message(wrap(event, source="receiver", now=NOON), topology())
+    delivery = Delivery(
+        queue=EXTRACTOR_QUEUE,
+        tag=1,
+        exchange=published.exchange,
+        routing_key=published.routing_key,
+        headers={**published.headers, "x-attempt": attempt, "x-failed-at": NOON.isoformat(), **(headers or {})},
+        content_type=published.content_type,
+        body=published.body if body is None else body,
+    )
+    message = dead_letter(delivery, error, now=NOON + timedelta(hours=1))
+    return Message(message.body, dict(message.headers), message.exchange, message.routing_key, message.content_type)
+
+
+def test_a_letter_says_what_the_message_was_and_how_it_failed():
+    message = dead(PermanentError("no version in the output", code="no_version"))
+
+    letter = read(message, now=NOON + timedelta(days=1))
+
+    failure = letter.failure
+    assert letter.body == message.body
+    assert letter.event_type == "training.succeeded.v1"
+    assert letter.event_id == message.headers["ce-id"]
+    assert letter.training_id == "t1"
+    assert (failure.queue, failure.exchange, failure.routing_key) == (
+        "modelswap.extractor",
+        "modelswap.training",
+        "training.succeeded.v1",
+    )
+    assert (failure.code, failure.kind, failure.text) == ("no_version", "PermanentError", "no version in the output")
+    assert failure.traceback.endswith("PermanentError: no version in the output\n")
+    assert (failure.attempts, failure.first_at, failure.last_at) == (3, NOON, NOON + timedelta(hours=1))
+    assert letter.mark is None
+
+
+def test_its_headers_are_those_with_which_it_was_published():
+    letter = read(dead(PermanentError("x"), {"traceparent": "00-1-2-01"}), now=NOON)
+
+    names = json.loads(letter.headers).keys()
+    assert {"ce-id", "ce-type", "ce-time", "traceparent"} <= names
+    assert not [name for name in names if name.startswith("x-")]
+
+
+def test_a_consumer_that_crashed_too_often_leaves_only_what_the_broker_says():
+    deaths = [
+        {
+            "count": 1,
+            "reason": "delivery_limit",
+            "queue": "modelswap.state",
+            "time": NOON,
+            "exchange": "modelswap.events",
+            "routing-keys": ["model.ready.v1"],
+        },
+        {
+            "count": 2,
+            "reason": "expired",
+            "queue": "modelswap.delay.5s",
+            "time": NOON,
+            "exchange": "",
+            "routing-keys": [],
+        },
+    ]
+
+    failure = read(Message(headers={"x-death": deaths}), now=NOON + timedelta(days=1)).failure
+
+    assert (failure.code, failure.kind) == ("crashed_too_often", "CrashedTooOften")
+    assert (failure.queue, failure.exchange, failure.routing_key) == (
+        "modelswap.state",
+        "modelswap.events",
+        "model.ready.v1",
+    )
+    assert failure.last_at == NOON
+
+
+def test_what_nothing_is_known_of_is_a_letter_too():
+    letter = read(Message(b"\xff\x00", {}, "", "modelswap.dead", None), now=NOON)
+
+    assert (letter.body, letter.event_id, letter.training_id) == (b"\xff\x00", None, None)
+    assert (letter.failure.queue, letter.failure.code, letter.failure.last_at) == ("modelswap.dead", "unknown", NOON)
+
+
+def test_a_webhook_that_was_set_aside_is_found_by_its_training():
+    headers = {"x-dead-queue": "modelswap.receiver", "webhook-id": "msg_1"}
+
+    letter = read(Message(b'{"id": "t9", "status": "odd"}', headers), now=NOON)
+
+    assert (letter.training_id, letter.event_id) == ("t9", "msg_1")
+
+
+def test_the_same_message_has_the_same_digest_whatever_became_of_it():
+    first, again = dead(PermanentError("x")), dead(ValueError("y"), attempt=9)
+
+    assert read(first, now=NOON).digest == read(again, now=NOON).digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dead(PermanentError("x"), body=b"{}"),
+        dead(PermanentError("x"), {"ce-id": "another"}),
+        Message(
+            dead(PermanentError("x")).body, {**dead(PermanentError("x")).headers, "x-dead-queue": "modelswap.state"}
+        ),
+    ],
+    ids=["body", "event", "queue"],
+)
+def test_another_message_has_another_digest(other):
+    assert read(other, now=NOON).digest != read(dead(PermanentError("x")), now=NOON).digest
+
+
+def test_a_replay_leaves_its_mark():
+    letter = read(dead(PermanentError("x"), {REPLAY_HEADER: f"{REPLAY}:17"}), now=NOON)
+
+    assert letter.mark == Mark(REPLAY, 17)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x:1", f"{REPLAY}:0", f"{REPLAY}:-1", f"{REPLAY}:" + "9" * 19, f"{REPLAY}", 7, None]
+)
+def test_what_is_no_mark_is_none(value):
+    assert read_mark(value) is None
+
+
+# One cause, one group
+
+SAME = [
+    (
+        "the model acme/ada:3f2a9c0b1d2e3f4a5b6c7d8e9f00112233445566778899aabbccddeeff001122 does not answer",
+        "the model shop/bob-2:aaaaaaaabbbbbbbbccccccccddddddddeeeeeeeeffffffff0000000011111111 does not answer",
+    ),
+    ("training 5z7kq1x2v9rma0cn1y8b is not registered", "training q0w9e8r7t6rma0cp1s4dm is not registered"),
+    ("out of memory: tried to allocate 20.00 MiB", "out of memory: tried to allocate 512.5 MiB"),
+    ("'https://x.example/a.tar' has no version", "'https://y.example/b/c.zip?d=1' has no version"),
+    ('unknown status "odd"', 'unknown status "very odd indeed"'),
+    ("no answer since 2026-11-24T03:04:05Z", "no answer since 2025-01-02T23:59:59.5Z"),
+    (f"ref {UUID(int=1)} is unknown", f"ref {UUID(int=2**127)} is unknown"),
+    ("line 3:\n  too long", "line 44: too  long"),
+]
+DIFFERENT = [
+    "the model acme/ada does not answer",
+    "training 5z7kq1x2v9rma0cn1y8b is not registered",
+    "training 5z7kq1x2v9rma0cn1y8b was canceled",
+    "out of memory",
+    "out of disk space",
+    "Replicate answered 402",
+    "Replicate answered 500",
+    "Postgres said 23514",
+    "Postgres said 22003",
+    "no version in the output",
+    "no prompt in the input",
+    "",
+]
+
+
+def of(text: str, *, queue: str = "q", code: str = "c", kind: str = "K") -> str:
+    return fingerprint(queue, code, kind, text)
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_one_cause_is_one_group(one, other):
+    assert of(one) == of(other)
+
+
+def test_two_causes_are_two_groups():
+    assert len({of(text) for text in DIFFERENT}) == len(DIFFERENT)
+
+
+def test_another_queue_code_or_class_is_another_group():
+    assert len({of("x"), of("x", queue="r"), of("x", code="d"), of("x", kind="L")}) == 4
+
+
+# Whatever comes
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.characters(categories=["Cs"])
+    | st.binary()
+    | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.text() | st.sampled_from(
+    [
+        *("x-death", "ce-id", "ce-type", "ce-replay", "webhook-id", "x-attempt", "x-failed-at"),
+        *(
+            f"x-dead-{name}"
+            for name in ("queue", "error", "class", "text", "traceback", "attempts", "first-failure", "last-failure")
+        ),
+    ]
+)
+deaths = st.lists(st.dictionaries(st.sampled_from(["reason", "queue", "time", "exchange", "routing-keys"]), values))
+
+
+@given(
+    headers=st.dictionaries(names, values | deaths, max_size=6),
+    body=st.binary() | st.sampled_from([b'{"training_id": "\\ud800\\u0000"}', b"[" * 100_000, b'{"id": 1}']),
+    routing_key=st.text(),
+    content_type=st.none() | st.text(),
+)
+def test_any_headers_and_any_bytes_are_a_letter_that_can_be_stored(headers, body, routing_key, content_type):
+    letter = read(Message(body, headers, "", routing_key, content_type), now=NOON)
+
+    failure = letter.failure
+    texts = [
+        *(
+            letter.digest,
+            letter.fingerprint,
+            letter.content_type,
+            letter.event_type,
+            letter.event_id,
+            letter.training_id,
+        ),
+        *(failure.queue, failure.exchange, failure.routing_key, failure.code, failure.kind, failure.text),
+        failure.traceback,
+    ]
+    assert letter.body == body
+    assert all(is_storable(text) for text in texts)
+    assert isinstance(json.loads(letter.headers, parse_constant=pytest.fail), dict)
+    assert is_storable(json.loads(letter.headers))
+    assert 0 < failure.attempts < 2**31
+    assert failure.first_at.tzinfo is failure.last_at.tzinfo is UTC
+
+
+def test_a_large_message_goes_alone():
+    small, large = Message(b"x" * 100), Message(b"x" * 5_000_000)
+
+    parts = list(in_parts([small, small, large, small, large, large]))
+
+    assert [[len(each.body) for each in part] for part in parts] == [
+        [100, 100],
+        [5_000_000],
+        [100],
+        [5_000_000],
+        [5_000_000],
+    ]
