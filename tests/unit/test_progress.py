@@ -155,7 +155,7 @@ _WORDS = [
         "}",
     ),
     *("\n", "\r", "\x1b[32m", "\x00", "Caption for ", "Progress: ", "%", "k", "9" * 12, ".", ",", "\u0661", "\ud800"),
-    *("m", "G", "\u212a", "step 5/9", "1,200", ",000", " MiB"),
+    *("step 5/9m", "step 1.5G/9\u212a", "1,200", ",000", " MiB"),
 ]
 _LOGS = st.lists(st.sampled_from(_WORDS), max_size=25).map("".join) | st.text(max_size=60)
 _NUMBERS = st.integers(-1, 3000) | st.floats() | st.text(max_size=4) | st.none() | st.booleans() | st.just(2**31 - 1)
