@@ -13,6 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from services.cli.problem import Problem
+from services.ops.letters.views import LetterView
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.answers import Page
@@ -185,6 +186,9 @@ class Operators(_Api):
     _url_setting = "MODELSWAP_OPS_URL"
     _token_setting = "MODELSWAP_OPS_TOKENS"  # noqa: S105 (its name)
     _list = "modelswap replays list, or modelswap dead-letters list"
+
+    async def get_dead_letter(self, number: int) -> LetterView:
+        return await self._ask(LetterView, "GET", f"/v1/dead-letters/{number}")
 
     async def start_replay(self, body: Mapping[str, Any], *, key: str) -> ReplayView:
         return await self._replay("", body, key=key)

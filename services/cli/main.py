@@ -24,6 +24,9 @@ User = Annotated[str, typer.Argument(help="The product's own id of a user.", sho
 
 TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
 
+ReplayArgument = Annotated[str, typer.Argument(help="The replay's id, or its beginning.", show_default=False)]
+ReplayReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
+
 
 def _group(text: str) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True)
@@ -43,8 +46,12 @@ db = _group("The database.")
 topology = _group("Exchanges and queues on the broker.")
 trainings = _group("Trainings, as the product's API shows them.")
 models = _group("Users' models, as the product's API shows them.")
+dead_letters = _group("What failed and was set aside: look at it, mend it, replay it.")
+replays = _group("Replays of dead letters: how far they are, and what became of each letter.")
 app.add_typer(trainings, name="trainings")
 app.add_typer(models, name="models")
+app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(replays, name="replays")
 app.add_typer(config, name="config")
 app.add_typer(db, name="db")
 app.add_typer(topology, name="topology")
@@ -306,6 +313,188 @@ def models_rollback(
     from services.cli.asking import roll_back
 
     _run(roll_back(user, to=to, reason=reason, dry_run=dry_run, yes=yes, output=output))
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(
+    *,
+    numbers: Annotated[list[int] | None, typer.Argument(help="Their numbers; or one of:", show_default=False)] = None,
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)],
+    group: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="All open ones of a group.", show_default=False)
+    ] = None,
+    queue: Annotated[str | None, typer.Option(help="All open ones of a queue …", show_default=False)] = None,
+    error_code: Annotated[str | None, typer.Option(help="… with this error …", show_default=False)] = None,
+    error_class: Annotated[str | None, typer.Option(help="… of this class …", show_default=False)] = None,
+    event_type: Annotated[str | None, typer.Option(help="… of this event …", show_default=False)] = None,
+    training: Annotated[str | None, typer.Option(help="… of this training …", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="… of this user …", show_default=False)] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="… failed since …", show_default=False)] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="… and before …", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option(help="… with these words in the error.", show_default=False)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say of each letter what would happen; wait for all of it.")
+    ] = False,
+    rate: Annotated[float | None, typer.Option(help="How many a second. Default: 10.", show_default=False)] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="How many at a time: numbers, shares, the rest. Default: 1,5%,rest.", show_default=False),
+    ] = None,
+    stop_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Stop when more than this share fails. Default: 0.2.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not look first and do not ask, for scripts.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end. Exit code 1 if a letter failed.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Send dead letters back to where they came from.
+
+    Which letters is settled at once: what fails meanwhile is not among them. Unless told --yes, a dry run looks first,
+    and just what it looked at is replayed. A step begins when every letter of the one before has its outcome. An old
+    letter never undoes a newer swap.
+
+    Example: modelswap dead-letters replay 17 18 --reason "parser mended in 1.4.2"
+
+    Example: modelswap dead-letters replay --group 3f9a0c --reason "parser mended" --dry-run
+
+    Example: modelswap dead-letters replay --group 3f9a0c --reason "parser mended" --rate 5 --steps 1,10,rest --watch
+
+    Example: modelswap dead-letters replay --user user-42 --since 2h --reason "asked by support" --yes
+    """
+    from services.cli.replays import Plan, replay
+
+    wanted = {
+        "queue": queue,
+        "error_code": error_code,
+        "error_class": error_class,
+        "event_type": event_type,
+        "training_id": training,
+        "user_id": user,
+        "since": since,
+        "until": until,
+        "text": text,
+    }
+    chosen = {name: value for name, value in wanted.items() if value is not None}
+    plan = Plan(numbers or (), group, chosen, reason, rate, steps, stop_share)
+    if not _stream(replay(plan, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
+        raise typer.Exit(1)
+
+
+@dead_letters.command("edit")
+def dead_letters_edit(
+    number: Annotated[int, typer.Argument(help="Which letter.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)],
+    body: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The new body, as JSON; - reads it. Default: your editor.", show_default=False),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Replay one letter with another body.
+
+    The letter itself is kept as it is. Ids can not be edited, and it must still say the same kind of thing.
+
+    Example: modelswap dead-letters edit 17 --reason "version was cut off"
+
+    Example: modelswap dead-letters edit 17 --reason "version was cut off" --body mended.json
+    """
+    from services.cli.replays import edit
+
+    _run(edit(number, body=body, reason=reason, output=output))
+
+
+@replays.command("list")
+def replays_list(limit: Limit = 20, output: Output = Format.TABLE) -> None:
+    """List replays, newest first."""
+    from services.cli.replays import list_replays
+
+    _run(list_replays(limit=limit, output=output))
+
+
+@replays.command("show")
+def replays_show(
+    *,
+    replay: ReplayArgument,
+    outcome: Annotated[
+        str | None, typer.Option(help="Only letters with this outcome, e.g. failed.", show_default=False)
+    ] = None,
+    limit: Limit = 50,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait until nothing changes by itself any more.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Show a replay and what became of its letters.
+
+    Example: modelswap replays show 5f0e --outcome failed
+    """
+    from services.cli.replays import show
+
+    _stream(show(replay, outcome=outcome, limit=limit, watch=watch, output=output))
+
+
+@replays.command("start")
+def replays_start(
+    *,
+    replay: ReplayArgument,
+    reason: ReplayReason = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Replay just the letters that a dry run looked at."""
+    from services.cli.replays import steer
+
+    _stream(steer(replay, "start", reason=reason, watch=watch, output=output))
+
+
+@replays.command("pause")
+def replays_pause(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
+    """Send no more for now; outcomes of what went come all the same."""
+    from services.cli.replays import steer
+
+    _run(steer(replay, "pause", reason=reason, output=output))
+
+
+@replays.command("resume")
+def replays_resume(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
+    """
+    Go on, also after it stopped by itself.
+
+    What has failed so far does not stop it any more.
+    """
+    from services.cli.replays import steer
+
+    _run(steer(replay, "resume", reason=reason, output=output))
+
+
+@replays.command("cancel")
+def replays_cancel(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
+    """Send no more at all; letters that did not go are open again."""
+    from services.cli.replays import steer
+
+    _run(steer(replay, "cancel", reason=reason, output=output))
+
+
+@replays.command("undo")
+def replays_undo(
+    *,
+    replay: ReplayArgument,
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)],
+    watch: Annotated[bool, typer.Option("--watch", help="Wait until every user was looked at.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Take back every model that a replay has set.
+
+    Of just those users who use it still; of each other one `replays show` says why not.
+
+    Example: modelswap replays undo 5f0e --reason "they are all blurred" --watch
+    """
+    from services.cli.replays import steer
+
+    _stream(steer(replay, "undo", reason=reason, watch=watch, output=output))
 
 
 @app.command()

@@ -30,7 +30,7 @@ from shared.contract.topology import RECEIVER, Topology
 from shared.replicate.signature import BadSignature, verify
 from shared.replicate.training import NotATraining, decode_training
 from shared.replicate.translate import UnknownStatus, translate
-from shared.replicate.webhook_url import read_claim
+from shared.replicate.webhook_url import Claim, claim_headers, read_claim
 from shared.runtime import telemetry
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.clock import now
@@ -125,7 +125,7 @@ class Door:
             event = translate(training, claim, size_bytes=len(body))
         except UnknownStatus as error:
             log.warning("webhook.parked", training_id=training.id, error=error.code, detail=str(error))
-            return dead_letter(_as_delivery(request, body), error, now=now())
+            return dead_letter(_as_delivery(request, body, claim), error, now=now())
         trace = {name: value for name in TRACE_HEADERS if (value := request.headers.get(name))}
         return to_message(replace(wrap(event, source="receiver", now=now()), trace=trace), self.topology)
 
@@ -146,14 +146,15 @@ def _only(request: Request, name: str) -> str:
     return values[0] if values else ""
 
 
-def _as_delivery(request: Request, body: bytes) -> Delivery:
-    """The webhook itself as a message, so that it becomes a dead letter like any other."""
+def _as_delivery(request: Request, body: bytes, claim: Claim | None) -> Delivery:
+    """The webhook itself as a message, with what its address proved, so that it is a dead letter like any other."""
+    proved = {} if claim is None else claim_headers(claim)
     return Delivery(
         queue=RECEIVER,
         tag=0,
         exchange="",
         routing_key=request.url.path,
-        headers={"webhook-id": request.headers.get("webhook-id", "")},
+        headers={"webhook-id": request.headers.get("webhook-id", ""), **proved},
         content_type="application/json",
         body=body,
     )

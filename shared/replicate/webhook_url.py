@@ -8,7 +8,7 @@ address carries a token that we sign. It does not expire: a training may take as
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -19,6 +19,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from shared.contract.identity import ModelName
 
 _MAX_TOKEN: Final = 1024
+_CLAIM: Final = "claim-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,23 @@ def read_claim(token: str | None, secrets: Sequence[str]) -> Claim | None:
     except (BadData, ValueError):
         pass
     return None
+
+
+def claim_headers(claim: Claim) -> dict[str, str | int]:
+    """*claim*, which was proved, for a message that waits among our own."""
+    steps = {} if claim.total_steps is None else {f"{_CLAIM}total-steps": claim.total_steps}
+    return {f"{_CLAIM}ref": str(claim.ref), f"{_CLAIM}destination": str(claim.destination), **steps}
+
+
+def claim_from_headers(headers: Mapping[str, object]) -> Claim | None:
+    """What `claim_headers` wrote down; None if it did not."""
+    destination = ModelName.parse(str(headers.get(f"{_CLAIM}destination", "")))
+    steps = headers.get(f"{_CLAIM}total-steps")
+    try:
+        ref = UUID(str(headers.get(f"{_CLAIM}ref", "")))
+    except ValueError:
+        return None
+    return Claim(ref, destination, steps if isinstance(steps, int) else None) if destination else None
 
 
 @lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
 from shared.contract.identity import ModelName
-from shared.replicate.webhook_url import Claim, _serializer, read_claim, webhook_url
+from shared.replicate.webhook_url import Claim, _serializer, claim_from_headers, claim_headers, read_claim, webhook_url
 
 OLD, NEW = "old secret", "new secret"
 CLAIM = Claim(UUID("0193f0c0-0000-7000-8000-000000000001"), ModelName("acme", "u-42"), 1000)
@@ -73,3 +73,15 @@ def test_a_token_that_was_signed_for_something_else_is_no_claim():
 )
 def test_a_token_of_ours_with_another_content_is_no_claim(content):
     assert read_claim(str(_serializer((NEW,)).dumps(content)), [NEW]) is None
+
+
+@given(st.uuids(), st.none() | st.integers(1, 2**31))
+def test_what_an_address_proved_can_wait_in_a_message(ref, total_steps):
+    claim = Claim(ref, ModelName("acme", "u-42"), total_steps)
+
+    assert claim_from_headers({"webhook-id": "msg_1", **claim_headers(claim)}) == claim
+
+
+@pytest.mark.parametrize("headers", [{}, {"claim-ref": "x", "claim-destination": "acme/ada"}, {"claim-ref": 7}])
+def test_a_message_without_a_claim_has_none(headers):
+    assert claim_from_headers(headers) is None

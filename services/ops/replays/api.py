@@ -153,7 +153,7 @@ class _Replays:
         )
 
     async def start_planned_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
-        """Replay just the letters that a dry run has looked at."""
+        """Replay just the letters of a dry run, whether or not it has looked at all of them."""
         return replay_view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
 
     async def pause_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:

@@ -21,12 +21,11 @@ from services.ops.replays.plan import Mark
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event
-from shared.contract.identity import ModelName
 from shared.contract.preview import Message
 from shared.contract.topology import RECEIVER
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
-from shared.replicate.webhook_url import Claim
+from shared.replicate.webhook_url import claim_from_headers
 
 _STRUCTURED: Final = "application/cloudevents"
 #: Which part of the body, and what is wrong with it.
@@ -87,19 +86,8 @@ def reported(letter: Letter, mark: Mark) -> Envelope:
         UnknownStatus: if its status is still none that is known.
 
     """
-    event = translate(decode_training(letter.body), _claim(letter.headers), size_bytes=len(letter.body))
+    event = translate(decode_training(letter.body), claim_from_headers(letter.headers), size_bytes=len(letter.body))
     return replace(wrap(event, source="receiver", now=letter.first_failed_at), replay=str(mark))
-
-
-def _claim(headers: Mapping[str, Any]) -> Claim | None:
-    """What the webhook's address had proved, as the receiver wrote it down."""
-    destination = ModelName.parse(str(headers.get("claim-destination", "")))
-    try:
-        ref = UUID(str(headers.get("claim-ref", "")))
-    except ValueError:
-        return None
-    steps = headers.get("claim-total-steps")
-    return Claim(ref, destination, steps if isinstance(steps, int) else None) if destination else None
 
 
 def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:

@@ -458,17 +458,17 @@ class Store:
 
     async def start(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord:
         """
-        Replay what a dry run has looked at; letters that are not open any more are skipped.
+        Replay what a dry run has looked at, or still does; letters that are not open any more are skipped.
 
         Raises:
             NoReplay: if there is none.
-            NotNow: if it is no dry run that is made.
+            NotNow: if it is no dry run, or was started.
             NothingSelected: if none of its letters is open.
 
         """
 
         async def work(connection: Connection) -> None:
-            await self._require(connection, replay_id, "start", Status.PREVIEWED)
+            await self._require(connection, replay_id, "start", Status.PREVIEWED, Status.PREVIEWING)
             planned = await connection.fetch(_PLANNED, replay_id)
             skipped = [
                 {"letter": row["letter"], "detail": _not_open(row["status"], row["replay_id"])}

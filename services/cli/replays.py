@@ -1,0 +1,293 @@
+"""What is shown and asked of replays? Requests to the operators' API, as tables, JSON or a line for each change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+import typer
+
+from services.cli.client import Operators
+from services.cli.moment import read_moment
+from services.cli.output import console, print_json, print_table, printable
+from services.cli.problem import Problem
+from services.cli.words import Format
+from services.ops.letters.views import LetterView
+from services.ops.replays.plan import Outcome, Status
+from services.ops.replays.views import ReplayedLetterView, ReplayView
+from shared.runtime.clock import now
+from shared.runtime.settings import OpsClientSettings
+from shared.runtime.tokens import read_token
+
+_POLL_SECONDS: Final = 0.5
+#: For a first look at what would happen, before somebody is asked.
+_LOOK_SECONDS: Final = 5.0
+#: In these, a replay changes by itself.
+_UNDERWAY: Final = (Status.PREVIEWING, Status.RUNNING)
+#: A whole id needs no list to find it; a beginning is looked for among the newest.
+_ID_LENGTH: Final = 36
+_REMEMBERED: Final = 200
+_COLUMNS: Final = ("replay", "status", "letters", "ended", "failed", "by", "reason", "made")
+_LETTER_COLUMNS: Final = ("letter", "user", "outcome", "detail", "undo")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be replayed, and how."""
+
+    letters: Sequence[int]
+    group: str | None
+    filter: Mapping[str, str]
+    reason: str
+    rate_per_second: float | None
+    steps: str | None
+    stop_share: float | None
+
+    def body(self, *, dry_run: bool) -> dict[str, Any]:
+        """
+        The request for it.
+
+        Raises:
+            Problem: if it does not say which letters.
+
+        """
+        times = {
+            name: read_moment(self.filter[name], now=now()).isoformat()
+            for name in ("since", "until")
+            if name in self.filter
+        }
+        ways = {"letters": list(self.letters), "group": self.group, "filter": {**self.filter, **times}}
+        given = {name: value for name, value in ways.items() if value}
+        if len(given) != 1:
+            raise Problem(
+                "say which letters: by numbers, by --group, or by --queue, --user and so on; one of these ways",
+                then="modelswap dead-letters replay --help",
+            )
+        how = {
+            "rate_per_second": self.rate_per_second,
+            "steps": None if self.steps is None else [_step(step) for step in self.steps.split(",")],
+            "stop_when_failed_share": self.stop_share,
+        }
+        chosen = {name: value for name, value in how.items() if value is not None}
+        return {**given, **chosen, "reason": self.reason, "dry_run": dry_run}
+
+
+@asynccontextmanager
+async def operators() -> AsyncIterator[Operators]:
+    """The operators' API, as the environment says where it is."""
+    settings = OpsClientSettings.load(os.environ)
+    async with Operators(settings.ops_url, read_token(settings.ops_tokens[0].get_secret_value()).secret) as api:
+        yield api
+
+
+async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: Format) -> bool:
+    """Show what would happen, ask, and replay just that; False if letters failed again."""
+    async with operators() as api:
+        if yes and not dry_run:
+            made = await api.start_replay(plan.body(dry_run=False), key=str(uuid4()))
+        else:
+            made = await api.start_replay(plan.body(dry_run=True), key=str(uuid4()))
+            made = await _follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
+            if dry_run:
+                await _print_whole(api, made, output, outcome=None, limit=_total(made))
+                return True
+            made = await _start_if_told(api, made, plan.reason)
+        if watch:
+            made = await _follow(api, made, None, shows=output is Format.TABLE)
+    print_replay(made, output)
+    return not made.outcomes.get(Outcome.FAILED)
+
+
+async def edit(number: int, *, body: Path | None, reason: str, output: Format) -> None:
+    """Replay one letter with what *body* (or whoever is at the terminal) makes of it."""
+    async with operators() as api:
+        if body is not None:
+            text = sys.stdin.read() if str(body) == "-" else body.read_text(encoding="utf-8")
+        else:
+            text = _in_editor(_data(await api.get_dead_letter(number)))
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise Problem(f"this is no JSON: {error}", then="modelswap dead-letters edit --help") from error
+        made = await api.edit_and_replay(number, {"body": data, "reason": reason}, key=str(uuid4()))
+    print_replay(made, output)
+
+
+async def list_replays(*, limit: int, output: Format) -> None:
+    async with operators() as api:
+        found = await api.list_replays(limit=limit)
+    if output is Format.JSON:
+        print_json([each.model_dump(mode="json") for each in found])
+    else:
+        print_table(_COLUMNS, map(_row, found), empty="nothing was replayed yet: modelswap dead-letters replay --help")
+
+
+async def show(replay_id: str, *, outcome: str | None, limit: int, watch: bool, output: Format) -> None:
+    async with operators() as api:
+        found = await _find(api, replay_id)
+        if watch:
+            found = await _follow(api, found, None, shows=output is Format.TABLE)
+        await _print_whole(api, found, output, outcome=outcome, limit=limit)
+
+
+async def steer(replay_id: str, verb: str, *, reason: str, watch: bool = False, output: Format) -> None:
+    """*verb*: start, pause, resume, cancel or undo."""
+    async with operators() as api:
+        found = await api.steer_replay(str((await _find(api, replay_id)).id), verb, reason)
+        if watch:
+            found = await _follow(api, found, None, shows=output is Format.TABLE)
+    print_replay(found, output)
+
+
+def print_replay(found: ReplayView, output: Format) -> None:
+    if output is Format.JSON:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_table(("field", "value"), _facts(found), empty="")
+
+
+async def _print_whole(
+    api: Operators, found: ReplayView, output: Format, *, outcome: str | None, limit: int
+) -> None:
+    letters = await api.list_replay_letters(str(found.id), outcome=outcome, limit=limit)
+    if output is Format.JSON:
+        print_json({**found.model_dump(mode="json"), "of_letters": [each.model_dump(mode="json") for each in letters]})
+        return
+    print_replay(found, output)
+    console().print()
+    print_table(_LETTER_COLUMNS, map(_letter_row, letters), empty="no such letter in it")
+
+
+async def _start_if_told(api: Operators, planned: ReplayView, reason: str) -> ReplayView:
+    """Ask whoever is at the terminal; what was shown is what goes."""
+    replay_id = str(planned.id)
+    looked = sum(planned.predictions.values())
+    steps = ", ".join(map(str, planned.steps))
+    said = (
+        f"{planned.letters} letters, {planned.rate_per_second:g} per second, in steps that end after {steps}\n"
+        f"it stops by itself when more than {planned.stop_when_failed_share:.0%} fail\n"
+        f"looked at {looked} of them: {_counted(planned.predictions) or 'nothing is known yet'}"
+    )
+    if not sys.stdin.isatty():
+        await api.steer_replay(replay_id, "cancel", "nobody was there to be asked")
+        raise Problem(f"nobody is there to be asked about {planned.letters} letters", then="the same command with --yes")
+    # Not on standard output, where the answer goes.
+    typer.echo(_printable(said), err=True)
+    if not typer.confirm("Replay them?", err=True):
+        await api.steer_replay(replay_id, "cancel", "no, after a look at what would happen")
+        raise Problem("nothing was replayed", then=f"modelswap replays show {replay_id}, for what would have happened")
+    return await api.steer_replay(replay_id, "start", reason)
+
+
+async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, shows: bool) -> ReplayView:
+    """Wait until it does not change by itself any more, at most *seconds*; with *shows*, a line for each change."""
+    try:
+        async with asyncio.timeout(seconds):
+            while _is_underway(found):
+                await asyncio.sleep(_POLL_SECONDS)
+                later = await api.get_replay(str(found.id))
+                if shows and later.outcomes != found.outcomes:
+                    console().print(f"{later.status}: {later.ended} of {later.letters}: {_counted(later.outcomes)}")
+                found = later
+    except TimeoutError:
+        pass
+    return found
+
+
+async def _find(api: Operators, beginning: str) -> ReplayView:
+    """The replay whose id begins so."""
+    if len(beginning) == _ID_LENGTH:
+        return await api.get_replay(beginning)
+    found = [each for each in await api.list_replays(limit=_REMEMBERED) if str(each.id).startswith(beginning)]
+    if len(found) != 1:
+        raise Problem(f"{len(found)} replays have an id that begins with {beginning}", then="modelswap replays list")
+    return found[0]
+
+
+def _is_underway(found: ReplayView) -> bool:
+    return found.status in _UNDERWAY or (found.undo is not None and found.undo.status == "undoing")
+
+
+def _data(letter: LetterView) -> Any:
+    """What can be edited of a letter."""
+    try:
+        document = json.loads(letter.body_text or "")
+    except ValueError:
+        return {}
+    is_structured = (letter.content_type or "").startswith("application/cloudevents")
+    return document.get("data", {}) if is_structured else document
+
+
+def _in_editor(data: Any) -> str:
+    if not sys.stdin.isatty():
+        raise Problem("nobody is there to edit it", then="give the body with --body FILE, or --body - to read it")
+    before = json.dumps(data, indent=2, ensure_ascii=False)
+    after = typer.edit(before, extension=".json")
+    if after is None or after.strip() == before.strip():
+        raise Problem("nothing was edited, so nothing was replayed", then="modelswap dead-letters replay, as it is")
+    return after
+
+
+def _facts(found: ReplayView) -> list[tuple[str, object]]:
+    facts: list[tuple[str, object]] = [
+        ("replay", found.id),
+        ("status", f"{found.status}: {found.status_reason}" if found.status_reason else found.status),
+        ("reason", found.reason),
+        ("by", found.actor),
+        ("letters", found.letters),
+        ("ended", found.ended),
+        ("outcomes", _counted(found.outcomes)),
+        ("steps end after", ", ".join(map(str, found.steps))),
+        ("rate per second", f"{found.rate_per_second:g}"),
+        ("stops above", f"{found.stop_when_failed_share:.0%} failed"),
+        ("of this kind since", found.arrived_since),
+        ("made", found.created_at),
+        ("started", found.started_at),
+        ("over", found.ended_at),
+    ]
+    if found.predictions:
+        facts += [("would come to", _counted(found.predictions)), ("note", found.note)]
+    if (undo := found.undo) is not None:
+        users = f"{undo.reverted} users reverted, {undo.kept} kept, {undo.waiting} to look at"
+        facts.append(("undo", f"{undo.status} by {undo.actor}: {users} ({undo.reason})"))
+    return facts
+
+
+def _row(found: ReplayView) -> tuple[object, ...]:
+    status = f"{found.status}, {found.undo.status}" if found.undo else found.status
+    failed = found.outcomes.get(Outcome.FAILED, 0)
+    return (found.id, status, found.letters, found.ended, failed, found.actor, found.reason, found.created_at)
+
+
+def _letter_row(letter: ReplayedLetterView) -> tuple[object, ...]:
+    is_prediction = letter.outcome is Outcome.PLANNED and letter.predicted is not None
+    outcome = f"would be {letter.predicted}" if is_prediction else letter.outcome
+    detail = letter.predicted_detail if is_prediction else letter.detail
+    undo = f"{letter.undo}: {letter.undo_detail}" if letter.undo else ""
+    return (letter.letter, letter.user_id, outcome, f"{detail} (edited)" if letter.edited else detail, undo)
+
+
+def _counted(counts: Mapping[Outcome, int]) -> str:
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+
+
+def _total(found: ReplayView) -> int:
+    """How many letters it has, the skipped among them."""
+    return max(1, sum(found.outcomes.values()))
+
+
+def _printable(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))
+
+
+def _step(text: str) -> int | str:
+    step = text.strip()
+    return int(step) if step.isdecimal() else step
