@@ -46,8 +46,8 @@ db = _group("The database.")
 topology = _group("Exchanges and queues on the broker.")
 trainings = _group("Trainings, as the product's API shows them.")
 models = _group("Users' models, as the product's API shows them.")
-dead_letters = _group("What failed and was set aside: look at it, mend it, replay it.")
-replays = _group("Replays of dead letters: how far they are, and what became of each letter.")
+dead_letters = _group("What failed and was set aside.")
+replays = _group("Replays of dead letters, and what became of each.")
 app.add_typer(trainings, name="trainings")
 app.add_typer(models, name="models")
 app.add_typer(dead_letters, name="dead-letters")
@@ -388,7 +388,9 @@ def dead_letters_edit(
     reason: Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)],
     body: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The new body, as JSON; - reads it. Default: your editor.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="The new body, as JSON; - reads it. Default: your editor.", show_default=False
+        ),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -403,7 +405,8 @@ def dead_letters_edit(
     """
     from services.cli.replays import edit
 
-    _run(edit(number, body=body, reason=reason, output=output))
+    text = None if body is None else sys.stdin.read() if str(body) == "-" else body.read_text(encoding="utf-8")
+    _run(edit(number, text=text, reason=reason, output=output))
 
 
 @replays.command("list")

@@ -1,4 +1,4 @@
-"""When is \"2h\"? Pure: what people type for a time, as a time."""
+"""When is ``2h``? Pure: what people type for a time, as a time."""
 
 from __future__ import annotations
 

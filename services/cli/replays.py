@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
+import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -106,12 +109,10 @@ async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: F
     return not made.outcomes.get(Outcome.FAILED)
 
 
-async def edit(number: int, *, body: Path | None, reason: str, output: Format) -> None:
-    """Replay one letter with what *body* (or whoever is at the terminal) makes of it."""
+async def edit(number: int, *, text: str | None, reason: str, output: Format) -> None:
+    """Replay one letter with *text* as its body, or with what whoever is at the terminal makes of it."""
     async with operators() as api:
-        if body is not None:
-            text = sys.stdin.read() if str(body) == "-" else body.read_text(encoding="utf-8")
-        else:
+        if text is None:
             text = _in_editor(_data(await api.get_dead_letter(number)))
         try:
             data = json.loads(text)
@@ -154,9 +155,7 @@ def print_replay(found: ReplayView, output: Format) -> None:
         print_table(("field", "value"), _facts(found), empty="")
 
 
-async def _print_whole(
-    api: Operators, found: ReplayView, output: Format, *, outcome: str | None, limit: int
-) -> None:
+async def _print_whole(api: Operators, found: ReplayView, output: Format, *, outcome: str | None, limit: int) -> None:
     letters = await api.list_replay_letters(str(found.id), outcome=outcome, limit=limit)
     if output is Format.JSON:
         print_json({**found.model_dump(mode="json"), "of_letters": [each.model_dump(mode="json") for each in letters]})
@@ -178,7 +177,9 @@ async def _start_if_told(api: Operators, planned: ReplayView, reason: str) -> Re
     )
     if not sys.stdin.isatty():
         await api.steer_replay(replay_id, "cancel", "nobody was there to be asked")
-        raise Problem(f"nobody is there to be asked about {planned.letters} letters", then="the same command with --yes")
+        raise Problem(
+            f"nobody is there to be asked about {planned.letters} letters", then="the same command with --yes"
+        )
     # Not on standard output, where the answer goes.
     typer.echo(_printable(said), err=True)
     if not typer.confirm("Replay them?", err=True):
@@ -227,11 +228,18 @@ def _data(letter: LetterView) -> Any:
 
 
 def _in_editor(data: Any) -> str:
+    """What somebody makes of *data* in the editor of their own."""
     if not sys.stdin.isatty():
         raise Problem("nobody is there to edit it", then="give the body with --body FILE, or --body - to read it")
     before = json.dumps(data, indent=2, ensure_ascii=False)
-    after = typer.edit(before, extension=".json")
-    if after is None or after.strip() == before.strip():
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "body.json")
+        file.write_text(before, encoding="utf-8")
+        if subprocess.run([*shlex.split(editor), str(file)], check=False).returncode:  # noqa: S603 (their own choice)
+            raise Problem(f"{editor} did not end well, so nothing was replayed", then="set EDITOR, or use --body FILE")
+        after = file.read_text(encoding="utf-8")
+    if after.strip() == before:
         raise Problem("nothing was edited, so nothing was replayed", then="modelswap dead-letters replay, as it is")
     return after
 

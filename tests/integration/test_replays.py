@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from services.ops.letters.views import Filter
 from services.ops.replays.messages import Letter
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.records import (
-    Filter,
     IdempotencyKey,
     KeyReused,
     NoReplay,
@@ -110,7 +110,7 @@ async def test_only_open_letters_that_fit_are_selected(database_url, store):
         await connection.execute("UPDATE ops.letters SET status = 'dropped' WHERE number = $1", two)
 
     by_group, _ = await store.create(order(Filter(fingerprint="a-cause"), is_dry_run=True))
-    by_training, _ = await store.create(order(Filter(training_id="t9", since=NOON, text="DID NOT"), is_dry_run=True))
+    by_training, _ = await store.create(order(Filter(training_id="t9", since=NOON, text="did NOT"), is_dry_run=True))
 
     assert await outcomes(store, by_group) == {one: "planned", three: "planned"}
     assert await outcomes(store, by_training) == {other: "planned"}

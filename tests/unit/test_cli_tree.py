@@ -1,6 +1,7 @@
 """What the tree of commands promises to whoever types."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,8 @@ COMMANDS = {
     *("db migrate", "db status", "topology apply", "topology diff"),
     *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
     *("trainings retry-extraction", "trainings cancel", "models rollback"),
+    *("dead-letters replay", "dead-letters edit", "replays list", "replays show", "replays start", "replays pause"),
+    *("replays resume", "replays cancel", "replays undo"),
 }
 
 
@@ -42,7 +45,7 @@ def test_help_says_what_a_command_does(path):
 
     assert result.exit_code == 0
     assert "Usage: " in result.stdout
-    assert "..." not in result.stdout.replace("[OPTIONS] COMMAND [ARGS]...", "")
+    assert "..." not in re.sub(r"\[\w+\]\.\.\.|\w+\.\.\. <", "", result.stdout)
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
@@ -29,6 +28,7 @@ from services.ops.letters.views import (
     Status,
     WrongStatus,
 )
+from services.ops.letters.where import where
 from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
 
 #: Told, in the same transaction, that what a replay sent failed again: which replay, the letter's number, the error.
@@ -36,7 +36,6 @@ Failed: TypeAlias = Callable[[Connection, UUID, int, str], Awaitable[None]]
 
 _END: Final = 2**63 - 1
 _AT_ONCE: Final = 2000
-_WORD: Final = re.compile(r"[^\W_]+")
 
 # In order of their numbers, so that two writers can not deadlock.
 _LOCK_RETURNED: Final = """
@@ -92,20 +91,6 @@ _FIND: Final = f"""
     FROM ops.letters WHERE number = $1
 """  # noqa: S608 (our own columns)
 
-_CONDITIONS: Final = {
-    "status": "status = {}",
-    "queue": "queue = {}",
-    "error_code": "error_code = {}",
-    "error_class": "error_class = {}",
-    "training_id": "training_id = {}",
-    "user_id": "user_id = {}",
-    "event_type": "event_type = {}",
-    "fingerprint": "fingerprint = {}",
-    "since": "last_failed_at >= {}",
-    "until": "last_failed_at < {}",
-    "text": "to_tsvector('simple', regexp_replace(error_class || ' ' || error_text, '[^[:alnum:]]+', ' ', 'g'))"
-    " @@ to_tsquery('simple', {})",
-}
 _AUDIT_CONDITIONS: Final = {"actor": "actor = {}", "action": "action = {}", "target": "target = {}"}
 
 # From one fingerprint straight to the next, however many letters each has; then each is counted from its index alone.
@@ -241,11 +226,11 @@ class Store:
 
     async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]:
         """At most *limit* letters *before* that number, newest first."""
-        where, values = _where(wanted)
-        where += f" AND number < ${len(values) + 1} ORDER BY number DESC LIMIT ${len(values) + 2}"
+        conditions, values = where(wanted)
+        conditions += f" AND number < ${len(values) + 1} ORDER BY number DESC LIMIT ${len(values) + 2}"
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
-                f"SELECT {_LINE} FROM ops.letters WHERE {where}",  # noqa: S608 (our own conditions)
+                f"SELECT {_LINE} FROM ops.letters WHERE {conditions}",  # noqa: S608 (our own)
                 *values,
                 _END if before is None else before,
                 limit,
@@ -261,8 +246,8 @@ class Store:
     async def list_audit(self, wanted: AuditFilter, *, before: int | None, limit: int) -> list[AuditView]:
         """At most *limit* entries *before* that number, newest first."""
         given = wanted.model_dump(exclude_none=True)
-        where = [_AUDIT_CONDITIONS[name].format(f"${place}") for place, name in enumerate(given, start=3)]
-        conditions = " AND ".join(["number < $1", *where])
+        parts = [_AUDIT_CONDITIONS[name].format(f"${place}") for place, name in enumerate(given, start=3)]
+        conditions = " AND ".join(["number < $1", *parts])
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
                 f"SELECT * FROM ops.audit WHERE {conditions} ORDER BY number DESC LIMIT $2",  # noqa: S608 (as above)
@@ -324,10 +309,12 @@ class Store:
 
     async def _move_many(self, wanted: Filter, was: Status, to: Status, actor: str, reason: str) -> int:
         """Some at a time, each time with its line in the audit: nothing is locked for long, or done without a word."""
-        where, values = _where(wanted.model_copy(update={"status": was}))
+        conditions, values = where(wanted.model_copy(update={"status": was}))
         places = [f"${len(values) + place}" for place in range(1, 4)]
-        statement = _MOVE.format(where=f"{where} AND number <= {places[0]}", limit=places[1], to=places[2])
-        target = "letters with " + ", ".join(f"{name} {value}" for name, value in _given(wanted).items())
+        statement = _MOVE.format(where=f"{conditions} AND number <= {places[0]}", limit=places[1], to=places[2])
+        target = "letters with " + ", ".join(
+            f"{name} {value}" for name, value in wanted.model_dump(exclude_none=True).items()
+        )
 
         async def work(connection: Connection) -> int:
             moved = await connection.fetch(statement, *values, last, _AT_ONCE, to)
@@ -363,19 +350,6 @@ class Store:
 
 
 _ACTIONS: Final = {Status.DROPPED: "letter.dropped", Status.OPEN: "letter.restored"}
-
-
-def _given(wanted: Filter) -> dict[str, Any]:
-    return wanted.model_dump(exclude_none=True)
-
-
-def _where(wanted: Filter) -> tuple[str, list[Any]]:
-    """The conditions that *wanted* sets, with places from $1, and the values for those."""
-    given = _given(wanted)
-    if "text" in given:
-        given["text"] = " & ".join(f"{word}:*" for word in _WORD.findall(given["text"])) or "-"
-    conditions = [_CONDITIONS[name].format(f"${place}") for place, name in enumerate(given, start=1)]
-    return " AND ".join(["true", *conditions]), list(given.values())
 
 
 def _row(letter: Letter) -> tuple[Any, ...]:

@@ -74,7 +74,14 @@ class Drop(BaseModel):
     reason: Reason
 
 
-def _selective(given: Filter) -> Filter:
+def selective(given: Filter) -> Filter:
+    """
+    Let *given* pass if it says which letters.
+
+    Raises:
+        ValueError: if it means all of them.
+
+    """
     if not given.model_dump(exclude_none=True, exclude={"status"}):
         raise ValueError("says nothing of which letters: give at least one of queue, fingerprint, since and so on")
     return given
@@ -83,7 +90,7 @@ def _selective(given: Filter) -> Filter:
 class DropMany(Drop):
     """Which letters are dropped or restored, and why. At least one thing must be said of them."""
 
-    filter: Annotated[Filter, AfterValidator(_selective)]
+    filter: Annotated[Filter, AfterValidator(selective)]
 
 
 class LetterLine(BaseModel):

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from services.ops.letters.views import Filter
 from services.ops.replays.messages import Letter
 from services.ops.replays.plan import Mark, Outcome, Status, Step
 from shared.contract.errors import PermanentError
@@ -41,23 +42,6 @@ class NotNow(PermanentError):  # noqa: N818 (likewise)
     """What is asked of a replay can not be, as it is now."""
 
     code = "not_now"
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which letters; None: any."""
-
-    queue: str | None = None
-    error_code: str | None = None
-    error_class: str | None = None
-    training_id: str | None = None
-    user_id: str | None = None
-    #: Which failed last at or after this, and before that.
-    since: datetime | None = None
-    until: datetime | None = None
-    #: What the error's text holds.
-    text: str | None = None
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+from services.ops.letters.views import Filter
+from services.ops.letters.views import Status as LetterStatus
+from services.ops.letters.where import where
 from services.ops.replays.messages import Letter
 from services.ops.replays.plan import (
     EFFECTS,
@@ -36,7 +39,6 @@ from services.ops.replays.plan import (
     why_not,
 )
 from services.ops.replays.records import (
-    Filter,
     IdempotencyKey,
     KeyReused,
     LetterRecord,
@@ -94,24 +96,7 @@ _LETTER: Final = """
 """
 _SELECTED: Final = "SELECT number, queue, status, training_id, user_id, fingerprint, replay_id FROM ops.letters "
 _BY_NUMBER: Final = _SELECTED + "WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE"
-_BY_FILTER: Final = (
-    _SELECTED
-    + """
-    WHERE status = 'open'
-      AND ($2::text IS NULL OR queue = $2)
-      AND ($3::text IS NULL OR error_code = $3)
-      AND ($4::text IS NULL OR error_class = $4)
-      AND ($5::text IS NULL OR training_id = $5)
-      AND ($6::text IS NULL OR user_id = $6)
-      AND ($7::timestamptz IS NULL OR last_failed_at >= $7)
-      AND ($8::timestamptz IS NULL OR last_failed_at < $8)
-      AND ($9::text IS NULL OR strpos(lower(error_text), lower($9)) > 0)
-      AND ($10::text IS NULL OR fingerprint = $10)
-    ORDER BY number
-    LIMIT $1
-    FOR NO KEY UPDATE
-"""
-)
+_BY_FILTER: Final = _SELECTED + "WHERE {} ORDER BY number LIMIT {} FOR NO KEY UPDATE"
 
 _INSERT_REPLAY: Final = """
     INSERT INTO ops.replays
@@ -412,19 +397,9 @@ class Store:
     async def _select(self, connection: Connection, letters: Sequence[int] | Filter) -> list[Record]:
         if isinstance(letters, Sequence):
             return await connection.fetch(_BY_NUMBER, letters)
-        found = await connection.fetch(
-            _BY_FILTER,
-            MOST_LETTERS + 1,
-            letters.queue,
-            letters.error_code,
-            letters.error_class,
-            letters.training_id,
-            letters.user_id,
-            letters.since,
-            letters.until,
-            letters.text,
-            letters.fingerprint,
-        )
+        conditions, values = where(letters.model_copy(update={"status": LetterStatus.OPEN}))
+        statement = _BY_FILTER.format(conditions, f"${len(values) + 1}")
+        found = await connection.fetch(statement, *values, MOST_LETTERS + 1)
         if len(found) > MOST_LETTERS:
             raise TooManySelected(f"these are more than {MOST_LETTERS} letters: select fewer, by time for example")
         return found
@@ -722,7 +697,7 @@ class Store:
         gone_on = await connection.fetchrow(_RESOLVE_GONE_ON, replay_id, letter)
         if gone_on is not None:
             new = await connection.fetchval(_FOLLOWING, letter, gone_on["training_id"], str(Mark(replay_id, letter)))
-            detail = f"it went on, and failed further on, as letter {new}: {text}"
+            detail = f"it went on, and failed further on, as letter {new or 'of before'}: {text}"
             await connection.execute(_DETAIL, replay_id, letter, clean(detail))
         self.tell()
 

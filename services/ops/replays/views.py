@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from services.ops.letters.views import Filter, Reason, selective
+from services.ops.letters.views import Status as LetterStatus
 from services.ops.replays.plan import REST, Outcome, Status, Step, bounds
-from services.ops.replays.records import Filter, LetterRecord, ReplayRecord
+from services.ops.replays.records import LetterRecord, ReplayRecord
 
 DEFAULT_RATE: Final = 10.0
 DEFAULT_STEPS: Final[tuple[Step, ...]] = (1, "5%", REST)
@@ -33,7 +35,6 @@ def _steps(steps: Sequence[Step]) -> Sequence[Step]:
     return steps
 
 
-Reason = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
 Text = Annotated[str, Field(min_length=1, max_length=400)]
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 
@@ -42,29 +43,10 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LetterFilter(_Body):
-    """Which open letters, in the words of ``GET /v1/dead-letters``."""
-
-    queue: Text | None = None
-    error: Text | None = None
-    error_class: Text | None = None
-    training_id: Text | None = None
-    user_id: Text | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
-    text: Text | None = None
-
-    def record(self) -> Filter:
-        return Filter(
-            queue=self.queue,
-            error_code=self.error,
-            error_class=self.error_class,
-            training_id=self.training_id,
-            user_id=self.user_id,
-            since=self.since,
-            until=self.until,
-            text=self.text,
-        )
+def _open(wanted: Filter) -> Filter:
+    if wanted.status not in (None, LetterStatus.OPEN):
+        raise ValueError("only open letters can be replayed")
+    return selective(wanted)
 
 
 class StartReplay(_Body):
@@ -74,8 +56,8 @@ class StartReplay(_Body):
     letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None
     #: all open ones with this fingerprint; or:
     group: Text | None = None
-    #: all open ones that this fits. Which they are is settled now.
-    filter: LetterFilter | None = None
+    #: all open ones that this fits, in the words of ``GET /v1/dead-letters``. Which they are is settled now.
+    filter: Annotated[Filter, AfterValidator(_open)] | None = None
     #: Why. It is kept.
     reason: Reason
     rate_per_second: Annotated[float, Field(gt=0, le=1000)] = DEFAULT_RATE
@@ -95,7 +77,7 @@ class StartReplay(_Body):
     def selected(self) -> Sequence[int] | Filter:
         if self.letters is not None:
             return sorted(set(self.letters))
-        return Filter(fingerprint=self.group) if self.filter is None else self.filter.record()
+        return Filter(fingerprint=self.group) if self.filter is None else self.filter
 
     def selection(self) -> Mapping[str, Any]:
         return self.model_dump(mode="json", include={"letters", "group", "filter"}, exclude_none=True)

@@ -1,0 +1,34 @@
+"""Which rows of `ops.letters` are meant? Pure: a filter as a condition in SQL, for whichever store asks it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from services.ops.letters.views import Filter
+
+_WORD: Final = re.compile(r"[^\W_]+")
+
+_CONDITIONS: Final = {
+    "status": "status = {}",
+    "queue": "queue = {}",
+    "error_code": "error_code = {}",
+    "error_class": "error_class = {}",
+    "training_id": "training_id = {}",
+    "user_id": "user_id = {}",
+    "event_type": "event_type = {}",
+    "fingerprint": "fingerprint = {}",
+    "since": "last_failed_at >= {}",
+    "until": "last_failed_at < {}",
+    "text": "to_tsvector('simple', regexp_replace(error_class || ' ' || error_text, '[^[:alnum:]]+', ' ', 'g'))"
+    " @@ to_tsquery('simple', {})",
+}
+
+
+def where(wanted: Filter) -> tuple[str, list[Any]]:
+    """The conditions that *wanted* sets, with places from $1, and the values for those."""
+    given = wanted.model_dump(exclude_none=True)
+    if "text" in given:
+        given["text"] = " & ".join(f"{word}:*" for word in _WORD.findall(given["text"])) or "-"
+    conditions = [_CONDITIONS[name].format(f"${place}") for place, name in enumerate(given, start=1)]
+    return " AND ".join(["true", *conditions]), list(given.values())
