@@ -68,6 +68,12 @@ class DestinationMismatch(PermanentError):  # noqa: N818 (likewise)
     code = "destination_mismatch"
 
 
+class OwnedByAnother(PermanentError):  # noqa: N818 (likewise)
+    """A model is ready that another user's training made."""
+
+    code = "model_of_another_user"
+
+
 class Failure(NamedTuple):
     """Why a training has no usable model."""
 
@@ -111,6 +117,8 @@ class Snapshot:
     deleted_users: Collection[str] = ()
     #: Ids of events that were applied before.
     applied: Collection[str] = ()
+    #: Whose the models are that are ready now, where they were proved before.
+    owners: Mapping[ModelRef, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -190,11 +198,13 @@ class _Batch:
     #: Our id of a training by Replicate's.
     _refs: dict[str, UUID] = field(init=False)
     _models: dict[str, CurrentModel] = field(init=False)
+    _owners: dict[ModelRef, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._trainings = {training.ref: training for training in self.snapshot.trainings}
         self._refs = {t.training_id: t.ref for t in self._trainings.values() if t.training_id is not None}
         self._models = dict(self.snapshot.models)
+        self._owners = dict(self.snapshot.owners)
 
     def take(self, envelope: Envelope) -> Result:
         mark = inbox_id(envelope)
@@ -282,6 +292,11 @@ class _Batch:
             reason = f"{model} does not lie at the training's destination {training.destination}"
             self._move(training, Fact.NOT_VERIFIED, failure=Failure(DestinationMismatch.code, reason))
             return DestinationMismatch(reason)
+        if self._owners.setdefault(model, training.user_id) != training.user_id:
+            # Not whose: this is said to the product of the other user, too.
+            reason = f"{model} was made by a training of another user"
+            self._move(training, Fact.NOT_VERIFIED, failure=Failure(OwnedByAnother.code, reason))
+            return OwnedByAnother(reason)
         current = self._models.get(training.user_id)
         if current is None or training.generation > current.generation:
             self._swap(training, model, current, cause)

@@ -27,6 +27,7 @@ from services.state.swap import (
     Changes,
     CurrentModel,
     DestinationMismatch,
+    OwnedByAnother,
     Result,
     Snapshot,
     Swap,
@@ -513,6 +514,24 @@ def test_an_event_of_a_training_that_nobody_registered_is_tried_again_and_not_re
     assert isinstance(results[1], UnknownTraining)
     assert (results[1].code, results[1].max_attempts) == ("unknown_training", 5)
     assert ready("t9").id not in world.inbox
+
+
+def test_a_model_belongs_to_the_user_whose_training_proved_it_first():
+    world = World.of(training(1), training(2, user_id="bob"))
+
+    results = world.take(ready("t1"), ready("t2", model=model_of("t1")))
+
+    assert results[0] is None
+    assert isinstance(results[1], OwnedByAnother)
+    assert {user: model.model for user, model in world.models.items()} == {"ada": model_of("t1")}
+    assert world.stage(2) is Stage.UNVERIFIED
+
+
+def test_two_trainings_of_a_user_may_have_made_the_same_model():
+    world = World.of(training(1), training(2))
+
+    assert list(world.take(ready("t1"), ready("t2", model=model_of("t1")))) == [None, None]
+    assert world.models["ada"].generation == 2
 
 
 def test_a_model_somewhere_else_than_at_the_destination_is_never_used_however_often_it_is_told():
