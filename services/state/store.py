@@ -212,7 +212,8 @@ _TAKE_KEY: Final = """
     RETURNING key
 """
 _GET_KEY: Final = "SELECT request_digest, ref, generation FROM state.idempotency_keys WHERE key = $1"
-_FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1"
+# Of this training only: by now the key may be that of the next one.
+_FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1 AND ref = $2"
 
 _ATTACH: Final = """
     UPDATE state.trainings SET training_id = $2, updated_at = clock_timestamp()
@@ -485,7 +486,7 @@ class Store:
             if found.failure is None or found.failure.code != NOT_STARTED:
                 return found, False
             # Nothing runs under this key: the request is as good as new.
-            await connection.execute(_FORGET_KEY, key.key)
+            await connection.execute(_FORGET_KEY, key.key, found.ref)
         await self._take(connection, key, registration.ref)
         return await self._register(connection, registration), True
 
