@@ -13,7 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from services.cli.problem import Problem
-from services.ops.letters.views import LetterView
+from services.ops.letters.views import AuditView, Changed, Counts, GroupView, LetterLine, LetterView
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.answers import Page
@@ -189,6 +189,31 @@ class Operators(_Api):
 
     async def get_dead_letter(self, number: int) -> LetterView:
         return await self._ask(LetterView, "GET", f"/v1/dead-letters/{number}")
+
+    async def list_dead_letters(self, chosen: Mapping[str, str | None], *, limit: int) -> list[LetterLine]:
+        """The newest letters that are *chosen*."""
+        return await self._pages(Page[LetterLine], "/v1/dead-letters", chosen, limit)
+
+    async def list_dead_letter_groups(self, *, status: str | None, limit: int) -> list[GroupView]:
+        """The newest kinds of failure."""
+        return await self._pages(Page[GroupView], "/v1/dead-letter-groups", {"status": status}, limit)
+
+    async def count_dead_letters(self) -> Counts:
+        return await self._ask(Counts, "GET", "/v1/dead-letter-counts")
+
+    async def change_dead_letter(self, number: int, verb: str, reason: str) -> LetterView:
+        """*verb*: drop or restore."""
+        then = f"modelswap dead-letters show {number}"
+        return await self._post(LetterView, f"/v1/dead-letters/{number}/{verb}", body={"reason": reason}, then=then)
+
+    async def change_dead_letters(self, verb: str, chosen: Mapping[str, str], reason: str) -> Changed:
+        """*verb*: drop or restore."""
+        body = {"filter": chosen, "reason": reason}
+        then = f"modelswap dead-letters {verb} --help"
+        return await self._post(Changed, f"/v1/dead-letters/{verb}", body=body, then=then)
+
+    async def list_audit(self, chosen: Mapping[str, str | None], *, limit: int) -> list[AuditView]:
+        return await self._pages(Page[AuditView], "/v1/audit", chosen, limit)
 
     async def start_replay(self, body: Mapping[str, Any], *, key: str) -> ReplayView:
         return await self._replay("", body, key=key)

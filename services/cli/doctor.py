@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from services.cli import servers
+from services.cli.client import Operators
 from services.cli.output import print_json, print_table
 from services.cli.stack import SERVICES, Environment
 from services.cli.words import Format
@@ -16,6 +17,7 @@ from shared.runtime.postgres import connect
 from shared.runtime.settings import (
     PROCESSES,
     DatabaseSettings,
+    OpsClientSettings,
     ReplicateSettings,
     Secrets,
     Settings,
@@ -23,6 +25,7 @@ from shared.runtime.settings import (
     reveal,
     unknown,
 )
+from shared.runtime.tokens import read_token
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -51,6 +54,7 @@ async def examine(environment: Environment) -> list[Finding]:
         await _look("topology", _topology, environment, "modelswap topology apply"),
         await _look("database", _database, environment, "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         await _look("migrations", _migrations, environment, "modelswap db migrate"),
+        await _dead_letters(environment),
         await _look("replicate", _replicate, environment, _TOKEN),
         await _look("webhook secret", _webhook_secret, environment, "set MODELSWAP_WEBHOOK_SECRETS, or the token"),
     ]
@@ -116,6 +120,22 @@ async def _migrations(environment: Environment) -> str:
     if pending := [name for name, applied_at in migrations if applied_at is None]:
         raise _Wrong(f"not applied: {', '.join(pending)}")
     return f"all {len(migrations)} are applied"
+
+
+async def _dead_letters(environment: Environment) -> Finding:
+    """Letters that wait for somebody are no fault of the installation; that nobody can look at them is none either."""
+    check = "dead letters"
+    try:
+        settings = OpsClientSettings.load(environment)
+        async with Operators(settings.ops_url, read_token(settings.ops_tokens[0].get_secret_value()).secret) as api:
+            open_letters = (await api.count_dead_letters()).open
+    except SettingsError as error:
+        return Finding(check, WRONG, _mistakes(error)[0], _SET)
+    except ModelswapError as error:
+        return Finding(check, WARNING, str(error), "modelswap serve ops")
+    if open_letters:
+        return Finding(check, WARNING, f"{open_letters} open", "modelswap dead-letters groups --status open")
+    return Finding(check, OK, "none is open")
 
 
 async def _replicate(environment: Environment) -> str:

@@ -24,6 +24,29 @@ User = Annotated[str, typer.Argument(help="The product's own id of a user.", sho
 
 TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
 
+LetterNumbers = Annotated[
+    list[int] | None, typer.Argument(help="Their numbers; or what they share:", show_default=False)
+]
+LetterNumber = Annotated[int, typer.Argument(help="Its number.", show_default=False)]
+LetterReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
+LetterGroup = Annotated[
+    str | None, typer.Option("--group", metavar="FINGERPRINT", help="Of this group only.", show_default=False)
+]
+LetterStatus = Annotated[
+    str | None, typer.Option("--status", help="open, replaying, resolved or dropped.", show_default=False)
+]
+LetterQueue = Annotated[str | None, typer.Option("--queue", help="Where it failed.", show_default=False)]
+ErrorCode = Annotated[str | None, typer.Option("--error-code", help="E.g. unknown_training.", show_default=False)]
+ErrorClass = Annotated[str | None, typer.Option("--error-class", help="E.g. PermanentError.", show_default=False)]
+EventType = Annotated[str | None, typer.Option("--event-type", help="E.g. model.ready.v1.", show_default=False)]
+LetterTraining = Annotated[str | None, typer.Option("--training", help="Replicate's id.", show_default=False)]
+LetterUser = Annotated[str | None, typer.Option("--user", help="Once it is known whose it is.", show_default=False)]
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Failed since: 2h, 7d …", show_default=False)
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before then.", show_default=False)]
+Words = Annotated[str | None, typer.Option("--text", help="Words in the error's text.", show_default=False)]
+
 ReplayArgument = Annotated[str, typer.Argument(help="The replay's id, or its beginning.", show_default=False)]
 ReplayReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
 
@@ -315,6 +338,152 @@ def models_rollback(
     _run(roll_back(user, to=to, reason=reason, dry_run=dry_run, yes=yes, output=output))
 
 
+@dead_letters.command("list")
+def dead_letters_list(
+    *,
+    status: LetterStatus = None,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    List dead letters, newest first.
+
+    Example: modelswap dead-letters list --status open --since 2h
+
+    Example: modelswap dead-letters list --group 3f9a0c51d2e47b68 --limit 100 -o json
+    """
+    from services.cli.letters import list_letters, wanted
+
+    chosen = wanted(_letters(locals()))
+    _run(list_letters(chosen, limit=limit, output=output))
+
+
+@dead_letters.command("groups")
+def dead_letters_groups(status: LetterStatus = None, limit: Limit = 50, output: Output = Format.TABLE) -> None:
+    """
+    List dead letters by their most likely causes.
+
+    The newest kind of failure first. How many failed in the last hour, day and week says whether it goes on. With a
+    status: groups that have a letter with it.
+
+    Example: modelswap dead-letters groups --status open
+    """
+    from services.cli.letters import list_groups
+
+    _run(list_groups(status, limit=limit, output=output))
+
+
+@dead_letters.command("show")
+def dead_letters_show(number: LetterNumber, output: Output = Format.TABLE) -> None:
+    """
+    Show one dead letter whole: its headers, its body, its error.
+
+    Example: modelswap dead-letters show 17
+    """
+    from services.cli.letters import show_letter
+
+    _run(show_letter(number, output))
+
+
+@dead_letters.command("drop")
+def dead_letters_drop(
+    *,
+    numbers: LetterNumbers = None,
+    reason: LetterReason,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Say that open letters are not to be repaired.
+
+    They are kept for a while, and can be restored until then.
+
+    Example: modelswap dead-letters drop 17 18 --reason "trainings of the load test"
+
+    Example: modelswap dead-letters drop --group 3f9a0c51d2e47b68 --until 1d --reason "trainings of the load test"
+    """
+    from services.cli.letters import change, wanted
+
+    chosen = wanted(_letters(locals()))
+    _run(change("drop", numbers or (), chosen, reason=reason, output=output))
+
+
+@dead_letters.command("restore")
+def dead_letters_restore(
+    *,
+    numbers: LetterNumbers = None,
+    reason: LetterReason,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Open dropped letters again.
+
+    Example: modelswap dead-letters restore --group 3f9a0c51d2e47b68 --reason "they were real"
+    """
+    from services.cli.letters import change, wanted
+
+    chosen = wanted(_letters(locals()))
+    _run(change("restore", numbers or (), chosen, reason=reason, output=output))
+
+
+@dead_letters.command("export")
+def dead_letters_export(
+    *,
+    status: LetterStatus = None,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    limit: Limit = 1000,
+) -> None:
+    """
+    Print dead letters whole, one JSON line each, newest first.
+
+    The body is base64: byte for byte, whatever it is.
+
+    Example: modelswap dead-letters export --group 3f9a0c51d2e47b68 > letters.jsonl
+    """
+    from services.cli.letters import export, wanted
+
+    chosen = wanted(_letters(locals()))
+    _run(export(chosen, limit=limit))
+
+
 @dead_letters.command("replay")
 def dead_letters_replay(
     *,
@@ -501,6 +670,24 @@ def replays_undo(
 
 
 @app.command()
+def audit(
+    actor: Annotated[str | None, typer.Option(help="Who: the name of a token.", show_default=False)] = None,
+    action: Annotated[str | None, typer.Option(help="What, e.g. letter.dropped.", show_default=False)] = None,
+    target: Annotated[str | None, typer.Option(help='Of what, e.g. "letter 17".', show_default=False)] = None,
+    limit: Limit = 50,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    List who did what with dead letters, and why.
+
+    Example: modelswap audit --actor olga
+    """
+    from services.cli.letters import list_audit
+
+    _run(list_audit({"actor": actor, "action": action, "target": target}, limit=limit, output=output))
+
+
+@app.command()
 def listen(
     types: Annotated[
         list[str] | None,
@@ -586,6 +773,24 @@ def progress() -> None:
     from shared.replicate.filter import progress_line
 
     run_filter(progress_line, sys.stdin.buffer, sys.stdout.buffer)
+
+
+def _letters(options: dict[str, Any]) -> dict[str, str | None]:
+    """Which letters, in the API's words, by the *options* that a command was given."""
+    names = {
+        "status": "status",
+        "group": "fingerprint",
+        "queue": "queue",
+        "error_code": "error_code",
+        "error_class": "error_class",
+        "event_type": "event_type",
+        "training": "training_id",
+        "user": "user_id",
+        "since": "since",
+        "until": "until",
+        "text": "text",
+    }
+    return {name: options[option] for option, name in names.items() if option in options}
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

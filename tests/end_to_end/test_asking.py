@@ -11,7 +11,7 @@ import pytest
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from services.simulator.simulator import Simulator
 from shared.contract.identity import ModelName, ModelRef
-from shared.contract.topology import DEAD_QUEUE, STATE_QUEUE
+from shared.contract.topology import STATE_QUEUE
 from shared.replicate.client import Replicate
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED
 from tests.end_to_end.test_walk import TRAINER, deliver, start
@@ -22,9 +22,8 @@ _GIVES_UP: Final = 10
 
 
 @pytest.fixture
-async def user(stack: Stack) -> str:
-    """A user whom nobody knows yet, and no dead letters of others."""
-    await stack.broker.purge(DEAD_QUEUE)
+async def user() -> str:
+    """A user whom nobody knows yet."""
     return f"user-{uuid4().hex[:8]}"
 
 
@@ -103,7 +102,7 @@ async def test_a_bare_version_is_completed_from_the_registration_where_the_webho
     ended = await stack.until_stage(begun.id, "active")
 
     assert ended["reference"].startswith(f"acme/{user}:")
-    assert await stack.broker.depth(DEAD_QUEUE) == 0
+    assert await stack.dead_letters(training_id=begun.id) == []
 
 
 async def test_that_needs_nothing_from_replicate_that_was_in_the_webhook(stack, user):

@@ -52,7 +52,7 @@ class Shell:
 
 @pytest.fixture
 def settings(stack: Stack) -> dict[str, str]:
-    return {**stack.environment, "MODELSWAP_API_URL": stack.url("state")}
+    return {**stack.environment, "MODELSWAP_OPS_URL": stack.url("ops")}
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ COMMANDS = {
     *("demo", "up", "serve", "doctor", "listen", "trigger", "extract", "progress", "config show"),
     *("db migrate", "db status", "topology apply", "topology diff"),
     *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
+    *(f"dead-letters {name}" for name in ("list", "groups", "show", "drop", "restore", "export")),
+    "audit",
     *("trainings retry-extraction", "trainings cancel", "models rollback"),
     *("dead-letters replay", "dead-letters edit", "replays list", "replays show", "replays start", "replays pause"),
     *("replays resume", "replays cancel", "replays undo"),
@@ -55,7 +57,17 @@ def test_no_command_is_async_because_nobody_would_await_it(path):
 
 @pytest.mark.parametrize(
     "path",
-    ["doctor", "config show", "db status", "topology diff", "trainings list", "models current", "listen"],
+    [
+        "doctor",
+        "config show",
+        "db status",
+        "topology diff",
+        "trainings list",
+        "models current",
+        "listen",
+        "dead-letters list",
+        "audit",
+    ],
 )
 def test_whatever_reads_can_print_json(path):
     options = {option for parameter in LEAVES[tuple(path.split())].params for option in parameter.opts}

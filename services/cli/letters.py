@@ -1,0 +1,165 @@
+"""What is shown and said of dead letters? Requests to the operators' API, as tables, JSON or lines of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from services.cli.client import Operators
+from services.cli.moment import read_moment
+from services.cli.output import console, print_json, print_json_line, print_table, printable
+from services.cli.problem import Problem
+from services.cli.replays import operators
+from services.cli.words import Format
+from services.ops.letters.views import LetterLine, LetterView
+from shared.runtime.clock import now
+
+_SHOWN: Final = 80
+_COLUMNS: Final = ("letter", "status", "queue", "error", "text", "training", "user", "failed", "tries")
+_NONE: Final = "no such dead letter"
+
+
+def wanted(given: Mapping[str, str | None]) -> dict[str, str]:
+    """What was *given* of a filter, as the API takes it."""
+    chosen = {name: text for name, text in given.items() if text is not None}
+    for name in {"since", "until"} & chosen.keys():
+        chosen[name] = read_moment(chosen[name], now=now()).isoformat()
+    return chosen
+
+
+async def list_letters(chosen: Mapping[str, str], *, limit: int, output: Format) -> None:
+    async with operators() as api:
+        found = await api.list_dead_letters(chosen, limit=limit)
+    if output is Format.JSON:
+        print_json([each.model_dump(mode="json") for each in found])
+    else:
+        print_table(_COLUMNS, map(_row, found), empty=_NONE)
+
+
+async def list_groups(status: str | None, *, limit: int, output: Format) -> None:
+    async with operators() as api:
+        found = await api.list_dead_letter_groups(status=status, limit=limit)
+    if output is Format.JSON:
+        print_json([each.model_dump(mode="json") for each in found])
+        return
+    columns = (
+        "group",
+        "open",
+        "replaying",
+        "resolved",
+        "dropped",
+        "1 h",
+        "24 h",
+        "7 d",
+        "last",
+        "queue",
+        "error",
+        "text",
+    )
+    rows = [
+        (
+            each.fingerprint,
+            *(each.open, each.replaying, each.resolved, each.dropped),
+            *(each.last_hour, each.last_day, each.last_week),
+            each.last_failed_at,
+            each.queue,
+            each.error_code,
+            _short(each.error_text),
+        )
+        for each in found
+    ]
+    print_table(columns, rows, empty=_NONE)
+
+
+async def show_letter(number: int, output: Format) -> None:
+    async with operators() as api:
+        found = await api.get_dead_letter(number)
+    if output is Format.JSON:
+        print_json(found.model_dump(mode="json"))
+        return
+    shown = found.model_dump(
+        mode="json", exclude={"body_base64", "body_text", "headers", "traceback"}, exclude_none=True
+    )
+    headers = [(f"header {name}", value) for name, value in found.headers.items()]
+    print_table(("field", "value"), [*shown.items(), *headers], empty="")
+    out = console()
+    for title, text in (("body", _body(found)), ("traceback", found.traceback)):
+        out.print(f"\n{title}:", *map(printable, text.splitlines()), sep="\n  ")
+
+
+async def export(chosen: Mapping[str, str], *, limit: int) -> None:
+    """Each letter whole, as one line."""
+    async with operators() as api:
+        for line in await api.list_dead_letters(chosen, limit=limit):
+            print_json_line((await api.get_dead_letter(line.number)).model_dump(mode="json", exclude={"body_text"}))
+
+
+async def change(
+    verb: str,
+    numbers: Sequence[int],
+    chosen: Mapping[str, str],
+    *,
+    reason: str,
+    output: Format,
+) -> None:
+    """Drop or restore letters: by their numbers, or all that a filter finds."""
+    if bool(numbers) == bool(chosen):
+        raise Problem(
+            "say which: either letters by their numbers, or what they have in common",
+            then=f"modelswap dead-letters {verb} --help",
+        )
+    async with operators() as api:
+        count = (
+            await _change_each(api, verb, numbers, reason) if numbers else await _change_all(api, verb, chosen, reason)
+        )
+    if output is Format.JSON:
+        print_json({"letters": count})
+    else:
+        print(f"{count} {'letter is' if count == 1 else 'letters are'} {_DONE[verb]}; it stands in the audit")
+
+
+_DONE: Final = {"drop": "dropped", "restore": "open again"}
+
+
+async def _change_each(api: Operators, verb: str, numbers: Sequence[int], reason: str) -> int:
+    for number in numbers:
+        await api.change_dead_letter(number, verb, reason)
+    return len(numbers)
+
+
+async def _change_all(api: Operators, verb: str, chosen: Mapping[str, str], reason: str) -> int:
+    return (await api.change_dead_letters(verb, chosen, reason)).letters
+
+
+async def list_audit(chosen: Mapping[str, str | None], *, limit: int, output: Format) -> None:
+    async with operators() as api:
+        found = await api.list_audit(chosen, limit=limit)
+    if output is Format.JSON:
+        print_json([each.model_dump(mode="json") for each in found])
+        return
+    rows = [(each.at, each.actor, each.action, each.target, each.reason, each.outcome) for each in found]
+    print_table(("when", "who", "what", "of", "why", "outcome"), rows, empty="nobody has done anything yet")
+
+
+def _row(letter: LetterLine) -> tuple[object, ...]:
+    return (
+        letter.number,
+        letter.status,
+        letter.queue,
+        letter.error_code,
+        _short(letter.error_text),
+        letter.training_id,
+        letter.user_id,
+        letter.last_failed_at,
+        letter.attempts,
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _body(letter: LetterView) -> str:
+    if letter.body_text is None:
+        return f"{letter.body_bytes} bytes that are no text, as base64:\n{letter.body_base64}"
+    return letter.body_text

@@ -1,0 +1,99 @@
+"""The commands for what failed: found, understood, dropped, restored, exported, and all of it in the audit."""
+
+from __future__ import annotations
+
+import base64
+import json
+from uuid import uuid4
+
+import pytest
+
+from services.simulator.faults import FaultOrder
+from services.simulator.simulator import Simulator
+from tests.end_to_end.test_cli import Shell
+from tests.end_to_end.test_walk import start
+from tests.stack import READER_TOKEN, Stack
+
+
+@pytest.fixture
+def settings(stack: Stack) -> dict[str, str]:
+    return {**stack.environment, "MODELSWAP_OPS_URL": stack.url("ops")}
+
+
+@pytest.fixture
+async def training(stack: Stack, simulator: Simulator) -> str:
+    """One whose output names somebody else's model."""
+    simulator.order(FaultOrder.model_validate({"foreign_version": True}))
+    begun = await start(stack, f"dead-{uuid4().hex[:8]}")
+    await stack.dead_letter(begun["training_id"])
+    return str(begun["training_id"])
+
+
+async def test_a_failed_training_is_found_shown_and_grouped(settings, training):
+    shell = Shell(settings)
+
+    (line,) = await shell.json("dead-letters", "list", "--training", training, "--status", "open", "--since", "1h")
+    whole = await shell.json("dead-letters", "show", str(line["number"]))
+    code, shown, _ = await shell.run("dead-letters", "show", str(line["number"]))
+    groups = await shell.json("dead-letters", "groups", "--status", "open")
+
+    assert (line["error_code"], line["status"]) == ("destination_mismatch", "open")
+    assert json.loads(base64.b64decode(whole["body_base64"]))["training_id"] == training
+    assert code == 0
+    assert "traceback:" in shown
+    assert training in shown
+    (group,) = [each for each in groups if each["fingerprint"] == line["fingerprint"]]
+    assert group["open"] >= 1
+
+
+async def test_what_is_dropped_can_be_exported_and_restored_and_stands_in_the_audit(settings, training):
+    shell = Shell(settings)
+    (line,) = await shell.json("dead-letters", "list", "--training", training)
+    number = str(line["number"])
+
+    _, dropped, _ = await shell.run("dead-letters", "drop", number, "--reason", "of a test")
+    _, exported, _ = await shell.run("dead-letters", "export", "--training", training, "--status", "dropped")
+    restored = await shell.json("dead-letters", "restore", "--training", training, "--reason", "it was real")
+    audit = await shell.json("audit", "--target", f"letter {number}")
+
+    assert dropped == "1 letter is dropped; it stands in the audit\n"
+    assert [json.loads(each)["number"] for each in exported.splitlines()] == [line["number"]]
+    assert restored == {"letters": 1}
+    assert [(each["actor"], each["action"], each["reason"]) for each in audit] == [
+        ("olga", "letter.dropped", "of a test")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "problem"),
+    [
+        ("dead-letters show 999999", "there is no letter 999999"),
+        ("dead-letters list --status odd", "query.status: Input should be 'open'"),
+        ("dead-letters list --since yesterday", "'yesterday' is no time"),
+        ("dead-letters drop --reason x", "say which"),
+        ("dead-letters drop 999999 --reason x", "there is no letter 999999"),
+    ],
+)
+async def test_what_can_not_be_is_said_in_one_line(settings, typed, problem):
+    code, out, err = await Shell(settings).run(*typed.split())
+
+    assert (code, out) == (1, "")
+    assert err.startswith(f"modelswap: {problem}")
+    assert err.splitlines()[1].startswith("Next: ")
+
+
+async def test_a_reader_can_look_and_is_told_that_it_may_not_drop(settings, training):
+    reader = Shell({**settings, "MODELSWAP_OPS_TOKENS": READER_TOKEN})
+
+    (line,) = await reader.json("dead-letters", "list", "--training", training)
+    code, _, err = await reader.run("dead-letters", "drop", str(line["number"]), "--reason", "x")
+
+    assert code == 1
+    assert "may look, but change nothing" in err
+
+
+async def test_the_doctor_says_how_many_wait_and_what_to_type(settings, training):
+    findings = await Shell(settings).json("doctor")
+
+    (found,) = [each for each in findings if each["check"] == "dead letters"]
+    assert (found["status"], found["then"]) == ("warning", "modelswap dead-letters groups --status open")
