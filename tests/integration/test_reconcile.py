@@ -311,18 +311,18 @@ async def test_when_replicate_is_back_the_trouble_is_over(scene: Scene):
     assert len(scene.published) == 1
 
 
-async def test_what_was_not_confirmed_is_told_again_and_not_counted(scene: Scene):
+async def test_what_was_not_confirmed_is_told_again_and_counted_once(scene: Scene):
     scene.state.trainings = [overdue()]
     scene.replicate.listed = [replicates()]
     scene.error = DependencyDown("no receipt")
 
     with pytest.raises(DependencyDown):
         await scene.rounds(NOON)
-    assert await scene.store.counts(NOON) == {}
     scene.error = None
     await scene.rounds(NOON)
 
     assert len(scene.published) == 1
+    assert await scene.store.counts(NOON) == {Outcome.RECOVERED: Counts(last_hour=1, last_day=1)}
 
 
 async def test_one_bad_answer_harms_only_its_own_training(scene: Scene):

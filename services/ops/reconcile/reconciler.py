@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 from uuid import UUID
 
@@ -254,19 +255,20 @@ class Reconciler:
             case GiveUp(training, reason):
                 await self._give_up(training, reason, moment)
             case NeverStarted(training, reason):
-                await self._state.never_started(training.ref, reason)
-                await self._settle(training, Outcome.NEVER_STARTED, reason, moment)
+                tell = partial(self._state.never_started, training.ref, reason)
+                await self._end(training, Outcome.NEVER_STARTED, reason, tell, moment)
             case Wait(training, is_absent):
                 await self._look_later(training, moment, is_absent=is_absent)
 
     async def _tell(self, training: Unfinished, found: Training, moment: datetime) -> None:
         """Publish what Replicate says of a training, as its webhook would have."""
         event = translate(found, training.claim, size_bytes=_ANY_SIZE, recovered=True)
-        await self._emit(event, moment)
         if found.has_ended:
             known = training.model_copy(update={"training_id": found.id})
-            await self._settle(known, Outcome.RECOVERED, f"Replicate says {found.status}; no webhook said so", moment)
+            reason = f"Replicate says {found.status}; no webhook said so"
+            await self._end(known, Outcome.RECOVERED, reason, partial(self._emit, event, moment), moment)
         else:
+            await self._emit(event, moment)
             await self._look_later(training, moment)
 
     async def _ask(self, training: Unfinished, moment: datetime) -> None:
@@ -294,16 +296,19 @@ class Reconciler:
     async def _give_up(self, training: Unfinished, reason: str, moment: datetime) -> None:
         assert training.training_id is not None  # noqa: S101 (the plan gives up no others)
         event = TrainingFailed(training_id=training.training_id, ref=training.ref, recovered=True, reason=reason)
-        await self._emit(event, moment)
-        await self._settle(training, Outcome.GIVEN_UP, reason, moment)
+        await self._end(training, Outcome.GIVEN_UP, reason, partial(self._emit, event, moment), moment)
 
     async def _emit(self, event: TrainingEvent, moment: datetime) -> None:
         await self._publish(wrap(event, source=SOURCE, now=moment))
 
-    async def _settle(self, training: Unfinished, outcome: Outcome, reason: str, moment: datetime) -> None:
-        look_at = after_telling(training, moment, self._limits)
-        await self._store.looked(training, moment, look_at=look_at)
-        if await self._store.settle(training, outcome, reason, moment):
+    async def _end(
+        self, training: Unfinished, outcome: Outcome, reason: str, tell: Callable[[], Awaitable[None]], moment: datetime
+    ) -> None:
+        """Write down what a training came to, then *tell* it: who dies in between tells again, and counts once."""
+        is_new = await self._store.settle(training, outcome, reason, moment)
+        await tell()
+        await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
+        if is_new:
             telemetry.reconciled.labels(outcome=outcome).inc()
             log.info(
                 "training.reconciled",

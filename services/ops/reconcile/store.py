@@ -37,12 +37,17 @@ _COUNT_GET: Final = """
     RETURNING true
 """
 _SETTLE: Final = """
-    UPDATE ops.recoveries SET outcome = $2, settled_at = $3, training_id = coalesce(training_id, $4)
-    WHERE ref = $1 AND outcome IS NULL
+    INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, outcome, settled_at)
+    VALUES ($1, $2, $3, $4, $5, $4)
+    ON CONFLICT (ref) DO UPDATE SET
+        training_id = coalesce(r.training_id, excluded.training_id),
+        outcome     = excluded.outcome,
+        settled_at  = excluded.settled_at
+    WHERE r.outcome IS NULL
     RETURNING true
 """
 _AUDIT: Final = """
-    INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ('ops', $1, $2, $3, 'done')
+    INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ('ops', $1, $2, $3, 'told')
 """
 _OPEN: Final = "SELECT ref FROM ops.recoveries WHERE outcome IS NULL"
 _FORGET: Final = "DELETE FROM ops.recoveries WHERE ref = ANY($1::uuid[]) AND outcome IS NULL"
@@ -104,10 +109,10 @@ class Store:
         return bool(await self._fetch(_COUNT_GET, *_who(training), now, MOST_GETS))
 
     async def settle(self, training: Unfinished, outcome: Outcome, reason: str, now: datetime) -> bool:
-        """Remember what became of a training that was looked at, and write it into the audit; True the first time."""
+        """Remember what became of a training, and write it into the audit; True the first time."""
 
         async def work(connection: Connection) -> bool:
-            is_new = bool(await connection.fetchval(_SETTLE, training.ref, outcome, now, training.training_id))
+            is_new = bool(await connection.fetchval(_SETTLE, *_who(training), now, outcome))
             if is_new:
                 target = f"training {training.training_id or training.ref}"
                 await connection.execute(_AUDIT, f"training.{outcome}", target, reason)
