@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
-from fastapi import FastAPI, Header, Path, Response
-from pydantic import JsonValue
+from fastapi import FastAPI, Header, Path, Query, Response
+from pydantic import AwareDatetime, JsonValue
 from starlette.types import Message, Receive, Scope, Send
 
 from services.state import asking
@@ -24,6 +25,7 @@ from services.state.records import (
     IdempotencyKey,
     KeyReused,
     ModelRecord,
+    OutputRecord,
     RegisteredOtherwise,
     Registration,
     TrainingRecord,
@@ -37,12 +39,14 @@ from services.state.transitions import Stage
 from services.state.views import (
     ModelView,
     NeverStarted,
+    OutputView,
     RegisterTraining,
     RollBack,
     StartTraining,
     SwapView,
     TrainingView,
     model_view,
+    output_view,
     swap_view,
     training_view,
 )
@@ -77,6 +81,9 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
 }
 
 
+#: An output may be half a megabyte.
+OutputLimit = Annotated[int, Query(ge=1, le=50)]
+
 _ETAG: Final = re.compile(r'"([0-9]{1,19})"', re.ASCII)
 
 
@@ -98,6 +105,8 @@ class Store(Trainings, Protocol):
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
     ) -> list[TrainingRecord]: ...
+
+    async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRecord]: ...
 
     async def find_model(self, user_id: str) -> ModelRecord | None: ...
 
@@ -162,6 +171,7 @@ def create_api(
     )
     add("POST", "/trainings/{training_id}/never-started", trainings.never_started, TrainingView)
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
+    add("GET", "/outputs", trainings.list_outputs, Page[OutputView])
     # A user id may hold slashes. The end of the path tells the routes apart.
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
     add("POST", "/users/{user_id:path}/retry-extraction", trainings.retry_user_extraction, TrainingView, status=202)
@@ -277,6 +287,16 @@ class _Trainings:
         found = await self.store.list_trainings(user_id=user_id, stage=stage, before=before, limit=limit + 1)
         return Page(
             items=[training_view(record) for record in found[:limit]],
+            next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
+        )
+
+    async def list_outputs(
+        self, since: AwareDatetime, limit: OutputLimit = 20, cursor: Cursor = None
+    ) -> Page[OutputView]:
+        """What came out of the trainings that were requested since then, newest first. For operators' tools."""
+        found = await self.store.list_outputs(since=since, before=from_cursor(cursor), limit=limit + 1)
+        return Page(
+            items=[output_view(record) for record in found[:limit]],
             next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
         )
 

@@ -74,6 +74,23 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """What came out of a training, and what it was taken for."""
+
+    number: int
+    ref: UUID
+    training_id: str
+    user_id: str
+    stage: Stage
+    destination: ModelName
+    trainer: ModelRef | None
+    trainer_version: str | None
+    model: ModelRef | None
+    #: JSON, as Replicate sent it.
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRecord:
     """The model that a user uses now."""
 

@@ -36,6 +36,7 @@ from services.state.records import (
     IdempotencyKey,
     KeyReused,
     ModelRecord,
+    OutputRecord,
     Publish,
     RegisteredOtherwise,
     Registration,
@@ -264,6 +265,16 @@ _LIST_TRAININGS: Final = {
     (True, False): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3" + _PAGE,
     (True, True): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3 AND t.stage = $4" + _PAGE,
 }
+
+# What was requested since then begins at one place of the numbers.
+_LIST_OUTPUTS: Final = """
+    SELECT number, ref, training_id, user_id, stage, destination::text, trainer, trainer_version, model::text, output
+    FROM state.trainings
+    WHERE number >= (SELECT number FROM state.trainings WHERE requested_at >= $1 ORDER BY requested_at LIMIT 1)
+      AND number < $2 AND output IS NOT NULL AND training_id IS NOT NULL
+    ORDER BY number DESC
+    LIMIT $3
+"""
 
 # In one order, so that two who show the same trainings do not wait for each other in a circle.
 _KEEP_SHOWN: Final = """
@@ -647,6 +658,11 @@ class Store:
             rows = await connection.fetch(statement, _END if before is None else before, limit, *wanted)
             return await self._show(connection, rows)
 
+    async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRecord]:
+        """At most *limit* outputs of trainings that were requested *since* then, *before* that number, newest first."""
+        rows = await self._fetch(_LIST_OUTPUTS, since, _END if before is None else before, limit)
+        return [_output(row) for row in rows]
+
     async def find_model(self, user_id: str) -> ModelRecord | None:
         """The model that a user uses now."""
         rows = await self._fetch(_FIND_MODEL, user_id)
@@ -873,6 +889,21 @@ def _record(row: Record, moment: datetime) -> TrainingRecord:
         completed_at=row["completed_at"],
         updated_at=row["updated_at"],
         is_current=row["is_current"],
+    )
+
+
+def _output(row: Record) -> OutputRecord:
+    return OutputRecord(
+        number=row["number"],
+        ref=row["ref"],
+        training_id=row["training_id"],
+        user_id=row["user_id"],
+        stage=Stage(row["stage"]),
+        destination=_model_name(row["destination"]),
+        trainer=_maybe(_model_ref, row["trainer"]),
+        trainer_version=row["trainer_version"],
+        model=_maybe(_model_ref, row["model"]),
+        output=row["output"],
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-from services.state.records import HistoryRecord, ModelRecord, TrainingRecord
+from services.state.records import HistoryRecord, ModelRecord, OutputRecord, TrainingRecord
 from services.state.transitions import Stage
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef, UserId
@@ -151,6 +152,22 @@ class ModelView(BaseModel):
     dry_run: bool = False
 
 
+class OutputView(BaseModel):
+    """What came out of a training, and what it was taken for."""
+
+    ref: UUID
+    training_id: str
+    user_id: str
+    stage: Stage
+    destination: ModelName
+    trainer: ModelRef | None
+    trainer_version: str | None
+    #: Its model, if one was proven.
+    reference: ModelRef | None
+    #: As Replicate sent it.
+    output: JsonValue
+
+
 class SwapView(BaseModel):
     """One change of a user's model."""
 
@@ -210,6 +227,20 @@ def model_view(record: ModelRecord) -> ModelView:
         ref=record.ref,
         trigger_word=record.trigger_word,
         activated_at=record.activated_at,
+    )
+
+
+def output_view(record: OutputRecord) -> OutputView:
+    return OutputView(
+        ref=record.ref,
+        training_id=record.training_id,
+        user_id=record.user_id,
+        stage=record.stage,
+        destination=record.destination,
+        trainer=record.trainer,
+        trainer_version=record.trainer_version,
+        reference=record.model,
+        output=json.loads(record.output),
     )
 
 

@@ -465,6 +465,33 @@ async def test_the_history_shows_every_model_that_was_used(client, store):
     assert rest["next_cursor"] is None
 
 
+async def test_past_outputs_are_shown_since_a_time_newest_first_with_the_models_they_gave(client, store):
+    for number in range(5):
+        await store.adopt(registration(f"user-{number}", f"t{number}"))
+    await store.apply([succeeded(f"t{number}") for number in range(4)])
+    await store.apply([ready("t3")])
+    since = (await client.get("/trainings/t1")).json()["requested_at"]
+
+    first = (await client.get("/outputs", params={"since": since, "limit": 2})).json()
+    rest = (await client.get("/outputs", params={"since": since, "cursor": first["next_cursor"]})).json()
+
+    shown = [*first["items"], *rest["items"]]
+    assert [each["training_id"] for each in shown] == ["t3", "t2", "t1"]
+    assert [each["reference"] for each in shown] == [str(model_of("t3")), None, None]
+    assert shown[1]["output"] == {"version": str(model_of("t2"))}
+    assert shown[1]["destination"] == str(DESTINATION)
+    assert rest["next_cursor"] is None
+
+
+async def test_where_nothing_was_requested_since_there_are_no_outputs(client, store):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([succeeded("t1")])
+
+    page = await client.get("/outputs", params={"since": "2999-01-01T00:00:00Z"})
+
+    assert page.json() == {"items": [], "next_cursor": None}
+
+
 @pytest.mark.parametrize(
     "user_id",
     ["ada/lovelace", "a/model", "model", "trainings", "a/model/history", "ünï cödé 🎨", "%2e%2e", "a?b#c", "a" * 200],
@@ -496,7 +523,7 @@ async def test_whoever_has_no_token_learns_nothing(store, replicate):
         ]
         answers.append(await stranger.get("/no-such-route"))
 
-    assert len(answers) == 14 * (1 + len(wrong)) + 1
+    assert len(answers) == 15 * (1 + len(wrong)) + 1
     for answer in answers:
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -655,6 +682,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         "get_model",
         "get_training",
         "list_model_history",
+        "list_outputs",
         "list_trainings",
         "list_user_trainings",
         "never_started",
