@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from http import HTTPStatus
 from shlex import quote as shell_quote
 from typing import Any, ClassVar, Final, Self, TypeVar
@@ -14,8 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from services.cli.problem import Problem
 from services.ops.letters.views import AuditView, Changed, Counts, GroupView, LetterLine, LetterView
+from services.ops.reconcile.views import LookedAgain, Reconciliation
 from services.ops.replays.views import ReplayedLetterView, ReplayView
-from services.state.views import ModelView, SwapView, TrainingView
+from services.state.views import ModelView, OutputView, SwapView, TrainingView
 from shared.contract.answers import Page
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,6 +26,8 @@ V = TypeVar("V")
 _TIMEOUT: Final = httpx.Timeout(10.0)
 _READY_POLL_SECONDS: Final = 0.1
 _PAGE: Final = 100
+#: Outputs may be large.
+_OUTPUTS_PAGE: Final = 20
 _SHOWN_CHARACTERS: Final = 200
 _CONFIG: Final = "modelswap config show"
 
@@ -56,11 +60,13 @@ class _Api:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def _pages(self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int) -> list[V]:
+    async def _pages(
+        self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int, *, page_size: int = _PAGE
+    ) -> list[V]:
         items: list[V] = []
         cursor: str | None = None
         while len(items) < limit:
-            asked = {**query, "limit": str(min(_PAGE, limit - len(items))), "cursor": cursor}
+            asked = {**query, "limit": str(min(page_size, limit - len(items))), "cursor": cursor}
             page = await self._ask(kind, "GET", path, query=asked)
             items += page.items
             cursor = page.next_cursor
@@ -160,6 +166,12 @@ class Product(_Api):
         query = {"user_id": user_id, "stage": stage}
         return await self._pages(Page[TrainingView], "/v1/trainings", query, limit)
 
+    async def list_outputs(self, *, since: datetime, limit: int) -> list[OutputView]:
+        """What came out of the trainings that were requested since then, newest first."""
+        return await self._pages(
+            Page[OutputView], "/v1/outputs", {"since": since.isoformat()}, limit, page_size=_OUTPUTS_PAGE
+        )
+
     async def get_model(self, user_id: str) -> ModelView:
         return await self._ask(ModelView, "GET", f"/v1/users/{_part(user_id)}/model")
 
@@ -236,6 +248,14 @@ class Operators(_Api):
     async def steer_replay(self, replay_id: str, verb: str, reason: str) -> ReplayView:
         """*verb*: start, pause, resume, cancel or undo."""
         return await self._replay(f"/{_part(replay_id)}/{verb}", {"reason": reason}, replay_id=replay_id)
+
+    async def reconciliation(self, *, limit: int) -> Reconciliation:
+        return await self._ask(Reconciliation, "GET", "/v1/reconciliation", query={"limit": str(limit)})
+
+    async def look_again(self, training_id: str, reason: str) -> None:
+        """Have the model of a training looked for once more, which the audit remembers."""
+        path = f"/v1/trainings/{_part(training_id)}/look-again"
+        await self._post(LookedAgain, path, body={"reason": reason}, then=_show(training_id))
 
     async def _replay(
         self, path: str, body: Mapping[str, Any], *, key: str | None = None, replay_id: str | None = None

@@ -9,6 +9,7 @@ from typing import Final
 from services.cli import servers
 from services.cli.client import Operators
 from services.cli.output import print_json, print_table
+from services.cli.problem import Problem
 from services.cli.stack import SERVICES, Environment
 from services.cli.words import Format
 from shared.contract.errors import ModelswapError
@@ -56,8 +57,13 @@ async def examine(environment: Environment) -> list[Finding]:
         await _look("migrations", _migrations, environment, "modelswap db migrate"),
         await _dead_letters(environment),
         await _look("replicate", _replicate, environment, _TOKEN),
+        await _look("public door", _public_door, environment, _DOOR),
         await _look("webhook secret", _webhook_secret, environment, "set MODELSWAP_WEBHOOK_SECRETS, or the token"),
     ]
+
+
+#: Ops says itself when it has a trouble of its own.
+_DOOR: Final = '"The public door is broken" in deploy/runbook.md; modelswap reconcile status'
 
 
 class _SecretSettings(Settings):
@@ -142,6 +148,19 @@ async def _replicate(environment: Environment) -> str:
     settings = ReplicateSettings.load(environment)
     async with _client(settings) as replicate:
         return f"{settings.replicate_api_url} knows us as {await replicate.account()}"
+
+
+async def _public_door(environment: Environment) -> str:
+    settings = OpsClientSettings.load(environment)
+    try:
+        async with Operators(settings.ops_url, read_token(reveal(settings.ops_tokens)[0]).secret) as ops:
+            shown = await ops.reconciliation(limit=0)
+    except Problem as error:
+        return f"not known: {error}"
+    recovered = shown.recovered.last_hour
+    if shown.door_seems_broken:
+        raise _Wrong(f"webhooks do not arrive: {recovered} trainings had to be recovered in the last hour")
+    return f"{recovered} trainings had to be recovered in the last hour"
 
 
 async def _webhook_secret(environment: Environment) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Coroutine, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +22,11 @@ T = TypeVar("T")
 Output = Annotated[Format, typer.Option("--output", "-o", help="How to print: for people or for programs.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
 User = Annotated[str, typer.Argument(help="The product's own id of a user.", show_default=False)]
+
+Begin = Annotated[
+    str,
+    typer.Option("--since", metavar="TIME", help="From then on: how long ago (24h, 7d) or when.", show_default=False),
+]
 
 TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
 
@@ -71,10 +77,12 @@ trainings = _group("Trainings, as the product's API shows them.")
 models = _group("Users' models, as the product's API shows them.")
 dead_letters = _group("What failed and was set aside.")
 replays = _group("Replays of dead letters, and what became of each.")
+reconcile = _group("Trainings of which no webhook came.")
 app.add_typer(trainings, name="trainings")
 app.add_typer(models, name="models")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(replays, name="replays")
+app.add_typer(reconcile, name="reconcile")
 app.add_typer(config, name="config")
 app.add_typer(db, name="db")
 app.add_typer(topology, name="topology")
@@ -292,6 +300,81 @@ def trainings_cancel(training: Annotated[str, TrainingArgument], output: Output 
     from services.cli.asking import cancel
 
     _run(cancel(training, output))
+
+
+@trainings.command("re-extract")
+def trainings_re_extract(
+    since: Begin,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what today's parser makes of each output. Nothing is changed.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="For the audit; needed without --dry-run.", show_default=False)] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    limit: Limit = 1000,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Read past outputs with today's parser.
+
+    The dry run compares each with the model that its training has: same, different, now found, now fails, still fails.
+    Without it, each unverified training of which a model is found now is looked at again, through the usual gate; those
+    that have a model are left alone.
+
+    Example: modelswap trainings re-extract --since 7d --dry-run
+
+    Example: modelswap trainings re-extract --since 2026-11-24T08:00 --reason "parser fixed in 0.2.0"
+    """
+    from services.cli import past
+
+    begin = _moment(since)
+    if dry_run:
+        _run(past.re_extract(begin, limit=limit, output=output))
+        return
+    if not reason:
+        raise typer.BadParameter("say why, for the audit; or try it with --dry-run", param_hint="--reason")
+    found = _run(past.found_by_now(begin, limit=limit))
+    if found and not yes:
+        typer.confirm(f"Look again at {len(found)} trainings?", abort=True, err=True)
+    refused = _run(past.look_again(found, reason))
+    past.print_looked_again(found, refused, output)
+    if refused:
+        raise typer.Exit(1)
+
+
+@dead_letters.command("try")
+def dead_letters_try(since: Begin, limit: Limit = 1000, output: Output = Format.TABLE) -> None:
+    """
+    Read the extractor's dead letters with today's parser.
+
+    The parser is this command's own: so a fix can be tried before it is deployed. Says which letters would give which
+    model now, and which still fail and how. Nothing is changed, and whether the models work is not asked.
+
+    Example: modelswap dead-letters try --since 24h
+
+    Example: modelswap dead-letters try --since 24h -o json | jq .groups
+    """
+    from services.cli.past import try_letters
+
+    _run(try_letters(_moment(since), limit=limit, output=output))
+
+
+@reconcile.command("status")
+def reconcile_status(limit: Limit = 20, output: Output = Format.TABLE) -> None:
+    """
+    Show whether Replicate's webhooks reach us.
+
+    How many trainings were recovered because no webhook came, how the last round went, and what was overdue last. Exit
+    code 1 if webhooks do not arrive.
+
+    Example: modelswap reconcile status
+
+    Example: modelswap reconcile status -o json | jq .recovered
+    """
+    from services.cli.reconcile import show_status
+
+    if not _run(show_status(limit=limit, output=output)):
+        raise typer.Exit(1)
 
 
 @models.command("current")
@@ -791,6 +874,13 @@ def _letters(options: dict[str, Any]) -> dict[str, str | None]:
         "text": "text",
     }
     return {name: options[option] for option, name in names.items() if option in options}
+
+
+def _moment(since: str) -> datetime:
+    from services.cli.moment import read_moment
+    from shared.runtime.clock import now
+
+    return read_moment(since, now=now())
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

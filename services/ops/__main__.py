@@ -92,7 +92,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         api = create_api(
             letter_routes(letters),
             replay_routes(replays),
-            reconciliation_router(recoveries, calls_per_minute=settings.reconcile_calls_per_minute),
+            reconciliation_router(recoveries, state, calls_per_minute=settings.reconcile_calls_per_minute),
             tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)],
         )
         app = create_app(

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from services.ops.migrate import ROLE
 from services.ops.reconcile.api import reconciliation_router
-from services.ops.reconcile.client import StateAway, StateClient, StateRefused
-from services.ops.reconcile.plan import CallBudget, Limits, Memory, Stage, Unfinished
+from services.ops.reconcile.client import StateAway, StateClient
+from services.ops.reconcile.plan import CallBudget, Limits, Memory, Stage, StateRefused, Unfinished
 from services.ops.reconcile.reconciler import Reconciler
 from services.ops.reconcile.store import Store
 from services.ops.reconcile.views import Counts, Outcome, Reconciliation
@@ -76,7 +76,7 @@ class State:
     """Knows these trainings, until an end of theirs is published."""
 
     trainings: list[Unfinished] = field(default_factory=list)
-    looked_at_again: list[UUID] = field(default_factory=list)
+    looked_at_again: list[str] = field(default_factory=list)
     never: list[tuple[UUID, str]] = field(default_factory=list)
 
     async def unfinished(self) -> AsyncIterator[Unfinished]:
@@ -86,8 +86,8 @@ class State:
     async def knows(self, training_id: str) -> bool:
         return any(training.training_id == training_id for training in self.trainings)
 
-    async def look_again(self, ref: UUID) -> None:
-        self.looked_at_again.append(ref)
+    async def look_again(self, training: str) -> None:
+        self.looked_at_again.append(training)
 
     async def never_started(self, ref: UUID, reason: str) -> None:
         self.never.append((ref, reason))
@@ -276,7 +276,7 @@ async def test_one_that_is_verified_for_too_long_is_looked_at_again_at_growing_d
 
     await scene.rounds(*(NOON + number * HOUR / 4 for number in range(24)))
 
-    assert scene.state.looked_at_again == [UUID(int=1)] * 5
+    assert scene.state.looked_at_again == [str(UUID(int=1))] * 5
     assert scene.replicate.lists == 0
 
 
@@ -432,7 +432,7 @@ async def test_a_state_that_does_not_answer_us_is_away(status: int):
 async def test_what_state_refuses_is_an_error_of_its_own():
     async with asking([(409, {"detail": "still running"})]) as (client, _):
         with pytest.raises(StateRefused, match="still running"):
-            await client.look_again(UUID(int=1))
+            await client.look_again("t1")
 
 
 # What operators see
@@ -443,7 +443,7 @@ async def test_operators_see_how_many_were_recovered_and_how_the_last_round_went
     scene.state.trainings = [overdue(requested_at=moment - 2 * HOUR)]
     scene.replicate.listed = [replicates(created_at=(moment - 2 * HOUR).isoformat())]
     await scene.rounds(moment)
-    (route,) = reconciliation_router(scene.store, calls_per_minute=60).routes
+    route = reconciliation_router(scene.store, scene.state, calls_per_minute=60).routes[0]
 
     shown = await route.endpoint(limit=5)  # type: ignore[attr-defined]
 

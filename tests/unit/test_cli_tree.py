@@ -24,6 +24,7 @@ COMMANDS = {
     *("trainings retry-extraction", "trainings cancel", "models rollback"),
     *("dead-letters replay", "dead-letters edit", "replays list", "replays show", "replays start", "replays pause"),
     *("replays resume", "replays cancel", "replays undo"),
+    *("trainings re-extract", "dead-letters try", "reconcile status"),
 }
 
 
@@ -67,6 +68,7 @@ def test_no_command_is_async_because_nobody_would_await_it(path):
         "listen",
         "dead-letters list",
         "audit",
+        "reconcile status",
     ],
 )
 def test_whatever_reads_can_print_json(path):

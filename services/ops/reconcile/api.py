@@ -1,4 +1,4 @@
-"""What are operators shown of overdue trainings? Edge: one route of their API."""
+"""What are operators shown of overdue trainings? Edge: two routes of their API."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Protocol
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
-from services.ops.reconcile.views import Counts, Outcome, Reconciliation, RecoveryView, RoundView, door_seems_broken
+from services.ops.reconcile.plan import StateRefused
+from services.ops.reconcile.views import (
+    Counts,
+    LookAgain,
+    LookedAgain,
+    Outcome,
+    Reconciliation,
+    RecoveryView,
+    RoundView,
+    door_seems_broken,
+)
+from shared.contract.identity import TrainingId
 from shared.runtime.clock import now
+from shared.runtime.http import Asker
 
 Most = Annotated[int, Query(ge=0, le=200)]
 
@@ -23,9 +35,17 @@ class Store(Protocol):
 
     async def latest(self, limit: int) -> list[RecoveryView]: ...
 
+    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None: ...
 
-def reconciliation_router(store: Store, *, calls_per_minute: int) -> APIRouter:
-    """``GET /reconciliation``."""
+
+class State(Protocol):
+    """Whoever has models looked for."""
+
+    async def look_again(self, training: str) -> None: ...
+
+
+def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) -> APIRouter:
+    """``GET /reconciliation``, and a second look that the audit remembers."""
     router = APIRouter()
 
     @router.get("/reconciliation")
@@ -42,5 +62,16 @@ def reconciliation_router(store: Store, *, calls_per_minute: int) -> APIRouter:
             calls_per_minute=calls_per_minute,
             trainings=await store.latest(limit),
         )
+
+    @router.post("/trainings/{training_id}/look-again")
+    async def look_again(training_id: Annotated[TrainingId, Path()], body: LookAgain, asker: Asker) -> LookedAgain:
+        """Look for the model of a training once more that succeeded without a usable one, for a reason."""
+        try:
+            await state.look_again(training_id)
+        except StateRefused as error:
+            await store.audit(asker.name, "training.look_again", f"training {training_id}", body.reason, str(error))
+            raise
+        await store.audit(asker.name, "training.look_again", f"training {training_id}", body.reason, "asked")
+        return LookedAgain(training_id=training_id)
 
     return router

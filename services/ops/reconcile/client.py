@@ -11,8 +11,8 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.ops.reconcile.plan import Stage, Unfinished
-from shared.contract.errors import DependencyDown, ModelswapError, TransientError
+from services.ops.reconcile.plan import Stage, StateRefused, Unfinished
+from shared.contract.errors import DependencyDown, ModelswapError
 
 _TIMEOUT: Final = httpx.Timeout(10.0)
 _PAGE: Final = 200
@@ -23,12 +23,6 @@ class StateAway(DependencyDown):
     """The API of `services.state` does not answer, or not us."""
 
     code = "state_away"
-
-
-class StateRefused(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
-    """State does not do what it was asked."""
-
-    code = "state_refused"
 
 
 class _Page(BaseModel):
@@ -80,9 +74,9 @@ class StateClient:
         _accept(response)
         return True
 
-    async def look_again(self, ref: UUID) -> None:
-        """Have the model of a training looked for once more that Replicate finished."""
-        _accept(await self._ask("POST", f"/v1/trainings/{ref}/retry-extraction"))
+    async def look_again(self, training: str) -> None:
+        """Have the model of a training (Replicate's id, or our ref) looked for once more that Replicate finished."""
+        _accept(await self._ask("POST", f"/v1/trainings/{_part(training)}/retry-extraction"))
 
     async def never_started(self, ref: UUID, reason: str) -> None:
         """Say that Replicate was never asked for a training. One that somebody heard of since stays as it is."""

@@ -26,6 +26,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from shared.contract.errors import TransientError
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
 from shared.replicate.training import Training, TrainingStatus
 from shared.replicate.webhook_url import Claim, read_claim
@@ -45,6 +46,12 @@ class Stage(StrEnum):
     REQUESTED = "requested"
     RUNNING = "running"
     VERIFYING = "verifying"
+
+
+class StateRefused(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+    """State does not do what it was asked."""
+
+    code = "state_refused"
 
 
 class Unfinished(BaseModel):

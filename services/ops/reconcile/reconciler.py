@@ -92,7 +92,7 @@ class State(Protocol):
 
     async def knows(self, training_id: str) -> bool: ...
 
-    async def look_again(self, ref: UUID) -> None: ...
+    async def look_again(self, training: str) -> None: ...
 
     async def never_started(self, ref: UUID, reason: str) -> None: ...
 
@@ -250,7 +250,7 @@ class Reconciler:
             case Identify(training, candidates, is_absent):
                 await self._identify(training, candidates, moment, is_absent=is_absent)
             case LookAgain(training):
-                await self._state.look_again(training.ref)
+                await self._state.look_again(str(training.ref))
                 await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
             case GiveUp(training, reason):
                 await self._give_up(training, reason, moment)

@@ -46,9 +46,7 @@ _SETTLE: Final = """
     WHERE r.outcome IS NULL
     RETURNING true
 """
-_AUDIT: Final = """
-    INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ('ops', $1, $2, $3, 'told')
-"""
+_AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
 _OPEN: Final = "SELECT ref FROM ops.recoveries WHERE outcome IS NULL"
 _FORGET: Final = "DELETE FROM ops.recoveries WHERE ref = ANY($1::uuid[]) AND outcome IS NULL"
 _PRUNE: Final = """
@@ -115,7 +113,7 @@ class Store:
             is_new = bool(await connection.fetchval(_SETTLE, *_who(training), now, outcome))
             if is_new:
                 target = f"training {training.training_id or training.ref}"
-                await connection.execute(_AUDIT, f"training.{outcome}", target, reason)
+                await connection.execute(_AUDIT, "ops", f"training.{outcome}", target, reason, "told")
             return is_new
 
         return await in_transaction(self._pool, work)
@@ -153,6 +151,10 @@ class Store:
     async def latest(self, limit: int) -> list[RecoveryView]:
         """The trainings that were noticed last."""
         return [RecoveryView.model_validate(dict(row)) for row in await self._fetch(_LATEST, limit)]
+
+    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None:
+        """Remember who did what, and why."""
+        await self._fetch(_AUDIT, actor, action, target, reason, outcome)
 
     async def _fetch(self, statement: str, *values: Any) -> list[Record]:
         async with acquired(self._pool) as connection:

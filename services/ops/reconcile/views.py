@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 #: One webhook may get lost on its way. So many in an hour do not.
 _BROKEN_FROM: Final = 3
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must consist of printable characters")
+    return text
 
 
 class Outcome(StrEnum):
@@ -73,6 +79,20 @@ class Reconciliation(_View):
     calls_per_minute: int
     #: The latest, newest first.
     trainings: Sequence[RecoveryView]
+
+
+class LookAgain(BaseModel):
+    """The model of a training is to be looked for once more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+
+
+class LookedAgain(_View):
+    """State was asked."""
+
+    training_id: str
 
 
 def door_seems_broken(recovered: Counts) -> bool:
