@@ -22,6 +22,7 @@ from shared.runtime.clock import now
 from tests.broker import Broker
 from tests.ops import NOON, opened_letters
 from tests.ops import dead as dead_letter
+from tests.stack import Stack
 from tests.state import Wire
 
 PLAN = topology((timedelta(milliseconds=50),))
@@ -199,3 +200,32 @@ async def test_progress_that_is_given_up_is_a_letter_and_blocks_nobody(broker, p
     await consuming
 
     assert await trainings(store) == ["t0", "t1"]
+
+
+async def test_killed_again_and_again_it_stores_each_letter_once(broker, publisher, store, database_url, tmp_path):
+    ops = Stack(tmp_path, amqp_url=broker.url, database_url=database_url, replicate_url="http://127.0.0.1:9").processes[
+        "ops"
+    ]
+    for n in range(1500):
+        await publisher.publish(dead(f"t{n}"))
+    stored: list[int] = []
+    try:
+        for _ in range(2):
+            ops.start()
+            await until(store, (stored[-1] if stored else 0) + 1)
+            ops.kill()
+            stored.append((await store.counts()).open)
+        ops.start()
+        await until(store, 1500)
+    finally:
+        ops.kill()
+
+    await broker.until(DEAD_QUEUE, 0)
+    found: set[str | None] = set()
+    before: int | None = None
+    while page := await store.list_letters(Filter(), before=before, limit=500):
+        found |= {letter.training_id for letter in page}
+        before = page[-1].number
+    assert stored[0] < 1500
+    assert found == {f"t{n}" for n in range(1500)}
+    assert (await store.counts()).open == 1500
