@@ -41,16 +41,22 @@ def free_port() -> int:
 class Process:
     """One process of the product, and what it logged."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path, *, module: str | None = None) -> None:
+        """*module* is what runs instead of the service itself."""
         self.name = name
+        self._module = module or f"services.{name}"
         self._environment = {**os.environ, **environment}
         self.log = log
         self._running: subprocess.Popen[bytes] | None = None
 
+    def with_module(self, module: str) -> Process:
+        """Another process in its place, with the same settings."""
+        return Process(self.name, self._environment, self.log, module=module)
+
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._running = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.name}"],
+                [sys.executable, "-m", self._module],
                 env=self._environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
