@@ -570,20 +570,18 @@ def dead_letters_export(
 @dead_letters.command("replay")
 def dead_letters_replay(
     *,
-    numbers: Annotated[list[int] | None, typer.Argument(help="Their numbers; or one of:", show_default=False)] = None,
-    reason: Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)],
-    group: Annotated[
-        str | None, typer.Option(metavar="FINGERPRINT", help="All open ones of a group.", show_default=False)
-    ] = None,
-    queue: Annotated[str | None, typer.Option(help="All open ones of a queue …", show_default=False)] = None,
-    error_code: Annotated[str | None, typer.Option(help="… with this error …", show_default=False)] = None,
-    error_class: Annotated[str | None, typer.Option(help="… of this class …", show_default=False)] = None,
-    event_type: Annotated[str | None, typer.Option(help="… of this event …", show_default=False)] = None,
-    training: Annotated[str | None, typer.Option(help="… of this training …", show_default=False)] = None,
-    user: Annotated[str | None, typer.Option(help="… of this user …", show_default=False)] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="… failed since …", show_default=False)] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="… and before …", show_default=False)] = None,
-    text: Annotated[str | None, typer.Option(help="… with these words in the error.", show_default=False)] = None,
+    numbers: LetterNumbers = None,
+    reason: LetterReason,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say of each letter what would happen; wait for all of it.")
     ] = False,
@@ -609,35 +607,24 @@ def dead_letters_replay(
 
     Example: modelswap dead-letters replay 17 18 --reason "parser mended in 1.4.2"
 
-    Example: modelswap dead-letters replay --group 3f9a0c --reason "parser mended" --dry-run
+    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "parser mended" --dry-run
 
-    Example: modelswap dead-letters replay --group 3f9a0c --reason "parser mended" --rate 5 --steps 1,10,rest --watch
+    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "mended" --rate 5 --steps 1,10,rest --watch
 
     Example: modelswap dead-letters replay --user user-42 --since 2h --reason "asked by support" --yes
     """
+    from services.cli.letters import wanted
     from services.cli.replays import Plan, replay
 
-    wanted = {
-        "queue": queue,
-        "error_code": error_code,
-        "error_class": error_class,
-        "event_type": event_type,
-        "training_id": training,
-        "user_id": user,
-        "since": since,
-        "until": until,
-        "text": text,
-    }
-    chosen = {name: value for name, value in wanted.items() if value is not None}
-    plan = Plan(numbers or (), group, chosen, reason, rate, steps, stop_share)
+    plan = Plan(numbers or (), wanted(_letters(locals())), reason, rate, steps, stop_share)
     if not _stream(replay(plan, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
         raise typer.Exit(1)
 
 
 @dead_letters.command("edit")
 def dead_letters_edit(
-    number: Annotated[int, typer.Argument(help="Which letter.", show_default=False)],
-    reason: Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)],
+    number: LetterNumber,
+    reason: LetterReason,
     body: Annotated[
         Path | None,
         typer.Option(
@@ -736,7 +723,7 @@ def replays_cancel(replay: ReplayArgument, reason: ReplayReason = "", output: Ou
 def replays_undo(
     *,
     replay: ReplayArgument,
-    reason: Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)],
+    reason: LetterReason,
     watch: Annotated[bool, typer.Option("--watch", help="Wait until every user was looked at.")] = False,
     output: Output = Format.TABLE,
 ) -> None:

@@ -19,14 +19,12 @@ from uuid import uuid4
 import typer
 
 from services.cli.client import Operators
-from services.cli.moment import read_moment
 from services.cli.output import console, print_json, print_table, printable
 from services.cli.problem import Problem
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
-from shared.runtime.clock import now
 from shared.runtime.settings import OpsClientSettings
 from shared.runtime.tokens import read_token
 
@@ -47,7 +45,6 @@ class Plan:
     """What is to be replayed, and how."""
 
     letters: Sequence[int]
-    group: str | None
     filter: Mapping[str, str]
     reason: str
     rate_per_second: float | None
@@ -62,16 +59,11 @@ class Plan:
             Problem: if it does not say which letters.
 
         """
-        times = {
-            name: read_moment(self.filter[name], now=now()).isoformat()
-            for name in ("since", "until")
-            if name in self.filter
-        }
-        ways = {"letters": list(self.letters), "group": self.group, "filter": {**self.filter, **times}}
+        ways = {"letters": list(self.letters), "filter": dict(self.filter)}
         given = {name: value for name, value in ways.items() if value}
         if len(given) != 1:
             raise Problem(
-                "say which letters: by numbers, by --group, or by --queue, --user and so on; one of these ways",
+                "say which letters: by their numbers, or by what they share (--group, --user, --since and so on)",
                 then="modelswap dead-letters replay --help",
             )
         how = {

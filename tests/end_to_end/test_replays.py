@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
+import pytest
 
 from deploy.local import Servers
 from shared.contract.errors import PermanentError
@@ -20,8 +21,9 @@ from shared.contract.identity import ModelName
 from shared.contract.topology import STATE_QUEUE, topology
 from shared.runtime.broker import Delivery, Publisher, dead_letter, to_message
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED, open_stack
+from tests.end_to_end.test_cli import Shell
 from tests.end_to_end.test_walk import deliver
-from tests.stack import Stack
+from tests.stack import READER_TOKEN, Stack
 from tests.state import NOON, model_of, ready
 
 BROKEN: Final = "tests.end_to_end.broken_extractor"
@@ -321,3 +323,76 @@ async def until_ended(stack: Stack, replay: dict[str, Any], count: int) -> None:
             await asyncio.sleep(0.02)
             with contextlib.suppress(httpx.HTTPError):
                 ended = (await ask(stack, f"/replays/{replay['id']}"))["ended"]
+
+
+@pytest.fixture
+def shell(stack: Stack) -> Shell:
+    return Shell({**stack.environment, "MODELSWAP_OPS_URL": stack.url("ops")})
+
+
+async def test_the_commands_do_it_all(stack: Stack, shell: Shell, tmp_path: Path):
+    user = f"user-{uuid4().hex[:8]}"
+    await register(stack, f"t-{user}", user)
+    body = json.dumps({"id": f"t-{user}", "status": "succeeded", "output": {"version": "cut o"}}).encode()
+    await deliver(stack, body, f"msg-{user}")
+    (letter,) = await until_open(stack, 1, training_id=f"t-{user}")
+    number = str(letter["number"])
+    mended = tmp_path / "mended.json"
+    mended.write_text(json.dumps({"training_id": f"t-{user}", "output": {"version": f"acme/{user}:{RECORDED}"}}))
+
+    replay = ("dead-letters", "replay", number, "--reason", "of a test")
+    looked = await shell.json(*replay, "--dry-run")
+    unasked, _, complaint = await shell.run(*replay)
+    failed, watched, _ = await shell.run(*replay, "--yes", "--watch", "--steps", "rest")
+    edit = await shell.json("dead-letters", "edit", number, "--reason", "it was cut off", "--body", str(mended))
+    shown = await shell.json("replays", "show", edit["id"][:13], "--watch")
+    undone = await shell.json("replays", "undo", edit["id"], "--reason", "of a test", "--watch")
+    listed = await shell.json("replays", "list", "--limit", "100")
+    again, _, why_not = await shell.run("replays", "undo", edit["id"], "--reason", "of a test")
+
+    assert looked["of_letters"][0]["predicted_detail"].startswith("still fails")
+    assert (unasked, "--yes" in complaint) == (1, True)
+    assert (failed, "1 failed" in watched) == (1, True)
+    assert shown["outcomes"] == {"swapped": 1}
+    assert shown["of_letters"][0]["edited"] is True
+    assert (undone["undo"]["status"], undone["undo"]["kept"]) == ("undone", 1)
+    assert edit["id"] in {each["id"] for each in listed}
+    assert (again, "nothing to undo" in why_not) == (1, True)
+
+
+async def test_who_may_only_look_can_not_replay(stack: Stack):
+    async with httpx.AsyncClient(
+        base_url=f"{stack.url('ops')}/v1", headers={"Authorization": f"Bearer {READER_TOKEN}"}
+    ) as reader:
+        looked = await reader.get("/replays")
+        replayed = await reader.post("/replays", json={"letters": [1], "reason": "no"})
+
+    assert (looked.status_code, replayed.status_code) == (200, 403)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"reason": "nothing is selected"}, "#"),
+        ({"reason": "two ways", "letters": [1], "group": "x"}, "#"),
+        ({"reason": "all there are", "filter": {}}, "#/filter"),
+        ({"reason": "not open", "filter": {"status": "dropped"}}, "#/filter"),
+        ({"reason": "no step", "letters": [1], "steps": ["half"]}, "#/steps"),
+        ({"reason": "no rate", "letters": [1], "rate_per_second": 0}, "#/rate_per_second"),
+        ({"reason": "", "letters": [1]}, "#/reason"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_with_the_place(stack: Stack, body: dict[str, Any], pointer: str):
+    answer = await stack.ops.post("/v1/replays", json=body)
+
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+async def test_what_is_not_there_is_said(stack: Stack):
+    nothing = await stack.ops.post("/v1/replays", json={"letters": [10**9], "reason": "none"})
+    no_replay = await stack.ops.get(f"/v1/replays/{uuid4()}")
+    no_steering = await stack.ops.post(f"/v1/replays/{uuid4()}/pause", json={})
+
+    assert (nothing.status_code, nothing.json()["title"]) == (422, "nothing-selected")
+    assert "there is no such letter" in nothing.json()["detail"]
+    assert (no_replay.status_code, no_steering.status_code) == (404, 404)
