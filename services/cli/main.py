@@ -713,7 +713,12 @@ def replays_resume(replay: ReplayArgument, reason: ReplayReason = "", output: Ou
 
 @replays.command("cancel")
 def replays_cancel(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
-    """Send no more at all; letters that did not go are open again."""
+    """
+    Send no more at all; letters that did not go are open again.
+
+    Those that went still get their outcome. Where that never comes (RabbitMQ lost its disk), cancel once more: they are
+    given up, and open again, too.
+    """
     from services.cli.replays import steer
 
     _run(steer(replay, "cancel", reason=reason, output=output))

@@ -29,6 +29,7 @@ from shared.contract.errors import DependencyDown, Malformed, PermanentError
 from shared.contract.events import Effect, TrainingCanceled
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
+from shared.runtime.broker import Outgoing
 from tests.replays import (
     Answering,
     Listed,
@@ -324,6 +325,46 @@ async def test_canceled_letters_are_open_again_and_those_that_went_get_their_out
     assert await statuses(database_url) == {went: "resolved", stayed: "open"}
     again, _ = await store.create(order([stayed]))
     assert await outcomes(store, again) == {stayed: "waiting"}
+
+
+async def test_letters_of_which_nothing_is_heard_are_given_up_when_canceled_once_more(database_url, store, broker):
+    (went, stayed) = await archive_many(database_url, 2)
+    record, _ = await store.create(order([went, stayed], steps=(1, "rest")))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+        await store.cancel(record.id, actor="bob", reason="the broker lost its disk")
+        await store.cancel(record.id, actor="bob", reason="really")
+    given_up = await outcomes(store, record)
+    open_again = await statuses(database_url)
+    # It was only late.
+    await say(store, settled(broker.marks[0]))
+
+    assert given_up == {went: "failed", stayed: "canceled"}
+    assert open_again == {went: "open", stayed: "open"}
+    assert await outcomes(store, record) == {went: "swapped", stayed: "canceled"}
+    assert await statuses(database_url) == {went: "resolved", stayed: "open"}
+    with pytest.raises(NotNow, match="nothing of it is underway"):
+        await store.cancel(record.id, actor="bob", reason="and again")
+
+
+async def test_a_letter_that_can_not_be_sent_does_not_hold_up_the_others(database_url, store, broker):
+    (odd, fine) = await archive_many(database_url, 2)
+
+    def trip(message: Outgoing) -> None:
+        if message.headers[REPLAY_HEADER].endswith(f":{odd}"):
+            raise ValueError("a header that AMQP has no words for")
+
+    broker.gate = trip
+    record, _ = await store.create(order([odd, fine], stop_share=1.0))
+
+    async with running_engine(store, broker):
+        await sent(broker, 1)
+        await say(store, settled(broker.marks[0]))
+        await until(store, record.id, Status.DONE)
+
+    assert await outcomes(store, record) == {odd: "failed", fine: "swapped"}
+    assert await statuses(database_url) == {odd: "open", fine: "resolved"}
 
 
 @pytest.mark.parametrize(

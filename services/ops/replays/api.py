@@ -165,7 +165,11 @@ class _Replays:
         return replay_view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
 
     async def cancel_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
-        """Send no more at all. Letters that did not go are open again; those that did still get their outcome."""
+        """
+        Send no more at all. Letters that did not go are open again; those that did still get their outcome.
+
+        Asked for once more, those of which nothing was heard since are given up, and open again, too.
+        """
         return replay_view(await self.store.cancel(replay_id, actor=asker.name, reason=body.reason))
 
     async def undo_replay(self, replay_id: UUID, body: UndoReplay, asker: Asker) -> ReplayView:

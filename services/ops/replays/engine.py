@@ -146,6 +146,10 @@ class Engine:
             return error
         except ModelswapError as error:
             return Unsent(f"{error.code}: {error}")
+        except Exception as error:
+            # One letter that can not be put into a message must not hold up the others.
+            log.exception("replay.unsendable", letter=mark.letter)
+            return Unsent(f"it can not be sent: {type(error).__name__}: {error}")
         return None
 
     def _outgoing(self, letter: Letter, mark: Mark) -> Outgoing:

@@ -194,6 +194,11 @@ _CANCEL_WAITING: Final = """
     WHERE replay_id = $1 AND outcome IN ('waiting', 'planned')
     RETURNING letter
 """
+_GIVE_UP_SENT: Final = """
+    UPDATE ops.replay_letters SET outcome = 'failed', detail = $2, ended_at = clock_timestamp()
+    WHERE replay_id = $1 AND outcome = 'sent'
+    RETURNING letter
+"""
 _FORGIVE: Final = """
     UPDATE ops.replays SET
         forgiven_ended = c.ended, forgiven_failed = c.failed
@@ -491,20 +496,27 @@ class Store:
         return await self._steer(replay_id, work)
 
     async def cancel(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord:
-        """Send no more at all: letters that did not go are open again."""
+        """
+        Send no more at all: letters that did not go are open again.
+
+        Asked for once more, those that went and of which nothing was heard since are given up, and open again, too.
+        """
 
         async def work(connection: Connection) -> None:
             # Whoever sends finishes first: what went is then known to have gone.
             await connection.execute(_LOCK, str(replay_id))
-            await self._require(
-                connection,
-                replay_id,
-                "cancel",
-                *(Status.PREVIEWING, Status.PREVIEWED, Status.RUNNING, Status.PAUSED, Status.STOPPED),
+            was = await self._require(
+                connection, replay_id, "cancel", *(each for each in Status if each != Status.DONE)
             )
-            back = [row["letter"] for row in await connection.fetch(_CANCEL_WAITING, replay_id, f"canceled by {actor}")]
-            for some in _slices(back):
+            if was is Status.CANCELED:
+                back = await connection.fetch(_GIVE_UP_SENT, replay_id, f"given up by {actor}: nothing was heard of it")
+                if not back:
+                    raise NotNow(f"replay {replay_id} is canceled, and nothing of it is underway")
+            else:
+                back = await connection.fetch(_CANCEL_WAITING, replay_id, f"canceled by {actor}")
+            for some in _slices([row["letter"] for row in back]):
                 await connection.execute(_REOPEN_LETTERS, replay_id, some)
+            said = "are given up" if was is Status.CANCELED else "did not go"
             await self._change(
                 connection,
                 replay_id,
@@ -512,7 +524,7 @@ class Store:
                 actor=actor,
                 action="replay.canceled",
                 reason=reason,
-                outcome=f"{len(back)} letters did not go",
+                outcome=f"{len(back)} letters {said}",
             )
 
         return await self._steer(replay_id, work)
@@ -547,12 +559,14 @@ class Store:
         self.tell()
         return record
 
-    async def _require(self, connection: Connection, replay_id: UUID, verb: str, *allowed: Status) -> None:
+    async def _require(self, connection: Connection, replay_id: UUID, verb: str, *allowed: Status) -> Status:
+        """Its status, if *verb* is possible with that."""
         row = await connection.fetchrow(_LOCK_REPLAY, replay_id)
         if row is None:
             raise NoReplay(f"there is no replay {replay_id}")
         if row["status"] not in allowed:
             raise NotNow(f"replay {replay_id} is {row['status']}: to {verb} it, it must be {' or '.join(allowed)}")
+        return Status(row["status"])
 
     async def _change(
         self,
