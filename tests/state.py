@@ -69,8 +69,10 @@ def canceled(training_id: str) -> Envelope:
     return envelope(TrainingCanceled(training_id=training_id, reason="canceled"))
 
 
-def ready(training_id: str, *, model: ModelRef | None = None, ref: UUID | None = None) -> Envelope:
-    evidence = Evidence(shape="version", checks=("exists",), seconds=0.5)
+def ready(
+    training_id: str, *, model: ModelRef | None = None, ref: UUID | None = None, looked_up: bool = False
+) -> Envelope:
+    evidence = Evidence(shape="version", looked_up=looked_up, checks=("exists",), seconds=0.5)
     return envelope(
         ModelReady(training_id=training_id, ref=ref, model=model or model_of(training_id), evidence=evidence)
     )

@@ -81,7 +81,9 @@ class Extractor:
             case other:
                 raise Malformed(f"the extractor does nothing about {other.key}", code="unexpected_event")
         checks = await self._verify(found.model, request_id=request_id)
-        evidence = Evidence(shape=found.shape, checks=checks, seconds=self._monotonic() - began)
+        evidence = Evidence(
+            shape=found.shape, looked_up=found.looked_up, checks=checks, seconds=self._monotonic() - began
+        )
         return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
 
     def gave_up(self, envelope: Envelope, error: Exception) -> Sequence[Event]:
@@ -134,7 +136,7 @@ class Extractor:
         try:
             return find_model(output, destination=destination, trainer=trainer, trainer_version=trainer_version)
         except NeedsLookup as lookup:
-            return Found(await self._look_up(lookup, started_at), f"lookup/{lookup.code}")
+            return Found(await self._look_up(lookup, started_at), f"lookup/{lookup.code}", looked_up=True)
 
     async def _look_up(self, lookup: NeedsLookup, started_at: datetime | None) -> ModelRef:
         try:

@@ -63,6 +63,8 @@ class Found:
 
     model: ModelRef
     shape: str
+    #: Did Replicate's list have to say which version it is?
+    looked_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

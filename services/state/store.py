@@ -58,11 +58,12 @@ from services.state.swap import (
     fold,
     inbox_id,
     lacks_destination,
+    looked_up_model,
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
 from shared.contract.errors import Malformed
-from shared.contract.events import Cause, ModelReady, ProgressSource
+from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef
 from shared.runtime import telemetry
 from shared.runtime.clock import now
@@ -101,7 +102,7 @@ _LOAD: Final = """
            t.trainer_version, t.started_at, CASE WHEN t.training_id = ANY($5::text[]) THEN t.output END AS output,
            m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
            ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($4::text[])) AS applied,
-           ARRAY(SELECT model || ' ' || user_id FROM state.model_owners WHERE model = ANY($6::text[])) AS owned
+           ARRAY(SELECT model || ' ' || ref FROM state.trainings WHERE model = ANY($6::text[])) AS made
     FROM state.trainings t
     LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.user_id = ANY($3::text[])
     WHERE (t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])) AND t.user_id = ANY($3::text[])
@@ -128,12 +129,6 @@ _WRITE: Final = """
             ref uuid, training_id text, stage text, model text, failure_code text, failure_reason text, output text,
             trainer text, trainer_version text, started_at timestamptz, completed_at timestamptz)
         WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[])
-    ), owners AS (
-        INSERT INTO state.model_owners (model, user_id)
-        SELECT c.model, t.user_id
-        FROM json_to_recordset($2::json) AS c (ref uuid, model text) JOIN state.trainings t USING (ref)
-        WHERE c.model IS NOT NULL AND t.ref = ANY($6::uuid[])
-        ON CONFLICT DO NOTHING
     ), history AS (
         INSERT INTO state.model_history
             (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, at)
@@ -433,14 +428,14 @@ class Store:
         user_ids = [user["user_id"] for user in users]
         event_ids = [inbox_id(envelope) for envelope in envelopes]
         outputs = [envelope.event.training_id for envelope in envelopes if lacks_destination(envelope.event)]
-        ready = [str(envelope.event.model) for envelope in envelopes if isinstance(envelope.event, ModelReady)]
-        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs, ready)
+        looked_up = [str(model) for envelope in envelopes if (model := looked_up_model(envelope.event)) is not None]
+        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs, looked_up)
         return Snapshot(
             trainings=[_training(row) for row in rows],
             models={row["user_id"]: _current(row) for row in rows if row["current_generation"] is not None},
             deleted_users={user["user_id"] for user in users if user["is_deleted"]},
             applied=frozenset(rows[0]["applied"]) if rows else (),
-            owners=dict(map(_owned, rows[0]["owned"])) if rows else {},
+            made=frozenset(map(_made, rows[0]["made"])) if rows else (),
         )
 
     async def _write(self, connection: Connection, changes: Changes) -> None:
@@ -960,9 +955,9 @@ def _decode_all(rows: Sequence[Record]) -> tuple[dict[int, Envelope], list[Malfo
     return envelopes, failures
 
 
-def _owned(text: str) -> tuple[ModelRef, str]:
-    model, _, user_id = text.partition(" ")
-    return _model_ref(model), user_id
+def _made(text: str) -> tuple[ModelRef, UUID]:
+    model, _, ref = text.partition(" ")
+    return _model_ref(model), UUID(ref)
 
 
 def _maybe(parse: Callable[[str], T], text: str | None) -> T | None:

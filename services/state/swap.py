@@ -68,10 +68,10 @@ class DestinationMismatch(PermanentError):  # noqa: N818 (likewise)
     code = "destination_mismatch"
 
 
-class OwnedByAnother(PermanentError):  # noqa: N818 (likewise)
-    """A model is ready that another user's training made."""
+class MadeByAnother(PermanentError):  # noqa: N818 (likewise)
+    """A model is ready that was only looked up, and it is what another training made. It may be another user's."""
 
-    code = "model_of_another_user"
+    code = "model_of_another_training"
 
 
 class Failure(NamedTuple):
@@ -117,8 +117,8 @@ class Snapshot:
     deleted_users: Collection[str] = ()
     #: Ids of events that were applied before.
     applied: Collection[str] = ()
-    #: Whose the models are that are ready now, where they were proved before.
-    owners: Mapping[ModelRef, str] = field(default_factory=dict)
+    #: Which training made which model, of those that were looked up.
+    made: Collection[tuple[ModelRef, UUID]] = ()
 
 
 @dataclass(slots=True)
@@ -198,13 +198,13 @@ class _Batch:
     #: Our id of a training by Replicate's.
     _refs: dict[str, UUID] = field(init=False)
     _models: dict[str, CurrentModel] = field(init=False)
-    _owners: dict[ModelRef, str] = field(init=False)
+    _made: set[tuple[ModelRef, UUID]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._trainings = {training.ref: training for training in self.snapshot.trainings}
         self._refs = {t.training_id: t.ref for t in self._trainings.values() if t.training_id is not None}
         self._models = dict(self.snapshot.models)
-        self._owners = dict(self.snapshot.owners)
+        self._made = set(self.snapshot.made)
 
     def take(self, envelope: Envelope) -> Result:
         mark = inbox_id(envelope)
@@ -292,11 +292,13 @@ class _Batch:
             reason = f"{model} does not lie at the training's destination {training.destination}"
             self._move(training, Fact.NOT_VERIFIED, failure=Failure(DestinationMismatch.code, reason))
             return DestinationMismatch(reason)
-        if self._owners.setdefault(model, training.user_id) != training.user_id:
-            # Not whose: this is said to the product of the other user, too.
-            reason = f"{model} was made by a training of another user"
-            self._move(training, Fact.NOT_VERIFIED, failure=Failure(OwnedByAnother.code, reason))
-            return OwnedByAnother(reason)
+        if looked_up_model(cause.event) and any(made == model and ref != training.ref for made, ref in self._made):
+            # Dates can not tell apart the trainings of several users that share a destination. Not whose it is: the
+            # product reads this as well.
+            reason = f"{model} is what another training made, and this one's output does not name it"
+            self._move(training, Fact.NOT_VERIFIED, failure=Failure(MadeByAnother.code, reason))
+            return MadeByAnother(reason)
+        self._made.add((model, training.ref))
         current = self._models.get(training.user_id)
         if current is None or training.generation > current.generation:
             self._swap(training, model, current, cause)
@@ -414,6 +416,11 @@ class _Batch:
 
     def _change(self, ref: UUID) -> TrainingChange:
         return self.changes.setdefault(ref, TrainingChange(ref))
+
+
+def looked_up_model(event: Event) -> ModelRef | None:
+    """The model that is ready, where Replicate's list and not the training's output said which version it is."""
+    return event.model if isinstance(event, ModelReady) and event.evidence.looked_up else None
 
 
 def lacks_destination(event: Event) -> bool:

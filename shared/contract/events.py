@@ -171,6 +171,8 @@ class Evidence(BaseModel):
 
     #: Which shape of output named the model.
     shape: str
+    #: Did Replicate's list have to say which version it is, because the output does not name it whole?
+    looked_up: bool = False
     #: Which checks it passed, in order.
     checks: tuple[str, ...]
     #: How long the checks took.

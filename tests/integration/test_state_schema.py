@@ -82,12 +82,6 @@ REFUSED = [
            SELECT 'ada', 9, ref, model, '', 'training', '', '' FROM state.user_models WHERE user_id = 'bob'""",
         FOREIGN,
     ),
-    (
-        update(f"stage = 'active', model = '{model_of('b1')}'", "trainings", "WHERE training_id = 't3'"),
-        FOREIGN,
-    ),
-    (update("user_id = 'ada'", "model_owners", "WHERE user_id = 'bob'"), FORBIDDEN),
-    ("DELETE FROM state.model_owners", FORBIDDEN),
     # a training that says what is not so
     (update("user_id = 'bob'", "trainings"), FORBIDDEN),
     (update("generation = 9", "trainings"), FORBIDDEN),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from services.state.handler import Handler
 from services.state.records import IdempotencyKey, KeyReused, RegisteredOtherwise, TrainingRecord, UserDeleted
 from services.state.store import Store
-from services.state.swap import DestinationMismatch, Failure, OwnedByAnother, UnknownTraining
+from services.state.swap import DestinationMismatch, Failure, MadeByAnother, UnknownTraining
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, PermanentError
@@ -492,34 +492,17 @@ async def test_a_deleted_user_gets_no_new_training(store, database_url):
         await store.register(registration("ada"))
 
 
-async def test_a_model_that_another_users_training_made_is_refused(store):
+async def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_that_made_it(store):
     await store.adopt(registration("ada", "t1"))
     await store.adopt(registration("bob", "b1"))
-    await store.apply([ready("t1")])
+    await store.apply([ready("t1", looked_up=True)])
 
-    (result,) = await store.apply([ready("b1", model=model_of("t1"))])
+    (result,) = await store.apply([ready("b1", model=model_of("t1"), looked_up=True)])
 
-    assert isinstance(result, OwnedByAnother)
+    assert isinstance(result, MadeByAnother)
     assert await store.find_model("bob") is None
     record = await get(store, "b1")
-    assert (record.stage, record.failure and record.failure.code) == (Stage.UNVERIFIED, "model_of_another_user")
-
-
-async def test_of_two_users_who_are_told_the_same_model_at_once_one_gets_it(store):
-    for user_id, name in (("ada", "t1"), ("bob", "b1")):
-        await store.adopt(registration(user_id, name))
-    handler = Handler(store)
-
-    async def tell(name: str) -> object:
-        try:
-            return await handler.handle([ready(name, model=model_of("t1"))])
-        except PermanentError as refusal:
-            return refusal
-
-    await asyncio.gather(tell("t1"), tell("b1"))
-
-    owners = [user_id for user_id in ("ada", "bob") if await store.find_model(user_id) is not None]
-    assert len(owners) == 1
+    assert (record.stage, record.failure and record.failure.code) == (Stage.UNVERIFIED, "model_of_another_training")
 
 
 async def test_a_training_belongs_to_one_user_and_one_destination(store):

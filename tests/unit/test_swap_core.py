@@ -27,7 +27,7 @@ from services.state.swap import (
     Changes,
     CurrentModel,
     DestinationMismatch,
-    OwnedByAnother,
+    MadeByAnother,
     Result,
     Snapshot,
     Swap,
@@ -516,13 +516,13 @@ def test_an_event_of_a_training_that_nobody_registered_is_tried_again_and_not_re
     assert ready("t9").id not in world.inbox
 
 
-def test_a_model_belongs_to_the_user_whose_training_proved_it_first():
+def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_that_made_it():
     world = World.of(training(1), training(2, user_id="bob"))
 
-    results = world.take(ready("t1"), ready("t2", model=model_of("t1")))
+    results = world.take(ready("t1"), ready("t2", model=model_of("t1"), looked_up=True))
 
     assert results[0] is None
-    assert isinstance(results[1], OwnedByAnother)
+    assert isinstance(results[1], MadeByAnother)
     assert {user: model.model for user, model in world.models.items()} == {"ada": model_of("t1")}
     assert world.stage(2) is Stage.UNVERIFIED
 
