@@ -22,9 +22,9 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from services.extractor.picture import find_flaw
-from shared.contract.errors import PermanentError, TransientError
+from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.contract.identity import ModelRef
-from shared.replicate.errors import NotThere
+from shared.replicate.errors import BadAnswer, NotThere
 from shared.replicate.training import Prediction, TrainingStatus
 from shared.replicate.version import InputSchema, Version
 
@@ -65,6 +65,12 @@ class StillRunning(Inconclusive):
     """It may be booting. The next attempt goes on waiting for the same run."""
 
     code = "still_running"
+
+
+class OutOfReach(Inconclusive):
+    """Its run ended well, but the picture can not be fetched now. The next attempt fetches it, and pays for no run."""
+
+    code = "picture_out_of_reach"
 
 
 class DoesNotWork(PermanentError):  # noqa: N818 (likewise)
@@ -207,7 +213,7 @@ class Gate:
             try:
                 prediction = await self._wait_for(ref, memory.prediction_id)
                 await self._judge(ref, prediction)
-            except StillRunning:
+            except (StillRunning, OutOfReach):
                 raise
             except (Inconclusive, PermanentError) as error:
                 memory.prediction_id = None
@@ -263,6 +269,9 @@ class Gate:
             picture = await self._replicate.fetch_output(url)
         except NotThere as error:
             raise Inconclusive(f"{ref}: the picture of its run {prediction.id} is gone ({error})") from error
+        except (BadAnswer, DependencyDown) as error:
+            # The model said where its picture is. An address that never answers holds up nobody else's model.
+            raise OutOfReach(f"{ref}: the picture of its run {prediction.id} is out of reach ({error})") from error
         # Decoding may take a second: deliveries and heartbeats go on meanwhile.
         if flaw := await asyncio.to_thread(find_flaw, picture):
             raise DoesNotWork(f"{ref}: its run {prediction.id} drew nothing: {flaw}", code=flaw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from shared.replicate.training import NotATraining, Prediction, Training, decode
 from shared.replicate.version import Version
 
 REPLICATE_URL: Final = "https://api.replicate.com"
-#: Where Replicate puts the files that a model made; also any host below it.
-_FILES_HOST: Final = "replicate.delivery"
+#: Where Replicate puts the files that a model made. What is no name of a host there is not looked up either.
+_FILES_HOST: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*replicate\.delivery")
 
 _READS_PER_MINUTE: Final = 3000
 _PREDICTIONS_PER_MINUTE: Final = 600
@@ -236,8 +237,7 @@ class Replicate:
             return False
         if self._url != REPLICATE_URL and _origin(address) == _origin(self._url):
             return True  # a simulator serves its files itself
-        host = address.host
-        return (address.scheme, address.port) == ("https", None) and f".{host}".endswith(f".{_FILES_HOST}")
+        return (address.scheme, address.port) == ("https", None) and _FILES_HOST.fullmatch(address.host) is not None
 
     async def _ask(
         self,

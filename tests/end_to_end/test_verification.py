@@ -94,6 +94,8 @@ THAT_PASS: Final = [
     ),
     Of("500 three times", "predictions.get", {"status": 500, "next": 3}, "replicate_down"),
     Of("slow", "versions.get", {"delay_seconds": 2}),
+    # The address of a picture is the model's word: nobody else waits for it.
+    Of("a picture out of reach", "delivery", {"status": 503, "next": 2}),
     # Nobody can know that the first one was started.
     Of(
         "a run's answer is lost",

@@ -10,7 +10,7 @@ import pytest
 from services.extractor.verify import NOT_RUN, DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
-from shared.replicate.errors import ForeignAddress, OperatorNeeded
+from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, OperatorNeeded
 from shared.replicate.version import Version
 from tests.fakes import FakeReplicate, picture, version_of
 
@@ -372,6 +372,25 @@ async def test_a_picture_that_is_gone_is_no_verdict(replicate, gate):
 
     with pytest.raises(Inconclusive, match="gone"):
         await gate.verify(REF)
+
+
+@pytest.mark.parametrize("error", [DependencyDown("no connection"), NoAnswer("503"), BadAnswer("too long")])
+async def test_a_picture_that_can_not_be_fetched_holds_up_nobody_and_is_paid_for_once(replicate, gate, error):
+    fetch = replicate.fetch_output
+
+    async def fail(_: str) -> bytes:
+        raise error
+
+    replicate.fetch_output = fail
+    with pytest.raises(Inconclusive, match="out of reach") as caught:
+        await gate.verify(REF)
+    replicate.fetch_output = fetch
+    checks = await gate.verify(REF)
+
+    assert not isinstance(caught.value, DependencyDown)
+    assert caught.value.code == "picture_out_of_reach"
+    assert "predict" in checks
+    assert len(replicate.inputs) == 1
 
 
 def replicate_falls_ill(replicate: FakeReplicate, error: Exception) -> Callable[[float], Awaitable[None]]:
