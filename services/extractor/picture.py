@@ -11,8 +11,9 @@ from typing import Final, cast
 from PIL import Image
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP")
-#: More than any model draws; a small file can claim to be larger than our memory.
-_MAX_PIXELS: Final = 64_000_000
+#: More than any model draws for a plain prompt. A small file can claim to be larger than our memory, and while it is
+#: looked at, each pixel takes eight bytes.
+_MAX_PIXELS: Final = 4096 * 4096
 #: Out of 255: WebP spreads one colour over as many as 14 shades.
 _NOISE: Final = 16
 #: Whatever Pillow raises for a broken file of these formats.

@@ -45,6 +45,10 @@ def test_a_picture_that_claims_to_be_huge_is_not_decoded():
         assert find_flaw(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")) is Flaw.BROKEN
 
 
+def test_a_picture_that_is_huge_is_not_decoded():
+    assert find_flaw(picture(blank=True, size=(4096, 4097))) is Flaw.BROKEN
+
+
 @given(st.sampled_from(KINDS).map(picture), st.data())
 def test_no_damage_makes_it_fail_otherwise(whole, data):
     damaged = bytearray(whole)
