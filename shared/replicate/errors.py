@@ -136,7 +136,7 @@ def _header_seconds(headers: Mapping[str, str]) -> float | None:
     try:
         # Measured by the server's own clock, because ours may be off.
         wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return max(wait.total_seconds(), 0.0)
 

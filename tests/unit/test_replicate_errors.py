@@ -85,6 +85,7 @@ def test_wait_as_long_as_the_longest_of_what_is_said():
         ({}, {"retry-after": "Tue, 24 Nov 2026 10:00:00 GMT", "date": "Tue, 24 Nov 2026 10:00:30 GMT"}, 0),
         ({}, {"retry-after": "Tue, 24 Nov 2026 10:00:30 GMT"}, None),
         ({}, {"retry-after": "soon", "date": "today"}, None),
+        ({}, {"retry-after": f"Tue, 24 Nov 2026 10:00:30 +{10**20}", "date": "Tue, 24 Nov 2026 10:00:00 GMT"}, None),
         ({}, {}, None),
         ({"retry_after": "nan"}, {}, None),
         ({"retry_after": -5}, {}, None),
