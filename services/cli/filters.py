@@ -15,7 +15,8 @@ def run_filter(answer: Callable[[str], str], source: Iterable[bytes], sink: Bina
     """Write what *answer* says of each line of *source* to *sink*, at once: somebody may wait for it."""
     for line in source:
         try:
-            said = answer(line.decode())
+            # Some editors begin a file with a byte order mark.
+            said = answer(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
             said = _NOT_TEXT
         sink.write(said.encode() + b"\n")

@@ -40,5 +40,9 @@ def test_the_last_line_needs_no_end():
     assert said == [{"id": 1, "progress": 50.0, "step": 5, "total": 10}]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_line():
+    assert [each["id"] for each in answers(progress_line, [b'\xef\xbb\xbf{"id": 1}\r', b'{"id": 2}\r'])] == [1, 2]
+
+
 def test_nothing_in_is_nothing_out():
     assert answers(extract_line, []) == []
