@@ -4,7 +4,8 @@ How far does a training's log say it is? Pure.
 Trainers write for people: a bar for each thing they do, redrawn over and over between free text. So a log is read from
 its end, and the first count that is the training's own decides. What tells it from downloads, caches and samples:
 
-1. a word or unit that names other work (``Caching latents``, ``5.5MB/s``) rules it out, whatever it counts to;
+1. a word or unit that names other work (``Caching latents``, ``5.5MB/s``) rules it out, whatever it counts to, but for
+   a bar with a learning rate: people call their jobs anything, and nothing else learns;
 2. else it counts to the number of steps that the training was asked for;
 3. or it shows a loss, or calls itself training, step or epoch;
 4. or nobody said how many steps there are, and it is long: preparations walk over a handful of images.
@@ -264,7 +265,7 @@ _FILE: Final = re.compile(
 )
 _OTHER_RATE: Final = re.compile(r"(?:B|example|file|image|img|row|doc|token|tok|record|line|page)s?/s|s/(?:file|image)")
 _TRAINING: Final = re.compile(r"(?<![a-z])(?:train|step|epoch|iter|fine-?tun)", re.IGNORECASE)
-_RATE: Final = re.compile(r"\blr\b", re.IGNORECASE)
+_LEARNING_RATE: Final = re.compile(r"\blr\b", re.IGNORECASE)
 _LETTER: Final = re.compile(r"[a-z]", re.IGNORECASE)
 #: Preparations are shorter.
 _LONG: Final = 100
@@ -290,7 +291,11 @@ def _may_be_training(count: _Count, plan: _Plan) -> bool:
 
 
 def _shows_loss(count: _Count) -> bool:
-    return _holds(count.after, "loss") or (_holds(count.after, "lr") and _RATE.search(count.after) is not None)
+    return _holds(count.after, "loss") or _shows_learning_rate(count)
+
+
+def _shows_learning_rate(count: _Count) -> bool:
+    return _holds(count.after, "lr") and _LEARNING_RATE.search(count.after) is not None
 
 
 def _counts_in_epoch(count: _Count) -> bool:
@@ -304,6 +309,8 @@ def _holds(text: str, *words: str) -> bool:
 
 
 def _is_other_work(count: _Count) -> bool:
+    if _shows_learning_rate(count):
+        return False
     rate = count.after.split(",")[1:2]
     return _names_other_work(count.before) or bool(rate and _OTHER_RATE.search(rate[0]))
 
