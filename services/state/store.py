@@ -155,6 +155,7 @@ _WRITE: Final = """
     RETURNING m.user_id
 """
 
+# Replicate says the same twice a second: what is not new writes nothing, and is told to nobody who follows.
 _RECORD_PROGRESS: Final = """
     WITH reported AS (
         SELECT r.*, coalesce(
@@ -180,6 +181,8 @@ _RECORD_PROGRESS: Final = """
         updated_at      = clock_timestamp()
     FROM reported r JOIN free USING (ref)
     WHERE t.ref = r.ref AND t.ref = ANY(ARRAY(SELECT ref FROM free)) AND t.stage IN ('requested', 'running')
+      AND (t.stage = 'requested' OR t.started_at IS NULL OR r.percent > coalesce(t.progress, -1)
+           OR r.step > coalesce(t.step, -1) OR (t.total_steps IS NULL AND r.total IS NOT NULL))
 """
 
 _LOCK_USER: Final = """

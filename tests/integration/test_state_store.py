@@ -587,6 +587,17 @@ async def test_progress_only_ever_rises(store):
     assert (record.stage, record.progress_source, record.total_steps) == (Stage.RUNNING, ProgressSource.LOG, 1000)
 
 
+@pytest.mark.parametrize("report", [progressed("t1", 0.2, step=200), progressed("t1", 0.1), progressed("t1", None)])
+async def test_progress_that_says_nothing_new_is_not_written(store, report):
+    await store.adopt(registration("ada", "t1"))
+    await Handler(store).handle_progress([progressed("t1", 0.2, step=200)])
+    before = await get(store, "t1")
+
+    await Handler(store).handle_progress([report])
+
+    assert await get(store, "t1") == before
+
+
 @pytest.mark.parametrize("end", [succeeded, ready, failed, canceled, not_verified])
 async def test_progress_that_comes_after_the_end_is_nothing(store, end):
     await store.adopt(registration("ada", "t1"))
