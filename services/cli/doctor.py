@@ -74,6 +74,10 @@ class _Wrong(Exception):  # noqa: N818 (it is what was seen)
     """A look found something that is to be put right."""
 
 
+class _NotKnown(Exception):  # noqa: N818 (likewise)
+    """Whoever could say does not answer."""
+
+
 async def _look(
     check: str, look: Callable[[Environment], Awaitable[str]], environment: Environment, then: str
 ) -> Finding:
@@ -81,6 +85,8 @@ async def _look(
         return Finding(check, OK, await look(environment))
     except SettingsError as error:
         return Finding(check, WRONG, _mistakes(error)[0], _SET)
+    except _NotKnown as error:
+        return Finding(check, WARNING, f"not known: {error}", "modelswap serve ops")
     except (_Wrong, ModelswapError) as error:
         return Finding(check, WRONG, str(error), then)
 
@@ -156,7 +162,7 @@ async def _public_door(environment: Environment) -> str:
         async with Operators(settings.ops_url, read_token(reveal(settings.ops_tokens)[0]).secret) as ops:
             shown = await ops.reconciliation(limit=0)
     except Problem as error:
-        return f"not known: {error}"
+        raise _NotKnown(error) from error
     recovered = shown.recovered.last_hour
     if shown.door_seems_broken:
         raise _Wrong(f"webhooks do not arrive: {recovered} trainings had to be recovered in the last hour")

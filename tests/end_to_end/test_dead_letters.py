@@ -97,3 +97,10 @@ async def test_the_doctor_says_how_many_wait_and_what_to_type(settings, training
 
     (found,) = [each for each in findings if each["check"] == "dead letters"]
     assert (found["status"], found["then"]) == ("warning", "modelswap dead-letters groups --status open")
+
+
+async def test_the_doctor_calls_nothing_well_that_only_ops_could_tell(settings):
+    findings = await Shell({**settings, "MODELSWAP_OPS_URL": "http://127.0.0.1:9"}).json("doctor")
+
+    said = {each["check"]: each["status"] for each in findings}
+    assert (said["dead letters"], said["public door"]) == ("warning", "warning")
