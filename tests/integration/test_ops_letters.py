@@ -14,6 +14,7 @@ import pytest
 
 from services.ops.letters.store import Store
 from services.ops.letters.views import Filter, Status
+from services.ops.letters.where import by_number, where
 from services.ops.migrate import ROLE
 from shared.contract.envelope import REPLAY_HEADER
 from shared.contract.topology import STATE_QUEUE, topology
@@ -208,6 +209,22 @@ async def test_letters_are_found_by_everything_that_is_known_of_them(store, clie
         assert [letter["number"] for letter in answer.json()["items"]] == found, query
 
 
+async def test_words_that_no_letter_has_are_not_looked_for_letter_by_letter(store, database_url):
+    await archived(store, *(dead(f"t{n}") for n in range(200)))
+    wanted = Filter(text="absent")
+    conditions, values = where(wanted)
+    statement = f"SELECT number FROM ops.letters WHERE {conditions} ORDER BY {by_number(wanted)} DESC LIMIT 1"
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=1)
+    try:
+        async with pool.acquire() as connection:
+            plan = "".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *values))
+    finally:
+        pool.terminate()
+
+    assert "letters_by_words" in plan
+    assert await letters(store, text="absent") == []
+
+
 @pytest.mark.parametrize("query", ["status=odd", "since=yesterday", "limit=0", "cursor=odd", "colour=red", "queue="])
 async def test_a_question_that_makes_no_sense_is_refused(client, query):
     answer = await client.get(f"/dead-letters?{query}")
@@ -323,6 +340,7 @@ async def test_a_whole_group_is_dropped_and_restored(store, client):
     [
         {"filter": {}, "reason": "all"},
         {"filter": {"status": "open"}, "reason": "all"},
+        {"filter": {"status": "resolved", "error_code": "no_version"}, "reason": "these are open, and not meant"},
         {"filter": {"queue": "q"}},
         {"filter": {"queue": "q"}, "reason": " "},
         {"filter": {"colour": "red"}, "reason": "x"},

@@ -590,6 +590,22 @@ async def test_letters_that_are_gone_when_a_dry_run_is_started_are_skipped(datab
     assert faster.id != planned.id
 
 
+async def test_a_letter_that_was_dropped_and_forgotten_since_the_dry_run_is_skipped(database_url, store, broker):
+    (gone, here) = await archive_many(database_url, 2)
+    async with running_engine(store, broker):
+        planned, _ = await store.create(order([gone, here], is_dry_run=True))
+        await until(store, planned.id, Status.PREVIEWED)
+        await rows(database_url, "UPDATE ops.letters SET status = 'dropped' WHERE number = $1", gone)
+        await rows(database_url, "DELETE FROM ops.letters WHERE number = $1", gone)
+        await store.start(planned.id, actor="ada", reason="")
+        await sent(broker, 1)
+        await say(store, settled(broker.marks[0]))
+        done = await until(store, planned.id, Status.DONE)
+
+    assert done.outcomes == {"swapped": 1, "skipped": 1}
+    assert (await outcomes(store, planned))[gone] == "skipped"
+
+
 # Undoing
 
 

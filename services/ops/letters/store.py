@@ -28,7 +28,7 @@ from services.ops.letters.views import (
     Status,
     WrongStatus,
 )
-from services.ops.letters.where import where
+from services.ops.letters.where import by_number, where
 from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
 
 #: Told, in the same transaction, that what a replay sent failed again: which replay, the letter's number, the error.
@@ -138,7 +138,7 @@ _GROUPS: Final = """
 # In order of their numbers, as everywhere.
 _MOVE: Final = """
     WITH chosen AS (
-        SELECT number FROM ops.letters WHERE {where} ORDER BY number LIMIT {limit} FOR NO KEY UPDATE
+        SELECT number FROM ops.letters WHERE {where} ORDER BY {order} LIMIT {limit} FOR NO KEY UPDATE
     )
     UPDATE ops.letters l SET status = {to} FROM chosen WHERE l.number = chosen.number RETURNING l.number
 """
@@ -227,7 +227,7 @@ class Store:
     async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]:
         """At most *limit* letters *before* that number, newest first."""
         conditions, values = where(wanted)
-        conditions += f" AND number < ${len(values) + 1} ORDER BY number DESC LIMIT ${len(values) + 2}"
+        conditions += f" AND number < ${len(values) + 1} ORDER BY {by_number(wanted)} DESC LIMIT ${len(values) + 2}"
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(
                 f"SELECT {_LINE} FROM ops.letters WHERE {conditions}",  # noqa: S608 (our own)
@@ -311,7 +311,9 @@ class Store:
         """Some at a time, each time with its line in the audit: nothing is locked for long, or done without a word."""
         conditions, values = where(wanted.model_copy(update={"status": was}))
         places = [f"${len(values) + place}" for place in range(1, 4)]
-        statement = _MOVE.format(where=f"{conditions} AND number <= {places[0]}", limit=places[1], to=places[2])
+        statement = _MOVE.format(
+            where=f"{conditions} AND number <= {places[0]}", order=by_number(wanted), limit=places[1], to=places[2]
+        )
         target = "letters with " + ", ".join(
             f"{name} {value}" for name, value in wanted.model_dump(exclude_none=True).items()
         )

@@ -87,10 +87,17 @@ def selective(given: Filter) -> Filter:
     return given
 
 
+def _of_any_status(given: Filter) -> Filter:
+    # What is dropped is open, and what is restored is dropped: whoever says something else means other letters.
+    if given.status is not None:
+        raise ValueError("says a status: open letters are dropped, and dropped ones restored, so leave it out")
+    return selective(given)
+
+
 class DropMany(Drop):
     """Which letters are dropped or restored, and why. At least one thing must be said of them."""
 
-    filter: Annotated[Filter, AfterValidator(selective)]
+    filter: Annotated[Filter, AfterValidator(_of_any_status)]
 
 
 class LetterLine(BaseModel):

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from services.ops.letters.views import Filter
 from services.ops.letters.views import Status as LetterStatus
-from services.ops.letters.where import where
+from services.ops.letters.where import by_number, where
 from services.ops.replays.messages import Letter
 from services.ops.replays.plan import (
     EFFECTS,
@@ -96,7 +96,7 @@ _LETTER: Final = """
 """
 _SELECTED: Final = "SELECT number, queue, status, training_id, user_id, fingerprint, replay_id FROM ops.letters "
 _BY_NUMBER: Final = _SELECTED + "WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE"
-_BY_FILTER: Final = _SELECTED + "WHERE {} ORDER BY number LIMIT {} FOR NO KEY UPDATE"
+_BY_FILTER: Final = _SELECTED + "WHERE {} ORDER BY {} LIMIT {} FOR NO KEY UPDATE"
 
 _INSERT_REPLAY: Final = """
     INSERT INTO ops.replays
@@ -225,6 +225,13 @@ _SKIP_PLANNED: Final = """
     UPDATE ops.replay_letters r SET outcome = 'skipped', detail = s.detail, ended_at = clock_timestamp()
     FROM json_to_recordset($2::json) AS s (letter bigint, detail text)
     WHERE r.replay_id = $1 AND r.letter = s.letter
+"""
+
+# What was dropped or resolved long ago is forgotten.
+_SKIP_FORGOTTEN: Final = """
+    UPDATE ops.replay_letters SET outcome = 'skipped', detail = 'it is forgotten', ended_at = clock_timestamp()
+    WHERE replay_id = $1 AND outcome = 'planned'
+    RETURNING letter
 """
 
 _PREDICT: Final = """
@@ -403,7 +410,7 @@ class Store:
         if isinstance(letters, Sequence):
             return await connection.fetch(_BY_NUMBER, letters)
         conditions, values = where(letters.model_copy(update={"status": LetterStatus.OPEN}))
-        statement = _BY_FILTER.format(conditions, f"${len(values) + 1}")
+        statement = _BY_FILTER.format(conditions, by_number(letters), f"${len(values) + 1}")
         found = await connection.fetch(statement, *values, MOST_LETTERS + 1)
         if len(found) > MOST_LETTERS:
             raise TooManySelected(f"these are more than {MOST_LETTERS} letters: select fewer, by time for example")
@@ -461,6 +468,7 @@ class Store:
             await connection.execute(_SKIP_PLANNED, replay_id, json.dumps(skipped))
             for some in _slices(taken):
                 await connection.execute(_START_PLANNED, replay_id, some)
+            forgotten = await connection.fetch(_SKIP_FORGOTTEN, replay_id)
             await self._take_letters(connection, replay_id, taken)
             await self._change(
                 connection,
@@ -469,7 +477,7 @@ class Store:
                 actor=actor,
                 action="replay.started",
                 reason=reason,
-                outcome=f"{len(taken)} letters, {len(skipped)} skipped",
+                outcome=f"{len(taken)} letters, {len(skipped) + len(forgotten)} skipped",
             )
 
         return await self._steer(replay_id, work)
