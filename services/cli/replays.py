@@ -25,6 +25,7 @@ from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
+from shared.contract.envelope import is_structured
 from shared.runtime.settings import OpsClientSettings
 from shared.runtime.tokens import read_token
 
@@ -215,8 +216,7 @@ def _data(letter: LetterView) -> Any:
         document = json.loads(letter.body_text or "")
     except ValueError:
         return {}
-    is_structured = (letter.content_type or "").startswith("application/cloudevents")
-    return document.get("data", {}) if is_structured else document
+    return document.get("data", {}) if is_structured(letter.content_type) else document
 
 
 def _in_editor(data: Any) -> str:

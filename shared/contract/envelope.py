@@ -21,7 +21,6 @@ from shared.contract.events import EVENTS, Event
 
 TYPE_PREFIX: Final = "dev.modelswap."
 CONTENT_TYPE: Final = "application/json"
-_STRUCTURED: Final = "application/cloudevents"
 #: Trace context travels as plain headers, as OpenTelemetry expects.
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
 #: The mark of an operator's replay: it goes on with everything that follows from it.
@@ -85,6 +84,11 @@ def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = N
     )
 
 
+def is_structured(content_type: str | None) -> bool:
+    """Does a message of *content_type* say everything of its event in the body, and nothing in headers?"""
+    return (content_type or "").startswith("application/cloudevents")
+
+
 def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
     """
     Read an envelope from a message.
@@ -93,7 +97,7 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         Malformed: if it is no CloudEvent, or an event or a major version of one that is not known here.
 
     """
-    if (content_type or "").startswith(_STRUCTURED):
+    if is_structured(content_type):
         attributes, body = _unfold(body)
     else:
         attributes = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}

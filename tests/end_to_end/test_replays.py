@@ -31,6 +31,8 @@ VICTIMS: Final = 200
 #: Those of them that had a model before.
 RETRAINED: Final = 5
 MANY: Final = 1000
+#: So many that ops can be killed in the middle.
+INTERRUPTED: Final = 60
 
 
 async def in_parallel(work: Callable[[str], Awaitable[object]], names: Sequence[str]) -> None:
@@ -72,6 +74,12 @@ async def planted_bug(stack: Stack) -> AsyncIterator[None]:
 
 async def ask(stack: Stack, path: str, **query: Any) -> Any:
     answer = await stack.ops.get(f"/v1{path}", params=query)
+    answer.raise_for_status()
+    return answer.json()
+
+
+async def ask_state(stack: Stack, path: str) -> Any:
+    answer = await stack.api.get(f"/v1{path}")
     answer.raise_for_status()
     return answer.json()
 
@@ -291,6 +299,50 @@ async def test_whatever_dies_in_a_replay_of_a_thousand_each_letter_has_one_effec
     assert {each["user_id"] for each in table} == set(names)
     assert Counter(row["user_id"] for row in swaps) == dict.fromkeys(names, 1)
     assert {row["cause"] for row in swaps} == {"replay"}
+
+
+async def test_whatever_of_undoing_and_of_a_dry_run_is_left_when_ops_dies_is_done_afterwards(stack: Stack):
+    users = [f"user-{uuid4().hex[:8]}" for _ in range(INTERRUPTED)]
+    await in_parallel(lambda user: register(stack, f"first-{user}", user), users)
+    await in_parallel(lambda user: succeed(stack, f"first-{user}", user, SELF_STARTED), users)
+    await in_parallel(lambda user: stack.until_stage(f"first-{user}", "active"), users)
+    await set_aside(stack, users)
+    await until_open(stack, INTERRUPTED, error_code="unknown_training")
+    await in_parallel(lambda user: register(stack, user, user), users)
+    asked = {"filter": {"error_code": "unknown_training"}, "reason": "registered now", "rate_per_second": 40}
+
+    replay = await say(stack, "/replays", {**asked, "dry_run": True})
+    await kill_ops_when(stack, replay, lambda seen: 0 < sum(seen["predictions"].values()) < INTERRUPTED)
+    previewed = await until(stack, replay, "previewed")
+    still_open = await until_open(stack, INTERRUPTED, error_code="unknown_training")
+    await say(stack, f"/replays/{replay['id']}/start", {"reason": "looks good"})
+    await until(stack, replay, "done")
+    await say(stack, f"/replays/{replay['id']}/undo", {"reason": "they are all blurred"})
+    await kill_ops_when(stack, replay, lambda seen: 0 < seen["undo"]["reverted"] < INTERRUPTED)
+    undone = await until_undone(stack, replay)
+    histories = [(await ask_state(stack, f"/users/{user}/model/history"))["items"] for user in users]
+
+    assert previewed["predictions"] == {"swapped": INTERRUPTED}
+    assert {letter["training_id"] for letter in still_open} == set(users)
+    assert (undone["reverted"], undone["kept"]) == (INTERRUPTED, 0)
+    assert {tuple(each["cause"] for each in history) for history in histories} == {("rollback", "replay", "training")}
+    assert [action for _, action, _ in await told(stack, replay)] == [
+        "replay.planned",
+        "replay.started",
+        "replay.done",
+        "replay.undo_started",
+        "replay.undone",
+    ]
+
+
+async def kill_ops_when(stack: Stack, replay: dict[str, Any], is_time: Callable[[dict[str, Any]], bool]) -> None:
+    """Kill ops in the middle of its work on *replay*, and start it again."""
+    async with asyncio.timeout(30):
+        while not is_time(await ask(stack, f"/replays/{replay['id']}")):
+            await asyncio.sleep(0.005)
+    stack.processes["ops"].kill()
+    stack.processes["ops"].start()
+    await stack.until_ready("ops")
 
 
 async def set_aside(stack: Stack, names: Sequence[str]) -> None:

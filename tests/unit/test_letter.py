@@ -237,6 +237,16 @@ names = st.text() | st.sampled_from(
 deaths = st.lists(st.dictionaries(st.sampled_from(["reason", "queue", "time", "exchange", "routing-keys"]), values))
 
 
+def test_an_event_in_structured_mode_says_in_its_body_what_it_is():
+    event = wrap(TrainingSucceeded(training_id="t1", output=None), source="receiver", now=NOON)
+    attributes = {"id": event.id, "type": f"dev.modelswap.{event.event.key}"}
+    body = json.dumps({**attributes, "data": json.loads(event.body())}).encode()
+
+    letter = read(Message(body, content_type="application/cloudevents+json; charset=utf-8"), now=NOON)
+
+    assert (letter.event_type, letter.event_id, letter.training_id) == (event.event.key, event.id, "t1")
+
+
 @given(
     headers=st.dictionaries(names, values | deaths, max_size=6),
     body=st.binary() | st.sampled_from([b'{"training_id": "\\ud800\\u0000"}', b"[" * 100_000, b'{"id": 1}']),

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from shared.contract.dead import ATTEMPT, BROKERS_OWN, DEAD, DEATHS, FAILED_AT
-from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX
+from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, is_structured
 from shared.contract.text import clean
 from shared.contract.topology import RECEIVER
 
@@ -118,8 +118,11 @@ def read(message: Message, *, now: datetime) -> Letter:
     """What *message* was; *now* is when it was taken, for those that do not say when they died."""
     failure = _failure(message, now)
     headers = message.headers
-    event_id = _name(headers.get("ce-id")) or _name(headers.get("webhook-id"))
-    event_type = _name(headers.get("ce-type"))
+    document = _document(message.body)
+    # An event in structured mode says of itself in the body what others say in headers.
+    said = document if is_structured(message.content_type) else {}
+    event_id = _name(headers.get("ce-id")) or _name(said.get("id")) or _name(headers.get("webhook-id"))
+    event_type = _name(headers.get("ce-type")) or _name(said.get("type"))
     return Letter(
         digest=_digest(failure.queue.encode(), (event_id or "").encode(), message.body),
         fingerprint=fingerprint(failure.queue, failure.code, failure.kind, failure.text),
@@ -128,7 +131,7 @@ def read(message: Message, *, now: datetime) -> Letter:
         body=message.body,
         event_type=event_type.removeprefix(TYPE_PREFIX) if event_type else None,
         event_id=event_id,
-        training_id=_training_id(message.body, failure.queue),
+        training_id=_training_id(document, failure.queue),
         failure=failure,
         mark=read_mark(headers.get(REPLAY_HEADER)),
     )
@@ -258,13 +261,18 @@ def _encodable(text: str) -> str:
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-def _training_id(body: bytes, queue: str) -> str | None:
+def _document(body: bytes) -> Mapping[str, Any]:
+    """What *body* says, if it is a JSON object."""
     if len(body) > _SEARCHED_BYTES:
-        return None
+        return {}
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return None
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _training_id(document: Mapping[str, Any], queue: str) -> str | None:
     match document:
         # A webhook that could not be read as an event.
         case {"id": str(found)} if queue == RECEIVER:

@@ -18,7 +18,7 @@ from uuid import UUID
 from pydantic import JsonValue, ValidationError
 
 from services.ops.replays.plan import Mark
-from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, wrap
+from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event
 from shared.contract.preview import Message
@@ -27,7 +27,6 @@ from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import claim_from_headers
 
-_STRUCTURED: Final = "application/cloudevents"
 #: Which part of the body, and what is wrong with it.
 Problem: TypeAlias = tuple[Sequence[str | int], str]
 
@@ -110,7 +109,7 @@ def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise EditRefused(*((problem["loc"], problem["msg"]) for problem in problems)) from error
-    if _is_structured(letter):
+    if is_structured(letter.content_type):
         return json.dumps({**json.loads(letter.body), "data": data}, ensure_ascii=False).encode()
     return json.dumps(data, ensure_ascii=False).encode()
 
@@ -127,7 +126,7 @@ def _edited_webhook(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
 
 def _known_ids(letter: Letter) -> dict[str, JsonValue]:
     document = _object(letter.body)
-    data = document.get("data") if _is_structured(letter) else document
+    data = document.get("data") if is_structured(letter.content_type) else document
     found = data if isinstance(data, dict) else {}
     known: dict[str, JsonValue] = {name: found[name] for name in _IDS if name in found}
     if letter.training_id is not None:
@@ -142,15 +141,12 @@ def _refuse_other_ids(known: Mapping[str, JsonValue], data: Mapping[str, JsonVal
 
 
 def _event_class(letter: Letter) -> type[Event]:
-    attribute = _object(letter.body).get("type") if _is_structured(letter) else letter.headers.get("ce-type")
+    in_body = is_structured(letter.content_type)
+    attribute = _object(letter.body).get("type") if in_body else letter.headers.get("ce-type")
     kind = EVENTS.get(str(attribute).removeprefix(TYPE_PREFIX))
     if kind is None:
         raise EditRefused(((), f"nobody knows events of type {attribute!r}"))
     return kind
-
-
-def _is_structured(letter: Letter) -> bool:
-    return (letter.content_type or "").startswith(_STRUCTURED)
 
 
 def _object(body: bytes) -> dict[str, JsonValue]:
