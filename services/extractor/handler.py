@@ -136,7 +136,8 @@ class Extractor:
         try:
             return find_model(output, destination=destination, trainer=trainer, trainer_version=trainer_version)
         except NeedsLookup as lookup:
-            return Found(await self._look_up(lookup, started_at), f"lookup/{lookup.code}", looked_up=True)
+            ref = await self._look_up(lookup, started_at)
+            return Found(ref, f"lookup/{lookup.code}", looked_up=lookup.prefix is None)
 
     async def _look_up(self, lookup: NeedsLookup, started_at: datetime | None) -> ModelRef:
         try:

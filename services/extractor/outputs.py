@@ -63,7 +63,7 @@ class Found:
 
     model: ModelRef
     shape: str
-    #: Did Replicate's list have to say which version it is?
+    #: Did only Replicate's list say which version it is? The beginning of one is said by the output.
     looked_up: bool = False
 
 

@@ -102,7 +102,10 @@ _LOAD: Final = """
            t.trainer_version, t.started_at, CASE WHEN t.training_id = ANY($5::text[]) THEN t.output END AS output,
            m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
            ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($4::text[])) AS applied,
-           ARRAY(SELECT model || ' ' || ref FROM state.trainings WHERE model = ANY($6::text[])) AS made
+           ARRAY(SELECT model || ' ' || ref FROM state.trainings WHERE model = ANY($6::text[])) AS made,
+           ARRAY(SELECT name FROM unnest($7::text[]) AS name
+                 WHERE (SELECT min(user_id) FROM state.trainings WHERE destination = name)
+                    <> (SELECT max(user_id) FROM state.trainings WHERE destination = name)) AS shared
     FROM state.trainings t
     LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.user_id = ANY($3::text[])
     WHERE (t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])) AND t.user_id = ANY($3::text[])
@@ -431,14 +434,16 @@ class Store:
         user_ids = [user["user_id"] for user in users]
         event_ids = [inbox_id(envelope) for envelope in envelopes]
         outputs = [envelope.event.training_id for envelope in envelopes if lacks_destination(envelope.event)]
-        looked_up = [str(model) for envelope in envelopes if (model := looked_up_model(envelope.event)) is not None]
-        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs, looked_up)
+        looked_up = [model for envelope in envelopes if (model := looked_up_model(envelope.event)) is not None]
+        models, names = [str(model) for model in looked_up], [str(model.model) for model in looked_up]
+        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs, models, names)
         return Snapshot(
             trainings=[_training(row) for row in rows],
             models={row["user_id"]: _current(row) for row in rows if row["current_generation"] is not None},
             deleted_users={user["user_id"] for user in users if user["is_deleted"]},
             applied=frozenset(rows[0]["applied"]) if rows else (),
             made=frozenset(map(_made, rows[0]["made"])) if rows else (),
+            shared=frozenset(map(_model_name, rows[0]["shared"])) if rows else (),
         )
 
     async def _write(self, connection: Connection, changes: Changes) -> None:

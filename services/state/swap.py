@@ -69,9 +69,15 @@ class DestinationMismatch(PermanentError):  # noqa: N818 (likewise)
 
 
 class MadeByAnother(PermanentError):  # noqa: N818 (likewise)
-    """A model is ready that was only looked up, and it is what another training made. It may be another user's."""
+    """A model is ready that was only looked up, and it is what another training made."""
 
     code = "model_of_another_training"
+
+
+class DestinationShared(PermanentError):  # noqa: N818 (likewise)
+    """A model is ready that was only looked up, where several users' trainings lie. Nothing tells whose it is."""
+
+    code = "destination_shared"
 
 
 class Failure(NamedTuple):
@@ -119,6 +125,8 @@ class Snapshot:
     applied: Collection[str] = ()
     #: Which training made which model, of those that were looked up.
     made: Collection[tuple[ModelRef, UUID]] = ()
+    #: Where trainings of several users lie, of the models that were looked up.
+    shared: Collection[ModelName] = ()
 
 
 @dataclass(slots=True)
@@ -292,18 +300,29 @@ class _Batch:
             reason = f"{model} does not lie at the training's destination {training.destination}"
             self._move(training, Fact.NOT_VERIFIED, failure=Failure(DestinationMismatch.code, reason))
             return DestinationMismatch(reason)
-        if looked_up_model(cause.event) and any(made == model and ref != training.ref for made, ref in self._made):
-            # Dates can not tell apart the trainings of several users that share a destination. Not whose it is: the
-            # product reads this as well.
-            reason = f"{model} is what another training made, and this one's output does not name it"
-            self._move(training, Fact.NOT_VERIFIED, failure=Failure(MadeByAnother.code, reason))
-            return MadeByAnother(reason)
+        if looked_up_model(cause.event):
+            doubt = self._doubt(training, model)
+            if doubt is not None:
+                self._move(training, Fact.NOT_VERIFIED, failure=Failure(doubt.code, str(doubt)))
+                return doubt
         self._made.add((model, training.ref))
         current = self._models.get(training.user_id)
         if current is None or training.generation > current.generation:
             self._swap(training, model, current, cause)
         else:
             self._supersede(training, model, current, cause)
+        return None
+
+    def _doubt(self, training: Training, model: ModelRef) -> PermanentError | None:
+        """Why *model*, which this training's output does not name, may not be what it made."""
+        if training.destination in self.snapshot.shared:
+            # Theirs may be made, and even be listed, before anybody hears of it.
+            return DestinationShared(
+                f"the output names no version, and trainings of several users lie at {training.destination}: "
+                f"nothing tells whose {model} is"
+            )
+        if any(made == model and ref != training.ref for made, ref in self._made):
+            return MadeByAnother(f"{model} is what another training made, and this one's output does not name it")
         return None
 
     def _swap(self, training: Training, model: ModelRef, current: CurrentModel | None, cause: Envelope) -> None:
@@ -419,7 +438,7 @@ class _Batch:
 
 
 def looked_up_model(event: Event) -> ModelRef | None:
-    """The model that is ready, where Replicate's list and not the training's output said which version it is."""
+    """The model that is ready, where only Replicate's list said which version it is."""
     return event.model if isinstance(event, ModelReady) and event.evidence.looked_up else None
 
 

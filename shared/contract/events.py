@@ -171,7 +171,7 @@ class Evidence(BaseModel):
 
     #: Which shape of output named the model.
     shape: str
-    #: Did Replicate's list have to say which version it is, because the output does not name it whole?
+    #: Did only Replicate's list say which version it is, and the output not even how it begins?
     looked_up: bool = False
     #: Which checks it passed, in order.
     checks: tuple[str, ...]

@@ -494,15 +494,31 @@ async def test_a_deleted_user_gets_no_new_training(store, database_url):
 
 async def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_that_made_it(store):
     await store.adopt(registration("ada", "t1"))
-    await store.adopt(registration("bob", "b1"))
+    await store.adopt(registration("ada", "t2"))
     await store.apply([ready("t1", looked_up=True)])
 
-    (result,) = await store.apply([ready("b1", model=model_of("t1"), looked_up=True)])
+    (result,) = await store.apply([ready("t2", model=model_of("t1"), looked_up=True)])
 
     assert isinstance(result, MadeByAnother)
-    assert await store.find_model("bob") is None
-    record = await get(store, "b1")
+    record = await get(store, "t2")
     assert (record.stage, record.failure and record.failure.code) == (Stage.UNVERIFIED, "model_of_another_training")
+
+
+async def test_where_users_share_a_destination_a_model_that_was_only_looked_up_is_nobodys(store):
+    await store.adopt(registration("ada", "t1"))
+    await store.adopt(registration("bob", "b1"))
+    await store.adopt(registration("eve", "e1", destination=ModelName("acme", "eve")))
+    of_eve = model_of("e1", ModelName("acme", "eve"))
+
+    results = await store.apply([ready("t1", looked_up=True), ready("e1", model=of_eve, looked_up=True), ready("b1")])
+
+    assert [getattr(result, "code", None) for result in results] == ["destination_shared", None, None]
+    assert await store.find_model("ada") is None
+    assert [(await get(store, name)).stage for name in ("t1", "e1", "b1")] == [
+        Stage.UNVERIFIED,
+        Stage.ACTIVE,
+        Stage.ACTIVE,
+    ]
 
 
 async def test_a_training_belongs_to_one_user_and_one_destination(store):

@@ -127,6 +127,15 @@ async def test_half_a_version_is_looked_up(extractor, replicate):
     assert await model_of(extractor, succeeded(output={"version": f"acme/u-42:{'9' * 8}"})) == MODEL
 
 
+@pytest.mark.parametrize(("version", "looked_up"), [(f":{'9' * 64}", False), (f":{'9' * 8}", False), ("", True)])
+async def test_what_the_output_says_nothing_of_is_told_apart(extractor, replicate, version, looked_up):
+    replicate.versions[MODEL] = replicate.versions[MODEL].model_copy(update={"created_at": NOW})
+
+    (event,) = await extractor.handle(succeeded(output={"version": f"acme/u-42{version}"}, started_at=NOW))
+
+    assert event.evidence.looked_up is looked_up
+
+
 async def test_half_a_version_of_a_model_that_is_not_there_is_a_matter_of_time(extractor, replicate):
     replicate.versions.clear()
 

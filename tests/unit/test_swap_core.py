@@ -27,6 +27,7 @@ from services.state.swap import (
     Changes,
     CurrentModel,
     DestinationMismatch,
+    DestinationShared,
     MadeByAnother,
     Result,
     Snapshot,
@@ -107,7 +108,11 @@ class World:
 
     def take(self, *envelopes: Envelope) -> Sequence[Result]:
         """Apply *envelopes* as one batch."""
-        changes = fold(envelopes, Snapshot(self.trainings.values(), self.models, applied=self.inbox), now=NOON)
+        trainings = self.trainings.values()
+        shared = [
+            one.destination for one, other in itertools.combinations(trainings, 2) if one.user_id != other.user_id
+        ]
+        changes = fold(envelopes, Snapshot(trainings, self.models, applied=self.inbox, shared=shared), now=NOON)
         self._write(changes)
         self._check()
         return changes.results
@@ -517,14 +522,30 @@ def test_an_event_of_a_training_that_nobody_registered_is_tried_again_and_not_re
 
 
 def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_that_made_it():
-    world = World.of(training(1), training(2, user_id="bob"))
+    world = World.of(training(1), training(2))
 
     results = world.take(ready("t1"), ready("t2", model=model_of("t1"), looked_up=True))
 
     assert results[0] is None
     assert isinstance(results[1], MadeByAnother)
-    assert {user: model.model for user, model in world.models.items()} == {"ada": model_of("t1")}
-    assert world.stage(2) is Stage.UNVERIFIED
+    assert (world.models["ada"].generation, world.stage(2)) == (1, Stage.UNVERIFIED)
+
+
+def test_where_users_share_a_destination_a_model_that_was_only_looked_up_is_nobodys():
+    world = World.of(training(1), training(2, user_id="bob"))
+
+    # It may be bob's already, of whose training nobody has heard yet.
+    (result,) = world.take(ready("t1", looked_up=True))
+
+    assert isinstance(result, DestinationShared)
+    assert (world.models, world.stage(1)) == ({}, Stage.UNVERIFIED)
+
+
+def test_what_an_output_names_is_theirs_wherever_it_lies():
+    world = World.of(training(1), training(2, user_id="bob"))
+
+    assert list(world.take(ready("t1"), ready("t2"))) == [None, None]
+    assert {user: model.model for user, model in world.models.items()} == {"ada": model_of("t1"), "bob": model_of("t2")}
 
 
 def test_two_trainings_of_a_user_may_have_made_the_same_model():
