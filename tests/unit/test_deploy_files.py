@@ -6,13 +6,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from prometheus_client import Counter, Gauge
 
+from shared.runtime import telemetry
 from shared.runtime.settings import PROCESSES, all_settings, setting
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "deploy/example.env").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+ALERTS = (ROOT / "deploy/monitoring/alerts.yml").read_text()
+RUNBOOK = (ROOT / "deploy/runbook.md").read_text()
 
 #: As the example shows them: (commented out?, name, value).
 LINES = [(mark == "#", name, value) for mark, name, value in re.findall(r"(?m)^(#?)([A-Z_]+)=(.*)$", EXAMPLE)]
@@ -118,3 +122,26 @@ def test_make_env_writes_fresh_secrets_for_its_owner_alone_and_never_twice(tmp_p
     assert len(set(secrets)) == len(secrets) == sum(not value for commented, _, value in LINES if not commented)
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
     assert (tmp_path / ".env").read_text() == written
+
+
+def test_alerts_watch_what_is_counted() -> None:
+    metrics = [each for each in vars(telemetry).values() if isinstance(each, Counter | Gauge)]
+    counted = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for metric in metrics
+        for family in metric.describe()
+    }
+
+    watched = set(re.findall(r"\bmodelswap_\w+", ALERTS))
+
+    assert watched
+    assert watched <= counted
+
+
+def test_alerts_lead_to_a_place_in_the_runbook() -> None:
+    places = {"-".join(title.lower().split()) for title in re.findall(r"(?m)^## (.+)$", RUNBOOK)}
+
+    led_to = set(re.findall(r"deploy/runbook\.md#([\w-]+)", ALERTS)) | set(re.findall(r"\]\(#([\w-]+)\)", RUNBOOK))
+
+    assert led_to
+    assert led_to <= places
