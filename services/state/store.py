@@ -20,8 +20,7 @@ skips what is locked, waits for nobody, and touches nothing that decides.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID, uuid4
@@ -29,7 +28,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from services.state.asking import NoTraining, RollbackOrder, Target, look_again, roll_back
-from services.state.estimate import LEARN_FROM, Learned, Report, Run, progress
+from services.state.estimate import LEARN_FROM, Report
 from services.state.records import (
     NOT_STARTED,
     HistoryRecord,
@@ -44,16 +43,31 @@ from services.state.records import (
     TrainingRecord,
     UserDeleted,
 )
+from services.state.rows import (
+    from_outgoing,
+    from_report,
+    from_swap,
+    from_training_change,
+    planned_model,
+    to_current,
+    to_envelopes,
+    to_history,
+    to_json,
+    to_made,
+    to_model,
+    to_model_name,
+    to_output,
+    to_record,
+    to_target,
+    to_training,
+)
 from services.state.swap import (
     Changes,
     CurrentModel,
     Failure,
-    Outgoing,
     Result,
     Snapshot,
     Swap,
-    Training,
-    TrainingChange,
     claimed_ref,
     fold,
     inbox_id,
@@ -61,10 +75,8 @@ from services.state.swap import (
     looked_up_model,
 )
 from services.state.transitions import Stage
-from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
-from shared.contract.errors import Malformed
-from shared.contract.events import Cause, ProgressSource
-from shared.contract.identity import ModelName, ModelRef
+from shared.contract.envelope import Envelope
+from shared.contract.events import ProgressSource
 from shared.runtime import telemetry
 from shared.runtime.clock import now
 from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
@@ -438,12 +450,12 @@ class Store:
         models, names = [str(model) for model in looked_up], [str(model.model) for model in looked_up]
         rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs, models, names)
         return Snapshot(
-            trainings=[_training(row) for row in rows],
-            models={row["user_id"]: _current(row) for row in rows if row["current_generation"] is not None},
+            trainings=[to_training(row) for row in rows],
+            models={row["user_id"]: to_current(row) for row in rows if row["current_generation"] is not None},
             deleted_users={user["user_id"] for user in users if user["is_deleted"]},
             applied=frozenset(rows[0]["applied"]) if rows else (),
-            made=frozenset(map(_made, rows[0]["made"])) if rows else (),
-            shared=frozenset(map(_model_name, rows[0]["shared"])) if rows else (),
+            made=frozenset(map(to_made, rows[0]["made"])) if rows else (),
+            shared=frozenset(map(to_model_name, rows[0]["shared"])) if rows else (),
         )
 
     async def _write(self, connection: Connection, changes: Changes) -> None:
@@ -451,10 +463,10 @@ class Store:
         swapped = await connection.fetch(
             _WRITE,
             changes.applied,
-            _json([_training_change(change) for change in changes.trainings]),
-            _json([_swap(swap) for swap in changes.swaps]),
-            _json([_swap(swap) for swap in current]),
-            _json([_outgoing(outgoing) for outgoing in changes.outbox]),
+            to_json([from_training_change(change) for change in changes.trainings]),
+            to_json([from_swap(swap) for swap in changes.swaps]),
+            to_json([from_swap(swap) for swap in current]),
+            to_json([from_outgoing(outgoing) for outgoing in changes.outbox]),
             [change.ref for change in changes.trainings],
         )
         if len(swapped) != len(current):
@@ -463,7 +475,7 @@ class Store:
 
     async def record_progress(self, reports: Sequence[Report]) -> None:
         """Remember how far trainings are: only ever further, only of those that still run."""
-        rows = _json([_report(report) for report in reports])
+        rows = to_json([from_report(report) for report in reports])
 
         async def work(connection: Connection) -> None:
             # Lossy by nature: the next report says it again, so nobody waits for the disk.
@@ -584,7 +596,7 @@ class Store:
             if row is None:
                 raise NoTraining(f"user {user_id} has no training that succeeded without a model of its own")
             await self._take(connection, key, row["ref"])
-            await self._write(connection, look_again(_training(row), request_id=request_id, now=now()))
+            await self._write(connection, look_again(to_training(row), request_id=request_id, now=now()))
             return await self._get(connection, row["ref"])
 
         record = await self._transaction(work)
@@ -610,12 +622,12 @@ class Store:
             if used is not None:
                 return await self._get_swap(connection, order.user_id, used["generation"]), ()
             row = await connection.fetchrow(_CURRENT, order.user_id)
-            current = _current(row) if row else None
+            current = to_current(row) if row else None
             target = await self._find_target(connection, order, current)
             moment = now()
             changes = roll_back(order, current, target, generation=generation, now=moment)
             if is_dry_run:
-                return _planned(changes, moment), ()
+                return planned_model(changes, moment), ()
             await self._take(connection, key, changes.swaps[0].ref, generation)
             await connection.execute(_DRAW, order.user_id)
             await self._write(connection, changes)
@@ -637,7 +649,7 @@ class Store:
         else:
             ref = await connection.fetchval(_PREVIOUS, order.user_id, current.generation, str(current.model))
             row = await connection.fetchrow(_GET_ASKED, ref)
-        return _target(row) if row else None
+        return to_target(row) if row else None
 
     # Questions
 
@@ -664,17 +676,17 @@ class Store:
     async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRecord]:
         """At most *limit* outputs of trainings that were requested *since* then, *before* that number, newest first."""
         rows = await self._fetch(_LIST_OUTPUTS, since, _END if before is None else before, limit)
-        return [_output(row) for row in rows]
+        return [to_output(row) for row in rows]
 
     async def find_model(self, user_id: str) -> ModelRecord | None:
         """The model that a user uses now."""
         rows = await self._fetch(_FIND_MODEL, user_id)
-        return _model(rows[0]) if rows else None
+        return to_model(rows[0]) if rows else None
 
     async def list_history(self, user_id: str, *, before: int | None, limit: int) -> list[HistoryRecord]:
         """At most *limit* of a user's swaps *before* that generation, newest first."""
         rows = await self._fetch(_LIST_HISTORY, user_id, _END if before is None else before, limit)
-        return [_history(row) for row in rows]
+        return [to_history(row) for row in rows]
 
     # The outbox
 
@@ -686,7 +698,7 @@ class Store:
         if not await connection.fetchval(_TRY_LOCK_RELAY):
             return None
         rows = await connection.fetch(_UNPUBLISHED, limit)
-        envelopes, failures = _decode_all(rows)
+        envelopes, failures = to_envelopes(rows)
         results = await publish(list(envelopes.values())) if envelopes else ()
         confirmed = [number for number, result in zip(envelopes, results, strict=True) if result is None]
         if confirmed:
@@ -747,7 +759,7 @@ class Store:
         row = await connection.fetchrow(_GET_SWAP, user_id, generation)
         if row is None:
             raise Conflict(f"generation {generation} of user {user_id} is gone")
-        return _model(row)
+        return to_model(row)
 
     async def _find(self, connection: Connection, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
         found = await self._show(connection, await connection.fetch(_FIND_TRAINING, training_id, ref))
@@ -756,7 +768,7 @@ class Store:
     async def _show(self, connection: Connection, rows: Sequence[Record]) -> list[TrainingRecord]:
         """What is guessed is kept before anybody is shown it: however the next guess or a log is, it is not less."""
         moment = now()
-        records = [_record(row, moment) for row in rows]
+        records = [to_record(row, moment) for row in rows]
         risen = {
             record.ref: record.shown.percent
             for row, record in zip(rows, records, strict=True)
@@ -771,216 +783,3 @@ class Store:
         if found is None:
             raise Conflict(f"training {ref} is gone")
         return found
-
-
-def _json(rows: Sequence[Mapping[str, Any]]) -> str:
-    # What JSON has no word for (times, ids, model refs) it gets as text.
-    return json.dumps(rows, default=str)
-
-
-def _training_change(change: TrainingChange) -> dict[str, Any]:
-    code, reason = change.failure or (None, None)
-    return {
-        "ref": change.ref,
-        "training_id": change.training_id,
-        "stage": change.stage,
-        "model": _text(change.model),
-        "failure_code": code,
-        "failure_reason": reason,
-        "output": change.output,
-        "trainer": _text(change.trainer),
-        "trainer_version": change.trainer_version,
-        "started_at": change.started_at,
-        "completed_at": change.completed_at,
-    }
-
-
-def _swap(swap: Swap) -> dict[str, Any]:
-    return {
-        "user_id": swap.user_id,
-        "generation": swap.generation,
-        "ref": swap.ref,
-        "model": _text(swap.model),
-        "trigger_word": swap.trigger_word,
-        "previous": _text(swap.previous),
-        "cause": swap.cause,
-        "actor": swap.actor,
-        "reason": swap.reason,
-    }
-
-
-def _outgoing(outgoing: Outgoing) -> dict[str, Any]:
-    envelope = outgoing.envelope
-    return {
-        "event_id": envelope.id,
-        "user_id": outgoing.user_id,
-        "generation": outgoing.generation,
-        "routing_key": envelope.routing_key,
-        "headers": envelope.headers(),
-        "body": envelope.body().decode(),
-    }
-
-
-def _report(report: Report) -> dict[str, Any]:
-    return {
-        "training_id": report.training_id,
-        "claimed_ref": report.ref,
-        "step": report.step,
-        "total": report.total,
-        "percent": report.percent,
-        "source": report.source,
-        "at": report.at,
-    }
-
-
-def _training(row: Record) -> Training:
-    return Training(
-        ref=row["ref"],
-        training_id=row["training_id"],
-        user_id=row["user_id"],
-        generation=row["generation"],
-        destination=_model_name(row["destination"]),
-        trigger_word=row["trigger_word"],
-        stage=Stage(row["stage"]),
-        output=row["output"],
-        trainer_version=row["trainer_version"],
-        started_at=row["started_at"],
-    )
-
-
-def _target(row: Record) -> Target:
-    return Target(_training(row), row["training_id"], _model_ref(row["model"]))
-
-
-def _current(row: Record) -> CurrentModel:
-    return CurrentModel(row["current_generation"], row["current_ref"], _model_ref(row["current_model"]))
-
-
-def _run(row: Record) -> Run:
-    return Run(
-        stage=Stage(row["stage"]),
-        requested_at=row["requested_at"],
-        started_at=row["started_at"],
-        percent=row["progress"],
-        source=_maybe(ProgressSource, row["progress_source"]),
-        reported_at=row["progress_at"],
-        shown=row["shown"],
-        learned=None if row["learned"] is None else Learned(*row["learned"]),
-    )
-
-
-def _record(row: Record, moment: datetime) -> TrainingRecord:
-    return TrainingRecord(
-        number=row["number"],
-        ref=row["ref"],
-        training_id=row["training_id"],
-        user_id=row["user_id"],
-        generation=row["generation"],
-        destination=_model_name(row["destination"]),
-        trainer=_maybe(_model_ref, row["trainer"]),
-        trigger_word=row["trigger_word"],
-        total_steps=row["total_steps"],
-        stage=Stage(row["stage"]),
-        step=row["step"],
-        percent=row["progress"],
-        progress_source=_maybe(ProgressSource, row["progress_source"]),
-        shown=progress(_run(row), now=moment),
-        model=_maybe(_model_ref, row["model"]),
-        failure=Failure(row["failure_code"], row["failure_reason"]) if row["failure_code"] is not None else None,
-        requested_at=row["requested_at"],
-        started_at=row["started_at"],
-        completed_at=row["completed_at"],
-        updated_at=row["updated_at"],
-        is_current=row["is_current"],
-    )
-
-
-def _output(row: Record) -> OutputRecord:
-    return OutputRecord(
-        number=row["number"],
-        ref=row["ref"],
-        training_id=row["training_id"],
-        user_id=row["user_id"],
-        stage=Stage(row["stage"]),
-        destination=_model_name(row["destination"]),
-        trainer=_maybe(_model_ref, row["trainer"]),
-        trainer_version=row["trainer_version"],
-        model=_maybe(_model_ref, row["model"]),
-        output=row["output"],
-    )
-
-
-def _model(row: Record) -> ModelRecord:
-    return ModelRecord(
-        user_id=row["user_id"],
-        model=_model_ref(row["model"]),
-        generation=row["generation"],
-        training_id=row["training_id"],
-        ref=row["ref"],
-        trigger_word=row["trigger_word"],
-        activated_at=row["activated_at"],
-    )
-
-
-def _planned(changes: Changes, at: datetime) -> ModelRecord:
-    """The user's model as it would be."""
-    (swap,), (outgoing,) = changes.swaps, changes.outbox
-    return ModelRecord(
-        user_id=swap.user_id,
-        model=swap.model,
-        generation=swap.generation,
-        training_id=outgoing.envelope.event.training_id,
-        ref=swap.ref,
-        trigger_word=swap.trigger_word,
-        activated_at=at,
-    )
-
-
-def _history(row: Record) -> HistoryRecord:
-    return HistoryRecord(
-        generation=row["generation"],
-        model=_model_ref(row["model"]),
-        previous_model=_maybe(_model_ref, row["previous_model"]),
-        training_id=row["training_id"],
-        ref=row["ref"],
-        trigger_word=row["trigger_word"],
-        cause=Cause(row["cause"]),
-        actor=row["actor"],
-        reason=row["reason"],
-        at=row["at"],
-    )
-
-
-def _decode_all(rows: Sequence[Record]) -> tuple[dict[int, Envelope], list[Malformed]]:
-    """The events by their row's id, and why some can not be read: a version that writes them will publish them."""
-    envelopes: dict[int, Envelope] = {}
-    failures = []
-    for row in rows:
-        try:
-            envelopes[row["id"]] = decode(json.loads(row["headers"]), CONTENT_TYPE, row["body"].encode())
-        except Malformed as error:
-            failures.append(error)
-    return envelopes, failures
-
-
-def _made(text: str) -> tuple[ModelRef, UUID]:
-    model, _, ref = text.partition(" ")
-    return _model_ref(model), UUID(ref)
-
-
-def _maybe(parse: Callable[[str], T], text: str | None) -> T | None:
-    return None if text is None else parse(text)
-
-
-def _text(model: ModelRef | None) -> str | None:
-    return None if model is None else str(model)
-
-
-def _model_name(text: str) -> ModelName:
-    owner, _, name = text.partition("/")
-    return ModelName(owner, name)
-
-
-def _model_ref(text: str) -> ModelRef:
-    name, _, version = text.rpartition(":")
-    return ModelRef(*_model_name(name), version)
