@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.children import Children
+from services.cli.machine.children import Children
 from services.cli.problem import Problem
 from tests.stack import free_port
 
@@ -54,7 +54,7 @@ async def test_one_that_ends_is_named_with_its_last_words():
 async def test_none_outlives_us_even_after_kill_9():
     program = """
 import asyncio, os, sys
-from services.cli.children import Children
+from services.cli.machine.children import Children
 async def main():
     async with Children(lambda name, line: print(line, flush=True)) as children:
         await children.start("simulator", dict(os.environ))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.cli.config import Entry, entries, show
+from services.cli.machine.config import Entry, entries, show
 from services.cli.words import Format
 from shared.runtime.settings import all_settings
 

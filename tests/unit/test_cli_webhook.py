@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from services.cli.webhook import Webhook, named_output, signed, some_version, training
+from services.cli.wire.webhook import Webhook, named_output, signed, some_version, training
 from services.cli.words import Trigger
 from services.extractor.filter import extract
 from shared.contract.events import TrainingProgressed

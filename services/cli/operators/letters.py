@@ -7,9 +7,9 @@ from typing import Final
 
 from services.cli.client import Operators
 from services.cli.moment import read_moment
+from services.cli.operators.replays import operators
 from services.cli.output import console, print_json, print_json_line, print_table, printable
 from services.cli.problem import Problem
-from services.cli.replays import operators
 from services.cli.words import Format
 from services.ops.letters.views import LetterLine, LetterView
 from shared.runtime.clock import now

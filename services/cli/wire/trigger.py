@@ -12,8 +12,8 @@ from pydantic import Field, JsonValue
 
 from services.cli import client
 from services.cli.problem import Problem
-from services.cli.trainings import product
-from services.cli.webhook import Webhook, named_output, signed, some_version, training
+from services.cli.product.trainings import product
+from services.cli.wire.webhook import Webhook, named_output, signed, some_version, training
 from services.cli.words import Trigger
 from shared.contract.identity import ModelName
 from shared.runtime.clock import now

@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Final
 
 from services.cli.client import NotThere, Product
+from services.cli.operators.replays import operators
 from services.cli.output import print_json, print_table
+from services.cli.past.verdicts import Judged, Past, Verdict, grouped, judge
 from services.cli.problem import Problem
-from services.cli.replays import operators
-from services.cli.trainings import product
-from services.cli.verdicts import Judged, Past, Verdict, grouped, judge
+from services.cli.product.trainings import product
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.state.transitions import Stage

@@ -23,14 +23,23 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli import client
-from services.cli.children import Children
 from services.cli.client import NotThere, Product
+from services.cli.machine.children import Children
+from services.cli.machine.stack import (
+    SERVICES,
+    SIMULATOR,
+    TRAINER,
+    Environment,
+    Plan,
+    overridden,
+    plan,
+    without_settings,
+)
+from services.cli.machine.up import Say, prepare, private_servers
 from services.cli.output import console, print_table
 from services.cli.problem import Problem
-from services.cli.stack import SERVICES, SIMULATOR, TRAINER, Environment, Plan, overridden, plan, without_settings
-from services.cli.subscription import Heard, subscribed
-from services.cli.trainings import Bars, follow
-from services.cli.up import Say, prepare, private_servers
+from services.cli.product.trainings import Bars, follow
+from services.cli.wire.subscription import Heard, subscribed
 from services.state.transitions import Stage
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.events import (

@@ -8,7 +8,7 @@ import typer
 
 from services.cli.output import print_json, print_table, printable
 from services.cli.problem import Problem
-from services.cli.trainings import print_training, product
+from services.cli.product.trainings import print_training, product
 from services.cli.words import Format
 from services.state.views import ModelView
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from services.cli.operators.replays import operators
 from services.cli.output import console, print_json, print_table
-from services.cli.replays import operators
 from services.cli.words import Format
 from services.ops.reconcile.views import Reconciliation
 

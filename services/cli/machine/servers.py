@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from services.cli.machine.stack import Environment
 from services.cli.output import print_json, print_table
-from services.cli.stack import Environment
-from services.cli.subscription import broker_problems
+from services.cli.wire.subscription import broker_problems
 from services.cli.words import Format
 from services.ops import migrate as ops
 from services.state import migrate as state

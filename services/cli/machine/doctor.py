@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from services.cli import servers
 from services.cli.client import Operators
+from services.cli.machine import servers
+from services.cli.machine.stack import SERVICES, Environment
 from services.cli.output import print_json, print_table
 from services.cli.problem import Problem
-from services.cli.stack import SERVICES, Environment
 from services.cli.words import Format
 from shared.contract.errors import ModelswapError
 from shared.replicate.client import Replicate

@@ -18,11 +18,21 @@ from rich.text import Text
 
 from deploy.local import LocalServersError, local_servers
 from deploy.local.process import removed_afterwards
-from services.cli import servers
-from services.cli.children import Children, Hear
+from services.cli.machine import servers
+from services.cli.machine.children import Children, Hear
+from services.cli.machine.stack import (
+    TRAINER,
+    Environment,
+    Plan,
+    completed,
+    exports,
+    generated,
+    is_given,
+    overridden,
+    plan,
+)
 from services.cli.output import console
 from services.cli.problem import Problem
-from services.cli.stack import TRAINER, Environment, Plan, completed, exports, generated, is_given, overridden, plan
 from shared.runtime.settings import SimulatorSettings, StateSettings
 
 Say = Callable[[str], object]

@@ -11,7 +11,7 @@ from rich.text import Text
 from services.cli import client
 from services.cli.output import console, print_json_line, printable
 from services.cli.problem import Problem
-from services.cli.subscription import Heard, public, subscribed
+from services.cli.wire.subscription import Heard, public, subscribed
 from services.cli.words import Format
 from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded
 from shared.runtime.settings import BrokerSettings

@@ -1,0 +1,141 @@
+"""Which commands run and look at everything on this machine?"""
+
+# ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.cli.options import Output, group, run_async
+from services.cli.words import Format, Process
+
+config = group("What the processes are set up with.")
+db = group("The database.")
+topology = group("Exchanges and queues on the broker.")
+
+
+def demo() -> None:
+    """
+    Watch three trainings, with nothing to set up.
+
+    One succeeds; one fails, and its user keeps the old model; one replaces a model that works until the swap. With
+    private servers, all services and a simulated Replicate: within two minutes everything is gone again.
+    """
+    from services.cli.machine.demo import demo as run
+
+    run(os.environ)
+
+
+def up(
+    *,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="With a private RabbitMQ and Postgres, and secrets made for them.")
+    ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Keep the private servers' data and secrets here.", file_okay=False, show_default=False),
+    ] = None,
+    simulator: Annotated[
+        bool | None,
+        typer.Option(
+            "--simulator/--no-simulator",
+            help="With a simulated Replicate. Default: with --embedded, unless MODELSWAP_REPLICATE_API_TOKEN is set.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """
+    Run all services on this machine until Ctrl-C.
+
+    If one of them ends by itself, all are stopped, and the exit code is 1.
+    """
+    from services.cli.machine.up import up as run
+
+    if state is not None and not embedded:
+        raise typer.BadParameter("only private servers have a state to keep: add --embedded", param_hint="--state")
+    run(os.environ, embedded=embedded, state=state, simulator=simulator)
+
+
+def serve(name: Annotated[Process, typer.Argument(help="Which one.", show_default=False)]) -> None:
+    """Run one process, as `python -m services.NAME` does."""
+    import runpy
+
+    runpy.run_module(f"services.{name}", run_name="__main__", alter_sys=True)
+
+
+def doctor(output: Output = Format.TABLE) -> None:
+    """
+    Check settings, broker, database and Replicate.
+
+    Says of each what to do about it. Exit code 1 if something is wrong.
+    """
+    from services.cli.machine.doctor import examine, print_findings
+
+    findings = run_async(examine(os.environ))
+    if not print_findings(findings, output):
+        raise typer.Exit(1)
+
+
+@config.command("show")
+def config_show(output: Output = Format.TABLE) -> None:
+    """
+    Show every setting as it counts now.
+
+    Secrets are masked. Says where each setting comes from and which processes heed it.
+    """
+    from services.cli.machine.config import show
+
+    show(os.environ, output)
+
+
+@db.command("migrate")
+def db_migrate() -> None:
+    """Bring the database up to date."""
+    from services.cli.machine import servers
+
+    for name in run_async(servers.migrate(os.environ)):
+        print(f"applied {name}")
+    print("the database is up to date")
+
+
+@db.command("status")
+def db_status(output: Output = Format.TABLE) -> None:
+    """
+    Show which migrations are applied.
+
+    Exit code 1 if some are not.
+    """
+    from services.cli.machine import servers
+
+    if not servers.print_migrations(run_async(servers.migration_status(os.environ)), output):
+        raise typer.Exit(1)
+
+
+@topology.command("apply")
+def topology_apply() -> None:
+    """
+    Declare every exchange and queue.
+
+    What exists already is left as it is.
+    """
+    from services.cli.machine import servers
+
+    there = run_async(servers.declare_topology(os.environ))
+    print(f"{len(there.exchanges)} exchanges and {len(there.queues)} queues are there")
+
+
+@topology.command("diff")
+def topology_diff(output: Output = Format.TABLE) -> None:
+    """
+    Show what is missing on the broker, or differs.
+
+    Exit code 1 if something does.
+    """
+    from services.cli.machine import servers
+
+    if not servers.print_differences(run_async(servers.diff_topology(os.environ)), output):
+        raise typer.Exit(1)

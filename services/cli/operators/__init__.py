@@ -1,0 +1,1 @@
+"""The operators' view: dead letters, replays, webhooks that never came."""

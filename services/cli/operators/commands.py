@@ -1,0 +1,420 @@
+"""Which commands look at what failed, and repair it?"""
+
+# ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.options import Limit, Output, group, run_async, run_until_stopped
+from services.cli.words import Format
+
+dead_letters = group("What failed and was set aside.")
+replays = group("Replays of dead letters, and what became of each.")
+reconcile = group("Trainings of which no webhook came.")
+
+LetterNumbers = Annotated[
+    list[int] | None, typer.Argument(help="Their numbers; or what they share:", show_default=False)
+]
+LetterNumber = Annotated[int, typer.Argument(help="Its number.", show_default=False)]
+LetterReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
+LetterGroup = Annotated[
+    str | None, typer.Option("--group", metavar="FINGERPRINT", help="Of this group only.", show_default=False)
+]
+LetterStatus = Annotated[
+    str | None, typer.Option("--status", help="open, replaying, resolved or dropped.", show_default=False)
+]
+LetterQueue = Annotated[str | None, typer.Option("--queue", help="Where it failed.", show_default=False)]
+ErrorCode = Annotated[str | None, typer.Option("--error-code", help="E.g. unknown_training.", show_default=False)]
+ErrorClass = Annotated[str | None, typer.Option("--error-class", help="E.g. PermanentError.", show_default=False)]
+EventType = Annotated[str | None, typer.Option("--event-type", help="E.g. model.ready.v1.", show_default=False)]
+LetterTraining = Annotated[str | None, typer.Option("--training", help="Replicate's id.", show_default=False)]
+LetterUser = Annotated[str | None, typer.Option("--user", help="Once it is known whose it is.", show_default=False)]
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Failed since: 2h, 7d …", show_default=False)
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before then.", show_default=False)]
+Words = Annotated[str | None, typer.Option("--text", help="Words in the error's text.", show_default=False)]
+
+ReplayArgument = Annotated[str, typer.Argument(help="The replay's id, or its beginning.", show_default=False)]
+ReplayReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
+
+
+@dead_letters.command("list")
+def dead_letters_list(
+    *,
+    status: LetterStatus = None,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    List dead letters, newest first.
+
+    Example: modelswap dead-letters list --status open --since 2h
+
+    Example: modelswap dead-letters list --group 3f9a0c51d2e47b68 --limit 100 -o json
+    """
+    from services.cli.operators.letters import list_letters, wanted
+
+    chosen = wanted(_letters(locals()))
+    run_async(list_letters(chosen, limit=limit, output=output))
+
+
+@dead_letters.command("groups")
+def dead_letters_groups(status: LetterStatus = None, limit: Limit = 50, output: Output = Format.TABLE) -> None:
+    """
+    List dead letters by their most likely causes.
+
+    The newest kind of failure first. How many failed in the last hour, day and week says whether it goes on. With a
+    status: groups that have a letter with it.
+
+    Example: modelswap dead-letters groups --status open
+    """
+    from services.cli.operators.letters import list_groups
+
+    run_async(list_groups(status, limit=limit, output=output))
+
+
+@dead_letters.command("show")
+def dead_letters_show(number: LetterNumber, output: Output = Format.TABLE) -> None:
+    """
+    Show one dead letter whole: its headers, its body, its error.
+
+    Example: modelswap dead-letters show 17
+    """
+    from services.cli.operators.letters import show_letter
+
+    run_async(show_letter(number, output))
+
+
+@dead_letters.command("drop")
+def dead_letters_drop(
+    *,
+    numbers: LetterNumbers = None,
+    reason: LetterReason,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Say that open letters are not to be repaired.
+
+    They are kept for a while, and can be restored until then.
+
+    Example: modelswap dead-letters drop 17 18 --reason "trainings of the load test"
+
+    Example: modelswap dead-letters drop --group 3f9a0c51d2e47b68 --until 1d --reason "trainings of the load test"
+    """
+    from services.cli.operators.letters import change, wanted
+
+    chosen = wanted(_letters(locals()))
+    run_async(change("drop", numbers or (), chosen, reason=reason, output=output))
+
+
+@dead_letters.command("restore")
+def dead_letters_restore(
+    *,
+    numbers: LetterNumbers = None,
+    reason: LetterReason,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Open dropped letters again.
+
+    Example: modelswap dead-letters restore --group 3f9a0c51d2e47b68 --reason "they were real"
+    """
+    from services.cli.operators.letters import change, wanted
+
+    chosen = wanted(_letters(locals()))
+    run_async(change("restore", numbers or (), chosen, reason=reason, output=output))
+
+
+@dead_letters.command("export")
+def dead_letters_export(
+    *,
+    status: LetterStatus = None,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    limit: Limit = 1000,
+) -> None:
+    """
+    Print dead letters whole, one JSON line each, newest first.
+
+    The body is base64: byte for byte, whatever it is.
+
+    Example: modelswap dead-letters export --group 3f9a0c51d2e47b68 > letters.jsonl
+    """
+    from services.cli.operators.letters import export, wanted
+
+    chosen = wanted(_letters(locals()))
+    run_async(export(chosen, limit=limit))
+
+
+@dead_letters.command("replay")
+def dead_letters_replay(
+    *,
+    numbers: LetterNumbers = None,
+    reason: LetterReason,
+    group: LetterGroup = None,
+    queue: LetterQueue = None,
+    error_code: ErrorCode = None,
+    error_class: ErrorClass = None,
+    event_type: EventType = None,
+    training: LetterTraining = None,
+    user: LetterUser = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say of each letter what would happen; wait for all of it.")
+    ] = False,
+    rate: Annotated[float | None, typer.Option(help="How many a second. Default: 10.", show_default=False)] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="How many at a time: numbers, shares, the rest. Default: 1,5%,rest.", show_default=False),
+    ] = None,
+    stop_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Stop when more than this share fails. Default: 0.2.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not look first and do not ask, for scripts.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end. Exit code 1 if a letter failed.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Send dead letters back to where they came from.
+
+    Which letters is settled at once: what fails meanwhile is not among them. Unless told --yes, a dry run looks first,
+    and just what it looked at is replayed. A step begins when every letter of the one before has its outcome. An old
+    letter never undoes a newer swap.
+
+    Example: modelswap dead-letters replay 17 18 --reason "parser mended in 1.4.2"
+
+    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "parser mended" --dry-run
+
+    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "mended" --rate 5 --steps 1,10,rest --watch
+
+    Example: modelswap dead-letters replay --user user-42 --since 2h --reason "asked by support" --yes
+    """
+    from services.cli.operators.letters import wanted
+    from services.cli.operators.replays import Plan, replay
+
+    plan = Plan(numbers or (), wanted(_letters(locals())), reason, rate, steps, stop_share)
+    if not run_until_stopped(replay(plan, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
+        raise typer.Exit(1)
+
+
+@dead_letters.command("edit")
+def dead_letters_edit(
+    number: LetterNumber,
+    reason: LetterReason,
+    body: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The new body, as JSON; - reads it. Default: your editor.", show_default=False
+        ),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Replay one letter with another body.
+
+    The letter itself is kept as it is. Ids can not be edited, and it must still say the same kind of thing.
+
+    Example: modelswap dead-letters edit 17 --reason "version was cut off"
+
+    Example: modelswap dead-letters edit 17 --reason "version was cut off" --body mended.json
+    """
+    from services.cli.operators.replays import edit
+
+    text = None if body is None else sys.stdin.read() if str(body) == "-" else body.read_text(encoding="utf-8")
+    run_async(edit(number, text=text, reason=reason, output=output))
+
+
+@replays.command("list")
+def replays_list(limit: Limit = 20, output: Output = Format.TABLE) -> None:
+    """List replays, newest first."""
+    from services.cli.operators.replays import list_replays
+
+    run_async(list_replays(limit=limit, output=output))
+
+
+@replays.command("show")
+def replays_show(
+    *,
+    replay: ReplayArgument,
+    outcome: Annotated[
+        str | None, typer.Option(help="Only letters with this outcome, e.g. failed.", show_default=False)
+    ] = None,
+    limit: Limit = 50,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait until nothing changes by itself any more.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Show a replay and what became of its letters.
+
+    Example: modelswap replays show 5f0e --outcome failed
+    """
+    from services.cli.operators.replays import show
+
+    run_until_stopped(show(replay, outcome=outcome, limit=limit, watch=watch, output=output))
+
+
+@replays.command("start")
+def replays_start(
+    *,
+    replay: ReplayArgument,
+    reason: ReplayReason = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Replay just the letters that a dry run looked at."""
+    from services.cli.operators.replays import steer
+
+    run_until_stopped(steer(replay, "start", reason=reason, watch=watch, output=output))
+
+
+@replays.command("pause")
+def replays_pause(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
+    """Send no more for now; outcomes of what went come all the same."""
+    from services.cli.operators.replays import steer
+
+    run_async(steer(replay, "pause", reason=reason, output=output))
+
+
+@replays.command("resume")
+def replays_resume(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
+    """
+    Go on, also after it stopped by itself.
+
+    What has failed so far does not stop it any more.
+    """
+    from services.cli.operators.replays import steer
+
+    run_async(steer(replay, "resume", reason=reason, output=output))
+
+
+@replays.command("cancel")
+def replays_cancel(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
+    """
+    Send no more at all; letters that did not go are open again.
+
+    Those that went still get their outcome. Where that never comes (RabbitMQ lost its disk), cancel once more: they are
+    given up, and open again, too.
+    """
+    from services.cli.operators.replays import steer
+
+    run_async(steer(replay, "cancel", reason=reason, output=output))
+
+
+@replays.command("undo")
+def replays_undo(
+    *,
+    replay: ReplayArgument,
+    reason: LetterReason,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait until every user was looked at.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Take back every model that a replay has set.
+
+    Of just those users who use it still; of each other one `replays show` says why not.
+
+    Example: modelswap replays undo 5f0e --reason "they are all blurred" --watch
+    """
+    from services.cli.operators.replays import steer
+
+    run_until_stopped(steer(replay, "undo", reason=reason, watch=watch, output=output))
+
+
+@reconcile.command("status")
+def reconcile_status(limit: Limit = 20, output: Output = Format.TABLE) -> None:
+    """
+    Show whether Replicate's webhooks reach us.
+
+    How many trainings were recovered because no webhook came, how the last round went, and what was overdue last. Exit
+    code 1 if webhooks do not arrive.
+
+    Example: modelswap reconcile status
+
+    Example: modelswap reconcile status -o json | jq .recovered
+    """
+    from services.cli.operators.reconcile import show_status
+
+    if not run_async(show_status(limit=limit, output=output)):
+        raise typer.Exit(1)
+
+
+def audit(
+    actor: Annotated[str | None, typer.Option(help="Who: the name of a token.", show_default=False)] = None,
+    action: Annotated[str | None, typer.Option(help="What, e.g. letter.dropped.", show_default=False)] = None,
+    target: Annotated[str | None, typer.Option(help='Of what, e.g. "letter 17".', show_default=False)] = None,
+    limit: Limit = 50,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    List who did what with dead letters, and why.
+
+    Example: modelswap audit --actor olga
+    """
+    from services.cli.operators.letters import list_audit
+
+    run_async(list_audit({"actor": actor, "action": action, "target": target}, limit=limit, output=output))
+
+
+def _letters(options: dict[str, Any]) -> dict[str, str | None]:
+    """Which letters, in the API's words, by the *options* that a command was given."""
+    names = {
+        "status": "status",
+        "group": "fingerprint",
+        "queue": "queue",
+        "error_code": "error_code",
+        "error_class": "error_class",
+        "event_type": "event_type",
+        "training": "training_id",
+        "user": "user_id",
+        "since": "since",
+        "until": "until",
+        "text": "text",
+    }
+    return {name: options[option] for option, name in names.items() if option in options}

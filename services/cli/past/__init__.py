@@ -1,0 +1,1 @@
+"""What today's parser would make of the past."""

@@ -1,0 +1,134 @@
+"""Which commands ask about trainings and models?"""
+
+# ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from services.cli.options import Limit, Output, User, group, run_async, run_until_stopped
+from services.cli.words import Format
+
+trainings = group("Trainings, as the product's API shows them.")
+models = group("Users' models, as the product's API shows them.")
+
+TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
+
+
+@trainings.command("list")
+def trainings_list(
+    user: Annotated[str | None, typer.Option(help="Of this user only.", show_default=False)] = None,
+    stage: Annotated[str | None, typer.Option(help="In this stage only, e.g. running.", show_default=False)] = None,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+) -> None:
+    """List trainings, newest first."""
+    from services.cli.product.trainings import list_trainings
+
+    run_async(list_trainings(user_id=user, stage=stage, limit=limit, output=output))
+
+
+@trainings.command("show")
+def trainings_show(training: Annotated[str, TrainingArgument], output: Output = Format.TABLE) -> None:
+    """Show all that is known of a training."""
+    from services.cli.product.trainings import show_training
+
+    run_async(show_training(training, output))
+
+
+@trainings.command("watch")
+def trainings_watch(training: Annotated[str | None, TrainingArgument] = None, output: Output = Format.TABLE) -> None:
+    """
+    Watch a training, or all that are underway.
+
+    Until they have ended. Exit code 1 if one ends without a model.
+    """
+    from services.cli.product.trainings import watch
+
+    ended = run_until_stopped(watch(training, output))
+    if any(each.failure for each in ended or ()):
+        raise typer.Exit(1)
+
+
+@trainings.command("retry-extraction")
+def trainings_retry_extraction(
+    training: Annotated[str | None, TrainingArgument] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Instead: this user's newest training without a model.", show_default=False)
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Look for a training's model once more.
+
+    For one that succeeded, but no usable model was found. The model that its user uses now stays until then.
+
+    Example: modelswap trainings retry-extraction zz4ibbonubfz7carwiefibzgga
+
+    Example: modelswap trainings retry-extraction --user user-42
+    """
+    from services.cli.product.asking import retry_extraction
+
+    if (training is None) == (user is None):
+        raise typer.BadParameter("name a training, or a user with --user", param_hint="TRAINING")
+    run_async(retry_extraction(training, user, output))
+
+
+@trainings.command("cancel")
+def trainings_cancel(training: Annotated[str, TrainingArgument], output: Output = Format.TABLE) -> None:
+    """
+    Have Replicate end a training.
+
+    It is canceled when Replicate says so: watch it with `modelswap trainings watch TRAINING`.
+
+    Example: modelswap trainings cancel zz4ibbonubfz7carwiefibzgga
+    """
+    from services.cli.product.asking import cancel
+
+    run_async(cancel(training, output))
+
+
+@models.command("current")
+def models_current(user: User, output: Output = Format.TABLE) -> None:
+    """Show the model that a user uses now."""
+    from services.cli.product.trainings import show_model
+
+    run_async(show_model(user, output))
+
+
+@models.command("history")
+def models_history(user: User, limit: Limit = 20, output: Output = Format.TABLE) -> None:
+    """List every change of a user's model, newest first."""
+    from services.cli.product.trainings import show_history
+
+    run_async(show_history(user, limit=limit, output=output))
+
+
+@models.command("rollback")
+def models_rollback(
+    *,
+    user: User,
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the history.", show_default=False)],
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Which of the user's models. Default: the one before.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Use an earlier model of a user again.
+
+    It beats every training that was requested before, even one that is ready later. What is requested afterwards
+    counts again as always.
+
+    Example: modelswap models rollback user-42 --reason "faces are too dark" --dry-run
+
+    Example: modelswap models rollback user-42 --to acme/user-42:VERSION --reason "as before" --yes
+    """
+    from services.cli.product.asking import roll_back
+
+    run_async(roll_back(user, to=to, reason=reason, dry_run=dry_run, yes=yes, output=output))
