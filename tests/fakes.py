@@ -82,9 +82,13 @@ class FakeReplicate:
         self._fail_if_told()
         _there(self.versions.get(ref), f"run {ref}")
         self.inputs.append(input)
-        prediction_id = f"run{len(self.inputs)}"
-        self.runs[prediction_id] = [Prediction.model_validate({"id": prediction_id, **said}) for said in self.will_say]
-        return self.runs[prediction_id][0]
+        run = {"id": f"run{len(self.inputs)}", "version": ref.version, "input": input}
+        self.runs[f"run{len(self.inputs)}"] = [Prediction.model_validate({**run, **said}) for said in self.will_say]
+        return self.runs[f"run{len(self.inputs)}"][0]
+
+    async def list_predictions(self) -> list[Prediction]:
+        self._fail_if_told()
+        return [said[0] for said in reversed(self.runs.values())]
 
     async def get_prediction(self, prediction_id: str) -> Prediction:
         self._fail_if_told()

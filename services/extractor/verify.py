@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 from uuid import UUID
@@ -91,6 +91,8 @@ class Models(Protocol):
         cancel_after_seconds: int,
     ) -> Prediction: ...
 
+    async def list_predictions(self) -> Sequence[Prediction]: ...
+
     async def get_prediction(self, prediction_id: str) -> Prediction: ...
 
     async def fetch_output(self, url: str) -> bytes: ...
@@ -126,6 +128,8 @@ class _Memory:
 
     since: float
     prediction_id: str | None = None
+    #: Does this process alone know of all its runs? Not before Replicate's list was looked at.
+    is_ours: bool = False
     works: bool = False
     failure: _Failure | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -159,7 +163,8 @@ class Gate:
         The checks that *ref* passed, in order.
 
         A run is paid for once. What it proved is remembered: that a model works for an hour, that it does not for ten
-        minutes, or until somebody asks with a *request_id* of their own.
+        minutes, or until somebody asks with a *request_id* of their own. A run that another process paid for, or this
+        one before it was killed, is found in Replicate's list, which has it for an hour.
 
         Raises:
             NotThereYet: if Replicate does not know it.
@@ -209,7 +214,8 @@ class Gate:
                 return
             memory.raise_failure(self._monotonic(), request_id)
             if memory.prediction_id is None:
-                memory.prediction_id = await self._start(ref, schema)
+                known = {name: value for name, value in _CHEAP.items() if name in schema.fields}
+                memory.prediction_id = await self._run(ref, {**_INPUT, **known}, memory, request_id)
             try:
                 prediction = await self._wait_for(ref, memory.prediction_id)
                 await self._judge(ref, prediction)
@@ -235,15 +241,36 @@ class Gate:
                 break
             del self._memories[oldest]
 
-    async def _start(self, ref: ModelRef, schema: InputSchema) -> str:
-        known = {name: value for name, value in _CHEAP.items() if name in schema.fields}
+    async def _run(
+        self, ref: ModelRef, question: Mapping[str, JsonValue], memory: _Memory, request_id: UUID | None
+    ) -> str:
+        """The id of a run of *ref* with that *question*: one that was paid for already, or a new one."""
+        if not memory.is_ours:
+            # Whoever asks anew wants a new one, unless theirs is underway.
+            earlier = await self._find_run(ref, question, may_have_ended=request_id is None)
+            memory.is_ours = True
+            if earlier is not None:
+                return earlier
         try:
             prediction = await self._replicate.create_prediction(
-                ref, {**_INPUT, **known}, self._policy.verify_cancel_after_seconds
+                ref, question, self._policy.verify_cancel_after_seconds
             )
         except NotThere as error:
             raise NotThereYet(str(error)) from error
         return prediction.id
+
+    async def _find_run(self, ref: ModelRef, question: Mapping[str, JsonValue], *, may_have_ended: bool) -> str | None:
+        """What did not succeed is not worth another look; of what did, the picture may be deleted by now."""
+        try:
+            runs = await self._replicate.list_predictions()
+        except (BadAnswer, NotThere):
+            return None  # it costs one more run at the most
+        for run in runs:
+            has_picture = run.status == TrainingStatus.SUCCEEDED and bool(run.output)
+            is_useful = not run.has_ended or (may_have_ended and has_picture)
+            if is_useful and run.version == ref.version and _is_asked(question, run.input):
+                return run.id
+        return None
 
     async def _wait_for(self, ref: ModelRef, prediction_id: str) -> Prediction:
         deadline = self._monotonic() + self._policy.verify_patience_seconds
@@ -275,6 +302,11 @@ class Gate:
         # Decoding may take a second: deliveries and heartbeats go on meanwhile.
         if flaw := await asyncio.to_thread(find_flaw, picture):
             raise DoesNotWork(f"{ref}: its run {prediction.id} drew nothing: {flaw}", code=flaw)
+
+
+def _is_asked(question: Mapping[str, JsonValue], by: Mapping[str, JsonValue]) -> bool:
+    """Replicate may have added what else the model takes."""
+    return all(by.get(name) == value for name, value in question.items())
 
 
 def _check_schema(ref: ModelRef, version: Version) -> InputSchema:

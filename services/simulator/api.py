@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from services.simulator.faults import ApiFault, Behaviour
 from services.simulator.image import png
-from services.simulator.job import NEVER, Status, milliseconds
+from services.simulator.job import NEVER, Job, Status, milliseconds
 from services.simulator.prediction import Prediction, parse_deadline
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
@@ -80,6 +80,7 @@ class ReplicateApi:
             ("versions.list", "GET", "/models/{owner}/{name}/versions", self._list_versions),
             ("versions.get", "GET", "/models/{owner}/{name}/versions/{version}", self._get_version),
             ("predictions.create", "POST", "/predictions", self._create_prediction),
+            ("predictions.list", "GET", "/predictions", self._list_predictions),
             ("predictions.get", "GET", "/predictions/{id}", self._get_prediction),
             ("predictions.cancel", "POST", "/predictions/{id}/cancel", self._cancel_prediction),
             ("webhooks.secret", "GET", "/webhooks/default/secret", self._get_secret),
@@ -133,15 +134,17 @@ class ReplicateApi:
         return JSONResponse(training.describe(0, kind="predictions"), status_code=201)
 
     async def _list_trainings(self, request: Request) -> Response:
-        newest_first = self._world.trainings()
+        return self._page(request, self._world.trainings())
+
+    def _page(self, request: Request, newest_first: Sequence[Training | Prediction]) -> Response:
         cursor = request.query_params.get("cursor")
         begin = 0 if cursor is None else _after(newest_first, cursor)
         page = newest_first[begin : begin + _PAGE]
         has_more = begin + _PAGE < len(newest_first)
-        results = [self._describe(training) for training in page]
+        results = [self._describe(job) for job in page]
         for item in results:
             del item["logs"]
-        following = f"{_own_url(request)}/v1/trainings?cursor={_cursor(page[-1])}" if has_more else None
+        following = f"{_own_url(request)}{request.url.path}?cursor={_cursor(page[-1])}" if has_more else None
         return JSONResponse({"previous": None, "next": following, "results": results})
 
     async def _get_training(self, request: Request) -> Response:
@@ -215,6 +218,9 @@ class ReplicateApi:
         body = self._describe(prediction)
         is_late = wait_seconds and not prediction.has_ended(prediction.seconds(self._simulator.now()))
         return JSONResponse(body, status_code=202 if is_late else 201)
+
+    async def _list_predictions(self, request: Request) -> Response:
+        return self._page(request, self._world.predictions())
 
     async def _get_prediction(self, request: Request) -> Response:
         """A training is a prediction: it is found here as well."""
@@ -301,14 +307,14 @@ def _own_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def _cursor(training: Training) -> str:
-    return base64.urlsafe_b64encode(training.id.encode()).decode()
+def _cursor(job: Job) -> str:
+    return base64.urlsafe_b64encode(job.id.encode()).decode()
 
 
-def _after(trainings: Sequence[Training], cursor: str) -> int:
+def _after(jobs: Sequence[Job], cursor: str) -> int:
     """Where the page begins that *cursor* asks for."""
-    for place, training in enumerate(trainings):
-        if _cursor(training) == cursor:
+    for place, job in enumerate(jobs):
+        if _cursor(job) == cursor:
             return place + 1
     raise Refused(404)
 

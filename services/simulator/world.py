@@ -249,6 +249,10 @@ class World:
         self._predictions[created.id] = created
         return created
 
+    def predictions(self) -> list[Prediction]:
+        """Newest first."""
+        return list(reversed(self._predictions.values()))
+
     def find_prediction(self, prediction_id: str) -> Prediction | None:
         return self._predictions.get(prediction_id)
 

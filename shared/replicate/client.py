@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Generic, Self, TypeVar
@@ -30,6 +31,8 @@ _PREDICTIONS_PER_MINUTE: Final = 600
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 #: A list of versions is followed this far: a thousand versions of one model.
 _MAX_PAGES: Final = 10
+#: And a list of runs this far: the last three hundred of the account.
+_MAX_RUN_PAGES: Final = 3
 #: Each step's own limit; httpx has none for the whole, which `Replicate` adds.
 _STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3, pool=3)
 _CONNECTIONS: Final = httpx.Limits(max_connections=20, max_keepalive_connections=10)
@@ -47,6 +50,7 @@ class TrainingsPage:
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 class _Answer(BaseModel):
@@ -118,13 +122,7 @@ class Replicate:
         """One page of the account's trainings, without their logs. One that can not be read is left out."""
         decode = _Page[JsonValue].model_validate_json
         page = await self._ask("list trainings", decode, "GET", "trainings", cursor=cursor)
-        trainings = []
-        for item in page.results:
-            try:
-                trainings.append(Training.model_validate(item))
-            except ValidationError:
-                continue
-        return TrainingsPage(tuple(trainings), page.next_cursor)
+        return TrainingsPage(tuple(_readable(page.results, Training)), page.next_cursor)
 
     async def create_training(
         self,
@@ -195,6 +193,19 @@ class Replicate:
 
     async def get_prediction(self, prediction_id: str) -> Prediction:
         return await self._ask(f"get run {prediction_id}", decode_prediction, "GET", "predictions", prediction_id)
+
+    async def list_predictions(self) -> list[Prediction]:
+        """The account's last runs, newest first, from the API and the website. One that can not be read is left out."""
+        decode = _Page[JsonValue].model_validate_json
+        predictions: list[Prediction] = []
+        cursor = None
+        for _ in range(_MAX_RUN_PAGES):
+            page = await self._ask("list runs", decode, "GET", "predictions", cursor=cursor)
+            predictions += _readable(page.results, Prediction)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return predictions
 
     async def cancel_prediction(self, prediction_id: str) -> Prediction:
         what = f"cancel run {prediction_id}"
@@ -280,6 +291,12 @@ class Replicate:
             raise DependencyDown(f"{what}: no connection ({type(error).__name__})", code="replicate_down") from error
         except (httpx.TransportError, TimeoutError) as error:
             raise NoAnswer(f"{what}: no answer ({type(error).__name__})") from error
+
+
+def _readable(items: Sequence[JsonValue], kind: type[_Kind]) -> Iterator[_Kind]:
+    for item in items:
+        with suppress(ValidationError):
+            yield kind.model_validate(item)
 
 
 def _join(path: Sequence[str]) -> str:

@@ -100,6 +100,7 @@ SoftMoment = Annotated[
     AwareDatetime | None, AfterValidator(_in_utc), WrapValidator(_or_none), BeforeValidator(_text_only)
 ]
 _Name = Annotated[str | None, Field(max_length=400), AfterValidator(_storable), WrapValidator(_or_none)]
+_Input = Annotated[dict[str, Any], BeforeValidator(lambda value: value if isinstance(value, dict) else {})]
 _Address = Annotated[str | None, Field(max_length=4096), AfterValidator(_storable), WrapValidator(_or_none)]
 
 
@@ -128,9 +129,7 @@ class Training(_Job):
     #: Where its webhooks go, if Replicate says so: nobody promised that.
     webhook: _Address = Field(default=None, repr=False)
     #: May hold whole archives as data URIs.
-    input: Annotated[dict[str, Any], BeforeValidator(lambda value: value if isinstance(value, dict) else {})] = Field(
-        default_factory=dict, repr=False
-    )
+    input: _Input = Field(default_factory=dict, repr=False)
     logs: Annotated[str, BeforeValidator(_log_text)] = Field(default="", repr=False)
     created_at: SoftMoment = None
     started_at: SoftMoment = None
@@ -139,6 +138,10 @@ class Training(_Job):
 
 class Prediction(_Job):
     """One run of a model."""
+
+    #: Of the model that was run, without its name.
+    version: _Name = None
+    input: _Input = Field(default_factory=dict, repr=False)
 
 
 _AnyJob = TypeVar("_AnyJob", bound=_Job)

@@ -45,6 +45,9 @@ class InstantReplicate:
     ) -> Prediction:
         raise NotImplementedError(f"{ref} {input} {cancel_after_seconds}")
 
+    async def list_predictions(self) -> list[Prediction]:
+        raise NotImplementedError
+
     async def get_prediction(self, prediction_id: str) -> Prediction:
         raise NotImplementedError(prediction_id)
 

@@ -206,6 +206,19 @@ async def test_trainings_are_listed_without_the_broken_ones(server, replicate):
     assert last.next_cursor is None
 
 
+async def test_the_last_runs_are_listed_without_the_broken_ones_and_not_for_ever(server, replicate):
+    server.will_say({"results": [{"id": "run", "status": "starting"}, {"id": "a/b"}, None], "next": "/?cursor=older"})
+
+    runs = await replicate.list_predictions()
+
+    assert [run.id for run in runs] == ["run"] * 3
+    assert [request.target for request in server.requests] == [
+        "/v1/predictions",
+        "/v1/predictions?cursor=older",
+        "/v1/predictions?cursor=older",
+    ]
+
+
 async def test_the_account_and_its_webhook_secret_are_known(server, replicate):
     server.will_say({"key": "whsec_abc"}, {"type": "user", "username": "acme"})
 

@@ -165,6 +165,26 @@ async def test_a_run_starts_and_ends_with_a_picture(stage):
     assert find_flaw(await stage.replicate.fetch_output(url)) is None
 
 
+async def test_runs_are_listed_newest_first_with_what_they_were_asked(stage):
+    ref = await trained(stage)
+    first = await stage.replicate.create_prediction(ref, INPUT, 300)
+    second = await stage.replicate.create_prediction(ref, {"prompt": "a hill"}, 300)
+
+    runs = await stage.replicate.list_predictions()
+
+    assert [run.id for run in runs] == [second.id, first.id]
+    assert [run.version for run in runs] == [ref.version] * 2
+    assert [run.input["prompt"] for run in runs] == ["a hill", "a lake"]
+
+
+async def test_a_run_that_another_process_paid_for_is_found_again(stage):
+    ref = await trained(stage)
+    await gate_of(stage).verify(ref)
+
+    assert "predict" in await gate_of(stage).verify(ref)
+    assert len(await stage.replicate.list_predictions()) == 1
+
+
 async def test_the_gate_lets_a_model_pass_that_works(stage):
     assert await gate_of(stage).verify(await trained(stage)) == ("exists", "schema", "predict")
 

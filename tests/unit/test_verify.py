@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 
-from services.extractor.verify import NOT_RUN, DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
+from services.extractor.verify import _INPUT, NOT_RUN, DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
-from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, OperatorNeeded
+from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.version import Version
 from tests.fakes import FakeReplicate, picture, version_of
 
@@ -238,6 +238,7 @@ async def test_but_it_must_still_be_there(replicate, gate):
 async def test_what_was_seen_an_hour_ago_is_seen_again(replicate, gate, clock):
     await gate.verify(REF)
     clock.now += 3601
+    replicate.runs.clear()  # Replicate deletes them after an hour
 
     await gate.verify(REF)
 
@@ -254,6 +255,64 @@ async def test_a_run_that_did_not_help_is_not_waited_for_again(replicate, gate, 
     await gate.verify(REF)
 
     assert len(replicate.inputs) == 2
+
+
+async def test_a_run_that_a_killed_process_paid_for_is_waited_for(replicate, gate, clock):
+    replicate.will_say = [{"status": "starting"}] * 40 + [{"status": "succeeded", "output": OUTPUT}]
+    with pytest.raises(StillRunning):
+        await gate.verify(REF)
+
+    checks = await gate_of(replicate, clock).verify(REF, request_id=ASKED)
+
+    assert "predict" in checks
+    assert len(replicate.inputs) == 1
+
+
+async def test_a_picture_that_a_killed_process_paid_for_is_looked_at(replicate, gate, clock):
+    await gate.verify(REF)
+
+    assert "predict" in await gate_of(replicate, clock).verify(REF)
+    assert len(replicate.inputs) == 1
+
+
+async def test_whoever_asks_anew_is_not_shown_an_old_picture(replicate, gate, clock):
+    await gate.verify(REF)
+
+    await gate_of(replicate, clock).verify(REF, request_id=ASKED)
+
+    assert len(replicate.inputs) == 2
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        {"status": "failed", "error": "no weights"},
+        {"status": "failed", "output": [OUTPUT]},
+        {"status": "canceled"},
+        {"status": "succeeded", "output": None},
+        {"status": "succeeded", "output": [OUTPUT], "version": OTHER.version},
+        {"status": "processing", "input": {"prompt": "somebody else's"}},
+        {"status": "succeeded", "output": [OUTPUT], "input": {}},
+    ],
+    ids=["failed", "failed in the middle", "canceled", "deleted", "another version", "another prompt", "no prompt"],
+)
+async def test_no_other_run_stands_for_this_one(replicate, gate, clock, run):
+    works, replicate.will_say = replicate.will_say, [run]
+    await replicate.create_prediction(REF, _INPUT, 300)
+    replicate.will_say = works
+
+    assert "predict" in await gate.verify(REF)
+    assert len(replicate.inputs) == 2
+
+
+@pytest.mark.parametrize("error", [NotThere("404"), BadAnswer("no list")])
+async def test_without_a_list_of_runs_one_more_is_paid_for(replicate, gate, error):
+    async def list_predictions():
+        raise error
+
+    replicate.list_predictions = list_predictions
+
+    assert "predict" in await gate.verify(REF)
 
 
 @pytest.fixture
@@ -344,6 +403,7 @@ async def test_of_very_many_models_the_oldest_is_forgotten(replicate, gate):
         replicate.add_version(other)
         await gate.verify(other)
     before = len(replicate.inputs)
+    replicate.runs.clear()
 
     await gate.verify(other)
     known = len(replicate.inputs) - before
