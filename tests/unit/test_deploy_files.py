@@ -68,6 +68,14 @@ def test_compose_gives_a_process_the_settings_it_reads_and_no_other(name, kind) 
     assert sorted(given) == sorted({setting(field) for field in kind.model_fields} - by_the_image)
 
 
+def test_compose_gives_the_command_every_setting_so_that_it_shows_and_checks_what_counts() -> None:
+    by_the_image = {name for name in all_settings() if re.fullmatch(r"MODELSWAP_(HOST|\w+_PORT)", name)}
+
+    given = re.findall(r"(?m)^ +(MODELSWAP_\w+):", in_full(SERVICES["cli"]))
+
+    assert sorted(given) == sorted(all_settings().keys() - by_the_image)
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_process_that_still_starts_can_be_told_to_stop(name: str) -> None:
     # The first process of a container hears no signal that it does not handle yet; an init is first, and passes it on.
