@@ -43,7 +43,11 @@ def test_the_example_lists_every_setting_once_and_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [(name, value) for commented, name, value in LINES if commented and name not in MADE_BY_COMPOSE],
+    [
+        (name, value)
+        for commented, name, value in LINES
+        if commented and name in all_settings().keys() - MADE_BY_COMPOSE
+    ],
 )
 def test_a_line_that_is_commented_out_shows_the_default(name: str, shown: str) -> None:
     kind = all_settings()[name]
@@ -97,11 +101,14 @@ def test_compose_holds_no_secret() -> None:
     assert [secret for secret in secrets if not re.match(r"\$\{\w+:\?", secret)] == []
 
 
-def test_compose_publishes_ports_on_this_machine_only() -> None:
+def test_compose_publishes_ports_on_this_machine_only_and_each_can_be_moved() -> None:
     published = re.findall(r"ports: (.+)", COMPOSE)
 
+    moved_by = [re.fullmatch(r'\["127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\2"\]', ports) for ports in published]
+
     assert published
-    assert [ports for ports in published if not re.fullmatch(r'\["127\.0\.0\.1:[^,]+"\]', ports)] == []
+    assert [ports for ports, moved in zip(published, moved_by, strict=True) if moved is None] == []
+    assert {(True, *moved.groups()) for moved in moved_by if moved} <= set(LINES)
 
 
 @pytest.mark.parametrize("name", SERVICES)
