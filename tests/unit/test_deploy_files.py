@@ -128,10 +128,18 @@ def test_the_image_is_made_of_named_files_only() -> None:
     assert ".env" not in "".join(others)
 
 
+def copy_for_make_env(to: Path) -> list[Path]:
+    """What `make env` needs, readable by its owner alone; returns what compose mounts of it."""
+    mounted = re.findall(r"- \./(\S+?):/", COMPOSE)
+    for name in ("deploy/example.env", "deploy/make_env.sh", *mounted):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, to / name)
+        (to / name).chmod(0o700)
+    return [to / name for name in mounted]
+
+
 def test_make_env_writes_fresh_secrets_for_its_owner_alone_and_never_twice(tmp_path) -> None:
-    (tmp_path / "deploy").mkdir()
-    for name in ("example.env", "make_env.sh"):
-        shutil.copy(ROOT / "deploy" / name, tmp_path / "deploy")
+    copy_for_make_env(tmp_path)
 
     first = subprocess.run([tmp_path / "deploy/make_env.sh"], check=False, capture_output=True)
     written = (tmp_path / ".env").read_text()
@@ -143,6 +151,15 @@ def test_make_env_writes_fresh_secrets_for_its_owner_alone_and_never_twice(tmp_p
     assert len(set(secrets)) == len(secrets) == sum(not value for commented, _, value in LINES if not commented)
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
     assert (tmp_path / ".env").read_text() == written
+
+
+def test_make_env_lets_the_servers_read_what_compose_mounts_however_it_was_cloned(tmp_path) -> None:
+    mounted = copy_for_make_env(tmp_path)
+
+    subprocess.run([tmp_path / "deploy/make_env.sh"], check=True, capture_output=True)
+
+    assert mounted
+    assert [file for file in mounted if not file.stat().st_mode & 0o004] == []
 
 
 def test_alerts_watch_what_is_counted() -> None:
