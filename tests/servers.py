@@ -117,7 +117,7 @@ def _find_engine() -> DockerClient | None:
 @contextlib.contextmanager
 def _containers() -> Iterator[Urls]:
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 (only where Docker is)
-    from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import ExecWaitStrategy, LogMessageWaitStrategy  # noqa: PLC0415
 
     # Not secrets: these servers live as long as the tests, on loopback.
     rabbitmq = (
@@ -131,8 +131,8 @@ def _containers() -> Iterator[Urls]:
         .with_env("POSTGRES_USER", _USER)
         .with_env("POSTGRES_PASSWORD", _USER)
         .with_command("postgres -c max_connections=200 -c fsync=off")
-        # Once for the server that prepares the database, once for the one that stays.
-        .waiting_for(LogMessageWaitStrategy("database system is ready to accept connections", times=2))
+        # Over TCP: the server that prepares the database calls itself ready too, and answers on its socket only.
+        .waiting_for(ExecWaitStrategy(["pg_isready", "--host=127.0.0.1", f"--username={_USER}"]))
     )
     with _reachable(rabbitmq, 5672) as amqp, _reachable(postgres, 5432) as database:
         yield Urls(f"amqp://{_USER}:{_USER}@{amqp}/", f"postgresql://{_USER}:{_USER}@{database}/{_USER}")
