@@ -28,6 +28,7 @@ from shared.runtime.broker import (
     Publisher,
     Result,
     TopologyMismatch,
+    Unconfirmed,
     Unroutable,
     diff,
     one_by_one,
@@ -100,6 +101,44 @@ async def test_an_event_that_no_queue_of_ours_takes_is_an_error(broker: Broker, 
 
     with pytest.raises(Unroutable, match="reached no queue"):
         await publisher.publish(lost)
+
+
+async def test_a_message_that_no_queue_takes_harms_no_other_on_its_way(broker: Broker, publisher: Publisher):
+    await publisher.connect()
+    lost = replace(message(succeeded()), routing_key="nobody.listens.v1")
+    others = [message(succeeded(f"t{number}")) for number in range(99)]
+
+    ends = await asyncio.gather(*map(publisher.publish, [lost, *others]), return_exceptions=True)
+
+    assert isinstance(ends[0], Unroutable)
+    assert ends[1:] == [None] * 99
+    assert await broker.depth(EXTRACTOR_QUEUE) == 99
+
+
+async def test_a_queue_that_a_message_missed_is_there_for_the_next(broker: Broker, publisher: Publisher):
+    await publisher.connect()
+    await broker.delete_queue(STATE_QUEUE)
+    only_for_state = message(TrainingStarted(training_id="one"))
+
+    with pytest.raises(Unroutable):
+        await publisher.publish(only_for_state)
+    await publisher.publish(only_for_state)
+
+    assert await broker.depth(STATE_QUEUE) == 1
+
+
+@pytest.mark.parametrize("turns", [2, 5, 10, 20])
+async def test_a_link_that_is_given_up_in_the_middle_confirms_or_does_not_and_nothing_else(broker: Broker, turns: int):
+    sent = [message(succeeded(f"t{number}")) for number in range(200)]
+    async with Publisher(broker.url, name="test", timeout_seconds=1) as publisher:
+        await publisher.connect()
+        publishing = [asyncio.create_task(publisher.publish(each)) for each in sent]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    ends = await asyncio.gather(*publishing, return_exceptions=True)
+
+    assert {type(end) for end in ends} <= {type(None), Unconfirmed}
 
 
 async def test_what_follows_is_published_before_the_delivery_is_acked(broker: Broker, publisher: Publisher):

@@ -52,13 +52,14 @@ class Publisher:
         """
         Prepare to publish under the *name* that operators see.
 
-        With a *topology*, this process may make it exist, on every new connection.
+        With a *topology*, this process may make it exist: on every new connection, and where a message found no queue.
         """
         self._url = url
         self._topology = topology
         self._name = name
         self._timeout_seconds = timeout_seconds
         self._link: Link | None = None
+        self._is_declared = False
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._closing: set[asyncio.Task[None]] = set()
@@ -108,7 +109,7 @@ class Publisher:
                     wait=False,
                 )
         except aiormq.exceptions.PublishError as error:
-            self._discard(link)  # the next connection declares what is missing
+            self._is_declared = False  # the next publish declares what is missing; the others on this link go on
             raise Unroutable(f"{message.routing_key} reached no queue of exchange {message.exchange!r}") from error
         except aiormq.exceptions.DeliveryError as error:
             raise Unconfirmed(f"a queue of {message.routing_key} is full, the broker refused") from error
@@ -120,22 +121,29 @@ class Publisher:
         except LINK_ERRORS as error:
             self._discard(link)
             raise Unconfirmed(f"RabbitMQ gave no receipt: {_say(error)}") from error
+        except Exception as error:
+            # The library has no word for it: another publish gave this link up while this one waited for its receipt.
+            if link is None or link.is_open:
+                raise
+            raise Unconfirmed("the connection to RabbitMQ was given up before the receipt") from error
 
     async def _open(self) -> Link:
-        if self._link is not None and self._link.is_open:
+        if self._link is not None and self._link.is_open and self._is_declared:
             return self._link
         async with self._opening:
             if self._link is None or not self._link.is_open:
                 self._discard(self._link)
-                link = await Link.open(self._url, name=self._name)
+                self._link, self._is_declared = await Link.open(self._url, name=self._name), False
+            link = self._link
+            if not self._is_declared:
                 try:
                     if self._topology is not None:
                         await declare(link.channel, self._topology)
                 except BaseException:
                     self._discard(link)
                     raise
-                self._link = link
-            return self._link
+                self._is_declared = True
+            return link
 
     def _discard(self, link: Link | None) -> None:
         """Never trust this link again; closing it must not hold anybody up."""
