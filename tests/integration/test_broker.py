@@ -263,6 +263,40 @@ async def test_while_a_dependency_is_down_no_attempt_is_counted(broker: Broker, 
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
+async def test_what_is_in_hand_during_a_long_outage_is_given_back_and_comes_again_as_new(
+    broker: Broker, publisher: Publisher
+):
+    names = {"t0", "t1", "t2"}
+    asked: list[str] = []
+    done: list[str] = []
+    is_away = True
+    all_done = asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        nonlocal is_away
+        name = envelope.event.training_id
+        if is_away:
+            asked.append(name)
+            # With no more than one in hand: each was given back, and the first has come again.
+            is_away = set(asked) != names or asked[-1] != asked[0]
+            raise DependencyDown("the database is away")
+        done.append(name)
+        if len(done) == len(names):
+            all_done.set()
+        return ()
+
+    for name in sorted(names):
+        await publisher.publish(message(succeeded(name)))
+    async with consuming(broker, publisher, handle, workers=1, prefetch=1, hold_seconds=0.05):
+        async with asyncio.timeout(20):
+            await all_done.wait()
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert set(done) == names
+    assert len(done) == len(names)
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
 async def test_one_bad_delivery_of_a_batch_harms_only_itself(broker: Broker, publisher: Publisher):
     good: set[str] = set()
     all_good = asyncio.Event()

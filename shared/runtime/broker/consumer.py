@@ -4,7 +4,8 @@ What becomes of a delivery? Takes what is there, hands it to the handler, publis
                        ┌──────────── handler returned events ─▶ publish them, await confirms ─┐
     delivery ─▶ decode ┼──────────── TransientError ──────────▶ publish to a delay ───────────┼─▶ ack
                        ├──────────── PermanentError, or the ladder's end ─▶ publish to dead ──┘
-                       └──────────── DependencyDown ──────────▶ pause, ask again, count nothing
+                       └──────────── DependencyDown ──────────▶ pause, ask again, count nothing;
+                                                                once in a while publish it anew, and ack
 
 A handler never publishes and never acks, so "publish before ack" is written once: here. Whatever happens between a
 confirm and its ack is a redelivery, which handlers must bear anyway.
@@ -18,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -27,12 +29,16 @@ from shared.contract.events import Event
 from shared.contract.retry import DELAYS, RetryIn, next_step
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
-from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, retry, to_message
+from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, give_back, retry, to_message
+from shared.runtime.broker.pause import HeldForLong
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.supervisor import Inbox, Supervised
 from shared.runtime.clock import now
 
 log = structlog.get_logger()
+
+#: RabbitMQ takes back what is in hand for half an hour, counts that, and after twenty times makes it a dead letter.
+_HOLD_SECONDS: Final = 300.0
 
 #: What a handler made of one delivery: the events that follow from it, or how it failed.
 Result = Sequence[Event] | Exception
@@ -85,12 +91,14 @@ class Consumer(Supervised):
         prefetch: int = 64,
         drain_seconds: float = 5.0,
         declares: bool = True,
+        hold_seconds: float = _HOLD_SECONDS,
     ) -> None:
         """
         Prepare to consume *queue* as *service*.
 
         *workers* batches of up to *batch_size* deliveries are handled at a time. *delays* is the ladder of retries.
-        *declares*: may this process make the topology exist when it is missing?
+        *declares*: may this process make the topology exist when it is missing? What is in hand for *hold_seconds*
+        while a dependency is down is given back, so that no outage is so long that it uses a delivery up.
         """
         super().__init__(
             url,
@@ -107,18 +115,39 @@ class Consumer(Supervised):
         self._handle = handle
         self._gave_up = gave_up
         self._delays = delays
+        self._hold_seconds = hold_seconds
         self._handled = telemetry.deliveries.labels(queue, "handled")
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         """One batch, from decoding to the ack."""
+        until = batch[0].came_at + self._hold_seconds
+        while batch:
+            try:
+                await self._process_until(until, batch, inbox)
+            except HeldForLong:
+                batch = await self._give_back(batch, inbox)
+                until = asyncio.get_running_loop().time() + self._hold_seconds
+            else:
+                return
+
+    async def _process_until(self, until: float, batch: Sequence[Delivery], inbox: Inbox) -> None:
         items = [_read(delivery) for delivery in batch]
         known = [item.envelope for item in items if item.envelope is not None]
-        results = iter(await self._ask(partial(self._attempt, known), inbox) if known else ())
+        results = iter(await self._ask(partial(self._attempt, known), inbox, until=until) if known else ())
         outgoing: list[Outgoing] = []
         for item in items:
             outgoing += self._settle(item, item.error if item.envelope is None else next(results))
         await self._publish_all(outgoing, inbox)
         await inbox.ack(batch, alone=self._workers == 1)
+
+    async def _give_back(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
+        """Publish *batch* anew and ack it; what the broker does not take stays in hand."""
+        messages = [give_back(delivery, self._delays[0]) for delivery in batch]
+        ends = await asyncio.gather(*map(self._publisher.publish, messages), return_exceptions=True)
+        given = [delivery for delivery, end in zip(batch, ends, strict=True) if end is None]
+        log.info("deliveries.given_back", queue=self._queue, deliveries=len(given), kept=len(batch) - len(given))
+        await inbox.ack(given, alone=False)
+        return [delivery for delivery, end in zip(batch, ends, strict=True) if end is not None]
 
     async def _attempt(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from shared.contract.dead import ATTEMPT, BROKERS_OWN, DEAD, FAILED_AT
@@ -48,6 +48,8 @@ class Delivery:
     headers: Headers
     content_type: str | None
     body: bytes
+    #: When it came, by the clock of the event loop that it came to.
+    came_at: float = 0.0
 
     @property
     def attempt(self) -> int:
@@ -75,6 +77,11 @@ def retry(delivery: Delivery, step: RetryIn, *, now: datetime) -> Outgoing:
     """The same message, to come back to the same queue after the step's delay."""
     headers = {FAILED_AT: now.isoformat(), **_kept(delivery.headers), ATTEMPT: step.attempt}
     return _again(delivery, delay_name(step.delay), headers)
+
+
+def give_back(delivery: Delivery, delay: timedelta) -> Outgoing:
+    """The same message, to come back to the same queue after *delay* as if it had never been handed over."""
+    return _again(delivery, delay_name(delay), _kept(delivery.headers))
 
 
 def dead_letter(delivery: Delivery, error: BaseException, *, now: datetime) -> Outgoing:

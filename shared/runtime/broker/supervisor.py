@@ -24,7 +24,7 @@ from shared.contract.topology import Topology
 from shared.runtime.broker.declare import declare
 from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel
 from shared.runtime.broker.message import Delivery, Outgoing
-from shared.runtime.broker.pause import Pause
+from shared.runtime.broker.pause import Pause, Unasked
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.waiting import wait_for_any
 
@@ -37,7 +37,7 @@ _CANCEL_SECONDS: Final = 2.0
 _PUBLISH_AGAIN_LONGEST_SECONDS: Final = 1.0
 
 
-class Stale(Exception):  # noqa: N818 (a signal, not an error)
+class Stale(Unasked):
     """The link that brought this work is gone: the broker hands it out again."""
 
 
@@ -166,12 +166,18 @@ class Supervised(ABC):
             log.exception("consumer.broken", queue=self._queue)
             inbox.link.lost.set()
 
-    async def _ask(self, work: Callable[[], Awaitable[T]], inbox: Inbox) -> T:
-        """Do *work*, as often as it takes while a dependency is down."""
+    async def _ask(self, work: Callable[[], Awaitable[T]], inbox: Inbox, *, until: float | None = None) -> T:
+        """
+        Do *work*, as often as it takes while a dependency is down.
+
+        Raises:
+            HeldForLong: if it still is at *until*, by the event loop's clock.
+
+        """
         while True:
             inbox.check()
             try:
-                async with self._pause.turn():
+                async with self._pause.turn(until=until):
                     inbox.check()
                     return await _without_stray_cancel(work)
             except DependencyDown:
@@ -214,6 +220,7 @@ class Inbox:
                 headers=properties.headers or {},
                 content_type=properties.content_type,
                 body=message.body,
+                came_at=asyncio.get_running_loop().time(),
             )
         )
 
