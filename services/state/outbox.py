@@ -3,18 +3,21 @@ Do the events that were committed reach the broker? Edge: publishes the outbox, 
 
 An event is marked as published after the broker confirmed it, so it may be published twice, and a relay that was frozen
 may publish it late: subscribers keep the highest generation of each user. Several relays may run: one works at a time.
+
+What this version can not read, a newer one has written: it stays in the outbox for that one, and delays nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
 import structlog
 
 from services.state.records import Publish, Round
-from shared.contract.errors import DependencyDown
+from shared.contract.errors import DependencyDown, Malformed
 from shared.runtime import telemetry
 from shared.runtime.broker.link import is_stray_cancel
 from shared.runtime.waiting import wait_for_any
@@ -36,7 +39,7 @@ class Outbox(Protocol):
 
     outbox_filled: asyncio.Event
 
-    async def relay(self, publish: Publish, *, limit: int) -> Round | None: ...
+    async def relay(self, publish: Publish, *, limit: int, without: Collection[int] = ()) -> Round | None: ...
 
     async def prune(self, *, limit: int) -> int: ...
 
@@ -51,6 +54,8 @@ class Relay:
         self._pause_seconds = pause_seconds
         self._failures = 0
         self._prune_at = 0.0
+        #: Rows that this version can not read. Forgotten at its end: the next one may.
+        self._unreadable: set[int] = set()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publish until *stopping* is set, through every loss of Postgres or RabbitMQ."""
@@ -64,7 +69,7 @@ class Relay:
     async def _attempt(self) -> float:
         """One round; how long to wait until the next."""
         try:
-            done = await self._outbox.relay(self._publish, limit=_BATCH)
+            done = await self._outbox.relay(self._publish, limit=_BATCH, without=self._unreadable)
             await self._prune()
         except DependencyDown as error:
             return self._trouble(error.code, str(error))
@@ -78,12 +83,24 @@ class Relay:
         if done is None:
             return _BUSY_SECONDS
         telemetry.published.inc(done.published)
+        self._set_aside(done.unreadable)
         if done.failures:
             return self._trouble("not_published", str(done.failures[0]), events=len(done.failures))
         if self._failures:
             log.info("relay.resumed", failures=self._failures)
         self._failures = 0
-        return 0.0 if done.published == _BATCH else _POLL_SECONDS
+        return 0.0 if done.published + len(done.unreadable) == _BATCH else _POLL_SECONDS
+
+    def _set_aside(self, unreadable: Mapping[int, Malformed]) -> None:
+        for number, error in unreadable.items():
+            log.error(
+                "outbox.unreadable",
+                number=number,
+                detail=str(error),
+                hint="it waits in state.outbox for a version of modelswap that can read it",
+            )
+        self._unreadable |= unreadable.keys()
+        telemetry.unreadable.set(len(self._unreadable))
 
     async def _prune(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeAlias
 from uuid import UUID
@@ -12,7 +12,7 @@ from services.state.estimate import Progress
 from services.state.swap import Failure
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
-from shared.contract.errors import PermanentError
+from shared.contract.errors import Malformed, PermanentError
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef
 
@@ -126,6 +126,8 @@ class Round:
     published: int
     #: Why others were not; they are found again.
     failures: Sequence[BaseException] = ()
+    #: The rows that this version can not read, and why.
+    unreadable: Mapping[int, Malformed] = field(default_factory=dict)
 
 
 class UserDeleted(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)

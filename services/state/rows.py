@@ -206,16 +206,16 @@ def to_history(row: Row) -> HistoryRecord:
     )
 
 
-def to_envelopes(rows: Sequence[Row]) -> tuple[dict[int, Envelope], list[Malformed]]:
+def to_envelopes(rows: Sequence[Row]) -> tuple[dict[int, Envelope], dict[int, Malformed]]:
     """The events by their row's id, and why some can not be read: a version that writes them will publish them."""
     envelopes: dict[int, Envelope] = {}
-    failures = []
+    unreadable: dict[int, Malformed] = {}
     for row in rows:
         try:
             envelopes[row["id"]] = decode(json.loads(row["headers"]), CONTENT_TYPE, row["body"].encode())
         except Malformed as error:
-            failures.append(error)
-    return envelopes, failures
+            unreadable[row["id"]] = error
+    return envelopes, unreadable
 
 
 def to_made(text: str) -> tuple[ModelRef, UUID]:

@@ -20,7 +20,7 @@ skips what is locked, waits for nobody, and touches nothing that decides.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID, uuid4
@@ -327,7 +327,10 @@ _TRY_LOCK_RELAY: Final = """
 """
 # Never "beyond the last one published": a lower id may be committed later.
 _UNPUBLISHED: Final = """
-    SELECT id, headers, body FROM state.outbox WHERE published_at IS NULL ORDER BY id LIMIT $1
+    SELECT id, headers, body FROM state.outbox
+    WHERE published_at IS NULL AND id <> ALL($2::bigint[])
+    ORDER BY id
+    LIMIT $1
 """
 _MARK_PUBLISHED: Final = "UPDATE state.outbox SET published_at = clock_timestamp() WHERE id = ANY($1::bigint[])"
 
@@ -690,20 +693,26 @@ class Store:
 
     # The outbox
 
-    async def relay(self, publish: Publish, *, limit: int) -> Round | None:
-        """Publish the oldest *limit* unpublished events, and mark the confirmed. None: another relay is at it."""
-        return await self._transaction(lambda connection: self._relay(connection, publish, limit))
+    async def relay(self, publish: Publish, *, limit: int, without: Collection[int] = ()) -> Round | None:
+        """
+        Publish the oldest *limit* unpublished events, and mark the confirmed. None: another relay is at it.
 
-    async def _relay(self, connection: Connection, publish: Publish, limit: int) -> Round | None:
+        The rows *without* which it is done stay as they are.
+        """
+        return await self._transaction(lambda connection: self._relay(connection, publish, limit, without))
+
+    async def _relay(
+        self, connection: Connection, publish: Publish, limit: int, without: Collection[int]
+    ) -> Round | None:
         if not await connection.fetchval(_TRY_LOCK_RELAY):
             return None
-        rows = await connection.fetch(_UNPUBLISHED, limit)
-        envelopes, failures = to_envelopes(rows)
+        rows = await connection.fetch(_UNPUBLISHED, limit, list(without))
+        envelopes, unreadable = to_envelopes(rows)
         results = await publish(list(envelopes.values())) if envelopes else ()
         confirmed = [number for number, result in zip(envelopes, results, strict=True) if result is None]
         if confirmed:
             await connection.execute(_MARK_PUBLISHED, confirmed)
-        return Round(len(confirmed), (*failures, *(result for result in results if result is not None)))
+        return Round(len(confirmed), tuple(result for result in results if result is not None), unreadable)
 
     async def prune(self, *, limit: int) -> int:
         """Delete at most *limit* rows of each kind that nobody needs any more; return how many it were at most."""

@@ -15,6 +15,8 @@ paused: Final = Gauge("modelswap_consumer_paused", "1 while a consumer waits for
 swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
+#: Alert on it: subscribers do not hear of what a version before this one, or after it, has committed.
+unreadable: Final = Gauge("modelswap_outbox_unreadable", "Events that this version can not read, and so not publish.")
 overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings whose end should have been heard of.")
 #: Alert on the recovered: webhooks do not arrive.
 reconciled: Final = Counter(

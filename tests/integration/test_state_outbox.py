@@ -65,15 +65,25 @@ async def swap(store: Store, count: int, user_id: str = "ada") -> None:
 
 
 @contextlib.asynccontextmanager
-async def relaying(store: Store, publish: Publish) -> AsyncIterator[None]:
+async def relaying(store: Store, publish: Publish, *, pause_seconds: float = 0.01) -> AsyncIterator[None]:
     """A relay at work."""
     stopping = asyncio.Event()
-    running = asyncio.create_task(Relay(store, publish, pause_seconds=0.01).run(stopping))
+    running = asyncio.create_task(Relay(store, publish, pause_seconds=pause_seconds).run(stopping))
     try:
         yield
     finally:
         stopping.set()
         await running
+
+
+async def commit_what_only_a_newer_version_reads(database_url: str, count: int) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute(
+            """INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
+               SELECT 'new-' || n, 'ada', n, 'model.retired.v1', '{"ce-type": "dev.modelswap.model.retired.v1"}', '{}'
+               FROM generate_series(1, $1) AS n""",
+            count,
+        )
 
 
 async def unpublished(database_url: str) -> int:
@@ -252,6 +262,20 @@ async def test_the_relay_outlives_the_loss_of_postgres(database_url):
             await broker.until(3)
 
     assert await unpublished(database_url) == 0
+
+
+async def test_what_only_a_newer_version_can_read_is_kept_and_delays_nobody(store, database_url):
+    broker = Broker()
+    await commit_what_only_a_newer_version_reads(database_url, 150)
+    await swap(store, 1)
+
+    # Whoever is in trouble waits for so long that the second event would never come.
+    async with relaying(store, broker.publish, pause_seconds=1000):
+        await broker.until(1)
+        await swap(store, 1, "bob")
+        await broker.until(2)
+
+    assert await unpublished(database_url) == 150
 
 
 async def test_a_relay_that_is_really_cancelled_ends(store):
