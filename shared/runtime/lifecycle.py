@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from shared.contract.errors import ModelswapError
 from shared.runtime import logs
 from shared.runtime.settings import Settings, SettingsError, unknown
+from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
@@ -90,8 +91,9 @@ async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event
         timeout_graceful_shutdown=max(1, int(drain_seconds)),
     )
     server = Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await _either(serving, stopping)
+    serving, ended = asyncio.create_task(server.serve(sockets=[listener])), asyncio.Event()
+    serving.add_done_callback(lambda _: ended.set())
+    await wait_for_any(ended, stopping)
     server.should_exit = True
     await serving
 
@@ -132,14 +134,6 @@ def listen(host: str, port: int) -> socket.socket:
     # Inherited by what is accepted; otherwise small answers wait for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-async def _either(task: asyncio.Task[None], event: asyncio.Event) -> None:
-    waiter = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiter.cancel()
 
 
 class Server(uvicorn.Server):
