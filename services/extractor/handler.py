@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from services.extractor.outputs import Found, NeedsDestination, NeedsLookup, NotListed, find_model, resolve
 from services.extractor.verify import NotThereYet
 from shared.contract.envelope import Envelope
-from shared.contract.errors import Malformed, ModelswapError, PermanentError
+from shared.contract.errors import Malformed, ModelswapError, PermanentError, code_of
 from shared.contract.events import (
     DESTINATION_UNKNOWN,
     Event,
@@ -90,12 +90,9 @@ class Extractor:
         """What is told to everybody when the delivery becomes a dead letter."""
         match envelope.event:
             case (TrainingSucceeded() | ExtractionRequested()) as event:
-                if isinstance(error, ModelswapError):
-                    code, detail = error.code, clean(str(error))
-                else:
-                    # Its text was not written for everybody's eyes.
-                    code, detail = "unexpected", type(error).__name__
-                return [_failed(event, code, detail)]
+                # An error without a name has a text that was not written for everybody's eyes.
+                detail = clean(str(error)) if isinstance(error, ModelswapError) else type(error).__name__
+                return [_failed(event, code_of(error), detail)]
         return []
 
     async def _find_reported(self, event: TrainingSucceeded) -> Found:

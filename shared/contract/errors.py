@@ -12,6 +12,11 @@ failed and says what was seen, because an operator who has nothing else reads it
 
 from __future__ import annotations
 
+from typing import Final
+
+#: The code of an exception that modelswap has no name for.
+UNEXPECTED: Final = "unexpected"
+
 
 class ModelswapError(Exception):
     """Something failed that modelswap has a name for."""
@@ -58,3 +63,8 @@ class Malformed(PermanentError):  # noqa: N818 (it is a condition, and reads as 
     """A message could not be decoded into an event that this version knows."""
 
     code = "malformed"
+
+
+def code_of(error: BaseException) -> str:
+    """What *error* is called wherever it is told of; ``unexpected`` where nobody gave it a name."""
+    return error.code if isinstance(error, ModelswapError) else UNEXPECTED

@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import Base64Bytes, BaseModel, ConfigDict
 
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
-from shared.contract.errors import ModelswapError, TransientError
+from shared.contract.errors import ModelswapError, TransientError, code_of
 
 
 class Message(BaseModel):
@@ -59,7 +59,7 @@ class Refusal(BaseModel):
     def of(cls, error: Exception) -> Self:
         named = isinstance(error, ModelswapError)
         return cls(
-            code=error.code if isinstance(error, ModelswapError) else "unexpected",
+            code=code_of(error),
             kind=type(error).__name__,
             text=str(error),
             is_transient=isinstance(error, TransientError) or not named,

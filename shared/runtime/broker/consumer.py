@@ -24,7 +24,7 @@ from typing import Final
 import structlog
 
 from shared.contract.envelope import Envelope, decode, wrap
-from shared.contract.errors import DependencyDown, Malformed, ModelswapError
+from shared.contract.errors import UNEXPECTED, DependencyDown, Malformed, code_of
 from shared.contract.events import Event
 from shared.contract.retry import DELAYS, RetryIn, next_step
 from shared.contract.topology import Topology
@@ -172,16 +172,16 @@ class Consumer(Supervised):
                 return [self._message(event, item.envelope) for event in events]
 
     def _failed(self, item: _Item, error: Exception) -> list[Outgoing]:
-        delivery = item.delivery
+        delivery, code = item.delivery, code_of(error)
         step = next_step(error, attempt=delivery.attempt, delays=self._delays, chance=random.random())  # noqa: S311
         facts = {
             "queue": self._queue,
             "attempt": delivery.attempt,
-            "error": error.code if isinstance(error, ModelswapError) else type(error).__name__,
+            "error": code,
             "detail": str(error),
             **_about(item.envelope),
         }
-        unexpected = not isinstance(error, ModelswapError)
+        unexpected = code == UNEXPECTED
         if isinstance(step, RetryIn):
             log.warning(
                 "delivery.retried", delay_seconds=step.delay.total_seconds(), exc_info=unexpected and error, **facts

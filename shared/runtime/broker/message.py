@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from shared.contract.dead import ATTEMPT, BROKERS_OWN, DEAD, FAILED_AT
 from shared.contract.envelope import CONTENT_TYPE, Envelope
-from shared.contract.errors import ModelswapError
+from shared.contract.errors import code_of
 from shared.contract.retry import RetryIn
 from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
 
@@ -92,7 +92,7 @@ def dead_letter(delivery: Delivery, error: BaseException, *, now: datetime) -> O
         f"{DEAD}queue": delivery.queue,
         f"{DEAD}exchange": delivery.exchange,
         f"{DEAD}routing-key": delivery.routing_key,
-        f"{DEAD}error": error.code if isinstance(error, ModelswapError) else "unexpected",
+        f"{DEAD}error": code_of(error),
         f"{DEAD}class": type(error).__name__,
         f"{DEAD}text": _clip(str(error), _TEXT_LIMIT),
         f"{DEAD}traceback": _traceback(error),
