@@ -15,7 +15,7 @@ unknown total) is used only where nothing counts. In doubt there is no progress:
 not take back a 100 % that was a download's.
 
 Logs are long and may be hostile, so the work is bounded: the last `_MOST_CHARACTERS`, in at most `_MOST_LINES` lines,
-of each line its last `_LONGEST_LINE`, by expressions that pass over it once.
+of each line its last `_LONGEST_LINE`, by expressions that pass over it once, until `_MOST_COUNTS` were found.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-_MOST_CHARACTERS: Final = 500_000
+_MOST_CHARACTERS: Final = 250_000
 _MOST_LINES: Final = 3_000
 _LONGEST_LINE: Final = 2_000
+_MOST_COUNTS: Final = 4_000
+#: Of redraws on one line the last says it; a few are spared for other work behind it.
+_MOST_COUNTS_IN_LINE: Final = 8
 _MOST_STEPS: Final = 2**31 - 1
 
 
@@ -48,8 +51,8 @@ def read_progress(logs: str | list[Any] | None, training_input: Mapping[str, Any
     plan = _plan(training_input)
     hint: Progress | None = None
     for line in log.lines_from_the_end():
-        counts = _counts(line, plan)
-        for count in reversed(counts):
+        counts = _counts(line, plan, log)
+        for count in reversed(counts[-_MOST_COUNTS_IN_LINE:]):
             progress = _overall(count, plan, log) if _is_training(count, plan) else None
             if progress:
                 return progress
@@ -128,13 +131,22 @@ class _Log:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._counts_left = _MOST_COUNTS
 
     def lines_from_the_end(self) -> Iterator[str]:
         lines = self._text[-_MOST_CHARACTERS:].replace("\r", "\n").split("\n")
         for line in islice(reversed(lines), _MOST_LINES):
+            if self._counts_left <= 0:
+                return
             plain = _COLOUR.sub("", line) if "\x1b" in line else line
             if plain and not _FREE_TEXT.match(plain):
                 yield plain[-_LONGEST_LINE:]
+
+    def find(self, count: re.Pattern[str], line: str) -> list[re.Match[str]]:
+        """Where *count* stands in *line*. Each one found brings the reading of the log nearer to its end."""
+        found = list(count.finditer(line))
+        self._counts_left -= len(found)
+        return found
 
     @cached_property
     def first_epoch(self) -> int:
@@ -144,7 +156,8 @@ class _Log:
     @cached_property
     def epochs_over(self) -> dict[int, int]:
         """The last bars that count epochs: by how many there are, how many are over."""
-        return {int(bar[2]): int(bar[1]) for bar in _EPOCHS_BAR.finditer(self._text)}
+        last = {total: over for over, total in _EPOCHS_BAR.findall(self._text)}
+        return {int(total): int(over) for total, over in last.items()}
 
 
 # What a line counts, in the order in which it stands there.
@@ -179,15 +192,16 @@ _STEP_FIELD: Final = re.compile(r"""["'](?:global_|current_)?step["']\s{0,3}:\s{
 _TOTAL_FIELD: Final = re.compile(r"""["'](?:total|total_steps|max_steps|num_steps)["']\s{0,3}:\s{0,3}(\d{1,12})\b""")
 
 
-def _counts(line: str, plan: _Plan) -> list[_Count]:
-    return _bars(line) or _endless_bars(line, plan) or _steps_in_text(line, plan) or _steps_in_fields(line, plan)
+def _counts(line: str, plan: _Plan, log: _Log) -> list[_Count]:
+    counts = _bars(line, log) or _endless_bars(line, plan, log) or _steps_in_text(line, plan, log)
+    return counts or _steps_in_fields(line, plan)
 
 
-def _bars(line: str) -> list[_Count]:
+def _bars(line: str, log: _Log) -> list[_Count]:
     """``name:  12%|█▏        | 120/1000 [01:05<07:56, 1.85it/s, loss=0.1]``, or as much of it as is left."""
     counts: list[_Count] = []
     end = 0
-    for bar in _BAR.finditer(line) if "|" in line else ():
+    for bar in log.find(_BAR, line) if "|" in line else ():
         before = line[end : bar.start()]
         end = bar.end()
         head = _BAR_HEAD.search(before)
@@ -203,25 +217,24 @@ def _bars(line: str) -> list[_Count]:
     return counts
 
 
-def _endless_bars(line: str, plan: _Plan) -> list[_Count]:
+def _endless_bars(line: str, plan: _Plan, log: _Log) -> list[_Count]:
     """``train: 1200it [10:00, 2.00it/s]``: how far it goes is known from the input only."""
     if plan.steps is None or "it [" not in line:
         return []
-    counts = [
-        _Count(line[: bar.start()], _unscaled(bar[1]), plan.steps, after=bar[2]) for bar in _ENDLESS_BAR.finditer(line)
-    ]
+    bars = log.find(_ENDLESS_BAR, line)[-_MOST_COUNTS_IN_LINE:]
+    counts = [_Count(line[: bar.start()], _unscaled(bar[1]), plan.steps, after=bar[2]) for bar in bars]
     return [count for count in counts if count.step and (_TRAINING.search(count.before) or _shows_loss(count))]
 
 
-def _steps_in_text(line: str, plan: _Plan) -> list[_Count]:
+def _steps_in_text(line: str, plan: _Plan, log: _Log) -> list[_Count]:
     """``step 120/1000``, ``iter 120 of 1000``; any ``120/1000`` where 1000 steps were asked for."""
     steps = [
         _Count(line[: match.start()], _unscaled(match[1]), _unscaled(match[2]), of_steps=True)
-        for match in (_STEP_OF.finditer(line) if _holds(line, "step", "iter") else ())
+        for match in (log.find(_STEP_OF, line) if _holds(line, "step", "iter") else ())
     ]
     if steps or plan.steps is None:
         return steps
-    matches = _RATIO.finditer(line) if "/" in line or "of" in line else ()
+    matches = log.find(_RATIO, line) if "/" in line or "of" in line else ()
     ratios = [_Count(line, _unscaled(match[1]), _unscaled(match[2])) for match in matches]
     return [ratio for ratio in ratios if ratio.step <= ratio.total == plan.steps]
 

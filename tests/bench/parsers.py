@@ -42,9 +42,15 @@ LOGS: Final = {
     "bars of a cache": "Caching latents: 100%|██████████| 12/12 [00:05<00:00,  2.40it/s]\n",
     "redraws of an upload": "Uploading weights:   3%|▎         | 5.0M/172M [00:01<00:30, 5.5MB/s]\r",
     "unnamed bars": "100%|██████████| 12/12 [00:05<00:00,  2.40it/s]\n",
+    "lines full of bars' ends": "| 1/2" * 33 + "\n",
+    "lines full of steps": "iter 1/1 " * 222 + "\n",
+    "lines full of half a step": "step 1/" * 24 + "\n",
+    "lines full of endless bars": "1it [x] " * 250 + "\n",
+    "lines full of ratios": "1/1 " * 40 + "\n",
+    "lines full of epochs' bars": "Epochs: 1%| 1/3" * 10 + "\n",
     "epochs of an unknown number": "Epoch 1:  50%|█████     | 5/10 [00:01<00:01]\n",
 }
-INPUTS: Final[tuple[dict[str, Any], ...]] = ({"steps": 1000}, {"epochs": 3})
+INPUTS: Final[tuple[dict[str, Any], ...]] = ({"steps": 1000}, {"epochs": 3, "steps_per_epoch": 1})
 
 #: An output of about so many characters.
 OUTPUTS: Final[dict[str, Callable[[int], Any]]] = {

@@ -1,6 +1,7 @@
 """Logs: the training's own count is found in whatever stands around it, and nothing else counts."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,28 @@ def test_a_bar_is_found_behind_the_redraws_of_an_upload():
 
 def test_a_bar_at_the_end_of_an_endless_line_is_found():
     assert read_progress("x" * 3_000_000 + " train:  12%|█▏| 120/1000", STEPS) == Progress(0.12, 120, 1000)
+
+
+@pytest.mark.parametrize("width", [160, 1990])
+@pytest.mark.parametrize("unit", ["|1/2", "iter 1/1 ", "1it [x] ", "1/1 ", "\u0663/\u0663 ", "step 1/", "Epoch 1/3 "])
+def test_lines_that_are_full_of_counts_take_no_longer_than_a_log_of_as_many_lines(unit, width):
+    plan = {"steps": 2, "epochs": 3, "steps_per_epoch": 1}
+    line = (unit * width)[:width] + "\n"
+    upload = "Uploading weights:   3%|▎         | 5.0M/172M [00:01<00:30, 5.5MB/s]\n"
+
+    hostile = seconds_to_read(line * (1_000_000 // len(line)), plan)
+
+    assert hostile < 5 * seconds_to_read(upload * (1_000_000 // len(upload)), plan)
+
+
+def seconds_to_read(logs: str, training_input: dict[str, Any]) -> float:
+    """Of the processor, the best of three: the machine may have other things to do."""
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        read_progress(logs, training_input)
+        took.append(time.process_time() - began)
+    return min(took)
 
 
 @pytest.mark.parametrize(
