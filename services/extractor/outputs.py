@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
@@ -272,7 +272,8 @@ _MOST_TEXTS: Final = 2000
 _WHOLE: Final = 64
 _SEEN: Final = 80
 _SHORT: Final = re.compile(r"[0-9a-f]{8,64}")
-_LONG: Final = re.compile(r"[0-9a-f]{64,}", re.IGNORECASE)
+# What begins within hexadecimal digits is not looked at again: it ends where they do.
+_LONG: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64,}", re.IGNORECASE)
 _BY_HAND: Final = "Look at the training at Replicate before replaying"
 
 
@@ -321,19 +322,24 @@ def _seen(value: JsonValue) -> str:
 
 # From the output to its texts, and from their answers to one.
 
+_Thing = TypeVar("_Thing")
+
 
 def _parts(output: JsonValue) -> list[JsonValue]:
     """The output itself, or its elements; what is JSON inside a string is decoded, once."""
-    return [part for element in _elements(output) for part in _decoded(element)]
+    return _few(part for element in _elements(output) for part in _decoded(element))
 
 
 def _texts(parts: Sequence[JsonValue]) -> list[tuple[str, JsonValue]]:
     """What stands in all places of all *parts*, and where."""
-    said = ((place.__name__, value) for part in parts for place in PLACES for value in place(part))
-    texts = list(islice(said, _MOST_TEXTS + 1))
-    if len(texts) > _MOST_TEXTS:
+    return _few((place.__name__, value) for part in parts for place in PLACES for value in place(part))
+
+
+def _few(things: Iterable[_Thing]) -> list[_Thing]:
+    few = list(islice(things, _MOST_TEXTS + 1))
+    if len(few) > _MOST_TEXTS:
         raise NoModel(f"the output says more than {_MOST_TEXTS} things. {_BY_HAND}", code="too_long")
-    return texts
+    return few
 
 
 def _elements(value: JsonValue) -> list[JsonValue]:

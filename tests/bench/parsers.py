@@ -59,6 +59,8 @@ OUTPUTS: Final[dict[str, Callable[[int], Any]]] = {
     "long address": lambda size: {"version": "https://replicate.com/" + "a/" * (size // 2)},
     "long host of a file": lambda size: "https://" + "a." * (size // 2),
     "many texts": lambda size: ["acme/u-42"] * (size // 12),
+    "many lists in texts": lambda size: ["[" + "1," * 99 + "1]"] * (size // 205),
+    "almost versions beside one": lambda size: {"version": VERSION, "model_version": ("0" * 63 + " ") * (size // 64)},
     "many versions": lambda size: {"version": [f"{number:064x}" for number in range(size // 67)]},
     "deep JSON in a text": lambda size: "[" * size,
     "long JSON in a text": lambda size: json.dumps([VERSION] * (size // 68)),

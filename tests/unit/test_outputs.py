@@ -91,7 +91,11 @@ def test_what_was_seen_is_told_short_and_visibly():
     assert len(message) < 300
 
 
-@pytest.mark.parametrize("output", [[str(DESTINATION.at(WHOLE))] * 5_000, {"version": [WHOLE] * 5_000}])
+@pytest.mark.parametrize(
+    "output",
+    [[str(DESTINATION.at(WHOLE))] * 5_000, {"version": [WHOLE] * 5_000}, [None] * 5_000, ["[1, 2, 3]"] * 1_000],
+    ids=lambda output: str(output)[:30],
+)
 def test_an_output_that_says_thousands_of_things_is_no_answer(output):
     with pytest.raises(NoModel) as caught:
         find(output)
