@@ -27,12 +27,14 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-_MOST_CHARACTERS: Final = 250_000
-_MOST_LINES: Final = 3_000
+_MOST_CHARACTERS: Final = 200_000
+_MOST_LINES: Final = 2_500
 _LONGEST_LINE: Final = 2_000
-_MOST_COUNTS: Final = 4_000
+_MOST_COUNTS: Final = 3_000
 #: Of redraws on one line the last says it; a few are spared for other work behind it.
 _MOST_COUNTS_IN_LINE: Final = 8
+#: So many mentions of an epoch are looked at for a heading.
+_MOST_MENTIONS: Final = 100
 _MOST_STEPS: Final = 2**31 - 1
 
 
@@ -132,12 +134,17 @@ class _Log:
     def __init__(self, text: str) -> None:
         self._text = text
         self._counts_left = _MOST_COUNTS
+        #: Where the line begins that is being read.
+        self._at = len(text) + 1
+        self._heading: re.Match[str] | None = None
+        self._heading_at = len(text) + 1
 
     def lines_from_the_end(self) -> Iterator[str]:
         lines = self._text[-_MOST_CHARACTERS:].replace("\r", "\n").split("\n")
         for line in islice(reversed(lines), _MOST_LINES):
             if self._counts_left <= 0:
                 return
+            self._at -= len(line) + 1
             plain = _COLOUR.sub("", line) if "\x1b" in line else line
             if plain and not _FREE_TEXT.match(plain):
                 yield plain[-_LONGEST_LINE:]
@@ -147,6 +154,22 @@ class _Log:
         found = list(count.finditer(line))
         self._counts_left -= len(found)
         return found
+
+    def heading(self) -> re.Match[str] | None:
+        """``Epoch 2/3``, the nearest that stands on a line of its own above the one that is being read."""
+        if self._heading_at < self._at:
+            return self._heading
+        self._heading, self._heading_at, at = None, -1, self._at
+        for _ in range(_MOST_MENTIONS):
+            at = self._text.rfind("poch", 0, at)
+            if at < 0:
+                break
+            around = _HEADING.finditer(self._text, max(0, at - 40), at + 60)
+            self._heading = next((heading for heading in around if heading.start() < at < heading.end()), None)
+            if self._heading:
+                self._heading_at = at
+                break
+        return self._heading
 
     @cached_property
     def first_epoch(self) -> int:
@@ -342,6 +365,12 @@ def _agrees_with_percent(count: _Count) -> bool:
 _EPOCH: Final = re.compile(
     r"(?<![a-z])epoch[\s:#(\[]{0,3}(\d{1,6})(?:\s?(?:/|of)\s?(\d{1,6}))?(?![\d.%])", re.IGNORECASE
 )
+#: Of what stands below. A bar that counts steps may count those of all epochs.
+_HEADING: Final = re.compile(
+    r"(?<![^\r\n])[^\w\r\n]{0,20}(?:(?:start|train)(?:ing)?\s)?epoch[\s:#]{0,3}(\d{1,6})(?:\s?(?:/|of)\s?(\d{1,6}))?"
+    r"[^\w\r\n]{0,20}(?![^\r\n])",
+    re.IGNORECASE,
+)
 _EPOCH_ZERO: Final = re.compile(r"[Ee]poch\W{0,3}0(?![\d.%])")
 #: Llama's ``Epoch0`` and Lightning's bars.
 _NUMBERS_FROM_ZERO: Final = re.compile(r"epoch\d|\bv_num\b", re.IGNORECASE)
@@ -367,6 +396,10 @@ def _overall(count: _Count, plan: _Plan, log: _Log) -> Progress | None:
         return _in_epoch(count, int(epoch[1]) - first, _epochs(epoch, first) or plan.epochs, plan)
     if plan.epochs and plan.epochs in log.epochs_over:
         return _in_epoch(count, log.epochs_over[plan.epochs], plan.epochs, plan)
+    heading = None if count.of_steps or _holds(count.before, "step") else log.heading()
+    if heading:
+        first = log.first_epoch
+        return _in_epoch(count, int(heading[1]) - first, _epochs(heading, first) or plan.epochs, plan)
     return None if count.total == plan.steps_per_epoch else _progress(count.step, count.total)
 
 
