@@ -1,7 +1,6 @@
 """Logs: the training's own count is found in whatever stands around it, and nothing else counts."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,26 +68,20 @@ def test_a_bar_at_the_end_of_an_endless_line_is_found():
     assert read_progress("x" * 3_000_000 + " train:  12%|█▏| 120/1000", STEPS) == Progress(0.12, 120, 1000)
 
 
+@pytest.mark.parametrize("unit", ["| 1/2 ", "iter 1/9 ", "train 1it [x] ", "1/1000 "])
+def test_of_a_line_full_of_counts_the_last_ones_say_it(unit):
+    assert read_progress(unit * 200 + "| 500/1000", STEPS) == Progress(0.5, 500, 1000)
+
+
 @pytest.mark.parametrize("width", [160, 1990])
-@pytest.mark.parametrize("unit", ["|1/2", "iter 1/1 ", "1it [x] ", "1/1 ", "\u0663/\u0663 ", "step 1/", "Epoch 1/3 "])
-def test_lines_that_are_full_of_counts_take_no_longer_than_a_log_of_as_many_lines(unit, width):
-    plan = {"steps": 2, "epochs": 3, "steps_per_epoch": 1}
-    line = (unit * width)[:width] + "\n"
-    upload = "Uploading weights:   3%|▎         | 5.0M/172M [00:01<00:30, 5.5MB/s]\n"
+@pytest.mark.parametrize("unit", ["|1/2", "iter 1/2 ", "1it [x] ", "step 3/2 ", "1 of 1 "])
+def test_reading_ends_after_thousands_of_counts_that_are_not_the_trainings(unit, width):
+    training = "train:  12%|█▏| 120/1000\n"
+    line = unit * (width // len(unit)) + "\n"
+    counts = width // len(unit)
 
-    hostile = seconds_to_read(line * (1_000_000 // len(line)), plan)
-
-    assert hostile < 5 * seconds_to_read(upload * (1_000_000 // len(upload)), plan)
-
-
-def seconds_to_read(logs: str, training_input: dict[str, Any]) -> float:
-    """Of the processor, the best of three: the machine may have other things to do."""
-    took = []
-    for _ in range(3):
-        began = time.process_time()
-        read_progress(logs, training_input)
-        took.append(time.process_time() - began)
-    return min(took)
+    assert read_progress(training + line * (1_000 // counts), STEPS) == Progress(0.12, 120, 1000)
+    assert read_progress(training + line * (5_000 // counts), STEPS) is None
 
 
 @pytest.mark.parametrize(
