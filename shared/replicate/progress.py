@@ -31,7 +31,7 @@ _MOST_CHARACTERS: Final = 200_000
 _MOST_LINES: Final = 2_500
 _LONGEST_LINE: Final = 2_000
 _MOST_COUNTS: Final = 3_000
-#: Of redraws on one line the last says it; a few are spared for other work behind it.
+#: In text, where all that stands before a count is read to judge it.
 _MOST_COUNTS_IN_LINE: Final = 8
 #: So many mentions of an epoch are looked at for a heading.
 _MOST_MENTIONS: Final = 100
@@ -54,7 +54,7 @@ def read_progress(logs: str | list[Any] | None, training_input: Mapping[str, Any
     hint: Progress | None = None
     for line in log.lines_from_the_end():
         counts = _counts(line, plan, log)
-        for count in reversed(counts[-_MOST_COUNTS_IN_LINE:]):
+        for count in reversed(counts):
             progress = _overall(count, plan, log) if _is_training(count, plan) else None
             if progress:
                 return progress
@@ -253,13 +253,13 @@ def _steps_in_text(line: str, plan: _Plan, log: _Log) -> list[_Count]:
     """``step 120/1000``, ``iter 120 of 1000``; any ``120/1000`` where 1000 steps were asked for."""
     steps = [
         _Count(line[: match.start()], _unscaled(match[1]), _unscaled(match[2]), of_steps=True)
-        for match in (log.find(_STEP_OF, line) if _holds(line, "step", "iter") else ())
+        for match in (log.find(_STEP_OF, line) if _holds(line, "step", "iter") else ())[-_MOST_COUNTS_IN_LINE:]
     ]
     if steps or plan.steps is None:
         return steps
     matches = log.find(_RATIO, line) if "/" in line or "of" in line else ()
     ratios = [_Count(line, _unscaled(match[1]), _unscaled(match[2])) for match in matches]
-    return [ratio for ratio in ratios if ratio.step <= ratio.total == plan.steps]
+    return [ratio for ratio in ratios if ratio.step <= ratio.total == plan.steps][-_MOST_COUNTS_IN_LINE:]
 
 
 def _steps_in_fields(line: str, plan: _Plan) -> list[_Count]:
