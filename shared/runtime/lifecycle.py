@@ -87,7 +87,8 @@ async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event
         access_log=False,
         server_header=False,
         limit_concurrency=1000,
-        timeout_keep_alive=5,
+        # Longer than clients and proxies keep an idle connection (5 to 60 s): whoever writes must not meet our close.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, int(drain_seconds)),
     )
     server = Server(config)
