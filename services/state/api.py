@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI, Header, Path, Query, Response
-from pydantic import AwareDatetime, JsonValue
+from pydantic import JsonValue
 from starlette.types import Message, Receive, Scope, Send
 
 from services.state import asking
@@ -50,7 +50,7 @@ from services.state.views import (
     swap_view,
     training_view,
 )
-from shared.contract.answers import Page
+from shared.contract.answers import Moment, Page
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.identity import TrainingId, UserId
@@ -290,9 +290,7 @@ class _Trainings:
             next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
         )
 
-    async def list_outputs(
-        self, since: AwareDatetime, limit: OutputLimit = 20, cursor: Cursor = None
-    ) -> Page[OutputView]:
+    async def list_outputs(self, since: Moment, limit: OutputLimit = 20, cursor: Cursor = None) -> Page[OutputView]:
         """What came out of the trainings that were requested since then, newest first. For operators' tools."""
         found = await self.store.list_outputs(since=since, before=from_cursor(cursor), limit=limit + 1)
         return Page(

@@ -1,13 +1,25 @@
-"""What does every HTTP API of ours answer in? Pure: pages of things, and problems (RFC 9457)."""
+"""What does every HTTP API of ours take and answer in? Pure: times, pages of things, and problems (RFC 9457)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, AwareDatetime, BaseModel
 
 Item = TypeVar("Item")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is before or after all times that there are in UTC") from None
+
+
+#: When something was or is to be. It says its zone, so nobody has to guess it.
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Page(BaseModel, Generic[Item]):

@@ -430,7 +430,10 @@ async def test_who_may_only_look_can_not_replay(stack: Stack):
         ({"reason": "all there are", "filter": {}}, "#/filter"),
         ({"reason": "not open", "filter": {"status": "dropped"}}, "#/filter"),
         ({"reason": "no step", "letters": [1], "steps": ["half"]}, "#/steps"),
+        ({"reason": "no such group", "group": "a\x00"}, "#/group"),
+        ({"reason": "no such group", "group": "x" * 300}, "#/group"),
         ({"reason": "no rate", "letters": [1], "rate_per_second": 0}, "#/rate_per_second"),
+        ({"reason": "never", "letters": [1], "rate_per_second": 1e-300}, "#/rate_per_second"),
         ({"reason": "", "letters": [1]}, "#/reason"),
     ],
 )

@@ -225,7 +225,20 @@ async def test_words_that_no_letter_has_are_not_looked_for_letter_by_letter(stor
     assert await letters(store, text="absent") == []
 
 
-@pytest.mark.parametrize("query", ["status=odd", "since=yesterday", "limit=0", "cursor=odd", "colour=red", "queue="])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=odd",
+        "since=yesterday",
+        "since=2026-11-24T12:00:00",
+        "since=0001-01-01T00:00:00%2B14:00",
+        "until=9999-12-31T23:59:59-12:00",
+        "limit=0",
+        "cursor=odd",
+        "colour=red",
+        "queue=",
+    ],
+)
 async def test_a_question_that_makes_no_sense_is_refused(client, query):
     answer = await client.get(f"/dead-letters?{query}")
 

@@ -492,6 +492,13 @@ async def test_where_nothing_was_requested_since_there_are_no_outputs(client, st
     assert page.json() == {"items": [], "next_cursor": None}
 
 
+@pytest.mark.parametrize("since", ["2026-11-24T12:00:00", "0001-01-01T00:00:00+14:00"])
+async def test_a_time_without_a_zone_or_beyond_all_times_makes_no_sense(client, since):
+    page = await client.get("/outputs", params={"since": since})
+
+    assert (page.status_code, page.json()["errors"][0]["pointer"]) == (422, "query.since")
+
+
 @pytest.mark.parametrize(
     "user_id",
     ["ada/lovelace", "a/model", "model", "trainings", "a/model/history", "ünï cödé 🎨", "%2e%2e", "a?b#c", "a" * 200],

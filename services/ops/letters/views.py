@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
+from shared.contract.answers import Moment
 from shared.contract.errors import PermanentError
 
 
@@ -59,9 +60,9 @@ class Filter(BaseModel):
     event_type: Name | None = None
     fingerprint: Name | None = None
     #: Failed last at this time or later.
-    since: AwareDatetime | None = None
+    since: Moment | None = None
     #: Failed last before this time.
-    until: AwareDatetime | None = None
+    until: Moment | None = None
     #: Words, or beginnings of words, in the error's class and text.
     text: Name | None = None
 

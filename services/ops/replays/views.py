@@ -9,12 +9,15 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from services.ops.letters.views import Filter, Reason, selective
+from services.ops.letters.views import Filter, Name, Reason, selective
 from services.ops.letters.views import Status as LetterStatus
 from services.ops.replays.plan import REST, Outcome, Status, Step, bounds
 from services.ops.replays.records import LetterRecord, ReplayRecord
 
 DEFAULT_RATE: Final = 10.0
+#: Slower than one letter in a quarter of an hour is a pause.
+SLOWEST_RATE: Final = 0.001
+FASTEST_RATE: Final = 1000.0
 DEFAULT_STEPS: Final[tuple[Step, ...]] = (1, "5%", REST)
 DEFAULT_STOP_SHARE: Final = 0.2
 _MOST_NAMED: Final = 10_000
@@ -35,7 +38,6 @@ def _steps(steps: Sequence[Step]) -> Sequence[Step]:
     return steps
 
 
-Text = Annotated[str, Field(min_length=1, max_length=400)]
 Number = Annotated[int, Field(ge=1, lt=2**63)]
 
 
@@ -55,12 +57,12 @@ class StartReplay(_Body):
     #: Their numbers; or:
     letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None
     #: all open ones with this fingerprint; or:
-    group: Text | None = None
+    group: Name | None = None
     #: all open ones that this fits, in the words of ``GET /v1/dead-letters``. Which they are is settled now.
     filter: Annotated[Filter, AfterValidator(_open)] | None = None
     #: Why. It is kept.
     reason: Reason
-    rate_per_second: Annotated[float, Field(gt=0, le=1000)] = DEFAULT_RATE
+    rate_per_second: Annotated[float, Field(ge=SLOWEST_RATE, le=FASTEST_RATE)] = DEFAULT_RATE
     #: How many letters each step has: a number, a share, or the rest. A step waits for every outcome of the one before.
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=20), AfterValidator(_steps)] = DEFAULT_STEPS
     #: It stops by itself when more than this share fails: judged after each step, and within one from ten outcomes on.
