@@ -183,26 +183,37 @@ async def test_letters_are_found_by_everything_that_is_known_of_them(store, clie
         store,
         dead("t1", text="out of memory on cuda:0"),
         dead("t2", text="no prompt", code="no_prompt", queue=STATE_QUEUE, at=NOON + HOUR),
+        dead("t3", text="ошибка: 出力がない 50% v3→v5 'größer'", code="odd", at=NOON - HOUR),
     )
     await store.set_user("t2", "ada")
     group = (await client.get("/dead-letters/2")).json()["fingerprint"]
 
     for query, found in {
-        "status=open": [2, 1],
+        "status=open": [3, 2, 1],
         "status=dropped": [],
         "queue=modelswap.state": [2],
         "error_code=no_prompt": [2],
-        "error_class=PermanentError": [2, 1],
+        "error_class=PermanentError": [3, 2, 1],
         "training_id=t1": [1],
         "user_id=ada": [2],
-        "event_type=training.succeeded.v1": [2, 1],
+        "event_type=training.succeeded.v1": [3, 2, 1],
         f"fingerprint={group}": [2],
         "since=2026-11-24T12:30:00Z": [2],
-        "until=2026-11-24T12:30:00Z": [1],
+        "until=2026-11-24T12:30:00Z": [3, 1],
+        "until=2026-11-24T12:30:00%2B01:00": [3],
         "text=MEMORY": [1],
         "text=mem+out": [1],
         "text=cuda:0": [1],
         "text=%26+%7C+!": [],
+        "text=%25": [],
+        "text=_": [],
+        "text=mem%25ry": [],
+        "text=50%25": [3],
+        "text=ошиб": [3],
+        "text=出力": [3],
+        "text=größer": [3],
+        "text=v3→v5": [3],
+        "text=→": [],
         "text=memory&queue=modelswap.state": [],
     }.items():
         answer = await client.get(f"/dead-letters?{query}")

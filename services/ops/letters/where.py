@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from services.ops.letters.views import Filter
 
-_WORD: Final = re.compile(r"[^\W_]+")
+#: As the index parts them: by nothing but ASCII's own punctuation, which is the same in every locale.
+_WORD: Final = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+")
 
 _CONDITIONS: Final = {
     "status": "status = {}",
@@ -20,7 +21,8 @@ _CONDITIONS: Final = {
     "fingerprint": "fingerprint = {}",
     "since": "last_failed_at >= {}",
     "until": "last_failed_at < {}",
-    "text": "to_tsvector('simple', regexp_replace(error_class || ' ' || error_text, '[^[:alnum:]]+', ' ', 'g'))"
+    "text": "to_tsvector('simple', "
+    r"regexp_replace(error_class || ' ' || error_text, '[^0-9A-Za-z\u0080-\U0010FFFF]+', ' ', 'g'))"
     " @@ to_tsquery('simple', {})",
 }
 
@@ -29,7 +31,7 @@ def where(wanted: Filter) -> tuple[str, list[Any]]:
     """The conditions that *wanted* sets, with places from $1, and the values for those."""
     given = wanted.model_dump(exclude_none=True)
     if "text" in given:
-        given["text"] = " & ".join(f"{word}:*" for word in _WORD.findall(given["text"])) or "-"
+        given["text"] = " & ".join(f"'{word}':*" for word in _WORD.findall(given["text"])) or "-"
     conditions = [_CONDITIONS[name].format(f"${place}") for place, name in enumerate(given, start=1)]
     return " AND ".join(["true", *conditions]), list(given.values())
 
