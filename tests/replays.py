@@ -185,6 +185,16 @@ async def until(store: Store, replay_id: UUID, *statuses: Status) -> ReplayRecor
             await asyncio.sleep(0.02)
 
 
+async def until_trouble(store: Store, replay_id: UUID) -> ReplayRecord:
+    """Wait until it is said what holds up the replay."""
+    async with asyncio.timeout(15):
+        while True:
+            record = await store.find(replay_id)
+            if record is not None and record.trouble:
+                return record
+            await asyncio.sleep(0.02)
+
+
 async def say(store: Store, *events: ReplaySettled) -> None:
     """State says what letters came to."""
     by_mark: dict[Mark, list[ReplaySettled]] = {}

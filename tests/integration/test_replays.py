@@ -43,6 +43,7 @@ from tests.replays import (
     say,
     settled,
     until,
+    until_trouble,
 )
 from tests.state import NOON, connected, model_of, progressed, ready, succeeded
 
@@ -404,11 +405,15 @@ async def test_a_broker_that_is_away_is_waited_for(database_url, store, broker):
     record, _ = await store.create(order(numbers))
 
     async with running_engine(store, broker):
-        await asyncio.sleep(0.2)
+        held_up = await until_trouble(store, record.id)
         while_away = await outcomes(store, record)
         broker.gate = lambda _: None
         await sent(broker, 5)
+        await say(store, *map(settled, broker.marks))
+        done = await until(store, record.id, Status.DONE)
 
+    assert (held_up.status, held_up.trouble) == (Status.RUNNING, "RabbitMQ is away")
+    assert done.trouble == ""
     assert set(while_away.values()) == {"waiting"}
     assert Counter(broker.marks).most_common(1)[0][1] == 1
 
@@ -568,12 +573,12 @@ async def test_a_service_that_is_away_holds_up_a_dry_run_and_nothing_else(databa
         planned, _ = await store.create(order([looked_at], is_dry_run=True))
         await store.create(order(numbers))
         await sent(broker, 2)
-        held_up = await store.find(planned.id)
+        held_up = await until_trouble(store, planned.id)
         services.extractor = lambda _: Answer()
-        await until(store, planned.id, Status.PREVIEWED)
+        previewed = await until(store, planned.id, Status.PREVIEWED)
 
-    assert held_up is not None
-    assert held_up.status is Status.PREVIEWING
+    assert (held_up.status, held_up.trouble) == (Status.PREVIEWING, "the extractor is away")
+    assert previewed.trouble == ""
 
 
 async def test_letters_that_are_gone_when_a_dry_run_is_started_are_skipped(database_url, store, broker):

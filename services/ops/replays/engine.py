@@ -48,6 +48,8 @@ class Store(Protocol):
 
     async def at_work(self) -> Sequence[Work]: ...
 
+    async def set_trouble(self, replay_id: UUID, trouble: str) -> None: ...
+
     async def send(self, replay_id: UUID, send_all: SendAll) -> Round: ...
 
     async def to_preview(self, replay_id: UUID, *, limit: int) -> list[Sendable]: ...
@@ -93,7 +95,7 @@ class Engine:
         # Apart, because a service that is slow to answer must not hold up what is being sent.
         await asyncio.gather(self._repeat(self._send_some, stopping), self._repeat(self._ask_some, stopping))
 
-    async def _repeat(self, work: Callable[[Work], Awaitable[Round]], stopping: asyncio.Event) -> None:
+    async def _repeat(self, work: Callable[[Work], Awaitable[Round | None]], stopping: asyncio.Event) -> None:
         changes, failures = self._store.changes(), 0
         while not stopping.is_set():
             changes.clear()
@@ -107,11 +109,12 @@ class Engine:
             # In trouble, no outcome wakes us: it would only hurry the next failure.
             await wait_for_any(stopping, *([] if failures else [changes]), seconds=seconds)
 
-    async def _attempt(self, work: Callable[[Work], Awaitable[Round]]) -> tuple[BaseException | None, float]:
+    async def _attempt(self, work: Callable[[Work], Awaitable[Round | None]]) -> tuple[BaseException | None, float]:
         """One round of each replay: what went wrong, and how long to wait until the next."""
         try:
             busy = await self._store.at_work()
             rounds = await asyncio.gather(*map(work, busy), return_exceptions=True)
+            await self._tell(busy, rounds)
         except DependencyDown as error:
             return error, 0
         except asyncio.CancelledError as error:
@@ -120,19 +123,26 @@ class Engine:
             return error, 0
         except Exception as error:  # noqa: BLE001 (a bug here must not end the work on all replays)
             return error, 0
-        done = [each for each in rounds if not isinstance(each, BaseException)]
+        done = [each for each in rounds if isinstance(each, Round)]
         failures = [each for each in rounds if isinstance(each, BaseException)]
         failures += [failure for each in done for failure in each.failures]
         waits = [each.seconds for each in done if each.seconds is not None]
         return next(iter(failures), None), min([*waits, _POLL_SECONDS if busy else _IDLE_SECONDS])
 
-    async def _send_some(self, work: Work) -> Round:
-        return await self._store.send(work.replay_id, self._send_all) if work.status is Status.RUNNING else Round()
+    async def _tell(self, busy: Sequence[Work], rounds: Sequence[Round | BaseException | None]) -> None:
+        """Write down what holds up each replay, or that nothing does any more."""
+        for work, result in zip(busy, rounds, strict=True):
+            trouble = _trouble(result)
+            if trouble not in (None, work.trouble):
+                await self._store.set_trouble(work.replay_id, trouble)
 
-    async def _ask_some(self, work: Work) -> Round:
+    async def _send_some(self, work: Work) -> Round | None:
+        return await self._store.send(work.replay_id, self._send_all) if work.status is Status.RUNNING else None
+
+    async def _ask_some(self, work: Work) -> Round | None:
         if work.is_undoing:
             return await self._undo(work.replay_id)
-        return await self._preview(work) if work.status is Status.PREVIEWING else Round()
+        return await self._preview(work) if work.status is Status.PREVIEWING else None
 
     # Sending
 
@@ -211,3 +221,17 @@ class Engine:
         )
         longest = min(self._pause_seconds * 2.0 ** min(failures - 1, 16), _LONGEST_PAUSE_SECONDS)
         return longest * random.random()  # noqa: S311 (jitter, not a secret)
+
+
+def _trouble(result: Round | BaseException | None) -> str | None:
+    """What a round says holds its replay up; empty: nothing does; None: it can not tell."""
+    match result:
+        case None | Round(is_elsewhere=True):
+            return None
+        case Round():
+            failure = next(iter(result.failures), None)
+        case _:
+            failure = result
+    if failure is None:
+        return ""
+    return str(failure) if isinstance(failure, ModelswapError) else f"a bug, {type(failure).__name__}: see ops' log"

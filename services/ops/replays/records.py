@@ -98,6 +98,8 @@ class ReplayRecord:
     stop_share: float
     status: Status
     status_reason: str
+    #: What holds it up now; empty: nothing does.
+    trouble: str
     started_at: datetime | None
     ended_at: datetime | None
     #: How many letters have each outcome.
@@ -162,6 +164,8 @@ class Round:
     failures: Sequence[BaseException] = field(default=())
     #: When there is more to do; None: when an outcome comes.
     seconds: float | None = None
+    #: Another process does it.
+    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,8 @@ class Work:
     status: Status
     is_undoing: bool
     rate_per_second: float
+    #: What is said to hold it up.
+    trouble: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ _LIST_LETTERS: Final = """
 _LOCK_REPLAY: Final = "SELECT status, undo_status FROM ops.replays WHERE id = $1 FOR NO KEY UPDATE"
 
 _AT_WORK: Final = """
-    SELECT id, status, undo_status = 'undoing' AS is_undoing, rate_per_second FROM ops.replays
+    SELECT id, status, undo_status = 'undoing' AS is_undoing, rate_per_second, trouble FROM ops.replays
     WHERE status IN ('previewing', 'running') OR undo_status = 'undoing'
     ORDER BY number
 """
@@ -183,11 +183,16 @@ _PUT_OFF: Final = """
 """
 _CHANGE_STATUS: Final = """
     UPDATE ops.replays SET
-        status = $2, status_reason = $3,
+        status = $2, status_reason = $3, trouble = '',
         started_at = CASE WHEN $2 = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         ended_at = CASE WHEN $2 IN ('done', 'canceled') THEN clock_timestamp() END
     WHERE id = $1
     RETURNING reason
+"""
+# Somebody may have paused or canceled it meanwhile: then nothing holds it up.
+_SET_TROUBLE: Final = """
+    UPDATE ops.replays SET trouble = $2
+    WHERE id = $1 AND (status IN ('previewing', 'running') OR undo_status = 'undoing')
 """
 _CANCEL_WAITING: Final = """
     UPDATE ops.replay_letters SET outcome = 'canceled', detail = $2, ended_at = clock_timestamp()
@@ -308,7 +313,7 @@ _UNDONE: Final = """
     WHERE replay_id = $1 AND user_id = $2 AND undo = 'waiting'
 """
 _END_UNDO: Final = """
-    UPDATE ops.replays SET undo_status = 'undone'
+    UPDATE ops.replays SET undo_status = 'undone', trouble = ''
     WHERE id = $1 AND undo_status = 'undoing'
       AND NOT EXISTS (SELECT FROM ops.replay_letters WHERE replay_id = $1 AND undo = 'waiting')
     RETURNING undo_actor, undo_reason
@@ -595,9 +600,13 @@ class Store:
     async def at_work(self) -> list[Work]:
         """Replays with something to do."""
         return [
-            Work(row["id"], Status(row["status"]), bool(row["is_undoing"]), row["rate_per_second"])
+            Work(row["id"], Status(row["status"]), bool(row["is_undoing"]), row["rate_per_second"], row["trouble"])
             for row in await self._fetch(_AT_WORK)
         ]
+
+    async def set_trouble(self, replay_id: UUID, trouble: str) -> None:
+        """Remember what holds up a replay, for whoever waits for it; empty: nothing does."""
+        await self._execute(_SET_TROUBLE, replay_id, clean(trouble))
 
     async def send(self, replay_id: UUID, send_all: SendAll) -> Round:
         """Send what may go now, and remember what the broker confirmed; end or stop the replay if it is time to."""
@@ -605,7 +614,7 @@ class Store:
 
     async def _send(self, connection: Connection, replay_id: UUID, send_all: SendAll) -> Round:
         if not await connection.fetchval(_TRY_LOCK, str(replay_id)):
-            return Round(seconds=_BUSY_SECONDS)
+            return Round(seconds=_BUSY_SECONDS, is_elsewhere=True)
         rules = await connection.fetchrow(_RULES, replay_id)
         if rules is None:
             return Round()
@@ -876,6 +885,7 @@ def _replay(row: Record) -> ReplayRecord:
         stop_share=row["stop_share"],
         status=Status(row["status"]),
         status_reason=row["status_reason"],
+        trouble=row["trouble"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         outcomes={Outcome(name): count for name, count in _by_name(row["outcomes"]).items()},

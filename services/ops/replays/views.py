@@ -124,6 +124,8 @@ class ReplayView(BaseModel):
     status: Status
     #: Why it is paused, stopped or canceled.
     status_reason: str
+    #: What holds it up now, such as a service that is away; empty: nothing does.
+    trouble: str
     reason: str
     #: Whose token asked for it.
     actor: str
@@ -186,6 +188,7 @@ def replay_view(record: ReplayRecord) -> ReplayView:
         id=record.id,
         status=record.status,
         status_reason=record.status_reason,
+        trouble=record.trouble,
         reason=record.reason,
         actor=record.actor,
         selection=record.selection,
