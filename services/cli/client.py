@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import sys
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from shlex import quote as shell_quote
@@ -63,16 +64,22 @@ class _Api:
     async def _pages(
         self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int, *, page_size: int = _PAGE
     ) -> list[V]:
-        items: list[V] = []
-        cursor: str | None = None
-        while len(items) < limit:
-            asked = {**query, "limit": str(min(page_size, limit - len(items))), "cursor": cursor}
+        return [each async for each in self._each(kind, path, query, limit, page_size=page_size)]
+
+    async def _each(
+        self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int, *, page_size: int = _PAGE
+    ) -> AsyncIterator[V]:
+        """One after the other, a page in memory at a time."""
+        left, cursor = limit, None
+        while left > 0:
+            asked = {**query, "limit": str(min(page_size, left)), "cursor": cursor}
             page = await self._ask(kind, "GET", path, query=asked)
-            items += page.items
+            for item in page.items:
+                yield item
+            left -= len(page.items)
             cursor = page.next_cursor
             if cursor is None:
                 break
-        return items
 
     async def _post(
         self,
@@ -205,6 +212,10 @@ class Operators(_Api):
     async def list_dead_letters(self, chosen: Mapping[str, str | None], *, limit: int) -> list[LetterLine]:
         """The newest letters that are *chosen*."""
         return await self._pages(Page[LetterLine], "/v1/dead-letters", chosen, limit)
+
+    def each_dead_letter(self, chosen: Mapping[str, str | None], *, limit: int | None) -> AsyncIterator[LetterLine]:
+        """The newest letters that are *chosen*, or all of them, however many there are."""
+        return self._each(Page[LetterLine], "/v1/dead-letters", chosen, sys.maxsize if limit is None else limit)
 
     async def list_dead_letter_groups(self, *, status: str | None, limit: int) -> list[GroupView]:
         """The newest kinds of failure."""

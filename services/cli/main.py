@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelswapError as error:
         sys.stderr.write(explain(error))
         return exit_code(error)
+    except UnicodeError as error:
+        # Something that was typed, or stands in a file that was named.
+        sys.stderr.write(f"modelswap: this is no text in UTF-8: {error}\nNext: the same command with --help\n")
+        return 1
     except OSError as error:
         # A full disk, a file that can not be read: the machine's, not ours.
         sys.stderr.write(f"modelswap: {type(error).__name__}: {error}\nNext: modelswap doctor\n")

@@ -49,6 +49,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     console().print(table)
 
 
+def tell_if_cut(shown: Sequence[object], limit: int) -> None:
+    """Say, apart from what was found, that there may be more than the *limit* that was asked for."""
+    if len(shown) >= limit:
+        sys.stderr.write(f"{limit} are shown; for more, --limit\n")
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 

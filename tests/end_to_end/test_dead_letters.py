@@ -64,6 +64,29 @@ async def test_what_is_dropped_can_be_exported_and_restored_and_stands_in_the_au
     ]
 
 
+async def test_whoever_is_refused_in_the_middle_is_told_what_was_done_before(settings, training):
+    shell = Shell(settings)
+    (line,) = await shell.json("dead-letters", "list", "--training", training)
+    number = str(line["number"])
+
+    code, _, said = await shell.run("dead-letters", "drop", number, number, "999999", "--reason", "of a test")
+
+    assert code == 1
+    assert said.startswith("modelswap: there is no letter 999999 (before it, 1 of 2 are dropped)")
+
+
+async def test_without_a_limit_everything_is_exported(settings, training):
+    shell = Shell(settings)
+    listed = await shell.json("dead-letters", "list", "--limit", "1000")
+
+    code, exported, said = await shell.run("dead-letters", "export", "--since", "1d")
+    _, one, _ = await shell.run("dead-letters", "export", "--since", "1d", "--limit", "1")
+
+    assert (code, said) == (0, "")
+    assert [json.loads(each)["number"] for each in exported.splitlines()] == [each["number"] for each in listed]
+    assert len(one.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("typed", "problem"),
     [
@@ -72,6 +95,7 @@ async def test_what_is_dropped_can_be_exported_and_restored_and_stands_in_the_au
         ("dead-letters list --since yesterday", "'yesterday' is no time"),
         ("dead-letters drop --reason x", "say which"),
         ("dead-letters drop 999999 --reason x", "there is no letter 999999"),
+        ("dead-letters drop 999999 --reason \udcff", "this is no text in UTF-8"),
     ],
 )
 async def test_what_can_not_be_is_said_in_one_line(settings, typed, problem):

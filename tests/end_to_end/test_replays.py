@@ -394,6 +394,7 @@ async def test_the_commands_do_it_all(stack: Stack, shell: Shell, tmp_path: Path
 
     replay = ("dead-letters", "replay", number, "--reason", "of a test")
     looked = await shell.json(*replay, "--dry-run")
+    _, read, said = await shell.run(*replay, "--dry-run")
     unasked, _, complaint = await shell.run(*replay)
     failed, watched, _ = await shell.run(*replay, "--yes", "--watch", "--steps", "rest")
     edit = await shell.json("dead-letters", "edit", number, "--reason", "it was cut off", "--body", str(mended))
@@ -403,6 +404,8 @@ async def test_the_commands_do_it_all(stack: Stack, shell: Shell, tmp_path: Path
     again, _, why_not = await shell.run("replays", "undo", edit["id"], "--reason", "of a test")
 
     assert looked["of_letters"][0]["predicted_detail"].startswith("still fails")
+    begun = said.split()[1].removesuffix(":")
+    assert f"modelswap replays start {begun} --watch" in read
     assert (unasked, "--yes" in complaint) == (1, True)
     assert (failed, "1 failed" in watched) == (1, True)
     assert shown["outcomes"] == {"swapped": 1}

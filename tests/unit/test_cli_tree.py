@@ -2,7 +2,10 @@
 
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from services.cli.problem import Problem, exit_code, explain
 from shared.contract.errors import DependencyDown
 from shared.runtime.settings import SettingsError
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = {
     *("demo", "up", "serve", "doctor", "listen", "trigger", "extract", "progress", "config show"),
     *("db migrate", "db status", "topology apply", "topology diff"),
@@ -36,6 +40,27 @@ def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 TREE = dict(walk(typer.main.get_command(app)))
 LEAVES = {path: command for path, command in TREE.items() if not hasattr(command, "commands")}
+
+
+def told() -> set[str]:
+    """What people are told to type: in the README and the runbook, and by every help."""
+    pages = [(ROOT / name).read_text() for name in ("README.md", "deploy/runbook.md")]
+    pages += [inspect.cleandoc(command.help or "") for command in TREE.values()]
+    return {
+        (inline or line).partition("  ")[0].strip()
+        for page in pages
+        for inline, line in re.findall(r"(?m)`(modelswap [^`\n]+)`|^ *(?:Example: )?(modelswap .+)$", page)
+    }
+
+
+@pytest.mark.parametrize("typed", sorted(told()))
+def test_what_people_are_told_to_type_can_be_typed(typed):
+    words = list(takewhile(lambda word: word not in ("|", ">"), shlex.split(typed, comments=True)))[1:]
+    path = next(tuple(words[:length]) for length in range(len(words), -1, -1) if tuple(words[:length]) in TREE)
+
+    assert path in LEAVES
+    # An option that there is not, or an argument that lacks, is refused here; nothing is run.
+    LEAVES[path].make_context(" ".join(path), words[len(path) :])
 
 
 def test_these_are_the_commands():
@@ -78,7 +103,15 @@ def test_whatever_reads_can_print_json(path):
 
 
 @pytest.mark.parametrize(
-    "typed", [["nonsense"], ["serve", "nobody"], ["up", "--state", "x"], ["trainings", "list", "-n"]]
+    "typed",
+    [
+        ["nonsense"],
+        ["serve", "nobody"],
+        ["up", "--state", "x"],
+        ["trainings", "list", "-n"],
+        ["dead-letters", "replay", "1", "--reason", "x", "--rate", "0"],
+        ["dead-letters", "replay", "1", "--reason", "x", "--rate", "nan"],
+    ],
 )
 def test_a_mistake_in_the_command_line_is_exit_code_2(typed):
     assert CliRunner().invoke(app, typed).exit_code == 2

@@ -13,7 +13,33 @@ import typer
 from services.cli.options import Limit, Output, group, run_async, run_until_stopped
 from services.cli.words import Format
 
-dead_letters = group("What failed and was set aside.")
+dead_letters = group(
+    """
+    What failed and was set aside.
+
+    An incident, from its beginning to its end:
+
+    \b
+    modelswap dead-letters groups --status open
+      what failed, by likely cause
+    modelswap dead-letters show 17
+      one of them whole
+    modelswap dead-letters try --since 24h
+      what a mended parser on this machine would make of them
+    modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "parser mended" --dry-run
+      what a replay would do to each, once the mended parser is deployed
+    modelswap replays start 5f0e --watch
+      replay just those, in steps; also: replays pause, resume, cancel
+    modelswap replays undo 5f0e --reason "they are all blurred"
+      take back what that replay has set
+    modelswap dead-letters edit 17 --reason "version was cut off"
+      mend one by hand, and replay it
+    modelswap dead-letters drop 18 --reason "of the load test"
+      not to be repaired; dead-letters restore opens it again
+    modelswap audit
+      who did what, and why
+    """
+)
 replays = group("Replays of dead letters, and what became of each.")
 reconcile = group("Trainings of which no webhook came.")
 
@@ -175,7 +201,9 @@ def dead_letters_export(
     since: Since = None,
     until: Until = None,
     text: Words = None,
-    limit: Limit = 1000,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many. Default: all.", show_default=False)
+    ] = None,
 ) -> None:
     """
     Print dead letters whole, one JSON line each, newest first.
@@ -208,7 +236,10 @@ def dead_letters_replay(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say of each letter what would happen; wait for all of it.")
     ] = False,
-    rate: Annotated[float | None, typer.Option(help="How many a second. Default: 10.", show_default=False)] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1000, help="How many a second. Default: 10.", show_default=False),
+    ] = None,
     steps: Annotated[
         str | None,
         typer.Option(help="How many at a time: numbers, shares, the rest. Default: 1,5%,rest.", show_default=False),
@@ -284,7 +315,12 @@ def replays_show(
     *,
     replay: ReplayArgument,
     outcome: Annotated[
-        str | None, typer.Option(help="Only letters with this outcome, e.g. failed.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Only letters with this outcome: planned, waiting, sent, swapped, superseded, moved, nothing, failed, "
+            "canceled or skipped.",
+            show_default=False,
+        ),
     ] = None,
     limit: Limit = 50,
     watch: Annotated[bool, typer.Option("--watch", help="Wait until nothing changes by itself any more.")] = False,
@@ -305,18 +341,27 @@ def replays_start(
     *,
     replay: ReplayArgument,
     reason: ReplayReason = "",
-    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end. Exit code 1 if a letter failed.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Replay just the letters that a dry run looked at."""
+    """
+    Replay just the letters that a dry run looked at.
+
+    Example: modelswap replays start 5f0e --watch
+    """
     from services.cli.operators.replays import steer
 
-    run_until_stopped(steer(replay, "start", reason=reason, watch=watch, output=output))
+    if not run_until_stopped(steer(replay, "start", reason=reason, watch=watch, output=output)) and watch:
+        raise typer.Exit(1)
 
 
 @replays.command("pause")
 def replays_pause(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
-    """Send no more for now; outcomes of what went come all the same."""
+    """
+    Send no more for now; outcomes of what went come all the same.
+
+    Example: modelswap replays pause 5f0e --reason "the extractor is slow"
+    """
     from services.cli.operators.replays import steer
 
     run_async(steer(replay, "pause", reason=reason, output=output))
@@ -328,6 +373,8 @@ def replays_resume(replay: ReplayArgument, reason: ReplayReason = "", output: Ou
     Go on, also after it stopped by itself.
 
     What has failed so far does not stop it any more.
+
+    Example: modelswap replays resume 5f0e --reason "those few are known"
     """
     from services.cli.operators.replays import steer
 
@@ -341,6 +388,8 @@ def replays_cancel(replay: ReplayArgument, reason: ReplayReason = "", output: Ou
 
     Those that went still get their outcome. Where that never comes (RabbitMQ lost its disk), cancel once more: they are
     given up, and open again, too.
+
+    Example: modelswap replays cancel 5f0e --reason "the fix is none"
     """
     from services.cli.operators.replays import steer
 

@@ -8,7 +8,7 @@ from typing import Final
 from services.cli.client import Operators
 from services.cli.moment import read_moment
 from services.cli.operators.replays import operators
-from services.cli.output import console, print_json, print_json_line, print_table, printable
+from services.cli.output import console, print_json, print_json_line, print_table, printable, tell_if_cut
 from services.cli.problem import Problem
 from services.cli.words import Format
 from services.ops.letters.views import LetterLine, LetterView
@@ -34,6 +34,7 @@ async def list_letters(chosen: Mapping[str, str], *, limit: int, output: Format)
         print_json([each.model_dump(mode="json") for each in found])
     else:
         print_table(_COLUMNS, map(_row, found), empty=_NONE)
+        tell_if_cut(found, limit)
 
 
 async def list_groups(status: str | None, *, limit: int, output: Format) -> None:
@@ -51,6 +52,7 @@ async def list_groups(status: str | None, *, limit: int, output: Format) -> None
         "1 h",
         "24 h",
         "7 d",
+        "first",
         "last",
         "queue",
         "error",
@@ -61,7 +63,7 @@ async def list_groups(status: str | None, *, limit: int, output: Format) -> None
             each.fingerprint,
             *(each.open, each.replaying, each.resolved, each.dropped),
             *(each.last_hour, each.last_day, each.last_week),
-            each.last_failed_at,
+            *(each.first_failed_at, each.last_failed_at),
             each.queue,
             each.error_code,
             _short(each.error_text),
@@ -69,6 +71,7 @@ async def list_groups(status: str | None, *, limit: int, output: Format) -> None
         for each in found
     ]
     print_table(columns, rows, empty=_NONE)
+    tell_if_cut(found, limit)
 
 
 async def show_letter(number: int, output: Format) -> None:
@@ -87,10 +90,10 @@ async def show_letter(number: int, output: Format) -> None:
         out.print(f"\n{title}:", *map(printable, text.splitlines()), sep="\n  ")
 
 
-async def export(chosen: Mapping[str, str], *, limit: int) -> None:
+async def export(chosen: Mapping[str, str], *, limit: int | None) -> None:
     """Each letter whole, as one line."""
     async with operators() as api:
-        for line in await api.list_dead_letters(chosen, limit=limit):
+        async for line in api.each_dead_letter(chosen, limit=limit):
             print_json_line((await api.get_dead_letter(line.number)).model_dump(mode="json", exclude={"body_text"}))
 
 
@@ -122,9 +125,15 @@ _DONE: Final = {"drop": "dropped", "restore": "open again"}
 
 
 async def _change_each(api: Operators, verb: str, numbers: Sequence[int], reason: str) -> int:
-    for number in numbers:
-        await api.change_dead_letter(number, verb, reason)
-    return len(numbers)
+    each = list(dict.fromkeys(numbers))
+    for done, number in enumerate(each):
+        try:
+            await api.change_dead_letter(number, verb, reason)
+        except Problem as error:
+            # Whoever corrects the mistake must not believe that nothing was done.
+            before = f" (before it, {done} of {len(each)} are {_DONE[verb]})" if done else ""
+            raise Problem(f"{error}{before}", then=error.then) from error
+    return len(each)
 
 
 async def _change_all(api: Operators, verb: str, chosen: Mapping[str, str], reason: str) -> int:
@@ -139,6 +148,7 @@ async def list_audit(chosen: Mapping[str, str | None], *, limit: int, output: Fo
         return
     rows = [(each.at, each.actor, each.action, each.target, each.reason, each.outcome) for each in found]
     print_table(("when", "who", "what", "of", "why", "outcome"), rows, empty="nobody has done anything yet")
+    tell_if_cut(found, limit)
 
 
 def _row(letter: LetterLine) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from uuid import uuid4
 import typer
 
 from services.cli.client import Operators
-from services.cli.output import console, print_json, print_table, printable
+from services.cli.output import console, print_json, print_table, printable, tell_if_cut
 from services.cli.problem import Problem
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
@@ -91,9 +91,13 @@ async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: F
             made = await api.start_replay(plan.body(dry_run=False), key=str(uuid4()))
         else:
             made = await api.start_replay(plan.body(dry_run=True), key=str(uuid4()))
+            if output is Format.TABLE and dry_run:
+                _say(
+                    f"replay {_short(made)}: looks at its letters ({made.letters}), {made.rate_per_second:g} per second"
+                )
             made = await _follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
             if dry_run:
-                await _print_whole(api, made, output, outcome=None, limit=_total(made))
+                await _print_whole(api, made, output, outcome=None, limit=_total(made) + 1)
                 return True
             made = await _start_if_told(api, made, plan.reason)
         if watch:
@@ -132,13 +136,14 @@ async def show(replay_id: str, *, outcome: str | None, limit: int, watch: bool, 
         await _print_whole(api, found, output, outcome=outcome, limit=limit)
 
 
-async def steer(replay_id: str, verb: str, *, reason: str, watch: bool = False, output: Format) -> None:
-    """*verb*: start, pause, resume, cancel or undo."""
+async def steer(replay_id: str, verb: str, *, reason: str, watch: bool = False, output: Format) -> bool:
+    """*verb*: start, pause, resume, cancel or undo; False if letters have failed again."""
     async with operators() as api:
         found = await api.steer_replay(str((await _find(api, replay_id)).id), verb, reason)
         if watch:
             found = await _follow(api, found, None, shows=output is Format.TABLE)
     print_replay(found, output)
+    return not found.outcomes.get(Outcome.FAILED)
 
 
 def print_replay(found: ReplayView, output: Format) -> None:
@@ -156,6 +161,7 @@ async def _print_whole(api: Operators, found: ReplayView, output: Format, *, out
     print_replay(found, output)
     console().print()
     print_table(_LETTER_COLUMNS, map(_letter_row, letters), empty="no such letter in it")
+    tell_if_cut(letters, limit)
 
 
 async def _start_if_told(api: Operators, planned: ReplayView, reason: str) -> ReplayView:
@@ -164,17 +170,17 @@ async def _start_if_told(api: Operators, planned: ReplayView, reason: str) -> Re
     looked = sum(planned.predictions.values())
     steps = ", ".join(map(str, planned.steps))
     said = (
-        f"{planned.letters} letters, {planned.rate_per_second:g} per second, in steps that end after {steps}\n"
+        f"letters: {planned.letters}, {planned.rate_per_second:g} per second, in steps that end after {steps}\n"
         f"it stops by itself when more than {planned.stop_when_failed_share:.0%} fail\n"
-        f"looked at {looked} of them: {_counted(planned.predictions) or 'nothing is known yet'}"
+        f"looked at {looked} of them: {_foreseen(planned)}\n"
+        f"what would become of each: modelswap replays show {_short(planned)}"
     )
     if not sys.stdin.isatty():
         await api.steer_replay(replay_id, "cancel", "nobody was there to be asked")
         raise Problem(
             f"nobody is there to be asked about {planned.letters} letters", then="the same command with --yes"
         )
-    # Not on standard output, where the answer goes.
-    typer.echo(_printable(said), err=True)
+    _say(said)
     if not typer.confirm("Replay them?", err=True):
         await api.steer_replay(replay_id, "cancel", "no, after a look at what would happen")
         raise Problem("nothing was replayed", then=f"modelswap replays show {replay_id}, for what would have happened")
@@ -182,18 +188,31 @@ async def _start_if_told(api: Operators, planned: ReplayView, reason: str) -> Re
 
 
 async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, shows: bool) -> ReplayView:
-    """Wait until it does not change by itself any more, at most *seconds*; with *shows*, a line for each change."""
+    """
+    Wait until it does not change by itself any more, at most *seconds*; with *shows*, a line for each change.
+
+    What holds it up is said in any case.
+    """
+    trouble = ""
     try:
         async with asyncio.timeout(seconds):
             while _is_underway(found):
                 await asyncio.sleep(_POLL_SECONDS)
                 later = await api.get_replay(str(found.id))
+                if later.trouble != trouble:
+                    trouble = later.trouble
+                    _say(f"replay {_short(later)} waits: {trouble}" if trouble else f"replay {_short(later)} goes on")
                 if shows and later.outcomes != found.outcomes:
                     console().print(f"{later.status}: {later.ended} of {later.letters}: {_counted(later.outcomes)}")
                 found = later
     except TimeoutError:
         pass
     return found
+
+
+def _say(text: str) -> None:
+    """Not on standard output, where the answer goes."""
+    typer.echo("\n".join(map(printable, text.splitlines())), err=True)
 
 
 async def _find(api: Operators, beginning: str) -> ReplayView:
@@ -240,6 +259,7 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
     facts: list[tuple[str, object]] = [
         ("replay", found.id),
         ("status", f"{found.status}: {found.status_reason}" if found.status_reason else found.status),
+        *([("held up by", found.trouble)] if found.trouble else []),
         ("reason", found.reason),
         ("by", found.actor),
         ("letters", found.letters),
@@ -258,7 +278,23 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
     if (undo := found.undo) is not None:
         users = f"{undo.reverted} users reverted, {undo.kept} kept, {undo.waiting} to look at"
         facts.append(("undo", f"{undo.status} by {undo.actor}: {users} ({undo.reason})"))
+    if (then := _next(found)) is not None:
+        facts.append(("next", then))
     return facts
+
+
+def _next(found: ReplayView) -> str | None:
+    """What to type now, where there is something to decide or to wait for."""
+    name = _short(found)
+    if _is_underway(found):
+        return f"modelswap replays show {name} --watch"
+    if found.status is Status.PREVIEWED:
+        return f"modelswap replays start {name} --watch, or cancel {name}"
+    if found.status in (Status.PAUSED, Status.STOPPED):
+        return f"modelswap replays resume {name}, or cancel {name}"
+    if found.outcomes.get(Outcome.FAILED):
+        return f"modelswap replays show {name} --outcome failed"
+    return None
 
 
 def _row(found: ReplayView) -> tuple[object, ...]:
@@ -279,13 +315,18 @@ def _counted(counts: Mapping[Outcome, int]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
 
+def _foreseen(planned: ReplayView) -> str:
+    return f"{_counted(planned.predictions)}, if they went now" if planned.predictions else "nothing is known yet"
+
+
+def _short(found: ReplayView) -> str:
+    """Enough of its id to be found by."""
+    return str(found.id)[:8]
+
+
 def _total(found: ReplayView) -> int:
     """How many letters it has, the skipped among them."""
-    return max(1, sum(found.outcomes.values()))
-
-
-def _printable(text: str) -> str:
-    return "\n".join(map(printable, text.splitlines()))
+    return sum(found.outcomes.values())
 
 
 def _step(text: str) -> int | str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from services.cli.client import NotThere, Product
 from services.cli.operators.replays import operators
-from services.cli.output import print_json, print_table
+from services.cli.output import print_json, print_table, tell_if_cut
 from services.cli.past.verdicts import Judged, Past, Verdict, grouped, judge
 from services.cli.problem import Problem
 from services.cli.product.trainings import product
@@ -40,16 +40,15 @@ async def try_letters(since: datetime, *, limit: int, output: Format) -> None:
                 return await _judged(await ops.get_dead_letter(number), api)
 
         judged = await asyncio.gather(*(one(line.number) for line in lines))
-    _print(judged, output, empty="the extractor has no dead letters since then", what="letters")
+    _print(judged, output, empty="the extractor has no dead letters since then", what="letters", limit=limit)
 
 
 async def re_extract(since: datetime, *, limit: int, output: Format) -> None:
     """Say of past outputs what today's parser would make of them."""
     async with product() as api:
         found = await api.list_outputs(since=since, limit=limit)
-    _print(
-        [judge(_past(each)) for each in found], output, empty="no training since then has an output", what="trainings"
-    )
+    judged = [judge(_past(each)) for each in found]
+    _print(judged, output, empty="no training since then has an output", what="trainings", limit=limit)
 
 
 async def found_by_now(since: datetime, *, limit: int) -> list[str]:
@@ -119,7 +118,7 @@ def _past(view: OutputView) -> Past:
     )
 
 
-def _print(judged: Sequence[Judged], output: Format, *, empty: str, what: str) -> None:
+def _print(judged: Sequence[Judged], output: Format, *, empty: str, what: str, limit: int) -> None:
     groups = grouped(judged)
     if output is Format.JSON:
         print_json({"groups": [asdict(group) for group in groups], what: [_row(each) for each in judged]})
@@ -130,6 +129,7 @@ def _print(judged: Sequence[Judged], output: Format, *, empty: str, what: str) -
         print()
         columns = (what.removesuffix("s"), "training", "user", "today", "model then", "model today", "why")
         print_table(columns, [tuple(_row(each).values()) for each in changed], empty="")
+    tell_if_cut(judged, limit)
 
 
 def _row(judged: Judged) -> dict[str, str | None]:
