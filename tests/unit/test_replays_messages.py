@@ -115,6 +115,16 @@ def test_ids_and_nonsense_are_refused_with_the_place(data, where):
     assert [tuple(path) for path, _ in refused.value.problems] == [where]
 
 
+def test_a_destination_that_was_proved_is_not_edited():
+    signed = succeeded("t1", destination="acme/ada")
+    data = json.loads(signed.body())
+
+    with pytest.raises(EditRefused, match="destination: can not be edited"):
+        edited(letter_of(signed), {**data, "destination": "acme/eve"})
+
+    assert json.loads(edited(letter_of(signed), {**data, "output": "sense"}))["destination"] == "acme/ada"
+
+
 def test_an_edit_of_what_names_no_training_is_refused():
     with pytest.raises(EditRefused, match="which training"):
         edited(letter_of(succeeded("t1"), body=b"\x00", training_id=None), {"training_id": "t1"})

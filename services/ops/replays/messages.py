@@ -32,6 +32,8 @@ Problem: TypeAlias = tuple[Sequence[str | int], str]
 
 #: What another event would make of this one, or another user's.
 _IDS: Final = ("training_id", "ref", "request_id", "user_id", "replay", "settled_by")
+#: Whose model it is. Where the letter does not say it, state is asked; where it does, our own signature proved it.
+_DESTINATION: Final = "destination"
 #: Which attempt it was belongs to its earlier life.
 _RETRIES: Final = ("x-attempt", "x-failed-at")
 
@@ -102,7 +104,7 @@ def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
     known = _known_ids(letter)
     if "training_id" not in known:
         raise EditRefused(((), "the letter itself does not say which training it is about"))
-    _refuse_other_ids(known, data, _IDS)
+    _refuse_other_ids(known, data, _IDS if known.get(_DESTINATION) is None else (*_IDS, _DESTINATION))
     kind = _event_class(letter)
     try:
         kind.model_validate_json(json.dumps(data))
@@ -128,7 +130,7 @@ def _known_ids(letter: Letter) -> dict[str, JsonValue]:
     document = _object(letter.body)
     data = document.get("data") if is_structured(letter.content_type) else document
     found = data if isinstance(data, dict) else {}
-    known: dict[str, JsonValue] = {name: found[name] for name in _IDS if name in found}
+    known: dict[str, JsonValue] = {name: found[name] for name in (*_IDS, _DESTINATION) if name in found}
     if letter.training_id is not None:
         known.setdefault("training_id", letter.training_id)
     return known
