@@ -9,6 +9,7 @@ from typing import Final
 from fastapi import APIRouter, FastAPI
 
 from services.ops.letters.views import WrongStatus
+from services.ops.reconcile.plan import LookRefused
 from services.ops.replays.records import KeyReused, NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError
 from shared.runtime.http import new_api
@@ -22,6 +23,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     NoReplay: HTTPStatus.NOT_FOUND,
     NotNow: HTTPStatus.CONFLICT,
     WrongStatus: HTTPStatus.CONFLICT,
+    LookRefused: HTTPStatus.CONFLICT,
 }
 
 

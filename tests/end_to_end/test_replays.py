@@ -415,14 +415,42 @@ async def test_the_commands_do_it_all(stack: Stack, shell: Shell, tmp_path: Path
     assert (again, "nothing to undo" in why_not) == (1, True)
 
 
-async def test_who_may_only_look_can_not_replay(stack: Stack):
+async def test_who_may_only_look_sees_everything_and_changes_nothing(stack: Stack):
+    document = await ask(stack, "/openapi.json")
+    routes = [(method, path) for path, methods in document["paths"].items() for method in methods]
+    ids = {"number": "999999", "replay_id": str(uuid4()), "training_id": "t1"}
     async with httpx.AsyncClient(
         base_url=f"{stack.url('ops')}/v1", headers={"Authorization": f"Bearer {READER_TOKEN}"}
     ) as reader:
-        looked = await reader.get("/replays")
-        replayed = await reader.post("/replays", json={"letters": [1], "reason": "no"})
+        said = {
+            (method, path): (await reader.request(method.upper(), path.format(**ids))).status_code
+            for method, path in routes
+        }
 
-    assert (looked.status_code, replayed.status_code) == (200, 403)
+    assert len(said) > 20
+    assert {route for route, status in said.items() if status == 403} == {each for each in routes if each[0] != "get"}
+    assert 401 not in said.values()
+
+
+async def test_what_needs_no_reason_needs_no_body(stack: Stack):
+    replay = uuid4()
+
+    said = {
+        verb: await stack.ops.post(f"/v1/replays/{replay}/{verb}") for verb in ("start", "pause", "resume", "cancel")
+    }
+
+    assert {verb: answer.json()["title"] for verb, answer in said.items()} == dict.fromkeys(said, "no-replay")
+
+
+async def test_a_look_that_state_refuses_is_refused_with_its_reason(stack: Stack):
+    unknown = f"t-{uuid4().hex[:8]}"
+
+    answer = await stack.ops.post(f"/v1/trainings/{unknown}/look-again", json={"reason": "of a test"})
+    (noted,) = (await ask(stack, "/audit", target=f"training {unknown}"))["items"]
+
+    assert (answer.status_code, answer.json()["title"]) == (409, "look-refused")
+    assert unknown in answer.json()["detail"]
+    assert noted["outcome"] == answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

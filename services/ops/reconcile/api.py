@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
 
-from services.ops.reconcile.plan import StateRefused
+from services.ops.reconcile.plan import LookRefused, StateRefused
 from services.ops.reconcile.views import (
     Counts,
     LookAgain,
@@ -70,7 +70,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
             await state.look_again(training_id)
         except StateRefused as error:
             await store.audit(asker.name, "training.look_again", f"training {training_id}", body.reason, str(error))
-            raise
+            raise LookRefused(str(error)) from error
         await store.audit(asker.name, "training.look_again", f"training {training_id}", body.reason, "asked")
         return LookedAgain(training_id=training_id)
 

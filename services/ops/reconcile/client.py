@@ -110,7 +110,16 @@ def _accept(response: httpx.Response) -> None:
 
 
 def _refusal(response: httpx.Response) -> ModelswapError:
-    return StateRefused(f"services.state answered {response.status_code} {response.text[:_SHOWN_CHARACTERS]}")
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    match problem:
+        case {"detail": str(detail)}:
+            pass
+        case _:
+            detail = response.text
+    return StateRefused(f"services.state answered {response.status_code}: {detail[:_SHOWN_CHARACTERS]}")
 
 
 def _part(text: str) -> str:

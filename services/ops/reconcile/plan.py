@@ -26,7 +26,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from shared.contract.errors import TransientError
+from shared.contract.errors import PermanentError, TransientError
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
 from shared.replicate.training import Training, TrainingStatus
 from shared.replicate.webhook_url import Claim, read_claim
@@ -52,6 +52,12 @@ class StateRefused(TransientError):  # noqa: N818 (it is what was seen, and read
     """State does not do what it was asked."""
 
     code = "state_refused"
+
+
+class LookRefused(PermanentError):  # noqa: N818 (likewise)
+    """State does not look for a training's model again, and says why."""
+
+    code = "look_refused"
 
 
 class Unfinished(BaseModel):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Path
@@ -30,6 +30,8 @@ from services.ops.replays.views import (
 )
 from shared.contract.answers import Page
 from shared.runtime.http import Asker, Cursor, Key, Limit, NotFound, from_cursor, to_cursor
+
+_NO_REASON: Final = Because()
 
 
 class Store(Protocol):
@@ -152,19 +154,19 @@ class _Replays:
             next_cursor=to_cursor(found[limit - 1].position) if len(found) > limit else None,
         )
 
-    async def start_planned_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+    async def start_planned_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Replay just the letters of a dry run, whether or not it has looked at all of them."""
         return replay_view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
 
-    async def pause_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+    async def pause_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Send no more for now."""
         return replay_view(await self.store.pause(replay_id, actor=asker.name, reason=body.reason))
 
-    async def resume_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+    async def resume_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Go on, also after it stopped by itself: what has failed so far does not count any more."""
         return replay_view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
 
-    async def cancel_replay(self, replay_id: UUID, body: Because, asker: Asker) -> ReplayView:
+    async def cancel_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """
         Send no more at all. Letters that did not go are open again; those that did still get their outcome.
 
