@@ -11,7 +11,7 @@ Rows are given as they are while their user is locked.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -31,7 +31,7 @@ from services.state.swap import (
 from services.state.transitions import Fact, Stage, next_stage
 from shared.contract.envelope import wrap
 from shared.contract.errors import PermanentError
-from shared.contract.events import Cause, Event, ModelActivated
+from shared.contract.events import Cause, Event, ModelActivated, ModelReverted
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import NotThere, Refused
 from shared.replicate.training import Training as ReplicateTraining
@@ -140,7 +140,7 @@ def look_again(training: Training, *, request_id: UUID, now: datetime) -> Change
         raise NotRetryable(f"training {training.training_id or training.ref} {why}", code=code)
     event = requested_extraction(training, training.training_id, request_id)
     return _changes(
-        [TrainingChange(training.ref, stage=stage)], [], event, training.user_id, training.generation, now=now
+        [TrainingChange(training.ref, stage=stage)], [], [event], training.user_id, training.generation, now=now
     )
 
 
@@ -175,7 +175,7 @@ def roll_back(
         reason=order.reason,
         actor=order.actor,
     )
-    event = ModelActivated(
+    activated = ModelActivated(
         training_id=target.training_id,
         user_id=swap.user_id,
         generation=swap.generation,
@@ -185,11 +185,20 @@ def roll_back(
         trigger_word=swap.trigger_word,
         cause=swap.cause,
     )
+    noted = ModelReverted(
+        training_id=target.training_id,
+        user_id=swap.user_id,
+        generation=swap.generation,
+        model=swap.model,
+        previous=current.model,
+        actor=swap.actor,
+        reason=swap.reason,
+    )
     moved = [
         TrainingChange(current.ref, stage=next_stage(Stage.ACTIVE, Fact.DISPLACED)),
         TrainingChange(target.training.ref, stage=next_stage(target.training.stage, Fact.CHOSEN)),
     ]
-    return _changes(moved, [swap], event, swap.user_id, swap.generation, now=now)
+    return _changes(moved, [swap], [activated, noted], swap.user_id, swap.generation, now=now)
 
 
 async def cancel(record: TrainingRecord, replicate: Replicate) -> None:
@@ -223,11 +232,11 @@ def _no_target(order: RollbackOrder, current: CurrentModel) -> PermanentError:
 def _changes(
     trainings: list[TrainingChange],
     swaps: list[Swap],
-    event: Event,
+    events: Sequence[Event],
     user_id: str,
     generation: int,
     *,
     now: datetime,
 ) -> Changes:
-    outgoing = Outgoing(wrap(event, source=SOURCE, now=now), user_id, generation)
-    return Changes((), (), trainings, swaps, [outgoing])
+    outbox = [Outgoing(wrap(event, source=SOURCE, now=now), user_id, generation) for event in events]
+    return Changes((), (), trainings, swaps, outbox)

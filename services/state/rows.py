@@ -179,7 +179,7 @@ def to_model(row: Row) -> ModelRecord:
 
 def planned_model(changes: Changes, at: datetime) -> ModelRecord:
     """The user's model as it would be."""
-    (swap,), (outgoing,) = changes.swaps, changes.outbox
+    (swap,), (outgoing, *_) = changes.swaps, changes.outbox
     return ModelRecord(
         user_id=swap.user_id,
         model=swap.model,

@@ -279,6 +279,29 @@ class ReplaySettled(Event):
         return (self.replay, self.settled_by)
 
 
+class ModelReverted(Event):
+    """
+    Somebody took a user's model back. For the operators' audit.
+
+    That the model changed is told to everybody by `ModelActivated`; who did it and why is nobody's business but ours.
+    """
+
+    key = "model.reverted.v1"
+    user_id: UserId
+    generation: int = Field(gt=0)
+    model: ModelRef
+    previous: ModelRef
+    actor: str
+    reason: str
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.user_id, self.generation)
+
+    @property
+    def subject(self) -> str:
+        return self.user_id
+
+
 #: Every event by its routing key.
 EVENTS: Final[dict[str, type[Event]]] = {
     event.key: event
@@ -294,5 +317,6 @@ EVENTS: Final[dict[str, type[Event]]] = {
         ModelActivated,
         ModelSuperseded,
         ReplaySettled,
+        ModelReverted,
     )
 }

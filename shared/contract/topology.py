@@ -27,6 +27,7 @@ from shared.contract.events import (
     ExtractionFailed,
     ExtractionRequested,
     ModelReady,
+    ModelReverted,
     ReplaySettled,
     TrainingCanceled,
     TrainingFailed,
@@ -121,7 +122,7 @@ def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
             ExtractionFailed,
         ),
         PROGRESS_QUEUE: (TrainingProgressed,),
-        OPS_QUEUE: (ReplaySettled,),
+        OPS_QUEUE: (ReplaySettled, ModelReverted),
     }
     return Topology(
         exchanges=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Final
 from uuid import uuid4
@@ -169,8 +170,14 @@ async def test_a_rollback_is_told_to_whoever_subscribes(stack, user):
     async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
         rolled = await post(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark"})
         message = await stack.broker.wait_for(queue)
+    async with asyncio.timeout(20):
+        while not (noted := (await stack.ops.get("/v1/audit", params={"target": f"user {user}"})).json()["items"]):
+            await asyncio.sleep(0.05)
 
     event = json.loads(message.body)
+    assert [(each["actor"], each["action"], each["reason"]) for each in noted] == [
+        ("api", "model.rolled_back", "too dark")
+    ]
     assert rolled["reference"] == f"acme/{user}:{RECORDED}"
     assert (event["user_id"], event["generation"], event["model"], event["cause"]) == (
         user,

@@ -26,7 +26,7 @@ from services.ops.replays.records import (
 from services.ops.replays.store import Store
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import DependencyDown, Malformed, PermanentError
-from shared.contract.events import Effect, TrainingCanceled
+from shared.contract.events import Effect, ModelReverted, TrainingCanceled
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
 from shared.runtime.broker import Outgoing
@@ -486,6 +486,28 @@ async def test_what_is_no_mark_of_ours_is_refused_alone(database_url, store):
     assert isinstance(results[0], Malformed)
     assert results[1:] == [(), ()]
     assert await outcomes(store, record) == {number: "swapped"}
+
+
+async def test_a_rollback_stands_in_the_audit_once_however_often_it_is_told(database_url, store):
+    event = ModelReverted(
+        training_id="t1",
+        user_id="ada",
+        generation=6,
+        model=model_of("t1"),
+        previous=model_of("t2"),
+        actor="eve",
+        reason="too dark",
+    )
+    (number,) = await archive(database_url, letter_of(wrap(event, source="state", now=NOON), queue=OPS_QUEUE))
+    replay, _ = await store.create(order([number]))
+    told = wrap(event, source="state", now=NOON)
+
+    await Outcomes(store).handle([told, told])
+    await Outcomes(store).handle([replace(told, replay=f"{replay.id}:{number}")])
+
+    noted = await rows(database_url, "SELECT actor, target, reason, outcome FROM ops.audit WHERE action LIKE 'model.%'")
+    assert noted == [("eve", "user ada", "too dark", f"generation 6: {model_of('t2')} → {model_of('t1')}")]
+    assert await outcomes(store, replay) == {number: "moved"}
 
 
 async def test_a_letter_of_ops_itself_is_settled_by_being_read(database_url, store):

@@ -20,7 +20,7 @@ from services.state.store import Store
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
-from shared.contract.events import Event, ExtractionRequested, ModelActivated, ModelSuperseded
+from shared.contract.events import Event, ExtractionRequested, ModelActivated, ModelReverted, ModelSuperseded
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import NotThere, Refused
 from tests.integration.test_state_api import REGISTER, START, Replicate, problem, product
@@ -360,8 +360,10 @@ async def test_the_model_before_is_used_again_and_all_that_shows_it_says_so(clie
     shown = {each: (await client.get(f"/trainings/{each}")).json() for each in ("t3", "t4")}
     assert [(each["stage"], each["current"]) for each in shown.values()] == [("active", True), ("replaced", False)]
     assert shown["t3"]["generation"] == 3
-    (event,) = await told(store)
+    (event, noted) = await told(store)
     assert isinstance(event, ModelActivated)
+    assert isinstance(noted, ModelReverted)
+    assert (noted.actor, noted.reason) == ("eve", BACK["reason"])
     assert (event.user_id, event.generation, event.model, event.previous, event.cause) == (
         "ada",
         6,
@@ -396,7 +398,7 @@ async def test_what_was_requested_before_is_ready_too_late_and_what_is_requested
     still = (await client.get("/users/ada/model")).json()
     await store.apply([ready("t7")])
 
-    _, superseded, _ = await told(store)
+    _, _, superseded, _ = await told(store)
     assert (still["training_id"], still["generation"]) == ("t3", 6)
     assert isinstance(superseded, ModelSuperseded)
     assert (superseded.generation, superseded.current_generation) == (5, 6)
@@ -477,7 +479,7 @@ async def test_the_same_rollback_with_the_same_key_happens_once_and_is_answered_
     later = await client.post("/users/ada/model/rollback", json=BACK, headers=headers)
 
     assert {(answer.status_code, answer.text) for answer in [*answers, later]} == {(200, answers[0].text)}
-    assert [type(event) for event in await told(store)] == [ModelActivated, ModelActivated]
+    assert [type(event) for event in await told(store)] == [ModelActivated, ModelReverted, ModelActivated]
 
 
 @pytest.mark.usefixtures("used")

@@ -44,6 +44,7 @@ from shared.contract.events import (
     Effect,
     ExtractionRequested,
     ModelActivated,
+    ModelReverted,
     ModelSuperseded,
     ReplaySettled,
 )
@@ -101,6 +102,7 @@ class World:
     history: list[Swap] = field(default_factory=list)
     told: list[ModelActivated | ModelSuperseded] = field(default_factory=list)
     asked: list[ExtractionRequested] = field(default_factory=list)
+    noted: list[ModelReverted] = field(default_factory=list)
 
     @classmethod
     def of(cls, *trainings: Training) -> World:
@@ -153,6 +155,8 @@ class World:
             event = outgoing.envelope.event
             if isinstance(event, ExtractionRequested):
                 self.asked.append(event)
+            elif isinstance(event, ModelReverted):
+                self.noted.append(event)
             elif not isinstance(event, ReplaySettled):
                 assert isinstance(event, ModelActivated | ModelSuperseded)
                 self.told.append(event)
@@ -476,6 +480,9 @@ def test_a_rollback_says_who_and_why():
         "too dark",
     )
     assert world.history[-1].previous == model_of("t2")
+    (noted,) = world.noted
+    assert (noted.user_id, noted.generation, noted.actor, noted.reason) == ("ada", 3, "eve", "too dark")
+    assert (noted.previous, noted.model) == (model_of("t2"), model_of("t1"))
 
 
 CURRENT = CurrentModel(4, UUID(int=2), model_of("t2"))

@@ -442,9 +442,11 @@ def audit(
     output: Output = Format.TABLE,
 ) -> None:
     """
-    List who did what with dead letters, and why.
+    List who repaired what, and why.
 
     Example: modelswap audit --actor olga
+
+    Example: modelswap audit --target "user user-42"
     """
     from services.cli.operators.letters import list_audit
 

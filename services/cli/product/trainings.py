@@ -94,8 +94,11 @@ async def show_history(user_id: str, *, limit: int, output: Format) -> None:
     if output is Format.JSON:
         print_json([each.model_dump(mode="json") for each in found])
         return
-    rows = [(each.generation, each.at, each.cause, each.reference, each.training_id, each.reason) for each in found]
-    columns = ("generation", "since", "cause", "model", "training", "reason")
+    rows = [
+        (each.generation, each.at, each.cause, each.reference, each.training_id, each.actor, each.reason)
+        for each in found
+    ]
+    columns = ("generation", "since", "cause", "model", "training", "by", "reason")
     print_table(columns, rows, empty=f"user {user_id} has no model yet")
 
 

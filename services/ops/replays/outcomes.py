@@ -1,4 +1,4 @@
-"""What does state say that replayed letters came to? One batch of deliveries, one transaction."""
+"""What does state tell operators? What replayed letters came to, and who took a model back: a batch at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from services.ops.replays.plan import Mark
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed
-from shared.contract.events import Effect, ReplaySettled
+from shared.contract.events import Effect, Event, ModelReverted, ReplaySettled
 
 #: One for each delivery: written down, or how it alone failed.
 Result = tuple[()] | Exception
@@ -18,6 +18,8 @@ class Store(Protocol):
     """Where replays are kept."""
 
     async def settle(self, settled: Mapping[Mark, Sequence[ReplaySettled]]) -> None: ...
+
+    async def note_rollbacks(self, rollbacks: Sequence[ModelReverted]) -> None: ...
 
 
 class Outcomes:
@@ -36,28 +38,51 @@ class Outcomes:
         """
         results: list[Result] = []
         settled: dict[Mark, list[ReplaySettled]] = {}
+        rollbacks: list[ModelReverted] = []
         for envelope in envelopes:
             said = _read(envelope)
             if isinstance(said, Exception):
                 results.append(said)
                 continue
             results.append(())
+            if isinstance(envelope.event, ModelReverted):
+                rollbacks.append(envelope.event)
             for mark, event in said.items():
                 settled.setdefault(mark, []).append(event)
         if settled:
             await self._store.settle(settled)
+        if rollbacks:
+            await self._store.note_rollbacks(rollbacks)
         return results
 
 
 def _read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
-    event = envelope.event
-    if not isinstance(event, ReplaySettled):
-        return Malformed(f"nothing is to be done here about {event.key}", code="unexpected_event")
-    mark = Mark.parse(event.replay)
-    if mark is None:
-        return Malformed(f"{event.replay[:100]!r} is no mark of a replay", code="unknown_mark")
+    """What *envelope* settles."""
     own = Mark.parse(envelope.replay or "")
-    if own is None or own == mark:
-        return {mark: event}
-    # This very message was a dead letter, and is replayed: that is settled by being read.
-    return {mark: event, own: event.model_copy(update={"replay": str(own), "effect": Effect.MOVED, "event": event.key})}
+    match envelope.event:
+        case ReplaySettled() as event:
+            mark = Mark.parse(event.replay)
+            if mark is None:
+                return Malformed(f"{event.replay[:100]!r} is no mark of a replay", code="unknown_mark")
+            return {mark: event} if own in (None, mark) else {mark: event, own: _read_again(envelope, own, event.stage)}
+        case ModelReverted():
+            return {} if own is None else {own: _read_again(envelope, own, "active")}
+        case Event() as event:
+            return Malformed(f"nothing is to be done here about {event.key}", code="unexpected_event")
+
+
+def _read_again(envelope: Envelope, own: Mark, stage: str) -> ReplaySettled:
+    """This very message was a dead letter, and is replayed: that is settled by being read."""
+    event = envelope.event
+    assert isinstance(event, ReplaySettled | ModelReverted)  # noqa: S101 (nothing else is read)
+    return ReplaySettled(
+        training_id=event.training_id,
+        replay=str(own),
+        settled_by=envelope.id,
+        event=event.key,
+        effect=Effect.MOVED,
+        user_id=event.user_id,
+        stage=stage,
+        generation=event.generation,
+        model=event.model,
+    )

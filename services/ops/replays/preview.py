@@ -48,7 +48,7 @@ async def predict(sendable: Sendable, services: Services) -> Prediction:
 async def _ask(sendable: Sendable, services: Services) -> Prediction:
     letter = sendable.letter
     if letter.queue == OPS_QUEUE:
-        return Prediction(Outcome.MOVED, "what it says of another replay is written down")
+        return Prediction(Outcome.MOVED, "what it says is written down")
     if letter.queue != RECEIVER:
         return await _follow(sendable, message_of(letter, sendable.mark), letter.queue == EXTRACTOR_QUEUE, services)
     envelope = reported(letter, sendable.mark)

@@ -56,7 +56,7 @@ from services.ops.replays.records import (
     Unsent,
     Work,
 )
-from shared.contract.events import ReplaySettled
+from shared.contract.events import ModelReverted, ReplaySettled
 from shared.contract.text import clean
 from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
 
@@ -88,6 +88,14 @@ _TAKE_KEY: Final = """
 _GET_KEY: Final = "SELECT request_digest, made FROM ops.idempotency_keys WHERE key = $1"
 
 _AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
+
+_LOCK_AUDIT: Final = "SELECT pg_advisory_xact_lock(hashtextextended('ops.audit', 0))"
+# State tells it at least once.
+_AUDIT_ONCE: Final = """
+    INSERT INTO ops.audit (actor, action, target, reason, outcome)
+    SELECT $1, $2, $3, $4, $5
+    WHERE NOT EXISTS (SELECT FROM ops.audit WHERE target = $3 AND action = $2 AND outcome = $5)
+"""
 
 _LETTER: Final = """
     SELECT number, queue, headers, content_type, body, event_type, training_id, error_code, first_failed_at, status
@@ -716,6 +724,18 @@ class Store:
             [row["letter"] for row in done],
             [row["user_id"] for row in done],
         )
+
+    async def note_rollbacks(self, rollbacks: Sequence[ModelReverted]) -> None:
+        """Remember who took which user's model back, and why; each once, however often it is told."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(_LOCK_AUDIT)
+            for each in rollbacks:
+                came_to = f"generation {each.generation}: {each.previous} → {each.model}"
+                said = (each.actor, "model.rolled_back", f"user {each.user_id}", each.reason, came_to)
+                await connection.execute(_AUDIT_ONCE, *map(clean, said))
+
+        await self._transaction(work)
 
     async def failed(self, connection: Connection, replay_id: UUID, letter: int, text: str) -> None:
         """
