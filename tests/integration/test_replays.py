@@ -583,6 +583,22 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(database_url, st
     assert set(broker.marks) == {f"{record.id}:{number}" for number in numbers}
 
 
+async def test_of_a_letter_of_ops_itself_it_is_said_whether_ops_would_make_anything_of_it(database_url, store, broker):
+    lost = wrap(settled(f"{uuid4()}:1"), source="state", now=NOON)
+    broken = letter_of(lost, queue=OPS_QUEUE, body=b"{")
+    foreign = letter_of(ready("t1"), queue=OPS_QUEUE)
+    numbers = await archive(database_url, letter_of(lost, queue=OPS_QUEUE), broken, foreign)
+
+    async with running_engine(store, broker):
+        planned, _ = await store.create(order(numbers, is_dry_run=True))
+        await until(store, planned.id, Status.PREVIEWED)
+
+    found = await store.list_letters(planned.id, outcome=None, after=None, limit=10)
+    assert [each.predicted for each in found] == ["moved", "failed", "failed"]
+    assert "malformed" in found[1].predicted_detail
+    assert "unexpected_event" in found[2].predicted_detail
+
+
 async def test_a_service_that_is_away_holds_up_a_dry_run_and_nothing_else(database_url, store, broker):
     def away(_: Message) -> Answer:
         raise DependencyDown("the extractor is away")

@@ -40,7 +40,7 @@ class Outcomes:
         settled: dict[Mark, list[ReplaySettled]] = {}
         rollbacks: list[ModelReverted] = []
         for envelope in envelopes:
-            said = _read(envelope)
+            said = read(envelope)
             if isinstance(said, Exception):
                 results.append(said)
                 continue
@@ -56,8 +56,8 @@ class Outcomes:
         return results
 
 
-def _read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
-    """What *envelope* settles."""
+def read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
+    """What *envelope* settles; a failure, if nobody here can make anything of it."""
     own = Mark.parse(envelope.replay or "")
     match envelope.event:
         case ReplaySettled() as event:

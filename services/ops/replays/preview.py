@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from services.ops.replays.messages import message_of, reported
+from services.ops.replays.outcomes import read
 from services.ops.replays.plan import Outcome, Prediction, asks_extractor, is_end, predicted, refused
 from services.ops.replays.records import Sendable
-from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.errors import DependencyDown, Malformed, ModelswapError
 from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER
@@ -48,6 +49,9 @@ async def predict(sendable: Sendable, services: Services) -> Prediction:
 async def _ask(sendable: Sendable, services: Services) -> Prediction:
     letter = sendable.letter
     if letter.queue == OPS_QUEUE:
+        said = read(message_of(letter, sendable.mark).decode())
+        if isinstance(said, Malformed):
+            raise said
         return Prediction(Outcome.MOVED, "what it says is written down")
     if letter.queue != RECEIVER:
         return await _follow(sendable, message_of(letter, sendable.mark), letter.queue == EXTRACTOR_QUEUE, services)
