@@ -147,7 +147,7 @@ async def list_audit(chosen: Mapping[str, str | None], *, limit: int, output: Fo
         print_json([each.model_dump(mode="json") for each in found])
         return
     rows = [(each.at, each.actor, each.action, each.target, each.reason, each.outcome) for each in found]
-    print_table(("when", "who", "what", "of", "why", "outcome"), rows, empty="nobody has done anything yet")
+    print_table(("when", "who", "what", "of", "why", "outcome"), rows, empty="nobody has done anything of the kind")
     tell_if_cut(found, limit)
 
 
