@@ -36,6 +36,8 @@ Answer = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 _OPENAPI: Final = "/openapi.json"
 _PROBLEM_JSON: Final = "application/problem+json"
+_SCHEMAS: Final = "#/components/schemas/"
+_PROBLEM_REF: Final = {"$ref": _SCHEMAS + Problem.__name__}
 _RETRY_AFTER_SECONDS: Final = 5
 _NUMBERS_END: Final = 2**63
 _READS: Final = ("GET", "HEAD", "OPTIONS")
@@ -91,10 +93,10 @@ def new_api(
     """An API without routes. *statuses*: what an error of ours is answered with; any that is not there is a bug."""
     answer = answering(statuses)
     documented: dict[int | str, dict[str, Any]] = {
-        int(status): {"description": status.phrase, "content": {_PROBLEM_JSON: {"schema": Problem.model_json_schema()}}}
+        int(status): {"description": status.phrase, "content": {_PROBLEM_JSON: {"schema": _PROBLEM_REF}}}
         for status in _DOCUMENTED
     }
-    api = FastAPI(
+    api = _Described(
         title=title,
         summary=summary,
         version="1",
@@ -113,6 +115,17 @@ def new_api(
     api.add_middleware(LimitBody)
     api.add_middleware(RequireToken, tokens=tokens)
     return api
+
+
+class _Described(FastAPI):
+    """Its description holds the schema of a problem once, which FastAPI knows nothing of."""
+
+    def openapi(self) -> dict[str, Any]:
+        description = super().openapi()
+        schema = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
+        inner = schema.pop("$defs")
+        description["components"]["schemas"] |= {**inner, Problem.__name__: schema}
+        return description
 
 
 def create_app(api: ASGIApp, checks: Mapping[str, Check], *, below: str = "/v1") -> Starlette:
