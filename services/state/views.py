@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
@@ -16,6 +17,14 @@ from shared.contract.identity import ModelName, ModelRef, UserId
 from shared.contract.text import is_storable
 
 _STEPS_MOST = 2**31 - 1
+
+#: What the examples in the API's description are about.
+_USER: Final = "user-42"
+_DESTINATION: Final = "acme/user-42"
+_MODEL: Final = f"{_DESTINATION}:{'5c' * 32}"
+_EARLIER_MODEL: Final = f"{_DESTINATION}:{'0f' * 32}"
+_TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e4' * 32}"
+_TRAINING: Final = {"ref": "e20ad9a4-9b23-4faa-a751-c61b367e9b79", "training_id": "zz4ibbonubfz7carwiefibzgga"}
 
 
 def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -34,30 +43,51 @@ TriggerWord = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 Steps = Annotated[int, Field(gt=0, le=_STEPS_MOST)]
 
 
+def _example(values: Mapping[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [dict(values)]})
+
+
 class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What stands below a field is its description in the API's own.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class StartTraining(_Body):
     """A training that is to begin."""
 
+    model_config = _example(
+        {
+            "user_id": _USER,
+            "destination": _DESTINATION,
+            "trainer": _TRAINER,
+            "input": {"input_images": "https://example.com/photos.zip", "steps": 1000},
+            "trigger_word": "TOK",
+        }
+    )
+
     user_id: UserId
-    #: The model on Replicate that becomes a version richer. It must exist.
     destination: ModelName
-    #: Who trains: ``owner/name:version``. Needed where we start the training.
+    """The model on Replicate that becomes a version richer. It must exist."""
     trainer: ModelRef | None = None
-    #: What Replicate gives the trainer. It is not kept.
+    """Who trains: ``owner/name:version``. Needed where we start the training."""
     input: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = {}
-    #: The word in a prompt that calls up what was learned.
+    """What Replicate gives the trainer. It is not kept."""
     trigger_word: TriggerWord = ""
-    #: For progress. Taken from the input where that says it.
+    """The word in a prompt that calls up what was learned."""
     total_steps: Steps | None = None
-    #: False: you start the training yourself, with the `webhook_url` of the answer.
+    """For progress. Taken from the input where that says it."""
     start: bool = True
+    """False: you start the training yourself, with the `webhook_url` of the answer."""
 
 
 class RegisterTraining(_Body):
     """A training that runs already."""
+
+    model_config = _example({"user_id": _USER, "destination": _DESTINATION, "trigger_word": "TOK"})
 
     user_id: UserId
     destination: ModelName
@@ -69,14 +99,16 @@ class RegisterTraining(_Body):
 class RollBack(_Body):
     """A user's model is to be an earlier one again."""
 
-    #: ``owner/name:version``, one of the user's own; null: the one that was used before the current one.
+    model_config = _example({"reason": "faces are too dark", "to": _EARLIER_MODEL})
+
     to: ModelRef | None = None
-    #: Why. It is kept in the history.
+    """``owner/name:version``, one of the user's own; null: the one that was used before the current one."""
     reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
-    #: Who. It is kept in the history.
+    """Why. It is kept in the history."""
     actor: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)] = "api"
-    #: True: nothing is changed, the answer says what would be.
+    """Who. It is kept in the history."""
     dry_run: bool = False
+    """True: nothing is changed, the answer says what would be."""
 
 
 class NeverStarted(_Body):
@@ -85,74 +117,91 @@ class NeverStarted(_Body):
     reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
 
 
-class FailureView(BaseModel):
+class FailureView(_View):
     """Why a training has no usable model."""
 
     code: str
     reason: str
 
 
-class TrainingView(BaseModel):
+class TrainingView(_View):
     """A training, as it is known now."""
 
-    #: Our id of it.
     ref: UUID
-    #: Replicate's id of it; null until that is known.
+    """Our id of it."""
     training_id: str | None
+    """Replicate's id of it; null until that is known."""
     user_id: str
-    #: The fence: of a user's trainings that prove good, the one with the highest generation is used, unless somebody
-    #: rolled back: the model that was chosen then has a generation of its own.
     generation: int
+    """
+    The fence: of a user's trainings that prove good, the one with the highest generation is used, unless somebody
+    rolled back: the model that was chosen then has a generation of its own.
+    """
     stage: Stage
-    #: Is its model the one that the user uses now?
     current: bool
+    """Is its model the one that the user uses now?"""
     destination: ModelName
     trainer: ModelRef | None
     trigger_word: str
-    #: 0..100, and it never falls. 100 is said when the model can be used, and not before.
     progress: int
-    #: Read from the log, or guessed from the time; null where neither is needed.
+    """0..100, and it never falls. 100 is said when the model can be used, and not before."""
     progress_source: ProgressSource | None
+    """Read from the log, or guessed from the time; null where neither is needed."""
     step: int | None
     total_steps: int | None
-    #: How long it still runs, and between what, eight times of ten; null where nothing tells. No high one: it takes
-    #: longer than was to be expected.
     eta_seconds: int | None
+    """How long it still runs; null where nothing tells."""
     eta_low_seconds: int | None
+    """Eight times of ten it still runs for longer than this, and for less than the high one."""
     eta_high_seconds: int | None
-    #: When it should surely have ended; null where too few trainings of its trainer are known, or it has.
+    """Null beside a low one: it takes longer than was to be expected."""
     overdue_at: datetime | None
-    #: Its model, once that is proven.
+    """When it should surely have ended; null where too few trainings of its trainer are known, or it has."""
     reference: ModelRef | None
+    """Its model, once that is proven."""
     failure: FailureView | None
     requested_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
     updated_at: datetime
-    #: Where Replicate is to post what happens; only where you start the training yourself.
     webhook_url: str | None = None
+    """Where Replicate is to post what happens; only where you start the training yourself."""
 
 
-class ModelView(BaseModel):
+class ModelView(_View):
     """The model that a user uses now. None of it is ever null."""
 
+    model_config = _example(
+        {
+            "user_id": _USER,
+            "reference": _MODEL,
+            "owner": _DESTINATION.partition("/")[0],
+            "name": _DESTINATION.partition("/")[2],
+            "version": _MODEL.partition(":")[2],
+            "generation": 7,
+            **_TRAINING,
+            "trigger_word": "TOK",
+            "activated_at": "2026-11-24T12:20:00Z",
+        }
+    )
+
     user_id: str
-    #: ``owner/name:version``, ready to be run.
     reference: ModelRef
+    """``owner/name:version``, ready to be run."""
     owner: str
     name: str
     version: str
-    #: Rises with every change; also the ETag.
     generation: int
+    """Rises with every change; also the ETag."""
     training_id: str
     ref: UUID
     trigger_word: str
     activated_at: datetime
-    #: True where nothing was changed, and this is only what would be; else not there.
     dry_run: bool = False
+    """True where nothing was changed, and this is only what would be; else not there."""
 
 
-class OutputView(BaseModel):
+class OutputView(_View):
     """What came out of a training, and what it was taken for."""
 
     ref: UUID
@@ -162,14 +211,28 @@ class OutputView(BaseModel):
     destination: ModelName
     trainer: ModelRef | None
     trainer_version: str | None
-    #: Its model, if one was proven.
     reference: ModelRef | None
-    #: As Replicate sent it.
+    """Its model, if one was proven."""
     output: JsonValue
+    """As Replicate sent it."""
 
 
-class SwapView(BaseModel):
+class SwapView(_View):
     """One change of a user's model."""
+
+    model_config = _example(
+        {
+            "generation": 8,
+            "reference": _EARLIER_MODEL,
+            "previous_reference": _MODEL,
+            **_TRAINING,
+            "trigger_word": "TOK",
+            "cause": "rollback",
+            "actor": "olga",
+            "reason": "faces are too dark",
+            "at": "2026-11-24T15:00:00Z",
+        }
+    )
 
     generation: int
     reference: ModelRef

@@ -21,6 +21,7 @@ from services.state.handler import Handler
 from services.state.records import ModelRecord
 from services.state.store import Store
 from services.state.streams import Watcher
+from services.state.views import ModelView, RegisterTraining, RollBack, StartTraining, SwapView
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.preview import Answer
@@ -745,3 +746,23 @@ async def test_a_preview_answers_how_a_delivery_would_fail(store, replicate, mes
 
     assert refusal is not None
     assert (refusal.code, refusal.is_transient) == (code, is_transient)
+
+
+#: What the product sends, and what it is shown; but for a training, of which some part is always null, and FastAPI
+#: leaves nulls out of its document.
+BODIES = [StartTraining, RegisterTraining, RollBack, ModelView, SwapView]
+
+
+@pytest.mark.parametrize("body", BODIES)
+async def test_the_description_has_an_example_of_each_body_that_holds(asker, body):
+    document = (await asker.get("/openapi.json")).json()
+
+    (example,) = document["components"]["schemas"][body.__name__]["examples"]
+    assert body.model_validate(example).model_dump(mode="json", exclude_unset=True) == example
+
+
+async def test_the_description_says_what_the_parts_of_a_training_mean(asker):
+    document = (await asker.get("/openapi.json")).json()
+
+    parts = document["components"]["schemas"]["TrainingView"]["properties"]
+    assert "it never falls" in parts["progress"]["description"]
