@@ -29,13 +29,17 @@ def answer(line: str, respond: Callable[[Mapping[str, Any]], Mapping[str, Any]])
         document = json.loads(line)
         if not isinstance(document, dict):
             raise BadLine("not a JSON object")
-        identity = document["id"] if isinstance(document.get("id"), (str, int)) else None
+        identity = document.get("id")
         said = respond(document)
     except PermanentError as error:
         said = {"error": error.code, "detail": str(error)}
     except (ValueError, RecursionError) as error:
         said = {"error": BadLine.code, "detail": f"not JSON that can be read: {error}"}
-    return json.dumps({"id": identity, **said})
+    try:
+        return json.dumps({"id": identity, **said}, allow_nan=False)
+    except (ValueError, RecursionError):
+        # Python reads an id that JSON does not have, or one almost too deep.
+        return json.dumps({"id": None, **said})
 
 
 def _progress(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -60,13 +60,23 @@ def test_serving_a_process_is_running_its_module():
     assert done.stderr.startswith(b"state: these settings need your attention:\n")
 
 
-def test_a_filter_ends_quietly_when_nobody_reads_on():
-    command = f'yes "{{}}" | {sys.executable} -m services.cli progress | head -n 1'
+def test_a_filter_ends_well_when_nobody_reads_on():
+    command = f'yes "{{}}" | (timeout 50 {sys.executable} -m services.cli progress; echo "code $?" >&2) | head -n 1'
 
     done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT, timeout=60, check=False)
 
     assert json.loads(done.stdout) == {"id": None, "progress": None, "step": None, "total": None}
-    assert done.stderr == b""
+    assert done.stderr == b"code 0\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+@pytest.mark.parametrize("name", ["extract", "progress"])
+def test_a_filter_with_nothing_to_read_or_nowhere_to_write_has_nothing_to_do(name, closed):
+    command = f"{sys.executable} -m services.cli {name} {closed}"
+
+    done = subprocess.run(["sh", "-c", command], input=b"{}\n", capture_output=True, cwd=ROOT, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @pytest.fixture(autouse=True)

@@ -46,3 +46,20 @@ def test_a_byte_order_mark_is_no_part_of_a_line():
 
 def test_nothing_in_is_nothing_out():
     assert answers(extract_line, []) == []
+
+
+@pytest.mark.parametrize("answer", [extract_line, progress_line])
+@pytest.mark.parametrize("identity", ["7", '"seven"', "null", "true", "1.5", '{"batch": 1}', '["a", 1]'])
+def test_an_id_comes_back_as_it_was_whatever_it_is(answer, identity):
+    (said,) = answers(answer, [b'{"id": %s}' % identity.encode()])
+
+    assert said["id"] == json.loads(identity)
+
+
+def test_an_id_that_can_not_be_said_again_does_not_sink_its_line():
+    deep = ["[" * depth + "]" * depth for depth in range(900, 1000)]
+
+    said = answers(progress_line, [b'{"id": %s, "logs": null}' % identity.encode() for identity in ["NaN", *deep]])
+
+    assert len(said) == 1 + len(deep)
+    assert said[0] == {"id": None, "progress": None, "step": None, "total": None}

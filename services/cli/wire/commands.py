@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -77,10 +76,10 @@ def extract() -> None:
 
     Each line out: {"id", "model", "version"} or {"id", "error", "detail"}
     """
-    from services.cli.wire.filters import run_filter
+    from services.cli.wire.filters import filter_lines
     from services.extractor.filter import extract_line
 
-    run_filter(extract_line, sys.stdin.buffer, sys.stdout.buffer)
+    filter_lines(extract_line)
 
 
 def progress() -> None:
@@ -91,7 +90,7 @@ def progress() -> None:
 
     Each line out: {"id", "progress": 0 to 100 or null, "step", "total"}
     """
-    from services.cli.wire.filters import run_filter
+    from services.cli.wire.filters import filter_lines
     from shared.replicate.filter import progress_line
 
-    run_filter(progress_line, sys.stdin.buffer, sys.stdout.buffer)
+    filter_lines(progress_line)

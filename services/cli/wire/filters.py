@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import BinaryIO, Final
 
 from shared.replicate.filter import BadLine
 
 _NOT_TEXT: Final = json.dumps({"id": None, "error": BadLine.code, "detail": "not UTF-8"})
+
+
+def filter_lines(answer: Callable[[str], str]) -> None:
+    """Write what *answer* says of each line of standard input to standard output, until either ends."""
+    # Python has none where it was closed before we began.
+    if sys.stdin is None or sys.stdout is None:
+        return
+    try:
+        run_filter(answer, sys.stdin.buffer, sys.stdout.buffer)
+    except BrokenPipeError:
+        # Whoever read has had enough. What they did not take must not be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_filter(answer: Callable[[str], str], source: Iterable[bytes], sink: BinaryIO) -> None:
