@@ -39,6 +39,12 @@ class NotThere(Problem):
     code = "not_there"
 
 
+class NoAnswer(Problem):
+    """Nobody listens there."""
+
+    code = "no_answer"
+
+
 class _Api:
     """One of our APIs, as an async context manager."""
 
@@ -109,7 +115,7 @@ class _Api:
         try:
             response = await self._http.request(method, path, params=given, json=body, headers=headers)
         except httpx.TransportError as error:
-            raise Problem(
+            raise NoAnswer(
                 f"{self._name} at {self._url} does not answer ({type(error).__name__})",
                 then=f"modelswap up --embedded, or set {self._url_setting}",
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,8 @@ for name, commands in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in *arguments*, or that was typed; an error with a name is one line and what to do next."""
+    # Libraries write to standard error what they raise as well, where nobody has said what becomes of logs.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app(arguments, prog_name="modelswap")
     except ModelswapError as error:

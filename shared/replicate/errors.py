@@ -30,7 +30,10 @@ _DETAIL_LENGTH: Final = 500
 _MAX_WAIT_SECONDS: Final = 3600.0
 _WAIT_IN_WORDS: Final = re.compile(r"(?:resets|available) in ~?([0-9]{1,6}(?:\.[0-9]{1,3})?) ?s", re.ASCII)
 _OPERATOR: Final[dict[int, tuple[str, str]]] = {
-    HTTPStatus.UNAUTHORIZED: ("replicate_unauthorized", "does not accept our token: check REPLICATE_API_TOKEN"),
+    HTTPStatus.UNAUTHORIZED: (
+        "replicate_unauthorized",
+        "does not accept our token: check MODELSWAP_REPLICATE_API_TOKEN",
+    ),
     HTTPStatus.PAYMENT_REQUIRED: ("replicate_billing", "wants to be paid: check the account's billing"),
     HTTPStatus.FORBIDDEN: ("replicate_forbidden", "does not let our token do this: check whose it is"),
 }
@@ -97,7 +100,7 @@ def error_for(what: str, status: int, headers: Mapping[str, str], body: bytes) -
         return NoAnswer(message, retry_after_seconds=_wait_seconds(headers, problem))
     if status >= HTTPStatus.BAD_REQUEST:
         return Refused(message, status=status)
-    return BadAnswer(f"{message}: is REPLICATE_API_URL right?")
+    return BadAnswer(f"{message}: is MODELSWAP_REPLICATE_API_URL right?")
 
 
 def _problem(body: bytes) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """The command as a shell runs it: what it imports, prints and returns."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -127,6 +128,40 @@ def test_when_nobody_answers_one_line_says_so_and_one_says_what_to_do(typed, see
     assert then.startswith("Next: ")
 
 
+@pytest.mark.parametrize("typed", ["topology diff", "listen"])
+def test_when_the_broker_is_away_only_we_say_so(typed, monkeypatch):
+    monkeypatch.setenv("MODELSWAP_AMQP_URL", "amqp://127.0.0.1:1")
+
+    done = modelswap(*typed.split())
+
+    # Under pytest, whatever libraries log is caught before it is seen.
+    assert [line.split(b":")[0] for line in done.stderr.splitlines()] == [b"modelswap", b"Next"]
+
+
+@pytest.mark.parametrize(("option", "seen"), [("--types", "model.activate"), ("--forward-to", "localhost:9000")])
+def test_listening_for_what_never_comes_or_passing_it_to_nowhere_is_a_mistake(option, seen, capsys):
+    code = main(["listen", option, seen])
+
+    problem, then = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert repr(seen) in problem
+    assert then.startswith(f"Next: {option} ")
+
+
+@pytest.mark.parametrize("content", [None, "{cut off", "né".encode("latin-1")])
+def test_a_body_that_can_not_be_read_is_named(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t")
+    file = tmp_path / "body.json"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with contextlib.suppress(SystemExit):
+        main(["dead-letters", "edit", "1", "--reason", "x", "--body", str(file)])
+
+    said = capsys.readouterr().err
+    assert "is no JSON" in said or "does not exist" in said
+
+
 def test_what_is_piped_has_no_colour_and_is_not_cut(monkeypatch):
     url = f"https://{'x' * 200}.example"
     monkeypatch.setenv("MODELSWAP_PUBLIC_URL", url)
@@ -145,3 +180,25 @@ def test_the_doctor_says_of_each_missing_thing_what_to_do(capsys):
     assert ended.value.code == 1
     assert {finding["check"] for finding in findings} >= {"broker", "database", "replicate", "webhook secret"}
     assert all(finding["then"] for finding in findings if finding["status"] == "wrong")
+
+
+def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(monkeypatch, capsys):
+    for name, url in {"AMQP": "amqp", "DATABASE": "postgresql", "OPS": "http", "REPLICATE_API": "http"}.items():
+        monkeypatch.setenv(f"MODELSWAP_{name}_URL", f"{url}://127.0.0.1:1")
+    monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t")
+    monkeypatch.setenv("MODELSWAP_REPLICATE_API_TOKEN", "r8_t")
+
+    with pytest.raises(SystemExit):
+        main(["doctor", "-o", "json"])
+
+    findings = {each["check"]: (each["status"], each["then"]) for each in json.loads(capsys.readouterr().out)}
+    assert {check: found for check, found in findings.items() if not check.startswith("settings")} == {
+        "broker": ("wrong", "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
+        "topology": ("warning", "put the broker right first"),
+        "database": ("wrong", "start Postgres, or correct MODELSWAP_DATABASE_URL"),
+        "migrations": ("warning", "put the database right first"),
+        "dead letters": ("warning", "modelswap serve ops"),
+        "replicate": ("wrong", "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it"),
+        "public door": ("warning", "modelswap serve ops"),
+        "webhook secret": ("warning", "put Replicate right first"),
+    }

@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from services.cli.client import Operators
+from services.cli.client import NoAnswer, Operators
 from services.cli.machine import servers
 from services.cli.machine.stack import SERVICES, Environment
 from services.cli.output import print_json, print_table
 from services.cli.problem import Problem
 from services.cli.words import Format
-from shared.contract.errors import ModelswapError
+from shared.contract.errors import DependencyDown, ModelswapError
 from shared.replicate.client import Replicate
+from shared.replicate.errors import OperatorNeeded
 from shared.runtime.postgres import connect
 from shared.runtime.settings import (
     PROCESSES,
@@ -33,6 +34,7 @@ WARNING: Final = "warning"
 WRONG: Final = "wrong"
 
 _SET: Final = "set it in the environment; `modelswap config show` lists every setting"
+_SECRETS: Final = "set MODELSWAP_WEBHOOK_SECRETS to what Replicate signs with"
 _TOKEN: Final = "set MODELSWAP_REPLICATE_API_TOKEN to a token of replicate.com/account/api-tokens"  # noqa: S105
 
 
@@ -52,13 +54,13 @@ async def examine(environment: Environment) -> list[Finding]:
     return [
         *_settings(environment),
         await _look("broker", _broker, environment, "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
-        await _look("topology", _topology, environment, "modelswap topology apply"),
+        await _look("topology", _topology, environment, "modelswap topology apply", after="the broker"),
         await _look("database", _database, environment, "start Postgres, or correct MODELSWAP_DATABASE_URL"),
-        await _look("migrations", _migrations, environment, "modelswap db migrate"),
+        await _look("migrations", _migrations, environment, "modelswap db migrate", after="the database"),
         await _dead_letters(environment),
         await _look("replicate", _replicate, environment, _TOKEN),
         await _look("public door", _public_door, environment, _DOOR),
-        await _look("webhook secret", _webhook_secret, environment, "set MODELSWAP_WEBHOOK_SECRETS, or the token"),
+        await _look("webhook secret", _webhook_secret, environment, _SECRETS, after="Replicate"),
     ]
 
 
@@ -71,23 +73,36 @@ class _SecretSettings(Settings):
 
 
 class _Wrong(Exception):  # noqa: N818 (it is what was seen)
-    """A look found something that is to be put right."""
+    """A look found something that is to be put right; *then* is how, if it is not as always."""
+
+    def __init__(self, detail: str, then: str = "") -> None:
+        super().__init__(detail)
+        self.then = then
 
 
 class _NotKnown(Exception):  # noqa: N818 (likewise)
-    """Whoever could say does not answer."""
+    """Whoever could say does not answer, or not to us."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"not known: {problem}")
+        self.then = _ask_ops(problem)
 
 
 async def _look(
-    check: str, look: Callable[[Environment], Awaitable[str]], environment: Environment, then: str
+    check: str, look: Callable[[Environment], Awaitable[str]], environment: Environment, then: str, *, after: str = ""
 ) -> Finding:
+    """*then*: what to do if something is wrong. *after*: what is looked at before; if that is away, we can not look."""
     try:
         return Finding(check, OK, await look(environment))
     except SettingsError as error:
         return Finding(check, WRONG, _mistakes(error)[0], _SET)
     except _NotKnown as error:
-        return Finding(check, WARNING, f"not known: {error}", "modelswap serve ops")
-    except (_Wrong, ModelswapError) as error:
+        return Finding(check, WARNING, str(error), error.then)
+    except _Wrong as error:
+        return Finding(check, WRONG, str(error), error.then or then)
+    except ModelswapError as error:
+        if after and isinstance(error, (Problem, DependencyDown)):
+            return Finding(check, WARNING, f"not known: {error}", f"put {after} right first")
         return Finding(check, WRONG, str(error), then)
 
 
@@ -143,8 +158,8 @@ async def _dead_letters(environment: Environment) -> Finding:
             open_letters = (await api.count_dead_letters()).open
     except SettingsError as error:
         return Finding(check, WRONG, _mistakes(error)[0], _SET)
-    except ModelswapError as error:
-        return Finding(check, WARNING, str(error), "modelswap serve ops")
+    except Problem as error:
+        return Finding(check, WARNING, str(error), _ask_ops(error))
     if open_letters:
         return Finding(check, WARNING, f"{open_letters} open", "modelswap dead-letters groups --status open")
     return Finding(check, OK, "none is open")
@@ -153,7 +168,12 @@ async def _dead_letters(environment: Environment) -> Finding:
 async def _replicate(environment: Environment) -> str:
     settings = ReplicateSettings.load(environment)
     async with _client(settings) as replicate:
-        return f"{settings.replicate_api_url} knows us as {await replicate.account()}"
+        try:
+            return f"{settings.replicate_api_url} knows us as {await replicate.account()}"
+        except OperatorNeeded:
+            raise  # It is the token.
+        except DependencyDown as error:
+            raise _Wrong(str(error), "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it") from error
 
 
 async def _public_door(environment: Environment) -> str:
@@ -180,6 +200,11 @@ async def _webhook_secret(environment: Environment) -> str:
     if current not in reveal(configured):
         raise _Wrong("Replicate signs with another secret than those in MODELSWAP_WEBHOOK_SECRETS")
     return f"{len(configured)} configured, and Replicate's is among them"
+
+
+def _ask_ops(problem: Problem) -> str:
+    """What to do where ops does not tell us something."""
+    return "modelswap serve ops" if isinstance(problem, NoAnswer) else problem.then
 
 
 def _client(settings: ReplicateSettings) -> Replicate:

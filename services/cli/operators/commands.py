@@ -282,7 +282,12 @@ def dead_letters_edit(
     body: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The new body, as JSON; - reads it. Default: your editor.", show_default=False
+            metavar="FILE",
+            help="The new body, as JSON; - reads it. Default: your editor.",
+            show_default=False,
+            exists=True,
+            dir_okay=False,
+            allow_dash=True,
         ),
     ] = None,
     output: Output = Format.TABLE,
@@ -298,7 +303,7 @@ def dead_letters_edit(
     """
     from services.cli.operators.replays import edit
 
-    text = None if body is None else sys.stdin.read() if str(body) == "-" else body.read_text(encoding="utf-8")
+    text = None if body is None else sys.stdin.buffer.read() if str(body) == "-" else body.read_bytes()
     run_async(edit(number, text=text, reason=reason, output=output))
 
 

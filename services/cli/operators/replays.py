@@ -106,7 +106,7 @@ async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: F
     return not made.outcomes.get(Outcome.FAILED)
 
 
-async def edit(number: int, *, text: str | None, reason: str, output: Format) -> None:
+async def edit(number: int, *, text: str | bytes | None, reason: str, output: Format) -> None:
     """Replay one letter with *text* as its body, or with what whoever is at the terminal makes of it."""
     async with operators() as api:
         if text is None:

@@ -19,8 +19,11 @@ from shared.runtime.settings import BrokerSettings
 
 async def listen(types: Sequence[str], forward_to: str | None, output: Format) -> None:
     """Until somebody interrupts."""
+    bindings = public(types)
+    if forward_to is not None and not forward_to.startswith(("http://", "https://")):
+        raise Problem(f"{forward_to!r} is no address to post to", then="--forward-to http://HOST:PORT/PATH")
     url = BrokerSettings.load(os.environ).amqp_url.get_secret_value()
-    async with subscribed(url, public(types)) as events:
+    async with subscribed(url, bindings) as events:
         sys.stderr.write("listening; Ctrl-C ends it\n")
         async for heard in events:
             if output is Format.JSON:

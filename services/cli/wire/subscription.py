@@ -13,9 +13,10 @@ from urllib.parse import quote
 from services.cli.problem import Problem
 from shared.contract.envelope import decode
 from shared.contract.errors import Malformed
-from shared.contract.events import EVENTS_EXCHANGE, Event
+from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
 from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused
 
+_PUBLIC: Final = frozenset(key for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE)
 #: What the HTTP binding of CloudEvents leaves as it is in a header: printable ASCII but for space, " and %.
 _HEADER_SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 
@@ -132,5 +133,15 @@ def _has_version(kind: str) -> bool:
 
 
 def public(types: Sequence[str]) -> list[tuple[str, str]]:
-    """The bindings that hear the public events of *types*, or all of them."""
+    """
+    The bindings that hear the public events of *types*, or all of them.
+
+    Raises:
+        Problem: if one of them is never published.
+
+    """
+    for kind in types:
+        if "*" not in kind and "#" not in kind and not any(key in (kind, f"{kind}.v1") for key in _PUBLIC):
+            names = ", ".join(sorted(key.rpartition(".")[0] for key in _PUBLIC))
+            raise Problem(f"no public event is called {kind!r}", then=f"--types with one of {names}")
     return [(EVENTS_EXCHANGE, pattern) for pattern in patterns(types)]
