@@ -29,6 +29,7 @@ fi
 
 echo "setup: installing $(grep -c '^[a-z]' constraints.txt) packages, each checked against its hash (a minute or two)"
 # The file is complete, so nothing is left to resolve.
-pip install -qq --disable-pip-version-check --no-deps --require-hashes -r constraints.txt
+pip install -qq --disable-pip-version-check --no-deps --require-hashes -r constraints.txt ||
+    fail "pip could not install them; its reason stands above. Is there a network? Behind a mirror, type: PIP_INDEX_URL=https://… make setup"
 pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 echo "setup: done"
