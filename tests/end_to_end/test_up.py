@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -62,6 +63,13 @@ def exported(state: Path) -> dict[str, str]:
     return dict(shlex.split(line)[1].split("=", 1) for line in lines)
 
 
+def found_in_another_terminal(state: Path) -> str:
+    """Where the command is that we tell people to type there."""
+    typed = f"source {shlex.quote(str(state / 'env'))} && command -v modelswap"
+    told = subprocess.run(["bash", "-c", typed], env={"PATH": "/usr/bin:/bin"}, capture_output=True, check=False)
+    return told.stdout.decode().strip()
+
+
 def child_of(pid: int, command: str) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     (found,) = [int(child) for child in children if command in Path(f"/proc/{child}/cmdline").read_text()]
@@ -72,6 +80,7 @@ def child_of(pid: int, command: str) -> int:
 async def test_it_ends_well_when_told_to_and_badly_when_a_process_is_lost(state):
     async with up(state) as (process, said):
         first = exported(state)
+        assert found_in_another_terminal(state) == str(Path(sys.executable).parent / "modelswap")
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 60) == 0
     assert f"  source {state / 'env'}" in said

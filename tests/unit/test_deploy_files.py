@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import Counter, Gauge
 
+from services.simulator.faults import ApiFaultOrder, FaultOrder
 from shared.runtime import telemetry
 from shared.runtime.settings import PROCESSES, all_settings, setting
 
@@ -17,6 +18,7 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 ALERTS = (ROOT / "deploy/monitoring/alerts.yml").read_text()
 RUNBOOK = (ROOT / "deploy/runbook.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 #: As the example shows them: (commented out?, name, value).
 LINES = [(mark == "#", name, value) for mark, name, value in re.findall(r"(?m)^(#?)([A-Z_]+)=(.*)$", EXAMPLE)]
@@ -183,3 +185,11 @@ def test_alerts_lead_to_a_place_in_the_runbook() -> None:
 
     assert led_to
     assert led_to <= places
+
+
+def test_the_faults_that_the_readme_orders_can_be_ordered() -> None:
+    ordered = re.findall(r"/_simulator/(faults|api-faults) -d '(.*)'", README)
+
+    assert {kind for kind, _ in ordered} == {"faults", "api-faults"}
+    for kind, body in ordered:
+        (FaultOrder if kind == "faults" else ApiFaultOrder).model_validate_json(body)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import shlex
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -149,6 +151,7 @@ def _welcome(everything: Plan, hint: str) -> str:
         lines += [
             f"  # the simulator stands in for Replicate; its trainings run {speed:g} times as fast as real ones",
             f"  curl {auth} -H 'Content-Type: application/json' {urls['state']}/v1/trainings -d '{body}'",
+            f"  curl {urls['simulator']}/_simulator/faults    # what can go wrong, to order: see README.md",
         ]
     elif urls["receiver"] == StateSettings.load(everything.environment).public_url:
         lines.append("  # Replicate can not reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
@@ -183,5 +186,7 @@ def _exported(environment: Environment, state: Path | None) -> Iterator[Path]:
             folder = state
         file = folder / "env"
         file.touch(mode=0o600)
-        file.write_text(exports(environment))
+        # So that the other terminal finds `modelswap`, as this one does.
+        path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n'
+        file.write_text(path + exports(environment))
         yield file
