@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
@@ -58,6 +59,29 @@ def _http(url: str) -> str:
     return url.rstrip("/")
 
 
+def _amqp(url: SecretStr) -> SecretStr:
+    address = url.get_secret_value()
+    if not re.match("amqps?://.", address) or not _names_servers(address):
+        raise ValueError("is not an address like amqp://user:password@host:5672/vhost")
+    return url
+
+
+def _postgres(url: SecretStr) -> SecretStr:
+    address = url.get_secret_value()
+    if not re.match("postgres(ql)?://", address) or not _names_servers(address):
+        raise ValueError("is not an address like postgresql://user:password@host:5432/database")
+    return url
+
+
+def _names_servers(url: str) -> bool:
+    """Can every host and port in *url* be one? Postgres takes several, separated by commas."""
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        return all(urlsplit(f"//{host}").port != 0 for host in hosts)
+    except ValueError:  # Its own words may hold the password.
+        return False
+
+
 def _signing(secret: SecretStr) -> SecretStr:
     decode_secret(secret.get_secret_value())
     return secret
@@ -78,6 +102,8 @@ SigningSecret = Annotated[SecretStr, AfterValidator(_signing)]
 OpsTokens = Annotated[Secrets, Field(min_length=1), AfterValidator(_tokens)]
 Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_http)]
+AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -122,7 +148,7 @@ class BrokerSettings(Settings):
     """What a process that talks to RabbitMQ needs to know."""
 
     #: amqp://user:password@host:port/vhost
-    amqp_url: SecretStr
+    amqp_url: AmqpUrl
     #: How long to wait for the broker's receipt of a message.
     publish_timeout_seconds: Seconds = 5.0
     #: May this process declare exchanges and queues? No, where a deploy job owns them.
@@ -142,7 +168,7 @@ class DatabaseSettings(Settings):
     """What a process that talks to Postgres needs to know."""
 
     #: postgresql://user:password@host:port/database
-    database_url: SecretStr
+    database_url: PostgresUrl
     database_pool_size: Annotated[int, Field(ge=2)] = 8
 
 
@@ -289,7 +315,11 @@ def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
 
 def _mistake(problem: Mapping[str, Any]) -> str:
     name = setting(str(problem["loc"][0])) if problem["loc"] else PREFIX
-    return f"{name} is missing" if problem["type"] == "missing" else f"{name}: {problem['msg']}"
+    return (
+        f"{name} is missing"
+        if problem["type"] == "missing"
+        else f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+    )
 
 
 def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -47,12 +47,43 @@ def test_a_setting_can_come_from_a_file(tmp_path):
     ("environment", "problem"),
     [
         ({}, "is missing"),
-        ({"MODELSWAP_PUBLIC_URL": "nowhere"}, "Value error, is not an address like https://example.com"),
+        ({"MODELSWAP_PUBLIC_URL": "nowhere"}, "is not an address like https://example.com"),
         ({"MODELSWAP_PUBLIC_URL_FILE": "/no/such"}, "_FILE: FileNotFoundError while reading /no/such"),
     ],
 )
 def test_what_is_wrong_with_a_setting_is_said_beside_it(environment, problem):
     assert entry("MODELSWAP_PUBLIC_URL", environment).problem == problem
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "http://mq:5672", "amqp://", "amqp://[mq", "amqp://mq:a", "amqp://mq:99999"]
+)
+def test_an_address_of_a_broker_that_is_none_is_a_mistake_that_shows_no_secret(address):
+    address = address.replace("mq", f"me:{SECRET}@mq")
+
+    problem = entry("MODELSWAP_AMQP_URL", {"MODELSWAP_AMQP_URL": address}).problem
+
+    assert problem == "is not an address like amqp://user:password@host:5672/vhost"
+
+
+@pytest.mark.parametrize("address", ["nonsense", "mysql://db/x", "postgresql://[db/x", "postgresql://db:a/x"])
+def test_an_address_of_a_database_that_is_none_is_a_mistake(address):
+    problem = entry("MODELSWAP_DATABASE_URL", {"MODELSWAP_DATABASE_URL": address}).problem
+
+    assert problem == "is not an address like postgresql://user:password@host:5432/database"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgres://db",
+        "postgresql:///x?host=/run/postgresql",
+        "postgresql://me@a:5432,b:5433/x",
+        "postgresql://[::1]/x",
+    ],
+)
+def test_every_form_of_an_address_that_postgres_knows_is_taken(address):
+    assert entry("MODELSWAP_DATABASE_URL", {"MODELSWAP_DATABASE_URL": address}).problem is None
 
 
 def test_who_heeds_a_setting_is_said():
