@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -40,13 +41,26 @@ def printable(text: str) -> str:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """A table without lines; *empty* is what to say when it has no rows."""
     cells = [[_cell(value) for value in row] for row in rows]
-    if not cells:
-        console().print(empty)
-        return
+    out = console()
+    out.print(arranged(columns, cells, out) if cells else empty)
+
+
+def arranged(columns: Sequence[str], rows: Sequence[Sequence[Text]], out: Console) -> Table:
+    """*rows* as a table; one below the other where *out* is too narrow for it without breaking words, such as ids."""
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in cells:
+    for row in rows:
         table.add_row(*row)
-    console().print(table)
+    if Measurement.get(out, out.options.update(width=_PIPED_WIDTH), table).minimum <= out.width:
+        return table
+    records = Table(box=None, pad_edge=False, show_header=False)
+    records.add_column(style="bold", no_wrap=True)
+    records.add_column()
+    for number, row in enumerate(rows):
+        if number:
+            records.add_row()
+        for name, value in zip(columns, row, strict=True):
+            records.add_row(name, value)
+    return records
 
 
 def tell_if_cut(shown: Sequence[object], limit: int) -> None:
