@@ -20,13 +20,10 @@ from services.ops.letters.views import Status as LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.replays.messages import Letter
 from services.ops.replays.plan import (
-    EFFECTS,
-    Counts,
     Done,
     Mark,
     Outcome,
     Prediction,
-    Rules,
     Send,
     SetModel,
     Status,
@@ -34,9 +31,7 @@ from services.ops.replays.plan import (
     before,
     bounds,
     decide,
-    in_words,
     is_end,
-    why_not,
 )
 from services.ops.replays.records import (
     IdempotencyKey,
@@ -52,9 +47,20 @@ from services.ops.replays.records import (
     Sendable,
     SendAll,
     TooManySelected,
-    UndoRecord,
     Unsent,
     Work,
+)
+from services.ops.replays.rows import (
+    from_selected,
+    from_settled,
+    from_skipped,
+    not_open,
+    to_counts,
+    to_letter,
+    to_letter_record,
+    to_replay,
+    to_rules,
+    why_nothing,
 )
 from shared.contract.events import ModelReverted, ReplaySettled
 from shared.contract.text import clean
@@ -388,13 +394,13 @@ class Store:
 
     async def _create(self, connection: Connection, order: Order) -> None:
         found = await self._select(connection, order.letters)
-        rows = [_selected(row, is_dry_run=order.is_dry_run) for row in found]
+        rows = [from_selected(row, is_dry_run=order.is_dry_run) for row in found]
         if isinstance(order.letters, Sequence):
             known = {row["number"] for row in found}
-            rows += [_skipped(number, "there is no such letter") for number in order.letters if number not in known]
+            rows += [from_skipped(number, "there is no such letter") for number in order.letters if number not in known]
         taken = [row["letter"] for row in rows if row["outcome"] != Outcome.SKIPPED]
         if not taken:
-            raise NothingSelected(_why_nothing(rows))
+            raise NothingSelected(why_nothing(rows))
         # Those that go come first.
         rows.sort(key=lambda row: row["outcome"] == Outcome.SKIPPED)
         numbered = [{**row, "position": position} for position, row in enumerate(rows, start=1)]
@@ -436,23 +442,25 @@ class Store:
     async def find_letter(self, number: int) -> tuple[Letter, str] | None:
         """A letter as it could be sent, and its status."""
         rows = await self._fetch(_LETTER, number)
-        return (_letter(rows[0]), rows[0]["status"]) if rows else None
+        return (to_letter(rows[0]), rows[0]["status"]) if rows else None
 
     # Looking
 
     async def find(self, replay_id: UUID) -> ReplayRecord | None:
         rows = await self._fetch(_GET_REPLAY, replay_id)
-        return _replay(rows[0]) if rows else None
+        return to_replay(rows[0]) if rows else None
 
     async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayRecord]:
         """At most *limit* replays made *before* that number, newest first."""
-        return [_replay(row) for row in await self._fetch(_LIST_REPLAYS, _END if before is None else before, limit)]
+        return [to_replay(row) for row in await self._fetch(_LIST_REPLAYS, _END if before is None else before, limit)]
 
     async def list_letters(
         self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
     ) -> list[LetterRecord]:
         """At most *limit* letters of a replay after that position, in the order in which they go."""
-        return [_letter_record(row) for row in await self._fetch(_LIST_LETTERS, replay_id, after or 0, limit, outcome)]
+        return [
+            to_letter_record(row) for row in await self._fetch(_LIST_LETTERS, replay_id, after or 0, limit, outcome)
+        ]
 
     # Steering
 
@@ -471,7 +479,7 @@ class Store:
             await self._require(connection, replay_id, "start", Status.PREVIEWED, Status.PREVIEWING)
             planned = await connection.fetch(_PLANNED, replay_id)
             skipped = [
-                {"letter": row["letter"], "detail": _not_open(row["status"], row["replay_id"])}
+                {"letter": row["letter"], "detail": not_open(row["status"], row["replay_id"])}
                 for row in planned
                 if row["status"] != "open"
             ]
@@ -626,8 +634,8 @@ class Store:
         rules = await connection.fetchrow(_RULES, replay_id)
         if rules is None:
             return Round()
-        counts = _counts(await connection.fetch(_COUNT, replay_id))
-        match decide(_rules(rules), counts):
+        counts = to_counts(await connection.fetch(_COUNT, replay_id))
+        match decide(to_rules(rules), counts):
             case Send(count):
                 if rules["early_seconds"] > 0:
                     return Round(seconds=rules["early_seconds"])
@@ -657,7 +665,7 @@ class Store:
 
     async def _send_some(self, connection: Connection, replay_id: UUID, count: int, send_all: SendAll) -> Round:
         rows = await connection.fetch(_NEXT_TO_SEND, replay_id, count, Outcome.WAITING, _ROUND_BYTES)
-        batch = [Sendable(_letter(row), Mark(replay_id, row["number"])) for row in rows]
+        batch = [Sendable(to_letter(row), Mark(replay_id, row["number"])) for row in rows]
         results = await send_all(batch)
         sent = [each.mark.letter for each, result in zip(batch, results, strict=True) if result is None]
         await connection.execute(_MARK_SENT, replay_id, sent)
@@ -672,7 +680,7 @@ class Store:
     async def to_preview(self, replay_id: UUID, *, limit: int) -> list[Sendable]:
         """The next letters of a dry run; none: it is made."""
         rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, _ROUND_BYTES)
-        return [Sendable(_letter(row), Mark(replay_id, row["number"])) for row in rows]
+        return [Sendable(to_letter(row), Mark(replay_id, row["number"])) for row in rows]
 
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None:
         rows = [
@@ -714,7 +722,7 @@ class Store:
         for origin in origins:
             said = settled[Mark(origin["replay_id"], origin["letter"])]
             last = [event for event in said if is_end(origin["queue"], origin["event_type"], event)][-1:]
-            ends += [_settled(origin["replay_id"], origin["letter"], event) for event in last]
+            ends += [from_settled(origin["replay_id"], origin["letter"], event) for event in last]
         # In one order everywhere, so that two who do this can not block each other.
         ends.sort(key=lambda end: (end["replay_id"], end["letter"]))
         done = await connection.fetch(_SETTLE, json.dumps(ends))
@@ -789,7 +797,7 @@ class Store:
         row = await connection.fetchrow(_GET_REPLAY, replay_id)
         if row is None:
             raise Conflict(f"replay {replay_id} is gone")
-        return _replay(row)
+        return to_replay(row)
 
     async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         return await in_transaction(self._pool, work)
@@ -812,139 +820,3 @@ async def _audit(
     connection: Connection, replay_id: UUID, *, actor: str, action: str, reason: str, outcome: str = ""
 ) -> None:
     await connection.execute(_AUDIT, actor, action, f"replay {replay_id}", reason, outcome)
-
-
-def _selected(row: Record, *, is_dry_run: bool) -> dict[str, Any]:
-    why = why_not(row["queue"]) or (None if row["status"] == "open" else _not_open(row["status"], row["replay_id"]))
-    if why is not None:
-        return _skipped(row["number"], why, row["training_id"], row["user_id"])
-    return {
-        "letter": row["number"],
-        "training_id": row["training_id"],
-        "user_id": row["user_id"],
-        "outcome": Outcome.PLANNED if is_dry_run else Outcome.WAITING,
-        "detail": "",
-    }
-
-
-def _skipped(number: int, why: str, training_id: str | None = None, user_id: str | None = None) -> dict[str, Any]:
-    return {
-        "letter": number,
-        "training_id": training_id,
-        "user_id": user_id,
-        "outcome": Outcome.SKIPPED,
-        "detail": why,
-    }
-
-
-def _not_open(status: str, replay_id: UUID | None) -> str:
-    return f"it is in replay {replay_id}" if status == "replaying" else f"it is {status}"
-
-
-def _why_nothing(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return "no open letter is selected: there is nothing to replay"
-    few = "; ".join(f"letter {row['letter']}: {row['detail']}" for row in rows[:5])
-    return f"none of these letters can be replayed: {few}{'; …' if len(rows) > 5 else ''}"  # noqa: PLR2004
-
-
-def _rules(row: Record) -> Rules:
-    return Rules(row["steps"], row["stop_share"], row["forgiven_ended"], row["forgiven_failed"])
-
-
-def _counts(rows: Sequence[Record]) -> Counts:
-    by = {Outcome(row["outcome"]): row["count"] for row in rows}
-    ends = (*EFFECTS, Outcome.FAILED, Outcome.CANCELED)
-    return Counts(
-        waiting=by.get(Outcome.WAITING, 0),
-        sent=by.get(Outcome.SENT, 0),
-        failed=by.get(Outcome.FAILED, 0),
-        ended=sum(by.get(outcome, 0) for outcome in ends),
-    )
-
-
-def _settled(replay_id: UUID, letter: int, event: ReplaySettled) -> dict[str, Any]:
-    return {
-        "replay_id": str(replay_id),
-        "letter": letter,
-        "outcome": event.effect,
-        "detail": clean(in_words(event)),
-        "user_id": event.user_id,
-        "stage": event.stage,
-        "generation": event.generation,
-        "model": None if event.model is None else str(event.model),
-        "previous": None if event.previous is None else str(event.previous),
-    }
-
-
-def _letter(row: Record) -> Letter:
-    return Letter(
-        number=row["number"],
-        queue=row["queue"],
-        headers=json.loads(row["headers"]),
-        content_type=row["content_type"],
-        body=row["body"],
-        event_type=row["event_type"],
-        training_id=row["training_id"],
-        error_code=row["error_code"],
-        first_failed_at=row["first_failed_at"],
-    )
-
-
-def _replay(row: Record) -> ReplayRecord:
-    undone = _by_name(row["undone"])
-    return ReplayRecord(
-        id=row["id"],
-        number=row["number"],
-        created_at=row["created_at"],
-        actor=row["actor"],
-        reason=row["reason"],
-        selection=json.loads(row["selection"]),
-        rate_per_second=row["rate_per_second"],
-        steps=row["steps"],
-        stop_share=row["stop_share"],
-        status=Status(row["status"]),
-        status_reason=row["status_reason"],
-        trouble=row["trouble"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        outcomes={Outcome(name): count for name, count in _by_name(row["outcomes"]).items()},
-        predictions={Outcome(name): count for name, count in _by_name(row["predictions"]).items()},
-        arrived_since=row["arrived_since"],
-        undo=None
-        if row["undo_status"] is None
-        else UndoRecord(
-            row["undo_status"],
-            row["undo_actor"],
-            row["undo_reason"],
-            undone.get("reverted", 0),
-            undone.get("kept", 0),
-            undone.get("waiting", 0),
-        ),
-    )
-
-
-def _by_name(counts: str | None) -> dict[str, int]:
-    return {} if counts is None else json.loads(counts)
-
-
-def _letter_record(row: Record) -> LetterRecord:
-    return LetterRecord(
-        position=row["position"],
-        letter=row["letter"],
-        training_id=row["training_id"],
-        is_edited=row["is_edited"],
-        outcome=Outcome(row["outcome"]),
-        detail=row["detail"],
-        user_id=row["user_id"],
-        stage=row["stage"],
-        generation=row["generation"],
-        model=row["model"],
-        previous=row["previous"],
-        predicted=None if row["predicted"] is None else Outcome(row["predicted"]),
-        predicted_detail=row["predicted_detail"],
-        sent_at=row["sent_at"],
-        ended_at=row["ended_at"],
-        undo=row["undo"],
-        undo_detail=row["undo_detail"],
-    )
