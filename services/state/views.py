@@ -14,7 +14,7 @@ from services.state.records import HistoryRecord, ModelRecord, OutputRecord, Tra
 from services.state.transitions import Stage
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef, UserId
-from shared.contract.text import is_storable
+from shared.contract.text import is_storable, printable
 
 _STEPS_MOST = 2**31 - 1
 
@@ -33,13 +33,7 @@ def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must consist of printable characters")
-    return text
-
-
-TriggerWord = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+TriggerWord = Annotated[str, Field(max_length=200), AfterValidator(printable)]
 Steps = Annotated[int, Field(gt=0, le=_STEPS_MOST)]
 
 
@@ -103,9 +97,9 @@ class RollBack(_Body):
 
     to: ModelRef | None = None
     """``owner/name:version``, one of the user's own; null: the one that was used before the current one."""
-    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
     """Why. It is kept in the history."""
-    actor: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)] = "api"
+    actor: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] = "api"
     """Who. It is kept in the history."""
     dry_run: bool = False
     """True: nothing is changed, the answer says what would be."""
@@ -114,7 +108,7 @@ class RollBack(_Body):
 class NeverStarted(_Body):
     """Replicate was never asked for a training."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
 
 
 class FailureView(_View):

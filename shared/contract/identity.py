@@ -20,6 +20,8 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import AfterValidator, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
+from shared.contract.text import printable
+
 _OWNER = r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?"
 _NAME = r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?"
 _VERSION = r"[0-9a-f]{64}"
@@ -27,14 +29,8 @@ _MODEL_NAME = re.compile(rf"({_OWNER})/({_NAME})", re.ASCII)
 _MODEL_REF = re.compile(rf"({_OWNER})/({_NAME}):({_VERSION})", re.ASCII)
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must consist of printable characters")
-    return text
-
-
 #: The product's own opaque id of a user.
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(printable)]
 
 #: Replicate's id of a training: 26 characters of lower-case base 32 as observed; anything that is safe in a path here.
 TrainingId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]

@@ -1,4 +1,4 @@
-"""Which text and which JSON can be stored and logged? Pure."""
+"""Which text and which JSON can be stored, logged and shown? Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from pydantic import JsonValue
 def clean(text: str, limit: int = 4096) -> str:
     """*text* as Postgres and a log line can hold it: no NUL, no lone surrogate, at most *limit* characters."""
     return text[:limit].replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def printable(text: str) -> str:
+    """
+    Let *text* pass if people can read all of it.
+
+    Raises:
+        ValueError: if something in it is not printable.
+
+    """
+    if not text.isprintable():
+        raise ValueError("must consist of printable characters")
+    return text
 
 
 def is_storable(value: JsonValue) -> bool:

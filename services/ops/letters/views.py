@@ -12,17 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
 from shared.contract.answers import Moment
 from shared.contract.errors import PermanentError
+from shared.contract.text import printable
 
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must consist of printable characters")
-    return text
-
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(printable)]
 Reason = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(_printable)
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(printable)
 ]
 
 

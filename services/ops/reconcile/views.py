@@ -10,14 +10,10 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from shared.contract.text import printable
+
 #: One webhook may get lost on its way. So many in an hour do not.
 _BROKEN_FROM: Final = 3
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must consist of printable characters")
-    return text
 
 
 class Outcome(StrEnum):
@@ -86,7 +82,7 @@ class LookAgain(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
 
 
 class LookedAgain(_View):

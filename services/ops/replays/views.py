@@ -13,6 +13,7 @@ from services.ops.letters.views import Filter, Name, Reason, selective
 from services.ops.letters.views import Status as LetterStatus
 from services.ops.replays.plan import REST, Outcome, Status, Step, bounds
 from services.ops.replays.records import LetterRecord, ReplayRecord
+from shared.contract.text import printable
 
 DEFAULT_RATE: Final = 10.0
 #: Slower than one letter in a quarter of an hour is a pause.
@@ -25,12 +26,6 @@ _ALONE: Final = (
     "Each letter is looked at alone, against what is now: where several are of one user, the later ones meet what the "
     "earlier ones changed."
 )
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must consist of printable characters")
-    return text
 
 
 def _steps(steps: Sequence[Step]) -> Sequence[Step]:
@@ -96,7 +91,7 @@ class EditLetter(_Body):
 class Because(_Body):
     """Why something is asked of a replay. It is kept."""
 
-    reason: Annotated[str, Field(max_length=1000), AfterValidator(_printable)] = ""
+    reason: Annotated[str, Field(max_length=1000), AfterValidator(printable)] = ""
 
 
 class UndoReplay(_Body):
