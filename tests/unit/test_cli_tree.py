@@ -80,6 +80,13 @@ def test_help_says_what_a_command_does(path):
     assert "..." not in re.sub(r"\[\w+\]\.\.\.|\w+\.\.\. <", "", result.stdout)
 
 
+@pytest.mark.parametrize("group", ["dead-letters", "replays"])
+def test_the_help_of_what_operators_repair_with_walks_through_it(group):
+    said = CliRunner().invoke(app, [group, "--help"]).stdout
+
+    assert len(re.findall(rf"\n +modelswap {group} ", said)) >= 5
+
+
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_no_command_is_async_because_nobody_would_await_it(path):
     assert not inspect.iscoroutinefunction(inspect.unwrap(LEAVES[path].callback))

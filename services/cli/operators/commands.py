@@ -13,6 +13,7 @@ import typer
 from services.cli.options import Limit, Output, group, run_async, run_until_stopped
 from services.cli.words import Format
 
+# Click breaks no line after \b.
 dead_letters = group(
     """
     What failed and was set aside.
@@ -40,7 +41,21 @@ dead_letters = group(
       who did what, and why
     """
 )
-replays = group("Replays of dead letters, and what became of each.")
+replays = group(
+    """
+    Replays of dead letters, and what became of each.
+
+    \b
+    From a replay to its undoing:
+      modelswap replays list
+      modelswap replays show 5f0e --outcome failed     what became of its letters
+      modelswap replays pause 5f0e                     send no more for now
+      modelswap replays resume 5f0e
+      modelswap replays undo 5f0e --reason "they are blurred" --watch
+
+    A replay is made with `modelswap dead-letters replay`. Of its id, the beginning is enough.
+    """
+)
 reconcile = group("Trainings of which no webhook came.")
 
 LetterNumbers = Annotated[
