@@ -42,6 +42,8 @@ _RETRY_AFTER_SECONDS: Final = 5
 _NUMBERS_END: Final = 2**63
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _CALLER: Final = "modelswap.caller"
+#: What pydantic calls a body that is no object.
+_NO_OBJECT: Final = "model_attributes_type"
 
 #: Not the phrases of `HTTPStatus`, which are others in a newer Python.
 _HTTP_KINDS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
@@ -263,6 +265,9 @@ def _mistake(error: Mapping[str, Any]) -> Mistake:
         pointer = "#"
     else:
         pointer = "/".join(["#", *(str(part).replace("~", "~0").replace("/", "~1") for part in path)])
+    if error["type"] == _NO_OBJECT and pointer == "#":
+        # Who forgets the header is told by the library of dictionaries to extract fields from.
+        return Mistake(pointer=pointer, detail="must be a JSON object, sent with Content-Type: application/json")
     return Mistake(pointer=pointer, detail=str(error["msg"]).removeprefix("Value error, "))
 
 

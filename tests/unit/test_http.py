@@ -1,8 +1,8 @@
-"""What do our APIs say of themselves?"""
+"""What do our APIs say of themselves, and of a request that they can not read?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from shared.runtime.http import create_app, new_api
+from shared.runtime.tokens import read_token
 
 
 class Body(BaseModel):
@@ -17,17 +18,26 @@ class Body(BaseModel):
 
 
 @pytest.fixture
-async def description() -> Any:
-    """What an API with one operation says of itself, to whoever asks."""
-    api = new_api(title="an API", summary="For a test.", tokens=(), statuses={})
+async def asker() -> AsyncIterator[httpx.AsyncClient]:
+    """Whoever asks an API with one operation."""
+    api = new_api(title="an API", summary="For a test.", tokens=(read_token("t"),), statuses={})
 
     @api.post("/words")
-    async def count_words(body: Body) -> Body:
-        """Count them."""
+    async def take_words(body: Body) -> Body:
+        """Give them back."""
         return body
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(api, {})), base_url="http://api/v1") as asker:
-        return (await asker.get("/openapi.json")).json()
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(api, {})),
+        base_url="http://api/v1",
+        headers={"Authorization": "Bearer t"},
+    ) as asker:
+        yield asker
+
+
+@pytest.fixture
+async def description(asker) -> Any:
+    return (await asker.get("/openapi.json")).json()
 
 
 def references(part: Any) -> Iterator[str]:
@@ -63,3 +73,20 @@ def test_every_problem_is_described_once(description):
     assert problems
     for content in problems:
         assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ('{"words": []}', {}),
+        ('{"words": []}', {"Content-Type": "text/plain"}),
+        ("[]", {"Content-Type": "application/json"}),
+    ],
+)
+async def test_a_body_that_is_not_sent_as_a_json_object_is_told_how(asker, body, headers):
+    answer = await asker.post("/words", content=body, headers=headers)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"pointer": "#", "detail": "must be a JSON object, sent with Content-Type: application/json"}
+    ]
