@@ -217,7 +217,8 @@ async def measure(pipeline: Pipeline, servers: Servers, options: argparse.Namesp
             for _ in range(options.rounds):
                 speeds.append(await run.throughput(options.trainings // options.rounds))
                 memory.append({name: _rss_mb(pids) for name, pids in run.everybody().items()})
-                say.print(f"{pipeline.name}: {speeds[-1]:.0f} trainings/s, MB {_short(memory[-1])}")
+                said = f"{pipeline.name}: {speeds[-1]:.0f} trainings/s, MB {_short(memory[-1])}"
+                say.print(said, soft_wrap=True)
             after = {name: _cpu_seconds(pids) for name, pids in run.everybody().items()}
         await database.close()
     return Result(
@@ -283,6 +284,7 @@ def show(results: Sequence[Result], say: Console) -> None:
 
 async def main(servers: Servers, options: argparse.Namespace) -> None:
     say = Console()
+    say.print("beside modelswap, 'one by one': aio-pika and asyncpg, one message at a time, without our guarantees")
     await MIGRATIONS.apply(servers.database_url)
     setup = await asyncpg.connect(servers.database_url)
     await setup.execute(SCHEMA)
