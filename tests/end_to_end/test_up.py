@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ async def up(state: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, lis
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1024 * 1024,
+        # As a shell starts what a script puts into the background.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
     )
     assert process.stdout is not None
     said: list[str] = []

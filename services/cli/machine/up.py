@@ -47,6 +47,8 @@ _COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green",
 def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
     """Run all services until Ctrl-C; raise when one of them ends by itself."""
     out = console()
+    # A script's shell has what it puts into the background ignore Ctrl-C: it would stay when the script is gone.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def say(text: str) -> None:
         out.print(Text(text), soft_wrap=True)
