@@ -53,7 +53,7 @@ replays = group(
       modelswap replays resume 5f0e
       modelswap replays undo 5f0e --reason "they are blurred" --watch
 
-    A replay is made with `modelswap dead-letters replay`. Of its id, the beginning is enough.
+    A replay is made with `dead-letters replay`. Of its id, the beginning is enough.
     """
 )
 reconcile = group("Trainings of which no webhook came.")
