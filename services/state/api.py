@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol, TypeAlias
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI, Header, Path, Query, Response
@@ -56,6 +56,7 @@ from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.identity import TrainingId, UserId
 from shared.contract.preview import Answer, Refusal
 from shared.contract.preview import Message as EventMessage
+from shared.contract.text import Moment
 from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime.http import Cursor, Invalid, Key, Limit, NotFound, from_cursor, new_api, to_cursor
@@ -83,6 +84,9 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
 
 #: An output may be half a megabyte.
 OutputLimit = Annotated[int, Query(ge=1, le=50)]
+
+#: What else an operation may answer, for the document.
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 _ETAG: Final = re.compile(r'"([0-9]{1,19})"', re.ASCII)
 
@@ -146,18 +150,30 @@ def create_api(
     trainings = _Trainings(store, replicate, webhook, watcher)
     models = _Models(store)
 
-    def add(method: str, path: str, operation: Callable[..., Any], model: Any, *, status: int = 200) -> None:
+    def add(
+        method: str,
+        path: str,
+        operation: Callable[..., Any],
+        model: Any,
+        *,
+        status: int = 200,
+        others: Responses | None = None,
+    ) -> None:
         api.add_api_route(
             path,
             operation,
             methods=[method],
             response_model=model,
             status_code=status,
+            responses=others,
             response_model_exclude_unset=True,
         )
 
-    add("POST", "/trainings", trainings.start_training, TrainingView, status=201)
-    add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView)
+    unknown: Responses = {202: {"model": TrainingView, "description": "Whether Replicate runs it is not known yet."}}
+    first: Responses = {201: {"model": TrainingView, "description": "It was not registered before."}}
+    unchanged: Responses = {304: {"description": "The client has it."}}
+    add("POST", "/trainings", trainings.start_training, TrainingView, status=201, others=unknown)
+    add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView, others=first)
     add("GET", "/trainings/{training_id}", trainings.get_training, TrainingView)
     add("POST", "/trainings/{training_id}/cancel", trainings.cancel_training, TrainingView, status=202)
     add("POST", "/trainings/{training_id}/retry-extraction", trainings.retry_extraction, TrainingView, status=202)
@@ -176,7 +192,7 @@ def create_api(
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
     add("POST", "/users/{user_id:path}/retry-extraction", trainings.retry_user_extraction, TrainingView, status=202)
     add("POST", "/users/{user_id:path}/model/rollback", models.roll_back_model, ModelView)
-    add("GET", "/users/{user_id:path}/model", models.get_model, ModelView)
+    add("GET", "/users/{user_id:path}/model", models.get_model, ModelView, others=unchanged)
     add("GET", "/users/{user_id:path}/model/history", models.list_model_history, Page[SwapView])
     add("POST", "/preview", models.preview, Answer)
     return api

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -574,6 +575,8 @@ INVALID: Final[list[tuple[str, str, Any, str]]] = [
     ("GET", "/trainings?cursor=LTE", None, "query.cursor"),
     ("GET", "/trainings?cursor=OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5", None, "query.cursor"),
     ("GET", "/trainings?user_id=%00", None, "query.user_id"),
+    ("GET", "/outputs?since=0001-01-01T00:00:00%2B14:00", None, "query.since"),
+    ("GET", "/outputs?since=9999-12-31T23:59:59-14:00", None, "query.since"),
     ("GET", "/users/%00/model", None, "path.user_id"),
     ("GET", f"/users/{'a' * 201}/model", None, "path.user_id"),
     ("GET", "/users/a%09b/model/history", None, "path.user_id"),
@@ -707,6 +710,31 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         assert operation["security"]
         assert operation["description"]
     assert document["servers"] == [{"url": "/v1"}]
+
+
+async def test_the_description_names_every_answer_of_a_start_and_of_a_registration(asker):
+    paths = (await asker.get("/openapi.json")).json()["paths"]
+
+    successes = {
+        name: [status for status in operation["responses"] if status < "4"]
+        for methods in paths.values()
+        for name, operation in ((each["operationId"], each) for each in methods.values())
+    }
+
+    assert sorted(successes["start_training"]) == ["201", "202"]
+    assert sorted(successes["register_training"]) == ["200", "201"]
+    assert sorted(successes["get_model"]) == ["200", "304"]
+
+
+async def test_what_the_description_refers_to_is_in_it(asker):
+    answer = await asker.get("/openapi.json")
+    document = answer.json()
+
+    for reference in re.findall(r'"\$ref":\s*"#/([^"]+)"', answer.text):
+        part = document
+        for name in reference.split("/"):
+            assert name in part, reference
+            part = part[name]
 
 
 # Previews
