@@ -56,7 +56,6 @@ from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.identity import TrainingId, UserId
 from shared.contract.preview import Answer, Refusal
 from shared.contract.preview import Message as EventMessage
-from shared.contract.text import Moment
 from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime.http import Cursor, Invalid, Key, Limit, NotFound, from_cursor, new_api, to_cursor

@@ -1,23 +1,10 @@
-"""Which text, which JSON and which moments can be stored, logged and shown? Pure."""
+"""Which text and which JSON can be stored, logged and shown? Pure."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
-from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, JsonValue
-
-
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is no moment of the years 1 to 9999 in UTC") from None
-
-
-#: Near the ends of the calendar a moment may have no date in UTC.
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+from pydantic import JsonValue
 
 
 def clean(text: str, limit: int = 4096) -> str:
