@@ -19,7 +19,7 @@ from services.ops.letters.views import AuditView, Changed, Counts, GroupView, Le
 from services.ops.reconcile.views import LookedAgain, Reconciliation
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from services.state.views import ModelView, OutputView, SwapView, TrainingView
-from shared.contract.answers import Page
+from shared.contract.answers import Page, said_in
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
@@ -29,7 +29,6 @@ _READY_POLL_SECONDS: Final = 0.1
 _PAGE: Final = 100
 #: Outputs may be large.
 _OUTPUTS_PAGE: Final = 20
-_SHOWN_CHARACTERS: Final = 200
 _CONFIG: Final = "modelswap config show"
 
 
@@ -127,7 +126,7 @@ class _Api:
             raise Problem(f"{self._url} is not {self._name}, or of another version", then=_CONFIG) from error
 
     def _refusal(self, response: httpx.Response, then: str) -> Problem:
-        detail = _detail(response)
+        detail = said_in(response.content)
         match response.status_code:
             case HTTPStatus.UNAUTHORIZED:
                 return Problem(f"{self._name} does not accept the first token of {self._token_setting}", then=_CONFIG)
@@ -312,21 +311,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, 
     except (httpx.TransportError, httpx.InvalidURL) as error:
         then = "is it running? modelswap doctor"
         raise Problem(f"nobody answers at {url} ({type(error).__name__})", then=then) from error
-    return response.status_code, "" if response.is_success else _detail(response)
-
-
-def _detail(response: httpx.Response) -> str:
-    """The reason in a problem+json body, else the beginning of whatever came."""
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    match problem:
-        case {"errors": [{"pointer": str(where), "detail": str(detail)}, *_]}:
-            return f"{where}: {detail}"
-        case {"detail": str(detail)}:
-            return detail
-    return response.text[:_SHOWN_CHARACTERS]
+    return response.status_code, "" if response.is_success else said_in(response.content)
 
 
 def _show(training_id: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ValidationError
 
 Item = TypeVar("Item")
+
+#: Of what is no problem.
+_SHOWN_BYTES: Final = 200
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -45,3 +48,17 @@ class Problem(BaseModel):
     status: int
     detail: str
     errors: Sequence[Mistake] = ()
+
+
+class _Said(BaseModel):
+    detail: str
+    errors: Sequence[Mistake] = ()
+
+
+def said_in(answer: bytes) -> str:
+    """Why something was not done, by the body of the answer: what a problem says, or else how the body begins."""
+    try:
+        said = _Said.model_validate_json(answer)
+    except ValidationError:
+        return answer[:_SHOWN_BYTES].decode(errors="replace")
+    return f"{said.errors[0].pointer}: {said.errors[0].detail}" if said.errors else said.detail

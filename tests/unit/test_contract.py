@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from shared.contract.answers import said_in
 from shared.contract.envelope import Envelope, decode, wrap
 from shared.contract.errors import Malformed, PermanentError, TransientError
 from shared.contract.events import (
@@ -248,3 +249,18 @@ def test_what_our_own_queues_hear_must_not_get_lost():
         "ModelActivated",
         "ModelSuperseded",
     }
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b'{"detail": "no", "errors": []}', "no"),
+        (b'{"detail": "no", "errors": [{"pointer": "#/to", "detail": "is none"}]}', "#/to: is none"),
+        (b'{"detail": 7}', '{"detail": 7}'),
+        (b"<html>" + b"x" * 1000, "<html>" + "x" * 194),
+        (b"\xff", "\N{REPLACEMENT CHARACTER}"),
+        (b"", ""),
+    ],
+)
+def test_why_something_was_not_done_is_read_from_whatever_was_answered(answer, said):
+    assert said_in(answer) == said

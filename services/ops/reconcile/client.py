@@ -12,11 +12,11 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.ops.reconcile.plan import Stage, StateRefused, Unfinished
-from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.answers import said_in
+from shared.contract.errors import DependencyDown
 
 _TIMEOUT: Final = httpx.Timeout(10.0)
 _PAGE: Final = 200
-_SHOWN_CHARACTERS: Final = 200
 
 
 class StateAway(DependencyDown):
@@ -106,20 +106,7 @@ class StateClient:
 
 def _accept(response: httpx.Response) -> None:
     if not response.is_success:
-        raise _refusal(response)
-
-
-def _refusal(response: httpx.Response) -> ModelswapError:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    match problem:
-        case {"detail": str(detail)}:
-            pass
-        case _:
-            detail = response.text
-    return StateRefused(f"services.state answered {response.status_code}: {detail[:_SHOWN_CHARACTERS]}")
+        raise StateRefused(f"services.state answered {response.status_code}: {said_in(response.content)}")
 
 
 def _part(text: str) -> str:

@@ -12,6 +12,7 @@ import httpx
 from pydantic import ValidationError
 
 from services.ops.replays.records import Revert
+from shared.contract.answers import said_in
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.preview import Answer, Message
 
@@ -75,13 +76,13 @@ class Services:
         if response.is_success:
             return None
         if response.status_code in _KEPT:
-            return _detail(response)
+            return said_in(response.content)
         raise _unexpected(response)
 
     async def _preview(self, url: str, message: Message) -> Answer:
         response = await self._post(url, message.model_dump(mode="json"))
         if response.status_code in _REFUSED:
-            raise PermanentError(f"it can not be looked at: {_detail(response)}", code="preview_refused")
+            raise PermanentError(f"it can not be looked at: {said_in(response.content)}", code="preview_refused")
         if not response.is_success:
             raise _unexpected(response)
         try:
@@ -101,15 +102,6 @@ class Services:
 
 
 def _unexpected(response: httpx.Response) -> DependencyDown:
-    return DependencyDown(f"{response.url} said {response.status_code}: {_detail(response)}", code="service_down")
-
-
-def _detail(response: httpx.Response) -> str:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    match problem:
-        case {"detail": str(detail)}:
-            return detail
-    return response.text[:200]
+    return DependencyDown(
+        f"{response.url} said {response.status_code}: {said_in(response.content)}", code="service_down"
+    )
