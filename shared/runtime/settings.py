@@ -54,7 +54,7 @@ def _delays(value: Any) -> Any:
 
 
 def _http(url: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url):
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url) or not _names_servers(url):
         raise ValueError("is not an address like https://example.com")
     return url.rstrip("/")
 

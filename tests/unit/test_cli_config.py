@@ -66,6 +66,13 @@ def test_an_address_of_a_broker_that_is_none_is_a_mistake_that_shows_no_secret(a
     assert problem == "is not an address like amqp://user:password@host:5672/vhost"
 
 
+@pytest.mark.parametrize("address", ["nowhere", "ftp://api", "http://api:99999", "http://[api", "http://api:a/v1"])
+def test_an_address_of_an_api_that_is_none_is_a_mistake(address):
+    assert entry("MODELSWAP_API_URL", {"MODELSWAP_API_URL": address}).problem == (
+        "is not an address like https://example.com"
+    )
+
+
 @pytest.mark.parametrize("address", ["nonsense", "mysql://db/x", "postgresql://[db/x", "postgresql://db:a/x"])
 def test_an_address_of_a_database_that_is_none_is_a_mistake(address):
     problem = entry("MODELSWAP_DATABASE_URL", {"MODELSWAP_DATABASE_URL": address}).problem
