@@ -30,6 +30,7 @@ from shared.runtime.broker import (
     TopologyMismatch,
     Unconfirmed,
     Unroutable,
+    declare,
     diff,
     one_by_one,
     to_message,
@@ -103,6 +104,21 @@ async def test_an_event_that_no_queue_of_ours_takes_is_an_error(broker: Broker, 
         await publisher.publish(lost)
 
 
+async def test_a_full_queue_gives_no_receipt(broker: Broker, publisher: Publisher):
+    small = Queue("test.full", {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"})
+    async with broker.channel() as channel:
+        await declare(channel, Topology((), (small,), ()))
+
+    async def fill() -> None:
+        for _ in range(10):  # such a queue takes a few too many
+            await publisher.publish(Outgoing("", small.name, b"one more"))
+
+    with pytest.raises(Unconfirmed, match="is full"):
+        await fill()
+
+    await broker.delete_queue(small.name)
+
+
 async def test_a_message_that_no_queue_takes_harms_no_other_on_its_way(broker: Broker, publisher: Publisher):
     await publisher.connect()
     lost = replace(message(succeeded()), routing_key="nobody.listens.v1")
@@ -154,6 +170,23 @@ async def test_what_follows_is_published_before_the_delivery_is_acked(broker: Br
     assert first.headers["ce-type"] == "dev.modelswap.training.succeeded.v1"
     assert second.headers["ce-type"] == "dev.modelswap.training.started.v1"
     assert second.headers["ce-causationid"] == first.headers["ce-id"]
+
+
+async def test_a_delivery_is_not_acked_while_what_follows_has_no_receipt(broker: Broker, publisher: Publisher):
+    handled = asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        handled.set()
+        return [TrainingStarted(training_id=envelope.event.training_id)]
+
+    await publisher.publish(message(succeeded()))
+    async with (
+        Publisher("amqp://127.0.0.1:1/", name="nowhere") as nowhere,
+        consuming(broker, nowhere, handle, drain_seconds=0.2),
+    ):
+        await handled.wait()
+
+    await broker.until(EXTRACTOR_QUEUE, 1)
 
 
 async def test_a_transient_error_is_retried_in_the_same_queue_only(broker: Broker, publisher: Publisher):
@@ -263,6 +296,29 @@ async def test_while_a_dependency_is_down_no_attempt_is_counted(broker: Broker, 
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
+async def test_an_outage_of_more_questions_than_the_ladder_has_steps_makes_no_dead_letter(
+    broker: Broker, publisher: Publisher
+):
+    asked = 0
+    done = asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        nonlocal asked
+        asked += 1
+        if asked <= len(DELAYS) + 1:
+            raise DependencyDown("the database is away")
+        done.set()
+        return ()
+
+    async with consuming(broker, publisher, handle):
+        await publisher.publish(message(succeeded()))
+        async with asyncio.timeout(20):
+            await done.wait()
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
 async def test_what_is_in_hand_during_a_long_outage_is_given_back_and_comes_again_as_new(
     broker: Broker, publisher: Publisher
 ):
@@ -363,6 +419,9 @@ async def test_stopping_finishes_what_was_begun_and_leaves_the_rest(broker: Brok
     await begun.wait()
 
     stopping.set()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await broker.until(EXTRACTOR_QUEUE, 3)  # it would let go of what it has begun
     may_end.set()
     await running
 

@@ -299,6 +299,44 @@ async def test_while_postgres_is_away_it_is_a_dependency_that_is_down_and_then_a
 # Many writers at once
 
 
+async def test_a_newer_swap_by_somebody_who_did_not_take_the_lock_stands(store, database_url):
+    for name in ("t1", "t2", "t3"):
+        await store.adopt(registration("ada", name))
+    await store.apply([ready("t1")])
+
+    async with connected(database_url) as other:
+        async with other.transaction():
+            await swap_by_hand(other, "t3")
+            applying = asyncio.create_task(store.apply([ready("t2")]))
+            await until_somebody_waits(other)
+        result = await applying
+
+    assert result == [None]
+    model = await store.find_model("ada")
+    assert model is not None
+    assert model.training_id == "t3"
+    assert (await get(store, "t2")).stage == Stage.SUPERSEDED
+
+
+async def swap_by_hand(connection: Any, training_id: str) -> None:
+    """What a swap to *training_id* writes, as nobody should do it."""
+    await connection.execute("UPDATE state.trainings SET stage = 'replaced' WHERE stage = 'active'")
+    await connection.execute(
+        """WITH made AS (
+               UPDATE state.trainings SET stage = 'active', model = $2 WHERE training_id = $1
+               RETURNING user_id, generation, ref, model, trigger_word
+           ), told AS (
+               INSERT INTO state.model_history
+               SELECT user_id, generation, ref, model, trigger_word, 'training', NULL, 'somebody', 'by hand' FROM made
+           )
+           UPDATE state.user_models m
+           SET generation = made.generation, ref = made.ref, model = made.model, activated_at = now()
+           FROM made WHERE m.user_id = made.user_id""",
+        training_id,
+        str(model_of(training_id)),
+    )
+
+
 async def test_generations_are_dense_however_many_register_at_once(store):
     records = await asyncio.gather(*(store.register(registration("ada")) for _ in range(20)))
 
