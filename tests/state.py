@@ -128,6 +128,7 @@ class Wire:
         self._links: set[asyncio.StreamWriter] = set()
         self._swallow: bytes | None = None
         self._is_dead = False
+        self._is_silent = False
         #: How many answers were swallowed.
         self.swallowed = 0
 
@@ -151,6 +152,10 @@ class Wire:
     def swallow_answer_to(self, words: bytes) -> None:
         """Postgres gets the next request with *words* and carries it out; whoever sent it never hears of that."""
         self._swallow = words
+
+    def silence(self) -> None:
+        """Postgres says nothing any more, and does not hang up."""
+        self._is_silent = True
 
     def refuse(self) -> None:
         """Postgres is away: every connection breaks, and no new one is let in."""
@@ -200,6 +205,6 @@ class Wire:
 
     async def _down(self, up_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await up_reader.read(65536):
-            if not writer.transport.is_closing():
+            if not (self._is_silent or writer.transport.is_closing()):
                 writer.write(data)
         writer.transport.abort()

@@ -30,9 +30,11 @@ async def opened_database(
     if pool is None:
         yield None
         return
+    ending = asyncio.create_task(_hang_up(pool, stopping, settings.drain_seconds))
     try:
         yield pool if await _until_migrated(pool, migrations, stopping) else None
     finally:
+        ending.cancel()
         await _close(pool)
 
 
@@ -93,6 +95,13 @@ async def _found(pool: Pool, migrations: Migrations) -> int:
         return await latest_migration(pool, migrations)
     except ModelswapError:
         return 0
+
+
+async def _hang_up(pool: Pool, stopping: asyncio.Event, drain_seconds: float) -> None:
+    """Wait no longer for a Postgres that does not answer than for anything else, once the process is to end."""
+    await stopping.wait()
+    await asyncio.sleep(drain_seconds)
+    pool.terminate()
 
 
 async def _close(pool: Pool) -> None:

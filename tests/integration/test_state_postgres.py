@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 
+from services.state.migrate import MIGRATIONS
 from services.state.store import ROLE
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
+from shared.runtime.database import opened_database
 from shared.runtime.postgres import Conflict, Connection, Pool, acquired, classify, connect_pool, in_transaction
+from shared.runtime.settings import DatabaseSettings
 from tests.state import Wire, connected
 
 
@@ -147,3 +151,23 @@ async def test_a_pool_lets_work_go_on_when_its_connections_were_cut(database_url
 
         pool.terminate()
     assert len(answers) <= 3
+
+
+async def test_a_process_that_is_to_end_does_not_wait_for_a_postgres_that_says_nothing(database_url):
+    stopping = asyncio.Event()
+    async with Wire(database_url) as wire:
+        settings = DatabaseSettings(database_url=SecretStr(wire.url), drain_seconds=0.1)
+        opened = opened_database(settings, service="test", role=ROLE, migrations=MIGRATIONS, stopping=stopping)
+
+        async with asyncio.timeout(5), opened as pool:  # of a query alone it would be eight, and of its end as many
+            assert pool is not None
+            wire.silence()
+            asking = asyncio.create_task(ask(pool))
+            stopping.set()
+            with pytest.raises(DependencyDown):
+                await asking
+
+
+async def ask(pool: Pool) -> None:
+    async with acquired(pool) as connection:
+        await connection.fetchval("SELECT 1")
