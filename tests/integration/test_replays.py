@@ -694,7 +694,7 @@ async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_u
 # Much
 
 
-async def test_a_twenty_thousand_letters_are_frozen_at_once(database_url, store):
+async def test_twenty_thousand_letters_are_frozen_at_once_and_canceled_all(database_url, store):
     async with connected(database_url) as connection:
         await connection.execute(
             """
@@ -707,5 +707,8 @@ async def test_a_twenty_thousand_letters_are_frozen_at_once(database_url, store)
         )
 
     record, _ = await store.create(order(Filter(fingerprint="a")))
+    canceled = await store.cancel(record.id, actor="ada", reason="too many")
 
     assert record.outcomes == {"waiting": 20_000}
+    assert canceled.outcomes == {"canceled": 20_000}
+    assert await rows(database_url, "SELECT status, count(*) FROM ops.letters GROUP BY status") == [("open", 20_000)]

@@ -208,14 +208,15 @@ _SET_TROUBLE: Final = """
     UPDATE ops.replays SET trouble = $2
     WHERE id = $1 AND (status IN ('previewing', 'running') OR undo_status = 'undoing')
 """
+_LAST_POSITION: Final = "SELECT coalesce(max(position), 0) FROM ops.replay_letters WHERE replay_id = $1"
 _CANCEL_WAITING: Final = """
     UPDATE ops.replay_letters SET outcome = 'canceled', detail = $2, ended_at = clock_timestamp()
-    WHERE replay_id = $1 AND outcome IN ('waiting', 'planned')
+    WHERE replay_id = $1 AND position > $3 AND position <= $4 AND outcome IN ('waiting', 'planned')
     RETURNING letter
 """
 _GIVE_UP_SENT: Final = """
     UPDATE ops.replay_letters SET outcome = 'failed', detail = $2, ended_at = clock_timestamp()
-    WHERE replay_id = $1 AND outcome = 'sent'
+    WHERE replay_id = $1 AND position > $3 AND position <= $4 AND outcome = 'sent'
     RETURNING letter
 """
 _FORGIVE: Final = """
@@ -310,8 +311,9 @@ _BEGIN_UNDO: Final = """
     UPDATE ops.replays SET undo_status = 'undoing', undo_actor = $2, undo_reason = $3 WHERE id = $1
 """
 _TO_UNDO: Final = """
-    UPDATE ops.replay_letters SET undo = 'waiting', undo_detail = ''
-    WHERE replay_id = $1 AND outcome = 'swapped' AND undo IS NULL
+    UPDATE ops.replay_letters SET undo = 'waiting', undo_detail = $2
+    WHERE replay_id = $1 AND position > $3 AND position <= $4 AND outcome = 'swapped' AND undo IS NULL
+    RETURNING letter
 """
 _TO_REVERT: Final = """
     SELECT user_id, generation, model, previous FROM ops.replay_letters
@@ -538,12 +540,13 @@ class Store:
                 connection, replay_id, "cancel", *(each for each in Status if each != Status.DONE)
             )
             if was is Status.CANCELED:
-                back = await connection.fetch(_GIVE_UP_SENT, replay_id, f"given up by {actor}: nothing was heard of it")
+                why = f"given up by {actor}: nothing was heard of it"
+                back = await self._change_letters(connection, _GIVE_UP_SENT, replay_id, why)
                 if not back:
                     raise NotNow(f"replay {replay_id} is canceled, and nothing of it is underway")
             else:
-                back = await connection.fetch(_CANCEL_WAITING, replay_id, f"canceled by {actor}")
-            for some in _slices([row["letter"] for row in back]):
+                back = await self._change_letters(connection, _CANCEL_WAITING, replay_id, f"canceled by {actor}")
+            for some in _slices(back):
                 await connection.execute(_REOPEN_LETTERS, replay_id, some)
             said = "are given up" if was is Status.CANCELED else "did not go"
             await self._change(
@@ -571,8 +574,7 @@ class Store:
             await self._require(
                 connection, replay_id, "undo", Status.DONE, Status.CANCELED, Status.STOPPED, Status.PAUSED
             )
-            begun = await connection.execute(_TO_UNDO, replay_id)
-            if begun == "UPDATE 0":
+            if not await self._change_letters(connection, _TO_UNDO, replay_id, ""):
                 raise NotNow(f"replay {replay_id} has swapped no model, or all was taken back before: nothing to undo")
             await connection.execute(_BEGIN_UNDO, replay_id, actor, reason)
             await _audit(connection, replay_id, actor=actor, action="replay.undo_started", reason=reason)
@@ -596,6 +598,15 @@ class Store:
         if row["status"] not in allowed:
             raise NotNow(f"replay {replay_id} is {row['status']}: to {verb} it, it must be {' or '.join(allowed)}")
         return Status(row["status"])
+
+    async def _change_letters(self, connection: Connection, statement: str, replay_id: UUID, detail: str) -> list[int]:
+        """Change all letters that *statement* finds, some at a time: a statement must not last for long."""
+        last = await connection.fetchval(_LAST_POSITION, replay_id)
+        changed: list[int] = []
+        for begin in range(0, last, _SLICE):
+            rows = await connection.fetch(statement, replay_id, detail, begin, begin + _SLICE)
+            changed += [row["letter"] for row in rows]
+        return changed
 
     async def _change(
         self,
