@@ -128,7 +128,7 @@ class _Memory:
 
     since: float
     prediction_id: str | None = None
-    #: Does this process alone know of all its runs? Not before Replicate's list was looked at.
+    #: Does this process know of all its runs? Else Replicate's list is looked at before another one is paid for.
     is_ours: bool = False
     works: bool = False
     failure: _Failure | None = None
@@ -164,7 +164,7 @@ class Gate:
 
         A run is paid for once. What it proved is remembered: that a model works for an hour, that it does not for ten
         minutes, or until somebody asks with a *request_id* of their own. A run that another process paid for, or this
-        one before it was killed, is found in Replicate's list, which has it for an hour.
+        one before it was killed, or whose answer was lost, is found in Replicate's list, which has it for an hour.
 
         Raises:
             NotThereYet: if Replicate does not know it.
@@ -248,15 +248,18 @@ class Gate:
         if not memory.is_ours:
             # Whoever asks anew wants a new one, unless theirs is underway.
             earlier = await self._find_run(ref, question, may_have_ended=request_id is None)
-            memory.is_ours = True
             if earlier is not None:
+                memory.is_ours = True
                 return earlier
+        # Until an answer comes, one may run whose id is not known.
+        memory.is_ours = False
         try:
             prediction = await self._replicate.create_prediction(
                 ref, question, self._policy.verify_cancel_after_seconds
             )
         except NotThere as error:
             raise NotThereYet(str(error)) from error
+        memory.is_ours = True
         return prediction.id
 
     async def _find_run(self, ref: ModelRef, question: Mapping[str, JsonValue], *, may_have_ended: bool) -> str | None:

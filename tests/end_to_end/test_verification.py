@@ -70,7 +70,6 @@ class Of:
     route: str
     how: dict[str, Any]
     paused: str = ""
-    runs: int = 1
     at_least_seconds: float = 0
     order: ApiFaultOrder = field(init=False)
 
@@ -96,12 +95,8 @@ THAT_PASS: Final = [
     Of("slow", "versions.get", {"delay_seconds": 2}),
     # The address of a picture is the model's word: nobody else waits for it.
     Of("a picture out of reach", "delivery", {"status": 503, "next": 2}),
-    # Nobody can know that the first one was started.
-    Of(
-        "a run's answer is lost",
-        *("predictions.create", {"status": 502, "takes_effect": True}, "replicate_down"),
-        runs=2,
-    ),
+    # It is found in Replicate's list.
+    Of("a run's answer is lost", "predictions.create", {"status": 502, "takes_effect": True}, "replicate_down"),
 ]
 #: Nobody's training fails of these, however long they last: the extractor waits for the operator.
 THAT_STAY: Final = [
@@ -223,7 +218,7 @@ async def test_a_fault_that_passes_costs_the_user_nothing_but_time(proving: tupl
     assert retrain.seen == [retrain.old, retrain.new]
     assert {pause.reason for pause in seen} == ({fault.paused} if fault.paused else set())
     assert sum(pause.seconds for pause in seen) >= fault.at_least_seconds
-    assert retrain.runs == fault.runs
+    assert retrain.runs == 1
 
 
 @pytest.mark.parametrize("fault", THAT_STAY, ids=lambda fault: fault.fault)
@@ -246,6 +241,28 @@ async def test_a_fault_that_only_an_operator_mends_pauses_the_extractor(proving:
     assert meanwhile == ("verifying", retrain.old)
     assert {pause.reason for pause in pauses(retrain.stack)[before:]} == {fault.paused}
     assert (end["stage"], end["failure"], retrain.dead_letter) == ("active", None, "")
+    assert retrain.seen == [retrain.old, retrain.new]
+    assert retrain.runs == 1
+
+
+async def test_a_run_is_paid_for_once_by_an_extractor_that_is_killed_while_it_waits(proving: tuple[Stack, Simulator]):
+    retrain = Retrain(*proving)
+    await retrain.begin()
+    retrain.order()
+    waiting = ApiFaultOrder.model_validate({"route": "predictions.get", "delay_seconds": 60})
+    retrain.simulator.world.order_api_fault(waiting)
+    asked = retrain.simulator.calls.copy()
+
+    await retrain.request()
+    async with asyncio.timeout(30):
+        while not any(name == "predictions.get" for name, _ in retrain.simulator.calls - asked):
+            await asyncio.sleep(0.02)
+    retrain.stack.processes["extractor"].kill()
+    retrain.stack.processes["extractor"].start()
+    end = await retrain.end()
+    await retrain.stack.until_ready("extractor")
+
+    assert (end["stage"], end["failure"]) == ("active", None)
     assert retrain.seen == [retrain.old, retrain.new]
     assert retrain.runs == 1
 

@@ -305,6 +305,23 @@ async def test_no_other_run_stands_for_this_one(replicate, gate, clock, run):
     assert len(replicate.inputs) == 2
 
 
+@pytest.mark.parametrize("error", [NoAnswer("502"), BadAnswer("no JSON")])
+async def test_a_run_of_which_the_answer_was_lost_is_found_again(replicate, gate, error):
+    create = replicate.create_prediction
+
+    async def lose(*question):
+        await create(*question)
+        raise error
+
+    replicate.create_prediction = lose
+    with pytest.raises(type(error)):
+        await gate.verify(REF)
+    replicate.create_prediction = create
+
+    assert "predict" in await gate.verify(REF)
+    assert len(replicate.inputs) == 1
+
+
 @pytest.mark.parametrize("error", [NotThere("404"), BadAnswer("no list")])
 async def test_without_a_list_of_runs_one_more_is_paid_for(replicate, gate, error):
     async def list_predictions():
