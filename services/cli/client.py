@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from services.cli.problem import Problem
-from services.ops.letters.views import AuditView, Changed, Counts, GroupView, LetterLine, LetterView
+from services.ops.letters.views import AuditView, Changed, GroupView, LetterCounts, LetterLine, LetterView
 from services.ops.reconcile.views import LookedAgain, Reconciliation
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from services.state.views import ModelView, OutputView, SwapView, TrainingView
@@ -230,8 +230,8 @@ class Operators(_Api):
         """The newest kinds of failure."""
         return await self._pages(Page[GroupView], "/v1/dead-letter-groups", {"status": status}, limit)
 
-    async def count_dead_letters(self) -> Counts:
-        return await self._ask(Counts, "GET", "/v1/dead-letter-counts")
+    async def count_dead_letters(self) -> LetterCounts:
+        return await self._ask(LetterCounts, "GET", "/v1/dead-letter-counts")
 
     async def change_dead_letter(self, number: int, verb: str, reason: str) -> LetterView:
         """*verb*: drop or restore."""

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from services.ops.letters.store import Store
-from services.ops.letters.views import Filter, Status
+from services.ops.letters.views import Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.migrate import ROLE
 from shared.contract.envelope import REPLAY_HEADER
@@ -348,7 +348,7 @@ async def test_a_whole_group_is_dropped_and_restored(store, client):
     body = {"filter": {"fingerprint": group}, "reason": "known"}
 
     dropped = (await client.post("/dead-letters/drop", json=body)).json()
-    left = await letters(store, status=Status.OPEN)
+    left = await letters(store, status=LetterStatus.OPEN)
     restored = (await client.post("/dead-letters/restore", json=body)).json()
     audit = (await client.get("/audit?action=letter.dropped&actor=olga")).json()["items"]
 

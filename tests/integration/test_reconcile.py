@@ -19,7 +19,7 @@ from services.ops.reconcile.client import StateAway, StateClient
 from services.ops.reconcile.plan import CallBudget, Limits, Memory, Stage, StateRefused, Unfinished
 from services.ops.reconcile.reconciler import Reconciler
 from services.ops.reconcile.store import Store
-from services.ops.reconcile.views import Counts, Outcome, Reconciliation
+from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryOutcome
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import TrainingFailed, TrainingStarted, TrainingSucceeded
@@ -186,7 +186,9 @@ async def test_an_end_is_published_as_its_webhook_would_have_said_it_and_counted
     )
     # State has not heard it within an hour: the same fact, which has one effect.
     assert (first.source, first.id) == ("/modelswap/ops", again.id)
-    assert (await scene.store.counts(NOON + HOUR / 2))[Outcome.RECOVERED] == Counts(last_hour=1, last_day=1)
+    assert (await scene.store.counts(NOON + HOUR / 2))[RecoveryOutcome.RECOVERED] == RecoveryCounts(
+        last_hour=1, last_day=1
+    )
     assert await rows(database_url, "SELECT actor, action, target FROM ops.audit") == [
         ("ops", "training.recovered", "training t1")
     ]
@@ -322,7 +324,7 @@ async def test_what_was_not_confirmed_is_told_again_and_counted_once(scene: Scen
     await scene.rounds(NOON)
 
     assert len(scene.published) == 1
-    assert await scene.store.counts(NOON) == {Outcome.RECOVERED: Counts(last_hour=1, last_day=1)}
+    assert await scene.store.counts(NOON) == {RecoveryOutcome.RECOVERED: RecoveryCounts(last_hour=1, last_day=1)}
 
 
 async def test_one_bad_answer_harms_only_its_own_training(scene: Scene):
@@ -387,7 +389,7 @@ async def test_what_came_to_its_end_is_forgotten_unless_we_found_it_out(store: S
     one, two, three = (overdue(number) for number in (1, 2, 3))
     for each in (one, two, three):
         await store.looked(each, NOON, look_at=NOON)
-    await store.settle(three, Outcome.RECOVERED, "found", NOON)
+    await store.settle(three, RecoveryOutcome.RECOVERED, "found", NOON)
 
     await store.forget_others({one.ref})
 
@@ -448,6 +450,6 @@ async def test_operators_see_how_many_were_recovered_and_how_the_last_round_went
     shown = await route.endpoint(limit=5)  # type: ignore[attr-defined]
 
     assert isinstance(shown, Reconciliation)
-    assert (shown.recovered, shown.door_seems_broken) == (Counts(last_hour=1, last_day=1), False)
+    assert (shown.recovered, shown.door_seems_broken) == (RecoveryCounts(last_hour=1, last_day=1), False)
     assert (shown.last_round.overdue, shown.last_round.calls_left, shown.calls_per_minute) == (1, 59, 60)
-    assert [(each.training_id, each.outcome) for each in shown.trainings] == [("t1", Outcome.RECOVERED)]
+    assert [(each.training_id, each.outcome) for each in shown.trainings] == [("t1", RecoveryOutcome.RECOVERED)]

@@ -18,6 +18,7 @@ TRAINER: Final = "ostris/flux-dev-lora-trainer:" + 64 * "0"
 _SPEED: Final = "20"
 
 #: To listen there is to listen on all addresses.
+_LAST_PORT: Final = 65_535
 _ANYWHERE: Final = ("0.0.0.0", "::")
 
 Environment = Mapping[str, str]
@@ -120,5 +121,7 @@ def _url(environment: Environment, service: str) -> str:
     """Where *service* is reached from this machine."""
     default = PROCESSES[service].model_fields[f"{service}_port"].default
     host = environment.get(f"{PREFIX}HOST") or Settings.model_fields["host"].default
-    port = environment.get(f"{PREFIX}{service.upper()}_PORT") or default
+    given = environment.get(f"{PREFIX}{service.upper()}_PORT", "")
+    # What is no port is a mistake of that setting, and of none that follows from it.
+    port = given if given.isdecimal() and int(given) <= _LAST_PORT else default
     return f"http://{'127.0.0.1' if host in _ANYWHERE else host}:{port}"

@@ -12,14 +12,14 @@ from services.ops.letters.views import (
     AuditFilter,
     AuditView,
     Changed,
-    Counts,
     Drop,
     DropMany,
     Filter,
     GroupView,
+    LetterCounts,
     LetterLine,
+    LetterStatus,
     LetterView,
-    Status,
 )
 from shared.contract.answers import Page
 from shared.runtime.http import Asker, Cursor, Limit, NotFound, from_cursor, to_cursor
@@ -36,11 +36,11 @@ class Store(Protocol):
 
     async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]: ...
 
-    async def list_groups(self, status: Status | None, *, before: int | None, limit: int) -> list[GroupView]: ...
+    async def list_groups(self, status: LetterStatus | None, *, before: int | None, limit: int) -> list[GroupView]: ...
 
     async def list_audit(self, wanted: AuditFilter, *, before: int | None, limit: int) -> list[AuditView]: ...
 
-    async def counts(self) -> Counts: ...
+    async def counts(self) -> LetterCounts: ...
 
     async def drop(self, number: int, *, actor: str, reason: str) -> bool: ...
 
@@ -73,7 +73,7 @@ def create_router(store: Store) -> APIRouter:
         router.add_api_route(path, operation, methods=[method], response_model=model)
 
     add("GET", "/dead-letters", letters.list_dead_letters, Page[LetterLine])
-    add("GET", "/dead-letter-counts", letters.count_dead_letters, Counts)
+    add("GET", "/dead-letter-counts", letters.count_dead_letters, LetterCounts)
     add("GET", "/dead-letter-groups", letters.list_dead_letter_groups, Page[GroupView])
     add("POST", "/dead-letters/drop", letters.drop_dead_letters, Changed)
     add("POST", "/dead-letters/restore", letters.restore_dead_letters, Changed)
@@ -97,12 +97,12 @@ class _Routes:
         shown = found[: wanted.limit]
         return Page(items=shown, next_cursor=to_cursor(shown[-1].number) if len(found) > len(shown) else None)
 
-    async def count_dead_letters(self) -> Counts:
+    async def count_dead_letters(self) -> LetterCounts:
         """How many letters have each status."""
         return await self.store.counts()
 
     async def list_dead_letter_groups(
-        self, status: Status | None = None, limit: Limit = 50, cursor: Cursor = None
+        self, status: LetterStatus | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[GroupView]:
         """
         Letters that most likely have one cause, together; the newest kind of failure first.

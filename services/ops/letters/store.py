@@ -20,12 +20,12 @@ from services.ops.letters.letter import Letter
 from services.ops.letters.views import (
     AuditFilter,
     AuditView,
-    Counts,
     Filter,
     GroupView,
+    LetterCounts,
     LetterLine,
+    LetterStatus,
     LetterView,
-    Status,
     WrongStatus,
 )
 from services.ops.letters.where import by_number, where
@@ -237,7 +237,7 @@ class Store:
             )
         return [LetterLine(**row) for row in rows]
 
-    async def list_groups(self, status: Status | None, *, before: int | None, limit: int) -> list[GroupView]:
+    async def list_groups(self, status: LetterStatus | None, *, before: int | None, limit: int) -> list[GroupView]:
         """At most *limit* groups whose oldest letter came *before* that number, the newest kind of failure first."""
         async with acquired(self._pool) as connection:
             rows = await connection.fetch(_GROUPS, _END if before is None else before, limit, status)
@@ -257,10 +257,10 @@ class Store:
             )
         return [AuditView(**row) for row in rows]
 
-    async def counts(self) -> Counts:
+    async def counts(self) -> LetterCounts:
         """How many letters have each status."""
         async with acquired(self._pool) as connection:
-            return Counts(**{status: await connection.fetchval(_COUNTS, status) for status in Status})
+            return LetterCounts(**{status: await connection.fetchval(_COUNTS, status) for status in LetterStatus})
 
     # Dropping
 
@@ -272,7 +272,7 @@ class Store:
             WrongStatus: if a replay has it, or it is resolved.
 
         """
-        return await self._move_one(number, Status.OPEN, Status.DROPPED, actor, reason)
+        return await self._move_one(number, LetterStatus.OPEN, LetterStatus.DROPPED, actor, reason)
 
     async def restore(self, number: int, *, actor: str, reason: str) -> bool:
         """
@@ -282,17 +282,17 @@ class Store:
             WrongStatus: if it is not dropped.
 
         """
-        return await self._move_one(number, Status.DROPPED, Status.OPEN, actor, reason)
+        return await self._move_one(number, LetterStatus.DROPPED, LetterStatus.OPEN, actor, reason)
 
     async def drop_many(self, wanted: Filter, *, actor: str, reason: str) -> int:
         """Set aside every open letter that is *wanted* and here now; how many."""
-        return await self._move_many(wanted, Status.OPEN, Status.DROPPED, actor, reason)
+        return await self._move_many(wanted, LetterStatus.OPEN, LetterStatus.DROPPED, actor, reason)
 
     async def restore_many(self, wanted: Filter, *, actor: str, reason: str) -> int:
         """Open every dropped letter again that is *wanted* and here now; how many."""
-        return await self._move_many(wanted, Status.DROPPED, Status.OPEN, actor, reason)
+        return await self._move_many(wanted, LetterStatus.DROPPED, LetterStatus.OPEN, actor, reason)
 
-    async def _move_one(self, number: int, was: Status, to: Status, actor: str, reason: str) -> bool:
+    async def _move_one(self, number: int, was: LetterStatus, to: LetterStatus, actor: str, reason: str) -> bool:
         async def work(connection: Connection) -> bool:
             found = await connection.fetchval(
                 "SELECT status FROM ops.letters WHERE number = $1 FOR NO KEY UPDATE", number
@@ -307,7 +307,7 @@ class Store:
 
         return await in_transaction(self._pool, work)
 
-    async def _move_many(self, wanted: Filter, was: Status, to: Status, actor: str, reason: str) -> int:
+    async def _move_many(self, wanted: Filter, was: LetterStatus, to: LetterStatus, actor: str, reason: str) -> int:
         """Some at a time, each time with its line in the audit: nothing is locked for long, or done without a word."""
         conditions, values = where(wanted.model_copy(update={"status": was}))
         places = [f"${len(values) + place}" for place in range(1, 4)]
@@ -351,7 +351,7 @@ class Store:
             return len(await connection.fetch(_PURGE, keep, limit))
 
 
-_ACTIONS: Final = {Status.DROPPED: "letter.dropped", Status.OPEN: "letter.restored"}
+_ACTIONS: Final = {LetterStatus.DROPPED: "letter.dropped", LetterStatus.OPEN: "letter.restored"}
 
 
 def _row(letter: Letter) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ Reason = Annotated[
 ]
 
 
-class Status(StrEnum):
+class LetterStatus(StrEnum):
     """Where a letter is."""
 
     #: Somebody has to look at it.
@@ -44,7 +44,7 @@ class Filter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    status: Status | None = None
+    status: LetterStatus | None = None
     #: Where it was consumed.
     queue: Name | None = None
     error_code: Name | None = None
@@ -99,7 +99,7 @@ class LetterLine(BaseModel):
     """One letter among others."""
 
     number: int
-    status: Status
+    status: LetterStatus
     queue: str
     event_type: str | None
     event_id: str | None
@@ -187,7 +187,7 @@ class AuditFilter(BaseModel):
     target: Name | None = None
 
 
-class Counts(BaseModel):
+class LetterCounts(BaseModel):
     """How many letters have each status."""
 
     open: int = 0

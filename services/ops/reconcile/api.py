@@ -10,11 +10,11 @@ from fastapi import APIRouter, Path, Query
 
 from services.ops.reconcile.plan import LookRefused, StateRefused
 from services.ops.reconcile.views import (
-    Counts,
     LookAgain,
     LookedAgain,
-    Outcome,
     Reconciliation,
+    RecoveryCounts,
+    RecoveryOutcome,
     RecoveryView,
     RoundView,
     door_seems_broken,
@@ -31,7 +31,7 @@ class Store(Protocol):
 
     async def last_round(self) -> RoundView: ...
 
-    async def counts(self, now: datetime) -> Mapping[Outcome, Counts]: ...
+    async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
 
     async def latest(self, limit: int) -> list[RecoveryView]: ...
 
@@ -52,12 +52,12 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
     async def reconciliation(limit: Most = 20) -> Reconciliation:
         """Whether what Replicate tells reaches us: how many trainings were recovered, and what is overdue."""
         counts = await store.counts(now())
-        recovered = counts.get(Outcome.RECOVERED, Counts())
+        recovered = counts.get(RecoveryOutcome.RECOVERED, RecoveryCounts())
         return Reconciliation(
             door_seems_broken=door_seems_broken(recovered),
             recovered=recovered,
-            given_up=counts.get(Outcome.GIVEN_UP, Counts()),
-            never_started=counts.get(Outcome.NEVER_STARTED, Counts()),
+            given_up=counts.get(RecoveryOutcome.GIVEN_UP, RecoveryCounts()),
+            never_started=counts.get(RecoveryOutcome.NEVER_STARTED, RecoveryCounts()),
             last_round=await store.last_round(),
             calls_per_minute=calls_per_minute,
             trainings=await store.latest(limit),

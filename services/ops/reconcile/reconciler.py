@@ -39,7 +39,7 @@ from services.ops.reconcile.plan import (
     oldest,
     plan,
 )
-from services.ops.reconcile.views import Counts, Outcome, door_seems_broken
+from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.events import TrainingEvent, TrainingFailed
@@ -110,7 +110,7 @@ class Store(Protocol):
 
     async def count_get(self, training: Unfinished, now: datetime) -> bool: ...
 
-    async def settle(self, training: Unfinished, outcome: Outcome, reason: str, now: datetime) -> bool: ...
+    async def settle(self, training: Unfinished, outcome: RecoveryOutcome, reason: str, now: datetime) -> bool: ...
 
     async def forget_others(self, unfinished: set[UUID]) -> None: ...
 
@@ -118,7 +118,7 @@ class Store(Protocol):
 
     async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None: ...
 
-    async def counts(self, now: datetime) -> Mapping[Outcome, Counts]: ...
+    async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
 
 
 class OutOfCalls(Exception):  # noqa: N818 (a signal, not an error)
@@ -256,7 +256,7 @@ class Reconciler:
                 await self._give_up(training, reason, moment)
             case NeverStarted(training, reason):
                 tell = partial(self._state.never_started, training.ref, reason)
-                await self._end(training, Outcome.NEVER_STARTED, reason, tell, moment)
+                await self._end(training, RecoveryOutcome.NEVER_STARTED, reason, tell, moment)
             case Wait(training, is_absent):
                 await self._look_later(training, moment, is_absent=is_absent)
 
@@ -266,7 +266,7 @@ class Reconciler:
         if found.has_ended:
             known = training.model_copy(update={"training_id": found.id})
             reason = f"Replicate says {found.status}; no webhook said so"
-            await self._end(known, Outcome.RECOVERED, reason, partial(self._emit, event, moment), moment)
+            await self._end(known, RecoveryOutcome.RECOVERED, reason, partial(self._emit, event, moment), moment)
         else:
             await self._emit(event, moment)
             await self._look_later(training, moment)
@@ -296,13 +296,18 @@ class Reconciler:
     async def _give_up(self, training: Unfinished, reason: str, moment: datetime) -> None:
         assert training.training_id is not None  # noqa: S101 (the plan gives up no others)
         event = TrainingFailed(training_id=training.training_id, ref=training.ref, recovered=True, reason=reason)
-        await self._end(training, Outcome.GIVEN_UP, reason, partial(self._emit, event, moment), moment)
+        await self._end(training, RecoveryOutcome.GIVEN_UP, reason, partial(self._emit, event, moment), moment)
 
     async def _emit(self, event: TrainingEvent, moment: datetime) -> None:
         await self._publish(wrap(event, source=SOURCE, now=moment))
 
     async def _end(
-        self, training: Unfinished, outcome: Outcome, reason: str, tell: Callable[[], Awaitable[None]], moment: datetime
+        self,
+        training: Unfinished,
+        outcome: RecoveryOutcome,
+        reason: str,
+        tell: Callable[[], Awaitable[None]],
+        moment: datetime,
     ) -> None:
         """Write down what a training came to, then *tell* it: who dies in between tells again, and counts once."""
         is_new = await self._store.settle(training, outcome, reason, moment)
@@ -323,7 +328,7 @@ class Reconciler:
         await self._store.looked(training, moment, look_at=look_at, is_absent=is_absent)
 
     async def _warn(self, moment: datetime) -> None:
-        recovered = (await self._store.counts(moment)).get(Outcome.RECOVERED, Counts())
+        recovered = (await self._store.counts(moment)).get(RecoveryOutcome.RECOVERED, RecoveryCounts())
         clock = asyncio.get_running_loop().time()
         is_said = self._warned_at is not None and clock < self._warned_at + _WARN_EVERY_SECONDS
         if door_seems_broken(recovered) and not is_said:

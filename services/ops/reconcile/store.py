@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.ops.reconcile.plan import MOST_GETS, Memory, Unfinished
-from services.ops.reconcile.views import Counts, Outcome, RecoveryView, RoundView
+from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, RecoveryView, RoundView
 from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
 
 _KEEP: Final = timedelta(days=30)
@@ -106,7 +106,7 @@ class Store:
         """Count that Replicate is asked for this one alone; False, if that was done often enough."""
         return bool(await self._fetch(_COUNT_GET, *_who(training), now, MOST_GETS))
 
-    async def settle(self, training: Unfinished, outcome: Outcome, reason: str, now: datetime) -> bool:
+    async def settle(self, training: Unfinished, outcome: RecoveryOutcome, reason: str, now: datetime) -> bool:
         """Remember what became of a training, and write it into the audit; True the first time."""
 
         async def work(connection: Connection) -> bool:
@@ -143,10 +143,13 @@ class Store:
             trouble=row["trouble"],
         )
 
-    async def counts(self, now: datetime) -> Mapping[Outcome, Counts]:
+    async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]:
         """How many trainings came to each outcome; those that are missing: none."""
         rows = await self._fetch(_COUNT, now)
-        return {Outcome(row["outcome"]): Counts(last_hour=row["last_hour"], last_day=row["last_day"]) for row in rows}
+        return {
+            RecoveryOutcome(row["outcome"]): RecoveryCounts(last_hour=row["last_hour"], last_day=row["last_day"])
+            for row in rows
+        }
 
     async def latest(self, limit: int) -> list[RecoveryView]:
         """The trainings that were noticed last."""

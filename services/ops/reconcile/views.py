@@ -16,7 +16,7 @@ from shared.contract.text import printable
 _BROKEN_FROM: Final = 3
 
 
-class Outcome(StrEnum):
+class RecoveryOutcome(StrEnum):
     """What became of a training that was overdue."""
 
     RECOVERED = "recovered"  #: It had ended: Replicate was asked, because no webhook came.
@@ -28,7 +28,7 @@ class _View(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Counts(_View):
+class RecoveryCounts(_View):
     """How often something happened."""
 
     last_hour: int = 0
@@ -59,7 +59,7 @@ class RecoveryView(_View):
     gets: int
     #: The next look; null for one that was only just noticed.
     look_at: datetime | None
-    outcome: Outcome | None
+    outcome: RecoveryOutcome | None
     settled_at: datetime | None
 
 
@@ -68,9 +68,9 @@ class Reconciliation(_View):
 
     #: Do webhooks not arrive? So many trainings were recovered in the last hour that it is no accident.
     door_seems_broken: bool
-    recovered: Counts
-    given_up: Counts
-    never_started: Counts
+    recovered: RecoveryCounts
+    given_up: RecoveryCounts
+    never_started: RecoveryCounts
     last_round: RoundView
     calls_per_minute: int
     #: The latest, newest first.
@@ -91,6 +91,6 @@ class LookedAgain(_View):
     training_id: str
 
 
-def door_seems_broken(recovered: Counts) -> bool:
+def door_seems_broken(recovered: RecoveryCounts) -> bool:
     """Are these more lost webhooks than accident loses?"""
     return recovered.last_hour >= _BROKEN_FROM

@@ -9,8 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from services.ops.letters.views import Filter, Name, Reason, selective
-from services.ops.letters.views import Status as LetterStatus
+from services.ops.letters.views import Filter, LetterStatus, Name, Reason, selective
 from services.ops.replays.plan import REST, Outcome, Status, Step, bounds
 from services.ops.replays.records import LetterRecord, ReplayRecord
 from shared.contract.text import printable
