@@ -17,8 +17,8 @@ TRAINER: Final = "ostris/flux-dev-lora-trainer:" + 64 * "0"
 #: A ten-minute training then takes half a minute.
 _SPEED: Final = "20"
 
-#: To listen there is to listen on all addresses.
 _LAST_PORT: Final = 65_535
+#: To listen there is to listen on all addresses.
 _ANYWHERE: Final = ("0.0.0.0", "::")
 
 Environment = Mapping[str, str]
