@@ -23,7 +23,7 @@ from services.ops.replays.plan import Mark, Prediction, Status
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.preview import predict
 from services.ops.replays.records import Revert, Round, Sendable, SendAll, SendResult, Unsent, Work
-from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.topology import RECEIVER, Topology
 from shared.runtime.broker import Outgoing, to_message
 from shared.runtime.broker.link import is_stray_cancel
@@ -211,13 +211,12 @@ class Engine:
 
     def _report(self, error: BaseException, failures: int) -> float:
         """Say what is wrong; how long to wait."""
-        named = isinstance(error, ModelswapError)
         log.warning(
             "replays.delayed",
-            error=error.code if isinstance(error, ModelswapError) else type(error).__name__,
+            error=code_of(error),
             detail=str(error),
             failures=failures,
-            exc_info=None if named else error,
+            exc_info=None if isinstance(error, ModelswapError) else error,
         )
         longest = min(self._pause_seconds * 2.0 ** min(failures - 1, 16), _LONGEST_PAUSE_SECONDS)
         return longest * random.random()  # noqa: S311 (jitter, not a secret)
