@@ -92,7 +92,8 @@ def _in_docker(stack: contextlib.ExitStack, say: Say) -> Urls | None:
                 if not engine.images.list(name=image):
                     engine.images.pull(image)
         urls = stack.enter_context(_containers())
-    except (DockerException, TimeoutError) as error:
+    # The last one: a container has ended where it was to become ready.
+    except (DockerException, TimeoutError, RuntimeError) as error:
         reason = str(error).partition("\n")[0][:160]
         say(f"servers: a Docker engine answers, but does not serve ({reason}), so private ones")
         return None
