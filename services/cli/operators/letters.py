@@ -16,7 +16,8 @@ from shared.runtime.clock import now
 
 _SHOWN: Final = 80
 _COLUMNS: Final = ("letter", "status", "queue", "error", "text", "training", "user", "failed", "tries")
-_NONE: Final = "no such dead letter"
+_NONE: Final = "there are no dead letters"
+_NONE_FITS: Final = "no dead letter fits"
 
 
 def wanted(given: Mapping[str, str | None]) -> dict[str, str]:
@@ -33,7 +34,7 @@ async def list_letters(chosen: Mapping[str, str], *, limit: int, output: Format)
     if output is Format.JSON:
         print_json([each.model_dump(mode="json") for each in found])
     else:
-        print_table(_COLUMNS, map(_row, found), empty=_NONE)
+        print_table(_COLUMNS, map(_row, found), empty=_NONE_FITS if chosen else _NONE)
         tell_if_cut(found, limit)
 
 
@@ -70,7 +71,7 @@ async def list_groups(status: str | None, *, limit: int, output: Format) -> None
         )
         for each in found
     ]
-    print_table(columns, rows, empty=_NONE)
+    print_table(columns, rows, empty=_NONE_FITS if status else _NONE)
     tell_if_cut(found, limit)
 
 
