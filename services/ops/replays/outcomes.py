@@ -64,21 +64,21 @@ def read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
             mark = Mark.parse(event.replay)
             if mark is None:
                 return Malformed(f"{event.replay[:100]!r} is no mark of a replay", code="unknown_mark")
-            return {mark: event} if own in (None, mark) else {mark: event, own: _read_again(envelope, own, event.stage)}
-        case ModelReverted():
-            return {} if own is None else {own: _read_again(envelope, own, "active")}
+            if own is None or own == mark:
+                return {mark: event}
+            return {mark: event, own: _read_again(envelope.id, event, own, event.stage)}
+        case ModelReverted() as event:
+            return {} if own is None else {own: _read_again(envelope.id, event, own, "active")}
         case Event() as event:
             return Malformed(f"nothing is to be done here about {event.key}", code="unexpected_event")
 
 
-def _read_again(envelope: Envelope, own: Mark, stage: str) -> ReplaySettled:
+def _read_again(event_id: str, event: ReplaySettled | ModelReverted, own: Mark, stage: str) -> ReplaySettled:
     """This very message was a dead letter, and is replayed: that is settled by being read."""
-    event = envelope.event
-    assert isinstance(event, ReplaySettled | ModelReverted)  # noqa: S101 (nothing else is read)
     return ReplaySettled(
         training_id=event.training_id,
         replay=str(own),
-        settled_by=envelope.id,
+        settled_by=event_id,
         event=event.key,
         effect=Effect.MOVED,
         user_id=event.user_id,
