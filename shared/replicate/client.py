@@ -162,17 +162,9 @@ class Replicate:
 
     async def list_versions(self, model: ModelName) -> list[Version]:
         """The versions of *model*, newest first; of very many only the newest."""
-        decode = _Page[Version].model_validate_json
         path = ("models", model.owner, model.name, "versions")
-        versions: list[Version] = []
-        cursor = None
-        for _ in range(_MAX_PAGES):
-            page = await self._ask(f"list versions of {model}", decode, "GET", *path, cursor=cursor)
-            versions += page.results
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return versions
+        decode = _Page[Version].model_validate_json
+        return await self._items(f"list versions of {model}", decode, *path, most_pages=_MAX_PAGES)
 
     async def create_prediction(
         self,
@@ -197,15 +189,8 @@ class Replicate:
     async def list_predictions(self) -> list[Prediction]:
         """The account's last runs, newest first, from the API and the website. One that can not be read is left out."""
         decode = _Page[JsonValue].model_validate_json
-        predictions: list[Prediction] = []
-        cursor = None
-        for _ in range(_MAX_RUN_PAGES):
-            page = await self._ask("list runs", decode, "GET", "predictions", cursor=cursor)
-            predictions += _readable(page.results, Prediction)
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-        return predictions
+        items = await self._items("list runs", decode, "predictions", most_pages=_MAX_RUN_PAGES)
+        return list(_readable(items, Prediction))
 
     async def cancel_prediction(self, prediction_id: str) -> Prediction:
         what = f"cancel run {prediction_id}"
@@ -249,6 +234,20 @@ class Replicate:
         if self._url != REPLICATE_URL and _origin(address) == _origin(self._url):
             return True  # a simulator serves its files itself
         return (address.scheme, address.port) == ("https", None) and _FILES_HOST.fullmatch(address.host) is not None
+
+    async def _items(
+        self, what: str, decode: Callable[[bytes], _Page[_Item]], *path: str, most_pages: int
+    ) -> list[_Item]:
+        """What is on the first *most_pages* pages of a list."""
+        items: list[_Item] = []
+        cursor = None
+        for _ in range(most_pages):
+            page = await self._ask(what, decode, "GET", *path, cursor=cursor)
+            items += page.results
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        return items
 
     async def _ask(
         self,
