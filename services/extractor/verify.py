@@ -129,7 +129,7 @@ class _Memory:
     since: float
     prediction_id: str | None = None
     #: Does this process know of all its runs? Else Replicate's list is looked at before another one is paid for.
-    is_ours: bool = False
+    knows_runs: bool = False
     works: bool = False
     failure: _Failure | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -245,21 +245,23 @@ class Gate:
         self, ref: ModelRef, question: Mapping[str, JsonValue], memory: _Memory, request_id: UUID | None
     ) -> str:
         """The id of a run of *ref* with that *question*: one that was paid for already, or a new one."""
-        if not memory.is_ours:
+        earlier = None
+        if not memory.knows_runs:
             # Whoever asks anew wants a new one, unless theirs is underway.
             earlier = await self._find_run(ref, question, may_have_ended=request_id is None)
-            if earlier is not None:
-                memory.is_ours = True
-                return earlier
         # Until an answer comes, one may run whose id is not known.
-        memory.is_ours = False
+        memory.knows_runs = False
+        run_id = earlier or await self._start(ref, question)
+        memory.knows_runs = True
+        return run_id
+
+    async def _start(self, ref: ModelRef, question: Mapping[str, JsonValue]) -> str:
         try:
             prediction = await self._replicate.create_prediction(
                 ref, question, self._policy.verify_cancel_after_seconds
             )
         except NotThere as error:
             raise NotThereYet(str(error)) from error
-        memory.is_ours = True
         return prediction.id
 
     async def _find_run(self, ref: ModelRef, question: Mapping[str, JsonValue], *, may_have_ended: bool) -> str | None:
