@@ -32,7 +32,11 @@ SEED: Final = 20261124
 
 @dataclass
 class Readers:
-    """Somebody who asks for models all the time, and what was wrong with the answers."""
+    """Somebody who asks for models all the time, and what was wrong with the answers.
+
+    Several ask at once: an answer is held against what was known before it was asked for, not against what another one
+    heard while it was on its way.
+    """
 
     stack: Stack
     users: list[str]
@@ -53,18 +57,18 @@ class Readers:
     async def _read(self, dice: random.Random) -> None:
         while True:
             user = dice.choice(self.users)
+            before = self._seen.get(user)
             try:
                 answer = await self.stack.api.get(f"/v1/users/{user}/model")
             except httpx.TransportError:
                 await asyncio.sleep(0.05)  # the process that answers is being restarted
                 continue
             if answer.status_code != 503:
-                self._judge(user, answer)
+                self._judge(user, before, answer)
             await asyncio.sleep(0.005)
 
-    def _judge(self, user: str, answer: httpx.Response) -> None:
+    def _judge(self, user: str, before: tuple[int, str] | None, answer: httpx.Response) -> None:
         self.answers += 1
-        before = self._seen.get(user)
         if answer.status_code == 404:
             if before:
                 self.wrong.append(f"{user} lost generation {before[0]}")
@@ -78,7 +82,7 @@ class Readers:
             self.wrong.append(f"{user} got {model['reference']}")
         if before and (now[0] < before[0] or (now[0] == before[0] and now != before)):
             self.wrong.append(f"{user} went from {before} to {now}")
-        self._seen[user] = now
+        self._seen[user] = max(now, self._seen.get(user, now))
 
 
 async def request_all(stack: Stack, dice: random.Random) -> None:

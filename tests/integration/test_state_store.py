@@ -397,12 +397,17 @@ class Crowd:
         return list(iter(lambda: list(itertools.islice(waiting, self.dice.randint(1, 5))), []))
 
     async def watch(self, store: Store, seen: dict[str, int]) -> None:
-        """Read every user's model once: it never vanishes, never goes back, and is always one of theirs, whole."""
+        """Read every user's model once: it never vanishes, never goes back, and is always one of theirs, whole.
+
+        `seen` is shared by all who read: nobody may be told less than somebody knew *before they asked*. What another
+        one hears while an answer is on its way says nothing about that answer.
+        """
         for user in self.ends:
+            known = seen.get(user, 0)
             model = await store.find_model(user)
-            assert (model.generation if model else 0) >= seen.get(user, 0)
+            assert (model.generation if model else 0) >= known
             if model is not None:
-                seen[user] = model.generation
+                seen[user] = max(model.generation, seen.get(user, 0))
                 assert model.training_id == f"{user}-{model.generation}"
                 assert model.model == model_of(model.training_id)
 
