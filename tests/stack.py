@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from deploy.local.ports import free_ports
 from tests.broker import Broker
 
 ROOT: Final = Path(__file__).parent.parent
@@ -32,9 +32,7 @@ _READY_SECONDS: Final = 40
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    with free_ports(1) as (port,):
         return port
 
 

@@ -3,6 +3,7 @@ Where do a RabbitMQ and a Postgres come from on a machine that has neither? Edge
 
 *servers*   both, ready, and gone without a trace afterwards
 *state*     the folder they live in: thrown away, or kept with its ports and password
+*ports*     ports that nobody else has
 *rabbitmq*, *postgres*   one server each: start, stop, kill, start again
 *binaries*  which programs to run, and why those
 *debian*    RabbitMQ from Debian's or Ubuntu's packages, unpacked without root

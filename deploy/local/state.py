@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import secrets
-import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
 from deploy.local.errors import LocalServersError, Say
 from deploy.local.lock import locked
+from deploy.local.ports import free_ports, reserve
 from deploy.local.process import removed_afterwards
 
-#: Below every system's ephemeral ports: those are given to clients, and a client that keeps reconnecting to a dead
-#: server there can connect to itself and hold the port.
-_PORTS: Final = range(20_000, 32_000)
 #: Long enough for the servers of a run that was killed to stop in good order.
 _WAIT_SECONDS: Final = 20.0
 
@@ -54,7 +50,7 @@ class State:
 @contextlib.contextmanager
 def temporary_state() -> Iterator[State]:
     """A folder that is deleted afterwards, even after ``kill -9``."""
-    with removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-"))) as folder, _free_ports() as ports:
+    with removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-"))) as folder, _new_ports() as ports:
         folder.chmod(0o711)  # Postgres may run as somebody else: let it pass, not look
         yield State(folder, kept=False, ports=ports, password=_new_password())
 
@@ -74,7 +70,7 @@ def kept_state(folder: Path, say: Say) -> Iterator[State]:
             ports, password = Ports(**kept["ports"]), kept["password"]
             stack.enter_context(_the_same_ports(ports))
         else:
-            ports, password = stack.enter_context(_free_ports()), _new_password()
+            ports, password = stack.enter_context(_new_ports()), _new_password()
             _write_private(file, json.dumps({"ports": asdict(ports), "password": password}))
         yield State(folder, kept=True, ports=ports, password=password, locks=(lock,))
 
@@ -105,39 +101,16 @@ def _write_private(file: Path, text: str) -> None:
     draft.replace(file)
 
 
-# ---- ports: no other run takes them while we have them, not even while a server is down
-
-
 @contextlib.contextmanager
-def _free_ports() -> Iterator[Ports]:
-    with contextlib.ExitStack() as reservations:
-        free = (port for port in random.sample(_PORTS, len(_PORTS)) if _reserve(port, reservations))
-        yield Ports(next(free), next(free), next(free), next(free), next(free))
+def _new_ports() -> Iterator[Ports]:
+    with free_ports(len(fields(Ports))) as ports:
+        yield Ports(*ports)
 
 
 @contextlib.contextmanager
 def _the_same_ports(ports: Ports) -> Iterator[None]:
     with contextlib.ExitStack() as reservations:
         for server, port in asdict(ports).items():
-            if not _reserve(port, reservations):
+            if not reserve(port, reservations):
                 raise LocalServersError(f"port {port}, {server}'s in this state, is used by another program: end that")
         yield
-
-
-def _reserve(port: int, reservations: contextlib.ExitStack) -> bool:
-    """
-    Reserve *port*, if it is free, until the end of *reservations*.
-
-    Its UDP twin is the reservation: it does not hinder a server, and the kernel frees it when we end.
-    """
-    twin = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        twin.bind(("127.0.0.1", port))
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-            probe.bind(("127.0.0.1", port))
-    except OSError:
-        twin.close()
-        return False
-    reservations.enter_context(twin)
-    return True

@@ -2,14 +2,14 @@
 
 import stat
 import threading
-from dataclasses import astuple
 
 import pytest
 
 from deploy.local.cache import cache_folder, made_once
 from deploy.local.errors import LocalServersError
 from deploy.local.lock import locked
-from deploy.local.state import _free_ports, kept_state
+from deploy.local.ports import free_ports
+from deploy.local.state import kept_state
 
 
 def test_the_cache_is_where_the_user_says_then_where_caches_are(tmp_path):
@@ -99,8 +99,8 @@ def test_a_kept_state_whose_port_is_taken_says_which(tmp_path):
 
 
 def test_no_two_runs_have_a_port_in_common():
-    with _free_ports() as one, _free_ports() as two:
-        assert len({*astuple(one), *astuple(two)}) == 10
+    with free_ports(5) as one, free_ports(5) as two:
+        assert len({*one, *two}) == 10
 
 
 def test_a_lock_is_waited_for_and_taken_when_it_is_free(tmp_path):

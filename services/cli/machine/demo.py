@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
-import socket
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
+from deploy.local.ports import free_ports
 from services.cli import client
 from services.cli.client import NotThere, Product
 from services.cli.machine.children import Children
@@ -67,8 +66,6 @@ _FAILS: Final = {"outcome": "failed", "error": "CUDA out of memory. Tried to all
 _PATIENCE_SECONDS: Final = 90
 _LOOK: Final = "modelswap up --embedded, which shows what the services say"
 _READ_EVERY_SECONDS: Final = 0.05
-#: Below the ports that systems give to clients.
-_PORTS: Final = range(20_000, 32_000)
 _EVERYTHING: Final = ((TRAINING_EXCHANGE, "#"), (EVENTS_EXCHANGE, "#"))
 
 
@@ -88,8 +85,9 @@ def demo(environment: Environment) -> None:
 
     with ExitStack() as stack:
         ready = stack.enter_context(private_servers(without_settings(environment), None, say))
-        ports = zip((*SERVICES, SIMULATOR), _free_ports(len(SERVICES) + 1), strict=True)
-        settings = {f"{name.upper()}_PORT": str(port) for name, port in ports}
+        names = (*SERVICES, SIMULATOR)
+        ports = stack.enter_context(free_ports(len(names)))
+        settings = {f"{name.upper()}_PORT": str(port) for name, port in zip(names, ports, strict=True)}
         # Every model has to make an image before it is used.
         settings |= {"SIMULATOR_SPEED": str(_SPEED), "VERIFY_LEVEL": "predict"}
         everything = plan(overridden(ready, settings), simulator=True)
@@ -339,15 +337,3 @@ async def _first(story: Coroutine[Any, Any, None], *guards: Coroutine[Any, Any, 
 
 async def _raise(death: Awaitable[Problem]) -> None:
     raise await death
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    free: list[int] = []
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            free.append(port)
-        if len(free) == count:
-            break
-    return free
