@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from shlex import quote as shell_quote
@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from services.cli.output import tell
 from services.cli.problem import Problem
 from services.ops.letters.views import AuditView, Changed, GroupView, LetterCounts, LetterLine, LetterView
 from services.ops.reconcile.views import LookedAgain, Reconciliation
@@ -26,6 +27,9 @@ V = TypeVar("V")
 
 _TIMEOUT: Final = httpx.Timeout(10.0)
 _READY_POLL_SECONDS: Final = 0.1
+#: How long whoever watches waits for a process that is restarted, and how often they ask.
+_PATIENCE_SECONDS: Final = 60.0
+_AGAIN_SECONDS: Final = 0.5
 _PAGE: Final = 100
 #: Outputs may be large.
 _OUTPUTS_PAGE: Final = 20
@@ -42,6 +46,12 @@ class NoAnswer(Problem):
     """Nobody listens there."""
 
     code = "no_answer"
+
+
+class NotNow(Problem):
+    """Whoever listens there can not answer now: what is behind them is away."""
+
+    code = "not_now"
 
 
 class _Api:
@@ -141,6 +151,8 @@ class _Api:
                 | HTTPStatus.UNPROCESSABLE_ENTITY
             ):
                 return Problem(detail, then=then)
+            case HTTPStatus.SERVICE_UNAVAILABLE:
+                return NotNow(f"{self._name} can not answer now: {detail}", then="modelswap doctor")
         return Problem(f"{self._name} refused: {response.status_code} {detail}", then="modelswap doctor")
 
 
@@ -285,6 +297,28 @@ class Operators(_Api):
         return await self._post(ReplayView, f"/v1/replays{path}", body=body, headers=headers, then=then)
 
 
+async def patiently(ask: Callable[[], Awaitable[V]]) -> V:
+    """
+    What *ask* brings, for somebody who watches: what is restarted meanwhile, they wait for, and are told so once.
+
+    Raises:
+        NoAnswer, NotNow: if that has been all for a minute.
+
+    """
+    loop = asyncio.get_running_loop()
+    until = None
+    while True:
+        try:
+            return await ask()
+        except (NoAnswer, NotNow) as problem:
+            if until is None:
+                until = loop.time() + _PATIENCE_SECONDS
+                tell(f"{problem}; waiting for it")
+            elif loop.time() > until:
+                raise
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
 async def wait_until_ready(url: str) -> None:
     """Return as soon as the process at *url* says that it is ready. It is the caller's to lose patience."""
     async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
@@ -319,4 +353,6 @@ def _show(training_id: str) -> str:
 
 
 def _part(text: str) -> str:
+    if not text:
+        raise Problem("an empty id names nothing", then="the same command with --help")
     return quote(text, safe="")

@@ -63,10 +63,16 @@ def arranged(columns: Sequence[str], rows: Sequence[Sequence[Text]], out: Consol
     return records
 
 
+def tell(text: str) -> None:
+    """On standard error: the answer goes to standard output."""
+    sys.stderr.write("\n".join(map(printable, text.splitlines())) + "\n")
+    sys.stderr.flush()
+
+
 def tell_if_cut(shown: Sequence[object], limit: int) -> None:
     """Say, apart from what was found, that there may be more than the *limit* that was asked for."""
     if len(shown) >= limit:
-        sys.stderr.write(f"{limit} are shown; for more, --limit\n")
+        tell(f"{limit} are shown; for more, --limit")
 
 
 def print_json(value: Any) -> None:

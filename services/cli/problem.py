@@ -9,7 +9,7 @@ from shared.contract.errors import ModelswapError
 #: The command line was understood, but not the settings it needs.
 _EXIT_SETTINGS: Final = 2
 _NEXT: Final = {
-    "settings": "modelswap config show",
+    "settings": "modelswap config show, or modelswap up --embedded, which needs no settings",
     "topology_mismatch": "modelswap topology diff",
     "migration_refused": "modelswap db status",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -98,6 +99,26 @@ async def test_watching_a_training_that_fails_is_exit_code_1(shell, stack, user)
 
     assert (code, err) == (1, "")
     assert "failed: out of memory" in out
+
+
+async def test_watching_goes_on_when_the_api_is_restarted(shell, stack, user):
+    training = f"t-{user}"
+    await trigger(shell, stack, "training.started", training, user)
+
+    async with shell.started("trainings", "watch", training) as process, asyncio.timeout(60):
+        begun = await process.stdout.readline()
+        stack.processes["state"].kill()
+        told = await process.stderr.readline()
+        stack.processes["state"].start()
+        await stack.until_ready("state")
+        await trigger(shell, stack, "training.succeeded", training, user, "--version", RECORDED)
+        ended, complaints = await process.communicate()
+
+    assert f"{user} {training}" in begun.decode()
+    # How it does not, depends on whether it was killed over an answer.
+    assert re.search(r" does not answer \(\w+\); waiting for it\n$", told.decode())
+    assert ended.decode().endswith("100%  active\n")
+    assert (process.returncode, complaints) == (0, b"")
 
 
 async def test_listeners_hear_a_swap_and_pass_it_on(shell, stack, user):

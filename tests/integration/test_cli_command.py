@@ -96,7 +96,7 @@ def test_missing_settings_are_named_and_the_exit_code_is_2(typed, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
     assert lines[1].endswith("is missing")
-    assert lines[-1] == "Next: modelswap config show"
+    assert lines[-1] == "Next: modelswap config show, or modelswap up --embedded, which needs no settings"
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,11 @@ def test_where_a_table_is_too_wide_its_rows_stand_below_each_other_and_no_id_is_
 @pytest.mark.parametrize(
     ("error", "code", "then"),
     [
-        (SettingsError("MODELSWAP_AMQP_URL is missing"), 2, "modelswap config show"),
+        (
+            SettingsError("MODELSWAP_AMQP_URL is missing"),
+            2,
+            "modelswap config show, or modelswap up --embedded, which needs no settings",
+        ),
         (DependencyDown("Postgres is away"), 1, "modelswap doctor"),
         (Problem("no such user", then="modelswap trainings list"), 1, "modelswap trainings list"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr, create_model
 
-from services.cli.output import print_json, print_table
+from services.cli.output import print_json, print_table, tell
 from services.cli.words import Format
 from shared.runtime.settings import (
     PREFIX,
@@ -104,7 +103,7 @@ def show(environment: Mapping[str, str], output: Format) -> None:
     else:
         print_table(("setting", "value", "from", "used by"), map(_row, found), empty="")
     for name in unheeded:
-        sys.stderr.write(f"warning: nothing heeds {name}; a typing mistake?\n")
+        tell(f"warning: nothing heeds {name}; a typing mistake?")
 
 
 def _row(entry: Entry) -> tuple[object, ...]:

@@ -12,14 +12,15 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 import typer
 
-from services.cli.client import Operators
-from services.cli.output import console, print_json, print_table, printable, tell_if_cut
+from services.cli.client import Operators, patiently
+from services.cli.output import console, print_json, print_table, tell, tell_if_cut
 from services.cli.problem import Problem
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
@@ -92,7 +93,7 @@ async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: F
         else:
             made = await api.start_replay(plan.body(dry_run=True), key=str(uuid4()))
             if output is Format.TABLE and dry_run:
-                _say(
+                tell(
                     f"replay {_short(made)}: looks at its letters ({made.letters}), {made.rate_per_second:g} per second"
                 )
             made = await _follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
@@ -180,7 +181,7 @@ async def _start_if_told(api: Operators, planned: ReplayView, reason: str) -> Re
         raise Problem(
             f"nobody is there to be asked about {planned.letters} letters", then="the same command with --yes"
         )
-    _say(said)
+    tell(said)
     if not typer.confirm("Replay them?", err=True):
         await api.steer_replay(replay_id, "cancel", "no, after a look at what would happen")
         raise Problem("nothing was replayed", then=f"modelswap replays show {replay_id}, for what would have happened")
@@ -198,21 +199,16 @@ async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, s
         async with asyncio.timeout(seconds):
             while _is_underway(found):
                 await asyncio.sleep(_POLL_SECONDS)
-                later = await api.get_replay(str(found.id))
+                later = await patiently(partial(api.get_replay, str(found.id)))
                 if later.trouble != trouble:
                     trouble = later.trouble
-                    _say(f"replay {_short(later)} waits: {trouble}" if trouble else f"replay {_short(later)} goes on")
+                    tell(f"replay {_short(later)} waits: {trouble}" if trouble else f"replay {_short(later)} goes on")
                 if shows and later.outcomes != found.outcomes:
                     console().print(f"{later.status}: {later.ended} of {later.letters}: {_counted(later.outcomes)}")
                 found = later
     except TimeoutError:
         pass
     return found
-
-
-def _say(text: str) -> None:
-    """Not on standard output, where the answer goes."""
-    typer.echo("\n".join(map(printable, text.splitlines())), err=True)
 
 
 async def _find(api: Operators, beginning: str) -> ReplayView:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from services.cli.output import print_json, print_table, printable
+from services.cli.output import print_json, print_table, printable, tell
 from services.cli.problem import Problem
 from services.cli.product.trainings import print_training, product
 from services.cli.words import Format
@@ -55,8 +55,7 @@ def _who() -> str:
 def _ask(what: str) -> None:
     if not sys.stdin.isatty():
         raise Problem(f"nobody is there to be asked: {printable(what)}", then="the same command with --yes")
-    # Not on standard output, where the answer goes.
-    typer.echo(printable(what), err=True)
+    tell(what)
     if not typer.confirm("Roll back?", err=True):
         raise Problem("nothing was changed", then="modelswap models history, to see which models there are")
 

@@ -12,7 +12,7 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from services.cli.client import Product
+from services.cli.client import Product, patiently
 from services.cli.output import console, print_json, print_json_line, print_table, printable
 from services.cli.words import Format
 from services.state.transitions import Stage
@@ -140,7 +140,7 @@ async def follow(api: Product, training: TrainingView, show: Callable[[TrainingV
     show(training)
     while training.stage in UNDERWAY:
         await asyncio.sleep(_POLL_SECONDS)
-        now = await api.get_training(training.training_id or str(training.ref))
+        now = await patiently(partial(api.get_training, training.training_id or str(training.ref)))
         if now != training:
             show(now)
         training = now

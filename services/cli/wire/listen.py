@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 
 from rich.text import Text
 
 from services.cli import client
-from services.cli.output import console, print_json_line, printable
+from services.cli.output import console, print_json_line, printable, tell
 from services.cli.problem import Problem
 from services.cli.wire.subscription import Heard, public, subscribed
 from services.cli.words import Format
@@ -24,14 +23,14 @@ async def listen(types: Sequence[str], forward_to: str | None, output: Format) -
         raise Problem(f"{forward_to!r} is no address to post to", then="--forward-to http://HOST:PORT/PATH")
     url = BrokerSettings.load(os.environ).amqp_url.get_secret_value()
     async with subscribed(url, bindings) as events:
-        sys.stderr.write("listening; Ctrl-C ends it\n")
+        tell("listening; Ctrl-C ends it")
         async for heard in events:
             if output is Format.JSON:
                 print_json_line(heard.document())
             else:
                 console().print(_line(heard), soft_wrap=True)
             if forward_to is not None:
-                sys.stderr.write(f"  {await _forward(heard, forward_to)}\n")
+                tell(f"  {await _forward(heard, forward_to)}")
 
 
 async def _forward(heard: Heard, url: str) -> str:

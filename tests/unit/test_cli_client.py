@@ -1,0 +1,50 @@
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from services.cli import client
+from services.cli.client import NoAnswer, NotNow, Product, patiently
+from services.cli.problem import Problem
+
+
+def away_for(*problems: Problem) -> Callable[[], Awaitable[str]]:
+    waiting = list(problems)
+
+    async def ask() -> str:
+        if waiting:
+            raise waiting.pop(0)
+        return "the answer"
+
+    return ask
+
+
+@pytest.fixture(autouse=True)
+def asks_at_once(monkeypatch):
+    monkeypatch.setattr(client, "_AGAIN_SECONDS", 0.0)
+
+
+async def test_whoever_watches_waits_for_what_is_restarted_and_is_told_once(capsys):
+    ask = away_for(NoAnswer("nobody", then=""), NotNow("no database", then=""), NoAnswer("nobody", then=""))
+
+    answer = await patiently(ask)
+
+    assert answer == "the answer"
+    assert capsys.readouterr().err == "nobody; waiting for it\n"
+
+
+async def test_whoever_watches_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(client, "_PATIENCE_SECONDS", 0.0)
+
+    with pytest.raises(NoAnswer, match="nobody"):
+        await patiently(away_for(*[NoAnswer("nobody", then="")] * 1_000_000))
+
+
+async def test_a_refusal_is_not_waited_for():
+    with pytest.raises(Problem, match="no such training"):
+        await patiently(away_for(Problem("no such training", then="")))
+
+
+async def test_an_empty_id_is_named_before_anybody_is_asked():
+    async with Product("http://127.0.0.1:1", "token") as api:
+        with pytest.raises(Problem, match="an empty id names nothing"):
+            await api.get_training("")
