@@ -2,8 +2,9 @@
 How does a database become what the code expects? Edge: numbered SQL files, applied once each, forward only.
 
 Each file is one transaction, unless its first line is ``-- no-transaction``; such a file holds exactly one statement
-(``CREATE INDEX CONCURRENTLY …``). What was applied is recorded with its digest, so a file that was edited afterwards is
-refused. Many processes may run this at once: one works, the others wait and then find nothing to do.
+(``CREATE INDEX CONCURRENTLY …``), and is tried again where it was cut off. What was applied is recorded with its
+digest, so a file that was edited afterwards is refused. Many processes may run this at once: one works, the others
+wait and then find nothing to do.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+
+import asyncpg
 
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.runtime.postgres import Connection, connect, translated_errors
@@ -24,6 +27,12 @@ from shared.runtime.postgres import Connection, connect, translated_errors
 _FILE_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql", re.ASCII)
 _NO_TRANSACTION: Final = "-- no-transaction"
 _POLL_SECONDS: Final = 0.1
+#: Nobody but us makes indexes there, and we hold the lock.
+_INVALID_INDEXES: Final = """
+    SELECT i.indexrelid::regclass::text AS name
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE NOT i.indisvalid AND c.relnamespace = to_regnamespace($1)
+"""
 
 
 class MigrationRefused(ModelswapError):  # noqa: N818 (it is what was seen, and reads as one)
@@ -149,7 +158,7 @@ class Migrations:
         try:
             with translated_errors(connection):
                 if migration.sql.startswith(_NO_TRANSACTION):
-                    await connection.execute(migration.sql)
+                    await self._make_index(connection, migration.sql)
                     await self._record(connection, migration)
                 else:
                     async with connection.transaction():
@@ -157,6 +166,17 @@ class Migrations:
                         await self._record(connection, migration)
         except PermanentError as error:
             raise MigrationRefused(f"{migration.name}.sql was not applied: {error}") from error
+
+    async def _make_index(self, connection: Connection, sql: str) -> None:
+        """Make it whatever an earlier attempt that was cut off has left: an index that is invalid, or not recorded."""
+        left = await connection.fetch(_INVALID_INDEXES, self.schema)
+        # It waits for whoever writes or reads with an old snapshot, such as a backup, and nobody waits for it.
+        await connection.execute("SET lock_timeout = 0")
+        for index in left:
+            await connection.execute(f"DROP INDEX CONCURRENTLY {index['name']}")
+        with suppress(asyncpg.DuplicateTableError):
+            await connection.execute(sql)
+        await connection.execute("RESET lock_timeout")
 
     async def _record(self, connection: Connection, migration: Migration) -> None:
         await connection.execute(

@@ -14,6 +14,8 @@ from shared.runtime.migrations import MigrationRefused, Migrations
 from shared.runtime.postgres import connect_pool
 from tests.state import connected
 
+INDEX = "-- no-transaction\nCREATE INDEX CONCURRENTLY shelf_by_id ON shop.shelf (id);"
+
 
 @pytest.fixture
 def migrations(tmp_path: Path) -> Migrations:
@@ -92,13 +94,38 @@ async def test_a_file_that_fails_changes_nothing_and_is_named(empty_database_url
 
 
 async def test_an_index_can_be_made_while_others_write(empty_database_url, migrations):
-    (migrations.directory / "0003_index.sql").write_text(
-        "-- no-transaction\nCREATE INDEX CONCURRENTLY shelf_by_id ON shop.shelf (id);"
-    )
+    (migrations.directory / "0003_index.sql").write_text(INDEX)
 
     applied = await asyncio.gather(*(migrations.apply(empty_database_url) for _ in range(4)))
 
     assert max(applied, key=len) == ["0001_shelf", "0002_fill", "0003_index"]
+
+
+async def test_an_index_whose_making_was_cut_off_is_made_anew(empty_database_url, migrations):
+    await migrations.apply(empty_database_url)
+    (migrations.directory / "0003_index.sql").write_text(INDEX.replace("INDEX", "UNIQUE INDEX", 1))
+    is_valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'shop.shelf_by_id'::regclass"
+    async with connected(empty_database_url) as connection:
+        await connection.execute("ALTER TABLE shop.shelf DROP CONSTRAINT shelf_pkey; INSERT INTO shop.shelf VALUES (1)")
+        with pytest.raises(MigrationRefused, match="0003_index"):
+            await migrations.apply(empty_database_url)
+        left = await connection.fetchval(is_valid)
+        await connection.execute("DELETE FROM shop.shelf")
+
+        applied = await migrations.apply(empty_database_url)
+
+        made = await connection.fetchval(is_valid)
+    assert (left, applied, made) == (False, ["0003_index"], True)
+
+
+async def test_an_index_that_was_made_but_not_recorded_is_recorded(empty_database_url, migrations):
+    await migrations.apply(empty_database_url)
+    (migrations.directory / "0003_index.sql").write_text(INDEX)
+    async with connected(empty_database_url) as connection:
+        await connection.execute(INDEX)
+
+    assert await migrations.apply(empty_database_url) == ["0003_index"]
+    assert await migrations.apply(empty_database_url) == []
 
 
 async def test_an_older_version_runs_beside_a_newer_one(empty_database_url, migrations):
