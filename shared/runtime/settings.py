@@ -98,6 +98,7 @@ def _tokens(entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
 #: ``whsec_`` and base64.
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing)]
+SigningSecrets = Annotated[tuple[SigningSecret, ...], BeforeValidator(_split)]
 #: Tokens with a scope and a name, as `shared.runtime.tokens` reads them.
 OpsTokens = Annotated[Secrets, Field(min_length=1), AfterValidator(_tokens)]
 Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
@@ -177,7 +178,7 @@ class ReceiverSettings(BrokerSettings, ReplicateSettings):
 
     receiver_port: Port = 8080
     #: Sign Replicate's webhooks, ``whsec_…``; any may match. Empty: fetched from Replicate's API.
-    webhook_secrets: Annotated[tuple[SigningSecret, ...], BeforeValidator(_split)] = ()
+    webhook_secrets: SigningSecrets = ()
     #: Sign the webhook address's ``ref``: the first signs, all verify.
     ref_secrets: Annotated[Secrets, Field(min_length=1)]
     #: A completed training's body carries its whole log.
@@ -270,6 +271,14 @@ class OpsClientSettings(Settings):
     ops_tokens: OpsTokens
 
 
+class TriggerSettings(ReplicateSettings):
+    """The command of `modelswap` that posts a webhook."""
+
+    #: Where `services.receiver` answers.
+    receiver_url: Url = "http://127.0.0.1:8080"
+    webhook_secrets: SigningSecrets = ()
+
+
 PROCESSES: Final[dict[str, type[Settings]]] = {
     "receiver": ReceiverSettings,
     "extractor": ExtractorSettings,
@@ -277,8 +286,8 @@ PROCESSES: Final[dict[str, type[Settings]]] = {
     "ops": OpsSettings,
     "simulator": SimulatorSettings,
 }
-#: Settings that are not a process's.
-_OTHERS: Final = (ClientSettings, OpsClientSettings)
+#: Those of `modelswap`, which is no process of its own.
+CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings)
 #: Names with our prefix that steer tools and tests.
 _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_")
 
@@ -290,7 +299,7 @@ def setting(field: str) -> str:
 
 def all_settings() -> dict[str, type[Settings]]:
     """Every setting by its name in the environment, with a class that has it."""
-    classes: list[type[Settings]] = [*PROCESSES.values(), *_OTHERS]
+    classes: list[type[Settings]] = [*PROCESSES.values(), *CLIENTS]
     return {setting(field): each for each in classes for field in each.model_fields}
 
 

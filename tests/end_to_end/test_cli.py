@@ -183,6 +183,17 @@ async def test_a_token_that_does_not_fit_is_said(settings):
     assert "does not accept the first token of MODELSWAP_API_TOKENS" in err
 
 
+async def test_where_no_secret_is_configured_replicate_is_asked_for_its_own(settings, stack, user):
+    own = Shell({**settings, "MODELSWAP_WEBHOOK_SECRETS": "", "MODELSWAP_RECEIVER_URL": stack.url("receiver")})
+
+    about = ("--training", f"t-{user}", "--user", user, "--destination", f"acme/{user}")
+
+    code, out, err = await own.run("trigger", "training.started", *about)
+
+    assert (code, err) == (0, "")
+    assert out.startswith("202: training.started")
+
+
 async def test_a_secret_that_does_not_fit_is_said(settings, stack):
     stranger = Shell({**settings, "MODELSWAP_WEBHOOK_SECRETS": "whsec_" + "A" * 32})
     about = ("--training", "t1", "--url", stack.url("receiver"))

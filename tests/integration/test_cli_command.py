@@ -87,9 +87,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize(
-    "typed", ["db status", "topology diff", "trainings list", "listen", "up", "trigger training.started --training t1"]
-)
+@pytest.mark.parametrize("typed", ["db status", "topology diff", "trainings list", "listen", "up"])
 def test_missing_settings_are_named_and_the_exit_code_is_2(typed, capsys):
     code = main(typed.split())
 
@@ -97,6 +95,15 @@ def test_missing_settings_are_named_and_the_exit_code_is_2(typed, capsys):
     assert code == 2
     assert lines[1].endswith("is missing")
     assert lines[-1] == "Next: modelswap config show, or modelswap up --embedded, which needs no settings"
+
+
+def test_a_webhook_that_nothing_can_sign_is_not_sent(capsys):
+    code = main(["trigger", "training.started", "--training", "t1"])
+
+    problem, then = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert "neither MODELSWAP_WEBHOOK_SECRETS nor MODELSWAP_REPLICATE_API_TOKEN is set" in problem
+    assert then == "Next: modelswap config show"
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from pydantic import SecretStr, create_model
 from services.cli.output import print_json, print_table, tell
 from services.cli.words import Format
 from shared.runtime.settings import (
+    CLIENTS,
     PREFIX,
     PROCESSES,
-    ClientSettings,
-    OpsClientSettings,
     Settings,
     SettingsError,
     all_settings,
@@ -70,7 +69,7 @@ def _source(name: str, given: Mapping[str, str], problem: str | None) -> str:
 def _processes(field: str) -> tuple[str, ...]:
     if field in Settings.model_fields:
         return ("all",)
-    owners: list[tuple[str, type[Settings]]] = [*PROCESSES.items(), ("cli", ClientSettings), ("cli", OpsClientSettings)]
+    owners: list[tuple[str, type[Settings]]] = [*PROCESSES.items(), *(("cli", client) for client in CLIENTS)]
     return tuple(process for process, owner in owners if field in owner.model_fields)
 
 

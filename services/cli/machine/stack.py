@@ -85,7 +85,8 @@ def plan(environment: Environment, *, simulator: bool) -> Plan:
 
 def exports(environment: Environment) -> str:
     """What another terminal needs to talk to this stack, as shell."""
-    urls = {"API_URL": _url(environment, "state"), "OPS_URL": _url(environment, "ops")}
+    asked = {"API_URL": "state", "OPS_URL": "ops", "RECEIVER_URL": "receiver"}
+    urls = {name: _url(environment, service) for name, service in asked.items()}
     everything = overridden(environment, urls)
     given = {name: text for name, text in everything.items() if name.startswith(PREFIX) and text}
     return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in given.items())

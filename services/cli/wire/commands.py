@@ -45,12 +45,14 @@ def trigger(  # noqa: PLR0917 (typer gives them by name)
     ] = None,
     percent: Annotated[int, typer.Option(min=0, max=100, help="How far its log says it is.")] = 42,
     error: Annotated[str, typer.Option(help="Why it failed.")] = "CUDA out of memory",
-    url: Annotated[str, typer.Option(help="Where the receiver is.")] = "http://127.0.0.1:8080",
+    url: Annotated[
+        str | None, typer.Option(help="Where the receiver is. Default: MODELSWAP_RECEIVER_URL.", show_default=False)
+    ] = None,
 ) -> None:
     """
     Post a signed webhook, as Replicate would.
 
-    It is signed with the first of MODELSWAP_WEBHOOK_SECRETS.
+    It is signed with the first of MODELSWAP_WEBHOOK_SECRETS; without any, with what Replicate says that it signs with.
     """
     from services.cli.wire.trigger import Order
     from services.cli.wire.trigger import trigger as run

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Annotated
 from uuid import uuid4
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
 from services.cli import client
 from services.cli.problem import Problem
@@ -16,14 +15,9 @@ from services.cli.product.trainings import product
 from services.cli.wire.webhook import Webhook, named_output, signed, some_version, training
 from services.cli.words import Trigger
 from shared.contract.identity import ModelName
+from shared.replicate.client import Replicate
 from shared.runtime.clock import now
-from shared.runtime.settings import Secrets, Settings
-
-
-class SigningSettings(Settings):
-    """What it takes to sign a webhook."""
-
-    webhook_secrets: Annotated[Secrets, Field(min_length=1)]
+from shared.runtime.settings import TriggerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +36,32 @@ class Order:
     error: str
 
 
-async def trigger(order: Order, url: str) -> str:
-    """Post what *order* wants to the receiver at *url*; what became of it, in words."""
-    secrets = SigningSettings.load(os.environ).webhook_secrets
-    webhook = _webhook(order, secrets[0].get_secret_value())
+async def trigger(order: Order, url: str | None) -> str:
+    """Post what *order* wants to the receiver, which may be at *url*; what became of it, in words."""
+    settings = TriggerSettings.load(os.environ)
+    webhook = _webhook(order, await _secret(settings))
     if order.user_id is not None:
         async with product() as api:
             body = {"user_id": order.user_id, "destination": str(_destination(order))}
             await api.register_training(order.training_id, body)
-    target = f"{url.rstrip('/')}/webhooks/replicate"
+    target = f"{(url or settings.receiver_url).rstrip('/')}/webhooks/replicate"
     status, reason = await client.post(target, webhook.body, webhook.headers)
     if reason:
         raise Problem(f"{target} answered {status}: {reason}", then="modelswap config show")
     return f"{status}: {order.trigger} of {order.training_id} is confirmed"
+
+
+async def _secret(settings: TriggerSettings) -> str:
+    """What the receiver takes for Replicate's: as there, configured or asked for."""
+    if settings.webhook_secrets:
+        return settings.webhook_secrets[0].get_secret_value()
+    if settings.replicate_api_token is None:
+        raise Problem(
+            "nothing to sign with: neither MODELSWAP_WEBHOOK_SECRETS nor MODELSWAP_REPLICATE_API_TOKEN is set",
+            then="modelswap config show",
+        )
+    async with Replicate(settings.replicate_api_token.get_secret_value(), settings.replicate_api_url) as replicate:
+        return await replicate.webhook_secret()
 
 
 def _webhook(order: Order, secret: str) -> Webhook:
@@ -67,10 +74,7 @@ def _webhook(order: Order, secret: str) -> Webhook:
         percent=order.percent,
         error=order.error,
     )
-    try:
-        return signed(body, secret, message_id=f"msg_{uuid4().hex}", now=moment)
-    except ValueError as error:
-        raise Problem(f"MODELSWAP_WEBHOOK_SECRETS: {error}", then="modelswap config show") from error
+    return signed(body, secret, message_id=f"msg_{uuid4().hex}", now=moment)
 
 
 def _output(order: Order) -> JsonValue:
