@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -74,7 +74,7 @@ class Door:
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 body = await self._read(request)
-        except TimeoutError:
+        except (TimeoutError, ClientDisconnect):  # who hung up hears no answer
             return _problem(408, "request-timeout", "the body did not arrive in time")
         except TooLarge as error:
             return _refusal(413, error)

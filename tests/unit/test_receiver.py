@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from uuid import UUID
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.types import Message
 
 from services.receiver.app import Door, create_app
 from services.receiver.webhook_secrets import Secrets
@@ -94,7 +96,7 @@ class Account:
         return self.secret
 
 
-def client_of(published: Published, secrets: Secrets) -> httpx.AsyncClient:
+def app_of(published: Published, secrets: Secrets) -> Starlette:
     door = Door(
         publisher=published,
         secrets=secrets,
@@ -104,8 +106,11 @@ def client_of(published: Published, secrets: Secrets) -> httpx.AsyncClient:
         max_body_bytes=LIMIT,
         clock=lambda: NOW,
     )
-    app = create_app(door)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return create_app(door)
+
+
+def client_of(published: Published, secrets: Secrets) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app_of(published, secrets), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://receiver")
 
 
@@ -369,3 +374,22 @@ async def test_several_secrets_let_one_be_rotated_without_a_gap(published: Publi
         answers = [await post(door, GOOD, signed(GOOD, secret=secret)) for secret in (SECRET, OTHER_SECRET)]
 
     assert [answer.status_code for answer in answers] == [202, 202]
+
+
+async def test_a_sender_who_hangs_up_in_the_middle_is_no_error_of_ours(published: Published):
+    said: list[Message] = []
+    incoming: Iterator[Message] = iter(
+        [{"type": "http.request", "body": GOOD, "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive() -> Message:
+        return next(incoming)
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/webhooks/replicate", "headers": [], "query_string": b""}
+    await app_of(published, Secrets((SECRET,), None, lambda: 0.0))(scope, receive, send)
+
+    assert said[0]["status"] == 408
+    assert published.messages == []
