@@ -236,7 +236,11 @@ class _Trainings:
     async def register_training(
         self, training_id: Annotated[TrainingId, Path()], body: RegisterTraining, response: Response
     ) -> TrainingView:
-        """Write down a training that runs already; 201 the first time. Its webhooks must come to us."""
+        """
+        Write down a training that runs already; 201 the first time, 200 afterwards. Its webhooks must come to us.
+
+        409 where it is registered with another user, destination, trainer or trigger word: none of them ever changes.
+        """
         registration = _registration(body, total_steps=body.total_steps, training_id=training_id)
         record, is_new = await self.store.adopt(registration)
         if is_new:

@@ -35,6 +35,16 @@ class Registration:
     #: Replicate's id, if it runs already.
     training_id: str | None = None
 
+    def differences(self, known: TrainingRecord) -> list[str]:
+        """Which fields say something else than what is *known*. One that was left open says nothing."""
+        is_same = {
+            "user_id": self.user_id == known.user_id,
+            "destination": self.destination == known.destination,
+            "trainer": None in (self.trainer, known.trainer) or self.trainer == known.trainer,
+            "trigger_word": self.trigger_word in ("", known.trigger_word),
+        }
+        return [name for name, same in is_same.items() if not same]
+
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
@@ -143,6 +153,6 @@ class KeyReused(PermanentError):  # noqa: N818 (likewise)
 
 
 class RegisteredOtherwise(PermanentError):  # noqa: N818 (likewise)
-    """The training is registered for another user or destination."""
+    """Something else is known of the training than what it is to be registered with."""
 
     code = "registered_otherwise"

@@ -524,7 +524,7 @@ class Store:
         Write down a training that runs already, or find it if it is known.
 
         Raises:
-            RegisteredOtherwise: if it is known for another user or destination.
+            RegisteredOtherwise: if something else is known of it than what *registration* says.
             UserDeleted: if the user is.
 
         """
@@ -534,8 +534,8 @@ class Store:
         known = await self._find(connection, registration.training_id, None)
         if known is None:
             return await self._register(connection, registration), True
-        if (known.user_id, known.destination) != (registration.user_id, registration.destination):
-            raise RegisteredOtherwise(f"training {known.training_id} is registered for another user or destination")
+        if others := registration.differences(known):
+            raise RegisteredOtherwise(f"training {known.training_id} is registered with another {' and '.join(others)}")
         return known, False
 
     async def _register(self, connection: Connection, registration: Registration) -> TrainingRecord:

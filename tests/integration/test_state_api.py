@@ -332,11 +332,31 @@ async def test_a_training_that_runs_already_is_registered_once(client):
     assert answers[0].json() == answers[1].json()
 
 
-@pytest.mark.parametrize("other", [{"user_id": "eve"}, {"destination": "acme/eve"}])
-async def test_a_training_is_not_registered_for_somebody_else(client, other):
-    await client.put("/trainings/t1", json=REGISTER)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"user_id": "eve"},
+        {"destination": "acme/eve"},
+        {"trainer": f"acme/trainer:{'b' * 64}"},
+        {"trigger_word": "OTHER"},
+    ],
+    ids=lambda other: str(*other),
+)
+async def test_a_training_is_not_registered_as_something_else(client, other):
+    full = {**REGISTER, "trainer": f"acme/trainer:{'a' * 64}", "trigger_word": "TOK"}
+    await client.put("/trainings/t1", json=full)
 
-    problem(await client.put("/trainings/t1", json={**REGISTER, **other}), 409, "registered-otherwise")
+    answer = await client.put("/trainings/t1", json={**full, **other})
+
+    assert str(*other) in problem(answer, 409, "registered-otherwise")["detail"]
+
+
+async def test_what_a_second_registration_leaves_open_stays(client):
+    first = await client.put("/trainings/t1", json={**REGISTER, "trigger_word": "TOK"})
+
+    second = await client.put("/trainings/t1", json=REGISTER)
+
+    assert (second.status_code, second.json()["trigger_word"]) == (200, first.json()["trigger_word"])
 
 
 # Looking
