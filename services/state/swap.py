@@ -218,7 +218,7 @@ class _Batch:
         mark = inbox_id(envelope)
         if mark in self.snapshot.applied or mark in self.fresh:
             return None
-        training = self._find(envelope.event)
+        training = self._find(envelope.event) or self._attach(envelope.event)
         if training is None:
             return UnknownTraining(f"training {envelope.event.training_id} is not registered")
         stage = self._stage(training)
@@ -230,10 +230,12 @@ class _Batch:
         return failed
 
     def _find(self, event: Event) -> Training | None:
-        """The training by Replicate's id, or by our own where Replicate's is not known yet."""
-        known = self._refs.get(event.training_id)
-        if known is not None:
-            return self._trainings[known]
+        """The training by Replicate's id."""
+        ref = self._refs.get(event.training_id)
+        return self._trainings[ref] if ref else None
+
+    def _attach(self, event: Event) -> Training | None:
+        """The training by our own id, where Replicate's is not known yet: from now on it is."""
         ref = claimed_ref(event)
         named = self._trainings.get(ref) if ref else None
         if named is None or named.training_id is not None or self._change(named.ref).training_id is not None:

@@ -192,10 +192,6 @@ class Replicate:
         items = await self._items("list runs", decode, "predictions", most_pages=_MAX_RUN_PAGES)
         return list(_readable(items, Prediction))
 
-    async def cancel_prediction(self, prediction_id: str) -> Prediction:
-        what = f"cancel run {prediction_id}"
-        return await self._ask(what, decode_prediction, "POST", "predictions", prediction_id, "cancel")
-
     async def fetch_output(self, url: str) -> bytes:
         """
         A file that a model made. It is fetched without our token.

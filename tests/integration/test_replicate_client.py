@@ -138,7 +138,6 @@ async def test_a_run_is_created_with_an_end_to_its_cost(server, replicate):
     [
         (lambda replicate: replicate.cancel_training("abc"), "POST /v1/trainings/abc/cancel"),
         (lambda replicate: replicate.get_prediction("abc"), "GET /v1/predictions/abc"),
-        (lambda replicate: replicate.cancel_prediction("abc"), "POST /v1/predictions/abc/cancel"),
     ],
 )
 async def test_a_job_is_asked_for_and_canceled_by_its_id(server, replicate, call, target):
