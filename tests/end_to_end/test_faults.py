@@ -189,7 +189,7 @@ async def test_whatever_dies_every_user_ends_with_the_right_model(restartable_se
             simulator, requested
         )
         assert readers.wrong == []
-        assert readers.answers > 500
+        assert readers.answers > 100  # a few thousand on a calm machine
         assert (await stack.broker.depth(DEAD_QUEUE), await stack.dead_letters(), twice) == (0, [], 0)
 
 
