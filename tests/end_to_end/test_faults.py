@@ -16,7 +16,7 @@ import asyncpg
 import httpx
 
 from deploy.local import Servers
-from services.simulator.faults import FaultOrder
+from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE
@@ -246,13 +246,14 @@ async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls
         retry_delays_real_seconds=(0.5, 1, 2, 4, 8),
     ) as (stack, simulator):
         simulator.order(FaultOrder.model_validate({"duration_seconds": 100}))
+        # Before the training begins: it lasts a third of a second.
+        stack.processes["receiver"].kill()
         answer = await stack.api.post(
             "/v1/trainings",
             json={"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 10}},
         )
-        stack.processes["receiver"].kill()
         async with asyncio.timeout(20):
-            while not any(attempt.status is None for attempt in simulator.attempts):
+            while (WebhookEvent.COMPLETED, None) not in {(each.event, each.status) for each in simulator.attempts}:
                 await asyncio.sleep(0.05)
         stack.processes["receiver"].start()
 
