@@ -110,7 +110,8 @@ class Stack:
     ) -> None:
         #: A tester's hands on its broker.
         self.broker = Broker(amqp_url)
-        self.ports = {name: free_port() for name in SERVICES}
+        with free_ports(len(SERVICES)) as ports:  # all at once: one that was given back may be given again
+            self.ports = dict(zip(SERVICES, ports, strict=True))
         self.environment = {
             "MODELSWAP_AMQP_URL": amqp_url,
             "MODELSWAP_DATABASE_URL": database_url,

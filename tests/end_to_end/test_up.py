@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import ROOT, free_port
+from deploy.local.ports import free_ports
+from tests.stack import ROOT
 
 SERVICES = ("receiver", "extractor", "state", "ops", "simulator")
 
@@ -29,10 +30,16 @@ def state() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture
+def ports() -> Iterator[dict[str, str]]:
+    """One for each process, until the end: the servers that `up` starts before them take others."""
+    with free_ports(len(SERVICES)) as free:
+        yield {f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in zip(SERVICES, free, strict=True)}
+
+
 @asynccontextmanager
-async def up(state: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
+async def up(state: Path, ports: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
     """Everything, as soon as it is ready, and what it said until then."""
-    ports = {f"MODELSWAP_{name.upper()}_PORT": str(free_port()) for name in SERVICES}
     own = {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -80,8 +87,8 @@ def child_of(pid: int, command: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
-async def test_it_ends_well_when_told_to_and_badly_when_a_process_is_lost(state):
-    async with up(state) as (process, said):
+async def test_it_ends_well_when_told_to_and_badly_when_a_process_is_lost(state, ports):
+    async with up(state, ports) as (process, said):
         first = exported(state)
         assert found_in_another_terminal(state) == str(Path(sys.executable).parent / "modelswap")
         process.send_signal(signal.SIGINT)
@@ -89,7 +96,7 @@ async def test_it_ends_well_when_told_to_and_badly_when_a_process_is_lost(state)
     assert f"  source {state / 'env'}" in said
     assert {line.split(" │ ")[0].strip() for line in said if " │ " in line} == set(SERVICES)
 
-    async with up(state) as (process, _):
+    async with up(state, ports) as (process, _):
         second = exported(state)
         os.kill(child_of(process.pid, "services.extractor"), signal.SIGKILL)
         out, _ = await asyncio.wait_for(process.communicate(), 60)
