@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from deploy.local import Servers
 from tests.databases import copy_of, empty_database, new_database
@@ -14,6 +15,10 @@ from tests.servers import servers as provided_servers
 
 #: The broker's runtime must hold on the oldest and the newest that people run.
 RABBITMQ_SERIES = ("3.10", "4")
+
+# An example may take as long as it likes: how long it took says more of what else the machine does.
+settings.register_profile("modelswap", deadline=None)
+settings.load_profile("modelswap")
 
 
 @pytest.fixture(scope="session")

@@ -517,7 +517,7 @@ async def test_of_two_trainings_that_made_the_same_model_the_newer_one_is_chosen
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(1, 5))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_whatever_is_ready_registered_and_rolled_back_at_once_the_model_only_ever_goes_forward(
     store, dice, trainings, rollbacks
 ):

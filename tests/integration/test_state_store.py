@@ -441,7 +441,7 @@ async def write_all(store: Store, crowd: Crowd, *, writers: int) -> None:
     st.lists(st.lists(st.sampled_from(sorted(ENDS)), min_size=1, max_size=4), min_size=1, max_size=4),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_whatever_several_writers_are_told_the_newest_good_training_is_live(store, ends, dice):
     crowd = Crowd(ends, dice)
     await crowd.register(store)

@@ -271,7 +271,7 @@ _OUTPUTS = st.recursive(
 _OUTPUTS_OR_JSON = _OUTPUTS | _OUTPUTS.map(json.dumps)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(_OUTPUTS_OR_JSON, st.sampled_from([DESTINATION, None]), st.none() | _TEXTS, st.none() | _TEXTS)
 @example({"version": f"mallory/u-42:{WHOLE}", "model": f"acme/u-42:{WHOLE}"}, DESTINATION, None, None)
 @example({"version": 10**5000}, DESTINATION, None, None)
@@ -289,7 +289,7 @@ def test_whatever_the_output_only_a_ref_of_the_destination_comes_out(output, des
     assert found.model.version in json.dumps(output).lower()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_OUTPUTS_OR_JSON, _TEXTS | st.none(), st.sampled_from(["succeeded", "failed", "queued"]) | _TEXTS)
 def test_whatever_the_line_the_filter_answers_with_one_line(output, destination, status):
     line = json.dumps({"id": "a", "training": {"status": status, "output": output}, "destination": destination})
@@ -300,7 +300,7 @@ def test_whatever_the_line_the_filter_answers_with_one_line(output, destination,
     assert set(json.loads(said)) in ({"id", "model", "version"}, {"id", "error", "detail"})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_whatever_the_text_the_filter_answers_with_one_line(line):
     said = extract_line(line)

@@ -180,7 +180,7 @@ _INPUTS = st.dictionaries(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(_LOGS | st.lists(_LOGS | st.none() | st.integers(), max_size=3) | st.none(), _INPUTS)
 def test_whatever_the_log_progress_is_a_share(logs, training_input):
     progress = read_progress(logs, training_input)
@@ -193,7 +193,7 @@ def test_whatever_the_log_progress_is_a_share(logs, training_input):
         assert progress.fraction == progress.step / progress.total
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(_LOGS, _INPUTS)
 def test_whatever_the_log_the_filter_answers_with_one_line(logs, training_input):
     said = progress_line(json.dumps({"id": "a", "logs": logs, "input": training_input}))
@@ -202,7 +202,7 @@ def test_whatever_the_log_the_filter_answers_with_one_line(logs, training_input)
     assert set(json.loads(said)) == {"id", "progress", "step", "total"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 1000), st.integers(1, 1000), st.text(st.characters(codec="utf-8"), max_size=20))
 def test_a_bar_that_counts_to_the_configured_steps_is_read_whatever_stands_above_it(step, steps, above):
     bar = f"lora: {100 * step // steps:3}%|███   | {min(step, steps)}/{steps} [00:01<00:01,  9.1it/s]"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.state.asking import (
@@ -232,7 +232,6 @@ EVENTS = [
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=12), st.integers(1, 12))
-@settings(deadline=None)
 def test_a_batch_comes_to_the_same_as_its_events_one_by_one(events, size):
     together, alone = World.of(*map(training, (1, 2, 3))), World.of(*map(training, (1, 2, 3)))
 
