@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sys
 from collections.abc import Iterator
@@ -14,15 +15,21 @@ from tests.stack import ROOT
 
 
 def descendants(pid: int) -> Iterator[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    for child in map(int, children.read_text().split()) if children.exists() else ():
+    for child in map(int, look_into(f"/proc/{pid}/task/{pid}/children").split()):
         yield child
         yield from descendants(child)
 
 
 def is_alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
+    status = look_into(f"/proc/{pid}/status")
+    return status != "" and "State:\tZ" not in status
+
+
+def look_into(file: str) -> str:
+    """What the kernel says in a *file* of a process; nothing, if that has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(file).read_text()
+    return ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the family of a process is found in /proc")

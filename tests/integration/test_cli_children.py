@@ -21,8 +21,10 @@ def settings(port: int) -> dict[str, str]:
 
 def is_gone(pid: int) -> bool:
     """Ended, whether or not anybody took notice."""
-    status = Path(f"/proc/{pid}/status")
-    return not status.exists() or "State:\tZ" in status.read_text()
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 async def until_gone(pid: int) -> None:

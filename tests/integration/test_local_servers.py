@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import aiormq
@@ -22,6 +22,9 @@ from deploy.local import LocalServersError, Servers, Unavailable, local_servers
 from deploy.local.process import removed_afterwards
 
 ROOT = Path(__file__).parent.parent.parent
+
+#: What /proc says of a process that ended between two looks: RabbitMQ runs short programs now and then.
+ENDED_MEANWHILE = (FileNotFoundError, ProcessLookupError)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 
@@ -127,15 +130,26 @@ def descendants(pid: int) -> dict[int, list[str]]:
     """Every process below *pid*, with its command line."""
     parents: dict[int, int] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with contextlib.suppress(*ENDED_MEANWHILE):
             number, rest = status.read_text().split(" (", 1)
-        except FileNotFoundError:  # it ended meanwhile
-            continue
-        parents[int(number)] = int(rest.rpartition(") ")[2].split()[1])
+            parents[int(number)] = int(rest.rpartition(") ")[2].split()[1])
     found = [pid]
     for each in found:
         found += [child for child, parent in parents.items() if parent == each]
-    return {each: Path(f"/proc/{each}/cmdline").read_text().split("\0") for each in found}
+    commands: dict[int, list[str]] = {}
+    for each in found:
+        with contextlib.suppress(*ENDED_MEANWHILE):
+            commands[each] = Path(f"/proc/{each}/cmdline").read_text().split("\0")
+    return commands
+
+
+def opened(pids: Iterable[int]) -> dict[int, int]:
+    """A file descriptor for each process that has not ended."""
+    descriptors: dict[int, int] = {}
+    for pid in pids:
+        with contextlib.suppress(*ENDED_MEANWHILE):
+            descriptors[pid] = os.pidfd_open(pid)
+    return descriptors
 
 
 def wait_for_the_end_of(processes: dict[int, int]) -> None:
@@ -168,7 +182,7 @@ def test_nothing_is_left_of_a_launcher_that_is_killed(signal_name):
         assert launcher.stdout.readline() == b"started\n"
         family = descendants(launcher.pid)
         folders = [Path(command[-2]) for command in family.values() if "remove" in command]
-        processes = {pid: os.pidfd_open(pid) for pid in family}
+        processes = opened(family)
         for descriptor in processes.values():
             stack.callback(os.close, descriptor)
 
