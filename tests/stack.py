@@ -206,14 +206,14 @@ class Stack:
         letters: list[dict[str, Any]] = answer.json()["items"]
         return letters
 
-    async def dead_letter(self, training_id: str, seconds: float = 20) -> dict[str, Any]:
+    async def dead_letter(self, training_id: str, seconds: float = 60) -> dict[str, Any]:
         """Wait for a letter of this training."""
         async with asyncio.timeout(seconds):
             while not (found := await self.dead_letters(training_id=training_id)):
                 await asyncio.sleep(0.05)
         return found[0]
 
-    async def until_stage(self, training_id: str, *stages: str, seconds: float = 30) -> dict[str, Any]:
+    async def until_stage(self, training_id: str, *stages: str, seconds: float = 60) -> dict[str, Any]:
         """Wait until the training is in one of *stages*."""
         seen: dict[str, Any] = {}
         try:

@@ -46,7 +46,7 @@ async def test_a_version_that_comes_too_late_is_found_at_the_second_look(stack, 
     old = await stack.model(user)
     order(simulator, version_late_calls=_GIVES_UP)
     begun = await start(stack, user)
-    given_up = await stack.until_stage(begun["training_id"], "unverified", seconds=60)
+    given_up = await stack.until_stage(begun["training_id"], "unverified")
     meanwhile = await stack.model(user)
 
     path = f"/v1/trainings/{begun['training_id']}" if by == "training" else f"/v1/users/{user}"
@@ -62,7 +62,7 @@ async def test_a_version_that_comes_too_late_is_found_at_the_second_look(stack, 
 async def test_what_replicate_has_deleted_is_found_in_the_output_that_was_kept(stack, simulator, user):
     order(simulator, version_late_calls=_GIVES_UP)
     begun = await start(stack, user)
-    await stack.until_stage(begun["training_id"], "unverified", seconds=60)
+    await stack.until_stage(begun["training_id"], "unverified")
     simulator.world.order_api_fault(ApiFaultOrder(route="trainings.get", status=404, next=1))
 
     await post(stack, f"/v1/trainings/{begun['ref']}/retry-extraction", 202)

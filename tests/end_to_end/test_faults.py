@@ -230,7 +230,7 @@ async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
         away = await stack.api.get("/v1/users/t0/model")
         servers.postgres.start()
         for name in names:
-            await stack.until_stage(name, "failed", seconds=60)
+            await stack.until_stage(name, "failed")
 
         await stack.until_ready("ops")
         dead = [await stack.broker.depth(DEAD_QUEUE), await stack.dead_letters()]

@@ -38,7 +38,7 @@ async def test_what_failed_is_tried_with_todays_parser_and_looked_at_again_for_a
     simulator.order(FaultOrder(destination=f"acme/{user}-late", version_late_calls=10_000))
     simulator.order(FaultOrder(destination=f"acme/{user}-none", output={"weights": "$weights"}))
     late, none, good = [(await start(stack, f"{user}-{kind}"))["training_id"] for kind in ("late", "none", "good")]
-    await stack.until_stage(late, "unverified", seconds=60)
+    await stack.until_stage(late, "unverified")
     await stack.until_stage(none, "unverified")
     await stack.until_stage(good, "active")
 

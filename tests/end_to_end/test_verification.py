@@ -131,7 +131,7 @@ class Retrain:
     async def begin(self) -> None:
         self.order()
         first = await start(self.stack, self.user)
-        await self.stack.until_stage(first["training_id"], "active", seconds=60)
+        await self.stack.until_stage(first["training_id"], "active")
         self.old = await self.model()
         self.seen.append(self.old)
 
