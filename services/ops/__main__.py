@@ -129,6 +129,7 @@ def _reconciler(
         after=timedelta(seconds=settings.reconcile_after_seconds),
         every=timedelta(seconds=settings.reconcile_every_seconds),
         give_up_after=timedelta(seconds=settings.reconcile_give_up_seconds),
+        retries=sum(settings.retry_delays, timedelta()),
     )
     budget = CallBudget(settings.reconcile_calls_per_minute)
     secrets = reveal(settings.ref_secrets)

@@ -33,7 +33,7 @@ from tests.state import connected
 
 HOUR: Final = timedelta(hours=1)
 NOON: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
-LIMITS: Final = Limits(after=HOUR, every=timedelta(minutes=1), give_up_after=timedelta(days=3))
+LIMITS: Final = Limits(after=HOUR, every=timedelta(minutes=1), give_up_after=timedelta(days=3), retries=3 * HOUR)
 OUTPUT: Final = {"version": "acme/ann:" + "a" * 64}
 
 
@@ -61,7 +61,7 @@ def overdue(number: int = 1, **facts: Any) -> Unfinished:
         "total_steps": 1000,
         "requested_at": NOON - HOUR,
         "started_at": None,
-        "completed_at": None,
+        "updated_at": NOON - HOUR,
     }
     return Unfinished.model_validate(known | facts)
 
@@ -76,7 +76,8 @@ class State:
     """Knows these trainings, until an end of theirs is published."""
 
     trainings: list[Unfinished] = field(default_factory=list)
-    looked_at_again: list[str] = field(default_factory=list)
+    looked_at_again: list[datetime] = field(default_factory=list)
+    moment: datetime = NOON
     never: list[tuple[UUID, str]] = field(default_factory=list)
 
     async def unfinished(self) -> AsyncIterator[Unfinished]:
@@ -87,7 +88,11 @@ class State:
         return any(training.training_id == training_id for training in self.trainings)
 
     async def look_again(self, training: str) -> None:
-        self.looked_at_again.append(training)
+        self.looked_at_again.append(self.moment)
+        self.trainings = [
+            each.model_copy(update={"updated_at": self.moment}) if str(each.ref) == training else each
+            for each in self.trainings
+        ]
 
     async def never_started(self, ref: UUID, reason: str) -> None:
         self.never.append((ref, reason))
@@ -147,8 +152,8 @@ class Scene:
         self.published.append(envelope)
 
     async def rounds(self, *moments: datetime) -> None:
-        for moment in moments:
-            await self.reconciler.round(moment)
+        for self.state.moment in moments:
+            await self.reconciler.round(self.state.moment)
 
 
 @pytest.fixture
@@ -273,12 +278,12 @@ async def test_nobody_guesses_between_two(scene: Scene):
     assert (scene.published, scene.state.never) == ([], [])
 
 
-async def test_one_that_is_verified_for_too_long_is_looked_at_again_at_growing_distances(scene: Scene):
-    scene.state.trainings = [overdue(stage=Stage.VERIFYING, completed_at=NOON - HOUR)]
+async def test_a_model_that_never_comes_is_looked_for_again_whenever_all_retries_are_over(scene: Scene):
+    scene.state.trainings = [overdue(stage=Stage.VERIFYING)]
 
-    await scene.rounds(*(NOON + number * HOUR / 4 for number in range(24)))
+    await scene.rounds(*(NOON + number * HOUR / 4 for number in range(50)))
 
-    assert scene.state.looked_at_again == [str(UUID(int=1))] * 5
+    assert scene.state.looked_at_again == [NOON + 3 * HOUR, NOON + 7 * HOUR, NOON + 11 * HOUR]
     assert scene.replicate.lists == 0
 
 

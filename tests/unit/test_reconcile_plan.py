@@ -37,7 +37,7 @@ from shared.replicate.webhook_url import Claim, webhook_url
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 BEGIN = datetime(2026, 11, 24, 8, tzinfo=UTC)
-LIMITS = Limits(after=HOUR, every=MINUTE, give_up_after=timedelta(days=3))
+LIMITS = Limits(after=HOUR, every=MINUTE, give_up_after=timedelta(days=3), retries=3 * HOUR)
 SECRETS = ("of-ours",)
 ACME = ModelName("acme", "ann")
 TRAINER = ModelRef("ostris", "trainer", "0" * 64)
@@ -56,7 +56,7 @@ def unfinished(number: int = 1, **facts: Any) -> Unfinished:
             "total_steps": 1000,
             "requested_at": BEGIN,
             "started_at": None,
-            "completed_at": None,
+            "updated_at": BEGIN,
             **facts,
         }
     )
@@ -180,7 +180,7 @@ def test_an_end_is_told_however_late():
 
 
 def test_one_that_is_verified_for_too_long_is_looked_at_again_without_asking_replicate():
-    verifying = unfinished(stage=Stage.VERIFYING, completed_at=BEGIN)
+    verifying = unfinished(stage=Stage.VERIFYING)
 
     assert oldest([Watched(verifying)]) is None
     assert step(verifying, Listing()) == LookAgain(verifying)
@@ -287,7 +287,6 @@ def test_a_training_that_nobody_started_ends_even_where_the_list_is_too_long_to_
         (unfinished(), BEGIN + HOUR),
         (unfinished(started_at=BEGIN + MINUTE), BEGIN + HOUR + MINUTE),
         (unfinished(overdue_at=BEGIN + 9 * MINUTE), BEGIN + 9 * MINUTE),
-        (unfinished(stage=Stage.VERIFYING, completed_at=BEGIN + HOUR, overdue_at=BEGIN), BEGIN + 2 * HOUR),
     ],
 )
 def test_a_training_is_overdue_by_what_is_learned_of_its_trainer_else_after_a_set_time(
@@ -296,6 +295,16 @@ def test_a_training_is_overdue_by_what_is_learned_of_its_trainer_else_after_a_se
     assert LIMITS.due_at(training) == due
     assert not is_due(Watched(training), due - MINUTE, LIMITS)
     assert is_due(Watched(training), due, LIMITS)
+
+
+def test_a_model_is_not_looked_for_again_before_the_retries_of_the_last_look_are_over():
+    # However long ago it was requested, and whoever asked for that look.
+    verifying = unfinished(stage=Stage.VERIFYING, overdue_at=BEGIN, updated_at=BEGIN + 24 * HOUR)
+
+    due = BEGIN + (24 + 3 + 1) * HOUR
+
+    assert not is_due(Watched(verifying), due - MINUTE, LIMITS)
+    assert is_due(Watched(verifying), due, LIMITS)
 
 
 def test_a_look_waits_for_its_time():

@@ -7,7 +7,7 @@ What is to be done about trainings that should have ended by now? Pure: what sta
     there is no id of it            the answer of ``POST /v1/trainings`` was lost, or it was never given. The list shows
                                     a training whose webhook address *we* signed for it: `Tell`. One that may be it:
                                     `Identify`. None, again and again: `NeverStarted`
-    it is being verified for long   the event got lost: `LookAgain`
+    it is being verified for long   longer than all retries take, so the event got lost: `LookAgain`
     for days                        `GiveUp`, after at least three looks, so that no outage of ours ends trainings
 
 A look comes the later, the longer a training is overdue, so that one that never ends does not cost for ever.
@@ -74,7 +74,8 @@ class Unfinished(BaseModel):
     total_steps: int | None
     requested_at: AwareDatetime
     started_at: AwareDatetime | None
-    completed_at: AwareDatetime | None
+    #: Of one that is being verified: when its model began to be looked for, the last time.
+    updated_at: AwareDatetime
     #: When it should surely have ended, by what its trainer's trainings take.
     overdue_at: AwareDatetime | None = None
 
@@ -93,11 +94,14 @@ class Limits:
     #: Between two looks, at least.
     every: timedelta
     give_up_after: timedelta
+    #: How long whoever looks for a model tries again by itself.
+    retries: timedelta
 
     def due_at(self, training: Unfinished) -> datetime:
         """When *training* should have ended."""
         if training.stage is Stage.VERIFYING:
-            return (training.completed_at or training.requested_at) + self.after
+            # Before that, it would be looked for twice at a time, and a failure be told as often.
+            return training.updated_at + self.retries + self.after
         return training.overdue_at or (training.started_at or training.requested_at) + self.after
 
 
