@@ -22,7 +22,7 @@ from services.ops.reconcile.store import Store
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryOutcome
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
-from shared.contract.events import TrainingFailed, TrainingStarted, TrainingSucceeded
+from shared.contract.events import ExtractionFailed, TrainingFailed, TrainingStarted, TrainingSucceeded
 from shared.contract.identity import ModelName
 from shared.replicate.client import TrainingsPage
 from shared.replicate.errors import BadAnswer, NotThere, OperatorNeeded
@@ -119,6 +119,8 @@ class Replicate:
 
     async def get_training(self, training_id: str) -> Training:
         self.gets.append(training_id)
+        if self.error:
+            raise self.error
         if training_id not in self.unlisted:
             raise NotThere(f"get training {training_id}: 404")
         return self.unlisted[training_id]
@@ -287,13 +289,35 @@ async def test_a_model_that_never_comes_is_looked_for_again_whenever_all_retries
     assert scene.replicate.lists == 0
 
 
+async def test_a_model_that_nobody_can_say_anything_of_is_given_up_and_replicate_asked_once(
+    scene: Scene, database_url: str
+):
+    scene.state.trainings = [overdue(stage=Stage.VERIFYING)]
+
+    await scene.rounds(*(NOON + number * HOUR for number in range(72)))
+
+    (told,) = scene.published
+    assert isinstance(told.event, ExtractionFailed)
+    assert (told.event.training_id, told.event.ref, told.event.error) == ("t1", UUID(int=1), "given_up")
+    assert scene.replicate.gets == ["t1"]
+    assert await rows(database_url, "SELECT action, reason FROM ops.audit") == [
+        ("training.given_up", told.event.detail)
+    ]
+
+
+@pytest.mark.parametrize("stage", [Stage.RUNNING, Stage.VERIFYING])
 @pytest.mark.parametrize(
     "error",
     [OperatorNeeded("Replicate does not accept our token"), DependencyDown("throttled", retry_after_seconds=9)],
 )
-async def test_while_replicate_does_nothing_for_us_nobody_fails_and_operators_are_told(scene: Scene, error: Exception):
-    scene.state.trainings = [overdue(requested_at=now() - timedelta(days=30))]
+async def test_while_replicate_does_nothing_for_us_nobody_fails_and_operators_are_told(
+    scene: Scene, error: Exception, stage: Stage
+):
+    training = overdue(requested_at=now() - timedelta(days=30), stage=stage)
+    scene.state.trainings = [training]
     scene.replicate.error = error
+    for _ in range(3):
+        await scene.store.looked(training, NOON, look_at=NOON)
 
     seconds = [await scene.reconciler._attempt() for _ in range(5)]
 

@@ -186,6 +186,18 @@ def test_one_that_is_verified_for_too_long_is_looked_at_again_without_asking_rep
     assert step(verifying, Listing()) == LookAgain(verifying)
 
 
+def test_one_that_is_verified_without_an_end_is_given_up_like_any_other():
+    verifying = unfinished(stage=Stage.VERIFYING, updated_at=BEGIN + 66 * HOUR)
+    too_soon, enough = 72 * HOUR - MINUTE, 72 * HOUR
+
+    assert step(verifying, Listing(), memory=Memory(looks=2), age=9 * enough) == LookAgain(verifying)
+    assert step(verifying, Listing(), memory=Memory(looks=9), age=too_soon) == LookAgain(verifying)
+    assert step(verifying, Listing(), memory=Memory(looks=3), age=enough) == GiveUp(
+        verifying,
+        "given up after 3 days without an end: whether its model works is not known since 2026-11-27 02:00 UTC",
+    )
+
+
 # Trainings whose id nobody knows
 
 

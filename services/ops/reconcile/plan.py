@@ -8,7 +8,7 @@ What is to be done about trainings that should have ended by now? Pure: what sta
                                     a training whose webhook address *we* signed for it: `Tell`. One that may be it:
                                     `Identify`. None, again and again: `NeverStarted`
     it is being verified for long   longer than all retries take, so the event got lost: `LookAgain`
-    for days                        `GiveUp`, after at least three looks, so that no outage of ours ends trainings
+    any of these for days           `GiveUp`, after at least three looks, so that no outage of ours ends trainings
 
 A look comes the later, the longer a training is overdue, so that one that never ends does not cost for ever.
 """
@@ -292,7 +292,7 @@ def _step(
 ) -> Step:
     training = watched.training
     if training.stage is Stage.VERIFYING:
-        return LookAgain(training)
+        return _step_of_verified(watched, now, limits)
     found = listing.find(training)
     if found is not None:
         return _step_of_found(watched, found, now, limits)
@@ -302,6 +302,13 @@ def _step(
     if candidates := sole[training.ref]:
         return Identify(training, tuple(candidates), is_absent)
     return _step_of_nameless(watched, now, limits, is_absent=is_absent)
+
+
+def _step_of_verified(watched: Watched, now: datetime, limits: Limits) -> Step:
+    training = watched.training
+    if _is_hopeless(watched, now, limits):
+        return _give_up(training, now, f"whether its model works is not known since {training.updated_at:%F %R} UTC")
+    return LookAgain(training)
 
 
 def _step_of_found(watched: Watched, found: Training, now: datetime, limits: Limits) -> Step:

@@ -28,6 +28,7 @@ from services.ops.reconcile.plan import (
     LookAgain,
     Memory,
     NeverStarted,
+    Stage,
     Step,
     Tell,
     Unfinished,
@@ -42,7 +43,7 @@ from services.ops.reconcile.plan import (
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError
-from shared.contract.events import TrainingEvent, TrainingFailed
+from shared.contract.events import Event, ExtractionFailed, TrainingFailed
 from shared.contract.text import clean
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
@@ -55,6 +56,8 @@ from shared.runtime.waiting import wait_for_any
 log = structlog.get_logger()
 
 SOURCE: Final = "ops"
+#: The error of a model of which nobody has said for days whether it works.
+_GIVEN_UP: Final = "given_up"
 #: An answer of Replicate's is never larger.
 _ANY_SIZE: Final = 8 * 1024 * 1024
 #: Replicate's list is read with this share of the calls at most: the others are for single trainings.
@@ -295,10 +298,20 @@ class Reconciler:
 
     async def _give_up(self, training: Unfinished, reason: str, moment: datetime) -> None:
         assert training.training_id is not None  # noqa: S101 (the plan gives up no others)
-        event = TrainingFailed(training_id=training.training_id, ref=training.ref, recovered=True, reason=reason)
+        known = {"training_id": training.training_id, "ref": training.ref}
+        event: Event = TrainingFailed(**known, recovered=True, reason=reason)
+        if training.stage is Stage.VERIFYING:
+            await self._ask_whether_replicate_answers(training.training_id)
+            event = ExtractionFailed(**known, error=_GIVEN_UP, detail=reason)
         await self._end(training, RecoveryOutcome.GIVEN_UP, reason, partial(self._emit, event, moment), moment)
 
-    async def _emit(self, event: TrainingEvent, moment: datetime) -> None:
+    async def _ask_whether_replicate_answers(self, training_id: str) -> None:
+        """What waits for an operator, such as a token that is not accepted, is no user's failure."""
+        self._spend()
+        with suppress(NotThere):
+            await self._replicate.get_training(training_id)
+
+    async def _emit(self, event: Event, moment: datetime) -> None:
         await self._publish(wrap(event, source=SOURCE, now=moment))
 
     async def _end(
