@@ -18,6 +18,7 @@ from services.ops.replays.plan import Mark, Status, Step
 from services.ops.replays.records import Order, ReplayRecord, Revert
 from services.ops.replays.store import Store
 from shared.contract.envelope import REPLAY_HEADER, Envelope
+from shared.contract.errors import DependencyDown
 from shared.contract.events import Effect, ReplaySettled
 from shared.contract.preview import Answer, Message
 from shared.contract.topology import STATE_QUEUE, topology
@@ -151,6 +152,8 @@ class Answering:
     #: Why a user's model stays as it is, by user; all others' are taken back.
     kept: Mapping[str, str] = field(default_factory=dict)
     reverted: list[Revert] = field(default_factory=list)
+    #: Of whom nobody can say anything.
+    unknown: set[str] = field(default_factory=set)
 
     async def preview_extractor(self, message: Message) -> Answer:
         return self.extractor(message)
@@ -159,6 +162,8 @@ class Answering:
         return self.state(message)
 
     async def roll_back(self, revert: Revert) -> str | None:
+        if revert.user_id in self.unknown:
+            raise DependencyDown(f"nobody knows about {revert.user_id}")
         self.reverted.append(revert)
         return self.kept.get(revert.user_id)
 

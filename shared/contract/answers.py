@@ -10,6 +10,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ValidationError
 
 Item = TypeVar("Item")
 
+#: A problem's type is this and its kind, such as ``no-model``.
+KIND_PREFIX: Final = "urn:modelswap:problem:"
 #: Of what is no problem.
 _SHOWN_BYTES: Final = 200
 
@@ -62,3 +64,12 @@ def said_in(answer: bytes) -> str:
     except ValidationError:
         return answer[:_SHOWN_BYTES].decode(errors="replace")
     return f"{said.errors[0].pointer}: {said.errors[0].detail}" if said.errors else said.detail
+
+
+def kind_in(answer: bytes) -> str | None:
+    """Which of our problems an answer is; None: it is none of ours, such as a proxy's own 404."""
+    try:
+        kind = Problem.model_validate_json(answer).type
+    except ValidationError:
+        return None
+    return kind.removeprefix(KIND_PREFIX) if kind.startswith(KIND_PREFIX) else None

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.contract.answers import Mistake, Problem
+from shared.contract.answers import KIND_PREFIX, Mistake, Problem
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
 from shared.runtime.health import Check, health_routes
 from shared.runtime.tokens import Caller, Token
@@ -219,7 +219,7 @@ def from_cursor(cursor: str | None) -> int | None:
 def _problem(
     status: int, kind: str, detail: str, *, errors: Sequence[Mistake] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
-    problem = Problem(type=f"urn:modelswap:problem:{kind}", title=kind, status=status, detail=detail, errors=errors)
+    problem = Problem(type=KIND_PREFIX + kind, title=kind, status=status, detail=detail, errors=errors)
     return JSONResponse(
         problem.model_dump(exclude_defaults=True), status_code=status, media_type=_PROBLEM_JSON, headers=headers
     )

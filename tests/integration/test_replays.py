@@ -652,6 +652,16 @@ async def test_a_letter_that_was_dropped_and_forgotten_since_the_dry_run_is_skip
 # Undoing
 
 
+async def until_undone(store: Store, replay_id: UUID, *, waiting: int = 0) -> ReplayRecord:
+    """Wait until only so many users are left to look at."""
+    async with asyncio.timeout(10):
+        while True:
+            record = await store.find(replay_id)
+            if record is not None and record.undo is not None and record.undo.waiting == waiting:
+                return record
+            await asyncio.sleep(0.02)
+
+
 async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_url, store, broker):
     numbers = await archive_many(database_url, 5)
     services = Answering(kept={"bob": "the model of user bob has generation 9 now"})
@@ -669,9 +679,7 @@ async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_u
     async with running_engine(store, broker, services):
         await until(store, record.id, Status.DONE)
         await store.undo(record.id, actor="bob", reason="they are all blurred")
-        async with asyncio.timeout(10):
-            while (undone := await store.find(record.id)) is None or undone.undo is None or undone.undo.waiting:
-                await asyncio.sleep(0.02)
+        await until_undone(store, record.id)
 
     found = await store.list_letters(record.id, outcome=None, after=None, limit=10)
     assert sorted((each.user_id, each.generation, each.to) for each in services.reverted) == [
@@ -689,6 +697,25 @@ async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_u
     assert "generation 9" in found[2].undo_detail
     with pytest.raises(NotNow, match="nothing to undo"):
         await store.undo(record.id, actor="bob", reason="once more")
+
+
+async def test_one_user_of_whom_nobody_can_tell_holds_up_no_other_and_is_undone_later(database_url, store, broker):
+    numbers = await archive_many(database_url, 10)
+    services = Answering(unknown={"user-0"})
+    record, _ = await store.create(order(numbers))
+    marks = [f"{record.id}:{number}" for number in numbers]
+    await say(store, *(settled(mark, user_id=f"user-{at}", generation=7) for at, mark in enumerate(marks)))
+
+    async with running_engine(store, broker, services):
+        await until(store, record.id, Status.DONE)
+        await store.undo(record.id, actor="bob", reason="they are all blurred")
+        held_up = await until_undone(store, record.id, waiting=1)
+        services.unknown.clear()
+        undone = await until_undone(store, record.id)
+
+    assert held_up.trouble == "nobody knows about user-0"
+    assert undone.undo is not None
+    assert (undone.undo.reverted, undone.undo.kept) == (10, 0)
 
 
 # Much

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from shared.contract.answers import said_in
+from shared.contract.answers import kind_in, said_in
 from shared.contract.envelope import Envelope, decode, wrap
 from shared.contract.errors import Malformed, PermanentError, TransientError
 from shared.contract.events import (
@@ -264,3 +264,13 @@ def test_what_our_own_queues_hear_must_not_get_lost():
 )
 def test_why_something_was_not_done_is_read_from_whatever_was_answered(answer, said):
     assert said_in(answer) == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"), [("urn:modelswap:problem:no-model", "no-model"), ("about:blank", None), ("no-model", None)]
+)
+def test_a_problem_of_ours_is_told_from_anybody_elses(kind, known):
+    answer = json.dumps({"type": kind, "title": "no-model", "status": 404, "detail": "no"}).encode()
+
+    assert kind_in(answer) == known
+    assert kind_in(b"<html>404</html>") is None

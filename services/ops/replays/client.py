@@ -12,21 +12,26 @@ import httpx
 from pydantic import ValidationError
 
 from services.ops.replays.records import Revert
-from shared.contract.answers import said_in
+from shared.contract.answers import kind_in, said_in
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.preview import Answer, Message
 
 #: The extractor may ask Replicate several times.
 _SECONDS: Final = 60.0
 _BODY_LIMIT: Final = 8 * 1024 * 1024
-#: Why a user's model stays as it is.
-_KEPT: Final = (
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.CONFLICT,
-    HTTPStatus.PRECONDITION_FAILED,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
+#: State takes no longer one. The audit has all of it.
+_REASON_LIMIT: Final = 1000
+#: Why a user's model stays as it is, for good. Any other problem is one of ours, or of what is between us.
+_KEPT: Final = frozenset(
+    (
+        "already-current",
+        "no-model",
+        "not-their-model",
+        "nothing-to-roll-back-to",
+        "precondition-failed",
+        "user-deleted",
+    )
 )
-
 #: It is the message that is at fault, such as its size.
 _REFUSED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
@@ -63,10 +68,11 @@ class Services:
             DependencyDown: if nobody knows. It may be asked again.
 
         """
+        reason = f"undo of replay {revert.replay_id}: {revert.reason}"
         user = hashlib.sha256(revert.user_id.encode()).hexdigest()[:32]
         response = await self._post(
             f"{self._state}/users/{quote(revert.user_id, safe='')}/model/rollback",
-            {"to": revert.to, "reason": f"undo of replay {revert.replay_id}: {revert.reason}", "actor": revert.actor},
+            {"to": revert.to, "reason": _shortened(reason), "actor": revert.actor},
             headers={
                 "If-Match": f'"{revert.generation}"',
                 # Asked again after a crash, it is the same rollback.
@@ -75,7 +81,7 @@ class Services:
         )
         if response.is_success:
             return None
-        if response.status_code in _KEPT:
+        if kind_in(response.content) in _KEPT:
             return said_in(response.content)
         raise _unexpected(response)
 
@@ -99,6 +105,10 @@ class Services:
         if len(response.content) > _BODY_LIMIT:
             raise DependencyDown(f"{url} said far too much", code="service_down")
         return response
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _REASON_LIMIT else f"{reason[: _REASON_LIMIT - 1]}…"
 
 
 def _unexpected(response: httpx.Response) -> DependencyDown:

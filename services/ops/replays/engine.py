@@ -202,8 +202,9 @@ class Engine:
         reverts = await self._store.to_revert(replay_id, limit=_REVERTS)
         if not reverts:
             await self._store.end_undo(replay_id)
-        await asyncio.gather(*map(self._revert, reverts))
-        return Round(seconds=0.0)
+        # One user of whom state can not be told must not hold up the others.
+        results = await asyncio.gather(*map(self._revert, reverts), return_exceptions=True)
+        return Round(failures=[each for each in results if each is not None], seconds=0.0)
 
     async def _revert(self, revert: Revert) -> None:
         kept_because = _FIRST_MODEL if revert.to is None else await self._services.roll_back(revert)
