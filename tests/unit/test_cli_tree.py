@@ -49,6 +49,8 @@ LEAVES = {path: command for path, command in TREE.items() if not hasattr(command
 def told() -> set[str]:
     """What people are told to type: in the README and the runbook, and by every help."""
     pages = [(ROOT / name).read_text() for name in ("README.md", "deploy/runbook.md")]
+    # With compose it is the same commands.
+    pages = [re.sub(r"docker compose run --rm (?:-T )?cli ", "modelswap ", page) for page in pages]
     pages += [inspect.cleandoc(command.help or "") for command in TREE.values()]
     return {
         (inline or line).partition("  ")[0].strip()
@@ -61,7 +63,7 @@ def told() -> set[str]:
 def test_what_people_are_told_to_type_can_be_typed(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mended.json").write_text("{}")
-    words = list(takewhile(lambda word: word not in ("|", ">"), shlex.split(typed, comments=True)))[1:]
+    words = list(takewhile(lambda word: word not in ("|", ">", "<"), shlex.split(typed, comments=True)))[1:]
     path = next(tuple(words[:length]) for length in range(len(words), -1, -1) if tuple(words[:length]) in TREE)
 
     assert path in LEAVES

@@ -297,12 +297,7 @@ def dead_letters_edit(
     body: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="The new body, as JSON; - reads it. Default: your editor.",
-            show_default=False,
-            exists=True,
-            dir_okay=False,
-            allow_dash=True,
+            metavar="FILE", help="The new body, as JSON; - reads it. Default: your editor.", show_default=False
         ),
     ] = None,
     output: Output = Format.TABLE,
@@ -318,8 +313,17 @@ def dead_letters_edit(
     """
     from services.cli.operators.replays import edit
 
-    text = None if body is None else sys.stdin.buffer.read() if str(body) == "-" else body.read_bytes()
-    run_async(edit(number, text=text, reason=reason, output=output))
+    run_async(edit(number, text=None if body is None else _read(body), reason=reason, output=output))
+
+
+def _read(file: Path) -> bytes:
+    """What is in *file*; ``-`` is standard input, which typer's own check of files does not let pass as a path."""
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: {error.strerror}", param_hint="--body") from error
 
 
 @replays.command("list")
