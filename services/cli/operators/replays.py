@@ -111,13 +111,30 @@ async def edit(number: int, *, text: str | bytes | None, reason: str, output: Fo
     """Replay one letter with *text* as its body, or with what whoever is at the terminal makes of it."""
     async with operators() as api:
         if text is None:
-            text = _in_editor(_data(await api.get_dead_letter(number)))
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise Problem(f"this is no JSON: {error}", then="modelswap dead-letters edit --help") from error
-        made = await api.edit_and_replay(number, {"body": data, "reason": reason}, key=str(uuid4()))
+            made = await edit_by_hand(api, number, reason=reason)
+        else:
+            made = await _replay_with(api, number, text, reason)
     print_replay(made, output)
+
+
+async def edit_by_hand(api: Operators, number: int, *, reason: str) -> ReplayView:
+    """Replay one letter with what somebody makes of its body in an editor; their work outlives a refusal."""
+    again = f"modelswap dead-letters edit {number} --reason {shlex.quote(reason)} --body"
+    file = _in_editor(_data(await api.get_dead_letter(number)), then=f"set EDITOR, or: {again} FILE, or - to read it")
+    try:
+        made = await _replay_with(api, number, file.read_bytes(), reason)
+    except Problem as problem:
+        raise Problem(f"{problem}; what you wrote is kept", then=f"mend it, and: {again} {file}") from problem
+    file.unlink()
+    return made
+
+
+async def _replay_with(api: Operators, number: int, text: str | bytes, reason: str) -> ReplayView:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise Problem(f"this is no JSON: {error}", then="modelswap dead-letters edit --help") from error
+    return await api.edit_and_replay(number, {"body": data, "reason": reason}, key=str(uuid4()))
 
 
 async def list_replays(*, limit: int, output: Format) -> None:
@@ -234,21 +251,28 @@ def _data(letter: LetterView) -> Any:
     return document.get("data", {}) if is_structured(letter.content_type) else document
 
 
-def _in_editor(data: Any) -> str:
-    """What somebody makes of *data* in the editor of their own."""
+def _in_editor(data: Any, *, then: str) -> Path:
+    """The file with what somebody made of *data* in the editor of their own; *then* is what to do without one."""
     if not sys.stdin.isatty():
         raise Problem("nobody is there to edit it", then="give the body with --body FILE, or --body - to read it")
     before = json.dumps(data, indent=2, ensure_ascii=False)
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "body.json")
-        file.write_text(before, encoding="utf-8")
-        if subprocess.run([*shlex.split(editor), str(file)], check=False).returncode:  # noqa: S603 (their own choice)
-            raise Problem(f"{editor} did not end well, so nothing was replayed", then="set EDITOR, or use --body FILE")
-        after = file.read_text(encoding="utf-8")
-    if after.strip() == before:
-        raise Problem("nothing was edited, so nothing was replayed", then="modelswap dead-letters replay, as it is")
-    return after
+    opened, name = tempfile.mkstemp(prefix="modelswap-", suffix=".json")
+    os.close(opened)
+    file = Path(name)
+    file.write_text(before, encoding="utf-8")
+    try:
+        failed = subprocess.run([*shlex.split(editor), name], check=False).returncode  # noqa: S603 (their own choice)
+        is_as_it_was = file.read_text(encoding="utf-8", errors="replace").strip() == before
+    except (OSError, ValueError) as error:
+        file.unlink(missing_ok=True)
+        raise Problem(f"the editor {editor!r} can not be run: {error}", then=then) from error
+    if not failed and not is_as_it_was:
+        return file
+    file.unlink()
+    if failed:
+        raise Problem(f"{editor} did not end well, so nothing was replayed", then=then)
+    raise Problem("nothing was edited, so nothing was replayed", then="modelswap dead-letters replay, as it is")
 
 
 def _facts(found: ReplayView) -> list[tuple[str, object]]:
