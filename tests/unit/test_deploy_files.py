@@ -3,12 +3,15 @@
 import re
 import shutil
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from prometheus_client import Counter, Gauge
 
+from services.ops.replays.views import UNDERWAY
 from services.simulator.faults import ApiFaultOrder, FaultOrder
+from shared.contract.retry import DELAYS
 from shared.runtime import telemetry
 from shared.runtime.settings import PROCESSES, all_settings, setting
 
@@ -185,6 +188,14 @@ def test_alerts_lead_to_a_place_in_the_runbook() -> None:
 
     assert led_to
     assert led_to <= places
+
+
+def test_how_long_retries_take_is_told_as_it_is() -> None:
+    minutes = sum(DELAYS, timedelta()) // timedelta(minutes=1)
+    told = f"{minutes // 60} h {minutes % 60} min"
+
+    assert told in RUNBOOK
+    assert told in UNDERWAY
 
 
 def test_the_faults_that_the_readme_orders_can_be_ordered() -> None:

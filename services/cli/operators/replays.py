@@ -294,7 +294,9 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
         ("over", found.ended_at),
     ]
     if found.predictions:
-        facts += [("would come to", _counted(found.predictions)), ("note", found.note)]
+        facts.append(("would come to", _counted(found.predictions)))
+    if found.note:
+        facts.append(("note", found.note))
     if (undo := found.undo) is not None:
         users = f"{undo.reverted} users reverted, {undo.kept} kept, {undo.waiting} to look at"
         facts.append(("undo", f"{undo.status} by {undo.actor}: {users} ({undo.reason})"))
@@ -307,7 +309,8 @@ def _next(found: ReplayView) -> str | None:
     """What to type now, where there is something to decide or to wait for."""
     name = _short(found)
     if _is_underway(found):
-        return f"modelswap replays show {name} --watch"
+        watch = f"modelswap replays show {name} --watch"
+        return f"{watch}, or replays pause {name}" if found.outcomes.get(Outcome.SENT) else watch
     if found.status is Status.PREVIEWED:
         return f"modelswap replays start {name} --watch, or cancel {name}"
     if found.status in (Status.PAUSED, Status.STOPPED):

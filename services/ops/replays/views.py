@@ -25,6 +25,11 @@ _ALONE: Final = (
     "Each letter is looked at alone, against what is now: where several are of one user, the later ones meet what the "
     "earlier ones changed."
 )
+UNDERWAY: Final = (
+    "A letter that was sent and fails in a way that time may heal is tried again like any other: it stays sent for as "
+    "long as MODELSWAP_RETRY_DELAYS lasts, 3 h 22 min where it is not set. The log of whoever consumes it says why "
+    "(delivery.retried). Pause the replay to send no more meanwhile; cancel it, and once more, to give such letters up."
+)
 
 
 def _steps(steps: Sequence[Step]) -> Sequence[Step]:
@@ -136,7 +141,7 @@ class ReplayView(BaseModel):
     outcomes: Mapping[Outcome, int]
     #: How many would have each, as far as a dry run has asked.
     predictions: Mapping[Outcome, int]
-    #: What to know of the predictions.
+    #: What to know of the predictions, and of letters that are underway.
     note: str
     #: How many letters with the same fingerprints came since. They are not part of it.
     arrived_since: int
@@ -193,7 +198,7 @@ def replay_view(record: ReplayRecord) -> ReplayView:
         ended=sum(count for outcome, count in counted.items() if outcome not in _OPEN),
         outcomes=record.outcomes,
         predictions=record.predictions,
-        note=_ALONE if record.predictions else "",
+        note=_note(record),
         arrived_since=record.arrived_since,
         created_at=record.created_at,
         started_at=record.started_at,
@@ -209,6 +214,11 @@ def replay_view(record: ReplayRecord) -> ReplayView:
             waiting=undo.waiting,
         ),
     )
+
+
+def _note(record: ReplayRecord) -> str:
+    said = ((_ALONE, record.predictions), (UNDERWAY, record.outcomes.get(Outcome.SENT)))
+    return " ".join(text for text, holds in said if holds)
 
 
 def letter_view(record: LetterRecord) -> ReplayedLetterView:

@@ -1,0 +1,66 @@
+"""What are operators told of a replay, and of what to do next?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from services.cli.operators.replays import print_replay
+from services.cli.words import Format
+from services.ops.replays.plan import Outcome, Status
+from services.ops.replays.records import ReplayRecord
+from services.ops.replays.views import UNDERWAY, replay_view
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] | None = None) -> ReplayRecord:
+    return ReplayRecord(
+        id=UUID(int=1),
+        number=1,
+        created_at=NOW,
+        actor="olga",
+        reason="parser mended",
+        selection={"group": "f"},
+        rate_per_second=1.0,
+        steps=[1, 9],
+        stop_share=0.2,
+        status=Status.RUNNING,
+        status_reason="",
+        trouble="",
+        started_at=NOW,
+        ended_at=None,
+        outcomes=outcomes,
+        predictions=predictions or {},
+        arrived_since=0,
+        undo=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "begins", "is_underway"),
+    [
+        (replay({Outcome.WAITING: 9}), "", False),
+        (replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "A letter that was sent", True),
+        (replay({Outcome.SWAPPED: 9}, {Outcome.SWAPPED: 9}), "Each letter is looked at alone", False),
+        (replay({Outcome.SENT: 9}, {Outcome.SWAPPED: 9}), "Each letter is looked at alone", True),
+    ],
+)
+def test_the_note_says_what_letters_that_stay_sent_may_wait_for(
+    record: ReplayRecord, begins: str, *, is_underway: bool
+):
+    note = replay_view(record).note
+
+    assert note.startswith(begins)
+    assert (UNDERWAY in note) == is_underway
+
+
+def test_of_letters_that_are_underway_it_is_shown_why_they_stay_and_what_to_type(capsys):
+    print_replay(replay_view(replay({Outcome.WAITING: 8, Outcome.SENT: 1})), Format.TABLE)
+
+    shown = capsys.readouterr().out
+    assert UNDERWAY in shown
+    assert "modelswap replays show 00000000 --watch, or replays pause 00000000" in shown
