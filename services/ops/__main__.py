@@ -8,20 +8,18 @@ from datetime import timedelta
 from functools import partial
 
 from services.ops.api import create_api
+from services.ops.client import Services
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.archive import Archive
-from services.ops.letters.client import Trainings
 from services.ops.letters.owners import Owners
 from services.ops.letters.purge import purge
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import MIGRATIONS, ROLE
 from services.ops.reconcile.api import reconciliation_router
-from services.ops.reconcile.client import StateClient
 from services.ops.reconcile.plan import CallBudget, Limits
 from services.ops.reconcile.reconciler import Publish, Reconciler
 from services.ops.reconcile.store import Store as Recoveries
 from services.ops.replays.api import create_router as replay_routes
-from services.ops.replays.client import Services
 from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
@@ -55,10 +53,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
         Publisher(url, name="modelswap ops", timeout_seconds=settings.publish_timeout_seconds) as publisher,
-        Services(extractor_url=settings.extractor_url, state_url=settings.api_url, token=token) as services,
+        Services(state_url=settings.api_url, extractor_url=settings.extractor_url, token=token) as services,
         Replicate(replicate_token, settings.replicate_api_url) as replicate,
-        StateClient(settings.api_url, token) as state,
-        Trainings(settings.api_url, token) as trainings,
     ):
 
         async def publish(envelope: Envelope) -> None:
@@ -77,7 +73,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
         )
-        reconciler = _reconciler(settings, state, replicate, recoveries, publish)
+        reconciler = _reconciler(settings, services, replicate, recoveries, publish)
         outcomes = Consumer(
             url,
             queue=OPS_QUEUE,
@@ -92,7 +88,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         api = create_api(
             letter_routes(letters),
             replay_routes(replays),
-            reconciliation_router(recoveries, state, calls_per_minute=settings.reconcile_calls_per_minute),
+            reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)],
         )
         app = create_app(
@@ -107,7 +103,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         await supervise(
             stopping,
             archive.run(stopping),
-            Owners(letters, trainings.user_of, wait).run(stopping),
+            Owners(letters, services.user_of, wait).run(stopping),
             purge(letters, timedelta(days=settings.ops_keep_settled_days), wait, stopping),
             outcomes.run(stopping),
             reconciler.run(stopping),
@@ -123,7 +119,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
 
 
 def _reconciler(
-    settings: OpsSettings, state: StateClient, replicate: Replicate, store: Recoveries, publish: Publish
+    settings: OpsSettings, services: Services, replicate: Replicate, store: Recoveries, publish: Publish
 ) -> Reconciler:
     limits = Limits(
         after=timedelta(seconds=settings.reconcile_after_seconds),
@@ -133,7 +129,7 @@ def _reconciler(
     )
     budget = CallBudget(settings.reconcile_calls_per_minute)
     secrets = reveal(settings.ref_secrets)
-    return Reconciler(state, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets)
+    return Reconciler(services, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-import httpx
 import pytest
 from structlog.testing import capture_logs
 
 from services.ops.migrate import ROLE
 from services.ops.reconcile.api import reconciliation_router
-from services.ops.reconcile.client import StateAway, StateClient
-from services.ops.reconcile.plan import CallBudget, Limits, Memory, Stage, StateRefused, Unfinished
+from services.ops.reconcile.plan import CallBudget, Limits, Memory, Stage, Unfinished
 from services.ops.reconcile.reconciler import Reconciler
 from services.ops.reconcile.store import Store
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryOutcome
@@ -430,40 +427,6 @@ async def test_absences_count_in_a_row(store: Store):
         await store.looked(overdue(), NOON, look_at=NOON + HOUR, is_absent=is_absent)
 
     assert await store.recall([UUID(int=1)]) == {UUID(int=1): Memory(looks=4, absences=1, look_at=NOON + HOUR)}
-
-
-# What state is asked
-
-
-@contextlib.asynccontextmanager
-async def asking(answers: Sequence[tuple[int, Any]]) -> AsyncIterator[tuple[StateClient, list[httpx.Request]]]:
-    """A client of a state that gives these answers, one after the other."""
-    left, asked = list(answers), []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
-        status, body = left.pop(0)
-        return httpx.Response(status, json=body)
-
-    async with StateClient("http://state", "a-token") as client:
-        client._http = httpx.AsyncClient(
-            base_url="http://state", transport=httpx.MockTransport(answer), headers=client._http.headers
-        )
-        yield client, asked
-        await client._http.aclose()
-
-
-@pytest.mark.parametrize("status", [401, 403, 500, 503])
-async def test_a_state_that_does_not_answer_us_is_away(status: int):
-    async with asking([(status, {})]) as (client, _):
-        with pytest.raises(StateAway):
-            await client.knows("t1")
-
-
-async def test_what_state_refuses_is_an_error_of_its_own():
-    async with asking([(409, {"detail": "still running"})]) as (client, _):
-        with pytest.raises(StateRefused, match="still running"):
-            await client.look_again("t1")
 
 
 # What operators see

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
-from services.ops.replays.client import Services
+from services.ops.client import ServiceDown, Services
+from services.ops.reconcile.plan import StateRefused
 from services.ops.replays.records import Revert
 from services.state.views import RollBack
-from shared.contract.errors import DependencyDown
+from shared.contract.preview import Message
 
 REVERT = Revert(UUID(int=1), "user-1", 7, "acme/ann:" + "a" * 64, "they are blurred", "olga")
+MESSAGE = Message.model_construct(None, headers={}, content_type=None, body=b"{}")
 
 
 @contextlib.asynccontextmanager
@@ -31,6 +33,19 @@ async def answering(status: int, answer: Any) -> AsyncIterator[tuple[Services, l
         await client._http.aclose()
         client._http = httpx.AsyncClient(transport=httpx.MockTransport(handle))
         yield client, asked
+
+
+#: One of each kind of question.
+QUESTIONS: dict[str, Callable[[Services], Awaitable[Any]]] = {
+    "unfinished": lambda services: anext(services.unfinished()),
+    "knows": lambda services: services.knows("t1"),
+    "user_of": lambda services: services.user_of("t1"),
+    "look_again": lambda services: services.look_again("t1"),
+    "never_started": lambda services: services.never_started(UUID(int=1), "nobody heard of it"),
+    "preview_extractor": lambda services: services.preview_extractor(MESSAGE),
+    "preview_state": lambda services: services.preview_state(MESSAGE),
+    "roll_back": lambda services: services.roll_back(REVERT),
+}
 
 
 def problem(kind: str, status: int) -> dict[str, Any]:
@@ -72,11 +87,45 @@ async def test_what_state_says_of_a_user_is_why_their_model_is_kept(status: int,
         (422, problem("idempotency-key-reused", 422)),
         (404, problem("not-found", 404)),
         (404, {"detail": "Not Found"}),
-        (401, problem("unauthorized", 401)),
         (503, problem("unavailable", 503)),
     ],
 )
 async def test_any_other_answer_leaves_an_undo_to_be_done(status: int, answer: Any):
     async with answering(status, answer) as (client, _):
-        with pytest.raises(DependencyDown, match=f"user-1.* {status}"):
+        with pytest.raises(ServiceDown, match=f"user-1.* {status}"):
             await client.roll_back(REVERT)
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [(401, "check MODELSWAP_API_TOKENS"), (403, "check MODELSWAP_API_TOKENS"), (500, "answered 500")],
+)
+@pytest.mark.parametrize("asked", QUESTIONS)
+async def test_a_service_that_does_not_answer_us_is_down_whatever_it_is_asked(asked: str, status: int, why: str):
+    async with answering(status, {}) as (client, _):
+        with pytest.raises(ServiceDown, match=why):
+            await QUESTIONS[asked](client)
+
+
+async def test_an_answer_that_can_not_be_read_is_of_another_version():
+    async with answering(200, {}) as (client, _):
+        with pytest.raises(ServiceDown, match="another version"):
+            await client.user_of("t1")
+
+
+async def test_a_service_that_is_not_there_is_named():
+    async with Services(state_url="http://127.0.0.1:1", extractor_url="", token="a-token") as client:
+        with pytest.raises(ServiceDown, match=r"http://127.0.0.1:1/v1/trainings/t1 does not answer \(ConnectError\)"):
+            await client.knows("t1")
+
+
+async def test_what_state_refuses_is_an_error_of_its_own():
+    async with answering(409, {"detail": "still running"}) as (client, _):
+        with pytest.raises(StateRefused, match="still running"):
+            await client.look_again("t1")
+
+
+@pytest.mark.parametrize("status", [404, 422])
+async def test_nobody_owns_a_training_that_is_not_registered(status: int):
+    async with answering(status, problem("no-training", status)) as (client, _):
+        assert await client.user_of("t1") is None

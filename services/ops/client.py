@@ -1,0 +1,204 @@
+"""What is asked of the other services? Edge: state's API, as any product may ask it, and the extractor's."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from services.ops.reconcile.plan import Stage, StateRefused, Unfinished
+from services.ops.replays.records import Revert
+from shared.contract.answers import kind_in, said_in
+from shared.contract.errors import DependencyDown, PermanentError
+from shared.contract.preview import Answer, Message
+
+M = TypeVar("M", bound=BaseModel)
+
+_SECONDS: Final = 10.0
+#: The extractor may ask Replicate several times, and a swap waits for its user's lock.
+_LONG_SECONDS: Final = 60.0
+_BODY_LIMIT: Final = 8 * 1024 * 1024
+_PAGE: Final = 200
+#: State takes no longer one. The audit has all of it.
+_REASON_LIMIT: Final = 1000
+#: Why a user's model stays as it is, for good. Any other problem is one of ours, or of what is between us.
+_KEPT: Final = frozenset(
+    (
+        "already-current",
+        "no-model",
+        "not-their-model",
+        "nothing-to-roll-back-to",
+        "precondition-failed",
+        "user-deleted",
+    )
+)
+#: It is the message that is at fault, such as its size.
+_REFUSED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+class ServiceDown(DependencyDown):
+    """Another service of ours does not answer, or not us, or not as it should."""
+
+    code = "service_down"
+
+
+class _Page(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    items: Sequence[Unfinished]
+    next_cursor: str | None
+
+
+class _Training(BaseModel):
+    user_id: str
+
+
+class Services:
+    """State and the extractor, as an async context manager. Every question raises `ServiceDown` where one is away."""
+
+    def __init__(self, *, state_url: str, extractor_url: str, token: str) -> None:
+        self._state = f"{state_url}/v1"
+        self._extractor = extractor_url
+        self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    # Trainings
+
+    async def unfinished(self) -> AsyncIterator[Unfinished]:
+        """Every training that has not come to an end, newest first in each stage."""
+        for stage in Stage:
+            cursor: str | None = None
+            while True:
+                asked = {"stage": str(stage), "limit": str(_PAGE), **({"cursor": cursor} if cursor else {})}
+                response = await self._ask("GET", f"{self._state}/trainings", query=asked)
+                _accept(response)
+                page = _read(_Page, response)
+                for training in page.items:
+                    yield training
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+
+    async def knows(self, training_id: str) -> bool:
+        """Is a training of this id registered?"""
+        response = await self._ask("GET", self._training(training_id))
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return False
+        _accept(response)
+        return True
+
+    async def user_of(self, training_id: str) -> str | None:
+        """The user whose training it is; None if it is not registered."""
+        response = await self._ask("GET", self._training(training_id))
+        if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
+            return None
+        return _read(_Training, response).user_id
+
+    async def look_again(self, training: str) -> None:
+        """Have the model of a training (Replicate's id, or our ref) looked for once more that Replicate finished."""
+        _accept(await self._ask("POST", f"{self._training(training)}/retry-extraction"))
+
+    async def never_started(self, ref: UUID, reason: str) -> None:
+        """Say that Replicate was never asked for a training. One that somebody heard of since stays as it is."""
+        _accept(await self._ask("POST", f"{self._training(str(ref))}/never-started", {"reason": reason}))
+
+    # Replays
+
+    async def preview_extractor(self, message: Message) -> Answer:
+        """What the extractor would make of *message*."""
+        return await self._preview(self._extractor, message)
+
+    async def preview_state(self, message: Message) -> Answer:
+        """What state would make of *message*."""
+        return await self._preview(self._state, message)
+
+    async def roll_back(self, revert: Revert) -> str | None:
+        """Take a user's model back; None: it is done, or was before. Else why the model stays as it is, for good."""
+        reason = f"undo of replay {revert.replay_id}: {revert.reason}"
+        user = hashlib.sha256(revert.user_id.encode()).hexdigest()[:32]
+        response = await self._ask(
+            "POST",
+            f"{self._state}/users/{quote(revert.user_id, safe='')}/model/rollback",
+            {"to": revert.to, "reason": _shortened(reason), "actor": revert.actor},
+            headers={
+                "If-Match": f'"{revert.generation}"',
+                # Asked again after a crash, it is the same rollback.
+                "Idempotency-Key": f"undo-{revert.replay_id}-{user}-{revert.generation}",
+            },
+            seconds=_LONG_SECONDS,
+        )
+        if response.is_success:
+            return None
+        if kind_in(response.content) in _KEPT:
+            return said_in(response.content)
+        raise _unexpected(response)
+
+    # Below
+
+    async def _preview(self, url: str, message: Message) -> Answer:
+        response = await self._ask("POST", f"{url}/preview", message.model_dump(mode="json"), seconds=_LONG_SECONDS)
+        if response.status_code in _REFUSED:
+            raise PermanentError(f"it can not be looked at: {said_in(response.content)}", code="preview_refused")
+        return _read(Answer, response)
+
+    def _training(self, name: str) -> str:
+        return f"{self._state}/trainings/{quote(name, safe='')}"
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = _SECONDS,
+    ) -> httpx.Response:
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._http.request(
+                    method, url, params=query, json=body, headers=headers, timeout=seconds
+                )
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise ServiceDown(f"{url} does not answer ({type(error).__name__})") from error
+        if len(response.content) > _BODY_LIMIT:
+            raise ServiceDown(f"{url} said far too much")
+        if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise ServiceDown(f"{url} does not accept our token: check MODELSWAP_API_TOKENS, here and there")
+        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _unexpected(response)
+        return response
+
+
+def _accept(response: httpx.Response) -> None:
+    if not response.is_success:
+        raise StateRefused(f"services.state answered {response.status_code}: {said_in(response.content)}")
+
+
+def _read(kind: type[M], response: httpx.Response) -> M:
+    if not response.is_success:
+        raise _unexpected(response)
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise ServiceDown(f"{response.url} answers like another version of modelswap") from error
+
+
+def _unexpected(response: httpx.Response) -> ServiceDown:
+    return ServiceDown(f"{response.url} answered {response.status_code}: {said_in(response.content)}")
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _REASON_LIMIT else f"{reason[: _REASON_LIMIT - 1]}…"
