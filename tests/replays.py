@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+from services.ops.letters.letter import Mark
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
 from services.ops.replays.engine import Engine
 from services.ops.replays.messages import Letter
-from services.ops.replays.plan import Mark, Status, Step
+from services.ops.replays.plan import Status, Step
 from services.ops.replays.records import Order, ReplayRecord, Revert
 from services.ops.replays.store import Store
 from shared.contract.envelope import REPLAY_HEADER, Envelope

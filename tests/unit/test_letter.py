@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ops.letters.archive import in_parts
-from services.ops.letters.letter import Mark, fingerprint, read, read_mark
+from services.ops.letters.letter import Mark, fingerprint, read
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import PermanentError
 from shared.contract.events import TrainingSucceeded
@@ -156,11 +156,15 @@ def test_a_replay_leaves_its_mark():
     assert letter.mark == Mark(REPLAY, 17)
 
 
-@pytest.mark.parametrize(
-    "value", ["", "x:1", f"{REPLAY}:0", f"{REPLAY}:-1", f"{REPLAY}:" + "9" * 19, f"{REPLAY}", 7, None]
-)
+@pytest.mark.parametrize("number", ["", "0", "017", "-1", "x", "\N{ARABIC-INDIC DIGIT ONE}", "9" * 19, "9" * 30])
+def test_a_mark_is_read_as_it_is_written_and_in_no_other_form(number):
+    assert str(Mark.parse(f"{REPLAY}:17")) == f"{REPLAY}:17"
+    assert Mark.parse(f"{REPLAY}:{number}") is None
+
+
+@pytest.mark.parametrize("value", ["", "17", "x:1", f"{REPLAY}", f"{REPLAY.hex}:1", f"{'-' * 36}:1", 7, None])
 def test_what_is_no_mark_is_none(value):
-    assert read_mark(value) is None
+    assert Mark.parse(value) is None
 
 
 # One cause, one group

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from services.ops.letters.letter import Mark
 from services.ops.replays.messages import EditRefused, Letter, edited, headers_of, message_of, reported
-from services.ops.replays.plan import Mark
 from shared.contract.envelope import REPLAY_HEADER, Envelope, decode
 from shared.contract.events import TrainingCanceled, TrainingSucceeded
 from shared.contract.identity import ModelName

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from uuid import UUID, uuid4
-
 import pytest
 
 from services.ops.replays.plan import (
     Counts,
     Done,
-    Mark,
     Rules,
     Send,
     SetModel,
@@ -101,19 +98,6 @@ def test_a_share_of_nought_stops_at_the_first_failure_that_counts():
 
     assert isinstance(decide(rules, Counts(waiting=9, ended=1, failed=1)), Stop)
     assert decide(rules, Counts(waiting=9, ended=1)) == Send(9)
-
-
-def test_a_mark_is_read_as_it_was_written():
-    mark = Mark(uuid4(), 17)
-
-    assert Mark.parse(str(mark)) == mark
-
-
-@pytest.mark.parametrize(
-    "text", ["", "17", "x:17", f"{UUID(int=1)}:", f"{UUID(int=1)}:-1", f"{UUID(int=1)}:{'9' * 30}"]
-)
-def test_what_is_no_mark_is_none(text):
-    assert Mark.parse(text) is None
 
 
 @pytest.mark.parametrize(

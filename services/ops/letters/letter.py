@@ -36,6 +36,7 @@ _SEARCHED_BYTES: Final = 4 * 1024 * 1024
 _ATTEMPTS_MOST: Final = 2**31 - 1
 _UNKNOWN: Final = "unknown"
 _DELIVERY_LIMIT: Final = "delivery_limit"
+_MARK: Final = re.compile(r"([0-9a-f-]{36}):([1-9][0-9]{0,18})")
 
 #: In an error's text, what differs from one letter to the next. In order: what is longest first.
 _VARIABLE: Final = tuple(
@@ -73,10 +74,24 @@ class Message(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Which replay of which letter a message is."""
+    """Which replay of which letter a message is, as messages carry it: ``<replay's id>:<letter's number>``."""
 
     replay_id: UUID
-    number: int
+    letter: int
+
+    @classmethod
+    def parse(cls, value: object) -> Mark | None:
+        """Read one as it is written, and in no other form; None if it is something else."""
+        match = _MARK.fullmatch(value) if isinstance(value, str) else None
+        if match is None or int(match[2]) >= 2**63:
+            return None
+        try:
+            return cls(UUID(match[1]), int(match[2]))
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.replay_id}:{self.letter}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +148,7 @@ def read(message: Message, *, now: datetime) -> Letter:
         event_id=event_id,
         training_id=_training_id(document, failure.queue),
         failure=failure,
-        mark=read_mark(headers.get(REPLAY_HEADER)),
+        mark=Mark.parse(headers.get(REPLAY_HEADER)),
     )
 
 
@@ -148,17 +163,6 @@ def normalised(text: str) -> str:
     for pattern, put in _VARIABLE:
         text = pattern.sub(put, text)
     return text.strip()
-
-
-def read_mark(value: object) -> Mark | None:
-    """Read ``<replay's id>:<letter's number>``; None if it is something else."""
-    match = re.fullmatch(r"([0-9a-f-]{36}):([1-9]\d{0,18})", value) if isinstance(value, str) else None
-    if match is None or int(match[2]) >= 2**63:
-        return None
-    try:
-        return Mark(UUID(match[1]), int(match[2]))
-    except ValueError:
-        return None
 
 
 def _failure(message: Message, now: datetime) -> Failure:

@@ -180,19 +180,19 @@ class Store:
             returned = await self._return(connection, [letter for letter in letters if letter.mark])
             # Of several copies the last one stands.
             kept = {
-                letter.digest: letter for letter in letters if letter.mark is None or letter.mark.number not in returned
+                letter.digest: letter for letter in letters if letter.mark is None or letter.mark.letter not in returned
             }
             if kept:
                 await connection.execute(_KEEP, *map(list, zip(*map(_row, kept.values()), strict=True)))
             for letter in letters:
                 if letter.mark is not None:
-                    await self._failed(connection, letter.mark.replay_id, letter.mark.number, letter.failure.text)
+                    await self._failed(connection, letter.mark.replay_id, letter.mark.letter, letter.failure.text)
 
         await in_transaction(self._pool, work)
 
     async def _return(self, connection: Connection, marked: Sequence[Letter]) -> set[int]:
         """Those letters that are here again, by their numbers."""
-        rows = {letter.mark.number: (letter.mark, letter) for letter in marked if letter.mark is not None}
+        rows = {letter.mark.letter: (letter.mark, letter) for letter in marked if letter.mark is not None}
         if not rows:
             return set()
         numbers = sorted(rows)

@@ -18,8 +18,9 @@ from uuid import UUID
 
 import structlog
 
+from services.ops.letters.letter import Mark
 from services.ops.replays.messages import Letter, headers_of, reported
-from services.ops.replays.plan import Mark, Prediction, Status
+from services.ops.replays.plan import Prediction, Status
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.preview import predict
 from services.ops.replays.records import Revert, Round, Sendable, SendAll, SendResult, Unsent, Work

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
 
-from services.ops.replays.plan import Mark
+from services.ops.letters.letter import Mark
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event

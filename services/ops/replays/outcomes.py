@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.ops.replays.plan import Mark
+from services.ops.letters.letter import Mark
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed
 from shared.contract.events import Effect, Event, ModelReverted, ReplaySettled

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
-from uuid import UUID
 
 from shared.contract.envelope import Envelope
 from shared.contract.events import (
@@ -72,25 +71,6 @@ class Outcome(StrEnum):
 
 #: What stands as soon as state has said it.
 EFFECTS: Final = tuple(Outcome(effect.value) for effect in Effect)
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Which replay of which letter, as the messages carry it."""
-
-    replay_id: UUID
-    letter: int
-
-    @classmethod
-    def parse(cls, text: str) -> Mark | None:
-        replay_id, _, letter = text.partition(":")
-        try:
-            return cls(UUID(replay_id), int(letter)) if letter.isdecimal() and len(letter) < 19 else None  # noqa: PLR2004
-        except ValueError:
-            return None
-
-    def __str__(self) -> str:
-        return f"{self.replay_id}:{self.letter}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from services.ops.letters.letter import Mark
 from services.ops.letters.views import Filter
 from services.ops.replays.messages import Letter
-from services.ops.replays.plan import Mark, Outcome, Status, Step
+from services.ops.replays.plan import Outcome, Status, Step
 from shared.contract.errors import PermanentError
 
 

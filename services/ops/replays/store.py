@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+from services.ops.letters.letter import Mark
 from services.ops.letters.views import Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.replays.messages import Letter
 from services.ops.replays.plan import (
     Done,
-    Mark,
     Outcome,
     Prediction,
     Send,
