@@ -422,6 +422,16 @@ async def test_what_came_to_its_end_is_forgotten_unless_we_found_it_out(store: S
     assert {each.ref for each in await store.latest(9)} == {one.ref, three.ref}
 
 
+async def test_what_was_recovered_can_be_given_up_afterwards_and_nothing_else_is_settled_twice(store: Store):
+    ends = [RecoveryOutcome.RECOVERED, RecoveryOutcome.RECOVERED, RecoveryOutcome.GIVEN_UP]
+    ends += [RecoveryOutcome.GIVEN_UP, RecoveryOutcome.RECOVERED]
+
+    settled = [await store.settle(overdue(), outcome, "found", NOON) for outcome in ends]
+
+    assert settled == [True, False, True, False, False]
+    assert await store.counts(NOON) == {RecoveryOutcome.GIVEN_UP: RecoveryCounts(last_hour=1, last_day=1)}
+
+
 async def test_absences_count_in_a_row(store: Store):
     for is_absent in (True, True, False, True):
         await store.looked(overdue(), NOON, look_at=NOON + HOUR, is_absent=is_absent)

@@ -36,6 +36,7 @@ _COUNT_GET: Final = """
     ON CONFLICT (ref) DO UPDATE SET gets = r.gets + 1, asked_at = excluded.asked_at WHERE r.gets < $5
     RETURNING true
 """
+# What was recovered may still be given up: its model never came.
 _SETTLE: Final = """
     INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, outcome, settled_at)
     VALUES ($1, $2, $3, $4, $5, $4)
@@ -43,7 +44,7 @@ _SETTLE: Final = """
         training_id = coalesce(r.training_id, excluded.training_id),
         outcome     = excluded.outcome,
         settled_at  = excluded.settled_at
-    WHERE r.outcome IS NULL
+    WHERE r.outcome IS NULL OR (r.outcome = 'recovered' AND excluded.outcome = 'given_up')
     RETURNING true
 """
 _AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
