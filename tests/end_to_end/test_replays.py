@@ -23,7 +23,7 @@ from shared.runtime.broker import Delivery, Publisher, dead_letter, to_message
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED, open_stack
 from tests.end_to_end.test_cli import Shell
 from tests.end_to_end.test_walk import deliver
-from tests.stack import READER_TOKEN, Stack
+from tests.stack import READER_TOKEN, Process, Stack
 from tests.state import NOON, model_of, ready
 
 BROKEN: Final = "tests.end_to_end.broken_extractor"
@@ -63,13 +63,18 @@ async def planted_bug(stack: Stack) -> AsyncIterator[None]:
     """An extractor runs whose parser is broken; afterwards the mended one is deployed."""
     mended = stack.processes["extractor"]
     broken = mended.with_module(BROKEN)
-    for before, after in ((mended, broken), (broken, mended)):
-        before.stop()
-        stack.processes["extractor"] = after
-        after.start()
-        await stack.until_ready("extractor")
-        if after is broken:
-            yield
+    await deploy(stack, broken, instead_of=mended)
+    try:
+        yield
+    finally:
+        await deploy(stack, mended, instead_of=broken)
+
+
+async def deploy(stack: Stack, extractor: Process, *, instead_of: Process) -> None:
+    instead_of.stop()
+    stack.processes["extractor"] = extractor
+    extractor.start()
+    await stack.until_ready("extractor")
 
 
 async def ask(stack: Stack, path: str, **query: Any) -> Any:
