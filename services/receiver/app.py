@@ -42,7 +42,17 @@ ANSWER_SECONDS: Final = 3.0
 #: For the body to arrive; the server itself would wait for ever.
 _BODY_SECONDS: Final = 15.0
 _RETRY_AFTER: Final = {"Retry-After": "5"}
-_accepted: Final = telemetry.webhooks.labels("accepted")
+#: How a webhook is answered: what is counted, and alerted on.
+_RESULTS: Final = (
+    "accepted",
+    "malformed_headers",
+    "missing_headers",
+    "not_a_training",
+    "stale_timestamp",
+    "too_large",
+    "unavailable",
+    "wrong_signature",
+)
 
 
 class TooLarge(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
@@ -88,7 +98,7 @@ class Door:
             return _refusal(400, error)
         except (DependencyDown, TimeoutError) as error:
             return _unavailable(error)
-        _accepted.inc()
+        telemetry.webhooks.labels("accepted").inc()
         return Response(status_code=202)
 
     async def _read(self, request: Request) -> bytes:
@@ -132,6 +142,8 @@ class Door:
 
 def create_app(door: Door, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """The receiver as an application; *routes* are the health routes."""
+    for result in _RESULTS:
+        telemetry.webhooks.labels(result)
     return Starlette(
         routes=[Route("/webhooks/replicate", door.receive, methods=["POST"]), *routes],
         exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},

@@ -1,4 +1,8 @@
-"""What is counted, and under which name. Never a user id as a label."""
+"""
+What is counted, and under which name. Never a user id as a label.
+
+Whoever counts names its label values when it is made: to Prometheus, a series that appears as 1 has not risen.
+"""
 
 from __future__ import annotations
 

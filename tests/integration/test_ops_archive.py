@@ -17,9 +17,11 @@ from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import PermanentError
 from shared.contract.events import Event, TrainingProgressed
 from shared.contract.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE, topology
+from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Delivery, Keeper, Outgoing, Publisher, one_by_one, to_message
 from shared.runtime.clock import now
 from tests.broker import Broker
+from tests.counts import counted
 from tests.ops import NOON, opened_letters
 from tests.ops import dead as dead_letter
 from tests.stack import Stack
@@ -164,7 +166,8 @@ async def test_one_that_can_not_be_stored_is_not_lost_and_holds_up_nobody(broker
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
-async def test_a_consumer_that_crashes_too_often_leaves_a_letter(broker, publisher, store):
+async def test_a_consumer_that_crashes_too_often_leaves_a_letter_that_is_counted(broker, publisher, store):
+    telemetry.deliveries.clear()
     published = dead("t1")
     await publisher.publish(Outgoing("", EXTRACTOR_QUEUE, published.body, {"ce-id": "e1"}))
     async with keeping(broker, publisher, Archive(store, now).keep):
@@ -175,6 +178,7 @@ async def test_a_consumer_that_crashes_too_often_leaves_a_letter(broker, publish
     letter = await store.find(1)
     assert letter is not None
     assert (letter.queue, letter.error_code, letter.training_id) == (EXTRACTOR_QUEUE, "crashed_too_often", "t1")
+    assert counted(telemetry.deliveries)[DEAD_QUEUE, "handled"] == 1
 
 
 async def test_progress_that_is_given_up_is_a_letter_and_blocks_nobody(broker, publisher, store):

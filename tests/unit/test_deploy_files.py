@@ -5,15 +5,20 @@ import shutil
 import subprocess
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from prometheus_client import Counter, Gauge
 
+from services.ops.reconcile.reconciler import Reconciler
 from services.ops.replays.views import UNDERWAY
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from shared.contract.retry import DELAYS
+from shared.contract.topology import DEAD_QUEUE
 from shared.runtime import telemetry
+from shared.runtime.broker import Consumer, Keeper
 from shared.runtime.settings import PROCESSES, all_settings, setting
+from tests.counts import counted
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "deploy/example.env").read_text()
@@ -179,6 +184,32 @@ def test_alerts_watch_what_is_counted() -> None:
 
     assert watched
     assert watched <= counted
+
+
+def test_what_an_alert_sees_rise_is_there_before_it_rises() -> None:
+    """To Prometheus, a series that appears as 1 has not risen."""
+    for metric in (telemetry.deliveries, telemetry.reconciled):
+        metric.clear()
+    unused = cast(Any, None)
+    Keeper("", queue=DEAD_QUEUE, service="ops", keep=unused, publisher=unused, topology=unused)
+    Reconciler(unused, unused, unused, unused, limits=unused, budget=unused, ref_secrets=())
+
+    for metric, labels in ((telemetry.deliveries, (DEAD_QUEUE, "handled")), (telemetry.reconciled, ("recovered",))):
+        assert f"{metric._name}_total{{{said(metric, labels)}}}" in ALERTS
+        assert counted(metric)[labels] == 0
+
+
+def said(metric: Counter, labels: tuple[str, ...]) -> str:
+    return ",".join(f'{name}="{value}"' for name, value in zip(metric._labelnames, labels, strict=True))
+
+
+def test_a_consumer_shows_what_it_may_come_to_from_the_beginning() -> None:
+    telemetry.deliveries.clear()
+    unused = cast(Any, None)
+
+    Consumer("", queue="q", service="test", handle=unused, publisher=unused, topology=unused)
+
+    assert counted(telemetry.deliveries) == {("q", "handled"): 0, ("q", "retried"): 0, ("q", "dead"): 0}
 
 
 def test_alerts_lead_to_a_place_in_the_runbook() -> None:

@@ -30,7 +30,9 @@ from shared.contract.identity import ModelName
 from shared.contract.topology import RECEIVER, topology
 from shared.replicate.signature import sign
 from shared.replicate.webhook_url import Claim, webhook_url
+from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing, Unconfirmed
+from tests.counts import counted
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "webhooks"
 INDEX = [json.loads(line) for line in (FOLDER / "index.jsonl").read_text().splitlines()]
@@ -327,6 +329,23 @@ async def test_without_the_brokers_receipt_the_sender_is_asked_to_come_again(
 
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
+
+
+async def test_every_answer_is_counted_from_the_beginning(published: Published):
+    telemetry.webhooks.clear()
+    async with client_of(published, Secrets((SECRET,), None, lambda: 0.0)) as door:
+        at_first = counted(telemetry.webhooks)
+        for headers in ({}, *UNSIGNED.values()):
+            await post(door, GOOD, headers)
+        for body in (GOOD, b"{}", b" " * (LIMIT + 1)):
+            await post(door, body)
+        published.broken = Unconfirmed("RabbitMQ gave no receipt")
+        await post(door, GOOD)
+
+    at_last = counted(telemetry.webhooks)
+    assert set(at_first.values()) == {0}
+    assert at_last.keys() == at_first.keys()
+    assert all(at_last.values())
 
 
 async def test_another_method_or_path_is_no_webhook(door: httpx.AsyncClient):

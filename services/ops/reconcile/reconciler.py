@@ -152,6 +152,7 @@ class Reconciler:
         self._trouble: str | None = None
         self._failures = 0
         self._warned_at: float | None = None
+        self._ended = {outcome: telemetry.reconciled.labels(outcome) for outcome in RecoveryOutcome}
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work in rounds until *stopping* is set, through every loss of whomever it asks."""
@@ -327,7 +328,7 @@ class Reconciler:
         await tell()
         await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
         if is_new:
-            telemetry.reconciled.labels(outcome=outcome).inc()
+            self._ended[outcome].inc()
             log.info(
                 "training.reconciled",
                 outcome=outcome,

@@ -116,7 +116,9 @@ class Consumer(Supervised):
         self._gave_up = gave_up
         self._delays = delays
         self._hold_seconds = hold_seconds
-        self._handled = telemetry.deliveries.labels(queue, "handled")
+        self._handled, self._retried, self._dead = (
+            telemetry.deliveries.labels(queue, result) for result in ("handled", "retried", "dead")
+        )
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         """One batch, from decoding to the ack."""
@@ -186,10 +188,10 @@ class Consumer(Supervised):
             log.warning(
                 "delivery.retried", delay_seconds=step.delay.total_seconds(), exc_info=unexpected and error, **facts
             )
-            telemetry.deliveries.labels(self._queue, "retried").inc()
+            self._retried.inc()
             return [retry(delivery, step, now=now())]
         log.error("delivery.dead_lettered", exc_info=unexpected and error, **facts)
-        telemetry.deliveries.labels(self._queue, "dead").inc()
+        self._dead.inc()
         told = self._gave_up(item.envelope, error) if item.envelope is not None else ()
         return [
             *(self._message(event, item.envelope) for event in told),

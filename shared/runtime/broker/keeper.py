@@ -67,7 +67,7 @@ class Keeper(Supervised):
         )
         self._keep = keep
         self._put_back_seconds = put_back_seconds
-        self._kept = telemetry.deliveries.labels(queue, "handled")
+        self._kept, self._retried = (telemetry.deliveries.labels(queue, result) for result in ("handled", "retried"))
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         refused = await self._ask(partial(self._attempt, batch), inbox)
@@ -90,7 +90,7 @@ class Keeper(Supervised):
                 log.warning("batch.split", queue=self._queue, size=len(batch), error=repr(error))
                 return [each for delivery in batch for each in await self._attempt([delivery])]
             log.exception("delivery.not_kept", queue=self._queue, routing_key=batch[0].routing_key)
-            telemetry.deliveries.labels(self._queue, "retried").inc()
+            self._retried.inc()
             return list(batch)
         return []
 
