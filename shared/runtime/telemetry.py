@@ -15,7 +15,9 @@ deliveries: Final = Counter(
     "modelswap_deliveries_total", "Deliveries by queue and by what became of them.", ["queue", "result"]
 )
 #: Alert on it: whoever should act is told by the process's log and by /readyz.
-paused: Final = Gauge("modelswap_consumer_paused", "1 while a consumer waits for a dependency.", ["queue"])
+paused: Final = Gauge(
+    "modelswap_consumer_paused", "1 while a consumer waits for a dependency, RabbitMQ among them.", ["queue"]
+)
 swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")

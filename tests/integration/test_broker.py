@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -22,6 +23,7 @@ from shared.contract.topology import (
     Topology,
     topology,
 )
+from shared.runtime import telemetry
 from shared.runtime.broker import (
     Consumer,
     Outgoing,
@@ -38,6 +40,7 @@ from shared.runtime.broker import (
 from shared.runtime.broker.link import Link
 from shared.runtime.clock import now
 from tests.broker import Broker
+from tests.counts import counted
 
 DELAYS = (timedelta(milliseconds=50), timedelta(milliseconds=100))
 PLAN = topology(DELAYS)
@@ -54,6 +57,55 @@ async def broker(broker_url: str) -> AsyncIterator[Broker]:
 async def publisher(broker: Broker) -> AsyncIterator[Publisher]:
     async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
         yield publisher
+
+
+class Refusing(Publisher):
+    """Refuses what it is told to, as a full queue does."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, name="test", topology=PLAN)
+        self.refuses: Callable[[Outgoing], bool] = nothing
+        self.refused: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+
+    async def publish(self, message: Outgoing) -> None:
+        if self.refuses(message):
+            self.refused[message.routing_key] += 1
+            self._changed.set()
+            raise Unconfirmed(f"a queue of {message.routing_key} is full")
+        await super().publish(message)
+
+    async def has_refused(self, times: int, *, routing_key: str = TrainingStarted.key) -> None:
+        async with asyncio.timeout(30):
+            while self.refused[routing_key] < times:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+def nothing(_: Outgoing) -> bool:
+    return False
+
+
+def everything(_: Outgoing) -> bool:
+    return True
+
+
+def is_follow_up(message: Outgoing) -> bool:
+    return message.routing_key == TrainingStarted.key
+
+
+async def started(envelope: Envelope) -> Sequence[Event]:
+    return [TrainingStarted(training_id=envelope.event.training_id)]
+
+
+def is_shown_as_waiting(queue: str) -> bool:
+    return counted(telemetry.paused)[(queue,)] == 1
+
+
+@pytest.fixture
+async def refusing(broker: Broker) -> AsyncIterator[Refusing]:
+    async with Refusing(broker.url) as refusing:
+        yield refusing
 
 
 @contextlib.asynccontextmanager
@@ -350,6 +402,78 @@ async def test_what_is_in_hand_during_a_long_outage_is_given_back_and_comes_agai
 
     assert set(done) == names
     assert len(done) == len(names)
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_what_is_not_taken_is_shown_until_it_is(broker: Broker, refusing: Refusing):
+    refusing.refuses = is_follow_up
+    async with consuming(broker, refusing, started):
+        await refusing.publish(message(succeeded()))
+        await refusing.has_refused(1)
+        async with asyncio.timeout(20):
+            while not is_shown_as_waiting(EXTRACTOR_QUEUE):
+                await asyncio.sleep(0.02)
+        refusing.refuses = nothing
+        await broker.until(STATE_QUEUE, 2)
+        async with asyncio.timeout(20):
+            while is_shown_as_waiting(EXTRACTOR_QUEUE):
+                await asyncio.sleep(0.02)
+
+
+async def test_a_consumer_says_why_it_waits_for_a_receipt(broker: Broker, refusing: Refusing):
+    refusing.refuses = is_follow_up
+    async with consuming(broker, refusing, started) as consumer:
+        await refusing.publish(message(succeeded()))
+        await refusing.has_refused(2)
+
+        assert await consumer.check() == "a queue of training.started.v1 is full"
+        refusing.refuses = nothing
+
+
+async def test_what_follows_and_is_not_taken_for_long_gives_its_delivery_back(broker: Broker, refusing: Refusing):
+    handled: list[str] = []
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        handled.append(envelope.event.training_id)
+        # With no more than one in hand, whoever is handed a second one has given the first one back.
+        if len(set(handled)) == 2:
+            refusing.refuses = nothing
+        return await started(envelope)
+
+    refusing.refuses = is_follow_up
+    for name in ("t0", "t1"):
+        await refusing.publish(message(succeeded(name)))
+    async with consuming(broker, refusing, handle, workers=1, prefetch=1, hold_seconds=0.05):
+        await broker.until(STATE_QUEUE, 4)
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_while_the_broker_takes_nothing_all_is_returned_once_and_nothing_is_consumed(
+    broker: Broker, refusing: Refusing
+):
+    handled: list[str] = []
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        handled.append(envelope.event.training_id)
+        return await started(envelope)
+
+    for name in ("t0", "t1", "t2"):
+        await refusing.publish(message(succeeded(name)))
+    refusing.refuses = everything
+    async with consuming(broker, refusing, handle, workers=1, prefetch=2, hold_seconds=0.05) as consumer:
+        await refusing.has_refused(5, routing_key="modelswap.nobody")
+        assert handled == ["t0"]
+        assert await consumer.check() == "a queue of modelswap.nobody is full"
+        returned = await broker.get(EXTRACTOR_QUEUE)
+        refusing.refuses = nothing
+        await broker.until(STATE_QUEUE, 5)
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert b'"t0"' in returned.body
+    assert returned.headers.get("x-delivery-count", 0) <= 1
+    assert handled == ["t0", "t1", "t2"]
     assert await broker.depth(DEAD_QUEUE) == 0
 
 

@@ -8,6 +8,7 @@ How do messages come and go without one being lost? Edge: the only room that spe
 *consumer*   its events to a handler; then follow-ups published, then acked
 *keeper*     its messages, whatever they are, to a store; then acked
 *pause*      when a dependency is down, ask again later instead of burning attempts
+*refusals*   what is not taken now, and why
 *message*    bytes and headers, pure
 
 Why our own supervisor and not aio-pika's robust connection (2026-11): that one cancels running handlers when a

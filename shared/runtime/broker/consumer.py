@@ -4,8 +4,9 @@ What becomes of a delivery? Takes what is there, hands it to the handler, publis
                        ┌──────────── handler returned events ─▶ publish them, await confirms ─┐
     delivery ─▶ decode ┼──────────── TransientError ──────────▶ publish to a delay ───────────┼─▶ ack
                        ├──────────── PermanentError, or the ladder's end ─▶ publish to dead ──┘
-                       └──────────── DependencyDown ──────────▶ pause, ask again, count nothing;
-                                                                once in a while publish it anew, and ack
+                       └──────────── DependencyDown ──────────▶ pause, ask again, count nothing
+
+What was handled or published in vain for long is given back: published to the first delay as it came, and acked.
 
 A handler never publishes and never acks, so "publish before ack" is written once: here. Whatever happens between a
 confirm and its ack is a redelivery, which handlers must bear anyway.
@@ -15,11 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Final
 
 import structlog
 
@@ -32,13 +32,10 @@ from shared.runtime import telemetry
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, give_back, retry, to_message
 from shared.runtime.broker.pause import HeldForLong
 from shared.runtime.broker.publisher import Publisher
-from shared.runtime.broker.supervisor import Inbox, Supervised
+from shared.runtime.broker.supervisor import HOLD_SECONDS, Inbox, Supervised
 from shared.runtime.clock import now
 
 log = structlog.get_logger()
-
-#: RabbitMQ takes back what is in hand for half an hour, counts that, and after twenty times makes it a dead letter.
-_HOLD_SECONDS: Final = 300.0
 
 #: What a handler made of one delivery: the events that follow from it, or how it failed.
 Result = Sequence[Event] | Exception
@@ -91,14 +88,15 @@ class Consumer(Supervised):
         prefetch: int = 64,
         drain_seconds: float = 5.0,
         declares: bool = True,
-        hold_seconds: float = _HOLD_SECONDS,
+        hold_seconds: float = HOLD_SECONDS,
     ) -> None:
         """
         Prepare to consume *queue* as *service*.
 
         *workers* batches of up to *batch_size* deliveries are handled at a time. *delays* is the ladder of retries.
-        *declares*: may this process make the topology exist when it is missing? What is in hand for *hold_seconds*
-        while a dependency is down is given back, so that no outage is so long that it uses a delivery up.
+        *declares*: may this process make the topology exist when it is missing? What can not be handled for
+        *hold_seconds* while a dependency is down, or then not published for as long, is given back, so that no outage
+        is so long that it uses a delivery up.
         """
         super().__init__(
             url,
@@ -111,45 +109,48 @@ class Consumer(Supervised):
             prefetch=prefetch,
             drain_seconds=drain_seconds,
             declares=declares,
+            hold_seconds=hold_seconds,
         )
         self._handle = handle
         self._gave_up = gave_up
         self._delays = delays
-        self._hold_seconds = hold_seconds
         self._handled, self._retried, self._dead = (
             telemetry.deliveries.labels(queue, result) for result in ("handled", "retried", "dead")
         )
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         """One batch, from decoding to the ack."""
-        until = batch[0].came_at + self._hold_seconds
-        while batch:
-            try:
-                await self._process_until(until, batch, inbox)
-            except HeldForLong:
-                batch = await self._give_back(batch, inbox)
-                until = asyncio.get_running_loop().time() + self._hold_seconds
-            else:
-                return
+        try:
+            await self._handle_and_publish(batch, inbox)
+        except HeldForLong:
+            await self._give_back(batch, inbox)
 
-    async def _process_until(self, until: float, batch: Sequence[Delivery], inbox: Inbox) -> None:
+    async def _handle_and_publish(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         items = [_read(delivery) for delivery in batch]
         known = [item.envelope for item in items if item.envelope is not None]
+        until = batch[0].came_at + self._hold_seconds
         results = iter(await self._ask(partial(self._attempt, known), inbox, until=until) if known else ())
         outgoing: list[Outgoing] = []
         for item in items:
             outgoing += self._settle(item, item.error if item.envelope is None else next(results))
-        await self._publish_all(outgoing, inbox)
+        await self._publish_all(outgoing, inbox, until=until + self._hold_seconds)
         await inbox.ack(batch, alone=self._workers == 1)
 
-    async def _give_back(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
-        """Publish *batch* anew and ack it; what the broker does not take stays in hand."""
-        messages = [give_back(delivery, self._delays[0]) for delivery in batch]
-        ends = await asyncio.gather(*map(self._publisher.publish, messages), return_exceptions=True)
-        given = [delivery for delivery, end in zip(batch, ends, strict=True) if end is None]
-        log.info("deliveries.given_back", queue=self._queue, deliveries=len(given), kept=len(batch) - len(given))
-        await inbox.ack(given, alone=False)
-        return [delivery for delivery, end in zip(batch, ends, strict=True) if end is not None]
+    async def _give_back(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
+        """
+        Publish *batch* anew, to come again after a while, and ack it.
+
+        Raises:
+            HeldForLong: if the broker does not take that either.
+
+        """
+        until = asyncio.get_running_loop().time() + self._hold_seconds
+        await _together([self._give_back_one(delivery, inbox, until) for delivery in batch])
+        log.info("deliveries.given_back", queue=self._queue, deliveries=len(batch), reason=self._trouble())
+
+    async def _give_back_one(self, delivery: Delivery, inbox: Inbox, until: float) -> None:
+        await self._publish(give_back(delivery, self._delays[0]), inbox, until=until)
+        await inbox.ack([delivery], alone=False)
 
     async def _attempt(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         try:
@@ -201,17 +202,21 @@ class Consumer(Supervised):
     def _message(self, event: Event, cause: Envelope | None) -> Outgoing:
         return to_message(wrap(event, source=self._service, now=now(), cause=cause), self._topology)
 
-    async def _publish_all(self, messages: Sequence[Outgoing], inbox: Inbox) -> None:
+    async def _publish_all(self, messages: Sequence[Outgoing], inbox: Inbox, *, until: float) -> None:
         match messages:
             case []:
                 return
             case [message]:
-                await self._publish(message, inbox)
+                await self._publish(message, inbox, until=until)
             case _:
-                ends = await asyncio.gather(*(self._publish(m, inbox) for m in messages), return_exceptions=True)
-                for end in ends:
-                    if isinstance(end, BaseException):
-                        raise end
+                await _together([self._publish(message, inbox, until=until) for message in messages])
+
+
+async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
+    """All of *works*, each to its end; then the error of the first that failed."""
+    for end in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(end, BaseException):
+            raise end
 
 
 def _read(delivery: Delivery) -> _Item:

@@ -2,13 +2,14 @@
 How are messages kept, whatever they are? Takes what is there, hands it to the store, and acks what is stored.
 
     stored                   ack
-    DependencyDown           pause, ask again; nothing is acked, the rest waits in RabbitMQ
+    DependencyDown           pause, ask again; nothing is acked, the rest waits in RabbitMQ, and after a while all does
     any other error          each of the batch alone; one that fails alone is put at the queue's end after a while, and
                              acked once it is there: it is not lost, and holds up nobody
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
@@ -20,7 +21,7 @@ from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.broker.publisher import Publisher
-from shared.runtime.broker.supervisor import Inbox, Supervised
+from shared.runtime.broker.supervisor import HOLD_SECONDS, Inbox, Supervised
 
 log = structlog.get_logger()
 
@@ -46,6 +47,7 @@ class Keeper(Supervised):
         drain_seconds: float = 5.0,
         declares: bool = True,
         put_back_seconds: float = _PUT_BACK_SECONDS,
+        hold_seconds: float = HOLD_SECONDS,
     ) -> None:
         """
         Prepare to keep what is in *queue*, as *service*.
@@ -64,13 +66,15 @@ class Keeper(Supervised):
             prefetch=prefetch,
             drain_seconds=drain_seconds,
             declares=declares,
+            hold_seconds=hold_seconds,
         )
         self._keep = keep
         self._put_back_seconds = put_back_seconds
         self._kept, self._retried = (telemetry.deliveries.labels(queue, result) for result in ("handled", "retried"))
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
-        refused = await self._ask(partial(self._attempt, batch), inbox)
+        until = batch[0].came_at + self._hold_seconds
+        refused = await self._ask(partial(self._attempt, batch), inbox, until=until)
         later = {delivery.tag for delivery in refused}
         kept = [delivery for delivery in batch if delivery.tag not in later]
         self._kept.inc(len(kept))
@@ -105,5 +109,5 @@ class Keeper(Supervised):
             headers=delivery.headers,
             content_type=delivery.content_type,
         )
-        await self._publish(again, inbox)
+        await self._publish(again, inbox, until=asyncio.get_running_loop().time() + self._hold_seconds)
         await inbox.ack([delivery], alone=False)

@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager, contextmanager
 import structlog
 
 from shared.contract.errors import DependencyDown
-from shared.runtime import telemetry
 
 log = structlog.get_logger()
 
@@ -101,14 +100,12 @@ class Pause:
 
     def _passed(self) -> None:
         log.info("consumer.resumed", queue=self._consumer, probes=self._failures)
-        telemetry.paused.labels(self._consumer).set(0)
         self._failures = 0
         self.reason = None
 
     def _failed(self, error: DependencyDown) -> None:
         self._failures += 1
         self.reason = str(error)
-        telemetry.paused.labels(self._consumer).set(1)
         self._not_before = _clock() + (error.retry_after_seconds or 0.0)
         log.warning(
             "consumer.paused", queue=self._consumer, error=error.code, detail=str(error), failures=self._failures

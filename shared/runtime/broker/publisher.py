@@ -13,6 +13,7 @@ share of the work (measured 2026-11). How many are on their way at once is bound
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Self
 from uuid import uuid4
@@ -22,7 +23,7 @@ import structlog
 from aiormq import spec
 
 from shared.contract.errors import DependencyDown
-from shared.contract.topology import Topology
+from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime.broker.declare import declare
 from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel
 from shared.runtime.broker.message import Outgoing
@@ -126,6 +127,17 @@ class Publisher:
             if link is None or link.is_open:
                 raise
             raise Unconfirmed("the connection to RabbitMQ was given up before the receipt") from error
+
+    async def probe(self) -> None:
+        """
+        Ask whether the broker takes messages at all, with one that no queue gets.
+
+        Raises:
+            Unconfirmed: if it does not.
+
+        """
+        with suppress(Unroutable):
+            await self.publish(Outgoing(DEAD_EXCHANGE, "modelswap.nobody", b""))
 
     async def _open(self) -> Link:
         if self._link is not None and self._link.is_open and self._is_declared:

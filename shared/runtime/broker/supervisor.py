@@ -5,6 +5,12 @@ What becomes of the deliveries is for whoever stands above: `consumer`, `keeper`
 
 Handlers run in our own tasks: the library cancels its own when a connection dies, in the middle of a commit. Work that
 outlives its connection goes on to its end, and its ack, which nobody awaits any more, is dropped.
+
+Where even giving back fails, because the broker takes no messages at all, everything in hand is returned with one nack,
+and nothing is consumed until messages are taken again. RabbitMQ would take it by force (`consumer_timeout`), and each
+half hour anew. A nack counts towards the delivery limit before 4.3 and from then on no more; the loss of a channel, a
+reject and a connection count on all (measured 2026-11 on 3.10.8 and 4.3.6). So an outage costs a delivery one at most
+in each process.
 """
 
 from __future__ import annotations
@@ -21,16 +27,21 @@ from aiormq.abc import DeliveredMessage
 
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
+from shared.runtime import telemetry
 from shared.runtime.broker.declare import declare
 from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel
 from shared.runtime.broker.message import Delivery, Outgoing
-from shared.runtime.broker.pause import Pause, Unasked
+from shared.runtime.broker.pause import HeldForLong, Pause, Unasked
 from shared.runtime.broker.publisher import Publisher
+from shared.runtime.broker.refusals import Refusals
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+#: RabbitMQ takes back what is in hand for half an hour, counts that, and after twenty times makes it a dead letter.
+HOLD_SECONDS: Final = 300.0
 
 _RECONNECT_LONGEST_SECONDS: Final = 10.0
 _CANCEL_SECONDS: Final = 2.0
@@ -57,6 +68,7 @@ class Supervised(ABC):
         prefetch: int,
         drain_seconds: float,
         declares: bool,
+        hold_seconds: float,
     ) -> None:
         self._url = url
         self._queue = queue
@@ -68,9 +80,12 @@ class Supervised(ABC):
         self._prefetch = prefetch
         self._drain_seconds = drain_seconds
         self._declares = declares
+        self._hold_seconds = hold_seconds
         self._pause = Pause(queue)
+        self._refusals = Refusals(hold_seconds)
         self._busy: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
+        telemetry.paused.labels(queue).set_function(lambda: self._trouble() is not None)
 
     @abstractmethod
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
@@ -78,6 +93,11 @@ class Supervised(ABC):
 
     async def check(self) -> str | None:
         """What keeps deliveries from being handled now, or None."""
+        return self._trouble()
+
+    def _trouble(self) -> str | None:
+        if self._refusals.reason is not None:
+            return self._refusals.reason
         if self._link is None or not self._link.is_open:
             return f"{self._queue} is not being consumed: RabbitMQ does not answer"
         return self._pause.reason
@@ -123,10 +143,12 @@ class Supervised(ABC):
                 self._start(self._work(inbox), inbox)
             self._link = link
             log.info("consumer.started", queue=self._queue)
-            await wait_for_any(stopping, link.lost)
+            await wait_for_any(stopping, link.lost, inbox.given_up)
             if link.is_open and consumed.consumer_tag is not None:
                 # A frozen broker must not hold up the end.
                 await link.channel.basic_cancel(consumed.consumer_tag, timeout=_CANCEL_SECONDS)
+                if inbox.given_up.is_set() and not stopping.is_set():
+                    await inbox.return_all()
         finally:
             self._link = None
             inbox.close()
@@ -134,6 +156,22 @@ class Supervised(ABC):
             if stopping.is_set():
                 await self._drain()
             await link.close()
+        if inbox.given_up.is_set():
+            await self._until_messages_are_taken(stopping)
+
+    async def _until_messages_are_taken(self, stopping: asyncio.Event) -> None:
+        """Wait until the broker takes messages: whatever it handed over until then would only be returned again."""
+        failures = 0
+        while not stopping.is_set():
+            try:
+                await self._publisher.probe()
+            except DependencyDown as error:
+                failures += 1
+                self._refusals.note("", str(error))
+            else:
+                self._refusals.forget("")
+                return
+            await wait_for_any(stopping, seconds=jitter(failures, _RECONNECT_LONGEST_SECONDS))
 
     async def _drain(self) -> None:
         if not self._busy:
@@ -159,6 +197,9 @@ class Supervised(ABC):
             await work
         except Stale:
             log.info("consumer.stale", queue=self._queue)
+        except HeldForLong:
+            log.warning("consumer.gave_up", queue=self._queue, reason=self._trouble())
+            inbox.given_up.set()
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -183,18 +224,33 @@ class Supervised(ABC):
             except DependencyDown:
                 continue
 
-    async def _publish(self, message: Outgoing, inbox: Inbox) -> None:
-        """Publish until confirmed, or until the delivery it follows from is somebody else's anyway."""
+    async def _publish(self, message: Outgoing, inbox: Inbox, *, until: float) -> None:
+        """
+        Publish until confirmed.
+
+        Raises:
+            Stale: if the delivery that it follows from is somebody else's anyway.
+            HeldForLong: if it is not by *until*, by the event loop's clock.
+
+        """
+        address = f"{message.exchange} {message.routing_key}"
         failures = 0
         while True:
             try:
-                return await self._publisher.publish(message)
+                await self._publisher.publish(message)
             except DependencyDown as error:
                 failures += 1
                 if failures == 1:
                     log.warning("publish.delayed", queue=self._queue, error=error.code, detail=str(error))
-                inbox.check()
-                await asyncio.sleep(jitter(failures, _PUBLISH_AGAIN_LONGEST_SECONDS))
+                self._refusals.note(address, str(error))
+            else:
+                return self._refusals.forget(address)
+            if inbox.is_stale:
+                self._refusals.forget(address)
+                raise Stale
+            if asyncio.get_running_loop().time() >= until:
+                raise HeldForLong
+            await asyncio.sleep(jitter(failures, _PUBLISH_AGAIN_LONGEST_SECONDS))
 
 
 class Inbox:
@@ -202,6 +258,8 @@ class Inbox:
 
     def __init__(self, link: Link, queue: str, stopping: asyncio.Event) -> None:
         self.link = link
+        #: Set when what is in hand can neither be handled nor given back.
+        self.given_up = asyncio.Event()
         self._queue = queue
         self._stopping = stopping
         self._waiting: asyncio.Queue[Delivery | None] = asyncio.Queue()
@@ -250,10 +308,19 @@ class Inbox:
         await wait_for_any(self.link.lost, self._stopping, seconds=seconds)
         return self._stopping.is_set() or not self.link.is_open
 
+    @property
+    def is_stale(self) -> bool:
+        """Does the broker hand this work to somebody else?"""
+        return self._closed and not self.link.is_open
+
     def check(self) -> None:
         """Raise `Stale` when the broker hands this work to somebody else."""
-        if self._closed and not self.link.is_open:
+        if self.is_stale:
             raise Stale
+
+    async def return_all(self) -> None:
+        """Let the broker have all that is in hand, of everybody on this link."""
+        await self.link.channel.basic_nack(0, multiple=True, requeue=True, wait=False)
 
     async def ack(self, batch: Sequence[Delivery], *, alone: bool) -> None:
         """Ack *batch*; up to its last tag in one go where nobody else works on this link."""
