@@ -67,6 +67,7 @@ async def _run(
         messages = (to_message(envelope, plan) for envelope in envelopes)
         return await asyncio.gather(*map(publisher.publish, messages), return_exceptions=True)
 
+    relay = Relay(store, publish)
     watcher = Watcher(store, stopping, limit=settings.max_streams)
     app = create_app(
         create_api(
@@ -76,13 +77,18 @@ async def _run(
             webhook=WebhookAddress(settings.public_url, reveal(settings.ref_secrets)),
             api_tokens=reveal(settings.api_tokens),
         ),
-        {"database": partial(check_database, pool, MIGRATIONS), "events": facts.check, "progress": progress.check},
+        {
+            "database": partial(check_database, pool, MIGRATIONS),
+            "events": facts.check,
+            "progress": progress.check,
+            "outbox": relay.check,
+        },
     )
     await supervise(
         stopping,
         facts.run(stopping),
         progress.run(stopping),
-        Relay(store, publish).run(stopping),
+        relay.run(stopping),
         keep_learning(store, stopping),
         watcher.run(),
         serve(

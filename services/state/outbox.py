@@ -53,9 +53,15 @@ class Relay:
         self._publish = publish
         self._pause_seconds = pause_seconds
         self._failures = 0
+        self._delay: str | None = None
         self._prune_at = 0.0
         #: Rows that this version can not read. Forgotten at its end: the next one may.
         self._unreadable: set[int] = set()
+        telemetry.delayed.set_function(lambda: self._delay is not None)
+
+    async def check(self) -> str | None:
+        """What keeps committed events from being published, or None."""
+        return self._delay
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publish until *stopping* is set, through every loss of Postgres or RabbitMQ."""
@@ -79,7 +85,7 @@ class Relay:
             return self._trouble("connection_lost", "a connection was lost in the middle of the work")
         except Exception:
             log.exception("relay.broken")
-            return self._trouble("unknown", "see above")
+            return self._trouble("unknown", "an unexpected error, which is logged")
         if done is None:
             return _BUSY_SECONDS
         telemetry.published.inc(done.published)
@@ -88,7 +94,7 @@ class Relay:
             return self._trouble("not_published", str(done.failures[0]), events=len(done.failures))
         if self._failures:
             log.info("relay.resumed", failures=self._failures)
-        self._failures = 0
+        self._failures, self._delay = 0, None
         return 0.0 if done.published + len(done.unreadable) == _BATCH else _POLL_SECONDS
 
     def _set_aside(self, unreadable: Mapping[int, Malformed]) -> None:
@@ -109,6 +115,7 @@ class Relay:
 
     def _trouble(self, error: str, detail: str, **facts: int) -> float:
         self._failures += 1
+        self._delay = detail
         log.warning("relay.delayed", error=error, detail=detail, failures=self._failures, **facts)
         longest = min(self._pause_seconds * 2.0 ** min(self._failures - 1, 16), _LONGEST_PAUSE_SECONDS)
         return longest * random.random()  # noqa: S311 (jitter, not a secret)

@@ -21,6 +21,8 @@ paused: Final = Gauge(
 swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
+#: Alert on it: subscribers do not hear of what is committed.
+delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events can not be published.")
 #: Alert on it: subscribers do not hear of what a version before this one, or after it, has committed.
 unreadable: Final = Gauge("modelswap_outbox_unreadable", "Events that this version can not read, and so not publish.")
 overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings whose end should have been heard of.")

@@ -16,6 +16,8 @@ from services.state.store import Store
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ModelActivated
+from shared.runtime import telemetry
+from tests.counts import counted
 from tests.state import Wire, connected, opened_store, ready, registration
 
 Trouble = Callable[[Envelope], BaseException | None]
@@ -65,12 +67,13 @@ async def swap(store: Store, count: int, user_id: str = "ada") -> None:
 
 
 @contextlib.asynccontextmanager
-async def relaying(store: Store, publish: Publish, *, pause_seconds: float = 0.01) -> AsyncIterator[None]:
+async def relaying(store: Store, publish: Publish, *, pause_seconds: float = 0.01) -> AsyncIterator[Relay]:
     """A relay at work."""
     stopping = asyncio.Event()
-    running = asyncio.create_task(Relay(store, publish, pause_seconds=pause_seconds).run(stopping))
+    relay = Relay(store, publish, pause_seconds=pause_seconds)
+    running = asyncio.create_task(relay.run(stopping))
     try:
-        yield
+        yield relay
     finally:
         stopping.set()
         await running
@@ -246,6 +249,25 @@ async def test_the_relay_outlives_every_failure_of_the_publisher(store, database
 
     assert flaky.calls.keys() == {"raises", "cancels", "refuses", "works"}
     assert await unpublished(database_url) == 0
+
+
+async def test_while_an_event_is_not_taken_it_is_said_why(store):
+    broker = Broker(fails=lambda _: DependencyDown("a queue of model.activated.v1 is full"))
+    await swap(store, 1)
+
+    async with relaying(store, broker.publish) as relay:
+        async with asyncio.timeout(20):
+            while await relay.check() is None:
+                await asyncio.sleep(0.01)
+        said = (await relay.check(), counted(telemetry.delayed)[()])
+        broker.fails = lambda _: None
+        async with asyncio.timeout(20):
+            while await relay.check() is not None:
+                await asyncio.sleep(0.01)
+
+    assert said == ("a queue of model.activated.v1 is full", 1)
+    assert counted(telemetry.delayed)[()] == 0
+    assert broker.generations == [1]
 
 
 async def test_the_relay_outlives_the_loss_of_postgres(database_url):
