@@ -47,6 +47,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
             service="extractor",
             handle=one_by_one(extractor.handle),
             gave_up=extractor.gave_up,
+            is_answer=extractor.is_answer,
             publisher=publisher,
             topology=plan,
             delays=settings.retry_delays,

@@ -86,6 +86,10 @@ class Extractor:
         )
         return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
 
+    def is_answer(self, events: Sequence[Event]) -> bool:
+        """Did Replicate have to answer for *events*? That a destination is unknown is said without asking."""
+        return any(isinstance(event, ModelReady) for event in events)
+
     def gave_up(self, envelope: Envelope, error: Exception) -> Sequence[Event]:
         """What is told to everybody when the delivery becomes a dead letter."""
         match envelope.event:

@@ -46,6 +46,8 @@ class DependencyDown(TransientError):  # noqa: N818 (it is a condition, and read
     """
 
     code = "dependency_down"
+    #: May it be down for this delivery alone? It is, where another one passed meanwhile: then an attempt is counted.
+    may_concern_one: bool = False
 
     def __init__(self, message: str, *, retry_after_seconds: float | None = None, code: str | None = None) -> None:
         super().__init__(message, code=code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from datetime import timedelta
 import pytest
 
 from shared.contract.envelope import Envelope, wrap
-from shared.contract.errors import DependencyDown, PermanentError, TransientError
+from shared.contract.errors import DependencyDown, PermanentError, TransientError, code_of
 from shared.contract.events import Event, ModelReady, TrainingStarted, TrainingSucceeded
 from shared.contract.topology import (
     DEAD_QUEUE,
@@ -23,6 +24,7 @@ from shared.contract.topology import (
     Topology,
     topology,
 )
+from shared.replicate.errors import NoAnswer
 from shared.runtime import telemetry
 from shared.runtime.broker import (
     Consumer,
@@ -66,6 +68,7 @@ class Refusing(Publisher):
         super().__init__(url, name="test", topology=PLAN)
         self.refuses: Callable[[Outgoing], bool] = nothing
         self.refused: Counter[str] = Counter()
+        self.published: list[Outgoing] = []
         self._changed = asyncio.Event()
 
     async def publish(self, message: Outgoing) -> None:
@@ -74,6 +77,10 @@ class Refusing(Publisher):
             self._changed.set()
             raise Unconfirmed(f"a queue of {message.routing_key} is full")
         await super().publish(message)
+        self.published.append(message)
+
+    def delayed(self) -> list[Outgoing]:
+        return [each for each in self.published if each.exchange.startswith("modelswap.delay.")]
 
     async def has_refused(self, times: int, *, routing_key: str = TrainingStarted.key) -> None:
         async with asyncio.timeout(30):
@@ -474,6 +481,64 @@ async def test_while_the_broker_takes_nothing_all_is_returned_once_and_nothing_i
     assert b'"t0"' in returned.body
     assert returned.headers.get("x-delivery-count", 0) <= 1
     assert handled == ["t0", "t1", "t2"]
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_what_alone_is_refused_while_others_pass_ends_in_the_dead_letters(broker: Broker, publisher: Publisher):
+    passed = asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        if envelope.event.training_id == "alone":
+            raise NoAnswer("get training alone: 500")
+        passed.set()
+        return await started(envelope)
+
+    def gave_up(envelope: Envelope, error: Exception) -> Sequence[Event]:
+        return [TrainingStarted(training_id=f"{envelope.event.training_id}-{code_of(error)}")]
+
+    async def others() -> None:
+        for number in itertools.count():
+            passed.clear()
+            await publisher.publish(message(succeeded(f"t{number}")))
+            await passed.wait()
+
+    await publisher.publish(message(succeeded("alone")))
+    async with consuming(broker, publisher, handle, gave_up=gave_up, hold_seconds=0.5):
+        passing = asyncio.create_task(others())
+        async with asyncio.timeout(60):
+            while not await broker.depth(DEAD_QUEUE):
+                await asyncio.sleep(0.05)
+        passing.cancel()
+        letter = await broker.get(DEAD_QUEUE)
+
+    told = [await broker.get(STATE_QUEUE) for _ in range(await broker.depth(STATE_QUEUE))]
+    assert any(b'"alone-replicate_down"' in each.body for each in told)
+    assert b'"alone"' in letter.body
+    assert letter.headers["x-dead-error"] == "replicate_down"
+    assert letter.headers["x-dead-attempts"] == len(DELAYS) + 1
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_while_nobody_is_answered_nothing_is_counted_whoever_passes_without_asking(
+    broker: Broker, refusing: Refusing
+):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        if envelope.event.training_id == "unasked":
+            return await started(envelope)
+        raise NoAnswer("get training one: 500")
+
+    def is_answer(events: Sequence[Event]) -> bool:
+        return False
+
+    enough = len(DELAYS) + 2
+    await refusing.publish(message(succeeded("one")))
+    async with consuming(broker, refusing, handle, is_answer=is_answer, hold_seconds=0.5):
+        async with asyncio.timeout(60):
+            while len(given := refusing.delayed()) < enough:
+                await refusing.publish(message(succeeded("unasked")))
+                await asyncio.sleep(0.05)
+
+    assert not any("x-attempt" in each.headers for each in given)
     assert await broker.depth(DEAD_QUEUE) == 0
 
 

@@ -269,6 +269,14 @@ async def test_a_version_without_a_model_asks_for_the_destination_instead_of_fai
     assert output if isinstance(output, str) else output["version"] in event.detail
 
 
+async def test_what_was_not_asked_of_replicate_is_no_answer_of_its(extractor):
+    asked = await extractor.handle(succeeded())
+    unasked = await extractor.handle(succeeded(output="9" * 64, destination=None, ref=None))
+
+    assert extractor.is_answer(asked)
+    assert not extractor.is_answer(unasked)
+
+
 async def test_where_the_destination_is_known_a_version_is_enough(extractor):
     assert await model_of(extractor, succeeded(output=MODEL.version)) == MODEL
 

@@ -6,7 +6,8 @@ What becomes of a delivery? Takes what is there, hands it to the handler, publis
                        ├──────────── PermanentError, or the ladder's end ─▶ publish to dead ──┘
                        └──────────── DependencyDown ──────────▶ pause, ask again, count nothing
 
-What was handled or published in vain for long is given back: published to the first delay as it came, and acked.
+What was handled or published in vain for long is given back: published to the first delay as it came, and acked. Where
+others were answered meanwhile, it is no outage but this delivery's own failure, and counts like any other.
 
 A handler never publishes and never acks, so "publish before ack" is written once: here. Whatever happens between a
 confirm and its ack is a redelivery, which handlers must bear anyway.
@@ -46,6 +47,9 @@ BatchHandler = Callable[[Sequence[Envelope]], Awaitable[Sequence[Result]]]
 #: What is to be told when a delivery is given up.
 GaveUp = Callable[[Envelope, Exception], Sequence[Event]]
 
+#: Did what the handler depends on have to answer, for these events to follow?
+IsAnswer = Callable[[Sequence[Event]], bool]
+
 
 def one_by_one(handle: Callable[[Envelope], Awaitable[Sequence[Event]]]) -> BatchHandler:
     """A handler of single deliveries as a handler of batches of one."""
@@ -58,6 +62,10 @@ def one_by_one(handle: Callable[[Envelope], Awaitable[Sequence[Event]]]) -> Batc
 
 def _nothing(_: Envelope, __: Exception) -> Sequence[Event]:
     return ()
+
+
+def _always(_: Sequence[Event]) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,7 @@ class Consumer(Supervised):
         publisher: Publisher,
         topology: Topology,
         gave_up: GaveUp = _nothing,
+        is_answer: IsAnswer = _always,
         delays: Sequence[timedelta] = DELAYS,
         workers: int = 1,
         batch_size: int = 64,
@@ -113,6 +122,7 @@ class Consumer(Supervised):
         )
         self._handle = handle
         self._gave_up = gave_up
+        self._is_answer = is_answer
         self._delays = delays
         self._handled, self._retried, self._dead = (
             telemetry.deliveries.labels(queue, result) for result in ("handled", "retried", "dead")
@@ -122,8 +132,8 @@ class Consumer(Supervised):
         """One batch, from decoding to the ack."""
         try:
             await self._handle_and_publish(batch, inbox)
-        except HeldForLong:
-            await self._give_back(batch, inbox)
+        except HeldForLong as held:
+            await self._give_back(batch, held.blame, inbox)
 
     async def _handle_and_publish(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         items = [_read(delivery) for delivery in batch]
@@ -136,25 +146,30 @@ class Consumer(Supervised):
         await self._publish_all(outgoing, inbox, until=until + self._hold_seconds)
         await inbox.ack(batch, alone=self._workers == 1)
 
-    async def _give_back(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
+    async def _give_back(self, batch: Sequence[Delivery], blame: DependencyDown | None, inbox: Inbox) -> None:
         """
-        Publish *batch* anew, to come again after a while, and ack it.
+        Publish *batch* anew, to come again after a while, and ack it. It has failed if there is something to *blame*.
 
         Raises:
             HeldForLong: if the broker does not take that either.
 
         """
         until = asyncio.get_running_loop().time() + self._hold_seconds
-        await _together([self._give_back_one(delivery, inbox, until) for delivery in batch])
+        await _together([self._give_back_one(delivery, blame, inbox, until) for delivery in batch])
         log.info("deliveries.given_back", queue=self._queue, deliveries=len(batch), reason=self._trouble())
 
-    async def _give_back_one(self, delivery: Delivery, inbox: Inbox, until: float) -> None:
-        await self._publish(give_back(delivery, self._delays[0]), inbox, until=until)
+    async def _give_back_one(
+        self, delivery: Delivery, blame: DependencyDown | None, inbox: Inbox, until: float
+    ) -> None:
+        unblamed = give_back(delivery, self._delays[0])
+        again = [unblamed] if blame is None else self._failed(_read(delivery), blame)
+        await self._publish_all(again, inbox, until=until)
         await inbox.ack([delivery], alone=False)
 
     async def _attempt(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
+        began = asyncio.get_running_loop().time()
         try:
-            return await self._handle(envelopes)
+            results = await self._handle(envelopes)
         except DependencyDown:
             raise
         except Exception as error:  # noqa: BLE001 (the one place: it ends in a retry or a dead letter)
@@ -162,6 +177,9 @@ class Consumer(Supervised):
                 return [error]
             log.warning("batch.split", queue=self._queue, size=len(envelopes), error=repr(error))
             return [result for envelope in envelopes for result in await self._attempt([envelope])]
+        if any(self._is_answer(result) for result in results if not isinstance(result, Exception)):
+            self._answered_since = max(self._answered_since, began)
+        return results
 
     def _settle(self, item: _Item, result: Result | None) -> list[Outgoing]:
         """What is to be published before this delivery may be acked."""

@@ -27,7 +27,11 @@ class Unasked(Exception):  # noqa: N818 (a signal, not an error)
 
 
 class HeldForLong(Exception):  # noqa: N818 (likewise)
-    """The dependency is down for longer than whoever asks may wait."""
+    """The dependency is down for longer than whoever asks may wait; *blame* says why, if it is for them alone."""
+
+    def __init__(self, blame: DependencyDown | None = None) -> None:
+        super().__init__(blame)
+        self.blame = blame
 
 
 class Pause:

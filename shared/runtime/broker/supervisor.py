@@ -83,6 +83,8 @@ class Supervised(ABC):
         self._hold_seconds = hold_seconds
         self._pause = Pause(queue)
         self._refusals = Refusals(hold_seconds)
+        #: When the newest delivery began that showed that what all depend on answers.
+        self._answered_since = float("-inf")
         self._busy: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
         telemetry.paused.labels(queue).set_function(lambda: self._trouble() is not None)
@@ -212,17 +214,24 @@ class Supervised(ABC):
         Do *work*, as often as it takes while a dependency is down.
 
         Raises:
-            HeldForLong: if it still is at *until*, by the event loop's clock.
+            HeldForLong: if it still is at *until*, by the event loop's clock; with the error to blame, if others were
+                answered between two refusals of this one.
 
         """
+        refused_at: float | None = None
+        blame: DependencyDown | None = None
         while True:
             inbox.check()
             try:
                 async with self._pause.turn(until=until):
                     inbox.check()
                     return await _without_stray_cancel(work)
-            except DependencyDown:
-                continue
+            except DependencyDown as error:
+                if refused_at is None:
+                    refused_at = asyncio.get_running_loop().time()
+                blame = error if error.may_concern_one and self._answered_since > refused_at else None
+            except HeldForLong:
+                raise HeldForLong(blame) from blame
 
     async def _publish(self, message: Outgoing, inbox: Inbox, *, until: float) -> None:
         """
