@@ -3,8 +3,7 @@ What does it mean that Replicate did not do what it was asked? Pure: an answer t
 
     DependencyDown           it throttles, or nothing reached it: pause, probe, then go on
     ├── NoAnswer             5xx, timeouts, broken connections: the same, but it may have done what it was asked
-    └── OperatorNeeded       token or rights: the same, but only a human ends it
-        └── Unpaid           billing: the same, and never one training's fault, though not every call costs
+    └── OperatorNeeded       token or billing: the same, but only a human ends it
     TransientError
     ├── NotThere             404, 422: Replicate says the same of *not yet*, *not any more* and *not yours*
     └── BadAnswer            a success whose body can not be read, or a redirect
@@ -51,13 +50,6 @@ class OperatorNeeded(DependencyDown):
     """Replicate is up, but does nothing for us until a human changed the token or the billing."""
 
     code = "operator_needed"
-    may_concern_one = True
-
-
-class Unpaid(OperatorNeeded):
-    """Replicate wants to be paid. What costs nothing still passes, so that says nothing of what does not."""
-
-    may_concern_one = False
 
 
 class NotThere(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
@@ -100,8 +92,7 @@ def error_for(what: str, status: int, headers: Mapping[str, str], body: bytes) -
     message = f"{what}: {status} {_detail(problem)}".rstrip()
     if operator := _OPERATOR.get(status):
         code, meaning = operator
-        kind = Unpaid if status == HTTPStatus.PAYMENT_REQUIRED else OperatorNeeded
-        return kind(f"Replicate {meaning} ({message})", code=code)
+        return OperatorNeeded(f"Replicate {meaning} ({message})", code=code)
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
         return NotThere(message)
     if status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
-from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded, Refused, Unpaid, error_for
+from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded, Refused, error_for
 
 
 def error(status: int, problem: Any = None, **headers: str) -> Any:
@@ -20,7 +20,7 @@ def error(status: int, problem: Any = None, **headers: str) -> Any:
         (301, BadAnswer, "replicate_bad_answer"),
         (400, Refused, "replicate_refused"),
         (401, OperatorNeeded, "replicate_unauthorized"),
-        (402, Unpaid, "replicate_billing"),
+        (402, OperatorNeeded, "replicate_billing"),
         (403, OperatorNeeded, "replicate_forbidden"),
         (404, NotThere, "replicate_not_there"),
         (408, NoAnswer, "replicate_down"),
@@ -41,12 +41,12 @@ def test_each_status_is_one_error(status, kind, code):
     assert str(status) in str(seen)
 
 
-def test_what_may_concern_one_training_alone_is_said_of_each():
+def test_what_only_a_human_ends_and_throttling_are_never_one_trainings_fault():
     down = [status for status in range(400, 600) if isinstance(error(status), DependencyDown)]
 
     alone = {status for status in down if error(status).may_concern_one}
 
-    assert set(down) - alone == {402, 429}
+    assert set(down) - alone == {401, 402, 403, 429}
 
 
 def test_only_a_refusal_is_for_ever():
