@@ -99,10 +99,11 @@ class Broker:
                 await asyncio.sleep(_POLL_SECONDS)
 
     @contextlib.asynccontextmanager
-    async def subscribed(self, exchange: str, routing_key: str) -> AsyncIterator[str]:
-        """A queue of one's own that gets the events of *routing_key*."""
+    async def subscribed(self, exchange: str, routing_key: str, **arguments: Any) -> AsyncIterator[str]:
+        """A queue of one's own, with these ``x-`` *arguments*, that gets the events of *routing_key*."""
+        given = {f"x-{name.replace('_', '-')}": value for name, value in arguments.items()}
         async with self.channel() as channel:
-            name = (await channel.queue_declare("", auto_delete=False, durable=True)).queue or ""
+            name = (await channel.queue_declare("", auto_delete=False, durable=True, arguments=given)).queue or ""
             await channel.queue_bind(name, exchange, routing_key)
             try:
                 yield name

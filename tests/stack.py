@@ -183,6 +183,15 @@ class Stack:
         tail = "\n".join(self.processes[name].log.read_text().splitlines()[-15:])
         raise AssertionError(f"{name} is not ready: {said}\n{tail}")
 
+    async def until_in_trouble(self, name: str, part: str, seconds: float = 60) -> str:
+        """Wait until this process says that it can not do that *part* of its work, and why."""
+        async with asyncio.timeout(seconds), httpx.AsyncClient() as client:
+            while True:
+                said: str = (await client.get(f"{self.url(name)}/readyz")).json()["checks"][part]
+                if said != "ok":
+                    return said
+                await asyncio.sleep(0.05)
+
     async def model(self, user_id: str) -> dict[str, Any] | None:
         """The user's current model, or None if there is none yet."""
         answer = await self.api.get(f"/v1/users/{user_id}/model")

@@ -19,9 +19,10 @@ from deploy.local import Servers
 from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
+from shared.contract.events import EVENTS_EXCHANGE, ModelActivated
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE
 from tests.end_to_end.conftest import open_stack
-from tests.end_to_end.test_walk import TRAINER, deliver
+from tests.end_to_end.test_walk import TRAINER, deliver, start
 from tests.servers import Urls
 from tests.stack import SERVICES, Stack
 
@@ -260,3 +261,22 @@ async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls
         ended = await stack.until_stage(answer.json()["training_id"], "active")
 
     assert ended["current"] is True
+
+
+async def test_a_subscriber_whose_queue_is_full_holds_up_events_and_is_named_but_holds_up_no_swap(
+    servers: Urls, tmp_path: Path
+):
+    async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
+        key = ModelActivated.key
+        async with stack.broker.subscribed(EVENTS_EXCHANGE, key) as patient:
+            async with stack.broker.subscribed(EVENTS_EXCHANGE, key, max_length=0, overflow="reject-publish"):
+                begun = await start(stack, "user-1")
+                await stack.until_stage(begun["training_id"], "active")
+                said = await stack.until_in_trouble("state", "outbox")
+            await stack.until_ready("state")
+            heard = await stack.broker.wait_for(patient)
+        model = await stack.model("user-1")
+
+    assert said == f"a queue of {key} is full, the broker refused"
+    assert model is not None
+    assert json.loads(heard.body)["training_id"] == model["training_id"] == begun["training_id"]
