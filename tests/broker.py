@@ -33,9 +33,10 @@ class Broker:
     async def __aenter__(self) -> Self:
         assert self._plan is not None
         async with self.channel() as channel:
+            # Purging leaves what comes back: from a delay, or from somebody whose end the queue has not heard of yet.
+            for queue in reversed(self._plan.queues):
+                await channel.queue_delete(queue.name)
             await declare(channel, self._plan)
-            for queue in self._plan.queues:
-                await channel.queue_purge(queue.name)
         return self
 
     async def __aexit__(self, *_: object) -> None:

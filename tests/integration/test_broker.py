@@ -551,7 +551,7 @@ async def test_one_bad_delivery_of_a_batch_harms_only_itself(broker: Broker, pub
         if "bad" in names:
             raise PermanentError("bad")
         good.update(names)
-        if len(good) == 9:
+        if len(good) >= 9:
             all_good.set()
         return [()] * len(envelopes)
 
