@@ -473,6 +473,7 @@ async def test_while_the_broker_takes_nothing_all_is_returned_once_and_nothing_i
         await refusing.has_refused(5, routing_key="modelswap.nobody")
         assert handled == ["t0"]
         assert await consumer.check() == "a queue of modelswap.nobody is full"
+        await broker.until(EXTRACTOR_QUEUE, 3)
         returned = await broker.get(EXTRACTOR_QUEUE)
         refusing.refuses = nothing
         await broker.until(STATE_QUEUE, 5)
