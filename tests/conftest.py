@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -15,6 +16,12 @@ from tests.servers import servers as provided_servers
 
 #: The broker's runtime must hold on the oldest and the newest that people run.
 RABBITMQ_SERIES = ("3.10", "4")
+
+# Tests look the same whatever the terminal is, and everything that they ask is on this machine, which no proxy reaches.
+for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+for name in ("NO_PROXY", "no_proxy"):
+    os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
 
 # An example may take as long as it likes: how long it took says more of what else the machine does.
 settings.register_profile("modelswap", deadline=None)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Final, Generic, Self, TypeVar
 from urllib.parse import parse_qs, quote
 
@@ -107,6 +108,8 @@ class Replicate:
             limits=_CONNECTIONS,
             headers={"Accept-Encoding": "identity", "User-Agent": "modelswap"},
             follow_redirects=False,
+            # A proxy leads out of this machine, and knows nothing of a simulator on it.
+            trust_env=not _is_this_machine(self._url.host),
         )
 
     async def __aenter__(self) -> Self:
@@ -315,3 +318,10 @@ async def _read(what: str, response: httpx.Response) -> bytes:
         if len(body) > _MAX_BODY_BYTES:
             raise BadAnswer(f"{what}: more than {_MAX_BODY_BYTES} bytes")
     return bytes(body)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

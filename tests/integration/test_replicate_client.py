@@ -466,3 +466,18 @@ async def test_calls_beyond_the_rate_wait_for_their_turn(server):
 
     assert len(waits) == 2
     assert 0 < waits[0] < waits[1]
+
+
+async def test_a_proxy_is_for_replicate_and_not_for_a_simulator_on_this_machine(server, monkeypatch):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("http_proxy", server.url)
+    server.will_say({"username": "acme"})
+
+    async with Replicate(TOKEN, server.url) as near, Replicate(TOKEN, "http://api.replicate.invalid") as far:
+        await near.account()
+        await far.account()
+
+    # A proxy is told the whole address.
+    assert [each.target for each in server.requests] == ["/v1/account", "http://api.replicate.invalid/v1/account"]
