@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.proc import is_alive, look_into
 from tests.stack import ROOT
 
 
@@ -18,18 +17,6 @@ def descendants(pid: int) -> Iterator[int]:
     for child in map(int, look_into(f"/proc/{pid}/task/{pid}/children").split()):
         yield child
         yield from descendants(child)
-
-
-def is_alive(pid: int) -> bool:
-    status = look_into(f"/proc/{pid}/status")
-    return status != "" and "State:\tZ" not in status
-
-
-def look_into(file: str) -> str:
-    """What the kernel says in a *file* of a process; nothing, if that has ended."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(file).read_text()
-    return ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the family of a process is found in /proc")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ports import free_ports
+from tests.proc import look_into
 from tests.stack import ROOT
 
 SERVICES = ("receiver", "extractor", "state", "ops", "simulator")
@@ -81,8 +82,8 @@ def found_in_another_terminal(state: Path) -> str:
 
 
 def child_of(pid: int, command: str) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    (found,) = [int(child) for child in children if command in Path(f"/proc/{child}/cmdline").read_text()]
+    children = look_into(f"/proc/{pid}/task/{pid}/children").split()
+    (found,) = [int(child) for child in children if command in look_into(f"/proc/{child}/cmdline")]
     return found
 
 

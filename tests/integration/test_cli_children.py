@@ -10,6 +10,7 @@ import pytest
 
 from services.cli.machine.children import Children
 from services.cli.problem import Problem
+from tests.proc import is_alive
 from tests.stack import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,17 +20,9 @@ def settings(port: int) -> dict[str, str]:
     return {**os.environ, "MODELSWAP_SIMULATOR_PORT": str(port), "MODELSWAP_LOG_FORMAT": "console"}
 
 
-def is_gone(pid: int) -> bool:
-    """Ended, whether or not anybody took notice."""
-    try:
-        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 async def until_gone(pid: int) -> None:
     async with asyncio.timeout(20):
-        while not is_gone(pid):
+        while is_alive(pid):
             await asyncio.sleep(0.02)
 
 
