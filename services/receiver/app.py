@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from services.receiver.webhook_secrets import Secrets
+from shared.contract.answers import KIND_PREFIX
 from shared.contract.envelope import TRACE_HEADERS, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
 from shared.contract.topology import RECEIVER, Topology
@@ -186,7 +187,7 @@ def _unavailable(error: Exception) -> Response:
 
 def _problem(status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse(
-        {"type": f"urn:modelswap:problem:{kind}", "title": kind, "status": status, "detail": detail},
+        {"type": KIND_PREFIX + kind, "title": kind, "status": status, "detail": detail},
         status_code=status,
         media_type="application/problem+json",
         headers=headers,
