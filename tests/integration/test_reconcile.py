@@ -24,6 +24,7 @@ from shared.contract.identity import ModelName
 from shared.replicate.client import TrainingsPage
 from shared.replicate.errors import BadAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Training
+from shared.replicate.webhook_url import webhook_url
 from shared.runtime.clock import now
 from shared.runtime.postgres import Pool, connect_pool
 from tests.state import connected
@@ -231,6 +232,21 @@ async def test_one_that_the_list_does_not_show_is_asked_for_and_told(scene: Scen
 
     (told,) = scene.published
     assert told.event == TrainingFailed(training_id="t1", ref=UUID(int=1), recovered=True, reason="out of memory")
+
+
+async def test_one_whose_start_and_webhooks_were_lost_is_asked_for_and_told(scene: Scene):
+    lost = overdue(training_id=None, stage=Stage.REQUESTED)
+    webhook = webhook_url("https://hooks.example.com", lost.claim, ("of-ours",))
+    scene.state.trainings = [lost, overdue(2)]
+    scene.replicate.listed = [replicates(2), replicates(output=None, webhook=webhook)]
+    scene.replicate.unlisted = {"t1": replicates()}
+
+    await scene.rounds(NOON)
+
+    assert {(each.event.training_id, getattr(each.event, "output", None) is None) for each in scene.published} == {
+        ("t1", False),
+        ("t2", False),
+    }
 
 
 async def test_what_nobody_can_find_out_is_given_up_with_a_reason(scene: Scene, database_url: str):

@@ -103,7 +103,7 @@ def test_what_ended_by_the_list_is_told(status: str):
 
 
 def test_a_success_that_the_list_shows_without_its_output_is_asked_for():
-    assert step(unfinished(), listing(replicates(output=None))) == Ask(unfinished())
+    assert step(unfinished(), listing(replicates(output=None))) == Ask(unfinished(), "t1")
 
 
 def test_a_success_without_output_is_told_as_it_is_when_asking_is_used_up():
@@ -148,7 +148,7 @@ def test_what_the_list_does_not_show_is_asked_for_ever_more_rarely_and_three_tim
 
     decided = step(unfinished(), listing(), memory=Memory(gets=gets, asked_at=asked_at), age=age)
 
-    assert decided == (Ask(unfinished()) if is_asked else Wait(unfinished(), is_absent=True))
+    assert decided == (Ask(unfinished(), "t1") if is_asked else Wait(unfinished(), is_absent=True))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_training_of_which_nobody_hears_anything_for_days_is_given_up(shown: L
     memory = Memory(looks=3, gets=3, asked_at=BEGIN)
 
     assert step(unfinished(), shown, memory=memory, age=timedelta(days=3)) == GiveUp(
-        unfinished(), f"given up after 3 days without an end: {why}"
+        unfinished(), "t1", f"given up after 3 days without an end: {why}"
     )
 
 
@@ -194,6 +194,7 @@ def test_one_that_is_verified_without_an_end_is_given_up_like_any_other():
     assert step(verifying, Listing(), memory=Memory(looks=9), age=too_soon) == LookAgain(verifying)
     assert step(verifying, Listing(), memory=Memory(looks=3), age=enough) == GiveUp(
         verifying,
+        "t1",
         "given up after 3 days without an end: whether its model works is not known since 2026-11-27 02:00 UTC",
     )
 
@@ -206,6 +207,28 @@ def test_a_training_without_an_id_is_known_by_the_address_that_we_signed_for_it(
     found = replicates(status=status, webhook=address_of(nameless()))
 
     assert step(nameless(), listing(found)) == Tell(nameless(), found)
+
+
+def test_one_known_by_its_address_is_asked_for_by_the_lists_id():
+    found = replicates(output=None, webhook=address_of(nameless()))
+
+    assert step(nameless(), listing(found)) == Ask(nameless(), "t1")
+
+
+def test_one_known_by_its_address_is_given_up_by_the_lists_id():
+    found = replicates(status="processing", webhook=address_of(nameless()))
+
+    decided = step(nameless(), listing(found), memory=Memory(looks=3), age=timedelta(days=3))
+
+    assert decided == GiveUp(
+        nameless(), "t1", "given up after 3 days without an end: Replicate still says 'processing'"
+    )
+
+
+def test_one_verified_without_an_id_is_looked_at_again_for_ever():
+    verifying = unfinished(training_id=None, stage=Stage.VERIFYING)
+
+    assert step(verifying, Listing(), memory=Memory(looks=9), age=timedelta(days=9)) == LookAgain(verifying)
 
 
 @pytest.mark.parametrize(

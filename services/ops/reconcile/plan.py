@@ -183,9 +183,10 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask Replicate for this one."""
+    """Ask Replicate for this one, by its id."""
 
     training: Unfinished
+    training_id: TrainingId
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,7 @@ class GiveUp:
     """Nobody will hear of it any more."""
 
     training: Unfinished
+    training_id: TrainingId
     reason: str
 
 
@@ -298,7 +300,7 @@ def _step(
         return _step_of_found(watched, found, now, limits)
     is_absent = listing.reaches(training)
     if training.training_id is not None:
-        return _step_of_missing(watched, now, limits, is_absent=is_absent)
+        return _step_of_missing(watched, training.training_id, now, limits, is_absent=is_absent)
     if candidates := sole[training.ref]:
         return Identify(training, tuple(candidates), is_absent)
     return _step_of_nameless(watched, now, limits, is_absent=is_absent)
@@ -306,8 +308,10 @@ def _step(
 
 def _step_of_verified(watched: Watched, now: datetime, limits: Limits) -> Step:
     training = watched.training
-    if _is_hopeless(watched, now, limits):
-        return _give_up(training, now, f"whether its model works is not known since {training.updated_at:%F %R} UTC")
+    # Without an id there is nothing to tell: state may still know what to look for.
+    if training.training_id is not None and _is_hopeless(watched, now, limits):
+        why = f"whether its model works is not known since {training.updated_at:%F %R} UTC"
+        return _give_up(training, training.training_id, now, why)
     return LookAgain(training)
 
 
@@ -316,17 +320,19 @@ def _step_of_found(watched: Watched, found: Training, now: datetime, limits: Lim
     if found.has_ended:
         # A list need not show everything.
         is_poor = found.status == TrainingStatus.SUCCEEDED and found.output is None
-        return Ask(training) if is_poor and _may_ask(watched.memory, now, limits) else Tell(training, found)
+        return Ask(training, found.id) if is_poor and _may_ask(watched.memory, now, limits) else Tell(training, found)
     if _is_hopeless(watched, now, limits):
-        return _give_up(training, now, f"Replicate still says {found.status!r}")
+        return _give_up(training, found.id, now, f"Replicate still says {found.status!r}")
     return Tell(training, found) if training.stage is Stage.REQUESTED else Wait(training)
 
 
-def _step_of_missing(watched: Watched, now: datetime, limits: Limits, *, is_absent: bool) -> Step:
+def _step_of_missing(
+    watched: Watched, training_id: TrainingId, now: datetime, limits: Limits, *, is_absent: bool
+) -> Step:
     if _may_ask(watched.memory, now, limits):
-        return Ask(watched.training)
+        return Ask(watched.training, training_id)
     if _is_hopeless(watched, now, limits):
-        return _give_up(watched.training, now, "Replicate does not show it")
+        return _give_up(watched.training, training_id, now, "Replicate does not show it")
     return Wait(watched.training, is_absent)
 
 
@@ -342,8 +348,9 @@ def _step_of_nameless(watched: Watched, now: datetime, limits: Limits, *, is_abs
     return Wait(training, is_absent)
 
 
-def _give_up(training: Unfinished, now: datetime, what: str) -> GiveUp:
-    return GiveUp(training, f"given up after {_in_words(now - training.requested_at)} without an end: {what}")
+def _give_up(training: Unfinished, training_id: TrainingId, now: datetime, what: str) -> GiveUp:
+    age = _in_words(now - training.requested_at)
+    return GiveUp(training, training_id, f"given up after {age} without an end: {what}")
 
 
 def _may_ask(memory: Memory, now: datetime, limits: Limits) -> bool:

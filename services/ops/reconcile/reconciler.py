@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -44,6 +44,7 @@ from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_s
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.events import Event, ExtractionFailed, TrainingFailed
+from shared.contract.identity import TrainingId
 from shared.contract.text import clean
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
@@ -249,15 +250,15 @@ class Reconciler:
         match step:
             case Tell(training, found):
                 await self._tell(training, found, moment)
-            case Ask(training):
-                await self._ask(training, moment)
+            case Ask(training, training_id):
+                await self._ask(training, training_id, moment)
             case Identify(training, candidates, is_absent):
                 await self._identify(training, candidates, moment, is_absent=is_absent)
             case LookAgain(training):
                 await self._state.look_again(str(training.ref))
                 await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
-            case GiveUp(training, reason):
-                await self._give_up(training, reason, moment)
+            case GiveUp(training, training_id, reason):
+                await self._give_up(training, training_id, reason, moment)
             case NeverStarted(training, reason):
                 tell = partial(self._state.never_started, training.ref, reason)
                 await self._end(training, RecoveryOutcome.NEVER_STARTED, reason, tell, moment)
@@ -275,14 +276,13 @@ class Reconciler:
             await self._emit(event, moment)
             await self._look_later(training, moment)
 
-    async def _ask(self, training: Unfinished, moment: datetime) -> None:
-        assert training.training_id is not None  # noqa: S101 (the plan asks for no others)
+    async def _ask(self, training: Unfinished, training_id: TrainingId, moment: datetime) -> None:
         self._spend()
         if not await self._store.count_get(training, moment):
             await self._look_later(training, moment)
             return
         try:
-            found = await self._replicate.get_training(training.training_id)
+            found = await self._replicate.get_training(training_id)
         except NotThere:
             await self._look_later(training, moment, is_absent=True)
             return
@@ -297,12 +297,11 @@ class Reconciler:
         else:
             await self._look_later(training, moment, is_absent=is_absent and not nobodys)
 
-    async def _give_up(self, training: Unfinished, reason: str, moment: datetime) -> None:
-        assert training.training_id is not None  # noqa: S101 (the plan gives up no others)
-        known = {"training_id": training.training_id, "ref": training.ref}
+    async def _give_up(self, training: Unfinished, training_id: TrainingId, reason: str, moment: datetime) -> None:
+        known: dict[str, Any] = {"training_id": training_id, "ref": training.ref}
         event: Event = TrainingFailed(**known, recovered=True, reason=reason)
         if training.stage is Stage.VERIFYING:
-            await self._ask_whether_replicate_answers(training.training_id)
+            await self._ask_whether_replicate_answers(training_id)
             event = ExtractionFailed(**known, error=_GIVEN_UP, detail=reason)
         await self._end(training, RecoveryOutcome.GIVEN_UP, reason, partial(self._emit, event, moment), moment)
 
