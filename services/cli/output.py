@@ -28,9 +28,11 @@ _STYLES: Final = {
 }
 
 
-def console() -> Console:
-    """Standard output, as wide as a terminal is and with its colours; plain where it is none."""
-    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output (or *stderr*), as wide as a terminal is and with its colours; plain where it is none."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPED_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 def printable(text: str) -> str:

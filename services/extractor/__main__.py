@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
+
+import structlog
 
 from services.extractor.api import create_api
 from services.extractor.handler import Extractor, Trainings
 from services.extractor.verify import Gate, Models
+from shared.contract.envelope import Envelope
+from shared.contract.events import Event, ModelReady
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.replicate.client import Replicate
 from shared.runtime.broker import Consumer, Publisher, one_by_one
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.settings import ExtractorSettings, reveal
+
+log = structlog.get_logger()
 
 
 class Api(Trainings, Models, Protocol):
@@ -45,7 +53,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
             url,
             queue=EXTRACTOR_QUEUE,
             service="extractor",
-            handle=one_by_one(extractor.handle),
+            handle=one_by_one(partial(_handle, extractor)),
             gave_up=extractor.gave_up,
             is_answer=extractor.is_answer,
             publisher=publisher,
@@ -69,6 +77,15 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
                 drain_seconds=settings.drain_seconds,
             ),
         )
+
+
+async def _handle(extractor: Extractor, envelope: Envelope) -> Sequence[Event]:
+    """Handle one delivery, and log what was verified."""
+    events = await extractor.handle(envelope)
+    for event in events:
+        if isinstance(event, ModelReady):
+            log.info("model.verified", model=str(event.model), **event.evidence.model_dump(mode="json"))
+    return events
 
 
 if __name__ == "__main__":

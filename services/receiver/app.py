@@ -25,7 +25,7 @@ from starlette.routing import BaseRoute, Route
 
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.answers import KIND_PREFIX
-from shared.contract.envelope import TRACE_HEADERS, wrap
+from shared.contract.envelope import TRACE_HEADERS, Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
 from shared.contract.topology import RECEIVER, Topology
 from shared.replicate.signature import BadSignature, verify
@@ -35,6 +35,7 @@ from shared.replicate.webhook_url import Claim, claim_headers, read_claim
 from shared.runtime import telemetry
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.clock import now
+from shared.runtime.logs import log_fact
 
 log = structlog.get_logger()
 
@@ -91,7 +92,7 @@ class Door:
             return _refusal(413, error)
         try:
             await self._authenticate(request, body)
-            message = self._message(request, body)
+            envelope, message = self._message(request, body)
             await self.publisher.publish(message)
         except BadSignature as error:
             return _refusal(401, error)
@@ -100,6 +101,8 @@ class Door:
         except (DependencyDown, TimeoutError) as error:
             return _unavailable(error)
         telemetry.webhooks.labels("accepted").inc()
+        if envelope is not None:
+            log_fact(log, "webhook.accepted", envelope, webhook_id=request.headers.get("webhook-id"))
         return Response(status_code=202)
 
     async def _read(self, request: Request) -> bytes:
@@ -129,16 +132,18 @@ class Door:
 
         await self.secrets.check(check)
 
-    def _message(self, request: Request, body: bytes) -> Outgoing:
+    def _message(self, request: Request, body: bytes) -> tuple[Envelope | None, Outgoing]:
+        """Return the event that *body* reports and its message; without an event where the webhook itself is parked."""
         training = decode_training(body)
         claim = read_claim(request.query_params.get("ref"), self.ref_secrets) if request.scope["query_string"] else None
         try:
             event = translate(training, claim, size_bytes=len(body))
         except UnknownStatus as error:
             log.warning("webhook.parked", training_id=training.id, error=error.code, detail=str(error))
-            return dead_letter(_as_delivery(request, body, claim), error, now=now())
+            return None, dead_letter(_as_delivery(request, body, claim), error, now=now())
         trace = {name: value for name in TRACE_HEADERS if (value := request.headers.get(name))}
-        return to_message(replace(wrap(event, source="receiver", now=now()), trace=trace), self.topology)
+        envelope = replace(wrap(event, source="receiver", now=now()), trace=trace)
+        return envelope, to_message(envelope, self.topology)
 
 
 def create_app(door: Door, *, routes: Sequence[BaseRoute] = ()) -> Starlette:

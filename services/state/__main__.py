@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+import structlog
+
 from services.state.api import WebhookAddress, create_api
 from services.state.handler import Handler
 from services.state.learning import keep_learning
@@ -21,8 +23,11 @@ from shared.runtime.broker import Consumer, Publisher, to_message
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
+from shared.runtime.logs import log_fact
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import StateSettings, reveal
+
+log = structlog.get_logger()
 
 
 async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
@@ -65,7 +70,11 @@ async def _run(
 
     async def publish(envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:
         messages = (to_message(envelope, plan) for envelope in envelopes)
-        return await asyncio.gather(*map(publisher.publish, messages), return_exceptions=True)
+        results = await asyncio.gather(*map(publisher.publish, messages), return_exceptions=True)
+        for envelope, result in zip(envelopes, results, strict=True):
+            if result is None:
+                log_fact(log, "event.published", envelope)
+        return results
 
     relay = Relay(store, publish)
     watcher = Watcher(store, stopping, limit=settings.max_streams)

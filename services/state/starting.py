@@ -81,8 +81,10 @@ async def start(
         await trainings.fail_start(record, Failure(NOT_STARTED, clean(str(error))))
         raise
     try:
-        return await trainings.attach(record, created.id)
+        attached = await trainings.attach(record, created.id)
     except TransientError as error:
         # It runs. To answer that it does not would make the caller start a second one.
         log.warning("training.not_attached", ref=str(record.ref), training_id=created.id, detail=str(error))
         return replace(record, training_id=created.id)
+    log.info("training.started", ref=str(record.ref), user_id=record.user_id, training_id=attached.training_id)
+    return attached

@@ -67,7 +67,6 @@ from services.state.swap import (
     Failure,
     Result,
     Snapshot,
-    Swap,
     claimed_ref,
     fold,
     inbox_id,
@@ -76,9 +75,11 @@ from services.state.swap import (
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
-from shared.contract.events import ProgressSource
+from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ProgressSource
+from shared.contract.identity import ModelRef
 from shared.runtime import telemetry
 from shared.runtime.clock import now
+from shared.runtime.logs import log_fact
 from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
 
 log = structlog.get_logger()
@@ -400,6 +401,39 @@ class _RollBack(Exception):  # noqa: N818 (a signal, not an error)
         self.changes = changes
 
 
+def _log_committed(changes: Changes) -> None:
+    """Log each swap, rollback and superseded model of *changes*, which are committed."""
+    actors = {(swap.user_id, swap.generation): (swap.actor, swap.reason) for swap in changes.swaps}
+    for outgoing in changes.outbox:
+        match outgoing.envelope.event:
+            case ModelActivated() as event:
+                actor, reason = actors[event.user_id, event.generation]
+                name = "model.rolled_back" if event.cause is Cause.ROLLBACK else "model.swapped"
+                facts = {"cause": event.cause, "actor": actor, "reason": reason, "previous": _shown(event.previous)}
+                log_fact(log, name, outgoing.envelope, generation=event.generation, model=str(event.model), **facts)
+            case ModelSuperseded() as event:
+                log_fact(
+                    log,
+                    "model.superseded",
+                    outgoing.envelope,
+                    generation=event.generation,
+                    model=str(event.model),
+                    current_generation=event.current_generation,
+                )
+
+
+def _log_registered(record: TrainingRecord) -> None:
+    log.info("training.registered", **_ids(record), generation=record.generation, destination=str(record.destination))
+
+
+def _ids(record: TrainingRecord) -> dict[str, str | None]:
+    return {"training_id": record.training_id, "ref": str(record.ref), "user_id": record.user_id}
+
+
+def _shown(model: ModelRef | None) -> str | None:
+    return None if model is None else str(model)
+
+
 class Store:
     """The tables of schema `state`."""
 
@@ -417,6 +451,7 @@ class Store:
         telemetry.swaps.inc(len(changes.swaps))
         if changes.outbox:
             self.outbox_filled.set()
+        _log_committed(changes)
         return changes.results
 
     async def preview(self, envelope: Envelope) -> Changes:
@@ -504,7 +539,10 @@ class Store:
             UserDeleted: if the user is.
 
         """
-        return await self._transaction(lambda connection: self._register_once(connection, registration, key))
+        found, is_new = await self._transaction(lambda connection: self._register_once(connection, registration, key))
+        if is_new:
+            _log_registered(found)
+        return found, is_new
 
     async def _register_once(
         self, connection: Connection, registration: Registration, key: IdempotencyKey | None
@@ -528,7 +566,10 @@ class Store:
             UserDeleted: if the user is.
 
         """
-        return await self._transaction(lambda connection: self._adopt(connection, registration))
+        found, is_new = await self._transaction(lambda connection: self._adopt(connection, registration))
+        if is_new:
+            _log_registered(found)
+        return found, is_new
 
     async def _adopt(self, connection: Connection, registration: Registration) -> tuple[TrainingRecord, bool]:
         known = await self._find(connection, registration.training_id, None)
@@ -604,6 +645,7 @@ class Store:
 
         record = await self._transaction(work)
         self.outbox_filled.set()
+        log.info("extraction.requested", **_ids(record), request_id=str(request_id))
         return record
 
     async def roll_back(
@@ -619,27 +661,28 @@ class Store:
 
         """
 
-        async def work(connection: Connection) -> tuple[ModelRecord, Sequence[Swap]]:
+        async def work(connection: Connection) -> tuple[ModelRecord, Changes | None]:
             generation = await self._lock(connection, order.user_id)
             used = None if is_dry_run else await self._used(connection, key)
             if used is not None:
-                return await self._get_swap(connection, order.user_id, used["generation"]), ()
+                return await self._get_swap(connection, order.user_id, used["generation"]), None
             row = await connection.fetchrow(_CURRENT, order.user_id)
             current = to_current(row) if row else None
             target = await self._find_target(connection, order, current)
             moment = now()
             changes = roll_back(order, current, target, generation=generation, now=moment)
             if is_dry_run:
-                return planned_model(changes, moment), ()
+                return planned_model(changes, moment), None
             await self._take(connection, key, changes.swaps[0].ref, generation)
             await connection.execute(_DRAW, order.user_id)
             await self._write(connection, changes)
-            return await self._get_swap(connection, order.user_id, generation), changes.swaps
+            return await self._get_swap(connection, order.user_id, generation), changes
 
-        record, swaps = await self._transaction(work)
-        telemetry.swaps.inc(len(swaps))
-        if swaps:
+        record, changes = await self._transaction(work)
+        if changes is not None:
+            telemetry.swaps.inc(len(changes.swaps))
             self.outbox_filled.set()
+            _log_committed(changes)
         return record
 
     async def _find_target(

@@ -22,7 +22,9 @@ from shared.contract.events import EVENTS, Event
 TYPE_PREFIX: Final = "dev.modelswap."
 CONTENT_TYPE: Final = "application/json"
 #: Trace context travels as plain headers, as OpenTelemetry expects.
-TRACE_HEADERS: Final = ("traceparent", "tracestate")
+_TRACEPARENT: Final = "traceparent"
+TRACE_HEADERS: Final = (_TRACEPARENT, "tracestate")
+_TRACEPARENT_PARTS: Final = 4
 #: The mark of an operator's replay: it goes on with everything that follows from it.
 REPLAY_HEADER: Final = "ce-replay"
 
@@ -49,6 +51,10 @@ class Envelope:
     def routing_key(self) -> str:
         return self.event.key
 
+    @property
+    def trace_id(self) -> str | None:
+        return trace_id_in(self.trace.get(_TRACEPARENT))
+
     def headers(self) -> dict[str, str]:
         """The CloudEvents attributes as AMQP headers."""
         headers = {
@@ -69,6 +75,12 @@ class Envelope:
     def body(self) -> bytes:
         """The event as JSON."""
         return self.event.model_dump_json(exclude_none=True).encode()
+
+
+def trace_id_in(traceparent: object) -> str | None:
+    """Return the trace id of a W3C ``traceparent`` (version, trace id, parent id and flags, joined by hyphens)."""
+    parts = traceparent.split("-") if isinstance(traceparent, str) else []
+    return parts[1] if len(parts) >= _TRACEPARENT_PARTS else None
 
 
 def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = None) -> Envelope:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -57,7 +59,8 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) 
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
-    log.info("process.starting", settings=settings.model_dump(mode="json"))
+    log.info("process.starting", version=version("modelswap"), pid=os.getpid())
+    log.debug("process.settings", settings=settings.model_dump(mode="json"))
     if names := unknown():
         log.warning(
             "settings.unknown", names=names, hint="a typing mistake? `modelswap config show` lists every setting"

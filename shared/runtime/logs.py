@@ -1,14 +1,27 @@
-"""How does this process say what happens? One JSON object a line on standard output; no secrets, no local variables."""
+"""
+Logs: one JSON object a line on standard output, without secrets or local variables. Edge.
+
+Every fact about a training is one line at info with its ids (`facts_of`), so that one `grep` for a training, a user, a
+message or a trace finds its whole walk through all processes. Progress comes by the second: its lines are at debug.
+
+Our own lines go straight to standard output, which costs half of what the standard library's handlers do; libraries'
+lines take that road and look the same.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from typing import Final
 
 import structlog
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import Processor
+from structlog.typing import FilteringBoundLogger, Processor
+
+from shared.contract.envelope import Envelope
+from shared.contract.events import TrainingProgressed
 
 #: Libraries that say nothing we would act on, or say it twice.
 _NOISE = {
@@ -43,13 +56,13 @@ def configure(service: str, *, level: str = "info", renderer: str = "json") -> N
         # Local variables may hold a token: frames only.
         last = [
             ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20)),
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(_to_json),
         ]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -63,3 +76,29 @@ def configure(service: str, *, level: str = "info", renderer: str = "json") -> N
     root.setLevel(threshold)
     for library, loudness in _NOISE.items():
         logging.getLogger(library).setLevel(max(loudness, threshold))
+
+
+#: Made once: `json.dumps` makes a new one for each line.
+_ENCODER: Final = json.JSONEncoder(default=repr)
+
+
+def _to_json(event: structlog.typing.EventDict, **_: object) -> str:
+    return _ENCODER.encode(event)
+
+
+def facts_of(envelope: Envelope) -> dict[str, str]:
+    """Return the ids by which the log lines about *envelope* are found."""
+    event = envelope.event
+    facts = {"routing_key": envelope.routing_key, "training_id": event.training_id, "message_id": envelope.id}
+    user_id = getattr(event, "user_id", None)
+    if user_id is not None:
+        facts["user_id"] = user_id
+    if envelope.trace_id is not None:
+        facts["trace_id"] = envelope.trace_id
+    return facts
+
+
+def log_fact(log: FilteringBoundLogger, name: str, envelope: Envelope, **facts: object) -> None:
+    """Log that *name* happened to *envelope*: at info, or at debug where it only reports progress."""
+    write = log.debug if isinstance(envelope.event, TrainingProgressed) else log.info
+    write(name, **facts, **facts_of(envelope))

@@ -22,18 +22,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 import httpx
+import structlog
 from rich.console import Console
 from rich.table import Table
 
 from deploy.local import Servers, local_servers
 from services.state.migrate import MIGRATIONS
+from shared.runtime import logs
 from tests.bench.load import Webhook, post_all, post_at_rate, webhook
 from tests.bench.plain import SCHEMA
 from tests.stack import API_TOKEN, ROOT, WEBHOOK_SECRET, free_port
@@ -102,6 +104,8 @@ class Result:
     memory_mb: Mapping[str, tuple[float, float]]
     p50_ms: float
     p99_ms: float
+    #: Log lines per training, of all processes.
+    log_lines: float
 
 
 class Run:
@@ -127,7 +131,6 @@ class Run:
             "MODELSWAP_REF_SECRETS": secrets.token_urlsafe(),
             "MODELSWAP_API_TOKENS": API_TOKEN,
             "MODELSWAP_PUBLIC_URL": "http://127.0.0.1",
-            "MODELSWAP_LOG_LEVEL": "warning",
             "MODELSWAP_RECEIVER_PORT": str(self.port),
             "MODELSWAP_EXTRACTOR_PORT": str(free_port()),
             "MODELSWAP_STATE_PORT": str(free_port()),
@@ -192,6 +195,11 @@ class Run:
         rows = await self._database.fetch(self.pipeline.commits, list(sent))
         return sorted((row["at"] - sent[row["training_id"]]) * 1000 for row in rows)
 
+    def log_lines(self) -> float:
+        """How many lines the processes have logged for each training so far."""
+        logs = self._folder.glob(f"{self.pipeline.name}-*.log")
+        return sum(log.read_bytes().count(b"\n") for log in logs) / self._made
+
     def everybody(self) -> dict[str, list[int]]:
         """Whose work it is: our processes, and the servers'."""
         return {
@@ -220,6 +228,7 @@ async def measure(pipeline: Pipeline, servers: Servers, options: argparse.Namesp
                 said = f"{pipeline.name}: {speeds[-1]:.0f} trainings/s, MB {_short(memory[-1])}"
                 say.print(said, soft_wrap=True)
             after = {name: _cpu_seconds(pids) for name, pids in run.everybody().items()}
+            lines = run.log_lines()
         await database.close()
     return Result(
         name=pipeline.name,
@@ -228,7 +237,20 @@ async def measure(pipeline: Pipeline, servers: Servers, options: argparse.Namesp
         memory_mb={name: (memory[1][name], memory[-1][name]) for name in memory[1]},
         p50_ms=latencies[len(latencies) // 2],
         p99_ms=latencies[int(len(latencies) * 0.99)],
+        log_lines=lines,
     )
+
+
+def _log_line_us(number: int = 20_000) -> float:
+    """What one line about a training costs, in µs of CPU."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        logs.configure("bench")
+        log = structlog.get_logger()
+        facts = {"routing_key": "model.ready.v1", "training_id": "t" * 26, "message_id": "m" * 36, "trace_id": "a" * 32}
+        begin = time.process_time()
+        for attempt in range(number):
+            log.info("delivery.handled", queue="modelswap.state", attempt=attempt, follow=[], **facts)
+        return (time.process_time() - begin) / number * 1e6
 
 
 def _short(memory: Mapping[str, float]) -> str:
@@ -276,7 +298,12 @@ def show(results: Sequence[Result], say: Console) -> None:
     for name in results[0].memory_mb:
         cells = (f"{first:.0f} → {last:.0f}" for first, last in (result.memory_mb[name] for result in results))
         table.add_row(f"memory MB, {name}", *cells)
+    lines = results[0].log_lines
     say.print(table)
+    if lines >= 1:
+        cost = _log_line_us()
+        said = f"of modelswap's CPU, logs take {lines * cost:.0f} µs per training: {lines:.1f} lines of {cost:.0f} µs"
+        say.print(said)
     if len(results) == 2:
         ours, theirs = results
         say.print(f"modelswap is {ours.per_second / theirs.per_second:.2f} times as fast as one by one")

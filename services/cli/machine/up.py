@@ -35,7 +35,7 @@ from services.cli.machine.stack import (
 )
 from services.cli.output import console
 from services.cli.problem import Problem
-from shared.runtime.settings import SimulatorSettings, StateSettings
+from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
 
 Say = Callable[[str], object]
 
@@ -46,7 +46,8 @@ _COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green",
 
 def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
     """Run all services until Ctrl-C; raise when one of them ends by itself."""
-    out = console()
+    for_programs = environment.get(f"{PREFIX}LOG_FORMAT") == "json"
+    out = console(stderr=for_programs)
     # A script's shell has what it puts into the background ignore Ctrl-C: it would stay when the script is gone.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -54,6 +55,11 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
         out.print(Text(text), soft_wrap=True)
 
     def hear(name: str, line: str) -> None:
+        if for_programs and line.startswith("{"):
+            # Each line names its service. The rest, such as a crash of Python itself, is for people.
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+            return
         out.print(Text(f"{name:>9} │ ", style=_COLOURS[name]) + Text(line), soft_wrap=True)
 
     try:

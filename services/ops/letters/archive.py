@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+import structlog
+
 from services.ops.letters.letter import Letter, Message, read
+from shared.contract.envelope import trace_id_in
+
+log = structlog.get_logger()
 
 #: What one statement carries; a larger letter goes alone.
 _STATEMENT_BYTES: Final = 4 * 1024 * 1024
@@ -30,7 +35,18 @@ class Archive:
         """Store *messages*; those that were stored before are known by their digest."""
         moment = self.now()
         for some in in_parts(messages):
-            await self.store.keep([read(message, now=moment) for message in some])
+            letters = [read(message, now=moment) for message in some]
+            await self.store.keep(letters)
+            for message, letter in zip(some, letters, strict=True):
+                log.info(
+                    "dead_letter.kept",
+                    queue=letter.failure.queue,
+                    error=letter.failure.code,
+                    attempts=letter.failure.attempts,
+                    training_id=letter.training_id,
+                    message_id=letter.event_id,
+                    trace_id=trace_id_in(message.headers.get("traceparent")),
+                )
 
 
 def in_parts(messages: Iterable[Message]) -> Iterator[list[Message]]:

@@ -24,6 +24,7 @@ from services.ops.replays.plan import Prediction, Status
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.preview import predict
 from services.ops.replays.records import Revert, Round, Sendable, SendAll, SendResult, Unsent, Work
+from shared.contract.envelope import trace_id_in
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.topology import RECEIVER, Topology
 from shared.runtime.broker import Outgoing, to_message
@@ -161,6 +162,15 @@ class Engine:
             # One letter that can not be put into a message must not hold up the others.
             log.exception("replay.unsendable", letter=mark.letter)
             return Unsent(f"it can not be sent: {type(error).__name__}: {error}")
+        log.info(
+            "dead_letter.replayed",
+            replay=str(mark.replay_id),
+            letter=mark.letter,
+            queue=letter.queue,
+            training_id=letter.training_id,
+            message_id=letter.headers.get("ce-id"),
+            trace_id=trace_id_in(letter.headers.get("traceparent")),
+        )
         return None
 
     def _outgoing(self, letter: Letter, mark: Mark) -> Outgoing:
@@ -210,6 +220,15 @@ class Engine:
     async def _revert(self, revert: Revert) -> None:
         kept_because = _FIRST_MODEL if revert.to is None else await self._services.roll_back(revert)
         await self._store.remember_revert(revert, kept_because=kept_because)
+        log.info(
+            "replay.undone" if kept_because is None else "replay.kept",
+            replay=str(revert.replay_id),
+            user_id=revert.user_id,
+            generation=revert.generation,
+            model=revert.to,
+            actor=revert.actor,
+            reason=revert.reason if kept_because is None else kept_because,
+        )
 
     def _report(self, error: BaseException, failures: int) -> float:
         """Say what is wrong; how long to wait."""

@@ -18,11 +18,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from shared.contract.envelope import Envelope, decode, wrap
 from shared.contract.errors import UNEXPECTED, DependencyDown, Malformed, code_of
@@ -35,6 +37,7 @@ from shared.runtime.broker.pause import HeldForLong
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.supervisor import HOLD_SECONDS, Inbox, Supervised
 from shared.runtime.clock import now
+from shared.runtime.logs import facts_of, log_fact
 
 log = structlog.get_logger()
 
@@ -169,7 +172,8 @@ class Consumer(Supervised):
     async def _attempt(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         began = asyncio.get_running_loop().time()
         try:
-            results = await self._handle(envelopes)
+            with _bound(envelopes):
+                results = await self._handle(envelopes)
         except DependencyDown:
             raise
         except Exception as error:  # noqa: BLE001 (the one place: it ends in a retry or a dead letter)
@@ -190,7 +194,13 @@ class Consumer(Supervised):
                 return []
             case events:
                 self._handled.inc()
+                self._log_handled(item, events)
                 return [self._message(event, item.envelope) for event in events]
+
+    def _log_handled(self, item: _Item, events: Sequence[Event]) -> None:
+        if item.envelope is not None:
+            facts = {"queue": self._queue, "attempt": item.delivery.attempt, "follow": [event.key for event in events]}
+            log_fact(log, "delivery.handled", item.envelope, **facts)
 
     def _failed(self, item: _Item, error: Exception) -> list[Outgoing]:
         delivery, code = item.delivery, code_of(error)
@@ -200,7 +210,7 @@ class Consumer(Supervised):
             "attempt": delivery.attempt,
             "error": code,
             "detail": str(error),
-            **_about(item.envelope),
+            **(facts_of(item.envelope) if item.envelope is not None else {}),
         }
         unexpected = code == UNEXPECTED
         if isinstance(step, RetryIn):
@@ -230,6 +240,11 @@ class Consumer(Supervised):
                 await _together([self._publish(message, inbox, until=until) for message in messages])
 
 
+def _bound(envelopes: Sequence[Envelope]) -> AbstractContextManager[None]:
+    """Give each log line of the handler the ids of its delivery, where it handles just one."""
+    return bound_contextvars(**facts_of(envelopes[0])) if len(envelopes) == 1 else nullcontext()
+
+
 async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
     """All of *works*, each to its end; then the error of the first that failed."""
     for end in await asyncio.gather(*works, return_exceptions=True):
@@ -242,9 +257,3 @@ def _read(delivery: Delivery) -> _Item:
         return _Item(delivery, decode(delivery.headers, delivery.content_type, delivery.body), None)
     except Malformed as error:
         return _Item(delivery, None, error)
-
-
-def _about(envelope: Envelope | None) -> dict[str, str]:
-    if envelope is None:
-        return {}
-    return {"training_id": envelope.event.training_id, "message_id": envelope.id, "message": envelope.routing_key}
