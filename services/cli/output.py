@@ -77,13 +77,19 @@ def tell_if_cut(shown: Sequence[object], limit: int) -> None:
         tell(f"{limit} are shown; for more, --limit")
 
 
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    r"""Return *value* as JSON that people can read and that steers no terminal: what is not printable as ``\uXXXX``."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(to_json(value, indent=2) + "\n")
 
 
 def print_json_line(value: Any) -> None:
     """One line, out at once: somebody may wait for it."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(to_json(value) + "\n")
     sys.stdout.flush()
 
 

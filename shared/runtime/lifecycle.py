@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from shared.contract.errors import ModelswapError
 from shared.runtime import logs
-from shared.runtime.settings import Settings, SettingsError, unknown
+from shared.runtime.settings import Settings, SettingsError, guessable, unknown
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
@@ -65,6 +65,8 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) 
         log.warning(
             "settings.unknown", names=names, hint="a typing mistake? `modelswap config show` lists every setting"
         )
+    if names := guessable(settings):
+        log.warning("settings.guessable", names=names, hint="random secrets look otherwise: `openssl rand -hex 24`")
     try:
         await run(settings, stopping)
     except ModelswapError as error:

@@ -25,6 +25,10 @@ from shared.runtime.tokens import read_token
 
 PREFIX: Final = "MODELSWAP_"
 _FILE: Final = "_FILE"
+#: 128 bits, if all of them were random.
+SECRET_MIN_BYTES: Final = 16
+#: A random secret of that length has more different characters: 16 hex digits have 10 on average.
+_VARIED_CHARACTERS: Final = 7
 #: Where `services.state` answers, as it is set up by default.
 STATE_URL: Final = "http://127.0.0.1:8081"
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -56,6 +60,8 @@ def _delays(value: Any) -> Any:
 def _http(url: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url) or not _names_servers(url):
         raise ValueError("is not an address like https://example.com")
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("holds a user or a password: addresses are logged and shown, so remove it")
     return url.rstrip("/")
 
 
@@ -87,15 +93,27 @@ def _signing(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _long(secret: SecretStr) -> SecretStr:
+    _check_length(secret.get_secret_value())
+    return secret
+
+
+def _check_length(secret: str) -> None:
+    if len(secret.encode()) < SECRET_MIN_BYTES:
+        raise ValueError(f"is shorter than {SECRET_MIN_BYTES} characters; `openssl rand -hex 24` makes a good one")
+
+
 def _tokens(entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     secrets = [read_token(entry.get_secret_value()).secret for entry in entries]
+    for secret in secrets:
+        _check_length(secret)
     if len(set(secrets)) < len(secrets):
         raise ValueError("one token is there twice")
     return entries
 
 
 #: Several secrets, separated by commas.
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_long)], ...], BeforeValidator(_split)]
 #: ``whsec_`` and base64.
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing)]
 SigningSecrets = Annotated[tuple[SigningSecret, ...], BeforeValidator(_split)]
@@ -315,6 +333,16 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
         and name not in known
         and name.removesuffix(_FILE) not in known
     )
+
+
+def guessable(settings: Settings) -> list[str]:
+    """Return the names of settings with a secret of our own that has too few different characters to be random."""
+    own = ("api_tokens", "ops_tokens", "ref_secrets")
+    return [
+        setting(field)
+        for field in own
+        if any(len(set(secret)) < _VARIED_CHARACTERS for secret in reveal(getattr(settings, field, ())))
+    ]
 
 
 def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:

@@ -177,7 +177,7 @@ async def test_what_is_not_there_is_said_in_one_line(typed, problem, shell):
 
 
 async def test_a_token_that_does_not_fit_is_said(settings):
-    code, _, err = await Shell({**settings, "MODELSWAP_API_TOKENS": "wrong"}).run("trainings", "list")
+    code, _, err = await Shell({**settings, "MODELSWAP_API_TOKENS": "a-token-of-nobody"}).run("trainings", "list")
 
     assert code == 1
     assert "does not accept the first token of MODELSWAP_API_TOKENS" in err

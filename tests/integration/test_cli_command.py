@@ -124,7 +124,7 @@ def test_when_nobody_answers_one_line_says_so_and_one_says_what_to_do(typed, see
     monkeypatch.setenv("MODELSWAP_AMQP_URL", "amqp://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_DATABASE_URL", "postgresql://127.0.0.1:1/x")
     monkeypatch.setenv("MODELSWAP_API_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("MODELSWAP_API_TOKENS", "t")
+    monkeypatch.setenv("MODELSWAP_API_TOKENS", "t" * 16)
     monkeypatch.setenv("MODELSWAP_WEBHOOK_SECRETS", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 
     code = main(typed.split())
@@ -157,7 +157,7 @@ def test_listening_for_what_never_comes_or_passing_it_to_nowhere_is_a_mistake(op
 
 @pytest.mark.parametrize("content", [None, "{cut off", "né".encode("latin-1")])
 def test_a_body_that_can_not_be_read_is_named(content, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t")
+    monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t" * 16)
     file = tmp_path / "body.json"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -192,7 +192,7 @@ def test_the_doctor_says_of_each_missing_thing_what_to_do(capsys):
 def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(monkeypatch, capsys):
     for name, url in {"AMQP": "amqp", "DATABASE": "postgresql", "OPS": "http", "REPLICATE_API": "http"}.items():
         monkeypatch.setenv(f"MODELSWAP_{name}_URL", f"{url}://127.0.0.1:1")
-    monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t")
+    monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t" * 16)
     monkeypatch.setenv("MODELSWAP_REPLICATE_API_TOKEN", "r8_t")
 
     with pytest.raises(SystemExit):

@@ -8,7 +8,7 @@ from services.cli.machine.config import Entry, entries, show
 from services.cli.words import Format
 from shared.runtime.settings import all_settings
 
-SECRET = "hunter2-hunter2"
+SECRET = "hunter2-hunter2-hunter2"
 
 
 def entry(name: str, environment: dict[str, str]) -> Entry:

@@ -168,7 +168,7 @@ async def test_whoever_changes_their_mind_replays_nothing(monkeypatch, tmp_path,
     ("body", "typed", "said"), [("-", "{whole}", "this is no JSON"), ("no.json", "", "No such file")]
 )
 def test_a_body_is_read_from_a_file_or_from_standard_input(body, typed, said):
-    settings = {"MODELSWAP_OPS_URL": "http://127.0.0.1:1", "MODELSWAP_OPS_TOKENS": "a-token"}
+    settings = {"MODELSWAP_OPS_URL": "http://127.0.0.1:1", "MODELSWAP_OPS_TOKENS": "a-token-of-an-operator"}
 
     result = CliRunner().invoke(
         app, ["dead-letters", "edit", "17", "--reason", "x", "--body", body], input=typed, env=settings

@@ -131,6 +131,15 @@ def test_the_image_runs_as_a_numeric_user_that_is_not_root() -> None:
     assert re.findall(r"(?m)^USER (.+)$", DOCKERFILE) == ["10001:10001"]
 
 
+def test_every_foreign_image_can_be_pinned_to_a_digest() -> None:
+    pinnable = dict(re.findall(r"(?m)\$\{(\w+_IMAGE):-([^}]+)\}", COMPOSE))
+    foreign = re.findall(r"(?m)^ +image: (?!modelswap$)(.+)$", COMPOSE) + re.findall(r"(?m)^FROM (\S+)", DOCKERFILE)
+
+    assert {name: f"#{name}={image}" in EXAMPLE for name, image in pinnable.items()} == dict.fromkeys(pinnable, True)
+    assert [image for image in foreign if not image.startswith("${")] == []
+    assert f"ARG PYTHON_IMAGE={pinnable['PYTHON_IMAGE']}\n" in DOCKERFILE
+
+
 def test_the_image_is_made_of_named_files_only() -> None:
     first, *others = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
 

@@ -27,7 +27,7 @@ def test_an_entry_says_whose_a_token_is_and_what_it_may(entry, secret, caller):
 @pytest.mark.parametrize("entry", ["", "reader:", "writer:s3cret", "reader/:s3cret", "a:b:c", "s3 cret"])
 def test_an_entry_that_means_nothing_is_a_mistake_that_shows_no_secret(entry):
     with pytest.raises(SettingsError) as caught:
-        OpsClientSettings.load({"MODELSWAP_OPS_TOKENS": f"good,{entry or ':'}"})
+        OpsClientSettings.load({"MODELSWAP_OPS_TOKENS": f"a-token-that-is-good,{entry or ':'}"})
 
     assert "MODELSWAP_OPS_TOKENS" in str(caught.value)
     assert "cret" not in str(caught.value).replace("SECRET", "")
@@ -35,7 +35,7 @@ def test_an_entry_that_means_nothing_is_a_mistake_that_shows_no_secret(entry):
 
 def test_one_token_can_not_be_a_readers_and_an_operators():
     with pytest.raises(SettingsError, match="there twice"):
-        OpsClientSettings.load({"MODELSWAP_OPS_TOKENS": "reader:same,same"})
+        OpsClientSettings.load({"MODELSWAP_OPS_TOKENS": "reader:the-same-token-twice,the-same-token-twice"})
 
 
 @pytest.mark.parametrize(

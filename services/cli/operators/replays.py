@@ -20,7 +20,7 @@ from uuid import uuid4
 import typer
 
 from services.cli.client import Operators, patiently
-from services.cli.output import console, print_json, print_table, tell, tell_if_cut
+from services.cli.output import console, print_json, print_table, tell, tell_if_cut, to_json
 from services.cli.problem import Problem
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
@@ -255,7 +255,7 @@ def _in_editor(data: Any, *, then: str) -> Path:
     """The file with what somebody made of *data* in the editor of their own; *then* is what to do without one."""
     if not sys.stdin.isatty():
         raise Problem("nobody is there to edit it", then="give the body with --body FILE, or --body - to read it")
-    before = json.dumps(data, indent=2, ensure_ascii=False)
+    before = to_json(data, indent=2)
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     opened, name = tempfile.mkstemp(prefix="modelswap-", suffix=".json")
     os.close(opened)

@@ -1,0 +1,56 @@
+"""What the environment may say, and what is refused with a sentence that shows no secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.runtime.settings import ReceiverSettings, SettingsError, StateSettings, guessable
+
+RANDOM = "9f2c41d07be83a65"
+GIVEN = {
+    "MODELSWAP_AMQP_URL": "amqp://guest:guest@127.0.0.1/",
+    "MODELSWAP_DATABASE_URL": "postgresql://postgres@127.0.0.1/postgres",
+    "MODELSWAP_PUBLIC_URL": "https://hooks.example.com",
+    "MODELSWAP_REF_SECRETS": RANDOM,
+    "MODELSWAP_API_TOKENS": RANDOM,
+}
+
+
+@pytest.mark.parametrize("name", ["MODELSWAP_API_TOKENS", "MODELSWAP_REF_SECRETS"])
+@pytest.mark.parametrize("secret", ["x", RANDOM[:-1], f"{RANDOM},x"])
+def test_a_secret_under_128_bits_is_refused_and_not_shown(name, secret):
+    with pytest.raises(SettingsError, match="shorter than 16 characters") as caught:
+        StateSettings.load(GIVEN | {name: secret})
+
+    assert name in str(caught.value)
+    assert RANDOM[:-1] not in str(caught.value)
+
+
+def test_a_webhook_secret_under_128_bits_is_refused():
+    with pytest.raises(SettingsError, match="at least 16 bytes; this one has 15"):
+        ReceiverSettings.load(GIVEN | {"MODELSWAP_WEBHOOK_SECRETS": "whsec_" + "AAAA" * 5})
+
+
+@pytest.mark.parametrize("name", ["MODELSWAP_PUBLIC_URL", "MODELSWAP_REPLICATE_API_URL"])
+@pytest.mark.parametrize("userinfo", ["user:s3cret", "s3cret", ":s3cret", ""])
+def test_an_http_address_with_a_user_is_refused_and_not_shown(name, userinfo):
+    with pytest.raises(SettingsError, match="holds a user or a password") as caught:
+        StateSettings.load(GIVEN | {name: f"https://{userinfo}@example.com"})
+
+    assert name in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("secret", "names"),
+    [
+        (RANDOM, []),
+        ("a" * 40, ["MODELSWAP_API_TOKENS"]),
+        ("abcabcabcabcabcabcabc", ["MODELSWAP_API_TOKENS"]),
+        (f"{RANDOM},{'12' * 10}", ["MODELSWAP_API_TOKENS"]),
+    ],
+)
+def test_a_secret_of_few_different_characters_is_warned_of(secret, names):
+    settings = StateSettings.load(GIVEN | {"MODELSWAP_API_TOKENS": secret})
+
+    assert names == guessable(settings)
