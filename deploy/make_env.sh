@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes .env: deploy/example.env with a fresh random secret for every name that it leaves empty.
+# Writes .env: deploy/example.env with a fresh random secret wherever it leaves one out: after = and after :.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -11,11 +11,16 @@ if [ -e .env ]; then
     exit 1
 fi
 
+random() {
+    od -An -N24 -tx1 /dev/urandom | tr -d ' \n'
+}
+
 umask 077
 while IFS= read -r line; do
     case $line in
         '#'*) echo "$line" ;;
-        *=) echo "$line$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')" ;;
+        *=) echo "$line$(random)" ;;
+        *=,*:) echo "${line%%,*}$(random),${line#*,}$(random)" ;;
         *) echo "$line" ;;
     esac
 done < deploy/example.env > .env

@@ -24,6 +24,7 @@ ROOT: Final = Path(__file__).parent.parent
 #: The public test secret of the Standard Webhooks libraries.
 WEBHOOK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 API_TOKEN: Final = "token-of-the-product"
+SERVICE_TOKEN: Final = "token-of-ops-at-state"
 OPS_TOKEN: Final = "token-of-an-operator"
 READER_TOKEN: Final = "token-of-a-reader"
 REPLICATE_TOKEN: Final = "r8_simulator"
@@ -119,7 +120,7 @@ class Stack:
             "MODELSWAP_REPLICATE_API_TOKEN": REPLICATE_TOKEN,
             "MODELSWAP_WEBHOOK_SECRETS": WEBHOOK_SECRET,
             "MODELSWAP_REF_SECRETS": secrets.token_urlsafe(),
-            "MODELSWAP_API_TOKENS": API_TOKEN,
+            "MODELSWAP_API_TOKENS": f"{API_TOKEN},service/ops:{SERVICE_TOKEN}",
             "MODELSWAP_API_URL": self.url("state"),
             "MODELSWAP_EXTRACTOR_URL": self.url("extractor"),
             "MODELSWAP_OPS_TOKENS": f"operator/olga:{OPS_TOKEN},reader:{READER_TOKEN}",

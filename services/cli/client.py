@@ -201,13 +201,13 @@ class Product(_Api):
         return await self._ask(ModelView, "GET", f"/v1/users/{_part(user_id)}/model")
 
     async def roll_back(
-        self, user_id: str, *, to: str | None, reason: str, actor: str, generation: int, dry_run: bool
+        self, user_id: str, *, to: str | None, reason: str, generation: int, dry_run: bool
     ) -> ModelView:
         """Go back to a model, or see what that would be, if the user's model still has this *generation*."""
         return await self._post(
             ModelView,
             f"/v1/users/{_part(user_id)}/model/rollback",
-            body={"to": to, "reason": reason, "actor": actor, "dry_run": dry_run},
+            body={"to": to, "reason": reason, "dry_run": dry_run},
             headers={"If-Match": f'"{generation}"'},
             then=f"modelswap models history {shell_quote(user_id)}",
         )

@@ -14,7 +14,7 @@ from shared.contract.events import Event
 from shared.contract.preview import Answer, Message, Refusal
 from shared.runtime.clock import now
 from shared.runtime.http import new_api
-from shared.runtime.tokens import Caller, Token
+from shared.runtime.tokens import read_token
 
 log = structlog.get_logger()
 
@@ -41,11 +41,10 @@ def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> FastAPI:
         follow = (wrap(event, source="extractor", now=now(), cause=envelope) for event in events)
         return Answer(messages=tuple(map(Message.of, follow)))
 
-    ops = Caller("ops")
     api = new_api(
         title="modelswap's extractor",
         summary="See what would become of a message.",
-        tokens=[Token(secret, ops) for secret in api_tokens],
+        tokens=[read_token(entry) for entry in api_tokens],
         statuses={},
     )
     api.add_api_route("/preview", preview, methods=["POST"], response_model=Answer)

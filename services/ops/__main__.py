@@ -47,7 +47,8 @@ async def run(settings: OpsSettings, stopping: asyncio.Event) -> None:
 async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> None:
     plan = topology(settings.retry_delays)
     url = settings.amqp_url.get_secret_value()
-    token = settings.api_tokens[0].get_secret_value()
+    tokens = [read_token(entry) for entry in reveal(settings.api_tokens)]
+    token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
     replays, recoveries = Replays(pool), Recoveries(pool)
     letters = Letters(pool, failed=replays.failed)
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""

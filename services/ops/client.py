@@ -18,6 +18,7 @@ from services.ops.replays.records import Revert
 from shared.contract.answers import kind_in, said_in
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.preview import Answer, Message
+from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -63,10 +64,11 @@ class _Training(BaseModel):
 class Services:
     """State and the extractor, as an async context manager. Every question raises `ServiceDown` where one is away."""
 
-    def __init__(self, *, state_url: str, extractor_url: str, token: str) -> None:
+    def __init__(self, *, state_url: str, extractor_url: str, token: Token) -> None:
         self._state = f"{state_url}/v1"
         self._extractor = extractor_url
-        self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+        self._may_speak_for_others = token.caller.may_speak_for_others
+        self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token.secret}"}, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,13 +128,17 @@ class Services:
 
     async def roll_back(self, revert: Revert) -> str | None:
         """Take a user's model back; None: it is done, or was before. Else why the model stays as it is, for good."""
-        reason = f"undo of replay {revert.replay_id}: {revert.reason}"
+        # With a token that may not say it in the header, the name of the operator stands in the reason.
+        by = "" if self._may_speak_for_others else f" by {revert.actor}"
+        reason = f"undo of replay {revert.replay_id}{by}: {revert.reason}"
+        on_behalf_of = {ON_BEHALF_OF: to_header(revert.actor)} if self._may_speak_for_others else {}
         user = hashlib.sha256(revert.user_id.encode()).hexdigest()[:32]
         response = await self._ask(
             "POST",
             f"{self._state}/users/{quote(revert.user_id, safe='')}/model/rollback",
-            {"to": revert.to, "reason": _shortened(reason), "actor": revert.actor},
+            {"to": revert.to, "reason": _shortened(reason)},
             headers={
+                **on_behalf_of,
                 "If-Match": f'"{revert.generation}"',
                 # Asked again after a crash, it is the same rollback.
                 "Idempotency-Key": f"undo-{revert.replay_id}-{user}-{revert.generation}",

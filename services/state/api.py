@@ -58,8 +58,8 @@ from shared.contract.preview import Answer, Refusal
 from shared.contract.preview import Message as EventMessage
 from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
-from shared.runtime.http import Cursor, Invalid, Key, Limit, NotFound, from_cursor, new_api, to_cursor
-from shared.runtime.tokens import Caller, Token
+from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, NotFound, from_cursor, new_api, to_cursor
+from shared.runtime.tokens import read_token
 
 #: Whoever follows a training and takes nothing for so long is not there any more.
 _SEND_SECONDS: Final = 30.0
@@ -80,6 +80,9 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     asking.PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
 }
 
+
+#: The history's actor where the token has neither scope nor name.
+_PLAIN_TOKEN: Final = "api"  # noqa: S105 (no secret)
 
 #: An output may be half a megabyte.
 OutputLimit = Annotated[int, Query(ge=1, le=50)]
@@ -139,11 +142,10 @@ def create_api(
     store: Store, replicate: Replicate, watcher: Watcher, *, webhook: WebhookAddress, api_tokens: Sequence[str]
 ) -> FastAPI:
     """The API, to be mounted at ``/v1``."""
-    product = Caller("product")
     api = new_api(
         title="modelswap",
         summary="Start trainings, and always know which model a user may use.",
-        tokens=[Token(secret, product) for secret in api_tokens],
+        tokens=[read_token(entry, plain=_PLAIN_TOKEN) for entry in api_tokens],
         statuses=_STATUS,
     )
     trainings = _Trainings(store, replicate, webhook, watcher)
@@ -368,6 +370,8 @@ class _Models:
         self,
         user_id: Annotated[UserId, Path()],
         body: RollBack,
+        *,
+        asker: Asker,
         response: Response,
         key: Key = None,
         if_match: Annotated[str | None, Header()] = None,
@@ -377,8 +381,9 @@ class _Models:
 
         With If-Match (an ETag of the user's model) only if nobody else was faster.
         """
-        order = asking.RollbackOrder(user_id, body.to, body.reason, body.actor, _generations(if_match))
-        idempotency = _idempotency(key, {"roll back": user_id, **body.model_dump(mode="json")})
+        order = asking.RollbackOrder(user_id, body.to, body.reason, asker.name, _generations(if_match))
+        request = {"roll back": user_id, **body.model_dump(mode="json"), "actor": asker.name}
+        idempotency = _idempotency(key, request)
         record = await self.store.roll_back(order, idempotency, is_dry_run=body.dry_run)
         if body.dry_run:
             return model_view(record).model_copy(update={"dry_run": True})

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic.json_schema import SkipJsonSchema
 
 from services.state.records import HistoryRecord, ModelRecord, OutputRecord, TrainingRecord
 from services.state.transitions import Stage
@@ -33,6 +34,12 @@ def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
+def _from_token(_: object) -> None:
+    raise ValueError("is the name of the token, and can not be said: leave it out")
+
+
+#: Who asks. It stood in requests once, so it is refused in words; no document of the API shows it.
+FromToken = Annotated[SkipJsonSchema[None], BeforeValidator(_from_token)]
 TriggerWord = Annotated[str, Field(max_length=200), AfterValidator(printable)]
 Steps = Annotated[int, Field(gt=0, le=_STEPS_MOST)]
 
@@ -99,8 +106,7 @@ class RollBack(_Body):
     """``owner/name:version``, one of the user's own; null: the one that was used before the current one."""
     reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
     """Why. It is kept in the history."""
-    actor: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)] = "api"
-    """Who. It is kept in the history."""
+    actor: FromToken = None
     dry_run: bool = False
     """True: nothing is changed, the answer says what would be."""
 

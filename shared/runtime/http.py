@@ -10,6 +10,7 @@ import base64
 import hmac
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -26,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
 from shared.runtime.health import Check, health_routes
-from shared.runtime.tokens import Caller, Token
+from shared.runtime.tokens import ON_BEHALF_OF, Caller, Token, from_header
 
 log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ _RETRY_AFTER_SECONDS: Final = 5
 _NUMBERS_END: Final = 2**63
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _CALLER: Final = "modelswap.caller"
+_ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
 #: What pydantic calls a body that is no object.
 _NO_OBJECT: Final = "model_attributes_type"
 
@@ -142,7 +144,8 @@ class RequireToken:
     """
     Lets nothing pass without a bearer token that we know, except to the API's own description.
 
-    Nothing that changes anything passes with a token that may only look.
+    Nothing that changes anything passes with a token that may only look, and no request in another's name with a token
+    that may not speak for others.
     """
 
     def __init__(self, app: ASGIApp, tokens: Sequence[Token]) -> None:
@@ -157,16 +160,29 @@ class RequireToken:
             return self._app
         if not self._tokens:
             return _CLOSED
-        caller = self._find(scope)
-        if caller is None:
-            return _UNAUTHORIZED
+        caller = self._identify(dict(scope["headers"]))
+        if isinstance(caller, Response):
+            return caller
         if not caller.may_write and scope["method"] not in _READS:
             return _FORBIDDEN
         scope[_CALLER] = caller
         return self._app
 
-    def _find(self, scope: Scope) -> Caller | None:
-        scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+    def _identify(self, headers: Mapping[bytes, bytes]) -> Caller | Response:
+        """Who asks, or the answer to a request that may not be made."""
+        caller = self._find(headers)
+        if caller is None:
+            return _UNAUTHORIZED
+        said = headers.get(_ON_BEHALF_OF)
+        if said is None:
+            return caller
+        if not caller.may_speak_for_others:
+            return _NOT_FOR_OTHERS
+        name = from_header(said.decode("latin-1"))
+        return _NO_NAME if name is None else replace(caller, name=name)
+
+    def _find(self, headers: Mapping[bytes, bytes]) -> Caller | None:
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         # All are compared, so that the time says nothing of which.
         found = [caller for known, caller in self._tokens if hmac.compare_digest(token, known)]
         return found[0] if found and scheme.lower() == b"bearer" else None
@@ -230,6 +246,12 @@ _UNAUTHORIZED: Final = _problem(
 )
 _CLOSED: Final = _problem(403, "forbidden", "nobody may ask this process anything: it is given no MODELSWAP_API_TOKENS")
 _FORBIDDEN: Final = _problem(403, "forbidden", "this token may look, but change nothing")
+_NOT_FOR_OTHERS: Final = _problem(
+    403, "forbidden", f"this token may not speak for others: leave {ON_BEHALF_OF} out, or use one of scope service"
+)
+_NO_NAME: Final = _problem(
+    400, "bad-request", f"{ON_BEHALF_OF} is no name: letters, digits and _.@+- only, at most 100 of them"
+)
 
 
 def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:

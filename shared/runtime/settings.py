@@ -118,7 +118,8 @@ Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_long)], ...], Bef
 SigningSecret = Annotated[SecretStr, AfterValidator(_signing)]
 SigningSecrets = Annotated[tuple[SigningSecret, ...], BeforeValidator(_split)]
 #: Tokens with a scope and a name, as `shared.runtime.tokens` reads them.
-OpsTokens = Annotated[Secrets, Field(min_length=1), AfterValidator(_tokens)]
+Tokens = Annotated[Secrets, AfterValidator(_tokens)]
+SomeTokens = Annotated[Tokens, Field(min_length=1)]
 Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_http)]
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
@@ -210,7 +211,7 @@ class ExtractorSettings(BrokerSettings, ReplicateSettings):
 
     extractor_port: Port = 8082
     #: Who may ask what would become of a message: bearer tokens. Empty: nobody.
-    api_tokens: Secrets = ()
+    api_tokens: Tokens = ()
     #: What a model must show before a swap: it exists, its input has a prompt, or it makes an image.
     verify_level: Literal["exists", "schema", "predict"] = "exists"
     #: How long one verification waits for a model that boots; after that it is tried again later.
@@ -227,8 +228,8 @@ class StateSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     state_port: Port = 8081
     #: How many clients may follow trainings at a time. A process takes a thousand connections, for all purposes.
     max_streams: Count = 500
-    #: Who may use the API: bearer tokens.
-    api_tokens: Annotated[Secrets, Field(min_length=1)]
+    #: Who may use the API: ``TOKEN``, ``reader:TOKEN``, ``operator/NAME:TOKEN``, ``service/NAME:TOKEN``.
+    api_tokens: SomeTokens
     ref_secrets: Annotated[Secrets, Field(min_length=1)]
     #: Where Replicate reaches the receiver: https://…
     public_url: Url
@@ -239,11 +240,11 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
 
     ops_port: Port = 8083
     #: Who may look and repair: ``TOKEN``, ``reader:TOKEN``, ``operator/NAME:TOKEN``.
-    ops_tokens: OpsTokens
+    ops_tokens: SomeTokens
     #: Where `services.state` answers.
     api_url: Url = STATE_URL
-    #: Asks `services.state`: the first.
-    api_tokens: Annotated[Secrets, Field(min_length=1)]
+    #: Asks `services.state`: the first of scope ``service``, which says for which operator; else the first.
+    api_tokens: SomeTokens
     #: Where `services.extractor` answers.
     extractor_url: Url = "http://127.0.0.1:8082"
     #: How long dead letters are kept once they are resolved or dropped. Until then they are kept anyway.
@@ -278,7 +279,7 @@ class ClientSettings(Settings):
 
     #: Where `services.state` answers.
     api_url: Url = STATE_URL
-    api_tokens: Annotated[Secrets, Field(min_length=1)]
+    api_tokens: SomeTokens
 
 
 class OpsClientSettings(Settings):
@@ -286,7 +287,7 @@ class OpsClientSettings(Settings):
 
     #: Where `services.ops` answers.
     ops_url: Url = "http://127.0.0.1:8083"
-    ops_tokens: OpsTokens
+    ops_tokens: SomeTokens
 
 
 class TriggerSettings(ReplicateSettings):

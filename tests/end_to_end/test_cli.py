@@ -204,8 +204,7 @@ async def test_a_secret_that_does_not_fit_is_said(settings, stack):
     assert "answered 401" in err
 
 
-async def test_a_rollback_is_shown_tried_and_done(settings, stack, user):
-    shell = Shell({**settings, "LOGNAME": "olga"})
+async def test_a_rollback_is_shown_tried_and_done(shell, stack, user):
     for number, version in enumerate((RECORDED, SELF_STARTED)):
         await trigger(shell, stack, "training.succeeded", f"t{number}-{user}", user, "--version", version)
         await stack.until_stage(f"t{number}-{user}", "active")
@@ -226,7 +225,7 @@ async def test_a_rollback_is_shown_tried_and_done(settings, stack, user):
     assert (done["training_id"], done["generation"]) == (f"t0-{user}", 3)
     assert done == await shell.json("models", "current", user)
     (swap, *_) = await shell.json("models", "history", user)
-    assert (swap["cause"], swap["actor"], swap["reason"]) == ("rollback", "cli/olga", "too dark")
+    assert (swap["cause"], swap["actor"], swap["reason"]) == ("rollback", "api", "too dark")
 
 
 async def test_a_second_look_is_asked_for_by_training_and_by_user(shell, stack, user):

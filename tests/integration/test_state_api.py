@@ -96,7 +96,7 @@ def application(store: Any, replicate: Replicate) -> httpx.ASGITransport:
         replicate,
         Watcher(store, asyncio.Event(), limit=1),
         webhook=WebhookAddress("https://hooks.example.com", REF_SECRETS),
-        api_tokens=(TOKEN, OLD_TOKEN),
+        api_tokens=(TOKEN, OLD_TOKEN, "operator/ben:bens-secret", "reader:readers-secret", "service/ops:ops-secret"),
     )
     return httpx.ASGITransport(create_app(api, {}), raise_app_exceptions=False)
 

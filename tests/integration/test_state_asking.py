@@ -342,7 +342,7 @@ async def used(store: Store) -> None:
 
 @pytest.mark.usefixtures("used")
 async def test_the_model_before_is_used_again_and_all_that_shows_it_says_so(client, store):
-    answer = await client.post("/users/ada/model/rollback", json={**BACK, "actor": "eve"})
+    answer = await client.post("/users/ada/model/rollback", json=BACK)
 
     current = await client.get("/users/ada/model")
     history = (await client.get("/users/ada/model/history")).json()["items"]
@@ -353,7 +353,7 @@ async def test_the_model_before_is_used_again_and_all_that_shows_it_says_so(clie
     assert {name: history[0][name] for name in ("generation", "cause", "actor", "reason", "previous_reference")} == {
         "generation": 6,
         "cause": "rollback",
-        "actor": "eve",
+        "actor": "api",
         "reason": BACK["reason"],
         "previous_reference": str(model_of("t4")),
     }
@@ -363,7 +363,7 @@ async def test_the_model_before_is_used_again_and_all_that_shows_it_says_so(clie
     (event, noted) = await told(store)
     assert isinstance(event, ModelActivated)
     assert isinstance(noted, ModelReverted)
-    assert (noted.actor, noted.reason) == ("eve", BACK["reason"])
+    assert (noted.actor, noted.reason) == ("api", BACK["reason"])
     assert (event.user_id, event.generation, event.model, event.previous, event.cause) == (
         "ada",
         6,
@@ -371,6 +371,57 @@ async def test_the_model_before_is_used_again_and_all_that_shows_it_says_so(clie
         model_of("t4"),
         "rollback",
     )
+
+
+@pytest.mark.usefixtures("used")
+async def test_who_rolled_back_is_not_taken_from_the_request(client):
+    answer = await client.post("/users/ada/model/rollback", json={**BACK, "actor": "olga"})
+
+    (mistake,) = problem(answer, 422, "invalid")["errors"]
+    assert mistake == {"pointer": "#/actor", "detail": "is the name of the token, and can not be said: leave it out"}
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize(
+    ("token", "headers", "actor"),
+    [
+        ("ops-secret", {"Modelswap-On-Behalf-Of": "olga"}, "olga"),
+        ("ops-secret", {}, "ops"),
+        ("bens-secret", {}, "ben"),
+    ],
+)
+async def test_the_history_has_the_name_of_the_token_that_asked(client, token, headers, actor):
+    headers = {"Authorization": f"Bearer {token}", **headers}
+
+    await client.post("/users/ada/model/rollback", json=BACK, headers=headers)
+
+    assert (await client.get("/users/ada/model/history")).json()["items"][0]["actor"] == actor
+
+
+@pytest.mark.usefixtures("used")
+async def test_a_product_s_token_speaks_for_nobody_else(client, database_url):
+    before = await rows(database_url)
+
+    answer = await client.post("/users/ada/model/rollback", json=BACK, headers={"Modelswap-On-Behalf-Of": "olga"})
+
+    assert "may not speak for others" in problem(answer, 403, "forbidden")["detail"]
+    assert await rows(database_url) == before
+
+
+@pytest.mark.usefixtures("used")
+async def test_a_reader_of_the_product_s_api_reads_and_changes_nothing(client, database_url):
+    before, reader = await rows(database_url), {"Authorization": "Bearer readers-secret"}
+
+    seen = await client.get("/users/ada/model", headers=reader)
+    answers = [
+        await client.post(path, json=BACK, headers=reader)
+        for path in ("/users/ada/model/rollback", "/trainings", "/trainings/t5/cancel", "/preview")
+    ]
+
+    assert seen.status_code == 200
+    for answer in answers:
+        problem(answer, 403, "forbidden")
+    assert await rows(database_url) == before
 
 
 @pytest.mark.usefixtures("used")
@@ -419,7 +470,7 @@ async def test_what_was_requested_before_is_ready_too_late_and_what_is_requested
         ("ada", {"reason": ""}, (422, "invalid")),
         ("ada", {"reason": "a\nb"}, (422, "invalid")),
         ("ada", {"reason": "x" * 1001}, (422, "invalid")),
-        ("ada", {**BACK, "actor": ""}, (422, "invalid")),
+        ("ada", {**BACK, "actor": "olga"}, (422, "invalid")),
         ("ada", {**BACK, "to": "acme/ada"}, (422, "invalid")),
         ("ada", {**BACK, "unknown": 1}, (422, "invalid")),
     ],

@@ -102,7 +102,7 @@ def test_who_heeds_a_setting_is_said():
 @pytest.mark.parametrize(
     ("name", "text", "shown"),
     [
-        ("MODELSWAP_API_TOKENS", f"{SECRET},{SECRET}", ["********", "********"]),
+        ("MODELSWAP_API_TOKENS", f"{SECRET},service/ops:{SECRET}-2", ["********", "********"]),
         ("MODELSWAP_REPLICATE_API_TOKEN", SECRET, "********"),
         ("MODELSWAP_AMQP_URL", f"amqp://me:{SECRET}@{SECRET}@mq:5672/v?x={SECRET}", "amqp://********@mq:5672/v"),
         ("MODELSWAP_DATABASE_URL", f"postgresql://db/x?password={SECRET}", "postgresql://db/x"),

@@ -15,13 +15,17 @@ from services.ops.reconcile.plan import StateRefused
 from services.ops.replays.records import Revert
 from services.state.views import RollBack
 from shared.contract.preview import Message
+from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
 
 REVERT = Revert(UUID(int=1), "user-1", 7, "acme/ann:" + "a" * 64, "they are blurred", "olga")
+TOKEN = read_token("service/ops:a-token")
 MESSAGE = Message.model_construct(None, headers={}, content_type=None, body=b"{}")
 
 
 @contextlib.asynccontextmanager
-async def answering(status: int, answer: Any) -> AsyncIterator[tuple[Services, list[httpx.Request]]]:
+async def answering(
+    status: int, answer: Any, token: Token = TOKEN
+) -> AsyncIterator[tuple[Services, list[httpx.Request]]]:
     """A client of services that all give this answer."""
     asked: list[httpx.Request] = []
 
@@ -29,7 +33,7 @@ async def answering(status: int, answer: Any) -> AsyncIterator[tuple[Services, l
         asked.append(request)
         return httpx.Response(status, json=answer)
 
-    async with Services(extractor_url="http://extractor", state_url="http://state", token="a-token") as client:
+    async with Services(extractor_url="http://extractor", state_url="http://state", token=token) as client:
         await client._http.aclose()
         client._http = httpx.AsyncClient(transport=httpx.MockTransport(handle))
         yield client, asked
@@ -62,6 +66,21 @@ async def test_however_long_the_reason_of_an_undo_state_takes_it(length: int):
     sent = RollBack.model_validate_json(asked[0].content)
     assert sent.reason.startswith(f"undo of replay {REVERT.replay_id}: x")
     assert sent.reason.endswith("…") == (length > 947)
+
+
+@pytest.mark.parametrize(
+    ("token", "header", "reason"),
+    [
+        ("service/ops:a-token", "olga", f"undo of replay {REVERT.replay_id}: they are blurred"),
+        ("a-token", None, f"undo of replay {REVERT.replay_id} by olga: they are blurred"),
+    ],
+)
+async def test_an_undo_says_who_asked_for_it_whatever_token_we_have(token: str, header: str | None, reason: str):
+    async with answering(200, {}, read_token(token)) as (client, asked):
+        await client.roll_back(REVERT)
+
+    assert asked[0].headers.get(ON_BEHALF_OF) == header
+    assert RollBack.model_validate_json(asked[0].content).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -114,7 +133,7 @@ async def test_an_answer_that_can_not_be_read_is_of_another_version():
 
 
 async def test_a_service_that_is_not_there_is_named():
-    async with Services(state_url="http://127.0.0.1:1", extractor_url="", token="a-token") as client:
+    async with Services(state_url="http://127.0.0.1:1", extractor_url="", token=TOKEN) as client:
         with pytest.raises(ServiceDown, match=r"http://127.0.0.1:1/v1/trainings/t1 does not answer \(ConnectError\)"):
             await client.knows("t1")
 

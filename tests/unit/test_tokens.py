@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from shared.runtime.http import Asker, create_app, new_api
-from shared.runtime.settings import OpsClientSettings, SettingsError
-from shared.runtime.tokens import Caller, read_token
+from shared.runtime.settings import ClientSettings, OpsClientSettings, SettingsError
+from shared.runtime.tokens import ON_BEHALF_OF, Caller, from_header, read_token, to_header
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from shared.runtime.tokens import Caller, read_token
         ("reader:s3cret", "s3cret", Caller("reader", may_write=False)),
         ("operator/olga:s3cret", "s3cret", Caller("olga", may_write=True)),
         ("reader/rita@acme.com:s3cret", "s3cret", Caller("rita@acme.com", may_write=False)),
+        ("service/ops:s3cret", "s3cret", Caller("ops", may_write=True, may_speak_for_others=True)),
     ],
 )
 def test_an_entry_says_whose_a_token_is_and_what_it_may(entry, secret, caller):
@@ -25,11 +26,14 @@ def test_an_entry_says_whose_a_token_is_and_what_it_may(entry, secret, caller):
 
 
 @pytest.mark.parametrize("entry", ["", "reader:", "writer:s3cret", "reader/:s3cret", "a:b:c", "s3 cret"])
-def test_an_entry_that_means_nothing_is_a_mistake_that_shows_no_secret(entry):
+@pytest.mark.parametrize(
+    ("settings", "name"), [(OpsClientSettings, "MODELSWAP_OPS_TOKENS"), (ClientSettings, "MODELSWAP_API_TOKENS")]
+)
+def test_an_entry_that_means_nothing_is_a_mistake_that_shows_no_secret(settings, name, entry):
     with pytest.raises(SettingsError) as caught:
-        OpsClientSettings.load({"MODELSWAP_OPS_TOKENS": f"a-token-that-is-good,{entry or ':'}"})
+        settings.load({name: f"a-token-that-is-good,{entry or ':'}"})
 
-    assert "MODELSWAP_OPS_TOKENS" in str(caught.value)
+    assert name in str(caught.value)
     assert "cret" not in str(caught.value).replace("SECRET", "")
 
 
@@ -52,9 +56,48 @@ def test_one_token_can_not_be_a_readers_and_an_operators():
     ],
 )
 async def test_a_reader_changes_nothing_and_a_stranger_sees_nothing(token, method, status):
-    api = new_api(
-        title="t", summary="s", tokens=[read_token("operator/olga:of-olga"), read_token("reader:of-rita")], statuses={}
-    )
+    answer = await asked(token, method)
+
+    assert answer.status_code == status
+    if status == 200:
+        assert answer.json() == {"of-olga": "olga", "of-rita": "reader"}[token]
+
+
+@pytest.mark.parametrize(
+    ("token", "said", "status", "answer"),
+    [
+        ("of-ops", "olga", 200, "olga"),
+        ("of-ops", to_header("ölga+1@acme.com"), 200, "ölga+1@acme.com"),
+        ("of-ops", "", 400, "is no name"),
+        ("of-ops", "olga, bob", 400, "is no name"),
+        ("of-ops", "%00", 400, "is no name"),
+        ("of-ops", "x" * 101, 400, "is no name"),
+        ("of-olga", "bob", 403, "may not speak for others"),
+        ("of-olga", "olga", 403, "may not speak for others"),
+        ("of-rita", "olga", 403, "may not speak for others"),
+        ("of-nobody", "olga", 401, "bearer token"),
+    ],
+)
+async def test_only_a_service_says_for_whom_it_asks(token, said, status, answer):
+    got = await asked(token, "POST", {ON_BEHALF_OF: said})
+
+    assert got.status_code == status
+    assert answer in (got.json() if status == 200 else got.json()["detail"])
+
+
+async def test_a_service_that_asks_for_nobody_has_its_own_name():
+    assert (await asked("of-ops", "POST")).json() == "ops"
+
+
+@pytest.mark.parametrize("name", ["olga", "rita@acme.com", "a.b+c-d_e", "ölga", "é" * 100])
+def test_whatever_name_a_token_has_can_be_said(name):
+    assert from_header(to_header(name)) == name
+
+
+async def asked(token: str, method: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    """What an API that says the caller's name answers; it knows olga, the reader rita and the service ops."""
+    entries = ("operator/olga:of-olga", "reader:of-rita", "service/ops:of-ops")
+    api = new_api(title="t", summary="s", tokens=[read_token(entry) for entry in entries], statuses={})
 
     @api.api_route("/name", methods=["GET", "POST"])
     async def name(asker: Asker) -> str:
@@ -62,8 +105,4 @@ async def test_a_reader_changes_nothing_and_a_stranger_sees_nothing(token, metho
 
     transport = httpx.ASGITransport(create_app(api, {}))
     async with httpx.AsyncClient(transport=transport, base_url="http://ops") as client:
-        answer = await client.request(method, "/v1/name", headers={"Authorization": f"Bearer {token}"})
-
-    assert answer.status_code == status
-    if status == 200:
-        assert answer.json() == {"of-olga": "olga", "of-rita": "reader"}[token]
+        return await client.request(method, "/v1/name", headers={"Authorization": f"Bearer {token}", **(headers or {})})

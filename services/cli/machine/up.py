@@ -134,7 +134,7 @@ def _stop_on_sigterm() -> None:
 def _welcome(everything: Plan, hint: str) -> str:
     urls = everything.urls
     console_url = everything.environment.get(_MANAGEMENT)
-    auth = '-H "Authorization: Bearer $MODELSWAP_API_TOKENS"'
+    auth = '-H "Authorization: Bearer ${MODELSWAP_API_TOKENS%%,*}"'
     lines = [
         "",
         f"webhooks       {urls['receiver']}/webhooks/replicate",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -33,23 +32,17 @@ async def roll_back(user_id: str, *, to: str | None, reason: str, dry_run: bool,
     """Show what would be, ask, and do it only if the model is still the one that was shown."""
     async with product() as api:
         current = await api.get_model(user_id)
-        generation, actor = current.generation, _who()
-        planned = await api.roll_back(user_id, to=to, reason=reason, actor=actor, generation=generation, dry_run=True)
+        generation = current.generation
+        planned = await api.roll_back(user_id, to=to, reason=reason, generation=generation, dry_run=True)
         if dry_run:
             _print_rollback(current, planned, output)
             return
         if not yes:
             _ask(f"{user_id}: {current.reference} → {planned.reference}")
         done = await api.roll_back(
-            user_id, to=str(planned.reference), reason=reason, actor=actor, generation=generation, dry_run=False
+            user_id, to=str(planned.reference), reason=reason, generation=generation, dry_run=False
         )
     _print_rollback(current, done, output)
-
-
-def _who() -> str:
-    """Who is at the terminal: the product's tokens have no names, and history and audit are to say more than that."""
-    name = os.environ.get("LOGNAME") or os.environ.get("USER")
-    return f"cli/{printable(name)[:100]}" if name else "cli"
 
 
 def _ask(what: str) -> None:

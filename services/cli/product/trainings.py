@@ -18,6 +18,7 @@ from services.cli.words import Format
 from services.state.transitions import Stage
 from services.state.views import TrainingView
 from shared.runtime.settings import ClientSettings
+from shared.runtime.tokens import read_token
 
 _POLL_SECONDS: Final = 0.5
 #: In these, a training changes by itself.
@@ -31,7 +32,7 @@ _COLUMNS: Final = ("training", "user", "stage", "progress", "destination", "requ
 async def product() -> AsyncIterator[Product]:
     """The product's API, as the environment says where it is."""
     settings = ClientSettings.load(os.environ)
-    async with Product(settings.api_url, settings.api_tokens[0].get_secret_value()) as api:
+    async with Product(settings.api_url, read_token(settings.api_tokens[0].get_secret_value()).secret) as api:
         yield api
 
 
