@@ -50,7 +50,7 @@ from services.state.views import (
     swap_view,
     training_view,
 )
-from shared.contract.answers import Moment, Page
+from shared.contract.answers import Mistake, Moment, Page
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.identity import TrainingId, UserId
@@ -213,7 +213,7 @@ class _Trainings:
         202 where it is not known yet whether Replicate runs it. The same Idempotency-Key finds the same training.
         """
         if body.start and body.trainer is None:
-            raise Invalid("#/trainer", "is needed where modelswap starts the training")
+            raise Invalid(Mistake(pointer="#/trainer", detail="is needed where modelswap starts the training"))
         idempotency = _idempotency(key, body.model_dump(mode="json"))
         record, is_new = await self.store.register(
             _registration(body, total_steps=body.total_steps or configured_steps(body.input)), idempotency

@@ -62,6 +62,7 @@ class TrainingRecord:
     ref: UUID
     training_id: str | None
     user_id: str
+    #: Drawn when it was requested.
     generation: int
     destination: ModelName
     trainer: ModelRef | None
@@ -81,6 +82,8 @@ class TrainingRecord:
     updated_at: datetime
     #: Is its model the one that the user uses now?
     is_current: bool
+    #: Of the last swap to its model; None: there was none.
+    activated_generation: int | None
 
 
 @dataclass(frozen=True, slots=True)

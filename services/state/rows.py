@@ -147,6 +147,7 @@ def to_record(row: Row, moment: datetime) -> TrainingRecord:
         completed_at=row["completed_at"],
         updated_at=row["updated_at"],
         is_current=row["is_current"],
+        activated_generation=row["activated_generation"],
     )
 
 

@@ -264,6 +264,10 @@ _TRAINING: Final = """
            t.total_steps, t.stage, t.step, t.progress, t.progress_source, t.progress_at, t.model::text,
            t.failure_code, t.failure_reason, t.requested_at, t.started_at, t.completed_at, t.updated_at,
            coalesce((SELECT m.ref = t.ref FROM state.user_models m WHERE m.user_id = t.user_id), false) AS is_current,
+           -- Few trainings have a model, so few ask the history.
+           CASE WHEN t.model IS NOT NULL THEN
+               (SELECT max(h.generation) FROM state.model_history h WHERE h.user_id = t.user_id AND h.ref = t.ref)
+           END AS activated_generation,
            coalesce((SELECT s.percent FROM state.shown_progress s WHERE s.ref = t.ref), 0) AS shown,
            (SELECT ARRAY[d.low_seconds, d.median_seconds, d.high_seconds]
             FROM state.trainer_durations d WHERE d.trainer = split_part(t.trainer, ':', 1)) AS learned

@@ -134,8 +134,14 @@ class TrainingView(_View):
     user_id: str
     generation: int
     """
-    The fence: of a user's trainings that prove good, the one with the highest generation is used, unless somebody
-    rolled back: the model that was chosen then has a generation of its own.
+    Drawn when the training was requested; it never changes. A model that proves good becomes current if this is higher
+    than the generation of the user's current model.
+    """
+    activated_generation: int | None
+    """
+    The generation of the swap that last made its model the user's current one, as in `GET /v1/users/{user_id}/model`
+    and in `model.activated`; null if there was none. It equals `generation` until somebody rolls back to this model: a
+    rollback draws a new generation.
     """
     stage: Stage
     current: bool
@@ -192,7 +198,10 @@ class ModelView(_View):
     name: str
     version: str
     generation: int
-    """Rises with every change; also the ETag."""
+    """
+    The generation of the swap that made it current: the training's own, or the one that a rollback drew. It rises with
+    every change of the user's model, and is the ETag. The training shows it as `activated_generation`.
+    """
     training_id: str
     ref: UUID
     trigger_word: str
@@ -235,6 +244,7 @@ class SwapView(_View):
     )
 
     generation: int
+    """Of this change. After a rollback it differs from the `generation` that the training drew at its request."""
     reference: ModelRef
     previous_reference: ModelRef | None
     training_id: str
@@ -254,6 +264,7 @@ def training_view(record: TrainingRecord, *, webhook_url: str | None = None) -> 
         training_id=record.training_id,
         user_id=record.user_id,
         generation=record.generation,
+        activated_generation=record.activated_generation,
         stage=record.stage,
         current=record.is_current,
         destination=record.destination,

@@ -219,6 +219,7 @@ class ModelActivated(Event):
     key = "model.activated.v1"
     exchange = EVENTS_EXCHANGE
     user_id: UserId
+    #: Of the swap: what the training drew at its request, or what a rollback drew.
     generation: int = Field(gt=0)
     ref: UUID
     model: ModelRef
@@ -240,6 +241,7 @@ class ModelSuperseded(Event):
     key = "model.superseded.v1"
     exchange = EVENTS_EXCHANGE
     user_id: UserId
+    #: What the training drew at its request.
     generation: int = Field(gt=0)
     ref: UUID
     model: ModelRef

@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import hmac
 import math
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 import structlog
-from fastapi import Depends, FastAPI, Header, Query, Request, Response, Security
+from fastapi import Depends, FastAPI, Header, Query, Request, Response, Security, params
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
@@ -72,16 +74,43 @@ class NotFound(Exception):  # noqa: N818 (it is an answer)
 
 
 class Invalid(Exception):  # noqa: N818 (it is an answer)
-    """One part of the request makes no sense."""
+    """Parts of the request make no sense."""
 
-    def __init__(self, pointer: str, detail: str) -> None:
-        super().__init__(detail)
-        self.mistake = Mistake(pointer=pointer, detail=detail)
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__(*mistakes)
+        self.mistakes = mistakes
 
 
 def _asker(request: Request) -> Caller:
     caller: Caller = request.scope[_CALLER]
     return caller
+
+
+async def _refuse_unknown_parameters(request: Request) -> None:
+    """
+    Let a request pass if the query consists of parameters that the operation has, each of them once.
+
+    Raises:
+        Invalid: if not. A filter that was mistyped and ignored would be answered with everything.
+
+    """
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    if not given:
+        return
+    fields = get_flat_params(request.scope["route"].dependant)
+    # A parameter that is part of a model does not say that it is one of the query.
+    known = {field.alias for field in fields if not isinstance(field.field_info, (params.Path, params.Header))}
+    there_are = f"known are {', '.join(sorted(known))}" if known else "none is taken here"
+    mistakes = [
+        Mistake(
+            pointer=f"query.{name}",
+            detail="must be given once" if name in known else f"unknown parameter; {there_are}",
+        )
+        for name, count in given.items()
+        if count > 1 or name not in known
+    ]
+    if mistakes:
+        raise Invalid(*mistakes)
 
 
 Limit = Annotated[int, Query(ge=1, le=200)]
@@ -111,7 +140,7 @@ def new_api(
         generate_unique_id_function=lambda route: route.name,
         responses=documented,
         # For the document; `RequireToken` checks it, before a body is read.
-        dependencies=[Security(HTTPBearer(auto_error=False))],
+        dependencies=[Security(HTTPBearer(auto_error=False)), Depends(_refuse_unknown_parameters)],
         exception_handlers=dict.fromkeys(
             (RequestValidationError, Invalid, NotFound, ModelswapError, HTTPException, Exception), answer
         ),
@@ -228,7 +257,7 @@ def from_cursor(cursor: str | None) -> int | None:
     except ValueError:
         number = 0
     if not 0 < number < _NUMBERS_END:
-        raise Invalid("query.cursor", "is none of ours")
+        raise Invalid(Mistake(pointer="query.cursor", detail="is none of ours"))
     return number
 
 
@@ -276,7 +305,7 @@ def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:
 
 
 def _mistakes(error: RequestValidationError | Invalid) -> Sequence[Mistake]:
-    return [error.mistake] if isinstance(error, Invalid) else [_mistake(each) for each in error.errors()]
+    return error.mistakes if isinstance(error, Invalid) else [_mistake(each) for each in error.errors()]
 
 
 def _mistake(error: Mapping[str, Any]) -> Mistake:

@@ -359,7 +359,7 @@ async def test_the_model_before_is_used_again_and_all_that_shows_it_says_so(clie
     }
     shown = {each: (await client.get(f"/trainings/{each}")).json() for each in ("t3", "t4")}
     assert [(each["stage"], each["current"]) for each in shown.values()] == [("active", True), ("replaced", False)]
-    assert shown["t3"]["generation"] == 3
+    assert [(each["generation"], each["activated_generation"]) for each in shown.values()] == [(3, 6), (4, 4)]
     (event, noted) = await told(store)
     assert isinstance(event, ModelActivated)
     assert isinstance(noted, ModelReverted)
@@ -422,6 +422,18 @@ async def test_a_reader_of_the_product_s_api_reads_and_changes_nothing(client, d
     for answer in answers:
         problem(answer, 403, "forbidden")
     assert await rows(database_url) == before
+
+
+@pytest.mark.usefixtures("used")
+async def test_a_current_training_shows_the_generation_of_the_users_model(client):
+    await client.post("/users/ada/model/rollback", json=BACK)
+
+    (active,) = (await client.get("/trainings?stage=active&user_id=ada")).json()["items"]
+    model = (await client.get("/users/ada/model")).json()
+    never = [(await client.get(f"/trainings/{each}")).json() for each in ("t2", "t5")]
+
+    assert (active["training_id"], active["activated_generation"]) == ("t3", model["generation"])
+    assert [each["activated_generation"] for each in never] == [None, None]
 
 
 @pytest.mark.usefixtures("used")

@@ -20,6 +20,7 @@ def training(user: str, stage: Stage, version: str = "b") -> TrainingView:
         training_id=f"{user}-{version}",
         user_id=user,
         generation=2,
+        activated_generation=None if failed else 2,
         stage=stage,
         current=not failed,
         destination=ModelName("demo", user),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
+from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from shared.runtime.http import create_app, new_api
+from shared.runtime.http import Limit, create_app, new_api
 from shared.runtime.tokens import read_token
 
 
 class Body(BaseModel):
     words: list[str]
+
+
+class Wanted(BaseModel):
+    limit: Limit = 50
 
 
 @pytest.fixture
@@ -26,6 +31,15 @@ async def asker() -> AsyncIterator[httpx.AsyncClient]:
     async def take_words(body: Body) -> Body:
         """Give them back."""
         return body
+
+    router = APIRouter()
+
+    @router.get("/words/{number}")
+    async def get_words(number: int, wanted: Annotated[Wanted, Query()], after: str = "") -> list[str]:
+        """Show some of them."""
+        return [str(number), str(wanted.limit), after]
+
+    api.include_router(router)
 
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(api, {})),
@@ -90,3 +104,27 @@ async def test_a_body_that_is_not_sent_as_a_json_object_is_told_how(asker, body,
     assert answer.json()["errors"] == [
         {"pointer": "#", "detail": "must be a JSON object, sent with Content-Type: application/json"}
     ]
+
+
+async def test_parameters_that_are_known_are_taken(asker):
+    answer = await asker.get("/words/7?limit=3&after=b")
+
+    assert answer.json() == ["7", "3", "b"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mistakes"),
+    [
+        ("GET", "/words/7?limt=3", {"query.limt": "unknown parameter; known are after, limit"}),
+        ("GET", "/words/7?number=3", {"query.number": "unknown parameter; known are after, limit"}),
+        ("GET", "/words/7?Limit=3&=", {"query.Limit": "unknown parameter; known are after, limit", "query.": ...}),
+        ("GET", "/words/7?limit=3&limit=4", {"query.limit": "must be given once"}),
+        ("POST", "/words?dry_run=true", {"query.dry_run": "unknown parameter; none is taken here"}),
+    ],
+)
+async def test_parameters_that_are_unknown_or_repeated_are_refused(asker, method, path, mistakes):
+    answer = await asker.request(method, path, json={"words": []})
+
+    assert (answer.status_code, answer.json()["title"]) == (422, "invalid")
+    found = {error["pointer"]: error["detail"] for error in answer.json()["errors"]}
+    assert found == {pointer: found[pointer] if detail is ... else detail for pointer, detail in mistakes.items()}
