@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
@@ -22,7 +23,11 @@ def health_routes(checks: Mapping[str, Check]) -> list[Route]:
     async def readyz(_: Request) -> Response:
         found = {name: await check() for name, check in checks.items()}
         ready = not any(found.values())
-        body = {"status": "ok" if ready else "unavailable", "checks": {n: p or "ok" for n, p in found.items()}}
+        body = {
+            "status": "ok" if ready else "unavailable",
+            "version": version("modelswap"),
+            "checks": {name: problem or "ok" for name, problem in found.items()},
+        }
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def metrics(_: Request) -> Response:

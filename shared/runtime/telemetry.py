@@ -10,6 +10,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
+OLDEST_DELIVERY: Final = "modelswap_oldest_delivery_seconds"
+
 webhooks: Final = Counter("modelswap_webhooks_total", "Webhooks by how they were answered.", ["result"])
 deliveries: Final = Counter(
     "modelswap_deliveries_total", "Deliveries by queue and by what became of them.", ["queue", "result"]
@@ -17,6 +19,10 @@ deliveries: Final = Counter(
 #: Alert on it: whoever should act is told by the process's log and by /readyz.
 paused: Final = Gauge(
     "modelswap_consumer_paused", "1 while a consumer waits for a dependency, RabbitMQ among them.", ["queue"]
+)
+#: Alert on it: what is published to this queue waits.
+oldest_delivery: Final = Gauge(
+    OLDEST_DELIVERY, "Seconds since the oldest message that this process works on was published; 0: none.", ["queue"]
 )
 swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training.")

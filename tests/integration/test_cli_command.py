@@ -179,7 +179,25 @@ def test_what_is_piped_has_no_colour_and_is_not_cut(monkeypatch):
     assert b"\x1b" not in done.stdout
 
 
-def test_the_doctor_says_of_each_missing_thing_what_to_do(capsys):
+@pytest.mark.parametrize(
+    ("file", "then"), [(None, "modelswap up --embedded"), (".env", "docker compose run --rm cli doctor")]
+)
+def test_the_doctor_says_once_that_nothing_is_configured(file, then, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    if file is not None:
+        (tmp_path / file).touch()
+
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "-o", "json"])
+
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 1
+    assert finding["detail"].startswith("nothing is configured")
+    assert then in finding["then"]
+
+
+def test_the_doctor_says_of_each_missing_thing_what_to_do(monkeypatch, capsys):
+    monkeypatch.setenv("MODELSWAP_LOG_LEVEL", "info")
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "-o", "json"])
 
@@ -190,7 +208,8 @@ def test_the_doctor_says_of_each_missing_thing_what_to_do(capsys):
 
 
 def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(monkeypatch, capsys):
-    for name, url in {"AMQP": "amqp", "DATABASE": "postgresql", "OPS": "http", "REPLICATE_API": "http"}.items():
+    names = ("OPS", "REPLICATE_API", "API", "EXTRACTOR", "RECEIVER", "PUBLIC")
+    for name, url in {"AMQP": "amqp", "DATABASE": "postgresql", **dict.fromkeys(names, "http")}.items():
         monkeypatch.setenv(f"MODELSWAP_{name}_URL", f"{url}://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t" * 16)
     monkeypatch.setenv("MODELSWAP_REPLICATE_API_TOKEN", "r8_t")
@@ -204,8 +223,14 @@ def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(mo
         "topology": ("warning", "put the broker right first"),
         "database": ("wrong", "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         "migrations": ("warning", "put the database right first"),
+        **{
+            name: ("warning", f"start it: modelswap serve {name}") for name in ("receiver", "extractor", "state", "ops")
+        },
+        "queues": ("warning", "put the broker right first"),
+        "outbox": ("warning", "put the database right first"),
         "dead letters": ("warning", "modelswap serve ops"),
         "replicate": ("wrong", "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it"),
+        "public address": ("warning", "from this machine it may be out of reach: try it from another, such as a phone"),
         "public door": ("warning", "modelswap serve ops"),
         "webhook secret": ("warning", "put Replicate right first"),
     }

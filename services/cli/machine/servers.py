@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Final
 
 from services.cli.machine.stack import Environment
 from services.cli.output import print_json, print_table
@@ -13,11 +14,18 @@ from services.cli.words import Format
 from services.ops import migrate as ops
 from services.state import migrate as state
 from shared.contract.topology import Topology, topology
-from shared.runtime.broker import declare, diff
+from shared.runtime.broker import Depth, declare, depths, diff
 from shared.runtime.broker.link import Link
+from shared.runtime.postgres import connect, translated_errors
 from shared.runtime.settings import BrokerSettings, DatabaseSettings
 
 _NAME = "modelswap topology"
+_OUTBOX_BACKLOG: Final = """
+    SELECT count(*) AS waiting,
+           coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::double precision AS oldest
+    FROM state.outbox
+    WHERE published_at IS NULL
+"""
 #: What lives in the database.
 _SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS)
 
@@ -53,6 +61,25 @@ async def diff_topology(environment: Environment) -> list[str]:
     settings = BrokerSettings.load(environment)
     with broker_problems():
         return await diff(settings.amqp_url.get_secret_value(), topology(settings.retry_delays))
+
+
+async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[str, Depth]:
+    """How much waits in each of these queues."""
+    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
+    with broker_problems():
+        return await depths(url, names)
+
+
+async def outbox_backlog(environment: Environment) -> tuple[int, float]:
+    """How many committed events wait to be published, and since how many seconds the oldest."""
+    url = DatabaseSettings.load(environment).database_url.get_secret_value()
+    connection = await connect(url, application_name="modelswap doctor")
+    try:
+        with translated_errors(connection):
+            row = await connection.fetchrow(_OUTBOX_BACKLOG)
+    finally:
+        await connection.close(timeout=5)
+    return (row["waiting"], row["oldest"]) if row else (0, 0.0)
 
 
 @asynccontextmanager

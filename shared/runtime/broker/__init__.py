@@ -16,7 +16,7 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 """
 
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
-from shared.runtime.broker.declare import TopologyMismatch, declare, diff
+from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
 from shared.runtime.broker.keeper import Keeper
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
@@ -25,6 +25,7 @@ __all__ = [
     "BatchHandler",
     "Consumer",
     "Delivery",
+    "Depth",
     "Keeper",
     "Outgoing",
     "Publisher",
@@ -34,6 +35,7 @@ __all__ = [
     "Unroutable",
     "dead_letter",
     "declare",
+    "depths",
     "diff",
     "one_by_one",
     "to_message",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import NamedTuple
 
 import aiormq
 
@@ -51,6 +52,29 @@ async def diff(url: str, topology: Topology) -> list[str]:
     }
     found = {name: await _objection(url, question) for name, question in questions.items()}
     return [f"{name}: {objection}" for name, objection in found.items() if objection]
+
+
+class Depth(NamedTuple):
+    """How many messages wait in a queue, and how many consumers it has."""
+
+    waiting: int
+    consumers: int
+
+
+async def depths(url: str, names: Iterable[str]) -> dict[str, Depth]:
+    """Look at each of these queues; one that is missing is empty. Changes nothing."""
+    found = {}
+    for name in names:
+        # A queue that is missing costs the channel, so each has its own.
+        link = await Link.open(url, name="modelswap doctor")
+        try:
+            declared = await link.channel.queue_declare(name, passive=True)
+            found[name] = Depth(declared.message_count or 0, declared.consumer_count or 0)
+        except aiormq.exceptions.ChannelNotFoundEntity:
+            found[name] = Depth(0, 0)
+        finally:
+            await link.close()
+    return found
 
 
 _Question = Callable[[aiormq.Channel], Awaitable[None]]

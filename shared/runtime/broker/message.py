@@ -48,6 +48,8 @@ class Delivery:
     headers: Headers
     content_type: str | None
     body: bytes
+    #: When its message was published, as its publisher stamped it.
+    published_at: datetime | None = None
     #: When it came, by the clock of the event loop that it came to.
     came_at: float = 0.0
 

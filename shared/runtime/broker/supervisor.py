@@ -19,6 +19,7 @@ import asyncio
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Final, TypeVar, cast
 
 import structlog
@@ -34,6 +35,7 @@ from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.broker.pause import HeldForLong, Pause, Unasked
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.refusals import Refusals
+from shared.runtime.clock import now
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
@@ -87,7 +89,10 @@ class Supervised(ABC):
         self._answered_since = float("-inf")
         self._busy: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
+        #: When the first message of each batch at work was published.
+        self._published: dict[int, datetime] = {}
         telemetry.paused.labels(queue).set_function(lambda: self._trouble() is not None)
+        telemetry.oldest_delivery.labels(queue).set_function(self._oldest_seconds)
 
     @abstractmethod
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
@@ -192,7 +197,15 @@ class Supervised(ABC):
 
     async def _work(self, inbox: Inbox) -> None:
         while batch := await inbox.take(self._batch_size):
-            await self._process(batch, inbox)
+            self._published[id(batch)] = batch[0].published_at or now()
+            try:
+                await self._process(batch, inbox)
+            finally:
+                del self._published[id(batch)]
+
+    def _oldest_seconds(self) -> float:
+        """Return for how long the oldest delivery at work has been on the broker; those that wait are younger."""
+        return max((now() - min(self._published.values())).total_seconds(), 0.0) if self._published else 0.0
 
     async def _guarded(self, work: Coroutine[object, object, None], inbox: Inbox) -> None:
         try:
@@ -287,6 +300,7 @@ class Inbox:
                 headers=properties.headers or {},
                 content_type=properties.content_type,
                 body=message.body,
+                published_at=properties.timestamp,
                 came_at=asyncio.get_running_loop().time(),
             )
         )

@@ -1,0 +1,107 @@
+"""Edge: asks each process how it is, and the public address whether our receiver is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel, ValidationError
+
+from services.cli.problem import Problem
+from shared.contract.answers import kind_in
+from shared.runtime.telemetry import OLDEST_DELIVERY
+
+#: A process that takes a connection and says nothing for so long hangs.
+DEADLINE_SECONDS: Final = 5.0
+_WEBHOOKS: Final = "/webhooks/replicate"
+
+
+class Silent(Problem):
+    """Something takes connections there and does not answer."""
+
+    code = "silent"
+
+
+class Away(Problem):
+    """Nothing takes connections there."""
+
+    code = "away"
+
+
+class Health(BaseModel):
+    """What ``/readyz`` of a process says: of each check ``ok``, or what is wrong."""
+
+    version: str
+    checks: Mapping[str, str]
+
+    @property
+    def problems(self) -> list[str]:
+        return [f"{name}: {said}" for name, said in self.checks.items() if said != "ok"]
+
+
+async def get_health(name: str, url: str) -> Health:
+    """
+    Ask the process *name* at *url* how it is.
+
+    Raises:
+        Away: if nothing listens there.
+        Silent: if it does not answer in time.
+        Problem: if something else answers.
+
+    """
+    response = await _get(name, f"{url}/readyz")
+    try:
+        return Health.model_validate_json(response.content)
+    except ValidationError as error:
+        then = f"correct the address of {name}, or start the version of modelswap that asks"
+        raise Problem(f"what answers at {url} is not {name}, or an older version", then=then) from error
+
+
+async def get_oldest_deliveries(name: str, url: str) -> dict[str, float]:
+    """
+    Ask the process *name* at *url* for the age in seconds of the oldest message that it works on, by queue.
+
+    Raises:
+        Problem: if it does not answer.
+
+    """
+    response = await _get(name, f"{url}/metrics")
+    samples = (sample for family in text_string_to_metric_families(response.text) for sample in family.samples)
+    return {sample.labels["queue"]: sample.value for sample in samples if sample.name == OLDEST_DELIVERY}
+
+
+async def reach_receiver(public_url: str) -> None:
+    """
+    Post an unsigned webhook to *public_url*, as Replicate would; return if our receiver refuses it.
+
+    Raises:
+        Problem: if it is redirected, or something else answers.
+
+    """
+    try:
+        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as http:
+            response = await http.post(public_url + _WEBHOOKS)
+    except httpx.TransportError as error:
+        then = "from this machine it may be out of reach: try it from another, such as a phone"
+        raise Away(f"{public_url} does not answer here ({type(error).__name__})", then=then) from error
+    if response.is_redirect:
+        where = response.headers.get("location", "nowhere")
+        then = "set MODELSWAP_PUBLIC_URL to where it redirects to, or let the proxy answer itself"
+        raise Problem(f"{public_url} redirects to {where[:200]!r}, and Replicate follows no redirect", then=then)
+    if response.status_code != HTTPStatus.UNAUTHORIZED or kind_in(response.content) is None:
+        then = f"let {_WEBHOOKS} of MODELSWAP_PUBLIC_URL lead to the receiver"
+        raise Problem(f"{public_url} answers {response.status_code}, and not as our receiver does", then=then)
+
+
+async def _get(name: str, url: str) -> httpx.Response:
+    try:
+        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as http:
+            return await http.get(url)
+    except httpx.ConnectError as error:
+        raise Away(f"nothing listens at {url}", then=f"start it: modelswap serve {name}") from error
+    except httpx.TransportError as error:
+        then = f"read the log of {name}, then restart it"
+        raise Silent(f"it listens, and does not answer within {DEADLINE_SECONDS:g} s: it hangs", then=then) from error

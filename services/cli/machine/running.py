@@ -1,0 +1,150 @@
+"""Checks of the doctor that ask what runs: each process, the queues between them, and the outbox. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from services.cli.machine import servers
+from services.cli.machine.client import Away, Health, get_health, get_oldest_deliveries, reach_receiver
+from services.cli.machine.finding import OK, SET, WARNING, WRONG, Finding, NotKnown, Wrong, mistakes
+from services.cli.machine.stack import Environment
+from services.cli.problem import Problem
+from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
+from shared.runtime.settings import (
+    STATE_URL,
+    OpsClientSettings,
+    OpsSettings,
+    Settings,
+    SettingsError,
+    TriggerSettings,
+    Url,
+)
+
+#: What waits longer than this is held up.
+_HELD_UP_SECONDS: Final = 60.0
+#: Which process consumes which queues.
+_CONSUMERS: Final = {
+    "extractor": (EXTRACTOR_QUEUE,),
+    "state": (STATE_QUEUE, PROGRESS_QUEUE),
+    "ops": (OPS_QUEUE, DEAD_QUEUE),
+}
+
+
+class _Addresses(Settings):
+    """Where each process answers."""
+
+    receiver_url: Url = TriggerSettings.model_fields["receiver_url"].default
+    extractor_url: Url = OpsSettings.model_fields["extractor_url"].default
+    api_url: Url = STATE_URL
+    ops_url: Url = OpsClientSettings.model_fields["ops_url"].default
+
+    @classmethod
+    def by_process(cls, environment: Environment) -> dict[str, str]:
+        urls = cls.load(environment)
+        return {
+            "receiver": urls.receiver_url,
+            "extractor": urls.extractor_url,
+            "state": urls.api_url,
+            "ops": urls.ops_url,
+        }
+
+
+class _PublicUrl(Settings):
+    public_url: Url
+
+
+async def processes(environment: Environment, version: str) -> list[Finding]:
+    """Ask each process whether it can do its work, and compare its version with *version*, which is ours."""
+    try:
+        urls = _Addresses.by_process(environment)
+    except SettingsError as error:
+        return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)]
+    answers = await asyncio.gather(*(get_health(*each) for each in urls.items()), return_exceptions=True)
+    # Before the first start nothing is broken.
+    started = any(not isinstance(answer, Away) for answer in answers)
+    return [
+        _process(name, answer, version, WRONG if started else WARNING)
+        for name, answer in zip(urls, answers, strict=True)
+    ]
+
+
+def _process(name: str, answer: Health | BaseException, version: str, away: str) -> Finding:
+    match answer:
+        case Away() as error:
+            return Finding(name, away, str(error), error.then)
+        case Problem() as error:
+            return Finding(name, WRONG, str(error), error.then)
+        case BaseException() as error:
+            raise error
+    if answer.problems:
+        return Finding(name, WRONG, f"is not ready: {'; '.join(answer.problems)}", f"put that right; log of {name}")
+    if answer.version != version:
+        return Finding(name, WARNING, f"is version {answer.version}, this command {version}", f"restart {name}")
+    return Finding(name, OK, f"ready, version {answer.version}")
+
+
+async def queues(environment: Environment) -> str:
+    """
+    Say how many messages wait, and for how long.
+
+    Raises:
+        Wrong: if a queue has no consumer, or its oldest message is held up.
+
+    """
+    depths = await servers.queue_depths(environment, [queue for each in _CONSUMERS.values() for queue in each])
+    urls = _Addresses.by_process(environment)
+    ages: dict[str, float] = {}
+    for name in _CONSUMERS:
+        try:
+            ages |= await get_oldest_deliveries(name, urls[name])
+        except Problem:
+            continue  # a finding of its own says so
+    problems, remedies = [], []
+    for name, names in _CONSUMERS.items():
+        for queue in names:
+            waiting, consumers = depths[queue]
+            if waiting and not consumers:
+                problems.append(f"{waiting} wait in {queue}, which has no consumer")
+                remedies.append(f"start {name}")
+            elif ages.get(queue, 0) > _HELD_UP_SECONDS:
+                problems.append(f"the oldest message of {queue} is held up for {ages[queue]:.0f} s, {waiting} wait")
+                remedies.append(f"see what {name} says above, and its log")
+    if problems:
+        raise Wrong("; ".join(problems), "; ".join(dict.fromkeys(remedies)))
+    oldest = max(ages.values(), default=0.0)
+    return f"{sum(waiting for waiting, _ in depths.values())} messages wait, the oldest for {oldest:.0f} s"
+
+
+async def outbox(environment: Environment) -> str:
+    """
+    Say how many committed events wait to be published, and for how long.
+
+    Raises:
+        Wrong: if the oldest is held up.
+
+    """
+    waiting, oldest = await servers.outbox_backlog(environment)
+    said = f"{waiting} committed events wait to be published, the oldest for {oldest:.0f} s"
+    if oldest > _HELD_UP_SECONDS:
+        raise Wrong(said)
+    return said
+
+
+async def public_address(environment: Environment) -> str:
+    """
+    Check that the address that Replicate is told leads to our receiver.
+
+    Raises:
+        Wrong: if it redirects, or something else answers.
+        NotKnown: if nothing answers here.
+
+    """
+    url = _PublicUrl.load(environment).public_url
+    try:
+        await reach_receiver(url)
+    except Away as error:
+        raise NotKnown(error) from error
+    except Problem as error:
+        raise Wrong(str(error), error.then) from error
+    return f"{url} leads to the receiver"

@@ -1,0 +1,212 @@
+"""The doctor names what is broken on a stack that runs, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+
+from deploy.local.ports import free_ports
+from services.cli.machine.doctor import examine
+from services.cli.machine.finding import OK, WARNING, WRONG, Finding
+from shared.contract.topology import EXTRACTOR_QUEUE, topology
+from shared.runtime.broker import declare
+from shared.runtime.settings import StateSettings
+from tests.databases import empty_database
+from tests.servers import Urls
+from tests.stack import Stack
+
+#: What a break changes in the environment that the doctor sees.
+Changed = Mapping[str, str]
+Break = Callable[[Stack, Urls], AbstractAsyncContextManager[Changed]]
+
+_NO_CHANGE: Final[Changed] = {}
+
+
+@asynccontextmanager
+async def frozen(stack: Stack, name: str) -> AsyncIterator[Changed]:
+    pid = stack.processes[name].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield _NO_CHANGE
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await stack.until_ready(name)
+
+
+@asynccontextmanager
+async def stopped(stack: Stack, name: str) -> AsyncIterator[Changed]:
+    stack.processes[name].kill()
+    try:
+        yield _NO_CHANGE
+    finally:
+        stack.processes[name].start()
+        await stack.until_ready(name)
+
+
+@asynccontextmanager
+async def without_consumer(stack: Stack, _: Urls) -> AsyncIterator[Changed]:
+    async with stopped(stack, "extractor"):
+        async with stack.broker.channel() as channel:
+            await channel.basic_publish(b"{}", routing_key=EXTRACTOR_QUEUE)
+        # Until the broker has noticed that the consumer is gone.
+        async with asyncio.timeout(20):
+            while await stack.broker.depth(EXTRACTOR_QUEUE) != 1:
+                await asyncio.sleep(0.05)
+        yield _NO_CHANGE
+        await stack.broker.purge(EXTRACTOR_QUEUE)
+
+
+@asynccontextmanager
+async def without_a_delay(stack: Stack, _: Urls) -> AsyncIterator[Changed]:
+    await stack.broker.delete_queue("modelswap.delay.500ms")
+    yield _NO_CHANGE
+    async with stack.broker.channel() as channel:
+        await declare(channel, topology(StateSettings.load(stack.environment).retry_delays))
+
+
+@asynccontextmanager
+async def not_migrated(_: Stack, servers: Urls) -> AsyncIterator[Changed]:
+    async with empty_database(servers.database_url) as url:
+        yield {"MODELSWAP_DATABASE_URL": url}
+
+
+async def _until_closed(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(65_536):
+            pass
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    """A server that says *answer* to each connection, and then nothing; its host and port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await _until_closed(reader)  # until the client hangs up
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        host, port = server.sockets[0].getsockname()[:2]
+        yield f"{host}:{port}"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+def changed(**settings: str) -> Break:
+    @asynccontextmanager
+    async def change(_: Stack, __: Urls) -> AsyncIterator[Changed]:
+        yield {f"MODELSWAP_{name}": text for name, text in settings.items()}
+
+    return change
+
+
+def served(setting: str, url: str, answer: bytes = b"") -> Break:
+    @asynccontextmanager
+    async def serve(_: Stack, __: Urls) -> AsyncIterator[Changed]:
+        async with answering(answer) as address:
+            yield {f"MODELSWAP_{setting}": url.format(address)}
+
+    return serve
+
+
+def process(broken: Callable[[Stack, str], AbstractAsyncContextManager[Changed]], name: str) -> Break:
+    return lambda stack, _: broken(stack, name)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is broken, which check says so, and words of what it says and advises."""
+
+    broken: Break
+    check: str
+    status: str
+    detail: str
+    then: str
+
+
+CASES: Final = {
+    "a frozen extractor": Case(process(frozen, "extractor"), "extractor", WRONG, "it hangs", "restart it"),
+    "a frozen state": Case(process(frozen, "state"), "state", WRONG, "it hangs", "restart it"),
+    "a dead receiver": Case(process(stopped, "receiver"), "receiver", WRONG, "nothing listens", "serve receiver"),
+    "a queue that nothing consumes": Case(
+        without_consumer, "queues", WRONG, "1 wait in modelswap.extractor, which has no consumer", "start extractor"
+    ),
+    "a missing queue": Case(without_a_delay, "topology", WRONG, "modelswap.delay.500ms: missing", "topology apply"),
+    "an empty database": Case(not_migrated, "migrations", WRONG, "not applied: state.0001", "db migrate"),
+    "no Postgres": Case(
+        changed(DATABASE_URL="postgresql://127.0.0.1:1/x"), "database", WRONG, "", "start Postgres, or correct"
+    ),
+    "a silent Postgres": Case(
+        served("DATABASE_URL", "postgresql://{}/x"), "database", WRONG, "", "start Postgres, or correct"
+    ),
+    "a silent RabbitMQ": Case(served("AMQP_URL", "amqp://{}/"), "broker", WRONG, "", "start RabbitMQ, or correct"),
+    "a wrong Replicate token": Case(
+        changed(REPLICATE_API_TOKEN="r8_somebody_elses"), "replicate", WRONG, "", "set MODELSWAP_REPLICATE_API_TOKEN"
+    ),
+    "another webhook secret": Case(
+        changed(WEBHOOK_SECRETS="whsec_" + "A" * 32), "webhook secret", WRONG, "signs with another secret", "set"
+    ),
+    "a public address that redirects": Case(
+        served("PUBLIC_URL", "http://{}", b"HTTP/1.1 301 Moved\r\nlocation: https://x/\r\ncontent-length: 0\r\n\r\n"),
+        "public address",
+        WRONG,
+        "redirects to 'https://x/', and Replicate follows no redirect",
+        "set MODELSWAP_PUBLIC_URL",
+    ),
+    "a public address of something else": Case(
+        served("PUBLIC_URL", "http://{}", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"),
+        "public address",
+        WRONG,
+        "answers 200, and not as our receiver does",
+        "lead to the receiver",
+    ),
+    "a token that can be guessed": Case(
+        changed(API_TOKENS="a" * 20), "settings of state", WARNING, "MODELSWAP_API_TOKENS: too few", "openssl rand"
+    ),
+}
+
+
+def seen(stack: Stack) -> dict[str, str]:
+    """The environment of a command on this stack."""
+    urls = {"OPS_URL": stack.url("ops"), "RECEIVER_URL": stack.url("receiver")}
+    return {**stack.environment, **{f"MODELSWAP_{name}": url for name, url in urls.items()}}
+
+
+async def test_a_sound_stack_has_no_finding(stack: Stack):
+    findings = await examine(seen(stack))
+
+    assert [finding for finding in findings if finding.status != OK] == []
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_what_is_broken_is_named_with_its_remedy(name: str, stack: Stack, servers: Urls):
+    case = CASES[name]
+
+    async with case.broken(stack, servers) as changes, asyncio.timeout(30):
+        findings = await examine({**seen(stack), **changes})
+
+    (found,) = [finding for finding in findings if finding.check == case.check]
+    assert (found.check, found.status) == (case.check, case.status)
+    assert case.detail in found.detail
+    assert case.then in found.then
+
+
+async def test_processes_that_are_not_started_yet_are_no_fault(stack: Stack):
+    with free_ports(4) as ports:
+        names = ("API_URL", "OPS_URL", "RECEIVER_URL", "EXTRACTOR_URL")
+        nowhere = {f"MODELSWAP_{name}": f"http://127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    findings = await examine(seen(stack) | nowhere)
+
+    told: dict[str, Finding] = {finding.check: finding for finding in findings}
+    assert {told[name].status for name in ("receiver", "extractor", "state", "ops")} == {WARNING}
