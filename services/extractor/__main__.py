@@ -75,6 +75,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
                 port=settings.extractor_port,
                 stopping=stopping,
                 drain_seconds=settings.drain_seconds,
+                limits=settings.limits,
             ),
         )
 

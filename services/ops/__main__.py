@@ -115,6 +115,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 port=settings.ops_port,
                 stopping=stopping,
                 drain_seconds=settings.drain_seconds,
+                limits=settings.limits,
             ),
         )
 

@@ -68,6 +68,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
             port=settings.receiver_port,
             stopping=stopping,
             drain_seconds=settings.drain_seconds,
+            limits=settings.limits,
         )
 
 

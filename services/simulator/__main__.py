@@ -26,7 +26,7 @@ async def _run(settings: SimulatorSettings, stopping: asyncio.Event) -> None:
         tokens=(settings.simulator_token.get_secret_value(),),
         secret=secret.get_secret_value() if secret else "",
     )
-    async with running(simulator, settings.host, settings.simulator_port) as url:
+    async with running(simulator, settings.host, settings.simulator_port, limits=settings.limits) as url:
         log.info("simulator.listening", url=url, seed=simulator.knobs.seed, speed=simulator.knobs.speed)
         await stopping.wait()
 

@@ -12,21 +12,22 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import uvicorn
 from pydantic import BaseModel, ConfigDict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 
 from services.simulator.api import Refused, ReplicateApi, read
 from services.simulator.faults import ApiFaultOrder, FaultOrder, table
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
+from shared.runtime.connections import Limits
 from shared.runtime.health import health_routes
-from shared.runtime.lifecycle import Server, listen
+from shared.runtime.lifecycle import listen
+from shared.runtime.server import Server
 
 
 class Rotation(BaseModel):
@@ -41,18 +42,22 @@ def create_app(simulator: Simulator) -> Starlette:
     """Replicate's HTTP API and the control routes of *simulator*."""
     replicate = ReplicateApi(simulator).routes()
     control = _Control(simulator, ["*", *(route.name for route in replicate)])
-    return Starlette(
+    app = Starlette(
         routes=[
             *replicate,
-            Mount("/_simulator", routes=control.routes()),
+            Mount("/_simulator", Router(control.routes(), redirect_slashes=False)),
             *health_routes({}),
         ],
         exception_handlers={HTTPException: _not_routed, Refused: _refused},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 @contextlib.asynccontextmanager
-async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+async def running(
+    simulator: Simulator, host: str = "127.0.0.1", port: int = 0, *, limits: Limits | None = None
+) -> AsyncIterator[str]:
     """
     Serve *simulator* in this event loop and yield its address; port 0 is any free one. In the end it is closed.
 
@@ -61,10 +66,7 @@ async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
 
     """
     listening = listen(host, port)
-    config = uvicorn.Config(
-        create_app(simulator), lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
-    )
-    server = Server(config)
+    server = Server(create_app(simulator), limits=limits, drain_seconds=1)
     # Callers may come at once: they wait in the socket's backlog.
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:

@@ -106,6 +106,7 @@ async def _run(
             port=settings.state_port,
             stopping=stopping,
             drain_seconds=settings.drain_seconds,
+            limits=settings.limits,
         ),
     )
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 
 from shared.contract.errors import ModelswapError
 from shared.runtime import logs
+from shared.runtime.connections import Limits
+from shared.runtime.server import Server
 from shared.runtime.settings import Settings, SettingsError, guessable, unknown
 from shared.runtime.waiting import wait_for_any
 
@@ -76,7 +76,15 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) 
     return 0
 
 
-async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event, drain_seconds: float = 5.0) -> None:
+async def serve(
+    app: Starlette,
+    *,
+    host: str,
+    port: int,
+    stopping: asyncio.Event,
+    drain_seconds: float = 5.0,
+    limits: Limits | None = None,
+) -> None:
     """
     Serve *app* until *stopping* is set; then finish the requests that were begun.
 
@@ -85,18 +93,7 @@ async def serve(app: Starlette, *, host: str, port: int, stopping: asyncio.Event
 
     """
     listener = listen(host, port)
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=1000,
-        # Longer than clients and proxies keep an idle connection (5 to 60 s): whoever writes must not meet our close.
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, int(drain_seconds)),
-    )
-    server = Server(config)
+    server = Server(app, limits=limits, drain_seconds=drain_seconds)
     serving, ended = asyncio.create_task(server.serve(sockets=[listener])), asyncio.Event()
     serving.add_done_callback(lambda _: ended.set())
     await wait_for_any(ended, stopping)
@@ -140,14 +137,6 @@ def listen(host: str, port: int) -> socket.socket:
     # Inherited by what is accepted; otherwise small answers wait for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
-
-
-class Server(uvicorn.Server):
-    """One inside something else: signals are not for it."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from shared.contract.errors import ModelswapError
 from shared.contract.retry import DELAYS
 from shared.replicate.signature import decode_secret
+from shared.runtime.connections import PRIVATE_NETWORKS, Limits, Network
 from shared.runtime.tokens import read_token
 
 PREFIX: Final = "MODELSWAP_"
@@ -88,6 +90,17 @@ def _names_servers(url: str) -> bool:
         return False
 
 
+def _network(text: str) -> Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a network like 10.0.0.0/8") from error
+
+
+def _networks(value: Any) -> Any:
+    return tuple(map(_network, _split(value))) if isinstance(value, str) else value
+
+
 def _signing(secret: SecretStr) -> SecretStr:
     decode_secret(secret.get_secret_value())
     return secret
@@ -124,6 +137,7 @@ Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_le
 Url = Annotated[str, AfterValidator(_http)]
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -141,6 +155,21 @@ class Settings(BaseModel):
     log_format: Literal["json", "console"] = "json"
     #: How long to finish what was begun, after SIGTERM. Keep it below the orchestrator's own patience.
     drain_seconds: Seconds = 5.0
+    #: From connecting, or from a request's first byte, to the end of its headers.
+    header_timeout_seconds: Seconds = 10.0
+    #: Open connections of one client address outside of the trusted proxies' networks.
+    max_connections_per_address: Count = 100
+    #: Where proxies connect from; connections from there are not limited one by one.
+    trusted_proxies: Networks = PRIVATE_NETWORKS
+
+    @property
+    def limits(self) -> Limits:
+        """What clients of this process's HTTP server may take."""
+        return Limits(
+            connections_per_address=self.max_connections_per_address,
+            trusted=self.trusted_proxies,
+            header_seconds=self.header_timeout_seconds,
+        )
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:

@@ -13,6 +13,10 @@ from prometheus_client import Counter, Gauge
 OLDEST_DELIVERY: Final = "modelswap_oldest_delivery_seconds"
 
 webhooks: Final = Counter("modelswap_webhooks_total", "Webhooks by how they were answered.", ["result"])
+connections: Final = Gauge("modelswap_connections", "Open HTTP connections.")
+refused_connections: Final = Counter(
+    "modelswap_connections_refused_total", "HTTP connections that were refused or closed, by reason.", ["reason"]
+)
 deliveries: Final = Counter(
     "modelswap_deliveries_total", "Deliveries by queue and by what became of them.", ["queue", "result"]
 )

@@ -1,0 +1,162 @@
+"""
+Limits on the connections of one server, and which connection is closed when a limit is reached. Pure.
+
+A client takes a file descriptor and memory from the moment it connects, before any token or signature is checked.
+While the server waits for a client, the connection has a deadline; when a limit is reached, the connection with the
+nearest deadline is closed. A client that means well sends its request at once, so its deadline is among the farthest.
+(2026-11: without this, 1,000 silent connections made the receiver answer 503 to everything, `/livez` included.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from operator import attrgetter
+from typing import Final, Protocol
+
+Network = IPv4Network | IPv6Network
+
+#: Loopback, private, link-local and shared (RFC 6598) addresses: a proxy in front of us has one of these.
+PRIVATE_NETWORKS: Final[tuple[Network, ...]] = tuple(
+    map(
+        ip_network,
+        (
+            "127.0.0.0/8",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "169.254.0.0/16",
+            "100.64.0.0/10",
+            "::1/128",
+            "fc00::/7",
+            "fe80::/10",
+        ),
+    )
+)
+#: A client with one IPv6 address has all of these.
+_IPV6_PREFIX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much clients may take. The defaults suit requests that other services send."""
+
+    #: Open connections. The rest above `requests` is for clients that have sent no request yet.
+    connections: int = 1_200
+    #: Requests that are worked on at a time; more are answered 503, except those for a process's health.
+    requests: int = 1_000
+    #: Open connections of one client address that is in none of the `trusted` networks.
+    connections_per_address: int = 100
+    trusted: tuple[Network, ...] = PRIVATE_NETWORKS
+    #: From connecting, or from a request's first byte, to the end of its headers.
+    header_seconds: float = 10.0
+    #: From the end of the headers to the end of the body.
+    body_seconds: float = 30.0
+    #: Between two requests. Clients and proxies keep an idle connection for 5 to 60 s, and must close it first.
+    idle_seconds: int = 75
+    #: For a client to take an answer that is too large to be sent at once.
+    write_seconds: float = 60.0
+    #: Bodies, and answers that clients do not take, of all connections together.
+    held_bytes: int = 64 * 1024 * 1024
+
+
+class Connection(Protocol):
+    """One client's connection."""
+
+    #: When to call `expire`, by the event loop's clock; infinite while nothing is awaited of the client.
+    deadline: float
+    #: The size of this connection's request body and unsent answer.
+    held_bytes: int
+
+    def drop(self) -> None:
+        """Close at once, without an answer."""
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+
+
+class Connections:
+    """The open connections of one server."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        #: How many were refused or closed, by kind, since the last look.
+        self.refusals: Counter[str] = Counter()
+        self._address_of: dict[Connection, str] = {}
+        self._per_address: Counter[str] = Counter()
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._address_of)
+
+    @property
+    def working(self) -> int:
+        """How many requests are complete and not answered yet."""
+        return sum(each.deadline == math.inf for each in self._address_of)
+
+    def enter(self, connection: Connection, host: str | None) -> bool:
+        """Take in *connection* of *host*, and make room for it; False if there is none."""
+        address = _counted_as(host, self.limits.trusted)
+        if address and self._per_address[address] >= self.limits.connections_per_address:
+            return False
+        if len(self) >= self.limits.connections and not self._drop_one_of(self._address_of):
+            return False
+        self._address_of[connection] = address
+        self._per_address[address] += 1
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        """Forget *connection*, if it is known."""
+        address = self._address_of.pop(connection, None)
+        if address is None:
+            return
+        self.release(connection)
+        self._per_address[address] -= 1
+        if not self._per_address[address]:
+            del self._per_address[address]
+
+    def hold(self, connection: Connection, size_bytes: int) -> bool:
+        """Count *size_bytes* that are kept for *connection*, and make room for them; False if there is none."""
+        connection.held_bytes += size_bytes
+        self._held_bytes += size_bytes
+        while self._held_bytes > self.limits.held_bytes:
+            others = (each for each in self._address_of if each.held_bytes and each is not connection)
+            if not self._drop_one_of(others):
+                return False
+        return True
+
+    def release(self, connection: Connection) -> None:
+        """Nothing is kept for *connection* any more."""
+        self._held_bytes -= connection.held_bytes
+        connection.held_bytes = 0
+
+    def expire(self, now: float) -> None:
+        """Tell every connection whose deadline has passed."""
+        for connection in [each for each in self._address_of if each.deadline <= now]:
+            connection.expire()
+
+    def _drop_one_of(self, connections: Iterable[Connection]) -> bool:
+        nearest = min(connections, key=attrgetter("deadline"), default=None)
+        if nearest is None or nearest.deadline == math.inf:
+            return False
+        nearest.drop()
+        self.leave(nearest)
+        return True
+
+
+@lru_cache(maxsize=4096)
+def _counted_as(host: str | None, trusted: tuple[Network, ...]) -> str:
+    """The client that *host*'s connections are counted for; empty if they are not limited."""
+    if host is None:  # a Unix socket
+        return ""
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    if any(address in network for network in trusted):
+        return ""
+    prefix = _IPV6_PREFIX if isinstance(address, IPv6Address) else address.max_prefixlen
+    return str(ip_network((address, prefix), strict=False))
