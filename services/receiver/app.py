@@ -150,10 +150,13 @@ def create_app(door: Door, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """The receiver as an application; *routes* are the health routes."""
     for result in _RESULTS:
         telemetry.webhooks.labels(result)
-    return Starlette(
+    app = Starlette(
         routes=[Route("/webhooks/replicate", door.receive, methods=["POST"]), *routes],
         exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
     )
+    # A redirect would name the host that the client says it asked.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _only(request: Request, name: str) -> str:

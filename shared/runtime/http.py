@@ -163,10 +163,13 @@ class _Described(FastAPI):
 
 def create_app(api: ASGIApp, checks: Mapping[str, Check], *, below: str = "/v1") -> Starlette:
     """Serve *api*, and say beside it whether this process is well, by *checks*."""
-    return Starlette(
+    app = Starlette(
         routes=[*health_routes(checks), Mount(below, app=api)],
         exception_handlers={HTTPException: answering({})},
     )
+    # A redirect would name the host that the client says it asked.
+    app.router.redirect_slashes = False
+    return app
 
 
 class RequireToken:
