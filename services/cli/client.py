@@ -63,13 +63,12 @@ class _Api:
     _token_setting: ClassVar[str]
     #: What to do where there is no such thing.
     _list: ClassVar[str]
+    #: For what changes something; a question is answered sooner.
     _timeout: ClassVar[httpx.Timeout] = _TIMEOUT
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
-        self._http = httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=self._timeout, trust_env=False
-        )
+        self._http = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,7 +121,17 @@ class _Api:
         """*then* is what to do where the request makes no sense as things are."""
         given = {name: text for name, text in (query or {}).items() if text is not None}
         try:
-            response = await self._http.request(method, path, params=given, json=body, headers=headers)
+            response = await self._http.request(
+                method,
+                path,
+                params=given,
+                json=body,
+                headers=headers,
+                timeout=_TIMEOUT if method == "GET" else self._timeout,
+            )
+        except httpx.ReadTimeout as error:
+            said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
+            raise NoAnswer(said, then="modelswap doctor") from error
         except httpx.TransportError as error:
             raise NoAnswer(
                 f"{self._name} at {self._url} does not answer ({type(error).__name__})",

@@ -1,9 +1,11 @@
+import asyncio
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 
 from services.cli import client
-from services.cli.client import NoAnswer, NotNow, Product, patiently
+from services.cli.client import NoAnswer, NotNow, Operators, Product, patiently
 from services.cli.problem import Problem
 
 
@@ -48,3 +50,22 @@ async def test_an_empty_id_is_named_before_anybody_is_asked():
     async with Product("http://127.0.0.1:1", "token") as api:
         with pytest.raises(Problem, match="an empty id names nothing"):
             await api.get_training("")
+
+
+async def test_a_hung_server_is_named_after_a_deadline(monkeypatch):
+    monkeypatch.setattr(client, "_TIMEOUT", httpx.Timeout(0.2))
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        await reader.read()  # until the client hangs up
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server, asyncio.timeout(10):
+        port = server.sockets[0].getsockname()[1]
+        async with Operators(f"http://127.0.0.1:{port}", "token") as api:
+            with pytest.raises(NoAnswer, match="did not answer in time: it hangs") as caught:
+                await api.list_dead_letters({}, limit=1)
+        server.close()
+
+    assert caught.value.then == "modelswap doctor"
