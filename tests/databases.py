@@ -38,6 +38,19 @@ def copy_of(url: str) -> contextlib.AbstractAsyncContextManager[str]:
     return empty_database(url, template=urlsplit(url).path.removeprefix("/"))
 
 
+async def refuse(url: str, change: str, when: str) -> None:
+    """Have the database at *url* refuse a *change*, such as ``DELETE ON ops.letters``, of those rows."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f"""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE EXCEPTION 'poison' USING ERRCODE = '23514'; END $$;
+            CREATE TRIGGER refuse BEFORE {change} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse();
+        """)
+    finally:
+        await connection.close()
+
+
 async def _execute(url: str, statement: str) -> None:
     # Not to the database at *url*: one that is copied or dropped must be left alone.
     connection = await asyncpg.connect(urlsplit(url)._replace(path="/postgres").geturl())

@@ -181,24 +181,24 @@ async def running_engine(store: Store, broker: Listed, services: Answering | Non
         await asyncio.wait_for(task, 10)
 
 
-async def until(store: Store, replay_id: UUID, *statuses: Status) -> ReplayRecord:
-    """Wait until the replay has one of *statuses*."""
+async def until_found(store: Store, replay_id: UUID, is_so: Callable[[ReplayRecord], object]) -> ReplayRecord:
+    """Wait until the replay is as wanted."""
     async with asyncio.timeout(15):
         while True:
             record = await store.find(replay_id)
-            if record is not None and record.status in statuses:
+            if record is not None and is_so(record):
                 return record
             await asyncio.sleep(0.02)
+
+
+async def until(store: Store, replay_id: UUID, *statuses: Status) -> ReplayRecord:
+    """Wait until the replay has one of *statuses*."""
+    return await until_found(store, replay_id, lambda record: record.status in statuses)
 
 
 async def until_trouble(store: Store, replay_id: UUID) -> ReplayRecord:
     """Wait until it is said what holds up the replay."""
-    async with asyncio.timeout(15):
-        while True:
-            record = await store.find(replay_id)
-            if record is not None and record.trouble:
-                return record
-            await asyncio.sleep(0.02)
+    return await until_found(store, replay_id, lambda record: record.trouble)
 
 
 async def say(store: Store, *events: ReplaySettled) -> None:

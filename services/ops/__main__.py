@@ -6,6 +6,7 @@ import asyncio
 import sys
 from datetime import timedelta
 from functools import partial
+from uuid import UUID
 
 from services.ops.api import create_api
 from services.ops.client import Services
@@ -26,6 +27,7 @@ from services.ops.replays.store import Store as Replays
 from shared.contract.envelope import Envelope
 from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE, topology
 from shared.replicate.client import Replicate
+from shared.runtime.aside import SetAside
 from shared.runtime.broker import Consumer, Keeper, Publisher, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
@@ -51,10 +53,16 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
     replays, recoveries = Replays(pool), Recoveries(pool)
     letters = Letters(pool, failed=replays.failed)
+    overdue: SetAside[UUID] = SetAside("reconciler")
+    unreadable: SetAside[str] = SetAside("state's trainings")
+    ownerless: SetAside[str] = SetAside("owners")
+    settled: SetAside[int] = SetAside("purge")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
         Publisher(url, name="modelswap ops", timeout_seconds=settings.publish_timeout_seconds) as publisher,
-        Services(state_url=settings.api_url, extractor_url=settings.extractor_url, token=token) as services,
+        Services(
+            state_url=settings.api_url, extractor_url=settings.extractor_url, token=token, unreadable=unreadable
+        ) as services,
         Replicate(replicate_token, settings.replicate_api_url) as replicate,
     ):
 
@@ -74,7 +82,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
         )
-        reconciler = _reconciler(settings, services, replicate, recoveries, publish)
+        reconciler = _reconciler(settings, services, replicate, recoveries, publish, aside=overdue)
+        engine = Engine(replays, publisher, services, plan)
         outcomes = Consumer(
             url,
             queue=OPS_QUEUE,
@@ -100,15 +109,16 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 "outcomes": outcomes.check,
                 "reconciliation": reconciler.check,
             },
+            aside=(overdue, unreadable, ownerless, settled, archive.aside, *engine.aside),
         )
         await supervise(
             stopping,
             archive.run(stopping),
-            Owners(letters, services.user_of, wait).run(stopping),
-            purge(letters, timedelta(days=settings.ops_keep_settled_days), wait, stopping),
+            Owners(letters, services.user_of, wait, ownerless).run(stopping),
+            purge(letters, timedelta(days=settings.ops_keep_settled_days), wait, stopping, settled),
             outcomes.run(stopping),
             reconciler.run(stopping),
-            Engine(replays, publisher, services, plan).run(stopping),
+            engine.run(stopping),
             serve(
                 app,
                 host=settings.host,
@@ -121,7 +131,13 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
 
 
 def _reconciler(
-    settings: OpsSettings, services: Services, replicate: Replicate, store: Recoveries, publish: Publish
+    settings: OpsSettings,
+    services: Services,
+    replicate: Replicate,
+    store: Recoveries,
+    publish: Publish,
+    *,
+    aside: SetAside[UUID],
 ) -> Reconciler:
     limits = Limits(
         after=timedelta(seconds=settings.reconcile_after_seconds),
@@ -131,7 +147,9 @@ def _reconciler(
     )
     budget = CallBudget(settings.reconcile_calls_per_minute)
     secrets = reveal(settings.ref_secrets)
-    return Reconciler(services, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets)
+    return Reconciler(
+        services, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets, aside=aside
+    )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from urllib.parse import quote
 from uuid import UUID
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from services.ops.reconcile.plan import Stage, StateRefused, Unfinished
 from services.ops.replays.records import Revert
 from shared.contract.answers import kind_in, said_in
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.preview import Answer, Message
+from shared.runtime.aside import SetAside
 from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,10 +51,23 @@ class ServiceDown(DependencyDown):
     code = "service_down"
 
 
+class ServiceFailed(ServiceDown):
+    """It answers, but not as it should: maybe to this question alone."""
+
+    may_concern_one = True
+
+
+class TrainingUnreadable(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """State shows a training that this version can not read."""
+
+    code = "training_unreadable"
+
+
 class _Page(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    items: Sequence[Unfinished]
+    #: Each is read alone: one that can not be hides no other.
+    items: Sequence[JsonValue]
     next_cursor: str | None
 
 
@@ -64,9 +78,11 @@ class _Training(BaseModel):
 class Services:
     """State and the extractor, as an async context manager. Every question raises `ServiceDown` where one is away."""
 
-    def __init__(self, *, state_url: str, extractor_url: str, token: Token) -> None:
+    def __init__(self, *, state_url: str, extractor_url: str, token: Token, unreadable: SetAside[str]) -> None:
+        """*unreadable* holds the trainings of state that can not be read, by their refs."""
         self._state = f"{state_url}/v1"
         self._extractor = extractor_url
+        self._unreadable = unreadable
         self._may_speak_for_others = token.caller.may_speak_for_others
         self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token.secret}"}, trust_env=False)
 
@@ -80,6 +96,7 @@ class Services:
 
     async def unfinished(self) -> AsyncIterator[Unfinished]:
         """Every training that has not come to an end, newest first in each stage."""
+        seen, readable = None, False
         for stage in Stage:
             cursor: str | None = None
             while True:
@@ -87,11 +104,27 @@ class Services:
                 response = await self._ask("GET", f"{self._state}/trainings", query=asked)
                 _accept(response)
                 page = _read(_Page, response)
-                for training in page.items:
-                    yield training
+                for item in page.items:
+                    seen = response
+                    if (training := self._training_in(item)) is not None:
+                        readable = True
+                        yield training
                 cursor = page.next_cursor
                 if cursor is None:
                     break
+        if seen is not None and not readable:
+            raise _another_version(seen)
+
+    def _training_in(self, item: JsonValue) -> Unfinished | None:
+        ref = str(item.get("ref")) if isinstance(item, dict) else "without a ref"
+        try:
+            training = Unfinished.model_validate(item)
+        except ValidationError as error:
+            if not self._unreadable.is_waiting(ref):
+                self._unreadable.add(ref, TrainingUnreadable(str(error)))
+            return None
+        self._unreadable.discard(ref)
+        return training
 
     async def knows(self, training_id: str) -> bool:
         """Is a training of this id registered?"""
@@ -180,7 +213,7 @@ class Services:
         except (httpx.HTTPError, TimeoutError) as error:
             raise ServiceDown(f"{url} does not answer ({type(error).__name__})") from error
         if len(response.content) > _BODY_LIMIT:
-            raise ServiceDown(f"{url} said far too much")
+            raise ServiceFailed(f"{url} said far too much")
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ServiceDown(f"{url} does not accept our token: check MODELSWAP_API_TOKENS, here and there")
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -199,11 +232,15 @@ def _read(kind: type[M], response: httpx.Response) -> M:
     try:
         return kind.model_validate_json(response.content)
     except ValidationError as error:
-        raise ServiceDown(f"{response.url} answers like another version of modelswap") from error
+        raise _another_version(response) from error
 
 
-def _unexpected(response: httpx.Response) -> ServiceDown:
-    return ServiceDown(f"{response.url} answered {response.status_code}: {said_in(response.content)}")
+def _another_version(response: httpx.Response) -> ServiceFailed:
+    return ServiceFailed(f"{response.url} answers like another version of modelswap")
+
+
+def _unexpected(response: httpx.Response) -> ServiceFailed:
+    return ServiceFailed(f"{response.url} answered {response.status_code}: {said_in(response.content)}")
 
 
 def _shortened(reason: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from functools import partial
+from uuid import UUID
 
 import structlog
 
@@ -19,6 +20,7 @@ from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
 from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
 from shared.replicate.client import Replicate
+from shared.runtime.aside import SetAside
 from shared.runtime.broker import Consumer, Publisher, to_message
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
@@ -77,7 +79,9 @@ async def _run(
         return results
 
     relay = Relay(store, publish)
-    watcher = Watcher(store, stopping, limit=settings.max_streams)
+    streams: SetAside[UUID] = SetAside("streams")
+    trainers: SetAside[str] = SetAside("durations")
+    watcher = Watcher(store, stopping, limit=settings.max_streams, aside=streams)
     app = create_app(
         create_api(
             store,
@@ -92,13 +96,14 @@ async def _run(
             "progress": progress.check,
             "outbox": relay.check,
         },
+        aside=(streams, trainers),
     )
     await supervise(
         stopping,
         facts.run(stopping),
         progress.run(stopping),
         relay.run(stopping),
-        keep_learning(store, stopping),
+        keep_learning(store, stopping, trainers),
         watcher.run(),
         serve(
             app,

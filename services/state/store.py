@@ -359,18 +359,25 @@ _TRY_LOCK_LEARNING: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('
 _SUCCEEDED: Final = """
     t.stage IN ('verifying', 'active', 'replaced', 'superseded', 'unverified') AND t.trainer IS NOT NULL
 """
-# From one trainer straight to the next, and of each no more than its last trainings: however many there are in all.
-_LEARN: Final = f"""
+# Else a trainer's last trainings may be found by reading all of them.
+_FOLLOW_THE_INDEX: Final = "SET LOCAL enable_bitmapscan = off"
+# From one trainer straight to the next, however many trainings each has.
+_LIST_TRAINERS: Final = f"""
     WITH RECURSIVE trainers AS (
         (SELECT split_part(t.trainer, ':', 1) AS trainer FROM state.trainings t WHERE {_SUCCEEDED} ORDER BY 1 LIMIT 1)
         UNION ALL
         SELECT (SELECT split_part(t.trainer, ':', 1) FROM state.trainings t
                 WHERE {_SUCCEEDED} AND split_part(t.trainer, ':', 1) > trainers.trainer ORDER BY 1 LIMIT 1)
         FROM trainers WHERE trainers.trainer IS NOT NULL
-    ), measured AS (
+    )
+    SELECT trainer FROM trainers WHERE trainer IS NOT NULL
+"""  # noqa: S608 (what is put in stands above)
+# Of each no more than its last trainings.
+_LEARN: Final = f"""
+    WITH measured AS (
         SELECT trainers.trainer, count(*) AS trainings,
                percentile_cont(ARRAY[0.1, 0.5, 0.9]) WITHIN GROUP (ORDER BY seconds) AS seconds
-        FROM trainers, LATERAL (
+        FROM unnest($4::text[]) AS trainers (trainer), LATERAL (
             SELECT extract(epoch FROM t.completed_at - t.started_at)::double precision AS seconds
             FROM state.trainings t
             WHERE {_SUCCEEDED} AND split_part(t.trainer, ':', 1) = trainers.trainer
@@ -768,16 +775,24 @@ class Store:
 
     # Time
 
-    async def learn_durations(self) -> int:
-        """Learn how long each trainer's last trainings took; return of how many that is new."""
-        return await self._transaction(self._learn)
+    async def list_trainers(self) -> list[str]:
+        """The trainers of all trainings that succeeded, without their versions."""
 
-    async def _learn(self, connection: Connection) -> int:
+        async def work(connection: Connection) -> list[str]:
+            await connection.execute(_FOLLOW_THE_INDEX)
+            return [row["trainer"] for row in await connection.fetch(_LIST_TRAINERS)]
+
+        return await self._transaction(work)
+
+    async def learn_durations(self, trainers: Sequence[str]) -> int:
+        """Learn how long the last trainings of each of *trainers* took; return of how many that is new."""
+        return await self._transaction(lambda connection: self._learn(connection, trainers))
+
+    async def _learn(self, connection: Connection, trainers: Sequence[str]) -> int:
         if not await connection.fetchval(_TRY_LOCK_LEARNING):
             return 0
-        # Else a trainer's last trainings may be found by reading all of them.
-        await connection.execute("SET LOCAL enable_bitmapscan = off")
-        return len(await connection.fetch(_LEARN, LEARN_FROM, _LEARN_LAST, _LONGEST_TRAINING))
+        await connection.execute(_FOLLOW_THE_INDEX)
+        return len(await connection.fetch(_LEARN, LEARN_FROM, _LEARN_LAST, _LONGEST_TRAINING, trainers))
 
     # Below
 

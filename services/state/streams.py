@@ -25,8 +25,9 @@ import structlog
 from services.state.records import TrainingRecord
 from services.state.transitions import Stage
 from services.state.views import training_view
-from shared.contract.errors import ModelswapError, TransientError
+from shared.contract.errors import TransientError
 from shared.runtime import telemetry
+from shared.runtime.aside import SetAside
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
@@ -124,13 +125,19 @@ class Watcher:
         stopping: asyncio.Event,
         *,
         limit: int,
+        aside: SetAside[UUID],
         tick_seconds: float = _TICK_SECONDS,
         heartbeat_seconds: float = _HEARTBEAT_SECONDS,
     ) -> None:
-        """At most *limit* clients at a time; all are let go once *stopping* is set."""
+        """
+        At most *limit* clients at a time; all are let go once *stopping* is set.
+
+        *aside* holds the trainings that can not be shown, by their refs.
+        """
         self._trainings = trainings
         self._stopping = stopping
         self._limit = limit
+        self._aside = aside
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: dict[UUID, set[Follower]] = {}
@@ -180,15 +187,19 @@ class Watcher:
         asked = {ref: tuple(followers) for ref, followers in self._followers.items()}
         if not asked:
             return
-        try:
-            records = await self._trainings.find_trainings(list(asked))
-        except ModelswapError as error:
-            if not self._is_away:
-                log.warning("streams.delayed", error=error.code, detail=str(error), streams=self.count)
-            self._is_away = True
-            return
-        self._is_away = False
-        for record in records:
-            update = Update.of(record)
-            for follower in asked[record.ref]:
-                follower.tell(update)
+
+        async def tell(refs: Sequence[UUID]) -> None:
+            for record in await self._trainings.find_trainings(refs):
+                update = Update.of(record)
+                for follower in asked[record.ref]:
+                    follower.tell(update)
+
+        self._aside.keep_only(asked)
+        down = (await self._aside.together(asked, tell, key=_itself)).down
+        if down and not self._is_away:
+            log.warning("streams.delayed", error=down.code, detail=str(down), streams=self.count)
+        self._is_away = down is not None
+
+
+def _itself(ref: UUID) -> UUID:
+    return ref

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared.runtime.aside import SetAside
+
 #: Says what is wrong, or None.
 Check = Callable[[], Awaitable[str | None]]
 
 
-def health_routes(checks: Mapping[str, Check]) -> list[Route]:
-    """``/livez`` never touches a dependency; ``/readyz`` asks every check; ``/metrics`` is Prometheus text."""
+def health_routes(checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = ()) -> list[Route]:
+    """
+    ``/livez`` never touches a dependency; ``/readyz`` asks every check; ``/metrics`` is Prometheus text.
+
+    What loops have set *aside* is shown by ``/readyz``, but does not make the process unready: the others go on.
+    """
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -23,11 +30,13 @@ def health_routes(checks: Mapping[str, Check]) -> list[Route]:
     async def readyz(_: Request) -> Response:
         found = {name: await check() for name, check in checks.items()}
         ready = not any(found.values())
-        body = {
+        body: dict[str, Any] = {
             "status": "ok" if ready else "unavailable",
             "version": version("modelswap"),
             "checks": {name: problem or "ok" for name, problem in found.items()},
         }
+        if held := {each.loop: said for each in aside if (said := each.check())}:
+            body["set_aside"] = held
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def metrics(_: Request) -> Response:

@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
+from shared.runtime.aside import SetAside
 from shared.runtime.health import Check, health_routes
 from shared.runtime.tokens import ON_BEHALF_OF, Caller, Token, from_header
 
@@ -161,10 +162,12 @@ class _Described(FastAPI):
         return description
 
 
-def create_app(api: ASGIApp, checks: Mapping[str, Check], *, below: str = "/v1") -> Starlette:
-    """Serve *api*, and say beside it whether this process is well, by *checks*."""
+def create_app(
+    api: ASGIApp, checks: Mapping[str, Check], *, aside: Sequence[SetAside[Any]] = (), below: str = "/v1"
+) -> Starlette:
+    """Serve *api*, and say beside it whether this process is well, by *checks*, and what its loops have set *aside*."""
     app = Starlette(
-        routes=[*health_routes(checks), Mount(below, app=api)],
+        routes=[*health_routes(checks, aside), Mount(below, app=api)],
         exception_handlers={HTTPException: answering({})},
     )
     # A redirect would name the host that the client says it asked.

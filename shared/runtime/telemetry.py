@@ -40,3 +40,7 @@ overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings whose end shoul
 reconciled: Final = Counter(
     "modelswap_reconciled_total", "Overdue trainings by what they came to without a webhook.", ["outcome"]
 )
+#: Alert on it: what is set aside waits for somebody who mends it.
+set_aside: Final = Gauge(
+    "modelswap_set_aside", "Items of a loop that failed, and are tried again ever more rarely.", ["loop"]
+)

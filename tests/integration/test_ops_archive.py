@@ -174,15 +174,17 @@ async def test_one_that_can_not_be_stored_is_not_lost_and_holds_up_nobody(broker
             raise PermanentError("of no table")
         await keep(messages)
 
-    async with keeping(broker, publisher, picky, prefetch=4, put_back_seconds=0.2):
+    async with keeping(broker, publisher, picky, prefetch=4, put_back_seconds=0.2) as keeper:
         await publisher.publish(dead("poison"))
         for n in range(30):
             await publisher.publish(dead(f"t{n}"))
         await until(store, 30)
         assert "poison" not in await trainings(store)
+        assert len(keeper.aside) == 1
         refusing = False
         await until(store, 31)
 
+    assert len(keeper.aside) == 0
     found = await store.list_letters(Filter(training_id="poison"), before=None, limit=9)
     assert [(letter.queue, letter.error_code) for letter in found] == [(EXTRACTOR_QUEUE, "no_version")]
     assert await broker.depth(DEAD_QUEUE) == 0

@@ -12,14 +12,19 @@ import asyncpg
 import httpx
 import pytest
 
+from services.ops.client import ServiceFailed
+from services.ops.letters.owners import Owners
+from services.ops.letters.purge import purge_some
 from services.ops.letters.store import Store
 from services.ops.letters.views import Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.migrate import ROLE
 from shared.contract.envelope import REPLAY_HEADER
 from shared.contract.topology import STATE_QUEUE, topology
+from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.postgres import connect_pool
+from tests.databases import refuse
 from tests.ops import NOON, READER, archived, opened_letters, operators_api
 from tests.ops import dead as dead_letter
 from tests.state import connected
@@ -160,9 +165,45 @@ async def test_settled_letters_are_forgotten_after_a_while_and_others_never(stor
     for number, status in enumerate(("replaying", "resolved", "dropped"), start=2):
         await execute(database_url, f"UPDATE ops.letters SET status = '{status}' WHERE number = {number}")
 
-    assert await store.purge(HOUR, limit=10) == 0
-    assert await store.purge(timedelta(0), limit=10) == 2
+    aside: SetAside[int] = SetAside("test")
+    assert await purge_some(store, HOUR, aside) == 0
+    assert await purge_some(store, timedelta(0), aside) == 2
     assert [letter.status for letter in await letters(store)] == ["replaying", "open"]
+
+
+async def test_a_letter_that_can_not_be_forgotten_keeps_no_other(store, database_url):
+    await archived(store, dead("t1"), dead("t2"), dead("t3"))
+    for number in (1, 2, 3):
+        await store.drop(number, actor="olga", reason="old")
+    await refuse(database_url, "DELETE ON ops.letters", "old.training_id = 't1'")
+    aside: SetAside[int] = SetAside("test")
+
+    looked_at = [await purge_some(store, timedelta(0), aside) for _ in range(2)]
+
+    assert [letter.training_id for letter in await letters(store)] == ["t1"]
+    assert (looked_at, aside.waiting(), len(aside)) == ([3, 0], [1], 1)
+
+
+@pytest.mark.parametrize("error", [KeyError("poison"), ServiceFailed("500")], ids=repr)
+async def test_a_training_that_can_not_be_asked_about_hides_no_owner(store, error):
+    await archived(store, dead("t1"), dead("t2"), dead("t3"))
+    asked = []
+
+    async def ask(training_id: str) -> str:
+        asked.append(training_id)
+        if training_id == "t1":
+            raise error
+        return "ada"
+
+    async def wait(_: float) -> None: ...
+
+    aside: SetAside[str] = SetAside("test")
+    owners = Owners(store, ask, wait, aside)
+
+    assert [await owners.round() for _ in range(2)] == [3, 0]
+
+    assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t2", "t3"}
+    assert (asked, aside.waiting()) == (["t1", "t2", "t3"], ["t1"])
 
 
 async def test_an_owner_is_written_on_all_letters_of_a_training(store):

@@ -22,9 +22,10 @@ from shared.contract.errors import DependencyDown
 from shared.contract.events import ExtractionFailed, TrainingFailed, TrainingStarted, TrainingSucceeded
 from shared.contract.identity import ModelName
 from shared.replicate.client import TrainingsPage
-from shared.replicate.errors import BadAnswer, NotThere, OperatorNeeded
+from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import webhook_url
+from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.postgres import Pool, connect_pool
 from tests.state import connected
@@ -134,8 +135,10 @@ class Scene:
     published: list[Envelope] = field(default_factory=list)
     error: Exception | None = None
     budget: CallBudget = field(default_factory=lambda: CallBudget(60))
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        self.aside: SetAside[UUID] = SetAside("test", clock=lambda: self.seconds)
         self.reconciler = Reconciler(
             self.state,
             self.replicate,
@@ -144,6 +147,7 @@ class Scene:
             limits=LIMITS,
             budget=self.budget,
             ref_secrets=("of-ours",),
+            aside=self.aside,
         )
 
     async def _publish(self, envelope: Envelope) -> None:
@@ -164,6 +168,13 @@ def scene(store: Store) -> Scene:
 async def rows(database_url: str, statement: str) -> list[tuple[Any, ...]]:
     async with connected(database_url) as connection:
         return [tuple(row.values()) for row in await connection.fetch(statement)]
+
+
+async def shown_by(store: Store) -> Reconciliation:
+    router = reconciliation_router(store, State(), calls_per_minute=60)
+    shown = await router.routes[0].endpoint(limit=20)  # type: ignore[attr-defined]
+    assert isinstance(shown, Reconciliation)
+    return shown
 
 
 async def test_what_is_not_overdue_costs_nothing(scene: Scene):
@@ -369,6 +380,38 @@ async def test_what_was_not_confirmed_is_told_again_and_counted_once(scene: Scen
     assert await scene.store.counts(NOON) == {RecoveryOutcome.RECOVERED: RecoveryCounts(last_hour=1, last_day=1)}
 
 
+@pytest.mark.parametrize("error", [AssertionError("poison"), NoAnswer("503"), BadAnswer("no JSON")], ids=repr)
+async def test_a_poisoned_training_stops_no_other_and_is_shown(scene: Scene, error: Exception):
+    scene.state.trainings = [overdue(number, requested_at=NOON - number * HOUR) for number in (1, 2, 3)]
+    scene.replicate.listed = [replicates(number) for number in (1, 2)]
+
+    async def poisoned(training_id: str) -> Training:
+        raise error
+
+    scene.replicate.get_training = poisoned  # type: ignore[method-assign]
+    await scene.rounds(NOON)
+    shown = await shown_by(scene.store)
+
+    assert {each.event.training_id for each in scene.published} == {"t1", "t2"}
+    assert (shown.set_aside, shown.trainings[0].training_id, len(scene.aside)) == (1, "t3", 1)
+    assert str(error) in shown.trainings[0].trouble
+    assert shown.last_round.at == shown.last_round.last_success_at == NOON
+
+
+async def test_a_training_that_can_be_looked_at_again_is_set_aside_no_more(scene: Scene):
+    scene.state.trainings = [overdue(1), overdue(2)]
+    scene.replicate.unlisted = {"t1": replicates(1, status="paused"), "t2": replicates(2, status="processing")}
+    await scene.rounds(NOON)
+    before = await shown_by(scene.store)
+    scene.replicate.listed = [replicates(1), replicates(2)]
+    scene.seconds += 60
+
+    await scene.rounds(NOON + HOUR)
+
+    after = await shown_by(scene.store)
+    assert (before.set_aside, after.set_aside, len(scene.aside)) == (1, 0, 0)
+
+
 async def test_one_bad_answer_harms_only_its_own_training(scene: Scene):
     scene.state.trainings = [overdue(1, stage=Stage.REQUESTED), overdue(2)]
     scene.replicate.listed = [replicates(2)]
@@ -378,7 +421,7 @@ async def test_one_bad_answer_harms_only_its_own_training(scene: Scene):
         await scene.rounds(NOON)
 
     assert [each.event.training_id for each in scene.published] == ["t2"]
-    assert [line["error"] for line in logs if line["event"] == "reconciler.failed"] == ["replicate_bad_answer"]
+    assert [line["error"] for line in logs if line["event"] == "item.set_aside"] == ["replicate_bad_answer"]
 
 
 async def _bad_answer(training_id: str) -> Training:
@@ -463,11 +506,9 @@ async def test_operators_see_how_many_were_recovered_and_how_the_last_round_went
     scene.state.trainings = [overdue(requested_at=moment - 2 * HOUR)]
     scene.replicate.listed = [replicates(created_at=(moment - 2 * HOUR).isoformat())]
     await scene.rounds(moment)
-    route = reconciliation_router(scene.store, scene.state, calls_per_minute=60).routes[0]
 
-    shown = await route.endpoint(limit=5)  # type: ignore[attr-defined]
+    shown = await shown_by(scene.store)
 
-    assert isinstance(shown, Reconciliation)
     assert (shown.recovered, shown.door_seems_broken) == (RecoveryCounts(last_hour=1, last_day=1), False)
     assert (shown.last_round.overdue, shown.last_round.calls_left, shown.calls_per_minute) == (1, 59, 60)
     assert [(each.training_id, each.outcome) for each in shown.trainings] == [("t1", RecoveryOutcome.RECOVERED)]

@@ -30,6 +30,7 @@ from shared.contract.events import Effect, ModelReverted, TrainingCanceled
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
 from shared.runtime.broker import Outgoing
+from tests.databases import refuse
 from tests.replays import (
     Answering,
     Listed,
@@ -43,6 +44,7 @@ from tests.replays import (
     say,
     settled,
     until,
+    until_found,
     until_trouble,
 )
 from tests.state import NOON, connected, model_of, progressed, ready, succeeded
@@ -619,6 +621,49 @@ async def test_a_service_that_is_away_holds_up_a_dry_run_and_nothing_else(databa
     assert previewed.trouble == ""
 
 
+async def test_letters_that_no_service_answers_for_hold_up_no_other(database_url, store, broker):
+    numbers = await archive(
+        database_url,
+        *(letter_of(succeeded(f"poison{n}"), queue=EXTRACTOR_QUEUE) for n in range(20)),
+        *(letter_of(succeeded(f"t{n}"), queue=EXTRACTOR_QUEUE) for n in range(20)),
+        letter_of(succeeded("bug"), queue=EXTRACTOR_QUEUE),
+    )
+    is_poisoned = True
+
+    def answer(message: Message) -> Answer:
+        training_id = message.decode().event.training_id
+        if is_poisoned and training_id.startswith("poison"):
+            raise DependencyDown("the extractor answered 500")
+        if training_id == "bug":
+            raise AssertionError(training_id)
+        return Answer()
+
+    async with running_engine(store, broker, Answering(answer)):
+        planned, _ = await store.create(order(numbers, is_dry_run=True))
+        held_up = await until_found(store, planned.id, lambda found: sum(found.predictions.values()) == 21)
+        is_poisoned = False
+        done = await until(store, planned.id, Status.PREVIEWED)
+
+    assert held_up.predictions == {"nothing": 20, "failed": 1}
+    assert held_up.status is Status.PREVIEWING
+    assert (done.predictions, done.trouble) == ({"nothing": 40, "failed": 1}, "")
+
+
+async def test_a_replay_that_fails_by_itself_holds_up_no_other(database_url, store, broker):
+    numbers = await archive_many(database_url, 4)
+    poisoned, _ = await store.create(order(numbers[:1]))
+    await refuse(database_url, "UPDATE ON ops.replay_letters", f"new.replay_id = '{poisoned.id}'")
+    innocent, _ = await store.create(order(numbers[1:]))
+
+    async with running_engine(store, broker):
+        async with asyncio.timeout(10):
+            while len([mark for mark in broker.marks if mark.startswith(str(innocent.id))]) < 3:
+                await asyncio.sleep(0.02)
+        held_up = await until_trouble(store, poisoned.id)
+
+    assert (held_up.status, "poison" in held_up.trouble) == (Status.RUNNING, True)
+
+
 async def test_letters_that_are_gone_when_a_dry_run_is_started_are_skipped(database_url, store, broker):
     (one, two) = await archive_many(database_url, 2)
     async with running_engine(store, broker):
@@ -697,6 +742,22 @@ async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_u
     assert "generation 9" in found[2].undo_detail
     with pytest.raises(NotNow, match="nothing to undo"):
         await store.undo(record.id, actor="bob", reason="once more")
+
+
+async def test_many_users_of_whom_nobody_can_tell_hold_up_no_other(database_url, store, broker):
+    numbers = await archive_many(database_url, 40)
+    users = [f"user-{at:02}" for at in range(40)]
+    services = Answering(unknown=set(users[:30]))
+    record, _ = await store.create(order(numbers))
+    await say(
+        store,
+        *(settled(f"{record.id}:{n}", user_id=user, generation=7) for n, user in zip(numbers, users, strict=True)),
+    )
+
+    async with running_engine(store, broker, services):
+        await until(store, record.id, Status.DONE)
+        await store.undo(record.id, actor="bob", reason="they are all blurred")
+        await until_undone(store, record.id, waiting=30)
 
 
 async def test_one_user_of_whom_nobody_can_tell_holds_up_no_other_and_is_undone_later(database_url, store, broker):

@@ -30,6 +30,7 @@ from shared.contract.preview import Message as EventMessage
 from shared.replicate.errors import NotThere, Refused, Unknown
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, read_claim
+from shared.runtime.aside import SetAside
 from shared.runtime.http import MAX_BODY_BYTES, create_app
 from tests.state import (
     DESTINATION,
@@ -94,7 +95,7 @@ def application(store: Any, replicate: Replicate) -> httpx.ASGITransport:
     api = create_api(
         store,
         replicate,
-        Watcher(store, asyncio.Event(), limit=1),
+        Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test")),
         webhook=WebhookAddress("https://hooks.example.com", REF_SECRETS),
         api_tokens=(TOKEN, OLD_TOKEN, "operator/ben:bens-secret", "reader:readers-secret", "service/ops:ops-secret"),
     )

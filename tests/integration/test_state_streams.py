@@ -18,7 +18,9 @@ from services.state.handler import Handler
 from services.state.records import TrainingRecord
 from services.state.store import Store
 from services.state.streams import Update, Watcher
+from services.state.transitions import Stage
 from shared.contract.events import TrainingStarted
+from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
@@ -59,7 +61,7 @@ class Process:
     def __init__(self, store: Store, *, limit: int) -> None:
         self.stopping = asyncio.Event()
         self.store = Counting(store)
-        self.watcher = Watcher(self.store, self.stopping, limit=limit, tick_seconds=0.05)
+        self.watcher = Watcher(self.store, self.stopping, limit=limit, aside=SetAside("test"), tick_seconds=0.05)
         self.port = free_port()
         address = WebhookAddress("https://hooks.example.com", ["secret"])
         api = create_api(store, cast("Any", None), self.watcher, webhook=address, api_tokens=[TOKEN])
@@ -268,8 +270,33 @@ async def test_a_client_that_vanishes_leaves_its_place(store):
     assert refused.headers["retry-after"] == "5"
 
 
+async def test_a_training_that_can_not_be_shown_silences_no_other_stream(store):
+    class Poisoned(Counting):
+        async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingRecord]:
+            found = await super().find_trainings(refs)
+            if any(record.training_id == "poison" for record in found):
+                raise ValueError("a row of another version")
+            return found
+
+    for training_id in ("poison", "t2"):
+        await store.adopt(registration("ada", training_id))
+    aside: SetAside[UUID] = SetAside("test")
+    watcher = Watcher(Poisoned(store), asyncio.Event(), limit=9, aside=aside)
+
+    with contextlib.ExitStack() as stack:
+        followers = []
+        for training_id in ("poison", "t1", "t2"):
+            record = await store.find_training(training_id, None)
+            followers.append(stack.enter_context(watcher.followed(record, None)))
+        await store.apply([started(training_id) for training_id in ("poison", "t1", "t2")])
+        await watcher._tick()
+
+    assert [follower._latest.stage for follower in followers] == [Stage.REQUESTED, Stage.RUNNING, Stage.RUNNING]
+    assert len(aside) == 1
+
+
 async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
-    watcher = Watcher(store, asyncio.Event(), limit=1)
+    watcher = Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test"))
     record = await store.find_training("t1", None)
 
     async def never(*_: object) -> Any:
@@ -281,7 +308,7 @@ async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
 
 
 async def test_a_proxy_hears_that_the_stream_lives_while_nothing_happens(store):
-    watcher = Watcher(store, asyncio.Event(), limit=1, heartbeat_seconds=0.01)
+    watcher = Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test"), heartbeat_seconds=0.01)
     record = await store.find_training("t1", None)
 
     with watcher.followed(record, Update.of(record).id) as follower:

@@ -11,11 +11,14 @@ import pytest
 
 from services.state.estimate import LEARN_FROM
 from services.state.handler import Handler
+from services.state.learning import learn as keep_learning_once
 from services.state.records import TrainingRecord
 from services.state.store import Store
 from shared.contract.events import ProgressSource, TrainingStarted
 from shared.contract.identity import ModelRef
+from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
+from tests.databases import refuse
 from tests.state import (
     NOON,
     connected,
@@ -65,6 +68,10 @@ async def learned(database_url: str) -> dict[str, tuple[int, float, float, float
     }
 
 
+async def learn(store: Store) -> int:
+    return await store.learn_durations(await store.list_trainers())
+
+
 async def get(store: Store, training_id: str) -> TrainingRecord:
     record = await store.find_training(training_id, None)
     assert record is not None
@@ -78,7 +85,7 @@ async def test_of_each_trainer_the_median_and_the_spread_are_learned(store, data
     await run_all(store, "a", range(10, 31))
     await run_all(store, "b", [2] * 5, trainer=OTHER)
 
-    assert await store.learn_durations() == 2
+    assert await learn(store) == 2
 
     assert await learned(database_url) == {
         "ostris/flux-dev-lora-trainer": (21, 12, 20, 28),
@@ -90,7 +97,7 @@ async def test_versions_of_a_trainer_are_one_trainer(store, database_url):
     await run_all(store, "a", [10] * 3)
     await run_all(store, "b", [20] * 4, trainer=NEXT_VERSION)
 
-    await store.learn_durations()
+    await learn(store)
 
     assert (await learned(database_url))["ostris/flux-dev-lora-trainer"][:3] == (7, 10, 20)
 
@@ -98,7 +105,7 @@ async def test_versions_of_a_trainer_are_one_trainer(store, database_url):
 async def test_a_few_trainings_are_no_experience(store, database_url):
     await run_all(store, "a", [10] * (LEARN_FROM - 1))
 
-    await store.learn_durations()
+    await learn(store)
 
     assert await learned(database_url) == {}
 
@@ -111,7 +118,7 @@ async def test_wrong_dates_and_failures_are_not_learned_from(store, database_url
         await store.adopt(registration("ada", f"failed{number}", trainer=TRAINER))
         await store.apply([started(f"failed{number}"), failed(f"failed{number}")])
 
-    await store.learn_durations()
+    await learn(store)
 
     assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (LEARN_FROM, 10, 10, 10)}
 
@@ -119,7 +126,7 @@ async def test_wrong_dates_and_failures_are_not_learned_from(store, database_url
 async def test_one_that_took_all_day_does_not_spoil_the_rest(store, database_url):
     await run_all(store, "a", [20] * 19 + [60 * 23])
 
-    await store.learn_durations()
+    await learn(store)
 
     assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (20, 20, 20, 20)}
 
@@ -140,7 +147,7 @@ async def test_only_the_last_hundred_are_learned_from(store, database_url):
             str(TRAINER),
         )
 
-    await store.learn_durations()
+    await learn(store)
 
     assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (100, 5, 5, 5)}
 
@@ -152,7 +159,7 @@ async def test_a_registration_that_names_no_trainer_learns_it_from_replicate(sto
         ended = succeeded(f"t{number}", started_at=NOON, completed_at=NOON + timedelta(minutes=3), **said)
         await store.apply([ended])
 
-    await store.learn_durations()
+    await learn(store)
 
     assert (await get(store, "t0")).trainer == OTHER
     assert await learned(database_url) == {"acme/trainer": (LEARN_FROM, 3, 3, 3)}
@@ -162,7 +169,7 @@ async def test_several_processes_learn_the_same_and_nothing_twice(store, databas
     await run_all(store, "a", [10] * LEARN_FROM)
 
     async with opened_store(database_url) as other:
-        news = await asyncio.gather(*(each.learn_durations() for each in (store, other) * 8))
+        news = await asyncio.gather(*(learn(each) for each in (store, other) * 8))
 
     assert sum(news) == 1
     assert len(await learned(database_url)) == 1
@@ -170,7 +177,7 @@ async def test_several_processes_learn_the_same_and_nothing_twice(store, databas
 
 async def test_what_was_learned_is_the_estimate_of_the_next_training(store):
     await run_all(store, "a", [10] * LEARN_FROM)
-    await store.learn_durations()
+    await learn(store)
     await store.adopt(registration("ada", "next", trainer=NEXT_VERSION))
     await store.apply([envelope(TrainingStarted(training_id="next", started_at=now() - timedelta(minutes=5)))])
 
@@ -181,6 +188,18 @@ async def test_what_was_learned_is_the_estimate_of_the_next_training(store):
         pytest.approx(seconds, abs=3) for seconds in (shown.eta_low_seconds, shown.eta_seconds, shown.eta_high_seconds)
     ] == [240, 300, 360]
     assert shown.overdue_at is not None
+
+
+async def test_a_trainer_that_can_not_be_learned_of_harms_no_other(store, database_url):
+    await run_all(store, "a", [10] * LEARN_FROM)
+    await run_all(store, "b", [2] * LEARN_FROM, trainer=OTHER)
+    await refuse(database_url, "INSERT ON state.trainer_durations", f"new.trainer = '{TRAINER.model}'")
+    aside: SetAside[str] = SetAside("test")
+
+    await keep_learning_once(store, aside)
+
+    assert set(await learned(database_url)) == {str(OTHER.model)}
+    assert (aside.waiting(), len(aside)) == ([str(TRAINER.model)], 1)
 
 
 # Progress is never taken back
@@ -215,7 +234,7 @@ async def test_whatever_is_learned_meanwhile_no_process_shows_less_than_another_
     await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
     before = (await get(store, "t1")).shown.percent
     await run_all(store, "slow", [600] * LEARN_FROM)
-    await store.learn_durations()
+    await learn(store)
 
     async with opened_store(database_url) as other:
         record = await get(other, "t1")

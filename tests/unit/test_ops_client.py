@@ -15,11 +15,16 @@ from services.ops.reconcile.plan import StateRefused
 from services.ops.replays.records import Revert
 from services.state.views import RollBack
 from shared.contract.preview import Message
+from shared.runtime.aside import SetAside
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
 
 REVERT = Revert(UUID(int=1), "user-1", 7, "acme/ann:" + "a" * 64, "they are blurred", "olga")
 TOKEN = read_token("service/ops:a-token")
 MESSAGE = Message.model_construct(None, headers={}, content_type=None, body=b"{}")
+
+
+def opened(state_url: str, token: Token = TOKEN) -> Services:
+    return Services(state_url=state_url, extractor_url="http://extractor", token=token, unreadable=SetAside("test"))
 
 
 @contextlib.asynccontextmanager
@@ -33,7 +38,7 @@ async def answering(
         asked.append(request)
         return httpx.Response(status, json=answer)
 
-    async with Services(extractor_url="http://extractor", state_url="http://state", token=token) as client:
+    async with opened("http://state", token) as client:
         await client._http.aclose()
         client._http = httpx.AsyncClient(transport=httpx.MockTransport(handle))
         yield client, asked
@@ -132,8 +137,39 @@ async def test_an_answer_that_can_not_be_read_is_of_another_version():
             await client.user_of("t1")
 
 
+UNFINISHED = {
+    "ref": str(UUID(int=1)),
+    "training_id": "t1",
+    "user_id": "user-1",
+    "stage": "running",
+    "destination": "acme/ann",
+    "trainer": None,
+    "total_steps": None,
+    "requested_at": "2026-11-24T12:00:00Z",
+    "started_at": None,
+    "updated_at": "2026-11-24T12:00:00Z",
+}
+
+
+async def test_a_training_that_can_not_be_read_hides_no_other():
+    unreadable = {**UNFINISHED, "ref": str(UUID(int=2)), "destination": "of a version to come"}
+    page = {"items": [unreadable, "a text", UNFINISHED], "next_cursor": None}
+
+    async with answering(200, page) as (client, _):
+        found = [training.ref async for training in client.unfinished()]
+
+    assert set(found) == {UUID(int=1)}
+    assert len(client._unreadable) == 2
+
+
+async def test_where_no_training_can_be_read_state_is_of_another_version():
+    async with answering(200, {"items": [{}], "next_cursor": None}) as (client, _):
+        with pytest.raises(ServiceDown, match="another version"):
+            await anext(client.unfinished())
+
+
 async def test_a_service_that_is_not_there_is_named():
-    async with Services(state_url="http://127.0.0.1:1", extractor_url="", token=TOKEN) as client:
+    async with opened("http://127.0.0.1:1") as client:
         with pytest.raises(ServiceDown, match=r"http://127.0.0.1:1/v1/trainings/t1 does not answer \(ConnectError\)"):
             await client.knows("t1")
 

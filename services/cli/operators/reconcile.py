@@ -10,7 +10,7 @@ from services.cli.words import Format
 from services.ops.reconcile.views import Reconciliation
 
 _BROKEN: Final = 'webhooks do not arrive: see "The public door is broken" in deploy/runbook.md'
-_COLUMNS: Final = ("training", "user", "noticed", "looks", "asked for", "next look", "outcome")
+_COLUMNS: Final = ("training", "user", "noticed", "looks", "asked for", "next look", "outcome", "trouble")
 
 
 async def show_status(*, limit: int, output: Format) -> bool:
@@ -33,6 +33,7 @@ async def show_status(*, limit: int, output: Format) -> bool:
                 each.gets,
                 None if each.outcome else each.look_at,
                 each.outcome,
+                None if each.outcome else each.trouble,
             )
             for each in shown.trainings
         ]
@@ -59,4 +60,5 @@ def _round(shown: Reconciliation) -> list[tuple[object, ...]]:
         ("overdue then", last.overdue),
         ("calls left", f"{last.calls_left} of {shown.calls_per_minute} a minute"),
         ("trouble", last.trouble),
+        ("set aside", f"{shown.set_aside} that fail by themselves: see their trouble below" if shown.set_aside else ""),
     ]

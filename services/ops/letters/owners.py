@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import structlog
 
 from shared.contract.errors import ModelswapError
+from shared.runtime.aside import SetAside
 
 log = structlog.get_logger()
 
@@ -35,10 +36,12 @@ class Store(Protocol):
 class Owners:
     """Writes down the users of letters."""
 
-    def __init__(self, store: Store, ask: Ask, wait: Wait) -> None:
+    def __init__(self, store: Store, ask: Ask, wait: Wait, aside: SetAside[str]) -> None:
+        """*aside* holds the trainings that can not be asked about, by Replicate's ids."""
         self._store = store
         self._ask = ask
         self._wait = wait
+        self._aside = aside
         self._after = 0
         self._idle = 0
 
@@ -50,6 +53,9 @@ class Owners:
             except ModelswapError as error:
                 log.info("owners.delayed", error=error.code, detail=str(error))
                 found = 0
+            except Exception:
+                log.exception("owners.broken")
+                found = 0
             if not found:
                 self._rest()
                 await self._wait(_IDLE_SECONDS)
@@ -57,14 +63,18 @@ class Owners:
     async def round(self) -> int:
         """Ask about a few letters more; how many."""
         letters = await self._store.without_user(after=self._after, limit=_AT_ONCE)
-        for training_id in dict.fromkeys(training_id for _, training_id in letters):
-            user_id = await self._ask(training_id)
-            if user_id is not None:
-                await self._store.set_user(training_id, user_id)
-            await self._wait(_BETWEEN_SECONDS)
+        done = await self._aside.each(dict.fromkeys(training_id for _, training_id in letters), self._find, key=str)
+        if done.down:
+            raise done.down
         if letters:
             self._after = letters[-1][0]
         return len(letters)
+
+    async def _find(self, training_id: str) -> None:
+        user_id = await self._ask(training_id)
+        if user_id is not None:
+            await self._store.set_user(training_id, user_id)
+        await self._wait(_BETWEEN_SECONDS)
 
     def _rest(self) -> None:
         self._idle += 1

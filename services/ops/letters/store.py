@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -151,14 +151,19 @@ _WITHOUT_USER: Final = """
     ORDER BY number LIMIT $2
 """
 _SET_USER: Final = "UPDATE ops.letters SET user_id = $2 WHERE training_id = $1 AND user_id IS NULL"
-_PURGE: Final = """
+_SETTLED: Final = """
+    SELECT number FROM ops.letters
+    WHERE status IN ('resolved', 'dropped') AND status_at < clock_timestamp() - $1::interval
+      AND number <> ALL($3::bigint[])
+    ORDER BY status_at LIMIT $2
+"""
+# One that was opened again meanwhile stays.
+_FORGET: Final = """
     DELETE FROM ops.letters WHERE number IN (
         SELECT number FROM ops.letters
-        WHERE status IN ('resolved', 'dropped') AND status_at < clock_timestamp() - $1::interval
-        ORDER BY status_at LIMIT $2
+        WHERE number = ANY($1::bigint[]) AND status IN ('resolved', 'dropped')
         FOR UPDATE SKIP LOCKED
     )
-    RETURNING number
 """
 
 
@@ -345,10 +350,15 @@ class Store:
         async with acquired(self._pool) as connection:
             await connection.execute(_SET_USER, training_id, user_id)
 
-    async def purge(self, keep: timedelta, *, limit: int) -> int:
-        """Forget at most *limit* letters that were settled longer ago than *keep*; how many."""
+    async def settled(self, keep: timedelta, *, limit: int, without: Collection[int] = ()) -> list[int]:
+        """At most *limit* letters that were settled longer ago than *keep*, the oldest first, *without* those."""
         async with acquired(self._pool) as connection:
-            return len(await connection.fetch(_PURGE, keep, limit))
+            return [row["number"] for row in await connection.fetch(_SETTLED, keep, limit, list(without))]
+
+    async def forget(self, numbers: Sequence[int]) -> None:
+        """Delete these letters, all of them or none; what is not settled any more, or locked, stays."""
+        async with acquired(self._pool) as connection:
+            await connection.execute(_FORGET, numbers)
 
 
 _ACTIONS: Final = {LetterStatus.DROPPED: "letter.dropped", LetterStatus.OPEN: "letter.restored"}

@@ -33,6 +33,8 @@ class Store(Protocol):
 
     async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
 
+    async def set_aside(self) -> int: ...
+
     async def latest(self, limit: int) -> list[RecoveryView]: ...
 
     async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None: ...
@@ -60,6 +62,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
             never_started=counts.get(RecoveryOutcome.NEVER_STARTED, RecoveryCounts()),
             last_round=await store.last_round(),
             calls_per_minute=calls_per_minute,
+            set_aside=await store.set_aside(),
             trainings=await store.latest(limit),
         )
 

@@ -63,7 +63,7 @@ class LookRefused(PermanentError):  # noqa: N818 (likewise)
 class Unfinished(BaseModel):
     """A training that has not come to an end, as state shows it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     ref: UUID
     training_id: TrainingId | None

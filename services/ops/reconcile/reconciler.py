@@ -42,7 +42,7 @@ from services.ops.reconcile.plan import (
 )
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
 from shared.contract.envelope import Envelope, wrap
-from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.events import Event, ExtractionFailed, TrainingFailed
 from shared.contract.identity import TrainingId
 from shared.contract.text import clean
@@ -50,6 +50,7 @@ from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
 from shared.replicate.translate import translate
 from shared.runtime import telemetry
+from shared.runtime.aside import SetAside
 from shared.runtime.broker.link import is_stray_cancel
 from shared.runtime.clock import now
 from shared.runtime.waiting import wait_for_any
@@ -66,6 +67,7 @@ _LISTS_SHARE: Final = 0.5
 #: Postgres ends a round that takes longer.
 _LONGEST_ROUND_SECONDS: Final = 240.0
 _WARN_EVERY_SECONDS: Final = 600.0
+_TROUBLE_LIMIT: Final = 1000
 
 #: Returns when the broker has confirmed it.
 Publish: TypeAlias = Callable[[Envelope], Awaitable[None]]
@@ -109,7 +111,7 @@ class Store(Protocol):
     async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]: ...
 
     async def looked(
-        self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False
+        self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
     ) -> None: ...
 
     async def count_get(self, training: Unfinished, now: datetime) -> bool: ...
@@ -142,7 +144,9 @@ class Reconciler:
         limits: Limits,
         budget: CallBudget,
         ref_secrets: Sequence[str],
+        aside: SetAside[UUID],
     ) -> None:
+        """*aside* holds the trainings that fail by themselves, by their refs."""
         self._state = state
         self._replicate = replicate
         self._store = store
@@ -150,6 +154,7 @@ class Reconciler:
         self._limits = limits
         self._budget = budget
         self._ref_secrets = ref_secrets
+        self._aside = aside
         self._trouble: str | None = None
         self._failures = 0
         self._warned_at: float | None = None
@@ -192,7 +197,7 @@ class Reconciler:
         Look once at all that is overdue at *moment*.
 
         Raises:
-            ModelswapError: if somebody who is asked is away. What was done until then is remembered.
+            ModelswapError: if a dependency is down. What was done until then is remembered.
 
         """
         overdue, unfinished = await self._overdue(moment)
@@ -202,6 +207,7 @@ class Reconciler:
         if due:
             with suppress(OutOfCalls):
                 await self._take(plan(due, await self._list(due), now=moment, limits=self._limits), moment)
+        self._aside.keep_only(unfinished)
         await self._store.forget_others(unfinished)
         await self._store.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
         telemetry.overdue.set(len(overdue))
@@ -236,15 +242,28 @@ class Reconciler:
             raise OutOfCalls
 
     async def _take(self, steps: Sequence[Step], moment: datetime) -> None:
-        for step in steps:
-            try:
+        async def take(step: Step) -> None:
+            # Steps that cost no call go on.
+            with suppress(OutOfCalls):
                 await self._take_one(step, moment)
-            except DependencyDown:
-                raise
-            except ModelswapError as error:
-                # Its own: the others are looked at all the same, and this one later.
-                log.warning("reconciler.failed", ref=str(step.training.ref), error=error.code, detail=clean(str(error)))
-                await self._look_later(step.training, moment)
+
+        done = await self._aside.each(steps, take, key=_ref)
+        for step, error in done.set_aside:
+            await self._remember(step.training, error, moment)
+        if done.down:
+            raise done.down
+
+    async def _remember(self, training: Unfinished, error: Exception, moment: datetime) -> None:
+        """Show operators why a training is set aside."""
+        trouble = clean(f"{code_of(error)}: {error}", _TROUBLE_LIMIT)
+        look_at = next_look(training, moment, self._limits)
+        try:
+            await self._store.looked(training, moment, look_at=look_at, trouble=trouble)
+        except DependencyDown:
+            raise
+        except Exception:
+            # What can not be stored of one training must not end the round either; it waits in memory.
+            log.exception("reconciler.not_remembered", ref=str(training.ref))
 
     async def _take_one(self, step: Step, moment: datetime) -> None:
         match step:
@@ -360,3 +379,7 @@ class Reconciler:
             await self._store.note_trouble(now(), self._trouble, calls_left=int(self._budget.left))
         pause = min(2.0 ** min(self._failures - 1, 16), self._limits.every.total_seconds())
         return max(told_seconds or 0.0, pause)
+
+
+def _ref(step: Step) -> UUID:
+    return step.training.ref

@@ -22,13 +22,14 @@ _RECALL: Final = """
     SELECT ref, looks, absences, gets, asked_at, look_at FROM ops.recoveries WHERE ref = ANY($1::uuid[])
 """
 _LOOKED: Final = """
-    INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, looks, absences, look_at)
-    VALUES ($1, $2, $3, $4, 1, $5, $6)
+    INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, looks, absences, look_at, trouble)
+    VALUES ($1, $2, $3, $4, 1, $5, $6, $7)
     ON CONFLICT (ref) DO UPDATE SET
         training_id = coalesce(r.training_id, excluded.training_id),
         looks       = r.looks + 1,
         absences    = CASE excluded.absences WHEN 0 THEN 0 ELSE r.absences + 1 END,
-        look_at     = excluded.look_at
+        look_at     = excluded.look_at,
+        trouble     = excluded.trouble
 """
 _COUNT_GET: Final = """
     INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, gets, asked_at)
@@ -74,10 +75,12 @@ _COUNT: Final = """
     WHERE settled_at > $1::timestamptz - interval '1 day'
     GROUP BY outcome
 """
+_SET_ASIDE: Final = "SELECT count(*) FROM ops.recoveries WHERE outcome IS NULL AND trouble <> ''"
+# Those that need somebody come first.
 _LATEST: Final = """
-    SELECT ref, training_id, user_id, noticed_at, looks, gets, look_at, outcome, settled_at
+    SELECT ref, training_id, user_id, noticed_at, looks, gets, look_at, trouble, outcome, settled_at
     FROM ops.recoveries
-    ORDER BY noticed_at DESC
+    ORDER BY (outcome IS NULL AND trouble <> '') DESC, noticed_at DESC
     LIMIT $1
 """
 
@@ -99,9 +102,11 @@ class Store:
         """What was done about these trainings, where anything was."""
         return {row["ref"]: _memory(row) for row in await self._fetch(_RECALL, refs)}
 
-    async def looked(self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False) -> None:
-        """Remember a look, and when the next one is due."""
-        await self._fetch(_LOOKED, *_who(training), now, int(is_absent), look_at)
+    async def looked(
+        self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
+    ) -> None:
+        """Remember a look, when the next one is due, and why this one failed if it did."""
+        await self._fetch(_LOOKED, *_who(training), now, int(is_absent), look_at, trouble)
 
     async def count_get(self, training: Unfinished, now: datetime) -> bool:
         """Count that Replicate is asked for this one alone; False, if that was done often enough."""
@@ -152,8 +157,13 @@ class Store:
             for row in rows
         }
 
+    async def set_aside(self) -> int:
+        """How many trainings could not be looked at the last time."""
+        (row,) = await self._fetch(_SET_ASIDE)
+        return int(row["count"])
+
     async def latest(self, limit: int) -> list[RecoveryView]:
-        """The trainings that were noticed last."""
+        """The trainings that are set aside, then those that were noticed last."""
         return [RecoveryView.model_validate(dict(row)) for row in await self._fetch(_LATEST, limit)]
 
     async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None:

@@ -59,6 +59,8 @@ class RecoveryView(_View):
     gets: int
     #: The next look; null for one that was only just noticed.
     look_at: datetime | None
+    #: Why the last look failed, so that it is set aside until the next one; empty: it did not.
+    trouble: str
     outcome: RecoveryOutcome | None
     settled_at: datetime | None
 
@@ -73,7 +75,9 @@ class Reconciliation(_View):
     never_started: RecoveryCounts
     last_round: RoundView
     calls_per_minute: int
-    #: The latest, newest first.
+    #: How many trainings fail by themselves when they are looked at. They are tried again ever more rarely.
+    set_aside: int
+    #: Those that are set aside, then the latest, newest first.
     trainings: Sequence[RecoveryView]
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
@@ -27,16 +29,24 @@ from services.ops.replays.records import Revert, Round, Sendable, SendAll, SendR
 from shared.contract.envelope import trace_id_in
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.topology import RECEIVER, Topology
+from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing, to_message
 from shared.runtime.broker.link import is_stray_cancel
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+#: One round of a replay; None where there is nothing to do of this kind.
+DoSome: TypeAlias = Callable[[Work], Coroutine[Any, Any, Round | None]]
+
 #: Another process's outcomes do not wake us.
 _POLL_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 10.0
+_LONGEST_ITEM_PAUSE_SECONDS: Final = 60.0
 _PREVIEWS: Final = 16
 _PREVIEWS_AT_A_TIME: Final = 4
 _REVERTS: Final = 8
@@ -54,13 +64,17 @@ class Store(Protocol):
 
     async def send(self, replay_id: UUID, send_all: SendAll) -> Round: ...
 
-    async def to_preview(self, replay_id: UUID, *, limit: int) -> list[Sendable]: ...
+    async def to_preview(
+        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
+    ) -> list[Sendable]: ...
 
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None: ...
 
     async def end_preview(self, replay_id: UUID) -> None: ...
 
-    async def to_revert(self, replay_id: UUID, *, limit: int) -> list[Revert]: ...
+    async def to_revert(
+        self, replay_id: UUID, *, limit: int, after: str = "", without: Sequence[str] = ()
+    ) -> list[Revert]: ...
 
     async def remember_revert(self, revert: Revert, *, kept_because: str | None) -> None: ...
 
@@ -92,51 +106,75 @@ class Engine:
         self._plan = plan
         self._pause_seconds = pause_seconds
 
+        def pauses(loop: str, longest_seconds: float = _LONGEST_PAUSE_SECONDS) -> SetAside[Any]:
+            return SetAside(loop, first_seconds=pause_seconds, longest_seconds=longest_seconds)
+
+        self._sending: SetAside[UUID] = pauses("replays that send")
+        self._asking: SetAside[UUID] = pauses("replays that ask")
+        self._letters: SetAside[Mark] = pauses("letters of dry runs", _LONGEST_ITEM_PAUSE_SECONDS)
+        self._users: SetAside[tuple[UUID, str]] = pauses("users of undone replays", _LONGEST_ITEM_PAUSE_SECONDS)
+        #: Where each dry run, and each undo, is: the others have their turn before one that failed is tried again.
+        self._previewed: dict[UUID, int] = {}
+        self._reverted: dict[UUID, str] = {}
+        #: What fails by itself, of each kind.
+        self.aside: Sequence[SetAside[Any]] = (self._sending, self._asking, self._letters, self._users)
+
     async def run(self, stopping: asyncio.Event) -> None:
         """Work until *stopping* is set."""
         # Apart, because a service that is slow to answer must not hold up what is being sent.
-        await asyncio.gather(self._repeat(self._send_some, stopping), self._repeat(self._ask_some, stopping))
+        await asyncio.gather(
+            self._repeat(self._send_some, self._sending, stopping),
+            self._repeat(self._ask_some, self._asking, stopping),
+        )
 
-    async def _repeat(self, work: Callable[[Work], Awaitable[Round | None]], stopping: asyncio.Event) -> None:
+    async def _repeat(self, work: DoSome, aside: SetAside[UUID], stopping: asyncio.Event) -> None:
         changes, failures = self._store.changes(), 0
         while not stopping.is_set():
             changes.clear()
-            trouble, seconds = await self._attempt(work)
-            if trouble is not None:
+            try:
+                seconds, failures = await self._attempt(work, aside), 0
+            except DependencyDown as error:
                 failures += 1
-                seconds = self._report(trouble, failures)
-            elif failures:
-                log.info("replays.resumed", failures=failures)
-                failures = 0
+                seconds = self._delay(error, failures)
+            except Exception as error:
+                failures += 1
+                log.exception("replays.broken")
+                seconds = self._delay(error, failures)
             # In trouble, no outcome wakes us: it would only hurry the next failure.
             await wait_for_any(stopping, *([] if failures else [changes]), seconds=seconds)
 
-    async def _attempt(self, work: Callable[[Work], Awaitable[Round | None]]) -> tuple[BaseException | None, float]:
-        """One round of each replay: what went wrong, and how long to wait until the next."""
-        try:
-            busy = await self._store.at_work()
-            rounds = await asyncio.gather(*map(work, busy), return_exceptions=True)
-            await self._tell(busy, rounds)
-        except DependencyDown as error:
-            return error, 0
-        except asyncio.CancelledError as error:
-            if not is_stray_cancel():
-                raise
-            return error, 0
-        except Exception as error:  # noqa: BLE001 (a bug here must not end the work on all replays)
-            return error, 0
-        done = [each for each in rounds if isinstance(each, Round)]
-        failures = [each for each in rounds if isinstance(each, BaseException)]
-        failures += [failure for each in done for failure in each.failures]
-        waits = [each.seconds for each in done if each.seconds is not None]
-        return next(iter(failures), None), min([*waits, _POLL_SECONDS if busy else _IDLE_SECONDS])
+    async def _attempt(self, work: DoSome, aside: SetAside[UUID]) -> float:
+        """One round of each replay that is not set aside; how long to wait until the next."""
+        busy = await _without_stray_cancel(self._store.at_work())
+        rounds = await asyncio.gather(
+            *(self._one(work, each, aside) for each in busy if not aside.is_waiting(each.replay_id))
+        )
+        waits = [each.seconds for each in rounds if each is not None and each.seconds is not None]
+        again = aside.next_seconds()
+        return min([*waits, *([] if again is None else [again]), _POLL_SECONDS if busy else _IDLE_SECONDS])
 
-    async def _tell(self, busy: Sequence[Work], rounds: Sequence[Round | BaseException | None]) -> None:
-        """Write down what holds up each replay, or that nothing does any more."""
-        for work, result in zip(busy, rounds, strict=True):
-            trouble = _trouble(result)
-            if trouble not in (None, work.trouble):
-                await self._store.set_trouble(work.replay_id, trouble)
+    async def _one(self, work: DoSome, replay: Work, aside: SetAside[UUID]) -> Round | None:
+        """One round of one replay. What goes wrong holds up this one only, which says so."""
+        done, error = None, None
+        try:
+            done = await _without_stray_cancel(work(replay))
+            error = next(iter(done.failures), None) if done else None
+            if done is not None and not done.is_elsewhere:
+                await self._tell(replay, "" if error is None else _said(error))
+        except Exception as failure:  # noqa: BLE001 (it is logged by `add`; the other replays go on)
+            error = failure
+            with suppress(ModelswapError):  # where Postgres is away, /readyz says it
+                await self._tell(replay, _said(failure))
+        if error is None:
+            aside.discard(replay.replay_id)
+        elif done is None or not done.is_underway:
+            aside.add(replay.replay_id, error, is_own=not isinstance(error, DependencyDown))
+        return done
+
+    async def _tell(self, work: Work, trouble: str) -> None:
+        """Write down what holds up a replay, or that nothing does any more."""
+        if trouble != work.trouble:
+            await self._store.set_trouble(work.replay_id, trouble)
 
     async def _send_some(self, work: Work) -> Round | None:
         return await self._store.send(work.replay_id, self._send_all) if work.status is Status.RUNNING else None
@@ -190,32 +228,54 @@ class Engine:
 
     async def _preview(self, work: Work) -> Round:
         began = asyncio.get_running_loop().time()
-        batch = await self._store.to_preview(work.replay_id, limit=max(1, min(_PREVIEWS, int(work.rate_per_second))))
-        if not batch:
-            await self._store.end_preview(work.replay_id)
+        replay_id, limit = work.replay_id, max(1, min(_PREVIEWS, int(work.rate_per_second)))
+        waiting = [mark for mark in self._letters.waiting() if mark.replay_id == replay_id]
+        without = [mark.letter for mark in waiting]
+        batch = await self._store.to_preview(
+            replay_id, limit=limit, after=self._previewed.get(replay_id, 0), without=without
+        ) or await self._store.to_preview(replay_id, limit=limit, without=without)
+        if not batch and not waiting:
+            await self._store.end_preview(replay_id)
+            self._previewed.pop(replay_id, None)
             return Round(seconds=0.0)
+        if batch:
+            self._previewed[replay_id] = batch[-1].mark.letter
         slots = asyncio.Semaphore(_PREVIEWS_AT_A_TIME)
 
-        async def predict_one(sendable: Sendable) -> Prediction:
+        async def predict_one(sendable: Sendable) -> None:
             async with slots:
-                return await predict(sendable, self._services)
+                prediction = await predict(sendable, self._services)
+            await self._store.remember_predictions(replay_id, {sendable.mark.letter: prediction})
 
-        predictions = await asyncio.gather(*map(predict_one, batch))
-        await self._store.remember_predictions(
-            work.replay_id, {each.mark.letter: prediction for each, prediction in zip(batch, predictions, strict=True)}
-        )
+        done = await self._each(self._letters, waiting, {each.mark: predict_one(each) for each in batch})
         took = asyncio.get_running_loop().time() - began
-        return Round(seconds=max(0.0, len(batch) / work.rate_per_second - took))
+        return replace(done, seconds=max(0.0, len(batch) / work.rate_per_second - took))
 
     # Undoing
 
     async def _undo(self, replay_id: UUID) -> Round:
-        reverts = await self._store.to_revert(replay_id, limit=_REVERTS)
-        if not reverts:
+        waiting = [key for key in self._users.waiting() if key[0] == replay_id]
+        without = [user_id for _, user_id in waiting]
+        reverts = await self._store.to_revert(
+            replay_id, limit=_REVERTS, after=self._reverted.get(replay_id, ""), without=without
+        ) or await self._store.to_revert(replay_id, limit=_REVERTS, without=without)
+        if not reverts and not waiting:
             await self._store.end_undo(replay_id)
-        # One user of whom state can not be told must not hold up the others.
-        results = await asyncio.gather(*map(self._revert, reverts), return_exceptions=True)
-        return Round(failures=[each for each in results if each is not None], seconds=0.0)
+            self._reverted.pop(replay_id, None)
+            return Round(seconds=0.0)
+        if reverts:
+            self._reverted[replay_id] = reverts[-1].user_id
+        works = {(replay_id, revert.user_id): self._revert(revert) for revert in reverts}
+        return replace(await self._each(self._users, waiting, works), seconds=0.0)
+
+    async def _each(
+        self, aside: SetAside[K], waiting: Sequence[K], works: Mapping[K, Coroutine[Any, Any, None]]
+    ) -> Round:
+        """Do all of *works* at the same time. One that fails holds up no other, and is told of while it waits."""
+        results = await asyncio.gather(*map(_without_stray_cancel, works.values()), return_exceptions=True)
+        aside.settle(dict(zip(works, results, strict=True)))
+        errors = [*results, *map(aside.error_of, waiting)]
+        return Round([error for error in errors if error is not None], is_underway=None in results)
 
     async def _revert(self, revert: Revert) -> None:
         kept_because = _FIRST_MODEL if revert.to is None else await self._services.roll_back(revert)
@@ -230,28 +290,21 @@ class Engine:
             reason=revert.reason if kept_because is None else kept_because,
         )
 
-    def _report(self, error: BaseException, failures: int) -> float:
-        """Say what is wrong; how long to wait."""
-        log.warning(
-            "replays.delayed",
-            error=code_of(error),
-            detail=str(error),
-            failures=failures,
-            exc_info=None if isinstance(error, ModelswapError) else error,
-        )
+    def _delay(self, error: Exception, failures: int) -> float:
+        """Say what keeps us from all replays; how long to wait."""
+        log.warning("replays.delayed", error=code_of(error), detail=str(error), failures=failures)
         longest = min(self._pause_seconds * 2.0 ** min(failures - 1, 16), _LONGEST_PAUSE_SECONDS)
         return longest * random.random()  # noqa: S311 (jitter, not a secret)
 
 
-def _trouble(result: Round | BaseException | None) -> str | None:
-    """What a round says holds its replay up; empty: nothing does; None: it can not tell."""
-    match result:
-        case None | Round(is_elsewhere=True):
-            return None
-        case Round():
-            failure = next(iter(result.failures), None)
-        case _:
-            failure = result
-    if failure is None:
-        return ""
-    return str(failure) if isinstance(failure, ModelswapError) else f"a bug, {type(failure).__name__}: see ops' log"
+async def _without_stray_cancel(work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if not is_stray_cancel():
+            raise
+        raise DependencyDown("a connection was lost in the middle of the work") from error
+
+
+def _said(error: BaseException) -> str:
+    return str(error) if isinstance(error, ModelswapError) else f"a bug, {type(error).__name__}: see ops' log"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+import structlog
+
 from services.ops.replays.messages import message_of, reported
 from services.ops.replays.outcomes import read
 from services.ops.replays.plan import Outcome, Prediction, asks_extractor, is_end, predicted, refused
@@ -17,6 +19,8 @@ from shared.contract.errors import DependencyDown, Malformed, ModelswapError
 from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER
+
+log = structlog.get_logger()
 
 #: A way has three: the extractor, state, and perhaps both once more.
 _MOST_HOPS: Final = 8
@@ -42,7 +46,10 @@ async def predict(sendable: Sendable, services: Services) -> Prediction:
         return await _ask(sendable, services)
     except DependencyDown:
         raise
-    except ModelswapError as error:
+    except Exception as error:
+        # A bug here is no prediction of the letter's, but says as much: somebody must look at it.
+        if not isinstance(error, ModelswapError):
+            log.exception("prediction.broken", letter=sendable.mark.letter)
         return refused(Refusal.of(error), error_code=sendable.letter.error_code)
 
 

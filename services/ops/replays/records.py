@@ -158,11 +158,12 @@ SendAll: TypeAlias = Callable[[Sequence[Sendable]], Awaitable[Sequence[SendResul
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round of sending came to."""
+    """What one round of a replay came to."""
 
-    sent: int = 0
-    #: Why others were not; they are tried again.
+    #: Why some letters, or users, are not done; they are tried again.
     failures: Sequence[BaseException] = field(default=())
+    #: Were others done? Then the next round need not wait for those that failed.
+    is_underway: bool = False
     #: When there is more to do; None: when an outcome comes.
     seconds: float | None = None
     #: Another process does it.

@@ -176,7 +176,7 @@ _NEXT: Final = """
         FROM (
             SELECT r.letter, r.edited_body, r.position, octet_length(coalesce(r.edited_body, m.body)) AS size
             FROM ops.replay_letters r JOIN ops.letters m ON m.number = r.letter
-            WHERE r.replay_id = $1 AND r.outcome = $3 AND r.predicted IS NULL
+            WHERE r.replay_id = $1 AND r.outcome = $3{}
             ORDER BY r.position
             LIMIT $2
         ) sized
@@ -184,8 +184,9 @@ _NEXT: Final = """
     WHERE w.bytes_before < $4
     ORDER BY w.position
 """
+_NEXT_TO_SEND: Final = _NEXT.format("")
 # A dry run that was started has its predictions still.
-_NEXT_TO_SEND: Final = _NEXT.replace(" AND r.predicted IS NULL", "")
+_NEXT_TO_PREVIEW: Final = _NEXT.format(" AND r.predicted IS NULL AND r.letter > $5 AND r.letter <> ALL($6::bigint[])")
 _MARK_SENT: Final = """
     UPDATE ops.replay_letters SET outcome = 'sent', sent_at = clock_timestamp()
     WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'waiting'
@@ -318,7 +319,7 @@ _TO_REVERT: Final = """
     SELECT user_id, generation, model, previous FROM ops.replay_letters
     WHERE replay_id = $1 AND undo = 'waiting' AND user_id = ANY(ARRAY(
         SELECT DISTINCT user_id FROM ops.replay_letters
-        WHERE replay_id = $1 AND undo = 'waiting'
+        WHERE replay_id = $1 AND undo = 'waiting' AND user_id > $3 AND user_id <> ALL($4::text[])
         ORDER BY user_id LIMIT $2
     ))
     ORDER BY user_id, generation DESC
@@ -685,11 +686,13 @@ class Store:
                 await connection.execute(_REOPEN_RETURNED, replay_id, each.mark.letter)
         await connection.execute(_PUT_OFF, replay_id, float(len(batch)))
         failures = [result for result in results if isinstance(result, BaseException)]
-        return Round(len(sent), failures, seconds=0.0)
+        return Round(failures, is_underway=bool(sent), seconds=0.0)
 
-    async def to_preview(self, replay_id: UUID, *, limit: int) -> list[Sendable]:
-        """The next letters of a dry run; none: it is made."""
-        rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, _ROUND_BYTES)
+    async def to_preview(
+        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
+    ) -> list[Sendable]:
+        """The next letters of a dry run, beyond the number *after* and *without* those."""
+        rows = await self._fetch(_NEXT_TO_PREVIEW, replay_id, limit, Outcome.PLANNED, _ROUND_BYTES, after, without)
         return [Sendable(to_letter(row), Mark(replay_id, row["number"])) for row in rows]
 
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None:
@@ -772,11 +775,13 @@ class Store:
 
     # Undoing
 
-    async def to_revert(self, replay_id: UUID, *, limit: int) -> list[Revert]:
-        """The next users whose models are to be taken back; none: all are."""
+    async def to_revert(
+        self, replay_id: UUID, *, limit: int, after: str = "", without: Sequence[str] = ()
+    ) -> list[Revert]:
+        """The next users whose models are to be taken back, beyond the user *after* and *without* those."""
         (undo,) = await self._fetch(_GET_UNDO, replay_id)
         by_user: dict[str, list[SetModel]] = {}
-        for row in await self._fetch(_TO_REVERT, replay_id, limit):
+        for row in await self._fetch(_TO_REVERT, replay_id, limit, after, without):
             by_user.setdefault(row["user_id"], []).append(SetModel(row["generation"], row["model"], row["previous"]))
         return [
             Revert(replay_id, user_id, models[0].generation, before(models), undo["undo_reason"], undo["undo_actor"])

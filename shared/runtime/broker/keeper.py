@@ -3,13 +3,14 @@ How are messages kept, whatever they are? Takes what is there, hands it to the s
 
     stored                   ack
     DependencyDown           pause, ask again; nothing is acked, the rest waits in RabbitMQ, and after a while all does
-    any other error          each of the batch alone; one that fails alone is put at the queue's end after a while, and
-                             acked once it is there: it is not lost, and holds up nobody
+    any other error          each of the batch alone; one that fails alone is set aside: put at the queue's end after
+                             a while, and acked once it is there, so it is not lost and holds up no other
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
@@ -19,6 +20,7 @@ import structlog
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
+from shared.runtime.aside import SetAside
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.supervisor import HOLD_SECONDS, Inbox, Supervised
@@ -70,6 +72,8 @@ class Keeper(Supervised):
         )
         self._keep = keep
         self._put_back_seconds = put_back_seconds
+        #: What could not be stored. It waits in RabbitMQ; its pause does not grow, because it is unacked meanwhile.
+        self.aside: SetAside[str] = SetAside(queue, first_seconds=put_back_seconds, longest_seconds=put_back_seconds)
         self._kept, self._retried = (telemetry.deliveries.labels(queue, result) for result in ("handled", "retried"))
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
@@ -77,6 +81,9 @@ class Keeper(Supervised):
         refused = await self._ask(partial(self._attempt, batch), inbox, until=until)
         later = {delivery.tag for delivery in refused}
         kept = [delivery for delivery in batch if delivery.tag not in later]
+        if self.aside:
+            for delivery in kept:
+                self.aside.discard(_name(delivery))
         self._kept.inc(len(kept))
         # One by one: what is put back later stays unacked among them.
         await inbox.ack(kept, alone=False)
@@ -89,11 +96,11 @@ class Keeper(Supervised):
             await self._keep(batch)
         except DependencyDown:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (each is tried alone, and set aside with its error)
             if len(batch) > 1:
                 log.warning("batch.split", queue=self._queue, size=len(batch), error=repr(error))
                 return [each for delivery in batch for each in await self._attempt([delivery])]
-            log.exception("delivery.not_kept", queue=self._queue, routing_key=batch[0].routing_key)
+            self.aside.add(_name(batch[0]), error)
             self._retried.inc()
             return list(batch)
         return []
@@ -111,3 +118,9 @@ class Keeper(Supervised):
         )
         await self._publish(again, inbox, until=asyncio.get_running_loop().time() + self._hold_seconds)
         await inbox.ack([delivery], alone=False)
+
+
+def _name(delivery: Delivery) -> str:
+    """What a message is called in logs, and known by when it comes again."""
+    digest = hashlib.sha256(delivery.body).hexdigest()[:16]
+    return f"{delivery.headers.get('ce-id', 'message')} of {delivery.routing_key}, sha256 {digest}"
