@@ -36,6 +36,8 @@ class Health(BaseModel):
 
     version: str
     checks: Mapping[str, str]
+    #: Of each loop that has set items aside, how many.
+    set_aside: Mapping[str, str] = {}
 
     @property
     def problems(self) -> list[str]:

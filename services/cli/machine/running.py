@@ -79,6 +79,9 @@ def _process(name: str, answer: Health | BaseException, version: str, away: str)
             raise error
     if answer.problems:
         return Finding(name, WRONG, f"is not ready: {'; '.join(answer.problems)}", f"put that right; log of {name}")
+    if answer.set_aside:
+        said = "; ".join(f"{loop}: {text}" for loop, text in answer.set_aside.items())
+        return Finding(name, WARNING, f"ready, but {said}", '"Items are set aside" in deploy/runbook.md')
     if answer.version != version:
         return Finding(name, WARNING, f"is version {answer.version}, this command {version}", f"restart {name}")
     return Finding(name, OK, f"ready, version {answer.version}")

@@ -1,0 +1,21 @@
+"""What does the doctor make of what a process says of itself?"""
+
+from __future__ import annotations
+
+from services.cli.machine.client import Health
+from services.cli.machine.finding import WARNING, WRONG
+from services.cli.machine.running import _process
+
+ASIDE = {"owners": "2 set aside, the last for service_down"}
+
+
+def test_items_that_are_set_aside_are_a_warning():
+    found = _process("ops", Health(version="1", checks={"archive": "ok"}, set_aside=ASIDE), "1", WRONG)
+
+    assert (found.status, found.detail) == (WARNING, "ready, but owners: 2 set aside, the last for service_down")
+
+
+def test_a_process_that_is_not_ready_is_wrong_whatever_is_set_aside():
+    health = Health(version="1", checks={"archive": "RabbitMQ is away"}, set_aside=ASIDE)
+
+    assert _process("ops", health, "1", WRONG).status == WRONG
