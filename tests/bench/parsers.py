@@ -48,6 +48,13 @@ LOGS: Final = {
     "lines full of endless bars": "1it [x] " * 250 + "\n",
     "lines full of ratios": "1/1 " * 40 + "\n",
     "lines full of epochs' bars": "Epochs: 1%| 1/3" * 10 + "\n",
+    "tables of percentages": "1200 (4.00%)\n",
+    "batches of an unknown number": "Epoch [3][50/2500]\n",
+    "epochs at the start": "    3/12   640: 100%|██████████| 160/160 [01:52<00:00,  1.14s/it]\n",
+    "bars behind counts": " 45/100 ━━━━━━━━━ 5s 90ms/step\n",
+    "other work, then a bar": "loading image sizes.\n100%|██████████| 225/225 [00:05<00:00,  2.40it/s]\n",
+    "one line of padding": "step" + " " * 12,
+    "one line of grouped numbers": "step 1,000",
     "epochs of an unknown number": "Epoch 1:  50%|█████     | 5/10 [00:01<00:01]\n",
 }
 INPUTS: Final[tuple[dict[str, Any], ...]] = ({"steps": 1000}, {"epochs": 3, "steps_per_epoch": 1})

@@ -53,6 +53,63 @@ def test_what_came_long_before_changes_nothing(path):
     assert progress == read_progress(logs, sample["input"])
 
 
+@pytest.mark.parametrize("total", [142, 1500])
+@pytest.mark.parametrize(
+    "line",
+    ["loading image sizes.", "INFO  Encoding dataset [0]", "=== Preprocessing ===", "cache latents\n", "Running eval"],
+)
+def test_a_bar_whose_line_above_names_other_work_says_nothing(line, total):
+    first, later = (f"{100 * step // total:3}%|██        | {step}/{total} [00:10<00:20, 4.20it/s]" for step in (0, 100))
+
+    assert read_progress(f"{line}\n{first}\n{later}", {"epochs": 3}) is None
+
+
+@pytest.mark.parametrize("total", [100, 250, 5000])
+@pytest.mark.parametrize("between", ["", "{'loss': '0.41', 'epoch': '0.15'}\n", "some word\n\n"])
+@pytest.mark.parametrize("name", ["", "my-job: "])
+def test_a_bar_that_begins_below_an_unfinished_one_says_nothing(name, between, total):
+    training = f"{name}  5%|▌         | 120/2400 [01:00<19:00,  2.00it/s]\n"
+    evaluation = "".join(
+        f"{100 * step // total:3}%|██        | {step}/{total} [00:10<00:20, 4.20it/s]\n" for step in (0, 99)
+    )
+
+    assert read_progress(training + between + evaluation, {}) == Progress(0.05, 120, 2400)
+
+
+@pytest.mark.parametrize("number", ["1200", "1,200", "   1200", "'1200'", '"1,200"'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "step {}",
+        "step={}, skipped=0",
+        "[Rank 0] step = {} samples/sec: 3",
+        "iter: {}, loss: 0.1",
+        "steps: {} loss: 0.1",
+        "Iteration {}: val loss 0.3",
+        "global_step={}, saved 3 files",
+    ],
+)
+def test_a_step_is_read_however_its_number_is_written(line, number):
+    assert read_progress(line.format(number), {"steps": 10_000}) == Progress(0.12, 1200, 10_000)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Epoch [3][50/2500] loss: 0.3",
+        "Epoch: [3][  50/2500]\tLoss 0.3",
+        "Epoch(train)  [ 3][  50/2500]  lr: 2e-2",
+        "Train Epoch: 3 [50/2500 (2%)]\tLoss: 0.3",
+        "epoch 3, batch 50 of 2500",
+        "Epoch 3/12 - step 50/2500",
+        "EPOCH 3:   2%|▏         | 50/2500 [00:10<08:10,  5.00it/s]",
+        "     3/12      10.4G     0.46     640:   2%|▏         | 50/2500 [00:10<08:10,  5.00it/s]",
+    ],
+)
+def test_batches_are_put_into_the_epoch_that_the_line_names(line):
+    assert read_progress(line, {"max_epochs": 12}) == Progress(5050 / 30_000, 5050, 30_000)
+
+
 def test_a_training_that_never_wrote_a_bar_has_no_progress_however_much_it_wrote():
     assert read_progress("lorem ipsum 12 dolor\n" * 100_000, STEPS) is None
 
@@ -105,6 +162,11 @@ def test_reading_ends_after_thousands_of_counts_that_are_not_the_trainings(unit,
         ({"steps": "\u0661"}, None),
         ({"steps": [1000]}, None),
         ({"epochs": 2**30, "updates_per_epoch": 2**30}, None),
+        ({"total_iter": 1000}, 1000),
+        ({"train_iters": 1000}, 1000),
+        ({"maxTrainSteps": 1000}, 1000),
+        ({"warmup_steps": 100, "save_steps": 50, "steps_per_print": 10}, None),
+        ({"num_steps": 28, "max_train_steps": 1000}, 1000),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -172,6 +234,17 @@ _WORDS = [
     ),
     *("\n", "\r", "\x1b[32m", "\x00", "Caption for ", "Progress: ", "%", "k", "9" * 12, ".", ",", "\u0661", "\ud800"),
     *("step 5/9m", "step 1.5G/9\u212a", "1,200", ",000", " MiB"),
+    *(
+        "Epoch [3][",
+        "Epoch(train) [",
+        "━━━━",
+        "[===",
+        " 3/12 ",
+        "2|250|Loss: ",
+        "steps: ",
+        "'global_step/max_steps': '5/9'",
+    ),
+    *("loading image sizes.\n", "it/s", "epoch=3", "'epoch': '1.5'", "Epoch 2/3\n", " 50%|", "\u2019000", "(4.00%)"),
 ]
 _LOGS = st.lists(st.sampled_from(_WORDS), max_size=25).map("".join) | st.text(max_size=60)
 _NUMBERS = st.integers(-1, 3000) | st.floats() | st.text(max_size=4) | st.none() | st.booleans() | st.just(2**31 - 1)

@@ -1,0 +1,111 @@
+"""Which of a log's counts is the training's? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any, Final
+
+from shared.replicate.progress.counts import LETTER, TRAINING, Count, counts_in
+from shared.replicate.progress.epochs import (
+    Epoch,
+    Progress,
+    counts_epochs,
+    counts_within_something,
+    named_epoch,
+    overall,
+)
+from shared.replicate.progress.hints import find_hint
+from shared.replicate.progress.lines import Log
+from shared.replicate.progress.plan import MOST_STEPS, Plan
+from shared.replicate.progress.words import announces_other_work
+
+#: Preparations are shorter.
+_LONG: Final = 100
+#: A trainer may round to whole epochs.
+_ROUNDING: Final = 0.05
+
+
+class _Doubt(Enum):
+    """Why a bar that only its length speaks for is not taken for the training's."""
+
+    #: An older count may be.
+    OTHER_WORK = auto()
+    #: It is, or the one above it is.
+    AMBIGUOUS = auto()
+
+
+def read_progress(logs: str | list[Any] | None, training_input: Mapping[str, Any]) -> Progress | None:
+    """How far *logs* say the training with this input is; None when they do not say."""
+    log = Log(logs)
+    plan = Plan.of(training_input)
+    hint: Progress | None = None
+    for line in log.lines_from_the_end():
+        counts = counts_in(line, plan.steps, log.find)
+        for count in reversed(counts):
+            epoch = named_epoch(count, plan, log)
+            if not _is_training(count, epoch, plan):
+                continue
+            doubt = None if epoch or _speaks_for_itself(count, plan) else _doubt(count, log)
+            if doubt is _Doubt.AMBIGUOUS:
+                return hint
+            progress = None if doubt else overall(count, epoch, plan, log)
+            if progress:
+                return progress
+        if not (counts or hint):
+            hint = find_hint(line, plan, log)
+    return hint
+
+
+def _is_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
+    return 0 < count.total <= MOST_STEPS and _may_be_training(count, epoch, plan) and not count.is_of_other_work
+
+
+def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
+    if _counts_what_was_asked_for(count, plan):
+        return True
+    if count.step > count.total or not count.agrees_with_percent:
+        return False
+    if epoch or counts_epochs(count, plan):
+        return True
+    if counts_within_something(count):
+        return False
+    if plan.steps is None:
+        return count.shows_loss or count.total >= _LONG or _calls_itself_training(count)
+    is_near = abs(count.total - plan.steps) <= plan.steps * _ROUNDING
+    return count.shows_loss or (is_near and (count.of_steps or LETTER.search(count.before) is not None))
+
+
+def _counts_what_was_asked_for(count: Count, plan: Plan) -> bool:
+    if plan.steps is None:
+        return False
+    return count.total in (plan.steps, plan.steps * (plan.epochs or 1), plan.steps_per_epoch)
+
+
+def _calls_itself_training(count: Count) -> bool:
+    return count.of_steps or TRAINING.search(count.before) is not None
+
+
+def _speaks_for_itself(count: Count, plan: Plan) -> bool:
+    return (
+        not count.is_bar or count.shows_loss or _calls_itself_training(count) or _counts_what_was_asked_for(count, plan)
+    )
+
+
+def _doubt(count: Count, log: Log) -> _Doubt | None:
+    """May a bar be of other work, by what stands above its first drawing?"""
+    above = log.beginning(count.total)
+    if above is None or (count.is_unnamed and announces_other_work(above.line)):
+        return _Doubt.OTHER_WORK
+    rival = above.bar
+    if rival is None or rival.total == count.total or _is_announced_as_other_work(rival, log):
+        return None
+    # Of two bars below one heading, the second is the epoch's validation.
+    if rival.step < rival.total or (count.is_unnamed and log.heading()):
+        return _Doubt.OTHER_WORK
+    return _Doubt.AMBIGUOUS if count.is_unnamed and rival.total > count.total else None
+
+
+def _is_announced_as_other_work(rival: Count, log: Log) -> bool:
+    above = log.beginning(rival.total) if rival.is_unnamed else None
+    return above is not None and announces_other_work(above.line)

@@ -1,0 +1,112 @@
+"""Where in the whole training is a count? Pure: one within an epoch is put in its place among all epochs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from shared.replicate.progress.counts import IS_EPOCHS, Count, holds
+from shared.replicate.progress.lines import Log
+from shared.replicate.progress.plan import MOST_STEPS, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training is: always as a fraction (0..1), in steps where the log counts them."""
+
+    fraction: float
+    step: int | None = None
+    total: int | None = None
+
+
+class Epoch(NamedTuple):
+    """So many epochs are over, of so many; 0 where that is not known."""
+
+    over: int
+    of: int
+
+
+EPOCH: Final = re.compile(
+    r"""(?<![\w-])(?:current_|train_)?epoch(?:s(?=\W{1,4}[0-9]{1,6}\s?/))?["']?\s?(?:\(train\))?[\s:=#(\["']{0,12}"""
+    r"([0-9]{1,6})(?:\s{0,3}(?:/|of)\s{0,3}([0-9]{1,6}))?(?![\w%/]|\.\d|\s{1,3}/)(?:\W{1,3}([0-9]{1,3}(?:\.[0-9]{1,6})?)%\W)?",
+    re.IGNORECASE,
+)
+_LEADING_RATIO: Final = re.compile(r"[^\w|]{0,20}([0-9]{1,6})/([0-9]{1,6})[\])]?[\s:]")
+#: ``2|1450|Loss: ``, epoch and step.
+_LEADINGEPOCH: Final = re.compile(r"\s{0,9}([0-9]{1,6})\|[0-9]{1,12}\|\s?Loss")
+#: Llama's ``Epoch0`` and Lightning's bars.
+_NUMBERS_FROM_ZERO: Final = re.compile(r"epoch\d|\bv_num\b", re.IGNORECASE)
+_IS_STEPS: Final = re.compile(r"(?<![a-z])(?:step|iter(?:ation)?)s?\W{0,9}$", re.IGNORECASE)
+#: A step without a total; the number is not grouped in another way than by commas, and no share.
+STEP: Final = re.compile(
+    r"""(?<![\w-])(?:global_?|train_|current_)?(?:step|iter|iteration)(s?)["']?[\s:=#(\["']{0,14}"""
+    r"([0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,12})(?![\w./]|\s?%|[,'\u2019]\d|\s\d{3}(?![\w.])|\s{0,12}(?:/|of\b))",
+    re.IGNORECASE,
+)
+
+
+def overall(count: Count, named: Epoch | None, plan: Plan, log: Log) -> Progress | None:
+    """How far a training is by *count*, its own, in the epoch that it names; None where too little is known."""
+    if count.total == plan.steps:
+        return progress_at(count.step, count.total)
+    if IS_EPOCHS.search(count.before):
+        return Progress(count.step / count.total) if counts_epochs(count, plan) else None
+    names_steps = count.of_steps or _IS_STEPS.search(count.before) is not None
+    if named and not STEP.search(count.before):
+        is_of_all = count.is_bar and names_steps and _may_be_of_all_epochs(count, named, log)
+        return progress_at(count.step, count.total) if is_of_all else _in_epoch(count, named, plan)
+    if plan.epochs and plan.epochs in log.epochs_over:
+        return _in_epoch(count, Epoch(log.epochs_over[plan.epochs], plan.epochs), plan)
+    heading = log.heading()
+    if heading:
+        epoch = to_epoch(heading, log.first_epoch, plan)
+        if not names_steps or not _may_be_of_all_epochs(count, epoch, log):
+            return _in_epoch(count, epoch, plan)
+    return None if count.total == plan.steps_per_epoch else progress_at(count.step, count.total)
+
+
+def named_epoch(count: Count, plan: Plan, log: Log) -> Epoch | None:
+    """Of which epoch it is a count, by what stands before it on its line."""
+    named = EPOCH.search(count.before) if holds(count.before, "epoch") else None
+    if named:
+        from_zero = _NUMBERS_FROM_ZERO.search(count.before + count.after)
+        return to_epoch(named, 0 if from_zero else log.first_epoch, plan)
+    leading = _LEADING_RATIO.match(count.before) if count.is_bar else None
+    if leading and (int(leading[2]) == plan.epochs or (plan.epochs is None and log.has_epoch_column)):
+        return to_epoch(leading, 1, plan)
+    leading = _LEADINGEPOCH.match(count.before)
+    return Epoch(int(leading[1]) - 1, plan.epochs or 0) if leading else None
+
+
+def counts_epochs(count: Count, plan: Plan) -> bool:
+    """``Epochs: 33%|███▎      | 1/3``"""
+    return count.total == plan.epochs and IS_EPOCHS.search(count.before) is not None
+
+
+def counts_within_something(count: Count) -> bool:
+    """``3/9: 50%|█████     | 50/100``; what there are 9 of, only the input can tell."""
+    return count.is_bar and _LEADING_RATIO.match(count.before) is not None
+
+
+def to_epoch(epoch: re.Match[str], first: int, plan: Plan) -> Epoch:
+    """What *epoch*, a number and maybe a total, says. A trainer that counts from 0 ends with ``Epoch 9/9``."""
+    return Epoch(int(epoch[1]) - first, int(epoch[2]) + 1 - first if epoch[2] else plan.epochs or 0)
+
+
+def _may_be_of_all_epochs(count: Count, epoch: Epoch, log: Log) -> bool:
+    """It has not begun anew, and is about as far as the epochs are."""
+    if log.has_ended_above(count.total):
+        return False
+    return not epoch.of or abs(count.step / count.total - (epoch.over + 0.5) / epoch.of) <= 1.5 / epoch.of
+
+
+def _in_epoch(count: Count, epoch: Epoch, plan: Plan) -> Progress | None:
+    total = count.total * epoch.of if epoch.of else plan.steps
+    return progress_at(count.total * max(0, epoch.over) + count.step, total) if total else None
+
+
+def progress_at(step: int, total: int) -> Progress:
+    """The share of *total*. A bar may run past its end."""
+    step = min(step, total)
+    return Progress(step / total, step, total) if total <= MOST_STEPS else Progress(step / total)

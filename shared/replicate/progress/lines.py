@@ -1,0 +1,156 @@
+"""
+A training's log: its lines, last one first, and what is known of it as a whole. Pure.
+
+Logs are long and may be hostile, so the work is bounded: the last `_MOST_CHARACTERS`, in at most `_MOST_LINES` lines,
+of each line its last `_LONGEST_LINE`, until `_MOST_COUNTS` were found; and of what stands further above only what a
+plain search finds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import islice, takewhile
+from typing import Any, Final, NamedTuple
+
+from shared.replicate.progress.counts import IS_EPOCHS, Count, counts_in
+
+_MOST_CHARACTERS: Final = 200_000
+_MOST_LINES: Final = 2_000
+_LONGEST_LINE: Final = 2_000
+_MOST_COUNTS: Final = 2_000
+#: So many mentions of an epoch are looked at for a heading.
+_MOST_MENTIONS: Final = 100
+#: Of so many bars it is looked up where they begin, and so much of what stands above is read.
+_MOST_BEGINNINGS: Final = 10
+_ABOVE: Final = 5_000
+
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|\x08")
+#: What users wrote, or what a model wrote about their images.
+_FREE_TEXT: Final = re.compile(r"[\W_]{0,40}(?:caption|prompt)s?\b", re.IGNORECASE)
+#: Of what stands below. A bar that counts steps may count those of all epochs.
+_HEADING: Final = re.compile(
+    r"(?<![^\r\n])[^\w\r\n]{0,20}(?:(?:start|train)(?:ing)?\s)?epoch[\s:#]{0,3}(\d{1,6})(?:\s?(?:/|of)\s?(\d{1,6}))?"
+    r"[^\w\r\n]{0,20}(?![^\r\n])",
+    re.IGNORECASE,
+)
+_EPOCH_ZERO: Final = re.compile(r"[Ee]poch\W{0,3}0(?![\d.%])")
+_EPOCHS_BAR: Final = re.compile(r"[Ee]pochs?\s{0,3}:\s{0,3}\d{1,3}%\|[^|\r\n]{0,300}\|\s?(\d{1,6})/(\d{1,6})")
+#: A table whose first column is the epoch.
+_EPOCH_COLUMN: Final = re.compile(r"(?<![^\r\n])\s{0,20}epoch\s{2,40}[a-z]", re.IGNORECASE)
+
+
+class Beginning(NamedTuple):
+    """What stands above the first drawing of a bar."""
+
+    line: str = ""
+    #: The nearest bar above, under the same heading, that is not of other work and does not count epochs.
+    bar: Count | None = None
+
+
+class Log:
+    """A log, read from its end."""
+
+    def __init__(self, logs: str | list[Any] | None) -> None:
+        self._text = _text(logs)
+        self._counts_left = _MOST_COUNTS
+        #: Where the line begins that is being read.
+        self._at = len(self._text) + 1
+        self._heading: re.Match[str] | None = None
+        self._heading_at = len(self._text) + 1
+        self._ends: dict[int, int] = {}
+        self._beginnings: dict[int, Beginning | None] = {}
+
+    def lines_from_the_end(self) -> Iterator[str]:
+        lines = self._text[-_MOST_CHARACTERS:].replace("\r", "\n").split("\n")
+        for line in islice(reversed(lines), _MOST_LINES):
+            if self._counts_left <= 0:
+                return
+            self._at -= len(line) + 1
+            plain = _plain(line)
+            if plain and not _FREE_TEXT.match(plain):
+                yield plain[-_LONGEST_LINE:]
+
+    def find(self, count: re.Pattern[str], line: str) -> list[re.Match[str]]:
+        """Where *count* stands in *line*. Each one found brings the reading of the log nearer to its end."""
+        found = list(count.finditer(line))
+        self._counts_left -= len(found)
+        return found
+
+    def heading(self) -> re.Match[str] | None:
+        """``Epoch 2/3``, the nearest that stands on a line of its own above the one that is being read."""
+        if self._heading_at < self._at:
+            return self._heading
+        self._heading, self._heading_at, at = None, -1, self._at
+        for _ in range(_MOST_MENTIONS):
+            at = self._text.rfind("poch", 0, at)
+            if at < 0:
+                break
+            around = _HEADING.finditer(self._text, max(0, at - 40), at + 60)
+            self._heading = next((heading for heading in around if heading.start() < at < heading.end()), None)
+            if self._heading:
+                self._heading_at = at
+                break
+        return self._heading
+
+    def has_ended_above(self, total: int) -> bool:
+        """Has a bar that counts to *total* been at its end above the line that is being read?"""
+        if total not in self._ends and len(self._ends) < _MOST_BEGINNINGS:
+            self._ends[total] = self._text.find(f"{total}/{total}")
+        return 0 <= self._ends.get(total, -1) < self._at
+
+    def names_epoch(self, number: int) -> bool:
+        return re.search(rf"epoch\W{{0,9}}{number}\b", self._text, re.IGNORECASE) is not None
+
+    def beginning(self, total: int) -> Beginning | None:
+        """Of the unnamed bar that counts to *total*; None when too many were asked for."""
+        if total not in self._beginnings:
+            few = len(self._beginnings) < _MOST_BEGINNINGS
+            self._beginnings[total] = self._find_beginning(total) if few else None
+        return self._beginnings[total]
+
+    def _find_beginning(self, total: int) -> Beginning:
+        drawn = re.search(rf"/{total}(?![\w.])", self._text)
+        begin = max(self._text.rfind(end, 0, drawn.start()) for end in "\r\n") if drawn else -1
+        if begin < 0:
+            return Beginning()
+        above = self._text[max(0, begin - _ABOVE) : begin].replace("\r", "\n").split("\n")
+        lines = [line for line in map(_plain, reversed(above)) if line.strip()]
+        own = list(takewhile(lambda line: not _HEADING.fullmatch(line), lines))
+        bars = [[count for count in counts_in(line, None, self.find) if count.is_bar] for line in own]
+        rivals = [count for counts in bars for count in reversed(counts) if _may_be_rival(count)]
+        return Beginning(own[0] if own and not bars[0] else "", rivals[0] if rivals else None)
+
+    @cached_property
+    def first_epoch(self) -> int:
+        """Some trainers number their epochs from 0."""
+        return 0 if _EPOCH_ZERO.search(self._text) else 1
+
+    @cached_property
+    def has_epoch_column(self) -> bool:
+        return _EPOCH_COLUMN.search(self._text) is not None
+
+    @cached_property
+    def has_percent_column(self) -> bool:
+        return "(% Done)" in self._text
+
+    @cached_property
+    def epochs_over(self) -> dict[int, int]:
+        """The last bars that count epochs: by how many there are, how many are over."""
+        last = {total: over for over, total in _EPOCHS_BAR.findall(self._text)}
+        return {int(total): int(over) for total, over in last.items()}
+
+
+def _may_be_rival(count: Count) -> bool:
+    return not count.is_of_other_work and not IS_EPOCHS.search(count.before)
+
+
+def _text(logs: str | list[Any] | None) -> str:
+    if isinstance(logs, list):
+        return "\n".join(part for part in logs if isinstance(part, str))
+    return logs or ""
+
+
+def _plain(line: str) -> str:
+    return _COLOUR.sub("", line) if "\x1b" in line or "\x08" in line else line

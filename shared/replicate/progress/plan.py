@@ -1,0 +1,56 @@
+"""What was a training asked for? Pure: the numbers of steps and epochs that its input names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Final
+
+MOST_STEPS: Final = 2**31 - 1
+
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_OF_TRAINING: Final = r"(?:(?:max|num|n|number_of|total|train|training)_?){0,3}"
+_STEPS: Final = re.compile(_OF_TRAINING + r"(?:steps|iterations|iters?|updates)")
+_EPOCHS: Final = re.compile(_OF_TRAINING + r"epochs?")
+_STEPS_PER_EPOCH: Final = re.compile(r"(?:steps|updates|iters|iterations)_per_epoch")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long a training is to be; None where its input does not say."""
+
+    steps: int | None
+    epochs: int | None
+    steps_per_epoch: int | None
+
+    @classmethod
+    def of(cls, training_input: Mapping[str, Any]) -> Plan:
+        steps, epochs, steps_per_epoch = (
+            _first_number(training_input, name) for name in (_STEPS, _EPOCHS, _STEPS_PER_EPOCH)
+        )
+        if steps is None and epochs and steps_per_epoch:
+            steps = _whole_number(epochs * steps_per_epoch)
+        return cls(steps, epochs, steps_per_epoch)
+
+
+def configured_steps(training_input: Mapping[str, Any]) -> int | None:
+    """How many steps a training with this input is to take; None when it does not say."""
+    return Plan.of(training_input).steps
+
+
+def _first_number(training_input: Mapping[str, Any], name: re.Pattern[str]) -> int | None:
+    """``steps`` before ``max_train_steps`` before ``num_steps``, which may be those of sampling."""
+    names = ((_CAMEL.sub("_", key).lower(), value) for key, value in training_input.items())
+    found = [(key != "steps", "train" not in key, value) for key, value in names if name.fullmatch(key)]
+    return next(filter(None, (_whole_number(value) for *_, value in sorted(found, key=itemgetter(0, 1)))), None)
+
+
+def _whole_number(value: Any) -> int | None:
+    """Of steps or epochs, also as a form sends it. Zero and less mean that it is not set."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_STEPS:
+        return None
+    return int(value) if value == int(value) else None
