@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias, TypeVar
 
 import asyncpg
+from asyncpg.exceptions import ClientConfigurationError
 from asyncpg.pool import PoolConnectionProxy
 
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
@@ -57,6 +58,12 @@ class Conflict(TransientError):  # noqa: N818 (it is what was seen, and reads as
     code = "database_conflict"
 
 
+class UnusableAddress(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+    """The database's address contradicts itself or this machine: waiting does not help."""
+
+    code = "database_address"
+
+
 async def connect_pool(
     url: str, *, application_name: str, role: str | None = None, min_size: int = 2, max_size: int = 8
 ) -> Pool:
@@ -68,6 +75,7 @@ async def connect_pool(
 
     Raises:
         DependencyDown: if Postgres does not answer, or does not let us in.
+        UnusableAddress: if *url* asks for what can not be.
 
     """
     session = {**_SESSION, "application_name": application_name}
@@ -92,6 +100,7 @@ async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyn
 
     Raises:
         DependencyDown: if Postgres does not answer, or does not let us in.
+        UnusableAddress: if *url* asks for what can not be.
 
     """
     with _connecting():
@@ -108,6 +117,8 @@ def _connecting() -> Iterator[None]:
     # Whatever is wrong here, no message is at fault: a role that is missing appears with the first migration.
     try:
         yield
+    except ClientConfigurationError as error:
+        raise UnusableAddress(f"MODELSWAP_DATABASE_URL can not be used: {error}") from error
     except _ERRORS as error:
         raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
 

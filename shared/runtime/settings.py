@@ -15,13 +15,13 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from shared.contract.errors import ModelswapError
 from shared.contract.retry import DELAYS
 from shared.replicate.signature import decode_secret
+from shared.runtime.addresses import amqp_url, http_url, is_host, postgres_url
 from shared.runtime.connections import PRIVATE_NETWORKS, Limits, Network
 from shared.runtime.tokens import read_token
 
@@ -33,6 +33,9 @@ SECRET_MIN_BYTES: Final = 16
 _VARIED_CHARACTERS: Final = 7
 #: Where `services.state` answers, as it is set up by default.
 STATE_URL: Final = "http://127.0.0.1:8081"
+#: RabbitMQ counts in milliseconds, up to 49 days.
+_SHORTEST_DELAY_SECONDS: Final = 0.001
+_LONGEST_DELAY_SECONDS: Final = 30 * 86_400
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -52,42 +55,36 @@ def _delay(text: str) -> timedelta:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", text)
     if not match:
         raise ValueError(f"{text!r} is not a delay like 500ms, 5s, 2m or 1h")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if not _SHORTEST_DELAY_SECONDS <= seconds <= _LONGEST_DELAY_SECONDS:
+        raise ValueError(f"{text!r} is not a delay from 1ms to 720h")
+    return timedelta(seconds=seconds)
 
 
 def _delays(value: Any) -> Any:
     return tuple(_delay(part) for part in _split(value)) if isinstance(value, str) else value
 
 
-def _http(url: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url) or not _names_servers(url):
-        raise ValueError("is not an address like https://example.com")
-    if "@" in urlsplit(url).netloc:
-        raise ValueError("holds a user or a password: addresses are logged and shown, so remove it")
-    return url.rstrip("/")
-
-
 def _amqp(url: SecretStr) -> SecretStr:
-    address = url.get_secret_value()
-    if not re.match("amqps?://.", address) or not _names_servers(address):
-        raise ValueError("is not an address like amqp://user:password@host:5672/vhost")
+    amqp_url(url.get_secret_value())
     return url
 
 
 def _postgres(url: SecretStr) -> SecretStr:
-    address = url.get_secret_value()
-    if not re.match("postgres(ql)?://", address) or not _names_servers(address):
-        raise ValueError("is not an address like postgresql://user:password@host:5432/database")
+    postgres_url(url.get_secret_value())
     return url
 
 
-def _names_servers(url: str) -> bool:
-    """Can every host and port in *url* be one? Postgres takes several, separated by commas."""
-    try:
-        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
-        return all(urlsplit(f"//{host}").port != 0 for host in hosts)
-    except ValueError:  # Its own words may hold the password.
-        return False
+def _host(name: str) -> str:
+    if not is_host(name):
+        raise ValueError("is not a host like 127.0.0.1, :: or localhost")
+    return name
+
+
+def _sendable(secret: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\x21-\x7e]*", secret.get_secret_value()):
+        raise ValueError("has a character that no HTTP header can carry: letters, digits and signs of ASCII only")
+    return secret
 
 
 def _network(text: str) -> Network:
@@ -120,6 +117,7 @@ def _tokens(entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     secrets = [read_token(entry.get_secret_value()).secret for entry in entries]
     for secret in secrets:
         _check_length(secret)
+        _sendable(SecretStr(secret))
     if len(set(secrets)) < len(secrets):
         raise ValueError("one token is there twice")
     return entries
@@ -134,13 +132,16 @@ SigningSecrets = Annotated[tuple[SigningSecret, ...], BeforeValidator(_split)]
 Tokens = Annotated[Secrets, AfterValidator(_tokens)]
 SomeTokens = Annotated[Tokens, Field(min_length=1)]
 Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
-Url = Annotated[str, AfterValidator(_http)]
+Url = Annotated[str, AfterValidator(http_url)]
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Count = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=2**31)]
+#: Up to a year.
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+#: Goes into a header.
+HeaderToken = Annotated[SecretStr, AfterValidator(_sendable)]
 
 
 class Settings(BaseModel):
@@ -149,7 +150,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     #: Where this process listens. In a container: 0.0.0.0.
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_host)] = "127.0.0.1"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     #: json for machines, console for people.
     log_format: Literal["json", "console"] = "json"
@@ -209,7 +210,7 @@ class BrokerSettings(Settings):
 class ReplicateSettings(Settings):
     """What a process that asks Replicate needs to know."""
 
-    replicate_api_token: SecretStr | None = None
+    replicate_api_token: HeaderToken | None = None
     replicate_api_url: Url = "https://api.replicate.com"
 
 
@@ -218,7 +219,7 @@ class DatabaseSettings(Settings):
 
     #: postgresql://user:password@host:port/database
     database_url: PostgresUrl
-    database_pool_size: Annotated[int, Field(ge=2)] = 8
+    database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 8
 
 
 class ReceiverSettings(BrokerSettings, ReplicateSettings):
@@ -246,9 +247,9 @@ class ExtractorSettings(BrokerSettings, ReplicateSettings):
     #: How long one verification waits for a model that boots; after that it is tried again later.
     verify_patience_seconds: Seconds = 90.0
     #: Ends a verification's prediction, and with it its cost.
-    verify_cancel_after_seconds: Annotated[int, Field(ge=5)] = 300
+    verify_cancel_after_seconds: Annotated[int, Field(ge=5, le=86_400)] = 300
     #: How many trainings are looked at at a time.
-    extractor_concurrency: Count = 64
+    extractor_concurrency: Annotated[int, Field(gt=0, le=65_535)] = 64
 
 
 class StateSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
@@ -297,8 +298,8 @@ class SimulatorSettings(Settings):
     #: The same seed makes the same trainings; drawn when empty.
     simulator_seed: int | None = None
     #: How much faster than the clock its trainings run.
-    simulator_speed: Annotated[float, Field(gt=0)] = 1.0
-    simulator_token: SecretStr = SecretStr("r8_simulator")
+    simulator_speed: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+    simulator_token: HeaderToken = SecretStr("r8_simulator")
     #: Signs its webhooks; made from the seed when empty.
     simulator_webhook_secret: SigningSecret | None = None
 

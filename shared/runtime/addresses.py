@@ -1,0 +1,133 @@
+"""
+Is this an address that the libraries can use? Each of them raises errors of its own for one that it can not.
+
+Functions return what they were given, or raise `ValueError` with a sentence that shows nothing of it: it may hold a
+password.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+_AMQP_FORM: Final = "is not an address like amqp://user:password@host:5672/vhost"
+_POSTGRES_FORM: Final = "is not an address like postgresql://user:password@host:5432/database"
+_HTTP_FORM: Final = "is not an address like https://example.com"
+
+#: AMQP counts the length of a name in one byte.
+_VHOST_BYTES: Final = 255
+_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
+_NUMBERS: Final = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_HOST_BYTES: Final = 253
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})|%00")
+_BLANK: Final = re.compile(r"[\x00-\x20\x7f-\xa0\ud800-\udfff]")
+
+#: Parameters of a broker's address, and of a database's, that name a file.
+_AMQP_FILES: Final = ("cafile", "capath", "certfile", "keyfile")
+_POSTGRES_FILES: Final = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile")
+_AMQP_CHOICES: Final = {"auth": ("plain", "external")}
+_POSTGRES_CHOICES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+
+
+def is_host(text: str) -> bool:
+    """Can *text*, without brackets, be the name or the number of a machine?"""
+    try:
+        if ":" in text or _NUMBERS.fullmatch(text):
+            ip_address(text)
+            return True
+        name = text.encode("ascii" if text.isascii() else "idna").decode()
+        name.encode().decode("idna")
+    except ValueError:
+        return False
+    return len(name) <= _HOST_BYTES and all(map(_LABEL.fullmatch, name.removesuffix(".").split(".")))
+
+
+def http_url(url: str) -> str:
+    """An API's address, without the slash at its end."""
+    parts = _split(url, _HTTP_FORM)
+    if parts.scheme not in ("http", "https") or parts.query or parts.fragment or not _is_server(parts.netloc):
+        raise ValueError(_HTTP_FORM)
+    if "@" in parts.netloc:
+        raise ValueError("holds a user or a password: addresses are logged and shown, so remove it")
+    return url.rstrip("/")
+
+
+def amqp_url(url: str) -> str:
+    """A broker's address."""
+    parts = _split(url, _AMQP_FORM)
+    if parts.scheme not in ("amqp", "amqps") or parts.fragment:
+        raise ValueError(_AMQP_FORM)
+    if "," in _servers(parts.netloc):
+        raise ValueError("names several brokers: give one address, such as a load balancer's before them")
+    if not _is_server(parts.netloc):
+        raise ValueError(_AMQP_FORM)
+    if len(unquote(parts.path.removeprefix("/")).encode()) > _VHOST_BYTES:
+        raise ValueError(f"names a vhost of more than {_VHOST_BYTES} bytes")
+    _check_parameters(parts.query, _AMQP_FILES, _AMQP_CHOICES)
+    return url
+
+
+def postgres_url(url: str) -> str:
+    """A database's address; it may name several servers, or none, where a socket is meant."""
+    parts = _split(url, _POSTGRES_FORM)
+    if parts.scheme not in ("postgres", "postgresql") or parts.fragment:
+        raise ValueError(_POSTGRES_FORM)
+    servers = _servers(parts.netloc)
+    if servers and not all(_is_server(server) or _is_socket(server) for server in servers.split(",")):
+        raise ValueError(_POSTGRES_FORM)
+    _check_parameters(parts.query, _POSTGRES_FILES, _POSTGRES_CHOICES)
+    for name, text in parse_qsl(parts.query):
+        if name == "port" and not all(_is_port(port) for port in text.split(",")):
+            raise ValueError("its port is not a number from 1 to 65535")
+    return url
+
+
+def _split(url: str, form: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(form) from None
+    if _BLANK.search(url) or _BAD_ESCAPE.search(url):
+        raise ValueError(f"{form}: a space or another character in it must be written as %20, and % itself as %25")
+    return parts
+
+
+def _servers(netloc: str) -> str:
+    return netloc.rpartition("@")[2]
+
+
+def _is_server(netloc: str) -> bool:
+    try:
+        parts = urlsplit(f"//{_servers(netloc)}")
+        port = parts.port
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    return port != 0 and is_host(host) and ("[" in parts.netloc) == (":" in host)
+
+
+def _is_socket(server: str) -> bool:
+    return unquote(server).startswith("/")
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 2**16
+
+
+def _check_parameters(query: str, files: Sequence[str], choices: Mapping[str, Sequence[str]]) -> None:
+    try:
+        parameters = parse_qsl(query, strict_parsing=bool(query), keep_blank_values=True)
+    except ValueError:
+        raise ValueError("its parameters are not like ?name=value&name=value") from None
+    for name, text in parameters:
+        if name in choices and text not in choices[name]:
+            raise ValueError(f"its {name} is none of {', '.join(choices[name])}")
+        if name in files and not Path(text).exists():
+            raise ValueError(f"its {name} names a file that is not there")
