@@ -2,7 +2,8 @@
 The public door. Edge: HTTP in, one confirmed message out, nothing kept.
 
     202  the broker has it                     400  no training, or headers that make no sense
-    401  signature missing, wrong or stale     413  larger than the limit
+    401  signature missing, wrong or stale,    413  larger than the limit
+         or the address of another training
     503  the broker did not confirm, or no secret is known yet: Replicate tries again, for about a minute
 
 A status that nobody knows is answered 202 as well: the whole webhook waits in the dead letters for somebody who does.
@@ -31,7 +32,7 @@ from shared.contract.topology import RECEIVER, Topology
 from shared.replicate.signature import BadSignature, verify
 from shared.replicate.training import NotATraining, decode_training
 from shared.replicate.translate import UnknownStatus, translate
-from shared.replicate.webhook_url import Claim, claim_headers, read_claim
+from shared.replicate.webhook_url import ForeignRef, Origin, find_origin, origin_headers
 from shared.runtime import telemetry
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.clock import now
@@ -47,6 +48,7 @@ _RETRY_AFTER: Final = {"Retry-After": "5"}
 #: How a webhook is answered: what is counted, and alerted on.
 _RESULTS: Final = (
     "accepted",
+    "foreign_ref",
     "malformed_headers",
     "missing_headers",
     "not_a_training",
@@ -94,7 +96,7 @@ class Door:
             await self._authenticate(request, body)
             envelope, message = self._message(request, body)
             await self.publisher.publish(message)
-        except BadSignature as error:
+        except (BadSignature, ForeignRef) as error:
             return _refusal(401, error)
         except NotATraining as error:
             return _refusal(400, error)
@@ -135,12 +137,13 @@ class Door:
     def _message(self, request: Request, body: bytes) -> tuple[Envelope | None, Outgoing]:
         """Return the event that *body* reports and its message; without an event where the webhook itself is parked."""
         training = decode_training(body)
-        claim = read_claim(request.query_params.get("ref"), self.ref_secrets) if request.scope["query_string"] else None
+        called = request.query_params.getlist("ref") if request.scope["query_string"] else ()
+        origin = find_origin(training, called, self.ref_secrets)
         try:
-            event = translate(training, claim, size_bytes=len(body))
+            event = translate(training, origin, size_bytes=len(body))
         except UnknownStatus as error:
             log.warning("webhook.parked", training_id=training.id, error=error.code, detail=str(error))
-            return None, dead_letter(_as_delivery(request, body, claim), error, now=now())
+            return None, dead_letter(_as_delivery(request, body, origin), error, now=now())
         trace = {name: value for name in TRACE_HEADERS if (value := request.headers.get(name))}
         envelope = replace(wrap(event, source="receiver", now=now()), trace=trace)
         return envelope, to_message(envelope, self.topology)
@@ -167,15 +170,14 @@ def _only(request: Request, name: str) -> str:
     return values[0] if values else ""
 
 
-def _as_delivery(request: Request, body: bytes, claim: Claim | None) -> Delivery:
-    """The webhook itself as a message, with what its address proved, so that it is a dead letter like any other."""
-    proved = {} if claim is None else claim_headers(claim)
+def _as_delivery(request: Request, body: bytes, origin: Origin) -> Delivery:
+    """The webhook itself as a message, with what is known of its origin, so that it is a dead letter like any other."""
     return Delivery(
         queue=RECEIVER,
         tag=0,
         exchange="",
         routing_key=request.url.path,
-        headers={"webhook-id": request.headers.get("webhook-id", ""), **proved},
+        headers={"webhook-id": request.headers.get("webhook-id", ""), **origin_headers(origin)},
         content_type="application/json",
         body=body,
     )

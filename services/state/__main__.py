@@ -12,6 +12,7 @@ import structlog
 
 from services.state.api import WebhookAddress, create_api
 from services.state.handler import Handler
+from services.state.inquiries import Inquiries
 from services.state.learning import keep_learning
 from services.state.migrate import MIGRATIONS
 from services.state.outbox import Relay
@@ -50,7 +51,8 @@ async def _run(
 ) -> None:
     plan = topology(settings.retry_delays)
     store = Store(pool)
-    handler = Handler(store)
+    inquiries = Inquiries(store, replicate, reveal(settings.ref_secrets))
+    handler = Handler(store, inquiries.ask_about)
 
     def consumer(queue: str, batch_size: int) -> Consumer:
         return Consumer(
@@ -104,6 +106,7 @@ async def _run(
         progress.run(stopping),
         relay.run(stopping),
         keep_learning(store, stopping, trainers),
+        inquiries.run(stopping),
         watcher.run(),
         serve(
             app,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from services.state.estimate import Report, latest
-from services.state.swap import Result
+from services.state.swap import Result, UnconfirmedRef
 from shared.contract.envelope import Envelope
 
 
@@ -21,8 +21,10 @@ class Store(Protocol):
 class Handler:
     """The two queues of this service."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ask_about: Callable[[str], None] = lambda _: None) -> None:
+        """*ask_about* has Replicate asked, soon, which of our trainings one is."""
         self._store = store
+        self._ask_about = ask_about
 
     async def handle(self, envelopes: Sequence[Envelope]) -> Sequence[tuple[()] | Exception]:
         """
@@ -33,7 +35,11 @@ class Handler:
             ModelswapError: if the batch as a whole can not be applied: each may be tried alone.
 
         """
-        return [() if result is None else result for result in await self._store.apply(envelopes)]
+        results = await self._store.apply(envelopes)
+        for envelope, result in zip(envelopes, results, strict=True):
+            if isinstance(result, UnconfirmedRef):
+                self._ask_about(envelope.event.training_id)
+        return [() if result is None else result for result in results]
 
     async def handle_progress(self, envelopes: Sequence[Envelope]) -> Sequence[tuple[()] | Exception]:
         """

@@ -230,8 +230,11 @@ _GET_KEY: Final = "SELECT request_digest, ref, generation FROM state.idempotency
 # Of this training only: by now the key may be that of the next one.
 _FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1 AND ref = $2"
 
+# What failed without an id of Replicate's was taken for not started: it is requested again.
 _ATTACH: Final = """
-    UPDATE state.trainings SET training_id = $2, updated_at = clock_timestamp()
+    UPDATE state.trainings SET
+        training_id = $2, stage = CASE stage WHEN 'failed' THEN 'requested' ELSE stage END,
+        failure_code = NULL, failure_reason = NULL, completed_at = NULL, updated_at = clock_timestamp()
     WHERE ref = $1 AND training_id IS NULL
 """
 _FAIL_START: Final = """

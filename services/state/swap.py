@@ -62,6 +62,12 @@ class UnknownTraining(TransientError):  # noqa: N818 (it is what was seen, and r
     max_attempts = 5
 
 
+class UnconfirmedRef(UnknownTraining):
+    """Nobody registered this training, and only the address that was called says which one it is."""
+
+    code = "ref_unconfirmed"
+
+
 class DestinationMismatch(PermanentError):  # noqa: N818 (likewise)
     """A model is ready that does not lie where its training was to put it. It may be another user's."""
 
@@ -220,7 +226,7 @@ class _Batch:
             return None
         training = self._find(envelope.event) or self._attach(envelope.event)
         if training is None:
-            return UnknownTraining(f"training {envelope.event.training_id} is not registered")
+            return _unknown(envelope.event)
         stage = self._stage(training)
         failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
         if failed is None:
@@ -483,8 +489,18 @@ def inbox_id(envelope: Envelope) -> str:
     return envelope.id if envelope.replay is None else f"{envelope.id} {envelope.replay}"
 
 
+def _unknown(event: Event) -> UnknownTraining:
+    if claimed_ref(event) is None and isinstance(event, TrainingEvent) and event.called_ref is not None:
+        return UnconfirmedRef(
+            f"training {event.training_id} is not registered. It was posted to the address of training "
+            f"{event.called_ref}, which neither its body nor Replicate's API confirms. If you know whose it is, "
+            f"register it (PUT /v1/trainings/{event.training_id}), then replay"
+        )
+    return UnknownTraining(f"training {event.training_id} is not registered")
+
+
 def claimed_ref(event: Event) -> UUID | None:
-    """Our own id of the training, where the webhook's address proved it."""
+    """Our own id of the training, where Replicate itself confirmed it."""
     match event:
         case TrainingEvent(ref=ref) | ModelReady(ref=ref) | ExtractionFailed(ref=ref):
             return ref

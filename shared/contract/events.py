@@ -82,8 +82,11 @@ class Event(BaseModel):
 class TrainingEvent(Event):
     """What Replicate reported of a training."""
 
-    #: Our own id of the training, when the webhook's address proved it.
+    #: Our own id of the training, where Replicate itself says it: signed by it, or answered to us.
     ref: UUID | None = None
+    #: Our own id of a training, where only the called address says it, which Replicate does not sign. It is not
+    #: confirmed: a reason to ask Replicate about the training, and nothing else.
+    called_ref: UUID | None = None
     #: Found by asking Replicate, because the webhook never came.
     recovered: bool = False
 
@@ -113,7 +116,7 @@ class TrainingSucceeded(TrainingEvent):
     """Replicate finished the training without an error. Whether its model works is not known yet."""
 
     key = "training.succeeded.v1"
-    #: Where the model belongs, when the webhook's address proved it.
+    #: Where the model belongs, where Replicate itself repeats the webhook address that says it.
     destination: ModelName | None = None
     #: As it came, whatever its shape.
     output: JsonValue = None

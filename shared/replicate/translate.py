@@ -1,5 +1,5 @@
 """
-What does a webhook mean? Pure: the training Replicate describes, and our claim on it, to the event that follows.
+What does a webhook mean? Pure: the training Replicate describes, and which of ours it is, to the event that follows.
 
 There is no event type in a webhook: start, log and completion are told apart by the status and what is filled in. The
 trainer's own ``model`` and ``version`` are carried as what they are, never as the result.
@@ -22,7 +22,7 @@ from shared.contract.events import (
 )
 from shared.replicate.progress import read_progress
 from shared.replicate.training import Training, TrainingStatus
-from shared.replicate.webhook_url import Claim
+from shared.replicate.webhook_url import Claim, Origin
 
 #: A message is at most 1 MiB, and an output that size is no answer to "which version?".
 _OUTPUT_LIMIT_BYTES: Final = 512 * 1024
@@ -36,17 +36,21 @@ class UnknownStatus(PermanentError):  # noqa: N818 (it is what was seen, and rea
     code = "unknown_status"
 
 
-def translate(training: Training, claim: Claim | None, *, size_bytes: int, recovered: bool = False) -> TrainingEvent:
+def translate(training: Training, origin: Origin, *, size_bytes: int, recovered: bool = False) -> TrainingEvent:
     """
     The event that *training*, which came in *size_bytes*, reports.
+
+    Of an *origin* that is only a hint, neither destination nor steps are used.
 
     Raises:
         UnknownStatus: if its status is none of the six that are known.
 
     """
+    claim = origin.claim
     about: dict[str, Any] = {
         "training_id": training.id,
         "ref": claim.ref if claim else None,
+        "called_ref": origin.hint,
         "recovered": recovered,
     }
     match training.status:

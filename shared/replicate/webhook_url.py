@@ -1,8 +1,12 @@
 """
 Which of our trainings is a webhook about? Pure: our claim, signed into the webhook's address and read back.
 
-A webhook names neither the user nor the destination, and Replicate does not sign the address it posts to. So the
-address carries a token that we sign. It does not expire: a training may take as long as it likes.
+A webhook names neither the user nor the destination, so the address that we hand to Replicate carries a token that we
+sign. It does not expire: a training may take as long as it likes.
+
+Replicate does not sign the address that it posts to: a genuine body may be posted to another training's address. So a
+claim counts where Replicate itself repeats it, in the ``webhook`` field of a body that it signed or of an answer of its
+API. The claim of the address that was called is only a hint: a reason to ask Replicate about the training.
 """
 
 from __future__ import annotations
@@ -12,14 +16,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from itsdangerous import BadData, URLSafeSerializer
 
+from shared.contract.errors import PermanentError
 from shared.contract.identity import ModelName
+from shared.replicate.training import Training
 
 _MAX_TOKEN: Final = 1024
 _CLAIM: Final = "claim-"
+_HINT: Final = "called-ref"
+
+
+class ForeignRef(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+    """A genuine webhook of one of our trainings was posted to the address of another one."""
+
+    code = "foreign_ref"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +44,16 @@ class Claim:
     destination: ModelName
     #: How many steps it was asked to train, when its input said so.
     total_steps: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which of our trainings a webhook is about, as far as that is known."""
+
+    #: What Replicate repeats of the address that we signed.
+    claim: Claim | None = None
+    #: Our id of a training, by the address that was called alone. Nothing may be decided by it.
+    hint: UUID | None = None
 
 
 def webhook_url(public_url: str, claim: Claim, secrets: Sequence[str]) -> str:
@@ -52,21 +76,67 @@ def read_claim(token: str | None, secrets: Sequence[str]) -> Claim | None:
     return None
 
 
-def claim_headers(claim: Claim) -> dict[str, str | int]:
-    """*claim*, which was proved, for a message that waits among our own."""
+def claim_in(address: str | None, secrets: Sequence[str]) -> Claim | None:
+    """The claim in a whole *address*, if it is one that *secrets* signed."""
+    try:
+        tokens = parse_qs(urlsplit(address or "").query, max_num_fields=20).get("ref", [])
+    except ValueError:
+        return None
+    return _only_claim(tokens, secrets)
+
+
+def find_origin(training: Training, called: Sequence[str], secrets: Sequence[str]) -> Origin:
+    """
+    Which of our trainings *training* is, as Replicate describes it in a webhook.
+
+    *called* are the tokens of the address that it was posted to.
+
+    Raises:
+        ForeignRef: if Replicate says another one than that address does.
+
+    """
+    claim = claim_in(training.webhook, secrets)
+    hint = _only_claim(called, secrets)
+    if claim is None:
+        return Origin(hint=hint.ref if hint else None)
+    if hint is not None and hint.ref != claim.ref:
+        raise ForeignRef(
+            f"training {training.id} was posted to the address of another training than Replicate has for it"
+        )
+    return Origin(claim)
+
+
+def origin_headers(origin: Origin) -> dict[str, str | int]:
+    """*origin* for a message that waits among our own."""
+    if origin.claim is None:
+        return {} if origin.hint is None else {_HINT: str(origin.hint)}
+    claim = origin.claim
     steps = {} if claim.total_steps is None else {f"{_CLAIM}total-steps": claim.total_steps}
     return {f"{_CLAIM}ref": str(claim.ref), f"{_CLAIM}destination": str(claim.destination), **steps}
 
 
-def claim_from_headers(headers: Mapping[str, object]) -> Claim | None:
-    """What `claim_headers` wrote down; None if it did not."""
+def origin_from_headers(headers: Mapping[str, object]) -> Origin:
+    """What `origin_headers` wrote down."""
+    claim = _claim_from_headers(headers)
+    return Origin(claim, None if claim else _uuid(headers.get(_HINT)))
+
+
+def _only_claim(tokens: Sequence[str], secrets: Sequence[str]) -> Claim | None:
+    return read_claim(tokens[0], secrets) if len(tokens) == 1 else None
+
+
+def _claim_from_headers(headers: Mapping[str, object]) -> Claim | None:
     destination = ModelName.parse(str(headers.get(f"{_CLAIM}destination", "")))
     steps = headers.get(f"{_CLAIM}total-steps")
+    ref = _uuid(headers.get(f"{_CLAIM}ref"))
+    return Claim(ref, destination, steps if isinstance(steps, int) else None) if ref and destination else None
+
+
+def _uuid(value: object) -> UUID | None:
     try:
-        ref = UUID(str(headers.get(f"{_CLAIM}ref", "")))
+        return UUID(str(value))
     except ValueError:
         return None
-    return Claim(ref, destination, steps if isinstance(steps, int) else None) if destination else None
 
 
 @lru_cache(maxsize=16)

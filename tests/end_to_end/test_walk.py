@@ -46,14 +46,18 @@ async def start(stack: Stack, user: str, *, trigger_word: str = "TOK") -> dict[s
 
 async def deliver(stack: Stack, body: bytes, message_id: str, *, path: str = "/webhooks/replicate") -> httpx.Response:
     """Post *body* as Replicate does."""
+    async with httpx.AsyncClient(base_url=stack.url("receiver")) as client:
+        return await client.post(path, content=body, headers=signed_headers(body, message_id))
+
+
+def signed_headers(body: bytes, message_id: str) -> dict[str, str]:
+    """Replicate's signature of *body*."""
     at = int(now().timestamp())
-    headers = {
+    return {
         "webhook-id": message_id,
         "webhook-timestamp": str(at),
         "webhook-signature": sign(WEBHOOK_SECRET, message_id, at, body),
     }
-    async with httpx.AsyncClient(base_url=stack.url("receiver")) as client:
-        return await client.post(path, content=body, headers=headers)
 
 
 async def told(stack: Stack, queue: str, user: str, generation: int) -> Message:
@@ -243,13 +247,15 @@ async def test_a_prediction_posted_to_the_same_address_changes_nothing(stack: St
     assert letter["queue"] in {EXTRACTOR_QUEUE, STATE_QUEUE}
 
 
-async def test_a_training_that_the_product_starts_itself_is_found_by_its_token(stack: Stack, user: str):
+async def test_a_training_that_the_product_starts_itself_is_found_by_its_address(stack: Stack, user: str):
     answer = await stack.api.post(
         "/v1/trainings",
         json={"user_id": user, "destination": "acme/u-42", "trainer": TRAINER, "input": {}, "start": False},
     )
-    path = httpx.URL(answer.json()["webhook_url"]).raw_path.decode()
-    body = json.dumps({"id": "mine", "status": "succeeded", "output": {"version": SELF_STARTED}}).encode()
+    address = answer.json()["webhook_url"]
+    path = httpx.URL(address).raw_path.decode()
+    said = {"id": "mine", "status": "succeeded", "output": {"version": SELF_STARTED}, "webhook": address}
+    body = json.dumps(said).encode()
 
     await deliver(stack, body, "msg-1", path=path)
 

@@ -13,7 +13,7 @@ from shared.contract.identity import ModelName
 from shared.replicate.signature import verify
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
-from shared.replicate.webhook_url import Claim
+from shared.replicate.webhook_url import Claim, Origin
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -28,7 +28,7 @@ def webhook(trigger: Trigger) -> Webhook:
 
 @pytest.mark.parametrize("trigger", list(Trigger))
 def test_it_says_what_was_asked_for(trigger):
-    event = translate(decode_training(webhook(trigger).body), Claim(UUID(int=1), ANN, None), size_bytes=0)
+    event = translate(decode_training(webhook(trigger).body), Origin(Claim(UUID(int=1), ANN, None)), size_bytes=0)
 
     assert event.key == f"{trigger}.v1"
     assert event.training_id == "t1"
@@ -51,7 +51,7 @@ def test_it_is_signed_as_replicate_signs(trigger):
 
 
 def test_its_log_says_how_far_it_is():
-    event = translate(decode_training(webhook(Trigger.PROGRESSED).body), None, size_bytes=0)
+    event = translate(decode_training(webhook(Trigger.PROGRESSED).body), Origin(), size_bytes=0)
 
     assert isinstance(event, TrainingProgressed)
     assert (event.step, event.total, event.fraction) == (420, 1000, 0.42)

@@ -197,15 +197,60 @@ async def test_a_status_that_nobody_knows_is_kept_whole_and_never_guessed(
     assert "'queued'" in letter.headers["x-dead-text"]
 
 
-async def test_what_our_token_proves_travels_with_the_event(door: httpx.AsyncClient, published: Published):
-    claim = Claim(UUID(int=7), ModelName("acme", "u-42"), 1000)
-    path = webhook_url("", claim, ("ref-secret",))
+ALICE = Claim(UUID(int=7), ModelName("acme", "u-42"), 1000)
+BOB = Claim(UUID(int=8), ModelName("acme", "u-42"), 2000)
 
-    await post(door, GOOD, path=path)
+
+def address_of(claim: Claim) -> str:
+    return webhook_url("", claim, ("ref-secret",))
+
+
+def succeeded(webhook: str | None, **fields: Any) -> bytes:
+    return json.dumps({"id": "abc", "status": "succeeded", "webhook": webhook, **fields}).encode()
+
+
+async def test_the_address_that_the_body_names_counts(door: httpx.AsyncClient, published: Published):
+    body = succeeded("https://hooks.example.com" + address_of(BOB))
+
+    await post(door, body, path=address_of(BOB))
+    await post(door, body, path="/webhooks/replicate")
+
+    for event in published.events():
+        assert isinstance(event, TrainingSucceeded)
+        assert (event.ref, event.destination, event.called_ref) == (BOB.ref, BOB.destination, None)
+
+
+@pytest.mark.parametrize("status", ["starting", "processing", "succeeded", "failed", "canceled", "thinking"])
+async def test_a_webhook_of_another_training_is_refused(status: str, door: httpx.AsyncClient, published: Published):
+    before = counted(telemetry.webhooks)["foreign_ref",]
+    body = succeeded("https://hooks.example.com" + address_of(BOB), status=status, logs="x")
+
+    answer = await post(door, body, path=address_of(ALICE))
+
+    assert (answer.status_code, answer.json()["title"]) == (401, "foreign-ref")
+    assert counted(telemetry.webhooks)["foreign_ref",] == before + 1
+    assert published.messages == []
+
+
+@pytest.mark.parametrize("webhook", [None, "https://example.com/hook"])
+async def test_an_address_that_only_was_called_proves_nothing(
+    webhook: str | None, door: httpx.AsyncClient, published: Published
+):
+    await post(door, succeeded(webhook), path=address_of(ALICE))
 
     [event] = published.events()
     assert isinstance(event, TrainingSucceeded)
-    assert (event.ref, event.destination) == (claim.ref, claim.destination)
+    assert (event.ref, event.destination, event.called_ref) == (None, None, ALICE.ref)
+
+
+async def test_steps_are_not_taken_from_an_address_that_only_was_called(door: httpx.AsyncClient, published: Published):
+    logs = "train: 50%|█████     | 500/1000 [00:10<00:10]\n"
+
+    await post(door, succeeded(None, status="processing", logs=logs), path=address_of(BOB))
+    await post(door, succeeded(None, status="processing", logs=logs), path="/webhooks/replicate")
+
+    called, plain = (event for event in published.events() if isinstance(event, TrainingProgressed))
+    assert (called.step, called.total, called.fraction) == (plain.step, plain.total, plain.fraction)
 
 
 async def test_a_foreign_token_is_no_error_and_proves_nothing(door: httpx.AsyncClient, published: Published):
@@ -339,6 +384,7 @@ async def test_every_answer_is_counted_from_the_beginning(published: Published):
             await post(door, GOOD, headers)
         for body in (GOOD, b"{}", b" " * (LIMIT + 1)):
             await post(door, body)
+        await post(door, succeeded("https://hooks.example.com" + address_of(BOB)), path=address_of(ALICE))
         published.broken = Unconfirmed("RabbitMQ gave no receipt")
         await post(door, GOOD)
 

@@ -33,6 +33,7 @@ from services.state.swap import (
     Snapshot,
     Swap,
     Training,
+    UnconfirmedRef,
     UnknownTraining,
     fold,
 )
@@ -47,6 +48,8 @@ from shared.contract.events import (
     ModelReverted,
     ModelSuperseded,
     ReplaySettled,
+    TrainingStarted,
+    TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
 from tests.state import (
@@ -645,6 +648,25 @@ def test_a_training_that_we_took_for_not_started_counts_when_replicate_runs_it_a
     world.take(ready("t1"))
 
     assert [running, world.stage(1)] == [Stage.RUNNING, Stage.ACTIVE]
+
+
+def test_the_address_that_was_called_attaches_no_training():
+    world = World.of(training(1, training_id=None))
+    event = TrainingSucceeded(training_id="t9", called_ref=UUID(int=1), output={"version": str(model_of("t9"))})
+
+    (result,) = world.take(envelope(event))
+
+    assert isinstance(result, UnconfirmedRef)
+    assert (result.code, result.max_attempts) == ("ref_unconfirmed", UnknownTraining.max_attempts)
+    assert world.trainings == World.of(training(1, training_id=None)).trainings
+
+
+def test_a_training_that_is_known_needs_no_address():
+    world = World.of(training(1), training(2, training_id=None))
+
+    world.take(envelope(TrainingStarted(training_id="t1", called_ref=UUID(int=2))))
+
+    assert [world.stage(1), world.stage(2)] == [Stage.RUNNING, Stage.REQUESTED]
 
 
 # What is kept of what Replicate said

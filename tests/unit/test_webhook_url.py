@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from itsdangerous import URLSafeSerializer
 
 from shared.contract.identity import ModelName
-from shared.replicate.webhook_url import Claim, _serializer, claim_from_headers, claim_headers, read_claim, webhook_url
+from shared.replicate.training import Training
+from shared.replicate.webhook_url import (
+    Claim,
+    ForeignRef,
+    Origin,
+    _serializer,
+    claim_in,
+    find_origin,
+    origin_from_headers,
+    origin_headers,
+    read_claim,
+    webhook_url,
+)
 
 OLD, NEW = "old secret", "new secret"
 CLAIM = Claim(UUID("0193f0c0-0000-7000-8000-000000000001"), ModelName("acme", "u-42"), 1000)
@@ -75,13 +87,48 @@ def test_a_token_of_ours_with_another_content_is_no_claim(content):
     assert read_claim(str(_serializer((NEW,)).dumps(content)), [NEW]) is None
 
 
-@given(st.uuids(), st.none() | st.integers(1, 2**31))
-def test_what_an_address_proved_can_wait_in_a_message(ref, total_steps):
-    claim = Claim(ref, ModelName("acme", "u-42"), total_steps)
+OTHER = Claim(UUID(int=9), ModelName("acme", "u-7"), 500)
 
-    assert claim_from_headers({"webhook-id": "msg_1", **claim_headers(claim)}) == claim
+
+def webhook_of(claim: Claim) -> str:
+    return webhook_url("https://hooks.example.com", claim, [NEW])
+
+
+def posted(webhook: str | None) -> Training:
+    """A training whose body says that its webhooks go to *webhook*."""
+    return Training.model_validate({"id": "t1", "status": "succeeded", "webhook": webhook})
+
+
+@pytest.mark.parametrize("called", [[token(CLAIM)], [], ["foreign"], [token(CLAIM), token(OTHER)]])
+def test_a_body_that_names_its_address_confirms_the_ref(called):
+    assert find_origin(posted(webhook_of(CLAIM)), called, [NEW, OLD]) == Origin(CLAIM)
+
+
+def test_a_body_of_another_training_than_the_address_is_refused():
+    with pytest.raises(ForeignRef, match="t1"):
+        find_origin(posted(webhook_of(CLAIM)), [token(OTHER)], [NEW, OLD])
+
+
+@pytest.mark.parametrize("webhook", [None, "", "https://example.com/hook?ref=x", "https://[", "x" * 5000])
+def test_the_called_address_alone_is_only_a_hint(webhook):
+    assert find_origin(posted(webhook), [token(CLAIM)], [NEW]) == Origin(hint=CLAIM.ref)
+
+
+@pytest.mark.parametrize("called", [[], ["foreign"], [token(CLAIM), token(CLAIM)]])
+def test_no_address_of_ours_is_no_origin(called):
+    assert find_origin(posted(None), called, [NEW]) == Origin()
+
+
+def test_an_address_with_two_refs_claims_nothing():
+    assert claim_in(f"{webhook_of(CLAIM)}&ref={token(OTHER)}", [NEW]) is None
+
+
+@given(st.uuids(), st.none() | st.integers(1, 2**31))
+def test_the_origin_can_wait_in_a_message(ref, total_steps):
+    for origin in (Origin(Claim(ref, ModelName("acme", "u-42"), total_steps)), Origin(hint=ref), Origin()):
+        assert origin_from_headers({"webhook-id": "msg_1", **origin_headers(origin)}) == origin
 
 
 @pytest.mark.parametrize("headers", [{}, {"claim-ref": "x", "claim-destination": "acme/ada"}, {"claim-ref": 7}])
-def test_a_message_without_a_claim_has_none(headers):
-    assert claim_from_headers(headers) is None
+def test_a_message_without_an_origin_has_none(headers):
+    assert origin_from_headers(headers) == Origin()

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeAlias
-from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -29,7 +28,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from shared.contract.errors import PermanentError, TransientError
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
 from shared.replicate.training import Training, TrainingStatus
-from shared.replicate.webhook_url import Claim, read_claim
+from shared.replicate.webhook_url import Claim, claim_in
 
 MOST_GETS: Final = 3
 #: So often nothing must have been found before anybody says that there is nothing.
@@ -145,7 +144,7 @@ class Listing:
             self._by_id[training.id] = training
             if training.webhook is None:
                 self._silent.append(training)
-            elif claim := _claim_in(training.webhook, self.secrets):
+            elif claim := claim_in(training.webhook, self.secrets):
                 self._by_ref[claim.ref] = training
             if training.created_at is not None:
                 self._since = min(training.created_at, self._since or training.created_at)
@@ -388,12 +387,3 @@ def _destination(found: Training) -> ModelName | None:
             ref = ModelRef.parse(version)
             return ref.model if ref else None
     return None
-
-
-def _claim_in(webhook: str, secrets: Sequence[str]) -> Claim | None:
-    """What we signed into *webhook*, if it is an address of ours."""
-    try:
-        tokens = parse_qs(urlsplit(webhook).query, max_num_fields=20).get("ref", [])
-    except ValueError:
-        return None
-    return read_claim(tokens[0], secrets) if len(tokens) == 1 else None

@@ -49,6 +49,7 @@ from shared.contract.text import clean
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
 from shared.replicate.translate import translate
+from shared.replicate.webhook_url import Origin
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker.link import is_stray_cancel
@@ -286,7 +287,7 @@ class Reconciler:
 
     async def _tell(self, training: Unfinished, found: Training, moment: datetime) -> None:
         """Publish what Replicate says of a training, as its webhook would have."""
-        event = translate(found, training.claim, size_bytes=_ANY_SIZE, recovered=True)
+        event = translate(found, Origin(training.claim), size_bytes=_ANY_SIZE, recovered=True)
         if found.has_ended:
             known = training.model_copy(update={"training_id": found.id})
             reason = f"Replicate says {found.status}; no webhook said so"

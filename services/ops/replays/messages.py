@@ -25,13 +25,13 @@ from shared.contract.preview import Message
 from shared.contract.topology import RECEIVER
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
-from shared.replicate.webhook_url import claim_from_headers
+from shared.replicate.webhook_url import origin_from_headers
 
 #: Which part of the body, and what is wrong with it.
 Problem: TypeAlias = tuple[Sequence[str | int], str]
 
 #: What another event would make of this one, or another user's.
-_IDS: Final = ("training_id", "ref", "request_id", "user_id", "replay", "settled_by")
+_IDS: Final = ("training_id", "ref", "called_ref", "request_id", "user_id", "replay", "settled_by")
 #: Whose model it is. Where the letter does not say it, state is asked; where it does, our own signature proved it.
 _DESTINATION: Final = "destination"
 #: Which attempt it was belongs to its earlier life.
@@ -87,7 +87,7 @@ def reported(letter: Letter, mark: Mark) -> Envelope:
         UnknownStatus: if its status is still none that is known.
 
     """
-    event = translate(decode_training(letter.body), claim_from_headers(letter.headers), size_bytes=len(letter.body))
+    event = translate(decode_training(letter.body), origin_from_headers(letter.headers), size_bytes=len(letter.body))
     return replace(wrap(event, source="receiver", now=letter.first_failed_at), replay=str(mark))
 
 

@@ -1,0 +1,118 @@
+"""
+Which of our trainings is this one? Edge: asks Replicate about single trainings, for as long as the process runs.
+
+Asked about are trainings whose webhooks came to an address that we signed, without anything in their bodies that
+confirms it (`UnconfirmedRef`). Replicate's API answers where a training's webhooks go: if that is an address of ours,
+the training is attached to the row that the address names, and the retry of its events finds it. If not, nothing is
+done.
+
+What waits is kept in memory. After a restart the next retry asks again, and the reconciler finds what is overdue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from services.state.records import TrainingRecord
+from shared.contract.errors import DependencyDown, ModelswapError
+from shared.replicate.errors import NotThere
+from shared.replicate.training import Training
+from shared.replicate.webhook_url import claim_in
+from shared.runtime.waiting import wait_for_any
+
+log = structlog.get_logger()
+
+#: How many trainings may wait. Others are asked about when their events are tried again.
+_MOST_WAITING: Final = 1000
+#: Between two questions: at most a tenth of the calls that Replicate allows.
+_EVERY_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 60.0
+
+
+class Replicate(Protocol):
+    """What is asked of Replicate."""
+
+    async def get_training(self, training_id: str) -> Training: ...
+
+
+class Trainings(Protocol):
+    """Where trainings are written down."""
+
+    async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None: ...
+
+    async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord: ...
+
+
+class Inquiries:
+    """Attaches trainings to the rows that Replicate says they belong to."""
+
+    def __init__(
+        self,
+        trainings: Trainings,
+        replicate: Replicate,
+        ref_secrets: Sequence[str],
+        *,
+        every_seconds: float = _EVERY_SECONDS,
+        pause_seconds: float = 1.0,
+    ) -> None:
+        """While Replicate or Postgres is away, wait for *pause_seconds*, and twice as long each time."""
+        self._trainings = trainings
+        self._replicate = replicate
+        self._ref_secrets = ref_secrets
+        self._every_seconds = every_seconds
+        self._pause_seconds = pause_seconds
+        #: The ids of trainings, in order.
+        self._waiting: dict[str, None] = {}
+        self._added = asyncio.Event()
+        self._failures = 0
+
+    def ask_about(self, training_id: str) -> None:
+        """Ask about a training soon, unless too many wait."""
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting.setdefault(training_id)
+            self._added.set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Ask until *stopping* is set."""
+        while not stopping.is_set():
+            if self._waiting:
+                await wait_for_any(stopping, seconds=await self._ask_next())
+            else:
+                self._added.clear()
+                await wait_for_any(stopping, self._added)
+
+    async def _ask_next(self) -> float:
+        """Ask about the first that waits; how many seconds to wait before the next question."""
+        training_id = next(iter(self._waiting))
+        del self._waiting[training_id]
+        try:
+            await self._ask(training_id)
+        except NotThere:
+            log.info("inquiry.not_at_replicate", training_id=training_id)
+        except DependencyDown as error:
+            self._waiting.setdefault(training_id)
+            pause = min(self._pause_seconds * 2.0 ** min(self._failures, 16), _LONGEST_PAUSE_SECONDS)
+            self._failures += 1
+            log.warning("inquiry.delayed", training_id=training_id, error=error.code, detail=str(error))
+            return max(error.retry_after_seconds or 0.0, pause)
+        except ModelswapError as error:
+            log.warning("inquiry.failed", training_id=training_id, error=error.code, detail=str(error))
+        except Exception:
+            # It concerns this training alone: the others are asked about all the same.
+            log.exception("inquiry.broken", training_id=training_id)
+        self._failures = 0
+        return self._every_seconds
+
+    async def _ask(self, training_id: str) -> None:
+        found = await self._replicate.get_training(training_id)
+        claim = claim_in(found.webhook, self._ref_secrets)
+        record = await self._trainings.find_training(None, claim.ref) if claim else None
+        if record is not None and record.training_id is None:
+            record = await self._trainings.attach(record, found.id)
+        is_attached = record is not None and record.training_id == found.id
+        log.info("inquiry.answered", training_id=found.id, ref=str(record.ref) if record else None, ours=is_attached)

@@ -1,0 +1,151 @@
+"""Which of our trainings is this one? Replicate's answer decides, and whatever it is, the next one is asked about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+import pytest
+
+from services.state.estimate import Progress
+from services.state.inquiries import Inquiries
+from services.state.records import TrainingRecord
+from services.state.transitions import Stage
+from shared.contract.errors import DependencyDown, PermanentError
+from shared.contract.identity import ModelName
+from shared.replicate.webhook_url import Claim, webhook_url
+from tests.fakes import FakeReplicate
+from tests.state import DESTINATION, NOON
+
+SECRETS = ("ref-secret",)
+ALICE, BOB = UUID(int=1), UUID(int=2)
+
+
+def address_of(ref: UUID, destination: ModelName = DESTINATION) -> str:
+    return webhook_url("https://hooks.example.com", Claim(ref, destination, None), SECRETS)
+
+
+def row(ref: UUID, training_id: str | None = None) -> TrainingRecord:
+    return TrainingRecord(
+        number=ref.int,
+        ref=ref,
+        training_id=training_id,
+        user_id=f"user-{ref.int}",
+        generation=1,
+        destination=DESTINATION,
+        trainer=None,
+        trigger_word="",
+        total_steps=None,
+        stage=Stage.REQUESTED,
+        step=None,
+        percent=None,
+        progress_source=None,
+        shown=Progress(0, None, None, None, None, None),
+        model=None,
+        failure=None,
+        requested_at=NOON,
+        started_at=None,
+        completed_at=None,
+        updated_at=NOON,
+        is_current=False,
+        activated_generation=None,
+    )
+
+
+@dataclass
+class Rows:
+    """The trainings that are written down, and how many questions were answered."""
+
+    rows: dict[UUID, TrainingRecord] = field(default_factory=dict)
+
+    async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:  # noqa: ARG002
+        return self.rows.get(ref) if ref else None
+
+    async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord:
+        known = self.rows[record.ref]
+        self.rows[record.ref] = replace(known, training_id=known.training_id or training_id)
+        return self.rows[record.ref]
+
+    def ids(self) -> list[str | None]:
+        return [each.training_id for each in self.rows.values()]
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows({ALICE: row(ALICE), BOB: row(BOB)})
+
+
+@pytest.fixture
+def replicate() -> FakeReplicate:
+    return FakeReplicate()
+
+
+@pytest.fixture
+async def inquiries(rows: Rows, replicate: FakeReplicate) -> AsyncIterator[Inquiries]:
+    stopping = asyncio.Event()
+    inquiries = Inquiries(rows, replicate, SECRETS, every_seconds=0, pause_seconds=0)
+    running = asyncio.create_task(inquiries.run(stopping))
+    yield inquiries
+    stopping.set()
+    await running
+
+
+async def until_attached(rows: Rows, ref: UUID) -> None:
+    async with asyncio.timeout(10):
+        while rows.rows[ref].training_id is None:
+            await asyncio.sleep(0)
+
+
+async def test_a_training_goes_where_replicate_says(rows: Rows, replicate: FakeReplicate, inquiries: Inquiries):
+    replicate.add_training("bobs", webhook=address_of(BOB))
+
+    inquiries.ask_about("bobs")
+    await until_attached(rows, BOB)
+
+    assert rows.ids() == [None, "bobs"]
+
+
+async def test_what_replicate_does_not_confirm_goes_nowhere(rows: Rows, replicate: FakeReplicate, inquiries: Inquiries):
+    replicate.add_training("silent")
+    replicate.add_training("elsewhere", webhook="https://example.com/hook")
+    replicate.add_training("unregistered", webhook=address_of(UUID(int=3)))
+    replicate.add_training("bobs", webhook=address_of(BOB))
+
+    for name in ("silent", "elsewhere", "unregistered", "not-at-replicate", "bobs"):
+        inquiries.ask_about(name)
+    await until_attached(rows, BOB)
+
+    assert rows.ids() == [None, "bobs"]
+
+
+async def test_a_row_that_has_its_training_keeps_it(rows: Rows, replicate: FakeReplicate, inquiries: Inquiries):
+    rows.rows[ALICE] = row(ALICE, "alices")
+    replicate.add_training("second", webhook=address_of(ALICE))
+    replicate.add_training("bobs", webhook=address_of(BOB))
+
+    inquiries.ask_about("second")
+    inquiries.ask_about("bobs")
+    await until_attached(rows, BOB)
+
+    assert rows.ids() == ["alices", "bobs"]
+
+
+@pytest.mark.parametrize(
+    "error", [DependencyDown("Replicate is away", retry_after_seconds=0), PermanentError("no"), RuntimeError("a bug")]
+)
+async def test_trouble_with_one_training_delays_no_other(
+    error: Exception, rows: Rows, replicate: FakeReplicate, inquiries: Inquiries
+):
+    replicate.add_training("alices", webhook=address_of(ALICE))
+    replicate.add_training("bobs", webhook=address_of(BOB))
+    replicate.next_error = error
+
+    inquiries.ask_about("alices")
+    inquiries.ask_about("bobs")
+    await until_attached(rows, BOB)
+    if isinstance(error, DependencyDown):
+        await until_attached(rows, ALICE)
+
+    assert rows.ids() == ["alices" if isinstance(error, DependencyDown) else None, "bobs"]
