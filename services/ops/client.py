@@ -17,6 +17,7 @@ from services.ops.reconcile.plan import Stage, StateRefused, Unfinished
 from services.ops.replays.records import Revert
 from shared.contract.answers import kind_in, said_in
 from shared.contract.errors import DependencyDown, PermanentError
+from shared.contract.identity import parse_ref
 from shared.contract.preview import Answer, Message
 from shared.runtime.aside import SetAside
 from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
@@ -135,7 +136,10 @@ class Services:
         return True
 
     async def user_of(self, training_id: str) -> str | None:
-        """The user whose training it is; None if it is not registered."""
+        """The user whose training it is, by Replicate's id; None if it is not registered."""
+        if parse_ref(training_id) is not None:
+            # A broken message may hold anything in that place: state would answer with the training of that ref.
+            return None
         response = await self._ask("GET", self._training(training_id))
         if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
             return None

@@ -53,7 +53,7 @@ from services.state.views import (
 from shared.contract.answers import Mistake, Moment, Page
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, ModelswapError
-from shared.contract.identity import TrainingId, UserId
+from shared.contract.identity import TrainingId, TrainingName, UserId, parse_ref
 from shared.contract.preview import Answer, Refusal
 from shared.contract.preview import Message as EventMessage
 from shared.replicate.progress import configured_steps
@@ -106,7 +106,7 @@ class Store(Trainings, Protocol):
 
     async def adopt(self, registration: Registration) -> tuple[TrainingRecord, bool]: ...
 
-    async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None: ...
+    async def find_training(self, name: str | UUID) -> TrainingRecord | None: ...
 
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
@@ -249,12 +249,12 @@ class _Trainings:
             response.status_code = HTTPStatus.CREATED
         return training_view(record)
 
-    async def get_training(self, training_id: Annotated[TrainingId, Path()]) -> TrainingView:
+    async def get_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
         """How far a training is, by Replicate's id or by our `ref`."""
         return training_view(await self._get(training_id))
 
     async def follow_training(
-        self, training_id: Annotated[TrainingId, Path()], last_event_id: Annotated[str | None, Header()] = None
+        self, training_id: Annotated[TrainingName, Path()], last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
         """
         Follow a training as server-sent events: `stage` first and whenever that changes, `progress` in between.
@@ -271,13 +271,13 @@ class _Trainings:
             return Response(status_code=HTTPStatus.NO_CONTENT)
         return EventStream(self.watcher, record, last_event_id)
 
-    async def cancel_training(self, training_id: Annotated[TrainingId, Path()]) -> TrainingView:
+    async def cancel_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
         """Ask Replicate to end a training. Its stage changes when Replicate says that it did."""
         record = await self._get(training_id)
         await asking.cancel(record, self.replicate)
         return training_view(record)
 
-    async def never_started(self, training_id: Annotated[TrainingId, Path()], body: NeverStarted) -> TrainingView:
+    async def never_started(self, training_id: Annotated[TrainingName, Path()], body: NeverStarted) -> TrainingView:
         """
         Say that Replicate was never asked for a training: it fails, and its Idempotency-Key starts another one.
 
@@ -288,7 +288,7 @@ class _Trainings:
         await self.store.fail_start(record, Failure(NOT_STARTED, body.reason))
         return await self.get_training(training_id)
 
-    async def retry_extraction(self, training_id: Annotated[TrainingId, Path()], key: Key = None) -> TrainingView:
+    async def retry_extraction(self, training_id: Annotated[TrainingName, Path()], key: Key = None) -> TrainingView:
         """Look for the model of a training once more that succeeded without a usable one."""
         record = await self._get(training_id)
         idempotency = _idempotency(key, {"retry-extraction": str(record.ref)})
@@ -330,7 +330,7 @@ class _Trainings:
         return await self.list_trainings(stage, user_id, limit, cursor)
 
     async def _get(self, training_id: str) -> TrainingRecord:
-        record = await self.store.find_training(training_id, _uuid(training_id))
+        record = await self.store.find_training(parse_ref(training_id) or training_id)
         if record is None:
             raise NotFound("no-training", f"training {training_id} is not registered")
         return record
@@ -487,10 +487,3 @@ def _generations(if_match: str | None) -> Collection[int] | None:
         return None
     tags = (_ETAG.fullmatch(tag.strip()) for tag in if_match.split(","))
     return {int(tag[1]) for tag in tags if tag}
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

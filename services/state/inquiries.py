@@ -43,7 +43,7 @@ class Replicate(Protocol):
 class Trainings(Protocol):
     """Where trainings are written down."""
 
-    async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None: ...
+    async def find_training(self, name: str | UUID) -> TrainingRecord | None: ...
 
     async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord: ...
 
@@ -111,7 +111,7 @@ class Inquiries:
     async def _ask(self, training_id: str) -> None:
         found = await self._replicate.get_training(training_id)
         claim = claim_in(found.webhook, self._ref_secrets)
-        record = await self._trainings.find_training(None, claim.ref) if claim else None
+        record = await self._trainings.find_training(claim.ref) if claim else None
         if record is not None and record.training_id is None:
             record = await self._trainings.attach(record, found.id)
         is_attached = record is not None and record.training_id == found.id

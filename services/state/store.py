@@ -276,7 +276,8 @@ _TRAINING: Final = """
             FROM state.trainer_durations d WHERE d.trainer = split_part(t.trainer, ':', 1)) AS learned
     FROM state.trainings t
 """
-_FIND_TRAINING: Final = _TRAINING + "WHERE t.training_id = $1 OR t.ref = $2"
+_FIND_BY_ID: Final = _TRAINING + "WHERE t.training_id = $1"
+_FIND_BY_REF: Final = _TRAINING + "WHERE t.ref = $1"
 _FIND_TRAININGS: Final = _TRAINING + "WHERE t.ref = ANY($1::uuid[])"
 _PAGE: Final = " ORDER BY t.number DESC LIMIT $2"
 #: By: is a user asked for, is a stage asked for. Each has an index of its own.
@@ -586,7 +587,7 @@ class Store:
         return found, is_new
 
     async def _adopt(self, connection: Connection, registration: Registration) -> tuple[TrainingRecord, bool]:
-        known = await self._find(connection, registration.training_id, None)
+        known = await self._find(connection, registration.training_id) if registration.training_id else None
         if known is None:
             return await self._register(connection, registration), True
         if others := registration.differences(known):
@@ -713,10 +714,10 @@ class Store:
 
     # Questions
 
-    async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
-        """A training by Replicate's id or by ours."""
+    async def find_training(self, name: str | UUID) -> TrainingRecord | None:
+        """A training by Replicate's id (text) or by our ref."""
         async with acquired(self._pool) as connection:
-            return await self._find(connection, training_id, ref)
+            return await self._find(connection, name)
 
     async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingRecord]:
         """Those of these trainings that are known."""
@@ -835,8 +836,9 @@ class Store:
             raise Conflict(f"generation {generation} of user {user_id} is gone")
         return to_model(row)
 
-    async def _find(self, connection: Connection, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:
-        found = await self._show(connection, await connection.fetch(_FIND_TRAINING, training_id, ref))
+    async def _find(self, connection: Connection, name: str | UUID) -> TrainingRecord | None:
+        statement = _FIND_BY_REF if isinstance(name, UUID) else _FIND_BY_ID
+        found = await self._show(connection, await connection.fetch(statement, name))
         return found[0] if found else None
 
     async def _show(self, connection: Connection, rows: Sequence[Record]) -> list[TrainingRecord]:
@@ -853,7 +855,7 @@ class Store:
         return records
 
     async def _get(self, connection: Connection, ref: UUID) -> TrainingRecord:
-        found = await self._find(connection, None, ref)
+        found = await self._find(connection, ref)
         if found is None:
             raise Conflict(f"training {ref} is gone")
         return found

@@ -3,7 +3,7 @@ How users, trainings and models are named. Pure.
 
 *user*       the product's own opaque id: 1 to 200 printable characters
 *training*   Replicate's id of one training
-*ref*        our own id of a training (UUID), drawn before Replicate knows of it
+*ref*        our own id of a training (UUID), drawn before Replicate knows of it; no training id looks like one
 *model*      ``owner/name`` on Replicate
 *model ref*  ``owner/name:version``, where version is 64 lower-case hexadecimal digits
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Self
+from uuid import UUID
 
 from pydantic import AfterValidator, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
@@ -27,13 +28,28 @@ _NAME = r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?"
 _VERSION = r"[0-9a-f]{64}"
 _MODEL_NAME = re.compile(rf"({_OWNER})/({_NAME})", re.ASCII)
 _MODEL_REF = re.compile(rf"({_OWNER})/({_NAME}):({_VERSION})", re.ASCII)
+_REF = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
+
+
+def parse_ref(text: str) -> UUID | None:
+    """The ref in *text*, however it is spelled: in either case, with hyphens or without."""
+    digits = text.replace("-", "")
+    return UUID(digits) if _REF.fullmatch(digits) else None
+
+
+def _no_ref(text: str) -> str:
+    if parse_ref(text) is not None:
+        raise ValueError("looks like a ref, which is an id of modelswap's own, and not like one of Replicate's")
+    return text
 
 
 #: The product's own opaque id of a user.
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(printable)]
 
+#: A training in a path, by Replicate's id or by our ref: `parse_ref` tells which.
+TrainingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
 #: Replicate's id of a training: 26 characters of lower-case base 32 as observed; anything that is safe in a path here.
-TrainingId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
+TrainingId = Annotated[TrainingName, AfterValidator(_no_ref)]
 
 
 def _text_schema(kind: str, of: type[Any], parse: Callable[[str], Any]) -> CoreSchema:

@@ -30,7 +30,7 @@ from pydantic import (
 )
 
 from shared.contract.errors import PermanentError
-from shared.contract.identity import TrainingId
+from shared.contract.identity import TrainingId, TrainingName
 from shared.contract.text import clean, is_storable
 
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -107,7 +107,7 @@ _Address = Annotated[str | None, Field(max_length=4096), AfterValidator(_storabl
 class _Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    id: TrainingId
+    id: TrainingName
     #: A `TrainingStatus`, or one that Replicate added since.
     status: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_storable)]
     #: As it came, whatever its shape.
@@ -123,6 +123,7 @@ class _Job(BaseModel):
 class Training(_Job):
     """One training as Replicate describes it."""
 
+    id: TrainingId
     #: The trainer (``owner/name``) and its version: never the result. Replicate calls them ``model`` and ``version``.
     trainer: _Name = Field(default=None, alias="model")
     trainer_version: _Name = Field(default=None, alias="version")

@@ -152,7 +152,7 @@ async def test_a_training_is_written_down_and_started(client, replicate, store):
     assert (body["destination"], body["trainer"], body["total_steps"]) == (str(DESTINATION), TRAINER, 700)
     assert (body["progress"], body["reference"], body["current"]) == (0, None, False)
     assert "webhook_url" not in body
-    record = await store.find_training("t1", None)
+    record = await store.find_training("t1")
     assert record is not None
     assert str(record.ref) == body["ref"]
 
@@ -399,6 +399,16 @@ async def test_a_training_is_found_by_our_id_too(client):
     ref = (await client.put("/trainings/t1", json=REGISTER)).json()["ref"]
 
     assert (await client.get(f"/trainings/{ref}")).json()["training_id"] == "t1"
+
+
+@pytest.mark.parametrize("spell", [str, lambda ref: str(ref).upper(), lambda ref: ref.hex, lambda ref: f"{ref.hex}-"])
+async def test_a_ref_can_not_be_registered_as_a_training_id(client, spell):
+    ref = UUID((await client.post("/trainings", json={**START, "user_id": "bob"})).json()["ref"])
+
+    answer = await client.put(f"/trainings/{spell(ref)}", json=REGISTER)
+
+    problem(answer, 422, "invalid")
+    assert (await client.get(f"/trainings/{ref}")).json()["user_id"] == "bob"
 
 
 async def test_a_training_that_nobody_registered_is_not_there(client):

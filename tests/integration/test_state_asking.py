@@ -270,7 +270,7 @@ async def test_where_only_the_destination_was_missing_it_is_asked_for_again_with
     assert results == [None, None]
     assert (first.training_id, first.destination, first.output, first.started_at) == ("t1", DESTINATION, version, NOON)
     assert (second.training_id, second.output) == ("t2", None)
-    record = await store.find_training("t1", None)
+    record = await store.find_training("t1")
     assert record is not None
     assert (record.stage, record.failure) == (Stage.VERIFYING, None)
 
@@ -613,7 +613,7 @@ async def test_whatever_is_ready_registered_and_rolled_back_at_once_the_model_on
     history = await store.list_history(user, before=None, limit=100)
     generations = [line.generation for line in history]
     model = await store.find_model(user)
-    records = [await store.find_training(name, None) for name in names]
+    records = [await store.find_training(name) for name in names]
     assert model is not None
     assert (model.generation, model.model) == (history[0].generation, history[0].model)
     assert generations == sorted(set(generations), reverse=True)

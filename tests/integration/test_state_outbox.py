@@ -116,7 +116,7 @@ async def test_an_event_is_published_exactly_as_it_was_written(store):
     await store.relay(broker.publish, limit=100)
 
     (envelope,) = broker.got
-    record = await store.find_training("t1", None)
+    record = await store.find_training("t1")
     assert record is not None
     assert record.model is not None
     assert envelope.event == ModelActivated(

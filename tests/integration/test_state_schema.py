@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ TWO_ACTIVE = "23P01"
 
 OF_ADA = "WHERE user_id = 'ada'"
 VERSION = model_of("new").version
+REF = UUID("0193f0c0-0000-7000-8000-00000000000a")
 
 
 @pytest.fixture
@@ -99,6 +101,11 @@ REFUSED = [
     (update(f"model = 'acme/ada:{VERSION}'", "trainings", "WHERE training_id = 't2'"), FOREIGN),
     (update("training_id = NULL", "trainings", "WHERE training_id = 't2'"), CHECK),
     (update("training_id = 't1'", "trainings", "WHERE training_id = 't3'"), DOUBLE),
+    # an id that would be taken for a ref
+    *(
+        (update(f"training_id = '{name}'", "trainings", "WHERE training_id = 't3'"), CHECK)
+        for name in (str(REF), REF.hex, REF.hex.upper(), f"0-1{REF.hex[2:]}")
+    ),
     (update("progress = 100, progress_source = 'log', progress_at = now()", "trainings"), CHECK),
     # another past
     ("UPDATE state.model_history SET reason = 'nothing happened'", FORBIDDEN),

@@ -49,7 +49,7 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 
 async def get(store: Store, training_id: str) -> TrainingRecord:
-    record = await store.find_training(training_id, None)
+    record = await store.find_training(training_id)
     assert record is not None
     return record
 
@@ -684,7 +684,7 @@ async def test_progress_is_known_of_a_training_whose_id_no_other_webhook_brought
 
     await Handler(store).handle_progress([progressed("t1", 0.5, ref=record.ref)])
 
-    found = await store.find_training(None, record.ref)
+    found = await store.find_training(record.ref)
     assert found is not None
     assert (found.percent, found.stage, found.training_id) == (50, Stage.RUNNING, None)
 
@@ -725,7 +725,7 @@ async def test_trainings_are_listed_newest_first_by_user_and_by_stage(store):
 async def test_a_training_is_found_by_our_own_id_too(store):
     record, _ = await store.adopt(registration("ada", "t1", ref=UUID(int=7), destination=DESTINATION))
 
-    assert await store.find_training(str(record.ref), record.ref) == record
+    assert await store.find_training(record.ref) == record
 
 
 # Replays and previews

@@ -148,7 +148,7 @@ async def test_an_event_says_what_a_get_says(store):
 
 
 async def test_a_training_is_followed_by_our_own_id_too(store):
-    record = await store.find_training("t1", None)
+    record = await store.find_training("t1")
     async with running(store) as (_, client), following(client, str(record.ref)) as stream:
         assert (await anext(stream)).training["training_id"] == "t1"
 
@@ -236,7 +236,7 @@ async def test_nothing_is_asked_while_nobody_follows(store):
 
 async def test_a_client_that_takes_nothing_holds_up_nobody_and_is_told_the_latest(store):
     async with running(store) as (process, client):
-        record = await store.find_training("t1", None)
+        record = await store.find_training("t1")
         with process.watcher.followed(record, None) as slow:
             chunks = slow.chunks()
             assert await anext(chunks) == b"retry: 2000\n\n"
@@ -286,7 +286,7 @@ async def test_a_training_that_can_not_be_shown_silences_no_other_stream(store):
     with contextlib.ExitStack() as stack:
         followers = []
         for training_id in ("poison", "t1", "t2"):
-            record = await store.find_training(training_id, None)
+            record = await store.find_training(training_id)
             followers.append(stack.enter_context(watcher.followed(record, None)))
         await store.apply([started(training_id) for training_id in ("poison", "t1", "t2")])
         await watcher._tick()
@@ -297,7 +297,7 @@ async def test_a_training_that_can_not_be_shown_silences_no_other_stream(store):
 
 async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
     watcher = Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test"))
-    record = await store.find_training("t1", None)
+    record = await store.find_training("t1")
 
     async def never(*_: object) -> Any:
         await asyncio.Event().wait()
@@ -309,7 +309,7 @@ async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
 
 async def test_a_proxy_hears_that_the_stream_lives_while_nothing_happens(store):
     watcher = Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test"), heartbeat_seconds=0.01)
-    record = await store.find_training("t1", None)
+    record = await store.find_training("t1")
 
     with watcher.followed(record, Update.of(record).id) as follower:
         chunks = follower.chunks()

@@ -73,7 +73,7 @@ async def learn(store: Store) -> int:
 
 
 async def get(store: Store, training_id: str) -> TrainingRecord:
-    record = await store.find_training(training_id, None)
+    record = await store.find_training(training_id)
     assert record is not None
     return record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_binary_event
@@ -21,15 +22,18 @@ from shared.contract.events import (
     ModelReady,
     TrainingFailed,
     TrainingProgressed,
+    TrainingStarted,
     TrainingSucceeded,
 )
-from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
+from shared.contract.identity import ModelName, ModelRef, TrainingId, TrainingName, UserId, parse_ref
 from shared.contract.retry import DELAYS, UNKNOWN_ERROR_ATTEMPTS, DeadLetter, RetryIn, next_step
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE, delay_name, topology
 
 NOW = datetime(2026, 11, 24, 1, 2, 3, 456789, tzinfo=UTC)
 VERSION = "925da5f563c07bb620a3bf3cc2185079b1cfc7d62f47a9c234e67dbc36eab738"
 REF = ModelRef("acme", "u-42", VERSION)
+REF_ID = UUID("0193f0c0-0000-7000-8000-00000000000a")
+HEADERS_OF_STARTED = wrap(TrainingStarted(training_id="abc"), source="test", now=NOW).headers()
 READY = ModelReady(training_id="abc", model=REF, evidence=Evidence(shape="version", checks=("exists",), seconds=1.5))
 
 
@@ -83,6 +87,25 @@ def test_what_can_not_be_printed_is_no_user(user: str):
 def test_a_training_id_is_safe_in_a_path(training: str):
     with pytest.raises(ValidationError):
         TypeAdapter(TrainingId).validate_python(training)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [str(REF_ID), str(REF_ID).upper(), REF_ID.hex, REF_ID.hex.upper(), f"0-1{REF_ID.hex[2:]}", f"{REF_ID.hex}-"],
+)
+def test_no_training_id_looks_like_a_ref(spelling: str):
+    with pytest.raises(ValidationError, match="looks like a ref"):
+        TypeAdapter(TrainingId).validate_python(spelling)
+    with pytest.raises(Malformed):
+        decode(HEADERS_OF_STARTED, "application/json", json.dumps({"training_id": spelling}).encode())
+    assert TypeAdapter(TrainingName).validate_python(spelling) == spelling
+    assert parse_ref(spelling) == REF_ID
+
+
+@pytest.mark.parametrize("name", ["gm3qorzdhgbfurvjtvhg6dckhu", "a" * 31, "a" * 33, "a" * 31 + "_", "g" + "a" * 31])
+def test_what_is_no_ref_is_a_training_id(name: str):
+    assert TypeAdapter(TrainingId).validate_python(name) == name
+    assert parse_ref(name) is None
 
 
 @pytest.mark.parametrize("event", EVENTS.values(), ids=EVENTS)

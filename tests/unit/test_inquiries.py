@@ -60,8 +60,8 @@ class Rows:
 
     rows: dict[UUID, TrainingRecord] = field(default_factory=dict)
 
-    async def find_training(self, training_id: str | None, ref: UUID | None) -> TrainingRecord | None:  # noqa: ARG002
-        return self.rows.get(ref) if ref else None
+    async def find_training(self, name: str | UUID) -> TrainingRecord | None:
+        return self.rows.get(name) if isinstance(name, UUID) else None
 
     async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord:
         known = self.rows[record.ref]

@@ -61,6 +61,13 @@ def problem(kind: str, status: int) -> dict[str, Any]:
     return {"type": f"urn:modelswap:problem:{kind}", "title": kind, "status": status, "detail": f"it is {kind}"}
 
 
+async def test_a_ref_in_a_letter_is_nobodys_training_id():
+    async with answering(200, {"user_id": "ann"}) as (client, asked):
+        assert await client.user_of(str(UUID(int=1))) is None
+
+    assert asked == []
+
+
 @pytest.mark.parametrize("length", [1, 947, 948, 1000])
 async def test_however_long_the_reason_of_an_undo_state_takes_it(length: int):
     revert = Revert(REVERT.replay_id, REVERT.user_id, 7, REVERT.to, "x" * length, REVERT.actor)

@@ -19,7 +19,7 @@ from services.ops.reconcile.views import (
     RoundView,
     door_seems_broken,
 )
-from shared.contract.identity import TrainingId
+from shared.contract.identity import TrainingName
 from shared.runtime.clock import now
 from shared.runtime.http import Asker
 
@@ -67,7 +67,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
         )
 
     @router.post("/trainings/{training_id}/look-again")
-    async def look_again(training_id: Annotated[TrainingId, Path()], body: LookAgain, asker: Asker) -> LookedAgain:
+    async def look_again(training_id: Annotated[TrainingName, Path()], body: LookAgain, asker: Asker) -> LookedAgain:
         """Look for the model of a training once more that succeeded without a usable one, for a reason."""
         try:
             await state.look_again(training_id)
