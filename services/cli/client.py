@@ -173,12 +173,10 @@ class Product(_Api):
     _token_setting = "MODELSWAP_API_TOKENS"  # noqa: S105 (its name)
     _list = "modelswap trainings list"
 
-    async def start_training(self, body: Mapping[str, Any]) -> TrainingView:
-        return await self._ask(TrainingView, "POST", "/v1/trainings", body=body)
-
-    async def register_training(self, training_id: str, body: Mapping[str, Any]) -> TrainingView:
-        """Make a training known that runs already."""
-        return await self._ask(TrainingView, "PUT", f"/v1/trainings/{_part(training_id)}", body=body)
+    async def start_training(self, body: Mapping[str, Any], *, key: str | None = None) -> TrainingView:
+        """Asked again with the same *key*, it is the same training."""
+        headers = {"Idempotency-Key": key} if key else None
+        return await self._ask(TrainingView, "POST", "/v1/trainings", body=body, headers=headers)
 
     async def get_training(self, training_id: str) -> TrainingView:
         return await self._ask(TrainingView, "GET", f"/v1/trainings/{_part(training_id)}")

@@ -91,6 +91,7 @@ async def _run(
             watcher,
             webhook=WebhookAddress(settings.public_url, reveal(settings.ref_secrets)),
             api_tokens=reveal(settings.api_tokens),
+            ask_later=inquiries.ask_about if settings.replicate_api_token else None,
         ),
         {
             "database": partial(check_database, pool, MIGRATIONS),

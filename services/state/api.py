@@ -18,7 +18,7 @@ from fastapi import FastAPI, Header, Path, Query, Response
 from pydantic import JsonValue
 from starlette.types import Message, Receive, Scope, Send
 
-from services.state import asking
+from services.state import adopting, asking
 from services.state.records import (
     NOT_STARTED,
     HistoryRecord,
@@ -70,6 +70,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     RegisteredOtherwise: HTTPStatus.CONFLICT,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     StartRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    adopting.NotAtReplicate: HTTPStatus.NOT_FOUND,
     asking.NoTraining: HTTPStatus.NOT_FOUND,
     asking.NotRetryable: HTTPStatus.CONFLICT,
     asking.NotCancelable: HTTPStatus.CONFLICT,
@@ -93,20 +94,16 @@ Responses: TypeAlias = dict[int | str, dict[str, Any]]
 _ETAG: Final = re.compile(r'"([0-9]{1,19})"', re.ASCII)
 
 
-class Replicate(Starter, asking.Replicate, Protocol):
+class Replicate(Starter, adopting.Replicate, asking.Replicate, Protocol):
     """What is asked of Replicate."""
 
 
-class Store(Trainings, Protocol):
+class Store(Trainings, adopting.Trainings, Protocol):
     """Where trainings and models are kept."""
 
     async def register(
         self, registration: Registration, key: IdempotencyKey | None = None
     ) -> tuple[TrainingRecord, bool]: ...
-
-    async def adopt(self, registration: Registration) -> tuple[TrainingRecord, bool]: ...
-
-    async def find_training(self, name: str | UUID) -> TrainingRecord | None: ...
 
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
@@ -139,16 +136,26 @@ class WebhookAddress:
 
 
 def create_api(
-    store: Store, replicate: Replicate, watcher: Watcher, *, webhook: WebhookAddress, api_tokens: Sequence[str]
+    store: Store,
+    replicate: Replicate,
+    watcher: Watcher,
+    *,
+    webhook: WebhookAddress,
+    api_tokens: Sequence[str],
+    ask_later: Callable[[str], None] | None = None,
 ) -> FastAPI:
-    """The API, to be mounted at ``/v1``."""
+    """
+    The API, to be mounted at ``/v1``.
+
+    *ask_later* has Replicate asked about a training that it could not be asked about now; None without a token.
+    """
     api = new_api(
         title="modelswap",
         summary="Start trainings, and always know which model a user may use.",
         tokens=[read_token(entry, plain=_PLAIN_TOKEN) for entry in api_tokens],
         statuses=_STATUS,
     )
-    trainings = _Trainings(store, replicate, webhook, watcher)
+    trainings = _Trainings(store, replicate, webhook, watcher, ask_later)
     models = _Models(store)
 
     def add(
@@ -171,7 +178,13 @@ def create_api(
         )
 
     unknown: Responses = {202: {"model": TrainingView, "description": "Whether Replicate runs it is not known yet."}}
-    first: Responses = {201: {"model": TrainingView, "description": "It was not registered before."}}
+    first: Responses = {
+        201: {"model": TrainingView, "description": "It was not registered before."},
+        202: {
+            "model": TrainingView,
+            "description": "It was not registered before, and Replicate could not be asked how it is: that follows.",
+        },
+    }
     unchanged: Responses = {304: {"description": "The client has it."}}
     add("POST", "/trainings", trainings.start_training, TrainingView, status=201, others=unknown)
     add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView, others=first)
@@ -205,6 +218,7 @@ class _Trainings:
     replicate: Replicate
     webhook: WebhookAddress
     watcher: Watcher
+    ask_later: Callable[[str], None] | None
 
     async def start_training(self, body: StartTraining, response: Response, key: Key = None) -> TrainingView:
         """
@@ -239,15 +253,21 @@ class _Trainings:
         self, training_id: Annotated[TrainingId, Path()], body: RegisterTraining, response: Response
     ) -> TrainingView:
         """
-        Write down a training that runs already; 201 the first time, 200 afterwards. Its webhooks must come to us.
+        Write down a training that Replicate knows already; 201 or 202 the first time, 200 afterwards.
+
+        Replicate is asked about it at once: if it has ended, its end is told as by its last webhook; if Replicate does
+        not know it, the answer is 404 `no-such-training-at-replicate`. 202 where Replicate does not answer: then it is
+        asked again. For what comes later, the training's webhooks must come to us.
 
         409 where it is registered with another user, destination, trainer or trigger word: none of them ever changes.
         """
         registration = _registration(body, total_steps=body.total_steps, training_id=training_id)
-        record, is_new = await self.store.adopt(registration)
-        if is_new:
-            response.status_code = HTTPStatus.CREATED
-        return training_view(record)
+        adopted = await adopting.adopt(
+            registration, training_id, replicate=self.replicate, trainings=self.store, ask_later=self.ask_later
+        )
+        if adopted.is_new:
+            response.status_code = HTTPStatus.ACCEPTED if adopted.is_asked_later else HTTPStatus.CREATED
+        return training_view(adopted.record)
 
     async def get_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
         """How far a training is, by Replicate's id or by our `ref`."""

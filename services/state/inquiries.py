@@ -1,10 +1,14 @@
 """
-Which of our trainings is this one? Edge: asks Replicate about single trainings, for as long as the process runs.
+Which of our trainings is this one, and has it ended? Edge: asks Replicate about single trainings.
 
-Asked about are trainings whose webhooks came to an address that we signed, without anything in their bodies that
-confirms it (`UnconfirmedRef`). Replicate's API answers where a training's webhooks go: if that is an address of ours,
-the training is attached to the row that the address names, and the retry of its events finds it. If not, nothing is
-done.
+Asked about are
+
+*   trainings whose webhooks came to an address that we signed, without anything in their bodies that confirms it
+    (`UnconfirmedRef`). Replicate's API answers where a training's webhooks go: if that is an address of ours, the
+    training is attached to the row that the address names
+*   trainings that were registered by Replicate's id while Replicate did not answer (`adopting`)
+
+Of one that is ours and has ended, the event is published that its last webhook would have become.
 
 What waits is kept in memory. After a restart the next retry asks again, and the reconciler finds what is overdue.
 """
@@ -18,11 +22,14 @@ from uuid import UUID
 
 import structlog
 
+from services.state.adopting import report_of
 from services.state.records import TrainingRecord
+from services.state.transitions import Stage
 from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.events import TrainingEvent
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
-from shared.replicate.webhook_url import claim_in
+from shared.replicate.webhook_url import Claim, claim_in
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
@@ -47,9 +54,11 @@ class Trainings(Protocol):
 
     async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord: ...
 
+    async def report(self, record: TrainingRecord, event: TrainingEvent) -> None: ...
+
 
 class Inquiries:
-    """Attaches trainings to the rows that Replicate says they belong to."""
+    """Learns from Replicate what no webhook has said."""
 
     def __init__(
         self,
@@ -110,9 +119,19 @@ class Inquiries:
 
     async def _ask(self, training_id: str) -> None:
         found = await self._replicate.get_training(training_id)
+        record = await self._trainings.find_training(found.id) or await self._attach(found)
+        log.info("inquiry.answered", training_id=found.id, status=found.status, ref=str(record.ref) if record else None)
+        if record is None or record.stage not in (Stage.REQUESTED, Stage.RUNNING):
+            return
+        event = report_of(found, Claim(record.ref, record.destination, record.total_steps))
+        if event is not None:
+            await self._trainings.report(record, event)
+
+    async def _attach(self, found: Training) -> TrainingRecord | None:
+        """The row that Replicate says *found* belongs to, if that has no other training."""
         claim = claim_in(found.webhook, self._ref_secrets)
         record = await self._trainings.find_training(claim.ref) if claim else None
-        if record is not None and record.training_id is None:
-            record = await self._trainings.attach(record, found.id)
-        is_attached = record is not None and record.training_id == found.id
-        log.info("inquiry.answered", training_id=found.id, ref=str(record.ref) if record else None, ours=is_attached)
+        if record is None:
+            return None
+        record = await self._trainings.attach(record, found.id)
+        return record if record.training_id == found.id else None

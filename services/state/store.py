@@ -62,9 +62,11 @@ from services.state.rows import (
     to_training,
 )
 from services.state.swap import (
+    SOURCE,
     Changes,
     CurrentModel,
     Failure,
+    Outgoing,
     Result,
     Snapshot,
     claimed_ref,
@@ -74,8 +76,8 @@ from services.state.swap import (
     looked_up_model,
 )
 from services.state.transitions import Stage
-from shared.contract.envelope import Envelope
-from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ProgressSource
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ProgressSource, TrainingEvent
 from shared.contract.identity import ModelRef
 from shared.runtime import telemetry
 from shared.runtime.clock import now
@@ -229,6 +231,14 @@ _TAKE_KEY: Final = """
 _GET_KEY: Final = "SELECT request_digest, ref, generation FROM state.idempotency_keys WHERE key = $1"
 # Of this training only: by now the key may be that of the next one.
 _FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1 AND ref = $2"
+
+_REPORT: Final = """
+    INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
+    SELECT event_id, user_id, generation, routing_key, headers, body::json
+    FROM json_to_recordset($1::json) AS e (
+        event_id text, user_id text, generation bigint, routing_key text, headers json, body text)
+    ON CONFLICT (event_id) DO NOTHING
+"""
 
 # What failed without an id of Replicate's was taken for not started: it is requested again.
 _ATTACH: Final = """
@@ -572,24 +582,42 @@ class Store:
         await self._take(connection, key, registration.ref)
         return await self._register(connection, registration), True
 
-    async def adopt(self, registration: Registration) -> tuple[TrainingRecord, bool]:
+    async def adopt(
+        self, registration: Registration, report: TrainingEvent | None = None
+    ) -> tuple[TrainingRecord, bool]:
         """
-        Write down a training that runs already, or find it if it is known.
+        Write down a training that runs already, or find it if it is known. *report* is published if it is new.
 
         Raises:
             RegisteredOtherwise: if something else is known of it than what *registration* says.
             UserDeleted: if the user is.
 
         """
-        found, is_new = await self._transaction(lambda connection: self._adopt(connection, registration))
+        found, is_new = await self._transaction(lambda connection: self._adopt(connection, registration, report))
         if is_new:
             _log_registered(found)
+            if report is not None:
+                self.outbox_filled.set()
         return found, is_new
 
-    async def _adopt(self, connection: Connection, registration: Registration) -> tuple[TrainingRecord, bool]:
+    async def report(self, record: TrainingRecord, event: TrainingEvent) -> None:
+        """Publish what Replicate said of a training, unless that was done before."""
+        await self._transaction(lambda connection: self._report(connection, record, event))
+        self.outbox_filled.set()
+
+    async def _report(self, connection: Connection, record: TrainingRecord, event: TrainingEvent) -> None:
+        outgoing = Outgoing(wrap(event, source=SOURCE, now=now()), record.user_id, record.generation)
+        await connection.execute(_REPORT, to_json([from_outgoing(outgoing)]))
+
+    async def _adopt(
+        self, connection: Connection, registration: Registration, report: TrainingEvent | None
+    ) -> tuple[TrainingRecord, bool]:
         known = await self._find(connection, registration.training_id) if registration.training_id else None
         if known is None:
-            return await self._register(connection, registration), True
+            record = await self._register(connection, registration)
+            if report is not None:
+                await self._report(connection, record, report)
+            return record, True
         if others := registration.differences(known):
             raise RegisteredOtherwise(f"training {known.training_id} is registered with another {' and '.join(others)}")
         return known, False

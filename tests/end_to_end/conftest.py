@@ -11,11 +11,15 @@ from typing import Any, Final
 import pytest
 
 from services.simulator.app import running
-from services.simulator.faults import Behaviour
+from services.simulator.faults import Behaviour, Faults
+from services.simulator.job import NEVER, Life, Status
+from services.simulator.knobs import Knobs
 from services.simulator.simulator import Simulator
+from services.simulator.training import Training
 from services.simulator.world import Version, World
 from shared.contract.identity import ModelRef
 from shared.contract.topology import topology
+from shared.runtime.clock import now
 from shared.runtime.settings import StateSettings
 from tests.broker import Broker
 from tests.databases import new_database
@@ -28,13 +32,49 @@ SELF_STARTED: Final = "b" * 64
 
 
 class RecordedWorld(World):
-    """A Replicate that knows the versions of the recorded webhooks as well."""
+    """
+    A Replicate that knows the versions of the recorded webhooks as well.
+
+    Of a training that was never created here it says once that it is queued: so it can be registered. From then on it
+    is removed.
+    """
+
+    def __init__(self, knobs: Knobs) -> None:
+        super().__init__(knobs)
+        self._removed: set[str] = set()
+
+    def find_training(self, training_id: str) -> Training | None:
+        found = super().find_training(training_id)
+        if found is not None or training_id in self._removed:
+            return found
+        self._removed.add(training_id)
+        return recorded(training_id)
 
     def find_version(self, reference: str, *, now: datetime) -> Version | None:
         ref = ModelRef.parse(reference)
         if ref and ref.version in (RECORDED, SELF_STARTED):
             return Version(str(ref.model), ref.version, now, has_prompt=True, behaviour=Behaviour.WORKS)
         return super().find_version(reference, now=now)
+
+
+def recorded(training_id: str) -> Training:
+    """A training that is queued for ever."""
+    return Training(
+        id=training_id,
+        model="ostris/flux-dev-lora-trainer",
+        version="e" * 64,
+        input={},
+        created_at=now(),
+        speed=1.0,
+        api_url="http://127.0.0.1",
+        life=Life(NEVER, NEVER, Status.SUCCEEDED),
+        destination="acme/recorded",
+        makes=SELF_STARTED,
+        webhook="",
+        events=frozenset(),
+        run_seconds=1.0,
+        faults=Faults(),
+    )
 
 
 @contextlib.asynccontextmanager

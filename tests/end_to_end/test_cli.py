@@ -247,9 +247,11 @@ async def test_a_second_look_is_asked_for_by_training_and_by_user(shell, stack, 
         ("models rollback U --reason x", "user U has no model yet", "modelswap trainings list"),
     ],
 )
-async def test_what_can_not_be_done_is_said_with_what_to_type_next(texts, shell, stack, user):
+async def test_what_can_not_be_done_is_said_with_what_to_type_next(texts, shell, stack, simulator, user):
     await trigger(shell, stack, "training.started", f"t-{user}", user)
     await stack.until_stage(f"t-{user}", "running")
+    # It is removed as soon as it was asked for once.
+    simulator.world.find_training(f"t-{user}")
     typed, problem, then = (text.replace("T", f"t-{user}").replace("U", user) for text in texts)
 
     code, out, err = await shell.run(*typed.split())

@@ -23,11 +23,13 @@ from services.state.records import ModelRecord
 from services.state.store import Store
 from services.state.streams import Watcher
 from services.state.views import ModelView, RegisterTraining, RollBack, StartTraining, SwapView
+from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
+from shared.contract.events import TrainingCanceled, TrainingEvent, TrainingFailed, TrainingSucceeded
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.preview import Answer
 from shared.contract.preview import Message as EventMessage
-from shared.replicate.errors import NotThere, Refused, Unknown
+from shared.replicate.errors import BadAnswer, NotThere, Refused, Unknown
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, read_claim
 from shared.runtime.aside import SetAside
@@ -66,6 +68,8 @@ class Replicate:
     """Starts every training, named t1, t2, …, unless it is told to fail."""
 
     error: Exception | None = None
+    #: What it says of trainings that it was not asked to start here; else it knows none.
+    trainings: dict[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
     asked: list[tuple[ModelRef, ModelName, Mapping[str, JsonValue], str, Sequence[str]]] = field(default_factory=list)
     canceled: list[str] = field(default_factory=list)
@@ -84,6 +88,13 @@ class Replicate:
             raise self.error
         return Training.model_validate({"id": f"t{len(self.asked)}", "status": "starting"})
 
+    async def get_training(self, training_id: str) -> Training:
+        if self.error is not None:
+            raise self.error
+        if training_id not in self.trainings:
+            raise NotThere(f"get training {training_id}: 404")
+        return Training.model_validate({"id": training_id, **self.trainings[training_id]})
+
     async def cancel_training(self, training_id: str) -> Training:
         self.canceled.append(training_id)
         if self.error is not None:
@@ -91,22 +102,27 @@ class Replicate:
         return Training.model_validate({"id": training_id, "status": "canceled"})
 
 
-def application(store: Any, replicate: Replicate) -> httpx.ASGITransport:
+def application(
+    store: Any, replicate: Replicate, ask_later: Callable[[str], None] | None = None
+) -> httpx.ASGITransport:
     api = create_api(
         store,
         replicate,
         Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test")),
         webhook=WebhookAddress("https://hooks.example.com", REF_SECRETS),
         api_tokens=(TOKEN, OLD_TOKEN, "operator/ben:bens-secret", "reader:readers-secret", "service/ops:ops-secret"),
+        ask_later=ask_later,
     )
     return httpx.ASGITransport(create_app(api, {}), raise_app_exceptions=False)
 
 
 @contextlib.asynccontextmanager
-async def product(store: Any, replicate: Replicate) -> AsyncIterator[httpx.AsyncClient]:
+async def product(
+    store: Any, replicate: Replicate, ask_later: Callable[[str], None] | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """The product, which asks the API."""
     async with httpx.AsyncClient(
-        transport=application(store, replicate),
+        transport=application(store, replicate, ask_later),
         base_url="http://state/v1",
         headers={"Authorization": f"Bearer {TOKEN}"},
     ) as client:
@@ -360,6 +376,67 @@ async def test_what_a_second_registration_leaves_open_stays(client):
     assert (second.status_code, second.json()["trigger_word"]) == (200, first.json()["trigger_word"])
 
 
+async def published(store: Store) -> list[TrainingEvent]:
+    """What is to be published of trainings."""
+    events: list[TrainingEvent] = []
+
+    async def publish(envelopes: Sequence[Envelope]) -> Sequence[None]:
+        events.extend(each.event for each in envelopes if isinstance(each.event, TrainingEvent))
+        return [None] * len(envelopes)
+
+    await store.relay(publish, limit=100)
+    return events
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"status": "succeeded", "output": "x"}, [TrainingSucceeded]),
+        ({"status": "failed", "error": "out of memory"}, [TrainingFailed]),
+        ({"status": "aborted"}, [TrainingCanceled]),
+        ({"status": "processing", "logs": "x"}, []),
+        ({"status": "a new one"}, []),
+    ],
+    ids=["succeeded", "failed", "aborted", "processing", "a new one"],
+)
+async def test_what_ended_before_it_was_registered_is_told(said, expected, store, replicate):
+    replicate.trainings["t1"] = said
+    later: list[str] = []
+    async with product(store, replicate, later.append) as client:
+        answers = [await client.put("/trainings/t1", json=REGISTER) for _ in range(2)]
+
+    events = await published(store)
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert [type(event) for event in events] == expected
+    assert {(event.training_id, str(event.ref)) for event in events} <= {("t1", answers[0].json()["ref"])}
+    assert later == []
+
+
+async def test_what_replicate_does_not_know_is_not_registered(store, replicate):
+    async with product(store, replicate, pytest.fail) as client:
+        answer = await client.put("/trainings/t1", json=REGISTER)
+        found = await client.get("/trainings/t1")
+
+    problem(answer, 404, "no-such-training-at-replicate")
+    problem(found, 404, "no-training")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DependencyDown("429", retry_after_seconds=9), BadAnswer("no JSON"), TimeoutError()],
+    ids=["throttled", "bad answer", "timeout"],
+)
+async def test_while_replicate_is_away_a_training_is_registered(error, store, replicate):
+    replicate.error = error
+    later: list[str] = []
+    async with product(store, replicate, later.append) as client:
+        answers = [await client.put("/trainings/t1", json=REGISTER) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [202, 200]
+    assert {answer.json()["stage"] for answer in answers} == {"requested"}
+    assert later == ["t1"]
+
+
 # Looking
 
 
@@ -401,13 +478,12 @@ async def test_a_training_is_found_by_our_id_too(client):
     assert (await client.get(f"/trainings/{ref}")).json()["training_id"] == "t1"
 
 
-@pytest.mark.parametrize("spell", [str, lambda ref: str(ref).upper(), lambda ref: ref.hex, lambda ref: f"{ref.hex}-"])
-async def test_a_ref_can_not_be_registered_as_a_training_id(client, spell):
+async def test_a_ref_can_not_be_registered_as_a_training_id(client):
     ref = UUID((await client.post("/trainings", json={**START, "user_id": "bob"})).json()["ref"])
 
-    answer = await client.put(f"/trainings/{spell(ref)}", json=REGISTER)
+    for spelling in (str(ref), str(ref).upper(), ref.hex, f"{ref.hex}-"):
+        problem(await client.put(f"/trainings/{spelling}", json=REGISTER), 422, "invalid")
 
-    problem(answer, 422, "invalid")
     assert (await client.get(f"/trainings/{ref}")).json()["user_id"] == "bob"
 
 
@@ -753,7 +829,7 @@ async def test_the_description_names_every_answer_of_a_start_and_of_a_registrati
     }
 
     assert sorted(successes["start_training"]) == ["201", "202"]
-    assert sorted(successes["register_training"]) == ["200", "201"]
+    assert sorted(successes["register_training"]) == ["200", "201", "202"]
     assert sorted(successes["get_model"]) == ["200", "304"]
 
 

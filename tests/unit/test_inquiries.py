@@ -14,6 +14,7 @@ from services.state.inquiries import Inquiries
 from services.state.records import TrainingRecord
 from services.state.transitions import Stage
 from shared.contract.errors import DependencyDown, PermanentError
+from shared.contract.events import TrainingEvent, TrainingFailed, TrainingSucceeded
 from shared.contract.identity import ModelName
 from shared.replicate.webhook_url import Claim, webhook_url
 from tests.fakes import FakeReplicate
@@ -56,17 +57,24 @@ def row(ref: UUID, training_id: str | None = None) -> TrainingRecord:
 
 @dataclass
 class Rows:
-    """The trainings that are written down, and how many questions were answered."""
+    """The trainings that are written down, and what was published of them."""
 
     rows: dict[UUID, TrainingRecord] = field(default_factory=dict)
+    reports: list[TrainingEvent] = field(default_factory=list)
 
     async def find_training(self, name: str | UUID) -> TrainingRecord | None:
-        return self.rows.get(name) if isinstance(name, UUID) else None
+        if isinstance(name, UUID):
+            return self.rows.get(name)
+        return next((each for each in self.rows.values() if each.training_id == name), None)
 
     async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord:
         known = self.rows[record.ref]
         self.rows[record.ref] = replace(known, training_id=known.training_id or training_id)
         return self.rows[record.ref]
+
+    async def report(self, record: TrainingRecord, event: TrainingEvent) -> None:
+        assert event.ref == record.ref
+        self.reports.append(event)
 
     def ids(self) -> list[str | None]:
         return [each.training_id for each in self.rows.values()]
@@ -149,3 +157,44 @@ async def test_trouble_with_one_training_delays_no_other(
         await until_attached(rows, ALICE)
 
     assert rows.ids() == ["alices" if isinstance(error, DependencyDown) else None, "bobs"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"status": "succeeded", "output": "x"}, TrainingSucceeded),
+        ({"status": "failed", "error": "out of memory"}, TrainingFailed),
+        ({"status": "processing"}, None),
+        ({"status": "new"}, None),
+    ],
+)
+async def test_how_a_registered_training_ended_is_told(
+    said: dict[str, str],
+    expected: type[TrainingEvent] | None,
+    rows: Rows,
+    replicate: FakeReplicate,
+    inquiries: Inquiries,
+):
+    rows.rows[ALICE] = row(ALICE, "alices")
+    replicate.add_training("alices", **said)
+    replicate.add_training("bobs", status="canceled", webhook=address_of(BOB))
+
+    for name in ("alices", "bobs"):
+        inquiries.ask_about(name)
+    await until_attached(rows, BOB)
+
+    told = [type(event) for event in rows.reports if event.training_id == "alices"]
+    assert told == ([expected] if expected else [])
+    assert all(event.recovered for event in rows.reports)
+
+
+async def test_an_end_that_is_known_is_not_told_again(rows: Rows, replicate: FakeReplicate, inquiries: Inquiries):
+    rows.rows[ALICE] = replace(row(ALICE, "alices"), stage=Stage.VERIFYING)
+    replicate.add_training("alices")
+    replicate.add_training("bobs", status="starting", webhook=address_of(BOB))
+
+    for name in ("alices", "bobs"):
+        inquiries.ask_about(name)
+    await until_attached(rows, BOB)
+
+    assert rows.reports == []

@@ -26,7 +26,7 @@ class Order:
 
     trigger: Trigger
     training_id: str
-    #: Register the training for this user first.
+    #: Make the training known for this user first.
     user_id: str | None
     destination: str | None
     version: str | None
@@ -39,16 +39,28 @@ class Order:
 async def trigger(order: Order, url: str | None) -> str:
     """Post what *order* wants to the receiver, which may be at *url*; what became of it, in words."""
     settings = TriggerSettings.load(os.environ)
-    webhook = _webhook(order, await _secret(settings))
-    if order.user_id is not None:
-        async with product() as api:
-            body = {"user_id": order.user_id, "destination": str(_destination(order))}
-            await api.register_training(order.training_id, body)
+    secret = await _secret(settings)
+    address = None if order.user_id is None else await _address(order, order.user_id)
+    webhook = _webhook(order, secret, address)
     target = f"{(url or settings.receiver_url).rstrip('/')}/webhooks/replicate"
     status, reason = await client.post(target, webhook.body, webhook.headers)
     if reason:
         raise Problem(f"{target} answered {status}: {reason}", then="modelswap config show")
     return f"{status}: {order.trigger} of {order.training_id} is confirmed"
+
+
+async def _address(order: Order, user_id: str) -> str | None:
+    """Where the training's webhooks go, as a product that starts it itself is told; None if it is known already."""
+    async with product() as api:
+        try:
+            known = await api.get_training(order.training_id)
+        except client.NotThere:
+            body = {"user_id": user_id, "destination": str(_destination(order)), "start": False}
+            # Triggered again before its first webhook is handled, it is the same training.
+            return (await api.start_training(body, key=f"trigger-{order.training_id}")).webhook_url
+    if known.user_id != user_id:
+        raise Problem(f"{order.training_id} is a training of user {known.user_id}", then="--training with another id")
+    return None
 
 
 async def _secret(settings: TriggerSettings) -> str:
@@ -64,7 +76,7 @@ async def _secret(settings: TriggerSettings) -> str:
         return await replicate.webhook_secret()
 
 
-def _webhook(order: Order, secret: str) -> Webhook:
+def _webhook(order: Order, secret: str, address: str | None) -> Webhook:
     moment = now()
     body = training(
         order.trigger,
@@ -73,6 +85,7 @@ def _webhook(order: Order, secret: str) -> Webhook:
         output=_output(order) if order.trigger is Trigger.SUCCEEDED else None,
         percent=order.percent,
         error=order.error,
+        webhook=address,
     )
     return signed(body, secret, message_id=f"msg_{uuid4().hex}", now=moment)
 

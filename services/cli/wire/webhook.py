@@ -50,9 +50,16 @@ def some_version(training_id: str) -> str:
 
 
 def training(
-    trigger: Trigger, training_id: str, *, now: datetime, output: JsonValue, percent: int, error: str
+    trigger: Trigger,
+    training_id: str,
+    *,
+    now: datetime,
+    output: JsonValue,
+    percent: int,
+    error: str,
+    webhook: str | None = None,
 ) -> dict[str, Any]:
-    """Replicate's object for the training, as it is when *trigger* is said of it."""
+    """Replicate's object for the training, as it is when *trigger* is said of it; its webhooks go to *webhook*."""
     step = _STEPS * percent // 100
     body: dict[str, Any] = {
         "id": training_id,
@@ -64,6 +71,7 @@ def training(
         "error": None,
         "status": _STATUS[trigger],
         "source": "api",
+        "webhook": webhook,
         "created_at": _text(now - timedelta(minutes=10)),
         "started_at": _text(now - timedelta(minutes=9)),
     }
