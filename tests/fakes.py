@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.client import TrainingsPage
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Prediction, Training
 from shared.replicate.version import Version
@@ -63,6 +64,10 @@ class FakeReplicate:
     async def get_training(self, training_id: str) -> Training:
         self._fail_if_told()
         return _there(self.trainings.get(training_id), f"get training {training_id}")
+
+    async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:  # noqa: ARG002
+        self._fail_if_told()
+        return TrainingsPage(tuple(reversed(self.trainings.values())), None)
 
     async def list_versions(self, model: ModelName) -> list[Version]:
         self._fail_if_told()

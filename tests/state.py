@@ -70,9 +70,17 @@ def canceled(training_id: str) -> Envelope:
 
 
 def ready(
-    training_id: str, *, model: ModelRef | None = None, ref: UUID | None = None, looked_up: bool = False
+    training_id: str,
+    *,
+    model: ModelRef | None = None,
+    ref: UUID | None = None,
+    looked_up: bool = False,
+    made_at: datetime | None = None,
+    rivals: tuple[str, ...] = (),
 ) -> Envelope:
-    evidence = Evidence(shape="version", looked_up=looked_up, checks=("exists",), seconds=0.5)
+    evidence = Evidence(
+        shape="version", looked_up=looked_up, made_at=made_at, rivals=rivals, checks=("exists",), seconds=0.5
+    )
     return envelope(
         ModelReady(training_id=training_id, ref=ref, model=model or model_of(training_id), evidence=evidence)
     )

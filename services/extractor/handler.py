@@ -15,7 +15,8 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from services.extractor.outputs import Found, NeedsDestination, NeedsLookup, NotListed, find_model, resolve
+from services.extractor.lookup import Replicate, Run, look_up
+from services.extractor.outputs import Found, NeedsDestination, NeedsLookup, find_model
 from services.extractor.verify import NotThereYet
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed, ModelswapError, PermanentError, code_of
@@ -32,7 +33,6 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.contract.text import clean
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
-from shared.replicate.version import Version
 
 
 class NotSucceeded(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
@@ -41,12 +41,10 @@ class NotSucceeded(PermanentError):  # noqa: N818 (it is what was seen, and read
     code = "training_not_succeeded"
 
 
-class Trainings(Protocol):
+class Trainings(Replicate, Protocol):
     """What is asked of Replicate."""
 
     async def get_training(self, training_id: str) -> Training: ...
-
-    async def list_versions(self, model: ModelName) -> list[Version]: ...
 
 
 class Verify(Protocol):
@@ -73,16 +71,21 @@ class Extractor:
         match envelope.event:
             case TrainingSucceeded() as event:
                 try:
-                    found, request_id = await self._find_reported(event), None
+                    found, request_id = await self._find_reported(event, envelope.time), None
                 except NeedsDestination as error:
                     return [_failed(event, DESTINATION_UNKNOWN, clean(str(error)))]
             case ExtractionRequested() as event:
-                found, request_id = await self._find_again(event), event.request_id
+                found, request_id = await self._find_again(event, envelope.time), event.request_id
             case other:
                 raise Malformed(f"the extractor does nothing about {other.key}", code="unexpected_event")
         checks = await self._verify(found.model, request_id=request_id)
         evidence = Evidence(
-            shape=found.shape, looked_up=found.looked_up, checks=checks, seconds=self._monotonic() - began
+            shape=found.shape,
+            looked_up=found.looked_up,
+            made_at=found.made_at,
+            rivals=found.rivals or None,
+            checks=checks,
+            seconds=self._monotonic() - began,
         )
         return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
 
@@ -99,19 +102,21 @@ class Extractor:
                 return [_failed(event, code_of(error), detail)]
         return []
 
-    async def _find_reported(self, event: TrainingSucceeded) -> Found:
+    async def _find_reported(self, event: TrainingSucceeded, now: datetime) -> Found:
         output = event.output
         if event.output_omitted_bytes is not None:
             output = (await self._replicate.get_training(event.training_id)).output
-        return await self._find(output, event.destination, event.trainer, event.trainer_version, event.started_at)
+        run = Run(event.training_id, event.started_at, event.completed_at, now)
+        return await self._find(output, event.destination, event.trainer, event.trainer_version, run)
 
-    async def _find_again(self, event: ExtractionRequested) -> Found:
+    async def _find_again(self, event: ExtractionRequested, now: datetime) -> Found:
         try:
             training = await self._replicate.get_training(event.training_id)
         except NotThere:
             if event.output is None:
                 raise
-            return await self._find(event.output, event.destination, None, event.trainer_version, event.started_at)
+            run = Run(event.training_id, event.started_at, None, now)
+            return await self._find(event.output, event.destination, None, event.trainer_version, run)
         if training.status in (TrainingStatus.STARTING, TrainingStatus.PROCESSING):
             # Somebody was told that it succeeded: what Replicate answers may lag behind what it posts.
             raise NotThereYet(f"training {training.id} is still {training.status!r} at Replicate")
@@ -123,7 +128,7 @@ class Extractor:
             event.destination,
             training.trainer,
             training.trainer_version or event.trainer_version,
-            training.started_at or event.started_at,
+            Run(training.id, training.started_at or event.started_at, training.completed_at, now),
         )
 
     async def _find(
@@ -132,20 +137,12 @@ class Extractor:
         destination: ModelName | None,
         trainer: str | None,
         trainer_version: str | None,
-        started_at: datetime | None,
+        run: Run,
     ) -> Found:
         try:
             return find_model(output, destination=destination, trainer=trainer, trainer_version=trainer_version)
         except NeedsLookup as lookup:
-            ref = await self._look_up(lookup, started_at)
-            return Found(ref, f"lookup/{lookup.code}", looked_up=lookup.prefix is None)
-
-    async def _look_up(self, lookup: NeedsLookup, started_at: datetime | None) -> ModelRef:
-        try:
-            versions = await self._replicate.list_versions(lookup.model)
-            return resolve(lookup, versions, started_at)
-        except (NotThere, NotListed) as error:
-            raise NotThereYet(str(error)) from error
+            return await look_up(lookup, run, self._replicate)
 
 
 def _failed(event: TrainingSucceeded | ExtractionRequested, error: str, detail: str) -> ExtractionFailed:

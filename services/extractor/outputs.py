@@ -28,7 +28,7 @@ from pydantic import JsonValue
 
 from shared.contract.errors import PermanentError
 from shared.contract.identity import ModelName, ModelRef
-from shared.replicate.version import Version
+from shared.replicate.version import REGISTERED_WITHIN, Version
 
 
 class NoModel(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
@@ -44,11 +44,23 @@ class NeedsDestination(NoModel):
 class NeedsLookup(NoModel):
     """The output names a model, but only the beginning of its version or none: Replicate's list may tell the rest."""
 
+    #: What an operator can do where the list does not tell.
+    advice = "Look at the training at Replicate before replaying"
+
     def __init__(self, message: str, *, code: str, model: ModelName, prefix: str | None) -> None:
         super().__init__(message, code=code)
         self.model = model
         #: How the version begins; None when the output does not say.
         self.prefix = prefix
+
+
+class NoOutput(NeedsLookup):
+    """There is no output: Replicate may have removed it. Its list of the destination's versions may still tell."""
+
+    advice = (
+        "Look at the versions of the destination at Replicate. If you know which one this training made, name it in "
+        "the letter's output (modelswap dead-letters edit), then replay"
+    )
 
 
 class NotListed(NoModel):
@@ -65,6 +77,10 @@ class Found:
     shape: str
     #: Did only Replicate's list say which version it is? The beginning of one is said by the output.
     looked_up: bool = False
+    #: When Replicate registered the version, where that told which one it is.
+    made_at: datetime | None = None
+    #: The ids of other trainings that can have made it, by all that Replicate says of them.
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,8 @@ def find_model(
     for value, error in unreadable:
         if not whole or not whole.issuperset(_versions_in(value)):
             raise error
+    if output is None and not _is_same(destination, trainer):
+        raise _no_output(destination)
     if not answers:
         raise _nothing_said([*parts, *(value for _, value in texts)], destination, trainer)
 
@@ -128,9 +146,14 @@ def find_model(
     return Found(ref, next(answer.shape for answer in answers if answer.version == version))
 
 
-def resolve(lookup: NeedsLookup, versions: Sequence[Version], started_at: datetime | None) -> ModelRef:
+def resolve(
+    lookup: NeedsLookup,
+    versions: Sequence[Version],
+    started_at: datetime | None,
+    completed_at: datetime | None = None,
+) -> ModelRef:
     """
-    The only one of a model's *versions* that a training which began at *started_at* can have made.
+    The only one of a model's *versions* that a training between *started_at* and *completed_at* can have made.
 
     The newest version is not good enough: where several trainings share a destination, it may be somebody else's.
 
@@ -139,20 +162,23 @@ def resolve(lookup: NeedsLookup, versions: Sequence[Version], started_at: dateti
 
     """
     if lookup.prefix is None and (started_at is None or any(version.created_at is None for version in versions)):
-        raise NoModel(f"{lookup}; the dates that would tell are missing", code=lookup.code)
-    fitting = (lookup.model.at(version.id) for version in versions if _fits(version, lookup.prefix, started_at))
+        raise NoModel(f"{lookup}; the dates that would tell are missing. {lookup.advice}", code=lookup.code)
+    fitting = (
+        lookup.model.at(version.id) for version in versions if _fits(version, lookup.prefix, started_at, completed_at)
+    )
     match sorted({ref for ref in fitting if ref}):
         case [ref]:
             return ref
         case []:
             raise NotListed(f"{lookup}; none of its {len(versions)} versions fits")
         case several:
-            raise NoModel(f"{lookup}; {len(several)} of its versions fit", code="ambiguous")
+            raise NoModel(f"{lookup}; {len(several)} of its versions fit. {lookup.advice}", code="ambiguous")
 
 
-def _fits(version: Version, prefix: str | None, started_at: datetime | None) -> bool:
+def _fits(version: Version, prefix: str | None, started_at: datetime | None, completed_at: datetime | None) -> bool:
     is_older = version.created_at and started_at and version.created_at < started_at
-    return version.id.startswith(prefix or "") and not is_older
+    is_younger = version.created_at and completed_at and version.created_at > completed_at + REGISTERED_WITHIN
+    return version.id.startswith(prefix or "") and not is_older and not is_younger
 
 
 # Places: where in an output an answer may stand.
@@ -368,6 +394,17 @@ def _may_answer(value: JsonValue) -> bool:
 
 def _is_file(value: JsonValue) -> bool:
     return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()[:_LONGEST_TEXT]) is not None
+
+
+def _no_output(destination: ModelName | None) -> NoModel:
+    if destination is None:
+        return NeedsDestination("there is no output, and no destination whose versions would tell", code="no_version")
+    return NoOutput(
+        f"there is no output, as where Replicate has removed it, so the versions of {destination} must tell",
+        code="no_version",
+        model=destination,
+        prefix=None,
+    )
 
 
 def _nothing_said(values: Sequence[JsonValue], destination: ModelName | None, trainer: str | None) -> NoModel:

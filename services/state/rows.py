@@ -11,7 +11,7 @@ from uuid import UUID
 from services.state.asking import Target
 from services.state.estimate import Learned, Report, Run, progress
 from services.state.records import HistoryRecord, ModelRecord, OutputRecord, TrainingRecord
-from services.state.swap import Changes, CurrentModel, Failure, Outgoing, Swap, Training, TrainingChange
+from services.state.swap import Changes, CurrentModel, Failure, Outgoing, Rival, Swap, Training, TrainingChange
 from services.state.transitions import Stage
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
 from shared.contract.errors import Malformed
@@ -222,6 +222,18 @@ def to_envelopes(rows: Sequence[Row]) -> tuple[dict[int, Envelope], dict[int, Ma
 def to_made(text: str) -> tuple[ModelRef, UUID]:
     model, _, ref = text.partition(" ")
     return _model_ref(model), UUID(ref)
+
+
+def to_rivals(text: str | None) -> list[Rival]:
+    return [
+        Rival(
+            UUID(row["ref"]),
+            to_model_name(row["destination"]),
+            _maybe(datetime.fromisoformat, row["started_at"]),
+            _maybe(datetime.fromisoformat, row["completed_at"]),
+        )
+        for row in json.loads(text or "[]")
+    ]
 
 
 def _maybe(parse: Callable[[str], T], text: str | None) -> T | None:

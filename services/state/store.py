@@ -58,6 +58,7 @@ from services.state.rows import (
     to_model_name,
     to_output,
     to_record,
+    to_rivals,
     to_target,
     to_training,
 )
@@ -74,6 +75,7 @@ from services.state.swap import (
     inbox_id,
     lacks_destination,
     looked_up_model,
+    rivals_of,
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope, wrap
@@ -120,7 +122,13 @@ _LOAD: Final = """
            ARRAY(SELECT model || ' ' || ref FROM state.trainings WHERE model = ANY($6::text[])) AS made,
            ARRAY(SELECT name FROM unnest($7::text[]) AS name
                  WHERE (SELECT min(user_id) FROM state.trainings WHERE destination = name)
-                    <> (SELECT max(user_id) FROM state.trainings WHERE destination = name)) AS shared
+                    <> (SELECT max(user_id) FROM state.trainings WHERE destination = name)) AS shared,
+           (SELECT json_agg(json_build_object('ref', ref, 'destination', destination, 'started_at', started_at,
+                                              'completed_at', completed_at))
+            FROM state.trainings
+            WHERE destination = ANY($7::text[]) AND user_id = ANY($3::text[]) AND model IS NULL
+              AND stage NOT IN ('failed', 'canceled')) AS rivals,
+           ARRAY(SELECT training_id FROM state.trainings WHERE training_id = ANY($8::text[])) AS registered
     FROM state.trainings t
     LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.user_id = ANY($3::text[])
     WHERE (t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])) AND t.user_id = ANY($3::text[])
@@ -511,7 +519,8 @@ class Store:
         outputs = [envelope.event.training_id for envelope in envelopes if lacks_destination(envelope.event)]
         looked_up = [model for envelope in envelopes if (model := looked_up_model(envelope.event)) is not None]
         models, names = [str(model) for model in looked_up], [str(model.model) for model in looked_up]
-        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs, models, names)
+        rivals = [name for envelope in envelopes for name in rivals_of(envelope.event)]
+        rows = await connection.fetch(_LOAD, training_ids, refs, user_ids, event_ids, outputs, models, names, rivals)
         return Snapshot(
             trainings=[to_training(row) for row in rows],
             models={row["user_id"]: to_current(row) for row in rows if row["current_generation"] is not None},
@@ -519,6 +528,8 @@ class Store:
             applied=frozenset(rows[0]["applied"]) if rows else (),
             made=frozenset(map(to_made, rows[0]["made"])) if rows else (),
             shared=frozenset(map(to_model_name, rows[0]["shared"])) if rows else (),
+            rivals=to_rivals(rows[0]["rivals"]) if rows else (),
+            registered=frozenset(rows[0]["registered"]) if rows else (),
         )
 
     async def _write(self, connection: Connection, changes: Changes) -> None:

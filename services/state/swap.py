@@ -27,6 +27,7 @@ from shared.contract.events import (
     Cause,
     Effect,
     Event,
+    Evidence,
     ExtractionFailed,
     ExtractionRequested,
     ModelActivated,
@@ -41,11 +42,18 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.text import clean, is_storable
+from shared.replicate.version import REGISTERED_WITHIN
 
 SOURCE: Final = "state"
 
 #: A longer output is left out of a request to look again: a message is at most 1 MiB, and Replicate is asked first.
 _OUTPUT_LIMIT: Final = 512 * 1024
+
+#: What an operator can do about a model that was only looked up.
+_BY_HAND: Final = (
+    "If you know that it is this training's, set evidence.looked_up to false in the letter "
+    "(modelswap dead-letters edit), which replays it"
+)
 
 #: What a replay came to that has brought a training to this stage.
 _EFFECTS: Final = {Stage.ACTIVE: Effect.SWAPPED, Stage.SUPERSEDED: Effect.SUPERSEDED}
@@ -86,6 +94,12 @@ class DestinationShared(PermanentError):  # noqa: N818 (likewise)
     code = "destination_shared"
 
 
+class MayBeAnothers(PermanentError):  # noqa: N818 (likewise)
+    """A model is ready that was only looked up, and another training can have made it as well."""
+
+    code = "model_may_be_anothers"
+
+
 class Failure(NamedTuple):
     """Why a training has no usable model."""
 
@@ -120,6 +134,22 @@ class CurrentModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """A training that may have made a version, and of which no model is known."""
+
+    ref: UUID
+    destination: ModelName
+    started_at: datetime | None
+    completed_at: datetime | None
+
+    def may_have_made(self, made_at: datetime) -> bool:
+        """Can it have made a version that was registered at *made_at*? A time that is not known leaves it open."""
+        is_later = self.started_at is not None and self.started_at > made_at
+        is_earlier = self.completed_at is not None and self.completed_at + REGISTERED_WITHIN < made_at
+        return not is_later and not is_earlier
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The rows that a batch is about, as they are while their users are locked."""
 
@@ -133,6 +163,10 @@ class Snapshot:
     made: Collection[tuple[ModelRef, UUID]] = ()
     #: Where trainings of several users lie, of the models that were looked up.
     shared: Collection[ModelName] = ()
+    #: The trainings without a model of the locked users, where models were looked up.
+    rivals: Collection[Rival] = ()
+    #: Which of the rivals are registered that Replicate's list showed.
+    registered: Collection[str] = ()
 
 
 @dataclass(slots=True)
@@ -277,8 +311,8 @@ class _Batch:
             case ExtractionFailed() as event:
                 # Of an older try, perhaps, while a newer one is underway: what that finds has the last word.
                 self._move(training, Fact.NOT_VERIFIED, failure=Failure(clean(event.error, 100), clean(event.detail)))
-            case ModelReady(model=model):
-                return self._ready(training, model, envelope)
+            case ModelReady() as event:
+                return self._ready(training, event, envelope)
             case event:
                 return PermanentError(f"nothing is to be done here about {event.key}", code="unexpected_event")
         return None
@@ -301,15 +335,16 @@ class _Batch:
         event = requested_extraction(known, cause.event.training_id, request_id)
         self._publish(event, cause, training.user_id, training.generation)
 
-    def _ready(self, training: Training, model: ModelRef, cause: Envelope) -> Result:
+    def _ready(self, training: Training, ready: ModelReady, cause: Envelope) -> Result:
+        model = ready.model
         if not accepts_model(self._stage(training)):
             return None
         if model.model != training.destination:
             reason = f"{model} does not lie at the training's destination {training.destination}"
             self._move(training, Fact.NOT_VERIFIED, failure=Failure(DestinationMismatch.code, reason))
             return DestinationMismatch(reason)
-        if looked_up_model(cause.event):
-            doubt = self._doubt(training, model)
+        if ready.evidence.looked_up:
+            doubt = self._doubt(training, model, ready.evidence)
             if doubt is not None:
                 self._move(training, Fact.NOT_VERIFIED, failure=Failure(doubt.code, str(doubt)))
                 return doubt
@@ -321,17 +356,31 @@ class _Batch:
             self._supersede(training, model, current, cause)
         return None
 
-    def _doubt(self, training: Training, model: ModelRef) -> PermanentError | None:
+    def _doubt(self, training: Training, model: ModelRef, evidence: Evidence) -> PermanentError | None:
         """Why *model*, which this training's output does not name, may not be what it made."""
         if training.destination in self.snapshot.shared:
             # Theirs may be made, and even be listed, before anybody hears of it.
             return DestinationShared(
                 f"the output names no version, and trainings of several users lie at {training.destination}: "
-                f"nothing tells whose {model} is"
+                f"nothing tells whose {model} is. {_BY_HAND}"
             )
         if any(made == model and ref != training.ref for made, ref in self._made):
             return MadeByAnother(f"{model} is what another training made, and this one's output does not name it")
+        if strangers := set(evidence.rivals or ()).difference(self.snapshot.registered):
+            return MayBeAnothers(
+                f"the output does not name {model}, and training {min(strangers)}, which is not registered here, can "
+                f"have made it. {_BY_HAND}"
+            )
+        if evidence.made_at is not None and (rival := self._rival(training, evidence.made_at)):
+            return MayBeAnothers(
+                f"the output does not name {model}, and training {rival.ref} can have made it as well. When that one "
+                f"has its model, look again: POST /v1/trainings/{training.training_id or training.ref}/retry-extraction"
+            )
         return None
+
+    def _rival(self, training: Training, made_at: datetime) -> Rival | None:
+        at_destination = (each for each in self.snapshot.rivals if each.destination == training.destination)
+        return next((each for each in at_destination if each.ref != training.ref and each.may_have_made(made_at)), None)
 
     def _swap(self, training: Training, model: ModelRef, current: CurrentModel | None, cause: Envelope) -> None:
         if current is not None:
@@ -448,6 +497,11 @@ class _Batch:
 def looked_up_model(event: Event) -> ModelRef | None:
     """The model that is ready, where only Replicate's list said which version it is."""
     return event.model if isinstance(event, ModelReady) and event.evidence.looked_up else None
+
+
+def rivals_of(event: Event) -> Sequence[str]:
+    """Other trainings that can have made the model that is ready, by all that Replicate says of them."""
+    return (event.evidence.rivals or ()) if isinstance(event, ModelReady) else ()
 
 
 def lacks_destination(event: Event) -> bool:

@@ -176,6 +176,10 @@ class Evidence(BaseModel):
     shape: str
     #: Did only Replicate's list say which version it is, and the output not even how it begins?
     looked_up: bool = False
+    #: When Replicate registered the version, where that told which one it is.
+    made_at: datetime | None = None
+    #: Other trainings that can have made it, by all that Replicate says of them. State knows where they lie.
+    rivals: tuple[TrainingId, ...] | None = None
     #: Which checks it passed, in order.
     checks: tuple[str, ...]
     #: How long the checks took.

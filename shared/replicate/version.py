@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.replicate.training import SoftMoment
+
+#: Replicate registers a training's version before its end, or that long after it at the latest.
+REGISTERED_WITHIN: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from services.extractor.__main__ import consume
 from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.client import TrainingsPage
 from shared.replicate.training import Prediction, Training
 from shared.replicate.version import Version
 from shared.runtime.lifecycle import main
@@ -33,6 +34,9 @@ class InstantReplicate:
 
     async def list_versions(self, model: ModelName) -> list[Version]:
         raise NotImplementedError(str(model))
+
+    async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
+        raise NotImplementedError(cursor)
 
     async def get_training(self, training_id: str) -> Training:
         raise NotImplementedError(training_id)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from services.state.handler import Handler
 from services.state.records import IdempotencyKey, KeyReused, RegisteredOtherwise, TrainingRecord, UserDeleted
 from services.state.store import Store
-from services.state.swap import DestinationMismatch, Failure, MadeByAnother, UnknownTraining
+from services.state.swap import DestinationMismatch, Failure, MadeByAnother, MayBeAnothers, UnknownTraining
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, PermanentError
@@ -545,6 +545,22 @@ async def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_th
     assert isinstance(result, MadeByAnother)
     record = await get(store, "t2")
     assert (record.stage, record.failure and record.failure.code) == (Stage.UNVERIFIED, "model_of_another_training")
+
+
+async def test_a_looked_up_model_is_not_taken_while_another_training_can_have_made_it(store):
+    for name in ("t1", "t2"):
+        await store.adopt(registration("ada", name))
+    await store.adopt(registration("ada", "t3", destination=ModelName("acme", "elsewhere")))
+    await store.apply([succeeded("t1", output=None, started_at=NOON, completed_at=NOON), started("t3")])
+    looked_up = ready("t1", looked_up=True, made_at=NOON, rivals=("t3", "stranger"))
+
+    (of_a_stranger,) = await store.apply([looked_up])
+    (of_its_own,) = await store.apply([ready("t1", looked_up=True, made_at=NOON, rivals=("t3",))])
+    await store.apply([failed("t2")])
+    (alone,) = await store.apply([ready("t1", looked_up=True, made_at=NOON, rivals=("t3",))])
+
+    assert (type(of_a_stranger), type(of_its_own), alone) == (MayBeAnothers, MayBeAnothers, None)
+    assert (await get(store, "t1")).stage is Stage.ACTIVE
 
 
 async def test_where_users_share_a_destination_a_model_that_was_only_looked_up_is_nobodys(store):

@@ -26,7 +26,7 @@ def past(output: Any, model: ModelRef | None = None, *, name: str = "t1") -> Pas
         ({"version": str(MODEL)}, OTHER, Verdict.DIFFERENT, MODEL),
         ({"weights": "https://replicate.delivery/x.tar"}, None, Verdict.FAILS, None),
         ({"weights": "https://replicate.delivery/x.tar"}, MODEL, Verdict.LOST, None),
-        (None, None, Verdict.FAILS, None),
+        (None, None, Verdict.ASKS, None),
         ({"version": "acme/ann:" + VERSION[:8]}, None, Verdict.ASKS, None),
     ],
 )

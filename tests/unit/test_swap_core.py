@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -29,7 +30,9 @@ from services.state.swap import (
     DestinationMismatch,
     DestinationShared,
     MadeByAnother,
+    MayBeAnothers,
     Result,
+    Rival,
     Snapshot,
     Swap,
     Training,
@@ -562,6 +565,41 @@ def test_two_trainings_of_a_user_may_have_made_the_same_model():
 
     assert list(world.take(ready("t1"), ready("t2", model=model_of("t1")))) == [None, None]
     assert world.models["ada"].generation == 2
+
+
+BEFORE, AFTER = NOON - timedelta(hours=1), NOON + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("started_at", "completed_at", "is_taken"),
+    [
+        (None, None, False),
+        (BEFORE, None, False),
+        (BEFORE, NOON, False),
+        (None, NOON - timedelta(minutes=9), False),
+        (AFTER, None, True),
+        (None, NOON - timedelta(minutes=11), True),
+    ],
+)
+def test_a_model_is_looked_up_only_where_no_other_training_can_have_made_it(started_at, completed_at, is_taken):
+    others = [Rival(UUID(int=1), DESTINATION, None, None), Rival(UUID(int=2), DESTINATION, started_at, completed_at)]
+    elsewhere = Rival(UUID(int=3), ModelName("acme", "other"), None, None)
+    snapshot = Snapshot([training(1)], {}, rivals=[*others, elsewhere])
+
+    changes = fold([ready("t1", looked_up=True, made_at=NOON)], snapshot, now=NOON)
+
+    assert [type(result) for result in changes.results] == [type(None) if is_taken else MayBeAnothers]
+    assert len(changes.swaps) == is_taken
+    assert changes.trainings[0].stage is (Stage.ACTIVE if is_taken else Stage.UNVERIFIED)
+
+
+@pytest.mark.parametrize(("registered", "is_taken"), [((), False), (["x1"], False), (["x1", "x2"], True)])
+def test_a_model_that_an_unregistered_training_can_have_made_is_nobodys(registered, is_taken):
+    snapshot = Snapshot([training(1)], {}, registered=registered)
+
+    changes = fold([ready("t1", looked_up=True, made_at=NOON, rivals=("x1", "x2"))], snapshot, now=NOON)
+
+    assert len(changes.swaps) == is_taken
 
 
 def test_a_model_somewhere_else_than_at_the_destination_is_never_used_however_often_it_is_told():

@@ -1,0 +1,142 @@
+"""
+Which version did a training make whose output does not name it? Asks Replicate's lists; nothing is taken on a guess.
+
+A version can be the training's if Replicate registered it while the training ran or soon after its end. It is taken if
+it is the only one, and if no other training of the account can have made it:
+
+    its output names the version               another training made it: `NoModel`
+    it ended then too, its output names none   it is told as a rival; state knows where those lie that are registered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from services.extractor.outputs import (
+    Found,
+    NeedsLookup,
+    NoModel,
+    NoOutput,
+    NotListed,
+    find_model,
+    resolve,
+)
+from services.extractor.verify import NotThereYet
+from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.errors import NotThere
+from shared.replicate.training import Training, TrainingStatus
+from shared.replicate.version import REGISTERED_WITHIN, Version
+
+#: A version is listed that long after its training's end at the latest; after that, *not yet* is *never*.
+_LISTED_WITHIN: Final = timedelta(minutes=15)
+#: No training takes longer.
+_LONGEST_TRAINING: Final = timedelta(days=1)
+#: The list of trainings is followed this far: a thousand trainings.
+_MAX_PAGES: Final = 10
+_MAX_RIVALS: Final = 100
+
+
+class Page(Protocol):
+    """Some trainings, newest first, and where the next ones are."""
+
+    @property
+    def trainings(self) -> Sequence[Training]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
+class Replicate(Protocol):
+    """What is asked of Replicate."""
+
+    async def list_versions(self, model: ModelName) -> list[Version]: ...
+
+    async def list_trainings(self, cursor: str | None = None) -> Page: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The training whose version is looked up."""
+
+    training_id: str
+    started_at: datetime | None
+    completed_at: datetime | None
+    #: When its version is looked up.
+    now: datetime
+
+
+async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
+    """
+    The version that *run* made.
+
+    Raises:
+        NotThereYet: if it may still be listed.
+        NoModel: if none, or more than one, can be it, or if another training can have made it.
+
+    """
+    try:
+        versions = await replicate.list_versions(lookup.model)
+        ref = resolve(lookup, versions, run.started_at, run.completed_at)
+    except (NotThere, NotListed) as error:
+        if isinstance(lookup, NoOutput) and run.completed_at and run.now > run.completed_at + _LISTED_WITHIN:
+            raise NoModel(f"{error}. {lookup.advice}", code=lookup.code) from error
+        raise NotThereYet(str(error)) from error
+    shape = f"lookup/{lookup.code}"
+    made_at = next(version.created_at for version in versions if version.id == ref.version)
+    if lookup.prefix is not None or run.started_at is None or made_at is None:
+        return Found(ref, shape, looked_up=lookup.prefix is None)
+    others = await _trainings_since(run.started_at - _LONGEST_TRAINING, lookup, replicate)
+    rivals = [other for other in others if other.id != run.training_id and _may_have_made(other, ref, made_at)]
+    if makers := [other.id for other in rivals if _names(other, ref)]:
+        raise NoModel(f"{ref} is what training {makers[0]} made. {lookup.advice}", code="model_of_another_training")
+    if len(rivals) > _MAX_RIVALS:
+        raise NoModel(f"{len(rivals)} other trainings can have made {ref}. {lookup.advice}", code="ambiguous")
+    return Found(ref, shape, looked_up=True, made_at=made_at, rivals=tuple(other.id for other in rivals))
+
+
+async def _trainings_since(moment: datetime, lookup: NeedsLookup, replicate: Replicate) -> list[Training]:
+    trainings: list[Training] = []
+    cursor = None
+    for _ in range(_MAX_PAGES):
+        page = await replicate.list_trainings(cursor)
+        trainings += page.trainings
+        cursor = page.next_cursor
+        created = [each.created_at for each in page.trainings if each.created_at]
+        if cursor is None or (created and min(created) < moment):
+            return trainings
+    raise NoModel(f"{lookup}; too many trainings ran since then. {lookup.advice}", code="ambiguous")
+
+
+def _may_have_made(other: Training, ref: ModelRef, made_at: datetime) -> bool:
+    """Can *other* have made *ref*, by its times and by what its output leaves open? A missing time leaves it open."""
+    if other.status != TrainingStatus.SUCCEEDED:
+        return False
+    if _names(other, ref):
+        return True
+    is_later = other.created_at is not None and other.created_at > made_at
+    is_earlier = other.completed_at is not None and other.completed_at + REGISTERED_WITHIN < made_at
+    return not is_later and not is_earlier and _leaves_open(other, ref)
+
+
+def _names(other: Training, ref: ModelRef) -> bool:
+    try:
+        return _found(other, ref).model == ref
+    except NoModel:
+        return False
+
+
+def _leaves_open(other: Training, ref: ModelRef) -> bool:
+    try:
+        _found(other, ref)
+    except NeedsLookup as lookup:
+        return ref.version.startswith(lookup.prefix or "")
+    except NoModel as error:
+        return error.code != "destination_mismatch"
+    return False
+
+
+def _found(other: Training, ref: ModelRef) -> Found:
+    return find_model(other.output, destination=ref.model, trainer=None, trainer_version=other.trainer_version)
