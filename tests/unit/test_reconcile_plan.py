@@ -278,6 +278,17 @@ def test_one_that_may_be_two_of_ours_is_neither():
     assert decided == [Wait(nameless(1), is_absent=True), Wait(nameless(2), is_absent=True)]
 
 
+def test_what_may_be_a_training_that_is_not_due_is_nobody_elses():
+    due, other = nameless(1), nameless(2, requested_at=BEGIN + MINUTE)
+    shown = listing(replicates(id="x"))
+
+    (alone,) = plan([Watched(due)], shown, now=BEGIN + HOUR, limits=LIMITS)
+    (beside,) = plan([Watched(due)], shown, now=BEGIN + HOUR, limits=LIMITS, others=[other])
+
+    assert isinstance(alone, Identify)
+    assert beside == Wait(due, is_absent=True)
+
+
 def test_a_training_that_the_list_never_showed_was_never_started():
     decided = step(nameless(), listing(), memory=Memory(looks=2, absences=2), age=3 * HOUR)
 

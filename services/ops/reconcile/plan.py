@@ -278,10 +278,22 @@ def oldest(watched: Iterable[Watched]) -> datetime | None:
     return min(needed) - _CLOCKS_OFF if needed else None
 
 
-def plan(watched: Sequence[Watched], listing: Listing, *, now: datetime, limits: Limits) -> list[Step]:
-    """What to do about each of *watched*, which are due; the longest overdue first."""
+def plan(
+    watched: Sequence[Watched],
+    listing: Listing,
+    *,
+    now: datetime,
+    limits: Limits,
+    others: Iterable[Unfinished] = (),
+) -> list[Step]:
+    """
+    What to do about each of *watched*, which are due; the longest overdue first.
+
+    *others* have not ended and are not due: what may be one of these is nobody else's.
+    """
     in_order = sorted(watched, key=lambda each: limits.due_at(each.training))
-    candidates = {each.training.ref: listing.may_be(each.training) for each in in_order if _has_no_id(each.training)}
+    nameless = [each for each in (*(each.training for each in in_order), *others) if _has_no_id(each)]
+    candidates = {each.ref: listing.may_be(each) for each in nameless}
     # One that may be two of ours is none: nobody guesses whose model it makes.
     claimants = Counter(found.id for several in candidates.values() for found in several)
     sole = {ref: [found for found in several if claimants[found.id] == 1] for ref, several in candidates.items()}

@@ -201,27 +201,32 @@ class Reconciler:
             ModelswapError: if a dependency is down. What was done until then is remembered.
 
         """
-        overdue, unfinished = await self._overdue(moment)
+        overdue, nameless, unfinished = await self._overdue(moment)
         memories = await self._store.recall([training.ref for training in overdue])
         watched = [Watched(training, memories.get(training.ref, Memory())) for training in overdue]
         due = [each for each in watched if is_due(each, moment, self._limits)]
         if due:
+            is_due_too = {each.training.ref for each in due}
+            others = [training for training in nameless if training.ref not in is_due_too]
             with suppress(OutOfCalls):
-                await self._take(plan(due, await self._list(due), now=moment, limits=self._limits), moment)
+                steps = plan(due, await self._list(due), now=moment, limits=self._limits, others=others)
+                await self._take(steps, moment)
         self._aside.keep_only(unfinished)
         await self._store.forget_others(unfinished)
         await self._store.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
         telemetry.overdue.set(len(overdue))
         await self._warn(moment)
 
-    async def _overdue(self, moment: datetime) -> tuple[list[Unfinished], set[UUID]]:
-        """What is overdue, and our ids of all that has not ended."""
-        overdue, unfinished = [], set()
+    async def _overdue(self, moment: datetime) -> tuple[list[Unfinished], list[Unfinished], set[UUID]]:
+        """What is overdue, what has no id of Replicate's, and our ids of all that has not ended."""
+        overdue, nameless, unfinished = [], [], set()
         async for training in self._state.unfinished():
             unfinished.add(training.ref)
+            if training.training_id is None:
+                nameless.append(training)
             if self._limits.due_at(training) <= moment:
                 overdue.append(training)
-        return overdue, unfinished
+        return overdue, nameless, unfinished
 
     async def _list(self, due: Sequence[Watched]) -> Listing:
         """Replicate's list, as far back as is needed or can be afforded."""
