@@ -66,8 +66,14 @@ def read_claim(token: str | None, secrets: Sequence[str]) -> Claim | None:
     """The claim in *token* if one of *secrets* signed it. A foreign or broken token is no error: None."""
     if not token or len(token) > _MAX_TOKEN or not token.isascii() or not secrets:
         return None
+    return _read_claim(token, tuple(secrets))
+
+
+@lru_cache(maxsize=1024)
+def _read_claim(token: str, secrets: tuple[str, ...]) -> Claim | None:
+    # A training's webhooks repeat its token twice a second, each of them twice.
     try:
-        match _serializer(tuple(secrets)).loads(token):
+        match _serializer(secrets).loads(token):
             case [str(ref), str(destination), int() | None as total_steps]:
                 name = ModelName.parse(destination)
                 return Claim(UUID(ref), name, total_steps) if name else None
