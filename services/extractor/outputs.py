@@ -115,7 +115,7 @@ def find_model(
     for value, error in unreadable:
         if not whole or not whole.issuperset(_versions_in(value)):
             raise error
-    if output is None and not _is_same(destination, trainer):
+    if output is None and destination is not None and not _is_same(destination, trainer):
         raise _no_output(destination)
     if not answers:
         raise _nothing_said([*parts, *(value for _, value in texts)], destination, trainer)
@@ -396,9 +396,7 @@ def _is_file(value: JsonValue) -> bool:
     return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()[:_LONGEST_TEXT]) is not None
 
 
-def _no_output(destination: ModelName | None) -> NoModel:
-    if destination is None:
-        return NeedsDestination("there is no output, and no destination whose versions would tell", code="no_version")
+def _no_output(destination: ModelName) -> NoOutput:
     return NoOutput(
         f"there is no output, as where Replicate has removed it, so the versions of {destination} must tell",
         code="no_version",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.extractor.lookup import Run, look_up
-from services.extractor.outputs import Found, NeedsDestination, NeedsLookup, NoModel, find_model
+from services.extractor.outputs import Found, NeedsLookup, NoModel, find_model
 from services.extractor.verify import NotThereYet
 from shared.contract.identity import ModelName, ModelRef
 from tests.fakes import FakeReplicate
@@ -68,10 +68,10 @@ async def test_the_only_version_of_its_time_is_found_without_an_output(replicate
 
 
 async def test_without_a_destination_there_is_nothing_to_look_at():
-    with pytest.raises(NeedsDestination) as caught:
+    with pytest.raises(NoModel) as caught:
         find_model(None, destination=None, trainer="acme/trainer", trainer_version=None)
 
-    assert caught.value.code == "no_version"
+    assert (type(caught.value), caught.value.code) == (NoModel, "no_version")
 
 
 async def test_two_versions_of_its_time_are_none(replicate: FakeReplicate):
