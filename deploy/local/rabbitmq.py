@@ -7,12 +7,13 @@ import http.client
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 from deploy.local.binaries import RabbitMQBinaries
 from deploy.local.errors import LocalServersError
 from deploy.local.process import Process
-from deploy.local.state import State
+from deploy.local.state import Ports, State
 
 _USER: Final = "modelswap"
 _AMQP_HEADER: Final = b"AMQP\x00\x00\x09\x01"
@@ -32,15 +33,45 @@ log.file = false
 """
 
 
-class RabbitMQ:
-    """One private RabbitMQ, with a port mapper (epmd) of its own."""
+def node_name(ports: Ports) -> str:
+    """A machine's real name must resolve and changes with the network; another name is an empty broker."""
+    return f"modelswap-{ports.amqp}@localhost"
 
-    def __init__(self, binaries: RabbitMQBinaries, state: State) -> None:
+
+def port_mapper(binaries: RabbitMQBinaries, state: State) -> Process:
+    """Start our own port mapper, in the foreground: RabbitMQ would start one that outlives everything."""
+
+    def is_mapping() -> bool:
+        with socket.create_connection(("127.0.0.1", state.ports.epmd), timeout=1):
+            return True
+
+    epmd = Process(
+        "RabbitMQ's port mapper",
+        [str(binaries.epmd)],
+        {**os.environ, "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(state.ports.epmd)},
+        log=state.folder / "epmd.log",
+        end_signal=signal.SIGTERM,
+    )
+    epmd.start()
+    epmd.wait_until(is_mapping, timeout_seconds=10)
+    return epmd
+
+
+class RabbitMQ:
+    """One private RabbitMQ, with a port mapper (epmd) of its own; or one node of a cluster, which shares one."""
+
+    def __init__(self, binaries: RabbitMQBinaries, state: State, *, cluster: Sequence[str] = ()) -> None:
+        """*cluster*: the names of all nodes; then the port mapper runs already, and all share cookie and password."""
         self.binaries = binaries
         self._state = state
+        self._cluster = cluster
         self._folder = state.folder / "rabbitmq"
         self._epmd: Process | None = None
         self._node: Process | None = None
+
+    @property
+    def name(self) -> str:
+        return node_name(self._state.ports)
 
     @property
     def url(self) -> str:
@@ -84,16 +115,8 @@ class RabbitMQ:
     def launch(self) -> None:
         self.end()
         environment = self._prepare()
-        # Our own port mapper, in the foreground: RabbitMQ would start one as a daemon that outlives everything.
-        self._epmd = Process(
-            "RabbitMQ's port mapper",
-            [str(self.binaries.epmd)],
-            environment,
-            log=self._folder / "epmd.log",
-            end_signal=signal.SIGTERM,
-        )
-        self._epmd.start()
-        self._epmd.wait_until(self._is_mapping, timeout_seconds=10)
+        if not self._cluster:
+            self._epmd = port_mapper(self.binaries, self._state)
         self._node = Process(
             "RabbitMQ",
             [str(self.binaries.server)],
@@ -106,10 +129,6 @@ class RabbitMQ:
 
     def wait_until_ready(self) -> None:
         self._running().wait_until(self._is_ready, timeout_seconds=120)
-
-    def _is_mapping(self) -> bool:
-        with socket.create_connection(("127.0.0.1", self._state.ports.epmd), timeout=1):
-            return True
 
     def _is_ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self._state.ports.amqp), timeout=1) as connection:
@@ -143,6 +162,10 @@ class RabbitMQ:
             _CONFIGURATION.format(
                 amqp=ports.amqp, management=ports.management, user=_USER, password=self._state.password
             )
+            + "".join(
+                f"cluster_formation.classic_config.nodes.{number} = {name}\n"
+                for number, name in enumerate(self._cluster, start=1)
+            )
         )
         (folder / "plugins").write_text("[rabbitmq_management].\n")
         environment = {
@@ -156,8 +179,7 @@ class RabbitMQ:
             "ERL_CRASH_DUMP": str(folder / "erl_crash.dump"),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(ports.epmd),
-            # A machine's real name must resolve and changes with the network; another name is an empty broker.
-            "RABBITMQ_NODENAME": f"modelswap-{ports.amqp}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "no-such-file"),
