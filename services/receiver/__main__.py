@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from services.receiver.app import ANSWER_SECONDS, Door, create_app
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.topology import topology
 from shared.replicate.client import Replicate
-from shared.runtime.broker import Publisher, Unconfirmed
+from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, Unconfirmed
 from shared.runtime.health import health_routes
 from shared.runtime.lifecycle import main, serve
 from shared.runtime.settings import ReceiverSettings, reveal
+from shared.runtime.waiting import Stopped, unless_stopped
 
 
 async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
@@ -34,6 +35,14 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
                 timeout_seconds=min(settings.publish_timeout_seconds, ANSWER_SECONDS),
             )
         )
+        lossy = await stack.enter_async_context(
+            Publisher(
+                settings.amqp_url.get_secret_value(),
+                name="modelswap receiver, progress",
+                timeout_seconds=min(settings.publish_timeout_seconds, LOSSY_SECONDS),
+            )
+        )
+        parted = Parted(publisher, lossy, plan)
 
         async def broker() -> str | None:
             try:
@@ -48,10 +57,12 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
                 None if known else "no webhook secret: set MODELSWAP_WEBHOOK_SECRETS or MODELSWAP_REPLICATE_API_TOKEN"
             )
 
-        await broker()
-        await secret()
+        with suppress(Stopped):
+            # The first webhook need not wait for these; both are asked again by each that finds them missing.
+            await unless_stopped(stopping, broker())
+            await unless_stopped(stopping, secret())
         door = Door(
-            publisher=publisher,
+            publisher=parted,
             secrets=secrets,
             topology=plan,
             ref_secrets=reveal(settings.ref_secrets),
@@ -60,7 +71,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
         )
         app = create_app(
             door,
-            routes=health_routes({"broker": broker, "webhook_secret": secret}),
+            routes=health_routes({"broker": broker, "webhook_secret": secret}, told={"progress": parted.check}),
         )
         await serve(
             app,

@@ -96,9 +96,9 @@ async def _run(
         {
             "database": partial(check_database, pool, MIGRATIONS),
             "events": facts.check,
-            "progress": progress.check,
             "outbox": relay.check,
         },
+        told={"progress": progress.check},
         aside=(streams, trainers),
     )
     await supervise(

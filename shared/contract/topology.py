@@ -11,6 +11,10 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
 
 A work queue dead-letters to `modelswap.dead` only, never into the delays: that would be a cycle without a rejection,
 which RabbitMQ drops. Every limit is explicit and positive: unset and -1 lose messages on one version or another.
+
+In a cluster every quorum queue has a replica on three nodes (RabbitMQ's default), and works while two of them live. The
+lossy queue is on one node only: where that is down, RabbitMQ answers a declare or a consume of it after 64 s, with an
+error. So it is declared and consumed apart from the others (2026-11).
 """
 
 from __future__ import annotations
@@ -71,6 +75,8 @@ class Queue:
 
     name: str
     arguments: Mapping[str, str | int]
+    #: May its messages be lost? Then nothing that must not be lost ever waits for it.
+    is_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,37 @@ class Topology:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "routed", frozenset((b.exchange, b.routing_key) for b in self.bindings))
+
+    @property
+    def lasting(self) -> Topology:
+        """All but the lossy queues: what a process needs to keep what must not be lost."""
+        queues = tuple(queue for queue in self.queues if not queue.is_lossy)
+        return Topology(self.exchanges, queues, self._bindings_of(queues))
+
+    @property
+    def lossy(self) -> Topology:
+        """The lossy queues, and the exchanges that they are bound to."""
+        queues = tuple(queue for queue in self.queues if queue.is_lossy)
+        bindings = self._bindings_of(queues)
+        bound = {binding.exchange for binding in bindings}
+        return Topology(tuple(each for each in self.exchanges if each.name in bound), queues, bindings)
+
+    def for_consumer_of(self, queue: str) -> Topology:
+        """The part that *queue* belongs to: its consumer does not wait for the other part."""
+        return self.lossy if self.may_lose(queue) else self.lasting
+
+    def may_lose(self, queue: str) -> bool:
+        """Is *queue* a lossy one?"""
+        return any(each.name == queue and each.is_lossy for each in self.queues)
+
+    def loses(self, exchange: str, routing_key: str) -> bool:
+        """Do only lossy queues get what is published there?"""
+        queues = {each.queue for each in self.bindings if (each.exchange, each.routing_key) == (exchange, routing_key)}
+        return bool(queues) and all(self.may_lose(queue) for queue in queues)
+
+    def _bindings_of(self, queues: Iterable[Queue]) -> tuple[Binding, ...]:
+        names = {queue.name for queue in queues}
+        return tuple(binding for binding in self.bindings if binding.queue in names)
 
     def is_heard(self, event: type[Event]) -> bool:
         """Does one of our own queues get this event? Then a publish that reaches nobody is a fault."""
@@ -135,7 +172,7 @@ def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
             Queue(DEAD_QUEUE, _dead()),
             _work(EXTRACTOR_QUEUE),
             _work(STATE_QUEUE),
-            Queue(PROGRESS_QUEUE, _lossy()),
+            Queue(PROGRESS_QUEUE, _lossy(), is_lossy=True),
             _work(OPS_QUEUE),
             *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
         ),

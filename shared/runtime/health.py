@@ -17,11 +17,14 @@ from shared.runtime.aside import SetAside
 Check = Callable[[], Awaitable[str | None]]
 
 
-def health_routes(checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = ()) -> list[Route]:
+def health_routes(
+    checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = (), *, told: Mapping[str, Check] | None = None
+) -> list[Route]:
     """
     ``/livez`` never touches a dependency; ``/readyz`` asks every check; ``/metrics`` is Prometheus text.
 
-    What loops have set *aside* is shown by ``/readyz``, but does not make the process unready: the others go on.
+    What loops have set *aside*, and what a check of *told* finds, is shown by ``/readyz``, but the process is ready all
+    the same: the others go on.
     """
 
     async def livez(_: Request) -> Response:
@@ -30,6 +33,7 @@ def health_routes(checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = 
     async def readyz(_: Request) -> Response:
         found = {name: await check() for name, check in checks.items()}
         ready = not any(found.values())
+        found |= {name: await check() for name, check in (told or {}).items()}
         body: dict[str, Any] = {
             "status": "ok" if ready else "unavailable",
             "version": version("modelswap"),

@@ -163,11 +163,16 @@ class _Described(FastAPI):
 
 
 def create_app(
-    api: ASGIApp, checks: Mapping[str, Check], *, aside: Sequence[SetAside[Any]] = (), below: str = "/v1"
+    api: ASGIApp,
+    checks: Mapping[str, Check],
+    *,
+    told: Mapping[str, Check] | None = None,
+    aside: Sequence[SetAside[Any]] = (),
+    below: str = "/v1",
 ) -> Starlette:
-    """Serve *api*, and say beside it whether this process is well, by *checks*, and what its loops have set *aside*."""
+    """Serve *api*, and say beside it whether this process is well, by *checks*; *told* and *aside*: `health_routes`."""
     app = Starlette(
-        routes=[*health_routes(checks, aside), Mount(below, app=api)],
+        routes=[*health_routes(checks, aside, told=told), Mount(below, app=api)],
         exception_handlers={HTTPException: answering({})},
     )
     # A redirect would name the host that the client says it asked.

@@ -20,6 +20,11 @@ refused_connections: Final = Counter(
 deliveries: Final = Counter(
     "modelswap_deliveries_total", "Deliveries by queue and by what became of them.", ["queue", "result"]
 )
+dropped: Final = Counter(
+    "modelswap_progress_dropped_total",
+    "Reports of progress that were dropped, by why. Nothing else is.",
+    ["reason"],
+)
 #: Alert on it: whoever should act is told by the process's log and by /readyz.
 paused: Final = Gauge(
     "modelswap_consumer_paused", "1 while a consumer waits for a dependency, RabbitMQ among them.", ["queue"]

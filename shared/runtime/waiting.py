@@ -3,6 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_CLEAN_UP_SECONDS: Final = 1.0
+
+
+class Stopped(Exception):  # noqa: N818 (a signal, not an error)
+    """The process was told to stop before the work had ended."""
+
+
+async def unless_stopped(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """
+    Do *work*, and cancel it as soon as *stopping* is set.
+
+    Raises:
+        Stopped: if it was cancelled.
+
+    """
+    task, ended = asyncio.create_task(work), asyncio.Event()
+    task.add_done_callback(lambda _: ended.set())
+    try:
+        await wait_for_any(ended, stopping)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_CLEAN_UP_SECONDS)
+    if task.done() and not (task.cancelled() and stopping.is_set()):
+        return task.result()
+    raise Stopped
 
 
 async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> None:

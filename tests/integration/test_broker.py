@@ -14,10 +14,11 @@ import pytest
 
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, PermanentError, TransientError, code_of
-from shared.contract.events import Event, ModelReady, TrainingStarted, TrainingSucceeded
+from shared.contract.events import Event, ModelReady, TrainingProgressed, TrainingStarted, TrainingSucceeded
 from shared.contract.topology import (
     DEAD_QUEUE,
     EXTRACTOR_QUEUE,
+    PROGRESS_QUEUE,
     STATE_QUEUE,
     Binding,
     Queue,
@@ -674,3 +675,51 @@ async def test_a_broken_link_is_reported_lost(broker: Broker):
 
     assert link.lost.is_set()
     assert not link.is_open
+
+
+async def test_what_a_lossy_queue_holds_is_dropped_and_counted_where_others_are_retried(
+    broker: Broker, publisher: Publisher
+):
+    handled = asyncio.Event()
+    tried: list[str] = []
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        tried.append(envelope.event.training_id)
+        if envelope.event.training_id == "bad":
+            raise TransientError("not now")
+        handled.set()
+        return []
+
+    dropped = counted(telemetry.dropped).get(("transient",), 0)
+    async with consuming(broker, publisher, handle, queue=PROGRESS_QUEUE, workers=1), asyncio.timeout(30):
+        await broker.until_consumed(PROGRESS_QUEUE)
+        for name in ("bad", "good"):
+            await publisher.publish(message(TrainingProgressed(training_id=name, fraction=0.5)))
+        await handled.wait()
+
+    assert tried == ["bad", "good"]
+    assert counted(telemetry.dropped)[("transient",)] == dropped + 1
+    assert await broker.depth(DEAD_QUEUE) == 0
+    assert [await broker.depth(f"modelswap.delay.{delay}ms") for delay in (50, 100)] == [0, 0]
+
+
+async def test_a_lossy_queue_with_other_arguments_stops_no_process(broker: Broker, publisher: Publisher):
+    await broker.delete_queue(PROGRESS_QUEUE)
+    async with broker.channel() as channel:
+        await channel.queue_declare(PROGRESS_QUEUE, durable=True)
+    asked = asyncio.Event()
+
+    async def nothing_to_do(_: Envelope) -> Sequence[Event]:
+        asked.set()
+        return []
+
+    async with consuming(broker, publisher, nothing_to_do, queue=PROGRESS_QUEUE) as consumer, asyncio.timeout(30):
+        while "other arguments than ours" not in (await consumer.check() or ""):
+            await asyncio.sleep(0.02)
+        await publisher.publish(message(succeeded()))
+        await broker.delete_queue(PROGRESS_QUEUE)
+        await broker.until_consumed(PROGRESS_QUEUE)
+        await publisher.publish(message(TrainingProgressed(training_id="one", fraction=0.5)))
+        await asked.wait()
+
+        assert await consumer.check() is None

@@ -14,7 +14,7 @@ from services.ops.reconcile.reconciler import Reconciler
 from services.ops.replays.views import UNDERWAY
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from shared.contract.retry import DELAYS
-from shared.contract.topology import DEAD_QUEUE
+from shared.contract.topology import DEAD_QUEUE, topology
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Keeper
 from shared.runtime.settings import PROCESSES, all_settings, setting
@@ -204,7 +204,7 @@ def test_what_an_alert_sees_rise_is_there_before_it_rises() -> None:
     for metric in (telemetry.deliveries, telemetry.reconciled):
         metric.clear()
     unused = cast(Any, None)
-    Keeper("", queue=DEAD_QUEUE, service="ops", keep=unused, publisher=unused, topology=unused)
+    Keeper("", queue=DEAD_QUEUE, service="ops", keep=unused, publisher=unused, topology=topology())
     Reconciler(unused, unused, unused, unused, limits=unused, budget=unused, ref_secrets=(), aside=unused)
 
     for metric, labels in ((telemetry.deliveries, (DEAD_QUEUE, "handled")), (telemetry.reconciled, ("recovered",))):
@@ -220,7 +220,7 @@ def test_a_consumer_shows_what_it_may_come_to_from_the_beginning() -> None:
     telemetry.deliveries.clear()
     unused = cast(Any, None)
 
-    Consumer("", queue="q", service="test", handle=unused, publisher=unused, topology=unused)
+    Consumer("", queue="q", service="test", handle=unused, publisher=unused, topology=topology())
 
     assert counted(telemetry.deliveries) == {("q", "handled"): 0, ("q", "retried"): 0, ("q", "dead"): 0}
 

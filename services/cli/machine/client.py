@@ -34,10 +34,16 @@ class Away(Problem):
 class Health(BaseModel):
     """What ``/readyz`` of a process says: of each check ``ok``, or what is wrong."""
 
+    #: ``ok`` where it can do its work, all but what may be lost.
+    status: str
     version: str
     checks: Mapping[str, str]
     #: Of each loop that has set items aside, how many.
     set_aside: Mapping[str, str] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status == "ok"
 
     @property
     def problems(self) -> list[str]:

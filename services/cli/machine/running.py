@@ -78,7 +78,9 @@ def _process(name: str, answer: Health | BaseException, version: str, away: str)
         case BaseException() as error:
             raise error
     if answer.problems:
-        return Finding(name, WRONG, f"is not ready: {'; '.join(answer.problems)}", f"put that right; log of {name}")
+        said = "is ready, but" if answer.is_ready else "is not ready"
+        status = WARNING if answer.is_ready else WRONG
+        return Finding(name, status, f"{said}: {'; '.join(answer.problems)}", f"put that right; log of {name}")
     if answer.set_aside:
         said = "; ".join(f"{loop}: {text}" for loop, text in answer.set_aside.items())
         return Finding(name, WARNING, f"ready, but {said}", '"Items are set aside" in deploy/runbook.md')

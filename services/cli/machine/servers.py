@@ -49,10 +49,11 @@ async def reach_broker(environment: Environment) -> None:
 
 
 async def declare_topology(environment: Environment) -> Topology:
-    """Make every exchange and queue exist; what exists already is left as it is."""
+    """Make every exchange and queue exist, the lossy ones last; what exists already is left as it is."""
     plan = topology(BrokerSettings.load(environment).retry_delays)
-    async with _link(environment) as link:
-        await declare(link.channel, plan)
+    for part in (plan.lasting, plan.lossy):
+        async with _link(environment) as link:
+            await declare(link.channel, part)
     return plan
 
 

@@ -14,7 +14,8 @@ from services.cli.problem import Problem
 from shared.contract.envelope import decode
 from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused
+from shared.runtime.broker.declare import answered
+from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, say
 
 _PUBLIC: Final = frozenset(key for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE)
 #: What the HTTP binding of CloudEvents leaves as it is in a header: printable ASCII but for space, " and %.
@@ -63,7 +64,8 @@ async def subscribed(
     try:
         messages: asyncio.Queue[Any] = asyncio.Queue()
         with broker_problems():
-            await _consume(link, bindings, messages)
+            async with answered("consume a queue of our own"):
+                await _consume(link, bindings, messages)
         yield _listen(link, messages)
     finally:
         await link.close()
@@ -75,10 +77,8 @@ def broker_problems() -> Iterator[None]:
     try:
         yield
     except LINK_ERRORS as error:
-        said = f"{type(error).__name__}: {error}".rstrip(": ")
-        if is_refused(error):
-            raise Problem(f"RabbitMQ refuses us: {said}", then="check the user in MODELSWAP_AMQP_URL") from error
-        raise Problem(f"RabbitMQ does not answer: {said}", then="modelswap doctor") from error
+        then = "check the user in MODELSWAP_AMQP_URL" if is_refused(error) else "modelswap doctor"
+        raise Problem(say(error), then=then) from error
 
 
 async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: asyncio.Queue[Any]) -> None:

@@ -4,6 +4,7 @@ How do messages come and go without one being lost? Edge: the only room that spe
 *link*       one connection with one channel; what its library's errors mean
 *declare*    the topology on the broker, and how it differs from the plan
 *publisher*  a message to the broker, and its receipt back
+*lossy*      the same for what may be lost: tried once, apart from everything else
 *supervisor* one queue, consumed through every loss of the connection
 *consumer*   its events to a handler; then follow-ups published, then acked
 *keeper*     its messages, whatever they are, to a store; then acked
@@ -18,16 +19,19 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
 from shared.runtime.broker.keeper import Keeper
+from shared.runtime.broker.lossy import LOSSY_SECONDS, Parted
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
 
 __all__ = [
+    "LOSSY_SECONDS",
     "BatchHandler",
     "Consumer",
     "Delivery",
     "Depth",
     "Keeper",
     "Outgoing",
+    "Parted",
     "Publisher",
     "Result",
     "TopologyMismatch",

@@ -9,6 +9,8 @@ What becomes of a delivery? Takes what is there, hands it to the handler, publis
 What was handled or published in vain for long is given back: published to the first delay as it came, and acked. Where
 others were answered meanwhile, it is no outage but this delivery's own failure, and counts like any other.
 
+What a lossy queue holds is never published again: where it would be retried or given back, it is dropped and counted.
+
 A handler never publishes and never acks, so "publish before ack" is written once: here. Whatever happens between a
 confirm and its ack is a redelivery, which handlers must bear anyway.
 """
@@ -27,7 +29,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from shared.contract.envelope import Envelope, decode, wrap
-from shared.contract.errors import UNEXPECTED, DependencyDown, Malformed, code_of
+from shared.contract.errors import UNEXPECTED, DependencyDown, Malformed, PermanentError, code_of
 from shared.contract.events import Event
 from shared.contract.retry import DELAYS, RetryIn, next_step
 from shared.contract.topology import Topology
@@ -164,8 +166,12 @@ class Consumer(Supervised):
     async def _give_back_one(
         self, delivery: Delivery, blame: DependencyDown | None, inbox: Inbox, until: float
     ) -> None:
-        unblamed = give_back(delivery, self._delays[0])
-        again = [unblamed] if blame is None else self._failed(_read(delivery), blame)
+        if blame is not None:
+            again = self._failed(_read(delivery), blame)
+        elif self._is_lossy:
+            again = self._drop("held_for_long", queue=self._queue, reason=self._trouble())
+        else:
+            again = [give_back(delivery, self._delays[0])]
         await self._publish_all(again, inbox, until=until)
         await inbox.ack([delivery], alone=False)
 
@@ -213,6 +219,8 @@ class Consumer(Supervised):
             **(facts_of(item.envelope) if item.envelope is not None else {}),
         }
         unexpected = code == UNEXPECTED
+        if self._is_lossy and not isinstance(error, PermanentError):
+            return self._drop(code, exc_info=unexpected and error, **facts)
         if isinstance(step, RetryIn):
             log.warning(
                 "delivery.retried", delay_seconds=step.delay.total_seconds(), exc_info=unexpected and error, **facts
@@ -226,6 +234,17 @@ class Consumer(Supervised):
             *(self._message(event, item.envelope) for event in told),
             dead_letter(delivery, error, now=now()),
         ]
+
+    def _drop(self, why: str, **facts: object) -> list[Outgoing]:
+        """
+        Let go of what may be lost, instead of publishing it to a delay.
+
+        While its queue's node is down, what comes back from a delay is refused there, and would hold up the retries of
+        all other queues that wait in the same delay.
+        """
+        log.warning("delivery.dropped", **facts)
+        telemetry.dropped.labels(why).inc()
+        return []
 
     def _message(self, event: Event, cause: Envelope | None) -> Outgoing:
         return to_message(wrap(event, source=self._service, now=now(), cause=cause), self._topology)

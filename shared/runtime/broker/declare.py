@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import aiormq
 
 from shared.contract.errors import PermanentError
 from shared.contract.topology import Exchange, Queue, Topology
 from shared.runtime.broker.link import Link
+
+_ANSWER_SECONDS: Final = 10
 
 
 class TopologyMismatch(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
@@ -19,24 +23,51 @@ class TopologyMismatch(PermanentError):  # noqa: N818 (it is a condition, and re
     code = "topology_mismatch"
 
 
+class Unanswered(TimeoutError):  # noqa: N818 (it is a condition, and reads as one)
+    """The broker is there, but did not answer one question in time."""
+
+
+@asynccontextmanager
+async def answered(question: str) -> AsyncIterator[None]:
+    """
+    Give the broker ten seconds to answer *question*: it may take minutes where a node is down.
+
+    Raises:
+        Unanswered: if it does not.
+
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise Unanswered(
+            f"RabbitMQ did not answer within {_ANSWER_SECONDS} s to: {question}. In a cluster the node that holds it "
+            "may be down"
+        ) from error
+
+
 async def declare(channel: aiormq.Channel, topology: Topology) -> None:
     """
     Make everything in *topology* exist; what exists already is left as it is.
 
     Raises:
         TopologyMismatch: if something exists with other arguments.
+        Unanswered: if the broker does not answer.
 
     """
     name = ""
     try:
         for exchange in topology.exchanges:
             name = f"exchange {exchange.name}"
-            await _declare_exchange(exchange, channel)
+            async with answered(f"declare {name}"):
+                await _declare_exchange(exchange, channel)
         for queue in topology.queues:
             name = f"queue {queue.name}"
-            await _declare_queue(queue, channel)
+            async with answered(f"declare {name}"):
+                await _declare_queue(queue, channel)
         for binding in topology.bindings:
-            await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
+            async with answered(f"bind queue {binding.queue}"):
+                await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         raise TopologyMismatch(
             f"{name} exists on the broker with other arguments than ours: {error}. "
@@ -68,7 +99,8 @@ async def depths(url: str, names: Iterable[str]) -> dict[str, Depth]:
         # A queue that is missing costs the channel, so each has its own.
         link = await Link.open(url, name="modelswap doctor")
         try:
-            declared = await link.channel.queue_declare(name, passive=True)
+            async with answered(f"look at queue {name}"):
+                declared = await link.channel.queue_declare(name, passive=True)
             found[name] = Depth(declared.message_count or 0, declared.consumer_count or 0)
         except aiormq.exceptions.ChannelNotFoundEntity:
             found[name] = Depth(0, 0)
@@ -84,9 +116,13 @@ async def _objection(url: str, question: _Question) -> str | None:
     """What the broker objects to, or None. A refusal costs the channel, so each question has its own."""
     link = await Link.open(url, name="modelswap topology diff")
     try:
-        await question(link.channel)
-    except aiormq.exceptions.ChannelNotFoundEntity:
-        return "missing"
+        async with answered("is it there"):
+            await question(link.channel)
+    except Unanswered as error:
+        return f"not known: {error}"
+    except aiormq.exceptions.ChannelNotFoundEntity as error:
+        # 3.10 says so of a queue whose node is down.
+        return f"not to be had: {error}" if "is down" in str(error) else "missing"
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         return f"differs: {error}"
     finally:

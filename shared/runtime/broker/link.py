@@ -17,7 +17,7 @@ LINK_ERRORS: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)
 #: A frozen broker is noticed after about three times this.
 _HEARTBEAT_SECONDS: Final = 10
 _OPEN_SECONDS: Final = 10
-_CLOSE_SECONDS: Final = 2
+_CLOSE_SECONDS: Final = 1
 
 
 def is_stray_cancel() -> bool:
@@ -60,7 +60,7 @@ class Link:
                 # The lower channel: it publishes and acks without a drain of the socket for each.
                 return cls(connection, cast(aiormq.Channel, await channel.get_underlay_channel()))
             except BaseException:
-                await connection.close()
+                await _close(connection)
                 raise
 
     def _on_close(self, *_: object) -> None:
@@ -71,15 +71,19 @@ class Link:
         return not (self.lost.is_set() or self.channel.is_closed)
 
     async def close(self) -> None:
-        """Close, or give up on it after two seconds; never raises."""
+        """Close, or give up on it after a second; never raises."""
         self.lost.set()
-        try:
-            with suppress(*LINK_ERRORS):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await self._connection.close()
-        except asyncio.CancelledError:
-            if not is_stray_cancel():
-                raise
+        await _close(self._connection)
+
+
+async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
+    try:
+        with suppress(*LINK_ERRORS):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await connection.close()
+    except asyncio.CancelledError:
+        if not is_stray_cancel():
+            raise
 
 
 def is_refused(error: BaseException) -> bool:
@@ -91,3 +95,11 @@ def is_refused(error: BaseException) -> bool:
         aiormq.exceptions.ConnectionNotAllowed,
     )
     return isinstance(error, refusals)
+
+
+def say(error: BaseException) -> str:
+    """What *error* means for a connection, in a sentence for operators."""
+    if is_refused(error):
+        return f"RabbitMQ refuses us: {error}"
+    said = str(error) or type(error).__name__
+    return said if said.startswith("RabbitMQ") else f"RabbitMQ does not answer: {said}"

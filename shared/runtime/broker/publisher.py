@@ -3,8 +3,8 @@ Has the broker got it? Publishes with confirm, and says one of three things abou
 
     returns                 confirmed: it is on disk in a queue
     Unroutable              no queue takes it: the topology is broken
-    Unconfirmed             refused (a queue is full), or *unknown*: it may be there or not. Publish it again:
-                            its event has the same id
+    Unconfirmed             refused (a queue is full, or its node is down), or *unknown*: it may be there or not.
+                            Publish it again: its event has the same id
 
 The message goes through the library's lower channel, without waiting for the socket to drain: that halves the client's
 share of the work (measured 2026-11). How many are on their way at once is bounded here instead.
@@ -25,7 +25,7 @@ from aiormq import spec
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime.broker.declare import declare
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel
+from shared.runtime.broker.link import LINK_ERRORS, Link, is_stray_cancel, say
 from shared.runtime.broker.message import Outgoing
 
 log = structlog.get_logger()
@@ -53,7 +53,8 @@ class Publisher:
         """
         Prepare to publish under the *name* that operators see.
 
-        With a *topology*, this process may make it exist: on every new connection, and where a message found no queue.
+        With a *topology*, this process may make it exist, but for lossy queues: on every new connection, and where a
+        message found no queue.
         """
         self._url = url
         self._topology = topology
@@ -86,7 +87,7 @@ class Publisher:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._open()
         except LINK_ERRORS as error:
-            raise Unconfirmed(f"RabbitMQ does not answer: {_say(error)}") from error
+            raise Unconfirmed(say(error)) from error
 
     async def publish(self, message: Outgoing) -> None:
         """
@@ -113,7 +114,9 @@ class Publisher:
             self._is_declared = False  # the next publish declares what is missing; the others on this link go on
             raise Unroutable(f"{message.routing_key} reached no queue of exchange {message.exchange!r}") from error
         except aiormq.exceptions.DeliveryError as error:
-            raise Unconfirmed(f"a queue of {message.routing_key} is full, the broker refused") from error
+            raise Unconfirmed(
+                f"a queue of {message.routing_key} is full, or its node is down: the broker refused"
+            ) from error
         except asyncio.CancelledError as error:
             if not is_stray_cancel():
                 raise
@@ -121,7 +124,7 @@ class Publisher:
             raise Unconfirmed("the connection to RabbitMQ was lost before the receipt") from error
         except LINK_ERRORS as error:
             self._discard(link)
-            raise Unconfirmed(f"RabbitMQ gave no receipt: {_say(error)}") from error
+            raise Unconfirmed(f"no receipt: {say(error)}") from error
         except Exception as error:
             # The library has no word for it: another publish gave this link up while this one waited for its receipt.
             if link is None or link.is_open:
@@ -150,7 +153,7 @@ class Publisher:
             if not self._is_declared:
                 try:
                     if self._topology is not None:
-                        await declare(link.channel, self._topology)
+                        await declare(link.channel, self._topology.lasting)
                 except BaseException:
                     self._discard(link)
                     raise
@@ -179,9 +182,3 @@ def _properties(message: Outgoing) -> spec.Basic.Properties:
         timestamp=datetime.now(UTC),  # noqa: TID251 (for those who look at the broker)
         headers=dict(message.headers),
     )
-
-
-def _say(error: BaseException) -> str:
-    if is_refused(error):
-        return f"it refused: {error}"
-    return str(error) or type(error).__name__

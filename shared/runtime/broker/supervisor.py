@@ -29,14 +29,14 @@ from aiormq.abc import DeliveredMessage
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
-from shared.runtime.broker.declare import declare
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel
+from shared.runtime.broker.declare import TopologyMismatch, answered, declare
+from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel, say
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.broker.pause import HeldForLong, Pause, Unasked
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.refusals import Refusals
 from shared.runtime.clock import now
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.waiting import Stopped, unless_stopped, wait_for_any
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 HOLD_SECONDS: Final = 300.0
 
 _RECONNECT_LONGEST_SECONDS: Final = 10.0
-_CANCEL_SECONDS: Final = 2.0
+_CANCEL_SECONDS: Final = 1.0
 _PUBLISH_AGAIN_LONGEST_SECONDS: Final = 1.0
 
 
@@ -77,6 +77,8 @@ class Supervised(ABC):
         self._service = service
         self._publisher = publisher
         self._topology = topology
+        #: What it consumes may be lost: nothing else waits for it, or ends because of it.
+        self._is_lossy = topology.may_lose(queue)
         self._workers = workers
         self._batch_size = batch_size
         self._prefetch = prefetch
@@ -91,6 +93,8 @@ class Supervised(ABC):
         self._link: Link | None = None
         #: When the first message of each batch at work was published.
         self._published: dict[int, datetime] = {}
+        #: Why there is no link.
+        self._away = "RabbitMQ was not asked yet"
         telemetry.paused.labels(queue).set_function(lambda: self._trouble() is not None)
         telemetry.oldest_delivery.labels(queue).set_function(self._oldest_seconds)
 
@@ -106,7 +110,7 @@ class Supervised(ABC):
         if self._refusals.reason is not None:
             return self._refusals.reason
         if self._link is None or not self._link.is_open:
-            return f"{self._queue} is not being consumed: RabbitMQ does not answer"
+            return f"{self._queue} is not being consumed: {self._away}"
         return self._pause.reason
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -114,7 +118,7 @@ class Supervised(ABC):
         Consume until *stopping* is set, through every loss of the broker; then finish what was begun.
 
         Raises:
-            TopologyMismatch: if the broker holds a queue with other arguments than ours.
+            TopologyMismatch: if the broker holds a queue with other arguments than ours; a lossy one ends nothing.
 
         """
         failures = 0
@@ -123,8 +127,17 @@ class Supervised(ABC):
                 try:
                     await self._consume(stopping)
                     failures = 1  # a link that is lost as soon as it stands must not become a busy loop
+                except Stopped:
+                    break
+                except TopologyMismatch as error:
+                    if not self._is_lossy:
+                        raise
+                    failures += 1
+                    self._away = str(error)
+                    log.error("consumer.mismatch", queue=self._queue, detail=str(error))  # noqa: TRY400 (it says it all)
                 except LINK_ERRORS as error:
                     failures += 1
+                    self._away = say(error)
                     log.warning(
                         "consumer.disconnected", queue=self._queue, error=repr(error), refused=is_refused(error)
                     )
@@ -132,28 +145,33 @@ class Supervised(ABC):
                     if not is_stray_cancel():
                         raise
                     failures += 1
+                    self._away = "the connection to RabbitMQ was lost"
                     log.warning("consumer.disconnected", queue=self._queue, error="the connection was lost")
                 await wait_for_any(stopping, seconds=jitter(failures, _RECONNECT_LONGEST_SECONDS))
         finally:
             await self._drain()
 
     async def _consume(self, stopping: asyncio.Event) -> None:
-        """Consume over one link until it is lost or *stopping* is set."""
-        link = await Link.open(self._url, name=f"{self._service} consumes {self._queue}")
+        """
+        Consume over one link until it is lost or *stopping* is set.
+
+        Raises:
+            Stopped: if *stopping* is set before anything is consumed.
+
+        """
+        name = f"{self._service} consumes {self._queue}"
+        link = await unless_stopped(stopping, Link.open(self._url, name=name))
         inbox = Inbox(link, self._queue, stopping)
         try:
-            if self._declares:
-                await declare(link.channel, self._topology)
-            await link.channel.basic_qos(prefetch_count=self._prefetch)
-            consumed = await link.channel.basic_consume(self._queue, inbox.put)
+            consumer_tag = await unless_stopped(stopping, self._begin(link, inbox))
             for _ in range(self._workers):
                 self._start(self._work(inbox), inbox)
-            self._link = link
+            self._link, self._away = link, "the connection to RabbitMQ was lost"
             log.info("consumer.started", queue=self._queue)
             await wait_for_any(stopping, link.lost, inbox.given_up)
-            if link.is_open and consumed.consumer_tag is not None:
+            if link.is_open and consumer_tag is not None:
                 # A frozen broker must not hold up the end.
-                await link.channel.basic_cancel(consumed.consumer_tag, timeout=_CANCEL_SECONDS)
+                await link.channel.basic_cancel(consumer_tag, timeout=_CANCEL_SECONDS)
                 if inbox.given_up.is_set() and not stopping.is_set():
                     await inbox.return_all()
         finally:
@@ -166,12 +184,22 @@ class Supervised(ABC):
         if inbox.given_up.is_set():
             await self._until_messages_are_taken(stopping)
 
+    async def _begin(self, link: Link, inbox: Inbox) -> str | None:
+        """Let *inbox* be filled over *link*; the consumer's tag."""
+        if self._declares:
+            await declare(link.channel, self._topology.for_consumer_of(self._queue))
+        async with answered(f"consume queue {self._queue}"):
+            await link.channel.basic_qos(prefetch_count=self._prefetch)
+            return (await link.channel.basic_consume(self._queue, inbox.put)).consumer_tag
+
     async def _until_messages_are_taken(self, stopping: asyncio.Event) -> None:
         """Wait until the broker takes messages: whatever it handed over until then would only be returned again."""
         failures = 0
         while not stopping.is_set():
             try:
-                await self._publisher.probe()
+                await unless_stopped(stopping, self._publisher.probe())
+            except Stopped:
+                return
             except DependencyDown as error:
                 failures += 1
                 self._refusals.note("", str(error))

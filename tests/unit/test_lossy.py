@@ -1,0 +1,86 @@
+"""What may be lost is declared and published apart: nothing else waits for it, or fails because of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from shared.contract.envelope import wrap
+from shared.contract.errors import DependencyDown
+from shared.contract.events import Event, TrainingProgressed, TrainingSucceeded
+from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
+from shared.runtime import telemetry
+from shared.runtime.broker import Outgoing, Parted, Unconfirmed, Unroutable, to_message
+from shared.runtime.clock import now
+from tests.counts import counted
+
+PLAN = topology()
+PROGRESS = TrainingProgressed(training_id="t1", fraction=0.5)
+END = TrainingSucceeded(training_id="t1", output="x")
+
+
+@dataclass
+class Published:
+    """A publisher that keeps what it is given, or raises what it is told."""
+
+    messages: list[Outgoing] = field(default_factory=list)
+    broken: Exception | None = None
+
+    async def publish(self, message: Outgoing) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.messages.append(message)
+
+
+def message(event: Event) -> Outgoing:
+    return to_message(wrap(event, source="test", now=now()), PLAN)
+
+
+def test_the_lossy_part_of_the_plan_is_the_queue_of_progress_alone():
+    assert [queue.name for queue in PLAN.lossy.queues] == [PROGRESS_QUEUE]
+    assert [exchange.name for exchange in PLAN.lossy.exchanges] == ["modelswap.training"]
+    assert {binding.queue for binding in PLAN.lossy.bindings} == {PROGRESS_QUEUE}
+
+
+def test_the_two_parts_of_the_plan_are_the_whole():
+    assert PLAN.lasting.exchanges == PLAN.exchanges
+    assert len(PLAN.lasting.queues) + len(PLAN.lossy.queues) == len(PLAN.queues)
+    assert {*PLAN.lasting.bindings, *PLAN.lossy.bindings} == {*PLAN.bindings}
+
+
+def test_a_consumer_declares_its_own_part_only():
+    assert PLAN.for_consumer_of(PROGRESS_QUEUE) == PLAN.lossy
+    assert PLAN.for_consumer_of(STATE_QUEUE) == PLAN.lasting
+
+
+@pytest.mark.parametrize("error", [Unconfirmed("no receipt"), Unroutable("no queue")])
+async def test_progress_that_is_not_taken_is_dropped_counted_and_told(error: DependencyDown):
+    lasting, lossy = Published(), Published(broken=error)
+    parted = Parted(lasting, lossy, PLAN)
+    before = counted(telemetry.dropped)[(error.code,)]
+
+    await parted.publish(message(PROGRESS))
+
+    assert counted(telemetry.dropped)[(error.code,)] == before + 1
+    assert await parted.check() == f"{error}; only reports of progress are dropped"
+    assert lasting.messages == []
+
+
+async def test_once_progress_is_taken_again_nothing_is_told():
+    lossy = Published(broken=Unroutable("no queue"))
+    parted = Parted(Published(), lossy, PLAN)
+    await parted.publish(message(PROGRESS))
+
+    lossy.broken = None
+    await parted.publish(message(PROGRESS))
+
+    assert await parted.check() is None
+    assert len(lossy.messages) == 1
+
+
+async def test_what_must_not_be_lost_is_never_dropped():
+    parted = Parted(Published(broken=Unconfirmed("no receipt")), Published(), PLAN)
+
+    with pytest.raises(Unconfirmed):
+        await parted.publish(message(END))
