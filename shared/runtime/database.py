@@ -13,12 +13,12 @@ from shared.contract.errors import DependencyDown, ModelswapError, PermanentErro
 from shared.runtime.migrations import Migrations
 from shared.runtime.postgres import Pool, acquired, connect_pool
 from shared.runtime.settings import DatabaseSettings
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.waiting import Stopped, unless_stopped
 
 log = structlog.get_logger()
 
 _ASK_AGAIN_SECONDS: Final = 1.0
-_CLOSE_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 1.0
 
 
 @asynccontextmanager
@@ -26,13 +26,14 @@ async def opened_database(
     settings: DatabaseSettings, *, service: str, role: str, migrations: Migrations, stopping: asyncio.Event
 ) -> AsyncIterator[Pool | None]:
     """A pool that acts as *role*, once all *migrations* are applied; None if told to stop before."""
-    pool = await _connect(settings, service, role, stopping)
-    if pool is None:
+    try:
+        pool = await unless_stopped(stopping, _connect(settings, service, role))
+    except Stopped:
         yield None
         return
     ending = asyncio.create_task(_hang_up(pool, stopping, settings.drain_seconds))
     try:
-        yield pool if await _until_migrated(pool, migrations, stopping) else None
+        yield pool if await _is_migrated(pool, migrations, stopping) else None
     finally:
         ending.cancel()
         await _close(pool)
@@ -64,8 +65,8 @@ async def check_database(pool: Pool, migrations: Migrations) -> str | None:
     return f"migration {found} of {migrations.latest} of {migrations.schema}: `modelswap db migrate`"
 
 
-async def _connect(settings: DatabaseSettings, service: str, role: str, stopping: asyncio.Event) -> Pool | None:
-    while not stopping.is_set():
+async def _connect(settings: DatabaseSettings, service: str, role: str) -> Pool:
+    while True:
         try:
             return await connect_pool(
                 settings.database_url.get_secret_value(),
@@ -75,19 +76,22 @@ async def _connect(settings: DatabaseSettings, service: str, role: str, stopping
             )
         except DependencyDown as error:
             log.warning("database.away", detail=str(error), hint="new here? `modelswap db migrate`")
-            await wait_for_any(stopping, seconds=_ASK_AGAIN_SECONDS)
-    return None
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
 
-async def _until_migrated(pool: Pool, migrations: Migrations, stopping: asyncio.Event) -> bool:
+async def _is_migrated(pool: Pool, migrations: Migrations, stopping: asyncio.Event) -> bool:
     """Wait for the tables that this version needs: without them every delivery would become a dead letter."""
-    while not stopping.is_set():
-        found = await _found(pool, migrations)
-        if found >= migrations.latest:
-            return True
+    try:
+        await unless_stopped(stopping, _until_migrated(pool, migrations))
+    except Stopped:
+        return False
+    return True
+
+
+async def _until_migrated(pool: Pool, migrations: Migrations) -> None:
+    while (found := await _found(pool, migrations)) < migrations.latest:
         log.warning("database.not_migrated", found=found, needed=migrations.latest, hint="`modelswap db migrate`")
-        await wait_for_any(stopping, seconds=_ASK_AGAIN_SECONDS)
-    return False
+        await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
 
 async def _found(pool: Pool, migrations: Migrations) -> int:

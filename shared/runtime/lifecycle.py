@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
@@ -29,6 +29,8 @@ S = TypeVar("S", bound=Settings)
 #: The command line was understood, but the process can not run as it is set up.
 EXIT_SETTINGS: Final = 2
 _GC_THRESHOLD: Final = 50_000
+#: To close connections, after what was begun is finished.
+_CLOSING_SECONDS: Final = 1.0
 
 
 class CannotListen(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
@@ -37,7 +39,7 @@ class CannotListen(ModelswapError):  # noqa: N818 (it is a condition, and reads 
     code = "can_not_listen"
 
 
-def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
+def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     """Load the settings of *service*, run it until SIGTERM or SIGINT, and return its exit code."""
     try:
         settings = settings_class.load()
@@ -54,7 +56,7 @@ def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event]
         return runner.run(_run(settings, run))
 
 
-async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
+async def _run(settings: S, run: Callable[[S, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -68,12 +70,30 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Awaitable[None]]) 
     if names := guessable(settings):
         log.warning("settings.guessable", names=names, hint="random secrets look otherwise: `openssl rand -hex 24`")
     try:
-        await run(settings, stopping)
+        await _until_cut_off(run(settings, stopping), stopping, settings.drain_seconds + _CLOSING_SECONDS)
     except ModelswapError as error:
         log.critical("process.failed", error=error.code, detail=str(error))
         return 1
     log.info("process.stopped")
     return 0
+
+
+async def _until_cut_off(running: Coroutine[Any, Any, None], stopping: asyncio.Event, seconds: float) -> None:
+    """
+    Await *running*; once *stopping* is set, for *seconds* at most, whatever it waits for.
+
+    What is cut off is as if the process were killed then, which everything here must bear anyway.
+    """
+    task, ended = asyncio.create_task(running), asyncio.Event()
+    task.add_done_callback(lambda _: ended.set())
+    await wait_for_any(ended, stopping)
+    await wait_for_any(ended, seconds=seconds)
+    if not task.done():
+        log.warning("process.cut_off", seconds=seconds)
+        task.cancel()
+        await wait_for_any(ended, seconds=_CLOSING_SECONDS / 2)
+    else:
+        await task
 
 
 async def serve(
