@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from deploy.local import Servers
+from deploy.local.process import removed_afterwards
 from tests.databases import copy_of, empty_database, new_database
 from tests.servers import Urls, private_servers
 from tests.servers import servers as provided_servers
@@ -101,3 +104,11 @@ def restartable_servers(_private_servers: Servers) -> Iterator[Servers]:
     for server in (_private_servers.rabbitmq, _private_servers.postgres):
         if not server.running:
             server.start()
+
+
+@pytest.fixture
+def walkable_folder() -> Iterator[Path]:
+    """For a server that runs as another user when we are root: pytest's own folders are closed to it."""
+    with removed_afterwards(Path(tempfile.mkdtemp())) as folder:
+        folder.chmod(0o711)
+        yield folder

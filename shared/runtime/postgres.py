@@ -3,15 +3,21 @@ How is Postgres reached, and what does its failure mean? Edge: the one place tha
 
     Conflict           40001 40P01 55P03 0A000      two transactions met, or a plan is stale: the same again at once
     DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
+    MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
     PermanentError     22 23 42 54                  this will never be stored, by nobody
     TransientError     any other                    nobody knows: later, a few times
+
+Sessions are ours alone: they act as a role, have limits, hold prepared statements and, while migrations run, an
+advisory lock. A pooler that hands a session from one client to the next after each transaction (PgBouncer's transaction
+mode) breaks all of these, up to statements that run with the parameters of another one. So `connect` and `connect_pool`
+refuse one, as far as it can be told, with a sentence that says what to do (2026-11).
 
 A COMMIT whose answer is lost may have been carried out. So whoever works here must bear to do the same work twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeAlias, TypeVar
 
@@ -48,8 +54,17 @@ _SESSION: Final = {
 
 _CONFLICT: Final = ("40001", "40P01", "55P03", "0A000")
 _DOWN: Final = ("08", "53", "57P0", "57014", "25006", "25P02", "25P03", "28", "3D")
+_MIXED_UP: Final = ("26", "34", "42P03", "42P05")
+#: Met while Postgres reads parameters, which the library has written for the statement that it prepared.
+_UNREADABLE: Final = ("22P03", "54000")
 _PERMANENT: Final = ("22", "23", "42", "54")
 _ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+
+_POOLER: Final = (
+    "MODELSWAP_DATABASE_URL leads to a pooler that does not keep sessions, such as PgBouncer in transaction mode: "
+    "give the address of Postgres itself"
+)
 
 
 class Conflict(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
@@ -62,6 +77,13 @@ class UnusableAddress(PermanentError):  # noqa: N818 (it is a condition, and rea
     """The database's address contradicts itself or this machine: waiting does not help."""
 
     code = "database_address"
+
+
+class MixedUp(DependencyDown):
+    """The session is not the one that our statement was prepared in: what the message says has no part in it."""
+
+    code = "database_mixed_up"
+    may_concern_one = True
 
 
 async def connect_pool(
@@ -82,7 +104,7 @@ async def connect_pool(
     if role is not None:
         session["role"] = role
     with _connecting():
-        return await asyncpg.create_pool(
+        pool = await asyncpg.create_pool(
             url,
             min_size=min_size,
             max_size=max_size,
@@ -92,6 +114,16 @@ async def connect_pool(
             server_settings=session,
             reset=_leave_as_is,
         )
+        try:
+            async with pool.acquire() as one:
+                await _check_session(one, session)
+                if max_size > 1:
+                    async with pool.acquire() as other:
+                        await _check_sharing(one, other)
+        except BaseException:
+            pool.terminate()
+            raise
+    return pool
 
 
 async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyncpg.Record]:
@@ -103,13 +135,43 @@ async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyn
         UnusableAddress: if *url* asks for what can not be.
 
     """
+    # Whoever waits for a table holds up everybody behind it: not for long.
+    session = {"application_name": application_name, "timezone": "UTC", "lock_timeout": "10000"}
     with _connecting():
-        return await asyncpg.connect(
-            url,
-            timeout=_CONNECT_SECONDS,
-            # Whoever waits for a table holds up everybody behind it: not for long.
-            server_settings={"application_name": application_name, "timezone": "UTC", "lock_timeout": "10000"},
-        )
+        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, server_settings=session)
+        try:
+            await _check_session(connection, session)
+        except BaseException:
+            connection.terminate()
+            raise
+    return connection
+
+
+async def _check_session(connection: Connection, asked: Mapping[str, str]) -> None:
+    """Has the session what was asked for it at its start? Some poolers are told to ignore that."""
+    found = await connection.fetchrow(
+        """
+        SELECT current_setting('role') AS role, setting AS lock_timeout FROM pg_settings WHERE name = 'lock_timeout'
+        """
+    )
+    if found is None or any(found[name] != asked[name] for name in ("role", "lock_timeout") if name in asked):
+        raise UnusableAddress(f"{_POOLER} ({found and dict(found)} instead of what was asked for)")
+
+
+async def _check_sharing(one: Connection, other: Connection) -> None:
+    """Does a pooler give the session of *one* to *other*?"""
+    if await one.fetchval("SELECT pg_backend_pid()") == one.get_server_pid():
+        return  # Postgres itself
+    ask = "SELECT current_setting('modelswap.session', true)"
+    try:
+        await one.execute("SET modelswap.session = 'one'")
+        async with other.transaction():
+            # A pooler has only this one to give, or gives *one* another while *other* has it.
+            shared = await other.fetchval(ask) == "one" or await one.fetchval(ask) != "one"
+    except asyncpg.PostgresError as error:
+        raise UnusableAddress(f"{_POOLER} ({_say(error)})") from error
+    if shared:
+        raise UnusableAddress(f"{_POOLER} (two connections are one session)")
 
 
 @contextmanager
@@ -119,6 +181,10 @@ def _connecting() -> Iterator[None]:
         yield
     except ClientConfigurationError as error:
         raise UnusableAddress(f"MODELSWAP_DATABASE_URL can not be used: {error}") from error
+    except asyncpg.ProtocolViolationError as error:
+        if "startup parameter" not in str(error):
+            raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
+        raise UnusableAddress(f"{_POOLER} ({error})") from error
     except _ERRORS as error:
         raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
 
@@ -167,6 +233,8 @@ def classify(error: Exception, connection: Connection | None = None) -> Modelswa
     """What *error*, met on *connection*, means for the work at hand."""
     said = _say(error)
     match error:
+        case asyncpg.PostgresError(sqlstate=state) if _is_mixed_up(error, state or ""):
+            return MixedUp(f"Postgres said {state} {said}")
         case asyncpg.PostgresError(sqlstate=state):
             return _by_state(state or "", f"Postgres said {state} {said}")
         case asyncpg.InterfaceError() | asyncpg.InternalClientError() if _is_open(connection):
@@ -184,6 +252,11 @@ def _is_open(connection: Connection | None) -> bool:
 
 def _say(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _is_mixed_up(error: asyncpg.PostgresError, state: str) -> bool:
+    reading = (getattr(error, "server_source_function", None) or "").endswith("_recv")
+    return state.startswith(_MIXED_UP) or (reading and state in _UNREADABLE)
 
 
 def _by_state(state: str, message: str) -> ModelswapError:

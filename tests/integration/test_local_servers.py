@@ -10,8 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import aiormq
@@ -19,7 +18,6 @@ import asyncpg
 import pytest
 
 from deploy.local import LocalServersError, Servers, Unavailable, local_servers
-from deploy.local.process import removed_afterwards
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -30,14 +28,6 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /
 
 
 pytestmark = pytest.mark.usefixtures("restartable_servers")  # where these cannot be had, no test here can run
-
-
-@pytest.fixture
-def walkable_folder() -> Iterator[Path]:
-    """Postgres is somebody else when we are root, and must get there; pytest's own folders are closed."""
-    with removed_afterwards(Path(tempfile.mkdtemp())) as folder:
-        folder.chmod(0o711)
-        yield folder
 
 
 async def publish(amqp_url: str, body: bytes) -> None:

@@ -13,7 +13,16 @@ from services.state.migrate import MIGRATIONS
 from services.state.store import ROLE
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.runtime.database import opened_database
-from shared.runtime.postgres import Conflict, Connection, Pool, acquired, classify, connect_pool, in_transaction
+from shared.runtime.postgres import (
+    Conflict,
+    Connection,
+    MixedUp,
+    Pool,
+    acquired,
+    classify,
+    connect_pool,
+    in_transaction,
+)
 from shared.runtime.settings import DatabaseSettings
 from tests.state import Wire, connected
 
@@ -38,6 +47,22 @@ def test_the_state_says_who_can_heal_it(sqlstates, meaning):
     errors = [asyncpg.PostgresError.new({"C": state, "M": "no"}) for state in sqlstates.split()]
 
     assert {type(classify(error)) for error in errors} == {meaning}
+
+
+@pytest.mark.parametrize(
+    ("sqlstates", "source", "meaning"),
+    [
+        ("26000 34000 42P03 42P05", "FetchPreparedStatement", MixedUp),
+        ("22P03 54000", "array_recv", MixedUp),
+        ("08P01", "exec_bind_message", DependencyDown),
+        ("22P03 54000", "_bt_check_third_page", PermanentError),
+    ],
+)
+def test_a_statement_that_met_a_foreign_session_is_no_messages_fault(sqlstates, source, meaning):
+    errors = [asyncpg.PostgresError.new({"C": state, "M": "no", "R": source}) for state in sqlstates.split()]
+
+    assert {type(classify(error)) for error in errors} == {meaning}
+    assert all(isinstance(classify(error), DependencyDown) for error in errors) == issubclass(meaning, DependencyDown)
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), TimeoutError(), ConnectionResetError()])
