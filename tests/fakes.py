@@ -10,6 +10,7 @@ from typing import TypeVar
 from PIL import Image
 from pydantic import JsonValue
 
+from services.extractor.picture import Flaw, find_flaw
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.client import TrainingsPage
 from shared.replicate.errors import NotThere
@@ -33,6 +34,11 @@ def picture(kind: str = "PNG", *, blank: bool = False, size: tuple[int, int] = (
     file = BytesIO()
     image.save(file, kind)
     return file.getvalue()
+
+
+async def look(data: bytes) -> Flaw | None:
+    """Say what is wrong with a picture, without a process of its own."""
+    return find_flaw(data)
 
 
 @dataclass

@@ -13,6 +13,7 @@ import structlog
 
 from services.extractor.api import create_api
 from services.extractor.handler import Extractor, Trainings
+from services.extractor.picture_process import find_flaw_apart
 from services.extractor.verify import Gate, Models
 from shared.contract.envelope import Envelope
 from shared.contract.events import Event, ModelReady
@@ -44,7 +45,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
     async with Publisher(
         url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds
     ) as publisher:
-        gate = Gate(replicate, settings)
+        gate = Gate(replicate, settings, find_flaw=find_flaw_apart)
         extractor = Extractor(replicate, gate.verify, monotonic=time.monotonic)
         api = create_api(
             Extractor(replicate, gate.glance, monotonic=time.monotonic), api_tokens=reveal(settings.api_tokens)

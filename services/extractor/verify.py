@@ -21,10 +21,10 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from services.extractor.picture import find_flaw
+from services.extractor.picture import Flaw
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.contract.identity import ModelRef
-from shared.replicate.errors import BadAnswer, NotThere
+from shared.replicate.errors import BadAnswer, NoAnswer, NotThere
 from shared.replicate.training import Prediction, TrainingStatus
 from shared.replicate.version import InputSchema, Version
 
@@ -37,6 +37,8 @@ _INPUT: Final[Mapping[str, JsonValue]] = {_PROMPT: "a landscape with hills and a
 #: Sent along where the model knows it.
 _CHEAP: Final[Mapping[str, JsonValue]] = {"num_outputs": 1}
 _POLL_SECONDS: Final = 2.0
+#: How long Replicate may take until a new run is in its list and can be read. Nothing is documented.
+_LISTED_SECONDS: Final = 60.0
 #: Longer than a delivery takes to come back; Replicate itself forgets a run after an hour.
 _REMEMBERED_SECONDS: Final = 3600.0
 #: A version never changes, but what it needs may come back (weights, a machine): whoever mended that waits no longer.
@@ -98,6 +100,10 @@ class Models(Protocol):
     async def fetch_output(self, url: str) -> bytes: ...
 
 
+#: Says what keeps bytes from being a picture of something, if anything does.
+FindFlaw = Callable[[bytes], Awaitable[Flaw | None]]
+
+
 class Policy(Protocol):
     """What a model must show, and how much time and money that may take."""
 
@@ -128,6 +134,10 @@ class _Memory:
 
     since: float
     prediction_id: str | None = None
+    #: When the run was found or paid for. Until its time is over, that Replicate can not read it means nothing.
+    run_since: float = 0.0
+    #: When the answer to a new run was lost: one may be underway that no list shows yet.
+    unanswered_since: float | None = None
     #: Does this process know of all its runs? Else Replicate's list is looked at before another one is paid for.
     knows_runs: bool = False
     works: bool = False
@@ -149,11 +159,13 @@ class Gate:
         replicate: Models,
         policy: Policy,
         *,
+        find_flaw: FindFlaw,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._replicate = replicate
         self._policy = policy
+        self._find_flaw = find_flaw
         self._monotonic = monotonic
         self._sleep = sleep
         self._memories: dict[ModelRef, _Memory] = {}
@@ -217,7 +229,7 @@ class Gate:
                 known = {name: value for name, value in _CHEAP.items() if name in schema.fields}
                 memory.prediction_id = await self._run(ref, {**_INPUT, **known}, memory, request_id)
             try:
-                prediction = await self._wait_for(ref, memory.prediction_id)
+                prediction = await self._wait_for(ref, memory.prediction_id, memory.run_since)
                 await self._judge(ref, prediction)
             except (StillRunning, OutOfReach):
                 raise
@@ -251,17 +263,23 @@ class Gate:
             earlier = await self._find_run(ref, question, may_have_ended=request_id is None)
         # Until an answer comes, one may run whose id is not known.
         memory.knows_runs = False
-        run_id = earlier or await self._start(ref, question)
-        memory.knows_runs = True
+        run_id = earlier or await self._start(ref, question, memory)
+        memory.knows_runs, memory.run_since, memory.unanswered_since = True, self._monotonic(), None
         return run_id
 
-    async def _start(self, ref: ModelRef, question: Mapping[str, JsonValue]) -> str:
+    async def _start(self, ref: ModelRef, question: Mapping[str, JsonValue], memory: _Memory) -> str:
+        now, unanswered = self._monotonic(), memory.unanswered_since
+        if unanswered is not None and now < unanswered + _LISTED_SECONDS:
+            raise Inconclusive(f"{ref}: a run may be underway that Replicate does not list yet", code="run_not_listed")
         try:
             prediction = await self._replicate.create_prediction(
                 ref, question, self._policy.verify_cancel_after_seconds
             )
         except NotThere as error:
             raise NotThereYet(str(error)) from error
+        except (NoAnswer, BadAnswer):
+            memory.unanswered_since = now
+            raise
         return prediction.id
 
     async def _find_run(self, ref: ModelRef, question: Mapping[str, JsonValue], *, may_have_ended: bool) -> str | None:
@@ -277,17 +295,23 @@ class Gate:
                 return run.id
         return None
 
-    async def _wait_for(self, ref: ModelRef, prediction_id: str) -> Prediction:
+    async def _wait_for(self, ref: ModelRef, prediction_id: str, since: float) -> Prediction:
+        """Wait for the end of a run. It may be readable only a while after it was paid for, so 404 ends no wait."""
         deadline = self._monotonic() + self._policy.verify_patience_seconds
+        over = since + self._policy.verify_cancel_after_seconds + _LISTED_SECONDS
         while True:
             try:
                 prediction = await self._replicate.get_prediction(prediction_id)
             except NotThere as error:
-                raise Inconclusive(f"{ref}: its run was lost ({error})") from error
-            if prediction.has_ended:
-                return prediction
+                if self._monotonic() >= over:
+                    raise Inconclusive(f"{ref}: its run was lost ({error})") from error
+                status = "not to be read"
+            else:
+                if prediction.has_ended:
+                    return prediction
+                status = repr(prediction.status)
             if self._monotonic() >= deadline:
-                raise StillRunning(f"{ref}: its run {prediction_id} is still {prediction.status!r}")
+                raise StillRunning(f"{ref}: its run {prediction_id} is still {status}")
             await self._sleep(_POLL_SECONDS)
 
     async def _judge(self, ref: ModelRef, prediction: Prediction) -> None:
@@ -304,8 +328,7 @@ class Gate:
         except (BadAnswer, DependencyDown) as error:
             # The model said where its picture is. An address that never answers holds up nobody else's model.
             raise OutOfReach(f"{ref}: the picture of its run {prediction.id} is out of reach ({error})") from error
-        # Decoding may take a second: deliveries and heartbeats go on meanwhile.
-        if flaw := await asyncio.to_thread(find_flaw, picture):
+        if flaw := await self._find_flaw(picture):
             raise DoesNotWork(f"{ref}: its run {prediction.id} drew nothing: {flaw}", code=flaw)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from services.extractor.api import create_api
 from services.extractor.handler import Extractor
+from services.extractor.picture_process import find_flaw_apart
 from services.extractor.verify import NOT_RUN, Gate, Level
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown
@@ -45,7 +46,7 @@ class Extraction:
     def __post_init__(self) -> None:
         self.replicate.add_version(MODEL)
         self.replicate.will_say = [{"status": "succeeded", "output": "https://replicate.delivery/out-0.png"}]
-        gate = Gate(self.replicate, Policy())
+        gate = Gate(self.replicate, Policy(), find_flaw=find_flaw_apart)
         self.paying = Extractor(self.replicate, gate.verify, monotonic=lambda: 0)
         self.looking = Extractor(self.replicate, gate.glance, monotonic=lambda: 0)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import pytest
 
 from services.extractor.picture import Flaw, find_flaw
+from services.extractor.picture_process import find_flaw_apart
 from services.extractor.verify import DoesNotWork, Gate, Inconclusive, Level, StillRunning
 from services.simulator.app import running
 from services.simulator.faults import Behaviour, FaultOrder
@@ -121,7 +122,7 @@ def gate_of(stage: Stage) -> Gate:
         passed += seconds
         await stage.pass_time(seconds)
 
-    return Gate(stage.replicate, Policy(), monotonic=lambda: passed, sleep=sleep)
+    return Gate(stage.replicate, Policy(), find_flaw=find_flaw_apart, monotonic=lambda: passed, sleep=sleep)
 
 
 @pytest.mark.parametrize(

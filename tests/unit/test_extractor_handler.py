@@ -23,7 +23,7 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.errors import NotThere
-from tests.fakes import FakeReplicate
+from tests.fakes import FakeReplicate, look
 
 TRAINING = "yhyxz6wh8nrme0cm2cqr2yxkqc"
 OUR_REF = UUID("0193f0c0-0000-7000-8000-000000000001")
@@ -51,7 +51,7 @@ def replicate() -> FakeReplicate:
 @pytest.fixture
 def extractor(replicate: FakeReplicate) -> Extractor:
     seconds = iter(range(0, 1000, 3))
-    return Extractor(replicate, Gate(replicate, Policy()).verify, monotonic=lambda: next(seconds))
+    return Extractor(replicate, Gate(replicate, Policy(), find_flaw=look).verify, monotonic=lambda: next(seconds))
 
 
 def enveloped(event: Event) -> Envelope:
@@ -165,7 +165,7 @@ async def test_a_request_asks_replicate_again(extractor, replicate):
 
 
 async def test_a_redelivery_takes_what_is_known_and_a_new_request_asks_anew(replicate):
-    extractor = Extractor(replicate, Gate(replicate, Policy("predict")).verify, monotonic=lambda: 0)
+    extractor = Extractor(replicate, Gate(replicate, Policy("predict"), find_flaw=look).verify, monotonic=lambda: 0)
     replicate.will_say, works = [{"status": "failed", "error": "no weights"}], replicate.will_say
     for _ in range(2):
         with pytest.raises(DoesNotWork):

@@ -11,8 +11,9 @@ from services.extractor.verify import _INPUT, NOT_RUN, DoesNotWork, Gate, Inconc
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded
+from shared.replicate.training import Prediction
 from shared.replicate.version import Version
-from tests.fakes import FakeReplicate, picture, version_of
+from tests.fakes import FakeReplicate, look, picture, version_of
 
 REF = ModelRef("acme", "u-42", "9" * 64)
 OTHER = ModelRef("acme", "u-43", "8" * 64)
@@ -61,7 +62,7 @@ def gate(replicate: FakeReplicate, clock: Clock) -> Gate:
 
 
 def gate_of(replicate: FakeReplicate, clock: Clock, level: Level = "predict") -> Gate:
-    return Gate(replicate, Policy(level), monotonic=clock.monotonic, sleep=clock.sleep)
+    return Gate(replicate, Policy(level), find_flaw=look, monotonic=clock.monotonic, sleep=clock.sleep)
 
 
 @pytest.mark.parametrize(
@@ -430,11 +431,68 @@ async def test_of_very_many_models_the_oldest_is_forgotten(replicate, gate):
     assert (known, forgotten) == (0, 1)
 
 
-async def test_a_run_that_replicate_lost_is_made_again(replicate, gate):
+async def test_a_run_that_is_not_readable_yet_is_paid_for_once(replicate, gate, clock):
+    read, replicate.get_prediction = replicate.get_prediction, not_yet
+    with pytest.raises(StillRunning, match="not to be read"):
+        await gate.verify(REF)
+    clock.now += 120
+    replicate.get_prediction = read
+
+    assert "predict" in await gate.verify(REF)
+    assert len(replicate.inputs) == 1
+
+
+async def not_yet(prediction_id: str) -> Prediction:
+    raise NotThere(f"get run {prediction_id}: 404")
+
+
+@pytest.mark.parametrize("error", [NoAnswer("502"), BadAnswer("no JSON")])
+async def test_a_run_that_is_not_listed_yet_is_waited_for(replicate, gate, clock, error):
+    create, listed = replicate.create_prediction, replicate.list_predictions
+
+    async def lose(*question):
+        await create(*question)
+        raise error
+
+    async def list_nothing():
+        return []
+
+    replicate.create_prediction, replicate.list_predictions = lose, list_nothing
+    with pytest.raises(type(error)):
+        await gate.verify(REF)
+    replicate.create_prediction = create
+    clock.now += 30
+    with pytest.raises(Inconclusive, match="does not list yet") as caught:
+        await gate.verify(REF)
+    replicate.list_predictions = listed
+
+    assert "predict" in await gate.verify(REF)
+    assert caught.value.code == "run_not_listed"
+    assert len(replicate.inputs) == 1
+
+
+async def test_a_run_that_never_began_is_paid_for_after_a_while(replicate, gate, clock):
+    create = replicate.create_prediction
+
+    async def fail(*_):
+        raise NoAnswer("connection reset")
+
+    replicate.create_prediction = fail
+    with pytest.raises(NoAnswer):
+        await gate.verify(REF)
+    replicate.create_prediction = create
+    clock.now += 61
+
+    assert "predict" in await gate.verify(REF)
+    assert len(replicate.inputs) == 1
+
+
+async def test_a_run_that_replicate_lost_is_made_again(replicate, gate, clock):
     replicate.will_say = [{"status": "starting"}]
     with pytest.raises(StillRunning):
         await gate.verify(REF)
     replicate.runs.clear()
+    clock.now += Policy.verify_cancel_after_seconds
 
     with pytest.raises(Inconclusive, match="lost"):
         await gate.verify(REF)
@@ -480,7 +538,9 @@ def replicate_falls_ill(replicate: FakeReplicate, error: Exception) -> Callable[
 @pytest.mark.parametrize("error", [DependencyDown("503"), OperatorNeeded("402")])
 async def test_while_replicate_is_away_nothing_is_decided_and_nothing_is_forgotten(replicate, clock, error):
     replicate.will_say = [{"status": "starting"}] * 2 + [{"status": "succeeded", "output": OUTPUT}]
-    gate = Gate(replicate, Policy(), monotonic=clock.monotonic, sleep=replicate_falls_ill(replicate, error))
+    gate = Gate(
+        replicate, Policy(), find_flaw=look, monotonic=clock.monotonic, sleep=replicate_falls_ill(replicate, error)
+    )
 
     with pytest.raises(type(error)):
         await gate.verify(REF)
