@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -15,7 +16,8 @@ from services.ops.letters.store import Store
 from services.ops.letters.views import Filter
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, PermanentError
-from shared.contract.events import Event, TrainingProgressed
+from shared.contract.events import Event, Evidence, ExtractionRequested, ModelReady, TrainingProgressed
+from shared.contract.identity import ModelName, ModelRef
 from shared.contract.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE, topology
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Delivery, Keeper, Outgoing, Publisher, one_by_one, to_message
@@ -228,6 +230,53 @@ async def test_progress_that_is_given_up_is_a_letter_and_blocks_nobody(broker, p
     await consuming
 
     assert await trainings(store) == ["t0", "t1"]
+
+
+async def test_a_delivery_that_is_handled_again_leaves_one_letter(broker, store):
+    seconds = iter((1.5, 2.5))
+
+    async def find(envelope: Envelope) -> Sequence[Event]:
+        evidence = Evidence(shape="plain_text", checks=("exists",), seconds=next(seconds))
+        model = ModelRef("acme", "ada", "a" * 64)
+        return [ModelReady(training_id=envelope.event.training_id, model=model, evidence=evidence)]
+
+    async def refuse(_: Envelope) -> Sequence[Event]:
+        raise PermanentError("nobody registered it", code="unknown_training")
+
+    class LosesItsFirstAck(Publisher):
+        has_lost = False
+
+        async def publish(self, message: Outgoing) -> None:
+            await super().publish(message)
+            if message.routing_key == ModelReady.key and not self.has_lost:
+                self.has_lost = True
+                assert extractor._link is not None
+                await extractor._link.close()
+
+    def consumer(queue: str, handle: Any, publisher: Publisher) -> Consumer:
+        handler = one_by_one(handle)
+        return Consumer(
+            broker.url, queue=queue, service="test", handle=handler, publisher=publisher, topology=PLAN, batch_size=1
+        )
+
+    telemetry.deliveries.clear()
+    stopping = asyncio.Event()
+    async with LosesItsFirstAck(broker.url, name="test", topology=PLAN) as publisher:
+        extractor, state = consumer(EXTRACTOR_QUEUE, find, publisher), consumer(STATE_QUEUE, refuse, publisher)
+        async with keeping(broker, publisher, Archive(store, now).keep), asyncio.TaskGroup() as running:
+            for each in (extractor, state):
+                running.create_task(each.run(stopping))
+            requested = ExtractionRequested(
+                training_id="t1", request_id=UUID(int=1), ref=UUID(int=2), destination=ModelName("acme", "ada")
+            )
+            await publisher.publish(to_message(wrap(requested, source="test", now=NOON), PLAN))
+            async with asyncio.timeout(30):
+                while counted(telemetry.deliveries).get((DEAD_QUEUE, "handled")) != 2:
+                    await asyncio.sleep(0.05)
+            stopping.set()
+
+    (letter,) = await store.list_letters(Filter(), before=None, limit=9)
+    assert (letter.event_type, letter.error_code) == (ModelReady.key, "unknown_training")
 
 
 async def test_killed_again_and_again_it_stores_each_letter_once(broker, publisher, store, database_url, tmp_path):

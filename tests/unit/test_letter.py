@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,9 +17,10 @@ from services.ops.letters.archive import in_parts
 from services.ops.letters.letter import Mark, fingerprint, read
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import PermanentError
-from shared.contract.events import TrainingSucceeded
+from shared.contract.events import Event, Evidence, ModelReady, TrainingSucceeded
+from shared.contract.identity import ModelRef
 from shared.contract.text import is_storable
-from shared.contract.topology import DEAD_EXCHANGE, EXTRACTOR_QUEUE, topology
+from shared.contract.topology import DEAD_EXCHANGE, EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.runtime.broker import Delivery, dead_letter, to_message
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -133,6 +134,37 @@ def test_the_same_message_has_the_same_digest_whatever_became_of_it():
     first, again = dead(PermanentError("x")), dead(ValueError("y"), attempt=9)
 
     assert read(first, now=NOON).digest == read(again, now=NOON).digest
+
+
+def test_a_fact_that_was_found_once_more_has_the_same_digest():
+    def found(seconds: float, at: datetime) -> Message:
+        evidence = Evidence(shape="plain_text", checks=("exists",), seconds=seconds)
+        ready = ModelReady(training_id="t1", model=ModelRef("acme", "ada", "a" * 64), evidence=evidence)
+        return of_event(ready, at)
+
+    first, again = found(1.5, NOON), found(2.5, NOON + timedelta(hours=1))
+
+    assert first.body != again.body
+    assert read(first, now=NOON).digest == read(again, now=NOON).digest
+
+
+def test_a_training_that_was_reported_twice_has_the_same_digest():
+    heard, recovered = (of_event(TrainingSucceeded(training_id="t1", recovered=each), NOON) for each in (False, True))
+
+    assert read(heard, now=NOON).digest == read(recovered, now=NOON).digest
+
+
+def test_an_id_that_does_not_follow_from_the_body_is_not_believed():
+    first, other = (TrainingSucceeded(training_id="t1", output=output) for output in ("one", "another"))
+    forged = replace(of_event(other, NOON), headers=of_event(first, NOON).headers)
+
+    assert read(forged, now=NOON).digest != read(of_event(first, NOON), now=NOON).digest
+
+
+def of_event(event: Event, at: datetime) -> Message:
+    """A dead letter of the state service."""
+    published = to_message(wrap(event, source="test", now=at), topology())
+    return Message(published.body, {**published.headers, "x-dead-queue": STATE_QUEUE})
 
 
 @pytest.mark.parametrize(

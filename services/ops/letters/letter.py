@@ -20,7 +20,8 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from shared.contract.dead import ATTEMPT, BROKERS_OWN, DEAD, DEATHS, FAILED_AT
-from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, is_structured
+from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, decode, is_structured
+from shared.contract.errors import Malformed
 from shared.contract.text import clean
 from shared.contract.topology import RECEIVER
 
@@ -139,7 +140,7 @@ def read(message: Message, *, now: datetime) -> Letter:
     event_id = _name(headers.get("ce-id")) or _name(said.get("id")) or _name(headers.get("webhook-id"))
     event_type = _name(headers.get("ce-type")) or _name(said.get("type"))
     return Letter(
-        digest=_digest(failure.queue.encode(), (event_id or "").encode(), message.body),
+        digest=_identity(message, failure.queue, event_id),
         fingerprint=fingerprint(failure.queue, failure.code, failure.kind, failure.text),
         headers=json.dumps({_encodable(name): _plain(value) for name, value in headers.items() if not _is_added(name)}),
         content_type=_name(message.content_type),
@@ -150,6 +151,30 @@ def read(message: Message, *, now: datetime) -> Letter:
         failure=failure,
         mark=Mark.parse(headers.get(REPLAY_HEADER)),
     )
+
+
+def _identity(message: Message, queue: str, event_id: str | None) -> str:
+    """
+    Equal for letters of one fact at one queue.
+
+    Who handles a delivery once more publishes the same fact in other bytes: when, and how long its checks took. So an
+    event whose id follows from what it says is known by its id. Any other message is known by its bytes.
+    """
+    fact = _fact(message)
+    if fact is not None:
+        return _digest(queue.encode(), b"fact", fact.encode())
+    return _digest(queue.encode(), (event_id or "").encode(), message.body)
+
+
+def _fact(message: Message) -> str | None:
+    """The id of the event in *message*, if it is derived from what that says: another's body may say anything."""
+    if len(message.body) > _SEARCHED_BYTES:
+        return None
+    try:
+        envelope = decode(message.headers, message.content_type, message.body)
+    except Malformed:
+        return None
+    return envelope.id if envelope.id == str(envelope.event.id) else None
 
 
 def fingerprint(queue: str, code: str, kind: str, text: str) -> str:
