@@ -24,6 +24,7 @@ from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
+from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import Envelope
 from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE, topology
 from shared.replicate.client import Replicate
@@ -95,9 +96,18 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
         )
+        # A letter's way to its outcome.
+        waiting = Waiting(
+            {
+                "the extractor": services.check_extractor,
+                "state": services.check_state,
+                "ops, which hears of outcomes": outcomes.check,
+                "ops, which hears of failures": archive.check,
+            }
+        )
         api = create_api(
             letter_routes(letters),
-            replay_routes(replays),
+            replay_routes(replays, waiting),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)],
         )

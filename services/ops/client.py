@@ -27,6 +27,7 @@ M = TypeVar("M", bound=BaseModel)
 _SECONDS: Final = 10.0
 #: The extractor may ask Replicate several times, and a swap waits for its user's lock.
 _LONG_SECONDS: Final = 60.0
+_CHECK_SECONDS: Final = 2.0
 _BODY_LIMIT: Final = 8 * 1024 * 1024
 _PAGE: Final = 200
 #: State takes no longer one. The audit has all of it.
@@ -76,12 +77,17 @@ class _Training(BaseModel):
     user_id: str
 
 
+class _Health(BaseModel):
+    checks: Mapping[str, str]
+
+
 class Services:
     """State and the extractor, as an async context manager. Every question raises `ServiceDown` where one is away."""
 
     def __init__(self, *, state_url: str, extractor_url: str, token: Token, unreadable: SetAside[str]) -> None:
         """*unreadable* holds the trainings of state that can not be read, by their refs."""
         self._state = f"{state_url}/v1"
+        self._state_root = state_url
         self._extractor = extractor_url
         self._unreadable = unreadable
         self._may_speak_for_others = token.caller.may_speak_for_others
@@ -188,7 +194,26 @@ class Services:
             return said_in(response.content)
         raise _unexpected(response)
 
+    async def check_extractor(self) -> str | None:
+        """What keeps the extractor from its work now, or None."""
+        return await self._check(self._extractor)
+
+    async def check_state(self) -> str | None:
+        """What keeps state from its work now, or None."""
+        return await self._check(self._state_root)
+
     # Below
+
+    async def _check(self, url: str) -> str | None:
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                response = await self._http.get(f"{url}/readyz")
+            checks = _Health.model_validate_json(response.content).checks
+        except (httpx.HTTPError, TimeoutError) as error:
+            return f"{url} does not answer ({type(error).__name__})"
+        except ValidationError:
+            return f"{url} answers like another version of modelswap"
+        return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok") or None
 
     async def _preview(self, url: str, message: Message) -> Answer:
         response = await self._ask("POST", f"{url}/preview", message.model_dump(mode="json"), seconds=_LONG_SECONDS)

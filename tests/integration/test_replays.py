@@ -6,12 +6,16 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import asyncpg
+import httpx
 import pytest
 
+from services.ops.api import create_api
 from services.ops.letters.views import Filter
+from services.ops.replays.api import create_router
 from services.ops.replays.messages import Letter
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.plan import Outcome, Status
@@ -24,13 +28,17 @@ from services.ops.replays.records import (
     ReplayRecord,
 )
 from services.ops.replays.store import Store
+from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import DependencyDown, Malformed, PermanentError
 from shared.contract.events import Effect, ModelReverted, TrainingCanceled
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
 from shared.runtime.broker import Outgoing
+from shared.runtime.http import create_app
+from shared.runtime.tokens import read_token
 from tests.databases import refuse
+from tests.ops import OPERATOR
 from tests.replays import (
     Answering,
     Listed,
@@ -296,6 +304,31 @@ async def test_a_chain_that_fails_further_on_leaves_the_new_letter_and_settles_t
     assert letter.outcome is Outcome.FAILED
     assert letter.detail == f"it went on, and failed further on, as letter {further}: it lies elsewhere"
     assert await statuses(database_url) == {number: "resolved", further: "open"}
+
+
+async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, store, broker):
+    async def away() -> str | None:
+        return "consumer: Replicate answers 401"
+
+    record, _ = await store.create(order(await archive_many(database_url, 2)))
+    router = create_router(store, Waiting({"the extractor": away}, long=timedelta(0)))
+    api = create_app(create_api(router, tokens=[read_token(f"operator/olga:{OPERATOR}")]), {})
+
+    async with (
+        running_engine(store, broker),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(api), base_url="http://ops", headers={"Authorization": f"Bearer {OPERATOR}"}
+        ) as client,
+    ):
+        await sent(broker, 2)
+        await until_found(store, record.id, lambda found: found.outcomes.get(Outcome.SENT) == 2)
+        held_up = (await client.get("/v1/replays")).json()["items"][0]
+        await say(store, *map(settled, broker.marks))
+        done = await until(store, record.id, Status.DONE)
+        after = (await client.get(f"/v1/replays/{record.id}")).json()
+
+    assert held_up["waiting_for"] == ["the extractor: consumer: Replicate answers 401"]
+    assert (done.sent_since, after["waiting_for"]) == (None, [])
 
 
 async def test_paused_it_sends_nothing_and_resumed_the_rest(database_url, store, broker):

@@ -33,6 +33,7 @@ def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] |
         trouble="",
         started_at=NOW,
         ended_at=None,
+        sent_since=None,
         outcomes=outcomes,
         predictions=predictions or {},
         arrived_since=0,
@@ -64,3 +65,12 @@ def test_of_letters_that_are_underway_it_is_shown_why_they_stay_and_what_to_type
     shown = capsys.readouterr().out
     assert UNDERWAY in shown
     assert "modelswap replays show 00000000 --watch, or replays pause 00000000" in shown
+
+
+def test_it_is_shown_what_those_wait_for_that_have_letters_in_hand(capsys):
+    waiting_for = ["the extractor: consumer: Replicate does not accept our token", "state: database: away"]
+
+    print_replay(replay_view(replay({Outcome.SENT: 1}), waiting_for=waiting_for), Format.TABLE)
+
+    lines = [line.strip().split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert [line[2] for line in lines if line[:2] == ["waits", "for"]] == waiting_for

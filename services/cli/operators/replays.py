@@ -217,8 +217,8 @@ async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, s
             while _is_underway(found):
                 await asyncio.sleep(_POLL_SECONDS)
                 later = await patiently(partial(api.get_replay, str(found.id)))
-                if later.trouble != trouble:
-                    trouble = later.trouble
+                if (said := _held_up_by(later)) != trouble:
+                    trouble = said
                     tell(f"replay {_short(later)} waits: {trouble}" if trouble else f"replay {_short(later)} goes on")
                 if shows and later.outcomes != found.outcomes:
                     console().print(f"{later.status}: {later.ended} of {later.letters}: {_counted(later.outcomes)}")
@@ -226,6 +226,10 @@ async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, s
     except TimeoutError:
         pass
     return found
+
+
+def _held_up_by(found: ReplayView) -> str:
+    return "; ".join([*([found.trouble] if found.trouble else []), *found.waiting_for])
 
 
 async def _find(api: Operators, beginning: str) -> ReplayView:
@@ -280,6 +284,7 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
         ("replay", found.id),
         ("status", f"{found.status}: {found.status_reason}" if found.status_reason else found.status),
         *([("held up by", found.trouble)] if found.trouble else []),
+        *(("waits for", reason) for reason in found.waiting_for),
         ("reason", found.reason),
         ("by", found.actor),
         ("letters", found.letters),

@@ -28,7 +28,9 @@ from services.ops.replays.views import (
     letter_view,
     replay_view,
 )
+from services.ops.replays.waiting import Waiting
 from shared.contract.answers import Page
+from shared.runtime.clock import now
 from shared.runtime.http import Asker, Cursor, Key, Limit, NotFound, from_cursor, to_cursor
 
 _NO_REASON: Final = Because()
@@ -60,9 +62,9 @@ class Store(Protocol):
     async def undo(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
 
 
-def create_router(store: Store) -> APIRouter:
+def create_router(store: Store, waiting: Waiting) -> APIRouter:
     """The routes of replays."""
-    replays = _Replays(store)
+    replays = _Replays(store, waiting)
     router = APIRouter()
     for method, path, operation, status in (
         ("POST", "/replays", replays.start_replay, HTTPStatus.ACCEPTED),
@@ -83,6 +85,7 @@ def create_router(store: Store) -> APIRouter:
 @dataclass(frozen=True, slots=True)
 class _Replays:
     store: Store
+    waiting: Waiting
 
     async def start_replay(self, body: StartReplay, asker: Asker, key: Key = None) -> ReplayView:
         """
@@ -135,13 +138,13 @@ class _Replays:
         # One more than asked for tells whether there are more.
         found = await self.store.list_replays(before=from_cursor(cursor), limit=limit + 1)
         return Page(
-            items=[replay_view(record) for record in found[:limit]],
+            items=[await self._view(record) for record in found[:limit]],
             next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
         )
 
     async def get_replay(self, replay_id: UUID) -> ReplayView:
         """How far a replay is, and what it came to."""
-        return replay_view(await self._get(replay_id))
+        return await self._view(await self._get(replay_id))
 
     async def list_replay_letters(
         self, replay_id: UUID, outcome: Outcome | None = None, limit: Limit = 50, cursor: Cursor = None
@@ -156,15 +159,15 @@ class _Replays:
 
     async def start_planned_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Replay just the letters of a dry run, whether or not it has looked at all of them."""
-        return replay_view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
+        return await self._view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
 
     async def pause_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Send no more for now."""
-        return replay_view(await self.store.pause(replay_id, actor=asker.name, reason=body.reason))
+        return await self._view(await self.store.pause(replay_id, actor=asker.name, reason=body.reason))
 
     async def resume_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Go on, also after it stopped by itself: what has failed so far does not count any more."""
-        return replay_view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
+        return await self._view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
 
     async def cancel_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """
@@ -172,15 +175,18 @@ class _Replays:
 
         Asked for once more, those of which nothing was heard since are given up, and open again, too.
         """
-        return replay_view(await self.store.cancel(replay_id, actor=asker.name, reason=body.reason))
+        return await self._view(await self.store.cancel(replay_id, actor=asker.name, reason=body.reason))
 
     async def undo_replay(self, replay_id: UUID, body: UndoReplay, asker: Asker) -> ReplayView:
         """Take back every model that a replay set, of users who use it still. Of the others it says why not."""
-        return replay_view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
+        return await self._view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
 
     async def _create(self, order: Order, key: str | None, request: Mapping[str, Any]) -> ReplayView:
         record, _ = await self.store.create(order, _idempotency(key, request))
-        return replay_view(record)
+        return await self._view(record)
+
+    async def _view(self, record: ReplayRecord) -> ReplayView:
+        return replay_view(record, waiting_for=await self.waiting.reasons(record.sent_since, now=now()))
 
     async def _get(self, replay_id: UUID) -> ReplayRecord:
         record = await self.store.find(replay_id)

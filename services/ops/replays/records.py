@@ -103,6 +103,8 @@ class ReplayRecord:
     trouble: str
     started_at: datetime | None
     ended_at: datetime | None
+    #: When the first of those letters was sent that have no outcome yet; None: there is none.
+    sent_since: datetime | None
     #: How many letters have each outcome.
     outcomes: Mapping[Outcome, int]
     #: How many a dry run says would have each.

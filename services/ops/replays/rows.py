@@ -114,6 +114,7 @@ def to_replay(row: Row) -> ReplayRecord:
         trouble=row["trouble"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        sent_since=row["sent_since"],
         outcomes={Outcome(name): count for name, count in _by_name(row["outcomes"]).items()},
         predictions={Outcome(name): count for name, count in _by_name(row["predictions"]).items()},
         arrived_since=row["arrived_since"],

@@ -137,6 +137,8 @@ _REPLAY: Final = """
     SELECT r.*,
            (SELECT json_object_agg(outcome, count) FROM (
                SELECT outcome, count(*) FROM ops.replay_letters WHERE replay_id = r.id GROUP BY outcome) o) AS outcomes,
+           (SELECT min(sent_at) FROM ops.replay_letters
+            WHERE replay_id = r.id AND outcome = 'sent') AS sent_since,
            (SELECT json_object_agg(predicted, count) FROM (
                SELECT predicted, count(*) FROM ops.replay_letters
                WHERE replay_id = r.id AND predicted IS NOT NULL GROUP BY predicted) p) AS predictions,

@@ -125,6 +125,8 @@ class ReplayView(BaseModel):
     status_reason: str
     #: What holds it up now, such as a service that is away; empty: nothing does.
     trouble: str
+    #: What those wait for that have letters of it in hand for long, such as a token that Replicate accepts.
+    waiting_for: Sequence[str]
     reason: str
     #: Whose token asked for it.
     actor: str
@@ -180,7 +182,7 @@ class ReplayedLetterView(BaseModel):
 _OPEN: Final = (Outcome.PLANNED, Outcome.WAITING, Outcome.SENT)
 
 
-def replay_view(record: ReplayRecord) -> ReplayView:
+def replay_view(record: ReplayRecord, *, waiting_for: Sequence[str] = ()) -> ReplayView:
     counted = {outcome: count for outcome, count in record.outcomes.items() if outcome is not Outcome.SKIPPED}
     undo = record.undo
     return ReplayView(
@@ -188,6 +190,7 @@ def replay_view(record: ReplayRecord) -> ReplayView:
         status=record.status,
         status_reason=record.status_reason,
         trouble=record.trouble,
+        waiting_for=waiting_for,
         reason=record.reason,
         actor=record.actor,
         selection=record.selection,

@@ -1,0 +1,39 @@
+"""What do letters wait for that were sent long ago, and have no outcome? Asks those that handle them how they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+#: Says what is wrong, or None.
+Check: TypeAlias = Callable[[], Awaitable[str | None]]
+
+#: Verifying a model may take minutes; whoever waits for a dependency says so at once.
+_LONG: Final = timedelta(seconds=10)
+_REMEMBERED_SECONDS: Final = 2.0
+
+
+class Waiting:
+    """Asks at most once in two seconds, however many look at replays."""
+
+    def __init__(self, checks: Mapping[str, Check], *, long: timedelta = _LONG) -> None:
+        """*checks* of those that bring a letter to its outcome, by name. Sent longer ago than *long*, it waits."""
+        self._checks = checks
+        self._long = long
+        self._asked_at: float | None = None
+        self._said: Sequence[str] = ()
+        self._lock = asyncio.Lock()
+
+    async def reasons(self, sent_at: datetime | None, *, now: datetime) -> Sequence[str]:
+        """What a letter that was sent at *sent_at* waits for; empty: for nothing that is known, or not for long."""
+        if sent_at is None or now - sent_at < self._long:
+            return ()
+        clock = asyncio.get_running_loop().time
+        async with self._lock:
+            if self._asked_at is None or clock() - self._asked_at > _REMEMBERED_SECONDS:
+                said = await asyncio.gather(*(check() for check in self._checks.values()))
+                self._said = [f"{name}: {why}" for name, why in zip(self._checks, said, strict=True) if why]
+                self._asked_at = clock()
+        return self._said
