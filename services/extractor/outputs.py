@@ -26,6 +26,7 @@ from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
+from services.extractor.shape import shape_of
 from shared.contract.errors import PermanentError
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.version import REGISTERED_WITHIN, Version
@@ -103,9 +104,18 @@ def find_model(
     Raises:
         NeedsDestination: if it names a version, but not of which model.
         NeedsLookup: if it names a model without a whole version; `resolve` may complete it.
-        NoModel: if it names none, several, or one that can not be this training's.
+        NoModel: if it names none, several, or one that can not be this training's. Its text begins with the output's
+            shape, by which letters are grouped.
 
     """
+    try:
+        return _find(output, destination, trainer, trainer_version)
+    except NoModel as error:
+        error.args = (f"{_shape(output)}: {error}",)
+        raise
+
+
+def _find(output: JsonValue, destination: ModelName | None, trainer: str | None, trainer_version: str | None) -> Found:
     parts = _parts(output)
     texts = _texts(parts)
     readings = [(value, _read(place, value)) for place, value in texts if _may_answer(value)]
@@ -300,6 +310,7 @@ _SEEN: Final = 80
 _SHORT: Final = re.compile(r"[0-9a-f]{8,64}")
 # What begins within hexadecimal digits is not looked at again: it ends where they do.
 _LONG: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64,}", re.IGNORECASE)
+_EMPTY: Final[tuple[JsonValue, ...]] = (None, "", {}, [])
 _BY_HAND: Final = "Look at the training at Replicate before replaying"
 
 
@@ -368,6 +379,13 @@ def _few(things: Iterable[_Thing]) -> list[_Thing]:
     return few
 
 
+def _shape(output: JsonValue) -> str:
+    decoded = _decoded(output)
+    if decoded == [output]:
+        return shape_of(output)
+    return f"JSON in text, {shape_of(decoded[0] if len(decoded) == 1 else decoded)}"
+
+
 def _elements(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else [value]
 
@@ -410,7 +428,8 @@ def _nothing_said(values: Sequence[JsonValue], destination: ModelName | None, tr
         return NoModel(f"this is a run of {destination}, not a training of it", code="not_a_training")
     if any(_is_file(value) or (isinstance(value, dict) and value.get("weights")) for value in values):
         return NoModel(f"the output names weights, but no version. {_BY_HAND}", code="weights_only")
-    return NoModel(f"the output names no version; Replicate may have deleted it. {_BY_HAND}", code="no_version")
+    deleted = "; Replicate may have deleted it" if all(value in _EMPTY for value in values) else ""
+    return NoModel(f"the output names no version{deleted}. {_BY_HAND}", code="no_version")
 
 
 def _agreed_model(answers: Sequence[_Answer], destination: ModelName | None) -> ModelName | None:
