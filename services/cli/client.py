@@ -252,14 +252,11 @@ class Operators(_Api):
     async def count_dead_letters(self) -> LetterCounts:
         return await self._ask(LetterCounts, "GET", "/v1/dead-letter-counts")
 
-    async def change_dead_letter(self, number: int, verb: str, reason: str) -> LetterView:
-        """*verb*: drop or restore."""
-        then = f"modelswap dead-letters show {number}"
-        return await self._post(LetterView, f"/v1/dead-letters/{number}/{verb}", body={"reason": reason}, then=then)
-
-    async def change_dead_letters(self, verb: str, chosen: Mapping[str, str], reason: str) -> Changed:
-        """*verb*: drop or restore."""
-        body = {"filter": chosen, "reason": reason}
+    async def change_dead_letters(
+        self, verb: str, chosen: Mapping[str, Any], reason: str, *, dry_run: bool = False, up_to: int | None = None
+    ) -> Changed:
+        """*verb*: drop or restore; *chosen*: their numbers, or a filter."""
+        body = {**chosen, "reason": reason, "dry_run": dry_run, "up_to": up_to}
         then = f"modelswap dead-letters {verb} --help"
         return await self._post(Changed, f"/v1/dead-letters/{verb}", body=body, then=then)
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from fastapi import APIRouter, FastAPI
 
-from services.ops.letters.views import WrongStatus
+from services.ops.letters.views import NoLetter, WrongStatus
 from services.ops.reconcile.plan import LookRefused
 from services.ops.replays.records import KeyReused, NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError
@@ -22,6 +22,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoReplay: HTTPStatus.NOT_FOUND,
     NotNow: HTTPStatus.CONFLICT,
+    NoLetter: HTTPStatus.NOT_FOUND,
     WrongStatus: HTTPStatus.CONFLICT,
     LookRefused: HTTPStatus.CONFLICT,
 }

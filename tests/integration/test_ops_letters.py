@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -12,15 +14,18 @@ import asyncpg
 import httpx
 import pytest
 
+from services.cli.client import Operators
+from services.cli.operators.letters import change_if_told
+from services.cli.problem import Problem
 from services.ops.client import ServiceFailed
 from services.ops.letters.owners import Owners
 from services.ops.letters.purge import purge_some
 from services.ops.letters.store import Store
-from services.ops.letters.views import Filter, LetterStatus
+from services.ops.letters.views import AuditFilter, Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.migrate import ROLE
 from shared.contract.envelope import REPLAY_HEADER
-from shared.contract.topology import STATE_QUEUE, topology
+from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.postgres import connect_pool
@@ -168,6 +173,8 @@ async def test_settled_letters_are_forgotten_after_a_while_and_others_never(stor
     aside: SetAside[int] = SetAside("test")
     assert await purge_some(store, HOUR, aside) == 0
     assert await purge_some(store, timedelta(0), aside) == 2
+    (entry,) = await store.list_audit(AuditFilter(action="letter.forgotten"), before=None, limit=9)
+    assert (entry.actor, entry.target, entry.outcome) == ("ops", "letters 3 to 4", "2 letters forgotten")
     assert [letter.status for letter in await letters(store)] == ["replaying", "open"]
 
 
@@ -368,6 +375,7 @@ async def test_a_letter_is_dropped_and_restored_with_a_reason_that_the_audit_kee
     assert [answer.json()["status"] for answer in (dropped, again, restored)] == ["dropped", "dropped", "open"]
     assert [(entry["actor"], entry["action"], entry["reason"], entry["outcome"]) for entry in audit] == [
         ("olga", "letter.restored", "it was none", "dropped to open"),
+        ("olga", "letter.dropped", "a double click", "unchanged: it is dropped"),
         ("olga", "letter.dropped", "a test of mine", "open to dropped"),
     ]
 
@@ -393,16 +401,119 @@ async def test_a_whole_group_is_dropped_and_restored(store, client):
     restored = (await client.post("/dead-letters/restore", json=body)).json()
     audit = (await client.get("/audit?action=letter.dropped&actor=olga")).json()["items"]
 
-    assert (dropped, restored) == ({"letters": 5}, {"letters": 5})
+    assert (dropped, restored) == ({"letters": 5, "unchanged": {}, "newest": 5},) * 2
     assert [letter.error_code for letter in left] == ["no_prompt"]
     assert [(entry["target"], entry["outcome"]) for entry in audit] == [
         (f"letters with fingerprint {group}", "5 letters open to dropped")
     ]
 
 
+async def test_letters_that_were_dropped_before_are_said_to_be_unchanged(store, client):
+    await archived(store, *(dead(f"t{n}") for n in range(3)))
+    named, filtered = {"letters": [1, 2]}, {"filter": {"queue": EXTRACTOR_QUEUE}}
+
+    answers = [
+        (await client.post("/dead-letters/drop", json={**wanted, "reason": "known"})).json()
+        for wanted in (named, named, filtered, filtered)
+    ]
+    audit = (await client.get("/audit?action=letter.dropped")).json()["items"]
+
+    assert [(answer["letters"], answer["unchanged"]) for answer in answers] == [
+        (2, {}),
+        (0, {"dropped": 2}),
+        (1, {"dropped": 2}),
+        (0, {"dropped": 3}),
+    ]
+    assert [entry["outcome"] for entry in reversed(audit)] == [
+        *["open to dropped"] * 2,
+        *["unchanged: it is dropped"] * 2,
+        "1 letter open to dropped; unchanged: 2 dropped",
+        "0 letters open to dropped; unchanged: 3 dropped",
+    ]
+
+
+async def test_a_dry_run_says_what_would_change_and_changes_nothing(store, client):
+    await archived(store, *(dead(f"t{n}") for n in range(3)))
+    body = {"filter": {"queue": EXTRACTOR_QUEUE}, "reason": "known"}
+
+    planned = (await client.post("/dead-letters/drop", json={**body, "dry_run": True})).json()
+    untouched = await letters(store, status=LetterStatus.OPEN)
+    await archived(store, dead("later"))
+    dropped = (await client.post("/dead-letters/drop", json={**body, "up_to": planned["newest"]})).json()
+
+    assert planned == dropped == {"letters": 3, "unchanged": {}, "newest": 3}
+    assert len(untouched) == 3
+    assert [letter.training_id for letter in await letters(store, status=LetterStatus.OPEN)] == ["later"]
+
+
+async def test_of_letters_one_of_which_is_not_there_none_is_dropped(store, client):
+    await archived(store, dead("t1"))
+
+    answer = await client.post("/dead-letters/drop", json={"letters": [1, 9], "reason": "known"})
+
+    assert (answer.status_code, answer.json()["title"], answer.json()["detail"]) == (
+        404,
+        "no-letter",
+        "there is no letter 9",
+    )
+    assert (await the_letter(store)).status == "open"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+async def operators(store: Store) -> AsyncIterator[Operators]:
+    """What commands ask the operators' API with."""
+    async with Operators("http://ops", "unused") as api, operators_api(store) as client:
+        await api._http.aclose()
+        client.base_url = httpx.URL("http://ops")
+        api._http = client
+        yield api
+
+
+@pytest.mark.parametrize(
+    ("stdin", "why", "then"),
+    [
+        (io.StringIO(), "nobody is there to be asked: 3 letters would be dropped", "the same command with --yes"),
+        (Terminal("n\n"), "nothing was changed", "modelswap dead-letters list, for which they are"),
+    ],
+    ids=["nobody", "no"],
+)
+async def test_more_than_one_letter_is_dropped_only_by_a_yes(store, operators, monkeypatch, *, stdin, why, then):
+    await archived(store, *(dead(f"t{n}") for n in range(3)))
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+    with pytest.raises(Problem, match=why) as refused:
+        await change_if_told(operators, "drop", {"letters": [1, 2, 3]}, reason="known", yes=False)
+
+    assert refused.value.then == then
+    assert [letter.status for letter in await letters(store)] == ["open"] * 3
+
+
+@pytest.mark.parametrize(
+    ("numbers", "stdin", "yes"),
+    [([1, 2], Terminal("y\n"), False), ([1, 2], io.StringIO(), True), ([1], io.StringIO(), False)],
+    ids=["yes", "--yes", "one"],
+)
+async def test_what_was_dropped_is_what_is_said(store, operators, monkeypatch, capsys, *, numbers, stdin, yes):
+    await archived(store, *(dead(f"t{n}") for n in range(2)))
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+    changed = await change_if_told(operators, "drop", {"letters": numbers}, reason="known", yes=yes)
+
+    assert (changed.letters, changed.unchanged) == (len(numbers), {})
+    assert ("2 letters would be dropped" in capsys.readouterr().err) == isinstance(stdin, Terminal)
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        {"reason": "of nothing"},
+        {"filter": {"queue": "q"}, "letters": [1], "reason": "twice"},
+        {"letters": [], "reason": "of nothing"},
         {"filter": {}, "reason": "all"},
         {"filter": {"status": "open"}, "reason": "all"},
         {"filter": {"status": "resolved", "error_code": "no_version"}, "reason": "these are open, and not meant"},

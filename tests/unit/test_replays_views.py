@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
-from services.cli.operators.replays import print_replay
+from services.cli.operators.replays import ask_before, print_replay
+from services.cli.problem import Problem
 from services.cli.words import Format
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.records import ReplayRecord
@@ -74,3 +78,27 @@ def test_it_is_shown_what_those_wait_for_that_have_letters_in_hand(capsys):
 
     lines = [line.strip().split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert [line[2] for line in lines if line[:2] == ["waits", "for"]] == waiting_for
+
+
+@pytest.mark.parametrize(
+    ("verb", "record", "said"),
+    [
+        ("undo", replay({Outcome.SWAPPED: 3, Outcome.MOVED: 4}), "has set 3 models"),
+        ("cancel", replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "8 letters of replay 00000000 did not go"),
+        ("cancel", replace(replay({Outcome.SENT: 2}), status=Status.CANCELED), "2 letters of replay 00000000 went"),
+    ],
+)
+def test_what_changes_many_is_done_only_by_a_yes(monkeypatch, verb: str, record: ReplayRecord, said: str):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    with pytest.raises(Problem, match=said) as refused:
+        ask_before(verb, replay_view(record))
+
+    assert refused.value.then == "the same command with --yes"
+
+
+def test_what_changes_one_is_not_asked_about(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    for verb in ("undo", "cancel"):
+        ask_before(verb, replay_view(replay({Outcome.SWAPPED: 1, Outcome.WAITING: 1})))

@@ -81,6 +81,8 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before then.", show_default=False)]
 Words = Annotated[str | None, typer.Option("--text", help="Words in the error's text.", show_default=False)]
 
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")]
+
 ReplayArgument = Annotated[str, typer.Argument(help="The replay's id, or its beginning.", show_default=False)]
 ReplayReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
 
@@ -157,12 +159,14 @@ def dead_letters_drop(
     since: Since = None,
     until: Until = None,
     text: Words = None,
+    yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
     Say that open letters are not to be repaired.
 
-    They are kept for a while, and can be restored until then.
+    They are kept for a while, and can be restored until then. Before more than one is dropped, it is said how many, and
+    asked.
 
     Example: modelswap dead-letters drop 17 18 --reason "trainings of the load test"
 
@@ -171,7 +175,7 @@ def dead_letters_drop(
     from services.cli.operators.letters import change, wanted
 
     chosen = wanted(_letters(locals()))
-    run_async(change("drop", numbers or (), chosen, reason=reason, output=output))
+    run_async(change("drop", numbers or (), chosen, reason=reason, yes=yes, output=output))
 
 
 @dead_letters.command("restore")
@@ -189,17 +193,20 @@ def dead_letters_restore(
     since: Since = None,
     until: Until = None,
     text: Words = None,
+    yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
     Open dropped letters again.
+
+    Before more than one is, it is said how many, and asked.
 
     Example: modelswap dead-letters restore --group 3f9a0c51d2e47b68 --reason "they were real"
     """
     from services.cli.operators.letters import change, wanted
 
     chosen = wanted(_letters(locals()))
-    run_async(change("restore", numbers or (), chosen, reason=reason, output=output))
+    run_async(change("restore", numbers or (), chosen, reason=reason, yes=yes, output=output))
 
 
 @dead_letters.command("export")
@@ -406,10 +413,13 @@ def replays_resume(replay: ReplayArgument, reason: ReplayReason = "", output: Ou
 
 
 @replays.command("cancel")
-def replays_cancel(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
+def replays_cancel(
+    *, replay: ReplayArgument, reason: ReplayReason = "", yes: Yes = False, output: Output = Format.TABLE
+) -> None:
     """
     Send no more at all; letters that did not go are open again.
 
+    For more than one it is asked first; `replays pause` asks nothing, and stops it at once.
     Those that went still get their outcome. Where that never comes (RabbitMQ lost its disk), cancel once more: they are
     given up, and open again, too.
 
@@ -417,7 +427,7 @@ def replays_cancel(replay: ReplayArgument, reason: ReplayReason = "", output: Ou
     """
     from services.cli.operators.replays import steer
 
-    run_async(steer(replay, "cancel", reason=reason, output=output))
+    run_async(steer(replay, "cancel", reason=reason, yes=yes, output=output))
 
 
 @replays.command("undo")
@@ -426,18 +436,20 @@ def replays_undo(
     replay: ReplayArgument,
     reason: LetterReason,
     watch: Annotated[bool, typer.Option("--watch", help="Wait until every user was looked at.")] = False,
+    yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
     Take back every model that a replay has set.
 
-    Of just those users who use it still; of each other one `replays show` says why not.
+    Of just those users who use it still; of each other one `replays show` says why not. It is said how many it set, and
+    asked.
 
     Example: modelswap replays undo 5f0e --reason "they are all blurred" --watch
     """
     from services.cli.operators.replays import steer
 
-    run_until_stopped(steer(replay, "undo", reason=reason, watch=watch, output=output))
+    run_until_stopped(steer(replay, "undo", reason=reason, watch=watch, yes=yes, output=output))
 
 
 @reconcile.command("status")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from services.cli.client import Operators
+from services.cli.confirm import confirm
 from services.cli.moment import read_moment
 from services.cli.operators.replays import operators
 from services.cli.output import console, print_json, print_json_line, print_table, printable, tell_if_cut
 from services.cli.problem import Problem
 from services.cli.words import Format
-from services.ops.letters.views import LetterLine, LetterView
+from services.ops.letters.views import Changed, LetterLine, LetterView
 from shared.runtime.clock import now
 
 _SHOWN: Final = 80
@@ -104,41 +105,46 @@ async def change(
     chosen: Mapping[str, str],
     *,
     reason: str,
+    yes: bool,
     output: Format,
 ) -> None:
-    """Drop or restore letters: by their numbers, or all that a filter finds."""
+    """Drop or restore letters: by their numbers, or all that a filter finds. More than one only after asking."""
     if bool(numbers) == bool(chosen):
         raise Problem(
             "say which: either letters by their numbers, or what they have in common",
             then=f"modelswap dead-letters {verb} --help",
         )
     async with operators() as api:
-        count = (
-            await _change_each(api, verb, numbers, reason) if numbers else await _change_all(api, verb, chosen, reason)
-        )
+        wanted = {"letters": list(numbers)} if numbers else {"filter": dict(chosen)}
+        changed = await change_if_told(api, verb, wanted, reason=reason, yes=yes)
     if output is Format.JSON:
-        print_json({"letters": count})
+        print_json(changed.model_dump(mode="json", exclude={"newest"}))
     else:
-        print(f"{count} {'letter is' if count == 1 else 'letters are'} {_DONE[verb]}; it stands in the audit")
+        print(f"{_in_words(verb, changed, is_done=True)}; it stands in the audit")
+
+
+async def change_if_told(api: Operators, verb: str, wanted: Mapping[str, Any], *, reason: str, yes: bool) -> Changed:
+    """Show what would change where that is more than one letter, ask, and change just what was looked at."""
+    if yes:
+        return await api.change_dead_letters(verb, wanted, reason)
+    planned = await api.change_dead_letters(verb, wanted, reason, dry_run=True)
+    if planned.letters > 1:
+        then = "modelswap dead-letters list, for which they are"
+        confirm(_in_words(verb, planned, is_done=False), f"{verb.capitalize()} them?", then=then)
+    return await api.change_dead_letters(verb, wanted, reason, up_to=planned.newest)
 
 
 _DONE: Final = {"drop": "dropped", "restore": "open again"}
 
 
-async def _change_each(api: Operators, verb: str, numbers: Sequence[int], reason: str) -> int:
-    each = list(dict.fromkeys(numbers))
-    for done, number in enumerate(each):
-        try:
-            await api.change_dead_letter(number, verb, reason)
-        except Problem as error:
-            # Whoever corrects the mistake must not believe that nothing was done.
-            before = f" (before it, {done} of {len(each)} are {_DONE[verb]})" if done else ""
-            raise Problem(f"{error}{before}", then=error.then) from error
-    return len(each)
-
-
-async def _change_all(api: Operators, verb: str, chosen: Mapping[str, str], reason: str) -> int:
-    return (await api.change_dead_letters(verb, chosen, reason)).letters
+def _in_words(verb: str, changed: Changed, *, is_done: bool) -> str:
+    one = changed.letters == 1
+    is_or_would = ("is" if one else "are") if is_done else "would be"
+    said = f"{changed.letters} {'letter' if one else 'letters'} {is_or_would} {_DONE[verb]}"
+    if changed.unchanged:
+        stay = ", ".join(f"{count} {status}" for status, count in changed.unchanged.items())
+        said += f", unchanged: {stay}"
+    return said
 
 
 async def list_audit(chosen: Mapping[str, str | None], *, limit: int, output: Format) -> None:

@@ -20,6 +20,7 @@ from uuid import uuid4
 import typer
 
 from services.cli.client import Operators, patiently
+from services.cli.confirm import confirm
 from services.cli.output import console, print_json, print_table, tell, tell_if_cut, to_json
 from services.cli.problem import Problem
 from services.cli.words import Format
@@ -154,14 +155,42 @@ async def show(replay_id: str, *, outcome: str | None, limit: int, watch: bool, 
         await _print_whole(api, found, output, outcome=outcome, limit=limit)
 
 
-async def steer(replay_id: str, verb: str, *, reason: str, watch: bool = False, output: Format) -> bool:
-    """*verb*: start, pause, resume, cancel or undo; False if letters have failed again."""
+async def steer(
+    replay_id: str, verb: str, *, reason: str, watch: bool = False, yes: bool = True, output: Format
+) -> bool:
+    """*verb*: start, pause, resume, cancel or undo; asks first unless *yes*. False if letters have failed again."""
     async with operators() as api:
-        found = await api.steer_replay(str((await _find(api, replay_id)).id), verb, reason)
+        found = await _find(api, replay_id)
+        if not yes:
+            ask_before(verb, found)
+        found = await api.steer_replay(str(found.id), verb, reason)
         if watch:
             found = await _follow(api, found, None, shows=output is Format.TABLE)
     print_replay(found, output)
     return not found.outcomes.get(Outcome.FAILED)
+
+
+def ask_before(verb: str, found: ReplayView) -> None:
+    """
+    Say how much *verb* (cancel or undo) changes, and ask where that is more than one thing.
+
+    Raises:
+        Problem: if the answer is no, or there is no terminal.
+
+    """
+    count = {outcome: found.outcomes.get(outcome, 0) for outcome in Outcome}
+    name = f"replay {_short(found)}"
+    if verb == "undo":
+        changes = count[Outcome.SWAPPED]
+        said = f"{name} has set {changes} models: each goes back, of those users who use it still"
+    elif found.status is Status.CANCELED:
+        changes = count[Outcome.SENT]
+        said = f"{changes} letters of {name} went, and have no outcome: they are given up, and open again"
+    else:
+        changes = count[Outcome.WAITING] + count[Outcome.PLANNED]
+        said = f"{changes} letters of {name} did not go: they never do, and are open again"
+    if changes > 1:
+        confirm(said, f"{verb.capitalize()} it?", then=f"modelswap replays show {_short(found)}")
 
 
 def print_replay(found: ReplayView, output: Format) -> None:

@@ -44,7 +44,10 @@ def trainings_re_extract(
         raise typer.BadParameter("say why, for the audit; or try it with --dry-run", param_hint="--reason")
     found = run_async(past.found_by_now(begin, limit=limit))
     if found and not yes:
-        typer.confirm(f"Look again at {len(found)} trainings?", abort=True, err=True)
+        from services.cli.confirm import confirm
+
+        then = "modelswap trainings re-extract --since TIME --dry-run, for what it would find"
+        confirm(f"{len(found)} trainings are looked at again, through the usual gate", "Look again?", then=then)
     refused = run_async(past.look_again(found, reason))
     past.print_looked_again(found, refused, output)
     if refused:

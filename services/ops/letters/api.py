@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -46,9 +47,17 @@ class Store(Protocol):
 
     async def restore(self, number: int, *, actor: str, reason: str) -> bool: ...
 
-    async def drop_many(self, wanted: Filter, *, actor: str, reason: str) -> int: ...
+    async def preview_move(
+        self, wanted: Sequence[int] | Filter, was: LetterStatus, *, up_to: int | None
+    ) -> Changed: ...
 
-    async def restore_many(self, wanted: Filter, *, actor: str, reason: str) -> int: ...
+    async def drop_many(
+        self, wanted: Sequence[int] | Filter, *, actor: str, reason: str, up_to: int | None = None
+    ) -> Changed: ...
+
+    async def restore_many(
+        self, wanted: Sequence[int] | Filter, *, actor: str, reason: str, up_to: int | None = None
+    ) -> Changed: ...
 
 
 class _Paged(BaseModel):
@@ -133,12 +142,22 @@ class _Routes:
         return await self.get_dead_letter(number)
 
     async def drop_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
-        """Drop all open letters of a group, or of any other filter, that are here now."""
-        return Changed(letters=await self.store.drop_many(body.filter, actor=asker.name, reason=body.reason))
+        """
+        Drop the open ones among letters that are named, or that a filter finds and that are here now.
+
+        The others stay as they are, and are counted by their status. A `dry_run` changes nothing and says the same.
+        """
+        wanted = body.selected()
+        if body.dry_run:
+            return await self.store.preview_move(wanted, LetterStatus.OPEN, up_to=body.up_to)
+        return await self.store.drop_many(wanted, actor=asker.name, reason=body.reason, up_to=body.up_to)
 
     async def restore_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
-        """Open all dropped letters of a filter again."""
-        return Changed(letters=await self.store.restore_many(body.filter, actor=asker.name, reason=body.reason))
+        """Open the dropped ones among letters again, as dropping them does."""
+        wanted = body.selected()
+        if body.dry_run:
+            return await self.store.preview_move(wanted, LetterStatus.DROPPED, up_to=body.up_to)
+        return await self.store.restore_many(wanted, actor=asker.name, reason=body.reason, up_to=body.up_to)
 
     async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
         """Who did what, why, and what came of it; newest first."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -20,12 +21,14 @@ from services.ops.letters.letter import Letter
 from services.ops.letters.views import (
     AuditFilter,
     AuditView,
+    Changed,
     Filter,
     GroupView,
     LetterCounts,
     LetterLine,
     LetterStatus,
     LetterView,
+    NoLetter,
     WrongStatus,
 )
 from services.ops.letters.where import by_number, where
@@ -144,6 +147,22 @@ _MOVE: Final = """
 """
 _AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
 
+# As above.
+_LOCK: Final = (
+    "SELECT number, status FROM ops.letters WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE"
+)
+_MOVE_NAMED: Final = "UPDATE ops.letters SET status = $2 WHERE number = ANY($1::bigint[])"
+_AUDIT_NAMED: Final = """
+    INSERT INTO ops.audit (actor, action, target, reason, outcome)
+    SELECT $1, $2, 'letter ' || number, $3, outcome FROM unnest($4::bigint[], $5::text[]) AS l (number, outcome)
+"""
+_COUNT_FOUND: Final = "SELECT status, count(*), max(number) AS newest FROM ops.letters WHERE {} GROUP BY status"
+_MISSING: Final = """
+    SELECT number FROM unnest($1::bigint[]) AS wanted (number)
+    WHERE NOT EXISTS (SELECT FROM ops.letters l WHERE l.number = wanted.number)
+    LIMIT 1
+"""
+
 _COUNTS: Final = "SELECT count(*) FROM ops.letters WHERE status = $1"
 _WITHOUT_USER: Final = """
     SELECT number, training_id FROM ops.letters
@@ -164,6 +183,7 @@ _FORGET: Final = """
         WHERE number = ANY($1::bigint[]) AND status IN ('resolved', 'dropped')
         FOR UPDATE SKIP LOCKED
     )
+    RETURNING number
 """
 
 
@@ -277,7 +297,7 @@ class Store:
             WrongStatus: if a replay has it, or it is resolved.
 
         """
-        return await self._move_one(number, LetterStatus.OPEN, LetterStatus.DROPPED, actor, reason)
+        return await self._move_one(number, _Move.drop(actor, reason))
 
     async def restore(self, number: int, *, actor: str, reason: str) -> bool:
         """
@@ -287,34 +307,62 @@ class Store:
             WrongStatus: if it is not dropped.
 
         """
-        return await self._move_one(number, LetterStatus.DROPPED, LetterStatus.OPEN, actor, reason)
+        return await self._move_one(number, _Move.restore(actor, reason))
 
-    async def drop_many(self, wanted: Filter, *, actor: str, reason: str) -> int:
-        """Set aside every open letter that is *wanted* and here now; how many."""
-        return await self._move_many(wanted, LetterStatus.OPEN, LetterStatus.DROPPED, actor, reason)
+    async def preview_move(self, wanted: Sequence[int] | Filter, was: LetterStatus, *, up_to: int | None) -> Changed:
+        """
+        What would become of the *wanted* letters *up_to* that number, if those with status *was* were moved.
 
-    async def restore_many(self, wanted: Filter, *, actor: str, reason: str) -> int:
-        """Open every dropped letter again that is *wanted* and here now; how many."""
-        return await self._move_many(wanted, LetterStatus.DROPPED, LetterStatus.OPEN, actor, reason)
+        Raises:
+            NoLetter: if one is named that is not there.
 
-    async def _move_one(self, number: int, was: LetterStatus, to: LetterStatus, actor: str, reason: str) -> bool:
+        """
+        async with acquired(self._pool) as connection:
+            counts, newest = await _count(connection, wanted, up_to)
+        return Changed(letters=counts.pop(was, 0), unchanged=counts, newest=newest)
+
+    async def drop_many(
+        self, wanted: Sequence[int] | Filter, *, actor: str, reason: str, up_to: int | None = None
+    ) -> Changed:
+        """Set aside every open letter that is *wanted* and here now, as `preview_move` says."""
+        return await self._move_all(wanted, _Move.drop(actor, reason), up_to)
+
+    async def restore_many(
+        self, wanted: Sequence[int] | Filter, *, actor: str, reason: str, up_to: int | None = None
+    ) -> Changed:
+        """Open every dropped letter again that is *wanted* and here now, as `preview_move` says."""
+        return await self._move_all(wanted, _Move.restore(actor, reason), up_to)
+
+    async def _move_all(self, wanted: Sequence[int] | Filter, move: _Move, up_to: int | None) -> Changed:
+        planned = await self.preview_move(wanted, move.was, up_to=up_to)
+        if isinstance(wanted, Filter):
+            moved = await self._move_found(wanted, move, planned)
+        else:
+            some = [wanted[begin : begin + _AT_ONCE] for begin in range(0, len(wanted), _AT_ONCE)]
+            moved = sum([await self._move_named(each, move) for each in some])
+        return planned.model_copy(update={"letters": moved})
+
+    async def _move_one(self, number: int, move: _Move) -> bool:
         async def work(connection: Connection) -> bool:
-            found = await connection.fetchval(
-                "SELECT status FROM ops.letters WHERE number = $1 FOR NO KEY UPDATE", number
-            )
-            if found is None or found == to:
-                return found is not None
-            if found != was:
-                raise WrongStatus(f"letter {number} is {found}, not {was}")
-            await connection.execute("UPDATE ops.letters SET status = $2 WHERE number = $1", number, to)
-            await connection.execute(_AUDIT, actor, _ACTIONS[to], f"letter {number}", reason, f"{was} to {to}")
+            found = await _lock(connection, [number])
+            if number not in found:
+                return False
+            if found[number] not in (move.was, move.to):
+                raise WrongStatus(f"letter {number} is {found[number]}, not {move.was}")
+            await _move(connection, found, move)
             return True
 
         return await in_transaction(self._pool, work)
 
-    async def _move_many(self, wanted: Filter, was: LetterStatus, to: LetterStatus, actor: str, reason: str) -> int:
+    async def _move_named(self, numbers: Sequence[int], move: _Move) -> int:
+        async def work(connection: Connection) -> int:
+            return await _move(connection, await _lock(connection, numbers), move)
+
+        return await in_transaction(self._pool, work)
+
+    async def _move_found(self, wanted: Filter, move: _Move, planned: Changed) -> int:
         """Some at a time, each time with its line in the audit: nothing is locked for long, or done without a word."""
-        conditions, values = where(wanted.model_copy(update={"status": was}))
+        conditions, values = where(wanted.model_copy(update={"status": move.was}))
         places = [f"${len(values) + place}" for place in range(1, 4)]
         statement = _MOVE.format(
             where=f"{conditions} AND number <= {places[0]}", order=by_number(wanted), limit=places[1], to=places[2]
@@ -322,17 +370,17 @@ class Store:
         target = "letters with " + ", ".join(
             f"{name} {value}" for name, value in wanted.model_dump(exclude_none=True).items()
         )
+        total = 0
 
         async def work(connection: Connection) -> int:
-            moved = await connection.fetch(statement, *values, last, _AT_ONCE, to)
-            if moved:
-                said = f"{len(moved)} letters {was} to {to}"
-                await connection.execute(_AUDIT, actor, _ACTIONS[to], target, reason, said)
+            moved = await connection.fetch(statement, *values, planned.newest or 0, _AT_ONCE, move.to)
+            said = f"{len(moved)} {'letter' if len(moved) == 1 else 'letters'} {move.was} to {move.to}"
+            if not total and planned.unchanged:
+                said += "; unchanged: " + ", ".join(f"{count} {status}" for status, count in planned.unchanged.items())
+            if moved or not total:
+                await connection.execute(_AUDIT, move.actor, _ACTIONS[move.to], target, move.reason, said)
             return len(moved)
 
-        async with acquired(self._pool) as connection:
-            last = await connection.fetchval("SELECT coalesce(max(number), 0) FROM ops.letters")
-        total = 0
         while moved := await in_transaction(self._pool, work):
             total += moved
         return total
@@ -357,11 +405,69 @@ class Store:
 
     async def forget(self, numbers: Sequence[int]) -> None:
         """Delete these letters, all of them or none; what is not settled any more, or locked, stays."""
-        async with acquired(self._pool) as connection:
-            await connection.execute(_FORGET, numbers)
+
+        async def work(connection: Connection) -> None:
+            gone = sorted(row["number"] for row in await connection.fetch(_FORGET, numbers))
+            if gone:
+                target = f"letters {gone[0]} to {gone[-1]}"
+                said = f"{len(gone)} letters forgotten"
+                await connection.execute(_AUDIT, "ops", "letter.forgotten", target, "settled long ago", said)
+
+        await in_transaction(self._pool, work)
 
 
 _ACTIONS: Final = {LetterStatus.DROPPED: "letter.dropped", LetterStatus.OPEN: "letter.restored"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Letters go from one status to another, because somebody says so."""
+
+    was: LetterStatus
+    to: LetterStatus
+    actor: str
+    reason: str
+
+    @classmethod
+    def drop(cls, actor: str, reason: str) -> _Move:
+        return cls(LetterStatus.OPEN, LetterStatus.DROPPED, actor, reason)
+
+    @classmethod
+    def restore(cls, actor: str, reason: str) -> _Move:
+        return cls(LetterStatus.DROPPED, LetterStatus.OPEN, actor, reason)
+
+
+async def _lock(connection: Connection, numbers: Sequence[int]) -> dict[int, str]:
+    """Lock letters; the status of each that is there."""
+    return {row["number"]: row["status"] for row in await connection.fetch(_LOCK, numbers)}
+
+
+async def _move(connection: Connection, locked: Mapping[int, str], move: _Move) -> int:
+    """Move those that can be; how many. The audit says of each what came of it."""
+    moved = [number for number, status in locked.items() if status == move.was]
+    said = [
+        f"{move.was} to {move.to}" if status == move.was else f"unchanged: it is {status}" for status in locked.values()
+    ]
+    await connection.execute(_MOVE_NAMED, moved, move.to)
+    await connection.execute(_AUDIT_NAMED, move.actor, _ACTIONS[move.to], move.reason, list(locked), said)
+    return len(moved)
+
+
+async def _count(
+    connection: Connection, wanted: Sequence[int] | Filter, up_to: int | None
+) -> tuple[dict[LetterStatus, int], int | None]:
+    """How many letters are *wanted*, by status, and the highest number among them."""
+    if isinstance(wanted, Filter):
+        conditions, values = where(wanted)
+    else:
+        conditions, values = "number = ANY($1::bigint[])", [wanted]
+        missing = await connection.fetchval(_MISSING, wanted)
+        if missing is not None:
+            raise NoLetter(f"there is no letter {missing}")
+    conditions += f" AND number <= ${len(values) + 1}"
+    rows = await connection.fetch(_COUNT_FOUND.format(conditions), *values, _END if up_to is None else up_to)
+    newest = max((row["newest"] for row in rows), default=None)
+    return {LetterStatus(row["status"]): row["count"] for row in rows}, newest
 
 
 def _row(letter: Letter) -> tuple[Any, ...]:

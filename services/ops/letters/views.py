@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from shared.contract.answers import Moment
 from shared.contract.errors import PermanentError
 from shared.contract.text import printable
 
+_MOST_NAMED: Final = 10_000
+
+Number = Annotated[int, Field(ge=1, lt=2**63)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(printable)]
 Reason = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(printable)
@@ -31,6 +34,12 @@ class LetterStatus(StrEnum):
     RESOLVED = "resolved"
     #: Somebody said that it is not to be repaired.
     DROPPED = "dropped"
+
+
+class NoLetter(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+    """There is no letter of a number."""
+
+    code = "no_letter"
 
 
 class WrongStatus(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
@@ -92,7 +101,23 @@ def _of_any_status(given: Filter) -> Filter:
 class DropMany(Drop):
     """Which letters are dropped or restored, and why. At least one thing must be said of them."""
 
-    filter: Annotated[Filter, AfterValidator(_of_any_status)]
+    #: Their numbers; or:
+    letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None
+    #: what they have in common.
+    filter: Annotated[Filter, AfterValidator(_of_any_status)] | None = None
+    #: True: nothing is changed; the answer says what would be.
+    dry_run: bool = False
+    #: Only letters up to this number, such as `newest` of a dry run: just those that it looked at.
+    up_to: Number | None = None
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> Self:
+        if (self.letters is None) == (self.filter is None):
+            raise ValueError("select by one of letters and filter")
+        return self
+
+    def selected(self) -> Sequence[int] | Filter:
+        return self.filter or sorted(set(self.letters or ()))
 
 
 class LetterLine(BaseModel):
@@ -160,9 +185,14 @@ class GroupView(BaseModel):
 
 
 class Changed(BaseModel):
-    """How many letters were dropped or restored."""
+    """What came of dropping or restoring letters, or would."""
 
+    #: How many were changed.
     letters: int
+    #: How many stay as they are, by the status that they have.
+    unchanged: Mapping[LetterStatus, int] = {}
+    #: The highest number among all letters that were looked at; null: there is none.
+    newest: int | None = None
 
 
 class AuditView(BaseModel):

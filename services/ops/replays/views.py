@@ -126,7 +126,7 @@ class ReplayView(BaseModel):
     #: What holds it up now, such as a service that is away; empty: nothing does.
     trouble: str
     #: What those wait for that have letters of it in hand for long, such as a token that Replicate accepts.
-    waiting_for: Sequence[str]
+    waiting_for: Sequence[str] = ()
     reason: str
     #: Whose token asked for it.
     actor: str
