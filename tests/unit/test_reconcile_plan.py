@@ -7,6 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.ops.reconcile.plan import (
     Ask,
@@ -322,6 +324,48 @@ def test_a_training_that_nobody_started_ends_even_where_the_list_is_too_long_to_
     decided = step(nameless(), listing(is_whole=False), memory=Memory(looks=3), age=timedelta(days=3))
 
     assert decided == NeverStarted(nameless(), "nobody has heard of it within 3 days")
+
+
+_HOURS = st.integers(-1, 200).map(lambda hours: BEGIN + hours * HOUR)
+_NUMBERS = st.integers(1, 3)
+
+
+@st.composite
+def watched_ones(draw: st.DrawFn) -> Watched:
+    number = draw(_NUMBERS)
+    facts: dict[str, Any] = {
+        "training_id": draw(st.sampled_from([None, f"t{number}"])),
+        "stage": draw(st.sampled_from(list(Stage))),
+        "requested_at": draw(_HOURS),
+        "started_at": draw(st.none() | _HOURS),
+        "overdue_at": draw(st.none() | _HOURS),
+        "trainer": draw(st.sampled_from([None, str(TRAINER)])),
+    }
+    looks, absences, gets = draw(st.tuples(*[st.integers(0, 4)] * 3))
+    memory = Memory(looks, absences, gets, asked_at=draw(st.none() | _HOURS))
+    return Watched(unfinished(number, **facts), memory)
+
+
+@st.composite
+def listed_ones(draw: st.DrawFn) -> Training:
+    number = draw(_NUMBERS)
+    return replicates(
+        id=f"t{number}",
+        status=draw(st.sampled_from(["starting", "processing", "succeeded", "failed", "of a version to come"])),
+        output=draw(st.sampled_from([None, {"version": VERSION}, {"version": 7}])),
+        webhook=draw(st.sampled_from([None, address_of(unfinished(number)), "http://[", "https://x/?ref=y"])),
+        created_at=draw(st.none() | _HOURS.map(datetime.isoformat)),
+    )
+
+
+@given(
+    st.lists(watched_ones(), unique_by=lambda each: each.training.ref), st.lists(listed_ones()), st.booleans(), _HOURS
+)
+def test_whatever_is_seen_each_training_has_a_step_and_what_is_asked_for_an_id(watched, shown, is_whole, now):
+    steps = plan(watched, listing(*shown, is_whole=is_whole), now=now, limits=LIMITS)
+
+    assert {each.training.ref for each in steps} == {each.training.ref for each in watched}
+    assert all(each.training_id for each in steps if isinstance(each, Ask | GiveUp))
 
 
 # When
