@@ -326,6 +326,7 @@ def test_a_training_that_nobody_started_ends_even_where_the_list_is_too_long_to_
     assert decided == NeverStarted(nameless(), "nobody has heard of it within 3 days")
 
 
+NEVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 _HOURS = st.integers(-1, 200).map(lambda hours: BEGIN + hours * HOUR)
 _NUMBERS = st.integers(1, 3)
 
@@ -337,7 +338,7 @@ def watched_ones(draw: st.DrawFn) -> Watched:
         "training_id": draw(st.sampled_from([None, f"t{number}"])),
         "stage": draw(st.sampled_from(list(Stage))),
         "requested_at": draw(_HOURS),
-        "started_at": draw(st.none() | _HOURS),
+        "started_at": draw(st.none() | _HOURS | st.sampled_from(NEVER)),
         "overdue_at": draw(st.none() | _HOURS),
         "trainer": draw(st.sampled_from([None, str(TRAINER)])),
     }
@@ -354,7 +355,7 @@ def listed_ones(draw: st.DrawFn) -> Training:
         status=draw(st.sampled_from(["starting", "processing", "succeeded", "failed", "of a version to come"])),
         output=draw(st.sampled_from([None, {"version": VERSION}, {"version": 7}])),
         webhook=draw(st.sampled_from([None, address_of(unfinished(number)), "http://[", "https://x/?ref=y"])),
-        created_at=draw(st.none() | _HOURS.map(datetime.isoformat)),
+        created_at=draw(st.none() | (_HOURS | st.sampled_from(NEVER)).map(datetime.isoformat)),
     )
 
 
@@ -362,6 +363,9 @@ def listed_ones(draw: st.DrawFn) -> Training:
     st.lists(watched_ones(), unique_by=lambda each: each.training.ref), st.lists(listed_ones()), st.booleans(), _HOURS
 )
 def test_whatever_is_seen_each_training_has_a_step_and_what_is_asked_for_an_id(watched, shown, is_whole, now):
+    for each in watched:
+        is_due(each, now, LIMITS)
+        after_telling(each.training, now, LIMITS)
     steps = plan(watched, listing(*shown, is_whole=is_whole), now=now, limits=LIMITS)
 
     assert {each.training.ref for each in steps} == {each.training.ref for each in watched}
@@ -377,6 +381,8 @@ def test_whatever_is_seen_each_training_has_a_step_and_what_is_asked_for_an_id(w
         (unfinished(), BEGIN + HOUR),
         (unfinished(started_at=BEGIN + MINUTE), BEGIN + HOUR + MINUTE),
         (unfinished(overdue_at=BEGIN + 9 * MINUTE), BEGIN + 9 * MINUTE),
+        (unfinished(started_at=datetime.max.replace(tzinfo=UTC)), BEGIN + HOUR),
+        (unfinished(started_at=datetime.min.replace(tzinfo=UTC)), BEGIN + HOUR),
     ],
 )
 def test_a_training_is_overdue_by_what_is_learned_of_its_trainer_else_after_a_set_time(

@@ -101,7 +101,13 @@ class Limits:
         if training.stage is Stage.VERIFYING:
             # Before that, it would be looked for twice at a time, and a failure be told as often.
             return training.updated_at + self.retries + self.after
-        return training.overdue_at or (training.started_at or training.requested_at) + self.after
+        return training.overdue_at or self._begun_at(training) + self.after
+
+    def _begun_at(self, training: Unfinished) -> datetime:
+        # Replicate said it. A date that can not be must neither overflow nor keep the training from ever being due.
+        started = training.started_at
+        is_credible = started is not None and abs(started - training.requested_at) <= self.give_up_after
+        return started if started is not None and is_credible else training.requested_at
 
 
 @dataclass(frozen=True, slots=True)
