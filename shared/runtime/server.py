@@ -194,6 +194,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._connections.release(self)
         if self._state is _State.WORKING:
             self.deadline = math.inf
+        elif self._state is _State.IDLE:
+            self._rest()
 
     # What the parser tells.
 
@@ -232,7 +234,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._rest()
         else:
             self._state = _State.WORKING
-            self.deadline = math.inf
+            if not self.flow.write_paused:  # else the client is to take the answer before
+                self.deadline = math.inf
 
     # What becomes of a request.
 

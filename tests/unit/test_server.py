@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -28,8 +28,9 @@ MUCH = 300_000
 class Wire(asyncio.Transport):
     """A client's end of a connection."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, protocol: BoundedProtocol, host: str) -> None:
         super().__init__({"peername": (host, 40000), "sockname": ("127.0.0.1", 80)})
+        self._protocol = protocol
         self.sent = b""
         self.unsent_bytes = 0
         self.is_half_closed = False
@@ -49,10 +50,12 @@ class Wire(asyncio.Transport):
         return self.is_closed
 
     def close(self) -> None:
+        if not self.is_closed:
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
         self.is_closed = True
 
     def abort(self) -> None:
-        self.is_closed = True
+        self.close()
 
     def pause_reading(self) -> None:
         self.is_paused = True
@@ -66,7 +69,7 @@ class Client:
 
     def __init__(self, protocol: BoundedProtocol, host: str) -> None:
         self.protocol = protocol
-        self.wire = Wire(host)
+        self.wire = Wire(protocol, host)
         protocol.connection_made(self.wire)
 
     def send(self, data: bytes) -> None:
@@ -99,6 +102,7 @@ class Serving:
 
     def __init__(self, **limits: Any) -> None:
         self.seen: list[Any] = []
+        self.clients: list[Client] = []
         self.go_on = asyncio.Event()
         app = Starlette(
             routes=[
@@ -119,11 +123,19 @@ class Serving:
             _loop=asyncio.get_running_loop(),
         )
         assert isinstance(protocol, BoundedProtocol)
-        return Client(protocol, host)
+        self.clients.append(Client(protocol, host))
+        return self.clients[-1]
 
     def pass_time(self, seconds: float) -> None:
         """As if it were so much later than it is."""
         self.server.connections.expire(asyncio.get_running_loop().time() + seconds)
+
+    async def stop(self) -> None:
+        """Every client hangs up, and what was begun for it ends."""
+        for client in self.clients:
+            client.wire.abort()
+        self.go_on.set()
+        await until(lambda: not self._state.tasks)
 
     async def _echo(self, request: Request) -> Response:
         try:
@@ -140,8 +152,22 @@ class Serving:
 
 
 @pytest.fixture
-async def serving() -> Serving:
-    return Serving()
+async def serve() -> AsyncIterator[Callable[..., Serving]]:
+    """Start a server with these limits."""
+    made: list[Serving] = []
+
+    def serve(**limits: Any) -> Serving:
+        made.append(Serving(**limits))
+        return made[-1]
+
+    yield serve
+    for serving in made:
+        await serving.stop()
+
+
+@pytest.fixture
+def serving(serve: Callable[..., Serving]) -> Serving:
+    return serve()
 
 
 def problem(body: bytes) -> str:
@@ -404,8 +430,20 @@ async def test_who_does_not_take_the_answer_is_let_go(serving):
     assert client.is_gone
 
 
-async def test_a_full_server_closes_the_connection_that_waits_longest():
-    serving = Serving(connections=3, requests=2)
+async def test_a_further_request_does_not_excuse_an_answer_not_taken(serving):
+    client = serving.connect()
+    client.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+    await asyncio.sleep(0)
+
+    client.protocol.pause_writing()
+    client.send(GET)
+    serving.pass_time(61)
+
+    assert client.is_gone
+
+
+async def test_a_full_server_closes_the_connection_that_waits_longest(serve):
+    serving = serve(connections=3, requests=2)
     silent = [serving.connect() for _ in range(3)]
 
     honest = serving.connect()
@@ -414,8 +452,8 @@ async def test_a_full_server_closes_the_connection_that_waits_longest():
     assert [client.is_gone for client in silent] == [True, False, False]
 
 
-async def test_a_full_server_refuses_a_connection_where_all_are_worked_on():
-    serving = Serving(connections=2, requests=2)
+async def test_a_full_server_refuses_a_connection_where_all_are_worked_on(serve):
+    serving = serve(connections=2, requests=2)
     for _ in range(2):
         serving.connect().send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
 
@@ -424,8 +462,8 @@ async def test_a_full_server_refuses_a_connection_where_all_are_worked_on():
     assert (status, problem(body)) == (503, "too-many-connections")
 
 
-async def test_a_busy_server_answers_for_its_health_and_refuses_the_rest():
-    serving = Serving(connections=10, requests=3)
+async def test_a_busy_server_answers_for_its_health_and_refuses_the_rest(serve):
+    serving = serve(connections=10, requests=3)
     working = [serving.connect() for _ in range(3)]
     for client in working:
         client.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -441,8 +479,8 @@ async def test_a_busy_server_answers_for_its_health_and_refuses_the_rest():
     assert await serving.connect().ask(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n") == (200, b"at last")
 
 
-async def test_slow_bodies_do_not_keep_a_server_busy():
-    serving = Serving(connections=10, requests=3)
+async def test_slow_bodies_do_not_keep_a_server_busy(serve):
+    serving = serve(connections=10, requests=3)
     for _ in range(5):
         serving.connect().send(HEAD + b"Content-Length: 50\r\n\r\nhello")
     await asyncio.sleep(0)
@@ -450,8 +488,8 @@ async def test_slow_bodies_do_not_keep_a_server_busy():
     assert (await serving.connect().ask(HEAD + b"Content-Length: 5\r\n\r\nhello"))[0] == 200
 
 
-async def test_bodies_together_are_bounded_and_the_oldest_gives_way():
-    serving = Serving(held_bytes=1_000_000)
+async def test_bodies_together_are_bounded_and_the_oldest_gives_way(serve):
+    serving = serve(held_bytes=1_000_000)
     clients = [serving.connect() for _ in range(4)]
     for client in clients:
         client.send(HEAD + b"Content-Length: 300000\r\n\r\n")
@@ -463,29 +501,30 @@ async def test_bodies_together_are_bounded_and_the_oldest_gives_way():
     await until(lambda: serving.seen[0] == "gone")
 
 
-async def test_a_public_address_has_a_limit_of_its_own():
-    serving = Serving(connections_per_address=2)
+async def test_a_public_address_has_a_limit_of_its_own(serve):
+    serving = serve(connections_per_address=2)
     first, _ = (serving.connect(PUBLIC) for _ in range(2))
 
     status, body = await serving.connect(PUBLIC).answer()
 
     assert (status, problem(body)) == (503, "too-many-connections")
     assert await serving.connect("203.0.113.8").ask(GET) == (200, b"well")
-    first.protocol.connection_lost(None)
+    first.wire.close()
+    await asyncio.sleep(0)
     assert await serving.connect(PUBLIC).ask(GET) == (200, b"well")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "::1", "::ffff:192.168.1.1", "fe80::1%eth0"])
-async def test_a_proxy_in_a_private_network_has_no_limit_of_its_own(host):
-    serving = Serving(connections_per_address=2)
+async def test_a_proxy_in_a_private_network_has_no_limit_of_its_own(serve, host):
+    serving = serve(connections_per_address=2)
 
     clients = [serving.connect(host) for _ in range(5)]
 
     assert all(client.is_open() for client in clients)
 
 
-async def test_all_addresses_of_an_ipv6_network_are_one_client():
-    serving = Serving(connections_per_address=2)
+async def test_all_addresses_of_an_ipv6_network_are_one_client(serve):
+    serving = serve(connections_per_address=2)
     for last in "12":
         serving.connect(f"2001:db8::{last}")
 
