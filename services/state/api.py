@@ -45,10 +45,13 @@ from services.state.views import (
     StartTraining,
     SwapView,
     TrainingView,
+    Withdraw,
+    WithdrawalView,
     model_view,
     output_view,
     swap_view,
     training_view,
+    withdrawal_view,
 )
 from shared.contract.answers import Mistake, Moment, Page
 from shared.contract.envelope import Envelope
@@ -120,6 +123,10 @@ class Store(Trainings, adopting.Trainings, Protocol):
     async def roll_back(
         self, order: asking.RollbackOrder, key: IdempotencyKey | None = None, *, is_dry_run: bool = False
     ) -> ModelRecord: ...
+
+    async def withdraw(
+        self, order: asking.WithdrawalOrder, key: IdempotencyKey | None = None, *, is_dry_run: bool = False
+    ) -> HistoryRecord: ...
 
     async def preview(self, envelope: Envelope) -> Changes: ...
 
@@ -206,6 +213,7 @@ def create_api(
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
     add("POST", "/users/{user_id:path}/retry-extraction", trainings.retry_user_extraction, TrainingView, status=202)
     add("POST", "/users/{user_id:path}/model/rollback", models.roll_back_model, ModelView)
+    add("POST", "/users/{user_id:path}/model/withdraw", models.withdraw_model, WithdrawalView)
     add("GET", "/users/{user_id:path}/model", models.get_model, ModelView, others=unchanged)
     add("GET", "/users/{user_id:path}/model/history", models.list_model_history, Page[SwapView])
     add("POST", "/preview", models.preview, Answer)
@@ -366,10 +374,10 @@ class _Models:
         response: Response,
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> ModelView | Response:
-        """The model that a user uses now, whole; or 404 `no-model`, where none of theirs has proven to work yet."""
+        """The model that a user uses now, whole; or 404 `no-model`, where they have none: not yet, or none any more."""
         record = await self.store.find_model(user_id)
         if record is None:
-            raise NotFound("no-model", f"user {user_id} has no model yet")
+            raise NotFound("no-model", f"user {user_id} has no model")
         headers = {"ETag": _etag(record), "Cache-Control": "private, no-cache"}
         if if_none_match is not None and headers["ETag"] in if_none_match:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -409,6 +417,26 @@ class _Models:
             return model_view(record).model_copy(update={"dry_run": True})
         response.headers["ETag"] = _etag(record)
         return model_view(record)
+
+    async def withdraw_model(
+        self,
+        user_id: Annotated[UserId, Path()],
+        body: Withdraw,
+        *,
+        asker: Asker,
+        key: Key = None,
+        if_match: Annotated[str | None, Header()] = None,
+    ) -> WithdrawalView:
+        """
+        Take a user's model away: the user has none afterwards, whatever was requested before this and is ready later.
+
+        What is requested afterwards counts as always. With If-Match only if nobody else was faster.
+        """
+        order = asking.WithdrawalOrder(user_id, body.reason, asker.name, _generations(if_match))
+        request = {"withdraw": user_id, **body.model_dump(mode="json"), "actor": asker.name}
+        idempotency = _idempotency(key, request)
+        view = withdrawal_view(await self.store.withdraw(order, idempotency, is_dry_run=body.dry_run))
+        return view.model_copy(update={"dry_run": True}) if body.dry_run else view
 
     async def preview(self, body: EventMessage) -> Answer:
         """What would become of an event's message here. Nothing is changed. For operators' tools."""

@@ -4,6 +4,8 @@ What may still be asked of a training, and of a user's model? Pure, but for the 
     look again    what succeeded without a usable model is looked at once more, through the same gate
     roll back     an earlier model becomes the current one. That draws a generation of its own, so it beats whatever
                   was requested before it, however late that is ready
+    withdraw      the current model is taken away, so that the user has none. That draws a generation, too, so it beats
+                  the same
     cancel        Replicate is asked to end a training; the stage changes when Replicate says that it did
 
 Rows are given as they are while their user is locked.
@@ -12,7 +14,7 @@ Rows are given as they are while their user is locked.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID
@@ -26,12 +28,13 @@ from services.state.swap import (
     Swap,
     Training,
     TrainingChange,
+    Withdrawal,
     requested_extraction,
 )
 from services.state.transitions import Fact, Stage, next_stage
 from shared.contract.envelope import wrap
 from shared.contract.errors import PermanentError
-from shared.contract.events import Cause, Event, ModelActivated, ModelReverted
+from shared.contract.events import Cause, Event, ModelActivated, ModelReverted, ModelWithdrawn
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import NotThere, Refused
 from shared.replicate.training import Training as ReplicateTraining
@@ -69,13 +72,13 @@ class NotCancelable(PermanentError):  # noqa: N818 (likewise)
 
 
 class NoModel(PermanentError):  # noqa: N818 (likewise)
-    """The user has no model yet."""
+    """The user has no model."""
 
     code = "no_model"
 
 
 class NothingToRollBackTo(PermanentError):  # noqa: N818 (likewise)
-    """The user has never used another model."""
+    """The user has used no other model, or only such as were taken back."""
 
     code = "nothing_to_roll_back_to"
 
@@ -103,11 +106,22 @@ class RollbackOrder:
     """An earlier model is to be used again."""
 
     user_id: str
-    #: None: the one that was used before the current one.
+    #: None: the one before, as `services.state.previous` says which that is.
     to: ModelRef | None
     reason: str
     actor: str
     #: Only if the current model has one of these generations; None: whichever it has.
+    only_from: Collection[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawalOrder:
+    """The current model is to be taken away."""
+
+    user_id: str
+    reason: str
+    actor: str
+    #: As in a `RollbackOrder`.
     only_from: Collection[int] | None = None
 
 
@@ -148,29 +162,26 @@ def roll_back(
     order: RollbackOrder, current: CurrentModel | None, target: Target | None, *, generation: int, now: datetime
 ) -> Changes:
     """
-    Make the model of *target* the current one again, as *generation*.
+    Make the model of *target* the current one again, as *generation*. After a withdrawal there is no *current* one.
 
     Raises:
         NoModel, PreconditionFailed, AlreadyCurrent, NotTheirs, NothingToRollBackTo: if that can not be.
 
     """
-    if current is None:
-        raise NoModel(f"user {order.user_id} has no model yet")
-    if order.only_from is not None and current.generation not in order.only_from:
-        raise PreconditionFailed(
-            f"the model of user {order.user_id} has generation {current.generation} now: look at it before you go on"
-        )
-    if order.to == current.model:
+    if current is None and target is None:
+        raise _no_model(order.user_id)
+    _check_seen(order, current)
+    if current is not None and order.to == current.model:
         raise AlreadyCurrent(f"user {order.user_id} uses {current.model} already")
     if target is None:
-        raise _no_target(order, current)
+        raise _no_target(order)
     swap = Swap(
         order.user_id,
         generation,
         target.training.ref,
         target.model,
         target.training.trigger_word,
-        current.model,
+        current.model if current else None,
         cause=Cause.ROLLBACK,
         reason=order.reason,
         actor=order.actor,
@@ -190,15 +201,48 @@ def roll_back(
         user_id=swap.user_id,
         generation=swap.generation,
         model=swap.model,
-        previous=current.model,
+        previous=swap.previous,
         actor=swap.actor,
         reason=swap.reason,
     )
     moved = [
-        TrainingChange(current.ref, stage=next_stage(Stage.ACTIVE, Fact.DISPLACED)),
+        *([] if current is None else [_displaced(current)]),
         TrainingChange(target.training.ref, stage=next_stage(target.training.stage, Fact.CHOSEN)),
     ]
     return _changes(moved, [swap], [activated, noted], swap.user_id, swap.generation, now=now)
+
+
+def withdraw(
+    order: WithdrawalOrder, current: CurrentModel | None, made: Target | None, *, generation: int, now: datetime
+) -> Changes:
+    """
+    Take the *current* model away, as *generation*; *made* is its training.
+
+    Raises:
+        NoModel, PreconditionFailed: if that can not be.
+
+    """
+    if current is None or made is None:
+        raise _no_model(order.user_id)
+    _check_seen(order, current)
+    withdrawal = Withdrawal(order.user_id, generation, current.ref, current.model, order.reason, order.actor)
+    withdrawn = ModelWithdrawn(
+        training_id=made.training_id,
+        user_id=withdrawal.user_id,
+        generation=generation,
+        ref=withdrawal.ref,
+        previous=withdrawal.previous,
+    )
+    noted = ModelReverted(
+        training_id=made.training_id,
+        user_id=withdrawal.user_id,
+        generation=generation,
+        previous=withdrawal.previous,
+        actor=withdrawal.actor,
+        reason=withdrawal.reason,
+    )
+    changes = _changes([_displaced(current)], [], [withdrawn, noted], order.user_id, generation, now=now)
+    return replace(changes, withdrawals=[withdrawal])
 
 
 async def cancel(record: TrainingRecord, replicate: Replicate) -> None:
@@ -223,10 +267,27 @@ async def cancel(record: TrainingRecord, replicate: Replicate) -> None:
         raise NotCancelable(str(error), code="cancel_refused") from error
 
 
-def _no_target(order: RollbackOrder, current: CurrentModel) -> PermanentError:
+def _check_seen(order: RollbackOrder | WithdrawalOrder, current: CurrentModel | None) -> None:
+    if order.only_from is None or (current is not None and current.generation in order.only_from):
+        return
+    now = "no model" if current is None else f"a model of generation {current.generation}"
+    raise PreconditionFailed(f"user {order.user_id} has {now} now: look at it before you go on")
+
+
+def _displaced(current: CurrentModel) -> TrainingChange:
+    return TrainingChange(current.ref, stage=next_stage(Stage.ACTIVE, Fact.DISPLACED))
+
+
+def _no_model(user_id: str) -> NoModel:
+    return NoModel(f"user {user_id} has no model")
+
+
+def _no_target(order: RollbackOrder) -> PermanentError:
     if order.to is not None:
         return NotTheirs(f"{order.to} was never made and proven good by a training of user {order.user_id}")
-    return NothingToRollBackTo(f"user {order.user_id} has never used another model than {current.model}")
+    return NothingToRollBackTo(
+        f"user {order.user_id} has used no other model that was not taken back: name in `to` which one to use"
+    )
 
 
 def _changes(

@@ -118,10 +118,11 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class HistoryRecord:
-    """One swap."""
+    """One change of a user's model."""
 
     generation: int
-    model: ModelRef
+    #: None: a withdrawal; the training is then that of the model before.
+    model: ModelRef | None
     previous_model: ModelRef | None
     training_id: str
     ref: UUID

@@ -10,8 +10,19 @@ from uuid import UUID
 
 from services.state.asking import Target
 from services.state.estimate import Learned, Report, Run, progress
+from services.state.previous import Line
 from services.state.records import HistoryRecord, ModelRecord, OutputRecord, TrainingRecord
-from services.state.swap import Changes, CurrentModel, Failure, Outgoing, Rival, Swap, Training, TrainingChange
+from services.state.swap import (
+    Changes,
+    CurrentModel,
+    Failure,
+    Outgoing,
+    Rival,
+    Swap,
+    Training,
+    TrainingChange,
+    Withdrawal,
+)
 from services.state.transitions import Stage
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
 from shared.contract.errors import Malformed
@@ -61,6 +72,20 @@ def from_swap(swap: Swap) -> dict[str, Any]:
         "cause": swap.cause,
         "actor": swap.actor,
         "reason": swap.reason,
+    }
+
+
+def from_withdrawal(withdrawal: Withdrawal) -> dict[str, Any]:
+    return {
+        "user_id": withdrawal.user_id,
+        "generation": withdrawal.generation,
+        "ref": withdrawal.ref,
+        "model": None,
+        "trigger_word": "",
+        "previous": str(withdrawal.previous),
+        "cause": Cause.WITHDRAWAL,
+        "actor": withdrawal.actor,
+        "reason": withdrawal.reason,
     }
 
 
@@ -192,10 +217,36 @@ def planned_model(changes: Changes, at: datetime) -> ModelRecord:
     )
 
 
+def planned_withdrawal(changes: Changes, at: datetime) -> HistoryRecord:
+    """The line of the history as it would be."""
+    (withdrawal,), (outgoing, *_) = changes.withdrawals, changes.outbox
+    return HistoryRecord(
+        generation=withdrawal.generation,
+        model=None,
+        previous_model=withdrawal.previous,
+        training_id=outgoing.envelope.event.training_id,
+        ref=withdrawal.ref,
+        trigger_word="",
+        cause=Cause.WITHDRAWAL,
+        actor=withdrawal.actor,
+        reason=withdrawal.reason,
+        at=at,
+    )
+
+
+def to_line(row: Row) -> Line:
+    return Line(
+        cause=Cause(row["cause"]),
+        ref=row["ref"],
+        model=_maybe(_model_ref, row["model"]),
+        previous=_maybe(_model_ref, row["previous_model"]),
+    )
+
+
 def to_history(row: Row) -> HistoryRecord:
     return HistoryRecord(
         generation=row["generation"],
-        model=_model_ref(row["model"]),
+        model=_maybe(_model_ref, row["model"]),
         previous_model=_maybe(_model_ref, row["previous_model"]),
         training_id=row["training_id"],
         ref=row["ref"],

@@ -27,8 +27,9 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from services.state.asking import NoTraining, RollbackOrder, Target, look_again, roll_back
+from services.state.asking import NoTraining, RollbackOrder, Target, WithdrawalOrder, look_again, roll_back, withdraw
 from services.state.estimate import LEARN_FROM, Report
+from services.state.previous import model_before
 from services.state.records import (
     NOT_STARTED,
     HistoryRecord,
@@ -48,11 +49,14 @@ from services.state.rows import (
     from_report,
     from_swap,
     from_training_change,
+    from_withdrawal,
     planned_model,
+    planned_withdrawal,
     to_current,
     to_envelopes,
     to_history,
     to_json,
+    to_line,
     to_made,
     to_model,
     to_model_name,
@@ -79,7 +83,7 @@ from services.state.swap import (
 )
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope, wrap
-from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ProgressSource, TrainingEvent
+from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ModelWithdrawn, ProgressSource, TrainingEvent
 from shared.contract.identity import ModelRef
 from shared.runtime import telemetry
 from shared.runtime.clock import now
@@ -118,6 +122,9 @@ _LOAD: Final = """
     SELECT t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trigger_word, t.stage,
            t.trainer_version, t.started_at, CASE WHEN t.training_id = ANY($5::text[]) THEN t.output END AS output,
            m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
+           CASE WHEN m.generation IS NULL THEN
+               (SELECT h.generation FROM state.model_history h
+                WHERE h.user_id = t.user_id ORDER BY h.generation DESC LIMIT 1) END AS withdrawn_generation,
            ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($4::text[])) AS applied,
            ARRAY(SELECT model || ' ' || ref FROM state.trainings WHERE model = ANY($6::text[])) AS made,
            ARRAY(SELECT name FROM unnest($7::text[]) AS name
@@ -273,11 +280,11 @@ _NEWEST_WITHOUT_MODEL: Final = (
 )
 #: Two trainings may have made the same model.
 _FIND_MAKER: Final = _ASKED + "WHERE user_id = $1 AND model = $2 ORDER BY generation DESC LIMIT 1"
-_PREVIOUS: Final = """
-    SELECT ref FROM state.model_history
-    WHERE user_id = $1 AND generation < $2 AND model <> $3
-    ORDER BY generation DESC LIMIT 1
+_WHOLE_HISTORY: Final = """
+    SELECT cause, ref, model::text, previous_model::text FROM state.model_history WHERE user_id = $1 ORDER BY generation
 """
+# The line of the history must be there: the database asks for it.
+_TAKE_AWAY: Final = "DELETE FROM state.user_models WHERE user_id = $1 AND generation < $2"
 
 # What belongs to a training is looked up, never joined: a plan made while those tables were small may read all of them.
 _TRAINING: Final = """
@@ -287,7 +294,8 @@ _TRAINING: Final = """
            coalesce((SELECT m.ref = t.ref FROM state.user_models m WHERE m.user_id = t.user_id), false) AS is_current,
            -- Few trainings have a model, so few ask the history.
            CASE WHEN t.model IS NOT NULL THEN
-               (SELECT max(h.generation) FROM state.model_history h WHERE h.user_id = t.user_id AND h.ref = t.ref)
+               (SELECT max(h.generation) FROM state.model_history h
+                WHERE h.user_id = t.user_id AND h.ref = t.ref AND h.model IS NOT NULL)
            END AS activated_generation,
            coalesce((SELECT s.percent FROM state.shown_progress s WHERE s.ref = t.ref), 0) AS shown,
            (SELECT ARRAY[d.low_seconds, d.median_seconds, d.high_seconds]
@@ -338,14 +346,13 @@ _GET_SWAP: Final = """
     FROM state.model_history h JOIN state.trainings t USING (ref)
     WHERE h.user_id = $1 AND h.generation = $2
 """
-_LIST_HISTORY: Final = """
+_HISTORY: Final = """
     SELECT h.generation, h.model::text, h.previous_model::text, t.training_id, h.ref, h.trigger_word, h.cause, h.actor,
            h.reason, h.at
     FROM state.model_history h JOIN state.trainings t USING (ref)
-    WHERE h.user_id = $1 AND h.generation < $2
-    ORDER BY h.generation DESC
-    LIMIT $3
 """
+_GET_LINE: Final = _HISTORY + "WHERE h.user_id = $1 AND h.generation = $2"
+_LIST_HISTORY: Final = _HISTORY + "WHERE h.user_id = $1 AND h.generation < $2 ORDER BY h.generation DESC LIMIT $3"
 
 # Nobody waits for the disk here: a mark that is lost in a crash makes an event go out twice, which it may anyway.
 _TRY_LOCK_RELAY: Final = """
@@ -435,8 +442,8 @@ class _RollBack(Exception):  # noqa: N818 (a signal, not an error)
 
 
 def _log_committed(changes: Changes) -> None:
-    """Log each swap, rollback and superseded model of *changes*, which are committed."""
-    actors = {(swap.user_id, swap.generation): (swap.actor, swap.reason) for swap in changes.swaps}
+    """Log each swap, rollback, withdrawal and superseded model of *changes*, which are committed."""
+    actors = {(line.user_id, line.generation): (line.actor, line.reason) for line in changes.lines}
     for outgoing in changes.outbox:
         match outgoing.envelope.event:
             case ModelActivated() as event:
@@ -444,6 +451,10 @@ def _log_committed(changes: Changes) -> None:
                 name = "model.rolled_back" if event.cause is Cause.ROLLBACK else "model.swapped"
                 facts = {"cause": event.cause, "actor": actor, "reason": reason, "previous": _shown(event.previous)}
                 log_fact(log, name, outgoing.envelope, generation=event.generation, model=str(event.model), **facts)
+            case ModelWithdrawn() as event:
+                actor, reason = actors[event.user_id, event.generation]
+                facts = {"actor": actor, "reason": reason, "previous": str(event.previous)}
+                log_fact(log, "model.withdrawn", outgoing.envelope, generation=event.generation, **facts)
             case ModelSuperseded() as event:
                 log_fact(
                     log,
@@ -524,6 +535,9 @@ class Store:
         return Snapshot(
             trainings=[to_training(row) for row in rows],
             models={row["user_id"]: to_current(row) for row in rows if row["current_generation"] is not None},
+            withdrawn={
+                row["user_id"]: row["withdrawn_generation"] for row in rows if row["withdrawn_generation"] is not None
+            },
             deleted_users={user["user_id"] for user in users if user["is_deleted"]},
             applied=frozenset(rows[0]["applied"]) if rows else (),
             made=frozenset(map(to_made, rows[0]["made"])) if rows else (),
@@ -538,7 +552,7 @@ class Store:
             _WRITE,
             changes.applied,
             to_json([from_training_change(change) for change in changes.trainings]),
-            to_json([from_swap(swap) for swap in changes.swaps]),
+            to_json([*map(from_swap, changes.swaps), *map(from_withdrawal, changes.withdrawals)]),
             to_json([from_swap(swap) for swap in current]),
             to_json([from_outgoing(outgoing) for outgoing in changes.outbox]),
             [change.ref for change in changes.trainings],
@@ -546,6 +560,8 @@ class Store:
         if len(swapped) != len(current):
             # The lock makes this impossible. If it happens all the same, nothing of it may be kept.
             raise Conflict("a newer model was committed while its user was locked")
+        for withdrawal in changes.withdrawals:
+            await connection.execute(_TAKE_AWAY, withdrawal.user_id, withdrawal.generation)
 
     async def record_progress(self, reports: Sequence[Report]) -> None:
         """Remember how far trainings are: only ever further, only of those that still run."""
@@ -715,22 +731,59 @@ class Store:
 
         """
 
-        async def work(connection: Connection) -> tuple[ModelRecord, Changes | None]:
-            generation = await self._lock(connection, order.user_id)
+        async def decide(connection: Connection, current: CurrentModel | None, generation: int) -> Changes:
+            target = await self._find_target(connection, order)
+            return roll_back(order, current, target, generation=generation, now=now())
+
+        made = planned_model, self._get_swap
+        return await self._change_model(order.user_id, decide, made, key, is_dry_run=is_dry_run)
+
+    async def withdraw(
+        self, order: WithdrawalOrder, key: IdempotencyKey | None = None, *, is_dry_run: bool = False
+    ) -> HistoryRecord:
+        """
+        Take the user's current model away; in a dry run only say what would be.
+
+        Raises:
+            KeyReused: if *key* came with another request before.
+            PermanentError: if that can not be, as `asking.withdraw` says.
+            UserDeleted: if the user is.
+
+        """
+
+        async def decide(connection: Connection, current: CurrentModel | None, generation: int) -> Changes:
+            row = await connection.fetchrow(_GET_ASKED, current.ref) if current else None
+            return withdraw(order, current, to_target(row) if row else None, generation=generation, now=now())
+
+        made = planned_withdrawal, self._get_line
+        return await self._change_model(order.user_id, decide, made, key, is_dry_run=is_dry_run)
+
+    async def _change_model(
+        self,
+        user_id: str,
+        decide: Callable[[Connection, CurrentModel | None, int], Awaitable[Changes]],
+        made: tuple[Callable[[Changes, datetime], T], Callable[[Connection, str, int], Awaitable[T]]],
+        key: IdempotencyKey | None,
+        *,
+        is_dry_run: bool,
+    ) -> T:
+        """Write what an operator *decides* about a user's model. *made*: what that would make, and what it made."""
+        planned, get = made
+
+        async def work(connection: Connection) -> tuple[T, Changes | None]:
+            generation = await self._lock(connection, user_id)
             used = None if is_dry_run else await self._used(connection, key)
             if used is not None:
-                return await self._get_swap(connection, order.user_id, used["generation"]), None
-            row = await connection.fetchrow(_CURRENT, order.user_id)
-            current = to_current(row) if row else None
-            target = await self._find_target(connection, order, current)
-            moment = now()
-            changes = roll_back(order, current, target, generation=generation, now=moment)
+                return await get(connection, user_id, used["generation"]), None
+            row = await connection.fetchrow(_CURRENT, user_id)
+            changes = await decide(connection, to_current(row) if row else None, generation)
             if is_dry_run:
-                return planned_model(changes, moment), None
-            await self._take(connection, key, changes.swaps[0].ref, generation)
-            await connection.execute(_DRAW, order.user_id)
+                return planned(changes, now()), None
+            (line,) = changes.lines
+            await self._take(connection, key, line.ref, generation)
+            await connection.execute(_DRAW, user_id)
             await self._write(connection, changes)
-            return await self._get_swap(connection, order.user_id, generation), changes
+            return await get(connection, user_id, generation), changes
 
         record, changes = await self._transaction(work)
         if changes is not None:
@@ -739,16 +792,12 @@ class Store:
             _log_committed(changes)
         return record
 
-    async def _find_target(
-        self, connection: Connection, order: RollbackOrder, current: CurrentModel | None
-    ) -> Target | None:
-        if current is None:
-            return None
+    async def _find_target(self, connection: Connection, order: RollbackOrder) -> Target | None:
         if order.to is not None:
             row = await connection.fetchrow(_FIND_MAKER, order.user_id, str(order.to))
         else:
-            ref = await connection.fetchval(_PREVIOUS, order.user_id, current.generation, str(current.model))
-            row = await connection.fetchrow(_GET_ASKED, ref)
+            history = await connection.fetch(_WHOLE_HISTORY, order.user_id)
+            row = await connection.fetchrow(_GET_ASKED, model_before([to_line(each) for each in history]))
         return to_target(row) if row else None
 
     # Questions
@@ -874,6 +923,12 @@ class Store:
         if row is None:
             raise Conflict(f"generation {generation} of user {user_id} is gone")
         return to_model(row)
+
+    async def _get_line(self, connection: Connection, user_id: str, generation: int) -> HistoryRecord:
+        row = await connection.fetchrow(_GET_LINE, user_id, generation)
+        if row is None:
+            raise Conflict(f"generation {generation} of user {user_id} is gone")
+        return to_history(row)
 
     async def _find(self, connection: Connection, name: str | UUID) -> TrainingRecord | None:
         statement = _FIND_BY_REF if isinstance(name, UUID) else _FIND_BY_ID

@@ -3,7 +3,8 @@ Which model does each user use after these events? Pure: rows as they are locked
 
 The fence: every training draws its user's next generation when it is requested. A ready model becomes current if its
 generation is greater than the current one's, and never otherwise. So the newest *requested* training that proves good
-wins, whatever arrives when; an older one that ends while a newer one still runs is used until then.
+wins, whatever arrives when; an older one that ends while a newer one still runs is used until then. A withdrawal takes
+the current model away and leaves its own generation as the fence.
 
 What Replicate said is kept whatever the stage; where it is said twice, the first stands.
 """
@@ -156,6 +157,8 @@ class Snapshot:
     trainings: Iterable[Training]
     #: By user.
     models: Mapping[str, CurrentModel]
+    #: By user without a model: the generation of the withdrawal that took the last one away.
+    withdrawn: Mapping[str, int] = field(default_factory=dict)
     deleted_users: Collection[str] = ()
     #: Ids of events that were applied before.
     applied: Collection[str] = ()
@@ -201,6 +204,19 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A line of the history: the user's current model was taken away, and the user has none."""
+
+    user_id: str
+    generation: int
+    #: Of the training whose model it was.
+    ref: UUID
+    previous: ModelRef
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """An event that follows, and whose generation it tells of."""
 
@@ -218,6 +234,12 @@ class Changes:
     trainings: Sequence[TrainingChange]
     swaps: Sequence[Swap]
     outbox: Sequence[Outgoing]
+    withdrawals: Sequence[Withdrawal] = ()
+
+    @property
+    def lines(self) -> Sequence[Swap | Withdrawal]:
+        """What is added to the history."""
+        return [*self.swaps, *self.withdrawals]
 
     @property
     def current(self) -> Collection[Swap]:
@@ -350,10 +372,11 @@ class _Batch:
                 return doubt
         self._made.add((model, training.ref))
         current = self._models.get(training.user_id)
-        if current is None or training.generation > current.generation:
+        fence = current.generation if current else self.snapshot.withdrawn.get(training.user_id, 0)
+        if training.generation > fence:
             self._swap(training, model, current, cause)
         else:
-            self._supersede(training, model, current, cause)
+            self._supersede(training, model, fence, cause)
         return None
 
     def _doubt(self, training: Training, model: ModelRef, evidence: Evidence) -> PermanentError | None:
@@ -416,7 +439,7 @@ class _Batch:
             swap.generation,
         )
 
-    def _supersede(self, training: Training, model: ModelRef, current: CurrentModel, cause: Envelope) -> None:
+    def _supersede(self, training: Training, model: ModelRef, fence: int, cause: Envelope) -> None:
         self._move(training, Fact.LOST, model=model)
         self._publish(
             ModelSuperseded(
@@ -425,7 +448,7 @@ class _Batch:
                 generation=training.generation,
                 ref=training.ref,
                 model=model,
-                current_generation=current.generation,
+                current_generation=fence,
             ),
             cause,
             training.user_id,

@@ -1,7 +1,7 @@
 """
 What stage is a training in after a fact? Pure: one table.
 
-    requested ──▶ running ──▶ verifying ──┬──▶ active ◀─▶ replaced   by a newer one, or by one that somebody chose
+    requested ──▶ running ──▶ verifying ──┬──▶ active ◀─▶ replaced   by a newer one or a chosen one, or withdrawn
         │            │           ▲ │      │      ▲
         │            │     asked │ │      │      │ chosen
         │            │     again │ │      │      │
@@ -31,8 +31,8 @@ class Stage(StrEnum):
     RUNNING = "running"  #: Replicate runs it, or is about to.
     VERIFYING = "verifying"  #: Replicate finished it; whether its model works is being found out.
     ACTIVE = "active"  #: Its model is the one that the user uses now.
-    REPLACED = "replaced"  #: Its model was used, until a newer one was ready.
-    SUPERSEDED = "superseded"  #: Its model works, but a newer one was live before it was ready.
+    REPLACED = "replaced"  #: Its model was used, until a newer one was ready or an operator took it back.
+    SUPERSEDED = "superseded"  #: Its model works, but a newer one was live, or withdrawn, before it was ready.
     FAILED = "failed"  #: Replicate gave it up, or did not start it.
     CANCELED = "canceled"  #: It was ended before its end.
     UNVERIFIED = "unverified"  #: It succeeded, but no usable model came out. Looking again may find one.
@@ -48,8 +48,8 @@ class Fact(StrEnum):
     CANCELED = "canceled"
     NOT_VERIFIED = "not verified"  #: No usable model was found.
     WON = "won"  #: Its model is ready, and the newest of its user.
-    LOST = "lost"  #: Its model is ready, but a newer one is live.
-    DISPLACED = "displaced"  #: Its model was current until just now.
+    LOST = "lost"  #: Its model is ready, but a newer one is live, or was withdrawn.
+    DISPLACED = "displaced"  #: Its model was current until just now; another one is, or none.
     ASKED_AGAIN = "asked again"  #: Its model is to be looked for once more.
     CHOSEN = "chosen"  #: Somebody rolled back to its model.
 

@@ -103,10 +103,21 @@ class RollBack(_Body):
     model_config = _example({"reason": "faces are too dark", "to": _EARLIER_MODEL})
 
     to: ModelRef | None = None
-    """``owner/name:version``, one of the user's own; null: the one that was used before the current one."""
+    """``owner/name:version``, one of the user's own; null: the newest one before that no operator has taken back."""
     reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
     """Why. It is kept in the history."""
     actor: FromToken = None
+    dry_run: bool = False
+    """True: nothing is changed, the answer says what would be."""
+
+
+class Withdraw(_Body):
+    """A user's model is to be taken away: the user has none afterwards."""
+
+    model_config = _example({"reason": "trained on the photos of somebody else"})
+
+    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
+    """Why. It is kept in the history."""
     dry_run: bool = False
     """True: nothing is changed, the answer says what would be."""
 
@@ -135,7 +146,7 @@ class TrainingView(_View):
     generation: int
     """
     Drawn when the training was requested; it never changes. A model that proves good becomes current if this is higher
-    than the generation of the user's current model.
+    than the generation of the user's current model, or of the withdrawal since which there is none.
     """
     activated_generation: int | None
     """
@@ -245,7 +256,8 @@ class SwapView(_View):
 
     generation: int
     """Of this change. After a rollback it differs from the `generation` that the training drew at its request."""
-    reference: ModelRef
+    reference: ModelRef | None
+    """Null: a withdrawal, since which the user has none. `training_id` and `ref` are then of the model before."""
     previous_reference: ModelRef | None
     training_id: str
     ref: UUID
@@ -254,6 +266,13 @@ class SwapView(_View):
     actor: str
     reason: str
     at: datetime
+
+
+class WithdrawalView(SwapView):
+    """A user's model was taken away: the line of the history that says so."""
+
+    dry_run: bool = False
+    """True where nothing was changed, and this is only what would be; else not there."""
 
 
 def training_view(record: TrainingRecord, *, webhook_url: str | None = None) -> TrainingView:
@@ -316,6 +335,10 @@ def output_view(record: OutputRecord) -> OutputView:
         reference=record.model,
         output=json.loads(record.output),
     )
+
+
+def withdrawal_view(record: HistoryRecord) -> WithdrawalView:
+    return WithdrawalView.model_validate(swap_view(record).model_dump())
 
 
 def swap_view(record: HistoryRecord) -> SwapView:

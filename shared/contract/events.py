@@ -31,11 +31,12 @@ DESTINATION_UNKNOWN: Final = "destination_unknown"
 
 
 class Cause(StrEnum):
-    """Why a model became current."""
+    """Why a user's model changed."""
 
     TRAINING = "training"  #: A training ended and its model proved good.
     ROLLBACK = "rollback"  #: Somebody went back to an earlier model.
     REPLAY = "replay"  #: An operator replayed a dead letter.
+    WITHDRAWAL = "withdrawal"  #: An operator took the model away; the user has none. Only in the history.
 
 
 class Effect(StrEnum):
@@ -242,8 +243,32 @@ class ModelActivated(Event):
         return self.user_id
 
 
+class ModelWithdrawn(Event):
+    """
+    An operator took a user's model away, committed: stop using it, the user has none now.
+
+    Its generation is one of the user's like any other: a subscriber keeps the highest.
+    """
+
+    key = "model.withdrawn.v1"
+    exchange = EVENTS_EXCHANGE
+    user_id: UserId
+    generation: int = Field(gt=0)
+    #: Of the training whose model it was.
+    ref: UUID
+    #: The model that was taken away.
+    previous: ModelRef
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.user_id, self.generation)
+
+    @property
+    def subject(self) -> str:
+        return self.user_id
+
+
 class ModelSuperseded(Event):
-    """A training's model was verified, but a newer training of that user is already live."""
+    """A training's model was verified, but a newer one of that user is live already, or was withdrawn."""
 
     key = "model.superseded.v1"
     exchange = EVENTS_EXCHANGE
@@ -252,7 +277,7 @@ class ModelSuperseded(Event):
     generation: int = Field(gt=0)
     ref: UUID
     model: ModelRef
-    #: The generation that is live instead.
+    #: The generation that is live instead, or that of a withdrawal.
     current_generation: int = Field(gt=0)
 
     def fact(self) -> tuple[object, ...]:
@@ -292,14 +317,16 @@ class ModelReverted(Event):
     """
     Somebody took a user's model back. For the operators' audit.
 
-    That the model changed is told to everybody by `ModelActivated`; who did it and why is nobody's business but ours.
+    Subscribers hear of the change by `ModelActivated` or `ModelWithdrawn`; who did it and why stays with the operators.
     """
 
     key = "model.reverted.v1"
     user_id: UserId
     generation: int = Field(gt=0)
-    model: ModelRef
-    previous: ModelRef
+    #: Null: the model was withdrawn, and the user has none.
+    model: ModelRef | None = None
+    #: Null: the user had none, after a withdrawal.
+    previous: ModelRef | None = None
     actor: str
     reason: str
 
@@ -324,6 +351,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
         ModelReady,
         ExtractionFailed,
         ModelActivated,
+        ModelWithdrawn,
         ModelSuperseded,
         ReplaySettled,
         ModelReverted,

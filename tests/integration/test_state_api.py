@@ -810,6 +810,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         "retry_user_extraction",
         "roll_back_model",
         "start_training",
+        "withdraw_model",
     ]
     for operation in operations.values():
         assert {"401", "404", "422", "503"} <= operation["responses"].keys()

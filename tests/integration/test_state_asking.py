@@ -15,12 +15,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.state.asking import AlreadyCurrent, NoModel, NothingToRollBackTo, NotTheirs, RollbackOrder
+from services.state.asking import (
+    AlreadyCurrent,
+    NoModel,
+    NothingToRollBackTo,
+    NotTheirs,
+    RollbackOrder,
+    WithdrawalOrder,
+)
 from services.state.store import Store
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
-from shared.contract.events import Event, ExtractionRequested, ModelActivated, ModelReverted, ModelSuperseded
+from shared.contract.events import (
+    Event,
+    ExtractionRequested,
+    ModelActivated,
+    ModelReverted,
+    ModelSuperseded,
+    ModelWithdrawn,
+)
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import NotThere, Refused
 from tests.integration.test_state_api import REGISTER, START, Replicate, problem, product
@@ -445,11 +459,132 @@ async def test_any_model_of_the_user_that_was_proven_good_may_be_chosen(client, 
 
 
 @pytest.mark.usefixtures("used")
-async def test_back_and_back_again_is_where_one_came_from(client):
+async def test_back_and_back_again_never_offers_what_was_taken_back(client):
     answers = [await client.post("/users/ada/model/rollback", json=BACK) for _ in range(3)]
+    named = await client.post("/users/ada/model/rollback", json={**BACK, "to": str(model_of("t4"))})
 
-    assert [answer.json()["training_id"] for answer in answers] == ["t3", "t4", "t3"]
-    assert [answer.json()["generation"] for answer in answers] == [6, 7, 8]
+    assert [answer.json()["training_id"] for answer in answers[:2]] == ["t3", "t1"]
+    assert "name in `to`" in problem(answers[2], 409, "nothing-to-roll-back-to")["detail"]
+    assert (named.json()["training_id"], named.json()["generation"]) == ("t4", 8)
+
+
+# Withdrawing
+
+
+WITHDRAW = "/users/ada/model/withdraw"
+
+
+@pytest.mark.usefixtures("used")
+async def test_a_withdrawn_model_is_gone_and_all_that_shows_it_says_so(client, store):
+    answer = await client.post(WITHDRAW, json=BACK)
+
+    history = (await client.get("/users/ada/model/history")).json()["items"]
+    training = (await client.get("/trainings/t4")).json()
+    problem(await client.get("/users/ada/model"), 404, "no-model")
+    assert (answer.status_code, answer.json()) == (200, history[0])
+    assert {name: history[0][name] for name in ("generation", "reference", "previous_reference", "cause", "actor")} == {
+        "generation": 6,
+        "reference": None,
+        "previous_reference": str(model_of("t4")),
+        "cause": "withdrawal",
+        "actor": "api",
+    }
+    assert (history[0]["training_id"], history[0]["reason"]) == ("t4", BACK["reason"])
+    assert (training["stage"], training["current"], training["reference"]) == ("replaced", False, str(model_of("t4")))
+    assert training["activated_generation"] == 4
+    withdrawn, noted = await told(store)
+    assert withdrawn == ModelWithdrawn(
+        training_id="t4", user_id="ada", generation=6, ref=UUID(training["ref"]), previous=model_of("t4")
+    )
+    assert isinstance(noted, ModelReverted)
+    assert (noted.model, noted.previous, noted.reason) == (None, model_of("t4"), BACK["reason"])
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("in_one_batch", [True, False])
+async def test_after_a_withdrawal_only_what_is_requested_afterwards_is_used(client, store, in_one_batch):
+    await client.post(WITHDRAW, json=BACK)
+    await adopt(store, "t7")
+
+    await store.apply([ready("t4"), ready("t5")])
+    problem(await client.get("/users/ada/model"), 404, "no-model")
+    late = (await client.get("/trainings/t5")).json()["stage"]
+    for batch in [[ready("t7"), ready("t1")]] if in_one_batch else [[ready("t1")], [ready("t7")]]:
+        await store.apply(batch)
+
+    _, _, superseded, activated = await told(store)
+    assert isinstance(superseded, ModelSuperseded)
+    assert (late, superseded.generation, superseded.current_generation) == ("superseded", 5, 6)
+    assert isinstance(activated, ModelActivated)
+    assert (activated.generation, activated.previous) == (7, None)
+    assert (await client.get("/users/ada/model")).json()["training_id"] == "t7"
+
+
+@pytest.mark.usefixtures("used")
+async def test_what_was_withdrawn_is_not_offered_and_can_be_named(client):
+    await client.post("/users/bob/model/withdraw", json=BACK)
+    await client.post(WITHDRAW, json=BACK)
+
+    nothing = await client.post("/users/bob/model/rollback", json=BACK)
+    offered = await client.post("/users/ada/model/rollback", json={**BACK, "dry_run": True})
+    named = await client.post("/users/ada/model/rollback", json={**BACK, "to": str(model_of("t4"))})
+
+    problem(nothing, 404, "no-model")
+    assert offered.json()["training_id"] == "t3"
+    assert (named.json()["training_id"], named.json()["generation"]) == ("t4", 7)
+    assert (await client.get("/trainings/t4")).json()["stage"] == "active"
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        (BACK, {"If-Match": '"3"'}, (412, "precondition-failed")),
+        ({}, {}, (422, "invalid")),
+        ({"reason": "a\nb"}, {}, (422, "invalid")),
+        ({**BACK, "to": str(model_of("t1"))}, {}, (422, "invalid")),
+        ({**BACK, "actor": "olga"}, {}, (422, "invalid")),
+        (BACK, {"Authorization": "Bearer readers-secret"}, (403, "forbidden")),
+    ],
+)
+async def test_what_can_not_be_withdrawn_is_said_and_changes_nothing(client, database_url, body, headers, expected):
+    before = await rows(database_url)
+
+    problem(await client.post(WITHDRAW, json=body, headers={**KEY, **headers}), *expected)
+
+    assert await rows(database_url) == before
+
+
+async def test_whoever_has_no_model_has_none_to_be_withdrawn(client):
+    problem(await client.post("/users/nobody/model/withdraw", json=BACK), 404, "no-model")
+
+
+@pytest.mark.usefixtures("used")
+async def test_a_dry_run_of_a_withdrawal_writes_nothing(client, database_url):
+    before = await rows(database_url)
+
+    planned = (await client.post(WITHDRAW, json={**BACK, "dry_run": True}, headers=KEY)).json()
+    after = await rows(database_url)
+    done = (await client.post(WITHDRAW, json=BACK, headers=KEY)).json()
+
+    assert after == before
+    assert planned.pop("dry_run") is True
+    assert {**planned, "at": done["at"]} == done
+
+
+@pytest.mark.usefixtures("used")
+async def test_the_same_withdrawal_with_the_same_key_happens_once(client, store):
+    answers = await asyncio.gather(*(client.post(WITHDRAW, json=BACK, headers=KEY) for _ in range(8)))
+    await adopt(store, "t7")
+    await store.apply([ready("t7")])
+    later = await client.post(WITHDRAW, json=BACK, headers=KEY)
+
+    assert {(answer.status_code, answer.text) for answer in [*answers, later]} == {(200, answers[0].text)}
+    problem(await client.post("/users/ada/model/rollback", json=BACK, headers=KEY), 422, "idempotency-key-reused")
+    assert (await client.get("/users/ada/model")).json()["training_id"] == "t7"
+
+
+# Rolling back, with all that may happen at once
 
 
 @pytest.mark.usefixtures("used")
@@ -579,10 +714,10 @@ async def test_of_two_trainings_that_made_the_same_model_the_newer_one_is_chosen
     assert default.json()["training_id"] == named.json()["training_id"] == "t2"
 
 
-@given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(1, 5))
+@given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_is_ready_registered_and_rolled_back_at_once_the_model_only_ever_goes_forward(
-    store, dice, trainings, rollbacks
+async def test_whatever_is_ready_registered_and_taken_back_at_once_the_model_only_ever_goes_forward(
+    store, dice, trainings, rollbacks, withdrawals
 ):
     user = uuid4().hex
     names = [f"{user}-{number}" for number in range(trainings)]
@@ -596,15 +731,20 @@ async def test_whatever_is_ready_registered_and_rolled_back_at_once_the_model_on
         with contextlib.suppress(NoModel, NothingToRollBackTo, AlreadyCurrent, NotTheirs):
             await store.roll_back(RollbackOrder(user, wanted, "why not", "dice"))
 
+    async def take_away() -> None:
+        with contextlib.suppress(NoModel):
+            await store.withdraw(WithdrawalOrder(user, "why not", "dice"))
+
     async def watch() -> None:
         for _ in range(10):
             model = await store.find_model(user)
-            seen.append(model.generation if model else 0)
+            seen.extend([model.generation] if model else [])
 
     wanted = dice.choices([None, *map(model_of, names)], k=rollbacks)
     work: list[Callable[[], Awaitable[None]]] = [
         *(partial(finish, name) for name in names),
         *(partial(go_back, model) for model in wanted),
+        *[take_away] * withdrawals,
         watch,
     ]
     dice.shuffle(work)
@@ -614,13 +754,15 @@ async def test_whatever_is_ready_registered_and_rolled_back_at_once_the_model_on
     generations = [line.generation for line in history]
     model = await store.find_model(user)
     records = [await store.find_training(name) for name in names]
-    assert model is not None
-    assert (model.generation, model.model) == (history[0].generation, history[0].model)
+    assert history
+    assert (model and model.model) == history[0].model
+    assert model is None or model.generation == history[0].generation
     assert generations == sorted(set(generations), reverse=True)
     assert seen == sorted(seen)
     assert [line.previous_model for line in history] == [*(line.model for line in history[1:]), None]
-    assert [record.training_id for record in records if record and record.stage is Stage.ACTIVE] == [model.training_id]
-    activated = [event for event in await told(store) if isinstance(event, ModelActivated)]
-    assert [(event.generation, event.model) for event in activated] == [
+    active = [record.training_id for record in records if record and record.stage is Stage.ACTIVE]
+    assert active == ([model.training_id] if model else [])
+    changes = [event for event in await told(store) if isinstance(event, ModelActivated | ModelWithdrawn)]
+    assert [(event.generation, event.model if isinstance(event, ModelActivated) else None) for event in changes] == [
         (line.generation, line.model) for line in reversed(history)
     ]

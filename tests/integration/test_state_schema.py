@@ -41,10 +41,29 @@ def update(what: str, table: str = "user_models", where: str = OF_ADA) -> str:
     return f"UPDATE state.{table} SET {what} {where}"
 
 
+DRAW = f"UPDATE state.users SET next_generation = 5 {OF_ADA}"
+TAKE_AWAY = f"DELETE FROM state.user_models {OF_ADA}"
+#: As the history has it, of generation 2; and as that of the withdrawal.
+BACK_AGAIN = f"""INSERT INTO state.user_models (user_id, generation, ref, model, trigger_word, activated_at)
+    SELECT user_id, generation, ref, model, trigger_word, at FROM state.model_history {OF_ADA} AND generation = 2"""
+AS_THE_WITHDRAWAL = BACK_AGAIN.replace("SELECT user_id, generation,", "SELECT user_id, 4,")
+
+
+def withdrawal(
+    generation: int, training_id: str, *, cause: str = "withdrawal", model: str = "NULL", previous: str = "model"
+) -> str:
+    """A line of ada's history: the model of that training is taken away."""
+    return f"""INSERT INTO state.model_history
+        (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason)
+        SELECT 'ada', {generation}, ref, {model}, '', '{cause}', {previous}, 'olga', ''
+        FROM state.trainings WHERE training_id = '{training_id}'"""
+
+
 # A model that is lost, halved, turned back, or another user's.
 REFUSED = [
     # gone
-    ("DELETE FROM state.user_models", FORBIDDEN),
+    ("DELETE FROM state.user_models", CHECK),
+    (f"DELETE FROM state.user_models {OF_ADA}", CHECK),
     ("TRUNCATE state.user_models", FORBIDDEN),
     ("TRUNCATE state.users CASCADE", FORBIDDEN),
     ("DELETE FROM state.users", FORBIDDEN),
@@ -107,6 +126,19 @@ REFUSED = [
         for name in (str(REF), REF.hex, REF.hex.upper(), f"0-1{REF.hex[2:]}")
     ),
     (update("progress = 100, progress_source = 'log', progress_at = now()", "trainings"), CHECK),
+    # withdrawn, but not gone; without a line of the history; of no generation of hers, or of no model of hers
+    (f"{DRAW}; {withdrawal(4, 't2')}", CHECK),
+    (f"{withdrawal(4, 't2')}; {TAKE_AWAY}", CHECK),
+    (f"{DRAW}; {withdrawal(9, 't2')}; {TAKE_AWAY}", CHECK),
+    (f"{DRAW}; {withdrawal(2, 't2')}; {TAKE_AWAY}", DOUBLE),
+    (f"{DRAW}; {withdrawal(4, 't1')}; {TAKE_AWAY}", CHECK),
+    (f"{DRAW}; {withdrawal(4, 'b1')}; {TAKE_AWAY}", CHECK),
+    (f"{DRAW}; {withdrawal(4, 't2', cause='rollback')}; {TAKE_AWAY}", CHECK),
+    (f"{DRAW}; {withdrawal(4, 't2', model='model')}; {TAKE_AWAY}", CHECK),
+    (f"{DRAW}; {withdrawal(4, 't2', previous='NULL')}; {TAKE_AWAY}", CHECK),
+    (f"{DRAW}; {withdrawal(4, 't2')}; DELETE FROM state.user_models", CHECK),
+    (f"{DRAW}; {withdrawal(4, 't2')}; {TAKE_AWAY}; {BACK_AGAIN}", CHECK),
+    (f"{DRAW}; {withdrawal(4, 't2')}; {TAKE_AWAY}; {AS_THE_WITHDRAWAL}", CHECK),
     # another past
     ("UPDATE state.model_history SET reason = 'nothing happened'", FORBIDDEN),
     ("DELETE FROM state.model_history", FORBIDDEN),
@@ -138,6 +170,14 @@ async def answer_to(connection: Connection, statement: str) -> str:
         return await connection.execute(statement)
     except asyncpg.PostgresError as refusal:
         return str(refusal.sqlstate)
+
+
+async def test_a_model_is_taken_away_with_a_withdrawal_in_the_history(connection):
+    await connection.execute(f"{DRAW}; {withdrawal(4, 't2')}; {TAKE_AWAY}")
+
+    assert [row["user_id"] for row in await connection.fetch("SELECT user_id FROM state.user_models")] == ["bob"]
+    assert await answer_to(connection, BACK_AGAIN) == CHECK
+    assert await answer_to(connection, AS_THE_WITHDRAWAL) == CHECK
 
 
 async def test_even_the_owner_can_not_take_a_model_away(connection, database_url):

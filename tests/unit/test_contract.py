@@ -271,6 +271,7 @@ def test_what_our_own_queues_hear_must_not_get_lost():
     assert {event.__name__ for event in EVENTS.values() if not plan.is_heard(event)} == {
         "ModelActivated",
         "ModelSuperseded",
+        "ModelWithdrawn",
     }
 
 

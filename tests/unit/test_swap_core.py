@@ -21,8 +21,10 @@ from services.state.asking import (
     PreconditionFailed,
     RollbackOrder,
     Target,
+    WithdrawalOrder,
     look_again,
     roll_back,
+    withdraw,
 )
 from services.state.swap import (
     Changes,
@@ -38,6 +40,7 @@ from services.state.swap import (
     Training,
     UnconfirmedRef,
     UnknownTraining,
+    Withdrawal,
     fold,
 )
 from services.state.transitions import Stage
@@ -50,6 +53,7 @@ from shared.contract.events import (
     ModelActivated,
     ModelReverted,
     ModelSuperseded,
+    ModelWithdrawn,
     ReplaySettled,
     TrainingStarted,
     TrainingSucceeded,
@@ -105,8 +109,8 @@ class World:
     trainings: dict[UUID, Training]
     models: dict[str, CurrentModel] = field(default_factory=dict)
     inbox: set[str] = field(default_factory=set)
-    history: list[Swap] = field(default_factory=list)
-    told: list[ModelActivated | ModelSuperseded] = field(default_factory=list)
+    history: list[Swap | Withdrawal] = field(default_factory=list)
+    told: list[ModelActivated | ModelSuperseded | ModelWithdrawn] = field(default_factory=list)
     asked: list[ExtractionRequested] = field(default_factory=list)
     noted: list[ModelReverted] = field(default_factory=list)
 
@@ -120,7 +124,8 @@ class World:
         shared = [
             one.destination for one, other in itertools.combinations(trainings, 2) if one.user_id != other.user_id
         ]
-        changes = fold(envelopes, Snapshot(trainings, self.models, applied=self.inbox, shared=shared), now=NOON)
+        snapshot = Snapshot(trainings, self.models, self.withdrawn, applied=self.inbox, shared=shared)
+        changes = fold(envelopes, snapshot, now=NOON)
         self._write(changes)
         self._check()
         return changes.results
@@ -134,8 +139,31 @@ class World:
         target = self.trainings[UUID(int=to)]
         order = RollbackOrder("ada", model_of(f"t{to}"), "too dark", "eve")
         found = Target(target, f"t{to}", model_of(f"t{to}"))
-        self._write(roll_back(order, self.models["ada"], found, generation=generation, now=NOON))
+        self._write(roll_back(order, self.models.get("ada"), found, generation=generation, now=NOON))
         self._check()
+
+    def withdraw(self, generation: int) -> None:
+        """Take ada's model away, as *generation*."""
+        current = self.models["ada"]
+        made = Target(self.trainings[current.ref], f"t{current.ref.int}", current.model)
+        order = WithdrawalOrder("ada", "not hers", "eve")
+        self._write(withdraw(order, current, made, generation=generation, now=NOON))
+        self._check()
+
+    @property
+    def withdrawn(self) -> dict[str, int]:
+        return {line.user_id: line.generation for line in self.history if line.user_id not in self.models}
+
+    def copy(self) -> World:
+        return World(
+            dict(self.trainings),
+            dict(self.models),
+            set(self.inbox),
+            list(self.history),
+            list(self.told),
+            list(self.asked),
+            list(self.noted),
+        )
 
     def stage(self, generation: int) -> Stage:
         return self.trainings[UUID(int=generation)].stage
@@ -156,7 +184,9 @@ class World:
             known = self.models.get(swap.user_id)
             assert known is None or known.generation < swap.generation
             self.models[swap.user_id] = CurrentModel(swap.generation, swap.ref, swap.model)
-        self.history += changes.swaps
+        for withdrawal in changes.withdrawals:
+            assert self.models.pop(withdrawal.user_id).generation < withdrawal.generation
+        self.history += changes.lines
         for outgoing in changes.outbox:
             event = outgoing.envelope.event
             if isinstance(event, ExtractionRequested):
@@ -164,7 +194,7 @@ class World:
             elif isinstance(event, ModelReverted):
                 self.noted.append(event)
             elif not isinstance(event, ReplaySettled):
-                assert isinstance(event, ModelActivated | ModelSuperseded)
+                assert isinstance(event, ModelActivated | ModelSuperseded | ModelWithdrawn)
                 self.told.append(event)
 
     def _check(self) -> None:
@@ -174,7 +204,11 @@ class World:
         assert generations == sorted(set(generations))
         activated = [event for event in self.told if isinstance(event, ModelActivated)]
         assert [(e.generation, e.model, e.previous, e.cause) for e in activated] == [
-            (swap.generation, swap.model, swap.previous, swap.cause) for swap in self.history
+            (line.generation, line.model, line.previous, line.cause) for line in self.history if isinstance(line, Swap)
+        ]
+        withdrawn = [event for event in self.told if isinstance(event, ModelWithdrawn)]
+        assert [(e.generation, e.ref, e.previous) for e in withdrawn] == [
+            (line.generation, line.ref, line.previous) for line in self.history if isinstance(line, Withdrawal)
         ]
 
 
@@ -479,12 +513,10 @@ def test_a_rollback_says_who_and_why():
 
     world.roll_back(1, 3)
 
-    assert (world.history[-1].cause, world.history[-1].actor, world.history[-1].reason) == (
-        Cause.ROLLBACK,
-        "eve",
-        "too dark",
-    )
-    assert world.history[-1].previous == model_of("t2")
+    last = world.history[-1]
+    assert isinstance(last, Swap)
+    assert (last.cause, last.actor, last.reason) == (Cause.ROLLBACK, "eve", "too dark")
+    assert last.previous == model_of("t2")
     (noted,) = world.noted
     assert (noted.user_id, noted.generation, noted.actor, noted.reason) == ("ada", 3, "eve", "too dark")
     assert (noted.previous, noted.model) == (model_of("t2"), model_of("t1"))
@@ -509,6 +541,107 @@ def test_what_can_not_be_rolled_back_is_said(current, fields, error):
 
     with pytest.raises(error):
         roll_back(order, current, None, generation=5, now=NOON)
+
+
+# Withdrawing
+
+
+def test_a_withdrawal_leaves_no_model_and_says_who_and_why():
+    world = World.of(training(1))
+    world.take(ready("t1"))
+
+    world.withdraw(2)
+
+    assert (world.models, world.stage(1)) == ({}, Stage.REPLACED)
+    assert world.history[-1] == Withdrawal("ada", 2, UUID(int=1), model_of("t1"), "not hers", "eve")
+    (noted,) = world.noted
+    assert (noted.generation, noted.actor, noted.reason) == (2, "eve", "not hers")
+    assert (noted.previous, noted.model) == (model_of("t1"), None)
+
+
+def test_after_a_withdrawal_an_older_training_is_superseded_and_a_newer_one_is_used():
+    world = World.of(training(1), training(2))
+    world.take(ready("t2"))
+    world.withdraw(3)
+
+    world.take(ready("t1"))
+    still = dict(world.models)
+    world.trainings[UUID(int=4)] = training(4)
+    world.take(ready("t4"))
+
+    superseded = world.told[-2]
+    assert (still, world.stage(1)) == ({}, Stage.SUPERSEDED)
+    assert isinstance(superseded, ModelSuperseded)
+    assert (superseded.generation, superseded.current_generation) == (1, 3)
+    assert (world.models["ada"].generation, world.stage(4)) == (4, Stage.ACTIVE)
+
+
+def test_what_was_withdrawn_can_be_chosen_again_by_name():
+    world = World.of(training(1))
+    world.take(ready("t1"))
+    world.withdraw(2)
+
+    world.roll_back(1, 3)
+
+    assert world.models["ada"] == CurrentModel(3, UUID(int=1), model_of("t1"))
+    assert (world.stage(1), world.noted[-1].previous) == (Stage.ACTIVE, None)
+
+
+@pytest.mark.parametrize(
+    ("current", "only_from", "error"),
+    [
+        (None, None, NoModel),
+        (None, {4}, NoModel),
+        (CURRENT, {3, 5}, PreconditionFailed),
+        (CURRENT, set(), PreconditionFailed),
+    ],
+)
+def test_what_can_not_be_withdrawn_is_said(current, only_from, error):
+    made = Target(training(2), "t2", model_of("t2"))
+
+    with pytest.raises(error):
+        withdraw(WithdrawalOrder("ada", "not hers", "eve", only_from), current, made, generation=5, now=NOON)
+
+
+def test_in_every_order_the_newest_generation_decides():
+    """
+    Up to three trainings are requested, each is ready at any time or never, and operators act up to twice meanwhile.
+
+    What is live afterwards is known without any order but that of the generations: the newest of what an operator did
+    and of what proved good.
+    """
+    seen = 0
+    todo: list[tuple[World, int, int, dict[int, int | None]]] = [(World.of(), 1, 0, {})]
+    while todo:
+        world, generation, acts, decided = todo.pop()
+        seen += 1
+        live, said = world.models.get("ada"), decided[max(decided)] if decided else None
+        assert (live.ref.int if live else None) == said
+        requested = [ref.int for ref in world.trainings]
+        if len(requested) < 3:
+            after = world.copy()
+            after.trainings[UUID(int=generation)] = training(generation)
+            todo.append((after, generation + 1, acts, decided))
+        for number in requested:
+            if world.stage(number) is Stage.REQUESTED:
+                after = world.copy()
+                after.take(ready(f"t{number}"))
+                todo.append((after, generation, acts, {**decided, number: number}))
+        if acts < 2:
+            if live is not None:
+                after = world.copy()
+                after.withdraw(generation)
+                todo.append((after, generation + 1, acts + 1, {**decided, generation: None}))
+            for number in requested:
+                if world.stage(number) in (Stage.REPLACED, Stage.SUPERSEDED):
+                    after = world.copy()
+                    after.roll_back(number, generation)
+                    todo.append((after, generation + 1, acts + 1, {**decided, generation: number}))
+        late = world.copy()
+        late.inbox.clear()
+        late.take(*(ready(f"t{number}") for number in requested if world.stage(number) is not Stage.REQUESTED))
+        assert (late.models, late.history) == (world.models, world.history)
+    assert seen > 900
 
 
 def test_users_do_not_touch_each_other():

@@ -239,7 +239,7 @@ class Show:
             case ModelActivated():
                 swap = await self._committed(event)
                 was = f", was {_short(swap.previous_reference)}" if swap.previous_reference else ""
-                self._line("committed", event.user_id, f"{_short(swap.reference)}, generation {swap.generation}{was}")
+                self._line("committed", event.user_id, f"{_short(event.model)}, generation {swap.generation}{was}")
                 self._line("published", event.user_id, event.key)
                 if not (published := self._activated[event.training_id]).done():
                     published.set_result(event)

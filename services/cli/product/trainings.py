@@ -96,7 +96,7 @@ async def show_history(user_id: str, *, limit: int, output: Format) -> None:
         print_json([each.model_dump(mode="json") for each in found])
         return
     rows = [
-        (each.generation, each.at, each.cause, each.reference, each.training_id, each.actor, each.reason)
+        (each.generation, each.at, each.cause, each.reference or "no model", each.training_id, each.actor, each.reason)
         for each in found
     ]
     columns = ("generation", "since", "cause", "model", "training", "by", "reason")
