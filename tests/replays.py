@@ -162,7 +162,7 @@ class Answering:
     async def preview_state(self, message: Message) -> Answer:
         return self.state(message)
 
-    async def roll_back(self, revert: Revert) -> str | None:
+    async def take_back(self, revert: Revert) -> str | None:
         if revert.user_id in self.unknown:
             raise DependencyDown(f"nobody knows about {revert.user_id}")
         self.reverted.append(revert)

@@ -169,21 +169,26 @@ class Services:
         """What state would make of *message*."""
         return await self._preview(self._state, message)
 
-    async def roll_back(self, revert: Revert) -> str | None:
-        """Take a user's model back; None: it is done, or was before. Else why the model stays as it is, for good."""
+    async def take_back(self, revert: Revert) -> str | None:
+        """
+        Take a user's model back: to the one before, or, where there was none, to none.
+
+        Return None where it is done, or was before; else why the model stays as it is, for good.
+        """
         # With a token that may not say it in the header, the name of the operator stands in the reason.
         by = "" if self._may_speak_for_others else f" by {revert.actor}"
         reason = f"undo of replay {revert.replay_id}{by}: {revert.reason}"
         on_behalf_of = {ON_BEHALF_OF: to_header(revert.actor)} if self._may_speak_for_others else {}
+        verb, target = ("withdraw", {}) if revert.to is None else ("rollback", {"to": revert.to})
         user = hashlib.sha256(revert.user_id.encode()).hexdigest()[:32]
         response = await self._ask(
             "POST",
-            f"{self._state}/users/{quote(revert.user_id, safe='')}/model/rollback",
-            {"to": revert.to, "reason": _shortened(reason)},
+            f"{self._state}/users/{quote(revert.user_id, safe='')}/model/{verb}",
+            {**target, "reason": _shortened(reason)},
             headers={
                 **on_behalf_of,
                 "If-Match": f'"{revert.generation}"',
-                # Asked again after a crash, it is the same rollback.
+                # Asked again after a crash, it is the same request.
                 "Idempotency-Key": f"undo-{revert.replay_id}-{user}-{revert.generation}",
             },
             seconds=_LONG_SECONDS,

@@ -190,26 +190,67 @@ async def test_a_bug_that_hit_two_hundred_is_mended_replayed_and_undone(stack: S
     assert [each["cause"] for each in history] == ["replay", "training"]
     assert await ask(stack, "/dead-letters", status="open", fingerprint=group) == {"items": [], "next_cursor": None}
 
-    # One moves on by a training of their own; of the others, those with an earlier model have it again.
+    # One moves on by a training of their own; of the others, those with an earlier model have it again, the rest none.
     await register(stack, f"newer-{users[0]}", users[0])
     await succeed(stack, f"newer-{users[0]}", users[0], SELF_STARTED)
     await stack.until_stage(f"newer-{users[0]}", "active")
     await say(stack, f"/replays/{planned['id']}/undo", {"reason": "they are all blurred"})
     undone = await until_undone(stack, planned)
     why = {each["user_id"]: each["undo_detail"] for each in await letters_of(stack, planned) if each["undo"] == "kept"}
-    reverted = await stack.model(users[1])
+    reverted, none = await stack.model(users[1]), [await stack.model(user) for user in users[RETRAINED:]]
 
-    assert (undone["reverted"], undone["kept"]) == (RETRAINED - 1, VICTIMS - RETRAINED + 1)
+    assert (undone["reverted"], undone["kept"]) == (VICTIMS - 1, 1)
+    assert list(why) == users[:1]
     assert "generation" in why[users[0]]
-    assert "first model" in why[users[-1]]
     assert reverted is not None
     assert reverted["version"] == SELF_STARTED
+    assert none == [None] * (VICTIMS - RETRAINED)
     assert await told(stack, planned) == [
         ("olga", "replay.planned", f"{VICTIMS} letters, 0 skipped"),
         ("olga", "replay.started", f"{VICTIMS} letters, 0 skipped"),
         ("ops", "replay.done", f"{VICTIMS} done, 0 failed"),
         ("olga", "replay.undo_started", ""),
-        ("olga", "replay.undone", f"{RETRAINED - 1} users reverted, {VICTIMS - RETRAINED + 1} kept"),
+        ("olga", "replay.undone", f"{VICTIMS - 1} users reverted, 1 kept"),
+    ]
+
+
+async def test_a_first_model_that_a_replay_set_is_withdrawn_by_its_undo(stack: Stack):
+    user = f"user-{uuid4().hex[:8]}"
+    older, newer = f"older-{user}", f"newer-{user}"
+    await register(stack, older, user)
+    await set_aside(stack, [user])
+    (letter,) = await until_open(stack, 1, training_id=user)
+    await register(stack, user, user)
+    replay = await say(stack, "/replays", {"letters": [letter["number"]], "reason": "registered now"})
+    await until(stack, replay, "done")
+    was = await stack.model(user)
+
+    async with stack.broker.subscribed("modelswap.events", "model.withdrawn.v1") as queue:
+        await say(stack, f"/replays/{replay['id']}/undo", {"reason": "not hers"})
+        undone = await until_undone(stack, replay)
+        event = json.loads((await stack.broker.wait_for(queue)).body)
+    gone = await stack.model(user)
+    await succeed(stack, older, user, SELF_STARTED)
+    late = await stack.until_stage(older, "active", "superseded")
+    still = await stack.model(user)
+    offered = await stack.api.post(f"/v1/users/{user}/model/rollback", json={"reason": "of a test"})
+    await register(stack, newer, user)
+    await succeed(stack, newer, user, SELF_STARTED)
+    await stack.until_stage(newer, "active")
+    now = await stack.model(user)
+    async with asyncio.timeout(30):
+        while not (audit := (await ask(stack, "/audit", target=f"user {user}"))["items"]):
+            await asyncio.sleep(0.05)
+
+    assert was is not None
+    assert (undone["reverted"], undone["kept"]) == (1, 0)
+    assert (event["user_id"], event["previous"], event["generation"]) == (user, was["reference"], 3)
+    assert (gone, still, late["stage"]) == (None, None, "superseded")
+    assert (offered.status_code, offered.json()["title"]) == (404, "no-model")
+    assert now is not None
+    assert (now["training_id"], now["generation"]) == (newer, 4)
+    assert [(each["actor"], each["action"], each["reason"]) for each in audit] == [
+        ("olga", "model.withdrawn", f"undo of replay {replay['id']}: not hers")
     ]
 
 
@@ -415,7 +456,7 @@ async def test_the_commands_do_it_all(stack: Stack, shell: Shell, tmp_path: Path
     assert (failed, "1 failed" in watched) == (1, True)
     assert shown["outcomes"] == {"swapped": 1}
     assert shown["of_letters"][0]["edited"] is True
-    assert (undone["undo"]["status"], undone["undo"]["kept"]) == ("undone", 1)
+    assert (undone["undo"]["status"], undone["undo"]["reverted"]) == ("undone", 1)
     assert edit["id"] in {each["id"] for each in listed}
     assert (again, "nothing to undo" in why_not) == (1, True)
 

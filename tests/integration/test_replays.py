@@ -545,6 +545,26 @@ async def test_a_rollback_stands_in_the_audit_once_however_often_it_is_told(data
     assert await outcomes(store, replay) == {number: "moved"}
 
 
+@pytest.mark.parametrize(
+    ("model", "previous", "noted"),
+    [
+        (None, model_of("t2"), ("model.withdrawn", f"generation 6: {model_of('t2')} → no model")),
+        (model_of("t1"), None, ("model.rolled_back", f"generation 6: no model → {model_of('t1')}")),
+    ],
+)
+async def test_a_withdrawal_and_what_ends_it_stand_in_the_audit(database_url, store, model, previous, noted):
+    event = ModelReverted(
+        training_id="t1", user_id="ada", generation=6, model=model, previous=previous, actor="eve", reason="not hers"
+    )
+    (number,) = await archive(database_url, letter_of(wrap(event, source="state", now=NOON), queue=OPS_QUEUE))
+    replay, _ = await store.create(order([number]))
+
+    await Outcomes(store).handle([replace(wrap(event, source="state", now=NOON), replay=f"{replay.id}:{number}")])
+
+    assert await rows(database_url, "SELECT action, outcome FROM ops.audit WHERE action LIKE 'model.%'") == [noted]
+    assert await outcomes(store, replay) == {number: "moved"}
+
+
 async def test_a_letter_of_ops_itself_is_settled_by_being_read(database_url, store):
     (one,) = await archive_many(database_url, 1)
     first, _ = await store.create(order([one]))
@@ -763,15 +783,16 @@ async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_u
     assert sorted((each.user_id, each.generation, each.to) for each in services.reverted) == [
         ("ada", 7, str(model_of("t0"))),
         ("bob", 3, str(model_of("t0"))),
+        ("eve", 1, None),
     ]
     assert [(each.user_id, each.undo) for each in found] == [
         ("ada", "reverted"),
         ("ada", "reverted"),
         ("bob", "kept"),
-        ("eve", "kept"),
+        ("eve", "reverted"),
         ("joe", None),
     ]
-    assert "first model" in found[3].undo_detail
+    assert found[3].undo_detail == "back to no model"
     assert "generation 9" in found[2].undo_detail
     with pytest.raises(NotNow, match="nothing to undo"):
         await store.undo(record.id, actor="bob", reason="once more")

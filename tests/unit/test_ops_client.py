@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import pytest
 from services.ops.client import ServiceDown, Services
 from services.ops.reconcile.plan import StateRefused
 from services.ops.replays.records import Revert
-from services.state.views import RollBack
+from services.state.views import RollBack, Withdraw
 from shared.contract.preview import Message
 from shared.runtime.aside import SetAside
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
@@ -53,7 +54,7 @@ QUESTIONS: dict[str, Callable[[Services], Awaitable[Any]]] = {
     "never_started": lambda services: services.never_started(UUID(int=1), "nobody heard of it"),
     "preview_extractor": lambda services: services.preview_extractor(MESSAGE),
     "preview_state": lambda services: services.preview_state(MESSAGE),
-    "roll_back": lambda services: services.roll_back(REVERT),
+    "take_back": lambda services: services.take_back(REVERT),
 }
 
 
@@ -73,11 +74,20 @@ async def test_however_long_the_reason_of_an_undo_state_takes_it(length: int):
     revert = Revert(REVERT.replay_id, REVERT.user_id, 7, REVERT.to, "x" * length, REVERT.actor)
 
     async with answering(200, {}) as (client, asked):
-        assert await client.roll_back(revert) is None
+        assert await client.take_back(revert) is None
 
     sent = RollBack.model_validate_json(asked[0].content)
     assert sent.reason.startswith(f"undo of replay {REVERT.replay_id}: x")
     assert sent.reason.endswith("…") == (length > 947)
+
+
+async def test_where_there_was_no_model_before_the_one_that_is_there_is_withdrawn():
+    async with answering(200, {}) as (client, asked):
+        assert await client.take_back(replace(REVERT, to=None)) is None
+
+    assert asked[0].url.path == "/v1/users/user-1/model/withdraw"
+    assert asked[0].headers["If-Match"] == '"7"'
+    assert Withdraw.model_validate_json(asked[0].content).reason.endswith("they are blurred")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +99,7 @@ async def test_however_long_the_reason_of_an_undo_state_takes_it(length: int):
 )
 async def test_an_undo_says_who_asked_for_it_whatever_token_we_have(token: str, header: str | None, reason: str):
     async with answering(200, {}, read_token(token)) as (client, asked):
-        await client.roll_back(REVERT)
+        await client.take_back(REVERT)
 
     assert asked[0].headers.get(ON_BEHALF_OF) == header
     assert RollBack.model_validate_json(asked[0].content).reason == reason
@@ -108,7 +118,7 @@ async def test_an_undo_says_who_asked_for_it_whatever_token_we_have(token: str, 
 )
 async def test_what_state_says_of_a_user_is_why_their_model_is_kept(status: int, kind: str):
     async with answering(status, problem(kind, status)) as (client, _):
-        assert await client.roll_back(REVERT) == f"it is {kind}"
+        assert await client.take_back(REVERT) == f"it is {kind}"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +134,7 @@ async def test_what_state_says_of_a_user_is_why_their_model_is_kept(status: int,
 async def test_any_other_answer_leaves_an_undo_to_be_done(status: int, answer: Any):
     async with answering(status, answer) as (client, _):
         with pytest.raises(ServiceDown, match=f"user-1.* {status}"):
-            await client.roll_back(REVERT)
+            await client.take_back(REVERT)
 
 
 @pytest.mark.parametrize(

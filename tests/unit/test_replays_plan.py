@@ -165,3 +165,9 @@ def test_what_a_user_had_before_a_replay(models, expected):
 @pytest.mark.parametrize("effect", list(Effect))
 def test_every_effect_has_its_words(effect):
     assert "user ada" in in_words(settled("a-mark", effect))
+
+
+def test_what_a_withdrawal_has_overtaken_is_not_said_to_use_a_newer_model():
+    said = in_words(settled("a-mark", Effect.SUPERSEDED, model=None, generation=None, previous=None))
+
+    assert said == "superseded: the model of user ada was withdrawn after this training was requested"

@@ -442,8 +442,8 @@ def replays_undo(
     """
     Take back every model that a replay has set.
 
-    Of just those users who use it still; of each other one `replays show` says why not. It is said how many it set, and
-    asked.
+    Of just those users who use it still; of each other one `replays show` says why not. A user who had no model before
+    has none afterwards. It is said how many it set, and asked.
 
     Example: modelswap replays undo 5f0e --reason "they are all blurred" --watch
     """

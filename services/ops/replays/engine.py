@@ -50,7 +50,6 @@ _LONGEST_ITEM_PAUSE_SECONDS: Final = 60.0
 _PREVIEWS: Final = 16
 _PREVIEWS_AT_A_TIME: Final = 4
 _REVERTS: Final = 8
-_FIRST_MODEL: Final = "it is the first model of this user: there is nothing to go back to"
 
 
 class Store(Protocol):
@@ -84,7 +83,7 @@ class Store(Protocol):
 class Services(Previews, Protocol):
     """The other services."""
 
-    async def roll_back(self, revert: Revert) -> str | None: ...
+    async def take_back(self, revert: Revert) -> str | None: ...
 
 
 class Publisher(Protocol):
@@ -278,7 +277,7 @@ class Engine:
         return Round([error for error in errors if error is not None], is_underway=None in results)
 
     async def _revert(self, revert: Revert) -> None:
-        kept_because = _FIRST_MODEL if revert.to is None else await self._services.roll_back(revert)
+        kept_because = await self._services.take_back(revert)
         await self._store.remember_revert(revert, kept_because=kept_because)
         log.info(
             "replay.undone" if kept_because is None else "replay.kept",

@@ -68,7 +68,8 @@ def read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
                 return {mark: event}
             return {mark: event, own: _read_again(envelope.id, event, own, event.stage)}
         case ModelReverted() as event:
-            return {} if own is None else {own: _read_again(envelope.id, event, own, "active")}
+            stage = "active" if event.model else "replaced"
+            return {} if own is None else {own: _read_again(envelope.id, event, own, stage)}
         case Event() as event:
             return Malformed(f"nothing is to be done here about {event.key}", code="unexpected_event")
 

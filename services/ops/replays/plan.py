@@ -248,16 +248,19 @@ def in_words(event: ReplaySettled) -> str:
     """What *event* says."""
     match event.effect:
         case Effect.SWAPPED:
-            return f"user {event.user_id}: {_model(event.previous)} → {_model(event.model)}"
+            return f"user {event.user_id}: {in_models(event.previous)} → {in_models(event.model)}"
+        case Effect.SUPERSEDED if event.model is None:
+            return f"superseded: the model of user {event.user_id} was withdrawn after this training was requested"
         case Effect.SUPERSEDED:
-            return f"superseded: user {event.user_id} uses a newer one, {_model(event.model)}"
+            return f"superseded: user {event.user_id} uses a newer one, {in_models(event.model)}"
         case Effect.MOVED:
-            return f"the training is {event.stage} now; user {event.user_id} keeps {_model(event.model)}"
+            return f"the training is {event.stage} now; user {event.user_id} keeps {in_models(event.model)}"
         case Effect.NOTHING:
-            return f"the training was {event.stage} already; user {event.user_id} keeps {_model(event.model)}"
+            return f"the training was {event.stage} already; user {event.user_id} keeps {in_models(event.model)}"
 
 
-def _model(model: object) -> str:
+def in_models(model: object) -> str:
+    """Say *model*, or that there is none."""
     return "no model" if model is None else str(model)
 
 

@@ -30,6 +30,7 @@ from services.ops.replays.plan import (
     before,
     bounds,
     decide,
+    in_models,
     is_end,
 )
 from services.ops.replays.records import (
@@ -754,8 +755,9 @@ class Store:
         async def work(connection: Connection) -> None:
             await connection.execute(_LOCK_AUDIT)
             for each in rollbacks:
-                came_to = f"generation {each.generation}: {each.previous} → {each.model}"
-                said = (each.actor, "model.rolled_back", f"user {each.user_id}", each.reason, came_to)
+                came_to = f"generation {each.generation}: {in_models(each.previous)} → {in_models(each.model)}"
+                action = "model.rolled_back" if each.model else "model.withdrawn"
+                said = (each.actor, action, f"user {each.user_id}", each.reason, came_to)
                 await connection.execute(_AUDIT_ONCE, *map(clean, said))
 
         await self._transaction(work)
@@ -792,7 +794,7 @@ class Store:
 
     async def remember_revert(self, revert: Revert, *, kept_because: str | None) -> None:
         undo = "reverted" if kept_because is None else "kept"
-        detail = f"back to {revert.to}" if kept_because is None else kept_because
+        detail = f"back to {in_models(revert.to)}" if kept_because is None else kept_because
         await self._execute(_UNDONE, revert.replay_id, revert.user_id, undo, clean(detail))
 
     async def end_undo(self, replay_id: UUID) -> None:
