@@ -19,7 +19,7 @@ from services.cli.problem import Problem
 from services.ops.letters.views import AuditView, Changed, GroupView, LetterCounts, LetterLine, LetterView
 from services.ops.reconcile.views import LookedAgain, Reconciliation
 from services.ops.replays.views import ReplayedLetterView, ReplayView
-from services.state.views import ModelView, OutputView, SwapView, TrainingView
+from services.state.views import ModelView, OutputView, SwapView, TrainingView, WithdrawalView
 from shared.contract.answers import Page, said_in
 
 M = TypeVar("M", bound=BaseModel)
@@ -208,13 +208,30 @@ class Product(_Api):
         return await self._ask(ModelView, "GET", f"/v1/users/{_part(user_id)}/model")
 
     async def roll_back(
-        self, user_id: str, *, to: str | None, reason: str, generation: int, dry_run: bool
+        self, user_id: str, *, to: str | None, reason: str, generation: int | None, dry_run: bool
     ) -> ModelView:
-        """Go back to a model, or see what that would be, if the user's model still has this *generation*."""
+        """Go back to a model, or see what that would be, if the user's model still has this *generation* (if any)."""
         return await self._post(
             ModelView,
             f"/v1/users/{_part(user_id)}/model/rollback",
             body={"to": to, "reason": reason, "dry_run": dry_run},
+            headers={} if generation is None else {"If-Match": f'"{generation}"'},
+            then=f"modelswap models history {shell_quote(user_id)}",
+        )
+
+    async def find_model(self, user_id: str) -> ModelView | None:
+        """The model that a user uses now; None: the user has none."""
+        try:
+            return await self.get_model(user_id)
+        except NotThere:
+            return None
+
+    async def withdraw(self, user_id: str, *, reason: str, generation: int, dry_run: bool) -> WithdrawalView:
+        """Take a user's model away, or see what that would be, if it still has this *generation*."""
+        return await self._post(
+            WithdrawalView,
+            f"/v1/users/{_part(user_id)}/model/withdraw",
+            body={"reason": reason, "dry_run": dry_run},
             headers={"If-Match": f'"{generation}"'},
             then=f"modelswap models history {shell_quote(user_id)}",
         )

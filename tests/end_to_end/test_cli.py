@@ -162,7 +162,7 @@ async def test_a_healthy_product_passes_every_check(shell):
 @pytest.mark.parametrize(
     ("typed", "problem"),
     [
-        ("models current nobody", "user nobody has no model yet"),
+        ("models current nobody", "user nobody has no model"),
         ("trainings show nothing", "training nothing is not registered"),
         ("trainings list --stage nope", "query.stage: Input should be 'requested'"),
     ],
@@ -228,6 +228,29 @@ async def test_a_rollback_is_shown_tried_and_done(shell, stack, user):
     assert (swap["cause"], swap["actor"], swap["reason"]) == ("rollback", "api", "too dark")
 
 
+async def test_a_first_model_is_withdrawn_and_used_again_by_name(shell, stack, user):
+    await trigger(shell, stack, "training.succeeded", f"t-{user}", user, "--version", RECORDED)
+    await stack.until_stage(f"t-{user}", "active")
+    withdraw = ("models", "withdraw", user, "--reason", "not hers")
+
+    _, shown, _ = await shell.run(*withdraw, "--dry-run")
+    alone, _, refused = await shell.run(*withdraw)
+    before = await shell.json("models", "current", user)
+    done = await shell.json(*withdraw, "--yes")
+    none, _, said = await shell.run("models", "current", user)
+    _, history, _ = await shell.run("models", "history", user)
+    back = await shell.json(
+        "models", "rollback", user, "--to", before["reference"], "--reason", "hers after all", "--yes"
+    )
+
+    assert "no, this is a dry run" in shown
+    assert (alone, refused.splitlines()[-1]) == (1, "Next: the same command with --yes")
+    assert (done["generation"], done["reference"], done["previous_reference"]) == (2, None, before["reference"])
+    assert (none, f"user {user} has no model" in said) == (1, True)
+    assert "withdrawal" in history
+    assert (back["generation"], back["reference"]) == (3, before["reference"])
+
+
 async def test_a_second_look_is_asked_for_by_training_and_by_user(shell, stack, user):
     training = f"t-{user}"
     await trigger(shell, stack, "training.succeeded", training, user, "--output", '{"weights": "w.tar"}')
@@ -244,7 +267,7 @@ async def test_a_second_look_is_asked_for_by_training_and_by_user(shell, stack, 
         ("trainings cancel T", "cancel training T: 404", "modelswap trainings show T"),
         ("trainings retry-extraction T", "training T has not ended", "modelswap trainings show T"),
         ("trainings retry-extraction --user U", "user U has no training", "modelswap trainings list"),
-        ("models rollback U --reason x", "user U has no model yet", "modelswap trainings list"),
+        ("models rollback U --reason x", "user U has no model", "modelswap trainings list"),
     ],
 )
 async def test_what_can_not_be_done_is_said_with_what_to_type_next(texts, shell, stack, simulator, user):

@@ -29,7 +29,7 @@ COMMANDS = {
     *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
     *(f"dead-letters {name}" for name in ("list", "groups", "show", "drop", "restore", "export")),
     "audit",
-    *("trainings retry-extraction", "trainings cancel", "models rollback"),
+    *("trainings retry-extraction", "trainings cancel", "models rollback", "models withdraw"),
     *("dead-letters replay", "dead-letters edit", "replays list", "replays show", "replays start", "replays pause"),
     *("replays resume", "replays cancel", "replays undo"),
     *("trainings re-extract", "dead-letters try", "reconcile status"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import typer
 
@@ -10,7 +11,9 @@ from services.cli.output import print_json, print_table, printable, tell
 from services.cli.problem import Problem
 from services.cli.product.trainings import print_training, product
 from services.cli.words import Format
-from services.state.views import ModelView
+from services.state.views import ModelView, WithdrawalView
+
+_NONE: Final = "no model"
 
 
 async def retry_extraction(training_id: str | None, user_id: str | None, output: Format) -> None:
@@ -31,37 +34,50 @@ async def cancel(training_id: str, output: Format) -> None:
 async def roll_back(user_id: str, *, to: str | None, reason: str, dry_run: bool, yes: bool, output: Format) -> None:
     """Show what would be, ask, and do it only if the model is still the one that was shown."""
     async with product() as api:
-        current = await api.get_model(user_id)
-        generation = current.generation
+        # After a withdrawal there is none.
+        current = await api.find_model(user_id)
+        generation = current.generation if current else None
         planned = await api.roll_back(user_id, to=to, reason=reason, generation=generation, dry_run=True)
-        if dry_run:
-            _print_rollback(current, planned, output)
-            return
-        if not yes:
-            _ask(f"{user_id}: {current.reference} → {planned.reference}")
-        done = await api.roll_back(
-            user_id, to=str(planned.reference), reason=reason, generation=generation, dry_run=False
-        )
-    _print_rollback(current, done, output)
+        if not dry_run:
+            before = current.reference if current else _NONE
+            _ask(f"{user_id}: {before} → {planned.reference}", "Roll back?", yes=yes)
+            to = str(planned.reference)
+            planned = await api.roll_back(user_id, to=to, reason=reason, generation=generation, dry_run=False)
+    _print_change(current, planned, planned.reference, user_id, output)
 
 
-def _ask(what: str) -> None:
+async def withdraw(user_id: str, *, reason: str, dry_run: bool, yes: bool, output: Format) -> None:
+    """Likewise, until the user has no model."""
+    async with product() as api:
+        current = await api.get_model(user_id)
+        planned = await api.withdraw(user_id, reason=reason, generation=current.generation, dry_run=True)
+        if not dry_run:
+            _ask(f"{user_id}: {current.reference} → {_NONE}", "Withdraw?", yes=yes)
+            planned = await api.withdraw(user_id, reason=reason, generation=current.generation, dry_run=False)
+    _print_change(current, planned, _NONE, user_id, output)
+
+
+def _ask(what: str, question: str, *, yes: bool) -> None:
+    if yes:
+        return
     if not sys.stdin.isatty():
         raise Problem(f"nobody is there to be asked: {printable(what)}", then="the same command with --yes")
     tell(what)
-    if not typer.confirm("Roll back?", err=True):
+    if not typer.confirm(question, err=True):
         raise Problem("nothing was changed", then="modelswap models history, to see which models there are")
 
 
-def _print_rollback(before: ModelView, after: ModelView, output: Format) -> None:
+def _print_change(
+    before: ModelView | None, after: ModelView | WithdrawalView, to: object, user_id: str, output: Format
+) -> None:
     if output is Format.JSON:
         print_json(after.model_dump(mode="json"))
         return
     rows = (
-        ("user", after.user_id),
-        ("from", before.reference),
-        ("to", after.reference),
-        ("generation", f"{before.generation} → {after.generation}"),
+        ("user", user_id),
+        ("from", before.reference if before else _NONE),
+        ("to", to),
+        ("generation", f"{before.generation} → {after.generation}" if before else after.generation),
         ("changed", "no, this is a dry run" if after.dry_run else "yes"),
     )
     print_table(("field", "value"), rows, empty="")

@@ -113,7 +113,11 @@ def models_rollback(
     reason: Annotated[str, typer.Option(help="Why. It is kept in the history.", show_default=False)],
     to: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Which of the user's models. Default: the one before.", show_default=False),
+        typer.Option(
+            metavar="MODEL",
+            help="Which of the user's models. Default: the newest one before that was not taken back.",
+            show_default=False,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")] = False,
@@ -123,7 +127,7 @@ def models_rollback(
     Use an earlier model of a user again.
 
     It beats every training that was requested before, even one that is ready later. What is requested afterwards
-    counts again as always.
+    counts again as always. A model that was rolled back from, undone or withdrawn is used again only if --to names it.
 
     Example: modelswap models rollback user-42 --reason "faces are too dark" --dry-run
 
@@ -132,3 +136,25 @@ def models_rollback(
     from services.cli.product.asking import roll_back
 
     run_async(roll_back(user, to=to, reason=reason, dry_run=dry_run, yes=yes, output=output))
+
+
+@models.command("withdraw")
+def models_withdraw(
+    *,
+    user: User,
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the history.", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Take a user's model away: the user has none afterwards.
+
+    For a first model, before which there is none to roll back to. It beats every training that was requested before.
+    Undo it with `modelswap models rollback USER --to MODEL --reason TEXT`.
+
+    Example: modelswap models withdraw user-42 --reason "trained on photos of somebody else" --dry-run
+    """
+    from services.cli.product.asking import withdraw
+
+    run_async(withdraw(user, reason=reason, dry_run=dry_run, yes=yes, output=output))

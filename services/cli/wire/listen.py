@@ -12,7 +12,7 @@ from services.cli.output import console, print_json_line, printable, tell
 from services.cli.problem import Problem
 from services.cli.wire.subscription import Heard, public, subscribed
 from services.cli.words import Format
-from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded
+from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded, ModelWithdrawn
 from shared.runtime.settings import BrokerSettings
 
 
@@ -59,6 +59,8 @@ def describe(event: Event) -> str:
             return f"{event.model} is current, generation {event.generation} ({event.cause})"
         case ModelSuperseded():
             return f"{event.model} works, but generation {event.current_generation} is live"
+        case ModelWithdrawn():
+            return f"{event.previous} was withdrawn, generation {event.generation}"
         case ExtractionFailed():
             return f"{event.error}: {event.detail}"
     return event.training_id
