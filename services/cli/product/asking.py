@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
-import typer
-
-from services.cli.output import print_json, print_table, printable, tell
-from services.cli.problem import Problem
+from services.cli.confirm import confirm
+from services.cli.output import print_json, print_table
 from services.cli.product.trainings import print_training, product
 from services.cli.words import Format
 from services.state.views import ModelView, WithdrawalView
 
 _NONE: Final = "no model"
+_LOOK: Final = "modelswap models history, to see which models there are"
 
 
 async def retry_extraction(training_id: str | None, user_id: str | None, output: Format) -> None:
@@ -40,7 +38,8 @@ async def roll_back(user_id: str, *, to: str | None, reason: str, dry_run: bool,
         planned = await api.roll_back(user_id, to=to, reason=reason, generation=generation, dry_run=True)
         if not dry_run:
             before = current.reference if current else _NONE
-            _ask(f"{user_id}: {before} → {planned.reference}", "Roll back?", yes=yes)
+            if not yes:
+                confirm(f"{user_id}: {before} → {planned.reference}", "Roll back?", then=_LOOK)
             to = str(planned.reference)
             planned = await api.roll_back(user_id, to=to, reason=reason, generation=generation, dry_run=False)
     _print_change(current, planned, planned.reference, user_id, output)
@@ -52,19 +51,10 @@ async def withdraw(user_id: str, *, reason: str, dry_run: bool, yes: bool, outpu
         current = await api.get_model(user_id)
         planned = await api.withdraw(user_id, reason=reason, generation=current.generation, dry_run=True)
         if not dry_run:
-            _ask(f"{user_id}: {current.reference} → {_NONE}", "Withdraw?", yes=yes)
+            if not yes:
+                confirm(f"{user_id}: {current.reference} → {_NONE}", "Withdraw?", then=_LOOK)
             planned = await api.withdraw(user_id, reason=reason, generation=current.generation, dry_run=False)
     _print_change(current, planned, _NONE, user_id, output)
-
-
-def _ask(what: str, question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Problem(f"nobody is there to be asked: {printable(what)}", then="the same command with --yes")
-    tell(what)
-    if not typer.confirm(question, err=True):
-        raise Problem("nothing was changed", then="modelswap models history, to see which models there are")
 
 
 def _print_change(
