@@ -23,6 +23,13 @@ from tests.stack import Stack
 pytestmark = pytest.mark.chaos
 
 
+@pytest.fixture(autouse=True)
+def _asked_for(request: pytest.FixtureRequest) -> None:
+    """Three nodes take a minute or more; `tests/end_to_end/test_lossy.py` has the same fault with one."""
+    if "chaos" not in request.config.getoption("markexpr"):
+        pytest.skip("three nodes of RabbitMQ run with `pytest -m chaos` only")
+
+
 async def swapped(stack: Stack, user: str) -> list[int]:
     """Let *user* have a model; the shares of progress that were seen on the way."""
     seen: list[Sent] = []
