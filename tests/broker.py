@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import aiormq
+from aiormq import spec
 
 from shared.contract.topology import Topology
 from shared.runtime.broker import declare
@@ -110,6 +111,16 @@ class Broker:
                 yield name
             finally:
                 await channel.queue_delete(name)
+
+    async def publish_raw(self, queue: str, table: bytes) -> None:
+        """Publish a message whose headers are the bytes of *table*, which the client itself would not write."""
+
+        class Raw(spec.Basic.Properties):
+            def encode_property(self, name: str, value: Any) -> bytes:
+                return len(table).to_bytes(4) + table if name == "headers" else super().encode_property(name, value)
+
+        async with self.channel() as channel:
+            await channel.basic_publish(b"{}", routing_key=queue, properties=Raw(headers={"raw": True}))
 
     async def purge(self, queue: str) -> None:
         async with self.channel() as channel:

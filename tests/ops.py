@@ -60,11 +60,10 @@ def dead(
     code: str = "no_version",
     queue: str = EXTRACTOR_QUEUE,
     at: datetime = NOON,
-    padding: int = 0,
     **headers: Any,
 ) -> Outgoing:
     """The dead letter of a training that ended well, but whose output was not understood."""
-    event = TrainingSucceeded(training_id=training_id, output={"padding": "x" * padding})
+    event = TrainingSucceeded(training_id=training_id, output={})
     published = to_message(wrap(event, source="receiver", now=NOON), plan)
     delivery = Delivery(
         queue=queue,

@@ -2,7 +2,7 @@
 The public door. Edge: HTTP in, one confirmed message out, nothing kept.
 
     202  the broker has it                     400  no training, or headers that make no sense
-    401  signature missing, wrong or stale,    413  larger than the limit
+    401  signature missing, wrong or stale,    413  larger than the limit, or than any message can be
          or the address of another training
     503  the broker did not confirm, or no secret is known yet: Replicate tries again, for about a minute
 
@@ -26,9 +26,11 @@ from starlette.routing import BaseRoute, Route
 
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.answers import KIND_PREFIX
-from shared.contract.envelope import TRACE_HEADERS, Envelope, wrap
+from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
+from shared.contract.limits import Unpublishable
 from shared.contract.topology import RECEIVER, Topology
+from shared.contract.trace import TRACE_HEADERS, trace_context
 from shared.replicate.signature import BadSignature, verify
 from shared.replicate.training import NotATraining, decode_training
 from shared.replicate.translate import UnknownStatus, translate
@@ -55,6 +57,7 @@ _RESULTS: Final = (
     "stale_timestamp",
     "too_large",
     "unavailable",
+    "unpublishable",
     "wrong_signature",
 )
 
@@ -94,12 +97,11 @@ class Door:
             return _refusal(413, error)
         try:
             await self._authenticate(request, body)
-            envelope, message = self._message(request, body)
-            await self.publisher.publish(message)
-        except (BadSignature, ForeignRef) as error:
-            return _refusal(401, error)
-        except NotATraining as error:
-            return _refusal(400, error)
+            envelope = await self._publish(request, body)
+        except (BadSignature, ForeignRef, NotATraining) as error:
+            return _refusal(400 if isinstance(error, NotATraining) else 401, error)
+        except Unpublishable as error:  # not even as a dead letter; asking for it again would not help
+            return _lost(error)
         except (DependencyDown, TimeoutError) as error:
             return _unavailable(error)
         telemetry.webhooks.labels("accepted").inc()
@@ -134,19 +136,21 @@ class Door:
 
         await self.secrets.check(check)
 
-    def _message(self, request: Request, body: bytes) -> tuple[Envelope | None, Outgoing]:
-        """Return the event that *body* reports and its message; without an event where the webhook itself is parked."""
+    async def _publish(self, request: Request, body: bytes) -> Envelope | None:
+        """Publish the event that *body* reports; None where the webhook itself is kept whole as a dead letter."""
         training = decode_training(body)
         called = request.query_params.getlist("ref") if request.scope["query_string"] else ()
         origin = find_origin(training, called, self.ref_secrets)
+        trace = trace_context(*map(request.headers.getlist, TRACE_HEADERS))
         try:
             event = translate(training, origin, size_bytes=len(body))
-        except UnknownStatus as error:
+            envelope = replace(wrap(event, source="receiver", now=now()), trace=trace)
+            await self.publisher.publish(to_message(envelope, self.topology))
+        except (UnknownStatus, Unpublishable) as error:
             log.warning("webhook.parked", training_id=training.id, error=error.code, detail=str(error))
-            return None, dead_letter(_as_delivery(request, body, origin), error, now=now())
-        trace = {name: value for name in TRACE_HEADERS if (value := request.headers.get(name))}
-        envelope = replace(wrap(event, source="receiver", now=now()), trace=trace)
-        return envelope, to_message(envelope, self.topology)
+            await self.publisher.publish(dead_letter(_as_delivery(request, body, origin), error, now=now()))
+            return None
+        return envelope
 
 
 def create_app(door: Door, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
@@ -187,6 +191,11 @@ def _refusal(status: int, error: ModelswapError) -> Response:
     telemetry.webhooks.labels(error.code).inc()
     log.warning("webhook.refused", status=status, error=error.code, detail=str(error))
     return _problem(status, error.code.replace("_", "-"), str(error))
+
+
+def _lost(error: Unpublishable) -> Response:
+    log.error("webhook.lost", error=error.code, detail=str(error), hint="what ended is found by asking Replicate")
+    return _refusal(413, Unpublishable(str(error), code="unpublishable"))
 
 
 def _unavailable(error: Exception) -> Response:

@@ -18,13 +18,11 @@ from pydantic import ValidationError
 
 from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS, Event
+from shared.contract.limits import ATTRIBUTE_CHARACTERS, EVENT_BYTES, attribute
+from shared.contract.trace import TRACE_HEADERS, trace_context, trace_id_in
 
 TYPE_PREFIX: Final = "dev.modelswap."
 CONTENT_TYPE: Final = "application/json"
-#: Trace context travels as plain headers, as OpenTelemetry expects.
-_TRACEPARENT: Final = "traceparent"
-TRACE_HEADERS: Final = (_TRACEPARENT, "tracestate")
-_TRACEPARENT_PARTS: Final = 4
 #: The mark of an operator's replay: it goes on with everything that follows from it.
 REPLAY_HEADER: Final = "ce-replay"
 
@@ -53,7 +51,7 @@ class Envelope:
 
     @property
     def trace_id(self) -> str | None:
-        return trace_id_in(self.trace.get(_TRACEPARENT))
+        return trace_id_in(self.trace.get("traceparent"))
 
     def headers(self) -> dict[str, str]:
         """The CloudEvents attributes as AMQP headers."""
@@ -77,12 +75,6 @@ class Envelope:
         return self.event.model_dump_json(exclude_none=True).encode()
 
 
-def trace_id_in(traceparent: object) -> str | None:
-    """Return the trace id of a W3C ``traceparent`` (version, trace id, parent id and flags, joined by hyphens)."""
-    parts = traceparent.split("-") if isinstance(traceparent, str) else []
-    return parts[1] if len(parts) >= _TRACEPARENT_PARTS else None
-
-
 def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = None) -> Envelope:
     """Put *event* into an envelope; what *cause* carried of trace context, and of a replay, goes on with it."""
     return Envelope(
@@ -103,12 +95,14 @@ def is_structured(content_type: str | None) -> bool:
 
 def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
     """
-    Read an envelope from a message.
+    Read an envelope from a message. What goes on with the events that follow from it is bounded.
 
     Raises:
-        Malformed: if it is no CloudEvent, or an event or a major version of one that is not known here.
+        Malformed: if it is no CloudEvent, or an event or a major version of one that is not known here, or too large.
 
     """
+    if len(body) > EVENT_BYTES:
+        raise Malformed(f"an event of {len(body)} bytes; {EVENT_BYTES} are allowed", code="message_too_large")
     if is_structured(content_type):
         attributes, body = _unfold(body)
     else:
@@ -126,10 +120,10 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         id=_text(attributes, "id"),
         source=_text(attributes, "source"),
         time=_time(_text(attributes, "time")),
-        causation_id=_optional(attributes, "causationid"),
-        trace={name: str(headers[name]) for name in TRACE_HEADERS if name in headers},
+        causation_id=attribute(attributes.get("causationid")),
+        trace=trace_context(*([headers[name]] if name in headers else [] for name in TRACE_HEADERS)),
         # Always a header: a mark is put on a message from outside, which is never rewritten.
-        replay=_optional(headers, REPLAY_HEADER),
+        replay=attribute(headers.get(REPLAY_HEADER)),
     )
 
 
@@ -137,27 +131,26 @@ def _unfold(body: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         document = json.loads(body)
         data = document.pop("data")
-    except (ValueError, AttributeError, KeyError, RecursionError) as error:
+        return document, json.dumps(data).encode()
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise Malformed("a structured CloudEvent that is no JSON object with data") from error
-    return document, json.dumps(data).encode()
 
 
 def _text(attributes: Mapping[str, Any], name: str) -> str:
-    value = attributes.get(name)
-    if not isinstance(value, str) or not value:
-        raise Malformed(f"not a CloudEvent: attribute {name!r} is missing")
+    value = attribute(attributes.get(name))
+    if value is None:
+        raise Malformed(
+            f"not a CloudEvent: attribute {name!r} is missing, or no printable text of at most "
+            f"{ATTRIBUTE_CHARACTERS} characters"
+        )
     return value
-
-
-def _optional(attributes: Mapping[str, Any], name: str) -> str | None:
-    value = attributes.get(name)
-    return value if isinstance(value, str) and value else None
 
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise Malformed(f"ce-time {text[:64]!r} is not a time") from error
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from shared.contract.text import clean
+
 #: The code of an exception that modelswap has no name for.
 UNEXPECTED: Final = "unexpected"
 
@@ -25,7 +27,8 @@ class ModelswapError(Exception):
     code: str = "error"
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message)
+        # It is logged, stored and published, and may quote what came from outside.
+        super().__init__(clean(message))
         if code is not None:
             self.code = code
 

@@ -13,9 +13,11 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic_core import to_json
 
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
+from shared.contract.limits import OUTPUT_BYTES
 
 #: Internal events: what Replicate reported, and what operators ask for.
 TRAINING_EXCHANGE: Final = "modelswap.training"
@@ -25,6 +27,17 @@ EVENTS_EXCHANGE: Final = "modelswap.events"
 _FACTS: Final = UUID("5b0f6d52-3c1e-5f0e-9a55-6d6f64737770")
 
 Reason = Annotated[str, Field(max_length=4096)]
+
+
+def _bounded(output: JsonValue) -> JsonValue:
+    # Measured as it is written: what came as ``1e15`` goes on as ``1000000000000000.0``.
+    if len(to_json(output)) > OUTPUT_BYTES:
+        raise ValueError(f"takes more than {OUTPUT_BYTES} bytes")
+    return output
+
+
+#: What came out of a training, as it came. It goes on from event to event.
+Output = Annotated[JsonValue, AfterValidator(_bounded)]
 
 #: The error of an extraction that lacked only the training's destination. State knows that, and has it tried again.
 DESTINATION_UNKNOWN: Final = "destination_unknown"
@@ -120,7 +133,7 @@ class TrainingSucceeded(TrainingEvent):
     #: Where the model belongs, where Replicate itself repeats the webhook address that says it.
     destination: ModelName | None = None
     #: As it came, whatever its shape.
-    output: JsonValue = None
+    output: Output = None
     #: Set instead of *output* when that was too large to carry.
     output_omitted_bytes: int | None = None
     #: The trainer (``owner/name``) and its version: never the result.
@@ -160,7 +173,7 @@ class ExtractionRequested(Event):
     ref: UUID
     destination: ModelName
     #: The output as it was received, in case Replicate has deleted it since.
-    output: JsonValue = None
+    output: Output = None
     trainer_version: str | None = None
     started_at: datetime | None = None
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
+if TYPE_CHECKING:  # errors are imported by commands that must begin quickly
+    from pydantic import JsonValue
 
 
 def clean(text: str, limit: int = 4096) -> str:

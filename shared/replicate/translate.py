@@ -20,12 +20,13 @@ from shared.contract.events import (
     TrainingStarted,
     TrainingSucceeded,
 )
+from shared.contract.limits import OUTPUT_BYTES
 from shared.replicate.progress import read_progress
 from shared.replicate.training import Training, TrainingStatus
 from shared.replicate.webhook_url import Claim, Origin
 
-#: A message is at most 1 MiB, and an output that size is no answer to "which version?".
-_OUTPUT_LIMIT_BYTES: Final = 512 * 1024
+#: How many times longer JSON can be when it is written anew: ``1e15`` becomes ``1000000000000000.0``.
+_GROWTH: Final = 8
 
 _json: Final = TypeAdapter[JsonValue](JsonValue)
 
@@ -85,9 +86,9 @@ def _progressed(training: Training, claim: Claim | None, about: dict[str, Any]) 
 
 
 def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: dict[str, Any]) -> TrainingSucceeded:
-    # No part is larger than the whole; most of a large one is its log.
-    size = len(_json.dump_json(training.output)) if size_bytes > _OUTPUT_LIMIT_BYTES else 0
-    too_large = size > _OUTPUT_LIMIT_BYTES
+    # Most of a large webhook is its log, and of a small one no part can become too large.
+    size = len(_json.dump_json(training.output)) if size_bytes > OUTPUT_BYTES // _GROWTH else 0
+    too_large = size > OUTPUT_BYTES
     return TrainingSucceeded(
         **about,
         destination=claim.destination if claim else None,

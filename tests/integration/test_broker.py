@@ -9,13 +9,25 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import aiormq
 import pytest
+from aiormq import spec
 
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, PermanentError, TransientError, code_of
-from shared.contract.events import Event, ModelReady, TrainingProgressed, TrainingStarted, TrainingSucceeded
+from shared.contract.events import (
+    Event,
+    ModelReady,
+    TrainingFailed,
+    TrainingProgressed,
+    TrainingStarted,
+    TrainingSucceeded,
+)
+from shared.contract.limits import EVENT_BYTES, Unpublishable
 from shared.contract.topology import (
+    DEAD_EXCHANGE,
     DEAD_QUEUE,
     EXTRACTOR_QUEUE,
     PROGRESS_QUEUE,
@@ -44,6 +56,7 @@ from shared.runtime.broker.link import Link
 from shared.runtime.clock import now
 from tests.broker import Broker
 from tests.counts import counted
+from tests.hostile import HOSTILE, UNREADABLE
 
 DELAYS = (timedelta(milliseconds=50), timedelta(milliseconds=100))
 PLAN = topology(DELAYS)
@@ -68,6 +81,7 @@ class Refusing(Publisher):
     def __init__(self, url: str) -> None:
         super().__init__(url, name="test", topology=PLAN)
         self.refuses: Callable[[Outgoing], bool] = nothing
+        self.refuses_with: Callable[[str], Exception] = Unconfirmed
         self.refused: Counter[str] = Counter()
         self.published: list[Outgoing] = []
         self._changed = asyncio.Event()
@@ -76,7 +90,7 @@ class Refusing(Publisher):
         if self.refuses(message):
             self.refused[message.routing_key] += 1
             self._changed.set()
-            raise Unconfirmed(f"a queue of {message.routing_key} is full")
+            raise self.refuses_with(f"a queue of {message.routing_key} is full")
         await super().publish(message)
         self.published.append(message)
 
@@ -723,3 +737,151 @@ async def test_a_lossy_queue_with_other_arguments_stops_no_process(broker: Broke
         await asked.wait()
 
         assert await consumer.check() is None
+
+
+# Messages that can not be published
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        replace(message(succeeded()), headers={"tracestate": "b" * 140_000}),
+        replace(message(succeeded()), body=b"x" * (EVENT_BYTES + 1)),
+        replace(message(succeeded()), headers={"a": 2**64}),
+        replace(message(succeeded()), headers={"a": 1e300}),
+        replace(message(succeeded()), headers={"a": "\ud800"}),
+        replace(message(succeeded()), headers={"a": object()}),
+        replace(message(succeeded()), message_type="t" * 256),
+        replace(message(succeeded()), routing_key="k" * 256),
+        replace(message(succeeded()), exchange="no name!"),
+    ],
+    ids=["headers", "body", "integer", "fraction", "surrogate", "object", "type", "key", "exchange"],
+)
+async def test_what_can_not_be_published_fails_before_anything_is_written(
+    poison: Outgoing, broker: Broker, publisher: Publisher
+):
+    await publisher.connect()
+    others = [message(succeeded(f"t{number}")) for number in range(100)]
+
+    ends = await asyncio.gather(*map(publisher.publish, [*others[:50], poison, *others[50:]]), return_exceptions=True)
+
+    assert isinstance(ends.pop(50), Unpublishable)
+    assert ends == [None] * 100
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        replace(message(succeeded()), headers={"CC": "not a list"}),
+        replace(message(succeeded()), headers={"BCC": 7}),
+    ],
+    ids=["CC", "BCC"],
+)
+async def test_what_the_broker_objects_to_harms_no_other_on_its_way(
+    poison: Outgoing, broker: Broker, publisher: Publisher
+):
+    await publisher.connect()
+    others = [message(succeeded(f"t{number}")) for number in range(100)]
+
+    ends = await asyncio.gather(*map(publisher.publish, [*others[:50], poison, *others[50:]]), return_exceptions=True)
+
+    refused = ends.pop(50)
+    assert isinstance(refused, Unpublishable)
+    assert refused.code == "message_refused"
+    assert ends == [None] * 100
+
+
+async def test_what_follows_and_does_not_fit_makes_its_cause_a_dead_letter(broker: Broker, publisher: Publisher):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        return [TrainingStarted(training_id="t"), TrainingFailed.model_construct(training_id="t", reason="x" * 2**20)]
+
+    def gave_up(envelope: Envelope, error: Exception) -> Sequence[Event]:
+        return [TrainingStarted(training_id=f"told-{code_of(error)}")]
+
+    async with consuming(broker, publisher, handle, gave_up=gave_up):
+        await publisher.publish(message(succeeded("one")))
+        letter = await broker.wait_for(DEAD_QUEUE)
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    told = [await broker.get(STATE_QUEUE) for _ in range(await broker.depth(STATE_QUEUE))]
+    assert b'"one"' in letter.body
+    assert letter.headers["x-dead-error"] == "message_too_large"
+    assert any(b"told-message_too_large" in each.body for each in told)
+
+
+async def test_what_is_told_of_a_failure_and_does_not_fit_is_left_out(broker: Broker, publisher: Publisher):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        raise PermanentError("no")
+
+    def gave_up(envelope: Envelope, error: Exception) -> Sequence[Event]:
+        return [TrainingFailed.model_construct(training_id="t", reason="x" * 2**20)]
+
+    async with consuming(broker, publisher, handle, gave_up=gave_up):
+        await publisher.publish(message(succeeded()))
+        letter = await broker.wait_for(DEAD_QUEUE)
+
+    assert letter.headers["x-dead-error"] == "permanent"
+
+
+async def test_a_dead_letter_that_can_not_be_published_is_left_to_the_broker(broker: Broker, refusing: Refusing):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        raise PermanentError("no")
+
+    refusing.refuses = lambda each: each.exchange == DEAD_EXCHANGE
+    refusing.refuses_with = Unpublishable
+    async with consuming(broker, refusing, handle):
+        await refusing.publish(message(succeeded("one")))
+        letter = await broker.wait_for(DEAD_QUEUE)
+        await refusing.publish(message(succeeded("two")))
+        await broker.wait_for(DEAD_QUEUE)
+
+    assert b'"one"' in letter.body
+    assert letter.headers["x-death"][0]["reason"] == "rejected"
+
+
+@pytest.mark.parametrize("headers", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("error", [PermanentError("no"), TransientError("not yet")], ids=["dead", "retried"])
+async def test_a_message_of_hostile_headers_ends_in_the_dead_letters(
+    headers: dict[str, Any], error: Exception, broker: Broker, publisher: Publisher
+):
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        raise error
+
+    sent = message(succeeded())
+    async with broker.channel() as channel:
+        await channel.basic_publish(
+            sent.body,
+            routing_key=EXTRACTOR_QUEUE,
+            properties=spec.Basic.Properties(headers={**sent.headers, **headers}),
+        )
+        await broker.until(EXTRACTOR_QUEUE, 1)
+    async with consuming(broker, publisher, handle):
+        letter = await broker.wait_for(DEAD_QUEUE)
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert letter.body == sent.body
+    assert letter.headers["x-dead-queue"] == EXTRACTOR_QUEUE
+
+
+@pytest.mark.parametrize("table", UNREADABLE.values(), ids=UNREADABLE)
+async def test_headers_that_the_client_can_not_read_stop_no_consumer(
+    table: bytes, broker: Broker, publisher: Publisher
+):
+    handled = asyncio.Event()
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        handled.set()
+        return ()
+
+    try:
+        await broker.publish_raw(EXTRACTOR_QUEUE, table)
+    except aiormq.exceptions.AMQPError:
+        pytest.skip("this RabbitMQ takes no such headers")
+    await publisher.publish(message(succeeded()))
+    async with consuming(broker, publisher, handle):
+        await handled.wait()
+        letter = await broker.wait_for(DEAD_QUEUE)
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert letter.body == b"{}"
+    assert letter.headers["x-dead-error"] == "malformed"

@@ -27,7 +27,8 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName
-from shared.contract.topology import RECEIVER, topology
+from shared.contract.limits import Unpublishable
+from shared.contract.topology import DEAD_EXCHANGE, RECEIVER, topology
 from shared.replicate.signature import sign
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime import telemetry
@@ -73,9 +74,11 @@ class Published:
 
     messages: list[Outgoing] = field(default_factory=list)
     broken: Exception | None = None
+    #: Where a message goes that is not refused all the same.
+    takes: str | None = None
 
     async def publish(self, message: Outgoing) -> None:
-        if self.broken is not None:
+        if self.broken is not None and message.exchange != self.takes:
             raise self.broken
         self.messages.append(message)
 
@@ -317,6 +320,68 @@ async def test_an_output_too_large_to_carry_is_left_out_and_said_so(door: httpx.
     assert (event.output, event.output_omitted_bytes) == (None, 1_000_002)
 
 
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+STATE = f"a={'x' * 254},b={'y' * 253}"
+
+
+async def test_valid_trace_context_travels_with_the_event(door: httpx.AsyncClient, published: Published):
+    await post(door, GOOD, {**signed(GOOD), "traceparent": PARENT, "tracestate": STATE})
+
+    [message] = published.messages
+    assert (message.headers["traceparent"], message.headers["tracestate"]) == (PARENT, STATE)
+
+
+@pytest.mark.parametrize("size", [513, 130_639, 130_711, 140_000])
+async def test_a_giant_tracestate_is_dropped_and_its_webhook_taken(
+    size: int, door: httpx.AsyncClient, published: Published
+):
+    answer = await post(door, GOOD, {**signed(GOOD), "traceparent": PARENT, "tracestate": f"b={'b' * (size - 2)}"})
+
+    [message] = published.messages
+    assert answer.status_code == 202
+    assert message.headers["traceparent"] == PARENT
+    assert "tracestate" not in message.headers
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        [("tracestate", "a=1")],
+        [("traceparent", "00-1-2-01"), ("tracestate", "a=1")],
+        [("traceparent", PARENT), ("traceparent", PARENT)],
+        [("traceparent", "x" * 140_000), ("tracestate", "x" * 140_000)],
+    ],
+)
+async def test_a_malformed_trace_is_dropped_and_its_webhook_taken(
+    trace: list[tuple[str, str]], door: httpx.AsyncClient, published: Published
+):
+    answer = await door.post("/webhooks/replicate", content=GOOD, headers=[*signed(GOOD).items(), *trace])
+
+    [message] = published.messages
+    assert answer.status_code == 202
+    assert not {"traceparent", "tracestate"} & message.headers.keys()
+
+
+async def test_a_webhook_that_no_event_can_carry_is_kept_whole(door: httpx.AsyncClient, published: Published):
+    published.broken, published.takes = Unpublishable("it does not fit"), DEAD_EXCHANGE
+
+    answer = await post(door, GOOD)
+
+    [letter] = published.messages
+    assert answer.status_code == 202
+    assert (letter.routing_key, letter.body) == (RECEIVER, GOOD)
+    assert letter.headers["x-dead-error"] == "message_too_large"
+
+
+async def test_a_webhook_that_nothing_can_carry_is_not_asked_for_again(door: httpx.AsyncClient, published: Published):
+    published.broken = Unpublishable("it does not fit")
+
+    answer = await post(door, GOOD)
+
+    assert answer.status_code == 413
+    assert "retry-after" not in answer.headers
+
+
 UNSIGNED = {
     "no headers": {"content-type": "application/json"},
     "another secret": signed(GOOD, secret=OTHER_SECRET),
@@ -385,8 +450,9 @@ async def test_every_answer_is_counted_from_the_beginning(published: Published):
         for body in (GOOD, b"{}", b" " * (LIMIT + 1)):
             await post(door, body)
         await post(door, succeeded("https://hooks.example.com" + address_of(BOB)), path=address_of(ALICE))
-        published.broken = Unconfirmed("RabbitMQ gave no receipt")
-        await post(door, GOOD)
+        for broken in (Unconfirmed("RabbitMQ gave no receipt"), Unpublishable("it does not fit")):
+            published.broken = broken
+            await post(door, GOOD)
 
     at_last = counted(telemetry.webhooks)
     assert set(at_first.values()) == {0}

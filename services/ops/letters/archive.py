@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import structlog
 
 from services.ops.letters.letter import Letter, Message, read
-from shared.contract.envelope import trace_id_in
+from shared.contract.trace import trace_id_in
 
 log = structlog.get_logger()
 

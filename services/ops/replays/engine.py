@@ -26,9 +26,10 @@ from services.ops.replays.plan import Prediction, Status
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.preview import predict
 from services.ops.replays.records import Revert, Round, Sendable, SendAll, SendResult, Unsent, Work
-from shared.contract.envelope import trace_id_in
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
+from shared.contract.limits import COPY_BYTES, short
 from shared.contract.topology import RECEIVER, Topology
+from shared.contract.trace import trace_id_in
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing, to_message
 from shared.runtime.broker.link import is_stray_cancel
@@ -218,9 +219,10 @@ class Engine:
             routing_key=letter.queue,
             body=letter.body,
             headers=headers_of(letter, mark),
-            content_type=letter.content_type,
-            message_type=str(letter.headers.get("ce-type", "")) or None,
-            correlation_id=letter.training_id,
+            content_type=short(letter.content_type),
+            message_type=short(letter.headers.get("ce-type")),
+            correlation_id=short(letter.training_id),
+            body_limit_bytes=COPY_BYTES,
         )
 
     # Dry runs

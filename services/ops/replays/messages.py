@@ -21,6 +21,7 @@ from services.ops.letters.letter import Mark
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event
+from shared.contract.limits import EVENT_BYTES, carried
 from shared.contract.preview import Message
 from shared.contract.topology import RECEIVER
 from shared.replicate.training import decode_training
@@ -63,19 +64,17 @@ class Letter:
     first_failed_at: datetime
 
 
-def headers_of(letter: Letter, mark: Mark) -> dict[str, Any]:
-    """The letter's own headers, marked."""
-    own = {name: value for name, value in letter.headers.items() if name not in _RETRIES}
+def headers_of(letter: Letter, mark: Mark) -> dict[str, str | int]:
+    """The letter's own headers, as far as they can be published, marked."""
+    own = {name: value for name, value in carried(letter.headers).items() if name not in _RETRIES}
     return {**own, REPLAY_HEADER: str(mark)}
 
 
 def message_of(letter: Letter, mark: Mark) -> Message:
     """The letter for a service that is asked what would become of it."""
-    headers = headers_of(letter, mark)
-    plain = {
-        name: value if isinstance(value, str | int | float | None) else str(value) for name, value in headers.items()
-    }
-    return Message.model_construct(None, headers=plain, content_type=letter.content_type, body=letter.body)
+    return Message.model_construct(
+        None, headers=headers_of(letter, mark), content_type=letter.content_type, body=letter.body
+    )
 
 
 def reported(letter: Letter, mark: Mark) -> Envelope:
@@ -111,9 +110,11 @@ def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise EditRefused(*((problem["loc"], problem["msg"]) for problem in problems)) from error
-    if is_structured(letter.content_type):
-        return json.dumps({**json.loads(letter.body), "data": data}, ensure_ascii=False).encode()
-    return json.dumps(data, ensure_ascii=False).encode()
+    document = {**json.loads(letter.body), "data": data} if is_structured(letter.content_type) else data
+    body = json.dumps(document, ensure_ascii=False).encode()
+    if len(body) > EVENT_BYTES:
+        raise EditRefused(((), f"takes {len(body)} bytes; {EVENT_BYTES} are allowed"))
+    return body
 
 
 def _edited_webhook(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:

@@ -6,6 +6,9 @@ What becomes of a delivery? Takes what is there, hands it to the handler, publis
                        ├──────────── PermanentError, or the ladder's end ─▶ publish to dead ──┘
                        └──────────── DependencyDown ──────────▶ pause, ask again, count nothing
 
+What follows and can not be published (`Unpublishable`) is a PermanentError of the delivery that it follows from. A dead
+letter that can not be published is left to the broker: rejected, it comes to the dead letters without our headers.
+
 What was handled or published in vain for long is given back: published to the first delay as it came, and acked. Where
 others were answered meanwhile, it is no outage but this delivery's own failure, and counts like any other.
 
@@ -24,6 +27,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -31,8 +35,10 @@ from structlog.contextvars import bound_contextvars
 from shared.contract.envelope import Envelope, decode, wrap
 from shared.contract.errors import UNEXPECTED, DependencyDown, Malformed, PermanentError, code_of
 from shared.contract.events import Event
+from shared.contract.limits import Unpublishable
 from shared.contract.retry import DELAYS, RetryIn, next_step
-from shared.contract.topology import Topology
+from shared.contract.text import clean
+from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, give_back, retry, to_message
 from shared.runtime.broker.pause import HeldForLong
@@ -145,10 +151,9 @@ class Consumer(Supervised):
         known = [item.envelope for item in items if item.envelope is not None]
         until = batch[0].came_at + self._hold_seconds
         results = iter(await self._ask(partial(self._attempt, known), inbox, until=until) if known else ())
-        outgoing: list[Outgoing] = []
-        for item in items:
-            outgoing += self._settle(item, item.error if item.envelope is None else next(results))
-        await self._publish_all(outgoing, inbox, until=until + self._hold_seconds)
+        ends = [(item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items]
+        until += self._hold_seconds
+        await _together([self._conclude(item, messages, inbox, until=until) for item, messages in ends if messages])
         await inbox.ack(batch, alone=self._workers == 1)
 
     async def _give_back(self, batch: Sequence[Delivery], blame: DependencyDown | None, inbox: Inbox) -> None:
@@ -160,19 +165,21 @@ class Consumer(Supervised):
 
         """
         until = asyncio.get_running_loop().time() + self._hold_seconds
-        await _together([self._give_back_one(delivery, blame, inbox, until) for delivery in batch])
+        left = [delivery for delivery in batch if not inbox.is_rejected(delivery)]
+        await _together([self._give_back_one(delivery, blame, inbox, until) for delivery in left])
         log.info("deliveries.given_back", queue=self._queue, deliveries=len(batch), reason=self._trouble())
 
     async def _give_back_one(
         self, delivery: Delivery, blame: DependencyDown | None, inbox: Inbox, until: float
     ) -> None:
+        item = _read(delivery)
         if blame is not None:
-            again = self._failed(_read(delivery), blame)
+            again = self._failed(item, blame)
         elif self._is_lossy:
             again = self._drop("held_for_long", queue=self._queue, reason=self._trouble())
         else:
             again = [give_back(delivery, self._delays[0])]
-        await self._publish_all(again, inbox, until=until)
+        await self._conclude(item, again, inbox, until=until)
         await inbox.ack([delivery], alone=False)
 
     async def _attempt(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
@@ -215,8 +222,8 @@ class Consumer(Supervised):
             "queue": self._queue,
             "attempt": delivery.attempt,
             "error": code,
-            "detail": str(error),
-            **(facts_of(item.envelope) if item.envelope is not None else {}),
+            "detail": clean(str(error)),
+            **_about(item.envelope),
         }
         unexpected = code == UNEXPECTED
         if self._is_lossy and not isinstance(error, PermanentError):
@@ -249,10 +256,32 @@ class Consumer(Supervised):
     def _message(self, event: Event, cause: Envelope | None) -> Outgoing:
         return to_message(wrap(event, source=self._service, now=now(), cause=cause), self._topology)
 
+    async def _conclude(self, item: _Item, messages: Sequence[Outgoing], inbox: Inbox, *, until: float) -> None:
+        """Publish *messages*; where one of them can not be, the delivery that they follow from is a dead letter."""
+        refused = await self._try_to_publish(messages, inbox, until=until)
+        if refused is not None and messages[-1].exchange != DEAD_EXCHANGE:
+            messages = self._failed(item, refused)
+            refused = await self._try_to_publish(messages, inbox, until=until)
+        if refused is not None:
+            # The letter alone, without what is told of it.
+            refused = await self._try_to_publish(messages[-1:], inbox, until=until)
+        if refused is not None:
+            facts = _about(item.envelope)
+            log.error("delivery.rejected", queue=self._queue, error=refused.code, detail=str(refused), **facts)
+            await inbox.reject(item.delivery)
+
+    async def _try_to_publish(
+        self, messages: Sequence[Outgoing], inbox: Inbox, *, until: float
+    ) -> Unpublishable | None:
+        """Publish *messages*; the reason if one of them can not be."""
+        try:
+            await self._publish_all(messages, inbox, until=until)
+        except Unpublishable as error:
+            return error
+        return None
+
     async def _publish_all(self, messages: Sequence[Outgoing], inbox: Inbox, *, until: float) -> None:
         match messages:
-            case []:
-                return
             case [message]:
                 await self._publish(message, inbox, until=until)
             case _:
@@ -262,6 +291,10 @@ class Consumer(Supervised):
 def _bound(envelopes: Sequence[Envelope]) -> AbstractContextManager[None]:
     """Give each log line of the handler the ids of its delivery, where it handles just one."""
     return bound_contextvars(**facts_of(envelopes[0])) if len(envelopes) == 1 else nullcontext()
+
+
+def _about(envelope: Envelope | None) -> dict[str, Any]:
+    return {} if envelope is None else facts_of(envelope)
 
 
 async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:

@@ -4,7 +4,8 @@ How are messages kept, whatever they are? Takes what is there, hands it to the s
     stored                   ack
     DependencyDown           pause, ask again; nothing is acked, the rest waits in RabbitMQ, and after a while all does
     any other error          each of the batch alone; one that fails alone is set aside: put at the queue's end after
-                             a while, and acked once it is there, so it is not lost and holds up no other
+                             a while, and acked once it is there, so it is not lost and holds up no other. What can
+                             not be published anew is requeued instead
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Final
 import structlog
 
 from shared.contract.errors import DependencyDown
+from shared.contract.limits import Unpublishable, attribute
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
-from shared.runtime.broker.message import Delivery, Outgoing
+from shared.runtime.broker.message import Delivery, put_back
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.supervisor import HOLD_SECONDS, Inbox, Supervised
 
@@ -109,18 +111,17 @@ class Keeper(Supervised):
         """Put *delivery* behind all others, by the road on which it came."""
         if await inbox.is_closed_within(self._put_back_seconds):
             return  # unacked, so the broker hands it out again
-        again = Outgoing(
-            exchange=delivery.exchange,
-            routing_key=delivery.routing_key,
-            body=delivery.body,
-            headers=delivery.headers,
-            content_type=delivery.content_type,
-        )
-        await self._publish(again, inbox, until=asyncio.get_running_loop().time() + self._hold_seconds)
+        until = asyncio.get_running_loop().time() + self._hold_seconds
+        try:
+            await self._publish(put_back(delivery), inbox, until=until)
+        except Unpublishable as error:
+            log.warning("delivery.requeued", queue=self._queue, error=error.code, detail=str(error))
+            await inbox.reject(delivery, requeue=True)
         await inbox.ack([delivery], alone=False)
 
 
 def _name(delivery: Delivery) -> str:
     """What a message is called in logs, and known by when it comes again."""
     digest = hashlib.sha256(delivery.body).hexdigest()[:16]
-    return f"{delivery.headers.get('ce-id', 'message')} of {delivery.routing_key}, sha256 {digest}"
+    name = attribute(delivery.headers.get("ce-id")) or "message"
+    return f"{name} of {delivery.routing_key}, sha256 {digest}"

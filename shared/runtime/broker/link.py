@@ -11,8 +11,20 @@ import aiormq
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from yarl import URL
 
+from shared.contract.limits import FRAME_BYTES
+from shared.runtime.broker.decoding import read_all_messages
+
 #: How the loss of a connection shows itself. A frozen broker shows as TimeoutError; see also `is_stray_cancel`.
 LINK_ERRORS: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)
+
+#: The broker closes the channel or the connection, because of what was published on it.
+CONTENT_ERRORS: Final = (
+    aiormq.exceptions.ChannelPreconditionFailed,
+    aiormq.exceptions.ConnectionFrameError,
+    aiormq.exceptions.ConnectionSyntaxError,
+    aiormq.exceptions.ConnectionUnexpectedFrame,
+    aiormq.exceptions.ConnectionNotImplemented,
+)
 
 #: A frozen broker is noticed after about three times this.
 _HEARTBEAT_SECONDS: Final = 10
@@ -36,6 +48,8 @@ class Link:
     def __init__(self, connection: aio_pika.abc.AbstractConnection, channel: aiormq.Channel) -> None:
         self._connection = connection
         self.channel = channel
+        #: The largest frame that both sides accept.
+        self.frame_bytes = min(channel.connection.connection_tune.frame_max or FRAME_BYTES, FRAME_BYTES)
         #: Set when the connection, the channel or a consumer on it is gone.
         self.lost = asyncio.Event()
         connection.close_callbacks.add(self._on_close)
@@ -51,6 +65,7 @@ class Link:
             LINK_ERRORS: if that does not work in time.
 
         """
+        read_all_messages()
         async with asyncio.timeout(_OPEN_SECONDS):
             connection = await aio_pika.connect(
                 URL(url).update_query(heartbeat=_HEARTBEAT_SECONDS), client_properties={"connection_name": name}

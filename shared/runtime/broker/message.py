@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from shared.contract.dead import ATTEMPT, BROKERS_OWN, DEAD, FAILED_AT
+from shared.contract.dead import ATTEMPT, DEAD, FAILED_AT
 from shared.contract.envelope import CONTENT_TYPE, Envelope
 from shared.contract.errors import code_of
+from shared.contract.limits import COPY_BYTES, EVENT_BYTES, ROUTING_HEADERS, carried, clip, short
 from shared.contract.retry import RetryIn
 from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
 
-#: A frame of headers over about 131 kB closes the whole connection.
-_TEXT_LIMIT: Final = 4096
-_TRACEBACK_LIMIT: Final = 16_384
-_FOREIGN_HEADERS_LIMIT: Final = 64
+#: With what is carried of a message's own headers, all of it fits into one frame.
+_TEXT_BYTES: Final = 4096
+_TRACEBACK_BYTES: Final = 16_384
+_ATTEMPTS_MOST: Final = 2**31 - 1
 
 Headers = Mapping[str, Any]
 
@@ -35,6 +36,8 @@ class Outgoing:
     correlation_id: str | None = None
     #: Must some queue take it? A publish that reaches none is then an error.
     mandatory: bool = True
+    #: A larger body is never published.
+    body_limit_bytes: int = EVENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Delivery:
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
         attempt = self.headers.get(ATTEMPT)
-        return attempt if isinstance(attempt, int) and attempt > 0 else 1
+        return min(attempt, _ATTEMPTS_MOST) if isinstance(attempt, int) and attempt > 0 else 1
 
 
 def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
@@ -77,18 +80,24 @@ def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
 
 def retry(delivery: Delivery, step: RetryIn, *, now: datetime) -> Outgoing:
     """The same message, to come back to the same queue after the step's delay."""
-    headers = {FAILED_AT: now.isoformat(), **_kept(delivery.headers), ATTEMPT: step.attempt}
+    headers = {FAILED_AT: now.isoformat(), **carried(delivery.headers), ATTEMPT: step.attempt}
     return _again(delivery, delay_name(step.delay), headers)
 
 
 def give_back(delivery: Delivery, delay: timedelta) -> Outgoing:
     """The same message, to come back to the same queue after *delay* as if it had never been handed over."""
-    return _again(delivery, delay_name(delay), _kept(delivery.headers))
+    return _again(delivery, delay_name(delay), carried(delivery.headers))
+
+
+def put_back(delivery: Delivery) -> Outgoing:
+    """The same message, to come back to the same queue behind all others, by the road on which it came."""
+    headers = {name: value for name, value in delivery.headers.items() if name not in ROUTING_HEADERS}
+    return replace(_again(delivery, delivery.exchange, headers), routing_key=delivery.routing_key)
 
 
 def dead_letter(delivery: Delivery, error: BaseException, *, now: datetime) -> Outgoing:
-    """The same message, set aside with its reason."""
-    kept = _kept(delivery.headers)
+    """The same message, set aside with its reason; headers and texts are cut so that it always fits."""
+    kept = carried(delivery.headers)
     headers = {
         **kept,
         f"{DEAD}queue": delivery.queue,
@@ -96,7 +105,7 @@ def dead_letter(delivery: Delivery, error: BaseException, *, now: datetime) -> O
         f"{DEAD}routing-key": delivery.routing_key,
         f"{DEAD}error": code_of(error),
         f"{DEAD}class": type(error).__name__,
-        f"{DEAD}text": _clip(str(error), _TEXT_LIMIT),
+        f"{DEAD}text": clip(str(error), _TEXT_BYTES),
         f"{DEAD}traceback": _traceback(error),
         f"{DEAD}attempts": delivery.attempt,
         f"{DEAD}first-failure": str(kept.get(FAILED_AT, now.isoformat())),
@@ -111,27 +120,13 @@ def _again(delivery: Delivery, exchange: str, headers: Headers) -> Outgoing:
         routing_key=delivery.queue,
         body=delivery.body,
         headers=headers,
-        content_type=delivery.content_type,
-        message_type=str(delivery.headers.get("ce-type", "")) or None,
+        content_type=short(delivery.content_type),
+        message_type=short(delivery.headers.get("ce-type")),
+        body_limit_bytes=COPY_BYTES,
     )
 
 
-def _kept(headers: Headers) -> dict[str, Any]:
-    """The producer's own headers, as far as they can travel again."""
-    kept = {
-        name: value if isinstance(value, bool | int | float) else _clip(str(value), _TEXT_LIMIT)
-        for name, value in headers.items()
-        if not name.startswith(BROKERS_OWN)
-    }
-    return dict(list(kept.items())[:_FOREIGN_HEADERS_LIMIT])
-
-
 def _traceback(error: BaseException) -> str:
-    # Frames only: local variables may hold a token.
-    lines = traceback.format_exception(error, limit=-20)
-    return "".join(lines)[-_TRACEBACK_LIMIT:]
-
-
-def _clip(text: str, limit: int) -> str:
-    # In bytes, because that is what a frame counts.
-    return text.encode("utf-8", "replace")[:limit].decode("utf-8", "ignore")
+    # Frames only: local variables may hold a token. Its end says most.
+    lines = "".join(traceback.format_exception(error, limit=-20))
+    return clip(lines[-_TRACEBACK_BYTES:], _TRACEBACK_BYTES)

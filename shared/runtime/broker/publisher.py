@@ -1,13 +1,18 @@
 """
-Has the broker got it? Publishes with confirm, and says one of three things about each message.
+Has the broker got it? Publishes with confirm, and says one of four things about each message.
 
     returns                 confirmed: it is on disk in a queue
     Unroutable              no queue takes it: the topology is broken
     Unconfirmed             refused (a queue is full, or its node is down), or *unknown*: it may be there or not.
                             Publish it again: its event has the same id
+    Unpublishable           it will never be taken like this: too large, not encodable, or refused for what it says
 
 The message goes through the library's lower channel, without waiting for the socket to drain: that halves the client's
 share of the work (measured 2026-11). How many are on their way at once is bounded here instead.
+
+A broker that objects to a message closes the channel or the connection, and every other publish on it fails as well.
+Then each of them is published once more, one at a time over a connection of its own: the message that is refused there
+too is the one that was objected to.
 """
 
 from __future__ import annotations
@@ -23,9 +28,11 @@ import structlog
 from aiormq import spec
 
 from shared.contract.errors import DependencyDown
+from shared.contract.limits import FRAME_BYTES, Unpublishable
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime.broker.declare import declare
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_stray_cancel, say
+from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, is_stray_cancel, say
+from shared.runtime.broker.measure import ENCODING_ERRORS, check_size, unencodable
 from shared.runtime.broker.message import Outgoing
 
 log = structlog.get_logger()
@@ -46,8 +53,16 @@ class Unroutable(DependencyDown):
     code = "broker_unroutable"
 
 
+class _Objection(Exception):  # noqa: N818 (a signal, not an error)
+    """The broker closed the link because of this message, or of another one on it."""
+
+
+class _Unsent(Exception):  # noqa: N818 (likewise)
+    """The link was closed before anything of this message was written."""
+
+
 class Publisher:
-    """Publishes over one connection of its own, opened when needed and replaced when in doubt."""
+    """Publishes over connections of its own, opened when needed and replaced when in doubt."""
 
     def __init__(self, url: str, *, name: str, topology: Topology | None = None, timeout_seconds: float = 5.0) -> None:
         """
@@ -56,23 +71,14 @@ class Publisher:
         With a *topology*, this process may make it exist, but for lossy queues: on every new connection, and where a
         message found no queue.
         """
-        self._url = url
-        self._topology = topology
-        self._name = name
-        self._timeout_seconds = timeout_seconds
-        self._link: Link | None = None
-        self._is_declared = False
-        self._opening = asyncio.Lock()
-        self._slots = asyncio.Semaphore(_IN_FLIGHT)
-        self._closing: set[asyncio.Task[None]] = set()
+        self._shared = _Line(url, name, topology, timeout_seconds, slots=_IN_FLIGHT)
+        self._single = _Line(url, f"{name}, one at a time", None, timeout_seconds, slots=1)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._link is not None:
-            self._discard(self._link)
-        await asyncio.gather(*self._closing)
+        await asyncio.gather(self._shared.close(), self._single.close())
 
     async def connect(self) -> None:
         """
@@ -83,11 +89,7 @@ class Publisher:
             TopologyMismatch: if it holds a queue with other arguments than ours.
 
         """
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._open()
-        except LINK_ERRORS as error:
-            raise Unconfirmed(say(error)) from error
+        await self._shared.connect()
 
     async def publish(self, message: Outgoing) -> None:
         """
@@ -96,6 +98,81 @@ class Publisher:
         Raises:
             Unconfirmed: if there is none; publish again.
             Unroutable: if no queue takes the message.
+            Unpublishable: if it can not be published like this; nothing of it was written, or the broker refused it.
+
+        """
+        properties = _properties(message)
+        check_size(message, properties, frame_bytes=self._shared.frame_bytes)
+        try:
+            try:
+                await self._shared.publish(message, properties)
+            except _Unsent:
+                await self._shared.publish(message, properties)
+        except _Objection:
+            await self._publish_alone(message)
+        except _Unsent as error:
+            raise Unconfirmed("the connection to RabbitMQ was lost twice before the message was written") from error
+
+    async def _publish_alone(self, message: Outgoing) -> None:
+        try:
+            await self._single.publish(message, _properties(message))
+        except _Unsent as error:
+            raise Unconfirmed("the connection to RabbitMQ was lost before the message was written") from error
+        except _Objection as objection:
+            raise Unpublishable(
+                f"RabbitMQ refuses a message to {message.exchange or 'queue'} {message.routing_key}: {objection}",
+                code="message_refused",
+            ) from objection.__cause__
+
+    async def probe(self) -> None:
+        """
+        Ask whether the broker takes messages at all, with one that no queue gets.
+
+        Raises:
+            Unconfirmed: if it does not.
+
+        """
+        with suppress(Unroutable):
+            await self.publish(Outgoing(DEAD_EXCHANGE, "modelswap.nobody", b""))
+
+
+class _Line:
+    """One link at a time, and what is on its way over it."""
+
+    def __init__(self, url: str, name: str, topology: Topology | None, timeout_seconds: float, *, slots: int) -> None:
+        self._url = url
+        self._topology = topology
+        self._name = name
+        self._timeout_seconds = timeout_seconds
+        self._link: Link | None = None
+        self._is_declared = False
+        self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(slots)
+        self._closing: set[asyncio.Task[None]] = set()
+        #: The largest frame that the broker accepts, as far as is known.
+        self.frame_bytes = FRAME_BYTES
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._link is not None:
+            self._discard(self._link)
+        await asyncio.gather(*self._closing)
+
+    async def connect(self) -> None:
+        """Open the link, as `Publisher.connect` says."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._open()
+        except LINK_ERRORS as error:
+            raise Unconfirmed(say(error)) from error
+
+    async def publish(self, message: Outgoing, properties: spec.Basic.Properties) -> None:
+        """
+        Publish *message*, as `Publisher.publish` says.
+
+        Raises:
+            _Objection: if the broker closed the link because of what was published on it.
+            _Unsent: if the link was closed before anything was written.
 
         """
         link: Link | None = None
@@ -106,7 +183,7 @@ class Publisher:
                     message.body,
                     exchange=message.exchange,
                     routing_key=message.routing_key,
-                    properties=_properties(message),
+                    properties=properties,
                     mandatory=message.mandatory,
                     wait=False,
                 )
@@ -123,24 +200,14 @@ class Publisher:
             self._discard(link)
             raise Unconfirmed("the connection to RabbitMQ was lost before the receipt") from error
         except LINK_ERRORS as error:
-            self._discard(link)
-            raise Unconfirmed(f"no receipt: {say(error)}") from error
+            raise self._give_up(link, error) from error
         except Exception as error:
-            # The library has no word for it: another publish gave this link up while this one waited for its receipt.
-            if link is None or link.is_open:
-                raise
-            raise Unconfirmed("the connection to RabbitMQ was given up before the receipt") from error
-
-    async def probe(self) -> None:
-        """
-        Ask whether the broker takes messages at all, with one that no queue gets.
-
-        Raises:
-            Unconfirmed: if it does not.
-
-        """
-        with suppress(Unroutable):
-            await self.publish(Outgoing(DEAD_EXCHANGE, "modelswap.nobody", b""))
+            if link is not None and not link.is_open:
+                # The library has no word for it: another publish gave this link up while this one waited.
+                raise Unconfirmed("the connection to RabbitMQ was given up before the receipt") from error
+            if link is not None and isinstance(error, ENCODING_ERRORS):  # raised before anything is written
+                raise unencodable(message, error) from error
+            raise
 
     async def _open(self) -> Link:
         if self._link is not None and self._link.is_open and self._is_declared:
@@ -149,6 +216,7 @@ class Publisher:
             if self._link is None or not self._link.is_open:
                 self._discard(self._link)
                 self._link, self._is_declared = await Link.open(self._url, name=self._name), False
+                self.frame_bytes = self._link.frame_bytes
             link = self._link
             if not self._is_declared:
                 try:
@@ -159,6 +227,19 @@ class Publisher:
                     raise
                 self._is_declared = True
             return link
+
+    def _give_up(self, link: Link | None, error: Exception) -> Exception:
+        """Discard *link*; what *error* means for a message that was published on it."""
+        if (
+            link is not None and link is self._link and isinstance(error, CONTENT_ERRORS)
+        ):  # once for all that were on it
+            log.warning("publisher.link_closed", connection=self._name, detail=str(error))
+        self._discard(link)
+        if link is not None and isinstance(error, CONTENT_ERRORS):
+            return _Objection(str(error))
+        if isinstance(error, aiormq.exceptions.ChannelInvalidStateError):
+            return _Unsent(str(error))
+        return Unconfirmed(f"no receipt: {say(error)}")
 
     def _discard(self, link: Link | None) -> None:
         """Never trust this link again; closing it must not hold anybody up."""

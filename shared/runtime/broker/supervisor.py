@@ -281,6 +281,7 @@ class Supervised(ABC):
         Raises:
             Stale: if the delivery that it follows from is somebody else's anyway.
             HeldForLong: if it is not by *until*, by the event loop's clock.
+            Unpublishable: if it never will be.
 
         """
         address = f"{message.exchange} {message.routing_key}"
@@ -314,6 +315,8 @@ class Inbox:
         self._stopping = stopping
         self._waiting: asyncio.Queue[Delivery | None] = asyncio.Queue()
         self._closed = False
+        #: Tags that are settled already.
+        self._rejected: set[int] = set()
 
     async def put(self, message: DeliveredMessage) -> None:
         """Called by the library, in a task that it may cancel: nothing else may happen here."""
@@ -373,8 +376,23 @@ class Inbox:
         """Let the broker have all that is in hand, of everybody on this link."""
         await self.link.channel.basic_nack(0, multiple=True, requeue=True, wait=False)
 
+    def is_rejected(self, delivery: Delivery) -> bool:
+        """Was `reject` asked to settle *delivery*?"""
+        return delivery.tag in self._rejected
+
+    async def reject(self, delivery: Delivery, *, requeue: bool = False) -> None:
+        """Let the broker make a dead letter of *delivery*, or with *requeue* hand it out again; it is acked no more."""
+        self._rejected.add(delivery.tag)
+        try:
+            await self.link.channel.basic_reject(delivery.tag, requeue=requeue, wait=False)
+        except LINK_ERRORS as error:
+            log.info("reject.lost", queue=self._queue, error=repr(error))
+
     async def ack(self, batch: Sequence[Delivery], *, alone: bool) -> None:
         """Ack *batch*; up to its last tag in one go where nobody else works on this link."""
+        batch = [delivery for delivery in batch if delivery.tag not in self._rejected]
+        if not batch:
+            return
         try:
             if alone:
                 await self.link.channel.basic_ack(batch[-1].tag, multiple=True, wait=False)

@@ -1,0 +1,63 @@
+"""W3C trace context from outside: kept where it is well formed and short, dropped where it is not. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+#: Plain headers, as OpenTelemetry expects.
+TRACE_HEADERS: Final = ("traceparent", "tracestate")
+
+#: W3C asks to carry at least this much of a tracestate.
+_STATE_CHARACTERS: Final = 512
+_STATE_MEMBERS: Final = 32
+_PARENT_CHARACTERS: Final = 256
+# A later version may say more after the four parts of version 00.
+_PARENT: Final = re.compile(
+    r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<known>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})"
+    r"(?P<more>-[\x21-\x7e]*)?"
+)
+_MEMBER: Final = re.compile(
+    r"(?P<key>[a-z0-9][a-z0-9_*/@-]{0,255})=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
+
+
+def trace_context(parents: Sequence[object], states: Sequence[object]) -> dict[str, str]:
+    """
+    The trace context in the values of the ``traceparent`` headers and of the ``tracestate`` headers.
+
+    Exactly one valid traceparent is needed; a tracestate is only carried beside it.
+    """
+    parent = _read_parent(parents)
+    if parent is None:
+        return {}
+    state = _read_state(states)
+    return {"traceparent": parent, **({"tracestate": state} if state else {})}
+
+
+def trace_id_in(parent: object) -> str | None:
+    """The trace id in a valid traceparent."""
+    valid = _read_parent([parent])
+    return valid.split("-")[1] if valid else None
+
+
+def _read_parent(values: Sequence[object]) -> str | None:
+    match values:
+        case [str(text)] if len(text) <= _PARENT_CHARACTERS and (found := _PARENT.fullmatch(text)):
+            if found["version"] == "00":
+                return text if found["more"] is None else None
+            # W3C: of a later version, go on with what this one knows.
+            return f"00-{found['known']}"
+    return None
+
+
+def _read_state(values: Sequence[object]) -> str | None:
+    match values:
+        case [str(text)] if len(text) <= _STATE_CHARACTERS:
+            members = [member for part in text.split(",") if (member := part.strip(" \t"))]
+            found = [_MEMBER.fullmatch(member) for member in members]
+            keys = {each["key"] for each in found if each is not None}
+            if len(keys) == len(members) <= _STATE_MEMBERS:
+                return ",".join(members) or None
+    return None
