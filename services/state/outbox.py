@@ -4,20 +4,21 @@ Do the events that were committed reach the broker? Edge: publishes the outbox, 
 An event is marked as published after the broker confirmed it, so it may be published twice, and a relay that was frozen
 may publish it late: subscribers keep the highest generation of each user. Several relays may run: one works at a time.
 
-What this version can not read, a newer one has written: it stays in the outbox for that one, and delays nobody.
+What this version can not read, a newer one has written: it stays in the outbox for that one, and delays nobody. What
+can not be published as it is (`Unpublishable`) is set aside in the table until somebody repairs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final, Protocol
 
 import structlog
 
 from services.state.records import Publish, Round
-from shared.contract.errors import DependencyDown, Malformed
+from shared.contract.errors import DependencyDown
 from shared.runtime import telemetry
 from shared.runtime.broker.link import is_stray_cancel
 from shared.runtime.waiting import wait_for_any
@@ -89,24 +90,35 @@ class Relay:
         if done is None:
             return _BUSY_SECONDS
         telemetry.published.inc(done.published)
-        self._set_aside(done.unreadable)
+        self._report(done)
         if done.failures:
             return self._trouble("not_published", str(done.failures[0]), events=len(done.failures))
         if self._failures:
             log.info("relay.resumed", failures=self._failures)
         self._failures, self._delay = 0, None
-        return 0.0 if done.published + len(done.unreadable) == _BATCH else _POLL_SECONDS
+        settled = done.published + len(done.unreadable) + len(done.unpublishable)
+        return 0.0 if settled == _BATCH else _POLL_SECONDS
 
-    def _set_aside(self, unreadable: Mapping[int, Malformed]) -> None:
-        for number, error in unreadable.items():
+    def _report(self, done: Round) -> None:
+        """Tell of the rows that are passed over."""
+        for number, error in done.unreadable.items():
             log.error(
                 "outbox.unreadable",
                 number=number,
                 detail=str(error),
                 hint="it waits in state.outbox for a version of modelswap that can read it",
             )
-        self._unreadable |= unreadable.keys()
+        for number, refused in done.unpublishable.items():
+            log.error(
+                "outbox.set_aside",
+                number=number,
+                error=refused.code,
+                detail=str(refused),
+                hint="deploy/runbook.md: Events that can not be published",
+            )
+        self._unreadable |= done.unreadable.keys()
         telemetry.unreadable.set(len(self._unreadable))
+        telemetry.unpublishable.set(done.set_aside)
 
     async def _prune(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -15,6 +15,7 @@ from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed, PermanentError
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.limits import Unpublishable
 
 #: The code of a training's failure that Replicate was never asked for.
 NOT_STARTED: Final = "not_started"
@@ -142,6 +143,10 @@ class Round:
     failures: Sequence[BaseException] = ()
     #: The rows that this version can not read, and why.
     unreadable: Mapping[int, Malformed] = field(default_factory=dict)
+    #: The rows that were set aside now, and why: they can never be published as they are.
+    unpublishable: Mapping[int, Unpublishable] = field(default_factory=dict)
+    #: How many rows are set aside, these among them.
+    set_aside: int = 0
 
 
 class UserDeleted(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)

@@ -85,6 +85,7 @@ from services.state.transitions import Stage
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ModelWithdrawn, ProgressSource, TrainingEvent
 from shared.contract.identity import ModelRef
+from shared.contract.limits import Unpublishable
 from shared.runtime import telemetry
 from shared.runtime.clock import now
 from shared.runtime.logs import log_fact
@@ -362,11 +363,17 @@ _TRY_LOCK_RELAY: Final = """
 # Never "beyond the last one published": a lower id may be committed later.
 _UNPUBLISHED: Final = """
     SELECT id, headers, body FROM state.outbox
-    WHERE published_at IS NULL AND id <> ALL($2::bigint[])
+    WHERE published_at IS NULL AND set_aside_at IS NULL AND id <> ALL($2::bigint[])
     ORDER BY id
     LIMIT $1
 """
 _MARK_PUBLISHED: Final = "UPDATE state.outbox SET published_at = clock_timestamp() WHERE id = ANY($1::bigint[])"
+_SET_ASIDE: Final = """
+    UPDATE state.outbox SET set_aside_at = clock_timestamp(), set_aside_reason = s.reason
+    FROM unnest($1::bigint[], $2::text[]) AS s (id, reason)
+    WHERE outbox.id = s.id
+"""
+_COUNT_SET_ASIDE: Final = "SELECT count(*) FROM state.outbox WHERE set_aside_at IS NOT NULL AND published_at IS NULL"
 
 # The oldest rows are the ones to go, so this reads as many as it may delete, however long the table.
 _PRUNE_OUTBOX: Final = """
@@ -843,6 +850,8 @@ class Store:
         """
         Publish the oldest *limit* unpublished events, and mark the confirmed. None: another relay is at it.
 
+        What can not be published as it is, is set aside; somebody must repair it.
+
         The rows *without* which it is done stay as they are.
         """
         return await self._transaction(lambda connection: self._relay(connection, publish, limit, without))
@@ -855,10 +864,17 @@ class Store:
         rows = await connection.fetch(_UNPUBLISHED, limit, list(without))
         envelopes, unreadable = to_envelopes(rows)
         results = await publish(list(envelopes.values())) if envelopes else ()
-        confirmed = [number for number, result in zip(envelopes, results, strict=True) if result is None]
+        ends = dict(zip(envelopes, results, strict=True))
+        confirmed = [number for number, end in ends.items() if end is None]
+        unpublishable = {number: end for number, end in ends.items() if isinstance(end, Unpublishable)}
+        failures = [end for end in ends.values() if end is not None and not isinstance(end, Unpublishable)]
         if confirmed:
             await connection.execute(_MARK_PUBLISHED, confirmed)
-        return Round(len(confirmed), tuple(result for result in results if result is not None), unreadable)
+        if unpublishable:
+            reasons = [f"{error.code}: {error}" for error in unpublishable.values()]
+            await connection.execute(_SET_ASIDE, list(unpublishable), reasons)
+        set_aside = await connection.fetchval(_COUNT_SET_ASIDE)
+        return Round(len(confirmed), tuple(failures), unreadable, unpublishable, set_aside)
 
     async def prune(self, *, limit: int) -> int:
         """Delete at most *limit* rows of each kind that nobody needs any more; return how many it were at most."""

@@ -16,6 +16,7 @@ from services.state.store import Store
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ModelActivated
+from shared.contract.limits import Unpublishable
 from shared.runtime import telemetry
 from tests.counts import counted
 from tests.state import Wire, connected, opened_store, ready, registration
@@ -298,6 +299,74 @@ async def test_what_only_a_newer_version_can_read_is_kept_and_delays_nobody(stor
         await broker.until(2)
 
     assert await unpublished(database_url) == 150
+
+
+async def set_aside(database_url: str) -> list[tuple[int, str]]:
+    async with connected(database_url) as connection:
+        rows = await connection.fetch(
+            "SELECT generation, set_aside_reason FROM state.outbox WHERE set_aside_at NOTNULL"
+        )
+        return [tuple(row) for row in rows]
+
+
+async def test_an_event_that_can_not_be_published_is_set_aside_and_delays_nobody(store, database_url):
+    refused = Unpublishable("the body takes 2 MiB")
+    broker = Broker(fails=lambda envelope: refused if envelope.event.training_id == "ada-2" else None)
+    await swap(store, 3)
+
+    # Whoever is in trouble waits for so long that the last event would never come.
+    async with relaying(store, broker.publish, pause_seconds=1000) as relay:
+        await broker.until(2)
+        await swap(store, 1, "bob")
+        await broker.until(3)
+        assert await relay.check() is None
+
+    assert broker.generations == [1, 3, 1]
+    assert await set_aside(database_url) == [(2, "message_too_large: the body takes 2 MiB")]
+    assert counted(telemetry.unpublishable)[()] == 1
+
+
+async def test_a_whole_round_of_unpublishable_events_holds_up_no_other(store, database_url):
+    broker = Broker(fails=lambda envelope: Unpublishable("no") if envelope.event.training_id != "bob-1" else None)
+    await swap(store, 3)
+    await swap(store, 1, "bob")
+
+    rounds = [await store.relay(broker.publish, limit=2) for _ in range(3)]
+
+    assert [(done.published, len(done.unpublishable), done.set_aside) for done in rounds] == [
+        (0, 2, 2),
+        (1, 1, 3),
+        (0, 0, 3),
+    ]
+
+
+async def test_an_event_that_was_repaired_is_published(store, database_url):
+    broker = Broker(fails=lambda _: Unpublishable("no"))
+    await swap(store, 1)
+    await store.relay(broker.publish, limit=10)
+    broker.fails = lambda _: None
+
+    async with connected(database_url) as connection:
+        await connection.execute("UPDATE state.outbox SET set_aside_at = NULL, set_aside_reason = NULL WHERE id = 1")
+    done = await store.relay(broker.publish, limit=10)
+
+    assert done == Round(1)
+    assert broker.generations == [1]
+
+
+async def test_an_event_of_an_earlier_version_with_a_giant_trace_is_published(store, database_url):
+    broker = Broker()
+    await swap(store, 1)
+    async with connected(database_url) as connection:
+        await connection.execute(
+            """UPDATE state.outbox
+               SET headers = (headers::jsonb || jsonb_build_object('tracestate', repeat('b', 130639)))::json"""
+        )
+
+    await store.relay(broker.publish, limit=10)
+
+    (envelope,) = broker.got
+    assert envelope.trace == {}
 
 
 async def test_a_relay_that_is_really_cancelled_ends(store):

@@ -126,10 +126,15 @@ async def outbox(environment: Environment) -> str:
     Say how many committed events wait to be published, and for how long.
 
     Raises:
-        Wrong: if the oldest is held up.
+        Wrong: if the oldest is held up, or some can not be published.
 
     """
-    waiting, oldest = await servers.outbox_backlog(environment)
+    waiting, oldest, set_aside = await servers.outbox_backlog(environment)
+    if set_aside:
+        raise Wrong(
+            f"{set_aside} committed events can not be published as they are, and were set aside",
+            "deploy/runbook.md: Events that can not be published",
+        )
     said = f"{waiting} committed events wait to be published, the oldest for {oldest:.0f} s"
     if oldest > _HELD_UP_SECONDS:
         raise Wrong(said)

@@ -21,8 +21,10 @@ from shared.runtime.settings import BrokerSettings, DatabaseSettings
 
 _NAME = "modelswap topology"
 _OUTBOX_BACKLOG: Final = """
-    SELECT count(*) AS waiting,
-           coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::double precision AS oldest
+    SELECT count(*) FILTER (WHERE set_aside_at IS NULL) AS waiting,
+           coalesce(extract(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE set_aside_at IS NULL)), 0)
+               ::double precision AS oldest,
+           count(set_aside_at) AS set_aside
     FROM state.outbox
     WHERE published_at IS NULL
 """
@@ -71,8 +73,8 @@ async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[s
         return await depths(url, names)
 
 
-async def outbox_backlog(environment: Environment) -> tuple[int, float]:
-    """How many committed events wait to be published, and since how many seconds the oldest."""
+async def outbox_backlog(environment: Environment) -> tuple[int, float, int]:
+    """How many committed events wait to be published, since how many seconds the oldest, and how many can not be."""
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
     connection = await connect(url, application_name="modelswap doctor")
     try:
@@ -80,7 +82,7 @@ async def outbox_backlog(environment: Environment) -> tuple[int, float]:
             row = await connection.fetchrow(_OUTBOX_BACKLOG)
     finally:
         await connection.close(timeout=5)
-    return (row["waiting"], row["oldest"]) if row else (0, 0.0)
+    return (row["waiting"], row["oldest"], row["set_aside"]) if row else (0, 0.0, 0)
 
 
 @asynccontextmanager
