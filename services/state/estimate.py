@@ -3,6 +3,7 @@ How far is a training, and how long will it take? Pure: what its log said, or a 
 
 A guess knows how long the last trainings of the same trainer took; where none are known, half an hour is 90 percent.
 What was shown once is never taken back: a log that turns out to be behind the guess has to catch up with it first.
+Only where a log contradicts itself is its own share corrected (`store._RECORD_PROGRESS`); a guess that was shown stays.
 """
 
 from __future__ import annotations

@@ -190,6 +190,10 @@ _WRITE: Final = """
 """
 
 # Replicate says the same twice a second: what is not new writes nothing, and is told to nobody who follows.
+# Progress only rises, but for one correction: a later report of another total that is at least ten points lower
+# replaces what was counted to its end (that was other work: no training goes on counting behind its end), and what has
+# not moved for five minutes (no evaluation that is misread, and no late webhook, takes so long). A report is of another
+# total where the stored step makes another share of it than the stored one.
 _RECORD_PROGRESS: Final = """
     WITH reported AS (
         SELECT r.*, coalesce(
@@ -199,24 +203,34 @@ _RECORD_PROGRESS: Final = """
             training_id text, claimed_ref uuid, step integer, total integer, percent smallint, source text,
             at timestamptz)
     ), free AS (
-        SELECT t.ref
+        SELECT t.ref, t.step, t.progress, t.progress_at, t.updated_at
         FROM state.trainings t
         WHERE t.ref = ANY(ARRAY(SELECT ref FROM reported)) AND t.stage IN ('requested', 'running')
         FOR NO KEY UPDATE OF t SKIP LOCKED
+    ), judged AS (
+        SELECT r.*,
+            coalesce(r.percent > coalesce(t.progress, -1), false) AS rises,
+            coalesce(r.percent = t.progress AND r.step > coalesce(t.step, -1), false) AS advances,
+            coalesce(
+                r.percent <= t.progress - 10 AND r.at > t.progress_at AND r.total IS NOT NULL
+                AND (t.step IS NULL OR abs(least(99, 100::bigint * t.step / r.total) - t.progress) > 1)
+                AND (t.progress = 99 OR r.at > t.updated_at + interval '5 minutes'), false) AS corrects
+        FROM reported r JOIN free t USING (ref)
     )
     UPDATE state.trainings t SET
         stage           = 'running',
-        step            = greatest(t.step, r.step),
-        total_steps     = coalesce(t.total_steps, r.total),
-        progress        = greatest(t.progress, r.percent),
-        progress_source = CASE WHEN r.percent > coalesce(t.progress, -1) THEN r.source ELSE t.progress_source END,
-        progress_at     = CASE WHEN r.percent > coalesce(t.progress, -1) THEN r.at ELSE t.progress_at END,
+        step            = CASE WHEN r.rises OR r.advances OR r.corrects THEN coalesce(r.step, t.step) ELSE t.step END,
+        total_steps     = CASE WHEN r.corrects OR r.step > t.total_steps THEN coalesce(r.total, t.total_steps)
+                               ELSE coalesce(t.total_steps, r.total) END,
+        progress        = CASE WHEN r.corrects THEN r.percent ELSE greatest(t.progress, r.percent) END,
+        progress_source = CASE WHEN r.rises OR r.corrects THEN r.source ELSE t.progress_source END,
+        progress_at     = CASE WHEN r.rises OR r.corrects THEN r.at ELSE t.progress_at END,
         started_at      = coalesce(t.started_at, r.at),
         updated_at      = clock_timestamp()
-    FROM reported r JOIN free USING (ref)
+    FROM judged r
     WHERE t.ref = r.ref AND t.ref = ANY(ARRAY(SELECT ref FROM free)) AND t.stage IN ('requested', 'running')
-      AND (t.stage = 'requested' OR t.started_at IS NULL OR r.percent > coalesce(t.progress, -1)
-           OR r.step > coalesce(t.step, -1) OR (t.total_steps IS NULL AND r.total IS NOT NULL))
+      AND (t.stage = 'requested' OR t.started_at IS NULL OR r.rises OR r.advances OR r.corrects
+           OR (t.total_steps IS NULL AND r.total IS NOT NULL))
 """
 
 _LOCK_USER: Final = """

@@ -161,7 +161,10 @@ class TrainingView(_View):
     trainer: ModelRef | None
     trigger_word: str
     progress: int
-    """0..100, and it never falls. 100 is said when the model can be used, and not before."""
+    """
+    0..100, and it never falls, unless the log itself shows that it was misread. 100 is said when the model can be
+    used, and not before.
+    """
     progress_source: ProgressSource | None
     """Read from the log, or guessed from the time; null where neither is needed."""
     step: int | None

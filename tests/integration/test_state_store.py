@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,14 +22,16 @@ from services.state.swap import DestinationMismatch, Failure, MadeByAnother, May
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, PermanentError
-from shared.contract.events import ProgressSource
+from shared.contract.events import ProgressSource, TrainingProgressed
 from shared.contract.identity import ModelName
+from shared.runtime.clock import now
 from tests.state import (
     DESTINATION,
     NOON,
     Wire,
     canceled,
     connected,
+    envelope,
     failed,
     model_of,
     not_verified,
@@ -660,6 +663,77 @@ async def test_progress_only_ever_rises(store):
 
     assert seen == [(20, 200), (20, 200), (20, 200), (50, 500)]
     assert (record.stage, record.progress_source, record.total_steps) == (Stage.RUNNING, ProgressSource.LOG, 1000)
+
+
+async def reported(
+    store: Store, step: int, total: int | None, at: datetime
+) -> tuple[int | None, int | None, int | None]:
+    """Report *step* of *total*, and say what is known of the training then."""
+    event = TrainingProgressed(training_id="t1", step=step, total=total, fraction=step / total if total else 0.01)
+    await Handler(store).handle_progress([envelope(event, at=at)])
+    record = await get(store, "t1")
+    return record.percent, record.step, record.total_steps
+
+
+async def test_a_log_that_goes_on_behind_its_end_is_corrected(store):
+    await store.adopt(registration("ada", "t1", total_steps=None))
+
+    misread = await reported(store, 225, 225, NOON)
+    corrected = await reported(store, 24, 2400, NOON + timedelta(seconds=1))
+    later = await reported(store, 120, 2400, NOON + timedelta(seconds=2))
+
+    assert [misread, corrected, later] == [(99, 225, 225), (1, 24, 2400), (5, 120, 2400)]
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "at"),
+    [
+        (24, 2400, NOON - timedelta(seconds=1)),
+        (24, 2400, NOON),
+        (200, 225, NOON + timedelta(hours=2)),
+        (2160, 2400, NOON + timedelta(seconds=1)),
+        (1, None, NOON + timedelta(seconds=1)),
+    ],
+    ids=["earlier", "of the same moment", "of the same total", "only a little less", "without a total"],
+)
+async def test_a_report_that_proves_no_misreading_corrects_nothing(store, step, total, at):
+    await store.adopt(registration("ada", "t1", total_steps=None))
+    before = await reported(store, 225, 225, NOON)
+
+    assert await reported(store, step, total, at) == before
+
+
+async def test_an_evaluation_that_is_misread_corrects_nothing(store):
+    await store.adopt(registration("ada", "t1", total_steps=None))
+    began = now()
+    before = await reported(store, 1440, 2400, began)
+
+    seen = [await reported(store, step, 250, began + timedelta(seconds=step)) for step in (1, 100, 150)]
+
+    assert seen == [before] * 3
+    assert await reported(store, 1464, 2400, began + timedelta(minutes=4)) == (61, 1464, 2400)
+
+
+async def test_a_share_that_has_not_moved_for_minutes_is_corrected_by_a_log_that_has(store):
+    await store.adopt(registration("ada", "t1", total_steps=None))
+    began = now()
+    before = await reported(store, 120, 225, began)
+
+    soon = await reported(store, 24, 2400, began + timedelta(minutes=4))
+    late = await reported(store, 25, 2400, began + timedelta(minutes=6))
+
+    assert (before, soon, late) == ((53, 120, 225), (53, 120, 225), (1, 25, 2400))
+
+
+async def test_step_and_share_are_of_the_same_report(store):
+    await store.adopt(registration("ada", "t1", total_steps=None))
+    began = now()
+
+    await reported(store, 120, 225, began)
+    behind = await reported(store, 240, 2400, began + timedelta(seconds=1))
+    ahead = await reported(store, 1440, 2400, began + timedelta(seconds=2))
+
+    assert (behind, ahead) == ((53, 120, 225), (60, 1440, 2400))
 
 
 @pytest.mark.parametrize("report", [progressed("t1", 0.2, step=200), progressed("t1", 0.1), progressed("t1", None)])

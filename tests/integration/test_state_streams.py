@@ -19,7 +19,7 @@ from services.state.records import TrainingRecord
 from services.state.store import Store
 from services.state.streams import Update, Watcher
 from services.state.transitions import Stage
-from shared.contract.events import TrainingStarted
+from shared.contract.events import TrainingProgressed, TrainingStarted
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
@@ -27,6 +27,7 @@ from shared.runtime.lifecycle import serve
 from tests.sse import Sent, following
 from tests.stack import free_port
 from tests.state import (
+    NOON,
     Wire,
     canceled,
     envelope,
@@ -137,6 +138,18 @@ async def test_a_training_is_followed_from_its_request_to_the_swap(store):
         ("stage", "active", 100),
     ]
     assert [sent.id for sent in seen] == sorted({sent.id for sent in seen})
+
+
+async def test_a_correction_is_told_to_whoever_follows(store):
+    async with running(store) as (_, client), following(client, "t1") as stream:
+        await anext(stream)
+        seen = []
+        for second, (step, total) in enumerate([(225, 225), (24, 2400)]):
+            misread = TrainingProgressed(training_id="t1", step=step, total=total, fraction=step / total)
+            await Handler(store).handle_progress([envelope(misread, at=NOON + timedelta(seconds=second))])
+            seen.append(await anext(stream))
+
+    assert [sent.training["progress"] for sent in seen] == [99, 1]
 
 
 async def test_an_event_says_what_a_get_says(store):

@@ -110,6 +110,18 @@ def test_batches_are_put_into_the_epoch_that_the_line_names(line):
     assert read_progress(line, {"max_epochs": 12}) == Progress(5050 / 30_000, 5050, 30_000)
 
 
+@pytest.mark.parametrize("before", ["validation ", "[eval] ", "Sampling: ", "val_"])
+@pytest.mark.parametrize("count", ["step 120/1000", "step=120", "steps: 120 loss: 0.1"])
+def test_a_step_of_other_work_is_none_of_the_trainings(before, count):
+    assert read_progress(before + count, STEPS) is None
+
+
+@pytest.mark.parametrize("rate", ["120.5MB/s", "2.1s/file", "12.1kit/s", "12157.40it/s", "9.2 tokens/s", "8.1key/s"])
+@pytest.mark.parametrize("training_input", [STEPS, {}])
+def test_a_bar_with_a_rate_of_other_work_is_none_of_the_trainings(rate, training_input):
+    assert read_progress(f"lora:  12%|█▏        | 120/1000 [01:05<07:56, {rate}]", training_input) is None
+
+
 def test_a_training_that_never_wrote_a_bar_has_no_progress_however_much_it_wrote():
     assert read_progress("lorem ipsum 12 dolor\n" * 100_000, STEPS) is None
 

@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 
 from shared.replicate.progress.counts import IS_EPOCHS, Count, counts_in
 
-_MOST_CHARACTERS: Final = 200_000
-_MOST_LINES: Final = 2_000
+_MOST_CHARACTERS: Final = 120_000
+_MOST_LINES: Final = 1_200
 _LONGEST_LINE: Final = 2_000
-_MOST_COUNTS: Final = 2_000
+_MOST_COUNTS: Final = 1_200
 #: So many mentions of an epoch are looked at for a heading.
 _MOST_MENTIONS: Final = 100
 #: Of so many bars it is looked up where they begin, and so much of what stands above is read.
@@ -35,8 +35,8 @@ _HEADING: Final = re.compile(
     r"[^\w\r\n]{0,20}(?![^\r\n])",
     re.IGNORECASE,
 )
-_EPOCH_ZERO: Final = re.compile(r"[Ee]poch\W{0,3}0(?![\d.%])")
-_EPOCHS_BAR: Final = re.compile(r"[Ee]pochs?\s{0,3}:\s{0,3}\d{1,3}%\|[^|\r\n]{0,300}\|\s?(\d{1,6})/(\d{1,6})")
+_EPOCH_ZERO: Final = re.compile(r"poch\W{0,3}0(?![\d.%])")
+_EPOCHS_BAR: Final = re.compile(r"pochs?\s{0,3}:\s{0,3}\d{1,3}%\|[^|\r\n]{0,300}\|\s?(\d{1,6})/(\d{1,6})")
 #: A table whose first column is the epoch.
 _EPOCH_COLUMN: Final = re.compile(r"(?<![^\r\n])\s{0,20}epoch\s{2,40}[a-z]", re.IGNORECASE)
 

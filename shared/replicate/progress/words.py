@@ -28,7 +28,7 @@ _OF_COUNT: Final = re.compile(r"[_/](?=(?:step|iter|epoch|batch|loop))")
 _FILE: Final = re.compile(
     r"\.(?:safetensors|bin|pt|pth|ckpt|tar|gz|zip|json|jpe?g|png|webp|model|gguf|parquet|txt)\b", re.IGNORECASE
 )
-_TITLE: Final = re.compile(r"[^\w\s]?\s{0,3}[^\w\s]?\s{0,3}([a-z]+ing)\b")
+_TITLE: Final = re.compile(r"[^\w\s(,;|]?\s{0,3}[^\w\s(,;|]?\s{0,3}([a-z]+ing)\b(?!\s?[=:])")
 _CLAUSE_END: Final = re.compile(r"[,;|(\[]")
 _RATE_UNIT: Final = re.compile(r"[\d?]\s?(?:([a-zA-Z]+)/s(?:ec)?\b|m?s/([a-zA-Z]+))")
 _STEP_UNITS: Final = frozenset(("it", "iter", "step", "batch", "batche", "ba", "epoch", "update", "sample", ""))
