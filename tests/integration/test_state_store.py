@@ -665,6 +665,16 @@ async def test_progress_only_ever_rises(store):
     assert (record.stage, record.progress_source, record.total_steps) == (Stage.RUNNING, ProgressSource.LOG, 1000)
 
 
+async def test_a_total_that_is_known_later_takes_no_progress_back(store):
+    await store.adopt(registration("ada", "t1", total_steps=None))
+    await Handler(store).handle_progress([progressed("t1", 0.2)])
+
+    await Handler(store).handle_progress([progressed("t1", 0.15, step=150, total=1000)])
+
+    record = await get(store, "t1")
+    assert (record.percent, record.total_steps) == (20, 1000)
+
+
 async def reported(
     store: Store, step: int, total: int | None, at: datetime
 ) -> tuple[int | None, int | None, int | None]:
