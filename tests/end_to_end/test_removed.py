@@ -25,11 +25,13 @@ async def test_a_version_that_only_the_list_shows_is_taken_where_it_is_one_train
     async with silent_stack(servers, tmp_path) as (stack, simulator):
         simulator.order(FaultOrder(data_removed=True, next=100))
         alone = await start(stack, "alone", "acme/alone")
+        active = await stack.until_stage(alone["training_id"], "active")
         # Two of one user, at one destination and at one time: nothing tells which made which.
         twice = [await start(stack, "twice", "acme/twice") for _ in range(2)]
         # Of two users.
         shared = [await start(stack, user, "acme/shared") for user in ("alice", "bob")]
-        # Beside one that is not registered, whose version is the only one: ours has made none that is listed.
+        # Beside one that is not registered, whose version is the only one: ours has made none that is listed. It can
+        # have made any version of its time, so it runs when the first training has its model.
         simulator.order(FaultOrder(destination="acme/beside", version_late_seconds=1e9))
         beside = await start(stack, "beside", "acme/beside")
         name, _, version = TRAINER.partition(":")
@@ -37,7 +39,6 @@ async def test_a_version_that_only_the_list_shows_is_taken_where_it_is_one_train
             TrainingRequest(destination="acme/beside", input={}), trainer=name, version=version, api_url="http://x"
         )
 
-        active = await stack.until_stage(alone["training_id"], "active")
         others = [*twice, *shared, beside]
         ends = [await stack.until_stage(each["training_id"], "unverified") for each in others]
         letters = {each["training_id"]: await stack.dead_letter(each["training_id"]) for each in others}
