@@ -146,6 +146,7 @@ class Engine:
     async def _attempt(self, work: DoSome, aside: SetAside[UUID]) -> float:
         """One round of each replay that is not set aside; how long to wait until the next."""
         busy = await _without_stray_cancel(self._store.at_work())
+        aside.keep_only({each.replay_id for each in busy})
         rounds = await asyncio.gather(
             *(self._one(work, each, aside) for each in busy if not aside.is_waiting(each.replay_id))
         )
