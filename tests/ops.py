@@ -19,9 +19,9 @@ from shared.contract.errors import PermanentError
 from shared.contract.events import TrainingSucceeded
 from shared.contract.topology import EXTRACTOR_QUEUE, Topology
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
-from shared.runtime.http import create_app
 from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
+from tests.described import DescribedTransport
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OPERATOR = "token-of-olga"
@@ -45,7 +45,7 @@ async def operators_api(store: Store, token: str = OPERATOR) -> AsyncIterator[ht
         create_router(store), tokens=[read_token(f"operator/olga:{OPERATOR}"), read_token(f"reader/rita:{READER}")]
     )
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(api, {}), raise_app_exceptions=False),
+        transport=DescribedTransport(api),
         base_url="http://ops/v1",
         headers={"Authorization": f"Bearer {token}"},
     ) as client:

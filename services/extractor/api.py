@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
-from fastapi import FastAPI
 
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import ModelswapError
 from shared.contract.events import Event
 from shared.contract.preview import Answer, Message, Refusal
 from shared.runtime.clock import now
-from shared.runtime.http import new_api
+from shared.runtime.http import Api, new_api
 from shared.runtime.tokens import read_token
 
 log = structlog.get_logger()
@@ -25,7 +24,7 @@ class Handler(Protocol):
     async def handle(self, envelope: Envelope) -> Sequence[Event]: ...
 
 
-def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> FastAPI:
+def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> Api:
     """The API. Whatever *handler* refuses is an answer like any other; where Replicate is away, so is that."""
 
     async def preview(body: Message) -> Answer:
@@ -44,8 +43,10 @@ def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> FastAPI:
     api = new_api(
         title="modelswap's extractor",
         summary="See what would become of a message.",
+        description="Each request needs a bearer token: one of `MODELSWAP_API_TOKENS`.",
+        tags={"previews": "What a delivery of a message would come to, without any effect."},
         tokens=[read_token(entry) for entry in api_tokens],
         statuses={},
     )
-    api.add_api_route("/preview", preview, methods=["POST"], response_model=Answer)
+    api.add_api_route("/preview", preview, methods=["POST"], tags=["previews"], response_model=Answer)
     return api

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 
 from services.ops.letters.views import NoLetter, WrongStatus
 from services.ops.reconcile.plan import LookRefused
+from services.ops.replays.messages import EditRefused
 from services.ops.replays.records import KeyReused, NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError
-from shared.runtime.http import new_api
+from shared.runtime.http import Api, new_api
 from shared.runtime.tokens import Token
 
 #: What a failure of ours is answered with. Any other is a bug.
 _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
+    EditRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NothingSelected: HTTPStatus.UNPROCESSABLE_ENTITY,
     TooManySelected: HTTPStatus.UNPROCESSABLE_ENTITY,
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -26,13 +28,25 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     WrongStatus: HTTPStatus.CONFLICT,
     LookRefused: HTTPStatus.CONFLICT,
 }
+#: What the operations are about, by the tag that each router gives its own.
+_TAGS: Final[Mapping[str, str]] = {
+    "dead letters": "Messages that were given up, in groups that most likely have one cause. They are kept, whole.",
+    "replays": "Send letters again, step by step, after a look at what would become of them; and take that back.",
+    "reconciliation": "Trainings that are overdue because no webhook came, and models that are looked for again.",
+    "audit": "Who did what, why, and what came of it.",
+}
+_DESCRIPTION: Final = (
+    "Each request needs a bearer token: one of `MODELSWAP_OPS_TOKENS`. A reader's may look, and change nothing."
+)
 
 
-def create_api(*routers: APIRouter, tokens: Sequence[Token]) -> FastAPI:
+def create_api(*routers: APIRouter, tokens: Sequence[Token]) -> Api:
     """The API, to be mounted at ``/v1``."""
     api = new_api(
         title="modelswap for operators",
         summary="See what failed, repair it, and take it back.",
+        description=_DESCRIPTION,
+        tags=_TAGS,
         tokens=tokens,
         statuses=_STATUS,
     )

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, Protocol, TypeAlias
 from uuid import UUID, uuid4
 
-from fastapi import FastAPI, Header, Path, Query, Response
+from fastapi import Header, Path, Query, Response
 from pydantic import JsonValue
 from starlette.types import Message, Receive, Scope, Send
 
@@ -61,7 +61,8 @@ from shared.contract.preview import Answer, Refusal
 from shared.contract.preview import Message as EventMessage
 from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
-from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, NotFound, from_cursor, new_api, to_cursor
+from shared.runtime.description import TOOLS, raises
+from shared.runtime.http import Api, Asker, Cursor, Invalid, Key, Limit, from_cursor, new_api, to_cursor
 from shared.runtime.tokens import read_token
 
 #: Whoever follows a training and takes nothing for so long is not there any more.
@@ -90,6 +91,21 @@ _PLAIN_TOKEN: Final = "api"  # noqa: S105 (no secret)
 
 #: An output may be half a megabyte.
 OutputLimit = Annotated[int, Query(ge=1, le=50)]
+
+_TRAININGS: Final = "trainings"
+_MODELS: Final = "models"
+_DESCRIPTION: Final = """
+Each request needs a bearer token: one of `MODELSWAP_API_TOKENS`. A reader's may look, and change nothing.
+
+With an `Idempotency-Key`, a write can be repeated when its answer was lost: it is done once, and answered again.
+"""
+#: What a stream looks like.
+_STREAM: Final = """\
+id: 1764072000000000-042
+event: progress
+data: {"training_id": "zz4ibbonubfz7carwiefibzgga", "stage": "running", "progress": 42, "eta_seconds": 310, …}
+
+"""
 
 #: What else an operation may answer, for the document.
 Responses: TypeAlias = dict[int | str, dict[str, Any]]
@@ -150,7 +166,7 @@ def create_api(
     webhook: WebhookAddress,
     api_tokens: Sequence[str],
     ask_later: Callable[[str], None] | None = None,
-) -> FastAPI:
+) -> Api:
     """
     The API, to be mounted at ``/v1``.
 
@@ -159,6 +175,11 @@ def create_api(
     api = new_api(
         title="modelswap",
         summary="Start trainings, and always know which model a user may use.",
+        description=_DESCRIPTION,
+        tags={
+            _TRAININGS: "Start trainings, or register those that run already, and follow them to their end.",
+            _MODELS: "Which model a user uses now, which ones before, and back to one of these.",
+        },
         tokens=[read_token(entry, plain=_PLAIN_TOKEN) for entry in api_tokens],
         statuses=_STATUS,
     )
@@ -171,6 +192,7 @@ def create_api(
         operation: Callable[..., Any],
         model: Any,
         *,
+        tag: str = _TRAININGS,
         status: int = 200,
         others: Responses | None = None,
     ) -> None:
@@ -178,6 +200,7 @@ def create_api(
             path,
             operation,
             methods=[method],
+            tags=[tag],
             response_model=model,
             status_code=status,
             responses=others,
@@ -192,7 +215,10 @@ def create_api(
             "description": "It was not registered before, and Replicate could not be asked how it is: that follows.",
         },
     }
-    unchanged: Responses = {304: {"description": "The client has it."}}
+    tagged = {"headers": {"ETag": {"description": "For If-None-Match and If-Match.", "schema": {"type": "string"}}}}
+    model: Responses = {200: tagged}
+    unchanged: Responses = {200: tagged, 304: {"description": "The client has it.", **tagged}}
+    stream = {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM}}
     add("POST", "/trainings", trainings.start_training, TrainingView, status=201, others=unknown)
     add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView, others=first)
     add("GET", "/trainings/{training_id}", trainings.get_training, TrainingView)
@@ -204,19 +230,23 @@ def create_api(
         methods=["GET"],
         status_code=HTTPStatus.OK,
         response_class=EventStream,
-        responses={204: {"description": "It has ended, and the client has seen that."}},
+        tags=[_TRAININGS],
+        responses={
+            200: {"description": "Events, until the training has ended.", "content": stream},
+            204: {"description": "It has ended, and the client has seen that."},
+        },
     )
-    add("POST", "/trainings/{training_id}/never-started", trainings.never_started, TrainingView)
+    add("POST", "/trainings/{training_id}/never-started", trainings.never_started, TrainingView, tag=TOOLS)
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
-    add("GET", "/outputs", trainings.list_outputs, Page[OutputView])
+    add("GET", "/outputs", trainings.list_outputs, Page[OutputView], tag=TOOLS)
     # A user id may hold slashes. The end of the path tells the routes apart.
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
     add("POST", "/users/{user_id:path}/retry-extraction", trainings.retry_user_extraction, TrainingView, status=202)
-    add("POST", "/users/{user_id:path}/model/rollback", models.roll_back_model, ModelView)
-    add("POST", "/users/{user_id:path}/model/withdraw", models.withdraw_model, WithdrawalView)
-    add("GET", "/users/{user_id:path}/model", models.get_model, ModelView, others=unchanged)
-    add("GET", "/users/{user_id:path}/model/history", models.list_model_history, Page[SwapView])
-    add("POST", "/preview", models.preview, Answer)
+    add("POST", "/users/{user_id:path}/model/rollback", models.roll_back_model, ModelView, tag=_MODELS, others=model)
+    add("POST", "/users/{user_id:path}/model/withdraw", models.withdraw_model, WithdrawalView, tag=_MODELS)
+    add("GET", "/users/{user_id:path}/model", models.get_model, ModelView, tag=_MODELS, others=unchanged)
+    add("GET", "/users/{user_id:path}/model/history", models.list_model_history, Page[SwapView], tag=_MODELS)
+    add("POST", "/preview", models.preview, Answer, tag=TOOLS)
     return api
 
 
@@ -228,6 +258,7 @@ class _Trainings:
     watcher: Watcher
     ask_later: Callable[[str], None] | None
 
+    @raises(UserDeleted, KeyReused, StartRefused)
     async def start_training(self, body: StartTraining, response: Response, key: Key = None) -> TrainingView:
         """
         Write a training down and have Replicate run it. The user's current model stays in use until the new one works.
@@ -257,6 +288,7 @@ class _Trainings:
             response.status_code = HTTPStatus.ACCEPTED
         return training_view(record)
 
+    @raises(adopting.NotAtReplicate, UserDeleted, RegisteredOtherwise)
     async def register_training(
         self, training_id: Annotated[TrainingId, Path()], body: RegisterTraining, response: Response
     ) -> TrainingView:
@@ -277,10 +309,12 @@ class _Trainings:
             response.status_code = HTTPStatus.ACCEPTED if adopted.is_asked_later else HTTPStatus.CREATED
         return training_view(adopted.record)
 
+    @raises(asking.NoTraining)
     async def get_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
         """How far a training is, by Replicate's id or by our `ref`."""
         return training_view(await self._get(training_id))
 
+    @raises(asking.NoTraining)
     async def follow_training(
         self, training_id: Annotated[TrainingName, Path()], last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
@@ -299,12 +333,14 @@ class _Trainings:
             return Response(status_code=HTTPStatus.NO_CONTENT)
         return EventStream(self.watcher, record, last_event_id)
 
+    @raises(asking.NoTraining, asking.NotCancelable)
     async def cancel_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
         """Ask Replicate to end a training. Its stage changes when Replicate says that it did."""
         record = await self._get(training_id)
         await asking.cancel(record, self.replicate)
         return training_view(record)
 
+    @raises(asking.NoTraining)
     async def never_started(self, training_id: Annotated[TrainingName, Path()], body: NeverStarted) -> TrainingView:
         """
         Say that Replicate was never asked for a training: it fails, and its Idempotency-Key starts another one.
@@ -316,12 +352,14 @@ class _Trainings:
         await self.store.fail_start(record, Failure(NOT_STARTED, body.reason))
         return await self.get_training(training_id)
 
+    @raises(asking.NoTraining, asking.NotRetryable, KeyReused, UserDeleted)
     async def retry_extraction(self, training_id: Annotated[TrainingName, Path()], key: Key = None) -> TrainingView:
         """Look for the model of a training once more that succeeded without a usable one."""
         record = await self._get(training_id)
         idempotency = _idempotency(key, {"retry-extraction": str(record.ref)})
         return training_view(await self.store.look_again(record.user_id, record.ref, idempotency))
 
+    @raises(asking.NoTraining, asking.NotRetryable, KeyReused, UserDeleted)
     async def retry_user_extraction(self, user_id: Annotated[UserId, Path()], key: Key = None) -> TrainingView:
         """The same for the user's newest training that succeeded, but has no model of its own."""
         idempotency = _idempotency(key, {"retry-extraction of user": user_id})
@@ -360,7 +398,7 @@ class _Trainings:
     async def _get(self, training_id: str) -> TrainingRecord:
         record = await self.store.find_training(parse_ref(training_id) or training_id)
         if record is None:
-            raise NotFound("no-training", f"training {training_id} is not registered")
+            raise asking.NoTraining(f"training {training_id} is not registered")
         return record
 
 
@@ -368,6 +406,7 @@ class _Trainings:
 class _Models:
     store: Store
 
+    @raises(asking.NoModel)
     async def get_model(
         self,
         user_id: Annotated[UserId, Path()],
@@ -377,7 +416,7 @@ class _Models:
         """The model that a user uses now, whole; or 404 `no-model`, where they have none: not yet, or none any more."""
         record = await self.store.find_model(user_id)
         if record is None:
-            raise NotFound("no-model", f"user {user_id} has no model")
+            raise asking.NoModel(f"user {user_id} has no model")
         headers = {"ETag": _etag(record), "Cache-Control": "private, no-cache"}
         if if_none_match is not None and headers["ETag"] in if_none_match:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -394,6 +433,15 @@ class _Models:
             next_cursor=to_cursor(found[limit - 1].generation) if len(found) > limit else None,
         )
 
+    @raises(
+        asking.NoModel,
+        asking.NothingToRollBackTo,
+        asking.AlreadyCurrent,
+        asking.NotTheirs,
+        asking.PreconditionFailed,
+        KeyReused,
+        UserDeleted,
+    )
     async def roll_back_model(
         self,
         user_id: Annotated[UserId, Path()],
@@ -418,6 +466,7 @@ class _Models:
         response.headers["ETag"] = _etag(record)
         return model_view(record)
 
+    @raises(asking.NoModel, asking.PreconditionFailed, KeyReused, UserDeleted)
     async def withdraw_model(
         self,
         user_id: Annotated[UserId, Path()],

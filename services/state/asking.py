@@ -54,21 +54,23 @@ _NOTHING_TO_LOOK_FOR: Final[Mapping[Stage, tuple[str, str]]] = {
 
 
 class NoTraining(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """There is no training that could be looked at again."""
+    """No such training is registered, or the user has none that could be looked at again."""
 
     code = "no_training"
 
 
 class NotRetryable(PermanentError):  # noqa: N818 (likewise)
-    """There is nothing to look for in this training. Its code says why."""
+    """There is nothing to look for in this training."""
 
     code = "not_retryable"
+    codes = tuple(dict.fromkeys(code for code, _ in _NOTHING_TO_LOOK_FOR.values()))
 
 
 class NotCancelable(PermanentError):  # noqa: N818 (likewise)
-    """This training can not be canceled. Its code says why."""
+    """This training can not be canceled."""
 
     code = "not_cancelable"
+    codes = ("already_ended", "id_not_known_yet", "cancel_refused")
 
 
 class NoModel(PermanentError):  # noqa: N818 (likewise)
@@ -96,7 +98,7 @@ class NotTheirs(PermanentError):  # noqa: N818 (likewise)
 
 
 class PreconditionFailed(PermanentError):  # noqa: N818 (likewise)
-    """The user's model is not the one any more that whoever asks has seen."""
+    """The user's model is another one than `If-Match` names."""
 
     code = "precondition_failed"
 

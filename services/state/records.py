@@ -156,12 +156,12 @@ class UserDeleted(PermanentError):  # noqa: N818 (it is what was seen, and reads
 
 
 class KeyReused(PermanentError):  # noqa: N818 (likewise)
-    """An Idempotency-Key came back with another request."""
+    """The `Idempotency-Key` was used for another request."""
 
     code = "idempotency_key_reused"
 
 
 class RegisteredOtherwise(PermanentError):  # noqa: N818 (likewise)
-    """Something else is known of the training than what it is to be registered with."""
+    """The training is registered with another user, destination, trainer or trigger word."""
 
     code = "registered_otherwise"

@@ -24,7 +24,7 @@ WEBHOOK_EVENTS: Final = ("start", "output", "logs", "completed")
 
 
 class StartRefused(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Replicate does not run a training like this."""
+    """Replicate refuses to run the training."""
 
     code = "start_refused"
 

@@ -25,17 +25,29 @@ from typing import Final
 
 
 class Stage(StrEnum):
-    """How far a training is."""
+    """
+    How far a training is.
 
-    REQUESTED = "requested"  #: We wrote it down. Replicate may not know of it yet.
-    RUNNING = "running"  #: Replicate runs it, or is about to.
-    VERIFYING = "verifying"  #: Replicate finished it; whether its model works is being found out.
-    ACTIVE = "active"  #: Its model is the one that the user uses now.
-    REPLACED = "replaced"  #: Its model was used, until a newer one was ready or an operator took it back.
-    SUPERSEDED = "superseded"  #: Its model works, but a newer one was live, or withdrawn, before it was ready.
-    FAILED = "failed"  #: Replicate gave it up, or did not start it.
-    CANCELED = "canceled"  #: It was ended before its end.
-    UNVERIFIED = "unverified"  #: It succeeded, but no usable model came out. Looking again may find one.
+    - `requested`: we wrote it down; Replicate may not know of it yet.
+    - `running`: Replicate runs it, or is about to.
+    - `verifying`: Replicate finished it; whether its model works is being found out.
+    - `active`: its model is the one that the user uses now.
+    - `replaced`: its model was used, until a newer one was ready or an operator took it back.
+    - `superseded`: its model works, but a newer one was live, or withdrawn, before it was ready.
+    - `failed`: Replicate gave it up, or did not start it.
+    - `canceled`: it was ended before its end.
+    - `unverified`: it succeeded, but no usable model came out; looking again may find one.
+    """
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    VERIFYING = "verifying"
+    ACTIVE = "active"
+    REPLACED = "replaced"
+    SUPERSEDED = "superseded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    UNVERIFIED = "unverified"
 
 
 class Fact(StrEnum):

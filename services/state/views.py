@@ -13,9 +13,11 @@ from pydantic.json_schema import SkipJsonSchema
 
 from services.state.records import HistoryRecord, ModelRecord, OutputRecord, TrainingRecord
 from services.state.transitions import Stage
+from shared.contract.answers import NUMBER, Flag
+from shared.contract.checked import PRINTABLE
 from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef, UserId
-from shared.contract.text import is_storable, printable
+from shared.contract.text import is_storable
 
 _STEPS_MOST = 2**31 - 1
 
@@ -40,12 +42,12 @@ def _from_token(_: object) -> None:
 
 #: Who asks. It stood in requests once, so it is refused in words; no document of the API shows it.
 FromToken = Annotated[SkipJsonSchema[None], BeforeValidator(_from_token)]
-TriggerWord = Annotated[str, Field(max_length=200), AfterValidator(printable)]
-Steps = Annotated[int, Field(gt=0, le=_STEPS_MOST)]
+TriggerWord = Annotated[str, Field(max_length=200), PRINTABLE]
+Steps = Annotated[int, Field(gt=0, le=_STEPS_MOST), NUMBER]
 
 
-def _example(values: Mapping[str, Any]) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [dict(values)]})
+def _example(values: Mapping[str, Any], **keywords: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [dict(values)], **keywords})
 
 
 class _Body(BaseModel):
@@ -67,7 +69,11 @@ class StartTraining(_Body):
             "trainer": _TRAINER,
             "input": {"input_images": "https://example.com/photos.zip", "steps": 1000},
             "trigger_word": "TOK",
-        }
+        },
+        anyOf=[
+            {"properties": {"start": {"const": False}}, "required": ["start"]},
+            {"properties": {"trainer": {"type": "string"}}, "required": ["trainer"]},
+        ],
     )
 
     user_id: UserId
@@ -81,7 +87,7 @@ class StartTraining(_Body):
     """The word in a prompt that calls up what was learned."""
     total_steps: Steps | None = None
     """For progress. Taken from the input where that says it."""
-    start: bool = True
+    start: Flag = True
     """False: you start the training yourself, with the `webhook_url` of the answer."""
 
 
@@ -104,10 +110,10 @@ class RollBack(_Body):
 
     to: ModelRef | None = None
     """``owner/name:version``, one of the user's own; null: the newest one before that no operator has taken back."""
-    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
     """Why. It is kept in the history."""
     actor: FromToken = None
-    dry_run: bool = False
+    dry_run: Flag = False
     """True: nothing is changed, the answer says what would be."""
 
 
@@ -116,16 +122,16 @@ class Withdraw(_Body):
 
     model_config = _example({"reason": "trained on the photos of somebody else"})
 
-    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
     """Why. It is kept in the history."""
-    dry_run: bool = False
+    dry_run: Flag = False
     """True: nothing is changed, the answer says what would be."""
 
 
 class NeverStarted(_Body):
     """Replicate was never asked for a training."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
 
 
 class FailureView(_View):

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final, Generic, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Strict, ValidationError
+from pydantic_core import PydanticCustomError
 
 Item = TypeVar("Item")
 
 #: A problem's type is this and its kind, such as ``no-model``.
 KIND_PREFIX: Final = "urn:modelswap:problem:"
+_RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 #: Of what is no problem.
 _SHOWN_BYTES: Final = 200
+
+
+def _written_out(moment: object) -> object:
+    # Pydantic would also take a number of seconds, or of milliseconds, or a day.
+    if isinstance(moment, datetime) or (isinstance(moment, str) and _RFC_3339.fullmatch(moment)):
+        return moment
+    raise ValueError("must be a date and time with its offset, such as 2026-11-24T12:00:00Z")
 
 
 def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("is before or after all times that there are in UTC") from None
+        # Before or after all times that there are in UTC; so is the end of these, for all that happens in between.
+        return datetime.min.replace(tzinfo=UTC) if moment.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
 #: When something was or is to be. It says its zone, so nobody has to guess it.
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+
+
+def _no_other_type(number: object) -> object:
+    # Pydantic would also take "5", and true for 1.
+    if isinstance(number, bool | str):
+        raise PydanticCustomError("number_type", "must be a number")
+    return number
+
+
+#: True or false as JSON has them, and nothing that could be taken for one.
+Flag = Annotated[bool, Strict()]
+#: Likewise for a number. It stands last, behind the limits, which the schema would lose otherwise.
+NUMBER: Final = BeforeValidator(_no_other_type)
 
 
 class Page(BaseModel, Generic[Item]):

@@ -25,6 +25,8 @@ class ModelswapError(Exception):
 
     #: What operators filter and group by. Snake case; never changes once published.
     code: str = "error"
+    #: All codes that errors of this class have, where each is raised with one of its own.
+    codes: tuple[str, ...] = ()
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         # It is logged, stored and published, and may quote what came from outside.

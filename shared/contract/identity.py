@@ -18,10 +18,10 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, GetCoreSchemaHandler, StringConstraints
+from pydantic import GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
-from shared.contract.text import printable
+from shared.contract.checked import PRINTABLE, Checked
 
 _OWNER = r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?"
 _NAME = r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?"
@@ -44,15 +44,15 @@ def _no_ref(text: str) -> str:
 
 
 #: The product's own opaque id of a user.
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(printable)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE]
 
 #: A training in a path, by Replicate's id or by our ref: `parse_ref` tells which.
 TrainingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
 #: Replicate's id of a training: 26 characters of lower-case base 32 as observed; anything that is safe in a path here.
-TrainingId = Annotated[TrainingName, AfterValidator(_no_ref)]
+TrainingId = Annotated[TrainingName, Checked(_no_ref)]
 
 
-def _text_schema(kind: str, of: type[Any], parse: Callable[[str], Any]) -> CoreSchema:
+def _text_schema(kind: str, pattern: str, of: type[Any], parse: Callable[[str], Any]) -> CoreSchema:
     """In JSON and in text it is a string, inside it is parsed."""
 
     def from_text(text: str) -> Any:
@@ -61,7 +61,11 @@ def _text_schema(kind: str, of: type[Any], parse: Callable[[str], Any]) -> CoreS
             raise ValueError(f"{text[:200]!r} is not {kind}")
         return parsed
 
-    text_schema = core_schema.no_info_after_validator_function(from_text, core_schema.str_schema(max_length=400))
+    text_schema = core_schema.no_info_after_validator_function(
+        from_text,
+        core_schema.str_schema(max_length=400),
+        metadata={"pydantic_js_updates": {"pattern": f"^{pattern}$"}},
+    )
     return core_schema.json_or_python_schema(
         json_schema=text_schema,
         python_schema=core_schema.union_schema(
@@ -92,7 +96,7 @@ class ModelName(_ModelNameParts):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _text_schema("a model name of the form owner/name", cls, cls.parse)
+        return _text_schema("a model name of the form owner/name", _MODEL_NAME.pattern, cls, cls.parse)
 
     def at(self, version: str) -> ModelRef | None:
         """The model ref of *version* of this model, or None when *version* is not 64 lower-case hex digits."""
@@ -118,7 +122,9 @@ class ModelRef(_ModelRefParts):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _text_schema("a model ref of the form owner/name:version (64 lower-case hex digits)", cls, cls.parse)
+        return _text_schema(
+            "a model ref of the form owner/name:version (64 lower-case hex digits)", _MODEL_REF.pattern, cls, cls.parse
+        )
 
     @property
     def model(self) -> ModelName:

@@ -7,13 +7,30 @@ is asked only what costs nothing. ``POST /preview`` at the extractor, ``POST /v1
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Final, Self
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict
+from pydantic import Base64Bytes, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
 from shared.contract.errors import ModelswapError, TransientError, code_of
+
+_BASE64: Final = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+
+def _base64(value: object) -> object:
+    # Python's decoder drops characters that are none of the alphabet.
+    if isinstance(value, str) and not re.fullmatch(_BASE64, value):
+        raise ValueError("must be text in base64")
+    return value
+
+
+Bytes = Annotated[
+    Base64Bytes,
+    BeforeValidator(_base64),
+    WithJsonSchema({"type": "string", "format": "base64", "pattern": _BASE64}),
+]
 
 
 class Message(BaseModel):
@@ -24,7 +41,7 @@ class Message(BaseModel):
     headers: Mapping[str, str | int | float | bool | None]
     content_type: str | None = CONTENT_TYPE
     #: Base64 in JSON, because a message need not be text.
-    body: Base64Bytes
+    body: Bytes
 
     @classmethod
     def of(cls, envelope: Envelope) -> Message:

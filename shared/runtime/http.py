@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,8 @@ import structlog
 from fastapi import Depends, FastAPI, Header, Query, Request, Response, Security, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import iter_route_contexts
 from fastapi.security import HTTPBearer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,8 +29,13 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
+from shared.contract.checked import Checked
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
+from shared.contract.mistakes import Schemas, mistakes
 from shared.runtime.aside import SetAside
+from shared.runtime.description import PROBLEM_JSON, PROBLEMS, describe, kind_of, without_tools
+from shared.runtime.docs import HEADERS as PAGE_HEADERS
+from shared.runtime.docs import page
 from shared.runtime.health import Check, health_routes
 from shared.runtime.tokens import ON_BEHALF_OF, Caller, Token, from_header
 
@@ -39,47 +46,27 @@ Answer = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
 #: Training input may hold archives as data URIs.
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 _OPENAPI: Final = "/openapi.json"
-_PROBLEM_JSON: Final = "application/problem+json"
-_SCHEMAS: Final = "#/components/schemas/"
-_PROBLEM_REF: Final = {"$ref": _SCHEMAS + Problem.__name__}
+_INVALID: Final = "invalid"
+_DOCS: Final = "/docs"
 _RETRY_AFTER_SECONDS: Final = 5
-_NUMBERS_END: Final = 2**63
+_CURSOR_BYTES: Final = 8
+#: A number from 0 to 2**63 - 1 in that many bytes, as base 64: each text that fits is one.
+_CURSOR: Final = "^[A-Za-f][A-Za-z0-9_-]{9}[AEIMQUYcgkosw048]$"
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _CALLER: Final = "modelswap.caller"
 _ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
-#: What pydantic calls a body that is no object.
-_NO_OBJECT: Final = "model_attributes_type"
 
 #: Not the phrases of `HTTPStatus`, which are others in a newer Python.
 _HTTP_KINDS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
-_DOCUMENTED: Final = (
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.CONFLICT,
-    HTTPStatus.PRECONDITION_FAILED,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
-
-
-class NotFound(Exception):  # noqa: N818 (it is an answer)
-    """There is nothing to show; *kind* says of what."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind = kind
-
 
 class Invalid(Exception):  # noqa: N818 (it is an answer)
-    """Parts of the request make no sense."""
+    """Parts of the request make no sense; *kind* says if it is for what is there, and not in any case."""
 
-    def __init__(self, *mistakes: Mistake) -> None:
+    def __init__(self, *mistakes: Mistake, kind: str = _INVALID) -> None:
         super().__init__(*mistakes)
         self.mistakes = mistakes
+        self.kind = kind
 
 
 def _asker(request: Request) -> Caller:
@@ -102,7 +89,7 @@ async def _refuse_unknown_parameters(request: Request) -> None:
     # A parameter that is part of a model does not say that it is one of the query.
     known = {field.alias for field in fields if not isinstance(field.field_info, (params.Path, params.Header))}
     there_are = f"known are {', '.join(sorted(known))}" if known else "none is taken here"
-    mistakes = [
+    found = [
         Mistake(
             pointer=f"query.{name}",
             detail="must be given once" if name in known else f"unknown parameter; {there_are}",
@@ -110,56 +97,93 @@ async def _refuse_unknown_parameters(request: Request) -> None:
         for name, count in given.items()
         if count > 1 or name not in known
     ]
-    if mistakes:
-        raise Invalid(*mistakes)
+    if found:
+        raise Invalid(*found)
+
+
+def _cursor(text: str) -> str:
+    if not re.fullmatch(_CURSOR, text):
+        raise ValueError("must be the `next_cursor` of an earlier page")
+    return text
 
 
 Limit = Annotated[int, Query(ge=1, le=200)]
-Cursor = Annotated[str | None, Query(max_length=100)]
+Cursor = Annotated[
+    Annotated[str, Checked(_cursor, pattern=_CURSOR)] | None,
+    Query(description="The `next_cursor` of an earlier page; without one, the first page is answered."),
+]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 #: Whose token came with the request.
 Asker = Annotated[Caller, Depends(_asker)]
 
 
+class Api(FastAPI):
+    """One of our APIs: its description names the problems of each operation, and can be read as a page."""
+
+    def __init__(self, *, statuses: Mapping[type[ModelswapError], HTTPStatus], **options: Any) -> None:
+        super().__init__(**options)
+        self._statuses = statuses
+        self._whole: dict[str, Any] | None = None
+        self.add_route(_DOCS, self._show_page)
+
+    def whole(self) -> dict[str, Any]:
+        """The description, with the operations that only our own tools use."""
+        if self._whole is None:
+            self._whole = super().openapi()
+            endpoints = {str(each.name): each.endpoint for each in iter_route_contexts(self.routes) if each.endpoint}
+            describe(self._whole, endpoints, self._statuses)
+        return self._whole
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, for whoever uses the API."""
+        return without_tools(self.whole())
+
+    def methods_at(self, path: str) -> list[str]:
+        """What can be asked of *path*."""
+        here = (each for each in iter_route_contexts(self.routes) if each.path_regex.match(path))
+        return sorted({method for each in here for method in each.methods or ()})
+
+    async def _show_page(self, _: Request) -> Response:
+        return HTMLResponse(page(self.openapi()), headers=PAGE_HEADERS)
+
+
 def new_api(
-    *, title: str, summary: str, tokens: Sequence[Token], statuses: Mapping[type[ModelswapError], HTTPStatus]
-) -> FastAPI:
-    """An API without routes. *statuses*: what an error of ours is answered with; any that is not there is a bug."""
+    *,
+    title: str,
+    summary: str,
+    description: str = "",
+    tags: Mapping[str, str],
+    tokens: Sequence[Token],
+    statuses: Mapping[type[ModelswapError], HTTPStatus],
+) -> Api:
+    """
+    An API without routes.
+
+    *tags*: what the groups of its operations are about. *statuses*: what an error of ours is answered with; any that is
+    not there is a bug.
+    """
     answer = answering(statuses)
-    documented: dict[int | str, dict[str, Any]] = {
-        int(status): {"description": status.phrase, "content": {_PROBLEM_JSON: {"schema": _PROBLEM_REF}}}
-        for status in _DOCUMENTED
-    }
-    api = _Described(
+    api = Api(
+        statuses=statuses,
         title=title,
         summary=summary,
+        description=f"{description.strip()}\n\n{PROBLEMS}",
         version="1",
+        openapi_tags=[{"name": name, "description": about} for name, about in tags.items()],
         docs_url=None,
         redoc_url=None,
         openapi_url=_OPENAPI,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
-        responses=documented,
         # For the document; `RequireToken` checks it, before a body is read.
         dependencies=[Security(HTTPBearer(auto_error=False)), Depends(_refuse_unknown_parameters)],
         exception_handlers=dict.fromkeys(
-            (RequestValidationError, Invalid, NotFound, ModelswapError, HTTPException, Exception), answer
+            (RequestValidationError, Invalid, ModelswapError, HTTPException, Exception), answer
         ),
     )
     api.add_middleware(LimitBody)
     api.add_middleware(RequireToken, tokens=tokens)
     return api
-
-
-class _Described(FastAPI):
-    """Its description holds the schema of a problem once, which FastAPI knows nothing of."""
-
-    def openapi(self) -> dict[str, Any]:
-        description = super().openapi()
-        schema = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
-        inner = schema.pop("$defs")
-        description["components"]["schemas"] |= {**inner, Problem.__name__: schema}
-        return description
 
 
 def create_app(
@@ -196,7 +220,7 @@ class RequireToken:
         await self._choose(scope)(scope, receive, send)
 
     def _choose(self, scope: Scope) -> ASGIApp:
-        if scope["type"] != "http" or scope["path"].removeprefix(scope.get("root_path", "")) == _OPENAPI:
+        if scope["type"] != "http" or _path(scope) in (_OPENAPI, _DOCS):
             return self._app
         if not self._tokens:
             return _CLOSED
@@ -249,27 +273,13 @@ class LimitBody:
 
 
 def to_cursor(number: int) -> str:
-    """Where a page ended, for whoever asks for the next one."""
-    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
+    """Where a page ended, for the request of the next one."""
+    return base64.urlsafe_b64encode(number.to_bytes(_CURSOR_BYTES)).decode().rstrip("=")
 
 
 def from_cursor(cursor: str | None) -> int | None:
-    """
-    Read what `to_cursor` wrote.
-
-    Raises:
-        Invalid: if somebody else did.
-
-    """
-    if cursor is None:
-        return None
-    try:
-        number = int(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-    except ValueError:
-        number = 0
-    if not 0 < number < _NUMBERS_END:
-        raise Invalid(Mistake(pointer="query.cursor", detail="is none of ours"))
-    return number
+    """Read what `to_cursor` wrote."""
+    return None if cursor is None else int.from_bytes(base64.urlsafe_b64decode(f"{cursor}="))
 
 
 def _problem(
@@ -277,7 +287,7 @@ def _problem(
 ) -> Response:
     problem = Problem(type=KIND_PREFIX + kind, title=kind, status=status, detail=detail, errors=errors)
     return JSONResponse(
-        problem.model_dump(exclude_defaults=True), status_code=status, media_type=_PROBLEM_JSON, headers=headers
+        problem.model_dump(exclude_defaults=True), status_code=status, media_type=PROBLEM_JSON, headers=headers
     )
 
 
@@ -299,38 +309,46 @@ def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:
 
     async def answer(request: Request, error: Exception) -> Response:
         match error:
-            case RequestValidationError() | Invalid():
-                return _problem(422, "invalid", "the request makes no sense", errors=_mistakes(error))
-            case NotFound(kind=kind):
-                return _problem(404, kind, str(error))
-            case HTTPException(status_code=status, headers=headers):
-                return _problem(status, _HTTP_KINDS.get(status, "http"), str(error.detail), headers=headers)
+            case RequestValidationError():
+                return _invalid(mistakes(error.errors(), error.body, _taken(request)))
+            case Invalid():
+                return _invalid(error.mistakes, error.kind)
+            case HTTPException():
+                return _refused(request, error)
             case TransientError():
                 return _unavailable(request, error)
             case ModelswapError() if type(error) in statuses:
-                return _problem(statuses[type(error)], _kind(error.code), str(error))
+                return _problem(statuses[type(error)], kind_of(error.code), str(error))
         log.error("request.broken", path=request.url.path, exc_info=error)
         return _problem(500, "internal", "an internal error; it is logged")
 
     return answer
 
 
-def _mistakes(error: RequestValidationError | Invalid) -> Sequence[Mistake]:
-    return error.mistakes if isinstance(error, Invalid) else [_mistake(each) for each in error.errors()]
+def _invalid(errors: Sequence[Mistake], kind: str = _INVALID) -> Response:
+    return _problem(422, kind, "the request makes no sense", errors=errors)
 
 
-def _mistake(error: Mapping[str, Any]) -> Mistake:
-    where, *path = error["loc"]
-    if where != "body":
-        pointer = ".".join(map(str, error["loc"]))
-    elif error["type"] == "json_invalid":
-        pointer = "#"
-    else:
-        pointer = "/".join(["#", *(str(part).replace("~", "~0").replace("/", "~1") for part in path)])
-    if error["type"] == _NO_OBJECT and pointer == "#":
-        # Who forgets the header is told by the library of dictionaries to extract fields from.
-        return Mistake(pointer=pointer, detail="must be a JSON object, sent with Content-Type: application/json")
-    return Mistake(pointer=pointer, detail=str(error["msg"]).removeprefix("Value error, "))
+def _refused(request: Request, error: HTTPException) -> Response:
+    status, headers, detail = error.status_code, error.headers, str(error.detail)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and isinstance(request.app, Api):
+        # Starlette names the methods of the first route at that path, not of all.
+        allowed = ", ".join(request.app.methods_at(_path(request.scope)))
+        headers, detail = {"Allow": allowed}, f"only {allowed} can be asked for here"
+    return _problem(status, _HTTP_KINDS.get(status, "http"), detail, headers=headers)
+
+
+def _taken(request: Request) -> Schemas:
+    """What the operation of *request* takes."""
+    document = request.app.whole()
+    operation = document["paths"][request.scope["route"].path_format][request.method.lower()]
+    return Schemas.of_operation(document, operation)
+
+
+def _path(scope: Scope) -> str:
+    """The path below the place where the API is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _unavailable(request: Request, error: TransientError) -> Response:
@@ -338,7 +356,3 @@ def _unavailable(request: Request, error: TransientError) -> Response:
     told = error.retry_after_seconds if isinstance(error, DependencyDown) else None
     headers = {"Retry-After": str(math.ceil(told or _RETRY_AFTER_SECONDS))}
     return _problem(503, "unavailable", f"not now ({error.code}): try again in a moment", headers=headers)
-
-
-def _kind(code: str) -> str:
-    return code.replace("_", "-")

@@ -164,7 +164,7 @@ async def test_a_healthy_product_passes_every_check(shell):
     [
         ("models current nobody", "user nobody has no model"),
         ("trainings show nothing", "training nothing is not registered"),
-        ("trainings list --stage nope", "query.stage: Input should be 'requested'"),
+        ("trainings list --stage nope", "query.stage: must be one of requested, running"),
     ],
 )
 async def test_what_is_not_there_is_said_in_one_line(typed, problem, shell):

@@ -23,6 +23,7 @@ from shared.contract.preview import Answer, Message
 from shared.replicate.errors import OperatorNeeded
 from shared.runtime.clock import now
 from shared.runtime.http import MAX_BODY_BYTES, create_app
+from tests.described import DescribedTransport
 from tests.fakes import FakeReplicate
 
 TOKEN: Final = "token-of-ops"
@@ -52,9 +53,8 @@ class Extraction:
 
     @contextlib.asynccontextmanager
     async def ops(self, tokens: Sequence[str] = (TOKEN,), **headers: str) -> AsyncIterator[httpx.AsyncClient]:
-        app = create_app(create_api(self.looking, api_tokens=tokens), {}, below="")
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app, raise_app_exceptions=False),
+            transport=DescribedTransport(create_api(self.looking, api_tokens=tokens), below=""),
             base_url="http://extractor",
             headers=headers or {"Authorization": f"Bearer {TOKEN}"},
         ) as client:

@@ -25,7 +25,7 @@ class Wanted(BaseModel):
 @pytest.fixture
 async def asker() -> AsyncIterator[httpx.AsyncClient]:
     """Whoever asks an API with one operation."""
-    api = new_api(title="an API", summary="For a test.", tokens=(read_token("t"),), statuses={})
+    api = new_api(tags={}, title="an API", summary="For a test.", tokens=(read_token("t"),), statuses={})
 
     @api.post("/words")
     async def take_words(body: Body) -> Body:
@@ -83,10 +83,14 @@ def test_whatever_a_description_refers_to_is_in_it(description):
 def test_every_problem_is_described_once(description):
     responses = description["paths"]["/words"]["post"]["responses"]
 
-    problems = [answer["content"] for status, answer in responses.items() if int(status) >= 400]
-    assert problems
-    for content in problems:
-        assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    problems = {status: answer["content"] for status, answer in responses.items() if int(status) >= 400}
+    assert list(problems) == ["400", "401", "403", "413", "422", "503"]
+    for status, content in problems.items():
+        schema = content["application/problem+json"]["schema"]
+        assert (schema["$ref"], schema["properties"]["status"]) == (
+            "#/components/schemas/Problem",
+            {"const": int(status)},
+        )
 
 
 @pytest.mark.parametrize(

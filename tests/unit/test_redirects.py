@@ -25,7 +25,7 @@ def receiver() -> Starlette:
 
 
 def api() -> Starlette:
-    return create_app(new_api(title="an API", summary="Test.", tokens=(read_token("t"),), statuses={}), {})
+    return create_app(new_api(tags={}, title="an API", summary="Test.", tokens=(read_token("t"),), statuses={}), {})
 
 
 def simulator() -> Starlette:

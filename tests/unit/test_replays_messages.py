@@ -102,17 +102,17 @@ def test_a_body_that_could_not_be_read_can_be_mended():
 @pytest.mark.parametrize(
     ("data", "where"),
     [
-        ({"training_id": "t2"}, ("training_id",)),
-        ({"training_id": "t1", "ref": str(UUID(int=9))}, ("ref",)),
-        ({}, ("training_id",)),
-        ({"training_id": "t1", "output_omitted_bytes": "many"}, ("output_omitted_bytes",)),
+        ({"training_id": "t2"}, "#/training_id"),
+        ({"training_id": "t1", "ref": str(UUID(int=9))}, "#/ref"),
+        ({}, "#/training_id"),
+        ({"training_id": "t1", "output_omitted_bytes": "many"}, "#/output_omitted_bytes"),
     ],
 )
 def test_ids_and_nonsense_are_refused_with_the_place(data, where):
     with pytest.raises(EditRefused) as refused:
         edited(letter_of(succeeded("t1")), data)
 
-    assert [tuple(path) for path, _ in refused.value.problems] == [where]
+    assert [mistake.pointer for mistake in refused.value.mistakes] == [where]
 
 
 def test_a_destination_that_was_proved_is_not_edited():
@@ -135,10 +135,10 @@ def test_a_webhook_can_be_edited_until_it_says_something():
 
 
 @pytest.mark.parametrize(
-    ("data", "where"), [({"id": "t2", "status": "failed"}, ("id",)), ({"id": "t1", "status": "dreaming"}, ())]
+    ("data", "where"), [({"id": "t2", "status": "failed"}, "#/id"), ({"id": "t1", "status": "dreaming"}, "#")]
 )
 def test_a_webhook_stays_about_its_training_and_must_be_known(data, where):
     with pytest.raises(EditRefused) as refused:
         edited(webhook("thinking"), data)
 
-    assert [tuple(path) for path, _ in refused.value.problems] == [where]
+    assert [mistake.pointer for mistake in refused.value.mistakes] == [where]

@@ -97,7 +97,7 @@ def test_whatever_name_a_token_has_can_be_said(name):
 async def asked(token: str, method: str, headers: dict[str, str] | None = None) -> httpx.Response:
     """What an API that says the caller's name answers; it knows olga, the reader rita and the service ops."""
     entries = ("operator/olga:of-olga", "reader:of-rita", "service/ops:of-ops")
-    api = new_api(title="t", summary="s", tokens=[read_token(entry) for entry in entries], statuses={})
+    api = new_api(tags={}, title="t", summary="s", tokens=[read_token(entry) for entry in entries], statuses={})
 
     @api.api_route("/name", methods=["GET", "POST"])
     async def name(asker: Asker) -> str:

@@ -138,7 +138,7 @@ def _welcome(everything: Plan, hint: str) -> str:
     lines = [
         "",
         f"webhooks       {urls['receiver']}/webhooks/replicate",
-        f"product's API  {urls['state']}/v1/openapi.json",
+        f"product's API  {urls['state']}/v1/docs",
         *(f"{name:<15}{url}/readyz" for name, url in urls.items()),
         *([f"RabbitMQ       {console_url}"] if console_url else []),
         "",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from services.ops.letters.views import (
     AuditFilter,
@@ -21,11 +22,23 @@ from services.ops.letters.views import (
     LetterLine,
     LetterStatus,
     LetterView,
+    NoLetter,
+    WrongStatus,
 )
 from shared.contract.answers import Page
-from shared.runtime.http import Asker, Cursor, Limit, NotFound, from_cursor, to_cursor
+from shared.runtime.description import raises
+from shared.runtime.http import Asker, Cursor, Limit, from_cursor, to_cursor
 
 F = TypeVar("F", bound=BaseModel)
+
+
+class _Digits(StringConvertor):
+    """The number of a letter in a path. What is none of these, like ``drop``, may name another operation."""
+
+    regex = "[0-9]{1,30}"
+
+
+register_url_convertor("digits", _Digits())
 
 Number = Annotated[int, Path(ge=1, lt=2**63)]
 
@@ -78,18 +91,18 @@ def create_router(store: Store) -> APIRouter:
     router = APIRouter()
     letters = _Routes(store)
 
-    def add(method: str, path: str, operation: Any, model: Any) -> None:
-        router.add_api_route(path, operation, methods=[method], response_model=model)
+    def add(method: str, path: str, operation: Any, model: Any, tag: str = "dead letters") -> None:
+        router.add_api_route(path, operation, methods=[method], tags=[tag], response_model=model)
 
     add("GET", "/dead-letters", letters.list_dead_letters, Page[LetterLine])
     add("GET", "/dead-letter-counts", letters.count_dead_letters, LetterCounts)
     add("GET", "/dead-letter-groups", letters.list_dead_letter_groups, Page[GroupView])
     add("POST", "/dead-letters/drop", letters.drop_dead_letters, Changed)
     add("POST", "/dead-letters/restore", letters.restore_dead_letters, Changed)
-    add("GET", "/dead-letters/{number}", letters.get_dead_letter, LetterView)
-    add("POST", "/dead-letters/{number}/drop", letters.drop_dead_letter, LetterView)
-    add("POST", "/dead-letters/{number}/restore", letters.restore_dead_letter, LetterView)
-    add("GET", "/audit", letters.list_audit, Page[AuditView])
+    add("GET", "/dead-letters/{number:digits}", letters.get_dead_letter, LetterView)
+    add("POST", "/dead-letters/{number:digits}/drop", letters.drop_dead_letter, LetterView)
+    add("POST", "/dead-letters/{number:digits}/restore", letters.restore_dead_letter, LetterView)
+    add("GET", "/audit", letters.list_audit, Page[AuditView], "audit")
     return router
 
 
@@ -122,6 +135,7 @@ class _Routes:
         shown = found[:limit]
         return Page(items=shown, next_cursor=to_cursor(shown[-1].oldest) if len(found) > len(shown) else None)
 
+    @raises(NoLetter)
     async def get_dead_letter(self, number: Number) -> LetterView:
         """One letter, whole: its headers, its bytes, its error."""
         found = await self.store.find(number)
@@ -129,18 +143,21 @@ class _Routes:
             raise _no_letter(number)
         return found
 
+    @raises(NoLetter, WrongStatus)
     async def drop_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
         """Say that a letter is not to be repaired. It can be restored."""
         if not await self.store.drop(number, actor=asker.name, reason=body.reason):
             raise _no_letter(number)
         return await self.get_dead_letter(number)
 
+    @raises(NoLetter, WrongStatus)
     async def restore_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
         """Open a dropped letter again."""
         if not await self.store.restore(number, actor=asker.name, reason=body.reason):
             raise _no_letter(number)
         return await self.get_dead_letter(number)
 
+    @raises(NoLetter)
     async def drop_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
         """
         Drop the open ones among letters that are named, or that a filter finds and that are here now.
@@ -152,6 +169,7 @@ class _Routes:
             return await self.store.preview_move(wanted, LetterStatus.OPEN, up_to=body.up_to)
         return await self.store.drop_many(wanted, actor=asker.name, reason=body.reason, up_to=body.up_to)
 
+    @raises(NoLetter)
     async def restore_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
         """Open the dropped ones among letters again, as dropping them does."""
         wanted = body.selected()
@@ -172,5 +190,5 @@ def _only(kind: type[F], wanted: F) -> F:
     return kind.model_construct(**{name: getattr(wanted, name) for name in kind.model_fields})
 
 
-def _no_letter(number: int) -> NotFound:
-    return NotFound("no-letter", f"there is no letter {number}")
+def _no_letter(number: int) -> NoLetter:
+    return NoLetter(f"there is no letter {number}")

@@ -8,18 +8,30 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from shared.contract.answers import Moment
+from shared.contract.answers import NUMBER, Flag, Moment
+from shared.contract.checked import PRINTABLE, Checked
 from shared.contract.errors import PermanentError
 from shared.contract.text import printable
 
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE]
+
+
+def _said(text: str) -> str:
+    said = printable(text).strip()
+    if not said:
+        raise ValueError("must say something")
+    return said
+
+
 _MOST_NAMED: Final = 10_000
 
-Number = Annotated[int, Field(ge=1, lt=2**63)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(printable)]
+Number = Annotated[int, Field(ge=1, lt=2**63), NUMBER]
 Reason = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(printable)
+    str,
+    StringConstraints(min_length=1, max_length=1000),
+    Checked(_said, pattern=r"^ *[\p{L}\p{M}\p{N}\p{P}\p{S}][\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"),
 ]
 
 
@@ -37,12 +49,12 @@ class LetterStatus(StrEnum):
 
 
 class NoLetter(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
-    """There is no letter of a number."""
+    """There is no such letter."""
 
     code = "no_letter"
 
 
-class WrongStatus(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+class WrongStatus(PermanentError):  # noqa: N818 (likewise)
     """A letter can not be dropped or restored, as it is now."""
 
     code = "wrong_status"
@@ -98,15 +110,30 @@ def _of_any_status(given: Filter) -> Filter:
     return selective(given)
 
 
+def said(*names: str) -> list[Any]:
+    """For each of the fields with these *names*, the JSON Schema of an object that says it: options to choose from."""
+    return [{"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in names]
+
+
+#: What `selective` wants to be given.
+SELECTIVE: Final = said(*(name for name in Filter.model_fields if name != "status"))
+
+
+#: What is dropped is open, and what is restored is dropped: a status is left out.
+_STATUS_NONE: Final = {"status": {"type": "null"}}
+
+
 class DropMany(Drop):
     """Which letters are dropped or restored, and why. At least one thing must be said of them."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": said("letters", "filter")})
 
     #: Their numbers; or:
     letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None
     #: what they have in common.
-    filter: Annotated[Filter, AfterValidator(_of_any_status)] | None = None
+    filter: Annotated[Filter, Checked(_of_any_status, anyOf=SELECTIVE, properties=_STATUS_NONE)] | None = None
     #: True: nothing is changed; the answer says what would be.
-    dry_run: bool = False
+    dry_run: Flag = False
     #: Only letters up to this number, such as `newest` of a dry run: just those that it looked at.
     up_to: Number | None = None
 

@@ -21,6 +21,7 @@ from services.ops.reconcile.views import (
 )
 from shared.contract.identity import TrainingName
 from shared.runtime.clock import now
+from shared.runtime.description import raises
 from shared.runtime.http import Asker
 
 Most = Annotated[int, Query(ge=0, le=200)]
@@ -50,7 +51,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
     """``GET /reconciliation``, and a second look that the audit remembers."""
     router = APIRouter()
 
-    @router.get("/reconciliation")
+    @router.get("/reconciliation", tags=["reconciliation"])
     async def reconciliation(limit: Most = 20) -> Reconciliation:
         """Whether what Replicate tells reaches us: how many trainings were recovered, and what is overdue."""
         counts = await store.counts(now())
@@ -66,7 +67,8 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
             trainings=await store.latest(limit),
         )
 
-    @router.post("/trainings/{training_id}/look-again")
+    @router.post("/trainings/{training_id}/look-again", tags=["reconciliation"])
+    @raises(LookRefused)
     async def look_again(training_id: Annotated[TrainingName, Path()], body: LookAgain, asker: Asker) -> LookedAgain:
         """Look for the model of a training once more that succeeded without a usable one, for a reason."""
         try:

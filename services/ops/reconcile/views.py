@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contract.text import printable
+from shared.contract.checked import PRINTABLE
 
 #: One webhook may get lost on its way. So many in an hour do not.
 _BROKEN_FROM: Final = 3
@@ -86,7 +86,7 @@ class LookAgain(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reason: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(printable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
 
 
 class LookedAgain(_View):

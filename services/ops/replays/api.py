@@ -11,11 +11,21 @@ from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Path
-from fastapi.exceptions import RequestValidationError
 
+from services.ops.letters.views import NoLetter
 from services.ops.replays.messages import EditRefused, Letter, edited
 from services.ops.replays.plan import Outcome
-from services.ops.replays.records import IdempotencyKey, LetterRecord, Order, ReplayRecord
+from services.ops.replays.records import (
+    IdempotencyKey,
+    KeyReused,
+    LetterRecord,
+    NoReplay,
+    NothingSelected,
+    NotNow,
+    Order,
+    ReplayRecord,
+    TooManySelected,
+)
 from services.ops.replays.views import (
     DEFAULT_RATE,
     DEFAULT_STOP_SHARE,
@@ -29,9 +39,10 @@ from services.ops.replays.views import (
     replay_view,
 )
 from services.ops.replays.waiting import Waiting
-from shared.contract.answers import Page
+from shared.contract.answers import Mistake, Page
 from shared.runtime.clock import now
-from shared.runtime.http import Asker, Cursor, Key, Limit, NotFound, from_cursor, to_cursor
+from shared.runtime.description import kind_of, raises
+from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, from_cursor, to_cursor
 
 _NO_REASON: Final = Because()
 
@@ -78,7 +89,7 @@ def create_router(store: Store, waiting: Waiting) -> APIRouter:
         ("POST", "/replays/{replay_id}/undo", replays.undo_replay, HTTPStatus.ACCEPTED),
         ("POST", "/dead-letters/{number}/edit-and-replay", replays.edit_and_replay, HTTPStatus.ACCEPTED),
     ):
-        router.add_api_route(path, operation, methods=[method], status_code=status)
+        router.add_api_route(path, operation, methods=[method], tags=["replays"], status_code=status)
     return router
 
 
@@ -87,6 +98,7 @@ class _Replays:
     store: Store
     waiting: Waiting
 
+    @raises(NothingSelected, TooManySelected, KeyReused)
     async def start_replay(self, body: StartReplay, asker: Asker, key: Key = None) -> ReplayView:
         """
         Replay letters, or look at what would become of them (`dry_run`). Which letters is settled now.
@@ -106,20 +118,21 @@ class _Replays:
         )
         return await self._create(order, key, body.model_dump(mode="json"))
 
+    @raises(NoLetter, EditRefused, NothingSelected, KeyReused)
     async def edit_and_replay(
         self, number: Annotated[int, Path(ge=1, lt=2**63)], body: EditLetter, asker: Asker, key: Key = None
     ) -> ReplayView:
         """Replay one letter with another body. The letter itself stays as it is; ids can not be edited."""
         found = await self.store.find_letter(number)
         if found is None:
-            raise NotFound("no-letter", f"there is no letter {number}")
+            raise NoLetter(f"there is no letter {number}")
         letter, _ = found
         try:
             text = edited(letter, body.body)
         except EditRefused as error:
-            raise RequestValidationError(
-                [{"loc": ("body", "body", *path), "msg": detail, "type": "edit"} for path, detail in error.problems]
-            ) from error
+            # What was edited is a part of what was sent.
+            sent = (Mistake(pointer=f"#/body{each.pointer[1:]}", detail=each.detail) for each in error.mistakes)
+            raise Invalid(*sent, kind=kind_of(error.code)) from error
         order = Order(
             id=uuid4(),
             actor=asker.name,
@@ -142,10 +155,12 @@ class _Replays:
             next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
         )
 
+    @raises(NoReplay)
     async def get_replay(self, replay_id: UUID) -> ReplayView:
         """How far a replay is, and what it came to."""
         return await self._view(await self._get(replay_id))
 
+    @raises(NoReplay)
     async def list_replay_letters(
         self, replay_id: UUID, outcome: Outcome | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[ReplayedLetterView]:
@@ -157,18 +172,22 @@ class _Replays:
             next_cursor=to_cursor(found[limit - 1].position) if len(found) > limit else None,
         )
 
+    @raises(NoReplay, NotNow, NothingSelected)
     async def start_planned_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Replay just the letters of a dry run, whether or not it has looked at all of them."""
         return await self._view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
 
+    @raises(NoReplay, NotNow)
     async def pause_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Send no more for now."""
         return await self._view(await self.store.pause(replay_id, actor=asker.name, reason=body.reason))
 
+    @raises(NoReplay, NotNow)
     async def resume_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """Go on, also after it stopped by itself: what has failed so far does not count any more."""
         return await self._view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
 
+    @raises(NoReplay, NotNow)
     async def cancel_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """
         Send no more at all. Letters that did not go are open again; those that did still get their outcome.
@@ -177,6 +196,7 @@ class _Replays:
         """
         return await self._view(await self.store.cancel(replay_id, actor=asker.name, reason=body.reason))
 
+    @raises(NoReplay, NotNow)
     async def undo_replay(self, replay_id: UUID, body: UndoReplay, asker: Asker) -> ReplayView:
         """Take back every model that a replay set, of users who use it still. Of the others it says why not."""
         return await self._view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
@@ -191,7 +211,7 @@ class _Replays:
     async def _get(self, replay_id: UUID) -> ReplayRecord:
         record = await self.store.find(replay_id)
         if record is None:
-            raise NotFound("no-replay", f"there is no replay {replay_id}")
+            raise NoReplay(f"there is no replay {replay_id}")
         return record
 
 

@@ -12,24 +12,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
 
 from services.ops.letters.letter import Mark
+from shared.contract.answers import Mistake
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event
 from shared.contract.limits import EVENT_BYTES, carried
+from shared.contract.mistakes import mistakes_in
 from shared.contract.preview import Message
 from shared.contract.topology import RECEIVER
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import origin_from_headers
-
-#: Which part of the body, and what is wrong with it.
-Problem: TypeAlias = tuple[Sequence[str | int], str]
 
 #: What another event would make of this one, or another user's.
 _IDS: Final = ("training_id", "ref", "called_ref", "request_id", "user_id", "replay", "settled_by")
@@ -44,9 +43,9 @@ class EditRefused(PermanentError):  # noqa: N818 (it is what was seen, and reads
 
     code = "edit_refused"
 
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__("; ".join(f"{'/'.join(map(str, path)) or 'body'}: {detail}" for path, detail in problems))
-        self.problems = problems
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__("; ".join(f"{mistake.pointer}: {mistake.detail}" for mistake in mistakes))
+        self.mistakes = mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +101,17 @@ def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
         return _edited_webhook(letter, data)
     known = _known_ids(letter)
     if "training_id" not in known:
-        raise EditRefused(((), "the letter itself does not say which training it is about"))
+        raise EditRefused(Mistake(pointer="#", detail="the letter itself does not say which training it is about"))
     _refuse_other_ids(known, data, _IDS if known.get(_DESTINATION) is None else (*_IDS, _DESTINATION))
     kind = _event_class(letter)
     try:
         kind.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        raise EditRefused(*((problem["loc"], problem["msg"]) for problem in problems)) from error
+        raise EditRefused(*mistakes_in(data, error.errors(), kind.model_json_schema())) from error
     document = {**json.loads(letter.body), "data": data} if is_structured(letter.content_type) else data
     body = json.dumps(document, ensure_ascii=False).encode()
     if len(body) > EVENT_BYTES:
-        raise EditRefused(((), f"takes {len(body)} bytes; {EVENT_BYTES} are allowed"))
+        raise EditRefused(Mistake(pointer="#", detail=f"takes {len(body)} bytes; {EVENT_BYTES} are allowed"))
     return body
 
 
@@ -123,7 +121,7 @@ def _edited_webhook(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
     try:
         reported(replace(letter, body=body), Mark(UUID(int=0), letter.number))
     except ModelswapError as error:
-        raise EditRefused(((), str(error))) from error
+        raise EditRefused(Mistake(pointer="#", detail=str(error))) from error
     return body
 
 
@@ -140,7 +138,9 @@ def _known_ids(letter: Letter) -> dict[str, JsonValue]:
 def _refuse_other_ids(known: Mapping[str, JsonValue], data: Mapping[str, JsonValue], ids: Sequence[str]) -> None:
     others = [name for name in ids if data.get(name) != known.get(name)]
     if others:
-        raise EditRefused(*(((name,), f"can not be edited: it is {known.get(name)!r}") for name in others))
+        raise EditRefused(
+            *(Mistake(pointer=f"#/{name}", detail=f"can not be edited: it is {known.get(name)!r}") for name in others)
+        )
 
 
 def _event_class(letter: Letter) -> type[Event]:
@@ -148,7 +148,7 @@ def _event_class(letter: Letter) -> type[Event]:
     attribute = _object(letter.body).get("type") if in_body else letter.headers.get("ce-type")
     kind = EVENTS.get(str(attribute).removeprefix(TYPE_PREFIX))
     if kind is None:
-        raise EditRefused(((), f"nobody knows events of type {attribute!r}"))
+        raise EditRefused(Mistake(pointer="#", detail=f"nobody knows events of type {attribute!r}"))
     return kind
 
 

@@ -28,7 +28,7 @@ class TooManySelected(PermanentError):  # noqa: N818 (likewise)
 
 
 class KeyReused(PermanentError):  # noqa: N818 (likewise)
-    """An Idempotency-Key came back with another request."""
+    """The `Idempotency-Key` was used for another request."""
 
     code = "idempotency_key_reused"
 
@@ -40,7 +40,7 @@ class NoReplay(PermanentError):  # noqa: N818 (likewise)
 
 
 class NotNow(PermanentError):  # noqa: N818 (likewise)
-    """What is asked of a replay can not be, as it is now."""
+    """The replay's status does not allow this."""
 
     code = "not_now"
 

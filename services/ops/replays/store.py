@@ -154,7 +154,7 @@ _GET_REPLAY: Final = _REPLAY + "WHERE r.id = $1"
 _LIST_REPLAYS: Final = _REPLAY + "WHERE r.number < $1 ORDER BY r.number DESC LIMIT $2"
 _LIST_LETTERS: Final = """
     SELECT *, edited_body IS NOT NULL AS is_edited FROM ops.replay_letters
-    WHERE replay_id = $1 AND position > $2 AND ($4::text IS NULL OR outcome = $4)
+    WHERE replay_id = $1 AND position > $2::bigint AND ($4::text IS NULL OR outcome = $4)
     ORDER BY position
     LIMIT $3
 """

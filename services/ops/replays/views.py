@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from services.ops.letters.views import Filter, LetterStatus, Name, Reason, selective
-from services.ops.replays.plan import REST, Outcome, Status, Step, bounds
+from services.ops.letters.views import SELECTIVE, Filter, LetterStatus, Name, Number, Reason, said, selective
+from services.ops.replays.plan import REST, Outcome, Status, Step
 from services.ops.replays.records import LetterRecord, ReplayRecord
-from shared.contract.text import printable
+from shared.contract.answers import NUMBER, Flag
+from shared.contract.checked import PRINTABLE, Checked
 
 DEFAULT_RATE: Final = 10.0
 #: Slower than one letter in a quarter of an hour is a pause.
@@ -32,16 +34,22 @@ UNDERWAY: Final = (
 )
 
 
-def _steps(steps: Sequence[Step]) -> Sequence[Step]:
-    bounds(steps, 100)
-    return steps
+def _share(step: str) -> str:
+    if not re.fullmatch(_SHARE, step):
+        raise ValueError(f"must be a number of letters, a share such as 5%, or {REST}")
+    return step
 
 
-Number = Annotated[int, Field(ge=1, lt=2**63)]
+_SHARE: Final = rf"^(?:{REST}|[1-9][0-9]{{0,8}}|(?:[1-9][0-9]{{0,2}}(?:\.[0-9]{{1,3}})?|0\.[0-9]{{0,2}}[1-9])%)$"
+_Step = Annotated[int, Field(ge=1, lt=2**31), NUMBER] | Annotated[str, Checked(_share, pattern=_SHARE)]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+#: Only these can be replayed.
+_STATUS_OPEN: Final = {"status": {"enum": [LetterStatus.OPEN, None]}}
 
 
 def _open(wanted: Filter) -> Filter:
@@ -53,21 +61,23 @@ def _open(wanted: Filter) -> Filter:
 class StartReplay(_Body):
     """Letters are to go back to where they came from."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": said("letters", "group", "filter")})
+
     #: Their numbers; or:
     letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None
     #: all open ones with this fingerprint; or:
     group: Name | None = None
     #: all open ones that this fits, in the words of ``GET /v1/dead-letters``. Which they are is settled now.
-    filter: Annotated[Filter, AfterValidator(_open)] | None = None
+    filter: Annotated[Filter, Checked(_open, anyOf=SELECTIVE, properties=_STATUS_OPEN)] | None = None
     #: Why. It is kept.
     reason: Reason
-    rate_per_second: Annotated[float, Field(ge=SLOWEST_RATE, le=FASTEST_RATE)] = DEFAULT_RATE
+    rate_per_second: Annotated[float, Field(ge=SLOWEST_RATE, le=FASTEST_RATE), NUMBER] = DEFAULT_RATE
     #: How many letters each step has: a number, a share, or the rest. A step waits for every outcome of the one before.
-    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=20), AfterValidator(_steps)] = DEFAULT_STEPS
+    steps: Annotated[tuple[_Step, ...], Field(min_length=1, max_length=20)] = DEFAULT_STEPS
     #: It stops by itself when more than this share fails: judged after each step, and within one from ten outcomes on.
-    stop_when_failed_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_STOP_SHARE
+    stop_when_failed_share: Annotated[float, Field(ge=0, le=1), NUMBER] = DEFAULT_STOP_SHARE
     #: True: nothing is sent; each letter gets a prediction. ``start`` then replays just these.
-    dry_run: bool = False
+    dry_run: Flag = False
 
     @model_validator(mode="after")
     def _one_selection(self) -> Self:
@@ -95,7 +105,7 @@ class EditLetter(_Body):
 class Because(_Body):
     """Why something is asked of a replay. It is kept."""
 
-    reason: Annotated[str, Field(max_length=1000), AfterValidator(printable)] = ""
+    reason: Annotated[str, Field(max_length=1000), PRINTABLE] = ""
 
 
 class UndoReplay(_Body):

@@ -1,0 +1,31 @@
+"""Types whose JSON schema says what only a validator of ours knows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from shared.contract.text import printable
+
+
+class Checked:
+    """Metadata of a type: a check of its values, and the keywords of JSON Schema that say the same to callers."""
+
+    def __init__(self, check: Callable[[Any], Any], **keywords: Any) -> None:
+        self._check = check
+        self._keywords = keywords
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), **self._keywords}
+
+
+#: The characters for which `str.isprintable` holds: letters, marks, numbers, punctuation, symbols and the space.
+PRINTABLE_PATTERN: Final = r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"
+#: For types of text that people read.
+PRINTABLE: Final = Checked(printable, pattern=PRINTABLE_PATTERN)
