@@ -1,0 +1,199 @@
+"""Is what the APIs say of themselves true? Schemathesis asks the real applications all that they allow and forbid."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema_rs
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from services.extractor.api import create_api as extractor_api
+from services.ops.api import create_api as ops_api
+from services.ops.letters.api import create_router as letter_routes
+from services.ops.letters.store import Store as Letters
+from services.ops.migrate import ROLE as OPS_ROLE
+from services.ops.reconcile.api import reconciliation_router
+from services.ops.reconcile.plan import StateRefused
+from services.ops.reconcile.store import Store as Recoveries
+from services.ops.replays.api import create_router as replay_routes
+from services.ops.replays.store import Store as Replays
+from services.ops.replays.waiting import Waiting
+from services.state.api import WebhookAddress
+from services.state.api import create_api as state_api
+from services.state.streams import Watcher
+from shared.contract.envelope import Envelope
+from shared.contract.errors import PermanentError
+from shared.contract.events import Event
+from shared.replicate.training import Training
+from shared.runtime.aside import SetAside
+from shared.runtime.http import Api, create_app
+from shared.runtime.lifecycle import serve
+from shared.runtime.postgres import connect_pool
+from shared.runtime.tokens import read_token
+from tests.apis import all_apis
+from tests.replays import archive_many
+from tests.stack import free_port
+from tests.state import failed, opened_store, ready, registration, started
+
+TOKEN: Final = "token-of-whoever-asks"
+#: Cases for each operation, beside those that are made of each limit of the schemas.
+CASES: Final = 6
+HOOKS: Final = Path(__file__).parents[1] / "schemathesis_hooks.py"
+SECONDS: Final = 300
+
+
+class Replicate:
+    """Knows, starts and cancels whatever it is asked about."""
+
+    def __init__(self) -> None:
+        self._started = 0
+
+    async def create_training(self, *_: Any, **__: Any) -> Any:
+        self._started += 1
+        return Training.model_validate({"id": f"started{self._started}", "status": "starting"})
+
+    async def get_training(self, training_id: str) -> Any:
+        return Training.model_validate({"id": training_id, "status": "processing"})
+
+    async def cancel_training(self, training_id: str) -> Any:
+        return Training.model_validate({"id": training_id, "status": "canceled"})
+
+
+class State:
+    """Knows no training that could be looked at again."""
+
+    async def look_again(self, training: str) -> None:
+        raise StateRefused(f"training {training} is not registered")
+
+
+class Handler:
+    """Understands no message."""
+
+    async def handle(self, envelope: Envelope) -> list[Event]:
+        raise PermanentError(f"nothing follows from {envelope.event.key}")
+
+
+@contextlib.asynccontextmanager
+async def product_api(database_url: str) -> AsyncIterator[Api]:
+    async with opened_store(database_url) as store:
+        for training_id in ("t1", "t2", "t3", "t4"):
+            await store.adopt(registration("ada", training_id))
+        await store.apply([ready("t1"), ready("t2"), failed("t3"), started("t4")])
+        # Streams end after their first line.
+        stopping = asyncio.Event()
+        stopping.set()
+        watcher = Watcher(store, stopping, limit=10, aside=SetAside("test"))
+        webhook = WebhookAddress("https://hooks.example.com", ("a secret that signs our addresses",))
+        yield state_api(store, Replicate(), watcher, webhook=webhook, api_tokens=(TOKEN,))
+
+
+@contextlib.asynccontextmanager
+async def operators_api(database_url: str) -> AsyncIterator[Api]:
+    await archive_many(database_url, 3)
+    pool = await connect_pool(database_url, application_name="test", role=OPS_ROLE, min_size=1, max_size=4)
+    try:
+        replays = Replays(pool)
+        routers = (
+            letter_routes(Letters(pool, failed=replays.failed)),
+            replay_routes(replays, Waiting({})),
+            reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
+        )
+        yield ops_api(*routers, tokens=[read_token(TOKEN)])
+    finally:
+        pool.terminate()
+
+
+@contextlib.asynccontextmanager
+async def extractors_api() -> AsyncIterator[Api]:
+    yield extractor_api(Handler(), api_tokens=(TOKEN,))
+
+
+@contextlib.asynccontextmanager
+async def served(api: Api, below: str) -> AsyncIterator[str]:
+    """The address of the *api*, which is served as in its own process."""
+    port, stopping = free_port(), asyncio.Event()
+    serving = asyncio.create_task(
+        serve(create_app(api, {}, below=below), host="127.0.0.1", port=port, stopping=stopping)
+    )
+    try:
+        async with asyncio.timeout(10):
+            while not await is_open(port):
+                await asyncio.sleep(0.02)
+        yield f"http://127.0.0.1:{port}{below}"
+    finally:
+        stopping.set()
+        await serving
+
+
+async def is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def schemathesis(document: Path, url: str) -> tuple[int, str]:
+    """What schemathesis finds, the same at each run: its exit code, and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "schemathesis.cli", "run", str(document), "--url", url),
+        *("--header", f"Authorization: Bearer {TOKEN}"),
+        *("--checks", "all", "--continue-on-failure", "--no-color"),
+        *("--max-examples", str(CASES), "--generation-deterministic", "--seed", "1"),
+        *("--request-timeout", "60", "--suppress-health-check", "all", "--warnings", "off"),
+        cwd=document.parent,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "SCHEMATHESIS_HOOKS": str(HOOKS)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, said.decode(errors="replace")
+
+
+async def found(service: str, opened: AbstractAsyncContextManager[Api], below: str, directory: Path) -> str:
+    """What schemathesis says of one API; empty if it finds nothing."""
+    async with opened as api, served(api, below) as url:
+        document = directory / f"{service}.json"
+        # With the tools, which the served description leaves out.
+        document.write_text(json.dumps(api.whole()))
+        code, said = await schemathesis(document, url)
+    return said if code else ""
+
+
+async def test_the_apis_do_what_their_descriptions_say(database_url, tmp_path):
+    # At the same time: each waits most of the time for its answers.
+    said = await asyncio.gather(
+        found("state", product_api(database_url), "/v1", tmp_path),
+        found("ops", operators_api(database_url), "/v1", tmp_path),
+        found("extractor", extractors_api(), "", tmp_path),
+    )
+
+    assert not any(said), "\n".join(said)
+
+
+@pytest.mark.parametrize("service", all_apis())
+def test_a_description_is_valid_openapi(service):
+    document = json.loads(json.dumps(all_apis()[service].openapi()))
+
+    errors = [f"{list(each.instance_path)}: {each.message}" for each in OPENAPI_31_VALIDATOR.iter_errors(document)]
+
+    assert errors == []
+    for schema in document["components"]["schemas"].values():
+        jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
