@@ -93,6 +93,11 @@ def test_compose_gives_the_command_every_setting_so_that_it_shows_and_checks_wha
     assert sorted(given) == sorted(all_settings().keys() - by_the_image)
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_has_a_memory_limit(name: str) -> None:
+    assert re.search(r"(?m)^ *mem_limit: \d+[mg]$", in_full(SERVICES[name]))
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_process_that_still_starts_can_be_told_to_stop(name: str) -> None:
     # The first process of a container hears no signal that it does not handle yet; an init is first, and passes it on.
