@@ -170,7 +170,7 @@ def test_a_body_that_can_not_be_read_is_named(content, tmp_path, monkeypatch, ca
 
 
 def test_what_is_piped_has_no_colour_and_is_not_cut(monkeypatch):
-    url = f"https://{'x' * 200}.example"
+    url = f"https://hooks.example/{'x' * 200}"
     monkeypatch.setenv("MODELSWAP_PUBLIC_URL", url)
 
     done = modelswap("config", "show")
