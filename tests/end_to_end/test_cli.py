@@ -53,7 +53,8 @@ class Shell:
 
 @pytest.fixture
 def settings(stack: Stack) -> dict[str, str]:
-    return {**stack.environment, "MODELSWAP_OPS_URL": stack.url("ops")}
+    urls = {"MODELSWAP_OPS_URL": stack.url("ops"), "MODELSWAP_RECEIVER_URL": stack.url("receiver")}
+    return {**stack.environment, **urls}
 
 
 @pytest.fixture
