@@ -27,8 +27,8 @@ from tests.stack import SERVICES, Stack
 pytestmark = pytest.mark.attack
 
 MOST_MB: Final = 16
-#: As long as docker-compose.yml waits for an answer.
-LIVEZ_SECONDS: Final = 5
+#: An orchestrator asks several times; most of this is for a busy machine, whose client and servers share its cores.
+LIVEZ_SECONDS: Final = 10
 HEADER_SECONDS: Final = 3
 #: How long after its deadline a connection may be closed, on a busy machine.
 CLOSED_SECONDS: Final = 15
@@ -177,16 +177,19 @@ def await_close(held: list[socket.socket]) -> None:
     ids=["silent", "half-open", "slow-header", "no-body"],
 )
 async def test_a_flood_of_connections_is_closed_and_keeps_nobody_out(stack, first, again, is_closed):
-    async with unharmed(stack):
-        floods = await asyncio.gather(*(asyncio.to_thread(hold, port, first) for port in stack.ports.values()))
-        held = [client for flood in floods for client in flood]
-        await ask_all(stack)
+    held: list[socket.socket] = []
+    try:
+        async with unharmed(stack):
+            for port in stack.ports.values():
+                held += await asyncio.to_thread(hold, port, first)
+            await ask_all(stack)
+            for client in held:
+                say(client, again)
+            if is_closed:
+                await asyncio.to_thread(await_close, held)
+    finally:
         for client in held:
-            say(client, again)
-        if is_closed:
-            await asyncio.to_thread(await_close, held)
-    for client in held:
-        client.close()
+            client.close()
 
 
 async def test_a_stack_that_was_flooded_is_well(stack):
