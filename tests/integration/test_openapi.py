@@ -46,7 +46,7 @@ from tests.state import failed, opened_store, ready, registration, started
 
 TOKEN: Final = "token-of-whoever-asks"
 #: Cases for each operation, beside those that are made of each limit of the schemas.
-CASES: Final = 6
+CASES: Final = 4
 HOOKS: Final = Path(__file__).parents[1] / "schemathesis_hooks.py"
 SECONDS: Final = 300
 
@@ -167,12 +167,22 @@ async def schemathesis(document: Path, url: str) -> tuple[int, str]:
     return process.returncode or 0, said.decode(errors="replace")
 
 
+def without_classes(part: Any) -> Any:
+    """*part* of a description without patterns of classes like ``\\p{L}``, which schemathesis knows only roughly."""
+    if isinstance(part, list):
+        return [without_classes(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    kept = {name: value for name, value in part.items() if name != "pattern" or "\\p{" not in str(value)}
+    return {name: without_classes(value) for name, value in kept.items()}
+
+
 async def found(service: str, opened: AbstractAsyncContextManager[Api], below: str, directory: Path) -> str:
     """What schemathesis says of one API; empty if it finds nothing."""
     async with opened as api, served(api, below) as url:
         document = directory / f"{service}.json"
         # With the tools, which the served description leaves out.
-        document.write_text(json.dumps(api.whole()))
+        document.write_text(json.dumps(without_classes(api.whole())))
         code, said = await schemathesis(document, url)
     return said if code else ""
 

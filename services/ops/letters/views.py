@@ -27,7 +27,8 @@ def _said(text: str) -> str:
 
 _MOST_NAMED: Final = 10_000
 
-Number = Annotated[int, Field(ge=1, lt=2**63), NUMBER]
+#: JSON has no larger whole numbers that all readers agree on.
+Number = Annotated[int, Field(ge=1, lt=2**53), NUMBER]
 Reason = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1000),
