@@ -506,7 +506,7 @@ async def test_a_look_that_state_refuses_is_refused_with_its_reason(stack: Stack
         ({"reason": "two ways", "letters": [1], "group": "x"}, "#"),
         ({"reason": "all there are", "filter": {}}, "#/filter"),
         ({"reason": "not open", "filter": {"status": "dropped"}}, "#/filter"),
-        ({"reason": "no step", "letters": [1], "steps": ["half"]}, "#/steps"),
+        ({"reason": "no step", "letters": [1], "steps": ["half"]}, "#/steps/0"),
         ({"reason": "no such group", "group": "a\x00"}, "#/group"),
         ({"reason": "no such group", "group": "x" * 300}, "#/group"),
         ({"reason": "no rate", "letters": [1], "rate_per_second": 0}, "#/rate_per_second"),
