@@ -19,4 +19,6 @@ CREATE ROLE modelswap_ops_login LOGIN PASSWORD :'ops_password' IN ROLE modelswap
 
 ALTER DATABASE modelswap OWNER TO modelswap_owner;
 REVOKE ALL ON DATABASE modelswap FROM PUBLIC;
+-- By default every role may connect to every database, and make temporary tables there.
+REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC;
 GRANT CONNECT ON DATABASE modelswap TO modelswap_state_login, modelswap_ops_login;
