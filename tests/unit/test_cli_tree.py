@@ -4,6 +4,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.metadata import version
 from io import StringIO
 from itertools import takewhile
 from pathlib import Path
@@ -34,6 +35,12 @@ COMMANDS = {
     *("replays resume", "replays cancel", "replays undo"),
     *("trainings re-extract", "dead-letters try", "reconcile status"),
 }
+
+
+def test_the_command_says_its_version():
+    shown = CliRunner().invoke(app, ["--version"])
+
+    assert (shown.exit_code, shown.output) == (0, f"modelswap {version('modelswap')}\n")
 
 
 def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
