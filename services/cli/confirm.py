@@ -1,4 +1,4 @@
-"""May a command write? Asks whoever is at the terminal; where there is no terminal, only ``--yes`` says so."""
+"""Confirmation before a command writes: a question at a terminal; without a terminal, ``--yes`` is required."""
 
 from __future__ import annotations
 

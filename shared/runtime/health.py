@@ -26,6 +26,8 @@ def health_routes(
     What loops have set *aside*, and what a check of *told* finds, is shown by ``/readyz``, but the process is ready all
     the same: the others go on.
     """
+    # Read once: a later look would find the version that was installed meanwhile, not the one that runs.
+    running = version("modelswap")
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -36,7 +38,7 @@ def health_routes(
         found |= {name: await check() for name, check in (told or {}).items()}
         body: dict[str, Any] = {
             "status": "ok" if ready else "unavailable",
-            "version": version("modelswap"),
+            "version": running,
             "checks": {name: problem or "ok" for name, problem in found.items()},
         }
         if held := {each.loop: said for each in aside if (said := each.check())}:
