@@ -10,10 +10,8 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from aiormq import spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pamqp.header import ContentHeader
 
 from shared.contract.envelope import Envelope, decode, wrap
 from shared.contract.errors import Malformed, PermanentError, TransientError
@@ -45,7 +43,7 @@ from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import Origin
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
-from shared.runtime.broker.measure import check_size
+from shared.runtime.broker.frames import content_header, publish_frames
 from shared.runtime.broker.message import give_back, retry
 
 NOW = datetime(2026, 11, 24, 1, 2, 3, tzinfo=UTC)
@@ -63,21 +61,9 @@ READY = ModelReady(
 )
 
 
-def properties(message: Outgoing) -> spec.Basic.Properties:
-    return spec.Basic.Properties(
-        message_id="m" * 32,
-        content_type=message.content_type,
-        message_type=message.message_type,
-        correlation_id=message.correlation_id,
-        timestamp=NOW,
-        headers=dict(message.headers),
-    )
-
-
 def check(message: Outgoing) -> None:
-    """Raise unless *message* can be published, measured and encoded."""
-    check_size(message, properties(message), frame_bytes=FRAME_BYTES)
-    assert len(ContentHeader(properties=properties(message)).marshal()) <= FRAME_BYTES - FRAME_OVERHEAD_BYTES
+    """Raise unless *message* can be published."""
+    publish_frames(message, message_id="m" * 32, timestamp=2**40, channel=1, frame_bytes=FRAME_BYTES)
 
 
 def delivery(headers: Mapping[str, object], body: bytes = b"{}", content_type: str | None = None) -> Delivery:
@@ -394,7 +380,7 @@ def test_headers_that_just_fit_are_let_through_and_one_byte_more_is_not():
     def of(size: int) -> Outgoing:
         return Outgoing("", "q", b"", headers={"t": "x" * size})
 
-    size = FRAME_BYTES - FRAME_OVERHEAD_BYTES - len(ContentHeader(properties=properties(of(0))).marshal())
+    size = FRAME_BYTES - FRAME_OVERHEAD_BYTES - len(content_header(of(0), message_id="m" * 32, timestamp=2**40))
     check(of(size))
     with pytest.raises(Unpublishable):
         check(of(size + 1))
@@ -412,10 +398,6 @@ def test_the_body_of_an_event_is_smaller_than_that_of_a_copy():
 @pytest.mark.parametrize("value", [object(), 2**64, b"x", "\ud800" * 40_000, [1e300]])
 def test_a_value_that_amqp_does_not_know_is_the_messages_fault(value: object):
     with pytest.raises(Unpublishable) as refusal:
-        check_size(
-            (message := Outgoing("", "q", b"", headers={"a": value, "pad": "x" * 40_000})),
-            properties(message),
-            frame_bytes=FRAME_BYTES,
-        )
+        check(Outgoing("", "q", b"", headers={"a": value, "pad": "x" * 40_000}))
 
     assert refusal.value.code == "message_unencodable"

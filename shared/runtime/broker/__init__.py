@@ -2,7 +2,8 @@
 How do messages come and go without one being lost? Edge: the only room that speaks AMQP.
 
 *decoding*   whatever is delivered can be read
-*measure*    whatever is published fits
+*frames*     a message as the bytes that publish it, or why it can not be one
+*transport*  fewer, larger writes to the socket
 *link*       one connection with one channel; what its library's errors mean
 *declare*    the topology on the broker, and how it differs from the plan
 *publisher*  a message to the broker, and its receipt back

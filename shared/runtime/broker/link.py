@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import count
 from typing import Final, Self, cast
+from uuid import uuid4
 
 import aio_pika
 import aiormq
@@ -13,6 +15,10 @@ from yarl import URL
 
 from shared.contract.limits import FRAME_BYTES
 from shared.runtime.broker.decoding import read_all_messages
+from shared.runtime.broker.frames import publish_frames
+from shared.runtime.broker.message import Outgoing
+from shared.runtime.broker.transport import JoinedWrites
+from shared.runtime.clock import now
 
 #: How the loss of a connection shows itself. A frozen broker shows as TimeoutError; see also `is_stray_cancel`.
 LINK_ERRORS: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)
@@ -45,11 +51,15 @@ def is_stray_cancel() -> bool:
 class Link:
     """An open connection with one open channel; once anything is doubtful, it is thrown away whole."""
 
-    def __init__(self, connection: aio_pika.abc.AbstractConnection, channel: aiormq.Channel) -> None:
+    def __init__(
+        self, connection: aio_pika.abc.AbstractConnection, channel: aiormq.Channel, writer: asyncio.StreamWriter
+    ) -> None:
         self._connection = connection
         self.channel = channel
+        self._writer = writer
+        self._message_ids = map(f"{uuid4().hex[:20]}{{:012x}}".format, count())
         #: The largest frame that both sides accept.
-        self.frame_bytes = min(channel.connection.connection_tune.frame_max or FRAME_BYTES, FRAME_BYTES)
+        self._frame_bytes = min(channel.connection.connection_tune.frame_max or FRAME_BYTES, FRAME_BYTES)
         #: Set when the connection, the channel or a consumer on it is gone.
         self.lost = asyncio.Event()
         connection.close_callbacks.add(self._on_close)
@@ -67,13 +77,14 @@ class Link:
         """
         read_all_messages()
         async with asyncio.timeout(_OPEN_SECONDS):
-            connection = await aio_pika.connect(
-                URL(url).update_query(heartbeat=_HEARTBEAT_SECONDS), client_properties={"connection_name": name}
-            )
+            address = URL(url).update_query(heartbeat=_HEARTBEAT_SECONDS)
+            connection = aio_pika.Connection(address, client_properties={"connection_name": name})
+            transport = connection.kwargs["transport_factory"] = JoinedWrites()
             try:
+                await connection.connect()
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 # The lower channel: it publishes and acks without a drain of the socket for each.
-                return cls(connection, cast(aiormq.Channel, await channel.get_underlay_channel()))
+                return cls(connection, cast(aiormq.Channel, await channel.get_underlay_channel()), transport.writer)
             except BaseException:
                 await _close(connection)
                 raise
@@ -84,6 +95,44 @@ class Link:
     @property
     def is_open(self) -> bool:
         return not (self.lost.is_set() or self.channel.is_closed)
+
+    def publish(self, message: Outgoing) -> asyncio.Future[object]:
+        """
+        Write *message*, and return the future of its receipt.
+
+        The library's own `basic_publish` does the same at several times the cost: two deadlines, a lock and a socket
+        write for each message (measured 2026-11). Here nothing is awaited, so nothing can come between the number of a
+        message and its frames.
+
+        Raises:
+            Unpublishable: if *message* can not be written as it is.
+            ChannelInvalidStateError: if the link is closed. In both cases nothing was written.
+
+        The future raises:
+            PublishError: if no queue takes the message, and one has to.
+            DeliveryError: if the broker refuses it.
+            LINK_ERRORS, CancelledError: if the link was lost before the receipt.
+
+        """
+        channel = self.channel
+        if not self.is_open:
+            raise aiormq.exceptions.ChannelInvalidStateError("the link is closed")
+        # Fresh for each attempt: with equal ids in flight the library mixes up their receipts.
+        message_id = next(self._message_ids)
+        frames = publish_frames(
+            message,
+            message_id=message_id,
+            timestamp=int(now().timestamp()),
+            channel=channel.number,
+            frame_bytes=self._frame_bytes,
+        )
+        receipt = channel.create_future()
+        channel.delivery_tag += 1
+        channel.confirmations[channel.delivery_tag] = receipt
+        channel.message_id_delivery_tag[message_id] = channel.delivery_tag
+        receipt.add_done_callback(lambda _: channel.message_id_delivery_tag.pop(message_id, None))
+        self._writer.write(frames)
+        return receipt
 
     async def close(self) -> None:
         """Close, or give up on it after a second; never raises."""

@@ -7,8 +7,8 @@ Has the broker got it? Publishes with confirm, and says one of four things about
                             Publish it again: its event has the same id
     Unpublishable           it will never be taken like this: too large, not encodable, or refused for what it says
 
-The message goes through the library's lower channel, without waiting for the socket to drain: that halves the client's
-share of the work (measured 2026-11). How many are on their way at once is bounded here instead.
+Messages are written by `Link.publish`, which does not wait for the socket; how many are on their way at once is bounded
+here instead.
 
 A broker that objects to a message closes the channel or the connection, and every other publish on it fails as well.
 Then each of them is published once more, one at a time over a connection of its own: the message that is refused there
@@ -19,25 +19,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Final, Self
-from uuid import uuid4
 
 import aiormq
 import structlog
-from aiormq import spec
 
 from shared.contract.errors import DependencyDown
-from shared.contract.limits import FRAME_BYTES, Unpublishable
+from shared.contract.limits import Unpublishable
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime.broker.declare import declare
 from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, is_stray_cancel, say
-from shared.runtime.broker.measure import ENCODING_ERRORS, check_size, unencodable
 from shared.runtime.broker.message import Outgoing
 
 log = structlog.get_logger()
 
-_PERSISTENT: Final = 2
 _IN_FLIGHT: Final = 512
 
 
@@ -101,13 +96,11 @@ class Publisher:
             Unpublishable: if it can not be published like this; nothing of it was written, or the broker refused it.
 
         """
-        properties = _properties(message)
-        check_size(message, properties, frame_bytes=self._shared.frame_bytes)
         try:
             try:
-                await self._shared.publish(message, properties)
+                await self._shared.publish(message)
             except _Unsent:
-                await self._shared.publish(message, properties)
+                await self._shared.publish(message)
         except _Objection:
             await self._publish_alone(message)
         except _Unsent as error:
@@ -115,7 +108,7 @@ class Publisher:
 
     async def _publish_alone(self, message: Outgoing) -> None:
         try:
-            await self._single.publish(message, _properties(message))
+            await self._single.publish(message)
         except _Unsent as error:
             raise Unconfirmed("the connection to RabbitMQ was lost before the message was written") from error
         except _Objection as objection:
@@ -149,8 +142,6 @@ class _Line:
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(slots)
         self._closing: set[asyncio.Task[None]] = set()
-        #: The largest frame that the broker accepts, as far as is known.
-        self.frame_bytes = FRAME_BYTES
 
     async def close(self) -> None:
         """Close what is open."""
@@ -166,7 +157,7 @@ class _Line:
         except LINK_ERRORS as error:
             raise Unconfirmed(say(error)) from error
 
-    async def publish(self, message: Outgoing, properties: spec.Basic.Properties) -> None:
+    async def publish(self, message: Outgoing) -> None:
         """
         Publish *message*, as `Publisher.publish` says.
 
@@ -179,14 +170,7 @@ class _Line:
         try:
             async with asyncio.timeout(self._timeout_seconds), self._slots:
                 link = await self._open()
-                await link.channel.basic_publish(
-                    message.body,
-                    exchange=message.exchange,
-                    routing_key=message.routing_key,
-                    properties=properties,
-                    mandatory=message.mandatory,
-                    wait=False,
-                )
+                await link.publish(message)
         except aiormq.exceptions.PublishError as error:
             self._is_declared = False  # the next publish declares what is missing; the others on this link go on
             raise Unroutable(f"{message.routing_key} reached no queue of exchange {message.exchange!r}") from error
@@ -202,11 +186,9 @@ class _Line:
         except LINK_ERRORS as error:
             raise self._give_up(link, error) from error
         except Exception as error:
-            if link is not None and not link.is_open:
+            if link is not None and not link.is_open and not isinstance(error, Unpublishable):
                 # The library has no word for it: another publish gave this link up while this one waited.
                 raise Unconfirmed("the connection to RabbitMQ was given up before the receipt") from error
-            if link is not None and isinstance(error, ENCODING_ERRORS):  # raised before anything is written
-                raise unencodable(message, error) from error
             raise
 
     async def _open(self) -> Link:
@@ -216,7 +198,6 @@ class _Line:
             if self._link is None or not self._link.is_open:
                 self._discard(self._link)
                 self._link, self._is_declared = await Link.open(self._url, name=self._name), False
-                self.frame_bytes = self._link.frame_bytes
             link = self._link
             if not self._is_declared:
                 try:
@@ -250,16 +231,3 @@ class _Line:
         task = asyncio.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _properties(message: Outgoing) -> spec.Basic.Properties:
-    return spec.Basic.Properties(
-        # Fresh for each attempt: with equal ids in flight the library mixes up their receipts.
-        message_id=uuid4().hex,
-        delivery_mode=_PERSISTENT,
-        content_type=message.content_type,
-        message_type=message.message_type,
-        correlation_id=message.correlation_id,
-        timestamp=datetime.now(UTC),  # noqa: TID251 (for those who look at the broker)
-        headers=dict(message.headers),
-    )

@@ -1,0 +1,80 @@
+"""
+Send everything that is written in one turn of the event loop with one system call.
+
+The client library writes the frames of each message on their own, and uvloop sends them at once. Joined, there are
+fewer system calls on both sides, and RabbitMQ parses fewer, larger reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+import aiormq
+from aiormq.connection import TransportFactory
+from yarl import URL
+
+
+class JoinedWrites(TransportFactory):
+    """Opens one connection whose writer joins writes; with TLS for `amqps`."""
+
+    writer: JoiningWriter
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to *url*'s host and port, as the library's own factories do."""
+        provider = kwargs.pop("ssl_context_provider")
+        context: ssl.SSLContext | None = await provider.get_context() if url.scheme == "amqps" else None
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        try:
+            transport, _ = await loop.create_connection(
+                lambda: protocol, url.host or "localhost", url.port or 0, ssl=context, **kwargs
+            )
+        except OSError as error:
+            raise aiormq.exceptions.AMQPConnectionError(*error.args) from error
+        self.writer = JoiningWriter(transport, protocol, reader, loop)
+        return reader, self.writer
+
+
+class JoiningWriter(asyncio.StreamWriter):
+    """A stream writer that sends once for each turn of the event loop, in the order of the writes."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        protocol: asyncio.StreamReaderProtocol,
+        reader: asyncio.StreamReader,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(transport, protocol, reader, loop)
+        self._transport = transport
+        self._call_soon = loop.call_soon
+        self._unsent: list[bytes | bytearray | memoryview] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send *data* in the next turn of the loop, or earlier if something has to wait for it."""
+        if not self._unsent:
+            self._call_soon(self._send)
+        self._unsent.append(data)
+
+    async def drain(self) -> None:
+        """Send what was written, and wait while the transport's buffer is full."""
+        self._send()
+        await super().drain()
+
+    def write_eof(self) -> None:
+        """Send what was written, then the end of the stream."""
+        self._send()
+        super().write_eof()
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self._send()
+        super().close()
+
+    def _send(self) -> None:
+        if self._unsent:
+            self._transport.write(b"".join(self._unsent))
+            self._unsent.clear()
