@@ -40,10 +40,11 @@ from shared.contract.retry import DELAYS, RetryIn, next_step
 from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime import telemetry
+from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, give_back, retry, to_message
 from shared.runtime.broker.pause import HeldForLong
 from shared.runtime.broker.publisher import Publisher
-from shared.runtime.broker.supervisor import HOLD_SECONDS, Inbox, Supervised
+from shared.runtime.broker.supervisor import HOLD_SECONDS, Supervised
 from shared.runtime.clock import now
 from shared.runtime.logs import facts_of, log_fact
 
@@ -154,7 +155,7 @@ class Consumer(Supervised):
         ends = [(item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items]
         until += self._hold_seconds
         await _together([self._conclude(item, messages, inbox, until=until) for item, messages in ends if messages])
-        await inbox.ack(batch, alone=self._workers == 1)
+        inbox.ack(batch)
 
     async def _give_back(self, batch: Sequence[Delivery], blame: DependencyDown | None, inbox: Inbox) -> None:
         """
@@ -165,7 +166,7 @@ class Consumer(Supervised):
 
         """
         until = asyncio.get_running_loop().time() + self._hold_seconds
-        left = [delivery for delivery in batch if not inbox.is_rejected(delivery)]
+        left = [delivery for delivery in batch if inbox.holds(delivery)]
         await _together([self._give_back_one(delivery, blame, inbox, until) for delivery in left])
         log.info("deliveries.given_back", queue=self._queue, deliveries=len(batch), reason=self._trouble())
 
@@ -180,7 +181,7 @@ class Consumer(Supervised):
         else:
             again = [give_back(delivery, self._delays[0])]
         await self._conclude(item, again, inbox, until=until)
-        await inbox.ack([delivery], alone=False)
+        inbox.ack([delivery])
 
     async def _attempt(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         began = asyncio.get_running_loop().time()
@@ -268,7 +269,7 @@ class Consumer(Supervised):
         if refused is not None:
             facts = _about(item.envelope)
             log.error("delivery.rejected", queue=self._queue, error=refused.code, detail=str(refused), **facts)
-            await inbox.reject(item.delivery)
+            inbox.reject(item.delivery)
 
     async def _try_to_publish(
         self, messages: Sequence[Outgoing], inbox: Inbox, *, until: float

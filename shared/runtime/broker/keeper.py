@@ -23,9 +23,10 @@ from shared.contract.limits import Unpublishable, attribute
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
+from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Delivery, put_back
 from shared.runtime.broker.publisher import Publisher
-from shared.runtime.broker.supervisor import HOLD_SECONDS, Inbox, Supervised
+from shared.runtime.broker.supervisor import HOLD_SECONDS, Supervised
 
 log = structlog.get_logger()
 
@@ -87,8 +88,7 @@ class Keeper(Supervised):
             for delivery in kept:
                 self.aside.discard(_name(delivery))
         self._kept.inc(len(kept))
-        # One by one: what is put back later stays unacked among them.
-        await inbox.ack(kept, alone=False)
+        inbox.ack(kept)
         for delivery in refused:
             self._start(self._put_back(delivery, inbox), inbox)
 
@@ -116,8 +116,8 @@ class Keeper(Supervised):
             await self._publish(put_back(delivery), inbox, until=until)
         except Unpublishable as error:
             log.warning("delivery.requeued", queue=self._queue, error=error.code, detail=str(error))
-            await inbox.reject(delivery, requeue=True)
-        await inbox.ack([delivery], alone=False)
+            inbox.reject(delivery, requeue=True)
+        inbox.ack([delivery])
 
 
 def _name(delivery: Delivery) -> str:

@@ -11,6 +11,8 @@ from uuid import uuid4
 import aio_pika
 import aiormq
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from pamqp.base import Frame
+from pamqp.frame import marshal
 from yarl import URL
 
 from shared.contract.limits import FRAME_BYTES
@@ -133,6 +135,11 @@ class Link:
         receipt.add_done_callback(lambda _: channel.message_id_delivery_tag.pop(message_id, None))
         self._writer.write(frames)
         return receipt
+
+    def send(self, frame: Frame) -> None:
+        """Write *frame*, which has no answer; nothing happens if the link is lost."""
+        if self.is_open:
+            self._writer.write(marshal(frame, self.channel.number))
 
     async def close(self) -> None:
         """Close, or give up on it after a second; never raises."""

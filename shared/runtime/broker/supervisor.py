@@ -20,19 +20,18 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import structlog
-from aiormq import spec
-from aiormq.abc import DeliveredMessage
 
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
+from shared.runtime.broker.inbox import Inbox, Stale
 from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel, say
 from shared.runtime.broker.message import Delivery, Outgoing
-from shared.runtime.broker.pause import HeldForLong, Pause, Unasked
+from shared.runtime.broker.pause import HeldForLong, Pause
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.refusals import Refusals
 from shared.runtime.clock import now
@@ -48,10 +47,6 @@ HOLD_SECONDS: Final = 300.0
 _RECONNECT_LONGEST_SECONDS: Final = 10.0
 _CANCEL_SECONDS: Final = 1.0
 _PUBLISH_AGAIN_LONGEST_SECONDS: Final = 1.0
-
-
-class Stale(Unasked):
-    """The link that brought this work is gone: the broker hands it out again."""
 
 
 class Supervised(ABC):
@@ -173,13 +168,14 @@ class Supervised(ABC):
                 # A frozen broker must not hold up the end.
                 await link.channel.basic_cancel(consumer_tag, timeout=_CANCEL_SECONDS)
                 if inbox.given_up.is_set() and not stopping.is_set():
-                    await inbox.return_all()
+                    inbox.return_all()
         finally:
             self._link = None
             inbox.close()
             # What was begun is finished, and acked if the link still stands; what was not begun stays unacked.
             if stopping.is_set():
                 await self._drain()
+            inbox.send_acks()
             await link.close()
         if inbox.given_up.is_set():
             await self._until_messages_are_taken(stopping)
@@ -302,105 +298,6 @@ class Supervised(ABC):
             if asyncio.get_running_loop().time() >= until:
                 raise HeldForLong
             await asyncio.sleep(jitter(failures, _PUBLISH_AGAIN_LONGEST_SECONDS))
-
-
-class Inbox:
-    """Deliveries of one link that nobody has begun, and the acks of those that somebody finished."""
-
-    def __init__(self, link: Link, queue: str, stopping: asyncio.Event) -> None:
-        self.link = link
-        #: Set when what is in hand can neither be handled nor given back.
-        self.given_up = asyncio.Event()
-        self._queue = queue
-        self._stopping = stopping
-        self._waiting: asyncio.Queue[Delivery | None] = asyncio.Queue()
-        self._closed = False
-        #: Tags that are settled already.
-        self._rejected: set[int] = set()
-
-    async def put(self, message: DeliveredMessage) -> None:
-        """Called by the library, in a task that it may cancel: nothing else may happen here."""
-        properties = message.header.properties
-        frame = cast(spec.Basic.Deliver, message.delivery)
-        self._waiting.put_nowait(
-            Delivery(
-                queue=self._queue,
-                tag=frame.delivery_tag or 0,
-                exchange=message.exchange or "",
-                routing_key=message.routing_key or "",
-                headers=properties.headers or {},
-                content_type=properties.content_type,
-                body=message.body,
-                published_at=properties.timestamp,
-                came_at=asyncio.get_running_loop().time(),
-            )
-        )
-
-    async def take(self, limit: int) -> list[Delivery]:
-        """One delivery and whatever else has arrived, without waiting for company; empty once closed."""
-        batch: list[Delivery] = []
-        first = None if self._closed or self._stopping.is_set() else await self._waiting.get()
-        if first is None:
-            self._waiting.put_nowait(None)  # for the next worker
-            return batch
-        batch.append(first)
-        while len(batch) < limit and not self._waiting.empty():
-            following = self._waiting.get_nowait()
-            if following is None:
-                self._waiting.put_nowait(None)
-                break
-            batch.append(following)
-        return batch
-
-    def close(self) -> None:
-        """Begin nothing more."""
-        self._closed = True
-        self._waiting.put_nowait(None)
-
-    async def is_closed_within(self, seconds: float) -> bool:
-        """Wait; True as soon as nothing more is to be begun."""
-        await wait_for_any(self.link.lost, self._stopping, seconds=seconds)
-        return self._stopping.is_set() or not self.link.is_open
-
-    @property
-    def is_stale(self) -> bool:
-        """Does the broker hand this work to somebody else?"""
-        return self._closed and not self.link.is_open
-
-    def check(self) -> None:
-        """Raise `Stale` when the broker hands this work to somebody else."""
-        if self.is_stale:
-            raise Stale
-
-    async def return_all(self) -> None:
-        """Let the broker have all that is in hand, of everybody on this link."""
-        await self.link.channel.basic_nack(0, multiple=True, requeue=True, wait=False)
-
-    def is_rejected(self, delivery: Delivery) -> bool:
-        """Was `reject` asked to settle *delivery*?"""
-        return delivery.tag in self._rejected
-
-    async def reject(self, delivery: Delivery, *, requeue: bool = False) -> None:
-        """Let the broker make a dead letter of *delivery*, or with *requeue* hand it out again; it is acked no more."""
-        self._rejected.add(delivery.tag)
-        try:
-            await self.link.channel.basic_reject(delivery.tag, requeue=requeue, wait=False)
-        except LINK_ERRORS as error:
-            log.info("reject.lost", queue=self._queue, error=repr(error))
-
-    async def ack(self, batch: Sequence[Delivery], *, alone: bool) -> None:
-        """Ack *batch*; up to its last tag in one go where nobody else works on this link."""
-        batch = [delivery for delivery in batch if delivery.tag not in self._rejected]
-        if not batch:
-            return
-        try:
-            if alone:
-                await self.link.channel.basic_ack(batch[-1].tag, multiple=True, wait=False)
-            else:
-                for delivery in batch:
-                    await self.link.channel.basic_ack(delivery.tag, wait=False)
-        except LINK_ERRORS as error:
-            log.info("ack.lost", queue=self._queue, deliveries=len(batch), error=repr(error))
 
 
 async def _without_stray_cancel(work: Callable[[], Awaitable[T]]) -> T:

@@ -1,0 +1,123 @@
+"""Which acks leave for what was handled, and in how few frames."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiormq import spec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.runtime.broker.inbox import Inbox
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.message import Delivery
+
+
+class Broker:
+    """A link whose other end knows what is in hand, and refuses what RabbitMQ refuses."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.in_hand: list[int] = []
+        self.frames: list[tuple[str, int, bool]] = []
+
+    def send(self, frame: Any) -> None:
+        tag, multiple = frame.delivery_tag, getattr(frame, "multiple", False)
+        settled = [each for each in self.in_hand if each == tag or (multiple and (each <= tag or tag == 0))]
+        assert settled, f"unknown delivery tag {tag}"
+        self.in_hand = [each for each in self.in_hand if each not in settled]
+        self.frames.append((frame.name.removeprefix("Basic."), tag, multiple))
+
+
+async def inbox_of(broker: Broker, number: int) -> tuple[Inbox, list[Delivery]]:
+    inbox = Inbox(cast(Link, broker), "q", asyncio.Event())
+    for tag in range(1, number + 1):
+        broker.in_hand.append(tag)
+        header = SimpleNamespace(properties=spec.Basic.Properties())
+        frame = SimpleNamespace(delivery_tag=tag)
+        message = SimpleNamespace(header=header, delivery=frame, exchange="", routing_key="q", body=b"")
+        await inbox.put(cast(Any, message))
+    return inbox, await inbox.take(number)
+
+
+async def test_what_is_acked_in_one_turn_leaves_in_one_frame():
+    broker = Broker()
+    inbox, deliveries = await inbox_of(broker, 5)
+
+    for delivery in reversed(deliveries):
+        inbox.ack([delivery])
+    await asyncio.sleep(0)
+
+    assert broker.frames == [("Ack", 5, True)]
+
+
+async def test_an_unfinished_delivery_is_never_acked_with_later_ones():
+    broker = Broker()
+    inbox, deliveries = await inbox_of(broker, 5)
+
+    inbox.ack(deliveries[:2] + deliveries[3:])
+    await asyncio.sleep(0)
+    assert broker.in_hand == [3]
+
+    inbox.ack([deliveries[2]])
+    await asyncio.sleep(0)
+    assert broker.in_hand == []
+
+
+async def test_rejected_is_not_acked_even_below_a_later_ack():
+    broker = Broker()
+    inbox, deliveries = await inbox_of(broker, 3)
+
+    inbox.reject(deliveries[1])
+    inbox.ack(deliveries)
+    await asyncio.sleep(0)
+
+    assert broker.frames == [("Reject", 2, False), ("Ack", 3, True)]
+
+
+async def test_after_everything_was_returned_no_ack_leaves():
+    broker = Broker()
+    inbox, deliveries = await inbox_of(broker, 3)
+
+    inbox.return_all()
+    inbox.ack(deliveries)
+    await asyncio.sleep(0)
+
+    assert broker.frames == [("Nack", 0, True)]
+    assert not inbox.holds(deliveries[0])
+
+
+async def test_acks_of_a_lost_link_are_dropped():
+    broker = Broker()
+    inbox, deliveries = await inbox_of(broker, 1)
+
+    broker.is_open = False
+    inbox.ack(deliveries)
+    await asyncio.sleep(0)
+
+    assert broker.frames == []
+
+
+@pytest.mark.filterwarnings("error")
+@given(order=st.permutations(range(8)), turns=st.sets(st.integers(0, 7)))
+def test_in_any_order_each_delivery_is_settled_once(order: list[int], turns: set[int]):
+    async def run() -> None:
+        broker = Broker()
+        inbox, deliveries = await inbox_of(broker, 8)
+        done: set[int] = set()
+        for at, number in enumerate(order):
+            if number == 3:
+                inbox.reject(deliveries[number])
+            else:
+                inbox.ack([deliveries[number]])
+            done.add(number + 1)
+            if at in turns:
+                await asyncio.sleep(0)
+                assert broker.in_hand == [tag for tag in range(1, 9) if tag not in done]
+        await asyncio.sleep(0)
+        assert broker.in_hand == []
+
+    asyncio.run(run())
