@@ -14,7 +14,9 @@ from services.cli.words import Format
 
 T = TypeVar("T")
 
-Output = Annotated[Format, typer.Option("--output", "-o", help="How to print: for people or for programs.")]
+Output = Annotated[
+    Format, typer.Option("--output", "-o", help="wide: every column, however narrow the terminal. json: for programs.")
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
 User = Annotated[str, typer.Argument(help="The product's own id of a user.", show_default=False)]
 

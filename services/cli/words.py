@@ -9,6 +9,7 @@ class Format(StrEnum):
     """How a read command prints."""
 
     TABLE = "table"
+    WIDE = "wide"  #: A table with every column, however narrow the terminal is.
     JSON = "json"
 
 

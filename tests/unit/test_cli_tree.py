@@ -5,25 +5,20 @@ import re
 import shlex
 from collections.abc import Iterator
 from importlib.metadata import version
-from io import StringIO
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
-from rich.console import Console
-from rich.text import Text
 from typer.testing import CliRunner
 
 from services.cli.main import app
-from services.cli.output import arranged, print_table
 from services.cli.problem import Problem, exit_code, explain
 from shared.contract.errors import DependencyDown
 from shared.runtime.settings import SettingsError
 
 ROOT = Path(__file__).parents[2]
-TRAINING = "zz4ibbonubfz7carwiefibzgga"
 COMMANDS = {
     *("demo", "up", "serve", "doctor", "listen", "trigger", "extract", "progress", "config show"),
     *("db migrate", "db status", "topology apply", "topology diff"),
@@ -137,30 +132,6 @@ def test_whatever_reads_can_print_json(path):
 )
 def test_a_mistake_in_the_command_line_is_exit_code_2(typed):
     assert CliRunner().invoke(app, typed).exit_code == 2
-
-
-def test_what_strangers_wrote_can_not_steer_a_terminal(capsys):
-    print_table(("reason",), [("\x1b[2Jout of [bold]memory",)], empty="")
-
-    assert capsys.readouterr().out.splitlines()[1].strip() == "\ufffd[2Jout of [bold]memory"
-
-
-@pytest.mark.parametrize(
-    ("width", "lines"),
-    [
-        (50, ["training                    stage   requested", f"{TRAINING}  active  2026-11-24"]),
-        (40, [f"training   {TRAINING}", "stage      active", "requested  2026-11-24"]),
-    ],
-)
-def test_where_a_table_is_too_wide_its_rows_stand_below_each_other_and_no_id_is_broken(width, lines):
-    written = StringIO()
-    out = Console(width=width, file=written)
-    row = [Text(TRAINING), Text("active"), Text("2026-11-24")]
-
-    out.print(arranged(("training", "stage", "requested"), [row, row], out))
-
-    shown = [line.rstrip() for line in written.getvalue().splitlines()]
-    assert shown in ([*lines, lines[-1]], [*lines, "", *lines])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ OTHER = ModelRef("acme", "ann", "b" * 64)
 
 
 def past(output: Any, model: ModelRef | None = None, *, name: str = "t1") -> Past:
-    return Past(name, "t1", "ann", output, ModelName("acme", "ann"), "ostris/trainer", "c" * 64, model)
+    return Past(name, "ann", output, ModelName("acme", "ann"), "ostris/trainer", "c" * 64, model)
 
 
 @pytest.mark.parametrize(

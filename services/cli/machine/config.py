@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 from pydantic import SecretStr, create_model
 
-from services.cli.output import print_json, print_table, tell
+from services.cli.output import print_json, tell
+from services.cli.table import Column, print_table
 from services.cli.words import Format
 from shared.runtime.settings import (
     CLIENTS,
@@ -100,12 +101,18 @@ def show(environment: Mapping[str, str], output: Format) -> None:
     if output is Format.JSON:
         print_json({"settings": [asdict(entry) for entry in found], "unknown": unheeded})
     else:
-        print_table(("setting", "value", "from", "used by"), map(_row, found), empty="")
+        print_table(found, SETTINGS, output, empty="")
     for name in unheeded:
         tell(f"warning: nothing heeds {name}; a typing mistake?")
 
 
-def _row(entry: Entry) -> tuple[object, ...]:
-    value = entry.value
-    shown = ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
-    return (entry.name, entry.problem or shown, entry.source, " ".join(entry.processes))
+def _value(entry: Entry) -> object:
+    return entry.problem or (",".join(map(str, entry.value)) if isinstance(entry.value, list) else entry.value)
+
+
+SETTINGS: Final[Sequence[Column[Entry]]] = (
+    Column("setting", lambda each: each.name),
+    Column("value", _value, is_prose=True),
+    Column("from", lambda each: each.source, 1),
+    Column("used by", lambda each: " ".join(each.processes), 2),
+)

@@ -35,10 +35,12 @@ from services.cli.machine.stack import (
     without_settings,
 )
 from services.cli.machine.up import Say, prepare, private_servers
-from services.cli.output import console, print_table
+from services.cli.output import console
 from services.cli.problem import Problem
 from services.cli.product.trainings import Bars, follow
+from services.cli.table import Column, print_table
 from services.cli.wire.subscription import Heard, subscribed
+from services.cli.words import Format
 from services.state.transitions import Stage
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.events import (
@@ -66,6 +68,13 @@ _FAILS: Final = {"outcome": "failed", "error": "CUDA out of memory. Tried to all
 _PATIENCE_SECONDS: Final = 90
 _LOOK: Final = "modelswap up --embedded, which shows what the services say"
 _READ_EVERY_SECONDS: Final = 0.05
+#: What is in use at the end.
+MODELS: Final[Sequence[Column[ModelView]]] = (
+    Column("user", lambda each: each.user_id),
+    Column("model", lambda each: each.reference),
+    Column("generation", lambda each: each.generation, 1),
+    Column("since", lambda each: each.activated_at, 2),
+)
 _EVERYTHING: Final = ((TRAINING_EXCHANGE, "#"), (EVENTS_EXCHANGE, "#"))
 
 
@@ -269,8 +278,7 @@ class Show:
             self._out.print(Text.assemble((" yes " if is_kept else " NO  ", "green" if is_kept else "bold red"), text))
         self._head("the models in use now, as GET /v1/users/{user}/model has them")
         models = [model for each in readings if (model := each.answers[-1])]
-        rows = [(model.user_id, model.reference, model.generation, model.activated_at) for model in models]
-        print_table(("user", "model", "generation", "since"), rows, empty="none")
+        print_table(models, MODELS, Format.TABLE, empty="none")
         if broken := [text for text, is_kept in checked if not is_kept]:
             raise Problem(f"not as promised: {'; '.join(broken)}", then=_LOOK)
 

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from rich.text import Text
+
 from services.cli.client import Operators
 from services.cli.machine import servers
 from services.cli.machine.finding import (
@@ -25,8 +27,9 @@ from services.cli.machine.finding import (
 )
 from services.cli.machine.running import outbox, processes, public_address, queues
 from services.cli.machine.stack import SERVICES, Environment
-from services.cli.output import print_json, print_table
+from services.cli.output import print_json
 from services.cli.problem import Problem
+from services.cli.table import print_facts
 from services.cli.words import Format
 from shared.contract.errors import DependencyDown
 from shared.replicate.client import Replicate
@@ -210,6 +213,11 @@ def print_findings(findings: Sequence[Finding], output: Format) -> bool:
     if output is Format.JSON:
         print_json([asdict(finding) for finding in findings])
     else:
-        rows = [(each.check, each.status, each.detail, each.then) for each in findings]
-        print_table(("check", "", "what was seen", "what to do"), rows, empty="")
+        print_facts(row for each in findings for row in _rows(each))
     return not any(finding.status == WRONG for finding in findings)
+
+
+def _rows(finding: Finding) -> list[tuple[object, ...]]:
+    """What was seen, and, below it, what to do."""
+    seen = (finding.check, finding.status, finding.detail)
+    return [seen, (Text(), Text(), f"→ {finding.then}")] if finding.then else [seen]

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Final
 
 from services.cli.machine.stack import Environment
-from services.cli.output import print_json, print_table
+from services.cli.output import print_json
+from services.cli.table import Column, print_table
 from services.cli.wire.subscription import broker_problems
 from services.cli.words import Format
 from services.ops import migrate as ops
@@ -28,6 +29,15 @@ _OUTBOX_BACKLOG: Final = """
     FROM state.outbox
     WHERE published_at IS NULL
 """
+MIGRATIONS: Final[Sequence[Column[tuple[str, datetime | None]]]] = (
+    Column("migration", lambda each: each[0]),
+    Column("applied", lambda each: each[1] or "no"),
+)
+#: Of lines that name an exchange or a queue, then what differs.
+DIFFERENCES: Final[Sequence[Column[str]]] = (
+    Column("what", lambda line: line.partition(": ")[0]),
+    Column("difference", lambda line: line.partition(": ")[2], is_prose=True),
+)
 #: What lives in the database.
 _SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS)
 
@@ -101,7 +111,7 @@ def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: 
     if output is Format.JSON:
         print_json([{"name": name, "applied_at": at and at.isoformat()} for name, at in migrations])
     else:
-        print_table(("migration", "applied"), [(name, at or "no") for name, at in migrations], empty="no migrations")
+        print_table(migrations, MIGRATIONS, output, empty="no migrations")
     return all(at for _, at in migrations)
 
 
@@ -110,6 +120,5 @@ def print_differences(differences: Sequence[str], output: Format) -> bool:
     if output is Format.JSON:
         print_json(differences)
     else:
-        rows = [difference.split(": ", 1) for difference in differences]
-        print_table(("what", "difference"), rows, empty="every exchange and queue is as planned")
+        print_table(differences, DIFFERENCES, output, empty="every exchange and queue is as planned")
     return not differences

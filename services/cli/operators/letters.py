@@ -9,14 +9,49 @@ from services.cli.client import Operators
 from services.cli.confirm import confirm
 from services.cli.moment import read_moment
 from services.cli.operators.replays import operators
-from services.cli.output import console, print_json, print_json_line, print_table, printable, tell_if_cut
+from services.cli.output import console, print_json, print_json_line, printable
 from services.cli.problem import Problem
+from services.cli.table import Column, print_facts, print_list
 from services.cli.words import Format
-from services.ops.letters.views import Changed, LetterLine, LetterView
+from services.ops.letters.views import AuditView, Changed, GroupView, LetterLine, LetterView
 from shared.runtime.clock import now
 
-_SHOWN: Final = 80
-_COLUMNS: Final = ("letter", "status", "queue", "error", "text", "training", "user", "failed", "tries")
+LETTERS: Final[Sequence[Column[LetterLine]]] = (
+    Column("letter", lambda each: each.number),
+    Column("status", lambda each: each.status, 1),
+    Column("queue", lambda each: each.queue, 7),
+    Column("error", lambda each: each.error_code, 2),
+    Column("text", lambda each: each.error_text, 3, is_prose=True),
+    Column("training", lambda each: each.training_id, 5),
+    Column("user", lambda each: each.user_id, 6),
+    Column("failed", lambda each: each.last_failed_at, 4),
+    Column("tries", lambda each: each.attempts, 8),
+)
+GROUPS: Final[Sequence[Column[GroupView]]] = (
+    Column("group", lambda each: each.fingerprint),
+    Column("open", lambda each: each.open, 1),
+    Column("replaying", lambda each: each.replaying, 9),
+    Column("resolved", lambda each: each.resolved, 10),
+    Column("dropped", lambda each: each.dropped, 11),
+    Column("1 h", lambda each: each.last_hour, 5),
+    Column("24 h", lambda each: each.last_day, 4),
+    Column("7 d", lambda each: each.last_week, 7),
+    Column("first", lambda each: each.first_failed_at, 12),
+    Column("last", lambda each: each.last_failed_at, 6),
+    Column("queue", lambda each: each.queue, 8),
+    Column("error", lambda each: each.error_code, 2),
+    Column("text", lambda each: each.error_text, 3, is_prose=True),
+)
+AUDIT: Final[Sequence[Column[AuditView]]] = (
+    Column("when", lambda each: each.at, 2),
+    Column("who", lambda each: each.actor, 1),
+    Column("what", lambda each: each.action),
+    Column("of", lambda each: each.target),
+    Column("why", lambda each: each.reason, 3, is_prose=True),
+    Column("outcome", lambda each: each.outcome, 4, is_prose=True),
+)
+#: What stands below the other fields of a letter.
+_APART: Final = frozenset({"headers", "body_base64", "body_text", "traceback"})
 _NONE: Final = "there are no dead letters"
 _NONE_FITS: Final = "no dead letter fits"
 
@@ -32,61 +67,23 @@ def wanted(given: Mapping[str, str | None]) -> dict[str, str]:
 async def list_letters(chosen: Mapping[str, str], *, limit: int, output: Format) -> None:
     async with operators() as api:
         found = await api.list_dead_letters(chosen, limit=limit)
-    if output is Format.JSON:
-        print_json([each.model_dump(mode="json") for each in found])
-    else:
-        print_table(_COLUMNS, map(_row, found), empty=_NONE_FITS if chosen else _NONE)
-        tell_if_cut(found, limit)
+    print_list(found, LETTERS, output, empty=_NONE_FITS if chosen else _NONE, limit=limit)
 
 
 async def list_groups(status: str | None, *, limit: int, output: Format) -> None:
     async with operators() as api:
         found = await api.list_dead_letter_groups(status=status, limit=limit)
-    if output is Format.JSON:
-        print_json([each.model_dump(mode="json") for each in found])
-        return
-    columns = (
-        "group",
-        "open",
-        "replaying",
-        "resolved",
-        "dropped",
-        "1 h",
-        "24 h",
-        "7 d",
-        "first",
-        "last",
-        "queue",
-        "error",
-        "text",
-    )
-    rows = [
-        (
-            each.fingerprint,
-            *(each.open, each.replaying, each.resolved, each.dropped),
-            *(each.last_hour, each.last_day, each.last_week),
-            *(each.first_failed_at, each.last_failed_at),
-            each.queue,
-            each.error_code,
-            _short(each.error_text),
-        )
-        for each in found
-    ]
-    print_table(columns, rows, empty=_NONE_FITS if status else _NONE)
-    tell_if_cut(found, limit)
+    print_list(found, GROUPS, output, empty=_NONE_FITS if status else _NONE, limit=limit)
 
 
 async def show_letter(number: int, output: Format) -> None:
     async with operators() as api:
         found = await api.get_dead_letter(number)
     if output is Format.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
         return
-    shown = found.model_dump(
-        mode="json", exclude={"body_base64", "body_text", "headers", "traceback"}, exclude_none=True
-    )
-    headers = [(f"header {name}", value) for name, value in found.headers.items()]
-    print_table(("field", "value"), [*shown.items(), *headers], empty="")
+    shown = [(name, value) for name, value in found if name not in _APART and value is not None]
+    print_facts([*shown, *((f"header {name}", value) for name, value in found.headers.items())])
     out = console()
     for title, text in (("body", _body(found)), ("traceback", found.traceback)):
         out.print(f"\n{title}:", *map(printable, text.splitlines()), sep="\n  ")
@@ -150,30 +147,7 @@ def _in_words(verb: str, changed: Changed, *, is_done: bool) -> str:
 async def list_audit(chosen: Mapping[str, str | None], *, limit: int, output: Format) -> None:
     async with operators() as api:
         found = await api.list_audit(chosen, limit=limit)
-    if output is Format.JSON:
-        print_json([each.model_dump(mode="json") for each in found])
-        return
-    rows = [(each.at, each.actor, each.action, each.target, each.reason, each.outcome) for each in found]
-    print_table(("when", "who", "what", "of", "why", "outcome"), rows, empty="nobody has done anything of the kind")
-    tell_if_cut(found, limit)
-
-
-def _row(letter: LetterLine) -> tuple[object, ...]:
-    return (
-        letter.number,
-        letter.status,
-        letter.queue,
-        letter.error_code,
-        _short(letter.error_text),
-        letter.training_id,
-        letter.user_id,
-        letter.last_failed_at,
-        letter.attempts,
-    )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    print_list(found, AUDIT, output, empty="nobody has done anything of the kind", limit=limit)
 
 
 def _body(letter: LetterView) -> str:

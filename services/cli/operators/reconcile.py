@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from services.cli.operators.replays import operators
-from services.cli.output import console, print_json, print_table
+from services.cli.output import console, print_json
+from services.cli.table import Column, print_facts, print_table
 from services.cli.words import Format
-from services.ops.reconcile.views import Reconciliation
+from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView
 
 _BROKEN: Final = 'webhooks do not arrive: see "The public door is broken" in deploy/runbook.md'
-_COLUMNS: Final = ("training", "user", "noticed", "looks", "asked for", "next look", "outcome", "trouble")
+TRAININGS: Final[Sequence[Column[RecoveryView]]] = (
+    Column("training", lambda each: each.training_id or each.ref),
+    Column("user", lambda each: each.user_id, 3),
+    Column("noticed", lambda each: each.noticed_at, 4),
+    Column("looks", lambda each: each.looks, 6),
+    Column("asked for", lambda each: each.gets, 7),
+    Column("next look", lambda each: None if each.outcome else each.look_at, 5),
+    Column("outcome", lambda each: each.outcome, 1),
+    Column("trouble", lambda each: None if each.outcome else each.trouble, 2, is_prose=True),
+)
 
 
 async def show_status(*, limit: int, output: Format) -> bool:
@@ -18,43 +29,22 @@ async def show_status(*, limit: int, output: Format) -> bool:
     async with operators() as api:
         shown = await api.reconciliation(limit=limit)
     if output is Format.JSON:
-        print_json(shown.model_dump(mode="json"))
+        print_json(shown)
     else:
-        print_table(("", "last hour", "last day"), _counts(shown), empty="")
+        print_facts(_facts(shown))
         print()
-        print_table(("", ""), _round(shown), empty="")
-        print()
-        rows = [
-            (
-                each.training_id or each.ref,
-                each.user_id,
-                each.noticed_at,
-                each.looks,
-                each.gets,
-                None if each.outcome else each.look_at,
-                each.outcome,
-                None if each.outcome else each.trouble,
-            )
-            for each in shown.trainings
-        ]
-        print_table(_COLUMNS, rows, empty="no training was overdue")
+        print_table(shown.trainings, TRAININGS, output, empty="no training was overdue")
         if shown.door_seems_broken:
             console().print(f"\n{_BROKEN}")
     return not shown.door_seems_broken
 
 
-def _counts(shown: Reconciliation) -> list[tuple[object, ...]]:
-    named = {
-        "recovered": shown.recovered,
-        "given up": shown.given_up,
-        "never started": shown.never_started,
-    }
-    return [(name, counts.last_hour, counts.last_day) for name, counts in named.items()]
-
-
-def _round(shown: Reconciliation) -> list[tuple[object, ...]]:
+def _facts(shown: Reconciliation) -> list[tuple[object, ...]]:
     last = shown.last_round
     return [
+        ("recovered", _counted(shown.recovered)),
+        ("given up", _counted(shown.given_up)),
+        ("never started", _counted(shown.never_started)),
         ("last round", last.at),
         ("last that came to its end", last.last_success_at),
         ("overdue then", last.overdue),
@@ -62,3 +52,7 @@ def _round(shown: Reconciliation) -> list[tuple[object, ...]]:
         ("trouble", last.trouble),
         ("set aside", f"{shown.set_aside} that fail by themselves: see their trouble below" if shown.set_aside else ""),
     ]
+
+
+def _counted(counts: RecoveryCounts) -> str:
+    return f"{counts.last_hour} in the last hour, {counts.last_day} in the last day"

@@ -21,8 +21,9 @@ import typer
 
 from services.cli.client import Operators, patiently
 from services.cli.confirm import confirm
-from services.cli.output import console, print_json, print_table, tell, tell_if_cut, to_json
+from services.cli.output import console, print_json, tell, to_json
 from services.cli.problem import Problem
+from services.cli.table import Column, print_facts, print_list, print_table, tell_if_cut
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.ops.replays.plan import Outcome, Status
@@ -39,8 +40,38 @@ _UNDERWAY: Final = (Status.PREVIEWING, Status.RUNNING)
 #: A whole id needs no list to find it; a beginning is looked for among the newest.
 _ID_LENGTH: Final = 36
 _REMEMBERED: Final = 200
-_COLUMNS: Final = ("replay", "status", "letters", "ended", "failed", "by", "reason", "made")
-_LETTER_COLUMNS: Final = ("letter", "user", "outcome", "detail", "undo")
+REPLAYS: Final[Sequence[Column[ReplayView]]] = (
+    Column("replay", lambda each: each.id),
+    Column("status", lambda each: f"{each.status}, {each.undo.status}" if each.undo else each.status, 1),
+    Column("letters", lambda each: each.letters, 2),
+    Column("ended", lambda each: each.ended, 4),
+    Column("failed", lambda each: each.outcomes.get(Outcome.FAILED, 0), 3),
+    Column("by", lambda each: each.actor, 7),
+    Column("reason", lambda each: each.reason, 5, is_prose=True),
+    Column("made", lambda each: each.created_at, 6),
+)
+
+
+def _is_prediction(letter: ReplayedLetterView) -> bool:
+    return letter.outcome is Outcome.PLANNED and letter.predicted is not None
+
+
+def _outcome(letter: ReplayedLetterView) -> str:
+    return f"would be {letter.predicted}" if _is_prediction(letter) else letter.outcome
+
+
+def _detail(letter: ReplayedLetterView) -> str:
+    detail = letter.predicted_detail if _is_prediction(letter) else letter.detail
+    return f"{detail} (edited)" if letter.edited else detail
+
+
+LETTERS: Final[Sequence[Column[ReplayedLetterView]]] = (
+    Column("letter", lambda each: each.letter),
+    Column("user", lambda each: each.user_id, 3),
+    Column("outcome", _outcome, 1),
+    Column("detail", _detail, 2, is_prose=True),
+    Column("undo", lambda each: f"{each.undo}: {each.undo_detail}" if each.undo else "", 4, is_prose=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +124,7 @@ async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: F
             made = await api.start_replay(plan.body(dry_run=False), key=str(uuid4()))
         else:
             made = await api.start_replay(plan.body(dry_run=True), key=str(uuid4()))
-            if output is Format.TABLE and dry_run:
+            if output is not Format.JSON and dry_run:
                 tell(
                     f"replay {_short(made)}: looks at its letters ({made.letters}), {made.rate_per_second:g} per second"
                 )
@@ -103,7 +134,7 @@ async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: F
                 return True
             made = await _start_if_told(api, made, plan.reason)
         if watch:
-            made = await _follow(api, made, None, shows=output is Format.TABLE)
+            made = await _follow(api, made, None, shows=output is not Format.JSON)
     print_replay(made, output)
     return not made.outcomes.get(Outcome.FAILED)
 
@@ -141,17 +172,15 @@ async def _replay_with(api: Operators, number: int, text: str | bytes, reason: s
 async def list_replays(*, limit: int, output: Format) -> None:
     async with operators() as api:
         found = await api.list_replays(limit=limit)
-    if output is Format.JSON:
-        print_json([each.model_dump(mode="json") for each in found])
-    else:
-        print_table(_COLUMNS, map(_row, found), empty="nothing was replayed yet: modelswap dead-letters replay --help")
+    empty = "nothing was replayed yet: modelswap dead-letters replay --help"
+    print_list(found, REPLAYS, output, empty=empty, limit=limit)
 
 
 async def show(replay_id: str, *, outcome: str | None, limit: int, watch: bool, output: Format) -> None:
     async with operators() as api:
         found = await _find(api, replay_id)
         if watch:
-            found = await _follow(api, found, None, shows=output is Format.TABLE)
+            found = await _follow(api, found, None, shows=output is not Format.JSON)
         await _print_whole(api, found, output, outcome=outcome, limit=limit)
 
 
@@ -165,7 +194,7 @@ async def steer(
             ask_before(verb, found)
         found = await api.steer_replay(str(found.id), verb, reason)
         if watch:
-            found = await _follow(api, found, None, shows=output is Format.TABLE)
+            found = await _follow(api, found, None, shows=output is not Format.JSON)
     print_replay(found, output)
     return not found.outcomes.get(Outcome.FAILED)
 
@@ -195,19 +224,19 @@ def ask_before(verb: str, found: ReplayView) -> None:
 
 def print_replay(found: ReplayView, output: Format) -> None:
     if output is Format.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(found)
     else:
-        print_table(("field", "value"), _facts(found), empty="")
+        print_facts(_facts(found))
 
 
 async def _print_whole(api: Operators, found: ReplayView, output: Format, *, outcome: str | None, limit: int) -> None:
     letters = await api.list_replay_letters(str(found.id), outcome=outcome, limit=limit)
     if output is Format.JSON:
-        print_json({**found.model_dump(mode="json"), "of_letters": [each.model_dump(mode="json") for each in letters]})
+        print_json({**found.model_dump(mode="json", exclude_unset=True), "of_letters": letters})
         return
     print_replay(found, output)
     console().print()
-    print_table(_LETTER_COLUMNS, map(_letter_row, letters), empty="no such letter in it")
+    print_table(letters, LETTERS, output, empty="no such letter in it")
     tell_if_cut(letters, limit)
 
 
@@ -352,20 +381,6 @@ def _next(found: ReplayView) -> str | None:
     if found.outcomes.get(Outcome.FAILED):
         return f"modelswap replays show {name} --outcome failed"
     return None
-
-
-def _row(found: ReplayView) -> tuple[object, ...]:
-    status = f"{found.status}, {found.undo.status}" if found.undo else found.status
-    failed = found.outcomes.get(Outcome.FAILED, 0)
-    return (found.id, status, found.letters, found.ended, failed, found.actor, found.reason, found.created_at)
-
-
-def _letter_row(letter: ReplayedLetterView) -> tuple[object, ...]:
-    is_prediction = letter.outcome is Outcome.PLANNED and letter.predicted is not None
-    outcome = f"would be {letter.predicted}" if is_prediction else letter.outcome
-    detail = letter.predicted_detail if is_prediction else letter.detail
-    undo = f"{letter.undo}: {letter.undo_detail}" if letter.undo else ""
-    return (letter.letter, letter.user_id, outcome, f"{detail} (edited)" if letter.edited else detail, undo)
 
 
 def _counted(counts: Mapping[Outcome, int]) -> str:

@@ -12,10 +12,11 @@ from typing import Final
 
 from services.cli.client import NotThere, Product
 from services.cli.operators.replays import operators
-from services.cli.output import print_json, print_table, tell_if_cut
-from services.cli.past.verdicts import Judged, Past, Verdict, grouped, judge
+from services.cli.output import print_json
+from services.cli.past.verdicts import Group, Judged, Past, Verdict, grouped, judge
 from services.cli.problem import Problem
 from services.cli.product.trainings import product
+from services.cli.table import Column, print_table, tell_if_cut
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.state.transitions import Stage
@@ -26,6 +27,26 @@ from shared.contract.events import ExtractionRequested, TrainingSucceeded
 from shared.contract.topology import EXTRACTOR_QUEUE
 
 _AT_ONCE: Final = 8
+_WHAT: Final[Sequence[Column[Judged]]] = (
+    Column("today", lambda each: each.verdict, 1),
+    Column("why", lambda each: each.detail or each.code, 2, is_prose=True),
+    Column("model today", lambda each: each.model, 3),
+    Column("model then", lambda each: each.past.model, 4),
+    Column("user", lambda each: each.past.user_id, 5),
+)
+_TRAINING: Final[Column[Judged]] = Column("training", lambda each: each.past.training_id)
+TRAININGS: Final[Sequence[Column[Judged]]] = (_TRAINING, *_WHAT)
+LETTERS: Final[Sequence[Column[Judged]]] = (Column("letter", lambda each: each.past.letter), _TRAINING, *_WHAT)
+GROUPS: Final[Sequence[Column[Group]]] = (
+    Column("today", lambda each: each.verdict),
+    Column("shape or error", lambda each: each.code, 2),
+    Column("how many", lambda each: each.count, 1),
+    Column("such as", lambda each: each.example),
+)
+LOOKED_AGAIN: Final[Sequence[Column[tuple[str, str]]]] = (
+    Column("training", lambda each: each[0]),
+    Column("outcome", lambda each: each[1], is_prose=True),
+)
 
 
 async def try_letters(since: datetime, *, limit: int, output: Format) -> None:
@@ -79,18 +100,17 @@ def print_looked_again(training_ids: Sequence[str], refused: Sequence[tuple[str,
         print_json({"asked": asked, "refused": why})
         return
     rows = [*((each, "is looked at again") for each in asked), *why.items()]
-    print_table(("training", ""), rows, empty="no unverified training since then gives a model now")
+    print_table(rows, LOOKED_AGAIN, output, empty="no unverified training since then gives a model now")
 
 
 async def _judged(letter: LetterView, api: Product) -> Judged:
-    name = str(letter.number)
     try:
         event = decode(letter.headers, letter.content_type, b64decode(letter.body_base64)).event
     except Malformed as error:
-        past = Past(name, letter.training_id or "", letter.user_id, None, None, None, None)
+        past = Past(letter.training_id or "", letter.user_id, None, None, None, None, letter=letter.number)
         return Judged(past, Verdict.FAILS, None, error.code, str(error))
     if not isinstance(event, TrainingSucceeded | ExtractionRequested):
-        past = Past(name, event.training_id, letter.user_id, None, None, None, None)
+        past = Past(event.training_id, letter.user_id, None, None, None, None, letter=letter.number)
         return Judged(past, Verdict.FAILS, None, "unexpected_event", f"nothing is extracted from {event.key}")
     destination = event.destination
     if destination is None:
@@ -98,7 +118,15 @@ async def _judged(letter: LetterView, api: Product) -> Judged:
         with suppress(NotThere):
             destination = (await api.get_training(event.training_id)).destination
     trainer = event.trainer if isinstance(event, TrainingSucceeded) else None
-    past = Past(name, event.training_id, letter.user_id, event.output, destination, trainer, event.trainer_version)
+    past = Past(
+        event.training_id,
+        letter.user_id,
+        event.output,
+        destination,
+        trainer,
+        event.trainer_version,
+        letter=letter.number,
+    )
     if isinstance(event, TrainingSucceeded) and event.output_omitted_bytes is not None:
         return Judged(past, Verdict.ASKS, None, "output_omitted", "the output was too large to carry")
     return judge(past)
@@ -107,7 +135,6 @@ async def _judged(letter: LetterView, api: Product) -> Judged:
 def _past(view: OutputView) -> Past:
     trainer = str(view.trainer.model) if view.trainer else None
     return Past(
-        view.training_id,
         view.training_id,
         view.user_id,
         view.output,
@@ -121,25 +148,23 @@ def _past(view: OutputView) -> Past:
 def _print(judged: Sequence[Judged], output: Format, *, empty: str, what: str, limit: int) -> None:
     groups = grouped(judged)
     if output is Format.JSON:
-        print_json({"groups": [asdict(group) for group in groups], what: [_row(each) for each in judged]})
+        print_json({"groups": [asdict(group) for group in groups], what: [_json(each) for each in judged]})
         return
-    rows = [(group.verdict, group.code, group.count, group.example) for group in groups]
-    print_table(("today", "shape or error", what, "such as"), rows, empty=empty)
+    print_table(groups, GROUPS, output, empty=empty)
     if changed := [each for each in judged if each.verdict is not Verdict.SAME]:
         print()
-        columns = (what.removesuffix("s"), "training", "user", "today", "model then", "model today", "why")
-        print_table(columns, [tuple(_row(each).values()) for each in changed], empty="")
+        print_table(changed, LETTERS if what == "letters" else TRAININGS, output, empty="")
     tell_if_cut(judged, limit)
 
 
-def _row(judged: Judged) -> dict[str, str | None]:
+def _json(judged: Judged) -> dict[str, object]:
     past = judged.past
     return {
-        "name": past.name,
+        **({} if past.letter is None else {"letter": past.letter}),
         "training_id": past.training_id,
         "user_id": past.user_id,
         "today": judged.verdict,
-        "model_then": str(past.model) if past.model else None,
-        "model_today": str(judged.model) if judged.model else None,
+        "model_then": past.model,
+        "model_today": judged.model,
         "why": judged.detail or judged.code,
     }

@@ -27,8 +27,6 @@ class Verdict(StrEnum):
 class Past:
     """What came out of a training once."""
 
-    #: What it is called here: a training's id, or a letter's number.
-    name: str
     training_id: str
     user_id: str | None
     output: JsonValue
@@ -37,6 +35,13 @@ class Past:
     trainer_version: str | None
     #: The model it has, if one was proven.
     model: ModelRef | None = None
+    #: The number of the dead letter that has the output; None: state has it.
+    letter: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What a next command needs: the letter's number, or the training's id."""
+        return self.training_id if self.letter is None else str(self.letter)
 
 
 @dataclass(frozen=True, slots=True)

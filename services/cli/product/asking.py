@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from services.cli.confirm import confirm
-from services.cli.output import print_json, print_table
+from services.cli.output import print_json
 from services.cli.product.trainings import print_training, product
+from services.cli.table import print_facts
 from services.cli.words import Format
 from services.state.views import ModelView, WithdrawalView
 
@@ -61,7 +62,7 @@ def _print_change(
     before: ModelView | None, after: ModelView | WithdrawalView, to: object, user_id: str, output: Format
 ) -> None:
     if output is Format.JSON:
-        print_json(after.model_dump(mode="json"))
+        print_json(after)
         return
     rows = (
         ("user", user_id),
@@ -70,4 +71,4 @@ def _print_change(
         ("generation", f"{before.generation} → {after.generation}" if before else after.generation),
         ("changed", "no, this is a dry run" if after.dry_run else "yes"),
     )
-    print_table(("field", "value"), rows, empty="")
+    print_facts(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, Self
@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.client import Product, patiently
-from services.cli.output import console, print_json, print_json_line, print_table, printable
+from services.cli.output import console, print_json, print_json_line, printable
+from services.cli.table import Column, print_facts, print_list
 from services.cli.words import Format
 from services.state.transitions import Stage
-from services.state.views import TrainingView
+from services.state.views import ModelView, SwapView, TrainingView
 from shared.runtime.settings import ClientSettings
 from shared.runtime.tokens import read_token
 
@@ -25,7 +26,24 @@ _POLL_SECONDS: Final = 0.5
 UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING)
 _WATCHED: Final = 100
 _NOTHING_RUNS: Final = "no training is underway; start one: POST /v1/trainings"
-_COLUMNS: Final = ("training", "user", "stage", "progress", "destination", "requested", "current")
+TRAININGS: Final[Sequence[Column[TrainingView]]] = (
+    Column("training", lambda each: each.training_id or each.ref),
+    Column("user", lambda each: each.user_id, 3),
+    Column("stage", lambda each: each.stage, 1),
+    Column("progress", lambda each: f"{each.progress}%", 2),
+    Column("destination", lambda each: each.destination, 6),
+    Column("requested", lambda each: each.requested_at, 4),
+    Column("current", lambda each: "yes" if each.current else "", 5),
+)
+HISTORY: Final[Sequence[Column[SwapView]]] = (
+    Column("generation", lambda each: each.generation),
+    Column("since", lambda each: each.at, 1),
+    Column("cause", lambda each: each.cause, 2),
+    Column("model", lambda each: each.reference or "no model"),
+    Column("training", lambda each: each.training_id, 4),
+    Column("by", lambda each: each.actor, 5),
+    Column("reason", lambda each: each.reason, 3, is_prose=True),
+)
 
 
 @asynccontextmanager
@@ -39,10 +57,7 @@ async def product() -> AsyncIterator[Product]:
 async def list_trainings(*, user_id: str | None, stage: str | None, limit: int, output: Format) -> None:
     async with product() as api:
         found = await api.list_trainings(user_id=user_id, stage=stage, limit=limit)
-    if output is Format.JSON:
-        print_json([each.model_dump(mode="json") for each in found])
-    else:
-        print_table(_COLUMNS, map(_row, found), empty="no such training; start one: POST /v1/trainings")
+    print_list(found, TRAININGS, output, empty="no such training; start one: POST /v1/trainings", limit=limit)
 
 
 async def show_training(training_id: str, output: Format) -> None:
@@ -51,13 +66,12 @@ async def show_training(training_id: str, output: Format) -> None:
 
 
 def print_training(training: TrainingView, output: Format) -> None:
-    shown = training.model_dump(mode="json", exclude_none=output is Format.TABLE)
     if output is Format.JSON:
-        print_json(shown)
+        print_json(training)
         return
-    failure = shown.pop("failure", None)
-    details = {**shown, **({"failure": f"{failure['code']}: {failure['reason']}"} if failure else {})}
-    print_table(("field", "value"), details.items(), empty="")
+    failure = training.failure
+    known = dict(training) | {"failure": failure and f"{failure.code}: {failure.reason}"}
+    print_facts((name, value) for name, value in known.items() if value is not None)
 
 
 async def watch(training_id: str | None, output: Format) -> list[TrainingView]:
@@ -81,26 +95,21 @@ async def watch(training_id: str | None, output: Format) -> list[TrainingView]:
 
 async def show_model(user_id: str, output: Format) -> None:
     async with product() as api:
-        found = await api.get_model(user_id)
-    shown = found.model_dump(mode="json")
+        print_model(await api.get_model(user_id), output)
+
+
+def print_model(found: ModelView, output: Format) -> None:
     if output is Format.JSON:
-        print_json(shown)
+        print_json(found)
     else:
-        print_table(("field", "value"), shown.items(), empty="")
+        # The reference has the parts.
+        print_facts((name, value) for name, value in found if name not in {"owner", "name", "version", "dry_run"})
 
 
 async def show_history(user_id: str, *, limit: int, output: Format) -> None:
     async with product() as api:
         found = await api.list_history(user_id, limit=limit)
-    if output is Format.JSON:
-        print_json([each.model_dump(mode="json") for each in found])
-        return
-    rows = [
-        (each.generation, each.at, each.cause, each.reference or "no model", each.training_id, each.actor, each.reason)
-        for each in found
-    ]
-    columns = ("generation", "since", "cause", "model", "training", "by", "reason")
-    print_table(columns, rows, empty=f"user {user_id} has no model yet")
+    print_list(found, HISTORY, output, empty=f"user {user_id} has no model yet", limit=limit)
 
 
 class Bars:
@@ -149,19 +158,7 @@ async def follow(api: Product, training: TrainingView, show: Callable[[TrainingV
 
 
 def _print_line(training: TrainingView) -> None:
-    print_json_line(training.model_dump(mode="json"))
-
-
-def _row(training: TrainingView) -> tuple[object, ...]:
-    return (
-        training.training_id or training.ref,
-        training.user_id,
-        training.stage,
-        f"{training.progress}%",
-        training.destination,
-        training.requested_at,
-        "yes" if training.current else "",
-    )
+    print_json_line(training)
 
 
 def _stage(training: TrainingView) -> str:

@@ -1,0 +1,140 @@
+"""Tables: one line for each item, with as many columns as the terminal has room for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
+from typing import Final, Generic, TypeVar
+
+from pydantic import BaseModel
+from rich.text import Text
+
+from services.cli.output import console, print_json, printable, tell
+from services.cli.words import Format
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+_GAP: Final = "  "
+#: Less of a text says nothing.
+_PROSE_WIDTH: Final = 20
+_STYLES: Final = {
+    "active": "green",
+    "ok": "green",
+    "wrong": "bold red",
+    "failed": "red",
+    "unverified": "red",
+    "warning": "yellow",
+    "canceled": "yellow",
+    "running": "cyan",
+    "verifying": "cyan",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[T]):
+    """One column of a list."""
+
+    name: str
+    #: What it shows of an item.
+    value: Callable[[T], object]
+    #: Rank 0 is always shown: the id that a next command needs. The higher the rank, the sooner a column is dropped.
+    rank: int = 0
+    #: Text for people, which may be cut to what is left of the line. Everything else is shown whole or not at all.
+    is_prose: bool = False
+
+
+def print_list(
+    found: Sequence[M], columns: Sequence[Column[M]], output: Format, *, empty: str, limit: int | None = None
+) -> None:
+    """Print answers of an API, and that there may be more than *limit*; *empty* is what to say of none."""
+    if output is Format.JSON:
+        print_json(found)
+        return
+    print_table(found, columns, output, empty=empty)
+    if limit is not None:
+        tell_if_cut(found, limit)
+
+
+def print_table(found: Iterable[T], columns: Sequence[Column[T]], output: Format, *, empty: str) -> None:
+    """Print one line for each item: every column if *output* is wide or no terminal, else those that fit."""
+    rows = [[_cell(column.value(item)) for column in columns] for item in found]
+    out = console()
+    if not rows:
+        out.print(empty, soft_wrap=True)
+        return
+    rows.insert(0, [Text(column.name, style="bold") for column in columns])
+    room = out.width if sys.stdout.isatty() and output is not Format.WIDE else None
+    for line in _lines(rows, fit(columns, _widths(rows), room)):
+        out.print(line, soft_wrap=True)
+
+
+def print_facts(rows: Iterable[Sequence[object]]) -> None:
+    """Print one line for each fact: its name and what it says, whole. Only the terminal wraps it."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    for line in _lines(cells, dict(enumerate(_widths(cells)))):
+        console().print(line, soft_wrap=True)
+
+
+def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int | None) -> Mapping[int, int]:
+    """
+    Choose the columns that fit into *room*, by index, with the width of each; None: there is room for all.
+
+    *widths* are the widths of their contents.
+    """
+    if room is None:
+        return dict(enumerate(widths))
+    least = [
+        min(width, max(_PROSE_WIDTH, len(column.name))) if column.is_prose else width
+        for column, width in zip(columns, widths, strict=True)
+    ]
+
+    def needed(indices: Sequence[int]) -> int:
+        return sum(least[index] for index in indices) + len(_GAP) * (len(indices) - 1)
+
+    chosen = [index for index, column in enumerate(columns) if column.rank == 0]
+    # An id that is wider than the terminal is wrapped by it: then the rows that it takes have room for more.
+    room *= max(1, ceil(needed(chosen) / room))
+    for index in sorted(range(len(columns)), key=lambda index: columns[index].rank):
+        if index not in chosen and needed([*chosen, index]) <= room:
+            chosen.append(index)
+    left = room - needed(chosen)
+    fitted = {}
+    for index in chosen:
+        fitted[index] = least[index] + min(left, widths[index] - least[index])
+        left -= fitted[index] - least[index]
+    return dict(sorted(fitted.items()))
+
+
+def tell_if_cut(shown: Sequence[object], limit: int) -> None:
+    """Say on standard error that there may be more than the *limit* that was asked for."""
+    if len(shown) >= limit:
+        tell(f"{limit} are shown; for more, --limit")
+
+
+def _widths(rows: Sequence[Sequence[Text]]) -> list[int]:
+    return [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+
+
+def _lines(rows: Iterable[Sequence[Text]], widths: Mapping[int, int]) -> Iterator[Text]:
+    for row in rows:
+        cells = [row[index].copy() for index in widths]
+        for cell, width in zip(cells, widths.values(), strict=True):
+            cell.truncate(width, overflow="ellipsis", pad=True)
+        line = Text(_GAP).join(cells)
+        line.rstrip()
+        yield line
+
+
+def _cell(value: object) -> Text:
+    match value:
+        case Text():
+            return value
+        case None | "":
+            return Text("-", style="dim")
+        case datetime():
+            return Text(f"{value.astimezone():%Y-%m-%d %H:%M:%S}")
+    return Text(printable(str(value)), style=_STYLES.get(str(value), ""))
