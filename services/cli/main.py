@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from services.cli.machine.commands import config, db, demo, doctor, serve, topology, up
+from services.cli.mistyped import explain_mistake
 from services.cli.operators.commands import audit, dead_letters, reconcile, replays
 from services.cli.past.commands import dead_letters_try, trainings_re_extract
 from services.cli.problem import exit_code, explain
@@ -21,7 +22,8 @@ from shared.contract.errors import ModelswapError
 app = typer.Typer(
     help="A training on Replicate ended: find its model, prove that it works, swap it in. Begin with `modelswap demo`.",
     no_args_is_help=True,
-    add_completion=False,
+    # What was meant is said with the whole line to type, by `mistyped`.
+    suggest_commands=False,
     # Plain help takes half the time of a coloured one.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -67,7 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Libraries write to standard error what they raise as well, where nobody has said what becomes of logs.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
-        app(arguments, prog_name="modelswap")
+        return app(arguments, prog_name="modelswap", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        typed = sys.argv[1:] if arguments is None else arguments
+        sys.stderr.write(explain_mistake(error, typer.main.get_command(app), typed))
+        return error.exit_code
+    except typer.Abort:
+        sys.stderr.write("modelswap: aborted\n")
+        return 1
     except ModelswapError as error:
         sys.stderr.write(explain(error))
         return exit_code(error)
@@ -79,4 +88,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A full disk, a file that can not be read: the machine's, not ours.
         sys.stderr.write(f"modelswap: {type(error).__name__}: {error}\nNext: modelswap doctor\n")
         return 1
-    return 0

@@ -1,0 +1,49 @@
+"""Mistyped commands and options: say what was probably meant. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, Final
+
+import typer
+
+_NAME: Final = "modelswap"
+
+
+def explain_mistake(error: typer.TyperException, command: Any, typed: Sequence[str]) -> str:
+    """
+    What to write to standard error of a command line that makes no sense: why, then what to type.
+
+    *command* is the root of typer's commands, *typed* what follows its name.
+    """
+    words = list(typed)
+    depth = 0
+    while (children := getattr(command, "commands", None)) and depth < len(words) and not words[depth].startswith("-"):
+        words[depth] = _closest(words[depth], children)
+        if words[depth] not in children:
+            break
+        command = children[words[depth]]
+        depth += 1
+    if children and depth == len(words):
+        # A group alone: its help is what to type.
+        return f"{error.format_message()}\n"
+    options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
+    words[depth:] = [_option(word, options) for word in words[depth:]]
+    meant = [after for before, after in zip(typed, words, strict=True) if before != after]
+    # Typer says this of what pydantic refuses.
+    why = error.message if meant else error.format_message().replace("Value error, ", "")
+    hint = f"; did you mean {' '.join(meant)}?" if meant else ""
+    then = words if meant else [*words[:depth], "--help"]
+    return f"{_NAME}: {why.rstrip('.')}{hint}\nNext: {shlex.join([_NAME, *then])}\n"
+
+
+def _option(word: str, options: Sequence[str]) -> str:
+    name, equals, value = word.partition("=")
+    return _closest(name, options) + equals + value if name.startswith("--") and name != "--" else word
+
+
+def _closest(word: str, known: Sequence[str]) -> str:
+    """The one of *known* that is most like *word*; *word* itself if it is known, or nothing is like it."""
+    return word if word in known else next(iter(get_close_matches(word, known, 1)), word)

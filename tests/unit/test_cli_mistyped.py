@@ -1,0 +1,37 @@
+"""Whoever mistypes a command is told what to type."""
+
+import pytest
+
+from services.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("typed", "why", "then"),
+    [
+        ("trainigs list", "No such command 'trainigs'; did you mean trainings?", "trainings list"),
+        ("trainings lst --user x", "No such command 'lst'; did you mean list?", "trainings list --user x"),
+        ("trainings list --usr x", "No such option: --usr; did you mean --user?", "trainings list --user x"),
+        ("replays list --limt=5", "No such option: --limt; did you mean --limit=5?", "replays list --limit=5"),
+        ("--versoin", "No such option: --versoin; did you mean --version?", "--version"),
+        ("modles curent ann", "No such command 'modles'; did you mean models current?", "models current ann"),
+        ("nonsense", "No such command 'nonsense'", "--help"),
+        ("models nonsense ann", "No such command 'nonsense'", "models --help"),
+        ("models current", "Missing argument 'user'", "models current --help"),
+        ("serve me", "Invalid value for 'name': 'me' is not one of", "serve --help"),
+    ],
+)
+def test_a_mistyped_line_is_answered_with_the_right_one(typed: str, why: str, then: str, capsys):
+    code = main(typed.split())
+
+    out, err = capsys.readouterr()
+    said, following = err.splitlines()
+    assert (code, out) == (2, "")
+    assert said.startswith(f"modelswap: {why}")
+    assert following == f"Next: modelswap {then}"
+
+
+def test_a_group_alone_shows_its_help(capsys):
+    code = main(["trainings"])
+
+    assert code == 2
+    assert capsys.readouterr().err.startswith("Usage: modelswap trainings ")
