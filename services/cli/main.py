@@ -22,7 +22,7 @@ from shared.contract.errors import ModelswapError
 app = typer.Typer(
     help="A training on Replicate ended: find its model, prove that it works, swap it in. Begin with `modelswap demo`.",
     no_args_is_help=True,
-    # What was meant is said with the whole line to type, by `mistyped`.
+    # `mistyped` says what was meant, with the whole line to type.
     suggest_commands=False,
     # Plain help takes half the time of a coloured one.
     rich_markup_mode=None,

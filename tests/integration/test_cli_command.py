@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -229,3 +230,29 @@ def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(mo
         "public door": ("warning", "modelswap serve ops"),
         "webhook secret": ("warning", "put Replicate right first"),
     }
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_a_command_once_it_is_installed(tmp_path):
+    launcher = tmp_path / "modelswap"
+    launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -m services.cli "$@"\n')
+    launcher.chmod(0o755)
+    script = """
+        modelswap --install-completion >/dev/null
+        source ~/.bashrc
+        complete -p modelswap
+        COMP_WORDS=(modelswap dead-letters re) COMP_CWORD=2
+        _modelswap_completion modelswap
+        echo "${COMPREPLY[@]}"
+    """
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], capture_output=True, cwd=ROOT, env=environment, timeout=60, check=False
+    )
+
+    assert done.stderr == b""
+    assert done.stdout.decode().splitlines() == [
+        "complete -o default -F _modelswap_completion modelswap",
+        "restore replay",
+    ]

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid5
@@ -17,6 +18,7 @@ import pytest
 
 import services.cli
 from services.cli.machine import config
+from services.cli.past.outputs import print_judged
 from services.cli.past.verdicts import Group, Judged, Past, Verdict
 from services.cli.product import trainings
 from services.cli.product.trainings import print_model
@@ -380,6 +382,18 @@ def test_the_current_model_is_shown_once_and_no_dry_run(capsys):
 
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert facts.keys() == {"user_id", "reference", "generation", "training_id", "ref", "trigger_word", "activated_at"}
+
+
+@pytest.mark.parametrize(("what", "letter"), [("letters", 104_217), ("trainings", None)])
+def test_a_training_of_the_past_is_named_once(what: str, letter: int | None, capsys):
+    judged = replace(JUDGED, past=replace(JUDGED.past, letter=letter))
+
+    print_judged([judged], Format.JSON, empty="", what=what, limit=9)
+
+    (row,) = json.loads(capsys.readouterr().out)[what]
+    assert row.get("letter") == letter
+    assert len(set(row.values())) == len(row)
+    assert row["model_today"] == str(MODEL)
 
 
 @pytest.mark.parametrize(

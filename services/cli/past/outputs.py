@@ -61,7 +61,7 @@ async def try_letters(since: datetime, *, limit: int, output: Format) -> None:
                 return await _judged(await ops.get_dead_letter(number), api)
 
         judged = await asyncio.gather(*(one(line.number) for line in lines))
-    _print(judged, output, empty="the extractor has no dead letters since then", what="letters", limit=limit)
+    print_judged(judged, output, empty="the extractor has no dead letters since then", what="letters", limit=limit)
 
 
 async def re_extract(since: datetime, *, limit: int, output: Format) -> None:
@@ -69,7 +69,7 @@ async def re_extract(since: datetime, *, limit: int, output: Format) -> None:
     async with product() as api:
         found = await api.list_outputs(since=since, limit=limit)
     judged = [judge(_past(each)) for each in found]
-    _print(judged, output, empty="no training since then has an output", what="trainings", limit=limit)
+    print_judged(judged, output, empty="no training since then has an output", what="trainings", limit=limit)
 
 
 async def found_by_now(since: datetime, *, limit: int) -> list[str]:
@@ -145,7 +145,7 @@ def _past(view: OutputView) -> Past:
     )
 
 
-def _print(judged: Sequence[Judged], output: Format, *, empty: str, what: str, limit: int) -> None:
+def print_judged(judged: Sequence[Judged], output: Format, *, empty: str, what: str, limit: int) -> None:
     groups = grouped(judged)
     if output is Format.JSON:
         print_json({"groups": [asdict(group) for group in groups], what: [_json(each) for each in judged]})
@@ -164,7 +164,7 @@ def _json(judged: Judged) -> dict[str, object]:
         "training_id": past.training_id,
         "user_id": past.user_id,
         "today": judged.verdict,
-        "model_then": past.model,
-        "model_today": judged.model,
+        "model_then": past.model and str(past.model),
+        "model_today": judged.model and str(judged.model),
         "why": judged.detail or judged.code,
     }
