@@ -15,7 +15,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from services.cli.output import tell
-from services.cli.problem import Problem
+from services.cli.problem import NoAnswer, NotNow, Problem
 from services.ops.letters.views import AuditView, Changed, GroupView, LetterCounts, LetterLine, LetterView
 from services.ops.reconcile.views import LookedAgain, Reconciliation
 from services.ops.replays.views import ReplayedLetterView, ReplayView
@@ -40,18 +40,6 @@ class NotThere(Problem):
     """The API knows no such thing."""
 
     code = "not_there"
-
-
-class NoAnswer(Problem):
-    """Nobody listens there."""
-
-    code = "no_answer"
-
-
-class NotNow(Problem):
-    """Whoever listens there can not answer now: what is behind them is away."""
-
-    code = "not_now"
 
 
 class _Api:
@@ -131,7 +119,7 @@ class _Api:
             )
         except httpx.ReadTimeout as error:
             said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
-            raise NoAnswer(said, then="modelswap doctor") from error
+            raise NotNow(said, then="modelswap doctor") from error
         except httpx.TransportError as error:
             raise NoAnswer(
                 f"{self._name} at {self._url} does not answer ({type(error).__name__})",

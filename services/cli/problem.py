@@ -25,6 +25,18 @@ class Problem(ModelswapError):  # noqa: N818 (it is a condition, and reads as on
         self.then = then
 
 
+class NoAnswer(Problem):
+    """Nothing listens there."""
+
+    code = "no_answer"
+
+
+class NotNow(Problem):
+    """What listens there can not answer now: it hangs, or what it needs is away."""
+
+    code = "not_now"
+
+
 def explain(error: ModelswapError) -> str:
     """What is written to standard error: what happened, then what to do."""
     then = error.then if isinstance(error, Problem) else _NEXT.get(error.code, "modelswap doctor")

@@ -5,8 +5,8 @@ import httpx
 import pytest
 
 from services.cli import client
-from services.cli.client import NoAnswer, NotNow, Operators, Product, patiently
-from services.cli.problem import Problem
+from services.cli.client import Operators, Product, patiently
+from services.cli.problem import NoAnswer, NotNow, Problem
 
 
 def away_for(*problems: Problem) -> Callable[[], Awaitable[str]]:
@@ -64,7 +64,7 @@ async def test_a_hung_server_is_named_after_a_deadline(monkeypatch):
     async with server, asyncio.timeout(10):
         port = server.sockets[0].getsockname()[1]
         async with Operators(f"http://127.0.0.1:{port}", "token") as api:
-            with pytest.raises(NoAnswer, match="did not answer in time: it hangs") as caught:
+            with pytest.raises(NotNow, match="did not answer in time: it hangs") as caught:
                 await api.list_dead_letters({}, limit=1)
         server.close()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from services.cli.machine.client import Health
-from services.cli.machine.finding import WARNING, WRONG
+from services.cli.machine.finding import WARNING, WRONG, how_to_ask_ops
 from services.cli.machine.running import _process
+from services.cli.problem import NoAnswer, NotNow, Problem
 
 ASIDE = {"owners": "2 set aside, the last for service_down"}
 
@@ -25,3 +28,15 @@ def test_what_may_be_lost_and_is_away_is_a_warning_of_a_process_that_is_ready():
     found = _process("state", Health(status="ok", version="1", checks={"progress": "no consumer"}), "1", WRONG)
 
     assert (found.status, found.detail) == (WARNING, "is ready, but: progress: no consumer")
+
+
+@pytest.mark.parametrize(
+    ("problem", "then"),
+    [
+        (NoAnswer("nothing listens", then=""), "modelswap serve ops"),
+        (NotNow("it hangs", then="modelswap doctor"), "see what the process ops says above, and its log"),
+        (Problem("another token", then="modelswap config show"), "modelswap config show"),
+    ],
+)
+def test_nobody_is_told_to_start_an_ops_that_hangs(problem: Problem, then: str):
+    assert how_to_ask_ops(problem) == then

@@ -10,25 +10,13 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ValidationError
 
-from services.cli.problem import Problem
+from services.cli.problem import NoAnswer, NotNow, Problem
 from shared.contract.answers import kind_in
 from shared.runtime.telemetry import OLDEST_DELIVERY
 
 #: A process that takes a connection and says nothing for so long hangs.
 DEADLINE_SECONDS: Final = 5.0
 _WEBHOOKS: Final = "/webhooks/replicate"
-
-
-class Silent(Problem):
-    """Something takes connections there and does not answer."""
-
-    code = "silent"
-
-
-class Away(Problem):
-    """Nothing takes connections there."""
-
-    code = "away"
 
 
 class Health(BaseModel):
@@ -55,8 +43,8 @@ async def get_health(name: str, url: str) -> Health:
     Ask the process *name* at *url* how it is.
 
     Raises:
-        Away: if nothing listens there.
-        Silent: if it does not answer in time.
+        NoAnswer: if nothing listens there.
+        NotNow: if it does not answer in time.
         Problem: if something else answers.
 
     """
@@ -94,7 +82,7 @@ async def reach_receiver(public_url: str) -> None:
             response = await http.post(public_url + _WEBHOOKS)
     except httpx.TransportError as error:
         then = "from this machine it may be out of reach: try it from another, such as a phone"
-        raise Away(f"{public_url} does not answer here ({type(error).__name__})", then=then) from error
+        raise NoAnswer(f"{public_url} does not answer here ({type(error).__name__})", then=then) from error
     if response.is_redirect:
         where = response.headers.get("location", "nowhere")
         then = "set MODELSWAP_PUBLIC_URL to where it redirects to, or let the proxy answer itself"
@@ -109,7 +97,7 @@ async def _get(name: str, url: str) -> httpx.Response:
         async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as http:
             return await http.get(url)
     except httpx.ConnectError as error:
-        raise Away(f"nothing listens at {url}", then=f"start it: modelswap serve {name}") from error
+        raise NoAnswer(f"nothing listens at {url}", then=f"start it: modelswap serve {name}") from error
     except httpx.TransportError as error:
         then = f"read the log of {name}, then restart it"
-        raise Silent(f"it listens, and does not answer within {DEADLINE_SECONDS:g} s: it hangs", then=then) from error
+        raise NotNow(f"it listens, and does not answer within {DEADLINE_SECONDS:g} s: it hangs", then=then) from error

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from services.cli.client import NoAnswer
 from services.cli.machine.stack import Environment
-from services.cli.problem import Problem
+from services.cli.problem import NoAnswer, NotNow, Problem
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.runtime.settings import SettingsError
 
@@ -87,4 +86,9 @@ def mistakes(error: SettingsError) -> list[str]:
 
 def how_to_ask_ops(problem: Problem) -> str:
     """What to do where ops does not tell us something."""
-    return "modelswap serve ops" if isinstance(problem, NoAnswer) else problem.then
+    match problem:
+        case NoAnswer():
+            return "modelswap serve ops"
+        case NotNow():
+            return "see what the process ops says above, and its log"
+    return problem.then

@@ -6,10 +6,10 @@ import asyncio
 from typing import Final
 
 from services.cli.machine import servers
-from services.cli.machine.client import Away, Health, get_health, get_oldest_deliveries, reach_receiver
+from services.cli.machine.client import Health, get_health, get_oldest_deliveries, reach_receiver
 from services.cli.machine.finding import OK, SET, WARNING, WRONG, Finding, NotKnown, Wrong, mistakes
 from services.cli.machine.stack import Environment
-from services.cli.problem import Problem
+from services.cli.problem import NoAnswer, Problem
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
 from shared.runtime.settings import (
     STATE_URL,
@@ -62,7 +62,7 @@ async def processes(environment: Environment, version: str) -> list[Finding]:
         return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)]
     answers = await asyncio.gather(*(get_health(*each) for each in urls.items()), return_exceptions=True)
     # Before the first start nothing is broken.
-    started = any(not isinstance(answer, Away) for answer in answers)
+    started = any(not isinstance(answer, NoAnswer) for answer in answers)
     return [
         _process(name, answer, version, WRONG if started else WARNING)
         for name, answer in zip(urls, answers, strict=True)
@@ -71,7 +71,7 @@ async def processes(environment: Environment, version: str) -> list[Finding]:
 
 def _process(name: str, answer: Health | BaseException, version: str, away: str) -> Finding:
     match answer:
-        case Away() as error:
+        case NoAnswer() as error:
             return Finding(name, away, str(error), error.then)
         case Problem() as error:
             return Finding(name, WRONG, str(error), error.then)
@@ -153,7 +153,7 @@ async def public_address(environment: Environment) -> str:
     url = _PublicUrl.load(environment).public_url
     try:
         await reach_receiver(url)
-    except Away as error:
+    except NoAnswer as error:
         raise NotKnown(error) from error
     except Problem as error:
         raise Wrong(str(error), error.then) from error
