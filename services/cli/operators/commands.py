@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from services.cli.operators.selection import LetterStatus, selects_letters
 from services.cli.options import Limit, Output, group, run_async, run_until_stopped
 from services.cli.words import Format
 
@@ -63,24 +65,6 @@ LetterNumbers = Annotated[
 ]
 LetterNumber = Annotated[int, typer.Argument(help="Its number.", show_default=False)]
 LetterReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
-LetterGroup = Annotated[
-    str | None, typer.Option("--group", metavar="FINGERPRINT", help="Of this group only.", show_default=False)
-]
-LetterStatus = Annotated[
-    str | None, typer.Option("--status", help="open, replaying, resolved or dropped.", show_default=False)
-]
-LetterQueue = Annotated[str | None, typer.Option("--queue", help="Where it failed.", show_default=False)]
-ErrorCode = Annotated[str | None, typer.Option("--error-code", help="E.g. unknown_training.", show_default=False)]
-ErrorClass = Annotated[str | None, typer.Option("--error-class", help="E.g. PermanentError.", show_default=False)]
-EventType = Annotated[str | None, typer.Option("--event-type", help="E.g. model.ready.v1.", show_default=False)]
-LetterTraining = Annotated[str | None, typer.Option("--training", help="Replicate's id.", show_default=False)]
-LetterUser = Annotated[str | None, typer.Option("--user", help="Once it is known whose it is.", show_default=False)]
-Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="Failed since: 2h, 7d …", show_default=False)
-]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Failed before then.", show_default=False)]
-Words = Annotated[str | None, typer.Option("--text", help="Words in the error's text.", show_default=False)]
-
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")]
 
 ReplayArgument = Annotated[str, typer.Argument(help="The replay's id, or its beginning.", show_default=False)]
@@ -88,19 +72,10 @@ ReplayReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.",
 
 
 @dead_letters.command("list")
+@selects_letters(by_status=True)
 def dead_letters_list(
     *,
-    status: LetterStatus = None,
-    group: LetterGroup = None,
-    queue: LetterQueue = None,
-    error_code: ErrorCode = None,
-    error_class: ErrorClass = None,
-    event_type: EventType = None,
-    training: LetterTraining = None,
-    user: LetterUser = None,
-    since: Since = None,
-    until: Until = None,
-    text: Words = None,
+    chosen: Mapping[str, str],
     limit: Limit = 20,
     output: Output = Format.TABLE,
 ) -> None:
@@ -113,8 +88,7 @@ def dead_letters_list(
     """
     from services.cli.operators.letters import list_letters, wanted
 
-    chosen = wanted(_letters(locals()))
-    run_async(list_letters(chosen, limit=limit, output=output))
+    run_async(list_letters(wanted(chosen), limit=limit, output=output))
 
 
 @dead_letters.command("groups")
@@ -145,20 +119,12 @@ def dead_letters_show(number: LetterNumber, output: Output = Format.TABLE) -> No
 
 
 @dead_letters.command("drop")
+@selects_letters(by_status=False)
 def dead_letters_drop(
     *,
     numbers: LetterNumbers = None,
     reason: LetterReason,
-    group: LetterGroup = None,
-    queue: LetterQueue = None,
-    error_code: ErrorCode = None,
-    error_class: ErrorClass = None,
-    event_type: EventType = None,
-    training: LetterTraining = None,
-    user: LetterUser = None,
-    since: Since = None,
-    until: Until = None,
-    text: Words = None,
+    chosen: Mapping[str, str],
     yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -174,25 +140,16 @@ def dead_letters_drop(
     """
     from services.cli.operators.letters import change, wanted
 
-    chosen = wanted(_letters(locals()))
-    run_async(change("drop", numbers or (), chosen, reason=reason, yes=yes, output=output))
+    run_async(change("drop", numbers or (), wanted(chosen), reason=reason, yes=yes, output=output))
 
 
 @dead_letters.command("restore")
+@selects_letters(by_status=False)
 def dead_letters_restore(
     *,
     numbers: LetterNumbers = None,
     reason: LetterReason,
-    group: LetterGroup = None,
-    queue: LetterQueue = None,
-    error_code: ErrorCode = None,
-    error_class: ErrorClass = None,
-    event_type: EventType = None,
-    training: LetterTraining = None,
-    user: LetterUser = None,
-    since: Since = None,
-    until: Until = None,
-    text: Words = None,
+    chosen: Mapping[str, str],
     yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -205,24 +162,14 @@ def dead_letters_restore(
     """
     from services.cli.operators.letters import change, wanted
 
-    chosen = wanted(_letters(locals()))
-    run_async(change("restore", numbers or (), chosen, reason=reason, yes=yes, output=output))
+    run_async(change("restore", numbers or (), wanted(chosen), reason=reason, yes=yes, output=output))
 
 
 @dead_letters.command("export")
+@selects_letters(by_status=True)
 def dead_letters_export(
     *,
-    status: LetterStatus = None,
-    group: LetterGroup = None,
-    queue: LetterQueue = None,
-    error_code: ErrorCode = None,
-    error_class: ErrorClass = None,
-    event_type: EventType = None,
-    training: LetterTraining = None,
-    user: LetterUser = None,
-    since: Since = None,
-    until: Until = None,
-    text: Words = None,
+    chosen: Mapping[str, str],
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many. Default: all.", show_default=False)
     ] = None,
@@ -236,25 +183,16 @@ def dead_letters_export(
     """
     from services.cli.operators.letters import export, wanted
 
-    chosen = wanted(_letters(locals()))
-    run_async(export(chosen, limit=limit))
+    run_async(export(wanted(chosen), limit=limit))
 
 
 @dead_letters.command("replay")
+@selects_letters(by_status=False)
 def dead_letters_replay(
     *,
     numbers: LetterNumbers = None,
     reason: LetterReason,
-    group: LetterGroup = None,
-    queue: LetterQueue = None,
-    error_code: ErrorCode = None,
-    error_class: ErrorClass = None,
-    event_type: EventType = None,
-    training: LetterTraining = None,
-    user: LetterUser = None,
-    since: Since = None,
-    until: Until = None,
-    text: Words = None,
+    chosen: Mapping[str, str],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say of each letter what would happen; wait for all of it.")
     ] = False,
@@ -292,7 +230,7 @@ def dead_letters_replay(
     from services.cli.operators.letters import wanted
     from services.cli.operators.replays import Plan, replay
 
-    plan = Plan(numbers or (), wanted(_letters(locals())), reason, rate, steps, stop_share)
+    plan = Plan(numbers or (), wanted(chosen), reason, rate, steps, stop_share)
     if not run_until_stopped(replay(plan, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
         raise typer.Exit(1)
 
@@ -487,21 +425,3 @@ def audit(
     from services.cli.operators.letters import list_audit
 
     run_async(list_audit({"actor": actor, "action": action, "target": target}, limit=limit, output=output))
-
-
-def _letters(options: dict[str, Any]) -> dict[str, str | None]:
-    """Which letters, in the API's words, by the *options* that a command was given."""
-    names = {
-        "status": "status",
-        "group": "fingerprint",
-        "queue": "queue",
-        "error_code": "error_code",
-        "error_class": "error_class",
-        "event_type": "event_type",
-        "training": "training_id",
-        "user": "user_id",
-        "since": "since",
-        "until": "until",
-        "text": "text",
-    }
-    return {name: options[option] for option, name in names.items() if option in options}

@@ -56,12 +56,10 @@ _NONE: Final = "there are no dead letters"
 _NONE_FITS: Final = "no dead letter fits"
 
 
-def wanted(given: Mapping[str, str | None]) -> dict[str, str]:
-    """What was *given* of a filter, as the API takes it."""
-    chosen = {name: text for name, text in given.items() if text is not None}
-    for name in {"since", "until"} & chosen.keys():
-        chosen[name] = read_moment(chosen[name], now=now()).isoformat()
-    return chosen
+def wanted(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return *chosen* as the API takes it, with a time where somebody typed how long ago."""
+    times = {name: read_moment(chosen[name], now=now()).isoformat() for name in {"since", "until"} & chosen.keys()}
+    return {**chosen, **times}
 
 
 async def list_letters(chosen: Mapping[str, str], *, limit: int, output: Format) -> None:

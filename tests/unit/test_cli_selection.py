@@ -1,0 +1,39 @@
+"""The options that select dead letters are those of the API, and the same for every command."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from services.cli.operators.selection import OPTIONS, selects_letters
+from services.ops.letters.views import Filter
+
+
+def test_there_is_an_option_for_each_field_of_the_apis_filter():
+    assert set(OPTIONS) == set(Filter.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        (["7"], {"number": 7, "chosen": {}, "limit": 20}),
+        (
+            ["7", "--group", "3f9a", "--training", "t1", "--since", "2h", "--limit", "5"],
+            {"number": 7, "chosen": {"fingerprint": "3f9a", "training_id": "t1", "since": "2h"}, "limit": 5},
+        ),
+    ],
+)
+def test_a_command_gets_what_was_selected_beside_its_own_options(typed: list[str], given: dict[str, Any]):
+    got: dict[str, Any] = {}
+    app = typer.Typer()
+
+    @app.command()
+    @selects_letters(by_status=True)
+    def command(*, number: int, chosen: Mapping[str, str], limit: int = 20) -> None:
+        got.update(number=number, chosen=chosen, limit=limit)
+
+    result = CliRunner().invoke(app, typed)
+
+    assert (result.exit_code, got) == (0, given)
