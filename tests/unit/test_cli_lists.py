@@ -8,9 +8,10 @@ import json
 import pkgutil
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -18,13 +19,15 @@ import pytest
 
 import services.cli
 from services.cli.machine import config
+from services.cli.operators.letters import print_letter
+from services.cli.operators.replay_text import print_replay
 from services.cli.past.outputs import print_judged
 from services.cli.past.verdicts import Group, Judged, Past, Verdict
 from services.cli.product import trainings
-from services.cli.product.trainings import print_model
+from services.cli.product.trainings import print_model, print_training
 from services.cli.table import Column, fit, print_facts, print_list, print_table
 from services.cli.words import Format
-from services.ops.letters.views import AuditView, GroupView, LetterLine, LetterStatus
+from services.ops.letters.views import AuditView, GroupView, LetterLine, LetterStatus, LetterView
 from services.ops.reconcile.views import RecoveryView
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
@@ -62,6 +65,16 @@ LETTER = LetterLine(
     fingerprint="3f9a0c51d2e47b68",
     replay_id=REPLAY,
     body_bytes=2_048,
+)
+WHOLE = LetterView(
+    **LETTER.model_dump(),
+    exchange="modelswap.training",
+    routing_key="training.succeeded.v1",
+    content_type="application/json",
+    headers={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"},
+    body_base64="",
+    body_text=json.dumps({"output": str(MODEL), "logs": TEXT}),
+    traceback=f"NoVersion: {TEXT}",
 )
 GROUP = GroupView(
     fingerprint="3f9a0c51d2e47b68",
@@ -211,8 +224,8 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.operators.letters.LETTERS": (LETTER, {"letter"}),
     "services.cli.operators.letters.GROUPS": (GROUP, {"group"}),
     "services.cli.operators.letters.AUDIT": (AUDIT, {"what", "of"}),
-    "services.cli.operators.replays.REPLAYS": (REPLAYED, {"replay"}),
-    "services.cli.operators.replays.LETTERS": (OF_REPLAY, {"letter"}),
+    "services.cli.operators.replay_text.REPLAYS": (REPLAYED, {"replay"}),
+    "services.cli.operators.replay_text.LETTERS": (OF_REPLAY, {"letter"}),
     "services.cli.operators.reconcile.TRAININGS": (OVERDUE, {"training"}),
     "services.cli.past.outputs.TRAININGS": (JUDGED, {"training"}),
     "services.cli.past.outputs.LETTERS": (JUDGED, {"letter", "training"}),
@@ -261,13 +274,18 @@ class Terminal(io.StringIO):
 
 def shown(name: str, output: Format, monkeypatch: pytest.MonkeyPatch, width: int | None) -> list[str]:
     """The lines that a list of two items has on a terminal that is so wide, or on none."""
-    out = io.StringIO() if width is None else Terminal()
     item, _ = LISTS[name]
+    return printed(partial(print_table, [item, item], columns_of(name), output, empty=""), monkeypatch, width)
+
+
+def printed(print_it: Callable[[], None], monkeypatch: pytest.MonkeyPatch, width: int | None) -> list[str]:
+    """The lines that are printed to a terminal that is so wide, or to none."""
+    out = io.StringIO() if width is None else Terminal()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setenv("COLUMNS", str(width))
         patch.setenv("TERM", "xterm")
-        print_table([item, item], columns_of(name), output, empty="")
+        print_it()
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines()
 
 
@@ -278,13 +296,13 @@ def test_of_every_list_its_width_is_tested():
         if not each.name.endswith("__main__")
     ]
     found = {
-        f"{module.__name__}.{name}"
+        id(value)
         for module in modules
         for name, value in vars(module).items()
         if isinstance(value, tuple) and value and isinstance(value[0], Column) and not name.startswith("_")
     }
 
-    assert found == set(LISTS)
+    assert found == {id(columns_of(name)) for name in LISTS}
 
 
 @pytest.mark.parametrize("width", [40, 80, 120, 200])
@@ -397,7 +415,7 @@ def test_a_training_of_the_past_is_named_once(what: str, letter: int | None, cap
 
 
 @pytest.mark.parametrize(
-    ("shown", "left_out"), [(print_model, (IN_USE, "dry_run")), (trainings.print_training, (ACTIVE, "webhook_url"))]
+    ("shown", "left_out"), [(print_model, (IN_USE, "dry_run")), (print_training, (ACTIVE, "webhook_url"))]
 )
 def test_json_has_no_field_that_the_api_left_out(shown: Any, left_out: tuple[Any, str], capsys):
     view, name = left_out
@@ -406,3 +424,18 @@ def test_json_has_no_field_that_the_api_left_out(shown: Any, left_out: tuple[Any
 
     assert name in type(view).model_fields
     assert json.loads(capsys.readouterr().out) == view.model_dump(mode="json", exclude={name})
+
+
+@pytest.mark.parametrize(
+    "print_it",
+    [
+        partial(print_facts, [("reference", MODEL), ("why", TEXT)]),
+        partial(print_letter, WHOLE, Format.TABLE),
+        partial(print_replay, REPLAYED.model_copy(update={"reason": TEXT}), Format.TABLE),
+        partial(print_training, ACTIVE, Format.TABLE),
+    ],
+)
+def test_no_line_that_is_copied_is_broken(print_it: Callable[[], None], monkeypatch):
+    narrow, piped = (printed(print_it, monkeypatch, width) for width in (40, None))
+
+    assert narrow == piped

@@ -76,7 +76,10 @@ async def list_groups(status: str | None, *, limit: int, output: Format) -> None
 
 async def show_letter(number: int, output: Format) -> None:
     async with operators() as api:
-        found = await api.get_dead_letter(number)
+        print_letter(await api.get_dead_letter(number), output)
+
+
+def print_letter(found: LetterView, output: Format) -> None:
     if output is Format.JSON:
         print_json(found)
         return
@@ -84,7 +87,7 @@ async def show_letter(number: int, output: Format) -> None:
     print_facts([*shown, *((f"header {name}", value) for name, value in found.headers.items())])
     out = console()
     for title, text in (("body", _body(found)), ("traceback", found.traceback)):
-        out.print(f"\n{title}:", *map(printable, text.splitlines()), sep="\n  ")
+        out.print(f"\n{title}:", *map(printable, text.splitlines()), sep="\n  ", soft_wrap=True)
 
 
 async def export(chosen: Mapping[str, str], *, limit: int | None) -> None:

@@ -35,7 +35,7 @@ async def show_status(*, limit: int, output: Format) -> bool:
         print()
         print_table(shown.trainings, TRAININGS, output, empty="no training was overdue")
         if shown.door_seems_broken:
-            console().print(f"\n{_BROKEN}")
+            console().print(f"\n{_BROKEN}", soft_wrap=True)
     return not shown.door_seems_broken
 
 

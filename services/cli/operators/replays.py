@@ -1,4 +1,4 @@
-"""What is shown and asked of replays? Requests to the operators' API, as tables, JSON or a line for each change."""
+"""Ask for replays, steer them and follow them: requests to the operators' API, with a line for each change."""
 
 from __future__ import annotations
 
@@ -21,13 +21,24 @@ import typer
 
 from services.cli.client import Operators, patiently
 from services.cli.confirm import confirm
+from services.cli.operators.replay_text import (
+    LETTERS,
+    REPLAYS,
+    counted,
+    foreseen,
+    held_up_by,
+    is_underway,
+    print_replay,
+    short_id,
+    total,
+)
 from services.cli.output import console, print_json, tell, to_json
 from services.cli.problem import Problem
-from services.cli.table import Column, print_facts, print_list, print_table, tell_if_cut
+from services.cli.table import print_list, print_table, tell_if_cut
 from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.ops.replays.plan import Outcome, Status
-from services.ops.replays.views import ReplayedLetterView, ReplayView
+from services.ops.replays.views import ReplayView
 from shared.contract.envelope import is_structured
 from shared.runtime.settings import OpsClientSettings
 from shared.runtime.tokens import read_token
@@ -35,43 +46,9 @@ from shared.runtime.tokens import read_token
 _POLL_SECONDS: Final = 0.5
 #: For a first look at what would happen, before somebody is asked.
 _LOOK_SECONDS: Final = 5.0
-#: In these, a replay changes by itself.
-_UNDERWAY: Final = (Status.PREVIEWING, Status.RUNNING)
 #: A whole id needs no list to find it; a beginning is looked for among the newest.
 _ID_LENGTH: Final = 36
 _REMEMBERED: Final = 200
-REPLAYS: Final[Sequence[Column[ReplayView]]] = (
-    Column("replay", lambda each: each.id),
-    Column("status", lambda each: f"{each.status}, {each.undo.status}" if each.undo else each.status, 1),
-    Column("letters", lambda each: each.letters, 2),
-    Column("ended", lambda each: each.ended, 4),
-    Column("failed", lambda each: each.outcomes.get(Outcome.FAILED, 0), 3),
-    Column("by", lambda each: each.actor, 7),
-    Column("reason", lambda each: each.reason, 5, is_prose=True),
-    Column("made", lambda each: each.created_at, 6),
-)
-
-
-def _is_prediction(letter: ReplayedLetterView) -> bool:
-    return letter.outcome is Outcome.PLANNED and letter.predicted is not None
-
-
-def _outcome(letter: ReplayedLetterView) -> str:
-    return f"would be {letter.predicted}" if _is_prediction(letter) else letter.outcome
-
-
-def _detail(letter: ReplayedLetterView) -> str:
-    detail = letter.predicted_detail if _is_prediction(letter) else letter.detail
-    return f"{detail} (edited)" if letter.edited else detail
-
-
-LETTERS: Final[Sequence[Column[ReplayedLetterView]]] = (
-    Column("letter", lambda each: each.letter),
-    Column("user", lambda each: each.user_id, 3),
-    Column("outcome", _outcome, 1),
-    Column("detail", _detail, 2, is_prose=True),
-    Column("undo", lambda each: f"{each.undo}: {each.undo_detail}" if each.undo else "", 4, is_prose=True),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +102,11 @@ async def replay(plan: Plan, *, dry_run: bool, yes: bool, watch: bool, output: F
         else:
             made = await api.start_replay(plan.body(dry_run=True), key=str(uuid4()))
             if output is not Format.JSON and dry_run:
-                tell(
-                    f"replay {_short(made)}: looks at its letters ({made.letters}), {made.rate_per_second:g} per second"
-                )
+                speed = f"{made.rate_per_second:g} per second"
+                tell(f"replay {short_id(made)}: looks at its letters ({made.letters}), {speed}")
             made = await _follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
             if dry_run:
-                await _print_whole(api, made, output, outcome=None, limit=_total(made) + 1)
+                await _print_whole(api, made, output, outcome=None, limit=total(made) + 1)
                 return True
             made = await _start_if_told(api, made, plan.reason)
         if watch:
@@ -208,7 +184,7 @@ def ask_before(verb: str, found: ReplayView) -> None:
 
     """
     count = {outcome: found.outcomes.get(outcome, 0) for outcome in Outcome}
-    name = f"replay {_short(found)}"
+    name = f"replay {short_id(found)}"
     if verb == "undo":
         changes = count[Outcome.SWAPPED]
         said = f"{name} has set {changes} models: each goes back, of those users who use it still"
@@ -219,14 +195,7 @@ def ask_before(verb: str, found: ReplayView) -> None:
         changes = count[Outcome.WAITING] + count[Outcome.PLANNED]
         said = f"{changes} letters of {name} did not go: they never do, and are open again"
     if changes > 1:
-        confirm(said, f"{verb.capitalize()} it?", then=f"modelswap replays show {_short(found)}")
-
-
-def print_replay(found: ReplayView, output: Format) -> None:
-    if output is Format.JSON:
-        print_json(found)
-    else:
-        print_facts(_facts(found))
+        confirm(said, f"{verb.capitalize()} it?", then=f"modelswap replays show {short_id(found)}")
 
 
 async def _print_whole(api: Operators, found: ReplayView, output: Format, *, outcome: str | None, limit: int) -> None:
@@ -248,8 +217,8 @@ async def _start_if_told(api: Operators, planned: ReplayView, reason: str) -> Re
     said = (
         f"letters: {planned.letters}, {planned.rate_per_second:g} per second, in steps that end after {steps}\n"
         f"it stops by itself when more than {planned.stop_when_failed_share:.0%} fail\n"
-        f"looked at {looked} of them: {_foreseen(planned)}\n"
-        f"what would become of each: modelswap replays show {_short(planned)}"
+        f"looked at {looked} of them: {foreseen(planned)}\n"
+        f"what would become of each: modelswap replays show {short_id(planned)}"
     )
     if not sys.stdin.isatty():
         await api.steer_replay(replay_id, "cancel", "nobody was there to be asked")
@@ -272,22 +241,19 @@ async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, s
     trouble = ""
     try:
         async with asyncio.timeout(seconds):
-            while _is_underway(found):
+            while is_underway(found):
                 await asyncio.sleep(_POLL_SECONDS)
                 later = await patiently(partial(api.get_replay, str(found.id)))
-                if (said := _held_up_by(later)) != trouble:
+                if (said := held_up_by(later)) != trouble:
                     trouble = said
-                    tell(f"replay {_short(later)} waits: {trouble}" if trouble else f"replay {_short(later)} goes on")
+                    tell(f"replay {short_id(later)} {f'waits: {trouble}' if trouble else 'goes on'}")
                 if shows and later.outcomes != found.outcomes:
-                    console().print(f"{later.status}: {later.ended} of {later.letters}: {_counted(later.outcomes)}")
+                    so_far = f"{later.ended} of {later.letters}: {counted(later.outcomes)}"
+                    console().print(f"{later.status}: {so_far}", soft_wrap=True)
                 found = later
     except TimeoutError:
         pass
     return found
-
-
-def _held_up_by(found: ReplayView) -> str:
-    return "; ".join([*([found.trouble] if found.trouble else []), *found.waiting_for])
 
 
 async def _find(api: Operators, beginning: str) -> ReplayView:
@@ -298,10 +264,6 @@ async def _find(api: Operators, beginning: str) -> ReplayView:
     if len(found) != 1:
         raise Problem(f"{len(found)} replays have an id that begins with {beginning}", then="modelswap replays list")
     return found[0]
-
-
-def _is_underway(found: ReplayView) -> bool:
-    return found.status in _UNDERWAY or (found.undo is not None and found.undo.status == "undoing")
 
 
 def _data(letter: LetterView) -> Any:
@@ -335,70 +297,6 @@ def _in_editor(data: Any, *, then: str) -> Path:
     if failed:
         raise Problem(f"{editor} did not end well, so nothing was replayed", then=then)
     raise Problem("nothing was edited, so nothing was replayed", then="modelswap dead-letters replay, as it is")
-
-
-def _facts(found: ReplayView) -> list[tuple[str, object]]:
-    facts: list[tuple[str, object]] = [
-        ("replay", found.id),
-        ("status", f"{found.status}: {found.status_reason}" if found.status_reason else found.status),
-        *([("held up by", found.trouble)] if found.trouble else []),
-        *(("waits for", reason) for reason in found.waiting_for),
-        ("reason", found.reason),
-        ("by", found.actor),
-        ("letters", found.letters),
-        ("ended", found.ended),
-        ("outcomes", _counted(found.outcomes)),
-        ("steps end after", ", ".join(map(str, found.steps))),
-        ("rate per second", f"{found.rate_per_second:g}"),
-        ("stops above", f"{found.stop_when_failed_share:.0%} failed"),
-        ("of this kind since", found.arrived_since),
-        ("made", found.created_at),
-        ("started", found.started_at),
-        ("over", found.ended_at),
-    ]
-    if found.predictions:
-        facts.append(("would come to", _counted(found.predictions)))
-    if found.note:
-        facts.append(("note", found.note))
-    if (undo := found.undo) is not None:
-        users = f"{undo.reverted} users reverted, {undo.kept} kept, {undo.waiting} to look at"
-        facts.append(("undo", f"{undo.status} by {undo.actor}: {users} ({undo.reason})"))
-    if (then := _next(found)) is not None:
-        facts.append(("next", then))
-    return facts
-
-
-def _next(found: ReplayView) -> str | None:
-    """What to type now, where there is something to decide or to wait for."""
-    name = _short(found)
-    if _is_underway(found):
-        watch = f"modelswap replays show {name} --watch"
-        return f"{watch}, or replays pause {name}" if found.outcomes.get(Outcome.SENT) else watch
-    if found.status is Status.PREVIEWED:
-        return f"modelswap replays start {name} --watch, or cancel {name}"
-    if found.status in (Status.PAUSED, Status.STOPPED):
-        return f"modelswap replays resume {name}, or cancel {name}"
-    if found.outcomes.get(Outcome.FAILED):
-        return f"modelswap replays show {name} --outcome failed"
-    return None
-
-
-def _counted(counts: Mapping[Outcome, int]) -> str:
-    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-
-
-def _foreseen(planned: ReplayView) -> str:
-    return f"{_counted(planned.predictions)}, if they went now" if planned.predictions else "nothing is known yet"
-
-
-def _short(found: ReplayView) -> str:
-    """Enough of its id to be found by."""
-    return str(found.id)[:8]
-
-
-def _total(found: ReplayView) -> int:
-    """How many letters it has, the skipped among them."""
-    return sum(found.outcomes.values())
 
 
 def _step(text: str) -> int | str:

@@ -31,11 +31,14 @@ _WHAT: Final[Sequence[Column[Judged]]] = (
     Column("today", lambda each: each.verdict, 1),
     Column("why", lambda each: each.detail or each.code, 2, is_prose=True),
     Column("model today", lambda each: each.model, 3),
-    Column("model then", lambda each: each.past.model, 4),
     Column("user", lambda each: each.past.user_id, 5),
 )
 _TRAINING: Final[Column[Judged]] = Column("training", lambda each: each.past.training_id)
-TRAININGS: Final[Sequence[Column[Judged]]] = (_TRAINING, *_WHAT)
+TRAININGS: Final[Sequence[Column[Judged]]] = (
+    _TRAINING,
+    *_WHAT,
+    Column("model then", lambda each: each.past.model, 4),
+)
 LETTERS: Final[Sequence[Column[Judged]]] = (Column("letter", lambda each: each.past.letter), _TRAINING, *_WHAT)
 GROUPS: Final[Sequence[Column[Group]]] = (
     Column("today", lambda each: each.verdict),
@@ -159,12 +162,13 @@ def print_judged(judged: Sequence[Judged], output: Format, *, empty: str, what: 
 
 def _json(judged: Judged) -> dict[str, object]:
     past = judged.past
-    return {
-        **({} if past.letter is None else {"letter": past.letter}),
+    shown = {
         "training_id": past.training_id,
         "user_id": past.user_id,
         "today": judged.verdict,
-        "model_then": past.model and str(past.model),
         "model_today": judged.model and str(judged.model),
         "why": judged.detail or judged.code,
     }
+    if past.letter is None:
+        return {**shown, "model_then": past.model and str(past.model)}
+    return {"letter": past.letter, **shown}
