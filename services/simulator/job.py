@@ -109,6 +109,7 @@ def describe(job: Job, seconds: float, *, kind: str, output: Any, logs: str, err
         "status": life.status(seconds),
         "created_at": milliseconds(job.created_at),
         "urls": {
+            "web": f"https://replicate.com/p/{job.id}",
             "get": f"{job.api_url}/v1/{kind}/{job.id}",
             "cancel": f"{job.api_url}/v1/{kind}/{job.id}/cancel",
         },

@@ -44,6 +44,8 @@ class Knobs(BaseModel):
     account: str = "modelswap"
     #: May one train into a model that nobody created?
     auto_destinations: bool = True
+    #: Models that are run by their name alone.
+    official_models: tuple[str, ...] = ("black-forest-labs/flux-schnell",)
     #: How likely each fault is, by its name in `faults`.
     chances: Annotated[Mapping[str, Share], AfterValidator(_known)] = {}
     #: How long a training waits for a machine, and how long it runs.

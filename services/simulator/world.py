@@ -12,8 +12,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import Annotated, Any, Final, TypeVar
 
@@ -23,7 +22,6 @@ from services.simulator import prediction, training
 from services.simulator.faults import (
     ApiFault,
     ApiFaultOrder,
-    Behaviour,
     FaultOrder,
     Faults,
     WebhookEvent,
@@ -32,13 +30,14 @@ from services.simulator.faults import (
 )
 from services.simulator.job import Status
 from services.simulator.knobs import Knobs
+from services.simulator.models import NAME, OWNER, Model, Version, official
 from services.simulator.prediction import Prediction
 from services.simulator.training import Training
 
-_OWNER: Final = r"[a-z0-9][a-z0-9_-]*"
-_NAME: Final = r"[a-z0-9][a-z0-9._-]*"
-_MODEL: Final = re.compile(rf"{_OWNER}/{_NAME}")
-_VERSION: Final = re.compile(rf"(?:({_OWNER}/{_NAME}):)?([0-9a-f]{{64}})")
+_MODEL: Final = re.compile(rf"{OWNER}/{NAME}")
+_VERSION: Final = re.compile(rf"(?:({OWNER}/{NAME}):)?([0-9a-f]{{64}})")
+#: How long the deletion of a version takes, in simulated seconds. Replicate says "a few minutes".
+_DELETION_SECONDS: Final = 120.0
 _ID_LENGTH: Final = 26
 #: What is told of a training whose owner did not say what to tell.
 _DEFAULT_EVENTS: Final = frozenset({WebhookEvent.OUTPUT, WebhookEvent.COMPLETED})
@@ -57,39 +56,19 @@ class TrainingRequest(BaseModel):
     webhook_events_filter: frozenset[WebhookEvent] = _DEFAULT_EVENTS
 
 
-class ModelRequest(BaseModel):
-    """What the owner of a new model says of it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    owner: Annotated[str, Field(pattern=rf"^{_OWNER}$")]
-    name: Annotated[str, Field(pattern=rf"^{_NAME}$")]
-    visibility: Annotated[str, Field(pattern="^(public|private)$")]
-    hardware: str
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A version of a model, made by a training."""
-
-    model: str
-    id: str
-    created_at: datetime
-    has_prompt: bool
-    behaviour: Behaviour
-
-
 class World:
     """Everything that this Replicate knows. The time is handed in."""
 
     def __init__(self, knobs: Knobs) -> None:
         self._knobs = knobs
-        #: Created models by name, and the moment of their creation.
-        self._models: dict[str, datetime] = {}
+        #: By name, oldest first.
+        self._models = {name: official(name) for name in knobs.official_models}
         self._trainings: dict[str, Training] = {}
         self._predictions: dict[str, Prediction] = {}
         #: The id of the training that makes a version.
         self._makers: dict[str, str] = {}
+        #: When the versions that were deleted are gone.
+        self._gone_at: dict[str, datetime] = {}
         #: How many trainings each destination had.
         self._trained: Counter[str] = Counter()
         #: How often each version was asked for.
@@ -134,28 +113,70 @@ class World:
 
     # Models
 
-    def create_model(self, name: str, *, now: datetime) -> bool:
+    def create_model(self, model: Model) -> bool:
         """False, if there is one of that name."""
-        if name in self._models:
+        return self._models.setdefault(model.name, model) is model
+
+    def find_model(self, name: str) -> Model | None:
+        return self._models.get(name)
+
+    def public_models(self) -> list[Model]:
+        """Newest first."""
+        return [model for model in reversed(self._models.values()) if model.is_public]
+
+    def delete_model(self, model: Model, *, now: datetime) -> bool:
+        """False, if it is public, has versions, or a training for it runs."""
+        running = (each for each in self._trainings.values() if not each.has_ended(each.seconds(now)))
+        is_used = self.versions(model.name, now=now) or any(each.destination == model.name for each in running)
+        if model.is_public or is_used:
             return False
-        self._models[name] = now
+        del self._models[model.name]
         return True
 
-    def find_model(self, name: str) -> datetime | None:
-        """The moment when the model was created, if it was."""
-        return self._models.get(name)
+    def run_count(self, model: Model) -> int:
+        return sum(each.model == model.name for each in self._predictions.values())
+
+    # Versions
 
     def versions(self, model: str, *, now: datetime) -> list[Version]:
         """Newest first."""
         makers = (maker for maker in self._trainings.values() if maker.makes_model == model)
-        there = [version for maker in makers if (version := _made(maker, now))]
+        there = [version for maker in makers if (version := self._made(maker, now))]
         return sorted(there, key=lambda version: version.created_at, reverse=True)
 
+    def latest_version(self, model: Model, *, now: datetime) -> Version | None:
+        if model.is_official:
+            return model.shown_version
+        return next(iter(self.versions(model.name, now=now)), None)
+
+    def delete_version(self, version: Version, *, now: datetime) -> bool:
+        """False, if its model is public or a training uses it; else it is gone some time later."""
+        model = self._models.get(version.model)
+        if (model and model.is_public) or any(each.version == version.id for each in self._trainings.values()):
+            return False
+        self._gone_at.setdefault(version.id, now + timedelta(seconds=_DELETION_SECONDS / self._knobs.speed))
+        return True
+
+    def _is_gone(self, version_id: str, now: datetime) -> bool:
+        gone_at = self._gone_at.get(version_id)
+        return gone_at is not None and now >= gone_at
+
+    def _made(self, maker: Training, now: datetime) -> Version | None:
+        """The version that *maker* has made by *now*, unless it was deleted."""
+        return None if self._is_gone(maker.makes, now) else _made(maker, now)
+
     def find_version(self, reference: str, *, now: datetime) -> Version | None:
-        """What ``owner/name:version`` or ``version`` names. A version that comes late counts who asks for it."""
+        """
+        What ``owner/name:version``, ``version``, or an official model's ``owner/name`` names.
+
+        A version that comes late counts who asks for it.
+        """
+        model = self._models.get(reference)
+        if model and model.is_official:
+            return model.hidden_version
         match = _VERSION.fullmatch(reference)
         maker = self._trainings.get(self._makers.get(match[2], "")) if match else None
-        version = _made(maker, now) if maker else None
+        version = self._made(maker, now) if maker else None
         if not (match and maker and version) or match[1] not in (None, version.model):
             return None
         self._asked[version.id] += 1
@@ -168,7 +189,7 @@ class World:
     ) -> Training | None:
         """None, if the destination does not exist."""
         destination = request.destination
-        if not self._accepts(destination, now):
+        if not self._accepts(destination):
             return None
         self._trained[destination] += 1
         number = self._trained[destination]
@@ -214,9 +235,9 @@ class World:
         self._trainings[found.id] = canceled
         return canceled
 
-    def _accepts(self, destination: str, now: datetime) -> bool:
+    def _accepts(self, destination: str) -> bool:
         if self._knobs.auto_destinations and _MODEL.fullmatch(destination):
-            self.create_model(destination, now=now)
+            self.create_model(Model(destination))
         return destination in self._models
 
     # Predictions
@@ -249,12 +270,13 @@ class World:
         self._predictions[created.id] = created
         return created
 
-    def predictions(self) -> list[Prediction]:
-        """Newest first."""
-        return list(reversed(self._predictions.values()))
+    def predictions(self, *, now: datetime) -> list[Prediction]:
+        """Newest first. Those of a deleted version are gone with it."""
+        return [each for each in reversed(self._predictions.values()) if not self._is_gone(each.version, now)]
 
-    def find_prediction(self, prediction_id: str) -> Prediction | None:
-        return self._predictions.get(prediction_id)
+    def find_prediction(self, prediction_id: str, *, now: datetime) -> Prediction | None:
+        found = self._predictions.get(prediction_id)
+        return None if found is None or self._is_gone(found.version, now) else found
 
     def cancel_prediction(self, found: Prediction, *, now: datetime) -> Prediction:
         """The *found* prediction, canceled unless it has ended."""

@@ -14,9 +14,10 @@ from services.simulator.app import running
 from services.simulator.faults import Behaviour, Faults
 from services.simulator.job import NEVER, Life, Status
 from services.simulator.knobs import Knobs
+from services.simulator.models import Version
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
-from services.simulator.world import Version, World
+from services.simulator.world import World
 from shared.contract.identity import ModelRef
 from shared.contract.topology import topology
 from shared.runtime.clock import now

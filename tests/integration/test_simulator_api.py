@@ -213,7 +213,7 @@ async def test_a_late_version_is_not_found_then_found(replicate):
     path = f"/v1/models/{owner_name}/versions/{version_id}"
 
     await replicate.get(path, status=404)
-    await replicate.post("/v1/predictions", {"version": version_id, "input": {}}, status=422)
+    await replicate.post("/v1/predictions", {"version": version_id, "input": {"prompt": "x"}}, status=422)
     await replicate.get(path)
 
 
@@ -235,7 +235,7 @@ async def test_a_run_ends_with_a_picture_that_anybody_can_fetch(replicate, form)
 
 @pytest.mark.parametrize("version", ["0" * 64, "acme/u-42", f"acme/u-42:{'0' * 64}", "nonsense"])
 async def test_an_unknown_version_does_not_run(replicate, version):
-    refused = await replicate.post("/v1/predictions", {"version": version, "input": {}}, status=422)
+    refused = await replicate.post("/v1/predictions", {"version": version, "input": {"prompt": "x"}}, status=422)
 
     assert refused == {"title": "Invalid version or not permitted", "detail": UNKNOWN_VERSION, "status": 422}
 
@@ -274,7 +274,7 @@ async def test_a_deadline_must_make_sense(replicate):
     version = await replicate.trained()
 
     await replicate.post(
-        "/v1/predictions", {"version": version, "input": {}}, status=422, **{"Cancel-After": "a while"}
+        "/v1/predictions", {"version": version, "input": {"prompt": "x"}}, status=422, **{"Cancel-After": "a while"}
     )
 
 
@@ -295,7 +295,7 @@ async def test_a_caller_may_wait_for_the_end():
         async with asyncio.timeout(20):
             while training["status"] != "succeeded":
                 training = (await http.get(f"/v1/trainings/{training['id']}")).json()
-        body = {"version": training["output"]["version"], "input": {}}
+        body = {"version": training["output"]["version"], "input": {"prompt": "x"}}
 
         waited = await http.post("/v1/predictions", json=body, headers={"Prefer": "wait=5"})
 
@@ -307,9 +307,24 @@ async def test_a_caller_may_wait_for_the_end():
 async def test_a_caller_who_waited_in_vain_gets_what_there_is(replicate):
     version = await replicate.trained()
 
-    waited = await replicate.post("/v1/predictions", {"version": version, "input": {}}, status=202, Prefer="wait=1")
+    waited = await replicate.post(
+        "/v1/predictions", {"version": version, "input": {"prompt": "x"}}, status=202, Prefer="wait=1"
+    )
 
     assert waited["status"] == "starting"
+
+
+async def test_a_run_that_is_awaited_in_vain_is_said_to_start_even_if_it_runs(replicate):
+    body = {"version": await replicate.trained(), "input": {"prompt": "x"}}
+    waiting = asyncio.create_task(replicate.post("/v1/predictions", body, status=202, Prefer="wait=1"))
+    while not (listed := (await replicate.get("/v1/predictions"))["results"]):
+        pass
+    replicate.pass_time(25)
+
+    waited = await waiting
+
+    assert (waited["id"], waited["status"]) == (listed[0]["id"], "starting")
+    assert (await replicate.get(f"/v1/predictions/{waited['id']}"))["status"] == "processing"
 
 
 async def test_the_account_and_its_secret(replicate):

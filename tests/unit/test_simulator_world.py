@@ -20,6 +20,7 @@ from services.simulator.faults import (
 from services.simulator.image import png
 from services.simulator.job import NEVER, Status
 from services.simulator.knobs import Knobs
+from services.simulator.models import Model
 from services.simulator.prediction import parse_deadline, planned_life
 from services.simulator.training import Training
 from services.simulator.world import TrainingRequest, World
@@ -55,8 +56,8 @@ def test_a_destination_must_exist_unless_all_do():
     request = TrainingRequest(destination="acme/u-42", input={})
 
     refused = strict.create_training(request, trainer="a/b", version="e" * 64, api_url="", now=NOW)
-    assert strict.create_model("acme/u-42", now=NOW)
-    assert not strict.create_model("acme/u-42", now=NOW)
+    assert strict.create_model(Model("acme/u-42"))
+    assert not strict.create_model(Model("acme/u-42"))
 
     assert refused is None
     assert train(strict).destination == "acme/u-42"

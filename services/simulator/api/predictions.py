@@ -1,0 +1,154 @@
+"""What does Replicate's API answer about predictions, and what are their outputs? Edge."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from services.simulator.api.answers import INVALID, Call, Refused, model_name, own_url, paged, read
+from services.simulator.api.trainings import Trainings
+from services.simulator.faults import Behaviour
+from services.simulator.image import png
+from services.simulator.job import NEVER, Status
+from services.simulator.models import Version
+from services.simulator.prediction import Prediction, parse_deadline
+from services.simulator.simulator import Simulator
+
+_MAX_WAIT_SECONDS: Final = 60
+_WAIT: Final = re.compile(r"wait(?:=(\d+))?")
+
+
+class PredictionRequest(BaseModel):
+    """What the owner of a new prediction asks for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input: dict[str, Any]
+
+
+class VersionPredictionRequest(PredictionRequest):
+    """The same, with what is to run."""
+
+    version: str
+
+
+class Predictions:
+    """The calls that are about predictions of *simulator*; a training is a prediction, so *trainings* is asked too."""
+
+    def __init__(self, simulator: Simulator, trainings: Trainings) -> None:
+        self._simulator = simulator
+        self._world = simulator.world
+        self._trainings = trainings
+
+    def calls(self) -> list[Call]:
+        return [
+            Call("predictions.create", "POST", "/predictions", self._create),
+            Call("models.predictions.create", "POST", "/models/{owner}/{name}/predictions", self._create_by_model),
+            Call("predictions.list", "GET", "/predictions", self._list),
+            Call("predictions.get", "GET", "/predictions/{id}", self._get),
+            Call("predictions.cancel", "POST", "/predictions/{id}/cancel", self._cancel),
+        ]
+
+    async def deliver(self, request: Request) -> Response:
+        """The output of a prediction. Replicate asks for no token here either."""
+        prediction = self._find(request)
+        if prediction is None or prediction.status(self._simulator.now()) is not Status.SUCCEEDED:
+            return Response(status_code=404)
+        image = png(sum(prediction.id.encode()), blank=prediction.behaviour is Behaviour.BLANK)
+        return Response(image, media_type="image/png")
+
+    async def _create(self, request: Request) -> Response:
+        asked = await read(request, VersionPredictionRequest)
+        version = self._world.find_version(asked.version, now=self._simulator.now())
+        if version is None:
+            raise Refused(
+                422,
+                title="Invalid version or not permitted",
+                detail="The specified version does not exist (or perhaps you don't have permission to use it?)",
+            )
+        return await self._run(request, version, asked.input)
+
+    async def _create_by_model(self, request: Request) -> Response:
+        """Only an official model runs without a version: any other one is not found here."""
+        asked = await read(request, PredictionRequest)
+        model = self._world.find_model(model_name(request))
+        if model is None or not model.is_official:
+            raise Refused(404)
+        return await self._run(request, model.hidden_version, asked.input)
+
+    async def _run(self, request: Request, version: Version, prediction_input: dict[str, Any]) -> Response:
+        deadline_seconds = _deadline(request)
+        if not version.accepts(prediction_input):
+            raise Refused(422, title=INVALID, detail="- input: prompt is required\n")
+        prediction = self._world.create_prediction(
+            version,
+            prediction_input,
+            deadline_seconds=deadline_seconds,
+            api_url=own_url(request),
+            now=self._simulator.now(),
+        )
+        wait_seconds = _wait(request)
+        prediction = await self._awaited(prediction, wait_seconds)
+        seconds = prediction.seconds(self._simulator.now())
+        is_late = wait_seconds > 0 and not prediction.has_ended(seconds)
+        # Clients take any other status than starting for the end, and Replicate says starting even if it runs by now.
+        return JSONResponse(prediction.describe(0 if is_late else seconds), status_code=202 if is_late else 201)
+
+    async def _awaited(self, prediction: Prediction, wait_seconds: float) -> Prediction:
+        """The *prediction* as it is at its end, or after so many real seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_seconds
+        while (patience := until - loop.time()) > 0:
+            now = self._simulator.now()
+            prediction = self._world.find_prediction(prediction.id, now=now) or prediction
+            left = prediction.life.ends - prediction.seconds(now)
+            if left <= 0:
+                break
+            await asyncio.sleep(min(left / prediction.speed, patience))
+        return prediction
+
+    async def _list(self, request: Request) -> Response:
+        predictions = self._world.predictions(now=self._simulator.now())
+        return paged(request, predictions, self._list_item, key=lambda prediction: prediction.id)
+
+    async def _get(self, request: Request) -> Response:
+        prediction = self._find(request)
+        return JSONResponse(self._describe(prediction)) if prediction else await self._trainings.get(request)
+
+    async def _cancel(self, request: Request) -> Response:
+        prediction = self._find(request)
+        if prediction is None:
+            return await self._trainings.cancel(request)
+        return JSONResponse(self._describe(self._world.cancel_prediction(prediction, now=self._simulator.now())))
+
+    def _find(self, request: Request) -> Prediction | None:
+        return self._world.find_prediction(request.path_params["id"], now=self._simulator.now())
+
+    def _list_item(self, prediction: Prediction) -> dict[str, Any]:
+        item = self._describe(prediction)
+        del item["logs"]
+        return item
+
+    def _describe(self, prediction: Prediction) -> dict[str, Any]:
+        return prediction.describe(prediction.seconds(self._simulator.now()))
+
+
+def _deadline(request: Request) -> float:
+    cancel_after = request.headers.get("cancel-after")
+    if cancel_after is None:
+        return NEVER
+    deadline = parse_deadline(cancel_after)
+    if deadline is None:
+        raise Refused(422, detail="Cancel-After must be a duration like 30s or 5m, and at least 5 seconds")
+    return deadline
+
+
+def _wait(request: Request) -> float:
+    """How many real seconds the caller wants to wait for the end; 0 for not at all."""
+    match = _WAIT.search(request.headers.get("prefer", ""))
+    return min(int(match[1] or _MAX_WAIT_SECONDS), _MAX_WAIT_SECONDS) if match else 0
