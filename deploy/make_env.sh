@@ -3,8 +3,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Compose mounts these, and the servers' own users read them, whatever umask they were cloned with.
-chmod a+r deploy/postgres/roles.sql deploy/rabbitmq/rabbitmq.conf
+# Compose mounts this, and the server's own user reads it, whatever umask they were cloned with.
+chmod a+r deploy/rabbitmq/rabbitmq.conf
 
 if [ -e .env ]; then
     echo ".env exists already. Its passwords are those of the volumes; to begin anew: docker compose down --volumes && rm .env" >&2

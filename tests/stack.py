@@ -19,6 +19,7 @@ import httpx
 
 from deploy.local.ports import free_ports
 from tests.broker import Broker
+from tests.databases import logged_in
 
 ROOT: Final = Path(__file__).parent.parent
 #: The public test secret of the Standard Webhooks libraries.
@@ -115,7 +116,7 @@ class Stack:
             self.ports = dict(zip(SERVICES, ports, strict=True))
         self.environment = {
             "MODELSWAP_AMQP_URL": amqp_url,
-            "MODELSWAP_DATABASE_URL": database_url,
+            "MODELSWAP_DATABASE_URL": logged_in(database_url, "owner"),
             "MODELSWAP_REPLICATE_API_URL": replicate_url,
             "MODELSWAP_REPLICATE_API_TOKEN": REPLICATE_TOKEN,
             "MODELSWAP_WEBHOOK_SECRETS": WEBHOOK_SECRET,
@@ -129,7 +130,11 @@ class Stack:
             **{f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
             **(settings or {}),
         }
-        self.processes = {name: Process(name, self.environment, folder / f"{name}.log") for name in SERVICES}
+        logins = {name: {"MODELSWAP_DATABASE_URL": logged_in(database_url, name)} for name in ("state", "ops")}
+        self.processes = {
+            name: Process(name, {**self.environment, **logins.get(name, {})}, folder / f"{name}.log")
+            for name in SERVICES
+        }
         self.api = httpx.AsyncClient(
             base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=10
         )

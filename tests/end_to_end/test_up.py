@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from deploy.local.ports import free_ports
@@ -87,10 +88,47 @@ def child_of(pid: int, command: str) -> int:
     return found
 
 
+async def logged_in(database_url: str) -> set[tuple[str, bool]]:
+    """Everyone with a connection to the database, and whether that is a superuser."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        found = await connection.fetch(
+            """
+            SELECT usename, usesuper FROM pg_stat_activity JOIN pg_user USING (usename)
+            WHERE datname = 'modelswap'
+            """
+        )
+    finally:
+        await connection.close()
+    return {(row["usename"], row["usesuper"]) for row in found}
+
+
+async def test_a_state_whose_services_were_superusers_is_refused(state):
+    (state / "secrets.json").write_text('{"API_TOKENS": "made-by-an-earlier-version"}')
+
+    told = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "services.cli", "up", "--embedded", "--state", str(state)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert told.returncode == 1
+    assert f"{state} was made by an earlier modelswap, whose services were superusers" in told.stderr
+    assert f"Next: rm -r {state}" in told.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
 async def test_it_ends_well_when_told_to_and_badly_when_a_process_is_lost(state, ports):
     async with up(state, ports) as (process, said):
         first = exported(state)
+        assert await logged_in(first["MODELSWAP_DATABASE_URL"]) == {
+            ("modelswap_owner", False),
+            ("modelswap_state_login", False),
+            ("modelswap_ops_login", False),
+        }
         assert found_in_another_terminal(state) == str(Path(sys.executable).parent / "modelswap")
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 60) == 0

@@ -19,6 +19,7 @@ from shared.contract.topology import EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEU
 from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.broker import Message
+from tests.databases import logged_in
 from tests.end_to_end.conftest import SELF_STARTED, open_stack
 from tests.servers import Urls
 from tests.stack import OPS_TOKEN, READER_TOKEN, REPLICATE_TOKEN, SERVICES, WEBHOOK_SECRET, Process, Stack
@@ -291,6 +292,10 @@ async def test_no_secret_is_in_any_log(servers: Urls, tmp_path: Path):
         await stack.until_stage(begun["training_id"], "active")
         names = ("REF_SECRETS", "API_TOKENS", "OPS_TOKENS", "AMQP_URL", "DATABASE_URL")
         secrets = [stack.environment[f"MODELSWAP_{name}"] for name in names]
+        secrets += [
+            logged_in(servers.database_url, name).partition("@")[0].rpartition(":")[2]
+            for name in ("owner", "state", "ops")
+        ]
         stopped = {name: process.stop() for name, process in stack.processes.items()}
         logged = "\n".join(process.log.read_text() for process in stack.processes.values())
 

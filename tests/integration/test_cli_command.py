@@ -109,6 +109,7 @@ def test_a_webhook_that_nothing_can_sign_is_not_sent(capsys):
 @pytest.mark.parametrize(
     ("typed", "seen"),
     [
+        ("db roles", "Postgres"),
         ("db migrate", "Postgres"),
         ("db status", "Postgres"),
         ("topology apply", "RabbitMQ does not answer"),
@@ -123,6 +124,8 @@ def test_a_webhook_that_nothing_can_sign_is_not_sent(capsys):
 def test_when_nobody_answers_one_line_says_so_and_one_says_what_to_do(typed, seen, monkeypatch, capsys):
     monkeypatch.setenv("MODELSWAP_AMQP_URL", "amqp://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_DATABASE_URL", "postgresql://127.0.0.1:1/x")
+    for login in ("OWNER", "STATE", "OPS"):
+        monkeypatch.setenv(f"POSTGRES_{login}_PASSWORD", "a-password")
     monkeypatch.setenv("MODELSWAP_API_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_API_TOKENS", "t" * 16)
     monkeypatch.setenv("MODELSWAP_WEBHOOK_SECRETS", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")

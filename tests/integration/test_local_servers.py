@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiormq
 import asyncpg
@@ -74,6 +75,14 @@ def test_both_listen_on_loopback_only(restartable_servers):
 
     assert listening_addresses(restartable_servers.rabbitmq_pid) == {loopback}
     assert listening_addresses(restartable_servers.postgres_pid) == {loopback}
+
+
+async def test_rabbitmq_knows_no_guest(restartable_servers):
+    address = urlsplit(restartable_servers.amqp_url)
+    guest = address._replace(netloc=f"guest:guest@{address.hostname}:{address.port}").geturl()
+
+    with pytest.raises(aiormq.exceptions.AuthenticationError):
+        await aiormq.connect(guest)
 
 
 @pytest.mark.parametrize("way", ["kill", "stop"])

@@ -1,49 +1,66 @@
-"""The roles of docker-compose.yml may do what the services need, and nothing in any other database."""
+"""The roles of the database may do what the services need, and nothing else."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
+import re
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from services.cli.machine.roles import LOGINS, PASSWORDS, find_passwords, login_url, make_roles
+from services.cli.problem import Problem
+from services.ops import migrate as ops
+from services.state import migrate as state
 from tests.servers import private_servers
 
-ROLES_SQL = Path(__file__).parents[2] / "deploy/postgres/roles.sql"
-PASSWORDS = {f"POSTGRES_{role}_PASSWORD": f"password-of-{role.lower()}" for role in ("OWNER", "STATE", "OPS")}
-SERVICES = ("modelswap_state_login", "modelswap_ops_login")
+SERVICES = ("state", "ops")
+GIVEN = {login: f"password-of-{login}" for login in LOGINS}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A Postgres with the roles and the tables, and the file to which it logs every statement."""
+
+    url: str
+    log: Path
+
+    def login(self, login: str, *, database: str = "modelswap") -> str:
+        return login_url(self.url, login, GIVEN[login], database=database)
 
 
 @pytest.fixture(scope="module")
-def server_url() -> Iterator[str]:
-    """A Postgres on which roles.sql was run, as the image of docker-compose.yml runs it."""
-    psql = shutil.which("psql")
-    if psql is None:
-        pytest.skip("no psql here: apt-get install postgresql-client")
-    with private_servers(print, rabbitmq=None) as private:
-        url = private.database_url
-        for target, arguments in (
-            (url, ["-c", "CREATE DATABASE modelswap"]),
-            (urlsplit(url)._replace(path="/modelswap").geturl(), ["-f", str(ROLES_SQL)]),
-        ):
-            command = [psql, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", *arguments, target]
-            subprocess.run(command, env={**os.environ, **PASSWORDS}, check=True)
-        yield url
+def folder() -> Iterator[Path]:
+    """For the server, which may run as another user: it can walk there."""
+    with tempfile.TemporaryDirectory(prefix="modelswap-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+async def server(folder: Path) -> AsyncIterator[Server]:
+    options = {"log_statement": "all"}
+    with private_servers(print, rabbitmq=None, state=folder, durable=False, postgres_options=options) as private:
+        made = Server(private.database_url, folder / "postgres/log")
+        await make_roles(made.url, GIVEN)
+        for migrations in (state.MIGRATIONS, ops.MIGRATIONS):
+            await migrations.apply(made.login("owner"))
+        yield made
 
 
 @pytest.fixture
-async def superuser(server_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(server_url)
+async def superuser(server: Server) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(server.url)
     yield connection
     await connection.close()
 
 
-@pytest.mark.parametrize("role", SERVICES)
+@pytest.mark.parametrize("login", SERVICES)
 @pytest.mark.parametrize(
     ("database", "privilege", "may"),
     [
@@ -55,25 +72,91 @@ async def superuser(server_url: str) -> AsyncIterator[asyncpg.Connection]:
         ("template1", "CONNECT", False),
     ],
 )
-async def test_a_service_may_connect_to_its_database_only(superuser, role, database, privilege, may):
-    assert may == await superuser.fetchval("SELECT has_database_privilege($1, $2, $3)", role, database, privilege)
+async def test_a_service_may_connect_to_its_database_only(superuser, login, database, privilege, may):
+    found = await superuser.fetchval("SELECT has_database_privilege($1, $2, $3)", LOGINS[login], database, privilege)
+
+    assert found is may
 
 
-@pytest.mark.parametrize("role", ["modelswap_owner", *SERVICES])
-async def test_no_role_is_more_than_it_needs(superuser, role):
+@pytest.mark.parametrize("login", LOGINS)
+async def test_no_role_is_more_than_it_needs(superuser, login):
     row = await superuser.fetchrow(
         "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = $1",
-        role,
+        LOGINS[login],
     )
 
     assert list(row) == [False] * 5
 
 
-async def test_a_service_logs_in_with_its_own_password(server_url):
-    address = urlsplit(server_url)
-    login = f"modelswap_state_login:{PASSWORDS['POSTGRES_STATE_PASSWORD']}@{address.hostname}:{address.port}"
+@pytest.mark.parametrize(
+    ("login", "statement"),
+    [
+        *(
+            (login, f"CREATE {thing}")
+            for login in SERVICES
+            for thing in ("TEMP TABLE t ()", "TABLE public.t ()", "ROLE r")
+        ),
+        *((login, "COPY (SELECT 1) TO PROGRAM 'true'") for login in LOGINS),
+        *((login, "SELECT pg_read_file('postgresql.conf')") for login in LOGINS),
+        *((login, "SELECT rolpassword FROM pg_authid") for login in LOGINS),
+        *(("state", f"SELECT * FROM {table}") for table in ("ops.letters", "ops.audit", "ops.replays")),
+        *(("ops", f"SELECT * FROM state.{table}") for table in ("user_models", "trainings", "outbox")),
+        ("state", "CREATE TABLE state.t ()"),
+        ("state", "DELETE FROM state.model_history"),
+        ("state", "UPDATE state.model_history SET reason = ''"),
+        ("state", "TRUNCATE state.user_models"),
+        ("state", "ALTER TABLE state.user_models DISABLE TRIGGER ALL"),
+        ("ops", "CREATE TABLE ops.t ()"),
+        ("ops", "UPDATE ops.audit SET actor = ''"),
+        ("ops", "DELETE FROM ops.audit"),
+    ],
+)
+async def test_a_role_is_refused_what_it_does_not_need(server, login, statement):
+    connection = await asyncpg.connect(server.login(login))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
 
-    connection = await asyncpg.connect(address._replace(netloc=login, path="/modelswap").geturl())
-    await connection.close()
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await asyncpg.connect(address._replace(netloc=login, path="/postgres").geturl())
+
+async def test_a_service_can_not_log_in_to_another_database(server):
+    for database in ("postgres", "template1"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await asyncpg.connect(server.login("state", database=database))
+
+
+@pytest.mark.parametrize("password", ["", ":wrong"])
+@pytest.mark.parametrize("role", ["postgres", "modelswap_owner", "modelswap_state_login", "modelswap_state"])
+async def test_nobody_on_this_machine_logs_in_without_the_password(server, role, password):
+    address = urlsplit(server.url)
+    url = address._replace(netloc=f"{role}{password}@{address.hostname}:{address.port}").geturl()
+
+    with pytest.raises((asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError)):
+        await asyncpg.connect(url)
+
+
+async def test_a_changed_password_counts_from_the_next_start(server):
+    await make_roles(server.url, {**GIVEN, "ops": "password-of-a-new-one"})
+    try:
+        connection = await asyncpg.connect(login_url(server.url, "ops", "password-of-a-new-one"))
+        await connection.close()
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(server.login("ops"))
+    finally:
+        await make_roles(server.url, GIVEN)
+
+
+async def test_no_password_is_in_the_log_of_every_statement(server):
+    logged = server.log.read_text()
+
+    assert "ALTER ROLE modelswap_state_login" in logged
+    assert re.findall("password-of-", logged) == []
+
+
+@pytest.mark.parametrize("wrong", ["", "pässword"])
+def test_a_password_that_is_missing_or_not_ascii_is_named(wrong):
+    given = dict.fromkeys(PASSWORDS.values(), "good") | {"POSTGRES_OPS_PASSWORD": wrong}
+
+    with pytest.raises(Problem, match=r"^POSTGRES_OPS_PASSWORD: "):
+        find_passwords(given)

@@ -22,6 +22,21 @@ def test_every_process_can_run_with_the_generated_secrets():
     assert len(loaded) == len(PROCESSES)
 
 
+def test_each_process_is_given_its_own_login_to_the_database():
+    everything = plan(PRIVATE, simulator=True, logins={"state": "postgresql://s@db", "ops": "postgresql://o@db"})
+
+    given = {name: everything.environment_of(name)["MODELSWAP_DATABASE_URL"] for name in everything.services}
+
+    nothing = {"simulator": "", "receiver": "", "extractor": ""}
+    assert given == {"state": "postgresql://s@db", "ops": "postgresql://o@db", **nothing}
+
+
+def test_without_logins_all_processes_share_the_given_one():
+    everything = plan(PRIVATE, simulator=True)
+
+    assert everything.environment_of("state") == everything.environment
+
+
 def test_generated_secrets_all_differ():
     made = generated(bytes(range(112)))
 

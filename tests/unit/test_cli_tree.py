@@ -21,7 +21,7 @@ from shared.runtime.settings import SettingsError
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     *("demo", "up", "serve", "doctor", "listen", "trigger", "extract", "progress", "config show"),
-    *("db migrate", "db status", "topology apply", "topology diff"),
+    *("db roles", "db migrate", "db status", "topology apply", "topology diff"),
     *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
     *(f"dead-letters {name}" for name in ("list", "groups", "show", "drop", "restore", "export")),
     "audit",

@@ -102,6 +102,23 @@ def db_migrate() -> None:
     print("the database is up to date")
 
 
+@db.command("roles")
+def db_roles() -> None:
+    """
+    Make the database and its roles.
+
+    They are named modelswap and modelswap_…. MODELSWAP_DATABASE_URL is a superuser's here. The roles' passwords are
+    POSTGRES_OWNER_PASSWORD, POSTGRES_STATE_PASSWORD and POSTGRES_OPS_PASSWORD; a changed one is set. Run it before
+    `db migrate`, for which the owner logs in.
+    """
+    from services.cli.machine import roles
+    from shared.runtime.settings import DatabaseSettings
+
+    url = DatabaseSettings.load(os.environ).database_url.get_secret_value()
+    run_async(roles.make_roles(url, roles.find_passwords(os.environ)))
+    print("the roles are up to date")
+
+
 @db.command("status")
 def db_status(output: Output = Format.TABLE) -> None:
     """

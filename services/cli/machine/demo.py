@@ -93,13 +93,13 @@ def demo(environment: Environment) -> None:
         out.print(text, soft_wrap=True)
 
     with ExitStack() as stack:
-        ready = stack.enter_context(private_servers(without_settings(environment), None, say))
+        ready, logins = stack.enter_context(private_servers(without_settings(environment), None, say))
         names = (*SERVICES, SIMULATOR)
         ports = stack.enter_context(free_ports(len(names)))
         settings = {f"{name.upper()}_PORT": str(port) for name, port in zip(names, ports, strict=True)}
         # Every model has to make an image before it is used.
         settings |= {"SIMULATOR_SPEED": str(_SPEED), "VERIFY_LEVEL": "predict"}
-        everything = plan(overridden(ready, settings), simulator=True)
+        everything = plan(overridden(ready, settings), simulator=True, logins=logins)
         asyncio.run(_run(everything, out, say))
     say(f"\nStopped and deleted everything. It took {time.monotonic() - began:.0f} s.")
 
@@ -109,7 +109,7 @@ async def _run(everything: Plan, out: Console, say: Say) -> None:
     await prepare(environment, say)
     async with Children(lambda *_: None) as children:
         for name in everything.services:
-            await children.start(name, environment)
+            await children.start(name, everything.environment_of(name))
         await children.until_ready(everything.urls)
         say(f"{', '.join(everything.services)}: ready")
         async with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shared.runtime.settings import PREFIX, PROCESSES, Settings, SettingsError, SimulatorSettings, all_settings
@@ -29,9 +29,18 @@ class Plan:
     """Which processes run, and what they share."""
 
     services: tuple[str, ...]
+    #: The database in it is the migrations'.
     environment: Environment
     #: Where each is reached from here.
     urls: Mapping[str, str]
+    #: The database's URL for each process that has a login of its own. Empty: all use the one of *environment*.
+    logins: Mapping[str, str] = field(default_factory=dict)
+
+    def environment_of(self, name: str) -> Environment:
+        """Return what the process *name* is given: no database but its own."""
+        if not self.logins:
+            return self.environment
+        return overridden(self.environment, {"DATABASE_URL": self.logins.get(name, "")})
 
 
 def is_given(environment: Environment, name: str) -> bool:
@@ -67,9 +76,9 @@ def generated(random: bytes) -> dict[str, str]:
     }
 
 
-def plan(environment: Environment, *, simulator: bool) -> Plan:
+def plan(environment: Environment, *, simulator: bool, logins: Mapping[str, str] | None = None) -> Plan:
     """
-    All services, with the simulator in Replicate's place if it is wanted.
+    All services, with the simulator in Replicate's place if it is wanted, and with their own *logins* to the database.
 
     Raises:
         SettingsError: naming every setting of every process that is missing or wrong.
@@ -80,7 +89,7 @@ def plan(environment: Environment, *, simulator: bool) -> Plan:
     ready = overridden(ready, {"API_URL": _url(ready, "state"), "EXTRACTOR_URL": _url(ready, "extractor")})
     services = (SIMULATOR, *SERVICES) if simulator else SERVICES
     _check(ready, services)
-    return Plan(services, ready, {name: _url(ready, name) for name in services})
+    return Plan(services, ready, {name: _url(ready, name) for name in services}, logins or {})
 
 
 def exports(environment: Environment) -> str:

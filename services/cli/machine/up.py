@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from deploy.local import LocalServersError, local_servers
 from deploy.local.process import removed_afterwards
 from services.cli.machine import servers
 from services.cli.machine.children import Children, Hear
+from services.cli.machine.roles import PASSWORDS, find_passwords, login_url, make_roles
 from services.cli.machine.stack import (
     TRAINER,
     Environment,
@@ -64,13 +65,14 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
 
     try:
         with ExitStack() as stack:
+            logins: Mapping[str, str] = {}
             if embedded:
-                environment = stack.enter_context(private_servers(environment, state, say))
+                environment, logins = stack.enter_context(private_servers(environment, state, say))
             if simulator is None:
                 simulator = embedded and not is_given(environment, "REPLICATE_API_TOKEN")
             # Kept databases know the trainings of earlier runs: those of this one are others.
             seed = {"SIMULATOR_SEED": str(secrets.randbits(31))} if simulator else {}
-            everything = plan(completed(environment, seed), simulator=simulator)
+            everything = plan(completed(environment, seed), simulator=simulator, logins=logins)
             _check_ports(everything)
             hint = "# with the settings of this one"
             if embedded:
@@ -94,16 +96,39 @@ def _check_ports(everything: Plan) -> None:
 
 
 @contextmanager
-def private_servers(environment: Environment, state: Path | None, say: Say) -> Iterator[Environment]:
-    """*environment* with a RabbitMQ and a Postgres of our own, and with whatever secrets it lacks."""
+def private_servers(
+    environment: Environment, state: Path | None, say: Say
+) -> Iterator[tuple[Environment, Mapping[str, str]]]:
+    """
+    Run a RabbitMQ and a Postgres of our own.
+
+    Yields *environment* with them, the database as its owner's, and with the secrets that it lacks; and the URLs of the
+    database for the processes that log in to it.
+    """
+    _check_version_of(state)
     try:
         with local_servers(state=state, say=say) as private:
-            urls = {"AMQP_URL": private.amqp_url, "DATABASE_URL": private.database_url}
-            yield completed(overridden(environment, urls), _secrets(state)) | {_MANAGEMENT: private.management_url}
+            made = _secrets(state)
+            passwords = find_passwords(made)
+            asyncio.run(make_roles(private.database_url, passwords))
+            logins = {login: login_url(private.database_url, login, text) for login, text in passwords.items()}
+            urls = {"AMQP_URL": private.amqp_url, "DATABASE_URL": logins.pop("owner")}
+            settings = {name: text for name, text in made.items() if name not in PASSWORDS.values()}
+            yield completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.management_url}, logins
     except LocalServersError as error:
         raise Problem(
             str(error), then="docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"
         ) from error
+
+
+def _check_version_of(state: Path | None) -> None:
+    """Refuse a *state* whose database still belongs to the superuser: that can not be given to another role."""
+    file = state and state / "secrets.json"
+    if file and file.exists() and not set(PASSWORDS.values()) <= json.loads(file.read_text()).keys():
+        raise Problem(
+            f"{state} was made by an earlier modelswap, whose services were superusers of its database",
+            then=f"rm -r {shlex.quote(str(state))}, if nothing in it is needed, or another folder for --state",
+        )
 
 
 async def prepare(environment: Environment, say: Say) -> None:
@@ -119,7 +144,7 @@ async def _run(everything: Plan, say: Say, hear: Hear, hint: str) -> None:
     await prepare(everything.environment, say)
     async with Children(hear) as children:
         for name in everything.services:
-            await children.start(name, everything.environment)
+            await children.start(name, everything.environment_of(name))
         await children.until_ready(everything.urls)
         say(_welcome(everything, hint))
         raise await children.death()
@@ -175,7 +200,7 @@ def _welcome(everything: Plan, hint: str) -> str:
 
 def _secrets(state: Path | None) -> dict[str, str]:
     """The secrets of a private stack: those of the last run in *state*, new ones for what had none then."""
-    made = generated(secrets.token_bytes(112))
+    made = generated(secrets.token_bytes(112)) | {name: secrets.token_hex(24) for name in PASSWORDS.values()}
     file = state / "secrets.json" if state else None
     if file is not None:
         made |= json.loads(file.read_text()) if file.exists() else {}

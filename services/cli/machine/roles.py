@@ -1,0 +1,105 @@
+"""
+Who may log in to Postgres? Edge: makes the database and its roles, or brings them up to date.
+
+    modelswap_owner        owns the database and applies the migrations; nothing else uses it
+    modelswap_state_login  what services.state logs in as; may do what modelswap_state may, and nothing else
+    modelswap_state        can not log in; the migrations say what it may do
+    modelswap_ops_login, modelswap_ops  the same for services.ops
+
+In Python and not a script of psql (2026-11): docker-compose.yml, `modelswap up --embedded` and the tests all use it;
+psql is not everywhere; and a database of an earlier version gets the rights of this one at the next start.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Iterator, Mapping
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from services.cli.problem import Problem
+from shared.runtime.postgres import connect, translated_errors
+
+DATABASE: Final = "modelswap"
+#: Where the password of each login is found, in the environment or in a kept state.
+PASSWORDS: Final = {
+    "owner": "POSTGRES_OWNER_PASSWORD",
+    "state": "POSTGRES_STATE_PASSWORD",
+    "ops": "POSTGRES_OPS_PASSWORD",
+}
+LOGINS: Final = {"owner": "modelswap_owner", "state": "modelswap_state_login", "ops": "modelswap_ops_login"}
+_RIGHTS: Final = {"state": "modelswap_state", "ops": "modelswap_ops"}
+#: What Postgres itself takes by default.
+_ITERATIONS: Final = 4096
+_SALT_BYTES: Final = 16
+
+
+def find_passwords(given: Mapping[str, str]) -> dict[str, str]:
+    """
+    Pick the password of each login from *given*.
+
+    Raises:
+        Problem: naming each that is missing or not ASCII.
+
+    """
+    wrong = [name for name in PASSWORDS.values() if not given.get(name) or not given[name].isascii()]
+    if wrong:
+        raise Problem(f"{', '.join(wrong)}: must be set, in ASCII", then="make env, which writes random ones to .env")
+    return {login: given[name] for login, name in PASSWORDS.items()}
+
+
+def login_url(url: str, login: str, password: str, *, database: str = DATABASE) -> str:
+    """Return *url* for *login* ("owner", "state" or "ops"), without the user that it names."""
+    address = urlsplit(url)
+    servers = address.netloc.rpartition("@")[2]
+    netloc = f"{LOGINS[login]}:{quote(password, safe='')}@{servers}"
+    return address._replace(netloc=netloc, path=f"/{database}").geturl()
+
+
+async def make_roles(url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
+    """
+    Make *database* and its roles as the superuser of *url*; set the *passwords* of the logins.
+
+    What exists already is brought up to date.
+
+    Raises:
+        ModelswapError: if Postgres does not answer, or refuses.
+
+    """
+    connection = await connect(url, application_name="modelswap db roles")
+    try:
+        with translated_errors(connection):
+            # Until the connection is closed. Two of us at once would meet in the same rows of the server's catalog.
+            await connection.execute("SELECT pg_advisory_lock(hashtextextended('modelswap db roles', 0))")
+            if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
+                await connection.execute(f"CREATE DATABASE {database}")
+            async with connection.transaction():
+                for statement in _statements(passwords, database):
+                    await connection.execute(statement)
+    finally:
+        await connection.close(timeout=5)
+
+
+def _statements(passwords: Mapping[str, str], database: str) -> Iterator[str]:
+    for role in (*_RIGHTS.values(), *LOGINS.values()):
+        yield f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    for login, role in LOGINS.items():
+        yield f"ALTER ROLE {role} LOGIN PASSWORD '{_verifier(passwords[login], os.urandom(_SALT_BYTES))}'"
+    for login, right in _RIGHTS.items():
+        yield f"GRANT {right} TO {LOGINS[login]}"
+    yield f"ALTER DATABASE {database} OWNER TO {LOGINS['owner']}"
+    # By default every role may connect to every database, and make temporary tables there.
+    yield f"REVOKE ALL ON DATABASE {database}, postgres, template1 FROM PUBLIC"
+    yield f"GRANT CONNECT ON DATABASE {database} TO {LOGINS['state']}, {LOGINS['ops']}"
+
+
+def _verifier(password: str, salt: bytes) -> str:
+    """What Postgres stores of a *password* (RFC 5803); it may stand in a log, as a statement may."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    told, stored_key, server_key = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256${_ITERATIONS}:{told}${stored_key}:{server_key}"
