@@ -22,6 +22,8 @@ class Proxy:
     falls_silent_at: Sequence[bytes] = ()
     #: Accept, but say nothing at all.
     is_silent: bool = False
+    #: How many connections were made.
+    connections: int = 0
     #: How many connections have fallen silent, or were so from the beginning.
     silenced: int = 0
     port: int = 0
@@ -58,6 +60,7 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.connections += 1
         try:
             if self.is_silent:
                 await self._fall_silent()

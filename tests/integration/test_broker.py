@@ -48,6 +48,7 @@ from shared.runtime.broker import (
     Unconfirmed,
     Unroutable,
     declare,
+    depths,
     diff,
     one_by_one,
     to_message,
@@ -57,6 +58,7 @@ from shared.runtime.clock import now
 from tests.broker import Broker
 from tests.counts import counted
 from tests.hostile import HOSTILE, UNREADABLE
+from tests.proxy import proxied
 
 DELAYS = (timedelta(milliseconds=50), timedelta(milliseconds=100))
 PLAN = topology(DELAYS)
@@ -668,6 +670,22 @@ async def test_the_difference_between_plan_and_broker_is_named(broker: Broker):
 
     assert found[0] == f"queue {STATE_QUEUE}: missing"
     assert found[1].startswith(f"queue {EXTRACTOR_QUEUE}: differs")
+
+
+async def test_all_queues_are_looked_at_over_one_connection(broker: Broker):
+    names = (STATE_QUEUE, "modelswap.missing", EXTRACTOR_QUEUE)
+    plan = replace(PLAN, queues=(*PLAN.queues, Queue("modelswap.missing", {})))
+    async with broker.channel() as channel:
+        await channel.basic_publish(b"waits", exchange="", routing_key=EXTRACTOR_QUEUE)
+
+    async with proxied(broker.url) as proxy:
+        found = await depths(proxy.url(broker.url), names)
+        after_depths = proxy.connections
+        differences = await diff(proxy.url(broker.url), plan)
+
+    assert found == {STATE_QUEUE: (0, 0), "modelswap.missing": (0, 0), EXTRACTOR_QUEUE: (1, 0)}
+    assert differences == ["queue modelswap.missing: missing"]
+    assert (after_depths, proxy.connections) == (1, 2)
 
 
 async def test_a_public_event_without_subscribers_is_no_error(broker: Broker, publisher: Publisher):

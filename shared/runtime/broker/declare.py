@@ -81,7 +81,11 @@ async def diff(url: str, topology: Topology) -> list[str]:
         **{f"exchange {exchange.name}": partial(_find_exchange, exchange) for exchange in topology.exchanges},
         **{f"queue {queue.name}": partial(_find_queue, queue) for queue in topology.queues},
     }
-    found = {name: await _objection(url, question) for name, question in questions.items()}
+    link = await Link.open(url, name="modelswap topology diff")
+    try:
+        found = {name: await _objection(link, question) for name, question in questions.items()}
+    finally:
+        await link.close()
     return [f"{name}: {objection}" for name, objection in found.items() if objection]
 
 
@@ -94,30 +98,31 @@ class Depth(NamedTuple):
 
 async def depths(url: str, names: Iterable[str]) -> dict[str, Depth]:
     """Look at each of these queues; one that is missing is empty. Changes nothing."""
-    found = {}
-    for name in names:
-        # A queue that is missing costs the channel, so each has its own.
-        link = await Link.open(url, name="modelswap doctor")
-        try:
-            async with answered(f"look at queue {name}"):
-                declared = await link.channel.queue_declare(name, passive=True)
-            found[name] = Depth(declared.message_count or 0, declared.consumer_count or 0)
-        except aiormq.exceptions.ChannelNotFoundEntity:
-            found[name] = Depth(0, 0)
-        finally:
-            await link.close()
-    return found
+    link = await Link.open(url, name="modelswap doctor")
+    try:
+        return {name: await _depth(link, name) for name in names}
+    finally:
+        await link.close()
+
+
+async def _depth(link: Link, name: str) -> Depth:
+    try:
+        async with answered(f"look at queue {name}"):
+            # A queue that is missing costs the channel, so each has its own.
+            declared = await (await link.open_channel()).queue_declare(name, passive=True)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return Depth(0, 0)
+    return Depth(declared.message_count or 0, declared.consumer_count or 0)
 
 
 _Question = Callable[[aiormq.Channel], Awaitable[None]]
 
 
-async def _objection(url: str, question: _Question) -> str | None:
+async def _objection(link: Link, question: _Question) -> str | None:
     """What the broker objects to, or None. A refusal costs the channel, so each question has its own."""
-    link = await Link.open(url, name="modelswap topology diff")
     try:
         async with answered("is it there"):
-            await question(link.channel)
+            await question(await link.open_channel())
     except Unanswered as error:
         return f"not known: {error}"
     except aiormq.exceptions.ChannelNotFoundEntity as error:
@@ -125,8 +130,6 @@ async def _objection(url: str, question: _Question) -> str | None:
         return f"not to be had: {error}" if "is down" in str(error) else "missing"
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         return f"differs: {error}"
-    finally:
-        await link.close()
     return None
 
 

@@ -94,6 +94,10 @@ class Link:
     def _on_close(self, *_: object) -> None:
         self.lost.set()
 
+    async def open_channel(self) -> aiormq.Channel:
+        """Open a further channel, for a question whose refusal closes it."""
+        return cast(aiormq.Channel, await self.channel.connection.channel())
+
     @property
     def is_open(self) -> bool:
         return not (self.lost.is_set() or self.channel.is_closed)
