@@ -4,6 +4,8 @@ Private RabbitMQ and Postgres from the command line.
     python -m deploy.local run -- COMMAND      run COMMAND with both, then stop them and delete their data
     python -m deploy.local up                  run both until Ctrl-C
     python -m deploy.local doctor              say what would be used, and why; start and fetch nothing
+
+MODELSWAP_DATABASE_URL is the superuser's; `modelswap db roles` makes the roles that services log in as.
 """
 
 from __future__ import annotations
