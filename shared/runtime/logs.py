@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
@@ -90,7 +91,8 @@ def facts_of(envelope: Envelope) -> dict[str, str]:
     """Return the ids by which the log lines about *envelope* are found."""
     event = envelope.event
     facts = {"routing_key": envelope.routing_key, "training_id": event.training_id, "message_id": envelope.id}
-    user_id = getattr(event, "user_id", None)
+    # Not getattr: where there is no such field, pydantic takes 12 µs to say so.
+    user_id = vars(event).get("user_id")
     if user_id is not None:
         facts["user_id"] = user_id
     if envelope.trace_id is not None:
@@ -98,7 +100,13 @@ def facts_of(envelope: Envelope) -> dict[str, str]:
     return facts
 
 
-def log_fact(log: FilteringBoundLogger, name: str, envelope: Envelope, **facts: object) -> None:
-    """Log that *name* happened to *envelope*: at info, or at debug where it only reports progress."""
+def log_fact(
+    log: FilteringBoundLogger, name: str, envelope: Envelope, ids: Mapping[str, str] | None = None, /, **facts: object
+) -> None:
+    """
+    Log that *name* happened to *envelope*: at info, or at debug where it only reports progress.
+
+    *ids* are those of `facts_of`, where they were read before.
+    """
     write = log.debug if isinstance(envelope.event, TrainingProgressed) else log.info
-    write(name, **facts, **facts_of(envelope))
+    write(name, **facts, **(facts_of(envelope) if ids is None else ids))

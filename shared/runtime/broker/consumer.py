@@ -22,12 +22,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -87,6 +86,8 @@ class _Item:
     delivery: Delivery
     envelope: Envelope | None
     error: Malformed | None
+    #: By which every log line about it is found.
+    ids: Mapping[str, str] = field(default_factory=dict)
 
 
 class Consumer(Supervised):
@@ -149,7 +150,7 @@ class Consumer(Supervised):
 
     async def _handle_and_publish(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         items = [_read(delivery) for delivery in batch]
-        known = [item.envelope for item in items if item.envelope is not None]
+        known = [item for item in items if item.envelope is not None]
         until = batch[0].came_at + self._hold_seconds
         results = iter(await self._ask(partial(self._attempt, known), inbox, until=until) if known else ())
         ends = [(item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items]
@@ -183,10 +184,11 @@ class Consumer(Supervised):
         await self._conclude(item, again, inbox, until=until)
         inbox.ack([delivery])
 
-    async def _attempt(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
+    async def _attempt(self, items: Sequence[_Item]) -> Sequence[Result]:
+        envelopes = [item.envelope for item in items if item.envelope is not None]
         began = asyncio.get_running_loop().time()
         try:
-            with _bound(envelopes):
+            with _bound(items):
                 results = await self._handle(envelopes)
         except DependencyDown:
             raise
@@ -194,7 +196,7 @@ class Consumer(Supervised):
             if len(envelopes) == 1:
                 return [error]
             log.warning("batch.split", queue=self._queue, size=len(envelopes), error=repr(error))
-            return [result for envelope in envelopes for result in await self._attempt([envelope])]
+            return [result for item in items for result in await self._attempt([item])]
         if any(self._is_answer(result) for result in results if not isinstance(result, Exception)):
             self._answered_since = max(self._answered_since, began)
         return results
@@ -214,7 +216,7 @@ class Consumer(Supervised):
     def _log_handled(self, item: _Item, events: Sequence[Event]) -> None:
         if item.envelope is not None:
             facts = {"queue": self._queue, "attempt": item.delivery.attempt, "follow": [event.key for event in events]}
-            log_fact(log, "delivery.handled", item.envelope, **facts)
+            log_fact(log, "delivery.handled", item.envelope, item.ids, **facts)
 
     def _failed(self, item: _Item, error: Exception) -> list[Outgoing]:
         delivery, code = item.delivery, code_of(error)
@@ -224,7 +226,7 @@ class Consumer(Supervised):
             "attempt": delivery.attempt,
             "error": code,
             "detail": clean(str(error)),
-            **_about(item.envelope),
+            **item.ids,
         }
         unexpected = code == UNEXPECTED
         if self._is_lossy and not isinstance(error, PermanentError):
@@ -267,8 +269,7 @@ class Consumer(Supervised):
             # The letter alone, without what is told of it.
             refused = await self._try_to_publish(messages[-1:], inbox, until=until)
         if refused is not None:
-            facts = _about(item.envelope)
-            log.error("delivery.rejected", queue=self._queue, error=refused.code, detail=str(refused), **facts)
+            log.error("delivery.rejected", queue=self._queue, error=refused.code, detail=str(refused), **item.ids)
             inbox.reject(item.delivery)
 
     async def _try_to_publish(
@@ -289,13 +290,9 @@ class Consumer(Supervised):
                 await _together([self._publish(message, inbox, until=until) for message in messages])
 
 
-def _bound(envelopes: Sequence[Envelope]) -> AbstractContextManager[None]:
+def _bound(items: Sequence[_Item]) -> AbstractContextManager[None]:
     """Give each log line of the handler the ids of its delivery, where it handles just one."""
-    return bound_contextvars(**facts_of(envelopes[0])) if len(envelopes) == 1 else nullcontext()
-
-
-def _about(envelope: Envelope | None) -> dict[str, Any]:
-    return {} if envelope is None else facts_of(envelope)
+    return bound_contextvars(**items[0].ids) if len(items) == 1 else nullcontext()
 
 
 async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
@@ -307,6 +304,7 @@ async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
 
 def _read(delivery: Delivery) -> _Item:
     try:
-        return _Item(delivery, decode(delivery.headers, delivery.content_type, delivery.body), None)
+        envelope = decode(delivery.headers, delivery.content_type, delivery.body)
     except Malformed as error:
         return _Item(delivery, None, error)
+    return _Item(delivery, envelope, None, facts_of(envelope))
