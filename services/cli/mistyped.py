@@ -30,7 +30,7 @@ def explain_mistake(error: typer.TyperException, command: Any, typed: Sequence[s
         # A group alone: its help is what to type.
         return f"{error.format_message()}\n"
     options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
-    words[depth:] = [_option(word, options) for word in words[depth:]]
+    words[depth:] = [_option(word, [*options, "--help"]) for word in words[depth:]]
     meant = [after for before, after in zip(typed, words, strict=True) if before != after]
     # Typer says this of what pydantic refuses.
     why = error.message if meant else error.format_message().replace("Value error, ", "")

@@ -371,7 +371,7 @@ def test_the_least_important_columns_are_dropped(room: int | None, names: list[s
     assert [columns[index].name for index in fitted] == names
 
 
-def test_a_wide_column_that_does_not_fit_makes_room_for_a_narrow_one():
+def test_a_narrow_column_takes_the_room_of_one_that_is_too_wide():
     columns: list[Column[str]] = [Column("id", str), Column("user", str, 1), Column("stage", str, 2)]
 
     assert fit(columns, [26, 36, 10], 40) == {0: 26, 2: 10}

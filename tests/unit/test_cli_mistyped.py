@@ -1,4 +1,4 @@
-"""Whoever mistypes a command is told what to type."""
+"""A mistyped command line is answered with what to type."""
 
 import pytest
 
@@ -13,6 +13,7 @@ from services.cli.main import main
         ("trainings list --usr x", "No such option: --usr; did you mean --user?", "trainings list --user x"),
         ("replays list --limt=5", "No such option: --limt; did you mean --limit=5?", "replays list --limit=5"),
         ("--versoin", "No such option: --versoin; did you mean --version?", "--version"),
+        ("models --hlep", "No such option: --hlep; did you mean --help?", "models --help"),
         ("modles curent ann", "No such command 'modles'; did you mean models current?", "models current ann"),
         ("nonsense", "No such command 'nonsense'", "--help"),
         ("models nonsense ann", "No such command 'nonsense'", "models --help"),

@@ -25,7 +25,7 @@ def test_there_is_an_option_for_each_field_of_the_apis_filter():
         ),
     ],
 )
-def test_a_command_gets_what_was_selected_beside_its_own_options(typed: list[str], given: dict[str, Any]):
+def test_a_command_gets_the_selection_beside_its_own_options(typed: list[str], given: dict[str, Any]):
     got: dict[str, Any] = {}
     app = typer.Typer()
 

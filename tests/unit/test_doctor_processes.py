@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from services.cli.machine.client import Health
-from services.cli.machine.finding import WARNING, WRONG, how_to_ask_ops
+from services.cli.machine.doctor import print_findings
+from services.cli.machine.finding import OK, SET, WARNING, WRONG, Finding, how_to_ask_ops
 from services.cli.machine.running import _process
 from services.cli.problem import NoAnswer, NotNow, Problem
+from services.cli.words import Format
 
 ASIDE = {"owners": "2 set aside, the last for service_down"}
 
@@ -38,5 +40,18 @@ def test_what_may_be_lost_and_is_away_is_a_warning_of_a_process_that_is_ready():
         (Problem("another token", then="modelswap config show"), "modelswap config show"),
     ],
 )
-def test_nobody_is_told_to_start_an_ops_that_hangs(problem: Problem, then: str):
+def test_an_ops_that_hangs_is_not_to_be_started_again(problem: Problem, then: str):
     assert how_to_ask_ops(problem) == then
+
+
+def test_the_same_advice_is_said_once(capsys):
+    missing = [Finding(name, WRONG, "is missing", SET) for name in ("broker", "database")]
+
+    print_findings([*missing, Finding("outbox", OK, "nothing waits")], Format.TABLE)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "broker    wrong  is missing",
+        "database  wrong  is missing",
+        f"                 → {SET}",
+        "outbox    ok     nothing waits",
+    ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -213,11 +214,14 @@ def print_findings(findings: Sequence[Finding], output: Format) -> bool:
     if output is Format.JSON:
         print_json([asdict(finding) for finding in findings])
     else:
-        print_facts(row for each in findings for row in _rows(each))
+        print_facts(_rows(findings))
     return not any(finding.status == WRONG for finding in findings)
 
 
-def _rows(finding: Finding) -> list[tuple[object, ...]]:
-    """What was seen, and, below it, what to do."""
-    seen = (finding.check, finding.status, finding.detail)
-    return [seen, (Text(), Text(), f"→ {finding.then}")] if finding.then else [seen]
+def _rows(findings: Sequence[Finding]) -> Iterator[tuple[object, ...]]:
+    """What was seen, and below it what to do: once for all that stand together and want the same."""
+    for then, together in groupby(findings, lambda finding: finding.then):
+        for finding in together:
+            yield finding.check, finding.status, finding.detail
+        if then:
+            yield Text(), Text(), f"→ {then}"
