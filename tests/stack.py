@@ -45,19 +45,19 @@ class Process:
         """*module* is what runs instead of the service itself."""
         self.name = name
         self._module = module or f"services.{name}"
-        self._environment = {**os.environ, **environment}
+        self.environment = {**os.environ, **environment}
         self.log = log
         self._running: subprocess.Popen[bytes] | None = None
 
     def with_module(self, module: str) -> Process:
         """Another process in its place, with the same settings."""
-        return Process(self.name, self._environment, self.log, module=module)
+        return Process(self.name, self.environment, self.log, module=module)
 
     def start(self) -> None:
         with self.log.open("ab") as output:
             self._running = subprocess.Popen(
                 [sys.executable, "-m", self._module],
-                env=self._environment,
+                env=self.environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -32,7 +32,8 @@ async def seconds_to_stop(names: Sequence[str], stack: Stack, server: str, url: 
     async def silenced(name: str) -> Process:
         silent = [] if silent_at is None else [silent_at]
         proxy = await proxies.enter_async_context(proxied(url, falls_silent_at=silent, is_silent=not silent))
-        process = Process(name, {**stack.environment, server: proxy.url(url)}, stack.processes[name].log)
+        own = stack.processes[name]
+        process = Process(name, {**own.environment, server: proxy.url(own.environment[server])}, own.log)
         proxies.callback(process.kill)
         process.start()
         await proxy.until_silenced(1)
