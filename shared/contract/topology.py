@@ -95,10 +95,16 @@ class Topology:
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
+    #: Exchange and routing key of each binding.
     routed: frozenset[tuple[str, str]] = field(init=False)
+    #: Those of them that only lossy queues are bound with.
+    lost: frozenset[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
+        lossy = {queue.name for queue in self.queues if queue.is_lossy}
+        kept = {(each.exchange, each.routing_key) for each in self.bindings if each.queue not in lossy}
         object.__setattr__(self, "routed", frozenset((b.exchange, b.routing_key) for b in self.bindings))
+        object.__setattr__(self, "lost", self.routed - kept)
 
     @property
     def lasting(self) -> Topology:
@@ -124,8 +130,7 @@ class Topology:
 
     def loses(self, exchange: str, routing_key: str) -> bool:
         """Do only lossy queues get what is published there?"""
-        queues = {each.queue for each in self.bindings if (each.exchange, each.routing_key) == (exchange, routing_key)}
-        return bool(queues) and all(self.may_lose(queue) for queue in queues)
+        return (exchange, routing_key) in self.lost
 
     def _bindings_of(self, queues: Iterable[Queue]) -> tuple[Binding, ...]:
         names = {queue.name for queue in queues}

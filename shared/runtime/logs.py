@@ -14,9 +14,9 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Final
 
 import structlog
+from pydantic_core import PydanticSerializationError, to_json
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger, Processor
@@ -79,12 +79,11 @@ def configure(service: str, *, level: str = "info", renderer: str = "json") -> N
         logging.getLogger(library).setLevel(max(loudness, threshold))
 
 
-#: Made once: `json.dumps` makes a new one for each line.
-_ENCODER: Final = json.JSONEncoder(default=repr)
-
-
 def _to_json(event: structlog.typing.EventDict, **_: object) -> str:
-    return _ENCODER.encode(event)
+    try:
+        return to_json(event, ensure_ascii=True, fallback=repr).decode()
+    except PydanticSerializationError:  # half of a surrogate pair
+        return json.dumps(event, default=repr)
 
 
 def facts_of(envelope: Envelope) -> dict[str, str]:

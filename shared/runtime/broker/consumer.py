@@ -283,11 +283,7 @@ class Consumer(Supervised):
         return None
 
     async def _publish_all(self, messages: Sequence[Outgoing], inbox: Inbox, *, until: float) -> None:
-        match messages:
-            case [message]:
-                await self._publish(message, inbox, until=until)
-            case _:
-                await _together([self._publish(message, inbox, until=until) for message in messages])
+        await _together([self._publish(message, inbox, until=until) for message in messages])
 
 
 def _bound(items: Sequence[_Item]) -> AbstractContextManager[None]:
@@ -297,6 +293,9 @@ def _bound(items: Sequence[_Item]) -> AbstractContextManager[None]:
 
 async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
     """All of *works*, each to its end; then the error of the first that failed."""
+    if len(works) == 1:  # most often; a task would cost as much as the work
+        await works[0]
+        return
     for end in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(end, BaseException):
             raise end
