@@ -52,8 +52,9 @@ RECEIVER: Final = "modelswap.receiver"
 
 #: Where a message can be when it is given up.
 _DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, RECEIVER)
-#: A fuse against crash loops, not a retry counter (`x-attempt` is that).
-DELIVERY_LIMIT: Final = 20
+#: A fuse against crash loops, not a retry counter (`x-attempt` is that). RabbitMQ counts a lost connection, and half an
+#: hour in a consumer's hands: an outage of two days must not reach it.
+DELIVERY_LIMIT: Final = 100
 #: More hands than anybody has: looking at a dead letter must not use it up.
 _DEAD_DELIVERY_LIMIT: Final = 1_000_000
 _MAX_LENGTH: Final = 100_000

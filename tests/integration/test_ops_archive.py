@@ -16,7 +16,7 @@ from services.ops.letters.archive import Archive
 from services.ops.letters.store import Store
 from services.ops.letters.views import Filter
 from shared.contract.envelope import Envelope, wrap
-from shared.contract.errors import DependencyDown, PermanentError
+from shared.contract.errors import PermanentError
 from shared.contract.events import Event, Evidence, ExtractionRequested, ModelReady, TrainingProgressed
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE, topology
@@ -146,28 +146,6 @@ async def test_while_postgres_is_away_letters_wait_and_nobody_hurries(broker, pu
         assert len(set(await trainings(store))) == 101
 
 
-async def test_letters_in_hand_while_postgres_is_away_for_long_are_returned(broker, publisher):
-    stored: list[Delivery] = []
-    all_stored = asyncio.Event()
-
-    async def keep(messages: Sequence[Delivery]) -> None:
-        if not all(was_returned(message) for message in messages):
-            raise DependencyDown("Postgres is away")
-        stored.extend(messages)
-        all_stored.set()
-
-    async with keeping(broker, publisher, keep, hold_seconds=0.05):
-        await publisher.publish(dead("t1"))
-        await asyncio.wait_for(all_stored.wait(), 20)
-        await broker.until(DEAD_QUEUE, 0)
-
-    assert len(stored) == 1
-
-
-def was_returned(message: Delivery) -> bool:
-    return any(message.headers.get(name) for name in ("x-delivery-count", "x-acquired-count"))
-
-
 async def test_one_that_can_not_be_stored_is_not_lost_and_holds_up_nobody(broker, publisher, store):
     keep = Archive(store, now).keep
     refusing = True
@@ -251,8 +229,8 @@ async def test_a_delivery_that_is_handled_again_leaves_one_letter(broker, store)
             await super().publish(message)
             if message.routing_key == ModelReady.key and not self.has_lost:
                 self.has_lost = True
-                assert extractor._link is not None
-                await extractor._link.close()
+                assert extractor._subscription._link is not None
+                await extractor._subscription._link.close()
 
     def consumer(queue: str, handle: Any, publisher: Publisher) -> Consumer:
         handler = one_by_one(handle)

@@ -78,18 +78,6 @@ async def test_rejected_is_not_acked_even_below_a_later_ack():
     assert broker.frames == [("Reject", 2, False), ("Ack", 3, True)]
 
 
-async def test_after_everything_was_returned_no_ack_leaves():
-    broker = Broker()
-    inbox, deliveries = await inbox_of(broker, 3)
-
-    inbox.return_all()
-    inbox.ack(deliveries)
-    await asyncio.sleep(0)
-
-    assert broker.frames == [("Nack", 0, True)]
-    assert not inbox.holds(deliveries[0])
-
-
 async def test_acks_of_a_lost_link_are_dropped():
     broker = Broker()
     inbox, deliveries = await inbox_of(broker, 1)

@@ -1,21 +1,22 @@
 """
-How do messages come and go without one being lost? Edge: the only room that speaks AMQP.
+Publish and consume without losing a message. Edge: the only room that speaks AMQP.
 
-*decoding*   whatever is delivered can be read
-*frames*     a message as the bytes that publish it, or why it can not be one
-*transport*  fewer, larger writes to the socket
-*link*       one connection with one channel; what its library's errors mean
-*declare*    the topology on the broker, and how it differs from the plan
-*publisher*  a message to the broker, and its receipt back
-*lossy*      the same for what may be lost: tried once, apart from everything else
-*supervisor* one queue, consumed through every loss of the connection
-*consumer*   its events to a handler; then follow-ups published, then acked
-*keeper*     its messages, whatever they are, to a store; then acked
-*pause*      when a dependency is down, ask again later instead of burning attempts
-*refusals*   what is not taken now, and why
-*message*    bytes and headers, pure
+*message*      bytes and headers, pure
+*frames*       a message as the bytes that publish it, or why it can not be one; pure
+*decoding*     whatever is delivered can be read
+*transport*    fewer, larger writes to the socket
+*link*         one connection with one channel; what its library's errors mean
+*declare*      the topology on the broker, and how it differs from the plan
+*publisher*    a message to the broker, and its receipt back
+*lossy*        the same for what may be lost: tried once, apart from everything else
+*persistent*   the same as often as it takes, for what follows from a delivery
+*inbox*        the deliveries of one link, and their acks
+*circuit*      a dependency that is down is asked rarely
+*subscription* one queue, consumed through every loss of the connection
+*consumer*     its events to a handler; then follow-ups published, then acked
+*keeper*       its messages, whatever they are, to a store; then acked
 
-Why our own supervisor and not aio-pika's robust connection (2026-11): that one cancels running handlers when a
+Why our own subscription and not aio-pika's robust connection (2026-11): that one cancels running handlers when a
 connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconnects at a fixed pace without jitter.
 """
 

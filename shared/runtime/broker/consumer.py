@@ -1,18 +1,18 @@
 """
-What becomes of a delivery? Takes what is there, hands it to the handler, publishes what follows, and only then acks.
+Handle the events of one queue: decode, hand to the handler, publish what follows, and only then ack.
 
                        ┌──────────── handler returned events ─▶ publish them, await confirms ─┐
     delivery ─▶ decode ┼──────────── TransientError ──────────▶ publish to a delay ───────────┼─▶ ack
                        ├──────────── PermanentError, or the ladder's end ─▶ publish to dead ──┘
-                       └──────────── DependencyDown ──────────▶ pause, ask again, count nothing
+                       └──────────── DependencyDown ──────────▶ open the circuit, try again, count nothing
 
-What follows and can not be published (`Unpublishable`) is a PermanentError of the delivery that it follows from. A dead
+A follow-up that can not be published (`Unpublishable`) is a PermanentError of the delivery that it follows from. A dead
 letter that can not be published is left to the broker: rejected, it comes to the dead letters without our headers.
 
-What was handled or published in vain for long is given back: published to the first delay as it came, and acked. Where
-others were answered meanwhile, it is no outage but this delivery's own failure, and counts like any other.
+A delivery that finds its dependency down for minutes while others find it up is its own failure, and counts like any
+other.
 
-What a lossy queue holds is never published again: where it would be retried or given back, it is dropped and counted.
+What a lossy queue holds is never published again: where it would be retried, it is dropped and counted.
 
 A handler never publishes and never acks, so "publish before ack" is written once: here. Whatever happens between a
 confirm and its ack is a redelivery, which handlers must bear anyway.
@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -40,14 +41,15 @@ from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.inbox import Inbox
-from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, give_back, retry, to_message
-from shared.runtime.broker.pause import HeldForLong
+from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, retry, to_message
 from shared.runtime.broker.publisher import Publisher
-from shared.runtime.broker.supervisor import HOLD_SECONDS, Supervised
+from shared.runtime.broker.subscription import Subscription
 from shared.runtime.clock import now
 from shared.runtime.logs import facts_of, log_fact
 
 log = structlog.get_logger()
+
+_PATIENCE_SECONDS: Final = 300.0
 
 #: What a handler made of one delivery: the events that follow from it, or how it failed.
 Result = Sequence[Event] | Exception
@@ -90,7 +92,7 @@ class _Item:
     ids: Mapping[str, str] = field(default_factory=dict)
 
 
-class Consumer(Supervised):
+class Consumer:
     """Hands the events of one queue to a handler."""
 
     def __init__(
@@ -110,20 +112,28 @@ class Consumer(Supervised):
         prefetch: int = 64,
         drain_seconds: float = 5.0,
         declares: bool = True,
-        hold_seconds: float = HOLD_SECONDS,
+        patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
         """
         Prepare to consume *queue* as *service*.
 
         *workers* batches of up to *batch_size* deliveries are handled at a time. *delays* is the ladder of retries.
-        *declares*: may this process make the topology exist when it is missing? What can not be handled for
-        *hold_seconds* while a dependency is down, or then not published for as long, is given back, so that no outage
-        is so long that it uses a delivery up.
+        *declares*: may this process make the topology exist when it is missing? A delivery that finds a dependency down
+        for *patience_seconds*, while others find it up, has failed.
         """
-        super().__init__(
+        self._queue = queue
+        self._service = service
+        self._handle = handle
+        self._topology = topology
+        self._gave_up = gave_up
+        self._is_answer = is_answer
+        self._delays = delays
+        self._patience_seconds = patience_seconds
+        self._subscription = Subscription(
             url,
             queue=queue,
             service=service,
+            process=self._process,
             publisher=publisher,
             topology=topology,
             workers=workers,
@@ -131,60 +141,51 @@ class Consumer(Supervised):
             prefetch=prefetch,
             drain_seconds=drain_seconds,
             declares=declares,
-            hold_seconds=hold_seconds,
         )
-        self._handle = handle
-        self._gave_up = gave_up
-        self._is_answer = is_answer
-        self._delays = delays
+        #: When the newest attempt began that the dependency answered, by the event loop's clock.
+        self._answered_since = float("-inf")
         self._handled, self._retried, self._dead = (
             telemetry.deliveries.labels(queue, result) for result in ("handled", "retried", "dead")
         )
 
-    async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
-        """One batch, from decoding to the ack."""
-        try:
-            await self._handle_and_publish(batch, inbox)
-        except HeldForLong as held:
-            await self._give_back(batch, held.blame, inbox)
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Consume until *stopping* is set, as `Subscription.run` says."""
+        await self._subscription.run(stopping)
 
-    async def _handle_and_publish(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
+    async def check(self) -> str | None:
+        """Return what keeps deliveries from being handled now, or None."""
+        return await self._subscription.check()
+
+    async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
+        """Handle one batch, from decoding to the ack."""
         items = [_read(delivery) for delivery in batch]
         known = [item for item in items if item.envelope is not None]
-        until = batch[0].came_at + self._hold_seconds
-        results = iter(await self._ask(partial(self._attempt, known), inbox, until=until) if known else ())
+        results = iter(await self._until_answered(known, inbox) if known else ())
         ends = [(item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items]
-        until += self._hold_seconds
-        await _together([self._conclude(item, messages, inbox, until=until) for item, messages in ends if messages])
+        await _together([self._conclude(item, messages, inbox) for item, messages in ends if messages])
         inbox.ack(batch)
 
-    async def _give_back(self, batch: Sequence[Delivery], blame: DependencyDown | None, inbox: Inbox) -> None:
+    async def _until_answered(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[Result]:
         """
-        Publish *batch* anew, to come again after a while, and ack it. It has failed if there is something to *blame*.
+        Handle *items*, as often as it takes while a dependency is down.
 
         Raises:
-            HeldForLong: if the broker does not take that either.
+            Stale: if the deliveries come again anyway.
 
         """
-        until = asyncio.get_running_loop().time() + self._hold_seconds
-        left = [delivery for delivery in batch if inbox.holds(delivery)]
-        await _together([self._give_back_one(delivery, blame, inbox, until) for delivery in left])
-        log.info("deliveries.given_back", queue=self._queue, deliveries=len(batch), reason=self._trouble())
+        clock = asyncio.get_running_loop().time
+        refused_at = float("inf")
+        while True:
+            try:
+                return await self._subscription.circuit.call(partial(self._attempt, items, inbox))
+            except DependencyDown as error:
+                refused_at = min(refused_at, clock())
+                others_were_answered = self._answered_since > refused_at
+                if error.may_concern_one and others_were_answered and clock() >= refused_at + self._patience_seconds:
+                    return [error] * len(items)
 
-    async def _give_back_one(
-        self, delivery: Delivery, blame: DependencyDown | None, inbox: Inbox, until: float
-    ) -> None:
-        item = _read(delivery)
-        if blame is not None:
-            again = self._failed(item, blame)
-        elif self._is_lossy:
-            again = self._drop("held_for_long", queue=self._queue, reason=self._trouble())
-        else:
-            again = [give_back(delivery, self._delays[0])]
-        await self._conclude(item, again, inbox, until=until)
-        inbox.ack([delivery])
-
-    async def _attempt(self, items: Sequence[_Item]) -> Sequence[Result]:
+    async def _attempt(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[Result]:
+        inbox.check()
         envelopes = [item.envelope for item in items if item.envelope is not None]
         began = asyncio.get_running_loop().time()
         try:
@@ -196,7 +197,7 @@ class Consumer(Supervised):
             if len(envelopes) == 1:
                 return [error]
             log.warning("batch.split", queue=self._queue, size=len(envelopes), error=repr(error))
-            return [result for item in items for result in await self._attempt([item])]
+            return [result for item in items for result in await self._attempt([item], inbox)]
         if any(self._is_answer(result) for result in results if not isinstance(result, Exception)):
             self._answered_since = max(self._answered_since, began)
         return results
@@ -229,7 +230,7 @@ class Consumer(Supervised):
             **item.ids,
         }
         unexpected = code == UNEXPECTED
-        if self._is_lossy and not isinstance(error, PermanentError):
+        if self._subscription.is_lossy and not isinstance(error, PermanentError):
             return self._drop(code, exc_info=unexpected and error, **facts)
         if isinstance(step, RetryIn):
             log.warning(
@@ -259,31 +260,26 @@ class Consumer(Supervised):
     def _message(self, event: Event, cause: Envelope | None) -> Outgoing:
         return to_message(wrap(event, source=self._service, now=now(), cause=cause), self._topology)
 
-    async def _conclude(self, item: _Item, messages: Sequence[Outgoing], inbox: Inbox, *, until: float) -> None:
+    async def _conclude(self, item: _Item, messages: Sequence[Outgoing], inbox: Inbox) -> None:
         """Publish *messages*; where one of them can not be, the delivery that they follow from is a dead letter."""
-        refused = await self._try_to_publish(messages, inbox, until=until)
+        refused = await self._publish(messages, inbox)
         if refused is not None and messages[-1].exchange != DEAD_EXCHANGE:
             messages = self._failed(item, refused)
-            refused = await self._try_to_publish(messages, inbox, until=until)
+            refused = await self._publish(messages, inbox)
         if refused is not None:
-            # The letter alone, without what is told of it.
-            refused = await self._try_to_publish(messages[-1:], inbox, until=until)
+            # The dead letter alone, without the event that reports it.
+            refused = await self._publish(messages[-1:], inbox)
         if refused is not None:
             log.error("delivery.rejected", queue=self._queue, error=refused.code, detail=str(refused), **item.ids)
             inbox.reject(item.delivery)
 
-    async def _try_to_publish(
-        self, messages: Sequence[Outgoing], inbox: Inbox, *, until: float
-    ) -> Unpublishable | None:
-        """Publish *messages*; the reason if one of them can not be."""
+    async def _publish(self, messages: Sequence[Outgoing], inbox: Inbox) -> Unpublishable | None:
+        """Publish *messages* until they are confirmed; return the reason if one of them can not be published."""
         try:
-            await self._publish_all(messages, inbox, until=until)
+            await _together([self._subscription.publisher.publish(message, inbox) for message in messages])
         except Unpublishable as error:
             return error
         return None
-
-    async def _publish_all(self, messages: Sequence[Outgoing], inbox: Inbox, *, until: float) -> None:
-        await _together([self._publish(message, inbox, until=until) for message in messages])
 
 
 def _bound(items: Sequence[_Item]) -> AbstractContextManager[None]:

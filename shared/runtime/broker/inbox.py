@@ -15,15 +15,15 @@ import structlog
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 
+from shared.runtime.broker.circuit import NotTried
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.message import Delivery
-from shared.runtime.broker.pause import Unasked
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
 
-class Stale(Unasked):
+class Stale(NotTried):
     """The link that brought this work is gone: the broker hands it out again."""
 
 
@@ -32,8 +32,6 @@ class Inbox:
 
     def __init__(self, link: Link, queue: str, stopping: asyncio.Event) -> None:
         self.link = link
-        #: Set when what is in hand can neither be handled nor given back.
-        self.given_up = asyncio.Event()
         self._queue = queue
         self._stopping = stopping
         self._waiting: asyncio.Queue[Delivery | None] = asyncio.Queue()
@@ -58,7 +56,6 @@ class Inbox:
                 content_type=properties.content_type,
                 body=message.body,
                 published_at=properties.timestamp,
-                came_at=asyncio.get_running_loop().time(),
             )
         )
 
@@ -98,12 +95,8 @@ class Inbox:
         if self.is_stale:
             raise Stale
 
-    def holds(self, delivery: Delivery) -> bool:
-        """Is *delivery* neither rejected nor returned?"""
-        return delivery.tag in self._in_hand
-
     def ack(self, batch: Iterable[Delivery]) -> None:
-        """Ack *batch* at the end of this turn; what was rejected or returned is left as it is."""
+        """Ack *batch* at the end of this turn; what was rejected is left as it is."""
         tags = {delivery.tag for delivery in batch} & self._in_hand
         if not tags:
             return
@@ -133,9 +126,3 @@ class Inbox:
         self.send_acks()
         self._in_hand.discard(delivery.tag)
         self.link.send(spec.Basic.Reject(delivery_tag=delivery.tag, requeue=requeue))
-
-    def return_all(self) -> None:
-        """Return everything in hand on this link to the broker."""
-        self.send_acks()
-        self._in_hand.clear()
-        self.link.send(spec.Basic.Nack(delivery_tag=0, multiple=True, requeue=True))

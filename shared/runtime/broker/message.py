@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from shared.contract.dead import ATTEMPT, DEAD, FAILED_AT
@@ -53,8 +53,6 @@ class Delivery:
     body: bytes
     #: When its message was published, as its publisher stamped it.
     published_at: datetime | None = None
-    #: When it came, by the clock of the event loop that it came to.
-    came_at: float = 0.0
 
     @property
     def attempt(self) -> int:
@@ -82,11 +80,6 @@ def retry(delivery: Delivery, step: RetryIn, *, now: datetime) -> Outgoing:
     """The same message, to come back to the same queue after the step's delay."""
     headers = {FAILED_AT: now.isoformat(), **carried(delivery.headers), ATTEMPT: step.attempt}
     return _again(delivery, delay_name(step.delay), headers)
-
-
-def give_back(delivery: Delivery, delay: timedelta) -> Outgoing:
-    """The same message, to come back to the same queue after *delay* as if it had never been handed over."""
-    return _again(delivery, delay_name(delay), carried(delivery.headers))
 
 
 def put_back(delivery: Delivery) -> Outgoing:

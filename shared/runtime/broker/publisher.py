@@ -18,7 +18,6 @@ too is the one that was objected to.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final, Self
 
 import aiormq
@@ -26,7 +25,7 @@ import structlog
 
 from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
-from shared.contract.topology import DEAD_EXCHANGE, Topology
+from shared.contract.topology import Topology
 from shared.runtime.broker.declare import declare
 from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, is_stray_cancel, say
 from shared.runtime.broker.message import Outgoing
@@ -116,17 +115,6 @@ class Publisher:
                 f"RabbitMQ refuses a message to {message.exchange or 'queue'} {message.routing_key}: {objection}",
                 code="message_refused",
             ) from objection.__cause__
-
-    async def probe(self) -> None:
-        """
-        Ask whether the broker takes messages at all, with one that no queue gets.
-
-        Raises:
-            Unconfirmed: if it does not.
-
-        """
-        with suppress(Unroutable):
-            await self.publish(Outgoing(DEAD_EXCHANGE, "modelswap.nobody", b""))
 
 
 class _Line:

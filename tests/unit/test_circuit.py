@@ -1,0 +1,98 @@
+"""When a dependency that was down is asked again, and by whom."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.contract.errors import DependencyDown
+from shared.runtime.broker.circuit import CircuitBreaker, NotTried
+
+
+async def fail() -> None:
+    raise DependencyDown("Postgres is away")
+
+
+async def pass_() -> str:
+    return "answer"
+
+
+@pytest.fixture
+async def circuit() -> CircuitBreaker:
+    """An open one."""
+    circuit = CircuitBreaker("a queue")
+    with pytest.raises(DependencyDown):
+        await circuit.call(fail)
+    return circuit
+
+
+async def test_an_answer_closes_the_circuit(circuit: CircuitBreaker):
+    assert circuit.reason == "Postgres is away"
+
+    assert await circuit.call(pass_) == "answer"
+
+    assert circuit.reason is None
+
+
+async def test_an_error_is_an_answer(circuit: CircuitBreaker):
+    async def refuse() -> None:
+        raise ValueError("no training")
+
+    with pytest.raises(ValueError, match="no training"):
+        await circuit.call(refuse)
+
+    assert circuit.reason is None
+
+
+async def test_work_that_was_not_tried_leaves_the_circuit_open(circuit: CircuitBreaker):
+    async def give_up() -> None:
+        raise NotTried
+
+    with pytest.raises(NotTried):
+        await circuit.call(give_up)
+
+    assert circuit.reason == "Postgres is away"
+
+
+async def test_while_open_one_at_a_time_tries(circuit: CircuitBreaker):
+    running = most = 0
+
+    async def watch() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        raise DependencyDown("still away")
+
+    await asyncio.gather(*(circuit.call(watch) for _ in range(3)), return_exceptions=True)
+
+    assert most == 1
+
+
+async def test_failures_of_work_begun_while_closed_count_once():
+    circuit = CircuitBreaker("a queue")
+    all_begun = asyncio.Barrier(5)
+
+    async def fail_together() -> None:
+        await all_begun.wait()
+        await fail()
+
+    await asyncio.gather(*(circuit.call(fail_together) for _ in range(5)), return_exceptions=True)
+
+    # After one failure the next try is at most 0.2 s away; after five it could be 3.2 s.
+    async with asyncio.timeout(1):
+        await circuit.call(pass_)
+
+
+async def test_it_is_never_asked_sooner_than_it_told(circuit: CircuitBreaker):
+    async def told() -> None:
+        raise DependencyDown("too many requests", retry_after_seconds=3600)
+
+    with pytest.raises(DependencyDown):
+        await circuit.call(told)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):  # more than the first wait of its own
+            await circuit.call(pass_)
