@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -24,6 +24,7 @@ from services.simulator.schedule import (
     terminal_webhook,
     webhooks,
 )
+from services.simulator.store import Store
 from services.simulator.training import Training
 from services.simulator.world import TrainingRequest, World
 from shared.replicate.signature import sign
@@ -59,11 +60,16 @@ class Attempt:
 
 
 class Simulator:
-    """A Replicate that isn't, but for its HTTP API (that is `app`); *knobs* are those of `Knobs`. Close it."""
+    """
+    A Replicate that isn't, but for its HTTP API (that is `app`); *knobs* are those of `Knobs`. Close it.
 
-    def __init__(self, **knobs: Any) -> None:
+    With a *store*, whose seed is its own, it keeps what it knows; `resume` goes on with that.
+    """
+
+    def __init__(self, *, store: Store | None = None, **knobs: Any) -> None:
         self.knobs = Knobs(**knobs)
-        self.world = World(self.knobs)
+        self._store = store
+        self.world = World(self.knobs, restarts=store.restarts, keep=store.keep) if store else World(self.knobs)
         #: The latest attempts, oldest first.
         self.attempts: deque[Attempt] = deque(maxlen=_MEMORY)
         #: How often each route of the API was called, and with which id ("" where it takes none).
@@ -123,6 +129,17 @@ class Simulator:
         self._follow(self.world.change_training(training, order, now=self.now()))
         return True
 
+    def resume(self) -> None:
+        """Know again what the store has, and post the webhooks that have not left. Needs a running event loop."""
+        if self._store is None:
+            return
+        kept = list(self._store.trainings())
+        self.world.restore((training for training, _ in kept), self._store.predictions())
+        for training, is_told in kept:
+            if not is_told:
+                # What it is for may start after us, so Replicate's minute is a real one.
+                self._follow(training, retry_delays=RETRY_DELAYS_SECONDS)
+
     async def redeliver(self, training: Training) -> Attempt:
         """Post the terminal webhook of an ended *training* once more."""
         return await self._attempt(training, terminal_webhook(training))
@@ -139,14 +156,14 @@ class Simulator:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.close()
 
-    def _follow(self, training: Training) -> None:
+    def _follow(self, training: Training, *, retry_delays: Sequence[float] = ()) -> None:
         """Post the webhooks of *training* as they become due, in place of those of what it was before."""
         if before := self._followers.pop(training.id, None):
             before.cancel()
         if training.webhook:
-            self._followers[training.id] = self._begin(self._post_all(training))
+            self._followers[training.id] = self._begin(self._post_all(training, retry_delays))
 
-    async def _post_all(self, training: Training) -> None:
+    async def _post_all(self, training: Training, retry_delays: Sequence[float]) -> None:
         interval = max(LOG_INTERVAL_SECONDS, self.knobs.log_interval_real_seconds * training.speed)
         telling: asyncio.Task[Attempt] | None = None
         told_until = self._reached.get(training.id, -1)
@@ -156,7 +173,7 @@ class Simulator:
             await self._until(training, due.at)
             self._reached[training.id] = due.at
             if due.event is WebhookEvent.COMPLETED:
-                await self._post_terminal(training, due)
+                await self._post_terminal(training, due, retry_delays)
             elif due.event is WebhookEvent.LOGS and due.is_on_time:
                 # Logs repeat what was said before: one that nobody could take in time is better not said at all.
                 is_overdue = training.seconds(self.now()) > due.at + interval
@@ -178,19 +195,27 @@ class Simulator:
             self._begin(self._attempt(training, due))
         return self._begin(self._attempt(training, due))
 
-    async def _post_terminal(self, training: Training, due: Due) -> None:
+    async def _post_terminal(self, training: Training, due: Due, retry_delays: Sequence[float]) -> None:
         first = await self._attempt(training, due)
-        if not first.is_taken:
-            self._begin(self._retry(training, due))
+        if first.is_taken:
+            self._forget_webhooks(training)
+        else:
+            self._begin(self._retry(training, due, retry_delays))
         for _ in range(training.faults.duplicate):
             self._begin(self._attempt(training, due))
 
-    async def _retry(self, training: Training, due: Due) -> None:
+    async def _retry(self, training: Training, due: Due, delays: Sequence[float]) -> None:
         replicates = tuple(delay / training.speed for delay in RETRY_DELAYS_SECONDS)
-        for delay in self.knobs.retry_delays_real_seconds or replicates:
+        for delay in delays or self.knobs.retry_delays_real_seconds or replicates:
             await asyncio.sleep(delay)
             if (await self._attempt(training, due)).is_taken:
-                return
+                break
+        self._forget_webhooks(training)
+
+    def _forget_webhooks(self, training: Training) -> None:
+        """The terminal webhook was taken, or given up: after a restart nothing is posted again."""
+        if self._store is not None:
+            self._store.told(training)
 
     async def _attempt(self, training: Training, due: Due) -> Attempt:
         webhook_id = message_id(training, due)

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from typing import Annotated, Any, Final, TypeVar
@@ -57,10 +57,19 @@ class TrainingRequest(BaseModel):
 
 
 class World:
-    """Everything that this Replicate knows. The time is handed in."""
+    """
+    Everything that this Replicate knows. The time is handed in.
 
-    def __init__(self, knobs: Knobs) -> None:
+    *keep* is called with each training and prediction that is new or changes. What `restore` brings back after a
+    restart has ids of its own, so that of each of its *restarts* begins with others.
+    """
+
+    def __init__(
+        self, knobs: Knobs, *, restarts: int = 0, keep: Callable[[Training | Prediction], object] = lambda _: None
+    ) -> None:
         self._knobs = knobs
+        self._seed = f"{knobs.seed}:{restarts}" if restarts else str(knobs.seed)
+        self._keep = keep
         #: By name, oldest first.
         self._models = {name: official(name) for name in knobs.official_models}
         self._trainings: dict[str, Training] = {}
@@ -212,8 +221,7 @@ class World:
             run_seconds=run_seconds,
             faults=faults,
         )
-        self._makers[created.makes] = created.id
-        self._trainings[created.id] = created
+        self._set_training(created)
         return created
 
     def find_training(self, training_id: str) -> Training | None:
@@ -226,14 +234,27 @@ class World:
     def change_training(self, found: Training, order: FaultOrder, *, now: datetime) -> Training:
         """The *found* training with what was ordered for it."""
         changed = found.with_orders(order.faults, at=found.seconds(now))
-        self._trainings[found.id] = changed
+        self._set_training(changed)
         return changed
 
     def cancel_training(self, found: Training, *, now: datetime) -> Training:
         """The *found* training, canceled unless it has ended."""
         canceled = found.cut(found.seconds(now), Status.CANCELED)
-        self._trainings[found.id] = canceled
+        self._set_training(canceled)
         return canceled
+
+    def restore(self, trainings: Iterable[Training], predictions: Iterable[Prediction]) -> None:
+        """Know again what was kept before a restart, and the models that trainings were for."""
+        for each in trainings:
+            self._makers[each.makes] = each.id
+            self._trainings[each.id] = each
+            self.create_model(Model(each.destination))
+        self._predictions.update((each.id, each) for each in predictions)
+
+    def _set_training(self, changed: Training) -> None:
+        self._makers[changed.makes] = changed.id
+        self._trainings[changed.id] = changed
+        self._keep(changed)
 
     def _accepts(self, destination: str) -> bool:
         if self._knobs.auto_destinations and _MODEL.fullmatch(destination):
@@ -267,7 +288,7 @@ class World:
             ),
             behaviour=version.behaviour,
         )
-        self._predictions[created.id] = created
+        self._set_prediction(created)
         return created
 
     def predictions(self, *, now: datetime) -> list[Prediction]:
@@ -281,8 +302,12 @@ class World:
     def cancel_prediction(self, found: Prediction, *, now: datetime) -> Prediction:
         """The *found* prediction, canceled unless it has ended."""
         canceled = found.cut(found.seconds(now), Status.CANCELED)
-        self._predictions[found.id] = canceled
+        self._set_prediction(canceled)
         return canceled
+
+    def _set_prediction(self, changed: Prediction) -> None:
+        self._predictions[changed.id] = changed
+        self._keep(changed)
 
     # Names
 
@@ -291,7 +316,7 @@ class World:
         return base64.b32encode(self._digest(what)).decode().lower()[:_ID_LENGTH]
 
     def _digest(self, what: str) -> bytes:
-        return hashlib.sha256(f"{self._knobs.seed}:{what}".encode()).digest()
+        return hashlib.sha256(f"{self._seed}:{what}".encode()).digest()
 
 
 def _made(maker: Training, now: datetime) -> Version | None:

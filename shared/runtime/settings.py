@@ -297,6 +297,8 @@ class SimulatorSettings(Settings):
     simulator_port: Port = 8090
     #: The same seed makes the same trainings; drawn when empty.
     simulator_seed: int | None = None
+    #: The file in which it keeps its trainings across restarts; nothing is kept when empty.
+    simulator_state: Path | None = None
     #: How much faster than the clock its trainings run.
     simulator_speed: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     simulator_token: HeaderToken = SecretStr("r8_simulator")
@@ -338,7 +340,7 @@ PROCESSES: Final[dict[str, type[Settings]]] = {
 #: Those of `modelswap`, which is no process of its own.
 CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings)
 #: Names with our prefix that steer tools and tests.
-_NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_")
+_NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_", "MODELSWAP_UP_FOLDER")
 
 
 def setting(field: str) -> str:

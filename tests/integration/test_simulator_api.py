@@ -285,7 +285,7 @@ async def test_a_picture_is_not_there_before_the_end(replicate):
 
 
 async def test_a_caller_may_wait_for_the_end():
-    knobs = {"speed": 1000, "boot_seconds": 1, "duration_seconds": 1, "prediction_boot_seconds": 20}
+    knobs: dict[str, Any] = {"speed": 1000, "boot_seconds": 1, "duration_seconds": 1, "prediction_boot_seconds": 20}
     simulator = Simulator(**knobs)
     async with (
         running(simulator) as url,

@@ -24,7 +24,7 @@ TRAINER, TRAINER_VERSION = "ostris/flux-dev-lora-trainer", "e" * 64
 OFFICIAL = "black-forest-labs/flux-schnell"
 PROMPT = {"prompt": "a lake"}
 #: A training and a run take hundredths of a second, but for those that are told to take long.
-QUICK = {"speed": 1000, "boot_seconds": 5, "duration_seconds": 20, "auto_destinations": False}
+QUICK: dict[str, Any] = {"speed": 1000, "boot_seconds": 5, "duration_seconds": 20, "auto_destinations": False}
 LONG_SECONDS = 1_000_000.0
 
 

@@ -1,0 +1,118 @@
+"""
+What a simulator keeps across its restarts: trainings and predictions, in one SQLite file. Edge.
+
+Every change is one statement, written before anybody is told of it, so a process that is killed loses none and leaves
+no half of one. It need not outlive the machine: nothing waits for the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from services.simulator.prediction import Prediction
+from services.simulator.training import Training
+from shared.contract.errors import ModelswapError
+
+#: The newest of each kind are kept.
+_MOST: Final = 2_000
+#: How many are added between two looks at how many there are.
+_ROOM: Final = 100
+_TABLES: Final = """
+    CREATE TABLE IF NOT EXISTS starts (number INTEGER PRIMARY KEY, seed INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS jobs (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, body TEXT NOT NULL,
+        is_told INTEGER NOT NULL DEFAULT 0
+    );
+"""
+_KINDS: Final[dict[str, TypeAdapter[Any]]] = {
+    "training": TypeAdapter(Training),
+    "prediction": TypeAdapter(Prediction),
+}
+
+
+class CannotKeep(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
+    """The file can not be used."""
+
+    code = "can_not_keep"
+
+
+class Store:
+    """The file of one simulator, as a context manager."""
+
+    def __init__(self, file: Path, *, seed: int, most: int = _MOST) -> None:
+        """
+        Open *file*, or make it; *seed* counts where it has none, and it keeps about *most* of each kind.
+
+        Raises:
+            CannotKeep: if it is no such file, or can not be written.
+
+        """
+        try:
+            self._database = sqlite3.connect(file, isolation_level=None)
+            self._database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {_TABLES}")
+            before = self._database.execute("SELECT number, seed FROM starts ORDER BY number LIMIT 1").fetchone()
+            self.seed: int = before[1] if before else seed
+            self._database.execute("INSERT INTO starts (seed) VALUES (?)", (self.seed,))
+            (starts,) = self._database.execute("SELECT max(number) FROM starts").fetchone()
+        except sqlite3.Error as error:
+            raise CannotKeep(f"{file} can not be used: {error}") from error
+        #: How often it was opened before.
+        self.restarts: int = starts - 1
+        self._most = most
+        self._added = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def keep(self, job: Training | Prediction) -> None:
+        """Remember *job* as it is now."""
+        kind = "training" if isinstance(job, Training) else "prediction"
+        # Only what was set: null is an output that can be ordered.
+        body = json.dumps(_KINDS[kind].dump_python(job, mode="json", exclude_unset=True))
+        self._database.execute(
+            "INSERT INTO jobs (id, kind, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+            (job.id, kind, body),
+        )
+        self._added += 1
+        if self._added >= _ROOM:
+            self._forget_oldest()
+
+    def told(self, training: Training) -> None:
+        """Remember that all webhooks of *training* have left."""
+        self._database.execute("UPDATE jobs SET is_told = 1 WHERE id = ?", (training.id,))
+
+    def trainings(self) -> Iterator[tuple[Training, bool]]:
+        """Yield each kept training, oldest first, and whether all its webhooks have left."""
+        return self._kept("training")
+
+    def predictions(self) -> Iterator[Prediction]:
+        """Yield each kept prediction, oldest first."""
+        return (job for job, _ in self._kept("prediction"))
+
+    def _kept(self, kind: str) -> Iterator[tuple[Any, bool]]:
+        query = "SELECT body, is_told FROM jobs WHERE kind = ? ORDER BY number"
+        with closing(self._database.execute(query, (kind,))) as rows:
+            for body, is_told in rows:
+                try:
+                    yield _KINDS[kind].validate_python(json.loads(body)), bool(is_told)
+                except ValidationError:
+                    continue  # of another version, which knew other faults
+
+    def _forget_oldest(self) -> None:
+        self._added = 0
+        for kind in _KINDS:
+            self._database.execute(
+                "DELETE FROM jobs WHERE kind = ? AND number <= "
+                "(SELECT number FROM jobs WHERE kind = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (kind, kind, self._most),
+            )
