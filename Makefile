@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt deploy/setup.sh
 demo: setup ## three trainings before your eyes, on private servers
 	@$(BIN)/modelswap demo
 
-up: setup ## the same stack, until Ctrl-C
-	@$(BIN)/modelswap up --embedded
+up: setup ## the same stack, until Ctrl-C; STATE=folder keeps it for the next time
+	@$(BIN)/modelswap up --embedded $(if $(STATE),--state "$(STATE)")
 
 check: setup ## lint, types, import rules and unit tests: seconds, no server
 	@echo "── lint";         $(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,30 +1,35 @@
-"""`modelswap up --embedded` runs everything, keeps what it is told to keep, and never runs half."""
+"""`modelswap up --embedded` keeps everything running, and what it knows."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import shlex
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 import asyncpg
 import pytest
 
 from deploy.local.ports import free_ports
-from tests.proc import look_into
+from services.cli.machine.stack import TRAINER
 from tests.stack import ROOT
+from tests.up import SERVICES, Up, up
 
-SERVICES = ("receiver", "extractor", "state", "ops", "simulator")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+
+#: A training takes two seconds.
+_SPEED: Final = "300"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state() -> Iterator[Path]:
     """A folder that the servers' own user can walk to, which pytest's are not."""
     with tempfile.TemporaryDirectory(prefix="modelswap-test-") as folder:
@@ -32,60 +37,46 @@ def state() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture
-def ports() -> Iterator[dict[str, str]]:
-    """One for each process, until the end: the servers that `up` starts before them take others."""
+@pytest.fixture(scope="module")
+def settings() -> Iterator[dict[str, str]]:
+    """A port for each process, until the end: the servers that `up` starts before them take others."""
     with free_ports(len(SERVICES)) as free:
-        yield {f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in zip(SERVICES, free, strict=True)}
+        ports = {f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in zip(SERVICES, free, strict=True)}
+        yield {**ports, "MODELSWAP_SIMULATOR_SPEED": _SPEED}
 
 
-@asynccontextmanager
-async def up(state: Path, ports: dict[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
-    """Everything, as soon as it is ready, and what it said until then."""
-    own = {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "services.cli", "up", "--embedded", "--state", str(state)),
-        cwd=ROOT,
-        env={**own, **ports},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        limit=1024 * 1024,
-        # As a shell starts what a script puts into the background.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
-    )
-    assert process.stdout is not None
-    said: list[str] = []
-    try:
-        async with asyncio.timeout(90):
-            while "Ctrl-C stops everything." not in said:
-                line = await process.stdout.readline()
-                assert line, "\n".join(said)
-                said.append(line.decode().rstrip())
-        yield process, said
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code: the rehearsal mends it."""
+    folder = tmp_path_factory.mktemp("code")
+    for room in ("services", "shared", "deploy"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
-def exported(state: Path) -> dict[str, str]:
-    """What another terminal would know."""
-    lines = (state / "env").read_text().splitlines()
-    return dict(shlex.split(line)[1].split("=", 1) for line in lines)
+@pytest.fixture(scope="module")
+async def running(state: Path, sources: Path, settings: dict[str, str]) -> AsyncIterator[Up]:
+    """One for all tests of this file, which speaks to programs."""
+    async with up(state, sources, {**settings, "MODELSWAP_LOG_FORMAT": "json"}) as running:
+        yield running
 
 
-def found_in_another_terminal(state: Path) -> str:
-    """Where the command is that we tell people to type there."""
-    typed = f"source {shlex.quote(str(state / 'env'))} && command -v modelswap"
-    told = subprocess.run(["bash", "-c", typed], env={"PATH": "/usr/bin:/bin"}, capture_output=True, check=False)
-    return told.stdout.decode().strip()
+async def train(running: Up, user: str) -> str:
+    """Start a training; its id."""
+    body = {"user_id": user, "destination": f"demo/{user}", "trigger_word": "TOK", "trainer": TRAINER, "input": {}}
+    started = await running.ask("state", "/v1/trainings", body=body)
+    assert started is not None
+    return str(started["training_id"])
 
 
-def child_of(pid: int, command: str) -> int:
-    children = look_into(f"/proc/{pid}/task/{pid}/children").split()
-    (found,) = [int(child) for child in children if command in look_into(f"/proc/{child}/cmdline")]
-    return found
+async def until_active(running: Up, training: str) -> dict[str, Any]:
+    seen = None
+    async with asyncio.timeout(60):
+        while not seen or seen["stage"] != "active":
+            seen = await running.ask("state", f"/v1/trainings/{training}")
+            assert seen is None or not seen["failure"], seen
+            await asyncio.sleep(0.05)
+    return dict(seen)
 
 
 async def logged_in(database_url: str) -> set[tuple[str, bool]]:
@@ -103,7 +94,49 @@ async def logged_in(database_url: str) -> set[tuple[str, bool]]:
     return {(row["usename"], row["usesuper"]) for row in found}
 
 
-async def test_a_state_whose_services_were_superusers_is_refused(state):
+async def test_a_process_that_is_killed_is_started_again(running):
+    killed, before = running.child("extractor"), len(running.err)
+
+    os.kill(killed, signal.SIGKILL)
+
+    said = await running.until_said("extractor ended", after=before)
+    assert said == "extractor ended with exit code -9; it is started again in 0.5 s"
+    await until_active(running, await train(running, "kim"))
+    assert running.child("extractor") not in (0, killed)
+    assert running.process.returncode is None
+
+
+async def test_the_simulator_knows_its_trainings_after_a_crash(running):
+    training = await train(running, "lea")
+
+    os.kill(running.child("simulator"), signal.SIGKILL)
+
+    active = await until_active(running, training)
+    assert active["training_id"] == training
+    assert (await running.ask("state", "/v1/users/lea/model"))["reference"] == active["reference"]
+
+
+async def test_one_process_is_restarted_on_request(running):
+    before = running.child("state")
+
+    code, said = await running.modelswap("up", "--restart", "state")
+
+    assert (code, said) == (0, "state is ready again\n")
+    assert running.child("state") not in (0, before)
+    assert await running.ask("state", "/readyz")
+
+
+async def test_no_process_logs_in_as_a_superuser(running):
+    assert await logged_in(running.exported()["MODELSWAP_DATABASE_URL"]) == {
+        ("modelswap_owner", False),
+        ("modelswap_state_login", False),
+        ("modelswap_ops_login", False),
+    }
+
+
+async def test_a_state_whose_services_were_superusers_is_refused(tmp_path):
+    state = tmp_path
+    state.chmod(0o711)
     (state / "secrets.json").write_text('{"API_TOKENS": "made-by-an-earlier-version"}')
 
     told = await asyncio.to_thread(
@@ -120,28 +153,47 @@ async def test_a_state_whose_services_were_superusers_is_refused(state):
     assert f"Next: rm -r {state}" in told.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
-async def test_it_ends_well_when_told_to_and_badly_when_a_process_is_lost(state, ports):
-    async with up(state, ports) as (process, said):
-        first = exported(state)
-        assert await logged_in(first["MODELSWAP_DATABASE_URL"]) == {
-            ("modelswap_owner", False),
-            ("modelswap_state_login", False),
-            ("modelswap_ops_login", False),
-        }
-        assert found_in_another_terminal(state) == str(Path(sys.executable).parent / "modelswap")
-        process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 60) == 0
-    assert f"  source {state / 'env'}" in said
-    assert {line.split(" │ ")[0].strip() for line in said if " │ " in line} == set(SERVICES)
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [
+        ("--restart nobody --state {state}", 2, "'receiver', 'extractor', 'state', 'ops'"),
+        ("--restart ops --state /nowhere", 1, "modelswap: no `modelswap up` runs with /nowhere\nNext: "),
+        ("--restart ops", 1, "modelswap: which `modelswap up`? This terminal does not have its settings\nNext: "),
+    ],
+)
+async def test_a_restart_that_can_not_be_says_why(running, typed, code, said):
+    command = f"{sys.executable} -m services.cli up {typed.format(state=running.state)}"
 
-    async with up(state, ports) as (process, _):
-        second = exported(state)
-        os.kill(child_of(process.pid, "services.extractor"), signal.SIGKILL)
-        out, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 1
-    assert "modelswap: extractor ended with exit code -9" in out.decode()
+    ended, out = await running.type(command)
 
+    assert ended == code
+    assert said in re.sub(r"[│\s]+", " ", out) or said in out
+
+
+async def test_for_programs_every_line_of_standard_output_is_json(running):
+    lines = [json.loads(line) for line in running.out]
+
+    assert {line["service"] for line in lines} == set(SERVICES)
+    assert "Ctrl-C stops everything." in running.err
+
+
+async def test_the_next_run_goes_on_where_this_one_stopped(running, state, sources, settings):
+    training = await train(running, "mia")
+    first = running.exported()
+    assert await running.stop() == 0
+
+    # Of a terminal that has sourced the settings of the first run.
+    async with up(state, sources, {**first, **settings, "MODELSWAP_LOG_FORMAT": "console"}) as again:
+        second = again.exported()
+        active = await until_active(again, training)
+        trainings = await again.ask("simulator", "/_simulator/trainings")
+        assert await again.stop() == 0
+
+    assert active["user_id"] == "mia"
+    assert training in [each["id"] for each in trainings["trainings"]]
     kept = ("MODELSWAP_API_TOKENS", "MODELSWAP_REF_SECRETS", "MODELSWAP_AMQP_URL", "MODELSWAP_DATABASE_URL")
     assert [first[name] for name in kept] == [second[name] for name in kept]
-    assert first["MODELSWAP_SIMULATOR_SEED"] != second["MODELSWAP_SIMULATOR_SEED"]
+    assert {line.split(" │ ")[0].strip() for line in again.out if " │ " in line} == set(SERVICES)
+    simulator = f"Replicate: the simulator at {second['MODELSWAP_REPLICATE_API_URL']}, since "
+    assert [line for line in again.out if line.startswith(simulator)]
+    assert f"  source {state / 'env'}" in again.out

@@ -4,11 +4,14 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.cli.machine.children import Children
+from services.cli.machine.keeper import Keeper
+from services.cli.machine.stack import Plan
 from services.cli.problem import Problem
 from tests.proc import is_alive
 from tests.stack import free_port
@@ -45,11 +48,36 @@ async def test_one_that_ends_is_named_with_its_last_words():
             await children.until_ready({"simulator": "http://127.0.0.1:1"})
 
 
+async def test_one_that_ends_again_and_again_starts_later_each_time():
+    port, said = free_port(), asyncio.Queue[str]()
+    # It starts with the settings of the test, and is started again with those of the plan, which it refuses.
+    broken = {**settings(port), "MODELSWAP_SIMULATOR_SPEED": "-1"}
+    plan = Plan(("simulator",), broken, {"simulator": f"http://127.0.0.1:{port}"})
+
+    async with Children(lambda *_: None) as children, asyncio.timeout(60):
+        await children.start("simulator", broken)
+        keeping = asyncio.create_task(keep(children, plan, said.put_nowait))
+        reports = [await said.get() for _ in range(3)]
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+    assert [report.partition("again in ")[2].partition(" s")[0] for report in reports] == ["0.5", "1", "2"]
+    assert reports[0] == "simulator ended with exit code 2; it is started again in 0.5 s"
+    assert "MODELSWAP_SIMULATOR_SPEED" in reports[2]
+
+
+async def keep(children: Children, plan: Plan, say: Callable[[str], object]) -> None:
+    async with asyncio.TaskGroup() as group:
+        Keeper(children, plan, group, say)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at the parent's end is Linux's")
 async def test_none_outlives_us_even_after_kill_9():
     program = """
 import asyncio, os, sys
 from services.cli.machine.children import Children
+from services.cli.machine.keeper import Keeper
+from services.cli.machine.stack import Plan
 async def main():
     async with Children(lambda name, line: print(line, flush=True)) as children:
         await children.start("simulator", dict(os.environ))

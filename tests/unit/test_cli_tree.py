@@ -128,7 +128,7 @@ def test_whatever_reads_can_print_json(path):
     [
         ["nonsense"],
         ["serve", "nobody"],
-        ["up", "--state", "x"],
+        ["up", "--restart", "nobody"],
         ["trainings", "list", "-n"],
         ["dead-letters", "replay", "1", "--reason", "x", "--rate", "0"],
         ["dead-letters", "replay", "1", "--reason", "x", "--rate", "nan"],

@@ -38,12 +38,19 @@ class _Child:
 
     async def listen(self, hear: Hear) -> int:
         """Pass on what it writes until it ends; its exit code."""
-        assert self.process.stdout is not None  # noqa: S101 (it was asked for)
-        while line := await self.process.stdout.readline():
-            text = line.decode("utf-8", "replace").rstrip()
+        while text := await self._read_line():
+            text = text.rstrip()
             self.last_lines.append(text[:_REMEMBERED_CHARACTERS])
             hear(self.name, text)
         return await self.process.wait()
+
+    async def _read_line(self) -> str:
+        """Return the next line with its end; nothing, if there is none."""
+        assert self.process.stdout is not None  # noqa: S101 (it was asked for)
+        try:
+            return (await self.process.stdout.readline()).decode("utf-8", "replace")
+        except ValueError:
+            return "(a line of more than 1 MiB)\n"
 
 
 class Children:
@@ -51,24 +58,17 @@ class Children:
 
     def __init__(self, hear: Hear) -> None:
         self._hear = hear
-        #: By the task that listens to each and ends with it.
-        self._children: dict[asyncio.Task[int], _Child] = {}
+        #: Each with the task that listens to it and ends with it.
+        self._children: dict[str, tuple[_Child, asyncio.Task[int]]] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        alive = [task for task in self._children if not task.done()]
-        for task in alive:
-            _send(self._children[task].process.terminate)
-        if alive:
-            await asyncio.wait(alive, timeout=_STOP_SECONDS)
-            for task in alive:
-                if not task.done():
-                    _send(self._children[task].process.kill)
-            await asyncio.gather(*alive)
+        await self.stop(*self._children)
 
     async def start(self, name: str, environment: Mapping[str, str]) -> None:
+        """Start the process; an earlier one of that name has ended."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -83,18 +83,31 @@ class Children:
             process_group=0,
         )
         child = _Child(name, process)
-        self._children[asyncio.create_task(child.listen(self._hear))] = child
+        self._children[name] = child, asyncio.create_task(child.listen(self._hear))
+
+    async def stop(self, *names: str) -> None:
+        """Stop these processes: in good order, or after a while by force."""
+        alive = [(child, task) for name in names for child, task in [self._children[name]] if not task.done()]
+        for child, _ in alive:
+            _send(child.process.terminate)
+        tasks = [task for _, task in alive]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+        for child, task in alive:
+            if not task.done():
+                _send(child.process.kill)
+        await asyncio.gather(*tasks)
 
     async def until_ready(self, urls: Mapping[str, str]) -> None:
         """
-        Wait until every one of *urls* says that it is ready.
+        Wait until the processes that *urls* names say that they are ready.
 
         Raises:
-            Problem: if a process ends instead, or one takes too long.
+            Problem: if one of them ends instead, or takes too long.
 
         """
         waiting = asyncio.gather(*map(wait_until_ready, urls.values()))
-        death = asyncio.create_task(self.death())
+        death = asyncio.create_task(self.death(*urls))
         try:
             await asyncio.wait((waiting, death), timeout=_READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if death.done():
@@ -108,10 +121,11 @@ class Children:
             with suppress(asyncio.CancelledError):
                 await waiting
 
-    async def death(self) -> Problem:
-        """Wait until one of the processes ends, and say which and how."""
-        (task, *_), _ = await asyncio.wait(self._children, return_when=asyncio.FIRST_COMPLETED)
-        child = self._children[task]
+    async def death(self, *names: str) -> Problem:
+        """Wait until one of these processes (of all, if none is named) ends, and say which and how."""
+        tasks = {self._children[name][1]: self._children[name][0] for name in names or self._children}
+        (task, *_), _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        child = tasks[task]
         said = "\n".join(f"  {line}" for line in child.last_lines) or "  (nothing)"
         return Problem(f"{child.name} ended with exit code {task.result()}. It said:\n{said}", then=_AGAIN)
 

@@ -37,7 +37,13 @@ def up(
     ] = False,
     state: Annotated[
         Path | None,
-        typer.Option(help="Keep the private servers' data and secrets here.", file_okay=False, show_default=False),
+        typer.Option(
+            help="Keep everything in this folder for the next run: the private servers' data, the secrets, and what "
+            "the simulated Replicate knows. Without it all of that is deleted at the end.",
+            metavar="DIR",
+            file_okay=False,
+            show_default=False,
+        ),
     ] = None,
     simulator: Annotated[
         bool | None,
@@ -47,16 +53,30 @@ def up(
             show_default=False,
         ),
     ] = None,
+    restart: Annotated[
+        Process | None,
+        typer.Option(
+            help="Have the `modelswap up` that runs in another terminal restart this process; return when it is "
+            "ready. Which `up`: see --state, or `source` the file that it names at its start.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """
     Run all services on this machine until Ctrl-C.
 
-    If one of them ends by itself, all are stopped, and the exit code is 1.
+    A process that ends by itself is started again: after half a second, and each time later where it ends again soon,
+    up to 30 seconds. Exit code 1 if one ends before all are ready.
     """
+    state = state.absolute() if state else None
+    if restart is not None:
+        from services.cli.machine.control import ask_to_restart, folder_of_up
+
+        run_async(ask_to_restart(folder_of_up(state), restart.value))
+        print(f"{restart.value} is ready again")
+        return
     from services.cli.machine.up import up as run
 
-    if state is not None and not embedded:
-        raise typer.BadParameter("only private servers have a state to keep: add --embedded", param_hint="--state")
     run(os.environ, embedded=embedded, state=state, simulator=simulator)
 
 

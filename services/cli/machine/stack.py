@@ -85,17 +85,17 @@ def plan(environment: Environment, *, simulator: bool, logins: Mapping[str, str]
 
     """
     ready = completed(environment, {"LOG_FORMAT": "console"})
-    ready = completed(_with_simulator(ready) if simulator else ready, {"PUBLIC_URL": _url(ready, "receiver")})
-    ready = overridden(ready, {"API_URL": _url(ready, "state"), "EXTRACTOR_URL": _url(ready, "extractor")})
+    ready = completed(_with_simulator(ready) if simulator else ready, {"PUBLIC_URL": url_of(ready, "receiver")})
+    ready = overridden(ready, {"API_URL": url_of(ready, "state"), "EXTRACTOR_URL": url_of(ready, "extractor")})
     services = (SIMULATOR, *SERVICES) if simulator else SERVICES
     _check(ready, services)
-    return Plan(services, ready, {name: _url(ready, name) for name in services}, logins or {})
+    return Plan(services, ready, {name: url_of(ready, name) for name in services}, logins or {})
 
 
 def exports(environment: Environment) -> str:
     """What another terminal needs to talk to this stack, as shell."""
     asked = {"API_URL": "state", "OPS_URL": "ops", "RECEIVER_URL": "receiver"}
-    urls = {name: _url(environment, service) for name, service in asked.items()}
+    urls = {name: url_of(environment, service) for name, service in asked.items()}
     everything = overridden(environment, urls)
     given = {name: text for name, text in everything.items() if name.startswith(PREFIX) and text}
     return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in given.items())
@@ -108,7 +108,7 @@ def _with_simulator(environment: Environment) -> Environment:
     return overridden(
         ready,
         {
-            "REPLICATE_API_URL": _url(ready, SIMULATOR),
+            "REPLICATE_API_URL": url_of(ready, SIMULATOR),
             "REPLICATE_API_TOKEN": simulator.simulator_token.get_secret_value(),
             # Without one, the receiver asks the simulator, as it would Replicate.
             "WEBHOOK_SECRETS": secret.get_secret_value() if secret else "",
@@ -127,7 +127,7 @@ def _check(environment: Environment, services: Sequence[str]) -> None:
         raise SettingsError("\n".join(mistakes))
 
 
-def _url(environment: Environment, service: str) -> str:
+def url_of(environment: Environment, service: str) -> str:
     """Where *service* is reached from this machine."""
     default = PROCESSES[service].model_fields[f"{service}_port"].default
     host = environment.get(f"{PREFIX}HOST") or Settings.model_fields["host"].default

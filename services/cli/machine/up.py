@@ -20,20 +20,12 @@ from rich.text import Text
 
 from deploy.local import LocalServersError, local_servers
 from deploy.local.process import removed_afterwards
-from services.cli.machine import servers
+from services.cli.machine import control, servers
 from services.cli.machine.children import Children, Hear
+from services.cli.machine.keeper import Keeper
+from services.cli.machine.replicate import choose_replicate
 from services.cli.machine.roles import PASSWORDS, find_passwords, login_url, make_roles
-from services.cli.machine.stack import (
-    TRAINER,
-    Environment,
-    Plan,
-    completed,
-    exports,
-    generated,
-    is_given,
-    overridden,
-    plan,
-)
+from services.cli.machine.stack import TRAINER, Environment, Plan, completed, exports, generated, overridden, plan
 from services.cli.output import console
 from services.cli.problem import Problem
 from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
@@ -46,7 +38,7 @@ _COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green",
 
 
 def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
-    """Run all services until Ctrl-C; raise when one of them ends by itself."""
+    """Run all services until Ctrl-C, and start again what ends by itself; raise if one does before all are ready."""
     for_programs = environment.get(f"{PREFIX}LOG_FORMAT") == "json"
     out = console(stderr=for_programs)
     # A script's shell has what it puts into the background ignore Ctrl-C: it would stay when the script is gone.
@@ -56,7 +48,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
         out.print(Text(text), soft_wrap=True)
 
     def hear(name: str, line: str) -> None:
-        if for_programs and line.startswith("{"):
+        if for_programs and _is_object(line):
             # Each line names its service. The rest, such as a crash of Python itself, is for people.
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
@@ -65,19 +57,21 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
 
     try:
         with ExitStack() as stack:
+            replicate = choose_replicate(environment, embedded=embedded, simulator=simulator)
             logins: Mapping[str, str] = {}
             if embedded:
                 environment, logins = stack.enter_context(private_servers(environment, state, say))
-            if simulator is None:
-                simulator = embedded and not is_given(environment, "REPLICATE_API_TOKEN")
-            # Kept databases know the trainings of earlier runs: those of this one are others.
-            seed = {"SIMULATOR_SEED": str(secrets.randbits(31))} if simulator else {}
-            everything = plan(completed(environment, seed), simulator=simulator, logins=logins)
+            folder = stack.enter_context(_folder(state))
+            # What this terminal may have of another run is of that run's folder.
+            environment = overridden(environment, {"SIMULATOR_STATE": str(folder / "simulator.sqlite3")})
+            everything = plan(environment, simulator=replicate.is_simulated, logins=logins)
             _check_ports(everything)
-            hint = "# with the settings of this one"
+            say(f"Replicate: {replicate.why}")
+            hint, restart = "# with the settings of this one", f"modelswap up --restart extractor --state {folder}"
             if embedded:
-                hint = f"source {stack.enter_context(_exported(everything.environment, state))}"
-            asyncio.run(_run(everything, say, hear, hint))
+                hint, restart = f"source {_export(everything.environment, folder)}", "modelswap up --restart extractor"
+            listener = stack.enter_context(control.listening(folder))
+            asyncio.run(_run(everything, listener, say, hear, _welcome(everything, hint, restart)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("modelswap: everything is stopped")
 
@@ -139,15 +133,25 @@ async def prepare(environment: Environment, say: Say) -> None:
     say(f"RabbitMQ: {len(topology.exchanges)} exchanges and {len(topology.queues)} queues are there")
 
 
-async def _run(everything: Plan, say: Say, hear: Hear, hint: str) -> None:
+def _is_object(line: str) -> bool:
+    """Is *line* one JSON object?"""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, welcome: str) -> None:
     _stop_on_sigterm()
     await prepare(everything.environment, say)
     async with Children(hear) as children:
         for name in everything.services:
             await children.start(name, everything.environment_of(name))
         await children.until_ready(everything.urls)
-        say(_welcome(everything, hint))
-        raise await children.death()
+        say(welcome)
+        async with asyncio.TaskGroup() as group:
+            keeper = Keeper(children, everything, group, say)
+            await control.serve(listener, keeper.restart)
 
 
 def _stop_on_sigterm() -> None:
@@ -156,7 +160,7 @@ def _stop_on_sigterm() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
-def _welcome(everything: Plan, hint: str) -> str:
+def _welcome(everything: Plan, hint: str, restart: str) -> str:
     urls = everything.urls
     console_url = everything.environment.get(_MANAGEMENT)
     auth = '-H "Authorization: Bearer ${MODELSWAP_API_TOKENS%%,*}"'
@@ -192,6 +196,7 @@ def _welcome(everything: Plan, hint: str) -> str:
         "  modelswap trainings watch",
         "  modelswap listen",
         f"  curl {auth} {urls['state']}/v1/users/ann/model",
+        f"  {restart}",
         "",
         "Ctrl-C stops everything.",
     ]
@@ -210,16 +215,22 @@ def _secrets(state: Path | None) -> dict[str, str]:
 
 
 @contextmanager
-def _exported(environment: Environment, state: Path | None) -> Iterator[Path]:
-    """A file for another terminal to source, for our eyes only; gone afterwards, or kept with *state*."""
-    with ExitStack() as stack:
-        if state is None:
-            folder = stack.enter_context(removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-env-"))))
-        else:
-            folder = state
-        file = folder / "env"
-        file.touch(mode=0o600)
-        # So that the other terminal finds `modelswap`, as this one does.
-        path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n'
-        file.write_text(path + exports(environment))
-        yield file
+def _folder(state: Path | None) -> Iterator[Path]:
+    """*state*, made if need be; without one, a folder for our eyes only that is gone afterwards."""
+    if state is None:
+        with removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-up-"))) as folder:
+            yield folder
+    else:
+        state.mkdir(parents=True, exist_ok=True)
+        yield state
+
+
+def _export(environment: Environment, folder: Path) -> Path:
+    """Write a file for another terminal to source, for our eyes only."""
+    file = folder / "env"
+    file.touch(mode=0o600)
+    # So that the other terminal finds `modelswap`, as this one does.
+    path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n'
+    ours = f"export {control.UP_FOLDER}={shlex.quote(str(folder))}\n"
+    file.write_text(path + ours + exports(environment))
+    return file

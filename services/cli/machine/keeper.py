@@ -1,0 +1,87 @@
+"""
+Keep processes running: start again what ends by itself, and restart one when asked. Edge.
+
+    running ──ends──▶ waiting ──delay──▶ running        the delay doubles with each end that follows soon on a start
+       └───────restart (asked)────────▶ running         at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from services.cli.machine.children import Children
+from services.cli.machine.stack import Plan
+from services.cli.problem import Problem
+
+_FIRST_DELAY_SECONDS: Final = 0.5
+_LONGEST_DELAY_SECONDS: Final = 30.0
+#: What has run for this long has started well: its next end is a first one.
+_STEADY_SECONDS: Final = 60.0
+#: From this many quick ends in a row on, each is reported with what the process said.
+_MANY: Final = 3
+
+
+def next_delay(ends: int) -> float:
+    """Return the seconds to wait before the start that follows on the last of *ends* quick ends in a row."""
+    return min(_FIRST_DELAY_SECONDS * 2.0 ** min(ends - 1, 10), _LONGEST_DELAY_SECONDS)
+
+
+class Keeper:
+    """
+    Keeps the processes of *plan* running, which have been started as *children*, in tasks of *group*.
+
+    *say* tells people.
+    """
+
+    def __init__(self, children: Children, plan: Plan, group: asyncio.TaskGroup, say: Callable[[str], object]) -> None:
+        self._children = children
+        self._plan = plan
+        self._say = say
+        self._group = group
+        self._tasks = {name: group.create_task(self._keep(name)) for name in plan.services}
+
+    async def restart(self, name: str) -> None:
+        """
+        Stop a process, start it, and return when it is ready.
+
+        Raises:
+            Problem: if there is no such process, or it does not become ready. It is started again all the same.
+
+        """
+        if name not in self._tasks:
+            raise Problem(
+                f"no process is called {name!r} here: there are {', '.join(self._tasks)}", then="modelswap up --help"
+            )
+        self._say(f"{name} is restarted")
+        keeping = self._tasks[name]
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        try:
+            await self._children.stop(name)
+            await self._start(name)
+        finally:
+            self._tasks[name] = self._group.create_task(self._keep(name))
+        await self._children.until_ready({name: self._plan.urls[name]})
+
+    async def _keep(self, name: str) -> None:
+        loop, ends = asyncio.get_running_loop(), 0
+        while True:
+            began = loop.time()
+            death = await self._children.death(name)
+            ends = ends + 1 if loop.time() - began < _STEADY_SECONDS else 1
+            delay = next_delay(ends)
+            self._say(_report(death, ends, delay))
+            await asyncio.sleep(delay)
+            await self._start(name)
+
+    async def _start(self, name: str) -> None:
+        await self._children.start(name, self._plan.environment_of(name))
+
+
+def _report(death: Problem, ends: int, delay: float) -> str:
+    how, _, said = str(death).partition(". It said:\n")
+    if ends < _MANY:
+        return f"{how}; it is started again in {delay:g} s"
+    return f"{how}, {ends} times in a row soon after its start; it is started again in {delay:g} s. It said:\n{said}"

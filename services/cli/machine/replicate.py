@@ -1,0 +1,56 @@
+"""Which Replicate does `modelswap up` use, and why? Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from services.cli.machine.stack import SIMULATOR, Environment, is_given, url_of
+from shared.runtime.settings import PREFIX, ReceiverSettings
+
+_URL: Final = "REPLICATE_API_URL"
+_TOKEN: Final = "REPLICATE_API_TOKEN"  # noqa: S105 (a setting's name)
+_DEFAULT_URL: Final = ReceiverSettings.model_fields["replicate_api_url"].default
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The Replicate that is used."""
+
+    is_simulated: bool
+    #: Which one it is, why, and what to type for the other one.
+    why: str
+
+
+def choose_replicate(environment: Environment, *, embedded: bool, simulator: bool | None) -> Choice:
+    """
+    Choose by what was typed, *simulator*; where that is None, by *environment*.
+
+    With *embedded* servers it is the simulator, unless there is a token for another one. A terminal with the exported
+    settings of an earlier run has the simulator's own token: its address tells it from Replicate's.
+    """
+    ours = url_of(environment, SIMULATOR)
+    given = environment.get(PREFIX + _URL)
+    if simulator is None and embedded:
+        if given == ours:
+            return _simulated(ours, f"since {PREFIX}{_URL} is its address")
+        if not is_given(environment, _TOKEN):
+            unused = f"; {PREFIX}{_URL} is not used" if given else ""
+            return _simulated(ours, f"since {PREFIX}{_TOKEN} is not set{unused}")
+        return _given(given, f"since {PREFIX}{_TOKEN} is set")
+    if simulator:
+        return _simulated(ours, "as --simulator says")
+    return _given(given, "as --no-simulator says" if simulator is False else "since --embedded is not given")
+
+
+def _simulated(url: str, reason: str) -> Choice:
+    then = f"set {PREFIX}{_TOKEN} and {PREFIX}PUBLIC_URL, unset {PREFIX}{_URL}, and add --no-simulator"
+    return Choice(is_simulated=True, why=f"the simulator at {url}, {reason}. For the real one {then}")
+
+
+def _given(url: str | None, reason: str) -> Choice:
+    address = urlsplit(url or _DEFAULT_URL)
+    # Without the user and password that it may have.
+    where = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+    return Choice(is_simulated=False, why=f"{where}, {reason}. For the simulator add --simulator")

@@ -1,0 +1,150 @@
+"""`modelswap up --embedded` as a person at two terminals sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from tests.proc import look_into
+
+SERVICES: Final = ("receiver", "extractor", "state", "ops", "simulator")
+_LAST_LINE: Final = "Ctrl-C stops everything."
+
+
+def without_settings() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
+
+
+class Up:
+    """One that runs: what it wrote, and another terminal with its settings."""
+
+    def __init__(self, process: asyncio.subprocess.Process, state: Path, folder: Path) -> None:
+        self.process = process
+        self.state = state
+        self._folder = folder
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._grew = asyncio.Condition()
+        self._reading = [
+            asyncio.create_task(self._read(process.stdout, self.out)),
+            asyncio.create_task(self._read(process.stderr, self.err)),
+        ]
+
+    async def _read(self, stream: asyncio.StreamReader | None, lines: list[str]) -> None:
+        assert stream is not None
+        while line := await stream.readline():
+            lines.append(line.decode().rstrip("\n"))
+            async with self._grew:
+                self._grew.notify_all()
+        async with self._grew:
+            self._grew.notify_all()
+
+    async def until_said(self, text: str, *, after: int = 0, seconds: float = 90) -> str:
+        """Wait until it writes a line with *text* for people, not counting the first lines; return that line."""
+
+        def found() -> list[str]:
+            said = [*self.err[after:], *self.out[after:]]
+            return [line for line in said if text in line] or ([""] if self._reading[0].done() else [])
+
+        try:
+            async with asyncio.timeout(seconds), self._grew:
+                await self._grew.wait_for(found)
+        except TimeoutError:
+            raise AssertionError(f"{text!r} was not said:\n" + "\n".join([*self.out, *self.err][-40:])) from None
+        assert found() != [""], "\n".join([*self.out, *self.err][-40:])
+        return found()[0]
+
+    async def stop(self) -> int:
+        """Ctrl-C; its exit code."""
+        self.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*self._reading)
+            return await self.process.wait()
+
+    async def end(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await asyncio.gather(*self._reading)
+
+    def exported(self) -> dict[str, str]:
+        """The settings that its file exports to another terminal."""
+        lines = (self.state / "env").read_text().splitlines()
+        return dict(shlex.split(line)[1].split("=", 1) for line in lines if line.startswith("export MODELSWAP_"))
+
+    def child(self, name: str) -> int:
+        """The process id of a service; 0 while there is none."""
+        children = look_into(f"/proc/{self.process.pid}/task/{self.process.pid}/children").split()
+        found = [int(child) for child in children if f"services.{name}" in look_into(f"/proc/{child}/cmdline")]
+        return found[0] if found else 0
+
+    async def type(self, script: str, *, seconds: float = 60) -> tuple[int, str]:
+        """Have the shell of a new terminal, in the same folder, run *script*; its exit code and all it wrote."""
+        shell = await asyncio.create_subprocess_exec(
+            "bash",
+            "-c",
+            script,
+            cwd=self._folder,
+            env={**without_settings(), "PYTHONPATH": str(self._folder)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                out, _ = await shell.communicate()
+        finally:
+            if shell.returncode is None:
+                shell.kill()
+        assert shell.returncode is not None
+        return shell.returncode, out.decode()
+
+    async def modelswap(self, *arguments: str) -> tuple[int, str]:
+        """Run a command in another terminal that has sourced the file."""
+        typed = shlex.join(("modelswap", *arguments))
+        return await self.type(f"source {shlex.quote(str(self.state / 'env'))} && {typed}")
+
+    async def ask(self, service: str, path: str, *, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that a service answers to *path*, as the product; None, if it does not answer well."""
+        settings = self.exported()
+        urls = {"state": "MODELSWAP_API_URL", "simulator": "MODELSWAP_REPLICATE_API_URL"}
+        headers = {"Authorization": f"Bearer {settings['MODELSWAP_API_TOKENS']}"}
+        with suppress(httpx.TransportError):
+            async with httpx.AsyncClient(base_url=settings[urls[service]], headers=headers, trust_env=False) as http:
+                answer = await (http.get(path) if body is None else http.post(path, json=body))
+                if answer.is_success:
+                    return json.loads(answer.text)
+        return None
+
+
+@asynccontextmanager
+async def up(state: Path, folder: Path, settings: Mapping[str, str]) -> AsyncIterator[Up]:
+    """Everything, as soon as it is ready, with the code in *folder*."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "services.cli", "up", "--embedded", "--state", str(state)),
+        cwd=folder,
+        env={**without_settings(), "PYTHONPATH": str(folder), **settings},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1024 * 1024,
+        # As a shell starts what a script puts into the background.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),
+    )
+    running = Up(process, state, folder)
+    try:
+        await running.until_said(_LAST_LINE)
+        yield running
+    finally:
+        await running.end()
