@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,12 +20,19 @@ from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import PermanentError
 from shared.contract.events import Event, Evidence, ModelReady, TrainingSucceeded
 from shared.contract.identity import ModelRef
+from shared.contract.retry import RetryIn
 from shared.contract.text import is_storable
 from shared.contract.topology import DEAD_EXCHANGE, EXTRACTOR_QUEUE, STATE_QUEUE, topology
-from shared.runtime.broker import Delivery, dead_letter, to_message
+from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
+from shared.runtime.broker.message import retry
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 REPLAY = UUID(int=7)
+READY = ModelReady(
+    training_id="t1",
+    model=ModelRef("acme", "ada", "a" * 64),
+    evidence=Evidence(shape="plain_text", checks=("exists",), seconds=1.5),
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,63 @@ def test_a_letter_says_what_the_message_was_and_how_it_failed():
     assert failure.traceback.endswith("PermanentError: no version in the output\n")
     assert (failure.attempts, failure.first_at, failure.last_at) == (3, NOON, NOON + timedelta(hours=1))
     assert letter.mark is None
+
+
+def delivered(message: Outgoing) -> Delivery:
+    """Return the delivery of *message* to the extractor."""
+    return Delivery(
+        queue=EXTRACTOR_QUEUE,
+        tag=1,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        headers=message.headers,
+        content_type=message.content_type,
+        body=message.body,
+    )
+
+
+def test_first_failure_survives_retries():
+    step = partial(RetryIn, timedelta(seconds=5))
+    message = to_message(
+        wrap(TrainingSucceeded(training_id="t1", output=None), source="receiver", now=NOON), topology()
+    )
+
+    for hour in range(3):
+        message = retry(delivered(message), step(hour + 2), now=NOON + timedelta(hours=hour))
+    dead = dead_letter(delivered(message), PermanentError("x"), now=NOON + timedelta(hours=3))
+    failure = read(dead, now=NOON + timedelta(days=1)).failure
+
+    assert (failure.attempts, failure.first_at, failure.last_at) == (4, NOON, NOON + timedelta(hours=3))
+
+
+def test_first_failure_survives_a_crash():
+    deaths = [{"reason": "delivery_limit", "queue": STATE_QUEUE, "time": NOON + timedelta(hours=1)}]
+    headers = {"x-death": deaths, "x-failed-at": NOON.isoformat()}
+
+    failure = read(Message(headers=headers), now=NOON + timedelta(days=1)).failure
+
+    assert (failure.first_at, failure.last_at) == (NOON, NOON + timedelta(hours=1))
+
+
+def test_first_failure_defaults_to_the_last_one():
+    headers = {"x-dead-queue": STATE_QUEUE, "x-dead-last-failure": NOON.isoformat()}
+
+    failure = read(Message(headers=headers), now=NOON + timedelta(days=1)).failure
+
+    assert (failure.first_at, failure.last_at) == (NOON, NOON)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "expected"), [(-1, 1), (0, 1), (1, 1), (2, 2), (2**31 - 1, 2**31 - 1), ("7", 1), (None, 1)]
+)
+def test_attempts_below_one_count_as_one(attempt: object, expected: int):
+    message = Message(headers={"x-dead-queue": STATE_QUEUE, "x-dead-attempts": attempt})
+    delivery = replace(
+        delivered(to_message(wrap(READY, source="test", now=NOON), topology())), headers={"x-attempt": attempt}
+    )
+
+    assert read(message, now=NOON).failure.attempts == expected
+    assert delivery.attempt == expected
 
 
 def test_its_headers_are_those_with_which_it_was_published():
@@ -152,6 +217,22 @@ def test_a_training_that_was_reported_twice_has_the_same_digest():
     heard, recovered = (of_event(TrainingSucceeded(training_id="t1", recovered=each), NOON) for each in (False, True))
 
     assert read(heard, now=NOON).digest == read(recovered, now=NOON).digest
+
+
+def test_digest_and_fingerprint_are_stable_across_versions():
+    letter = read(Message(headers={"x-dead-queue": STATE_QUEUE, "ce-id": "an-id"}, body=b"a body"), now=NOON)
+
+    # Stored digests: other ones would store every dead letter a second time, and part every group in two.
+    assert letter.digest == "c2ca9da6352daac081e2b3f521d10a38c0e4eb304d0e5fdb8746da21399199f0"
+    assert of("the model acme/ada does not answer") == "4c582961282b8598"
+
+
+def test_digest_parts_do_not_run_together():
+    one = Message(headers={"x-dead-queue": STATE_QUEUE, "ce-id": "a"}, body=b"bc")
+    other = Message(headers={"x-dead-queue": STATE_QUEUE, "ce-id": "ab"}, body=b"c")
+
+    assert read(one, now=NOON).digest != read(other, now=NOON).digest
+    assert of("x", code="ab", kind="c") != of("x", code="a", kind="bc")
 
 
 def test_an_id_that_does_not_follow_from_the_body_is_not_believed():

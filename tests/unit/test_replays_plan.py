@@ -75,6 +75,8 @@ def test_a_step_waits_for_every_outcome_of_the_one_before(counts, expected):
         (Counts(waiting=199, ended=1, failed=1), True),
         (Counts(waiting=192, sent=3, ended=5, failed=3), False),
         (Counts(waiting=171, sent=20, ended=9, failed=9), False),
+        (Counts(waiting=171, sent=19, ended=10, failed=3), True),
+        (Counts(waiting=171, sent=19, ended=10, failed=2), False),
         (Counts(waiting=150, sent=20, ended=30, failed=7), True),
         # No more than the share is no reason.
         (Counts(waiting=150, sent=20, ended=30, failed=6), False),
