@@ -14,10 +14,11 @@ from services.ops.letters.letter import Mark
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
 from services.ops.replays.engine import Engine
-from services.ops.replays.messages import Letter
+from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Status, Step
-from services.ops.replays.records import Order, ReplayRecord, Revert
+from services.ops.replays.records import NewReplay, Revert
 from services.ops.replays.store import Store
+from services.ops.replays.views import ReplayView
 from shared.contract.envelope import REPLAY_HEADER, Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import Effect, ReplaySettled
@@ -36,7 +37,7 @@ _INSERT = """
 """
 
 
-def letter_of(event: Envelope, **changes: Any) -> Letter:
+def letter_of(event: Envelope, **changes: Any) -> StoredLetter:
     """The letter that *event* became."""
     known: dict[str, Any] = {
         "number": 1,
@@ -49,11 +50,11 @@ def letter_of(event: Envelope, **changes: Any) -> Letter:
         "error_code": "no_model",
         "first_failed_at": NOON,
     }
-    return Letter(**{**known, **changes})
+    return StoredLetter(**{**known, **changes})
 
 
 async def archive(
-    database_url: str, *letters: Letter, fingerprint: str = "a-cause", user_id: str | None = None
+    database_url: str, *letters: StoredLetter, fingerprint: str = "a-cause", user_id: str | None = None
 ) -> list[int]:
     """Put *letters* into the archive; their numbers."""
     async with connected(database_url) as connection:
@@ -82,7 +83,7 @@ async def archive_many(database_url: str, count: int, **kwargs: Any) -> list[int
     return await archive(database_url, *(letter_of(ready(f"t{number}")) for number in range(1, count + 1)), **kwargs)
 
 
-def order(letters: Sequence[int] | Filter, *, steps: Sequence[Step] = ("rest",), **changes: Any) -> Order:
+def order(letters: Sequence[int] | Filter, *, steps: Sequence[Step] = ("rest",), **changes: Any) -> NewReplay:
     known: dict[str, Any] = {
         "id": uuid4(),
         "actor": "ada",
@@ -93,7 +94,7 @@ def order(letters: Sequence[int] | Filter, *, steps: Sequence[Step] = ("rest",),
         "steps": steps,
         "stop_share": 0.2,
     }
-    return Order(**{**known, **changes})
+    return NewReplay(**{**known, **changes})
 
 
 def settled(mark: str, effect: Effect = Effect.SWAPPED, **fields: Any) -> ReplaySettled:
@@ -181,7 +182,7 @@ async def running_engine(store: Store, broker: Listed, services: Answering | Non
         await asyncio.wait_for(task, 10)
 
 
-async def until_found(store: Store, replay_id: UUID, is_so: Callable[[ReplayRecord], object]) -> ReplayRecord:
+async def until_found(store: Store, replay_id: UUID, is_so: Callable[[ReplayView], object]) -> ReplayView:
     """Wait until the replay is as wanted."""
     async with asyncio.timeout(15):
         while True:
@@ -191,12 +192,12 @@ async def until_found(store: Store, replay_id: UUID, is_so: Callable[[ReplayReco
             await asyncio.sleep(0.02)
 
 
-async def until(store: Store, replay_id: UUID, *statuses: Status) -> ReplayRecord:
+async def until(store: Store, replay_id: UUID, *statuses: Status) -> ReplayView:
     """Wait until the replay has one of *statuses*."""
     return await until_found(store, replay_id, lambda record: record.status in statuses)
 
 
-async def until_trouble(store: Store, replay_id: UUID) -> ReplayRecord:
+async def until_trouble(store: Store, replay_id: UUID) -> ReplayView:
     """Wait until it is said what holds up the replay."""
     return await until_found(store, replay_id, lambda record: record.trouble)
 

@@ -16,7 +16,7 @@ import pytest
 from services.ops.api import create_api
 from services.ops.letters.views import Filter
 from services.ops.replays.api import create_router
-from services.ops.replays.messages import Letter
+from services.ops.replays.messages import StoredLetter
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.records import (
@@ -25,9 +25,9 @@ from services.ops.replays.records import (
     NoReplay,
     NothingSelected,
     NotNow,
-    ReplayRecord,
 )
 from services.ops.replays.store import Store
+from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import DependencyDown, Malformed, PermanentError
@@ -73,7 +73,7 @@ async def statuses(database_url: str) -> dict[int, str]:
     return dict(await rows(database_url, "SELECT number, status FROM ops.letters ORDER BY number"))
 
 
-async def outcomes(store: Store, record: ReplayRecord) -> dict[int, Outcome]:
+async def outcomes(store: Store, record: ReplayView) -> dict[int, Outcome]:
     found = await store.list_letters(record.id, outcome=None, after=None, limit=1000)
     return {each.letter: each.outcome for each in found}
 
@@ -95,7 +95,7 @@ async def fail(database_url: str, store: Store, mark: str, detail: str = "again"
             int(number),
         )
         await store.failed(connection, UUID(replay_id), int(number), detail)
-    store.tell()
+    store.notify()
 
 
 # Making one
@@ -472,6 +472,79 @@ async def test_what_was_confirmed_but_not_written_down_goes_again_with_the_same_
     assert done.outcomes == {"swapped": 1}
 
 
+async def claim(store: Store, replay_id: UUID, *, seconds: float) -> list[int]:
+    """Claim the next letters for *seconds*, as a process that dies before it records what went."""
+    progress = await store.progress(replay_id)
+    assert progress is not None
+    batch = await store.claim(replay_id, limit=9, next_at=progress.next_at, seconds=seconds)
+    return [each.mark.letter for each in batch]
+
+
+async def test_claimed_letters_of_a_dead_process_are_sent_by_another(database_url, store, broker):
+    numbers = await archive_many(database_url, 3)
+    record, _ = await store.create(order(numbers))
+
+    claimed = await claim(store, record.id, seconds=0.3)
+    async with running_engine(store, broker):
+        await sent(broker, 3)
+
+    assert claimed == numbers
+    assert broker.marks == [f"{record.id}:{number}" for number in numbers]
+
+
+async def test_one_process_at_a_time_sends(database_url, store):
+    record, _ = await store.create(order(await archive_many(database_url, 3)))
+    seen = await store.progress(record.id)
+    assert seen is not None
+
+    batches = await asyncio.gather(*(store.claim(record.id, limit=1, next_at=seen.next_at) for _ in range(4)))
+    after = await store.progress(record.id)
+
+    assert sorted(map(len, batches)) == [0, 0, 0, 1]
+    assert after is not None
+    assert after.is_claimed
+
+
+@pytest.mark.parametrize(
+    ("is_confirmed", "outcome", "status"), [(True, "sent", "replaying"), (False, "canceled", "open")]
+)
+async def test_letters_being_sent_when_canceled_went_or_are_open(database_url, store, is_confirmed, outcome, status):
+    (number,) = await archive_many(database_url, 1)
+    record, _ = await store.create(order([number]))
+    claimed = await claim(store, record.id, seconds=30)
+
+    await store.cancel(record.id, actor="bob", reason="wrong ones")
+    await store.record(
+        record.id, sent=claimed if is_confirmed else [], unsent={}, given_back=[] if is_confirmed else claimed
+    )
+
+    assert await outcomes(store, record) == {number: outcome}
+    assert await statuses(database_url) == {number: status}
+
+
+async def test_no_transaction_is_open_while_letters_are_published(database_url, store, broker):
+    open_transactions: list[int] = []
+    gate = asyncio.Event()
+
+    class Slow(Listed):
+        async def publish(self, message: Outgoing) -> None:
+            async with connected(database_url) as connection:
+                open_transactions.append(
+                    await connection.fetchval(
+                        "SELECT count(*) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND state = 'idle in transaction'"
+                    )
+                )
+            gate.set()
+            await super().publish(message)
+
+    await store.create(order(await archive_many(database_url, 1)))
+    async with running_engine(store, Slow()), asyncio.timeout(10):
+        await gate.wait()
+
+    assert open_transactions == [0]
+
+
 # Outcomes
 
 
@@ -579,7 +652,7 @@ async def test_a_letter_of_ops_itself_is_settled_by_being_read(database_url, sto
 
 
 async def test_what_the_receiver_set_aside_goes_as_the_event_that_it_is_today(database_url, store, broker):
-    def webhook(status: str) -> Letter:
+    def webhook(status: str) -> StoredLetter:
         body = b'{"id": "t1", "status": "%s"}' % status.encode()
         return letter_of(ready("t1"), queue=RECEIVER, headers={"webhook-id": "m1"}, body=body, event_type=None)
 
@@ -750,7 +823,7 @@ async def test_a_letter_that_was_dropped_and_forgotten_since_the_dry_run_is_skip
 # Undoing
 
 
-async def until_undone(store: Store, replay_id: UUID, *, waiting: int = 0) -> ReplayRecord:
+async def until_undone(store: Store, replay_id: UUID, *, waiting: int = 0) -> ReplayView:
     """Wait until only so many users are left to look at."""
     async with asyncio.timeout(10):
         while True:

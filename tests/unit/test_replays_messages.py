@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from services.ops.letters.letter import Mark
-from services.ops.replays.messages import EditRefused, Letter, edited, headers_of, message_of, reported
+from services.ops.replays.messages import EditRefused, StoredLetter, edited, headers_of, message_of, reported
 from shared.contract.envelope import REPLAY_HEADER, Envelope, decode
 from shared.contract.events import TrainingCanceled, TrainingSucceeded
 from shared.contract.identity import ModelName
@@ -20,7 +20,7 @@ from tests.state import NOON, ready, succeeded
 MARK = Mark(UUID(int=7), 1)
 
 
-def structured(event: Envelope) -> Letter:
+def structured(event: Envelope) -> StoredLetter:
     """*event* as one message that says everything in its body."""
     attributes = {name[3:]: value for name, value in event.headers().items()}
     body = json.dumps({**attributes, "data": json.loads(event.body())}).encode()

@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.ops.replays.plan import (
-    Counts,
-    Done,
-    Rules,
-    Send,
-    SetModel,
-    Stop,
-    Wait,
-    before,
-    bounds,
-    decide,
-    in_words,
-    is_end,
-    why_not,
-)
+from services.ops.replays.answers import in_words, is_end
+from services.ops.replays.plan import Counts, Done, Rules, Send, SetModel, Stop, Wait, before, bounds, decide, why_not
 from shared.contract.events import Effect
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE
 from tests.replays import settled

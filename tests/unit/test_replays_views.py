@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -16,14 +15,13 @@ from services.cli.operators.replays import ask_before
 from services.cli.problem import Problem
 from services.cli.words import Format
 from services.ops.replays.plan import Outcome, Status
-from services.ops.replays.records import ReplayRecord
-from services.ops.replays.views import UNDERWAY, replay_view
+from services.ops.replays.views import UNDERWAY, ReplayView
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] | None = None) -> ReplayRecord:
-    return ReplayRecord(
+def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] | None = None) -> ReplayView:
+    return ReplayView(
         id=UUID(int=1),
         number=1,
         created_at=NOW,
@@ -32,7 +30,7 @@ def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] |
         selection={"group": "f"},
         rate_per_second=1.0,
         steps=[1, 9],
-        stop_share=0.2,
+        stop_when_failed_share=0.2,
         status=Status.RUNNING,
         status_reason="",
         trouble="",
@@ -55,17 +53,15 @@ def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] |
         (replay({Outcome.SENT: 9}, {Outcome.SWAPPED: 9}), "Each letter is looked at alone", True),
     ],
 )
-def test_the_note_says_what_letters_that_stay_sent_may_wait_for(
-    record: ReplayRecord, begins: str, *, is_underway: bool
-):
-    note = replay_view(record).note
+def test_the_note_says_what_letters_that_stay_sent_may_wait_for(record: ReplayView, begins: str, *, is_underway: bool):
+    note = record.note
 
     assert note.startswith(begins)
     assert (UNDERWAY in note) == is_underway
 
 
 def test_of_letters_that_are_underway_it_is_shown_why_they_stay_and_what_to_type(capsys):
-    print_replay(replay_view(replay({Outcome.WAITING: 8, Outcome.SENT: 1})), Format.TABLE)
+    print_replay(replay({Outcome.WAITING: 8, Outcome.SENT: 1}), Format.TABLE)
 
     shown = capsys.readouterr().out
     assert UNDERWAY in shown
@@ -75,7 +71,7 @@ def test_of_letters_that_are_underway_it_is_shown_why_they_stay_and_what_to_type
 def test_it_is_shown_what_those_wait_for_that_have_letters_in_hand(capsys):
     waiting_for = ["the extractor: consumer: Replicate does not accept our token", "state: database: away"]
 
-    print_replay(replay_view(replay({Outcome.SENT: 1}), waiting_for=waiting_for), Format.TABLE)
+    print_replay(replay({Outcome.SENT: 1}).model_copy(update={"waiting_for": waiting_for}), Format.TABLE)
 
     lines = [line.strip().split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert [line[2] for line in lines if line[:2] == ["waits", "for"]] == waiting_for
@@ -86,14 +82,18 @@ def test_it_is_shown_what_those_wait_for_that_have_letters_in_hand(capsys):
     [
         ("undo", replay({Outcome.SWAPPED: 3, Outcome.MOVED: 4}), "has set 3 models"),
         ("cancel", replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "8 letters of replay 00000000 did not go"),
-        ("cancel", replace(replay({Outcome.SENT: 2}), status=Status.CANCELED), "2 letters of replay 00000000 went"),
+        (
+            "cancel",
+            replay({Outcome.SENT: 2}).model_copy(update={"status": Status.CANCELED}),
+            "2 letters of replay 00000000 went",
+        ),
     ],
 )
-def test_what_changes_many_is_done_only_by_a_yes(monkeypatch, verb: str, record: ReplayRecord, said: str):
+def test_what_changes_many_is_done_only_by_a_yes(monkeypatch, verb: str, record: ReplayView, said: str):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
 
     with pytest.raises(Problem, match=said) as refused:
-        ask_before(verb, replay_view(record))
+        ask_before(verb, record)
 
     assert refused.value.then == "the same command with --yes"
 
@@ -102,4 +102,4 @@ def test_what_changes_one_is_not_asked_about(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
 
     for verb in ("undo", "cancel"):
-        ask_before(verb, replay_view(replay({Outcome.SWAPPED: 1, Outcome.WAITING: 1})))
+        ask_before(verb, replay({Outcome.SWAPPED: 1, Outcome.WAITING: 1}))

@@ -13,17 +13,15 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Path
 
 from services.ops.letters.views import NoLetter
-from services.ops.replays.messages import EditRefused, Letter, edited
+from services.ops.replays.messages import EditRefused, StoredLetter, edited
 from services.ops.replays.plan import Outcome
 from services.ops.replays.records import (
     IdempotencyKey,
     KeyReused,
-    LetterRecord,
+    NewReplay,
     NoReplay,
     NothingSelected,
     NotNow,
-    Order,
-    ReplayRecord,
     TooManySelected,
 )
 from services.ops.replays.views import (
@@ -35,8 +33,6 @@ from services.ops.replays.views import (
     ReplayView,
     StartReplay,
     UndoReplay,
-    letter_view,
-    replay_view,
 )
 from services.ops.replays.waiting import Waiting
 from shared.contract.answers import Mistake, Page
@@ -50,27 +46,27 @@ _NO_REASON: Final = Because()
 class Store(Protocol):
     """Where replays are kept."""
 
-    async def create(self, order: Order, key: IdempotencyKey | None = None) -> tuple[ReplayRecord, bool]: ...
+    async def create(self, new: NewReplay, key: IdempotencyKey | None = None) -> tuple[ReplayView, bool]: ...
 
-    async def find_letter(self, number: int) -> tuple[Letter, str] | None: ...
+    async def find_letter(self, number: int) -> StoredLetter | None: ...
 
-    async def find(self, replay_id: UUID) -> ReplayRecord | None: ...
+    async def find(self, replay_id: UUID) -> ReplayView | None: ...
 
-    async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayRecord]: ...
+    async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayView]: ...
 
     async def list_letters(
         self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
-    ) -> list[LetterRecord]: ...
+    ) -> list[ReplayedLetterView]: ...
 
-    async def start(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+    async def start(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
-    async def pause(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+    async def pause(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
-    async def resume(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+    async def resume(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
-    async def cancel(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+    async def cancel(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
-    async def undo(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayRecord: ...
+    async def undo(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
 
 def create_router(store: Store, waiting: Waiting) -> APIRouter:
@@ -105,7 +101,7 @@ class _Replays:
 
         The same Idempotency-Key finds the same replay.
         """
-        order = Order(
+        new = NewReplay(
             id=uuid4(),
             actor=asker.name,
             reason=body.reason,
@@ -116,24 +112,23 @@ class _Replays:
             stop_share=body.stop_when_failed_share,
             is_dry_run=body.dry_run,
         )
-        return await self._create(order, key, body.model_dump(mode="json"))
+        return await self._create(new, key, body.model_dump(mode="json"))
 
     @raises(NoLetter, EditRefused, NothingSelected, KeyReused)
     async def edit_and_replay(
         self, number: Annotated[int, Path(ge=1, lt=2**63)], body: EditLetter, asker: Asker, key: Key = None
     ) -> ReplayView:
         """Replay one letter with another body. The letter itself stays as it is; ids can not be edited."""
-        found = await self.store.find_letter(number)
-        if found is None:
+        letter = await self.store.find_letter(number)
+        if letter is None:
             raise NoLetter(f"there is no letter {number}")
-        letter, _ = found
         try:
             text = edited(letter, body.body)
         except EditRefused as error:
             # What was edited is a part of what was sent.
             sent = (Mistake(pointer=f"#/body{each.pointer[1:]}", detail=each.detail) for each in error.mistakes)
             raise Invalid(*sent, kind=kind_of(error.code)) from error
-        order = Order(
+        new = NewReplay(
             id=uuid4(),
             actor=asker.name,
             reason=body.reason,
@@ -144,7 +139,7 @@ class _Replays:
             stop_share=DEFAULT_STOP_SHARE,
             edited_body=text,
         )
-        return await self._create(order, key, {"edit": number, **body.model_dump(mode="json")})
+        return await self._create(new, key, {"edit": number, **body.model_dump(mode="json")})
 
     async def list_replays(self, limit: Limit = 50, cursor: Cursor = None) -> Page[ReplayView]:
         """Replays, newest first."""
@@ -168,7 +163,7 @@ class _Replays:
         await self._get(replay_id)
         found = await self.store.list_letters(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
         return Page(
-            items=[letter_view(record) for record in found[:limit]],
+            items=found[:limit],
             next_cursor=to_cursor(found[limit - 1].position) if len(found) > limit else None,
         )
 
@@ -201,14 +196,14 @@ class _Replays:
         """Take back every model that a replay set, of users who use it still. Of the others it says why not."""
         return await self._view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
 
-    async def _create(self, order: Order, key: str | None, request: Mapping[str, Any]) -> ReplayView:
-        record, _ = await self.store.create(order, _idempotency(key, request))
+    async def _create(self, new: NewReplay, key: str | None, request: Mapping[str, Any]) -> ReplayView:
+        record, _ = await self.store.create(new, _idempotency(key, request))
         return await self._view(record)
 
-    async def _view(self, record: ReplayRecord) -> ReplayView:
-        return replay_view(record, waiting_for=await self.waiting.reasons(record.sent_since, now=now()))
+    async def _view(self, record: ReplayView) -> ReplayView:
+        return record.model_copy(update={"waiting_for": await self.waiting.reasons(record.sent_since, now=now())})
 
-    async def _get(self, replay_id: UUID) -> ReplayRecord:
+    async def _get(self, replay_id: UUID) -> ReplayView:
         record = await self.store.find(replay_id)
         if record is None:
             raise NoReplay(f"there is no replay {replay_id}")

@@ -49,8 +49,8 @@ class EditRefused(PermanentError):  # noqa: N818 (it is what was seen, and reads
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A letter in a replay, as far as sending it takes."""
+class StoredLetter:
+    """A dead letter, as far as publishing it again takes."""
 
     number: int
     queue: str
@@ -63,20 +63,20 @@ class Letter:
     first_failed_at: datetime
 
 
-def headers_of(letter: Letter, mark: Mark) -> dict[str, str | int]:
+def headers_of(letter: StoredLetter, mark: Mark) -> dict[str, str | int]:
     """The letter's own headers, as far as they can be published, marked."""
     own = {name: value for name, value in carried(letter.headers).items() if name not in _RETRIES}
     return {**own, REPLAY_HEADER: str(mark)}
 
 
-def message_of(letter: Letter, mark: Mark) -> Message:
+def message_of(letter: StoredLetter, mark: Mark) -> Message:
     """The letter for a service that is asked what would become of it."""
     return Message.model_construct(
         None, headers=headers_of(letter, mark), content_type=letter.content_type, body=letter.body
     )
 
 
-def reported(letter: Letter, mark: Mark) -> Envelope:
+def reported(letter: StoredLetter, mark: Mark) -> Envelope:
     """
     What the webhook in a *letter* of the receiver says.
 
@@ -89,7 +89,7 @@ def reported(letter: Letter, mark: Mark) -> Envelope:
     return replace(wrap(event, source="receiver", now=letter.first_failed_at), replay=str(mark))
 
 
-def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
+def edited(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
     """
     The body that says *data* instead of what *letter* says.
 
@@ -115,7 +115,7 @@ def edited(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
     return body
 
 
-def _edited_webhook(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
+def _edited_webhook(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
     _refuse_other_ids({"id": letter.training_id, **_object(letter.body)}, data, ("id",))
     body = json.dumps(data, ensure_ascii=False).encode()
     try:
@@ -125,7 +125,7 @@ def _edited_webhook(letter: Letter, data: Mapping[str, JsonValue]) -> bytes:
     return body
 
 
-def _known_ids(letter: Letter) -> dict[str, JsonValue]:
+def _known_ids(letter: StoredLetter) -> dict[str, JsonValue]:
     document = _object(letter.body)
     data = document.get("data") if is_structured(letter.content_type) else document
     found = data if isinstance(data, dict) else {}
@@ -143,7 +143,7 @@ def _refuse_other_ids(known: Mapping[str, JsonValue], data: Mapping[str, JsonVal
         )
 
 
-def _event_class(letter: Letter) -> type[Event]:
+def _event_class(letter: StoredLetter) -> type[Event]:
     in_body = is_structured(letter.content_type)
     attribute = _object(letter.body).get("type") if in_body else letter.headers.get("ce-type")
     kind = EVENTS.get(str(attribute).removeprefix(TYPE_PREFIX))

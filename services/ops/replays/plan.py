@@ -1,32 +1,20 @@
 """
-What is the next thing to do in a replay, and what does an answer mean for a letter? Pure.
+What a replay does next. Pure.
 
 Letters go in steps, such as 1, then 5 %, then the rest; a step begins when all of the one before have their outcome.
-How a letter's outcome comes:
-
-    state says it       `ReplaySettled`: swapped, superseded, moved, or nothing
-    a dead letter       it failed again, at the same queue or at one further on
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
+from uuid import UUID
 
-from shared.contract.envelope import Envelope
-from shared.contract.events import (
-    DESTINATION_UNKNOWN,
-    Effect,
-    ExtractionFailed,
-    ExtractionRequested,
-    ReplaySettled,
-    TrainingSucceeded,
-)
-from shared.contract.preview import Refusal
+from services.ops.letters.views import LetterStatus
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE
 
 #: Where a letter can go back to.
@@ -35,8 +23,6 @@ REPLAYABLE: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, RECEIVER)
 _ENOUGH_OUTCOMES: Final = 10
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
 REST: Final = "rest"
-#: The training's stage while its model is being looked for.
-_VERIFYING: Final = "verifying"
 
 #: How many letters a step has: a number, a share such as ``5%``, or `REST`.
 Step: TypeAlias = int | str
@@ -69,8 +55,8 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"  #: It could not be part of this replay.
 
 
-#: What stands as soon as state has said it.
-EFFECTS: Final = tuple(Outcome(effect.value) for effect in Effect)
+#: Not final.
+OPEN: Final = (Outcome.PLANNED, Outcome.WAITING, Outcome.SENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +66,18 @@ class Counts:
     waiting: int = 0
     sent: int = 0
     failed: int = 0
-    #: All that have an outcome, the failed among them.
+    #: Those that have their final outcome, the failed among them.
     ended: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Mapping[Outcome, int]) -> Counts:
+        """Count letters that have each outcome; skipped ones are no part of the replay."""
+        return cls(
+            waiting=outcomes.get(Outcome.WAITING, 0),
+            sent=outcomes.get(Outcome.SENT, 0),
+            failed=outcomes.get(Outcome.FAILED, 0),
+            ended=sum(count for outcome, count in outcomes.items() if outcome not in (*OPEN, Outcome.SKIPPED)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,78 +186,11 @@ def why_not(queue: str) -> str | None:
     return None
 
 
-def is_end(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
-    """Is what state says the outcome of a letter of *queue*, or only a step on the way to it?"""
-    match settled.event:
-        case ExtractionFailed.key if settled.error == DESTINATION_UNKNOWN:
-            # Now that state has said it, it is looked for again; unless there was nothing to look for.
-            return settled.stage != _VERIFYING
-        case ExtractionFailed.key:
-            # Of another letter than itself the dead letter that follows tells.
-            return event_type is not None and event_type.endswith(ExtractionFailed.key)
-        case TrainingSucceeded.key:
-            # From the receiver it goes to the extractor as well, and that is where its model comes from.
-            return queue == STATE_QUEUE
-    return True
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What would become of a letter now."""
-
-    outcome: Outcome
-    detail: str
-    user_id: str | None = None
-    stage: str | None = None
-    generation: int | None = None
-    model: str | None = None
-    previous: str | None = None
-
-
-def asks_extractor(envelope: Envelope) -> bool:
-    """Is it the extractor that makes something of this event, when it comes by its own routing key?"""
-    return isinstance(envelope.event, TrainingSucceeded | ExtractionRequested)
-
-
-def predicted(event: ReplaySettled) -> Prediction:
-    """What state would say of a letter."""
-    return Prediction(
-        Outcome(event.effect.value),
-        in_words(event),
-        event.user_id,
-        event.stage,
-        event.generation,
-        None if event.model is None else str(event.model),
-        None if event.previous is None else str(event.previous),
-    )
-
-
-def refused(refusal: Refusal, *, error_code: str) -> Prediction:
-    """It would fail: as before, or in another way."""
-    same = refusal.code == error_code
-    begin = "still fails" if same else "fails otherwise"
-    later = "; tried again for a while, it may still work" if refusal.is_transient else ""
-    return Prediction(Outcome.FAILED, f"{begin}: {refusal.code}: {refusal.text}{later}")
-
-
-def in_words(event: ReplaySettled) -> str:
-    """What *event* says."""
-    match event.effect:
-        case Effect.SWAPPED:
-            return f"user {event.user_id}: {in_models(event.previous)} → {in_models(event.model)}"
-        case Effect.SUPERSEDED if event.model is None:
-            return f"superseded: the model of user {event.user_id} was withdrawn after this training was requested"
-        case Effect.SUPERSEDED:
-            return f"superseded: user {event.user_id} uses a newer one, {in_models(event.model)}"
-        case Effect.MOVED:
-            return f"the training is {event.stage} now; user {event.user_id} keeps {in_models(event.model)}"
-        case Effect.NOTHING:
-            return f"the training was {event.stage} already; user {event.user_id} keeps {in_models(event.model)}"
-
-
-def in_models(model: object) -> str:
-    """Say *model*, or that there is none."""
-    return "no model" if model is None else str(model)
+def why_not_open(status: str, replay_id: UUID | None) -> str | None:
+    """Return why a letter of this status can not be replayed now, or None if it can."""
+    if status == LetterStatus.OPEN:
+        return None
+    return f"it is in replay {replay_id}" if status == LetterStatus.REPLAYING else f"it is {status}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 import structlog
 
+from services.ops.replays.answers import Prediction, asks_extractor, is_end, predicted, refused
 from services.ops.replays.messages import message_of, reported
 from services.ops.replays.outcomes import read
-from services.ops.replays.plan import Outcome, Prediction, asks_extractor, is_end, predicted, refused
+from services.ops.replays.plan import Outcome
 from services.ops.replays.records import Sendable
 from shared.contract.errors import DependencyDown, Malformed, ModelswapError
 from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed

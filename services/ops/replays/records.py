@@ -1,17 +1,17 @@
-"""What is asked of the store of replays, and what does it answer? Pure."""
+"""What the store of replays takes and returns, and its errors. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 from services.ops.letters.letter import Mark
 from services.ops.letters.views import Filter
-from services.ops.replays.messages import Letter
-from services.ops.replays.plan import Outcome, Status, Step
+from services.ops.replays.messages import StoredLetter
+from services.ops.replays.plan import Counts, Rules, Status, Step
 from shared.contract.errors import PermanentError
 
 
@@ -46,8 +46,8 @@ class NotNow(PermanentError):  # noqa: N818 (likewise)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A replay that is to be made."""
+class NewReplay:
+    """A replay to create."""
 
     id: UUID
     actor: str
@@ -73,89 +73,25 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
-class UndoRecord:
-    """That what a replay did is taken back."""
+class Progress:
+    """How far a running replay is."""
 
-    status: str
-    actor: str
-    reason: str
-    reverted: int
-    kept: int
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayRecord:
-    """A replay as it is now."""
-
-    id: UUID
-    number: int
-    created_at: datetime
-    actor: str
-    reason: str
-    selection: Mapping[str, Any]
+    rules: Rules
+    counts: Counts
+    #: Is a process publishing letters of it now?
+    is_claimed: bool
     rate_per_second: float
-    steps: Sequence[int]
-    stop_share: float
-    status: Status
-    status_reason: str
-    #: What holds it up now; empty: nothing does.
-    trouble: str
-    started_at: datetime | None
-    ended_at: datetime | None
-    #: When the first of those letters was sent that have no outcome yet; None: there is none.
-    sent_since: datetime | None
-    #: How many letters have each outcome.
-    outcomes: Mapping[Outcome, int]
-    #: How many a dry run says would have each.
-    predictions: Mapping[Outcome, int]
-    #: How many letters with the same causes came since.
-    arrived_since: int
-    undo: UndoRecord | None
-
-
-@dataclass(frozen=True, slots=True)
-class LetterRecord:
-    """A letter in a replay, as it is now."""
-
-    position: int
-    letter: int
-    training_id: str | None
-    is_edited: bool
-    outcome: Outcome
-    detail: str
-    user_id: str | None
-    stage: str | None
-    generation: int | None
-    model: str | None
-    previous: str | None
-    predicted: Outcome | None
-    predicted_detail: str
-    sent_at: datetime | None
-    ended_at: datetime | None
-    undo: str | None
-    undo_detail: str
+    #: When the next letter may go; changed by each claim.
+    next_at: datetime
+    early_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Sendable:
     """A letter that may go now."""
 
-    letter: Letter
+    letter: StoredLetter
     mark: Mark
-
-
-@dataclass(frozen=True, slots=True)
-class Unsent:
-    """A letter that could not even be sent, and why that will not change by itself."""
-
-    reason: str
-
-
-#: What became of sending: None where the broker confirmed it.
-SendResult: TypeAlias = BaseException | Unsent | None
-#: Sends all, at once; one result for each, in order.
-SendAll: TypeAlias = Callable[[Sequence[Sendable]], Awaitable[Sequence[SendResult]]]
 
 
 @dataclass(frozen=True, slots=True)

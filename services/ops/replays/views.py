@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field, model_validator
 
 from services.ops.letters.views import SELECTIVE, Filter, LetterStatus, Name, Number, Reason, said, selective
-from services.ops.replays.plan import REST, Outcome, Status, Step
-from services.ops.replays.records import LetterRecord, ReplayRecord
+from services.ops.replays.plan import REST, Counts, Outcome, Status, Step
 from shared.contract.answers import NUMBER, Flag
 from shared.contract.checked import PRINTABLE, Checked
 
@@ -115,13 +114,13 @@ class UndoReplay(_Body):
 
 
 class UndoView(BaseModel):
-    """How far what a replay did is taken back; the counts are users."""
+    """How far an undo is; the counts are users."""
 
     status: str
     actor: str
     reason: str
     reverted: int
-    #: Their models are as they are; each letter says why.
+    #: Their models stay as they are; each letter says why.
     kept: int
     waiting: int
 
@@ -130,12 +129,14 @@ class ReplayView(BaseModel):
     """A replay, as it is now."""
 
     id: UUID
+    #: The order in which replays were created; not shown.
+    number: Annotated[int, Field(exclude=True)] = 0
     status: Status
     #: Why it is paused, stopped or canceled.
     status_reason: str
     #: What holds it up now, such as a service that is away; empty: nothing does.
     trouble: str
-    #: What those wait for that have letters of it in hand for long, such as a token that Replicate accepts.
+    #: What the services that have letters of it for long wait for, such as a token that Replicate accepts.
     waiting_for: Sequence[str] = ()
     reason: str
     #: Whose token asked for it.
@@ -145,22 +146,37 @@ class ReplayView(BaseModel):
     #: After how many letters each step ends.
     steps: Sequence[int]
     stop_when_failed_share: float
-    #: How many letters it has, without those that were skipped.
-    letters: int
-    #: How many of them have their outcome.
-    ended: int
-    #: How many have each outcome.
+    #: How many letters have each outcome.
     outcomes: Mapping[Outcome, int]
     #: How many would have each, as far as a dry run has asked.
     predictions: Mapping[Outcome, int]
-    #: What to know of the predictions, and of letters that are underway.
-    note: str
     #: How many letters with the same fingerprints came since. They are not part of it.
     arrived_since: int
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    #: When the first of those letters was sent that have no outcome yet; not shown.
+    sent_since: Annotated[datetime | None, Field(exclude=True)] = None
     undo: UndoView | None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def letters(self) -> int:
+        """How many letters it has, without those that were skipped."""
+        return sum(self.outcomes.values()) - self.outcomes.get(Outcome.SKIPPED, 0)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ended(self) -> int:
+        """How many of them have their outcome."""
+        return Counts.of(self.outcomes).ended
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def note(self) -> str:
+        """What to know of the predictions, and of letters that are underway."""
+        notes = ((_ALONE, self.predictions), (UNDERWAY, self.outcomes.get(Outcome.SENT)))
+        return " ".join(note for note, applies in notes if applies)
 
 
 class ReplayedLetterView(BaseModel):
@@ -187,70 +203,3 @@ class ReplayedLetterView(BaseModel):
     #: ``reverted``, or ``kept`` with the reason.
     undo: str | None
     undo_detail: str
-
-
-_OPEN: Final = (Outcome.PLANNED, Outcome.WAITING, Outcome.SENT)
-
-
-def replay_view(record: ReplayRecord, *, waiting_for: Sequence[str] = ()) -> ReplayView:
-    counted = {outcome: count for outcome, count in record.outcomes.items() if outcome is not Outcome.SKIPPED}
-    undo = record.undo
-    return ReplayView(
-        id=record.id,
-        status=record.status,
-        status_reason=record.status_reason,
-        trouble=record.trouble,
-        waiting_for=waiting_for,
-        reason=record.reason,
-        actor=record.actor,
-        selection=record.selection,
-        rate_per_second=record.rate_per_second,
-        steps=record.steps,
-        stop_when_failed_share=record.stop_share,
-        letters=sum(counted.values()),
-        ended=sum(count for outcome, count in counted.items() if outcome not in _OPEN),
-        outcomes=record.outcomes,
-        predictions=record.predictions,
-        note=_note(record),
-        arrived_since=record.arrived_since,
-        created_at=record.created_at,
-        started_at=record.started_at,
-        ended_at=record.ended_at,
-        undo=None
-        if undo is None
-        else UndoView(
-            status=undo.status,
-            actor=undo.actor,
-            reason=undo.reason,
-            reverted=undo.reverted,
-            kept=undo.kept,
-            waiting=undo.waiting,
-        ),
-    )
-
-
-def _note(record: ReplayRecord) -> str:
-    said = ((_ALONE, record.predictions), (UNDERWAY, record.outcomes.get(Outcome.SENT)))
-    return " ".join(text for text, holds in said if holds)
-
-
-def letter_view(record: LetterRecord) -> ReplayedLetterView:
-    return ReplayedLetterView(
-        letter=record.letter,
-        position=record.position,
-        training_id=record.training_id,
-        user_id=record.user_id,
-        outcome=record.outcome,
-        detail=record.detail,
-        stage=record.stage,
-        generation=record.generation,
-        model=record.model,
-        previous=record.previous,
-        predicted=record.predicted,
-        predicted_detail=record.predicted_detail,
-        edited=record.is_edited,
-        sent_at=record.sent_at,
-        ended_at=record.ended_at,
-        undo=record.undo,
-        undo_detail=record.undo_detail,
-    )

@@ -1,0 +1,103 @@
+"""
+What the answers of other services mean for a replayed letter. Pure.
+
+A letter's outcome comes in one of two ways:
+
+    state says it       `ReplaySettled`: swapped, superseded, moved, or nothing
+    a dead letter       it failed again, at the same queue or at one further on
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from services.ops.replays.plan import Outcome
+from shared.contract.envelope import Envelope
+from shared.contract.events import (
+    DESTINATION_UNKNOWN,
+    Effect,
+    ExtractionFailed,
+    ExtractionRequested,
+    ReplaySettled,
+    TrainingSucceeded,
+)
+from shared.contract.preview import Refusal
+from shared.contract.topology import STATE_QUEUE
+
+#: The training's stage while its model is being looked for.
+_VERIFYING: Final = "verifying"
+
+
+def is_end(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
+    """Is what state says the outcome of a letter of *queue*, or only a step on the way to it?"""
+    match settled.event:
+        case ExtractionFailed.key if settled.error == DESTINATION_UNKNOWN:
+            # Now that state has said it, it is looked for again; unless there was nothing to look for.
+            return settled.stage != _VERIFYING
+        case ExtractionFailed.key:
+            # Of another letter than itself the dead letter that follows tells.
+            return event_type is not None and event_type.endswith(ExtractionFailed.key)
+        case TrainingSucceeded.key:
+            # From the receiver it goes to the extractor as well, and that is where its model comes from.
+            return queue == STATE_QUEUE
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What would become of a letter now."""
+
+    outcome: Outcome
+    detail: str
+    user_id: str | None = None
+    stage: str | None = None
+    generation: int | None = None
+    model: str | None = None
+    previous: str | None = None
+
+
+def asks_extractor(envelope: Envelope) -> bool:
+    """Is it the extractor that makes something of this event, when it comes by its own routing key?"""
+    return isinstance(envelope.event, TrainingSucceeded | ExtractionRequested)
+
+
+def predicted(event: ReplaySettled) -> Prediction:
+    """What state would say of a letter."""
+    return Prediction(
+        Outcome(event.effect.value),
+        in_words(event),
+        event.user_id,
+        event.stage,
+        event.generation,
+        None if event.model is None else str(event.model),
+        None if event.previous is None else str(event.previous),
+    )
+
+
+def refused(refusal: Refusal, *, error_code: str) -> Prediction:
+    """It would fail: as before, or in another way."""
+    same = refusal.code == error_code
+    begin = "still fails" if same else "fails otherwise"
+    later = "; tried again for a while, it may still work" if refusal.is_transient else ""
+    return Prediction(Outcome.FAILED, f"{begin}: {refusal.code}: {refusal.text}{later}")
+
+
+def in_words(event: ReplaySettled) -> str:
+    """What *event* says."""
+    match event.effect:
+        case Effect.SWAPPED:
+            return f"user {event.user_id}: {in_models(event.previous)} → {in_models(event.model)}"
+        case Effect.SUPERSEDED if event.model is None:
+            return f"superseded: the model of user {event.user_id} was withdrawn after this training was requested"
+        case Effect.SUPERSEDED:
+            return f"superseded: user {event.user_id} uses a newer one, {in_models(event.model)}"
+        case Effect.MOVED:
+            return f"the training is {event.stage} now; user {event.user_id} keeps {in_models(event.model)}"
+        case Effect.NOTHING:
+            return f"the training was {event.stage} already; user {event.user_id} keeps {in_models(event.model)}"
+
+
+def in_models(model: object) -> str:
+    """Say *model*, or that there is none."""
+    return "no model" if model is None else str(model)

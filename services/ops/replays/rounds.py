@@ -1,0 +1,278 @@
+"""One round of each kind of work on a replay: send letters, predict outcomes (dry run), undo. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+import structlog
+
+from services.ops.letters.letter import Mark
+from services.ops.replays.answers import Prediction
+from services.ops.replays.messages import StoredLetter, headers_of, reported
+from services.ops.replays.plan import Done, Send, Status, Stop, decide
+from services.ops.replays.preview import Services as Previews
+from services.ops.replays.preview import predict
+from services.ops.replays.records import Progress, Revert, Round, Sendable, Work
+from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.limits import COPY_BYTES, short
+from shared.contract.topology import RECEIVER, Topology
+from shared.contract.trace import trace_id_in
+from shared.runtime.aside import SetAside
+from shared.runtime.broker import Outgoing, to_message
+from shared.runtime.broker.link import is_stray_cancel
+
+log = structlog.get_logger()
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+#: One round of a replay; None where it has no work of this kind.
+DoRound: TypeAlias = Callable[[Work], Coroutine[Any, Any, Round | None]]
+
+#: Another process sends: it will not be long.
+_BUSY_SECONDS: Final = 0.5
+#: Of one round: enough for any rate, and few enough to be canceled soon.
+_ROUND_LETTERS: Final = 50
+#: The letters of this time go together.
+_ROUND_SECONDS: Final = 0.2
+_PREVIEWS: Final = 16
+_PREVIEWS_AT_A_TIME: Final = 4
+_REVERTS: Final = 8
+
+
+class SendStore(Protocol):
+    """Progress and claims of running replays."""
+
+    async def progress(self, replay_id: UUID) -> Progress | None: ...
+
+    async def claim(self, replay_id: UUID, *, limit: int, next_at: datetime) -> list[Sendable]: ...
+
+    async def record(
+        self, replay_id: UUID, *, sent: Sequence[int], unsent: Mapping[int, str], given_back: Sequence[int]
+    ) -> None: ...
+
+    async def end(self, replay_id: UUID, status: Status, *, reason: str, outcome: str) -> None: ...
+
+
+class PreviewStore(Protocol):
+    """Predictions of dry runs."""
+
+    async def to_preview(
+        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
+    ) -> list[Sendable]: ...
+
+    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None: ...
+
+    async def end_preview(self, replay_id: UUID) -> None: ...
+
+
+class UndoStore(Protocol):
+    """Users whose models are to be taken back."""
+
+    async def to_revert(
+        self, replay_id: UUID, *, limit: int, after: str = "", without: Sequence[str] = ()
+    ) -> list[Revert]: ...
+
+    async def remember_revert(self, revert: Revert, *, kept_because: str | None) -> None: ...
+
+    async def end_undo(self, replay_id: UUID) -> None: ...
+
+
+class State(Protocol):
+    """The state service."""
+
+    async def take_back(self, revert: Revert) -> str | None: ...
+
+
+class Publisher(Protocol):
+    """Hands a message to the broker and waits for its receipt."""
+
+    async def publish(self, message: Outgoing) -> None: ...
+
+
+class Sender:
+    """Sends the next letters of a running replay, or ends it."""
+
+    def __init__(self, store: SendStore, publisher: Publisher, plan: Topology) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._plan = plan
+
+    async def round(self, work: Work) -> Round | None:
+        """Do what `decide` says."""
+        if work.status is not Status.RUNNING or (progress := await self._store.progress(work.replay_id)) is None:
+            return None
+        if progress.is_claimed:
+            return Round(seconds=_BUSY_SECONDS, is_elsewhere=True)
+        counts = progress.counts
+        match decide(progress.rules, counts):
+            case Send() if progress.early_seconds > 0:
+                return Round(seconds=progress.early_seconds)
+            case Send(count):
+                limit = min(count, max(1, int(progress.rate_per_second * _ROUND_SECONDS)), _ROUND_LETTERS)
+                batch = await self._store.claim(work.replay_id, limit=limit, next_at=progress.next_at)
+                return await self._send_all(work.replay_id, batch)
+            case Stop(reason):
+                outcome = f"{counts.waiting} letters wait"
+                await self._store.end(work.replay_id, Status.STOPPED, reason=reason, outcome=outcome)
+            case Done():
+                outcome = f"{counts.ended - counts.failed} done, {counts.failed} failed"
+                await self._store.end(work.replay_id, Status.DONE, reason="", outcome=outcome)
+        return Round()
+
+    async def _send_all(self, replay_id: UUID, batch: Sequence[Sendable]) -> Round:
+        if not batch:
+            return Round(seconds=_BUSY_SECONDS, is_elsewhere=True)
+        sends = (without_stray_cancel(self._send(each.letter, each.mark)) for each in batch)
+        done = await asyncio.gather(*sends, return_exceptions=True)
+        results = dict(zip([each.mark.letter for each in batch], done, strict=True))
+        sent = [letter for letter, error in results.items() if error is None]
+        down = {letter: error for letter, error in results.items() if isinstance(error, DependencyDown)}
+        unsent = {letter: _why_unsent(error) for letter, error in results.items() if error and letter not in down}
+        await self._store.record(replay_id, sent=sent, unsent=unsent, given_back=list(down))
+        return Round(list(down.values()), is_underway=bool(sent), seconds=0.0)
+
+    async def _send(self, letter: StoredLetter, mark: Mark) -> None:
+        await self._publisher.publish(self._outgoing(letter, mark))
+        log.info(
+            "dead_letter.replayed",
+            replay=str(mark.replay_id),
+            letter=mark.letter,
+            queue=letter.queue,
+            training_id=letter.training_id,
+            message_id=letter.headers.get("ce-id"),
+            trace_id=trace_id_in(letter.headers.get("traceparent")),
+        )
+
+    def _outgoing(self, letter: StoredLetter, mark: Mark) -> Outgoing:
+        if letter.queue == RECEIVER:
+            return to_message(reported(letter, mark), self._plan)
+        return Outgoing(
+            exchange="",
+            routing_key=letter.queue,
+            body=letter.body,
+            headers=headers_of(letter, mark),
+            content_type=short(letter.content_type),
+            message_type=short(letter.headers.get("ce-type")),
+            correlation_id=short(letter.training_id),
+            body_limit_bytes=COPY_BYTES,
+        )
+
+
+def _why_unsent(error: BaseException) -> str:
+    """Say why a letter can never be sent."""
+    if isinstance(error, ModelswapError):
+        return f"{error.code}: {error}"
+    log.error("replay.unsendable", exc_info=error)
+    return f"it can not be sent: {type(error).__name__}: {error}"
+
+
+class Previewer:
+    """Predicts the next letters of a dry run. *aside* holds the letters that no service answers for."""
+
+    def __init__(self, store: PreviewStore, services: Previews, aside: SetAside[Mark]) -> None:
+        self._store = store
+        self._services = services
+        self._aside = aside
+        #: Where each dry run is: all letters have their turn before one that failed is tried again.
+        self._after: dict[UUID, int] = {}
+
+    async def round(self, work: Work) -> Round | None:
+        """Predict the next letters, no faster than the replay's rate."""
+        if work.status is not Status.PREVIEWING:
+            return None
+        began = asyncio.get_running_loop().time()
+        replay_id, limit = work.replay_id, max(1, min(_PREVIEWS, int(work.rate_per_second)))
+        waiting = [mark for mark in self._aside.waiting() if mark.replay_id == replay_id]
+        without = [mark.letter for mark in waiting]
+        batch = await self._store.to_preview(
+            replay_id, limit=limit, after=self._after.get(replay_id, 0), without=without
+        ) or await self._store.to_preview(replay_id, limit=limit, without=without)
+        if not batch and not waiting:
+            await self._store.end_preview(replay_id)
+            self._after.pop(replay_id, None)
+            return Round(seconds=0.0)
+        if batch:
+            self._after[replay_id] = batch[-1].mark.letter
+        slots = asyncio.Semaphore(_PREVIEWS_AT_A_TIME)
+
+        async def predict_one(sendable: Sendable) -> None:
+            async with slots:
+                prediction = await predict(sendable, self._services)
+            await self._store.remember_predictions(replay_id, {sendable.mark.letter: prediction})
+
+        done = await _each(self._aside, waiting, {each.mark: predict_one(each) for each in batch})
+        took = asyncio.get_running_loop().time() - began
+        return replace(done, seconds=max(0.0, len(batch) / work.rate_per_second - took))
+
+
+class Undoer:
+    """Takes back the next users' models. *aside* holds the users for whom state does not answer."""
+
+    def __init__(self, store: UndoStore, state: State, aside: SetAside[tuple[UUID, str]]) -> None:
+        self._store = store
+        self._state = state
+        self._aside = aside
+        #: Where each undo is, as above.
+        self._after: dict[UUID, str] = {}
+
+    async def round(self, work: Work) -> Round | None:
+        """Take back the next users' models."""
+        if not work.is_undoing:
+            return None
+        replay_id = work.replay_id
+        waiting = [key for key in self._aside.waiting() if key[0] == replay_id]
+        without = [user_id for _, user_id in waiting]
+        reverts = await self._store.to_revert(
+            replay_id, limit=_REVERTS, after=self._after.get(replay_id, ""), without=without
+        ) or await self._store.to_revert(replay_id, limit=_REVERTS, without=without)
+        if not reverts and not waiting:
+            await self._store.end_undo(replay_id)
+            self._after.pop(replay_id, None)
+            return Round(seconds=0.0)
+        if reverts:
+            self._after[replay_id] = reverts[-1].user_id
+        works = {(replay_id, revert.user_id): self._revert(revert) for revert in reverts}
+        return replace(await _each(self._aside, waiting, works), seconds=0.0)
+
+    async def _revert(self, revert: Revert) -> None:
+        kept_because = await self._state.take_back(revert)
+        await self._store.remember_revert(revert, kept_because=kept_because)
+        log.info(
+            "replay.undone" if kept_because is None else "replay.kept",
+            replay=str(revert.replay_id),
+            user_id=revert.user_id,
+            generation=revert.generation,
+            model=revert.to,
+            actor=revert.actor,
+            reason=revert.reason if kept_because is None else kept_because,
+        )
+
+
+async def _each(aside: SetAside[K], waiting: Sequence[K], works: Mapping[K, Coroutine[Any, Any, None]]) -> Round:
+    """Do all *works* at the same time; one that fails is set aside. The errors of those that wait are told again."""
+    results = await asyncio.gather(*map(without_stray_cancel, works.values()), return_exceptions=True)
+    aside.settle(dict(zip(works, results, strict=True)))
+    errors = [*results, *map(aside.error_of, waiting)]
+    return Round([error for error in errors if error is not None], is_underway=None in results)
+
+
+async def without_stray_cancel(work: Awaitable[T]) -> T:
+    """
+    Do *work*; a cancellation that does not come from us is a lost connection.
+
+    Raises:
+        DependencyDown: instead of such a cancellation.
+
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if not is_stray_cancel():
+            raise
+        raise DependencyDown("a connection was lost in the middle of the work") from error

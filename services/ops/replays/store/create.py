@@ -1,0 +1,151 @@
+"""Create a replay: freeze which dead letters it has. Edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from services.ops.letters.views import Filter, LetterStatus
+from services.ops.letters.where import by_number, where
+from services.ops.replays.plan import Outcome, Status, bounds, why_not, why_not_open
+from services.ops.replays.records import IdempotencyKey, KeyReused, NewReplay, NothingSelected, TooManySelected
+from services.ops.replays.store.session import ReplaySession, audit_replay, get_replay, take_letters
+from services.ops.replays.views import ReplayView
+from services.ops.session import slices
+from shared.runtime.postgres import Conflict, Connection, Record
+
+#: What one transaction can freeze well within its time.
+MOST_LETTERS: Final = 100_000
+#: How many reasons an error names.
+_REASONS: Final = 5
+
+_TAKE_KEY: Final = """
+    INSERT INTO ops.idempotency_keys (key, request_digest, made) VALUES ($1, $2, $3)
+    ON CONFLICT (key) DO NOTHING
+    RETURNING key
+"""
+_GET_KEY: Final = "SELECT request_digest, made FROM ops.idempotency_keys WHERE key = $1"
+
+_SELECTED: Final = "SELECT number, queue, status, training_id, user_id, fingerprint, replay_id FROM ops.letters "
+_BY_NUMBER: Final = _SELECTED + "WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE"
+_BY_FILTER: Final = _SELECTED + "WHERE {} ORDER BY {} LIMIT {} FOR NO KEY UPDATE"
+
+_INSERT_REPLAY: Final = """
+    INSERT INTO ops.replays
+        (id, actor, reason, selection, rate_per_second, steps, stop_share, fingerprints, newest_letter, status,
+         started_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce((SELECT max(number) FROM ops.letters), 0), $9,
+            CASE WHEN $9 = 'running' THEN clock_timestamp() END)
+"""
+_INSERT_LETTERS: Final = """
+    INSERT INTO ops.replay_letters
+        (replay_id, position, letter, training_id, user_id, edited_body, outcome, detail, ended_at)
+    SELECT $1, position, letter, training_id, user_id, $2, outcome, detail,
+           CASE WHEN outcome = 'skipped' THEN clock_timestamp() END
+    FROM json_to_recordset($3::json) AS l (
+        position integer, letter bigint, training_id text, user_id text, outcome text, detail text)
+"""
+
+
+class Creation(ReplaySession):
+    """Create replays."""
+
+    async def create(self, new: NewReplay, key: IdempotencyKey | None = None) -> tuple[ReplayView, bool]:
+        """
+        Create a replay of the dead letters that *new* selects now; with a *key* that was used before, find that one.
+
+        Return the replay, and whether it is new.
+
+        Raises:
+            KeyReused: if *key* came with another request before.
+            NothingSelected: if no letter can be replayed.
+            TooManySelected: if there are more than one replay takes.
+
+        """
+
+        async def work(connection: Connection) -> tuple[ReplayView, bool]:
+            existing = None if key is None else await _take_key(connection, key, new.id)
+            if existing is None:
+                await _create(connection, new)
+            return await get_replay(connection, existing or new.id), existing is None
+
+        return await self._change(work)
+
+
+async def _take_key(connection: Connection, key: IdempotencyKey, replay_id: UUID) -> UUID | None:
+    """Return the replay that *key* was used for before, or None if it is taken for this one now."""
+    if await connection.fetchval(_TAKE_KEY, key.key, key.digest, str(replay_id)):
+        return None
+    used = await connection.fetchrow(_GET_KEY, key.key)
+    if used is None:
+        raise Conflict(f"the Idempotency-Key {key.key} was given back just now")
+    if used["request_digest"] != key.digest:
+        raise KeyReused(f"the Idempotency-Key {key.key} was used for another request")
+    return UUID(used["made"])
+
+
+async def _create(connection: Connection, new: NewReplay) -> None:
+    found = await _select(connection, new.letters)
+    rows = [_row(letter, Outcome.PLANNED if new.is_dry_run else Outcome.WAITING) for letter in found]
+    if isinstance(new.letters, Sequence):
+        known = {letter["number"] for letter in found}
+        rows += [_skipped(number, "there is no such letter") for number in new.letters if number not in known]
+    taken = [row["letter"] for row in rows if row["outcome"] != Outcome.SKIPPED]
+    if not taken:
+        raise NothingSelected(_why_nothing(rows))
+    # Skipped ones come last, so that the positions of the others are without gaps.
+    rows.sort(key=lambda row: row["outcome"] == Outcome.SKIPPED)
+    numbered = [{**row, "position": position} for position, row in enumerate(rows, start=1)]
+    await connection.execute(
+        _INSERT_REPLAY,
+        new.id,
+        new.actor,
+        new.reason,
+        json.dumps({**new.selection, "steps": list(new.steps)}),
+        new.rate_per_second,
+        bounds(new.steps, len(taken)),
+        new.stop_share,
+        sorted({letter["fingerprint"] for letter in found}),
+        Status.PREVIEWING if new.is_dry_run else Status.RUNNING,
+    )
+    for some in slices(numbered):
+        await connection.execute(_INSERT_LETTERS, new.id, new.edited_body, json.dumps(some))
+    if not new.is_dry_run:
+        await take_letters(connection, new.id, taken)
+    action = "replay.planned" if new.is_dry_run else "replay.started"
+    edit = ", edited" if new.edited_body is not None else ""
+    outcome = f"{len(taken)} letters{edit}, {len(rows) - len(taken)} skipped"
+    await audit_replay(connection, new.id, new.actor, action, reason=new.reason, outcome=outcome)
+
+
+async def _select(connection: Connection, letters: Sequence[int] | Filter) -> list[Record]:
+    if isinstance(letters, Sequence):
+        return await connection.fetch(_BY_NUMBER, letters)
+    conditions, values = where(letters.model_copy(update={"status": LetterStatus.OPEN}))
+    statement = _BY_FILTER.format(conditions, by_number(letters), f"${len(values) + 1}")
+    found = await connection.fetch(statement, *values, MOST_LETTERS + 1)
+    if len(found) > MOST_LETTERS:
+        raise TooManySelected(f"these are more than {MOST_LETTERS} letters: select fewer, by time for example")
+    return found
+
+
+def _row(letter: Record, outcome: Outcome) -> dict[str, Any]:
+    """Return the row of `_INSERT_LETTERS`: with *outcome*, or skipped and why."""
+    why = why_not(letter["queue"]) or why_not_open(letter["status"], letter["replay_id"])
+    known = {"training_id": letter["training_id"], "user_id": letter["user_id"]}
+    if why is not None:
+        return {**_skipped(letter["number"], why), **known}
+    return {"letter": letter["number"], "outcome": outcome, "detail": "", **known}
+
+
+def _skipped(number: int, why: str) -> dict[str, Any]:
+    return {"letter": number, "outcome": Outcome.SKIPPED, "detail": why}
+
+
+def _why_nothing(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "no open letter is selected: there is nothing to replay"
+    few = "; ".join(f"letter {row['letter']}: {row['detail']}" for row in rows[:_REASONS])
+    return f"none of these letters can be replayed: {few}{'; …' if len(rows) > _REASONS else ''}"

@@ -1,0 +1,58 @@
+"""Dry runs: the letters without a prediction, and the predictions. Edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Final
+from uuid import UUID
+
+from services.ops.letters.letter import Mark
+from services.ops.replays.answers import Prediction
+from services.ops.replays.plan import Outcome, Status
+from services.ops.replays.records import Sendable
+from services.ops.replays.store.send import BATCH_BYTES, NEXT_LETTERS
+from services.ops.replays.store.session import ReplaySession, find_status, to_stored_letter
+from shared.contract.text import clean
+from shared.runtime.postgres import Connection
+
+# A dry run that was started keeps its predictions.
+_NEXT: Final = NEXT_LETTERS.format(" AND r.predicted IS NULL AND r.letter > $5 AND r.letter <> ALL($6::bigint[])")
+_PREDICT: Final = """
+    UPDATE ops.replay_letters r SET
+        predicted = p.outcome, predicted_detail = p.detail, user_id = coalesce(p.user_id, r.user_id), stage = p.stage,
+        generation = p.generation, model = p.model, previous = p.previous
+    FROM json_to_recordset($2::json) AS p (
+        letter bigint, outcome text, detail text, user_id text, stage text, generation bigint, model text,
+        previous text)
+    WHERE r.replay_id = $1 AND r.letter = p.letter AND r.outcome = 'planned'
+"""
+_END: Final = "UPDATE ops.replays SET status = 'previewed', trouble = '' WHERE id = $1"
+
+
+class Previews(ReplaySession):
+    """What the engine needs for dry runs."""
+
+    async def to_preview(
+        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
+    ) -> list[Sendable]:
+        """Return the next letters of a dry run with numbers above *after*, except those in *without*."""
+        rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, BATCH_BYTES, after, without)
+        return [Sendable(to_stored_letter(row), Mark(replay_id, row["number"])) for row in rows]
+
+    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None:
+        """Store predictions, by the letters' numbers."""
+        rows = [
+            {**asdict(each), "letter": letter, "detail": clean(each.detail)} for letter, each in predictions.items()
+        ]
+        await self._execute(_PREDICT, replay_id, json.dumps(rows))
+
+    async def end_preview(self, replay_id: UUID) -> None:
+        """Set a dry run to previewed: every letter has its prediction."""
+
+        async def work(connection: Connection) -> None:
+            if await find_status(connection, replay_id) is Status.PREVIEWING:
+                await connection.execute(_END, replay_id)
+
+        await self._transaction(work)

@@ -1,0 +1,177 @@
+"""
+Send a replay: claim the next letters, record what the broker confirmed, end it. Edge.
+
+No transaction is open while letters are published. `claim` gives the next ones to one process for a while: no other
+process sends letters of the replay until the claim is recorded, or has expired because the process died. Expired
+claims are sent again, with the same mark: whoever handles them knows them by their event's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from services.ops.letters.letter import Mark
+from services.ops.replays.plan import Counts, Outcome, Rules, Status
+from services.ops.replays.records import Progress, Sendable, Work
+from services.ops.replays.store.session import (
+    ReplaySession,
+    find_status,
+    reopen_letters,
+    set_status,
+    to_stored_letter,
+)
+from services.ops.session import ITSELF
+from shared.contract.text import clean
+from shared.runtime.postgres import Connection, acquired
+
+#: Longer than publishing takes. Letters that were claimed by a process that died wait as long.
+CLAIM_SECONDS: Final = 15.0
+
+_AT_WORK: Final = """
+    SELECT id AS replay_id, status, coalesce(undo_status = 'undoing', false) AS is_undoing, rate_per_second, trouble
+    FROM ops.replays
+    WHERE status IN ('previewing', 'running') OR undo_status = 'undoing'
+    ORDER BY number
+"""
+# It may have been paused or canceled meanwhile: then nothing holds it up.
+_SET_TROUBLE: Final = """
+    UPDATE ops.replays SET trouble = $2
+    WHERE id = $1 AND (status IN ('previewing', 'running') OR undo_status = 'undoing')
+"""
+_PROGRESS: Final = """
+    SELECT steps, stop_share, forgiven_ended, forgiven_failed, rate_per_second, next_at,
+           extract(epoch FROM next_at - clock_timestamp())::float8 AS early_seconds,
+           EXISTS (SELECT FROM ops.replay_letters
+                   WHERE replay_id = r.id AND claimed_until > clock_timestamp()) AS is_claimed
+    FROM ops.replays r WHERE id = $1 AND status = 'running'
+"""
+_COUNT: Final = "SELECT outcome, count(*) FROM ops.replay_letters WHERE replay_id = $1 GROUP BY outcome"
+# Each claim moves next_at: another process that decided at the same time finds it changed, and claims nothing.
+_PUT_OFF: Final = """
+    UPDATE ops.replays SET next_at = greatest(next_at, clock_timestamp()) + make_interval(secs => $3 / rate_per_second)
+    WHERE id = $1 AND status = 'running' AND next_at = $2
+    RETURNING id
+"""
+#: The next letters with outcome $3, by position: at most $2 of them, and no more than $4 bytes after the first.
+NEXT_LETTERS: Final = """
+    SELECT l.number, l.queue, l.headers, l.content_type, coalesce(w.edited_body, l.body) AS body, l.event_type,
+           l.training_id, l.error_code, l.first_failed_at
+    FROM (
+        SELECT letter, edited_body, position, sum(size) OVER (ORDER BY position) - size AS bytes_before
+        FROM (
+            SELECT r.letter, r.edited_body, r.position, octet_length(coalesce(r.edited_body, m.body)) AS size
+            FROM ops.replay_letters r JOIN ops.letters m ON m.number = r.letter
+            WHERE r.replay_id = $1 AND r.outcome = $3{}
+            ORDER BY r.position
+            LIMIT $2
+        ) sized
+    ) w JOIN ops.letters l ON l.number = w.letter
+    WHERE w.bytes_before < $4
+    ORDER BY w.position
+"""
+#: Letters of this size are held in memory at a time.
+BATCH_BYTES: Final = 8 * 1024 * 1024
+_NEXT: Final = NEXT_LETTERS.format("")
+_CLAIM: Final = """
+    UPDATE ops.replay_letters SET claimed_until = clock_timestamp() + make_interval(secs => $3)
+    WHERE replay_id = $1 AND letter = ANY($2::bigint[])
+"""
+_MARK_SENT: Final = """
+    UPDATE ops.replay_letters SET outcome = 'sent', sent_at = clock_timestamp(), claimed_until = NULL
+    WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome IN ('waiting', 'sent')
+"""
+#: A letter failed again, for the reason $3.
+FAIL: Final = """
+    UPDATE ops.replay_letters SET outcome = 'failed', detail = $3, ended_at = clock_timestamp(),
+        sent_at = coalesce(sent_at, clock_timestamp()), claimed_until = NULL
+    WHERE replay_id = $1 AND letter = $2 AND outcome IN ('waiting', 'sent')
+    RETURNING letter
+"""
+_REOPEN_RETURNED: Final = """
+    UPDATE ops.letters SET status = 'open', returns = returns + 1
+    WHERE number = $2 AND status = 'replaying' AND replay_id = $1
+"""
+_GIVE_BACK: Final = """
+    UPDATE ops.replay_letters SET claimed_until = NULL
+    WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'waiting'
+"""
+# Canceled while they were being published.
+_CANCEL_UNSENT: Final = """
+    UPDATE ops.replay_letters SET
+        outcome = 'canceled', detail = 'canceled before it went', ended_at = clock_timestamp(), claimed_until = NULL
+    WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'sent' AND claimed_until IS NOT NULL
+    RETURNING letter
+"""
+
+
+class Sending(ReplaySession):
+    """What the engine needs to send letters."""
+
+    async def at_work(self) -> list[Work]:
+        """Return the replays with something to do."""
+        return [Work(**{**row, "status": Status(row["status"])}) for row in await self._fetch(_AT_WORK)]
+
+    async def set_trouble(self, replay_id: UUID, trouble: str) -> None:
+        """Store what holds up a replay; empty: nothing does."""
+        await self._execute(_SET_TROUBLE, replay_id, clean(trouble))
+
+    async def progress(self, replay_id: UUID) -> Progress | None:
+        """Return what `decide` needs; None if the replay is not running."""
+        async with acquired(self._pool) as connection:
+            row = await connection.fetchrow(_PROGRESS, replay_id)
+            counts = await connection.fetch(_COUNT, replay_id)
+        if row is None:
+            return None
+        return Progress(
+            rules=Rules(row["steps"], row["stop_share"], row["forgiven_ended"], row["forgiven_failed"]),
+            counts=Counts.of({Outcome(each["outcome"]): each["count"] for each in counts}),
+            is_claimed=row["is_claimed"],
+            rate_per_second=row["rate_per_second"],
+            next_at=row["next_at"],
+            early_seconds=row["early_seconds"],
+        )
+
+    async def claim(
+        self, replay_id: UUID, *, limit: int, next_at: datetime, seconds: float = CLAIM_SECONDS
+    ) -> list[Sendable]:
+        """Claim at most *limit* letters; none if the replay has changed since its `Progress` had this *next_at*."""
+
+        async def work(connection: Connection) -> list[Sendable]:
+            rows = await connection.fetch(_NEXT, replay_id, limit, Outcome.WAITING, BATCH_BYTES)
+            if not await connection.fetchval(_PUT_OFF, replay_id, next_at, float(len(rows))):
+                return []
+            batch = [Sendable(to_stored_letter(row), Mark(replay_id, row["number"])) for row in rows]
+            await connection.execute(_CLAIM, replay_id, [each.mark.letter for each in batch], seconds)
+            return batch
+
+        return await self._transaction(work)
+
+    async def record(
+        self, replay_id: UUID, *, sent: Sequence[int], unsent: Mapping[int, str], given_back: Sequence[int]
+    ) -> None:
+        """Record a claim's letters: confirmed, impossible to send and why, or to be tried again."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(_MARK_SENT, replay_id, sent)
+            for letter, reason in unsent.items():
+                await connection.execute(FAIL, replay_id, letter, clean(reason))
+                await connection.execute(_REOPEN_RETURNED, replay_id, letter)
+            if given_back:
+                await connection.execute(_GIVE_BACK, replay_id, given_back)
+                canceled = await connection.fetch(_CANCEL_UNSENT, replay_id, given_back)
+                await reopen_letters(connection, replay_id, [row["letter"] for row in canceled])
+
+        await self._transaction(work)
+
+    async def end(self, replay_id: UUID, status: Status, *, reason: str, outcome: str) -> None:
+        """Set a running replay to stopped or done."""
+
+        async def work(connection: Connection) -> None:
+            if await find_status(connection, replay_id) is Status.RUNNING:
+                action = f"replay.{status}"
+                await set_status(connection, replay_id, status, ITSELF, action, reason=reason, outcome=outcome)
+
+        await self._transaction(work)

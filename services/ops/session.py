@@ -1,0 +1,50 @@
+"""What every store of ops needs: a pool, transactions, and the audit. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
+
+T = TypeVar("T")
+
+#: The actor of what ops does by itself.
+ITSELF: Final = "ops"
+#: Above every number, so that a page without a cursor begins with the newest row.
+END: Final = 2**63 - 1
+#: How many rows one statement writes well within its time.
+SLICE: Final = 5000
+
+_AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
+
+
+class Session:
+    """Base of the stores: a pool of connections that act as ops' role."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        return await in_transaction(self._pool, work)
+
+    async def _fetch(self, statement: str, *values: object) -> list[Record]:
+        async with acquired(self._pool) as connection:
+            return await connection.fetch(statement, *values)
+
+    async def _execute(self, statement: str, *values: object) -> None:
+        async with acquired(self._pool) as connection:
+            await connection.execute(statement, *values)
+
+
+async def audit(
+    connection: Connection, actor: str, action: str, target: str, *, reason: str, outcome: str = ""
+) -> None:
+    """Write down who did what to which target, in the caller's transaction."""
+    await connection.execute(_AUDIT, actor, action, target, reason, outcome)
+
+
+def slices(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut *rows* into pieces of `SLICE`."""
+    for begin in range(0, len(rows), SLICE):
+        yield rows[begin : begin + SLICE]
