@@ -1,0 +1,60 @@
+"""Housekeeping of dead letters: whose trainings they are about, and purging settled ones. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Final
+
+from services.ops.session import ITSELF, Session, audit
+from shared.runtime.postgres import Connection
+
+_WITHOUT_USER: Final = """
+    SELECT number, training_id FROM ops.letters
+    WHERE user_id IS NULL AND training_id IS NOT NULL AND number > $1
+    ORDER BY number LIMIT $2
+"""
+_SET_USER: Final = "UPDATE ops.letters SET user_id = $2 WHERE training_id = $1 AND user_id IS NULL"
+_SETTLED: Final = """
+    SELECT number FROM ops.letters
+    WHERE status IN ('resolved', 'dropped') AND status_at < clock_timestamp() - $1::interval
+      AND number <> ALL($3::bigint[])
+    ORDER BY status_at LIMIT $2
+"""
+# One that was opened again meanwhile stays.
+_FORGET: Final = """
+    DELETE FROM ops.letters WHERE number IN (
+        SELECT number FROM ops.letters
+        WHERE number = ANY($1::bigint[]) AND status IN ('resolved', 'dropped')
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING number
+"""
+
+
+class Housekeeping(Session):
+    """What runs in the background."""
+
+    async def without_user(self, *, after: int, limit: int) -> list[tuple[int, str]]:
+        """Return (number, training id) of letters numbered above *after* whose user is not known."""
+        return [(row["number"], row["training_id"]) for row in await self._fetch(_WITHOUT_USER, after, limit)]
+
+    async def set_user(self, training_id: str, user_id: str) -> None:
+        """Store whose training it is, on all of its letters."""
+        await self._execute(_SET_USER, training_id, user_id)
+
+    async def settled(self, keep: timedelta, *, limit: int, without: Collection[int] = ()) -> list[int]:
+        """Return the numbers of at most *limit* letters settled longer ago than *keep*, oldest first."""
+        return [row["number"] for row in await self._fetch(_SETTLED, keep, limit, list(without))]
+
+    async def forget(self, numbers: Sequence[int]) -> None:
+        """Delete letters, all of them or none; one that is locked or not settled any more stays."""
+
+        async def work(connection: Connection) -> None:
+            gone = sorted(row["number"] for row in await connection.fetch(_FORGET, numbers))
+            if gone:
+                target, outcome = f"letters {gone[0]} to {gone[-1]}", f"{len(gone)} letters forgotten"
+                reason = "settled long ago"
+                await audit(connection, ITSELF, "letter.forgotten", target, reason=reason, outcome=outcome)
+
+        await self._transaction(work)

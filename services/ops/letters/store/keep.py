@@ -1,0 +1,141 @@
+"""Store dead letters: new ones, those that came again, and those that a replay brought back. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from services.ops.letters.letter import Letter, Mark
+from services.ops.session import Session
+from shared.runtime.postgres import Connection, Pool
+
+#: Called, in the same transaction, when a replayed letter failed again: the replay, the letter's number, the error.
+Failed: TypeAlias = Callable[[Connection, UUID, int, str], Awaitable[None]]
+
+# In order of their numbers, so that two writers can not deadlock.
+_LOCK_RETURNED: Final = """
+    SELECT number FROM ops.letters WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE
+"""
+_RETURN: Final = """
+    UPDATE ops.letters l SET
+        status         = CASE WHEN l.status = 'replaying' AND l.replay_id = r.replay_id THEN 'open' ELSE l.status END,
+        returns        = CASE WHEN l.status = 'replaying' AND l.replay_id = r.replay_id THEN 1 ELSE 0 END + l.returns,
+        error_code     = r.error_code,
+        error_class    = r.error_class,
+        error_text     = r.error_text,
+        traceback      = r.traceback,
+        attempts       = r.attempts,
+        last_failed_at = greatest(l.last_failed_at, r.last_failed_at),
+        fingerprint    = r.fingerprint
+    FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                $9::integer[], $10::timestamptz[], $11::text[])
+        AS r (number, replay_id, queue, event_id, error_code, error_class, error_text, traceback, attempts,
+              last_failed_at, fingerprint)
+    WHERE l.number = ANY($1::bigint[]) AND l.number = r.number
+      AND l.queue = r.queue AND l.event_id IS NOT DISTINCT FROM r.event_id
+    RETURNING l.number
+"""
+# A letter that was settled and failed once more since is open again; the very same failure handed over twice is not.
+_KEEP: Final = """
+    INSERT INTO ops.letters AS l
+        (digest, queue, exchange, routing_key, content_type, headers, body, event_type, event_id, training_id,
+         error_code, error_class, error_text, traceback, attempts, first_failed_at, last_failed_at, fingerprint)
+    SELECT * FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::json[], $7::bytea[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::integer[], $16::timestamptz[],
+        $17::timestamptz[], $18::text[])
+    ON CONFLICT (digest) DO UPDATE SET
+        status         = 'open',
+        error_code     = excluded.error_code,
+        error_class    = excluded.error_class,
+        error_text     = excluded.error_text,
+        traceback      = excluded.traceback,
+        attempts       = excluded.attempts,
+        last_failed_at = excluded.last_failed_at,
+        fingerprint    = excluded.fingerprint
+    WHERE l.status = 'resolved' AND excluded.last_failed_at > l.last_failed_at
+"""
+
+
+async def _ignore(_: Connection, __: UUID, ___: int, ____: str) -> None:
+    """Do nothing: there are no replays."""
+
+
+class Archiving(Session):
+    """Store dead letters; *failed* is called for those that a replay had sent."""
+
+    def __init__(self, pool: Pool, *, failed: Failed = _ignore) -> None:
+        super().__init__(pool)
+        self._failed = failed
+
+    async def keep(self, letters: Sequence[Letter]) -> None:
+        """Store *letters*, all of them or none; each once, however often it comes."""
+        replayed = {letter.mark: letter for letter in letters if letter.mark is not None}
+
+        async def work(connection: Connection) -> None:
+            returned = await _return(connection, replayed)
+            # Of several copies the last one is stored.
+            new = {each.digest: each for each in letters if each.mark is None or each.mark.letter not in returned}
+            if new:
+                await connection.execute(_KEEP, *_columns(map(_new_row, new.values())))
+            for letter in letters:
+                if letter.mark is not None:
+                    await self._failed(connection, letter.mark.replay_id, letter.mark.letter, letter.failure.text)
+
+        await self._transaction(work)
+
+
+async def _return(connection: Connection, replayed: Mapping[Mark, Letter]) -> set[int]:
+    """Update the letters that came back themselves; return their numbers."""
+    by_number = {mark.letter: _returned_row(mark, letter) for mark, letter in replayed.items()}
+    if not by_number:
+        return set()
+    await connection.execute(_LOCK_RETURNED, sorted(by_number))
+    rows = await connection.fetch(_RETURN, *_columns(by_number.values()))
+    return {row["number"] for row in rows}
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _returned_row(mark: Mark, letter: Letter) -> tuple[Any, ...]:
+    failure = letter.failure
+    return (
+        mark.letter,
+        mark.replay_id,
+        failure.queue,
+        letter.event_id,
+        failure.code,
+        failure.kind,
+        failure.text,
+        failure.traceback,
+        failure.attempts,
+        failure.last_at,
+        letter.fingerprint,
+    )
+
+
+def _new_row(letter: Letter) -> tuple[Any, ...]:
+    failure = letter.failure
+    return (
+        letter.digest,
+        failure.queue,
+        failure.exchange,
+        failure.routing_key,
+        letter.content_type,
+        letter.headers,
+        letter.body,
+        letter.event_type,
+        letter.event_id,
+        letter.training_id,
+        failure.code,
+        failure.kind,
+        failure.text,
+        failure.traceback,
+        failure.attempts,
+        failure.first_at,
+        failure.last_at,
+        letter.fingerprint,
+    )
