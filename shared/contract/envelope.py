@@ -25,6 +25,8 @@ TYPE_PREFIX: Final = "dev.modelswap."
 CONTENT_TYPE: Final = "application/json"
 #: The mark of an operator's replay: it goes on with everything that follows from it.
 REPLAY_HEADER: Final = "ce-replay"
+#: The mark of an event that `modelswap trigger` made up, whatever its value: none of our processes acts on it.
+TRIGGER_HEADER: Final = "ce-trigger"
 
 Headers = Mapping[str, Any]
 
@@ -44,6 +46,8 @@ class Envelope:
     trace: Mapping[str, str] = field(default_factory=dict)
     #: Which replay of which dead letter this follows from, in the words of `services.ops`; None for all others.
     replay: str | None = None
+    #: Made up by `modelswap trigger`, for the tests of subscribers.
+    is_made_up: bool = False
 
     @property
     def routing_key(self) -> str:
@@ -68,6 +72,8 @@ class Envelope:
             headers["ce-causationid"] = self.causation_id
         if self.replay is not None:
             headers[REPLAY_HEADER] = self.replay
+        if self.is_made_up:
+            headers[TRIGGER_HEADER] = "true"
         return headers
 
     def body(self) -> bytes:
@@ -124,6 +130,7 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         trace=trace_context(*([headers[name]] if name in headers else [] for name in TRACE_HEADERS)),
         # Always a header: a mark is put on a message from outside, which is never rewritten.
         replay=attribute(headers.get(REPLAY_HEADER)),
+        is_made_up=TRIGGER_HEADER in headers,
     )
 
 

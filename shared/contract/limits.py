@@ -44,7 +44,8 @@ ROUTING_HEADERS: Final = ("CC", "BCC")
 #: Carried first.
 _OURS: Final = frozenset(
     {
-        *(f"ce-{name}" for name in ("specversion", "id", "type", "source", "time", "subject", "causationid", "replay")),
+        *(f"ce-{name}" for name in ("specversion", "id", "type", "source", "time", "subject", "causationid")),
+        *(f"ce-{name}" for name in ("replay", "trigger")),
         *TRACE_HEADERS,
         ATTEMPT,
         FAILED_AT,
