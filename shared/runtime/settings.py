@@ -330,6 +330,13 @@ class TriggerSettings(ReplicateSettings):
     webhook_secrets: SigningSecrets = ()
 
 
+class ListenSettings(BrokerSettings):
+    """The command of `modelswap` that shows public events and passes them on."""
+
+    #: Signs what it passes on, ``whsec_…``. Empty: another one at every start, which it then says.
+    listen_secret: SigningSecret | None = None
+
+
 PROCESSES: Final[dict[str, type[Settings]]] = {
     "receiver": ReceiverSettings,
     "extractor": ExtractorSettings,
@@ -338,7 +345,7 @@ PROCESSES: Final[dict[str, type[Settings]]] = {
     "simulator": SimulatorSettings,
 }
 #: Those of `modelswap`, which is no process of its own.
-CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings)
+CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings, ListenSettings)
 #: Names with our prefix that steer tools and tests.
 _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_", "MODELSWAP_UP_FOLDER")
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
 
 from rich.text import Text
 
-from services.cli import client
 from services.cli.output import console, print_json_line, printable, tell
 from services.cli.problem import Problem
+from services.cli.wire.client import Target
+from services.cli.wire.forward import Forwarder
 from services.cli.wire.subscription import Heard, public, subscribed
 from services.cli.words import Format
+from shared.contract.envelope import TRIGGER_HEADER
 from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded, ModelWithdrawn
-from shared.runtime.settings import BrokerSettings
+from shared.runtime.settings import ListenSettings
+
+_SECRET_BYTES: Final = 24
+_MADE_UP: Final = TRIGGER_HEADER.removeprefix("ce-")
 
 
 async def listen(types: Sequence[str], forward_to: str | None, output: Format) -> None:
@@ -21,31 +30,49 @@ async def listen(types: Sequence[str], forward_to: str | None, output: Format) -
     bindings = public(types)
     if forward_to is not None and not forward_to.startswith(("http://", "https://")):
         raise Problem(f"{forward_to!r} is no address to post to", then="--forward-to http://HOST:PORT/PATH")
-    url = BrokerSettings.load(os.environ).amqp_url.get_secret_value()
-    async with subscribed(url, bindings) as events:
+    settings = ListenSettings.load(os.environ)
+    url = settings.amqp_url.get_secret_value()
+    secret, told = _secret(settings)
+    async with subscribed(url, bindings) as events, _forwarding(forward_to, secret) as forward:
         tell("listening; Ctrl-C ends it")
+        if forward_to is not None:
+            tell(f"passing on to {forward_to}, signed with {told}")
         async for heard in events:
             if output is Format.JSON:
                 print_json_line(heard.document())
             else:
                 console().print(_line(heard), soft_wrap=True)
-            if forward_to is not None:
-                tell(f"  {await _forward(heard, forward_to)}")
+            forward(heard)
 
 
-async def _forward(heard: Heard, url: str) -> str:
-    """What became of it. Whoever does not take it does not stop us."""
-    try:
-        status, reason = await client.post(url, heard.body, heard.http_headers())
-    except Problem as problem:
-        return str(problem)
-    return f"{url} answered {status} {reason}".rstrip()
+def _secret(settings: ListenSettings) -> tuple[str, str]:
+    """What signs the events that are passed on, and how it is told: one from the settings is not shown."""
+    if settings.listen_secret is not None:
+        return settings.listen_secret.get_secret_value(), "MODELSWAP_LISTEN_SECRET"
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+    return secret, f"{secret} (until Ctrl-C; MODELSWAP_LISTEN_SECRET sets a lasting one)"
+
+
+@asynccontextmanager
+async def _forwarding(url: str | None, secret: str) -> AsyncIterator[Callable[[Heard], None]]:
+    """What to do with each event: pass it on to *url*, or nothing."""
+    if url is None:
+        yield _ignore
+        return
+    async with Target(url) as target, Forwarder(target, secret, lambda line: tell(f"  {line}")) as forwarder:
+        yield forwarder.add
+
+
+def _ignore(_: Heard) -> None:
+    return None
 
 
 def _line(heard: Heard) -> Text:
     time = heard.attributes.get("time", "")[11:19]
     kind = Text(f"{heard.routing_key:<20}", style="bold")
     said = describe(heard.event) if heard.event else "(not understood by this version)"
+    if _MADE_UP in heard.attributes:
+        said += " (made up by modelswap trigger)"
     return Text.assemble((time, "dim"), "  ", kind, "  ", printable(f"{heard.attributes.get('subject', '')}  {said}"))
 
 

@@ -1,0 +1,144 @@
+"""
+Passes events on over HTTP: signed, in order for each training, and again after a growing delay where that may help.
+
+    2xx                            taken
+    no answer, 408, 425, 429, 5xx  tried again, `DELAYS_SECONDS` apart; then given up
+    any other                      reported, and not tried again; a redirect is not followed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Final, Protocol, Self
+
+from services.cli.wire.subscription import Heard
+from shared.replicate.signature import sign
+from shared.runtime.clock import now
+
+#: Between the attempts at one event.
+DELAYS_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+#: While the target is down, so many events wait at most.
+WAITING_MOST: Final = 1000
+_POSTS_AT_ONCE: Final = 16
+_MAY_HELP: Final = frozenset({408, 425, 429})
+
+
+class Target(Protocol):
+    """What events are posted to."""
+
+    async def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int | None, str]:
+        """The answer's status, and the reason where it is a refusal; None where there is no answer, and why."""
+
+
+class Forwarder:
+    """Posts events to a *target*, signed with *secret*; *tell* gets one line for each attempt."""
+
+    def __init__(
+        self,
+        target: Target,
+        secret: str,
+        tell: Callable[[str], object],
+        *,
+        delays_seconds: Sequence[float] = DELAYS_SECONDS,
+        waiting_most: int = WAITING_MOST,
+    ) -> None:
+        self._target = target
+        self._secret = secret
+        self._tell = tell
+        self._delays = delays_seconds
+        self._waiting_most = waiting_most
+        #: Events that are not taken yet, by their training; the first of each is being posted.
+        self._waiting: dict[str, deque[Heard]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if left := self._count():
+            self._tell(f"not passed on: {left} events that waited")
+
+    def add(self, heard: Heard) -> None:
+        """Pass *heard* on after what came before it of the same training."""
+        if self._count() >= self._waiting_most:
+            self._tell(f"{_name(heard)}: not passed on, because {self._waiting_most} events wait already")
+            return
+        training = _training(heard)
+        if training in self._waiting:
+            self._waiting[training].append(heard)
+            return
+        self._waiting[training] = deque([heard])
+        task = asyncio.create_task(self._pass_on(training))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settled(self) -> None:
+        """Wait until no event waits."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    async def _pass_on(self, training: str) -> None:
+        waiting = self._waiting[training]
+        while waiting:
+            await self._try_all(waiting[0])
+            waiting.popleft()
+        del self._waiting[training]
+
+    async def _try_all(self, heard: Heard) -> None:
+        attempts = len(self._delays) + 1
+        for number, delay in enumerate((*self._delays, None), start=1):
+            async with self._turns:
+                status, reason = await self._target.post(heard.body, self._headers(heard))
+            said = f"{_name(heard)}, attempt {number} of {attempts}: {_say(status, reason)}"
+            if not _may_help(status):
+                self._tell(said)
+                return
+            self._tell(f"{said}; {'given up' if delay is None else f'again in {delay:g} s'}")
+            if delay is not None:
+                await asyncio.sleep(delay)
+
+    def _headers(self, heard: Heard) -> dict[str, str]:
+        headers = heard.http_headers()
+        message_id = headers.get("ce-id") or hashlib.sha256(heard.body).hexdigest()
+        timestamp = int(now().timestamp())
+        return {
+            **headers,
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": sign(self._secret, message_id, timestamp, heard.body),
+        }
+
+
+def _may_help(status: int | None) -> bool:
+    """May the target answer otherwise another time?"""
+    return status is None or status in _MAY_HELP or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _say(status: int | None, reason: str) -> str:
+    if status is None:
+        return f"no answer ({reason})"
+    said = f"{status} {reason}".rstrip()
+    if status < HTTPStatus.MULTIPLE_CHOICES:
+        return f"{said}, taken"
+    if status < HTTPStatus.BAD_REQUEST:
+        return f"{said}, a redirect, which is not followed; not tried again"
+    return said if _may_help(status) else f"{said}; not tried again"
+
+
+def _name(heard: Heard) -> str:
+    return f"{heard.routing_key} {heard.attributes.get('id', '')}".rstrip()
+
+
+def _training(heard: Heard) -> str:
+    return heard.event.training_id if heard.event else heard.attributes.get("subject", "")
