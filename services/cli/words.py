@@ -24,10 +24,21 @@ class Process(StrEnum):
 
 
 class Trigger(StrEnum):
-    """What a webhook can be made to say of a training."""
+    """What can be made to happen: a webhook about a training, or a public event."""
 
     STARTED = "training.started"
     PROGRESSED = "training.progressed"
     SUCCEEDED = "training.succeeded"
     FAILED = "training.failed"
     CANCELED = "training.canceled"
+
+    MODEL_READY = "model.ready"
+    MODEL_ACTIVATED = "model.activated"
+    MODEL_WITHDRAWN = "model.withdrawn"
+    MODEL_SUPERSEDED = "model.superseded"
+    EXTRACTION_FAILED = "extraction.failed"
+
+    @property
+    def is_webhook(self) -> bool:
+        """Does Replicate say it? All others are public events."""
+        return self.startswith("training.")

@@ -23,6 +23,7 @@ from services.simulator.api import Refused, ReplicateApi, read
 from services.simulator.faults import ApiFaultOrder, FaultOrder, table
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
+from services.simulator.told import ToldTraining
 from services.simulator.training import Training
 from shared.runtime.connections import Limits
 from shared.runtime.health import health_routes
@@ -93,6 +94,7 @@ class _Control:
             Route("/api-faults", self._order_api_fault, methods=["POST"]),
             Route("/deliveries", self._list_deliveries),
             Route("/trainings", self._list_trainings),
+            Route("/trainings/{id}", self._know_training, methods=["PUT"]),
             Route("/trainings/{id}/redeliver", self._redeliver, methods=["POST"]),
             Route("/rotate-secret", self._rotate_secret, methods=["POST"]),
         ]
@@ -127,6 +129,14 @@ class _Control:
         oldest_first = reversed(self._simulator.world.trainings())
         return JSONResponse({"trainings": [self._foretell(training) for training in oldest_first]})
 
+    async def _know_training(self, request: Request) -> Response:
+        """What is said of a training here is so, and what its webhooks say is up to who says it."""
+        told = await read(request, ToldTraining)
+        api_url = f"{request.url.scheme}://{request.url.netloc}"
+        training = told.training(request.path_params["id"], api_url=api_url)
+        self._simulator.know(training)
+        return JSONResponse(self._foretell(training))
+
     async def _redeliver(self, request: Request) -> Response:
         training = self._simulator.world.find_training(request.path_params["id"])
         if training is None or not training.webhook or not training.has_ended(self._seconds(training)):
@@ -139,7 +149,7 @@ class _Control:
         return JSONResponse({"key": self._simulator.rotate_secret(keep_old=rotation.keep_old)})
 
     def _foretell(self, training: Training) -> dict[str, Any]:
-        succeeds = training.life.outcome is Status.SUCCEEDED
+        succeeds = training.life.outcome is Status.SUCCEEDED and bool(training.makes)
         return {
             "id": training.id,
             "destination": training.destination,

@@ -140,6 +140,12 @@ class Simulator:
                 # What it is for may start after us, so Replicate's minute is a real one.
                 self._follow(training, retry_delays=RETRY_DELAYS_SECONDS)
 
+    def know(self, told: Training) -> None:
+        """From now on there is this training, in place of one with its id, whose webhooks are not posted any more."""
+        if before := self._followers.pop(told.id, None):
+            before.cancel()
+        self.world.know(told)
+
     async def redeliver(self, training: Training) -> Attempt:
         """Post the terminal webhook of an ended *training* once more."""
         return await self._attempt(training, terminal_webhook(training))

@@ -28,7 +28,7 @@ class Training(Job):
     """One training, from its first moment to its last."""
 
     destination: str
-    #: The id of the version that it makes, if it succeeds.
+    #: The id of the version that it makes, if it succeeds; empty for none.
     makes: str
     #: Where its webhooks go; empty for nowhere.
     webhook: str

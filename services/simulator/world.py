@@ -224,6 +224,12 @@ class World:
         self._set_training(created)
         return created
 
+    def know(self, told: Training) -> None:
+        """From now on there is this training, in place of one with its id, and the model that it is for."""
+        if told.destination:
+            self.create_model(Model(told.destination))
+        self._set_training(told)
+
     def find_training(self, training_id: str) -> Training | None:
         return self._trainings.get(training_id)
 
@@ -322,7 +328,7 @@ class World:
 def _made(maker: Training, now: datetime) -> Version | None:
     """The version that *maker* has made by *now*."""
     there_at = maker.life.ends + maker.faults.version_late_seconds
-    if maker.life.outcome is not Status.SUCCEEDED or maker.seconds(now) < there_at:
+    if not maker.makes or maker.life.outcome is not Status.SUCCEEDED or maker.seconds(now) < there_at:
         return None
     return Version(
         model=maker.makes_model,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import pytest
 
@@ -25,6 +26,7 @@ from shared.runtime.settings import StateSettings
 from tests.broker import Broker
 from tests.databases import new_database
 from tests.servers import Urls
+from tests.shell import Shell
 from tests.stack import WEBHOOK_SECRET, Stack
 
 #: Recorded webhooks name versions that no simulated training made.
@@ -43,6 +45,11 @@ class RecordedWorld(World):
     def __init__(self, knobs: Knobs) -> None:
         super().__init__(knobs)
         self._removed: set[str] = set()
+
+    def remove(self, training_id: str) -> None:
+        """Know nothing of the training any more."""
+        self._trainings.pop(training_id, None)
+        self._removed.add(training_id)
 
     def find_training(self, training_id: str) -> Training | None:
         found = super().find_training(training_id)
@@ -113,3 +120,19 @@ def stack(walk: tuple[Stack, Simulator]) -> Stack:
 @pytest.fixture
 def simulator(walk: tuple[Stack, Simulator]) -> Simulator:
     return walk[1]
+
+
+@pytest.fixture
+def settings(stack: Stack) -> dict[str, str]:
+    urls = {"MODELSWAP_OPS_URL": stack.url("ops"), "MODELSWAP_RECEIVER_URL": stack.url("receiver")}
+    return {**stack.environment, **urls}
+
+
+@pytest.fixture
+def shell(settings: dict[str, str]) -> Shell:
+    return Shell(settings)
+
+
+@pytest.fixture
+def user() -> str:
+    return f"cli-{uuid4().hex[:8]}"

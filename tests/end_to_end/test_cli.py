@@ -3,68 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import re
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED
-from tests.stack import ROOT, Stack
-
-
-class Shell:
-    """A terminal with the settings of the running product."""
-
-    def __init__(self, settings: dict[str, str]) -> None:
-        own = {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
-        self._environment = {**own, **settings}
-
-    @asynccontextmanager
-    async def started(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        pipe = asyncio.subprocess.PIPE
-        command = (sys.executable, "-m", "services.cli", *arguments)
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env=self._environment, stdout=pipe, stderr=pipe
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
-
-    async def run(self, *arguments: str) -> tuple[int | None, str, str]:
-        """Its exit code, what it said, and what it complained of."""
-        async with self.started(*arguments) as process, asyncio.timeout(40):
-            out, err = await process.communicate()
-        return process.returncode, out.decode(), err.decode()
-
-    async def json(self, *arguments: str) -> Any:
-        code, out, err = await self.run(*arguments, "-o", "json")
-        assert (code, err) == (0, "")
-        return json.loads(out)
-
-
-@pytest.fixture
-def settings(stack: Stack) -> dict[str, str]:
-    urls = {"MODELSWAP_OPS_URL": stack.url("ops"), "MODELSWAP_RECEIVER_URL": stack.url("receiver")}
-    return {**stack.environment, **urls}
-
-
-@pytest.fixture
-def shell(settings: dict[str, str]) -> Shell:
-    return Shell(settings)
-
-
-@pytest.fixture
-def user() -> str:
-    return f"cli-{uuid4().hex[:8]}"
+from tests.shell import Shell
+from tests.stack import Stack
 
 
 async def trigger(shell: Shell, stack: Stack, event: str, training: str, user: str, *more: str) -> None:
@@ -120,36 +65,6 @@ async def test_watching_goes_on_when_the_api_is_restarted(shell, stack, user):
     assert re.search(r" does not answer \(\w+\); waiting for it\n$", told.decode())
     assert ended.decode().endswith("100%  active\n")
     assert (process.returncode, complaints) == (0, b"")
-
-
-async def test_listeners_hear_a_swap_and_pass_it_on(shell, stack, user):
-    got = asyncio.get_running_loop().create_future()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        length = next(line for line in head.splitlines() if line.startswith("content-length:"))
-        got.set_result((head, json.loads(await reader.readexactly(int(length.split()[1])))))
-        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(60):
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
-        arguments = ("listen", "--types", "model.activated", "--forward-to", url, "-o", "json")
-        async with shell.started(*arguments) as listener:
-            assert listener.stdout is not None
-            assert listener.stderr is not None
-            assert (await listener.stderr.readline()).startswith(b"listening")
-            await trigger(shell, stack, "training.succeeded", f"t-{user}", user, "--version", RECORDED)
-
-            heard = json.loads(await listener.stdout.readline())
-            head, body = await got
-
-    assert (heard["type"], heard["subject"]) == ("dev.modelswap.model.activated.v1", user)
-    assert heard["data"]["model"] == f"acme/{user}:{RECORDED}"
-    assert body == heard["data"]
-    assert f"ce-id: {heard['id']}" in head
-    assert "ce-type: dev.modelswap.model.activated.v1" in head
 
 
 async def test_a_healthy_product_passes_every_check(shell):
@@ -274,8 +189,7 @@ async def test_a_second_look_is_asked_for_by_training_and_by_user(shell, stack, 
 async def test_what_can_not_be_done_is_said_with_what_to_type_next(texts, shell, stack, simulator, user):
     await trigger(shell, stack, "training.started", f"t-{user}", user)
     await stack.until_stage(f"t-{user}", "running")
-    # It is removed as soon as it was asked for once.
-    simulator.world.find_training(f"t-{user}")
+    simulator.world.remove(f"t-{user}")
     typed, problem, then = (text.replace("T", f"t-{user}").replace("U", user) for text in texts)
 
     code, out, err = await shell.run(*typed.split())

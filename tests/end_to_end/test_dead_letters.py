@@ -10,8 +10,8 @@ import pytest
 
 from services.simulator.faults import FaultOrder
 from services.simulator.simulator import Simulator
-from tests.end_to_end.test_cli import Shell
 from tests.end_to_end.test_walk import start
+from tests.shell import Shell
 from tests.stack import READER_TOKEN, Stack
 
 

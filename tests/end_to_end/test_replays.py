@@ -21,8 +21,8 @@ from shared.contract.identity import ModelName
 from shared.contract.topology import STATE_QUEUE, topology
 from shared.runtime.broker import Delivery, Publisher, dead_letter, to_message
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED, open_stack
-from tests.end_to_end.test_cli import Shell
 from tests.end_to_end.test_walk import deliver
+from tests.shell import Shell
 from tests.stack import READER_TOKEN, Process, Stack
 from tests.state import NOON, model_of, ready
 

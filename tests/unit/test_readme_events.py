@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
+from tests.readme import SECTION, Message, used
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-SECTION = README.partition("**Subscribe.**")[2].partition("\n**Try what goes wrong.**")[0]
 PUBLIC = {key: event for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE}
 OLD, NEW = (f"acme/u-42:{digit * 64}" for digit in "ab")
 #: What each public event of a user may say; `generation` is set by the test.
@@ -29,27 +24,9 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class Message:
-    """As a client of RabbitMQ hands it over."""
-
-    routing_key: str
-    body: bytes
-
-
 def message(key: str, generation: int) -> Message:
     known = {"training_id": "t1", "user_id": "u-42", "ref": str(UUID(int=1)), "generation": generation, **FIELDS[key]}
     return Message(key, PUBLIC[key].model_validate(known).model_dump_json(exclude_none=True).encode())
-
-
-def used(messages: Sequence[Message]) -> dict[str, str | None]:
-    """The model of each user, as a subscriber keeps it who copied the snippet."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-    models: dict[str, str | None] = {}
-    names = {"json": json, "known": {}, "use": models.__setitem__}
-    for each in messages:
-        exec(snippet, {**names, "message": each})
-    return models
 
 
 @pytest.mark.parametrize("key", PUBLIC)

@@ -22,6 +22,7 @@ from services.simulator.job import NEVER, Status
 from services.simulator.knobs import Knobs
 from services.simulator.models import Model
 from services.simulator.prediction import parse_deadline, planned_life
+from services.simulator.told import ToldTraining
 from services.simulator.training import Training
 from services.simulator.world import TrainingRequest, World
 
@@ -261,3 +262,53 @@ def test_an_image_is_a_whole_png():
     (size,) = struct.unpack(">I", png(7)[begin - 8 : begin - 4])
 
     assert len(zlib.decompress(png(7)[begin : begin + size])) == height * (1 + 3 * width)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (Status.PROCESSING, {}),
+        (Status.SUCCEEDED, {"output": {"version": f"acme/u-42:{'a' * 64}"}, "completed_at": NOW}),
+        (Status.FAILED, {"error": "no face", "completed_at": NOW}),
+        (Status.CANCELED, {"completed_at": NOW}),
+    ],
+)
+def test_a_training_that_is_told_is_known_as_it_was_told(status, told):
+    where = world()
+    object_ = {"model": "a/b", "version": "e" * 64, "input": {"steps": 1000}, "status": status, **told}
+    moments = {"created_at": NOW - timedelta(minutes=10), "started_at": NOW - timedelta(minutes=9)}
+    description = ToldTraining(destination="acme/u-42", makes="a" * 64, **object_, **moments)
+
+    where.know(description.training("t1", api_url="http://here"))
+
+    known = where.find_training("t1")
+    assert known is not None
+    said = known.describe(known.seconds(NOW))
+    assert {name: said[name] for name in ("status", "output", "error")} == {
+        "status": status,
+        "output": told.get("output"),
+        "error": told.get("error"),
+    }
+    made = [version.id for version in where.versions("acme/u-42", now=NOW)]
+    assert made == (["a" * 64] if status is Status.SUCCEEDED else [])
+    found = where.find_version(f"acme/u-42:{'a' * 64}", now=NOW)
+    assert (found is not None) == (status is Status.SUCCEEDED)
+
+
+def test_a_success_that_is_told_without_a_version_made_none():
+    where = world()
+    told = ToldTraining(
+        destination="acme/u-42",
+        model="a/b",
+        version="e" * 64,
+        input={},
+        status=Status.SUCCEEDED,
+        created_at=NOW - timedelta(minutes=10),
+        started_at=NOW - timedelta(minutes=9),
+        completed_at=NOW,
+    )
+
+    where.know(told.training("t1", api_url="http://here"))
+
+    assert where.find_model("acme/u-42") is not None
+    assert where.versions("acme/u-42", now=NOW) == []

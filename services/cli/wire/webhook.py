@@ -45,7 +45,7 @@ def named_output(destination: ModelName, version: str) -> JsonValue:
 
 
 def some_version(training_id: str) -> str:
-    """A version for a training that nobody named one for: always the same."""
+    """The version of a training for which none is named: always the same one."""
     return hashlib.sha256(training_id.encode()).hexdigest()
 
 

@@ -1,0 +1,114 @@
+"""
+Public events that did not happen, for the tests of subscribers. Pure.
+
+Several of them are the story of one user: each that changes or tells of the user's model (activated, withdrawn,
+superseded) has the next generation, and a training of its own; ready and failed ones are about the training that comes
+next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from services.cli.words import Trigger
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.events import (
+    Event,
+    Evidence,
+    ExtractionFailed,
+    ModelActivated,
+    ModelReady,
+    ModelSuperseded,
+    ModelWithdrawn,
+)
+from shared.contract.identity import ModelName, ModelRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What is the same of all events of one user."""
+
+    user_id: str
+    #: The training of the first event; the others' have their generation behind it.
+    training_id: str
+    destination: ModelName
+    #: The version of the first model; those of the others are made up.
+    version: str | None
+    #: Of the first event.
+    generation: int
+    #: Why an extraction failed.
+    error: str
+
+    def events(self, triggers: Sequence[Trigger]) -> list[Event]:
+        """The events, in the order in which they would happen."""
+        generation = self.generation
+        current: ModelRef | None = None
+        events: list[Event] = []
+        for trigger in triggers:
+            event = self._event(trigger, generation, current)
+            events.append(event)
+            match event:
+                case ModelActivated():
+                    current = event.model
+                case ModelWithdrawn():
+                    current = None
+            if trigger not in (Trigger.MODEL_READY, Trigger.EXTRACTION_FAILED):
+                generation += 1
+        return events
+
+    def _event(self, trigger: Trigger, generation: int, current: ModelRef | None) -> Event:
+        training_id = self.training_id if generation == self.generation else f"{self.training_id}-{generation}"
+        ref = _ref(training_id)
+        model = self._model(generation)
+        match trigger:
+            case Trigger.MODEL_READY:
+                evidence = Evidence(shape="version", checks=("exists",), seconds=1.0)
+                return ModelReady(training_id=training_id, ref=ref, model=model, evidence=evidence)
+            case Trigger.EXTRACTION_FAILED:
+                return ExtractionFailed(training_id=training_id, ref=ref, error="no_version", detail=self.error)
+            case Trigger.MODEL_ACTIVATED:
+                return ModelActivated(
+                    training_id=training_id,
+                    user_id=self.user_id,
+                    generation=generation,
+                    ref=ref,
+                    model=model,
+                    previous=current,
+                    trigger_word="TOK",
+                )
+            case Trigger.MODEL_WITHDRAWN:
+                return ModelWithdrawn(
+                    training_id=training_id,
+                    user_id=self.user_id,
+                    generation=generation,
+                    ref=ref,
+                    previous=current or model,
+                )
+            case Trigger.MODEL_SUPERSEDED:
+                return ModelSuperseded(
+                    training_id=training_id,
+                    user_id=self.user_id,
+                    generation=generation,
+                    ref=ref,
+                    model=model,
+                    current_generation=generation + 1,
+                )
+        raise ValueError(f"{trigger} is no public event")
+
+    def _model(self, generation: int) -> ModelRef:
+        named = self.version if generation == self.generation else None
+        version = named or hashlib.sha256(f"{self.training_id}:{generation}".encode()).hexdigest()
+        return ModelRef(*self.destination, version)
+
+
+def envelope(event: Event, *, now: datetime) -> Envelope:
+    """*event* with the mark by which it is known as made up."""
+    return replace(wrap(event, source="trigger", now=now), is_made_up=True)
+
+
+def _ref(training_id: str) -> UUID:
+    return uuid5(NAMESPACE_URL, f"modelswap:trigger:{training_id}")
