@@ -12,9 +12,10 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-from services.state.records import Registration
+from services.state.outbox import StoredEvent
+from services.state.registration import Registration
 from services.state.store import ROLE, Store
-from shared.contract.envelope import Envelope, wrap
+from shared.contract.envelope import CONTENT_TYPE, Envelope, decode, wrap
 from shared.contract.events import (
     DESTINATION_UNKNOWN,
     Event,
@@ -41,6 +42,11 @@ def model_of(training_id: str, destination: ModelName = DESTINATION) -> ModelRef
 
 def envelope(event: Event, *, at: datetime = NOON) -> Envelope:
     return wrap(event, source="test", now=at)
+
+
+def decoded(stored: StoredEvent) -> Envelope:
+    """The event of a stored message, as a subscriber reads it."""
+    return decode(stored.headers, CONTENT_TYPE, stored.body)
 
 
 def replayed(event: Envelope, mark: str = "a-replay:1") -> Envelope:

@@ -8,29 +8,23 @@ from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
-import structlog
-
 from services.state.api import WebhookAddress, create_api
-from services.state.handler import Handler
+from services.state.duration_stats import keep_updating
 from services.state.inquiries import Inquiries
-from services.state.learning import keep_learning
 from services.state.migrate import MIGRATIONS
-from services.state.outbox import Relay
+from services.state.outbox import Relay, publish_to
 from services.state.store import ROLE, Store
 from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
 from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
 from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
-from shared.runtime.broker import Consumer, Publisher, to_message
+from shared.runtime.broker import BatchHandler, Consumer, Publisher
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
-from shared.runtime.logs import log_fact
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import StateSettings, reveal
-
-log = structlog.get_logger()
 
 
 async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
@@ -52,35 +46,36 @@ async def _run(
     plan = topology(settings.retry_delays)
     store = Store(pool)
     inquiries = Inquiries(store, replicate, reveal(settings.ref_secrets))
-    handler = Handler(store, inquiries.ask_about)
 
-    def consumer(queue: str, batch_size: int) -> Consumer:
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[tuple[()] | Exception]:
+        results = await store.apply(envelopes)
+        inquiries.ask_about_unconfirmed(envelopes, results)
+        # The events that follow are in the outbox.
+        return [() if result is None else result for result in results]
+
+    async def handle_progress(envelopes: Sequence[Envelope]) -> Sequence[tuple[()]]:
+        await store.record_progress(envelopes)
+        return [()] * len(envelopes)
+
+    def consumer(queue: str, handler: BatchHandler, batch_size: int) -> Consumer:
         return Consumer(
             settings.amqp_url.get_secret_value(),
             queue=queue,
             service="state",
-            handle=handler.handle_progress if queue == PROGRESS_QUEUE else handler.handle,
+            handle=handler,
             publisher=publisher,
             topology=plan,
             delays=settings.retry_delays,
             batch_size=batch_size,
-            # One batch is being written while the next one arrives.
+            # The next batch arrives while one is written.
             prefetch=2 * batch_size,
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
         )
 
-    facts, progress = consumer(STATE_QUEUE, 64), consumer(PROGRESS_QUEUE, 200)
+    facts, progress = consumer(STATE_QUEUE, handle, 64), consumer(PROGRESS_QUEUE, handle_progress, 200)
 
-    async def publish(envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:
-        messages = (to_message(envelope, plan) for envelope in envelopes)
-        results = await asyncio.gather(*map(publisher.publish, messages), return_exceptions=True)
-        for envelope, result in zip(envelopes, results, strict=True):
-            if result is None:
-                log_fact(log, "event.published", envelope)
-        return results
-
-    relay = Relay(store, publish)
+    relay = Relay(store, publish_to(publisher, plan))
     streams: SetAside[UUID] = SetAside("streams")
     trainers: SetAside[str] = SetAside("durations")
     watcher = Watcher(store, stopping, limit=settings.max_streams, aside=streams)
@@ -106,7 +101,7 @@ async def _run(
         facts.run(stopping),
         progress.run(stopping),
         relay.run(stopping),
-        keep_learning(store, stopping, trainers),
+        keep_updating(store, stopping, trainers),
         inquiries.run(stopping),
         watcher.run(),
         serve(

@@ -1,12 +1,12 @@
 """
-How is a training registered that was started elsewhere? Replicate is asked about it first, then it is written down.
+Registration of a training that was started elsewhere: Replicate is asked about it first, then it is stored.
 
-    it runs       written down: its webhooks tell the rest
-    it has ended  written down together with the event that its last webhook would have become
-    404           again and again: not written down, `NotAtReplicate`
-    no answer     written down, and asked about again later: `inquiries`
+    it runs       stored; its webhooks bring the rest
+    it has ended  stored, with the event that its last webhook would have become
+    404           retried, then not stored: `NotAtReplicate`
+    no answer     stored, and asked about later by `inquiries`
 
-Pure, but for the question. It is asked outside of any transaction, so no swap waits for it.
+Pure but for Replicate and the store. Replicate is asked outside of any transaction, so no swap waits for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from uuid import UUID
 
 import structlog
 
-from services.state.records import Registration, TrainingRecord
+from services.state.registration import Registration
+from services.state.views import TrainingView
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import TrainingEvent
 from shared.replicate.errors import NotThere
@@ -29,43 +30,43 @@ from shared.replicate.webhook_url import Claim, Origin
 
 log = structlog.get_logger()
 
-#: Whoever registers a training waits that long for Replicate, and no longer.
+#: Time limit for Replicate's answer.
 _ASK_SECONDS: Final = 6.0
-#: A training that was started a moment ago may not be there yet.
-_NOT_YET: Final = (0.5, 1.0)
-#: An answer of Replicate's is never larger.
+#: Delays before Replicate is asked again: a new training may not be visible yet.
+_RETRY_SECONDS: Final = (0.5, 1.0)
+#: More than any answer of Replicate's.
 _ANY_SIZE: Final = 8 * 1024 * 1024
 
 
-class NotAtReplicate(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Replicate has no training of this id, or none that our token may see."""
+class NotAtReplicate(PermanentError):  # noqa: N818 (names a condition)
+    """Replicate has no training with this id that our token may see."""
 
     code = "no_such_training_at_replicate"
 
 
 class Replicate(Protocol):
-    """What is asked of Replicate."""
+    """Replicate's API."""
 
     async def get_training(self, training_id: str) -> Training: ...
 
 
 class Trainings(Protocol):
-    """Where trainings are written down."""
+    """The store."""
 
-    async def find_training(self, name: str | UUID) -> TrainingRecord | None: ...
+    async def find_training(self, name: str | UUID) -> TrainingView | None: ...
 
     async def adopt(
         self, registration: Registration, report: TrainingEvent | None = None
-    ) -> tuple[TrainingRecord, bool]: ...
+    ) -> tuple[TrainingView, bool]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A training that is registered by Replicate's id."""
+    """A training registered by Replicate's id."""
 
-    record: TrainingRecord
+    record: TrainingView
     is_new: bool
-    #: Could Replicate not be asked about it yet?
+    #: Replicate did not answer; `inquiries` asks again.
     is_asked_later: bool = False
 
 
@@ -79,12 +80,12 @@ async def adopt(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Adopted:
     """
-    Register a training that Replicate knows already; on the caller's word, where we have no token to ask with.
+    Register a training that Replicate knows already. Without a token, it is not checked.
 
-    *ask_later* has Replicate asked once more, later; None without a token.
+    *ask_later* schedules another question to Replicate; None without a token.
 
     Raises:
-        NotAtReplicate: if Replicate does not know it.
+        NotAtReplicate: if Replicate has no such training.
         RegisteredOtherwise, UserDeleted: as `Trainings.adopt`.
 
     """
@@ -105,7 +106,7 @@ async def adopt(
 
 
 async def _ask(training_id: str, replicate: Replicate, sleep: Callable[[float], Awaitable[None]]) -> Training:
-    for seconds in _NOT_YET:
+    for seconds in _RETRY_SECONDS:
         try:
             return await replicate.get_training(training_id)
         except NotThere:
@@ -114,5 +115,5 @@ async def _ask(training_id: str, replicate: Replicate, sleep: Callable[[float], 
 
 
 def report_of(found: Training, claim: Claim) -> TrainingEvent | None:
-    """How a training of ours has ended, as the event that its last webhook would have become."""
+    """Return the end of a training as the event that its last webhook would have become, or None if it runs."""
     return translate(found, Origin(claim), size_bytes=_ANY_SIZE, recovered=True) if found.has_ended else None

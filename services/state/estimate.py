@@ -1,9 +1,10 @@
 """
-How far is a training, and how long will it take? Pure: what its log said, or a guess from the time that passed.
+Progress and time left of a training: what its log reported, or an estimate from the time that passed. Pure.
 
-A guess knows how long the last trainings of the same trainer took; where none are known, half an hour is 90 percent.
-What was shown once is never taken back: a log that turns out to be behind the guess has to catch up with it first.
-Only where a log contradicts itself is its own share corrected (`store._RECORD_PROGRESS`); a guess that was shown stays.
+The estimate uses how long the last trainings of the same trainer took, as known when this one started; if unknown, half
+an hour is 90 percent. It only depends on columns that never change while it is used, so it never falls. When a log
+arrives, the estimate is frozen (`estimated_until`), and the log's share counts as soon as it is greater. Only if a log
+contradicts itself is its own share corrected (`store.apply`).
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.events import ProgressSource, TrainingProgressed
 
-#: 100 is said by a swap only.
+#: Cap for progress before the model is current.
 MOST: Final = 99
-#: From so many trainings of a trainer on, something is learned of it.
-LEARN_FROM: Final = 5
+#: Fewer trainings of a trainer give no statistics.
+MIN_TRAININGS: Final = 5
 
-#: A guess never comes closer to the end than this …
-_GUESS_CAP: Final = 95.0
-#: … and has come to this when most trainings have ended …
-_GUESS_USUAL: Final = 90.0
-#: … which is half an hour where nothing is learned.
-_GUESS_SECONDS: Final = 611.0
-#: Below this a log says too little to tell how long the rest will take.
+#: Cap for the estimate.
+_ESTIMATE_CAP: Final = 95.0
+#: The estimate when most trainings have ended …
+_ESTIMATE_USUAL: Final = 90.0
+#: … which is after half an hour without statistics.
+_ESTIMATE_SECONDS: Final = 611.0
+#: Below this percentage a log is no basis for the time left.
 _ETA_FROM: Final = 3
-#: A log's pace is never more exact than this share of the rest, and by that much less at the beginning.
+#: Relative error of the time left by a log's pace: at the end, and what is added to it at the beginning.
 _PACE_EXACT: Final = 0.1
 _PACE_UNSURE: Final = 0.4
-#: Trainings that all took the same do not promise that the next one will.
+#: Least spread of durations, relative to the median.
 _LEAST_SPREAD: Final = 0.1
-#: A start that is further off from what we saw ourselves is a wrong date.
+#: A start that is further off from the request is a wrong date.
 _FAR_OFF: Final = timedelta(days=1)
-#: What ended just now may still be on its way to us.
-_ON_ITS_WAY_SECONDS: Final = 60.0
+#: Allowance for the delivery of the last webhook.
+_DELIVERY_SECONDS: Final = 60.0
 
 _DONE: Final = (Stage.ACTIVE, Stage.REPLACED, Stage.SUPERSEDED)
 _SUCCEEDED: Final = (Stage.VERIFYING, Stage.UNVERIFIED)
@@ -48,8 +49,8 @@ _UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """How many seconds the last trainings of a trainer took: eight of ten lie between low and high."""
+class DurationStats:
+    """Seconds that the last trainings of a trainer took: 10th, 50th and 90th percentile."""
 
     low: float
     median: float
@@ -57,38 +58,40 @@ class Learned:
 
     @property
     def spread(self) -> float:
-        """By how much a training may well exceed the median."""
+        """Time by which a training may exceed the median."""
         return max(self.high - self.median, _LEAST_SPREAD * self.median)
 
     @property
     def surely_over(self) -> float:
-        """After this a training that has not ended is worth a question."""
-        return self.median + self.spread + max(self.spread, self.median / 2) + _ON_ITS_WAY_SECONDS
+        """Time after which a training is overdue."""
+        return self.median + self.spread + max(self.spread, self.median / 2) + _DELIVERY_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is known of a training's time."""
+    """Columns of a training that its progress depends on."""
 
     stage: Stage
     requested_at: datetime
     started_at: datetime | None = None
-    #: What its log said last, and when.
-    percent: int | None = None
-    source: ProgressSource | None = None
-    reported_at: datetime | None = None
-    #: The furthest guess that anybody was shown.
-    shown: int = 0
-    #: None while too few trainings of its trainer have ended, or nobody said who trains.
-    learned: Learned | None = None
+    #: The log's share so far, and when it was reported.
+    log_percent: int | None = None
+    log_source: ProgressSource | None = None
+    log_at: datetime | None = None
+    #: When a log or its end replaced the estimate.
+    estimated_until: datetime | None = None
+    #: Of its trainer when it started; None if unknown.
+    stats_at_start: DurationStats | None = None
+    #: Of its trainer now.
+    stats: DurationStats | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a training's log said last."""
+    """Progress reported by a training's log."""
 
     training_id: str
-    ref: UUID | None
+    claimed_ref: UUID | None
     step: int | None
     total: int | None
     percent: int | None
@@ -98,22 +101,18 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a user is shown."""
+    """The computed fields of a `TrainingView`, by their names."""
 
-    percent: int
-    #: None where nothing is guessed or read, because the training has not begun or is over.
-    source: ProgressSource | None = None
-    #: How long the rest takes; None where nothing tells.
+    progress: int
+    progress_source: ProgressSource | None = None
     eta_seconds: int | None = None
-    #: Eight of ten times it is between these. No high one: it takes longer than was to be expected.
     eta_low_seconds: int | None = None
     eta_high_seconds: int | None = None
-    #: When it should surely have ended; None where nothing is learned, or it has.
     overdue_at: datetime | None = None
 
 
 class _Rest(NamedTuple):
-    """For how many seconds a training still runs; below zero where it should have ended."""
+    """Seconds left; negative if the training should have ended."""
 
     low: float
     middle: float
@@ -121,7 +120,7 @@ class _Rest(NamedTuple):
 
 
 def latest(envelopes: Iterable[Envelope]) -> list[Report]:
-    """The furthest report of each training."""
+    """Return the furthest report of each training."""
     furthest: dict[str, Report] = {}
     for envelope in envelopes:
         if isinstance(envelope.event, TrainingProgressed):
@@ -133,7 +132,7 @@ def latest(envelopes: Iterable[Envelope]) -> list[Report]:
 
 
 def progress(run: Run, *, now: datetime) -> Progress:
-    """What to show of *run* at *now*."""
+    """Return the progress of *run* at *now*."""
     if run.stage in _DONE:
         return Progress(100)
     if run.stage in _SUCCEEDED:
@@ -154,72 +153,71 @@ def progress(run: Run, *, now: datetime) -> Progress:
 
 
 def _percent(run: Run, now: datetime) -> tuple[int, ProgressSource | None]:
-    if run.percent is not None:
-        known, source = min(run.percent, MOST), run.source
-    elif run.stage == Stage.RUNNING:
-        known, source = _guess(run, now), ProgressSource.ESTIMATE
-    else:
-        known, source = 0, None
-    return (run.shown, ProgressSource.ESTIMATE) if run.shown > known else (known, source)
+    is_estimated = run.estimated_until is not None or (run.stage == Stage.RUNNING and run.log_percent is None)
+    estimate = _estimate(run, min(now, run.estimated_until or now)) if is_estimated else 0
+    if run.log_percent is not None and run.log_percent >= estimate:
+        return min(run.log_percent, MOST), run.log_source
+    return (estimate, ProgressSource.ESTIMATE) if is_estimated else (0, None)
 
 
-def _guess(run: Run, now: datetime) -> int:
+def _estimate(run: Run, now: datetime) -> int:
     seconds = _seconds_of(run, now)
+    stats = run.stats_at_start
     if seconds is None:
         return 0
-    if run.learned is None:
-        return int(_GUESS_CAP * _saturated(seconds / _GUESS_SECONDS))
-    if seconds < run.learned.median:
-        return int(_GUESS_USUAL * seconds / run.learned.median)
-    over = (seconds - run.learned.median) / run.learned.spread
-    return int(_GUESS_USUAL + (_GUESS_CAP - _GUESS_USUAL) * _saturated(over))
+    if stats is None:
+        return int(_ESTIMATE_CAP * _saturated(seconds / _ESTIMATE_SECONDS))
+    if seconds < stats.median:
+        return int(_ESTIMATE_USUAL * seconds / stats.median)
+    over = (seconds - stats.median) / stats.spread
+    return int(_ESTIMATE_USUAL + (_ESTIMATE_CAP - _ESTIMATE_USUAL) * _saturated(over))
 
 
 def _saturated(time: float) -> float:
-    """From 0 towards 1."""
+    """Rise from 0 towards 1."""
     return 1 - math.exp(-time)
 
 
 def _rest(run: Run, now: datetime) -> _Rest | None:
-    """The log's pace says the more, the further the training is; before that, what is learned does."""
-    paced, learned = _paced(run, now), _expected(run, now)
-    if paced is None or learned is None:
-        return paced or learned
-    weight = (run.percent or 0) / 100
-    return _Rest(*(weight * one + (1 - weight) * other for one, other in zip(paced, learned, strict=True)))
+    """Weigh the log's pace against the statistics: the further the log, the more its pace counts."""
+    paced, expected = _paced(run, now), _expected(run, now)
+    if paced is None or expected is None:
+        return paced or expected
+    weight = (run.log_percent or 0) / 100
+    return _Rest(*(weight * one + (1 - weight) * other for one, other in zip(paced, expected, strict=True)))
 
 
 def _paced(run: Run, now: datetime) -> _Rest | None:
-    """By how long the training took to come as far as its log says."""
+    """Return the time left by the pace of the log."""
     begun_at = _begun_at(run, now)
-    if run.percent is None or run.reported_at is None or begun_at is None:
+    if run.log_percent is None or run.log_at is None or begun_at is None:
         return None
-    took = (run.reported_at - begun_at).total_seconds()
-    if run.percent < _ETA_FROM or took <= 0:
+    took = (run.log_at - begun_at).total_seconds()
+    if run.log_percent < _ETA_FROM or took <= 0:
         return None
-    left = took * (100 - run.percent) / run.percent
-    unsure = _PACE_EXACT + _PACE_UNSURE * (1 - run.percent / 100)
-    silent = max(0.0, (now - run.reported_at).total_seconds())
+    left = took * (100 - run.log_percent) / run.log_percent
+    unsure = _PACE_EXACT + _PACE_UNSURE * (1 - run.log_percent / 100)
+    silent = max(0.0, (now - run.log_at).total_seconds())
     return _Rest(left * (1 - unsure) - silent, left - silent, left * (1 + unsure) - silent)
 
 
 def _expected(run: Run, now: datetime) -> _Rest | None:
-    """By how long others of its trainer took; with a log, only as long as that is still to be expected."""
+    """Return the time left by the trainer's statistics; with a log, only while that is positive."""
     seconds = _seconds_of(run, now)
-    if run.learned is None or seconds is None:
+    if run.stats is None or seconds is None:
         return None
-    high = run.learned.median + run.learned.spread - seconds
-    if high <= 0 and run.percent is not None:
+    high = run.stats.median + run.stats.spread - seconds
+    if high <= 0 and run.log_percent is not None:
         return None
-    low = min(run.learned.low, run.learned.median * (1 - _LEAST_SPREAD)) - seconds
-    # Whoever has exceeded the median is not done at once: half of what may be left, then.
-    return _Rest(low, max(run.learned.median - seconds, high / 2), high)
+    low = min(run.stats.low, run.stats.median * (1 - _LEAST_SPREAD)) - seconds
+    # Past the median: half of the longest time left.
+    return _Rest(low, max(run.stats.median - seconds, high / 2), high)
 
 
 def _overdue_at(run: Run, now: datetime) -> datetime | None:
-    if run.learned is None or run.stage not in _UNDERWAY:
+    if run.stats is None or run.stage not in _UNDERWAY:
         return None
-    return (_begun_at(run, now) or run.requested_at) + timedelta(seconds=run.learned.surely_over)
+    return (_begun_at(run, now) or run.requested_at) + timedelta(seconds=run.stats.surely_over)
 
 
 def _seconds_of(run: Run, now: datetime) -> float | None:
@@ -228,7 +226,7 @@ def _seconds_of(run: Run, now: datetime) -> float | None:
 
 
 def _begun_at(run: Run, now: datetime) -> datetime | None:
-    """When it started; if that is a wrong date, when we heard of it."""
+    """Return when it started, or when it was requested if that date is wrong."""
     if run.started_at is None:
         return None
     is_credible = run.requested_at - _FAR_OFF <= run.started_at <= now + _FAR_OFF

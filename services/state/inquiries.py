@@ -1,16 +1,15 @@
 """
-Which of our trainings is this one, and has it ended? Edge: asks Replicate about single trainings.
+Asks Replicate about single trainings. Edge.
 
-Asked about are
+*   Trainings whose webhooks came to an address that we signed, but whose bodies do not confirm it (`UnconfirmedRef`):
+    Replicate's API tells where a training's webhooks go. If that is an address of ours, the training is attached to the
+    row that the address names.
+*   Trainings that were registered while Replicate did not answer (`adopting`).
 
-*   trainings whose webhooks came to an address that we signed, without anything in their bodies that confirms it
-    (`UnconfirmedRef`). Replicate's API answers where a training's webhooks go: if that is an address of ours, the
-    training is attached to the row that the address names
-*   trainings that were registered by Replicate's id while Replicate did not answer (`adopting`)
+If such a training has ended, the event is published that its last webhook would have become.
 
-Of one that is ours and has ended, the event is published that its last webhook would have become.
-
-What waits is kept in memory. After a restart the next retry asks again, and the reconciler finds what is overdue.
+The queue is kept in memory. After a restart the next retry of an event asks again, and the reconciler finds overdue
+trainings.
 """
 
 from __future__ import annotations
@@ -23,8 +22,11 @@ from uuid import UUID
 import structlog
 
 from services.state.adopting import report_of
-from services.state.records import TrainingRecord
+from services.state.changes import Result
+from services.state.swap import UnconfirmedRef
 from services.state.transitions import Stage
+from services.state.views import TrainingView
+from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.events import TrainingEvent
 from shared.replicate.errors import NotThere
@@ -34,31 +36,31 @@ from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
-#: How many trainings may wait. Others are asked about when their events are tried again.
+#: Limit of the queue. Other trainings are asked about when their events are retried.
 _MOST_WAITING: Final = 1000
-#: Between two questions: at most a tenth of the calls that Replicate allows.
+#: Pause between two questions: a tenth of the calls that Replicate allows.
 _EVERY_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 
 
 class Replicate(Protocol):
-    """What is asked of Replicate."""
+    """Replicate's API."""
 
     async def get_training(self, training_id: str) -> Training: ...
 
 
 class Trainings(Protocol):
-    """Where trainings are written down."""
+    """The store."""
 
-    async def find_training(self, name: str | UUID) -> TrainingRecord | None: ...
+    async def find_training(self, name: str | UUID) -> TrainingView | None: ...
 
-    async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord: ...
+    async def attach(self, record: TrainingView, training_id: str) -> TrainingView: ...
 
-    async def report(self, record: TrainingRecord, event: TrainingEvent) -> None: ...
+    async def report(self, record: TrainingView, event: TrainingEvent) -> None: ...
 
 
 class Inquiries:
-    """Learns from Replicate what no webhook has said."""
+    """A queue of trainings to ask Replicate about."""
 
     def __init__(
         self,
@@ -69,22 +71,28 @@ class Inquiries:
         every_seconds: float = _EVERY_SECONDS,
         pause_seconds: float = 1.0,
     ) -> None:
-        """While Replicate or Postgres is away, wait for *pause_seconds*, and twice as long each time."""
+        """While Replicate or Postgres is away, wait for *pause_seconds*, doubled each time."""
         self._trainings = trainings
         self._replicate = replicate
         self._ref_secrets = ref_secrets
         self._every_seconds = every_seconds
         self._pause_seconds = pause_seconds
-        #: The ids of trainings, in order.
+        #: Training ids, in order.
         self._waiting: dict[str, None] = {}
         self._added = asyncio.Event()
         self._failures = 0
 
     def ask_about(self, training_id: str) -> None:
-        """Ask about a training soon, unless too many wait."""
+        """Ask about a training soon, unless the queue is full."""
         if len(self._waiting) < _MOST_WAITING:
             self._waiting.setdefault(training_id)
             self._added.set()
+
+    def ask_about_unconfirmed(self, envelopes: Sequence[Envelope], results: Sequence[Result]) -> None:
+        """Ask about the trainings of *envelopes* that were not found because their ref is not confirmed."""
+        for envelope, result in zip(envelopes, results, strict=True):
+            if isinstance(result, UnconfirmedRef):
+                self.ask_about(envelope.event.training_id)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Ask until *stopping* is set."""
@@ -96,7 +104,7 @@ class Inquiries:
                 await wait_for_any(stopping, self._added)
 
     async def _ask_next(self) -> float:
-        """Ask about the first that waits; how many seconds to wait before the next question."""
+        """Ask about the first training; return the seconds until the next question."""
         training_id = next(iter(self._waiting))
         del self._waiting[training_id]
         try:
@@ -112,7 +120,7 @@ class Inquiries:
         except ModelswapError as error:
             log.warning("inquiry.failed", training_id=training_id, error=error.code, detail=str(error))
         except Exception:
-            # It concerns this training alone: the others are asked about all the same.
+            # Go on with the other trainings.
             log.exception("inquiry.broken", training_id=training_id)
         self._failures = 0
         return self._every_seconds
@@ -127,8 +135,8 @@ class Inquiries:
         if event is not None:
             await self._trainings.report(record, event)
 
-    async def _attach(self, found: Training) -> TrainingRecord | None:
-        """The row that Replicate says *found* belongs to, if that has no other training."""
+    async def _attach(self, found: Training) -> TrainingView | None:
+        """Attach *found* to the row of its webhook address; return the row, or None if it has another training."""
         claim = claim_in(found.webhook, self._ref_secrets)
         record = await self._trainings.find_training(claim.ref) if claim else None
         if record is None:

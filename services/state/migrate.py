@@ -1,4 +1,4 @@
-"""How does the database of `services.state` come to be? Edge: the files in ``migrations/`` make its schema."""
+"""The migrations of schema `state`. Edge."""
 
 from __future__ import annotations
 

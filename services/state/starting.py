@@ -1,16 +1,17 @@
-"""How does a training begin? Written down first, then asked of Replicate: whatever is lost, the user's model is not."""
+"""Start and cancel registered trainings at Replicate. Pure but for Replicate and the store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
 from pydantic import JsonValue
 
-from services.state.records import NOT_STARTED, TrainingRecord
-from services.state.swap import Failure
+from services.state.changes import Failure
+from services.state.registration import NOT_STARTED
+from services.state.transitions import Stage
+from services.state.views import TrainingView
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.text import clean
@@ -19,18 +20,28 @@ from shared.replicate.training import Training
 
 log = structlog.get_logger()
 
-#: What Replicate is to tell us about.
+#: Events that Replicate posts webhooks for.
 WEBHOOK_EVENTS: Final = ("start", "output", "logs", "completed")
 
 
-class StartRefused(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+_UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING)
+
+
+class StartRefused(PermanentError):  # noqa: N818 (names a condition)
     """Replicate refuses to run the training."""
 
     code = "start_refused"
 
 
+class NotCancelable(PermanentError):  # noqa: N818 (likewise)
+    """The training cannot be canceled."""
+
+    code = "not_cancelable"
+    codes = ("already_ended", "id_not_known_yet", "cancel_refused")
+
+
 class Replicate(Protocol):
-    """What is asked of Replicate."""
+    """Replicate's API."""
 
     async def create_training(
         self,
@@ -41,32 +52,34 @@ class Replicate(Protocol):
         events: Sequence[str],
     ) -> Training: ...
 
+    async def cancel_training(self, training_id: str) -> Training: ...
+
 
 class Trainings(Protocol):
-    """Where trainings are written down."""
+    """The store."""
 
-    async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord: ...
+    async def attach(self, record: TrainingView, training_id: str) -> TrainingView: ...
 
-    async def fail_start(self, record: TrainingRecord, failure: Failure) -> None: ...
+    async def fail_start(self, record: TrainingView, failure: Failure) -> None: ...
 
 
 async def start(
-    record: TrainingRecord,
+    record: TrainingView,
     trainer: ModelRef,
     training_input: Mapping[str, JsonValue],
     *,
     webhook: str,
     replicate: Replicate,
     trainings: Trainings,
-) -> TrainingRecord:
+) -> TrainingView:
     """
-    Ask Replicate to run a training that is written down; return it with Replicate's id, if that is known.
+    Ask Replicate to run a registered training; return it with Replicate's id, if known.
 
-    It is not known when the answer was lost: then the first webhook brings it.
+    The id is unknown if the answer was lost: then the first webhook brings it.
 
     Raises:
-        StartRefused: if Replicate does not want it.
-        DependencyDown: if Replicate is away. The same request may be made again, with the same key.
+        StartRefused: if Replicate refuses.
+        DependencyDown: if Replicate is away. The caller may repeat the request with the same key.
 
     """
     try:
@@ -83,8 +96,30 @@ async def start(
     try:
         attached = await trainings.attach(record, created.id)
     except TransientError as error:
-        # It runs. To answer that it does not would make the caller start a second one.
+        # It runs: an error would make the caller start a second one.
         log.warning("training.not_attached", ref=str(record.ref), training_id=created.id, detail=str(error))
-        return replace(record, training_id=created.id)
+        return record.model_copy(update={"training_id": created.id})
     log.info("training.started", ref=str(record.ref), user_id=record.user_id, training_id=attached.training_id)
     return attached
+
+
+async def cancel(record: TrainingView, replicate: Replicate) -> None:
+    """
+    Ask Replicate to end a training. Its stage changes when Replicate reports the end.
+
+    Raises:
+        NotCancelable: if it has ended, or Replicate refuses.
+        DependencyDown: if Replicate is away. The caller may try again.
+
+    """
+    name = record.training_id or record.ref
+    if record.stage not in _UNDERWAY:
+        raise NotCancelable(f"training {name} has ended: it is {record.stage}", code="already_ended")
+    if record.training_id is None:
+        raise NotCancelable(
+            f"Replicate's id of training {name} is not known yet: try again in a moment", code="id_not_known_yet"
+        )
+    try:
+        await replicate.cancel_training(record.training_id)
+    except (NotThere, Refused) as error:
+        raise NotCancelable(str(error), code="cancel_refused") from error

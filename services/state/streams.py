@@ -1,13 +1,13 @@
 """
-How does a client follow a training? Edge: asks for all that are followed at once, and tells each client what is new.
+Following trainings: reads all followed trainings at once, and notifies each client of updates. Edge.
 
-A tick is one statement, however many clients follow however many trainings, and nothing is asked while nobody does.
-There is no LISTEN: commits that notify wait for each other, so every swap would pay for it; what is missed while the
-connection is away would need the tick all the same; and guesses move with the clock, which notifies nobody.
+One query a second reads them, however many clients and trainings there are; without clients there is none. LISTEN is
+not used: commits that notify wait for each other, so every swap would pay for it; notifications are lost with the
+connection, so the query would be needed anyway; and estimates change with the clock.
 
-A client that is slow, or gone, is told only the latest. What an update is called comes from the row that it shows, and
-means the same after a restart and in another process: whoever comes back with the last one they saw is told of nothing
-else, and of what they missed only how it ended.
+A slow client gets only the latest update. An update's id is made of its row, so it means the same after a restart and
+in another process: a client that reconnects with the last id it got is sent nothing that it had, and of missed updates
+only the latest.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from uuid import UUID
 
 import structlog
 
-from services.state.records import TrainingRecord
 from services.state.transitions import Stage
-from services.state.views import training_view
+from services.state.views import TrainingView
 from shared.contract.errors import TransientError
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
@@ -33,47 +32,46 @@ from shared.runtime.waiting import wait_for_any
 log = structlog.get_logger()
 
 _TICK_SECONDS: Final = 1.0
-#: A line that says nothing keeps proxies from hanging up.
+#: A comment line keeps proxies from closing the connection.
 _HEARTBEAT_SECONDS: Final = 15.0
 _HEARTBEAT: Final = b":\n\n"
-#: When to come back after a break.
+#: Reconnection delay for clients.
 _RETRY: Final = b"retry: 2000\n\n"
 
 _UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class TooManyStreams(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
-    """As many clients follow trainings as one process bears."""
+class TooManyStreams(TransientError):  # noqa: N818 (names a condition)
+    """The limit of clients that follow trainings is reached."""
 
     code = "too_many_streams"
 
 
 class Trainings(Protocol):
-    """Where trainings are kept."""
+    """The store."""
 
-    async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingRecord]: ...
+    async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingView]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A training as it was at a moment."""
+    """A state of a training."""
 
-    #: Postgres's time of the last change of its row, and how far it was shown to be.
+    #: Postgres's time of the row's last change, and the progress.
     id: str
     stage: Stage
     data: str
 
     @classmethod
-    def of(cls, record: TrainingRecord) -> Update:
+    def of(cls, record: TrainingView) -> Update:
         changed = (record.updated_at - _EPOCH) // timedelta(microseconds=1)
-        # What was never set is left out, as it is in the other answers.
-        data = training_view(record).model_dump_json(exclude_unset=True)
-        return cls(f"{changed}-{record.shown.percent:03}", record.stage, data)
+        # Without unset fields, as in the other answers.
+        return cls(f"{changed}-{record.progress:03}", record.stage, record.model_dump_json(exclude_unset=True))
 
     @property
     def is_last(self) -> bool:
-        """Does nothing follow by itself?"""
+        """Whether no update follows unless someone acts."""
         return self.stage not in _UNDERWAY
 
     def encode(self, event: str) -> bytes:
@@ -81,12 +79,12 @@ class Update:
 
 
 class Follower:
-    """One client."""
+    """A client."""
 
     def __init__(
         self, update: Update, last_event_id: str | None, stopping: asyncio.Event, heartbeat_seconds: float
     ) -> None:
-        """*last_event_id* is the last one that the client saw."""
+        """*last_event_id* is the id of the last update that the client got."""
         self._latest = update
         self._seen = last_event_id
         self._stage: Stage | None = None
@@ -94,14 +92,14 @@ class Follower:
         self._stopping = stopping
         self._heartbeat_seconds = heartbeat_seconds
 
-    def tell(self, update: Update) -> None:
-        """What was not sent yet is forgotten."""
+    def notify(self, update: Update) -> None:
+        """Send *update* next. It replaces one that was not sent yet."""
         if update.id != self._latest.id:
             self._latest = update
             self._news.set()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """What to send, until the training has ended or this process does."""
+        """Yield what to send until the training has ended or this process stops."""
         yield _RETRY
         while not self._stopping.is_set():
             self._news.clear()
@@ -117,7 +115,7 @@ class Follower:
 
 
 class Watcher:
-    """Asks for what is followed."""
+    """Reads followed trainings and notifies their clients."""
 
     def __init__(
         self,
@@ -130,9 +128,9 @@ class Watcher:
         heartbeat_seconds: float = _HEARTBEAT_SECONDS,
     ) -> None:
         """
-        At most *limit* clients at a time; all are let go once *stopping* is set.
+        Accept at most *limit* clients at a time; end their streams once *stopping* is set.
 
-        *aside* holds the trainings that can not be shown, by their refs.
+        *aside* holds the trainings that cannot be shown, by their refs.
         """
         self._trainings = trainings
         self._stopping = stopping
@@ -141,21 +139,21 @@ class Watcher:
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: dict[UUID, set[Follower]] = {}
-        self._somebody = asyncio.Event()
+        self._followed = asyncio.Event()
         self._is_away = False
 
     @property
     def count(self) -> int:
-        """How many clients there are."""
+        """Number of clients."""
         return sum(map(len, self._followers.values()))
 
     @contextmanager
-    def followed(self, record: TrainingRecord, last_event_id: str | None) -> Iterator[Follower]:
+    def followed(self, record: TrainingView, last_event_id: str | None) -> Iterator[Follower]:
         """
-        A client that follows *record*, as long as it stays.
+        Register a client that follows *record* until the context ends.
 
         Raises:
-            TooManyStreams: if there are as many already as may be.
+            TooManyStreams: if the limit is reached.
 
         """
         if self.count >= self._limit:
@@ -163,7 +161,7 @@ class Watcher:
         follower = Follower(Update.of(record), last_event_id, self._stopping, self._heartbeat_seconds)
         followers = self._followers.setdefault(record.ref, set())
         followers.add(follower)
-        self._somebody.set()
+        self._followed.set()
         telemetry.streams.inc()
         try:
             yield follower
@@ -174,28 +172,28 @@ class Watcher:
                 self._followers.pop(record.ref, None)
 
     async def run(self) -> None:
-        """Ask, for as long as the process runs and through every loss of Postgres."""
+        """Read until *stopping* is set; go on after every loss of Postgres."""
         while not self._stopping.is_set():
             if not self._followers:
-                self._somebody.clear()
-                await wait_for_any(self._somebody, self._stopping)
+                self._followed.clear()
+                await wait_for_any(self._followed, self._stopping)
             await self._tick()
             await wait_for_any(self._stopping, seconds=self._tick_seconds)
 
     async def _tick(self) -> None:
-        # Who comes while we ask has seen what is newer, maybe.
-        asked = {ref: tuple(followers) for ref, followers in self._followers.items()}
-        if not asked:
+        # A client that comes during the query may have got a newer update already.
+        followed = {ref: tuple(followers) for ref, followers in self._followers.items()}
+        if not followed:
             return
 
-        async def tell(refs: Sequence[UUID]) -> None:
+        async def notify(refs: Sequence[UUID]) -> None:
             for record in await self._trainings.find_trainings(refs):
                 update = Update.of(record)
-                for follower in asked[record.ref]:
-                    follower.tell(update)
+                for follower in followed[record.ref]:
+                    follower.notify(update)
 
-        self._aside.keep_only(asked)
-        down = (await self._aside.together(asked, tell, key=_itself)).down
+        self._aside.keep_only(followed)
+        down = (await self._aside.together(followed, notify, key=_itself)).down
         if down and not self._is_away:
             log.warning("streams.delayed", error=down.code, detail=str(down), streams=self.count)
         self._is_away = down is not None

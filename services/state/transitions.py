@@ -1,20 +1,19 @@
 """
-What stage is a training in after a fact? Pure: one table.
+Stage of a training after a fact. Pure: one table.
 
-    requested ──▶ running ──▶ verifying ──┬──▶ active ◀─▶ replaced   by a newer one or a chosen one, or withdrawn
+    requested ──▶ running ──▶ verifying ──┬──▶ active ◀─▶ replaced   by a newer model, a rollback or a withdrawal
         │            │           ▲ │      │      ▲
-        │            │     asked │ │      │      │ chosen
-        │            │     again │ │      │      │
-        │            │           │ │      └──▶ superseded          proved good, but a newer one is live already
+        │            │extraction │ │      │      │ chosen by a rollback
+        │            │   retried │ │      │      │
+        │            │           │ │      └──▶ superseded          verified, but a newer model was current already
         │            │           │ ▼      ▲
-        │            │         unverified ┘                        no usable model came out; looking again may find it
+        │            │         unverified ┘                        no usable model was found; a retry may find one
         └────────────┴──▶ failed, canceled
 
-Facts come in any order, late and twice. The stronger fact wins and nothing moves back: a model that is ready proves
-that its training ran and succeeded, whether or not anybody said so. Replicate's first verdict stands: what failed or
-was canceled stays so, and what succeeded does not fail afterwards. Only what *we* took for not started is requested
-again when Replicate turns out to run it, only somebody who asks has a model looked for again, and only somebody who
-rolls back makes a model current that was, or never was.
+Facts arrive in any order, late and twice. The stronger fact wins and nothing moves back: a ready model proves that its
+training ran and succeeded, even if no event said so. Replicate's first result stands: a failed or canceled training
+stays so, and a succeeded one does not fail later. Exceptions: a training that *we* took for not started is requested
+again if Replicate runs it, a retry repeats an extraction, and a rollback makes any verified model current.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from typing import Final
 
 class Stage(StrEnum):
     """
-    How far a training is.
+    Stage of a training.
 
-    - `requested`: we wrote it down; Replicate may not know of it yet.
+    - `requested`: it is registered; Replicate may not know of it yet.
     - `running`: Replicate runs it, or is about to.
-    - `verifying`: Replicate finished it; whether its model works is being found out.
-    - `active`: its model is the one that the user uses now.
-    - `replaced`: its model was used, until a newer one was ready or an operator took it back.
-    - `superseded`: its model works, but a newer one was live, or withdrawn, before it was ready.
-    - `failed`: Replicate gave it up, or did not start it.
-    - `canceled`: it was ended before its end.
-    - `unverified`: it succeeded, but no usable model came out; looking again may find one.
+    - `verifying`: it succeeded; its model is being verified.
+    - `active`: its model is the user's current one.
+    - `replaced`: its model was current, until a newer one was ready or an operator took it back.
+    - `superseded`: its model works, but a newer one was current, or withdrawn, before it was ready.
+    - `failed`: it failed at Replicate, or was not started.
+    - `canceled`: it was canceled before its end.
+    - `unverified`: it succeeded, but no usable model was found; another extraction may find one.
     """
 
     REQUESTED = "requested"
@@ -53,44 +52,44 @@ class Stage(StrEnum):
 class Fact(StrEnum):
     """What moves a training."""
 
-    APPEARED = "appeared"  #: Replicate's id of it is known from now on.
+    APPEARED = "appeared"  #: Replicate's id of it became known.
     STARTED = "started"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELED = "canceled"
     NOT_VERIFIED = "not verified"  #: No usable model was found.
-    WON = "won"  #: Its model is ready, and the newest of its user.
-    LOST = "lost"  #: Its model is ready, but a newer one is live, or was withdrawn.
-    DISPLACED = "displaced"  #: Its model was current until just now; another one is, or none.
-    ASKED_AGAIN = "asked again"  #: Its model is to be looked for once more.
-    CHOSEN = "chosen"  #: Somebody rolled back to its model.
+    WON = "won"  #: Its model is ready and becomes current.
+    LOST = "lost"  #: Its model is ready, but a newer one is current or was withdrawn.
+    DISPLACED = "displaced"  #: Its model is no longer current.
+    EXTRACTION_RETRIED = "extraction retried"  #: Its model is extracted again.
+    CHOSEN = "chosen"  #: An operator rolled back to its model.
 
 
-_READY_COMES_TO: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING, Stage.UNVERIFIED)
+_AWAITS_MODEL: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING, Stage.UNVERIFIED)
 
 _NEXT: Final[Mapping[Fact, Mapping[Stage, Stage]]] = {
-    # A training that failed at Replicate had an id before.
+    # A training that failed at Replicate had an id, so this one was taken for not started.
     Fact.APPEARED: {Stage.FAILED: Stage.REQUESTED},
     Fact.STARTED: {Stage.REQUESTED: Stage.RUNNING},
     Fact.SUCCEEDED: {Stage.REQUESTED: Stage.VERIFYING, Stage.RUNNING: Stage.VERIFYING},
     Fact.FAILED: {Stage.REQUESTED: Stage.FAILED, Stage.RUNNING: Stage.FAILED},
     Fact.CANCELED: {Stage.REQUESTED: Stage.CANCELED, Stage.RUNNING: Stage.CANCELED},
-    # Again unverified, for the newest reason.
-    Fact.NOT_VERIFIED: dict.fromkeys(_READY_COMES_TO, Stage.UNVERIFIED),
-    Fact.WON: dict.fromkeys(_READY_COMES_TO, Stage.ACTIVE),
-    Fact.LOST: dict.fromkeys(_READY_COMES_TO, Stage.SUPERSEDED),
+    # Unverified again, with the newest reason.
+    Fact.NOT_VERIFIED: dict.fromkeys(_AWAITS_MODEL, Stage.UNVERIFIED),
+    Fact.WON: dict.fromkeys(_AWAITS_MODEL, Stage.ACTIVE),
+    Fact.LOST: dict.fromkeys(_AWAITS_MODEL, Stage.SUPERSEDED),
     Fact.DISPLACED: {Stage.ACTIVE: Stage.REPLACED},
-    # One that is being verified, too: whoever was to do it may have been lost.
-    Fact.ASKED_AGAIN: dict.fromkeys((Stage.VERIFYING, Stage.UNVERIFIED), Stage.VERIFYING),
+    # Also while verifying: the running extraction may have been lost.
+    Fact.EXTRACTION_RETRIED: dict.fromkeys((Stage.VERIFYING, Stage.UNVERIFIED), Stage.VERIFYING),
     Fact.CHOSEN: dict.fromkeys((Stage.REPLACED, Stage.SUPERSEDED), Stage.ACTIVE),
 }
 
 
 def next_stage(stage: Stage, fact: Fact) -> Stage | None:
-    """The stage that *fact* leads to from *stage*, or None when it changes nothing there."""
+    """Return the stage after *fact*, or None if it does not change."""
     return _NEXT[fact].get(stage)
 
 
 def accepts_model(stage: Stage) -> bool:
-    """Would a ready model still matter to a training in *stage*?"""
-    return stage in _READY_COMES_TO
+    """Return whether a ready model changes a training in *stage*."""
+    return stage in _AWAITS_MODEL

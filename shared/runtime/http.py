@@ -28,7 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.contract.answers import KIND_PREFIX, Mistake, Problem
+from shared.contract.answers import KIND_PREFIX, Item, Mistake, Page, Problem
 from shared.contract.checked import Checked
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
 from shared.contract.mistakes import Schemas, mistakes
@@ -275,6 +275,12 @@ class LimitBody:
 def to_cursor(number: int) -> str:
     """Where a page ended, for the request of the next one."""
     return base64.urlsafe_b64encode(number.to_bytes(_CURSOR_BYTES)).decode().rstrip("=")
+
+
+def page_of(found: Sequence[Item], limit: int, position: Callable[[Item], int]) -> Page[Item]:
+    """Return a page of the first *limit* items; *found* has one more if there is a next page."""
+    items = found[:limit]
+    return Page(items=items, next_cursor=to_cursor(position(items[-1])) if len(found) > limit else None)
 
 
 def from_cursor(cursor: str | None) -> int | None:

@@ -18,12 +18,11 @@ from pydantic import JsonValue
 from structlog.testing import capture_logs
 
 from services.state.api import WebhookAddress, create_api
-from services.state.handler import Handler
-from services.state.records import ModelRecord
+from services.state.outbox import StoredEvent
+from services.state.requests import RegisterTraining, RollBack, StartTraining
 from services.state.store import Store
 from services.state.streams import Watcher
-from services.state.views import ModelView, RegisterTraining, RollBack, StartTraining, SwapView
-from shared.contract.envelope import Envelope
+from services.state.views import ModelView, SwapView
 from shared.contract.errors import DependencyDown
 from shared.contract.events import TrainingCanceled, TrainingEvent, TrainingFailed, TrainingSucceeded
 from shared.contract.identity import ModelName, ModelRef
@@ -38,6 +37,7 @@ from tests.described import DescribedTransport
 from tests.state import (
     DESTINATION,
     Wire,
+    decoded,
     failed,
     model_of,
     opened_store,
@@ -379,9 +379,9 @@ async def published(store: Store) -> list[TrainingEvent]:
     """What is to be published of trainings."""
     events: list[TrainingEvent] = []
 
-    async def publish(envelopes: Sequence[Envelope]) -> Sequence[None]:
-        events.extend(each.event for each in envelopes if isinstance(each.event, TrainingEvent))
-        return [None] * len(envelopes)
+    async def publish(stored: Sequence[StoredEvent]) -> Sequence[None]:
+        events.extend(event for each in stored if isinstance(event := decoded(each).event, TrainingEvent))
+        return [None] * len(stored)
 
     await store.relay(publish, limit=100)
     return events
@@ -455,7 +455,7 @@ async def test_a_training_shows_how_far_it_is(client, store):
 
 async def test_what_the_log_says_is_shown_as_such(client, store):
     await client.put("/trainings/t1", json=REGISTER)
-    await Handler(store).handle_progress([progressed("t1", 0.25, step=250, total=1000)])
+    await store.record_progress([progressed("t1", 0.25, step=250, total=1000)])
 
     body = (await client.get("/trainings/t1")).json()
 
@@ -781,7 +781,7 @@ async def test_while_postgres_is_away_every_question_is_put_off(database_url, re
 class Broken:
     """A store with a bug."""
 
-    async def find_model(self, user_id: str) -> ModelRecord | None:
+    async def find_model(self, user_id: str) -> ModelView | None:
         raise RuntimeError(f"the password of {user_id} is secret")
 
 

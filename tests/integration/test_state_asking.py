@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.state.asking import (
+from services.state.outbox import StoredEvent
+from services.state.rollback import (
     AlreadyCurrent,
     NoModel,
     NothingToRollBackTo,
@@ -26,7 +27,6 @@ from services.state.asking import (
 )
 from services.state.store import Store
 from services.state.transitions import Stage
-from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import (
     Event,
@@ -45,6 +45,7 @@ from tests.state import (
     Wire,
     canceled,
     connected,
+    decoded,
     destination_unknown,
     failed,
     model_of,
@@ -86,9 +87,9 @@ async def told(store: Store) -> list[Event]:
     """What the relay publishes now."""
     published: list[Event] = []
 
-    async def publish(envelopes: Sequence[Envelope]) -> Sequence[None]:
-        published.extend(envelope.event for envelope in envelopes)
-        return [None] * len(envelopes)
+    async def publish(stored: Sequence[StoredEvent]) -> Sequence[None]:
+        published.extend(decoded(each).event for each in stored)
+        return [None] * len(stored)
 
     done = await store.relay(publish, limit=1000)
     assert done is not None
@@ -758,14 +759,14 @@ async def test_whatever_is_ready_registered_and_taken_back_at_once_the_model_onl
     model = await store.find_model(user)
     records = [await store.find_training(name) for name in names]
     assert history
-    assert (model and model.model) == history[0].model
+    assert (model and model.reference) == history[0].reference
     assert model is None or model.generation == history[0].generation
     assert generations == sorted(set(generations), reverse=True)
     assert seen == sorted(seen)
-    assert [line.previous_model for line in history] == [*(line.model for line in history[1:]), None]
+    assert [line.previous_reference for line in history] == [*(line.reference for line in history[1:]), None]
     active = [record.training_id for record in records if record and record.stage is Stage.ACTIVE]
     assert active == ([model.training_id] if model else [])
     changes = [event for event in await told(store) if isinstance(event, ModelActivated | ModelWithdrawn)]
     assert [(event.generation, event.model if isinstance(event, ModelActivated) else None) for event in changes] == [
-        (line.generation, line.model) for line in reversed(history)
+        (line.generation, line.reference) for line in reversed(history)
     ]

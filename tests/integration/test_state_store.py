@@ -15,14 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.state.handler import Handler
-from services.state.records import IdempotencyKey, KeyReused, RegisteredOtherwise, TrainingRecord, UserDeleted
+from services.state.changes import Failure
+from services.state.ownership import DestinationMismatch, MadeByAnother, MayBeAnothers
+from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.store import Store
-from services.state.swap import DestinationMismatch, Failure, MadeByAnother, MayBeAnothers, UnknownTraining
+from services.state.swap import UnknownTraining
 from services.state.transitions import Stage
+from services.state.views import TrainingView
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.events import ProgressSource, TrainingProgressed
+from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import ModelName
 from shared.runtime.clock import now
 from tests.state import (
@@ -51,7 +54,7 @@ async def store(database_url: str) -> AsyncIterator[Store]:
         yield store
 
 
-async def get(store: Store, training_id: str) -> TrainingRecord:
+async def get(store: Store, training_id: str) -> TrainingView:
     record = await store.find_training(training_id)
     assert record is not None
     return record
@@ -79,9 +82,9 @@ async def test_a_training_walks_to_the_swap(store):
 
     assert stages == [Stage.RUNNING, Stage.VERIFYING, Stage.ACTIVE]
     record, model = await get(store, "t1"), await store.find_model("ada")
-    assert record.is_current
+    assert record.current
     assert model is not None
-    assert (model.model, model.generation, model.training_id) == (model_of("t1"), 1, "t1")
+    assert (model.reference, model.generation, model.training_id) == (model_of("t1"), 1, "t1")
     assert (model.trigger_word, model.ref) == ("TOK", record.ref)
 
 
@@ -107,7 +110,7 @@ async def test_every_swap_leaves_a_line_in_the_history(store):
 
     history = await store.list_history("ada", before=None, limit=10)
 
-    assert [(line.generation, line.training_id, line.previous_model) for line in history] == [
+    assert [(line.generation, line.training_id, line.previous_reference) for line in history] == [
         (3, "t3", model_of("t1")),
         (1, "t1", None),
     ]
@@ -166,7 +169,7 @@ async def test_what_was_found_at_the_second_look_leaves_no_failure_behind(store)
     await store.apply([ready("t1")])
 
     record = await get(store, "t1")
-    assert (record.stage, record.failure, record.model) == (Stage.ACTIVE, None, model_of("t1"))
+    assert (record.stage, record.failure, record.reference) == (Stage.ACTIVE, None, model_of("t1"))
 
 
 async def test_the_output_is_kept_as_it_came(store, database_url):
@@ -212,12 +215,12 @@ async def test_what_can_not_be_stored_fails_the_batch_and_then_itself_alone(stor
     assert await store.apply([ready("t1")]) == [None]
 
 
-async def test_the_handler_says_of_each_delivery_what_the_runtime_needs(store):
+async def test_an_unknown_training_fails_alone(store):
     await store.adopt(registration("ada", "t1"))
 
-    applied, unknown = await Handler(store).handle([ready("t1"), ready("unknown")])
+    applied, unknown = await store.apply([ready("t1"), ready("unknown")])
 
-    assert applied == ()
+    assert applied is None
     assert isinstance(unknown, UnknownTraining)
 
 
@@ -412,7 +415,7 @@ class Crowd:
             if model is not None:
                 seen[user] = max(model.generation, seen.get(user, 0))
                 assert model.training_id == f"{user}-{model.generation}"
-                assert model.model == model_of(model.training_id)
+                assert model.reference == model_of(model.training_id)
 
     async def check(self, store: Store) -> None:
         """The newest good training of every user is live, and the history never went back."""
@@ -425,8 +428,8 @@ class Crowd:
             assert [history[0] if history else None] == [newest]
             for number, end in enumerate(ends, 1):
                 record = await get(store, f"{user}-{number}")
-                assert (record.model is not None) == (end == "good")
-                assert record.is_current == (number == newest)
+                assert (record.reference is not None) == (end == "good")
+                assert record.current == (number == newest)
 
 
 async def write_all(store: Store, crowd: Crowd, *, writers: int) -> None:
@@ -657,9 +660,9 @@ async def test_progress_only_ever_rises(store):
 
     seen = []
     for fraction, step in ((0.2, 200), (0.1, 100), (None, None), (0.5, 500)):
-        await Handler(store).handle_progress([progressed("t1", fraction, step=step, total=1000)])
+        await store.record_progress([progressed("t1", fraction, step=step, total=1000)])
         record = await get(store, "t1")
-        seen.append((record.percent, record.step))
+        seen.append((record.progress, record.step))
 
     assert seen == [(20, 200), (20, 200), (20, 200), (50, 500)]
     assert (record.stage, record.progress_source, record.total_steps) == (Stage.RUNNING, ProgressSource.LOG, 1000)
@@ -667,12 +670,12 @@ async def test_progress_only_ever_rises(store):
 
 async def test_a_total_that_is_known_later_takes_no_progress_back(store):
     await store.adopt(registration("ada", "t1", total_steps=None))
-    await Handler(store).handle_progress([progressed("t1", 0.2)])
+    await store.record_progress([progressed("t1", 0.2)])
 
-    await Handler(store).handle_progress([progressed("t1", 0.15, step=150, total=1000)])
+    await store.record_progress([progressed("t1", 0.15, step=150, total=1000)])
 
     record = await get(store, "t1")
-    assert (record.percent, record.total_steps) == (20, 1000)
+    assert (record.progress, record.total_steps) == (20, 1000)
 
 
 async def reported(
@@ -680,9 +683,9 @@ async def reported(
 ) -> tuple[int | None, int | None, int | None]:
     """Report *step* of *total*, and say what is known of the training then."""
     event = TrainingProgressed(training_id="t1", step=step, total=total, fraction=step / total if total else 0.01)
-    await Handler(store).handle_progress([envelope(event, at=at)])
+    await store.record_progress([envelope(event, at=at)])
     record = await get(store, "t1")
-    return record.percent, record.step, record.total_steps
+    return record.progress, record.step, record.total_steps
 
 
 async def test_a_log_that_goes_on_behind_its_end_is_corrected(store):
@@ -749,10 +752,10 @@ async def test_step_and_share_are_of_the_same_report(store):
 @pytest.mark.parametrize("report", [progressed("t1", 0.2, step=200), progressed("t1", 0.1), progressed("t1", None)])
 async def test_progress_that_says_nothing_new_is_not_written(store, report):
     await store.adopt(registration("ada", "t1"))
-    await Handler(store).handle_progress([progressed("t1", 0.2, step=200)])
+    await store.record_progress([progressed("t1", 0.2, step=200)])
     before = await get(store, "t1")
 
-    await Handler(store).handle_progress([report])
+    await store.record_progress([report])
 
     assert await get(store, "t1") == before
 
@@ -763,7 +766,7 @@ async def test_progress_that_comes_after_the_end_is_nothing(store, end):
     await store.apply([end("t1")])
     before = await get(store, "t1")
 
-    assert await Handler(store).handle_progress([progressed("t1", 0.5), progressed("unknown", 0.5)]) == [(), ()]
+    await store.record_progress([progressed("t1", 0.5), progressed("unknown", 0.5)])
 
     assert await get(store, "t1") == before
 
@@ -774,19 +777,19 @@ async def test_progress_waits_for_nobody(store, database_url):
     async with connected(database_url) as other, other.transaction():
         await other.execute("SELECT FROM state.trainings WHERE training_id = 't1' FOR UPDATE")
 
-        await Handler(store).handle_progress([progressed("t1", 0.5), progressed("b1", 0.5)])
+        await store.record_progress([progressed("t1", 0.5), progressed("b1", 0.5)])
 
-    assert [(await get(store, name)).percent for name in ("t1", "b1")] == [None, 50]
+    assert [(await get(store, name)).progress for name in ("t1", "b1")] == [0, 50]
 
 
 async def test_progress_is_known_of_a_training_whose_id_no_other_webhook_brought_yet(store):
     record, _ = await store.register(registration("ada"))
 
-    await Handler(store).handle_progress([progressed("t1", 0.5, ref=record.ref)])
+    await store.record_progress([progressed("t1", 0.5, ref=record.ref)])
 
     found = await store.find_training(record.ref)
     assert found is not None
-    assert (found.percent, found.stage, found.training_id) == (50, Stage.RUNNING, None)
+    assert (found.progress, found.stage, found.training_id) == (50, Stage.RUNNING, None)
 
 
 async def test_progress_and_ends_at_the_same_moment_do_not_get_into_each_other_s_way(store):
@@ -796,7 +799,7 @@ async def test_progress_and_ends_at_the_same_moment_do_not_get_into_each_other_s
     reports = [progressed(name, fraction / 20) for fraction in range(20) for name in names]
 
     await asyncio.gather(
-        *(Handler(store).handle_progress(reports[first::5]) for first in range(5)),
+        *(store.record_progress(reports[first::5]) for first in range(5)),
         *(store.apply([succeeded(name), ready(name)]) for name in names),
     )
 

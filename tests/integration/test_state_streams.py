@@ -14,11 +14,10 @@ import httpx
 import pytest
 
 from services.state.api import EventStream, WebhookAddress, create_api
-from services.state.handler import Handler
-from services.state.records import TrainingRecord
 from services.state.store import Store
 from services.state.streams import Update, Watcher
 from services.state.transitions import Stage
+from services.state.views import TrainingView
 from shared.contract.events import TrainingProgressed, TrainingStarted
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
@@ -51,7 +50,7 @@ class Counting:
         self._store = store
         self.asked: list[int] = []
 
-    async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingRecord]:
+    async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingView]:
         self.asked.append(len(refs))
         return await self._store.find_trainings(refs)
 
@@ -122,7 +121,7 @@ async def test_a_training_is_followed_from_its_request_to_the_swap(store):
         await store.apply([started("t1")])
         seen.append(await anext(stream))
         for fraction in (0.2, 0.6):
-            await Handler(store).handle_progress([progressed("t1", fraction)])
+            await store.record_progress([progressed("t1", fraction)])
             seen.append(await anext(stream))
         await store.apply([succeeded("t1")])
         seen.append(await anext(stream))
@@ -146,7 +145,7 @@ async def test_a_correction_is_told_to_whoever_follows(store):
         seen = []
         for second, (step, total) in enumerate([(225, 225), (24, 2400)]):
             misread = TrainingProgressed(training_id="t1", step=step, total=total, fraction=step / total)
-            await Handler(store).handle_progress([envelope(misread, at=NOON + timedelta(seconds=second))])
+            await store.record_progress([envelope(misread, at=NOON + timedelta(seconds=second))])
             seen.append(await anext(stream))
 
     assert [sent.training["progress"] for sent in seen] == [99, 1]
@@ -186,10 +185,10 @@ async def test_whoever_comes_back_is_told_only_what_they_missed(store):
 
     async with running(store) as (_, client), following(client, "t1", last) as stream:
         # Had there been anything to say, it would have come first.
-        await Handler(store).handle_progress([progressed("t1", 0.3)])
+        await store.record_progress([progressed("t1", 0.3)])
         first = await anext(stream)
     for fraction in (0.4, 0.5):
-        await Handler(store).handle_progress([progressed("t1", fraction)])
+        await store.record_progress([progressed("t1", fraction)])
     async with running(store) as (_, client), following(client, "t1", first.id) as stream:
         missed = await anext(stream)
 
@@ -257,7 +256,7 @@ async def test_a_client_that_takes_nothing_holds_up_nobody_and_is_told_the_lates
                 await anext(stream)
                 await store.apply([started("t1")])
                 for percent in range(1, 20):
-                    await Handler(store).handle_progress([progressed("t1", percent / 100)])
+                    await store.record_progress([progressed("t1", percent / 100)])
                 while (await anext(stream)).training["progress"] != 19:
                     pass
             found = await anext(chunks)
@@ -285,7 +284,7 @@ async def test_a_client_that_vanishes_leaves_its_place(store):
 
 async def test_a_training_that_can_not_be_shown_silences_no_other_stream(store):
     class Poisoned(Counting):
-        async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingRecord]:
+        async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingView]:
             found = await super().find_trainings(refs)
             if any(record.training_id == "poison" for record in found):
                 raise ValueError("a row of another version")

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.state.estimate import LEARN_FROM
-from services.state.handler import Handler
-from services.state.learning import learn as keep_learning_once
-from services.state.records import TrainingRecord
+from services.state.duration_stats import update
+from services.state.estimate import MIN_TRAININGS
 from services.state.store import Store
+from services.state.views import TrainingView
 from shared.contract.events import ProgressSource, TrainingStarted
 from shared.contract.identity import ModelRef
 from shared.runtime.aside import SetAside
@@ -26,7 +25,6 @@ from tests.state import (
     failed,
     opened_store,
     progressed,
-    ready,
     registration,
     started,
     succeeded,
@@ -69,10 +67,10 @@ async def learned(database_url: str) -> dict[str, tuple[int, float, float, float
 
 
 async def learn(store: Store) -> int:
-    return await store.learn_durations(await store.list_trainers())
+    return await store.update_durations(await store.list_trainers())
 
 
-async def get(store: Store, training_id: str) -> TrainingRecord:
+async def get(store: Store, training_id: str) -> TrainingView:
     record = await store.find_training(training_id)
     assert record is not None
     return record
@@ -103,7 +101,7 @@ async def test_versions_of_a_trainer_are_one_trainer(store, database_url):
 
 
 async def test_a_few_trainings_are_no_experience(store, database_url):
-    await run_all(store, "a", [10] * (LEARN_FROM - 1))
+    await run_all(store, "a", [10] * (MIN_TRAININGS - 1))
 
     await learn(store)
 
@@ -111,7 +109,7 @@ async def test_a_few_trainings_are_no_experience(store, database_url):
 
 
 async def test_wrong_dates_and_failures_are_not_learned_from(store, database_url):
-    await run_all(store, "good", [10] * LEARN_FROM)
+    await run_all(store, "good", [10] * MIN_TRAININGS)
     await run_all(store, "bad", [-30, 0, 60 * 24 * 400])
     await run(store, "none", None)
     for number in range(9):
@@ -120,7 +118,7 @@ async def test_wrong_dates_and_failures_are_not_learned_from(store, database_url
 
     await learn(store)
 
-    assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (LEARN_FROM, 10, 10, 10)}
+    assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (MIN_TRAININGS, 10, 10, 10)}
 
 
 async def test_one_that_took_all_day_does_not_spoil_the_rest(store, database_url):
@@ -153,7 +151,7 @@ async def test_only_the_last_hundred_are_learned_from(store, database_url):
 
 
 async def test_a_registration_that_names_no_trainer_learns_it_from_replicate(store, database_url):
-    for number in range(LEARN_FROM):
+    for number in range(MIN_TRAININGS):
         await store.adopt(registration("ada", f"t{number}"))
         said: dict[str, Any] = {"trainer": str(OTHER.model), "trainer_version": OTHER.version}
         ended = succeeded(f"t{number}", started_at=NOON, completed_at=NOON + timedelta(minutes=3), **said)
@@ -162,11 +160,11 @@ async def test_a_registration_that_names_no_trainer_learns_it_from_replicate(sto
     await learn(store)
 
     assert (await get(store, "t0")).trainer == OTHER
-    assert await learned(database_url) == {"acme/trainer": (LEARN_FROM, 3, 3, 3)}
+    assert await learned(database_url) == {"acme/trainer": (MIN_TRAININGS, 3, 3, 3)}
 
 
 async def test_several_processes_learn_the_same_and_nothing_twice(store, database_url):
-    await run_all(store, "a", [10] * LEARN_FROM)
+    await run_all(store, "a", [10] * MIN_TRAININGS)
 
     async with opened_store(database_url) as other:
         news = await asyncio.gather(*(learn(each) for each in (store, other) * 8))
@@ -176,14 +174,14 @@ async def test_several_processes_learn_the_same_and_nothing_twice(store, databas
 
 
 async def test_what_was_learned_is_the_estimate_of_the_next_training(store):
-    await run_all(store, "a", [10] * LEARN_FROM)
+    await run_all(store, "a", [10] * MIN_TRAININGS)
     await learn(store)
     await store.adopt(registration("ada", "next", trainer=NEXT_VERSION))
     await store.apply([envelope(TrainingStarted(training_id="next", started_at=now() - timedelta(minutes=5)))])
 
-    shown = (await get(store, "next")).shown
+    shown = await get(store, "next")
 
-    assert (shown.percent, shown.source) == (45, ProgressSource.ESTIMATE)
+    assert (shown.progress, shown.progress_source) == (45, ProgressSource.ESTIMATE)
     assert [
         pytest.approx(seconds, abs=3) for seconds in (shown.eta_low_seconds, shown.eta_seconds, shown.eta_high_seconds)
     ] == [240, 300, 360]
@@ -191,12 +189,12 @@ async def test_what_was_learned_is_the_estimate_of_the_next_training(store):
 
 
 async def test_a_trainer_that_can_not_be_learned_of_harms_no_other(store, database_url):
-    await run_all(store, "a", [10] * LEARN_FROM)
-    await run_all(store, "b", [2] * LEARN_FROM, trainer=OTHER)
+    await run_all(store, "a", [10] * MIN_TRAININGS)
+    await run_all(store, "b", [2] * MIN_TRAININGS, trainer=OTHER)
     await refuse(database_url, "INSERT ON state.trainer_durations", f"new.trainer = '{TRAINER.model}'")
     aside: SetAside[str] = SetAside("test")
 
-    await keep_learning_once(store, aside)
+    await update(store, aside)
 
     assert set(await learned(database_url)) == {str(OTHER.model)}
     assert (aside.waiting(), len(aside)) == ([str(TRAINER.model)], 1)
@@ -208,32 +206,22 @@ async def test_a_trainer_that_can_not_be_learned_of_harms_no_other(store, databa
 async def test_a_log_that_is_behind_the_guess_does_not_take_it_back(store):
     await store.adopt(registration("ada", "t1"))
     await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
-    guessed = (await get(store, "t1")).shown
-    await Handler(store).handle_progress([progressed("t1", 0.12)])
-    behind = (await get(store, "t1")).shown
-    await Handler(store).handle_progress([progressed("t1", 0.97)])
-    ahead = (await get(store, "t1")).shown
+    guessed = await get(store, "t1")
+    await store.record_progress([progressed("t1", 0.12)])
+    behind = await get(store, "t1")
+    await store.record_progress([progressed("t1", 0.97)])
+    ahead = await get(store, "t1")
 
-    assert (guessed.percent, guessed.source) == (90, ProgressSource.ESTIMATE)
-    assert (behind.percent, behind.source) == (90, ProgressSource.ESTIMATE)
-    assert (ahead.percent, ahead.source) == (97, ProgressSource.LOG)
-
-
-async def test_a_guess_that_nobody_saw_does_not_hide_the_log(store):
-    await store.adopt(registration("ada", "t1"))
-    await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
-    await Handler(store).handle_progress([progressed("t1", 0.12)])
-
-    shown = (await get(store, "t1")).shown
-
-    assert (shown.percent, shown.source) == (12, ProgressSource.LOG)
+    assert (guessed.progress, guessed.progress_source) == (90, ProgressSource.ESTIMATE)
+    assert (behind.progress, behind.progress_source) == (90, ProgressSource.ESTIMATE)
+    assert (ahead.progress, ahead.progress_source) == (97, ProgressSource.LOG)
 
 
 async def test_whatever_is_learned_meanwhile_no_process_shows_less_than_another_did(store, database_url):
     await store.adopt(registration("ada", "t1", trainer=TRAINER))
     await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
-    before = (await get(store, "t1")).shown.percent
-    await run_all(store, "slow", [600] * LEARN_FROM)
+    before = (await get(store, "t1")).progress
+    await run_all(store, "slow", [600] * MIN_TRAININGS)
     await learn(store)
 
     async with opened_store(database_url) as other:
@@ -241,7 +229,7 @@ async def test_whatever_is_learned_meanwhile_no_process_shows_less_than_another_
         listed = await other.list_trainings(user_id="ada", stage=None, before=None, limit=1)
         followed = await other.find_trainings([record.ref])
 
-    assert [before] * 3 == [each.shown.percent for each in (record, *listed, *followed)] == [90] * 3
+    assert [before] * 3 == [each.progress for each in (record, *listed, *followed)] == [90] * 3
 
 
 async def test_a_training_that_fails_stays_where_it_was_shown_to_be(store):
@@ -251,31 +239,22 @@ async def test_a_training_that_fails_stays_where_it_was_shown_to_be(store):
 
     await store.apply([failed("t1")])
 
-    assert (await get(store, "t1")).shown.percent == 90
+    assert (await get(store, "t1")).progress == 90
 
 
-async def test_nothing_is_kept_of_what_the_log_says_or_of_what_has_ended(store, database_url):
-    for training_id in ("log", "done"):
-        await store.adopt(registration(f"user of {training_id}", training_id))
-        await store.apply([started(training_id)])
-    await Handler(store).handle_progress([progressed("log", 0.5)])
-    await store.apply([ready("done")])
-
-    await get(store, "log")
-    await get(store, "done")
+async def test_reading_a_training_writes_nothing(store, database_url):
+    for training_id in ("estimated", "logged"):
+        await store.adopt(registration(f"user of {training_id}", training_id, trainer=TRAINER))
+        start = TrainingStarted(training_id=training_id, started_at=now() - timedelta(minutes=30))
+        await store.apply([envelope(start)])
+    await store.record_progress([progressed("logged", 0.12)])
 
     async with connected(database_url) as connection:
-        assert await connection.fetchval("SELECT count(*) FROM state.shown_progress") == 0
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    async with opened_store(database_url) as reader:
+        found = [await get(reader, name) for name in ("estimated", "logged")]
+        listed = await reader.list_trainings(user_id=None, stage=None, before=None, limit=9)
+        followed = await reader.find_trainings([each.ref for each in found])
 
-
-async def test_many_who_ask_for_the_same_pages_at_once_do_not_wait_in_a_circle(store):
-    for number in range(20):
-        await store.adopt(registration(f"user{number}", f"t{number}"))
-        start = TrainingStarted(training_id=f"t{number}", started_at=now() - timedelta(minutes=30))
-        await store.apply([envelope(start)])
-
-    pages = await asyncio.gather(
-        *(store.list_trainings(user_id=None, stage=None, before=None, limit=20) for _ in range(20))
-    )
-
-    assert [{record.shown.percent for record in page} for page in pages] == [{90}] * 20
+    assert {each.progress for each in (*found, *listed, *followed)} == {90}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.state.estimate import Learned, Progress, Run, latest, progress
+from services.state.estimate import DurationStats, Progress, Run, latest, progress
 from services.state.transitions import Stage
 from shared.contract.events import ProgressSource
 from tests.state import NOON, failed, progressed
@@ -15,9 +15,9 @@ PROVED = [Stage.ACTIVE, Stage.REPLACED, Stage.SUPERSEDED]
 
 
 #: Of a trainer that takes twenty minutes, give or take five.
-LEARNED = Learned(15 * 60, 20 * 60, 25 * 60)
+LEARNED = DurationStats(15 * 60, 20 * 60, 25 * 60)
 
-durations = st.lists(st.floats(1, 86_400), min_size=3, max_size=3).map(lambda three: Learned(*sorted(three)))
+durations = st.lists(st.floats(1, 86_400), min_size=3, max_size=3).map(lambda three: DurationStats(*sorted(three)))
 ages = st.floats(0, 10 * 86_400).map(lambda seconds: timedelta(seconds=seconds))
 dates = st.datetimes(timezones=st.just(NOON.tzinfo))
 
@@ -29,18 +29,19 @@ def shown(
     percent: int | None = None,
     reported_after: timedelta | None = None,
     is_started: bool = True,
-    shown_before: int = 0,
-    learned: Learned | None = None,
+    estimated_for: timedelta | None = None,
+    learned: DurationStats | None = None,
 ) -> Progress:
     run = Run(
         stage,
         NOON,
-        percent=percent,
-        source=None if percent is None else ProgressSource.LOG,
+        log_percent=percent,
+        log_source=None if percent is None else ProgressSource.LOG,
         started_at=NOON if is_started else None,
-        reported_at=None if percent is None else NOON + (reported_after or after),
-        shown=shown_before,
-        learned=learned,
+        log_at=None if percent is None else NOON + (reported_after or after),
+        estimated_until=None if estimated_for is None else NOON + estimated_for,
+        stats_at_start=learned,
+        stats=learned,
     )
     return progress(run, now=NOON + after)
 
@@ -49,48 +50,48 @@ def shown(
 def test_without_a_log_the_time_that_passed_is_the_guess(minutes, percent):
     guess = shown(Stage.RUNNING, after=timedelta(minutes=minutes))
 
-    assert (percent, ProgressSource.ESTIMATE, None) == (guess.percent, guess.source, guess.eta_seconds)
+    assert (percent, ProgressSource.ESTIMATE, None) == (guess.progress, guess.progress_source, guess.eta_seconds)
 
 
 def test_a_guess_never_falls_and_never_reaches_the_end():
-    guesses = [shown(Stage.RUNNING, after=timedelta(seconds=s)).percent for s in range(0, 20_000, 7)]
+    guesses = [shown(Stage.RUNNING, after=timedelta(seconds=s)).progress for s in range(0, 20_000, 7)]
 
     assert guesses == sorted(guesses)
     assert max(guesses) <= 95
 
 
 def test_a_clock_that_runs_behind_makes_no_negative_progress():
-    assert shown(Stage.RUNNING, after=timedelta(minutes=-5)).percent == 0
+    assert shown(Stage.RUNNING, after=timedelta(minutes=-5)).progress == 0
 
 
 def test_nothing_is_guessed_of_a_training_whose_start_is_not_known():
-    assert shown(Stage.RUNNING, after=timedelta(hours=1), is_started=False).percent == 0
+    assert shown(Stage.RUNNING, after=timedelta(hours=1), is_started=False).progress == 0
 
 
 def test_what_the_log_said_beats_the_guess():
     said = shown(Stage.RUNNING, after=timedelta(hours=1), percent=12)
 
-    assert (said.percent, said.source) == (12, ProgressSource.LOG)
+    assert (said.progress, said.progress_source) == (12, ProgressSource.LOG)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage not in PROVED])
 @pytest.mark.parametrize("percent", [None, 0, 99])
 def test_nothing_but_a_proven_model_is_a_hundred_percent(stage, percent):
-    assert shown(stage, after=timedelta(days=9), percent=percent).percent <= 99
+    assert shown(stage, after=timedelta(days=9), percent=percent).progress <= 99
 
 
 @pytest.mark.parametrize("stage", PROVED)
 def test_a_proven_model_is_a_hundred_percent(stage):
-    assert shown(stage, percent=40).percent == 100
+    assert shown(stage, percent=40).progress == 100
 
 
 def test_a_training_that_is_being_verified_is_almost_there():
-    assert shown(Stage.VERIFYING, percent=40).percent == 99
+    assert shown(Stage.VERIFYING, percent=40).progress == 99
 
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.CANCELED])
 def test_a_training_that_ended_early_stays_where_its_log_left_it(stage):
-    assert shown(stage, after=timedelta(hours=5), percent=40).percent == 40
+    assert shown(stage, after=timedelta(hours=5), percent=40).progress == 40
 
 
 def test_the_rest_takes_as_long_as_the_log_s_pace_says():
@@ -110,14 +111,14 @@ def test_two_percent_are_too_little_to_say_how_long_the_rest_takes():
     assert shown(Stage.RUNNING, after=timedelta(minutes=10), percent=2).eta_seconds is None
 
 
-# Learned from other trainings
+# DurationStats from other trainings
 
 
 @pytest.mark.parametrize(("minutes", "percent"), [(0, 0), (5, 22), (10, 45), (20, 90), (25, 93), (24 * 60, 95)])
 def test_where_others_of_its_trainer_are_known_their_median_is_ninety_percent(minutes, percent):
     guess = shown(Stage.RUNNING, after=timedelta(minutes=minutes), learned=LEARNED)
 
-    assert (guess.percent, guess.source) == (percent, ProgressSource.ESTIMATE)
+    assert (guess.progress, guess.progress_source) == (percent, ProgressSource.ESTIMATE)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_where_nothing_is_learned_nothing_is_overdue_and_nobody_says_how_long_it
 
 @given(ages, ages, st.none() | durations)
 def test_a_guess_only_rises_with_time(one, other, learned):
-    earlier, later = (shown(Stage.RUNNING, after=after, learned=learned).percent for after in sorted((one, other)))
+    earlier, later = (shown(Stage.RUNNING, after=after, learned=learned).progress for after in sorted((one, other)))
 
     assert 0 <= earlier <= later <= 95
 
@@ -194,52 +195,60 @@ def test_the_band_holds_the_middle(after, percent, reported_after, learned):
         assert said.eta_high_seconds is None or said.eta_seconds <= said.eta_high_seconds
 
 
-@given(
-    st.integers(0, 95),
-    st.lists(st.tuples(ages, st.none() | durations), min_size=2),
-    st.lists(st.integers(0, 99)),
-)
-def test_what_was_shown_is_never_taken_back(kept, moments, said):
-    """The clock jumps, what is learned changes, a log appears: whatever comes, it is kept and then shown, or more."""
-    logs = [None, *sorted(said)]
-    for number, (after, learned) in enumerate(moments):
-        percent = logs[min(number, len(logs) - 1)]
-        found = shown(Stage.RUNNING, after=after, percent=percent, learned=learned, shown_before=kept)
-        assert kept <= found.percent < 100
-        if found.source is ProgressSource.ESTIMATE:
-            kept = found.percent
+@given(st.lists(ages, min_size=1), ages, st.lists(st.integers(0, 99)), st.none() | durations, st.none() | durations)
+def test_progress_never_falls_when_a_log_replaces_the_estimate(times, first_log, logs, at_start, later):
+    """The log begins after *first_log*, and the statistics change meanwhile."""
+    reports = iter(sorted(logs))
+    last, percent, until = 0, None, None
+    for after in sorted(times):
+        if after >= first_log and (reported := next(reports, None)) is not None:
+            percent, until = reported, until or NOON + after
+        run = Run(
+            Stage.RUNNING,
+            NOON,
+            NOON,
+            percent,
+            None if percent is None else ProgressSource.LOG,
+            None if percent is None else NOON + after,
+            until,
+            at_start,
+            later,
+        )
+        found = progress(run, now=NOON + after).progress
+        assert last <= found < 100
+        last = found
 
 
-def test_a_log_that_is_behind_what_was_shown_catches_up_first():
-    behind = shown(Stage.RUNNING, percent=12, shown_before=59)
-    ahead = shown(Stage.RUNNING, percent=60, shown_before=59)
+def test_a_log_that_is_behind_the_estimate_catches_up_first():
+    behind = shown(Stage.RUNNING, percent=12, estimated_for=timedelta(minutes=10), after=timedelta(hours=1))
+    ahead = shown(Stage.RUNNING, percent=60, estimated_for=timedelta(minutes=10), after=timedelta(hours=1))
 
-    assert (behind.percent, behind.source) == (59, ProgressSource.ESTIMATE)
-    assert (ahead.percent, ahead.source) == (60, ProgressSource.LOG)
+    assert (behind.progress, behind.progress_source) == (59, ProgressSource.ESTIMATE)
+    assert (ahead.progress, ahead.progress_source) == (60, ProgressSource.LOG)
 
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.CANCELED])
-def test_a_training_that_ended_early_stays_where_it_was_shown_to_be(stage):
-    assert shown(stage, after=timedelta(hours=5), shown_before=59).percent == 59
+def test_a_training_that_ended_early_keeps_its_estimate(stage):
+    assert shown(stage, after=timedelta(hours=5), estimated_for=timedelta(minutes=10)).progress == 59
 
 
 @given(dates, ages, st.none() | durations)
 def test_no_date_however_wrong_is_too_much(started_at, after, learned):
-    run = Run(Stage.RUNNING, NOON, started_at=started_at, learned=learned)
+    run = Run(Stage.RUNNING, NOON, started_at=started_at, stats_at_start=learned, stats=learned)
 
-    assert 0 <= progress(run, now=NOON + after).percent <= 95
+    assert 0 <= progress(run, now=NOON + after).progress <= 95
 
 
 def test_a_start_long_before_we_heard_of_the_training_is_a_wrong_date():
     run = Run(Stage.RUNNING, NOON, started_at=NOON - timedelta(days=700))
 
-    assert progress(run, now=NOON + timedelta(minutes=30)).percent == 90
+    assert progress(run, now=NOON + timedelta(minutes=30)).progress == 90
 
 
 def test_a_start_shortly_before_we_heard_of_the_training_counts():
     run = Run(Stage.RUNNING, NOON, started_at=NOON - timedelta(minutes=30))
 
-    assert progress(run, now=NOON).percent == 90
+    assert progress(run, now=NOON).progress == 90
 
 
 # Reports

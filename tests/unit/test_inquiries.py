@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import pytest
 
-from services.state.estimate import Progress
 from services.state.inquiries import Inquiries
-from services.state.records import TrainingRecord
 from services.state.transitions import Stage
+from services.state.views import TrainingView
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.events import TrainingEvent, TrainingFailed, TrainingSucceeded
 from shared.contract.identity import ModelName
@@ -28,9 +27,8 @@ def address_of(ref: UUID, destination: ModelName = DESTINATION) -> str:
     return webhook_url("https://hooks.example.com", Claim(ref, destination, None), SECRETS)
 
 
-def row(ref: UUID, training_id: str | None = None) -> TrainingRecord:
-    return TrainingRecord(
-        number=ref.int,
+def row(ref: UUID, training_id: str | None = None) -> TrainingView:
+    return TrainingView(
         ref=ref,
         training_id=training_id,
         user_id=f"user-{ref.int}",
@@ -41,16 +39,19 @@ def row(ref: UUID, training_id: str | None = None) -> TrainingRecord:
         total_steps=None,
         stage=Stage.REQUESTED,
         step=None,
-        percent=None,
+        progress=0,
         progress_source=None,
-        shown=Progress(0, None, None, None, None, None),
-        model=None,
+        eta_seconds=None,
+        eta_low_seconds=None,
+        eta_high_seconds=None,
+        overdue_at=None,
+        reference=None,
         failure=None,
         requested_at=NOON,
         started_at=None,
         completed_at=None,
         updated_at=NOON,
-        is_current=False,
+        current=False,
         activated_generation=None,
     )
 
@@ -59,20 +60,20 @@ def row(ref: UUID, training_id: str | None = None) -> TrainingRecord:
 class Rows:
     """The trainings that are written down, and what was published of them."""
 
-    rows: dict[UUID, TrainingRecord] = field(default_factory=dict)
+    rows: dict[UUID, TrainingView] = field(default_factory=dict)
     reports: list[TrainingEvent] = field(default_factory=list)
 
-    async def find_training(self, name: str | UUID) -> TrainingRecord | None:
+    async def find_training(self, name: str | UUID) -> TrainingView | None:
         if isinstance(name, UUID):
             return self.rows.get(name)
         return next((each for each in self.rows.values() if each.training_id == name), None)
 
-    async def attach(self, record: TrainingRecord, training_id: str) -> TrainingRecord:
+    async def attach(self, record: TrainingView, training_id: str) -> TrainingView:
         known = self.rows[record.ref]
-        self.rows[record.ref] = replace(known, training_id=known.training_id or training_id)
+        self.rows[record.ref] = known.model_copy(update={"training_id": known.training_id or training_id})
         return self.rows[record.ref]
 
-    async def report(self, record: TrainingRecord, event: TrainingEvent) -> None:
+    async def report(self, record: TrainingView, event: TrainingEvent) -> None:
         assert event.ref == record.ref
         self.reports.append(event)
 
@@ -189,7 +190,7 @@ async def test_how_a_registered_training_ended_is_told(
 
 
 async def test_an_end_that_is_known_is_not_told_again(rows: Rows, replicate: FakeReplicate, inquiries: Inquiries):
-    rows.rows[ALICE] = replace(row(ALICE, "alices"), stage=Stage.VERIFYING)
+    rows.rows[ALICE] = row(ALICE, "alices").model_copy(update={"stage": Stage.VERIFYING})
     replicate.add_training("alices")
     replicate.add_training("bobs", status="starting", webhook=address_of(BOB))
 

@@ -14,7 +14,7 @@ import pytest
 from services.ops.client import ServiceDown, Services
 from services.ops.reconcile.plan import StateRefused
 from services.ops.replays.records import Revert
-from services.state.views import RollBack, Withdraw
+from services.state.requests import RollBack, Withdraw
 from shared.contract.preview import Message
 from shared.runtime.aside import SetAside
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from services.state.previous import Line, model_before
+from services.state.rollback import Line, model_before
 from shared.contract.events import Cause
 from tests.state import model_of
 

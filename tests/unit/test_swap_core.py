@@ -12,37 +12,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.state.asking import (
-    AlreadyCurrent,
-    NoModel,
-    NothingToRollBackTo,
-    NotRetryable,
-    NotTheirs,
-    PreconditionFailed,
-    RollbackOrder,
-    Target,
-    WithdrawalOrder,
-    look_again,
-    roll_back,
-    withdraw,
-)
-from services.state.swap import (
+from services.state.changes import (
     Changes,
     CurrentModel,
-    DestinationMismatch,
-    DestinationShared,
-    MadeByAnother,
-    MayBeAnothers,
     Result,
     Rival,
     Snapshot,
     Swap,
     Training,
-    UnconfirmedRef,
-    UnknownTraining,
     Withdrawal,
-    fold,
 )
+from services.state.extraction import NotRetryable, retry_extraction
+from services.state.ownership import DestinationMismatch, DestinationShared, MadeByAnother, MayBeAnothers
+from services.state.rollback import (
+    AlreadyCurrent,
+    NoModel,
+    NothingToRollBackTo,
+    NotTheirs,
+    PreconditionFailed,
+    RollbackOrder,
+    Target,
+    WithdrawalOrder,
+    roll_back,
+    withdraw,
+)
+from services.state.swap import UnconfirmedRef, UnknownTraining, fold
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import PermanentError
@@ -130,8 +124,8 @@ class World:
         self._check()
         return changes.results
 
-    def look_again(self, generation: int, request_id: UUID) -> None:
-        self._write(look_again(self.trainings[UUID(int=generation)], request_id=request_id, now=NOON))
+    def retry_extraction(self, generation: int, request_id: UUID) -> None:
+        self._write(retry_extraction(self.trainings[UUID(int=generation)], request_id=request_id, now=NOON))
         self._check()
 
     def roll_back(self, to: int, generation: int) -> None:
@@ -343,7 +337,7 @@ def test_what_has_no_model_is_looked_at_again_with_all_that_is_known(stage):
         )
     )
 
-    world.look_again(1, UUID(int=7))
+    world.retry_extraction(1, UUID(int=7))
 
     assert world.stage(1) is Stage.VERIFYING
     assert world.asked == [
@@ -373,7 +367,7 @@ def test_what_has_no_model_is_looked_at_again_with_all_that_is_known(stage):
 )
 def test_where_there_is_nothing_to_look_for_it_is_said_why(stage, code):
     with pytest.raises(NotRetryable, match="training t1 ") as refused:
-        look_again(training(1, stage=stage), request_id=UUID(int=7), now=NOON)
+        retry_extraction(training(1, stage=stage), request_id=UUID(int=7), now=NOON)
 
     assert refused.value.code == code
 
@@ -384,7 +378,7 @@ def test_where_there_is_nothing_to_look_for_it_is_said_why(stage, code):
     ids=["none", "too long", "no JSON", "no number", "half a pair", "a NUL", "too deep"],
 )
 def test_an_output_that_can_not_travel_is_left_to_replicate(output):
-    (outgoing,) = look_again(
+    (outgoing,) = retry_extraction(
         training(1, stage=Stage.UNVERIFIED, output=output), request_id=UUID(int=7), now=NOON
     ).outbox
 
@@ -397,8 +391,8 @@ def test_an_output_that_can_not_travel_is_left_to_replicate(output):
 @pytest.mark.parametrize(("end", "stage"), [("good", Stage.ACTIVE), ("no model", Stage.UNVERIFIED)])
 def test_whatever_an_older_try_says_late_the_newer_one_ends_as_it_ends(order, end, stage):
     world = World.of(training(1, stage=Stage.UNVERIFIED))
-    world.look_again(1, UUID(int=7))
-    world.look_again(1, UUID(int=8))
+    world.retry_extraction(1, UUID(int=7))
+    world.retry_extraction(1, UUID(int=8))
     said = {
         "older fails": not_verified("t1"),
         "older fails again": not_verified("t1", request_id=UUID(int=7)),
@@ -415,7 +409,7 @@ def test_to_find_nothing_once_more_is_not_taken_for_the_first_time():
     world = World.of(training(1))
     world.take(not_verified("t1"))
 
-    world.look_again(1, UUID(int=7))
+    world.retry_extraction(1, UUID(int=7))
     world.take(not_verified("t1", request_id=UUID(int=7)))
 
     assert world.stage(1) is Stage.UNVERIFIED

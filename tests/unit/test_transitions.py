@@ -20,7 +20,7 @@ STRENGTH = {
     Stage.REPLACED: 5,
 }
 #: What somebody asks for may move a training back, and `APPEARED` is about our own mistake: each has its own rule.
-BACK = (Fact.APPEARED, Fact.ASKED_AGAIN, Fact.CHOSEN)
+BACK = (Fact.APPEARED, Fact.EXTRACTION_RETRIED, Fact.CHOSEN)
 #: Facts that Replicate or the extractor tell.
 TOLD = [fact for fact in Fact if fact not in BACK]
 
@@ -66,7 +66,7 @@ def test_what_we_took_for_not_started_is_requested_again_when_replicate_runs_it(
 
 
 def test_only_what_succeeded_without_a_usable_model_is_looked_at_again():
-    assert moved_by(Fact.ASKED_AGAIN) == {Stage.VERIFYING: Stage.VERIFYING, Stage.UNVERIFIED: Stage.VERIFYING}
+    assert moved_by(Fact.EXTRACTION_RETRIED) == {Stage.VERIFYING: Stage.VERIFYING, Stage.UNVERIFIED: Stage.VERIFYING}
 
 
 def test_only_a_model_that_was_proven_good_and_is_not_in_use_can_be_chosen():

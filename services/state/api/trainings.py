@@ -1,0 +1,229 @@
+"""Requests about trainings. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
+from operator import attrgetter
+from typing import Annotated, Final, Protocol
+from uuid import UUID, uuid4
+
+from fastapi import Header, Path, Query, Response
+
+from services.state import adopting, starting
+from services.state.api.sse import EventStream
+from services.state.changes import Failure
+from services.state.extraction import NoTraining, NotRetryable
+from services.state.registration import NOT_STARTED, RegisteredOtherwise, Registration, UserDeleted
+from services.state.requests import NeverStarted, RegisterTraining, StartTraining
+from services.state.starting import NotCancelable, StartRefused, cancel, start
+from services.state.streams import Update, Watcher
+from services.state.transitions import Stage
+from services.state.views import OutputRow, OutputView, TrainingRow, TrainingView
+from shared.contract.answers import Mistake, Moment, Page
+from shared.contract.idempotency import IdempotencyKey, KeyReused
+from shared.contract.identity import TrainingId, TrainingName, UserId, parse_ref
+from shared.replicate.progress import configured_steps
+from shared.replicate.webhook_url import Claim, webhook_url
+from shared.runtime.description import raises
+from shared.runtime.http import Cursor, Invalid, Key, Limit, from_cursor, page_of
+
+#: An output may be half a megabyte.
+OutputLimit = Annotated[int, Query(ge=1, le=50)]
+
+_number: Final = attrgetter("number")
+
+
+class Replicate(starting.Replicate, adopting.Replicate, Protocol):
+    """Replicate's API."""
+
+
+class Store(starting.Trainings, adopting.Trainings, Protocol):
+    """The trainings of the store."""
+
+    async def register(
+        self, registration: Registration, key: IdempotencyKey | None = None
+    ) -> tuple[TrainingView, bool]: ...
+
+    async def list_trainings(
+        self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
+    ) -> list[TrainingRow]: ...
+
+    async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRow]: ...
+
+    async def retry_extraction(
+        self, user_id: str, ref: UUID | None, key: IdempotencyKey | None = None
+    ) -> TrainingView: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAddress:
+    """Makes the addresses that Replicate posts webhooks to."""
+
+    public_url: str
+    secrets: Sequence[str] = field(repr=False)
+
+    def of(self, record: TrainingView) -> str:
+        return webhook_url(self.public_url, Claim(record.ref, record.destination, record.total_steps), self.secrets)
+
+
+@dataclass(frozen=True, slots=True)
+class Trainings:
+    """Handlers of requests about trainings."""
+
+    store: Store
+    replicate: Replicate
+    webhook: WebhookAddress
+    watcher: Watcher
+    ask_later: Callable[[str], None] | None
+
+    @raises(UserDeleted, KeyReused, StartRefused)
+    async def start_training(self, body: StartTraining, response: Response, key: Key = None) -> TrainingView:
+        """
+        Register a training and have Replicate run it. The user's current model stays in use until the new one works.
+
+        202 if it is not known yet whether Replicate runs it. The same Idempotency-Key returns the same training.
+        """
+        if body.start and body.trainer is None:
+            raise Invalid(Mistake(pointer="#/trainer", detail="is needed where modelswap starts the training"))
+        idempotency = IdempotencyKey.of(key, body.model_dump(mode="json"))
+        record, is_new = await self.store.register(
+            _registration(body, total_steps=body.total_steps or configured_steps(body.input)), idempotency
+        )
+        if not body.start:
+            return record.model_copy(update={"webhook_url": self.webhook.of(record)})
+        if is_new and body.trainer is not None:
+            record = await start(
+                record,
+                body.trainer,
+                body.input,
+                webhook=self.webhook.of(record),
+                replicate=self.replicate,
+                trainings=self.store,
+            )
+        if record.failure is not None and record.failure.code == StartRefused.code:
+            raise StartRefused(record.failure.reason)
+        if record.training_id is None:
+            response.status_code = HTTPStatus.ACCEPTED
+        return record
+
+    @raises(adopting.NotAtReplicate, UserDeleted, RegisteredOtherwise)
+    async def register_training(
+        self, training_id: Annotated[TrainingId, Path()], body: RegisterTraining, response: Response
+    ) -> TrainingView:
+        """
+        Register a training that Replicate runs already; 201 or 202 the first time, 200 afterwards.
+
+        Replicate is asked about it at once: if it has ended, its result is used as from its last webhook; if Replicate
+        does not know it, the answer is 404 `no-such-training-at-replicate`. 202 if Replicate does not answer: then it
+        is asked again. Later events need the training's webhooks to be posted to modelswap.
+
+        409 if it is registered with another user, destination, trainer or trigger word: none of them ever changes.
+        """
+        registration = _registration(body, total_steps=body.total_steps, training_id=training_id)
+        adopted = await adopting.adopt(
+            registration, training_id, replicate=self.replicate, trainings=self.store, ask_later=self.ask_later
+        )
+        if adopted.is_new:
+            response.status_code = HTTPStatus.ACCEPTED if adopted.is_asked_later else HTTPStatus.CREATED
+        return adopted.record
+
+    @raises(NoTraining)
+    async def get_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
+        """Return a training by Replicate's id or by its `ref`."""
+        return await self._get(training_id)
+
+    @raises(NoTraining)
+    async def follow_training(
+        self, training_id: Annotated[TrainingName, Path()], last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
+        """
+        Follow a training as server-sent events: `stage` first and whenever it changes, `progress` in between.
+
+        Each event's data is the training as returned by a GET; `stage`, `progress`, `progress_source`, `step`,
+        `eta_seconds` and, at the end, `reference` or `failure` change. With Last-Event-ID only newer events are sent.
+        The stream ends after one of the stages active, replaced, superseded, failed, canceled and unverified.
+        """
+        record = await self._get(training_id)
+        update = Update.of(record)
+        if update.is_last and update.id == last_event_id:
+            # Browsers reconnect after any other answer.
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+        return EventStream(self.watcher, record, last_event_id)
+
+    @raises(NoTraining, NotCancelable)
+    async def cancel_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
+        """Ask Replicate to end a training. Its stage changes when Replicate reports the end."""
+        record = await self._get(training_id)
+        await cancel(record, self.replicate)
+        return record
+
+    @raises(NoTraining)
+    async def never_started(self, training_id: Annotated[TrainingName, Path()], body: NeverStarted) -> TrainingView:
+        """
+        Mark a training that Replicate was never asked to run as failed; its Idempotency-Key can start another one.
+
+        No effect if Replicate's id of it is known. If it runs after all, it is requested again. No event is published:
+        events need Replicate's id.
+        """
+        record = await self._get(training_id)
+        await self.store.fail_start(record, Failure(NOT_STARTED, body.reason))
+        return await self.get_training(training_id)
+
+    @raises(NoTraining, NotRetryable, KeyReused, UserDeleted)
+    async def retry_extraction(self, training_id: Annotated[TrainingName, Path()], key: Key = None) -> TrainingView:
+        """Extract the model of a training again that succeeded without a usable one."""
+        record = await self._get(training_id)
+        idempotency = IdempotencyKey.of(key, {"retry-extraction": str(record.ref)})
+        return await self.store.retry_extraction(record.user_id, record.ref, idempotency)
+
+    @raises(NoTraining, NotRetryable, KeyReused, UserDeleted)
+    async def retry_user_extraction(self, user_id: Annotated[UserId, Path()], key: Key = None) -> TrainingView:
+        """Extract the model of the user's newest training again that succeeded without a model of its own."""
+        idempotency = IdempotencyKey.of(key, {"retry-extraction of user": user_id})
+        return await self.store.retry_extraction(user_id, None, idempotency)
+
+    async def list_trainings(
+        self, stage: Stage | None = None, user_id: UserId | None = None, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[TrainingView]:
+        """Return trainings, newest first."""
+        before = from_cursor(cursor)
+        found = await self.store.list_trainings(user_id=user_id, stage=stage, before=before, limit=limit + 1)
+        return page_of(found, limit, _number)
+
+    async def list_outputs(self, since: Moment, limit: OutputLimit = 20, cursor: Cursor = None) -> Page[OutputView]:
+        """Return the outputs of trainings requested since then, newest first. For operators' tools."""
+        found = await self.store.list_outputs(since=since, before=from_cursor(cursor), limit=limit + 1)
+        return page_of(found, limit, _number)
+
+    async def list_user_trainings(
+        self,
+        user_id: Annotated[UserId, Path()],
+        stage: Stage | None = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> Page[TrainingView]:
+        """Return a user's trainings, newest first."""
+        return await self.list_trainings(stage, user_id, limit, cursor)
+
+    async def _get(self, training_id: str) -> TrainingView:
+        record = await self.store.find_training(parse_ref(training_id) or training_id)
+        if record is None:
+            raise NoTraining(f"training {training_id} is not registered")
+        return record
+
+
+def _registration(
+    body: StartTraining | RegisterTraining, *, total_steps: int | None, training_id: str | None = None
+) -> Registration:
+    return Registration(
+        ref=uuid4(),
+        user_id=body.user_id,
+        destination=body.destination,
+        trainer=body.trainer,
+        trigger_word=body.trigger_word,
+        total_steps=total_steps,
+        training_id=training_id,
+    )

@@ -1,0 +1,101 @@
+"""
+Checks that a model which was only looked up belongs to its training. Pure.
+
+A model is looked up when the training's output names no version, so that Replicate's list of versions was asked. Then
+another training at the same destination may have made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+from uuid import UUID
+
+from services.state.changes import Snapshot, Training
+from shared.contract.errors import PermanentError
+from shared.contract.events import Event, Evidence, ModelReady
+from shared.contract.identity import ModelRef
+
+#: What an operator can do about a model that was only looked up.
+_BY_HAND: Final = (
+    "If you know that it is this training's, set evidence.looked_up to false in the dead letter "
+    "(modelswap dead-letters edit), which replays it"
+)
+
+
+class DestinationMismatch(PermanentError):  # noqa: N818 (names a condition)
+    """The model is not at its training's destination. It may be another user's."""
+
+    code = "destination_mismatch"
+
+
+class MadeByAnother(PermanentError):  # noqa: N818 (likewise)
+    """The model was only looked up, and another training made it."""
+
+    code = "model_of_another_training"
+
+
+class DestinationShared(PermanentError):  # noqa: N818 (likewise)
+    """The model was only looked up, and several users train to its destination."""
+
+    code = "destination_shared"
+
+
+class MayBeAnothers(PermanentError):  # noqa: N818 (likewise)
+    """The model was only looked up, and another training may have made it."""
+
+    code = "model_may_be_anothers"
+
+
+def mismatch(training: Training, model: ModelRef) -> PermanentError | None:
+    """Return an error if *model* is not at the training's destination."""
+    if model.model == training.destination:
+        return None
+    return DestinationMismatch(f"{model} does not lie at the training's destination {training.destination}")
+
+
+def doubt(
+    training: Training,
+    model: ModelRef,
+    evidence: Evidence,
+    snapshot: Snapshot,
+    made: Collection[tuple[ModelRef, UUID]],
+) -> PermanentError | None:
+    """
+    Return why the looked-up *model* may not be this training's, or None.
+
+    *made*: which training made which model, including the batch so far.
+    """
+    if training.destination in snapshot.shared:
+        # Another user's training may have made it before any event of it arrived.
+        return DestinationShared(
+            f"the output names no version, and trainings of several users lie at {training.destination}: "
+            f"nothing tells whose {model} is. {_BY_HAND}"
+        )
+    if any(each == model and ref != training.ref for each, ref in made):
+        return MadeByAnother(f"{model} is what another training made, and this one's output does not name it")
+    if strangers := set(evidence.rivals or ()).difference(snapshot.registered):
+        return MayBeAnothers(
+            f"the output does not name {model}, and training {min(strangers)}, which is not registered here, can "
+            f"have made it. {_BY_HAND}"
+        )
+    if evidence.made_at is None:
+        return None
+    for rival in snapshot.rivals:
+        is_other = rival.destination == training.destination and rival.ref != training.ref
+        if is_other and rival.may_have_made(evidence.made_at):
+            return MayBeAnothers(
+                f"the output does not name {model}, and training {rival.ref} can have made it as well. When that one "
+                f"has its model, retry: POST /v1/trainings/{training.training_id or training.ref}/retry-extraction"
+            )
+    return None
+
+
+def looked_up_model(event: Event) -> ModelRef | None:
+    """Return the ready model if only Replicate's list named its version."""
+    return event.model if isinstance(event, ModelReady) and event.evidence.looked_up else None
+
+
+def rivals_of(event: Event) -> Sequence[str]:
+    """Return the ids of other trainings at Replicate that may have made the ready model."""
+    return (event.evidence.rivals or ()) if isinstance(event, ModelReady) else ()

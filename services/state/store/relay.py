@@ -1,0 +1,108 @@
+"""The outbox: publishes stored events, and prunes what is no longer needed. Edge."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Final
+
+from services.state.outbox import Publish, Round, StoredEvent
+from services.state.store.session import Session
+from shared.contract.limits import Unpublishable
+from shared.runtime.postgres import Connection, Record
+
+_KEEP_PUBLISHED: Final = timedelta(days=7)
+_KEEP_INBOX: Final = timedelta(days=30)
+_KEEP_KEYS: Final = timedelta(days=1)
+
+# The mark of a published event may be lost in a crash: the event is then published again, as it may be anyway. So this
+# does not wait for the disk.
+_TRY_LOCK: Final = """
+    SELECT pg_try_advisory_xact_lock(hashtextextended('state.outbox', 0))
+       AND set_config('synchronous_commit', 'off', true) = 'off'
+"""
+# Not "after the last published id": a lower id may be committed later.
+# A row of an earlier version lacks the exchange and the training's id.
+_UNPUBLISHED: Final = """
+    SELECT id, user_id, routing_key, headers, body,
+           coalesce(exchange, CASE
+               WHEN routing_key ~ '^model[.](activated|superseded|withdrawn)[.]' THEN 'modelswap.events'
+               ELSE 'modelswap.training' END) AS exchange,
+           coalesce(training_id, body ->> 'training_id') AS training_id
+    FROM state.outbox
+    WHERE published_at IS NULL AND set_aside_at IS NULL
+    ORDER BY id
+    LIMIT $1
+"""
+_MARK_PUBLISHED: Final = "UPDATE state.outbox SET published_at = clock_timestamp() WHERE id = ANY($1::bigint[])"
+_SET_ASIDE: Final = """
+    UPDATE state.outbox SET set_aside_at = clock_timestamp(), set_aside_reason = s.reason
+    FROM unnest($1::bigint[], $2::text[]) AS s (id, reason)
+    WHERE outbox.id = s.id
+"""
+_COUNT_SET_ASIDE: Final = "SELECT count(*) FROM state.outbox WHERE set_aside_at IS NOT NULL AND published_at IS NULL"
+
+# The oldest rows are the ones to delete, so this reads as many as it may delete, however long the table is.
+_PRUNE_OUTBOX: Final = """
+    DELETE FROM state.outbox
+    WHERE id IN (SELECT id FROM state.outbox ORDER BY id LIMIT $2) AND published_at < clock_timestamp() - $1::interval
+    RETURNING true
+"""
+_PRUNE_INBOX: Final = """
+    DELETE FROM state.inbox
+    WHERE event_id IN (SELECT event_id FROM state.inbox WHERE received_at < clock_timestamp() - $1::interval LIMIT $2)
+    RETURNING true
+"""
+_PRUNE_KEYS: Final = """
+    DELETE FROM state.idempotency_keys
+    WHERE key IN (SELECT key FROM state.idempotency_keys WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
+    RETURNING true
+"""
+
+
+class Outbox(Session):
+    """Events to publish."""
+
+    async def relay(self, publish: Publish, *, limit: int) -> Round | None:
+        """
+        Publish the oldest *limit* unpublished events, and mark the confirmed ones.
+
+        An event that can never be published as it is, is set aside.
+
+        Returns None if another relay is at work.
+        """
+
+        async def work(connection: Connection) -> Round | None:
+            if not await connection.fetchval(_TRY_LOCK):
+                return None
+            rows = await connection.fetch(_UNPUBLISHED, limit)
+            results = await publish([_to_event(row) for row in rows]) if rows else ()
+            ends = dict(zip((row["id"] for row in rows), results, strict=True))
+            confirmed = [number for number, end in ends.items() if end is None]
+            set_aside = {number: end for number, end in ends.items() if isinstance(end, Unpublishable)}
+            failures = [end for end in ends.values() if end is not None and not isinstance(end, Unpublishable)]
+            if confirmed:
+                await connection.execute(_MARK_PUBLISHED, confirmed)
+            if set_aside:
+                reasons = [f"{error.code}: {error}" for error in set_aside.values()]
+                await connection.execute(_SET_ASIDE, list(set_aside), reasons)
+            count = await connection.fetchval(_COUNT_SET_ASIDE)
+            return Round(len(confirmed), tuple(failures), set_aside, count)
+
+        return await self._transaction(work)
+
+    async def prune(self, *, limit: int) -> int:
+        """Delete at most *limit* old rows of each table; return the largest number deleted from one."""
+        tables = ((_PRUNE_OUTBOX, _KEEP_PUBLISHED), (_PRUNE_INBOX, _KEEP_INBOX), (_PRUNE_KEYS, _KEEP_KEYS))
+        return max([len(await self._fetch(statement, keep, limit)) for statement, keep in tables])
+
+
+def _to_event(row: Record) -> StoredEvent:
+    return StoredEvent(
+        exchange=row["exchange"],
+        routing_key=row["routing_key"],
+        training_id=row["training_id"],
+        user_id=row["user_id"],
+        headers=json.loads(row["headers"]),
+        body=row["body"].encode(),
+    )

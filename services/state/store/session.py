@@ -1,0 +1,123 @@
+"""What all use cases of the store need: transactions, locks, idempotency keys and the outbox. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from services.state.changes import OutboxEvent, Training
+from services.state.registration import UserDeleted
+from services.state.transitions import Stage
+from shared.contract.idempotency import IdempotencyKey
+from shared.contract.identity import ModelName, ModelRef
+from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
+
+T = TypeVar("T")
+
+LOCK_USER: Final = """
+    SELECT next_generation, deleted_at IS NOT NULL AS is_deleted FROM state.users WHERE user_id = $1 FOR NO KEY UPDATE
+"""
+_FIND_KEY: Final = "SELECT request_digest, ref, generation FROM state.idempotency_keys WHERE key = $1"
+_TAKE_KEY: Final = """
+    INSERT INTO state.idempotency_keys (key, request_digest, ref, generation) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (key) DO NOTHING
+    RETURNING key
+"""
+#: Inserts the rows of `outbox_rows` in parameter {0}.
+INSERT_OUTBOX: Final = """
+    INSERT INTO state.outbox (event_id, user_id, generation, exchange, routing_key, training_id, headers, body)
+    SELECT event_id, user_id, generation, exchange, routing_key, training_id, headers, body::json
+    FROM json_to_recordset({0}::json) AS e (
+        event_id text, user_id text, generation bigint, exchange text, routing_key text, training_id text, headers json,
+        body text)
+"""
+
+
+class Session:
+    """Base of the use cases: a pool of connections that act as `ROLE`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        #: Set whenever this process has committed an event to publish.
+        self.outbox_filled = asyncio.Event()
+
+    async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        return await in_transaction(self._pool, work)
+
+    async def _fetch(self, statement: str, *values: object) -> list[Record]:
+        async with acquired(self._pool) as connection:
+            return await connection.fetch(statement, *values)
+
+
+async def lock_user(connection: Connection, user_id: str) -> int:
+    """Lock a user; return the generation to draw next."""
+    user = await connection.fetchrow(LOCK_USER, user_id)
+    if user is None:
+        return 1
+    if user["is_deleted"]:
+        raise UserDeleted(f"user {user_id} was deleted")
+    generation: int = user["next_generation"]
+    return generation
+
+
+async def find_key(connection: Connection, key: IdempotencyKey | None) -> Record | None:
+    """Return the row of *key* if it was used for the same request before."""
+    used = await connection.fetchrow(_FIND_KEY, key.key) if key else None
+    if key and used:
+        key.check(used["request_digest"])
+    return used
+
+
+async def take_key(
+    connection: Connection, key: IdempotencyKey | None, ref: UUID, generation: int | None = None
+) -> None:
+    """Store what *key* is used for."""
+    if key and not await connection.fetchval(_TAKE_KEY, key.key, key.digest, ref, generation):
+        raise Conflict(f"the Idempotency-Key {key.key} was used just now")
+
+
+def outbox_rows(events: Iterable[OutboxEvent]) -> str:
+    """Return the rows of `INSERT_OUTBOX`: messages exactly as the relay will publish them."""
+    return json.dumps([_outbox_row(each) for each in events])
+
+
+def _outbox_row(each: OutboxEvent) -> Mapping[str, Any]:
+    envelope = each.envelope
+    return {
+        "event_id": envelope.id,
+        "user_id": each.user_id,
+        "generation": each.generation,
+        "exchange": envelope.event.exchange,
+        "routing_key": envelope.routing_key,
+        "training_id": envelope.event.training_id,
+        "headers": envelope.headers(),
+        "body": envelope.body().decode(),
+    }
+
+
+def to_training(row: Record) -> Training:
+    return Training(
+        ref=row["ref"],
+        training_id=row["training_id"],
+        user_id=row["user_id"],
+        generation=row["generation"],
+        destination=to_model_name(row["destination"]),
+        trigger_word=row["trigger_word"],
+        stage=Stage(row["stage"]),
+        output=row["output"],
+        trainer_version=row["trainer_version"],
+        started_at=row["started_at"],
+    )
+
+
+def to_model_name(text: str) -> ModelName:
+    owner, _, name = text.partition("/")
+    return ModelName(owner, name)
+
+
+def to_model_ref(text: str) -> ModelRef:
+    name, _, version = text.rpartition(":")
+    return ModelRef(*to_model_name(name), version)

@@ -1,0 +1,133 @@
+"""Writes `Changes`: one statement for all rows of a batch. Edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+import structlog
+
+from services.state.changes import Changes
+from services.state.store.session import INSERT_OUTBOX, outbox_rows
+from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ModelWithdrawn
+from shared.contract.identity import ModelRef
+from shared.runtime.logs import log_fact
+from shared.runtime.postgres import Conflict, Connection
+
+log = structlog.get_logger()
+
+#: Of a row t of `state.trainings` that becomes running: what its estimate is computed from, from now on.
+EXPECTED_SECONDS: Final = """coalesce(
+                t.expected_seconds,
+                (SELECT ARRAY[d.low_seconds, d.median_seconds, d.high_seconds]
+                 FROM state.trainer_durations d WHERE d.trainer = split_part(t.trainer, ':', 1)))"""
+#: When its estimate ends. It may be read until the commit, so it may not be less than what was read just before.
+ESTIMATED_UNTIL: Final = "coalesce(t.estimated_until, clock_timestamp() + interval '1 second')"
+
+# Constraints across these tables are checked at the end of the statement or at commit.
+_WRITE: Final = f"""
+    WITH inbox AS (
+        INSERT INTO state.inbox (event_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
+    ), trainings AS (
+        UPDATE state.trainings t SET
+            training_id     = coalesce(t.training_id, c.training_id),
+            stage           = coalesce(c.stage, t.stage),
+            model           = coalesce(t.model, c.model),
+            failure_code    = CASE WHEN c.stage IS NULL THEN t.failure_code ELSE c.failure ->> 0 END,
+            failure_reason  = CASE WHEN c.stage IS NULL THEN t.failure_reason ELSE c.failure ->> 1 END,
+            output          = coalesce(t.output, c.output),
+            trainer         = coalesce(t.trainer, c.trainer),
+            trainer_version = coalesce(t.trainer_version, c.trainer_version),
+            started_at      = coalesce(t.started_at, c.started_at),
+            completed_at    = coalesce(t.completed_at, c.completed_at),
+            expected_seconds = CASE c.stage WHEN 'running' THEN {EXPECTED_SECONDS} ELSE t.expected_seconds END,
+            estimated_until = CASE WHEN t.stage = 'running' AND c.stage IN ('failed', 'canceled') THEN {ESTIMATED_UNTIL}
+                                   ELSE t.estimated_until END,
+            updated_at      = clock_timestamp()
+        FROM json_to_recordset($2::json) AS c (
+            ref uuid, training_id text, stage text, model text, failure json, output text, trainer text,
+            trainer_version text, started_at timestamptz, completed_at timestamptz)
+        WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[])
+    ), history AS (
+        INSERT INTO state.model_history
+            (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, at)
+        SELECT user_id, generation, ref, model, trigger_word, cause, previous, actor, reason, statement_timestamp()
+        FROM json_to_recordset($3::json) AS s (
+            user_id text, generation bigint, ref uuid, model text, trigger_word text, previous text, cause text,
+            actor text, reason text)
+    ), outbox AS (
+        {INSERT_OUTBOX.format("$5").strip()}
+    )
+    INSERT INTO state.user_models AS m (user_id, generation, ref, model, trigger_word, activated_at)
+    SELECT user_id, generation, ref, model, trigger_word, statement_timestamp()
+    FROM json_to_recordset($4::json) AS s (user_id text, generation bigint, ref uuid, model text, trigger_word text)
+    ON CONFLICT (user_id) DO UPDATE SET
+        generation   = excluded.generation,
+        ref          = excluded.ref,
+        model        = excluded.model,
+        trigger_word = excluded.trigger_word,
+        activated_at = excluded.activated_at
+    WHERE m.generation < excluded.generation
+    RETURNING m.user_id
+"""  # noqa: S608 (constants)
+# The database requires the withdrawal's row in the history.
+_DELETE_MODEL: Final = "DELETE FROM state.user_models WHERE user_id = $1 AND generation < $2"
+
+
+async def write(connection: Connection, changes: Changes) -> None:
+    """
+    Write *changes*, whose users are locked.
+
+    Raises:
+        Conflict: if a newer model is current. The lock makes this impossible; if it happens, nothing may be kept.
+
+    """
+    current = changes.current
+    swapped = await connection.fetch(
+        _WRITE,
+        changes.applied,
+        _rows(changes.trainings),
+        _rows(changes.lines),
+        _rows(current),
+        outbox_rows(changes.outbox),
+        [change.ref for change in changes.trainings],
+    )
+    if len(swapped) != len(current):
+        raise Conflict("a newer model was committed while its user was locked")
+    for withdrawal in changes.withdrawals:
+        await connection.execute(_DELETE_MODEL, withdrawal.user_id, withdrawal.generation)
+
+
+def log_committed(changes: Changes) -> None:
+    """Log each swap, rollback, withdrawal and superseded model of *changes*."""
+    lines = {(line.user_id, line.generation): line for line in changes.lines}
+    for each in changes.outbox:
+        facts: dict[str, object] = {"generation": each.generation}
+        match each.envelope.event:
+            case ModelActivated(cause=cause, model=model, previous=previous):
+                name = "model.rolled_back" if cause is Cause.ROLLBACK else "model.swapped"
+                facts |= {"model": str(model), "cause": cause, "previous": None if previous is None else str(previous)}
+            case ModelWithdrawn(previous=previous):
+                name = "model.withdrawn"
+                facts |= {"previous": str(previous)}
+            case ModelSuperseded(model=model, current_generation=current_generation):
+                name = "model.superseded"
+                facts |= {"model": str(model), "current_generation": current_generation}
+            case _:
+                continue
+        if (line := lines.get((each.user_id, each.generation))) is not None:
+            facts |= {"actor": line.actor, "reason": line.reason}
+        log_fact(log, name, each.envelope, **facts)
+
+
+def _rows(items: Iterable[Any]) -> str:
+    """Return dataclasses as the JSON of `json_to_recordset`."""
+    return json.dumps(
+        [{name: _value(getattr(item, name)) for name in item.__dataclass_fields__} for item in items], default=str
+    )
+
+
+def _value(value: object) -> object:
+    # A model ref is a tuple, which would become an array.
+    return str(value) if isinstance(value, ModelRef) else value

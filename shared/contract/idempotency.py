@@ -1,0 +1,43 @@
+"""Idempotency keys: the same key with the same request is done once. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.contract.errors import PermanentError
+
+
+class KeyReused(PermanentError):  # noqa: N818 (names a condition)
+    """The `Idempotency-Key` was used for another request."""
+
+    code = "idempotency_key_reused"
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A client's key, and the digest of the request it came with."""
+
+    key: str
+    digest: str
+
+    @classmethod
+    def of(cls, key: str | None, request: Mapping[str, Any]) -> IdempotencyKey | None:
+        """Return the key of *request*, which holds all that tells it from other requests."""
+        if key is None:
+            return None
+        return cls(key, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest())
+
+    def check(self, digest: str) -> None:
+        """
+        Compare with the *digest* of the request that the key was used for before.
+
+        Raises:
+            KeyReused: if it was another request.
+
+        """
+        if digest != self.digest:
+            raise KeyReused(f"the Idempotency-Key {self.key} was used for another request")
