@@ -21,7 +21,7 @@ from uuid import UUID
 
 import structlog
 
-from services.state.adopting import report_of
+from services.state.adopting import Replicate, report_of
 from services.state.changes import Result
 from services.state.swap import UnconfirmedRef
 from services.state.transitions import Stage
@@ -41,12 +41,6 @@ _MOST_WAITING: Final = 1000
 #: Pause between two questions: a tenth of the calls that Replicate allows.
 _EVERY_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 60.0
-
-
-class Replicate(Protocol):
-    """Replicate's API."""
-
-    async def get_training(self, training_id: str) -> Training: ...
 
 
 class Trainings(Protocol):

@@ -18,7 +18,7 @@ from uuid import UUID
 from services.state.changes import Changes, CurrentModel, OutboxEvent, Swap, Training, TrainingChange, Withdrawal
 from services.state.transitions import Fact, Stage, next_stage
 from shared.contract.errors import PermanentError
-from shared.contract.events import Cause, ModelReverted, ModelWithdrawn
+from shared.contract.events import Cause, ModelActivated, ModelReverted, ModelWithdrawn
 from shared.contract.identity import ModelRef
 
 _BY_OPERATORS: Final = (Cause.ROLLBACK, Cause.WITHDRAWAL)
@@ -150,23 +150,11 @@ def roll_back(
         reason=order.reason,
         actor=order.actor,
     )
-    events = (
-        swap.activated(target.training_id),
-        ModelReverted(
-            training_id=target.training_id,
-            user_id=swap.user_id,
-            generation=swap.generation,
-            model=swap.model,
-            previous=swap.previous,
-            actor=swap.actor,
-            reason=swap.reason,
-        ),
-    )
     chosen = TrainingChange(target.training.ref, stage=next_stage(target.training.stage, Fact.CHOSEN))
     return Changes(
         trainings=[chosen] if current is None else [_displaced(current), chosen],
         swaps=[swap],
-        outbox=[OutboxEvent.of(event, swap.user_id, generation, now=now) for event in events],
+        outbox=_outbox(swap, swap.activated(target.training_id), now=now),
     )
 
 
@@ -184,27 +172,17 @@ def withdraw(
         raise NoModel(f"user {order.user_id} has no model")
     _check_precondition(order, current)
     withdrawal = Withdrawal(order.user_id, generation, current.ref, current.model, order.reason, order.actor)
-    events = (
-        ModelWithdrawn(
-            training_id=made.training_id,
-            user_id=order.user_id,
-            generation=generation,
-            ref=withdrawal.ref,
-            previous=withdrawal.previous,
-        ),
-        ModelReverted(
-            training_id=made.training_id,
-            user_id=order.user_id,
-            generation=generation,
-            previous=withdrawal.previous,
-            actor=withdrawal.actor,
-            reason=withdrawal.reason,
-        ),
+    withdrawn = ModelWithdrawn(
+        training_id=made.training_id,
+        user_id=order.user_id,
+        generation=generation,
+        ref=withdrawal.ref,
+        previous=withdrawal.previous,
     )
     return Changes(
         trainings=[_displaced(current)],
         withdrawals=[withdrawal],
-        outbox=[OutboxEvent.of(event, order.user_id, generation, now=now) for event in events],
+        outbox=_outbox(withdrawal, withdrawn, now=now),
     )
 
 
@@ -213,6 +191,22 @@ def _check_precondition(order: RollbackOrder | WithdrawalOrder, current: Current
         return
     now = "no model" if current is None else f"a model of generation {current.generation}"
     raise PreconditionFailed(f"user {order.user_id} has {now} now: look at it before you go on")
+
+
+def _outbox(
+    line: Swap | Withdrawal, public: ModelActivated | ModelWithdrawn, *, now: datetime
+) -> Sequence[OutboxEvent]:
+    """Return the *public* event of *line*, and the one for operators."""
+    reverted = ModelReverted(
+        training_id=public.training_id,
+        user_id=line.user_id,
+        generation=line.generation,
+        model=line.model,
+        previous=line.previous,
+        actor=line.actor,
+        reason=line.reason,
+    )
+    return [OutboxEvent.of(event, line.user_id, line.generation, now=now) for event in (public, reverted)]
 
 
 def _displaced(current: CurrentModel) -> TrainingChange:

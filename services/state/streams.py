@@ -51,7 +51,7 @@ class TooManyStreams(TransientError):  # noqa: N818 (names a condition)
 class Trainings(Protocol):
     """The store."""
 
-    async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingView]: ...
+    async def find_trainings(self, refs: Sequence[UUID]) -> Sequence[TrainingView]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.store import Store
 from services.state.swap import UnknownTraining
 from services.state.transitions import Stage
-from services.state.views import TrainingView
+from services.state.views import TrainingRow
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.events import ProgressSource, TrainingProgressed
@@ -54,7 +54,7 @@ async def store(database_url: str) -> AsyncIterator[Store]:
         yield store
 
 
-async def get(store: Store, training_id: str) -> TrainingView:
+async def get(store: Store, training_id: str) -> TrainingRow:
     record = await store.find_training(training_id)
     assert record is not None
     return record

@@ -50,7 +50,7 @@ class Counting:
         self._store = store
         self.asked: list[int] = []
 
-    async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingView]:
+    async def find_trainings(self, refs: Sequence[UUID]) -> Sequence[TrainingView]:
         self.asked.append(len(refs))
         return await self._store.find_trainings(refs)
 
@@ -284,7 +284,7 @@ async def test_a_client_that_vanishes_leaves_its_place(store):
 
 async def test_a_training_that_can_not_be_shown_silences_no_other_stream(store):
     class Poisoned(Counting):
-        async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingView]:
+        async def find_trainings(self, refs: Sequence[UUID]) -> Sequence[TrainingView]:
             found = await super().find_trainings(refs)
             if any(record.training_id == "poison" for record in found):
                 raise ValueError("a row of another version")

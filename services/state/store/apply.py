@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from uuid import UUID
 
 from services.state.changes import Changes, CurrentModel, Result, Rival, Snapshot
@@ -62,14 +62,6 @@ _LOAD: Final = """
 """
 
 
-class _DryRun(Exception):  # noqa: N818 (a signal, not an error)
-    """Rolls a transaction back and carries its changes."""
-
-    def __init__(self, changes: Changes) -> None:
-        super().__init__()
-        self.changes = changes
-
-
 class Application(Session):
     """Applies events to trainings and models."""
 
@@ -91,17 +83,7 @@ class Application(Session):
 
     async def preview(self, envelope: Envelope) -> Changes:
         """Return what `apply` would change; change nothing."""
-
-        async def work(connection: Connection) -> NoReturn:
-            changes = await _apply(connection, [envelope])
-            # Deferred constraints are checked at a commit, and none follows.
-            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            raise _DryRun(changes)
-
-        try:
-            await self._transaction(work)
-        except _DryRun as done:
-            return done.changes
+        return await self._dry_run(lambda connection: _apply(connection, [envelope]))
 
 
 async def _apply(connection: Connection, envelopes: Sequence[Envelope]) -> Changes:

@@ -46,10 +46,6 @@ _CURRENT: Final = "SELECT generation, ref, model::text FROM state.user_models WH
 _DRAW: Final = "UPDATE state.users SET next_generation = next_generation + 1 WHERE user_id = $1"
 
 
-class _DryRun(Exception):  # noqa: N818 (a signal, not an error)
-    """Rolls a transaction back."""
-
-
 class Orders(Session):
     """Carries out orders."""
 
@@ -133,14 +129,12 @@ class Orders(Session):
         is_dry_run: bool,
     ) -> T:
         """Write what *decide* returns, and return what *get* finds of it. In a dry run roll all of it back."""
-        answers: list[T] = []
 
-        async def work(connection: Connection) -> Changes:
+        async def work(connection: Connection) -> tuple[T, Changes]:
             generation = await lock_user(connection, user_id)
             used = None if is_dry_run else await find_key(connection, key)
             if used is not None:
-                answers.append(await get(connection, user_id, used["generation"]))
-                return Changes()
+                return await get(connection, user_id, used["generation"]), Changes()
             row = await connection.fetchrow(_CURRENT, user_id)
             current = CurrentModel(row["generation"], row["ref"], to_model_ref(row["model"])) if row else None
             changes = await decide(connection, current, generation)
@@ -149,19 +143,16 @@ class Orders(Session):
                 await take_key(connection, key, line.ref, generation)
             await connection.execute(_DRAW, user_id)
             await write(connection, changes)
-            answers.append(await get(connection, user_id, generation))
-            if is_dry_run:
-                raise _DryRun
-            return changes
+            return await get(connection, user_id, generation), changes
 
-        try:
-            changes = await self._transaction(work)
-        except _DryRun:
-            return answers[-1]
+        if is_dry_run:
+            answer, _ = await self._dry_run(work)
+            return answer
+        answer, changes = await self._transaction(work)
         telemetry.swaps.inc(len(changes.swaps))
         self.outbox_filled.set()
         log_committed(changes)
-        return answers[-1]
+        return answer
 
 
 async def _find_target(connection: Connection, order: RollbackOrder) -> Target | None:

@@ -18,7 +18,6 @@ from services.state.views import (
     OutputRow,
     SwapView,
     TrainingRow,
-    TrainingView,
     WithdrawalView,
 )
 from shared.contract.events import ProgressSource
@@ -89,7 +88,7 @@ _MAX_BIGINT: Final = 2**63 - 1
 class Queries(Session):
     """Answers the API's questions. Pages end *before* a number and hold at most *limit* rows, newest first."""
 
-    async def find_training(self, name: str | UUID) -> TrainingView | None:
+    async def find_training(self, name: str | UUID) -> TrainingRow | None:
         """Return a training by Replicate's id (text) or by our ref."""
         async with acquired(self._pool) as connection:
             return await find_training(connection, name)
@@ -122,13 +121,13 @@ class Queries(Session):
         return [SwapView.model_validate(dict(row)) for row in rows]
 
 
-async def find_training(connection: Connection, name: str | UUID) -> TrainingView | None:
+async def find_training(connection: Connection, name: str | UUID) -> TrainingRow | None:
     """Return a training by Replicate's id (text) or by our ref."""
     row = await connection.fetchrow(_FIND_BY_REF if isinstance(name, UUID) else _FIND_BY_ID, name)
     return _to_training(row) if row else None
 
 
-async def get_training(connection: Connection, ref: UUID) -> TrainingView:
+async def get_training(connection: Connection, ref: UUID) -> TrainingRow:
     """Return a registered training."""
     found = await find_training(connection, ref)
     if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
@@ -36,6 +37,10 @@ INSERT_OUTBOX: Final = """
 """
 
 
+class _RolledBack(Exception):  # noqa: N818 (a signal, not an error)
+    """Ends a transaction without a commit."""
+
+
 class Session:
     """Base of the use cases: a pool of connections that act as `ROLE`."""
 
@@ -46,6 +51,19 @@ class Session:
 
     async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         return await in_transaction(self._pool, work)
+
+    async def _dry_run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do *work*, check what a commit would check, and roll back; return the result of *work*."""
+        results: list[T] = []
+
+        async def work_in_vain(connection: Connection) -> None:
+            results.append(await work(connection))
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            raise _RolledBack
+
+        with contextlib.suppress(_RolledBack):
+            await self._transaction(work_in_vain)
+        return results[-1]
 
     async def _fetch(self, statement: str, *values: object) -> list[Record]:
         async with acquired(self._pool) as connection:
