@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
-from uuid import UUID
+from typing import Final, Self
+from uuid import UUID, uuid4
 
+from pydantic import Field
+
+from services.state.requests import RegisterTraining
 from services.state.views import TrainingView
 from shared.contract.errors import PermanentError
-from shared.contract.identity import ModelName, ModelRef
 
 #: Failure code of a training that Replicate was never asked to run.
 NOT_STARTED: Final = "not_started"
@@ -26,18 +27,18 @@ class UserDeleted(PermanentError):  # noqa: N818 (likewise)
     code = "user_deleted"
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(RegisterTraining):
     """A training to register."""
 
-    ref: UUID
-    user_id: str
-    destination: ModelName
-    trainer: ModelRef | None
-    trigger_word: str
-    total_steps: int | None
+    ref: UUID = Field(default_factory=uuid4)
     #: Replicate's id, if it runs already.
     training_id: str | None = None
+
+    @classmethod
+    def of(cls, body: RegisterTraining, *, total_steps: int | None, training_id: str | None = None) -> Self:
+        """Return the registration that *body* asks for."""
+        fields = {name: getattr(body, name) for name in RegisterTraining.model_fields}
+        return cls(**{**fields, "total_steps": total_steps, "training_id": training_id})
 
     def check_same(self, known: TrainingView) -> None:
         """

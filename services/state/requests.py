@@ -38,6 +38,22 @@ class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class RegisterTraining(_Body):
+    """A training that Replicate runs already."""
+
+    model_config = example({"user_id": EXAMPLE.user_id, "destination": EXAMPLE.destination, "trigger_word": "TOK"})
+
+    user_id: UserId
+    destination: ModelName
+    """The model on Replicate that gets the new version. It must exist."""
+    trainer: ModelRef | None = None
+    """``owner/name:version``. Required if modelswap starts the training."""
+    trigger_word: TriggerWord = ""
+    """The word that a prompt must contain to use what the model learned."""
+    total_steps: Steps | None = None
+    """For progress. Default: read from the input, or from the log."""
+
+
 _NEEDS_TRAINER: Final[dict[str, Any]] = {
     "anyOf": [
         {"properties": {"start": {"const": False}}, "required": ["start"]},
@@ -46,7 +62,7 @@ _NEEDS_TRAINER: Final[dict[str, Any]] = {
 }
 
 
-class StartTraining(_Body):
+class StartTraining(RegisterTraining):
     """A training to start."""
 
     model_config = example(
@@ -60,31 +76,10 @@ class StartTraining(_Body):
         **_NEEDS_TRAINER,
     )
 
-    user_id: UserId
-    destination: ModelName
-    """The model on Replicate that gets the new version. It must exist."""
-    trainer: ModelRef | None = None
-    """``owner/name:version``. Required if modelswap starts the training."""
     input: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = {}
     """The trainer's input at Replicate. It is not stored."""
-    trigger_word: TriggerWord = ""
-    """The word that a prompt must contain to use what the model learned."""
-    total_steps: Steps | None = None
-    """For progress. Default: read from the input."""
     start: Flag = True
     """False: you start the training yourself, with the `webhook_url` of the answer."""
-
-
-class RegisterTraining(_Body):
-    """A training that Replicate runs already."""
-
-    model_config = example({"user_id": EXAMPLE.user_id, "destination": EXAMPLE.destination, "trigger_word": "TOK"})
-
-    user_id: UserId
-    destination: ModelName
-    trainer: ModelRef | None = None
-    trigger_word: TriggerWord = ""
-    total_steps: Steps | None = None
 
 
 class RollBack(_Body):

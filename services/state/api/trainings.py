@@ -8,7 +8,7 @@ from datetime import datetime
 from http import HTTPStatus
 from operator import attrgetter
 from typing import Annotated, Final, Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from fastapi import Header, Path, Query, Response
 
@@ -90,7 +90,7 @@ class Trainings:
             raise Invalid(Mistake(pointer="#/trainer", detail="is needed where modelswap starts the training"))
         idempotency = IdempotencyKey.of(key, body.model_dump(mode="json"))
         record, is_new = await self.store.register(
-            _registration(body, total_steps=body.total_steps or configured_steps(body.input)), idempotency
+            Registration.of(body, total_steps=body.total_steps or configured_steps(body.input)), idempotency
         )
         if not body.start:
             return record.model_copy(update={"webhook_url": self.webhook.of(record)})
@@ -122,7 +122,7 @@ class Trainings:
 
         409 if it is registered with another user, destination, trainer or trigger word: none of them ever changes.
         """
-        registration = _registration(body, total_steps=body.total_steps, training_id=training_id)
+        registration = Registration.of(body, total_steps=body.total_steps, training_id=training_id)
         adopted = await adopting.adopt(
             registration, training_id, replicate=self.replicate, trainings=self.store, ask_later=self.ask_later
         )
@@ -213,17 +213,3 @@ class Trainings:
         if record is None:
             raise NoTraining(f"training {training_id} is not registered")
         return record
-
-
-def _registration(
-    body: StartTraining | RegisterTraining, *, total_steps: int | None, training_id: str | None = None
-) -> Registration:
-    return Registration(
-        ref=uuid4(),
-        user_id=body.user_id,
-        destination=body.destination,
-        trainer=body.trainer,
-        trigger_word=body.trigger_word,
-        total_steps=total_steps,
-        training_id=training_id,
-    )
