@@ -73,7 +73,7 @@ class TrainingView(_View):
     activated_generation: int | None
     """
     The generation of the swap that last made its model the user's current one, as in `GET /v1/users/{user_id}/model`
-    and in `model.activated`; null if there was none. It equals `generation` until somebody rolls back to this model: a
+    and in `model.activated`; null if there was none. It equals `generation` until an operator rolls back to this model: a
     rollback draws a new generation.
     """
     stage: Stage
