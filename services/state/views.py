@@ -73,8 +73,8 @@ class TrainingView(_View):
     activated_generation: int | None
     """
     The generation of the swap that last made its model the user's current one, as in `GET /v1/users/{user_id}/model`
-    and in `model.activated`; null if there was none. It equals `generation` until an operator rolls back to this model: a
-    rollback draws a new generation.
+    and in `model.activated`; null if there was none. It equals `generation` until an operator rolls back to this model:
+    a rollback draws a new generation.
     """
     stage: Stage
     current: bool
@@ -84,7 +84,7 @@ class TrainingView(_View):
     trigger_word: str
     progress: int
     """
-    0..100. It never falls, unless a later log shows that an earlier one was misread. 100 means that the model can be
+    0..100; it never falls, unless a later log shows that an earlier one was misread. 100 means that the model can be
     used.
     """
     progress_source: ProgressSource | None
