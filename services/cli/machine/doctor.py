@@ -179,7 +179,7 @@ async def _public_door(environment: Environment) -> str:
         async with Operators(settings.ops_url, read_token(reveal(settings.ops_tokens)[0]).secret) as ops:
             shown = await ops.reconciliation(limit=0)
     except Problem as error:
-        raise NotKnown(error) from error
+        raise NotKnown(error, how_to_ask_ops(error)) from error
     recovered = shown.recovered.last_hour
     if shown.door_seems_broken:
         raise Wrong(f"webhooks do not arrive: {recovered} trainings had to be recovered in the last hour")

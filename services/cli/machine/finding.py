@@ -41,11 +41,11 @@ class Wrong(Exception):  # noqa: N818 (a result of a check, not a failure of our
 
 
 class NotKnown(Exception):  # noqa: N818 (likewise)
-    """The process that could tell does not answer, or refuses to."""
+    """The process that could tell does not answer, or refuses to; *then* is what to do about that."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, then: str) -> None:
         super().__init__(f"not known: {problem}")
-        self.then = how_to_ask_ops(problem)
+        self.then = then
 
 
 async def check(

@@ -154,7 +154,7 @@ async def public_address(environment: Environment) -> str:
     try:
         await reach_receiver(url)
     except NoAnswer as error:
-        raise NotKnown(error) from error
+        raise NotKnown(error, error.then) from error
     except Problem as error:
         raise Wrong(str(error), error.then) from error
     return f"{url} leads to the receiver"
