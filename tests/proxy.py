@@ -1,4 +1,4 @@
-"""What stands between a client and its server: hands bytes on, or falls silent as a frozen server does."""
+"""What stands between a client and its server: hands bytes on, holds them up, cuts, or falls silent for good."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Proxy:
     """Hands on to the first of *servers* that takes a connection."""
 
     servers: Sequence[tuple[str, int]]
+    #: Begin with another server for each connection, as a load balancer does.
+    takes_turns: bool = False
     #: A client that sends one of these hears nothing any more, and neither does its server.
     falls_silent_at: Sequence[bytes] = ()
     #: Accept, but say nothing at all.
@@ -28,14 +30,19 @@ class Proxy:
     silenced: int = 0
     port: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    _connections: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _silent: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._flowing.set()
 
     def url(self, of: str) -> str:
         """The address *of* a server, with this in its place."""
         parts = urlsplit(of)
-        credentials = parts.netloc.rpartition("@")[0]
-        return urlunsplit(parts._replace(netloc=f"{credentials}@{_HOST}:{self.port}"))
+        credentials, at, _ = parts.netloc.rpartition("@")
+        return urlunsplit(parts._replace(netloc=f"{credentials}{at}{_HOST}:{self.port}"))
 
     async def until_silenced(self, times: int) -> None:
         """Wait until as many connections have fallen silent."""
@@ -47,8 +54,20 @@ class Proxy:
     def fall_silent_at(self, *words: bytes) -> None:
         """From now on clients that send one of *words* hear nothing any more; all have to connect again."""
         self.falls_silent_at = words
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections; new ones are taken."""
         for task in self._tasks:
             task.cancel()
+
+    def hold(self) -> None:
+        """Hand on nothing until `resume`, of new connections either; nothing is lost."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """Hand on what was held up."""
+        self._flowing.set()
 
     def heal(self) -> None:
         """Hand on everything from now on; those that fell silent are cut off."""
@@ -66,7 +85,7 @@ class Proxy:
                 await self._fall_silent()
             upstream, downstream = await self._connect()
             with contextlib.closing(downstream):
-                answering = asyncio.create_task(_hand_on(upstream, writer))
+                answering = asyncio.create_task(self._answer(upstream, writer))
                 try:
                     await self._ask(reader, downstream, answering)
                 finally:
@@ -93,8 +112,16 @@ class Proxy:
                 answering.cancel()
                 await self._fall_silent()
             tail = seen[-64:]
+            await self._flowing.wait()
             server.write(chunk)
             await server.drain()
+
+    async def _answer(self, server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await server.read(_CHUNK):
+                await self._flowing.wait()
+                writer.write(chunk)
+                await writer.drain()
 
     async def _fall_silent(self) -> None:
         task = asyncio.current_task()
@@ -105,25 +132,22 @@ class Proxy:
         await asyncio.Event().wait()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        for host, port in self.servers:
+        first = self._connections % len(self.servers) if self.takes_turns else 0
+        self._connections += 1
+        for host, port in (*self.servers[first:], *self.servers[:first]):
             with contextlib.suppress(OSError):
                 return await asyncio.open_connection(host, port)
         raise ConnectionRefusedError
 
 
-async def _hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := await reader.read(_CHUNK):
-            writer.write(chunk)
-            await writer.drain()
-
-
 @contextlib.asynccontextmanager
-async def proxied(*urls: str, falls_silent_at: Sequence[bytes] = (), is_silent: bool = False) -> AsyncIterator[Proxy]:
+async def proxied(
+    *urls: str, takes_turns: bool = False, falls_silent_at: Sequence[bytes] = (), is_silent: bool = False
+) -> AsyncIterator[Proxy]:
     """A proxy before the servers at *urls*."""
     parts = [urlsplit(url) for url in urls]
     servers = [(each.hostname or _HOST, each.port or 0) for each in parts]
-    proxy = Proxy(servers, falls_silent_at=falls_silent_at, is_silent=is_silent)
+    proxy = Proxy(servers, takes_turns, falls_silent_at=falls_silent_at, is_silent=is_silent)
     server = await asyncio.start_server(proxy._serve, _HOST, 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
