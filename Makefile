@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt unit integration end-to-end bench constraints env clean
+.PHONY: help setup demo up test check rules fmt unit integration end-to-end chaos bench constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -41,6 +41,9 @@ integration: setup ## one edge at a time, against real servers
 
 end-to-end: setup ## whole walks, and what dies on the way
 	@$(BIN)/pytest tests/end_to_end
+
+chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings: an hour
+	@$(BIN)/pytest -m chaos tests/end_to_end/test_chaos.py
 
 test: check ## everything, as CI runs it
 	@echo "── integration and end to end"; $(BIN)/pytest tests/integration tests/end_to_end

@@ -31,6 +31,12 @@ settings.register_profile("modelswap", deadline=None)
 settings.load_profile("modelswap")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos")
+    group.addoption("--chaos-seeds", default="", help="the seeds of tests/end_to_end/test_chaos.py: 7,8")
+    group.addoption("--chaos-trainings", type=int, default=0, help="how many trainings each of them has")
+
+
 @pytest.fixture(scope="session")
 def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Tell whoever waits, past pytest's capture."""
