@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from services.ops.letters.views import NoLetter, WrongStatus
-from services.ops.reconcile.plan import LookRefused
+from services.ops.reconcile.trainings import LookRefused
 from services.ops.replays.messages import EditRefused
 from services.ops.replays.records import KeyReused, NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError

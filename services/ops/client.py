@@ -13,7 +13,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from services.ops.reconcile.plan import Stage, StateRefused, Unfinished
+from services.ops.reconcile.trainings import Stage, StateRefused, Unfinished
 from services.ops.replays.records import Revert
 from shared.contract.answers import kind_in, said_in
 from shared.contract.errors import DependencyDown, PermanentError

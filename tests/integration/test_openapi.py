@@ -22,8 +22,8 @@ from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import ROLE as OPS_ROLE
 from services.ops.reconcile.api import reconciliation_router
-from services.ops.reconcile.plan import StateRefused
 from services.ops.reconcile.store import Store as Recoveries
+from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.store import Store as Replays
 from services.ops.replays.waiting import Waiting

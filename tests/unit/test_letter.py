@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ops.letters.archive import in_parts
-from services.ops.letters.letter import Mark, fingerprint, read
+from services.ops.letters.fingerprint import fingerprint
+from services.ops.letters.letter import Mark, read
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import PermanentError
 from shared.contract.events import Event, Evidence, ModelReady, TrainingSucceeded

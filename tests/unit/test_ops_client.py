@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from services.ops.client import ServiceDown, Services
-from services.ops.reconcile.plan import StateRefused
+from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.records import Revert
 from services.state.requests import RollBack, Withdraw
 from shared.contract.preview import Message

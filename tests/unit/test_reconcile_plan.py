@@ -10,27 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ops.reconcile.plan import (
-    Ask,
-    CallBudget,
-    GiveUp,
-    Identify,
+from services.ops.reconcile.budget import CallBudget
+from services.ops.reconcile.listing import Listing, oldest
+from services.ops.reconcile.plan import Ask, GiveUp, Identify, LookAgain, NeverStarted, Step, Tell, Wait, plan
+from services.ops.reconcile.trainings import (
     Limits,
-    Listing,
-    LookAgain,
     Memory,
-    NeverStarted,
     Stage,
-    Step,
-    Tell,
     Unfinished,
-    Wait,
     Watched,
     after_telling,
     is_due,
     next_look,
-    oldest,
-    plan,
 )
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.training import Training

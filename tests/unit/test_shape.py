@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.extractor.outputs import NoModel, find_model
 from services.extractor.shape import shape_of
-from services.ops.letters.letter import fingerprint
+from services.ops.letters.fingerprint import fingerprint
 from shared.contract.topology import EXTRACTOR_QUEUE
 
 

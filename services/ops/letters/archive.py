@@ -9,7 +9,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.ops.letters.letter import Letter, Message, read
+from services.ops.letters.failure import Message
+from services.ops.letters.letter import Letter, read
 from shared.contract.trace import trace_id_in
 
 log = structlog.get_logger()

@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
 
-from services.ops.reconcile.plan import LookRefused, StateRefused
+from services.ops.reconcile.trainings import LookRefused, StateRefused
 from services.ops.reconcile.views import (
     LookAgain,
     LookedAgain,

@@ -1,181 +1,37 @@
 """
-What is to be done about trainings that should have ended by now? Pure: what state and Replicate say, to the next steps.
+What to do about trainings that should have ended by now: from what state and Replicate say to the next steps. Pure.
 
-    Replicate's list shows it       ended: `Tell`. Runs: `Wait`, or `Tell` where nobody knew that it runs
-    it does not                     `Ask` for this one, three times at most and ever more rarely. A 404 is no end: it
-                                    also is what a wrong token gets
-    there is no id of it            the answer of ``POST /v1/trainings`` was lost, or it was never given. The list shows
-                                    a training whose webhook address *we* signed for it: `Tell`. One that may be it:
+    Replicate's list shows it       ended: `Tell`. Runs: `Wait`, or `Tell` if state does not know yet that it runs
+    it does not                     `Ask` for this one, at most three times and ever more rarely. A 404 is no end: a
+                                    wrong token gets one, too
+    its id is not known             the answer to ``POST /v1/trainings`` was lost, or never given. The list shows a
+                                    training whose webhook address *we* signed for it: `Tell`. One that may be it:
                                     `Identify`. None, again and again: `NeverStarted`
     it is being verified for long   longer than all retries take, so the event got lost: `LookAgain`
     any of these for days           `GiveUp`, after at least three looks, so that no outage of ours ends trainings
 
-A look comes the later, the longer a training is overdue, so that one that never ends does not cost for ever.
+The longer a training is overdue, the later the next look, so that one that never ends does not cost for ever.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
-
-from shared.contract.errors import PermanentError, TransientError
-from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
+from services.ops.reconcile.listing import Listing
+from services.ops.reconcile.trainings import Limits, Memory, Stage, Unfinished, Watched
+from shared.contract.identity import TrainingId
 from shared.replicate.training import Training, TrainingStatus
-from shared.replicate.webhook_url import Claim, claim_in
 
 MOST_GETS: Final = 3
+
+
 #: So often nothing must have been found before anybody says that there is nothing.
 _ENOUGH_LOOKS: Final = 3
-_LONGEST_DISTANCE: Final = timedelta(hours=6)
-#: How far Replicate's clock may be from ours, and how long state may take to ask it.
-_CLOCKS_OFF: Final = timedelta(minutes=1)
-_START_TAKES: Final = timedelta(minutes=5)
-
-
-class Stage(StrEnum):
-    """The stages of a training, as state calls them, in which it may be overdue."""
-
-    REQUESTED = "requested"
-    RUNNING = "running"
-    VERIFYING = "verifying"
-
-
-class StateRefused(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
-    """State does not do what it was asked."""
-
-    code = "state_refused"
-
-
-class LookRefused(PermanentError):  # noqa: N818 (likewise)
-    """State does not look for a training's model again, and says why."""
-
-    code = "look_refused"
-
-
-class Unfinished(BaseModel):
-    """A training that has not come to an end, as state shows it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-    ref: UUID
-    training_id: TrainingId | None
-    user_id: UserId
-    stage: Stage
-    destination: ModelName
-    trainer: ModelRef | None
-    total_steps: int | None
-    requested_at: AwareDatetime
-    started_at: AwareDatetime | None
-    #: Of one that is being verified: when its model began to be looked for, the last time.
-    updated_at: AwareDatetime
-    #: When it should surely have ended, by what its trainer's trainings take.
-    overdue_at: AwareDatetime | None = None
-
-    @property
-    def claim(self) -> Claim:
-        """What its webhook would have proved."""
-        return Claim(self.ref, self.destination, self.total_steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How patient to be."""
-
-    #: From here on a training is overdue, where nothing is learned of its trainer.
-    after: timedelta
-    #: Between two looks, at least.
-    every: timedelta
-    give_up_after: timedelta
-    #: How long whoever looks for a model tries again by itself.
-    retries: timedelta
-
-    def due_at(self, training: Unfinished) -> datetime:
-        """When *training* should have ended."""
-        if training.stage is Stage.VERIFYING:
-            # Before that, it would be looked for twice at a time, and a failure be told as often.
-            return training.updated_at + self.retries + self.after
-        return training.overdue_at or self._begun_at(training) + self.after
-
-    def _begun_at(self, training: Unfinished) -> datetime:
-        # Replicate said it. A date that can not be must neither overflow nor keep the training from ever being due.
-        started = training.started_at
-        is_credible = started is not None and abs(started - training.requested_at) <= self.give_up_after
-        return started if started is not None and is_credible else training.requested_at
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What was done about a training so far."""
-
-    looks: int = 0
-    #: How many of them saw that Replicate does not list it.
-    absences: int = 0
-    gets: int = 0
-    asked_at: datetime | None = None
-    #: Not before this.
-    look_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """An overdue training, and what was done about it."""
-
-    training: Unfinished
-    memory: Memory = Memory()
-
-
-@dataclass(slots=True)
-class Listing:
-    """What Replicate's list shows, as far back as it was read."""
-
-    #: Sign the addresses of our webhooks.
-    secrets: Sequence[str] = field(default=(), repr=False)
-    is_whole: bool = False
-    _since: datetime | None = None
-    _by_id: dict[str, Training] = field(default_factory=dict)
-    _by_ref: dict[UUID, Training] = field(default_factory=dict)
-    #: Those that do not say where their webhooks go.
-    _silent: list[Training] = field(default_factory=list)
-
-    def add(self, trainings: Iterable[Training]) -> None:
-        """Read one page more."""
-        for training in trainings:
-            self._by_id[training.id] = training
-            if training.webhook is None:
-                self._silent.append(training)
-            elif claim := claim_in(training.webhook, self.secrets):
-                self._by_ref[claim.ref] = training
-            if training.created_at is not None:
-                self._since = min(training.created_at, self._since or training.created_at)
-
-    def goes_back_to(self, moment: datetime) -> bool:
-        """Was it read as far back as that?"""
-        return self.is_whole or (self._since is not None and self._since < moment)
-
-    def reaches(self, training: Unfinished) -> bool:
-        """Would it show *training*, if Replicate had it?"""
-        return self.goes_back_to(training.requested_at - _CLOCKS_OFF)
-
-    def find(self, training: Unfinished) -> Training | None:
-        """The training itself: by its id, or by the address that we signed for it."""
-        if training.training_id is not None:
-            return self._by_id.get(training.training_id)
-        return self._by_ref.get(training.ref)
-
-    def may_be(self, training: Unfinished) -> list[Training]:
-        """
-        Those that may be *training*, whose id nobody knows.
-
-        Replicate names the destination in the output only, so it is one that has made a version there.
-        """
-        return [each for each in self._silent if _fits(training, each)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,51 +93,6 @@ class NeverStarted:
 
 
 Step: TypeAlias = Tell | Ask | Identify | Wait | LookAgain | GiveUp | NeverStarted
-
-
-@dataclass(slots=True)
-class CallBudget:
-    """How many calls are left; *per_minute* come back in each minute, and no more than those are ever saved."""
-
-    per_minute: int
-    left: float = field(init=False)
-    _then: float | None = None
-
-    def __post_init__(self) -> None:
-        self.left = float(self.per_minute)
-
-    def spend(self, now: float) -> bool:
-        """Take one at *now* (seconds, of any clock that only rises), if there is one."""
-        passed = now - (now if self._then is None else self._then)
-        self._then = now
-        self.left = min(float(self.per_minute), self.left + passed * self.per_minute / 60)
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-
-def is_due(watched: Watched, now: datetime, limits: Limits) -> bool:
-    """Is it time to look?"""
-    look_at = watched.memory.look_at
-    return limits.due_at(watched.training) <= now and (look_at is None or look_at <= now)
-
-
-def next_look(training: Unfinished, now: datetime, limits: Limits) -> datetime:
-    """When to look again: the later, the longer it is overdue."""
-    distance = (now - limits.due_at(training)) / 2
-    return now + min(max(distance, limits.every), max(_LONGEST_DISTANCE, limits.every))
-
-
-def after_telling(training: Unfinished, now: datetime, limits: Limits) -> datetime:
-    """When to tell the same again, if state has not heard it by then."""
-    return max(next_look(training, now, limits), now + limits.after)
-
-
-def oldest(watched: Iterable[Watched]) -> datetime | None:
-    """How far back Replicate's list is to be read for these."""
-    needed = [each.training.requested_at for each in watched if each.training.stage is not Stage.VERIFYING]
-    return min(needed) - _CLOCKS_OFF if needed else None
 
 
 def plan(
@@ -387,21 +198,3 @@ def _in_words(age: timedelta) -> str:
 
 def _has_no_id(training: Unfinished) -> bool:
     return training.training_id is None
-
-
-def _fits(training: Unfinished, found: Training) -> bool:
-    if training.trainer is None or found.created_at is None or found.status != TrainingStatus.SUCCEEDED:
-        return False
-    begun, ended = training.requested_at - _CLOCKS_OFF, training.requested_at + _START_TAKES
-    # Replicate may run another version of the trainer than the one that was asked for.
-    is_of_trainer = found.trainer == str(training.trainer.model)
-    return is_of_trainer and begun <= found.created_at <= ended and _destination(found) == training.destination
-
-
-def _destination(found: Training) -> ModelName | None:
-    """The model that *found* made a version of, where its output says so in full."""
-    match found.output:
-        case {"version": str(version)}:
-            ref = ModelRef.parse(version)
-            return ref.model if ref else None
-    return None

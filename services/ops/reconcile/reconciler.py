@@ -18,27 +18,18 @@ from uuid import UUID
 
 import structlog
 
-from services.ops.reconcile.plan import (
-    Ask,
-    CallBudget,
-    GiveUp,
-    Identify,
+from services.ops.reconcile.budget import CallBudget
+from services.ops.reconcile.listing import Listing, oldest
+from services.ops.reconcile.plan import Ask, GiveUp, Identify, LookAgain, NeverStarted, Step, Tell, Wait, plan
+from services.ops.reconcile.trainings import (
     Limits,
-    Listing,
-    LookAgain,
     Memory,
-    NeverStarted,
     Stage,
-    Step,
-    Tell,
     Unfinished,
-    Wait,
     Watched,
     after_telling,
     is_due,
     next_look,
-    oldest,
-    plan,
 )
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
 from shared.contract.envelope import Envelope, wrap

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from services.ops.reconcile.plan import MOST_GETS, Memory, Unfinished
+from services.ops.reconcile.plan import MOST_GETS
+from services.ops.reconcile.trainings import Memory, Unfinished
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, RecoveryView, RoundView
 from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
 

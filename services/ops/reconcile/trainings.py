@@ -1,0 +1,126 @@
+"""A training that has not ended, as state shows it, and when it is overdue. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from shared.contract.errors import PermanentError, TransientError
+from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
+from shared.replicate.webhook_url import Claim
+
+_LONGEST_DISTANCE: Final = timedelta(hours=6)
+
+
+class Stage(StrEnum):
+    """The stages of a training, as state calls them, in which it may be overdue."""
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    VERIFYING = "verifying"
+
+
+class StateRefused(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+    """State does not do what it was asked."""
+
+    code = "state_refused"
+
+
+class LookRefused(PermanentError):  # noqa: N818 (likewise)
+    """State does not look for a training's model again, and says why."""
+
+    code = "look_refused"
+
+
+class Unfinished(BaseModel):
+    """A training that has not come to an end, as state shows it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    ref: UUID
+    training_id: TrainingId | None
+    user_id: UserId
+    stage: Stage
+    destination: ModelName
+    trainer: ModelRef | None
+    total_steps: int | None
+    requested_at: AwareDatetime
+    started_at: AwareDatetime | None
+    #: Of one that is being verified: when its model began to be looked for, the last time.
+    updated_at: AwareDatetime
+    #: When it should surely have ended, by what its trainer's trainings take.
+    overdue_at: AwareDatetime | None = None
+
+    @property
+    def claim(self) -> Claim:
+        """What its webhook would have proved."""
+        return Claim(self.ref, self.destination, self.total_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How patient to be."""
+
+    #: From here on a training is overdue, where nothing is learned of its trainer.
+    after: timedelta
+    #: Between two looks, at least.
+    every: timedelta
+    give_up_after: timedelta
+    #: How long whoever looks for a model tries again by itself.
+    retries: timedelta
+
+    def due_at(self, training: Unfinished) -> datetime:
+        """When *training* should have ended."""
+        if training.stage is Stage.VERIFYING:
+            # Before that, it would be looked for twice at a time, and a failure be told as often.
+            return training.updated_at + self.retries + self.after
+        return training.overdue_at or self._begun_at(training) + self.after
+
+    def _begun_at(self, training: Unfinished) -> datetime:
+        # Replicate said it. A date that can not be must neither overflow nor keep the training from ever being due.
+        started = training.started_at
+        is_credible = started is not None and abs(started - training.requested_at) <= self.give_up_after
+        return started if started is not None and is_credible else training.requested_at
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What was done about a training so far."""
+
+    looks: int = 0
+    #: How many of them saw that Replicate does not list it.
+    absences: int = 0
+    gets: int = 0
+    asked_at: datetime | None = None
+    #: Not before this.
+    look_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """An overdue training, and what was done about it."""
+
+    training: Unfinished
+    memory: Memory = Memory()
+
+
+def is_due(watched: Watched, now: datetime, limits: Limits) -> bool:
+    """Is it time to look?"""
+    look_at = watched.memory.look_at
+    return limits.due_at(watched.training) <= now and (look_at is None or look_at <= now)
+
+
+def next_look(training: Unfinished, now: datetime, limits: Limits) -> datetime:
+    """When to look again: the later, the longer it is overdue."""
+    distance = (now - limits.due_at(training)) / 2
+    return now + min(max(distance, limits.every), max(_LONGEST_DISTANCE, limits.every))
+
+
+def after_telling(training: Unfinished, now: datetime, limits: Limits) -> datetime:
+    """When to tell the same again, if state has not heard it by then."""
+    return max(next_look(training, now, limits), now + limits.after)
