@@ -16,9 +16,10 @@ from services.ops.letters.owners import Owners
 from services.ops.letters.purge import purge
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import MIGRATIONS, ROLE
+from services.ops.reconcile.actions import Publish
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.reconcile.budget import CallBudget
-from services.ops.reconcile.reconciler import Publish, Reconciler
+from services.ops.reconcile.reconciler import Reconciler
 from services.ops.reconcile.store import Store as Recoveries
 from services.ops.reconcile.trainings import Limits
 from services.ops.replays.api import create_router as replay_routes

@@ -1,46 +1,38 @@
 """
-Does every training come to an end that we hear of? Edge: asks state and Replicate, for as long as the process runs.
+The reconciler: finds the end of trainings whose webhooks never came, for as long as the process runs. Edge.
 
-A round reads what state has not heard the end of; where something of it is overdue, it reads Replicate's list, and
-asks for single trainings that the list does not show. What ended is published as the receiver would have done it, so
-whoever was faster, the fact has one effect. One process works at a time, and what it did is kept in Postgres.
+A round reads the trainings that have not ended for state; if some are overdue, it reads Replicate's list, and asks for
+single trainings that the list does not show. An end is published as the receiver would have done it, so if both do,
+the fact has one effect. One process works at a time, and what it did is kept in Postgres.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
-from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
 
+from services.ops.reconcile import actions
 from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.listing import Listing, oldest
-from services.ops.reconcile.plan import Ask, GiveUp, Identify, LookAgain, NeverStarted, Step, Tell, Wait, plan
+from services.ops.reconcile.plan import Step, plan
 from services.ops.reconcile.trainings import (
     Limits,
     Memory,
-    Stage,
     Unfinished,
     Watched,
-    after_telling,
     is_due,
     next_look,
 )
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
-from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
-from shared.contract.events import Event, ExtractionFailed, TrainingFailed
-from shared.contract.identity import TrainingId
 from shared.contract.text import clean
-from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
-from shared.replicate.translate import translate
-from shared.replicate.webhook_url import Origin
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker.link import is_stray_cancel
@@ -49,20 +41,12 @@ from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
 
-SOURCE: Final = "ops"
-#: The error of a model of which nobody has said for days whether it works.
-_GIVEN_UP: Final = "given_up"
-#: An answer of Replicate's is never larger.
-_ANY_SIZE: Final = 8 * 1024 * 1024
 #: Replicate's list is read with this share of the calls at most: the others are for single trainings.
 _LISTS_SHARE: Final = 0.5
 #: Postgres ends a round that takes longer.
 _LONGEST_ROUND_SECONDS: Final = 240.0
 _WARN_EVERY_SECONDS: Final = 600.0
 _TROUBLE_LIMIT: Final = 1000
-
-#: Returns when the broker has confirmed it.
-Publish: TypeAlias = Callable[[Envelope], Awaitable[None]]
 
 
 class Page(Protocol):
@@ -75,40 +59,24 @@ class Page(Protocol):
     def next_cursor(self) -> str | None: ...
 
 
-class Replicate(Protocol):
+class Replicate(actions.GetTraining, Protocol):
     """What is asked of Replicate."""
 
     async def list_trainings(self, cursor: str | None = None) -> Page: ...
 
-    async def get_training(self, training_id: str) -> Training: ...
 
-
-class State(Protocol):
+class State(actions.State, Protocol):
     """What is asked of state."""
 
     def unfinished(self) -> AsyncIterator[Unfinished]: ...
 
-    async def knows(self, training_id: str) -> bool: ...
 
-    async def look_again(self, training: str) -> None: ...
-
-    async def never_started(self, ref: UUID, reason: str) -> None: ...
-
-
-class Store(Protocol):
+class Store(actions.Store, Protocol):
     """Where it is remembered what was done."""
 
     def alone(self) -> AbstractAsyncContextManager[bool]: ...
 
     async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]: ...
-
-    async def looked(
-        self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
-    ) -> None: ...
-
-    async def count_get(self, training: Unfinished, now: datetime) -> bool: ...
-
-    async def settle(self, training: Unfinished, outcome: RecoveryOutcome, reason: str, now: datetime) -> bool: ...
 
     async def forget_others(self, unfinished: set[UUID]) -> None: ...
 
@@ -131,7 +99,7 @@ class Reconciler:
         state: State,
         replicate: Replicate,
         store: Store,
-        publish: Publish,
+        publish: actions.Publish,
         *,
         limits: Limits,
         budget: CallBudget,
@@ -142,7 +110,6 @@ class Reconciler:
         self._state = state
         self._replicate = replicate
         self._store = store
-        self._publish = publish
         self._limits = limits
         self._budget = budget
         self._ref_secrets = ref_secrets
@@ -150,7 +117,7 @@ class Reconciler:
         self._trouble: str | None = None
         self._failures = 0
         self._warned_at: float | None = None
-        self._ended = {outcome: telemetry.reconciled.labels(outcome) for outcome in RecoveryOutcome}
+        self._actions = actions.Actions(state, replicate, store, publish, limits=limits, spend=self._spend)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work in rounds until *stopping* is set, through every loss of whomever it asks."""
@@ -242,7 +209,7 @@ class Reconciler:
         async def take(step: Step) -> None:
             # Steps that cost no call go on.
             with suppress(OutOfCalls):
-                await self._take_one(step, moment)
+                await self._actions.take(step, moment)
 
         done = await self._aside.each(steps, take, key=_ref)
         for step, error in done.set_aside:
@@ -261,100 +228,6 @@ class Reconciler:
         except Exception:
             # What can not be stored of one training must not end the round either; it waits in memory.
             log.exception("reconciler.not_remembered", ref=str(training.ref))
-
-    async def _take_one(self, step: Step, moment: datetime) -> None:
-        match step:
-            case Tell(training, found):
-                await self._tell(training, found, moment)
-            case Ask(training, training_id):
-                await self._ask(training, training_id, moment)
-            case Identify(training, candidates, is_absent):
-                await self._identify(training, candidates, moment, is_absent=is_absent)
-            case LookAgain(training):
-                await self._state.look_again(str(training.ref))
-                await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
-            case GiveUp(training, training_id, reason):
-                await self._give_up(training, training_id, reason, moment)
-            case NeverStarted(training, reason):
-                tell = partial(self._state.never_started, training.ref, reason)
-                await self._end(training, RecoveryOutcome.NEVER_STARTED, reason, tell, moment)
-            case Wait(training, is_absent):
-                await self._look_later(training, moment, is_absent=is_absent)
-
-    async def _tell(self, training: Unfinished, found: Training, moment: datetime) -> None:
-        """Publish what Replicate says of a training, as its webhook would have."""
-        event = translate(found, Origin(training.claim), size_bytes=_ANY_SIZE, recovered=True)
-        if found.has_ended:
-            known = training.model_copy(update={"training_id": found.id})
-            reason = f"Replicate says {found.status}; no webhook said so"
-            await self._end(known, RecoveryOutcome.RECOVERED, reason, partial(self._emit, event, moment), moment)
-        else:
-            await self._emit(event, moment)
-            await self._look_later(training, moment)
-
-    async def _ask(self, training: Unfinished, training_id: TrainingId, moment: datetime) -> None:
-        self._spend()
-        if not await self._store.count_get(training, moment):
-            await self._look_later(training, moment)
-            return
-        try:
-            found = await self._replicate.get_training(training_id)
-        except NotThere:
-            await self._look_later(training, moment, is_absent=True)
-            return
-        await self._tell(training, found, moment)
-
-    async def _identify(
-        self, training: Unfinished, candidates: Sequence[Training], moment: datetime, *, is_absent: bool
-    ) -> None:
-        nobodys = [each for each in candidates if not await self._state.knows(each.id)]
-        if len(nobodys) == 1:
-            await self._tell(training, nobodys[0], moment)
-        else:
-            await self._look_later(training, moment, is_absent=is_absent and not nobodys)
-
-    async def _give_up(self, training: Unfinished, training_id: TrainingId, reason: str, moment: datetime) -> None:
-        known: dict[str, Any] = {"training_id": training_id, "ref": training.ref}
-        event: Event = TrainingFailed(**known, recovered=True, reason=reason)
-        if training.stage is Stage.VERIFYING:
-            await self._ask_whether_replicate_answers(training_id)
-            event = ExtractionFailed(**known, error=_GIVEN_UP, detail=reason)
-        await self._end(training, RecoveryOutcome.GIVEN_UP, reason, partial(self._emit, event, moment), moment)
-
-    async def _ask_whether_replicate_answers(self, training_id: str) -> None:
-        """What waits for an operator, such as a token that is not accepted, is no user's failure."""
-        self._spend()
-        with suppress(NotThere):
-            await self._replicate.get_training(training_id)
-
-    async def _emit(self, event: Event, moment: datetime) -> None:
-        await self._publish(wrap(event, source=SOURCE, now=moment))
-
-    async def _end(
-        self,
-        training: Unfinished,
-        outcome: RecoveryOutcome,
-        reason: str,
-        tell: Callable[[], Awaitable[None]],
-        moment: datetime,
-    ) -> None:
-        """Write down what a training came to, then *tell* it: who dies in between tells again, and counts once."""
-        is_new = await self._store.settle(training, outcome, reason, moment)
-        await tell()
-        await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
-        if is_new:
-            self._ended[outcome].inc()
-            log.info(
-                "training.reconciled",
-                outcome=outcome,
-                ref=str(training.ref),
-                training_id=training.training_id,
-                user_id=training.user_id,
-            )
-
-    async def _look_later(self, training: Unfinished, moment: datetime, *, is_absent: bool = False) -> None:
-        look_at = next_look(training, moment, self._limits)
-        await self._store.looked(training, moment, look_at=look_at, is_absent=is_absent)
 
     async def _warn(self, moment: datetime) -> None:
         recovered = (await self._store.counts(moment)).get(RecoveryOutcome.RECOVERED, RecoveryCounts())
