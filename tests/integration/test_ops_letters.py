@@ -21,7 +21,7 @@ from services.ops.client import ServiceFailed
 from services.ops.letters.owners import Owners
 from services.ops.letters.purge import purge_some
 from services.ops.letters.store import Store
-from services.ops.letters.views import AuditFilter, Filter, LetterStatus
+from services.ops.letters.views import DROP, AuditFilter, Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.migrate import ROLE
 from shared.contract.envelope import REPLAY_HEADER
@@ -181,7 +181,7 @@ async def test_settled_letters_are_forgotten_after_a_while_and_others_never(stor
 async def test_a_letter_that_can_not_be_forgotten_keeps_no_other(store, database_url):
     await archived(store, dead("t1"), dead("t2"), dead("t3"))
     for number in (1, 2, 3):
-        await store.drop(number, actor="olga", reason="old")
+        await store.move(number, DROP, actor="olga", reason="old")
     await refuse(database_url, "DELETE ON ops.letters", "old.training_id = 't1'")
     aside: SetAside[int] = SetAside("test")
 
@@ -328,7 +328,7 @@ async def test_groups_count_what_has_one_cause(store, client):
         *(dead(f"t{n}", text=f"no version in '{n}'") for n in range(3)),
         dead("p1", text="no prompt", at=NOON + HOUR),
     )
-    await store.drop(1, actor="olga", reason="known")
+    await store.move(1, DROP, actor="olga", reason="known")
 
     newest, oldest = (await client.get("/dead-letter-groups")).json()["items"]
     first = (await client.get("/dead-letter-groups?limit=1")).json()

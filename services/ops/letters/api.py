@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from services.ops.letters.views import (
+    DROP,
+    RESTORE,
     AuditFilter,
     AuditView,
     Changed,
@@ -22,6 +24,7 @@ from services.ops.letters.views import (
     LetterLine,
     LetterStatus,
     LetterView,
+    Move,
     NoLetter,
     WrongStatus,
 )
@@ -56,20 +59,12 @@ class Store(Protocol):
 
     async def counts(self) -> LetterCounts: ...
 
-    async def drop(self, number: int, *, actor: str, reason: str) -> bool: ...
+    async def move(self, number: int, move: Move, *, actor: str, reason: str) -> bool: ...
 
-    async def restore(self, number: int, *, actor: str, reason: str) -> bool: ...
+    async def preview_move(self, wanted: Sequence[int] | Filter, move: Move, *, up_to: int | None) -> Changed: ...
 
-    async def preview_move(
-        self, wanted: Sequence[int] | Filter, was: LetterStatus, *, up_to: int | None
-    ) -> Changed: ...
-
-    async def drop_many(
-        self, wanted: Sequence[int] | Filter, *, actor: str, reason: str, up_to: int | None = None
-    ) -> Changed: ...
-
-    async def restore_many(
-        self, wanted: Sequence[int] | Filter, *, actor: str, reason: str, up_to: int | None = None
+    async def move_many(
+        self, wanted: Sequence[int] | Filter, move: Move, *, actor: str, reason: str, up_to: int | None
     ) -> Changed: ...
 
 
@@ -146,16 +141,12 @@ class _Routes:
     @raises(NoLetter, WrongStatus)
     async def drop_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
         """Say that a letter is not to be repaired. It can be restored."""
-        if not await self.store.drop(number, actor=asker.name, reason=body.reason):
-            raise _no_letter(number)
-        return await self.get_dead_letter(number)
+        return await self._move(number, DROP, body, asker)
 
     @raises(NoLetter, WrongStatus)
     async def restore_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
         """Open a dropped letter again."""
-        if not await self.store.restore(number, actor=asker.name, reason=body.reason):
-            raise _no_letter(number)
-        return await self.get_dead_letter(number)
+        return await self._move(number, RESTORE, body, asker)
 
     @raises(NoLetter)
     async def drop_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
@@ -164,18 +155,23 @@ class _Routes:
 
         The others stay as they are, and are counted by their status. A `dry_run` changes nothing and says the same.
         """
-        wanted = body.selected()
-        if body.dry_run:
-            return await self.store.preview_move(wanted, LetterStatus.OPEN, up_to=body.up_to)
-        return await self.store.drop_many(wanted, actor=asker.name, reason=body.reason, up_to=body.up_to)
+        return await self._move_many(DROP, body, asker)
 
     @raises(NoLetter)
     async def restore_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
         """Open the dropped ones among letters again, as dropping them does."""
-        wanted = body.selected()
+        return await self._move_many(RESTORE, body, asker)
+
+    async def _move(self, number: int, move: Move, body: Drop, asker: Asker) -> LetterView:
+        if not await self.store.move(number, move, actor=asker.name, reason=body.reason):
+            raise _no_letter(number)
+        return await self.get_dead_letter(number)
+
+    async def _move_many(self, move: Move, body: DropMany, asker: Asker) -> Changed:
+        wanted, up_to = body.selected(), body.up_to
         if body.dry_run:
-            return await self.store.preview_move(wanted, LetterStatus.DROPPED, up_to=body.up_to)
-        return await self.store.restore_many(wanted, actor=asker.name, reason=body.reason, up_to=body.up_to)
+            return await self.store.preview_move(wanted, move, up_to=up_to)
+        return await self.store.move_many(wanted, move, actor=asker.name, reason=body.reason, up_to=up_to)
 
     async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
         """Who did what, why, and what came of it; newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
@@ -47,6 +48,20 @@ class LetterStatus(StrEnum):
     RESOLVED = "resolved"
     #: Somebody said that it is not to be repaired.
     DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A change of status that operators ask for."""
+
+    was: LetterStatus
+    to: LetterStatus
+    #: Its name in the audit.
+    action: str
+
+
+DROP: Final = Move(LetterStatus.OPEN, LetterStatus.DROPPED, "letter.dropped")
+RESTORE: Final = Move(LetterStatus.DROPPED, LetterStatus.OPEN, "letter.restored")
 
 
 class NoLetter(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
