@@ -477,7 +477,7 @@ async def claim(store: Store, replay_id: UUID, *, seconds: float) -> list[int]:
     progress = await store.progress(replay_id)
     assert progress is not None
     batch = await store.claim(replay_id, limit=9, next_at=progress.next_at, seconds=seconds)
-    return [each.mark.letter for each in batch]
+    return [each.number for each in batch]
 
 
 async def test_claimed_letters_of_a_dead_process_are_sent_by_another(database_url, store, broker):

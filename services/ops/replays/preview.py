@@ -11,11 +11,11 @@ from typing import Final, Protocol
 
 import structlog
 
+from services.ops.letters.letter import Mark
 from services.ops.replays.answers import Prediction, asks_extractor, is_end, predicted, refused
-from services.ops.replays.messages import message_of, reported
+from services.ops.replays.messages import StoredLetter, message_of, reported
 from services.ops.replays.outcomes import read
 from services.ops.replays.plan import Outcome
-from services.ops.replays.records import Sendable
 from shared.contract.errors import DependencyDown, Malformed, ModelswapError
 from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed
 from shared.contract.preview import Answer, Message, Refusal
@@ -35,7 +35,7 @@ class Services(Protocol):
     async def preview_state(self, message: Message) -> Answer: ...
 
 
-async def predict(sendable: Sendable, services: Services) -> Prediction:
+async def predict(letter: StoredLetter, mark: Mark, services: Services) -> Prediction:
     """
     Ask what would become of a letter.
 
@@ -44,34 +44,34 @@ async def predict(sendable: Sendable, services: Services) -> Prediction:
 
     """
     try:
-        return await _ask(sendable, services)
+        return await _ask(letter, mark, services)
     except DependencyDown:
         raise
     except Exception as error:
         # A bug here is no prediction of the letter's, but says as much: somebody must look at it.
         if not isinstance(error, ModelswapError):
-            log.exception("prediction.broken", letter=sendable.mark.letter)
-        return refused(Refusal.of(error), error_code=sendable.letter.error_code)
+            log.exception("prediction.broken", letter=letter.number)
+        return refused(Refusal.of(error), error_code=letter.error_code)
 
 
-async def _ask(sendable: Sendable, services: Services) -> Prediction:
-    letter = sendable.letter
+async def _ask(letter: StoredLetter, mark: Mark, services: Services) -> Prediction:
     if letter.queue == OPS_QUEUE:
-        said = read(message_of(letter, sendable.mark).decode())
+        said = read(message_of(letter, mark).decode())
         if isinstance(said, Malformed):
             raise said
         return Prediction(Outcome.MOVED, "what it says is written down")
     if letter.queue != RECEIVER:
-        return await _follow(sendable, message_of(letter, sendable.mark), letter.queue == EXTRACTOR_QUEUE, services)
-    envelope = reported(letter, sendable.mark)
+        return await _follow(
+            letter, message_of(letter, mark), services, is_for_extractor=letter.queue == EXTRACTOR_QUEUE
+        )
+    envelope = reported(letter, mark)
     if isinstance(envelope.event, TrainingProgressed):
         return Prediction(Outcome.NOTHING, "a report of progress, which settles nothing")
-    return await _follow(sendable, Message.of(envelope), asks_extractor(envelope), services)
+    return await _follow(letter, Message.of(envelope), services, is_for_extractor=asks_extractor(envelope))
 
 
-async def _follow(sendable: Sendable, message: Message, is_for_extractor: bool, services: Services) -> Prediction:  # noqa: FBT001
-    letter = sendable.letter
-    underway = [(message, is_for_extractor)]
+async def _follow(letter: StoredLetter, first: Message, services: Services, *, is_for_extractor: bool) -> Prediction:
+    underway = [(first, is_for_extractor)]
     for _ in range(_MOST_HOPS):
         if not underway:
             break

@@ -8,9 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from services.ops.letters.letter import Mark
 from services.ops.letters.views import Filter
-from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Counts, Rules, Status, Step
 from shared.contract.errors import PermanentError
 
@@ -84,14 +82,6 @@ class Progress:
     #: When the next letter may go; changed by each claim.
     next_at: datetime
     early_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sendable:
-    """A letter that may go now."""
-
-    letter: StoredLetter
-    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from services.ops.replays.messages import StoredLetter, headers_of, reported
 from services.ops.replays.plan import Done, Send, Status, Stop, decide
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.preview import predict
-from services.ops.replays.records import Progress, Revert, Round, Sendable, Work
+from services.ops.replays.records import Progress, Revert, Round, Work
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.limits import COPY_BYTES, short
 from shared.contract.topology import RECEIVER, Topology
@@ -50,7 +50,7 @@ class SendStore(Protocol):
 
     async def progress(self, replay_id: UUID) -> Progress | None: ...
 
-    async def claim(self, replay_id: UUID, *, limit: int, next_at: datetime) -> list[Sendable]: ...
+    async def claim(self, replay_id: UUID, *, limit: int, next_at: datetime) -> list[StoredLetter]: ...
 
     async def record(
         self, replay_id: UUID, *, sent: Sequence[int], unsent: Mapping[int, str], given_back: Sequence[int]
@@ -64,7 +64,7 @@ class PreviewStore(Protocol):
 
     async def to_preview(
         self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
-    ) -> list[Sendable]: ...
+    ) -> list[StoredLetter]: ...
 
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None: ...
 
@@ -125,12 +125,12 @@ class Sender:
                 await self._store.end(work.replay_id, Status.DONE, reason="", outcome=outcome)
         return Round()
 
-    async def _send_all(self, replay_id: UUID, batch: Sequence[Sendable]) -> Round:
+    async def _send_all(self, replay_id: UUID, batch: Sequence[StoredLetter]) -> Round:
         if not batch:
             return Round(seconds=_BUSY_SECONDS, is_elsewhere=True)
-        sends = (without_stray_cancel(self._send(each.letter, each.mark)) for each in batch)
+        sends = (without_stray_cancel(self._send(each, Mark(replay_id, each.number))) for each in batch)
         done = await asyncio.gather(*sends, return_exceptions=True)
-        results = dict(zip([each.mark.letter for each in batch], done, strict=True))
+        results = dict(zip([each.number for each in batch], done, strict=True))
         sent = [letter for letter, error in results.items() if error is None]
         down = {letter: error for letter, error in results.items() if isinstance(error, DependencyDown)}
         unsent = {letter: _why_unsent(error) for letter, error in results.items() if error and letter not in down}
@@ -198,15 +198,16 @@ class Previewer:
             self._after.pop(replay_id, None)
             return Round(seconds=0.0)
         if batch:
-            self._after[replay_id] = batch[-1].mark.letter
+            self._after[replay_id] = batch[-1].number
+        marked = [(letter, Mark(replay_id, letter.number)) for letter in batch]
         slots = asyncio.Semaphore(_PREVIEWS_AT_A_TIME)
 
-        async def predict_one(sendable: Sendable) -> None:
+        async def predict_one(letter: StoredLetter, mark: Mark) -> None:
             async with slots:
-                prediction = await predict(sendable, self._services)
-            await self._store.remember_predictions(replay_id, {sendable.mark.letter: prediction})
+                prediction = await predict(letter, mark, self._services)
+            await self._store.remember_predictions(replay_id, {letter.number: prediction})
 
-        done = await _each(self._aside, waiting, {each.mark: predict_one(each) for each in batch})
+        done = await _each(self._aside, waiting, {mark: predict_one(letter, mark) for letter, mark in marked})
         took = asyncio.get_running_loop().time() - began
         return replace(done, seconds=max(0.0, len(batch) / work.rate_per_second - took))
 

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from typing import Final
 from uuid import UUID
 
-from services.ops.letters.letter import Mark
 from services.ops.replays.answers import Prediction
+from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Outcome, Status
-from services.ops.replays.records import Sendable
 from services.ops.replays.store.send import BATCH_BYTES, NEXT_LETTERS
 from services.ops.replays.store.session import ReplaySession, find_status, to_stored_letter
 from shared.contract.text import clean
@@ -36,10 +35,10 @@ class Previews(ReplaySession):
 
     async def to_preview(
         self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
-    ) -> list[Sendable]:
+    ) -> list[StoredLetter]:
         """Return the next letters of a dry run with numbers above *after*, except those in *without*."""
         rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, BATCH_BYTES, after, without)
-        return [Sendable(to_stored_letter(row), Mark(replay_id, row["number"])) for row in rows]
+        return [to_stored_letter(row) for row in rows]
 
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None:
         """Store predictions, by the letters' numbers."""

@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from services.ops.letters.letter import Mark
+from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Counts, Outcome, Rules, Status
-from services.ops.replays.records import Progress, Sendable, Work
+from services.ops.replays.records import Progress, Work
 from services.ops.replays.store.session import (
     ReplaySession,
     find_status,
@@ -136,15 +136,15 @@ class Sending(ReplaySession):
 
     async def claim(
         self, replay_id: UUID, *, limit: int, next_at: datetime, seconds: float = CLAIM_SECONDS
-    ) -> list[Sendable]:
+    ) -> list[StoredLetter]:
         """Claim at most *limit* letters; none if the replay has changed since its `Progress` had this *next_at*."""
 
-        async def work(connection: Connection) -> list[Sendable]:
+        async def work(connection: Connection) -> list[StoredLetter]:
             rows = await connection.fetch(_NEXT, replay_id, limit, Outcome.WAITING, BATCH_BYTES)
             if not await connection.fetchval(_PUT_OFF, replay_id, next_at, float(len(rows))):
                 return []
-            batch = [Sendable(to_stored_letter(row), Mark(replay_id, row["number"])) for row in rows]
-            await connection.execute(_CLAIM, replay_id, [each.mark.letter for each in batch], seconds)
+            batch = [to_stored_letter(row) for row in rows]
+            await connection.execute(_CLAIM, replay_id, [each.number for each in batch], seconds)
             return batch
 
         return await self._transaction(work)
