@@ -12,8 +12,7 @@ from services.ops.api import create_api
 from services.ops.client import Services
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.archive import Archive
-from services.ops.letters.owners import Owners
-from services.ops.letters.purge import purge
+from services.ops.letters.housekeeping import Owners, purge
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import MIGRATIONS, ROLE
 from services.ops.reconcile.actions import Publish

@@ -18,8 +18,7 @@ from services.cli.client import Operators
 from services.cli.operators.letters import change_if_told
 from services.cli.problem import Problem
 from services.ops.client import ServiceFailed
-from services.ops.letters.owners import Owners
-from services.ops.letters.purge import purge_some
+from services.ops.letters.housekeeping import Owners, purge_some
 from services.ops.letters.store import Store
 from services.ops.letters.views import DROP, AuditFilter, Filter, LetterStatus
 from services.ops.letters.where import by_number, where
