@@ -1,1 +1,1 @@
-"""Where nothing is lost and repairing is calm: dead letters, replays, and webhooks that never came."""
+"""The operators' service: dead letters, replays, and reconciliation with Replicate."""

@@ -16,7 +16,7 @@ from shared.contract.errors import ModelswapError
 from shared.runtime.http import Api, new_api
 from shared.runtime.tokens import Token
 
-#: What a failure of ours is answered with. Any other is a bug.
+#: HTTP status by error. Any other error is a bug.
 _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     EditRefused: HTTPStatus.UNPROCESSABLE_ENTITY,
     NothingSelected: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -28,11 +28,11 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     WrongStatus: HTTPStatus.CONFLICT,
     LookRefused: HTTPStatus.CONFLICT,
 }
-#: What the operations are about, by the tag that each router gives its own.
+#: Descriptions of the routers' tags.
 _TAGS: Final[Mapping[str, str]] = {
-    "dead letters": "Messages that were given up, in groups that most likely have one cause. They are kept, whole.",
-    "replays": "Send letters again, step by step, after a look at what would become of them; and take that back.",
-    "reconciliation": "Trainings that are overdue because no webhook came, and models that are looked for again.",
+    "dead letters": "Messages that failed for good, in groups that most likely have one cause. They are kept, whole.",
+    "replays": "Send dead letters again, step by step, after a dry run; and undo that.",
+    "reconciliation": "Trainings that are overdue because no webhook came, and retries of extractions.",
     "audit": "Who did what, why, and what came of it.",
 }
 _DESCRIPTION: Final = (

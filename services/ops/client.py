@@ -1,4 +1,4 @@
-"""What is asked of the other services? Edge: state's API, as any product may ask it, and the extractor's."""
+"""Client of the other services: state's public API, and the extractor's. Edge."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _LONG_SECONDS: Final = 60.0
 _CHECK_SECONDS: Final = 2.0
 _BODY_LIMIT: Final = 8 * 1024 * 1024
 _PAGE: Final = 200
-#: State takes no longer one. The audit has all of it.
+#: The longest that state takes. The audit has the whole reason.
 _REASON_LIMIT: Final = 1000
-#: Why a user's model stays as it is, for good. Any other problem is one of ours, or of what is between us.
+#: Problems that say that a user's model is kept, for good. Any other is a failure of the services or the network.
 _KEPT: Final = frozenset(
     (
         "already-current",
@@ -43,24 +43,24 @@ _KEPT: Final = frozenset(
         "user-deleted",
     )
 )
-#: It is the message that is at fault, such as its size.
+#: The message itself is refused, such as for its size.
 _REFUSED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 class ServiceDown(DependencyDown):
-    """Another service of ours does not answer, or not us, or not as it should."""
+    """Another service does not answer, refuses our token, or answers in an unexpected way."""
 
     code = "service_down"
 
 
 class ServiceFailed(ServiceDown):
-    """It answers, but not as it should: maybe to this question alone."""
+    """It answers in an unexpected way, maybe to this request only."""
 
     may_concern_one = True
 
 
-class TrainingUnreadable(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """State shows a training that this version can not read."""
+class TrainingUnreadable(PermanentError):  # noqa: N818 (names a condition)
+    """State returned a training that this version can not read."""
 
     code = "training_unreadable"
 
@@ -68,7 +68,7 @@ class TrainingUnreadable(PermanentError):  # noqa: N818 (it is what was seen, an
 class _Page(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    #: Each is read alone: one that can not be hides no other.
+    #: Parsed one by one, so that one that can not be parsed does not hide the others.
     items: Sequence[JsonValue]
     next_cursor: str | None
 
@@ -82,7 +82,7 @@ class _Health(BaseModel):
 
 
 class Services:
-    """State and the extractor, as an async context manager. Every question raises `ServiceDown` where one is away."""
+    """State and the extractor, as an async context manager. Every method raises `ServiceDown` if one is away."""
 
     def __init__(self, *, state_url: str, extractor_url: str, token: Token, unreadable: SetAside[str]) -> None:
         """*unreadable* holds the trainings of state that can not be read, by their refs."""
@@ -134,7 +134,7 @@ class Services:
         return training
 
     async def knows(self, training_id: str) -> bool:
-        """Is a training of this id registered?"""
+        """Return whether a training of this id is registered."""
         response = await self._ask("GET", self._training(training_id))
         if response.status_code == HTTPStatus.NOT_FOUND:
             return False
@@ -142,9 +142,9 @@ class Services:
         return True
 
     async def user_of(self, training_id: str) -> str | None:
-        """The user whose training it is, by Replicate's id; None if it is not registered."""
+        """Return the user of a training, by Replicate's id; None if it is not registered."""
         if parse_ref(training_id) is not None:
-            # A broken message may hold anything in that place: state would answer with the training of that ref.
+            # A broken message may hold a ref in its place: state would answer with the training of that ref.
             return None
         response = await self._ask("GET", self._training(training_id))
         if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
@@ -152,30 +152,30 @@ class Services:
         return _read(_Training, response).user_id
 
     async def look_again(self, training: str) -> None:
-        """Have the model of a training (Replicate's id, or our ref) looked for once more that Replicate finished."""
+        """Ask state to retry the extraction of a training (Replicate's id, or our ref) that has succeeded."""
         _accept(await self._ask("POST", f"{self._training(training)}/retry-extraction"))
 
     async def never_started(self, ref: UUID, reason: str) -> None:
-        """Say that Replicate was never asked for a training. One that somebody heard of since stays as it is."""
+        """Tell state that a training was never started. State ignores it if it has heard of the training since."""
         _accept(await self._ask("POST", f"{self._training(str(ref))}/never-started", {"reason": reason}))
 
     # Replays
 
     async def preview_extractor(self, message: Message) -> Answer:
-        """What the extractor would make of *message*."""
+        """Return what the extractor would do with *message*."""
         return await self._preview(self._extractor, message)
 
     async def preview_state(self, message: Message) -> Answer:
-        """What state would make of *message*."""
+        """Return what state would do with *message*."""
         return await self._preview(self._state, message)
 
     async def take_back(self, revert: Revert) -> str | None:
         """
-        Take a user's model back: to the one before, or, where there was none, to none.
+        Roll a user's model back, or withdraw it if there was none before.
 
-        Return None where it is done, or was before; else why the model stays as it is, for good.
+        Return None if that is done, also earlier; else why the model is kept, for good.
         """
-        # With a token that may not say it in the header, the name of the operator stands in the reason.
+        # If our token may not set the header, the operator's name is part of the reason.
         by = "" if self._may_speak_for_others else f" by {revert.actor}"
         reason = f"undo of replay {revert.replay_id}{by}: {revert.reason}"
         on_behalf_of = {ON_BEHALF_OF: to_header(revert.actor)} if self._may_speak_for_others else {}
@@ -188,7 +188,7 @@ class Services:
             headers={
                 **on_behalf_of,
                 "If-Match": f'"{revert.generation}"',
-                # Asked again after a crash, it is the same request.
+                # The same after a crash, so that a repeated request has no second effect.
                 "Idempotency-Key": f"undo-{revert.replay_id}-{user}-{revert.generation}",
             },
             seconds=_LONG_SECONDS,
@@ -200,11 +200,11 @@ class Services:
         raise _unexpected(response)
 
     async def check_extractor(self) -> str | None:
-        """What keeps the extractor from its work now, or None."""
+        """Return what keeps the extractor from its work now, or None."""
         return await self._check(self._extractor)
 
     async def check_state(self) -> str | None:
-        """What keeps state from its work now, or None."""
+        """Return what keeps state from its work now, or None."""
         return await self._check(self._state_root)
 
     # Below

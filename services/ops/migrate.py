@@ -1,4 +1,4 @@
-"""How does the database of `services.ops` come to be? Edge: the files in ``migrations/`` make its schema."""
+"""The migrations of schema `ops`. Edge."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Final
 from shared.runtime.migrations import Migrations
 
 MIGRATIONS: Final = Migrations(schema="ops", directory=Path(__file__).parent / "migrations")
-#: The role whose few rights the service acts with.
+#: The role with the service's few privileges.
 ROLE: Final = "modelswap_ops"

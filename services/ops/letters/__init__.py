@@ -1,1 +1,1 @@
-"""Dead letters: what failed is kept byte for byte, shown, grouped, and set aside by people only."""
+"""Dead letters: stored byte for byte, shown, grouped, and dropped by operators only."""

@@ -1,4 +1,4 @@
-"""What failed, and what people say of it. Edge: the operators' routes for letters and the audit."""
+"""The operators' routes for dead letters and the audit. Edge."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ F = TypeVar("F", bound=BaseModel)
 
 
 class _Digits(StringConvertor):
-    """The number of a letter in a path. What is none of these, like ``drop``, may name another operation."""
+    """The number of a dead letter in a path. Other words, like ``drop``, may name another operation."""
 
     regex = "[0-9]{1,30}"
 
@@ -47,7 +47,7 @@ Number = Annotated[int, Path(ge=1, lt=2**63)]
 
 
 class Store(Protocol):
-    """Where letters and the audit are kept."""
+    """The store of dead letters and of the audit."""
 
     async def find(self, number: int) -> LetterView | None: ...
 
@@ -107,7 +107,7 @@ class _Routes:
 
     async def list_dead_letters(self, wanted: Annotated[_Letters, Query()]) -> Page[LetterLine]:
         """Letters, newest first. What arrives meanwhile does not move the pages."""
-        # One more than asked for tells whether there are more.
+        # One more than the limit shows whether there is a next page.
         found = await self.store.list_letters(
             _only(Filter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
         )

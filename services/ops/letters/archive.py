@@ -1,4 +1,4 @@
-"""What becomes of a message in the dead queue? It is read, whatever it is, and stored: the handler of `Keeper`."""
+"""The handler of the dead queue: stores every message, of whatever kind, as a dead letter."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from shared.contract.trace import trace_id_in
 
 log = structlog.get_logger()
 
-#: What one statement carries; a larger letter goes alone.
+#: The most bytes in one statement; a larger letter has its own.
 _STATEMENT_BYTES: Final = 4 * 1024 * 1024
 
 
 class Store(Protocol):
-    """Where letters are kept."""
+    """The store of dead letters."""
 
     async def keep(self, letters: Sequence[Letter]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Stores what is taken from the dead queue."""
+    """Stores messages of the dead queue."""
 
     store: Store
     now: Callable[[], datetime]
 
     async def keep(self, messages: Sequence[Message]) -> None:
-        """Store *messages*; those that were stored before are known by their digest."""
+        """Store *messages*; their digests tell which were stored before."""
         moment = self.now()
         for some in in_parts(messages):
             letters = [read(message, now=moment) for message in some]
@@ -51,7 +51,7 @@ class Archive:
 
 
 def in_parts(messages: Iterable[Message]) -> Iterator[list[Message]]:
-    """*messages* in order, cut so that no part with company is large."""
+    """Cut *messages*, in order, so that a large one is alone in its part."""
     part: list[Message] = []
     size = 0
     for message in messages:

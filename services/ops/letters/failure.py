@@ -1,8 +1,7 @@
 """
 Where a message failed, how, and how often. Pure; nothing raises.
 
-Read from our own headers. A consumer that crashed too often leaves only RabbitMQ's; where nothing says it, the failure
-says so.
+Read from our own headers, or, if a consumer crashed too often, from RabbitMQ's; else it is unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _DELIVERY_LIMIT: Final = "delivery_limit"
 
 
 class Message(Protocol):
-    """What was taken from the dead queue."""
+    """A message of the dead queue."""
 
     @property
     def exchange(self) -> str: ...
@@ -102,7 +101,7 @@ def _from_our_headers(message: Message, now: datetime) -> Failure:
 
 
 def _from_rabbitmqs_headers(message: Message, deaths: list[Mapping[str, Any]], now: datetime) -> Failure:
-    # Its way through the delays is told as well: those are no deaths.
+    # Expiry in a delay queue is listed as well, and is no failure.
     death = next((each for each in deaths if each.get("reason") == _DELIVERY_LIMIT), deaths[0])
     reason = clean(str(death.get("reason", _UNKNOWN)), NAME_LIMIT)
     at = to_time(death.get("time")) or now
@@ -115,9 +114,9 @@ def _from_rabbitmqs_headers(message: Message, deaths: list[Mapping[str, Any]], n
         code="crashed_too_often" if crashed else "dead_lettered",
         kind="CrashedTooOften" if crashed else "DeadLettered",
         text=(
-            "RabbitMQ gave it up: whoever consumed it crashed each time, or lost the connection"
+            "RabbitMQ gave it up: its consumer crashed each time, or lost the connection"
             if crashed
-            else f"RabbitMQ gave it up: {reason}"
+            else f"RabbitMQ dead-lettered it: {reason}"
         ),
         traceback="",
         attempts=to_count(message.headers.get(ATTEMPT)),

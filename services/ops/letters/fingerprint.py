@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import Final
 
-#: In an error's text, what differs from one letter to the next. In order: what is longest first.
+#: Parts of an error's text that differ between failures of one cause. In order: the longest first.
 _VARIABLE: Final = tuple(
     (re.compile(pattern), put)
     for pattern, put in (
@@ -15,9 +15,9 @@ _VARIABLE: Final = tuple(
         (r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b", "<id>"),
         (r"\b[a-z0-9][\w.-]*/[\w.-]+(?::[\w-]+)?", "<model>"),
         (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*", "<time>"),
-        # A word of letters and digits mixed: an id of some kind. HTTP2 and utf8 are short.
+        # A word of letters and digits mixed is an id. HTTP2 and utf8 are too short.
         (r"\b(?=\w*\d)(?=\w*[a-zA-Z])\w{8,}\b", "<id>"),
-        # What somebody answered is no mere number.
+        # Status codes stay.
         (r"(?<!answered )(?<!status )(?<!said )(?<!HTTP )(?<!code )[-+]?(?<!\d)\d+(?:[.,:]\d+)*", "<n>"),
         (r"\s+", " "),
     )
@@ -28,12 +28,12 @@ _FINGERPRINT_TEXT: Final = 1000
 
 
 def fingerprint(queue: str, code: str, kind: str, text: str) -> str:
-    """Equal for failures that most likely have one cause."""
+    """Return a text that is equal for failures that most likely have one cause."""
     return digest_of(*(part.encode() for part in (queue, code, kind, normalised(text))))[:16]
 
 
 def normalised(text: str) -> str:
-    """*text* without what differs from one letter to the next: ids, numbers, whatever is quoted."""
+    """Return *text* without ids, numbers and quoted parts."""
     text = text[:_FINGERPRINT_TEXT]
     for pattern, put in _VARIABLE:
         text = pattern.sub(put, text)

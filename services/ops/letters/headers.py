@@ -24,7 +24,7 @@ _ATTEMPTS_MOST: Final = 2**31 - 1
 
 
 def to_plain(value: object, depth: int = 0) -> Any:
-    """*value* of a header as JSON can hold it."""
+    """Return *value* of a header as a value of JSON."""
     plain: Any = clean(str(value))
     match value:
         # Postgres can not look into JSON with a NUL.
@@ -48,7 +48,7 @@ def to_plain(value: object, depth: int = 0) -> Any:
 
 
 def to_encodable(text: str) -> str:
-    """*text* without NUL, and without halves of surrogate pairs, which no bytes stand for."""
+    """Return *text* without NUL and lone surrogates, which Postgres can not store."""
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 

@@ -31,14 +31,14 @@ _MARK: Final = re.compile(r"([0-9a-f-]{36}):([1-9][0-9]{0,18})")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Which replay of which letter a message is, as messages carry it: ``<replay's id>:<letter's number>``."""
+    """The header ``ce-replay``, ``<replay id>:<letter>``: which replay of which dead letter a message is."""
 
     replay_id: UUID
     letter: int
 
     @classmethod
     def parse(cls, value: object) -> Mark | None:
-        """Read one as it is written, and in no other form; None if it is something else."""
+        """Parse the one form that is written; None for anything else."""
         match = _MARK.fullmatch(value) if isinstance(value, str) else None
         if match is None or int(match[2]) >= 2**63:
             return None
@@ -53,7 +53,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead message, whatever it was."""
+    """A dead letter, of a message of any kind."""
 
     digest: str
     fingerprint: str
@@ -65,16 +65,16 @@ class Letter:
     event_id: str | None
     training_id: str | None
     failure: Failure
-    #: Set where an operator's replay brought it here.
+    #: Set if it failed in an operator's replay.
     mark: Mark | None
 
 
 def read(message: Message, *, now: datetime) -> Letter:
-    """What *message* was; *now* is when it was taken, for those that do not say when they died."""
+    """Parse a message of the dead queue; *now* is the time of its failure if it has none."""
     failure = failure_of(message, now)
     headers = message.headers
     document = _document(message.body)
-    # An event in structured mode says of itself in the body what others say in headers.
+    # An event in structured mode has its attributes in the body, not in headers.
     said = document if is_structured(message.content_type) else {}
     event_id = to_name(headers.get("ce-id")) or to_name(said.get("id")) or to_name(headers.get("webhook-id"))
     event_type = to_name(headers.get("ce-type")) or to_name(said.get("type"))
@@ -96,10 +96,10 @@ def read(message: Message, *, now: datetime) -> Letter:
 
 def _identity(message: Message, queue: str, event_id: str | None) -> str:
     """
-    Equal for letters of one fact at one queue.
+    Return a digest that is equal for dead letters of one fact at one queue.
 
-    Who handles a delivery once more publishes the same fact in other bytes: when, and how long its checks took. So an
-    event whose id follows from what it says is known by its id. Any other message is known by its bytes.
+    A repeated delivery publishes the same fact in other bytes: the time, and how long checks took. So an event whose id
+    is derived from its content is identified by its id, and any other message by its bytes.
     """
     fact = _fact(message)
     if fact is not None:
@@ -108,7 +108,7 @@ def _identity(message: Message, queue: str, event_id: str | None) -> str:
 
 
 def _fact(message: Message) -> str | None:
-    """The id of the event in *message*, if it is derived from what that says: another's body may say anything."""
+    """Return the id of the event in *message* if it is derived from its content; else it may be forged."""
     if len(message.body) > _SEARCHED_BYTES:
         return None
     try:
@@ -119,12 +119,12 @@ def _fact(message: Message) -> str | None:
 
 
 def _is_added(name: str) -> bool:
-    """Was this header put there after the message was published?"""
+    """Return whether this header was added after the message was published."""
     return name.startswith(BROKERS_OWN) or name in (ATTEMPT, FAILED_AT)
 
 
 def _document(body: bytes) -> Mapping[str, Any]:
-    """What *body* says, if it is a JSON object."""
+    """Return *body* if it is a JSON object, else an empty one."""
     if len(body) > _SEARCHED_BYTES:
         return {}
     try:
@@ -136,7 +136,7 @@ def _document(body: bytes) -> Mapping[str, Any]:
 
 def _training_id(document: Mapping[str, Any], queue: str) -> str | None:
     match document:
-        # A webhook that could not be read as an event.
+        # A webhook that the receiver could not translate.
         case {"id": str(found)} if queue == RECEIVER:
             return to_name(found)
         # The second is an event in structured mode.

@@ -1,4 +1,4 @@
-"""What do operators ask of letters, and what are they shown? Pure: the bodies of the API."""
+"""Requests and answers of the API of dead letters and the audit. Pure."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ Reason = Annotated[
 
 
 class LetterStatus(StrEnum):
-    """Where a letter is."""
+    """The status of a dead letter."""
 
-    #: Somebody has to look at it.
+    #: Needs an operator.
     OPEN = "open"
-    #: A replay has it.
+    #: Part of a running replay.
     REPLAYING = "replaying"
-    #: A replay had its effect.
+    #: A replay of it succeeded.
     RESOLVED = "resolved"
-    #: Somebody said that it is not to be repaired.
+    #: An operator decided not to repair it.
     DROPPED = "dropped"
 
 
@@ -120,22 +120,22 @@ def selective(given: Filter) -> Filter:
 
 
 def _of_any_status(given: Filter) -> Filter:
-    # What is dropped is open, and what is restored is dropped: whoever says something else means other letters.
+    # Open letters are dropped, and dropped ones restored: another status selects nothing.
     if given.status is not None:
         raise ValueError("says a status: open letters are dropped, and dropped ones restored, so leave it out")
     return selective(given)
 
 
 def said(*names: str) -> list[Any]:
-    """For each of the fields with these *names*, the JSON Schema of an object that says it: options to choose from."""
+    """Return, for each name, the JSON Schema of an object that has this field: options for anyOf and oneOf."""
     return [{"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in names]
 
 
-#: What `selective` wants to be given.
+#: JSON Schema of what `selective` requires.
 SELECTIVE: Final = said(*(name for name in Filter.model_fields if name != "status"))
 
 
-#: What is dropped is open, and what is restored is dropped: a status is left out.
+#: Open letters are dropped, and dropped ones restored: a status is left out.
 _STATUS_NONE: Final = {"status": {"type": "null"}}
 
 

@@ -1,4 +1,4 @@
-"""Which rows of `ops.letters` are meant? Pure: a filter as a condition in SQL, for whichever store asks it."""
+"""A filter of dead letters as a condition in SQL. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from services.ops.letters.views import Filter
 
-#: As the index parts them: by nothing but ASCII's own punctuation, which is the same in every locale.
+#: As the index splits words: at ASCII punctuation only, which is the same in every locale.
 _WORD: Final = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+")
 
 _CONDITIONS: Final = {
@@ -28,7 +28,7 @@ _CONDITIONS: Final = {
 
 
 def where(wanted: Filter) -> tuple[str, list[Any]]:
-    """The conditions that *wanted* sets, with places from $1, and the values for those."""
+    """Return the conditions of *wanted*, with parameters from $1, and their values."""
     given = wanted.model_dump(exclude_none=True)
     if "text" in given:
         given["text"] = " & ".join(f"'{word}':*" for word in _WORD.findall(given["text"])) or "-"
@@ -38,9 +38,9 @@ def where(wanted: Filter) -> tuple[str, list[Any]]:
 
 def by_number(wanted: Filter) -> str:
     """
-    What the rows are put in order by, where only some of them are taken.
+    Return what rows are ordered by when only some of them are taken.
 
-    Words have an index of their own. On the way through the letters by number each one's words would be made anew
-    first: for a hundred thousand without the one that is looked for that takes a second.
+    A search for words must use their own index: in order of the numbers, Postgres would split each letter's text into
+    words again, which takes a second for a hundred thousand letters without a match.
     """
     return "number" if wanted.text is None else "number + 0"

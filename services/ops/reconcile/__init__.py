@@ -1,1 +1,1 @@
-"""Which trainings ended without anybody telling us? Asked of Replicate, within a budget; told as the receiver would."""
+"""Reconciliation: find trainings that ended without a webhook, by asking Replicate within a budget of calls."""

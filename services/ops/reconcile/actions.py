@@ -1,4 +1,4 @@
-"""What the reconciler does about one training: tell, ask, identify, give up. Edge: state, Replicate, the broker."""
+"""The reconciler's actions on one training: publish its end, ask Replicate, identify it, give it up. Edge."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from shared.runtime import telemetry
 log = structlog.get_logger()
 
 SOURCE: Final = "ops"
-#: The error of a model of which it is not known for days whether it works.
+#: Error code of a training whose model was not verified in time.
 _GIVEN_UP: Final = "given_up"
-#: An answer of Replicate's is never larger.
+#: Replicate's answers are never larger.
 _ANY_SIZE: Final = 8 * 1024 * 1024
 
 #: Returns when the broker has confirmed it.
@@ -52,7 +52,7 @@ class State(Protocol):
 
 
 class Store(Protocol):
-    """Where it is remembered what was done."""
+    """The store of recoveries."""
 
     async def looked(
         self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""

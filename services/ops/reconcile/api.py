@@ -1,4 +1,4 @@
-"""What are operators shown of overdue trainings? Edge: two routes of their API."""
+"""The operators' routes for reconciliation. Edge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Most = Annotated[int, Query(ge=0, le=200)]
 
 
 class Store(Protocol):
-    """Where it is remembered what was done."""
+    """The store of recoveries."""
 
     async def last_round(self) -> RoundView: ...
 
@@ -42,18 +42,18 @@ class Store(Protocol):
 
 
 class State(Protocol):
-    """Whoever has models looked for."""
+    """State's API."""
 
     async def look_again(self, training: str) -> None: ...
 
 
 def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) -> APIRouter:
-    """``GET /reconciliation``, and a second look that the audit remembers."""
+    """Return the routes: ``GET /reconciliation``, and an audited retry of an extraction."""
     router = APIRouter()
 
     @router.get("/reconciliation", tags=["reconciliation"])
     async def reconciliation(limit: Most = 20) -> Reconciliation:
-        """Whether what Replicate tells reaches us: how many trainings were recovered, and what is overdue."""
+        """Whether webhooks arrive: how many trainings were recovered without one, and which are overdue."""
         counts = await store.counts(now())
         recovered = counts.get(RecoveryOutcome.RECOVERED, RecoveryCounts())
         return Reconciliation(
@@ -70,7 +70,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
     @router.post("/trainings/{training_id}/look-again", tags=["reconciliation"])
     @raises(LookRefused)
     async def look_again(training_id: Annotated[TrainingName, Path()], body: LookAgain, asker: Asker) -> LookedAgain:
-        """Look for the model of a training once more that succeeded without a usable one, for a reason."""
+        """Retry the extraction of a training that succeeded without a usable model, for a reason."""
         try:
             await state.look_again(training_id)
         except StateRefused as error:

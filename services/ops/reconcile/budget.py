@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class CallBudget:
-    """How many calls are left; *per_minute* come back in each minute, and no more than those are ever saved."""
+    """A token bucket of *per_minute* calls, refilled within a minute."""
 
     per_minute: int
     left: float = field(init=False)
@@ -17,7 +17,7 @@ class CallBudget:
         self.left = float(self.per_minute)
 
     def spend(self, now: float) -> bool:
-        """Take one at *now* (seconds, of any clock that only rises), if there is one."""
+        """Take one call at *now* (seconds of a monotonic clock); False if none is left."""
         passed = now - (now if self._then is None else self._then)
         self._then = now
         self.left = min(float(self.per_minute), self.left + passed * self.per_minute / 60)

@@ -1,4 +1,4 @@
-"""What Replicate's list of trainings shows, as far back as it was read. Pure."""
+"""Replicate's list of trainings, and which of ours are in it. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _START_TAKES: Final = timedelta(minutes=5)
 
 @dataclass(slots=True)
 class Listing:
-    """What Replicate's list shows, as far back as it was read."""
+    """Replicate's list of trainings, as far back as it was read."""
 
     #: Sign the addresses of our webhooks.
     secrets: Sequence[str] = field(default=(), repr=False)
@@ -30,7 +30,7 @@ class Listing:
     _since: datetime | None = None
     _by_id: dict[str, Training] = field(default_factory=dict)
     _by_ref: dict[UUID, Training] = field(default_factory=dict)
-    #: Those that do not say where their webhooks go.
+    #: Trainings without a webhook address.
     _silent: list[Training] = field(default_factory=list)
 
     def add(self, trainings: Iterable[Training]) -> None:
@@ -45,30 +45,30 @@ class Listing:
                 self._since = min(training.created_at, self._since or training.created_at)
 
     def goes_back_to(self, moment: datetime) -> bool:
-        """Was it read as far back as that?"""
+        """Return whether it was read back to *moment*."""
         return self.is_whole or (self._since is not None and self._since < moment)
 
     def reaches(self, training: Unfinished) -> bool:
-        """Would it show *training*, if Replicate had it?"""
+        """Return whether it would show *training*, if Replicate had it."""
         return self.goes_back_to(training.requested_at - CLOCKS_OFF)
 
     def find(self, training: Unfinished) -> Training | None:
-        """The training itself: by its id, or by the address that we signed for it."""
+        """Return the training itself: by its id, or by the webhook address that was signed for it."""
         if training.training_id is not None:
             return self._by_id.get(training.training_id)
         return self._by_ref.get(training.ref)
 
     def may_be(self, training: Unfinished) -> list[Training]:
         """
-        Those that may be *training*, whose id nobody knows.
+        Return those that may be *training*, whose id is not known.
 
-        Replicate names the destination in the output only, so it is one that has made a version there.
+        Replicate names the destination in the output only, so only one that has made a version there can be matched.
         """
         return [each for each in self._silent if _fits(training, each)]
 
 
 def oldest(watched: Iterable[Watched]) -> datetime | None:
-    """How far back Replicate's list is to be read for these."""
+    """Return how far back Replicate's list must be read for these."""
     needed = [each.training.requested_at for each in watched if each.training.stage is not Stage.VERIFYING]
     return min(needed) - CLOCKS_OFF if needed else None
 
@@ -77,13 +77,13 @@ def _fits(training: Unfinished, found: Training) -> bool:
     if training.trainer is None or found.created_at is None or found.status != TrainingStatus.SUCCEEDED:
         return False
     begun, ended = training.requested_at - CLOCKS_OFF, training.requested_at + _START_TAKES
-    # Replicate may run another version of the trainer than the one that was asked for.
+    # Replicate may run another version of the trainer than was requested.
     is_of_trainer = found.trainer == str(training.trainer.model)
     return is_of_trainer and begun <= found.created_at <= ended and _destination(found) == training.destination
 
 
 def _destination(found: Training) -> ModelName | None:
-    """The model that *found* made a version of, where its output says so in full."""
+    """Return the model that *found* made a version of, if its output names it in full."""
     match found.output:
         case {"version": str(version)}:
             ref = ModelRef.parse(version)

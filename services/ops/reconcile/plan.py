@@ -30,13 +30,13 @@ from shared.replicate.training import Training, TrainingStatus
 MOST_GETS: Final = 3
 
 
-#: So often nothing must have been found before anybody says that there is nothing.
+#: Empty lookups before a training counts as absent.
 _ENOUGH_LOOKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Replicate says what became of it: pass that on."""
+    """Publish the status that Replicate shows."""
 
     training: Unfinished
     found: Training
@@ -52,11 +52,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Identify:
-    """It is one of *candidates*, if state knows all but that one; else nobody can tell."""
+    """It is the one of *candidates* that state does not know, if there is just one."""
 
     training: Unfinished
     candidates: tuple[Training, ...]
-    #: Does the list show all that there are?
+    #: The list would show it if it were none of these.
     is_absent_otherwise: bool
 
 
@@ -70,14 +70,14 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """State is to have its model looked for once more."""
+    """Retry its extraction."""
 
     training: Unfinished
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Nobody will hear of it any more."""
+    """Stop waiting: it ends as failed."""
 
     training: Unfinished
     training_id: TrainingId
@@ -86,7 +86,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class NeverStarted:
-    """Replicate was never asked for it."""
+    """It ends as failed, because it was never started."""
 
     training: Unfinished
     reason: str
@@ -104,14 +104,14 @@ def plan(
     others: Iterable[Unfinished] = (),
 ) -> list[Step]:
     """
-    What to do about each of *watched*, which are due; the longest overdue first.
+    Return the next step for each of *watched*, which are due; the longest overdue first.
 
-    *others* have not ended and are not due: what may be one of these is nobody else's.
+    *others* have not ended and are not due, but may be what the list shows.
     """
     in_order = sorted(watched, key=lambda each: limits.due_at(each.training))
     nameless = [each for each in (*(each.training for each in in_order), *others) if _has_no_id(each)]
     candidates = {each.ref: listing.may_be(each) for each in nameless}
-    # One that may be two of ours is none: nobody guesses whose model it makes.
+    # One that may be two of ours is none: a guess could give a user another's model.
     claimants = Counter(found.id for several in candidates.values() for found in several)
     sole = {ref: [found for found in several if claimants[found.id] == 1] for ref, several in candidates.items()}
     return [_step(each, listing, sole, now, limits) for each in in_order]
@@ -136,7 +136,7 @@ def _step(
 
 def _step_of_verified(watched: Watched, now: datetime, limits: Limits) -> Step:
     training = watched.training
-    # Without an id there is nothing to tell: state may still know what to look for.
+    # Without an id it can not be given up; state may still know what to extract.
     if training.training_id is not None and _is_hopeless(watched, now, limits):
         why = f"whether its model works is not known since {training.updated_at:%F %R} UTC"
         return _give_up(training, training.training_id, now, why)
@@ -167,7 +167,7 @@ def _step_of_missing(
 def _step_of_nameless(watched: Watched, now: datetime, limits: Limits, *, is_absent: bool) -> Step:
     training, looks = watched.training, watched.memory.absences + 1
     is_late = now >= limits.due_at(training) + 2 * limits.after
-    # Of one that is said to run, a webhook was heard.
+    # If it runs, a webhook has come.
     if training.stage is Stage.REQUESTED and is_absent and is_late and looks >= _ENOUGH_LOOKS:
         return NeverStarted(training, f"Replicate was never asked to start it: it lists none, after {looks} looks")
     if _is_hopeless(watched, now, limits):

@@ -50,7 +50,7 @@ _TROUBLE_LIMIT: Final = 1000
 
 
 class Page(Protocol):
-    """Some trainings, newest first, and where the next ones are."""
+    """A page of trainings, newest first, and the cursor of the next."""
 
     @property
     def trainings(self) -> Sequence[Training]: ...
@@ -60,19 +60,19 @@ class Page(Protocol):
 
 
 class Replicate(actions.GetTraining, Protocol):
-    """What is asked of Replicate."""
+    """Replicate's API."""
 
     async def list_trainings(self, cursor: str | None = None) -> Page: ...
 
 
 class State(actions.State, Protocol):
-    """What is asked of state."""
+    """State's API."""
 
     def unfinished(self) -> AsyncIterator[Unfinished]: ...
 
 
 class Store(actions.Store, Protocol):
-    """Where it is remembered what was done."""
+    """The store of recoveries."""
 
     def alone(self) -> AbstractAsyncContextManager[bool]: ...
 
@@ -92,7 +92,7 @@ class OutOfCalls(Exception):  # noqa: N818 (a signal, not an error)
 
 
 class Reconciler:
-    """Finds the ends that nobody told us of."""
+    """Finds ends of trainings that no webhook reported."""
 
     def __init__(
         self,
@@ -120,12 +120,12 @@ class Reconciler:
         self._actions = actions.Actions(state, replicate, store, publish, limits=limits, spend=self._spend)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Work in rounds until *stopping* is set, through every loss of whomever it asks."""
+        """Work in rounds until *stopping* is set, through every outage."""
         while not stopping.is_set():
             await wait_for_any(stopping, seconds=await self._attempt())
 
     async def check(self) -> str | None:
-        """What keeps trainings from being looked for, or None."""
+        """Return why the last round failed, or None."""
         return self._trouble
 
     async def _attempt(self) -> float:
@@ -153,7 +153,7 @@ class Reconciler:
 
     async def round(self, moment: datetime) -> None:
         """
-        Look once at all that is overdue at *moment*.
+        Check every training that is overdue at *moment* once.
 
         Raises:
             ModelswapError: if a dependency is down. What was done until then is remembered.
@@ -176,7 +176,7 @@ class Reconciler:
         await self._warn(moment)
 
     async def _overdue(self, moment: datetime) -> tuple[list[Unfinished], list[Unfinished], set[UUID]]:
-        """What is overdue, what has no id of Replicate's, and our ids of all that has not ended."""
+        """Return the overdue trainings, those without Replicate's id, and the refs of all that have not ended."""
         overdue, nameless, unfinished = [], [], set()
         async for training in self._state.unfinished():
             unfinished.add(training.ref)
@@ -226,7 +226,7 @@ class Reconciler:
         except DependencyDown:
             raise
         except Exception:
-            # What can not be stored of one training must not end the round either; it waits in memory.
+            # One training that can not be stored must not end the round either; it is set aside in memory.
             log.exception("reconciler.not_remembered", ref=str(training.ref))
 
     async def _warn(self, moment: datetime) -> None:

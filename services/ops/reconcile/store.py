@@ -1,4 +1,4 @@
-"""What was done about overdue trainings? Edge: the SQL statements of this room, in schema `ops`."""
+"""The store of recoveries: what was done about overdue trainings. Their SQL, in schema `ops`. Edge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.runtime.postgres import Connection, Pool, Record, acquired, in_trans
 
 _KEEP: Final = timedelta(days=30)
 
-# Postgres gives it back when the process dies, or is frozen for longer than any round takes.
+# Postgres releases the lock when the process dies, or is frozen for longer than any round takes.
 _LONGEST_ROUND: Final = "SET LOCAL idle_in_transaction_session_timeout = '5min'"
 _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('ops.reconciliation', 0))"
 
@@ -38,7 +38,7 @@ _COUNT_GET: Final = """
     ON CONFLICT (ref) DO UPDATE SET gets = r.gets + 1, asked_at = excluded.asked_at WHERE r.gets < $5
     RETURNING true
 """
-# What was recovered may still be given up: its model never came.
+# A recovered training may still be given up, if its model never comes.
 _SETTLE: Final = """
     INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, outcome, settled_at)
     VALUES ($1, $2, $3, $4, $5, $4)
@@ -77,7 +77,7 @@ _COUNT: Final = """
     GROUP BY outcome
 """
 _SET_ASIDE: Final = "SELECT count(*) FROM ops.recoveries WHERE outcome IS NULL AND trouble <> ''"
-# Those that need somebody come first.
+# Those that need an operator come first.
 _LATEST: Final = """
     SELECT ref, training_id, user_id, noticed_at, looks, gets, look_at, trouble, outcome, settled_at
     FROM ops.recoveries
@@ -94,27 +94,27 @@ class Store:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
-        """Be the only one that reconciles, for a while. False: another process is."""
+        """Hold the lock of the one process that reconciles; False if another process has it."""
         async with acquired(self._pool) as connection, connection.transaction():
             await connection.execute(_LONGEST_ROUND)
             yield bool(await connection.fetchval(_TRY_LOCK))
 
     async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]:
-        """What was done about these trainings, where anything was."""
+        """Return what was done about these trainings so far, by ref."""
         return {row["ref"]: _memory(row) for row in await self._fetch(_RECALL, refs)}
 
     async def looked(
         self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
     ) -> None:
-        """Remember a look, when the next one is due, and why this one failed if it did."""
+        """Store a check, when the next one is due, and why this one failed if it did."""
         await self._fetch(_LOOKED, *_who(training), now, int(is_absent), look_at, trouble)
 
     async def count_get(self, training: Unfinished, now: datetime) -> bool:
-        """Count that Replicate is asked for this one alone; False, if that was done often enough."""
+        """Count a request to Replicate for this training alone; False if there were enough."""
         return bool(await self._fetch(_COUNT_GET, *_who(training), now, MOST_GETS))
 
     async def settle(self, training: Unfinished, outcome: RecoveryOutcome, reason: str, now: datetime) -> bool:
-        """Remember what became of a training, and write it into the audit; True the first time."""
+        """Store and audit the outcome of a training; True the first time."""
 
         async def work(connection: Connection) -> bool:
             is_new = bool(await connection.fetchval(_SETTLE, *_who(training), now, outcome))
@@ -126,18 +126,18 @@ class Store:
         return await in_transaction(self._pool, work)
 
     async def forget_others(self, unfinished: set[UUID]) -> None:
-        """Forget those that came to an end as they should, which all but *unfinished* have."""
+        """Delete those that ended by themselves: all without an outcome that are not *unfinished*."""
         ended = [row["ref"] for row in await self._fetch(_OPEN) if row["ref"] not in unfinished]
         if ended:
             await self._fetch(_FORGET, ended)
 
     async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None:
-        """Remember that a round came to its end."""
+        """Store that a round succeeded."""
         await self._fetch(_NOTE_ROUND, now, overdue, calls_left)
         await self._fetch(_PRUNE, now - _KEEP)
 
     async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None:
-        """Remember that a round did not."""
+        """Store that a round failed."""
         await self._fetch(_NOTE_TROUBLE, now, calls_left, trouble)
 
     async def last_round(self) -> RoundView:
@@ -151,7 +151,7 @@ class Store:
         )
 
     async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]:
-        """How many trainings came to each outcome; those that are missing: none."""
+        """Return how many trainings had each outcome; outcomes without one are missing."""
         rows = await self._fetch(_COUNT, now)
         return {
             RecoveryOutcome(row["outcome"]): RecoveryCounts(last_hour=row["last_hour"], last_day=row["last_day"])
@@ -164,11 +164,11 @@ class Store:
         return int(row["count"])
 
     async def latest(self, limit: int) -> list[RecoveryView]:
-        """The trainings that are set aside, then those that were noticed last."""
+        """Return the trainings that are set aside, then the latest ones."""
         return [RecoveryView.model_validate(dict(row)) for row in await self._fetch(_LATEST, limit)]
 
     async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None:
-        """Remember who did what, and why."""
+        """Add an entry to the audit."""
         await self._fetch(_AUDIT, actor, action, target, reason, outcome)
 
     async def _fetch(self, statement: str, *values: Any) -> list[Record]:

@@ -25,14 +25,14 @@ class Stage(StrEnum):
     VERIFYING = "verifying"
 
 
-class StateRefused(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
-    """State does not do what it was asked."""
+class StateRefused(TransientError):  # noqa: N818 (names a condition)
+    """State refuses a request."""
 
     code = "state_refused"
 
 
 class LookRefused(PermanentError):  # noqa: N818 (likewise)
-    """State does not look for a training's model again, and says why."""
+    """State does not retry an extraction, and says why."""
 
     code = "look_refused"
 
@@ -53,36 +53,36 @@ class Unfinished(BaseModel):
     started_at: AwareDatetime | None
     #: Of one that is being verified: when its model began to be looked for, the last time.
     updated_at: AwareDatetime
-    #: When it should surely have ended, by what its trainer's trainings take.
+    #: When it should have ended, by the durations of its trainer's trainings.
     overdue_at: AwareDatetime | None = None
 
     @property
     def claim(self) -> Claim:
-        """What its webhook would have proved."""
+        """Return what its webhook address proves."""
         return Claim(self.ref, self.destination, self.total_steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How patient to be."""
+    """Times after which something is done."""
 
-    #: From here on a training is overdue, where nothing is learned of its trainer.
+    #: When a training is overdue, if its trainer's durations are not known.
     after: timedelta
     #: Between two looks, at least.
     every: timedelta
     give_up_after: timedelta
-    #: How long whoever looks for a model tries again by itself.
+    #: How long the extractor retries by itself.
     retries: timedelta
 
     def due_at(self, training: Unfinished) -> datetime:
-        """When *training* should have ended."""
+        """Return when *training* should have ended."""
         if training.stage is Stage.VERIFYING:
-            # Before that, it would be looked for twice at a time, and a failure be told as often.
+            # Earlier, two extractions would run at a time, and both report a failure.
             return training.updated_at + self.retries + self.after
         return training.overdue_at or self._begun_at(training) + self.after
 
     def _begun_at(self, training: Unfinished) -> datetime:
-        # Replicate said it. A date that can not be must neither overflow nor keep the training from ever being due.
+        # From Replicate: an impossible date must neither overflow nor keep the training from ever being due.
         started = training.started_at
         is_credible = started is not None and abs(started - training.requested_at) <= self.give_up_after
         return started if started is not None and is_credible else training.requested_at
@@ -90,7 +90,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What was done about a training so far."""
+    """What was done about a training before."""
 
     looks: int = 0
     #: How many of them saw that Replicate does not list it.
@@ -110,17 +110,17 @@ class Watched:
 
 
 def is_due(watched: Watched, now: datetime, limits: Limits) -> bool:
-    """Is it time to look?"""
+    """Return whether a training is to be checked now."""
     look_at = watched.memory.look_at
     return limits.due_at(watched.training) <= now and (look_at is None or look_at <= now)
 
 
 def next_look(training: Unfinished, now: datetime, limits: Limits) -> datetime:
-    """When to look again: the later, the longer it is overdue."""
+    """Return when to check again: the later, the longer it is overdue."""
     distance = (now - limits.due_at(training)) / 2
     return now + min(max(distance, limits.every), max(_LONGEST_DISTANCE, limits.every))
 
 
 def after_telling(training: Unfinished, now: datetime, limits: Limits) -> datetime:
-    """When to tell the same again, if state has not heard it by then."""
+    """Return when to publish the same again, if state still shows the old stage."""
     return max(next_look(training, now, limits), now + limits.after)

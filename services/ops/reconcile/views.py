@@ -1,4 +1,4 @@
-"""What are operators shown of trainings that nobody told us of? Pure: the bodies of the API."""
+"""Requests and answers of the API of reconciliation. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contract.checked import PRINTABLE
 
-#: One webhook may get lost on its way. So many in an hour do not.
+#: Recovered trainings in an hour from which on webhooks do not arrive.
 _BROKEN_FROM: Final = 3
 
 
 class RecoveryOutcome(StrEnum):
-    """What became of a training that was overdue."""
+    """The outcome of an overdue training."""
 
-    RECOVERED = "recovered"  #: It had ended: Replicate was asked, because no webhook came.
-    GIVEN_UP = "given_up"  #: Nobody could find out within the time that was set.
-    NEVER_STARTED = "never_started"  #: Replicate was never asked for it.
+    RECOVERED = "recovered"  #: It had ended, and no webhook came.
+    GIVEN_UP = "given_up"  #: Its end was not found in time.
+    NEVER_STARTED = "never_started"  #: It was never started.
 
 
 class _View(BaseModel):
@@ -43,7 +43,7 @@ class RoundView(_View):
     last_success_at: datetime | None
     overdue: int
     calls_left: int
-    #: What keeps us from asking; empty when nothing does.
+    #: Why the last round failed; empty: it did not.
     trouble: str
 
 
@@ -55,7 +55,7 @@ class RecoveryView(_View):
     user_id: str
     noticed_at: datetime
     looks: int
-    #: How often Replicate was asked for this one alone.
+    #: Requests to Replicate for this one alone.
     gets: int
     #: The next look; null for one that was only just noticed.
     look_at: datetime | None
@@ -66,9 +66,9 @@ class RecoveryView(_View):
 
 
 class Reconciliation(_View):
-    """Whether what Replicate tells reaches us."""
+    """Whether webhooks arrive."""
 
-    #: Do webhooks not arrive? So many trainings were recovered in the last hour that it is no accident.
+    #: Too many trainings were recovered in the last hour: webhooks do not arrive.
     door_seems_broken: bool
     recovered: RecoveryCounts
     given_up: RecoveryCounts
@@ -82,7 +82,7 @@ class Reconciliation(_View):
 
 
 class LookAgain(BaseModel):
-    """The model of a training is to be looked for once more."""
+    """Why an extraction is retried."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,11 +90,11 @@ class LookAgain(BaseModel):
 
 
 class LookedAgain(_View):
-    """State was asked."""
+    """The extraction is retried."""
 
     training_id: str
 
 
 def door_seems_broken(recovered: RecoveryCounts) -> bool:
-    """Are these more lost webhooks than accident loses?"""
+    """Return whether more webhooks are lost than by chance."""
     return recovered.last_hour >= _BROKEN_FROM

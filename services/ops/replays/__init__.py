@@ -1,1 +1,1 @@
-"""Dead letters go back to where they came from: looked at first, in steps, stopped when it goes wrong, and undone."""
+"""Replays: send dead letters again, after a dry run, in steps, stopped when too many fail, and undone."""

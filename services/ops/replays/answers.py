@@ -30,23 +30,23 @@ _VERIFYING: Final = "verifying"
 
 
 def is_end(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
-    """Is what state says the outcome of a letter of *queue*, or only a step on the way to it?"""
+    """Return whether *settled* is the outcome of a letter of *queue*, not only a step on the way to it."""
     match settled.event:
         case ExtractionFailed.key if settled.error == DESTINATION_UNKNOWN:
-            # Now that state has said it, it is looked for again; unless there was nothing to look for.
+            # State requests the extraction again now, unless there is nothing to extract.
             return settled.stage != _VERIFYING
         case ExtractionFailed.key:
-            # Of another letter than itself the dead letter that follows tells.
+            # If the letter is an earlier event, the dead letter that follows tells its outcome.
             return event_type is not None and event_type.endswith(ExtractionFailed.key)
         case TrainingSucceeded.key:
-            # From the receiver it goes to the extractor as well, and that is where its model comes from.
+            # From the receiver it goes to the extractor as well, which finds the model.
             return queue == STATE_QUEUE
     return True
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What would become of a letter now."""
+    """What a dry run says of a letter."""
 
     outcome: Outcome
     detail: str
@@ -58,12 +58,12 @@ class Prediction:
 
 
 def asks_extractor(envelope: Envelope) -> bool:
-    """Is it the extractor that makes something of this event, when it comes by its own routing key?"""
+    """Return whether the extractor consumes this event."""
     return isinstance(envelope.event, TrainingSucceeded | ExtractionRequested)
 
 
 def predicted(event: ReplaySettled) -> Prediction:
-    """What state would say of a letter."""
+    """Return the prediction from state's answer."""
     return Prediction(
         Outcome(event.effect.value),
         in_words(event),
@@ -76,7 +76,7 @@ def predicted(event: ReplaySettled) -> Prediction:
 
 
 def refused(refusal: Refusal, *, error_code: str) -> Prediction:
-    """It would fail: as before, or in another way."""
+    """Return the prediction of a failure: as before, or another one."""
     same = refusal.code == error_code
     begin = "still fails" if same else "fails otherwise"
     later = "; tried again for a while, it may still work" if refusal.is_transient else ""
@@ -84,7 +84,7 @@ def refused(refusal: Refusal, *, error_code: str) -> Prediction:
 
 
 def in_words(event: ReplaySettled) -> str:
-    """What *event* says."""
+    """Describe an outcome."""
     match event.effect:
         case Effect.SWAPPED:
             return f"user {event.user_id}: {in_models(event.previous)} → {in_models(event.model)}"
@@ -99,5 +99,5 @@ def in_words(event: ReplaySettled) -> str:
 
 
 def in_models(model: object) -> str:
-    """Say *model*, or that there is none."""
+    """Return the name of *model*, or "no model"."""
     return "no model" if model is None else str(model)

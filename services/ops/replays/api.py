@@ -1,4 +1,4 @@
-"""The operators' API of replays. Edge: HTTP in, one question or one transaction of the store, JSON out."""
+"""The operators' routes for replays. Edge."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _NO_REASON: Final = Because()
 
 
 class Store(Protocol):
-    """Where replays are kept."""
+    """The store of replays."""
 
     async def create(self, new: NewReplay, key: IdempotencyKey | None = None) -> tuple[ReplayView, bool]: ...
 
@@ -97,9 +97,9 @@ class _Replays:
     @raises(NothingSelected, TooManySelected, KeyReused)
     async def start_replay(self, body: StartReplay, asker: Asker, key: Key = None) -> ReplayView:
         """
-        Replay letters, or look at what would become of them (`dry_run`). Which letters is settled now.
+        Replay dead letters, or predict their outcomes (`dry_run`). The selection is frozen now.
 
-        The same Idempotency-Key finds the same replay.
+        The same Idempotency-Key returns the same replay.
         """
         new = NewReplay(
             id=uuid4(),
@@ -125,7 +125,7 @@ class _Replays:
         try:
             text = edited(letter, body.body)
         except EditRefused as error:
-            # What was edited is a part of what was sent.
+            # The edited body is a part of the request's body.
             sent = (Mistake(pointer=f"#/body{each.pointer[1:]}", detail=each.detail) for each in error.mistakes)
             raise Invalid(*sent, kind=kind_of(error.code)) from error
         new = NewReplay(
@@ -143,7 +143,7 @@ class _Replays:
 
     async def list_replays(self, limit: Limit = 50, cursor: Cursor = None) -> Page[ReplayView]:
         """Replays, newest first."""
-        # One more than asked for tells whether there are more.
+        # One more than the limit shows whether there is a next page.
         found = await self.store.list_replays(before=from_cursor(cursor), limit=limit + 1)
         return Page(
             items=[await self._view(record) for record in found[:limit]],
@@ -152,14 +152,14 @@ class _Replays:
 
     @raises(NoReplay)
     async def get_replay(self, replay_id: UUID) -> ReplayView:
-        """How far a replay is, and what it came to."""
+        """One replay, as it is now."""
         return await self._view(await self._get(replay_id))
 
     @raises(NoReplay)
     async def list_replay_letters(
         self, replay_id: UUID, outcome: Outcome | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[ReplayedLetterView]:
-        """A replay's letters in the order in which they go, with their outcome and what was predicted."""
+        """A replay's letters in the order in which they are sent, with their outcomes and predictions."""
         await self._get(replay_id)
         found = await self.store.list_letters(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
         return Page(
@@ -169,7 +169,7 @@ class _Replays:
 
     @raises(NoReplay, NotNow, NothingSelected)
     async def start_planned_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
-        """Replay just the letters of a dry run, whether or not it has looked at all of them."""
+        """Replay just the letters of a dry run, whether or not it has predicted all of them."""
         return await self._view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
 
     @raises(NoReplay, NotNow)
@@ -179,21 +179,21 @@ class _Replays:
 
     @raises(NoReplay, NotNow)
     async def resume_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
-        """Go on, also after it stopped by itself: what has failed so far does not count any more."""
+        """Send again, also after it stopped by itself: failures so far do not count any more."""
         return await self._view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
 
     @raises(NoReplay, NotNow)
     async def cancel_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """
-        Send no more at all. Letters that did not go are open again; those that did still get their outcome.
+        Send no more at all. Letters that were not sent are open again; the others still get their outcome.
 
-        Asked for once more, those of which nothing was heard since are given up, and open again, too.
+        Of a canceled replay: give up the letters that have no outcome yet; they are open again, too.
         """
         return await self._view(await self.store.cancel(replay_id, actor=asker.name, reason=body.reason))
 
     @raises(NoReplay, NotNow)
     async def undo_replay(self, replay_id: UUID, body: UndoReplay, asker: Asker) -> ReplayView:
-        """Take back every model that a replay set, of users who use it still. Of the others it says why not."""
+        """Roll back every model that a replay set, of users who still use it. For the others, say why not."""
         return await self._view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
 
     async def _create(self, new: NewReplay, key: str | None, request: Mapping[str, Any]) -> ReplayView:
@@ -211,7 +211,7 @@ class _Replays:
 
 
 def _idempotency(key: str | None, request: Mapping[str, Any]) -> IdempotencyKey | None:
-    """*request* is all that makes a request this one and no other."""
+    """Return the key of *request*, which holds all that tells it from other requests."""
     if key is None:
         return None
     return IdempotencyKey(key, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest())

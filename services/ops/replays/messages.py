@@ -1,9 +1,8 @@
 """
-What is sent when a letter is replayed? Pure: its own bytes and headers, and the mark of the replay.
+The message of a replayed dead letter: its own bytes and headers, and the mark of the replay. Pure.
 
-The body is what it was, or what an operator made of it: ids stay, and it must still say the same kind of thing. A
-webhook that the receiver set aside was never an event: it is translated with today's code. Its signature was checked
-when it came, and is not again: its time has long passed.
+An operator may edit the body, but neither its ids nor its kind of event. A webhook that the receiver set aside was
+never an event: it is translated with today's code. Its signature was checked when it came; now it would be too old.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import origin_from_headers
 
-#: What another event would make of this one, or another user's.
+#: These identify the event and its user, so they can not be edited.
 _IDS: Final = ("training_id", "ref", "called_ref", "request_id", "user_id", "replay", "settled_by")
-#: Whose model it is. Where the letter does not say it, state is asked; where it does, our own signature proved it.
+#: Whose model it is: proven by our signature. If the letter has none, state knows it, and it may be edited.
 _DESTINATION: Final = "destination"
-#: Which attempt it was belongs to its earlier life.
+#: Headers of the earlier attempts.
 _RETRIES: Final = ("x-attempt", "x-failed-at")
 
 
-class EditRefused(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """This body can not go instead of the letter's own."""
+class EditRefused(PermanentError):  # noqa: N818 (names a condition)
+    """The edited body can not replace the letter's own."""
 
     code = "edit_refused"
 
@@ -64,13 +63,13 @@ class StoredLetter:
 
 
 def headers_of(letter: StoredLetter, mark: Mark) -> dict[str, str | int]:
-    """The letter's own headers, as far as they can be published, marked."""
+    """Return the letter's own headers, as far as they can be published, and the mark."""
     own = {name: value for name, value in carried(letter.headers).items() if name not in _RETRIES}
     return {**own, REPLAY_HEADER: str(mark)}
 
 
 def message_of(letter: StoredLetter, mark: Mark) -> Message:
-    """The letter for a service that is asked what would become of it."""
+    """Return the letter as a request for a preview."""
     return Message.model_construct(
         None, headers=headers_of(letter, mark), content_type=letter.content_type, body=letter.body
     )
@@ -78,7 +77,7 @@ def message_of(letter: StoredLetter, mark: Mark) -> Message:
 
 def reported(letter: StoredLetter, mark: Mark) -> Envelope:
     """
-    What the webhook in a *letter* of the receiver says.
+    Translate the webhook in a *letter* of the receiver.
 
     Raises:
         NotATraining: if it is none.
@@ -91,10 +90,10 @@ def reported(letter: StoredLetter, mark: Mark) -> Envelope:
 
 def edited(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
     """
-    The body that says *data* instead of what *letter* says.
+    Return the body of *letter* with *data* in place of its own.
 
     Raises:
-        EditRefused: if an id is another, or it would be no event of the same kind.
+        EditRefused: if an id differs, or it would be no event of the same kind.
 
     """
     if letter.queue == RECEIVER:
@@ -148,7 +147,7 @@ def _event_class(letter: StoredLetter) -> type[Event]:
     attribute = _object(letter.body).get("type") if in_body else letter.headers.get("ce-type")
     kind = EVENTS.get(str(attribute).removeprefix(TYPE_PREFIX))
     if kind is None:
-        raise EditRefused(Mistake(pointer="#", detail=f"nobody knows events of type {attribute!r}"))
+        raise EditRefused(Mistake(pointer="#", detail=f"events of type {attribute!r} are not known"))
     return kind
 
 

@@ -1,4 +1,4 @@
-"""What does state tell operators? What replayed letters came to, and who took a model back: a batch at a time."""
+"""The handler of ops' own queue: outcomes of replayed letters, and rollbacks for the audit. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed
 from shared.contract.events import Effect, Event, ModelReverted, ReplaySettled
 
-#: One for each delivery: written down, or how it alone failed.
+#: One for each delivery: stored, or why it failed.
 Result = tuple[()] | Exception
 
 
 class Store(Protocol):
-    """Where replays are kept."""
+    """The store of replays."""
 
     async def settle(self, settled: Mapping[Mark, Sequence[ReplaySettled]]) -> None: ...
 
@@ -30,7 +30,7 @@ class Outcomes:
 
     async def handle(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         """
-        Write down what *envelopes* say.
+        Store the outcomes and rollbacks in *envelopes*.
 
         Raises:
             DependencyDown: if Postgres is away.
@@ -57,7 +57,7 @@ class Outcomes:
 
 
 def read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
-    """What *envelope* settles; a failure, if nobody here can make anything of it."""
+    """Return the outcomes that *envelope* states, or why it states none."""
     own = Mark.parse(envelope.replay or "")
     match envelope.event:
         case ReplaySettled() as event:
@@ -75,7 +75,7 @@ def read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
 
 
 def _read_again(event_id: str, event: ReplaySettled | ModelReverted, own: Mark, stage: str) -> ReplaySettled:
-    """This very message was a dead letter, and is replayed: that is settled by being read."""
+    """Return the outcome of *event*'s own replay: it is a dead letter of ops, and handling it is its effect."""
     return ReplaySettled(
         training_id=event.training_id,
         replay=str(own),

@@ -17,9 +17,9 @@ from uuid import UUID
 from services.ops.letters.views import LetterStatus
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE
 
-#: Where a letter can go back to.
+#: Queues whose dead letters can be replayed.
 REPLAYABLE: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, RECEIVER)
-#: Of fewer outcomes than this, in the middle of a step, a share says nothing.
+#: Within a step, fewer outcomes than this are too few to judge by a share.
 _ENOUGH_OUTCOMES: Final = 10
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
 REST: Final = "rest"
@@ -34,22 +34,22 @@ class Status(StrEnum):
     PREVIEWING = "previewing"  #: A dry run that is being made.
     PREVIEWED = "previewed"  #: A dry run that can be looked at, and started.
     RUNNING = "running"
-    PAUSED = "paused"  #: By somebody.
+    PAUSED = "paused"  #: By an operator.
     STOPPED = "stopped"  #: By itself: too many failed.
     DONE = "done"
     CANCELED = "canceled"
 
 
 class Outcome(StrEnum):
-    """What became of a letter in a replay."""
+    """The outcome of a letter in a replay."""
 
     PLANNED = "planned"  #: In a dry run that was not started.
     WAITING = "waiting"  #: It will go.
-    SENT = "sent"  #: The broker has it; what comes of it is not known yet.
+    SENT = "sent"  #: The broker has it; its outcome is not known yet.
     SWAPPED = "swapped"  #: Its user's current model is another now.
     SUPERSEDED = "superseded"  #: Its model works, but a newer one was live already.
     MOVED = "moved"  #: Its training is at another stage now; the user's model is as it was.
-    NOTHING = "nothing"  #: All that it says had come to pass before.
+    NOTHING = "nothing"  #: It changed nothing: its effect was there before.
     FAILED = "failed"
     CANCELED = "canceled"  #: It did not go.
     SKIPPED = "skipped"  #: It could not be part of this replay.
@@ -61,7 +61,7 @@ OPEN: Final = (Outcome.PLANNED, Outcome.WAITING, Outcome.SENT)
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many of a replay's letters are where."""
+    """How many letters of a replay are at each point."""
 
     waiting: int = 0
     sent: int = 0
@@ -88,47 +88,47 @@ class Rules:
     steps: Sequence[int]
     #: It stops when more than this share of the outcomes are failures.
     stop_share: float
-    #: What somebody said to go on in spite of.
+    #: Outcomes and failures up to the last resume, which do not count.
     forgiven_ended: int = 0
     forgiven_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """So many may go now."""
+    """Send so many now."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """For the outcomes of those that went."""
+    """Wait for the outcomes of sent letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Too many failed."""
+    """Stop: too many failed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """All have their outcome."""
+    """Every letter has its outcome."""
 
 
 Decision: TypeAlias = Send | Wait | Stop | Done
 
 
 def decide(rules: Rules, counts: Counts) -> Decision:
-    """What a running replay does next."""
+    """Return what a running replay does next."""
     if not counts.waiting and not counts.sent:
         return Done()
     end = next((step for step in rules.steps if step > counts.ended), rules.steps[-1])
     reason = _too_many_failed(rules, counts)
     if reason is not None and counts.waiting:
         return Stop(reason)
-    # Those that ended, and those underway, are the ones that went.
+    # Ended and underway letters have been sent.
     left = end - counts.ended - counts.sent
     return Send(min(left, counts.waiting)) if left > 0 and counts.waiting else Wait()
 
@@ -143,10 +143,10 @@ def _too_many_failed(rules: Rules, counts: Counts) -> str | None:
 
 def bounds(steps: Sequence[Step], total: int) -> list[int]:
     """
-    After how many of *total* letters each of *steps* ends; the last one always takes all that are left.
+    Return after how many of *total* letters each of *steps* ends; the last one takes all that are left.
 
     Raises:
-        ValueError: if a step is none, or would be empty.
+        ValueError: if a step is malformed or empty.
 
     """
     ends: list[int] = []
@@ -178,7 +178,7 @@ def _size(step: Step, total: int) -> int:
 
 
 def why_not(queue: str) -> str | None:
-    """Why letters of *queue* can not be replayed, or None."""
+    """Return why letters of *queue* can not be replayed, or None."""
     if queue == PROGRESS_QUEUE:
         return "reports of progress are lossy: a newer one has made it worthless, drop it"
     if queue not in REPLAYABLE:
@@ -204,9 +204,9 @@ class SetModel:
 
 def before(models: Sequence[SetModel]) -> str | None:
     """
-    What a user used before a replay set *models*, the newest of them first; None: nothing.
+    Return the model a user had before a replay set *models*, the newest of them first; None: there was none.
 
-    Where another model came in between, that one: the replay has replaced it.
+    If another model came in between, that one is returned: the replay has replaced it.
     """
     previous = models[0].previous
     for earlier in models[1:]:

@@ -1,8 +1,7 @@
 """
-What would become of a letter now? Asks the services that would handle it, one after the other; changes nothing.
+Predict the outcome of a dead letter: ask the services that would handle it, in turn; nothing is changed. Pure.
 
-Each letter is predicted alone, against what is now: that several letters of one user would change what the later ones
-meet is not seen here.
+Each letter is predicted alone, against the present state: effects of other letters of the same user are not seen.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER
 
 log = structlog.get_logger()
 
-#: A way has three: the extractor, state, and perhaps both once more.
+#: A guard: the longest chain has four, the extractor and state, twice.
 _MOST_HOPS: Final = 8
 
 
 class Services(Protocol):
-    """Who would handle a letter."""
+    """The services that would handle a letter."""
 
     async def preview_extractor(self, message: Message) -> Answer: ...
 
@@ -37,7 +36,7 @@ class Services(Protocol):
 
 async def predict(letter: StoredLetter, mark: Mark, services: Services) -> Prediction:
     """
-    Ask what would become of a letter.
+    Predict the outcome of a letter.
 
     Raises:
         DependencyDown: if a service is away.
@@ -48,7 +47,7 @@ async def predict(letter: StoredLetter, mark: Mark, services: Services) -> Predi
     except DependencyDown:
         raise
     except Exception as error:
-        # A bug here is no prediction of the letter's, but says as much: somebody must look at it.
+        # A bug in the prediction is reported as a failure: an operator must look at the letter.
         if not isinstance(error, ModelswapError):
             log.exception("prediction.broken", letter=letter.number)
         return refused(Refusal.of(error), error_code=letter.error_code)

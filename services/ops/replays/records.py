@@ -13,7 +13,7 @@ from services.ops.replays.plan import Counts, Rules, Status, Step
 from shared.contract.errors import PermanentError
 
 
-class NothingSelected(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class NothingSelected(PermanentError):  # noqa: N818 (names a condition)
     """There is no letter to replay."""
 
     code = "nothing_selected"
@@ -50,15 +50,15 @@ class NewReplay:
     id: UUID
     actor: str
     reason: str
-    #: As it was asked for.
+    #: As in the request.
     selection: Mapping[str, Any]
-    #: By their numbers, or by what they have in common.
+    #: Their numbers, or a filter.
     letters: Sequence[int] | Filter
     rate_per_second: float
     steps: Sequence[Step]
     stop_share: float
     is_dry_run: bool = False
-    #: What goes instead of the one letter's own body.
+    #: Replaces the one letter's own body.
     edited_body: bytes | None = None
 
 
@@ -86,11 +86,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round of a replay came to."""
+    """The result of one round of a replay."""
 
     #: Why some letters, or users, are not done; they are tried again.
     failures: Sequence[BaseException] = field(default=())
-    #: Were others done? Then the next round need not wait for those that failed.
+    #: Others were done: the next round need not wait for those that failed.
     is_underway: bool = False
     #: When there is more to do; None: when an outcome comes.
     seconds: float | None = None
@@ -106,13 +106,13 @@ class Work:
     status: Status
     is_undoing: bool
     rate_per_second: float
-    #: What is said to hold it up.
+    #: What holds it up, as stored.
     trouble: str
 
 
 @dataclass(frozen=True, slots=True)
 class Revert:
-    """A user whose model a replay has set, and is to take back."""
+    """An order to take back the model that a replay gave a user."""
 
     replay_id: UUID
     user_id: str

@@ -1,4 +1,4 @@
-"""What do operators ask of replays, and what are they told? Pure: the shapes of requests and answers."""
+"""Requests and answers of the API of replays. Pure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _open(wanted: Filter) -> Filter:
 
 
 class StartReplay(_Body):
-    """Letters are to go back to where they came from."""
+    """Which dead letters to replay, and how."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": said("letters", "group", "filter")})
 
@@ -102,13 +102,13 @@ class EditLetter(_Body):
 
 
 class Because(_Body):
-    """Why something is asked of a replay. It is kept."""
+    """Why a replay is changed. It is audited."""
 
     reason: Annotated[str, Field(max_length=1000), PRINTABLE] = ""
 
 
 class UndoReplay(_Body):
-    """Every model that a replay set is to be taken back."""
+    """Why the models that a replay set are taken back."""
 
     reason: Reason
 

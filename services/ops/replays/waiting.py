@@ -1,4 +1,4 @@
-"""What do letters wait for that were sent long ago, and have no outcome? Asks those that handle them how they are."""
+"""Why sent letters have no outcome yet: the health of the services that handle them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
-#: Says what is wrong, or None.
+#: Returns what is wrong, or None.
 Check: TypeAlias = Callable[[], Awaitable[str | None]]
 
-#: Verifying a model may take minutes; whoever waits for a dependency says so at once.
+#: Verifying a model may take minutes; a service that waits for a dependency says so at once.
 _LONG: Final = timedelta(seconds=10)
 _REMEMBERED_SECONDS: Final = 2.0
 
 
 class Waiting:
-    """Asks at most once in two seconds, however many look at replays."""
+    """Asks at most once in two seconds, however many replays are shown."""
 
     def __init__(self, checks: Mapping[str, Check], *, long: timedelta = _LONG) -> None:
-        """*checks* of those that bring a letter to its outcome, by name. Sent longer ago than *long*, it waits."""
+        """*checks* of the services that handle letters, by name; asked for letters sent longer ago than *long*."""
         self._checks = checks
         self._long = long
         self._asked_at: float | None = None
@@ -27,7 +27,7 @@ class Waiting:
         self._lock = asyncio.Lock()
 
     async def reasons(self, sent_at: datetime | None, *, now: datetime) -> Sequence[str]:
-        """What a letter that was sent at *sent_at* waits for; empty: for nothing that is known, or not for long."""
+        """Return what a letter sent at *sent_at* waits for; empty: nothing known, or not for long."""
         if sent_at is None or now - sent_at < self._long:
             return ()
         clock = asyncio.get_running_loop().time

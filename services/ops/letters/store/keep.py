@@ -36,7 +36,7 @@ _RETURN: Final = """
       AND l.queue = r.queue AND l.event_id IS NOT DISTINCT FROM r.event_id
     RETURNING l.number
 """
-# A letter that was settled and failed once more since is open again; the very same failure handed over twice is not.
+# A resolved letter that failed again is open again; the same failure delivered twice is not.
 _KEEP: Final = """
     INSERT INTO ops.letters AS l
         (digest, queue, exchange, routing_key, content_type, headers, body, event_type, event_id, training_id,
