@@ -86,13 +86,12 @@ class Publisher(Protocol):
 def publish_to(publisher: Publisher, topology: Topology) -> Publish:
     """Return a function that publishes stored events, and logs those that the broker confirmed."""
 
+    async def publish_one(event: StoredEvent) -> None:
+        await publisher.publish(_message(event, topology))
+        _log_published(event)
+
     async def publish(events: Sequence[StoredEvent]) -> Sequence[BaseException | None]:
-        messages = [_message(event, topology) for event in events]
-        results = await asyncio.gather(*map(publisher.publish, messages), return_exceptions=True)
-        for event, result in zip(events, results, strict=True):
-            if result is None:
-                _log_published(event)
-        return results
+        return await asyncio.gather(*map(publish_one, events), return_exceptions=True)
 
     return publish
 
