@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from services.ops.letters.letter import Mark
+from services.ops.letters.letter import ReplayMark
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
 from services.ops.replays.engine import Engine
@@ -163,7 +163,7 @@ class Answering:
     async def preview_state(self, message: Message) -> Answer:
         return self.state(message)
 
-    async def take_back(self, revert: Revert) -> str | None:
+    async def revert_model(self, revert: Revert) -> str | None:
         if revert.user_id in self.unknown:
             raise DependencyDown(f"nobody knows about {revert.user_id}")
         self.reverted.append(revert)
@@ -204,9 +204,9 @@ async def until_trouble(store: Store, replay_id: UUID) -> ReplayView:
 
 async def say(store: Store, *events: ReplaySettled) -> None:
     """State says what letters came to."""
-    by_mark: dict[Mark, list[ReplaySettled]] = {}
+    by_mark: dict[ReplayMark, list[ReplaySettled]] = {}
     for event in events:
-        mark = Mark.parse(event.replay)
+        mark = ReplayMark.parse(event.replay)
         assert mark is not None
         by_mark.setdefault(mark, []).append(event)
     await store.settle(by_mark)

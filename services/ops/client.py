@@ -151,7 +151,7 @@ class Services:
             return None
         return _read(_Training, response).user_id
 
-    async def look_again(self, training: str) -> None:
+    async def retry_extraction(self, training: str) -> None:
         """Ask state to retry the extraction of a training (Replicate's id, or our ref) that has succeeded."""
         _accept(await self._ask("POST", f"{self._training(training)}/retry-extraction"))
 
@@ -169,7 +169,7 @@ class Services:
         """Return what state would do with *message*."""
         return await self._preview(self._state, message)
 
-    async def take_back(self, revert: Revert) -> str | None:
+    async def revert_model(self, revert: Revert) -> str | None:
         """
         Roll a user's model back, or withdraw it if there was none before.
 
@@ -247,9 +247,9 @@ class Services:
         except (httpx.HTTPError, TimeoutError) as error:
             raise ServiceDown(f"{url} does not answer ({type(error).__name__})") from error
         if len(response.content) > _BODY_LIMIT:
-            raise ServiceFailed(f"{url} said far too much")
+            raise ServiceFailed(f"{url} sent more than {_BODY_LIMIT} bytes")
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise ServiceDown(f"{url} does not accept our token: check MODELSWAP_API_TOKENS, here and there")
+            raise ServiceDown(f"{url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of that service")
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _unexpected(response)
         return response

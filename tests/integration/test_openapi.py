@@ -71,7 +71,7 @@ class Replicate:
 class State:
     """Knows no training that could be looked at again."""
 
-    async def look_again(self, training: str) -> None:
+    async def retry_extraction(self, training: str) -> None:
         raise StateRefused(f"training {training} is not registered")
 
 

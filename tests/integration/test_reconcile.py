@@ -87,7 +87,7 @@ class State:
     async def knows(self, training_id: str) -> bool:
         return any(training.training_id == training_id for training in self.trainings)
 
-    async def look_again(self, training: str) -> None:
+    async def retry_extraction(self, training: str) -> None:
         self.looked_at_again.append(self.moment)
         self.trainings = [
             each.model_copy(update={"updated_at": self.moment}) if str(each.ref) == training else each
@@ -342,7 +342,7 @@ async def test_while_replicate_does_nothing_for_us_nobody_fails_and_operators_ar
     scene.state.trainings = [training]
     scene.replicate.error = error
     for _ in range(3):
-        await scene.store.looked(training, NOON, look_at=NOON)
+        await scene.store.record_check(training, NOON, look_at=NOON)
 
     seconds = [await scene.reconciler._attempt() for _ in range(5)]
 
@@ -474,7 +474,7 @@ async def test_one_process_works_at_a_time(store: Store):
 async def test_what_came_to_its_end_is_forgotten_unless_we_found_it_out(store: Store):
     one, two, three = (overdue(number) for number in (1, 2, 3))
     for each in (one, two, three):
-        await store.looked(each, NOON, look_at=NOON)
+        await store.record_check(each, NOON, look_at=NOON)
     await store.settle(three, RecoveryOutcome.RECOVERED, "found", NOON)
 
     await store.forget_others({one.ref})
@@ -494,7 +494,7 @@ async def test_what_was_recovered_can_be_given_up_afterwards_and_nothing_else_is
 
 async def test_absences_count_in_a_row(store: Store):
     for is_absent in (True, True, False, True):
-        await store.looked(overdue(), NOON, look_at=NOON + HOUR, is_absent=is_absent)
+        await store.record_check(overdue(), NOON, look_at=NOON + HOUR, is_absent=is_absent)
 
     assert await store.recall([UUID(int=1)]) == {UUID(int=1): Memory(looks=4, absences=1, look_at=NOON + HOUR)}
 

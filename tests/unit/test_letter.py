@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from services.ops.letters.archive import in_parts
 from services.ops.letters.fingerprint import fingerprint
-from services.ops.letters.letter import Mark, read
+from services.ops.letters.letter import ReplayMark, to_dead_letter
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import PermanentError
 from shared.contract.events import Event, Evidence, ModelReady, TrainingSucceeded
@@ -67,7 +67,7 @@ def dead(
 def test_a_letter_says_what_the_message_was_and_how_it_failed():
     message = dead(PermanentError("no version in the output", code="no_version"))
 
-    letter = read(message, now=NOON + timedelta(days=1))
+    letter = to_dead_letter(message, now=NOON + timedelta(days=1))
 
     failure = letter.failure
     assert letter.body == message.body
@@ -107,7 +107,7 @@ def test_first_failure_survives_retries():
     for hour in range(3):
         message = retry(delivered(message), step(hour + 2), now=NOON + timedelta(hours=hour))
     dead = dead_letter(delivered(message), PermanentError("x"), now=NOON + timedelta(hours=3))
-    failure = read(dead, now=NOON + timedelta(days=1)).failure
+    failure = to_dead_letter(dead, now=NOON + timedelta(days=1)).failure
 
     assert (failure.attempts, failure.first_at, failure.last_at) == (4, NOON, NOON + timedelta(hours=3))
 
@@ -116,7 +116,7 @@ def test_first_failure_survives_a_crash():
     deaths = [{"reason": "delivery_limit", "queue": STATE_QUEUE, "time": NOON + timedelta(hours=1)}]
     headers = {"x-death": deaths, "x-failed-at": NOON.isoformat()}
 
-    failure = read(Message(headers=headers), now=NOON + timedelta(days=1)).failure
+    failure = to_dead_letter(Message(headers=headers), now=NOON + timedelta(days=1)).failure
 
     assert (failure.first_at, failure.last_at) == (NOON, NOON + timedelta(hours=1))
 
@@ -124,7 +124,7 @@ def test_first_failure_survives_a_crash():
 def test_first_failure_defaults_to_the_last_one():
     headers = {"x-dead-queue": STATE_QUEUE, "x-dead-last-failure": NOON.isoformat()}
 
-    failure = read(Message(headers=headers), now=NOON + timedelta(days=1)).failure
+    failure = to_dead_letter(Message(headers=headers), now=NOON + timedelta(days=1)).failure
 
     assert (failure.first_at, failure.last_at) == (NOON, NOON)
 
@@ -138,12 +138,12 @@ def test_attempts_below_one_count_as_one(attempt: object, expected: int):
         delivered(to_message(wrap(READY, source="test", now=NOON), topology())), headers={"x-attempt": attempt}
     )
 
-    assert read(message, now=NOON).failure.attempts == expected
+    assert to_dead_letter(message, now=NOON).failure.attempts == expected
     assert delivery.attempt == expected
 
 
 def test_its_headers_are_those_with_which_it_was_published():
-    letter = read(dead(PermanentError("x"), {"traceparent": "00-1-2-01"}), now=NOON)
+    letter = to_dead_letter(dead(PermanentError("x"), {"traceparent": "00-1-2-01"}), now=NOON)
 
     names = json.loads(letter.headers).keys()
     assert {"ce-id", "ce-type", "ce-time", "traceparent"} <= names
@@ -170,7 +170,7 @@ def test_a_consumer_that_crashed_too_often_leaves_only_what_the_broker_says():
         },
     ]
 
-    failure = read(Message(headers={"x-death": deaths}), now=NOON + timedelta(days=1)).failure
+    failure = to_dead_letter(Message(headers={"x-death": deaths}), now=NOON + timedelta(days=1)).failure
 
     assert (failure.code, failure.kind) == ("crashed_too_often", "CrashedTooOften")
     assert (failure.queue, failure.exchange, failure.routing_key) == (
@@ -182,7 +182,7 @@ def test_a_consumer_that_crashed_too_often_leaves_only_what_the_broker_says():
 
 
 def test_what_nothing_is_known_of_is_a_letter_too():
-    letter = read(Message(b"\xff\x00", {}, "", "modelswap.dead", None), now=NOON)
+    letter = to_dead_letter(Message(b"\xff\x00", {}, "", "modelswap.dead", None), now=NOON)
 
     assert (letter.body, letter.event_id, letter.training_id) == (b"\xff\x00", None, None)
     assert (letter.failure.queue, letter.failure.code, letter.failure.last_at) == ("modelswap.dead", "unknown", NOON)
@@ -191,7 +191,7 @@ def test_what_nothing_is_known_of_is_a_letter_too():
 def test_a_webhook_that_was_set_aside_is_found_by_its_training():
     headers = {"x-dead-queue": "modelswap.receiver", "webhook-id": "msg_1"}
 
-    letter = read(Message(b'{"id": "t9", "status": "odd"}', headers), now=NOON)
+    letter = to_dead_letter(Message(b'{"id": "t9", "status": "odd"}', headers), now=NOON)
 
     assert (letter.training_id, letter.event_id) == ("t9", "msg_1")
 
@@ -199,7 +199,7 @@ def test_a_webhook_that_was_set_aside_is_found_by_its_training():
 def test_the_same_message_has_the_same_digest_whatever_became_of_it():
     first, again = dead(PermanentError("x")), dead(ValueError("y"), attempt=9)
 
-    assert read(first, now=NOON).digest == read(again, now=NOON).digest
+    assert to_dead_letter(first, now=NOON).digest == to_dead_letter(again, now=NOON).digest
 
 
 def test_a_fact_that_was_found_once_more_has_the_same_digest():
@@ -211,17 +211,17 @@ def test_a_fact_that_was_found_once_more_has_the_same_digest():
     first, again = found(1.5, NOON), found(2.5, NOON + timedelta(hours=1))
 
     assert first.body != again.body
-    assert read(first, now=NOON).digest == read(again, now=NOON).digest
+    assert to_dead_letter(first, now=NOON).digest == to_dead_letter(again, now=NOON).digest
 
 
 def test_a_training_that_was_reported_twice_has_the_same_digest():
     heard, recovered = (of_event(TrainingSucceeded(training_id="t1", recovered=each), NOON) for each in (False, True))
 
-    assert read(heard, now=NOON).digest == read(recovered, now=NOON).digest
+    assert to_dead_letter(heard, now=NOON).digest == to_dead_letter(recovered, now=NOON).digest
 
 
 def test_digest_and_fingerprint_are_stable_across_versions():
-    letter = read(Message(headers={"x-dead-queue": STATE_QUEUE, "ce-id": "an-id"}, body=b"a body"), now=NOON)
+    letter = to_dead_letter(Message(headers={"x-dead-queue": STATE_QUEUE, "ce-id": "an-id"}, body=b"a body"), now=NOON)
 
     # Stored digests: other ones would store every dead letter a second time, and part every group in two.
     assert letter.digest == "c2ca9da6352daac081e2b3f521d10a38c0e4eb304d0e5fdb8746da21399199f0"
@@ -232,7 +232,7 @@ def test_digest_parts_do_not_run_together():
     one = Message(headers={"x-dead-queue": STATE_QUEUE, "ce-id": "a"}, body=b"bc")
     other = Message(headers={"x-dead-queue": STATE_QUEUE, "ce-id": "ab"}, body=b"c")
 
-    assert read(one, now=NOON).digest != read(other, now=NOON).digest
+    assert to_dead_letter(one, now=NOON).digest != to_dead_letter(other, now=NOON).digest
     assert of("x", code="ab", kind="c") != of("x", code="a", kind="bc")
 
 
@@ -240,7 +240,7 @@ def test_an_id_that_does_not_follow_from_the_body_is_not_believed():
     first, other = (TrainingSucceeded(training_id="t1", output=output) for output in ("one", "another"))
     forged = replace(of_event(other, NOON), headers=of_event(first, NOON).headers)
 
-    assert read(forged, now=NOON).digest != read(of_event(first, NOON), now=NOON).digest
+    assert to_dead_letter(forged, now=NOON).digest != to_dead_letter(of_event(first, NOON), now=NOON).digest
 
 
 def of_event(event: Event, at: datetime) -> Message:
@@ -261,24 +261,24 @@ def of_event(event: Event, at: datetime) -> Message:
     ids=["body", "event", "queue"],
 )
 def test_another_message_has_another_digest(other):
-    assert read(other, now=NOON).digest != read(dead(PermanentError("x")), now=NOON).digest
+    assert to_dead_letter(other, now=NOON).digest != to_dead_letter(dead(PermanentError("x")), now=NOON).digest
 
 
 def test_a_replay_leaves_its_mark():
-    letter = read(dead(PermanentError("x"), {REPLAY_HEADER: f"{REPLAY}:17"}), now=NOON)
+    letter = to_dead_letter(dead(PermanentError("x"), {REPLAY_HEADER: f"{REPLAY}:17"}), now=NOON)
 
-    assert letter.mark == Mark(REPLAY, 17)
+    assert letter.mark == ReplayMark(REPLAY, 17)
 
 
 @pytest.mark.parametrize("number", ["", "0", "017", "-1", "x", "\N{ARABIC-INDIC DIGIT ONE}", "9" * 19, "9" * 30])
 def test_a_mark_is_read_as_it_is_written_and_in_no_other_form(number):
-    assert str(Mark.parse(f"{REPLAY}:17")) == f"{REPLAY}:17"
-    assert Mark.parse(f"{REPLAY}:{number}") is None
+    assert str(ReplayMark.parse(f"{REPLAY}:17")) == f"{REPLAY}:17"
+    assert ReplayMark.parse(f"{REPLAY}:{number}") is None
 
 
 @pytest.mark.parametrize("value", ["", "17", "x:1", f"{REPLAY}", f"{REPLAY.hex}:1", f"{'-' * 36}:1", 7, None])
 def test_what_is_no_mark_is_none(value):
-    assert Mark.parse(value) is None
+    assert ReplayMark.parse(value) is None
 
 
 # One cause, one group
@@ -360,7 +360,7 @@ def test_an_event_in_structured_mode_says_in_its_body_what_it_is():
     attributes = {"id": event.id, "type": f"dev.modelswap.{event.event.key}"}
     body = json.dumps({**attributes, "data": json.loads(event.body())}).encode()
 
-    letter = read(Message(body, content_type="application/cloudevents+json; charset=utf-8"), now=NOON)
+    letter = to_dead_letter(Message(body, content_type="application/cloudevents+json; charset=utf-8"), now=NOON)
 
     assert (letter.event_type, letter.event_id, letter.training_id) == (event.event.key, event.id, "t1")
 
@@ -372,7 +372,7 @@ def test_an_event_in_structured_mode_says_in_its_body_what_it_is():
     content_type=st.none() | st.text(),
 )
 def test_any_headers_and_any_bytes_are_a_letter_that_can_be_stored(headers, body, routing_key, content_type):
-    letter = read(Message(body, headers, "", routing_key, content_type), now=NOON)
+    letter = to_dead_letter(Message(body, headers, "", routing_key, content_type), now=NOON)
 
     failure = letter.failure
     texts = [

@@ -50,11 +50,11 @@ QUESTIONS: dict[str, Callable[[Services], Awaitable[Any]]] = {
     "unfinished": lambda services: anext(services.unfinished()),
     "knows": lambda services: services.knows("t1"),
     "user_of": lambda services: services.user_of("t1"),
-    "look_again": lambda services: services.look_again("t1"),
+    "look_again": lambda services: services.retry_extraction("t1"),
     "never_started": lambda services: services.never_started(UUID(int=1), "nobody heard of it"),
     "preview_extractor": lambda services: services.preview_extractor(MESSAGE),
     "preview_state": lambda services: services.preview_state(MESSAGE),
-    "take_back": lambda services: services.take_back(REVERT),
+    "revert_model": lambda services: services.revert_model(REVERT),
 }
 
 
@@ -74,7 +74,7 @@ async def test_however_long_the_reason_of_an_undo_state_takes_it(length: int):
     revert = Revert(REVERT.replay_id, REVERT.user_id, 7, REVERT.to, "x" * length, REVERT.actor)
 
     async with answering(200, {}) as (client, asked):
-        assert await client.take_back(revert) is None
+        assert await client.revert_model(revert) is None
 
     sent = RollBack.model_validate_json(asked[0].content)
     assert sent.reason.startswith(f"undo of replay {REVERT.replay_id}: x")
@@ -83,7 +83,7 @@ async def test_however_long_the_reason_of_an_undo_state_takes_it(length: int):
 
 async def test_where_there_was_no_model_before_the_one_that_is_there_is_withdrawn():
     async with answering(200, {}) as (client, asked):
-        assert await client.take_back(replace(REVERT, to=None)) is None
+        assert await client.revert_model(replace(REVERT, to=None)) is None
 
     assert asked[0].url.path == "/v1/users/user-1/model/withdraw"
     assert asked[0].headers["If-Match"] == '"7"'
@@ -99,7 +99,7 @@ async def test_where_there_was_no_model_before_the_one_that_is_there_is_withdraw
 )
 async def test_an_undo_says_who_asked_for_it_whatever_token_we_have(token: str, header: str | None, reason: str):
     async with answering(200, {}, read_token(token)) as (client, asked):
-        await client.take_back(REVERT)
+        await client.revert_model(REVERT)
 
     assert asked[0].headers.get(ON_BEHALF_OF) == header
     assert RollBack.model_validate_json(asked[0].content).reason == reason
@@ -118,7 +118,7 @@ async def test_an_undo_says_who_asked_for_it_whatever_token_we_have(token: str, 
 )
 async def test_what_state_says_of_a_user_is_why_their_model_is_kept(status: int, kind: str):
     async with answering(status, problem(kind, status)) as (client, _):
-        assert await client.take_back(REVERT) == f"it is {kind}"
+        assert await client.revert_model(REVERT) == f"it is {kind}"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ async def test_what_state_says_of_a_user_is_why_their_model_is_kept(status: int,
 async def test_any_other_answer_leaves_an_undo_to_be_done(status: int, answer: Any):
     async with answering(status, answer) as (client, _):
         with pytest.raises(ServiceDown, match=f"user-1.* {status}"):
-            await client.take_back(REVERT)
+            await client.revert_model(REVERT)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ async def test_a_service_that_is_not_there_is_named():
 async def test_what_state_refuses_is_an_error_of_its_own():
     async with answering(409, {"detail": "still running"}) as (client, _):
         with pytest.raises(StateRefused, match="still running"):
-            await client.look_again("t1")
+            await client.retry_extraction("t1")
 
 
 @pytest.mark.parametrize("status", [404, 422])

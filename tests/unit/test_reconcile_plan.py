@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.listing import Listing, oldest
-from services.ops.reconcile.plan import Ask, GiveUp, Identify, LookAgain, NeverStarted, Step, Tell, Wait, plan
+from services.ops.reconcile.plan import Fetch, GiveUp, Identify, NeverStarted, Report, RetryExtraction, Step, Wait, plan
 from services.ops.reconcile.trainings import (
     Limits,
     Memory,
     Stage,
     Unfinished,
     Watched,
-    after_telling,
+    after_report,
     is_due,
-    next_look,
+    next_check,
 )
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.training import Training
@@ -92,17 +92,17 @@ def step(training: Unfinished, shown: Listing, *, memory: Memory | None = None, 
 def test_what_ended_by_the_list_is_told(status: str):
     found = replicates(status=status)
 
-    assert step(unfinished(), listing(found)) == Tell(unfinished(), found)
+    assert step(unfinished(), listing(found)) == Report(unfinished(), found)
 
 
 def test_a_success_that_the_list_shows_without_its_output_is_asked_for():
-    assert step(unfinished(), listing(replicates(output=None))) == Ask(unfinished(), "t1")
+    assert step(unfinished(), listing(replicates(output=None))) == Fetch(unfinished(), "t1")
 
 
 def test_a_success_without_output_is_told_as_it_is_when_asking_is_used_up():
     found = replicates(output=None)
 
-    assert step(unfinished(), listing(found), memory=Memory(gets=3, asked_at=BEGIN)) == Tell(unfinished(), found)
+    assert step(unfinished(), listing(found), memory=Memory(gets=3, asked_at=BEGIN)) == Report(unfinished(), found)
 
 
 def test_what_runs_by_the_list_costs_no_call():
@@ -113,7 +113,7 @@ def test_that_it_runs_is_told_where_nobody_knew():
     found = replicates(status="starting")
     requested = unfinished(stage=Stage.REQUESTED)
 
-    assert step(requested, listing(found)) == Tell(requested, found)
+    assert step(requested, listing(found)) == Report(requested, found)
 
 
 def test_a_status_that_nobody_knows_is_no_end():
@@ -141,7 +141,7 @@ def test_what_the_list_does_not_show_is_asked_for_ever_more_rarely_and_three_tim
 
     decided = step(unfinished(), listing(), memory=Memory(gets=gets, asked_at=asked_at), age=age)
 
-    assert decided == (Ask(unfinished(), "t1") if is_asked else Wait(unfinished(), is_absent=True))
+    assert decided == (Fetch(unfinished(), "t1") if is_asked else Wait(unfinished(), is_absent=True))
 
 
 @pytest.mark.parametrize(
@@ -169,22 +169,22 @@ def test_an_end_is_told_however_late():
     found = replicates()
     memory = Memory(looks=9, gets=3, asked_at=BEGIN)
 
-    assert step(unfinished(), listing(found), memory=memory, age=timedelta(days=9)) == Tell(unfinished(), found)
+    assert step(unfinished(), listing(found), memory=memory, age=timedelta(days=9)) == Report(unfinished(), found)
 
 
 def test_one_that_is_verified_for_too_long_is_looked_at_again_without_asking_replicate():
     verifying = unfinished(stage=Stage.VERIFYING)
 
     assert oldest([Watched(verifying)]) is None
-    assert step(verifying, Listing()) == LookAgain(verifying)
+    assert step(verifying, Listing()) == RetryExtraction(verifying)
 
 
 def test_one_that_is_verified_without_an_end_is_given_up_like_any_other():
     verifying = unfinished(stage=Stage.VERIFYING, updated_at=BEGIN + 66 * HOUR)
     too_soon, enough = 72 * HOUR - MINUTE, 72 * HOUR
 
-    assert step(verifying, Listing(), memory=Memory(looks=2), age=9 * enough) == LookAgain(verifying)
-    assert step(verifying, Listing(), memory=Memory(looks=9), age=too_soon) == LookAgain(verifying)
+    assert step(verifying, Listing(), memory=Memory(looks=2), age=9 * enough) == RetryExtraction(verifying)
+    assert step(verifying, Listing(), memory=Memory(looks=9), age=too_soon) == RetryExtraction(verifying)
     assert step(verifying, Listing(), memory=Memory(looks=3), age=enough) == GiveUp(
         verifying,
         "t1",
@@ -199,13 +199,13 @@ def test_one_that_is_verified_without_an_end_is_given_up_like_any_other():
 def test_a_training_without_an_id_is_known_by_the_address_that_we_signed_for_it(status: str):
     found = replicates(status=status, webhook=address_of(nameless()))
 
-    assert step(nameless(), listing(found)) == Tell(nameless(), found)
+    assert step(nameless(), listing(found)) == Report(nameless(), found)
 
 
 def test_one_known_by_its_address_is_asked_for_by_the_lists_id():
     found = replicates(output=None, webhook=address_of(nameless()))
 
-    assert step(nameless(), listing(found)) == Ask(nameless(), "t1")
+    assert step(nameless(), listing(found)) == Fetch(nameless(), "t1")
 
 
 def test_one_known_by_its_address_is_given_up_by_the_lists_id():
@@ -221,7 +221,7 @@ def test_one_known_by_its_address_is_given_up_by_the_lists_id():
 def test_one_verified_without_an_id_is_looked_at_again_for_ever():
     verifying = unfinished(training_id=None, stage=Stage.VERIFYING)
 
-    assert step(verifying, Listing(), memory=Memory(looks=9), age=timedelta(days=9)) == LookAgain(verifying)
+    assert step(verifying, Listing(), memory=Memory(looks=9), age=timedelta(days=9)) == RetryExtraction(verifying)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_training_that_progress_was_heard_of_was_started():
 def test_a_training_that_nobody_started_ends_even_where_the_list_is_too_long_to_read():
     decided = step(nameless(), listing(is_whole=False), memory=Memory(looks=3), age=timedelta(days=3))
 
-    assert decided == NeverStarted(nameless(), "nobody has heard of it within 3 days")
+    assert decided == NeverStarted(nameless(), "no webhook came within 3 days")
 
 
 NEVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -356,11 +356,11 @@ def listed_ones(draw: st.DrawFn) -> Training:
 def test_whatever_is_seen_each_training_has_a_step_and_what_is_asked_for_an_id(watched, shown, is_whole, now):
     for each in watched:
         is_due(each, now, LIMITS)
-        after_telling(each.training, now, LIMITS)
+        after_report(each.training, now, LIMITS)
     steps = plan(watched, listing(*shown, is_whole=is_whole), now=now, limits=LIMITS)
 
     assert {each.training.ref for each in steps} == {each.training.ref for each in watched}
-    assert all(each.training_id for each in steps if isinstance(each, Ask | GiveUp))
+    assert all(each.training_id for each in steps if isinstance(each, Fetch | GiveUp))
 
 
 # When
@@ -408,11 +408,11 @@ def test_a_look_waits_for_its_time():
 def test_looks_become_rarer_with_time(overdue_for: timedelta, distance: timedelta):
     now = BEGIN + HOUR + overdue_for
 
-    assert next_look(unfinished(), now, LIMITS) == now + distance
+    assert next_check(unfinished(), now, LIMITS) == now + distance
 
 
 def test_what_was_told_is_not_told_again_at_once():
-    assert after_telling(unfinished(), BEGIN + HOUR, LIMITS) == BEGIN + 2 * HOUR
+    assert after_report(unfinished(), BEGIN + HOUR, LIMITS) == BEGIN + 2 * HOUR
 
 
 def test_the_longest_overdue_comes_first():

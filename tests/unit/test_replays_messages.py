@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from services.ops.letters.letter import Mark
-from services.ops.replays.messages import EditRefused, StoredLetter, edited, headers_of, message_of, reported
+from services.ops.letters.letter import ReplayMark
+from services.ops.replays.messages import EditRefused, StoredLetter, edited, headers_of, message_of, translated
 from shared.contract.envelope import REPLAY_HEADER, Envelope, decode
 from shared.contract.events import TrainingCanceled, TrainingSucceeded
 from shared.contract.identity import ModelName
@@ -17,7 +17,7 @@ from shared.replicate.translate import UnknownStatus
 from tests.replays import letter_of
 from tests.state import NOON, ready, succeeded
 
-MARK = Mark(UUID(int=7), 1)
+MARK = ReplayMark(UUID(int=7), 1)
 
 
 def structured(event: Envelope) -> StoredLetter:
@@ -56,7 +56,7 @@ def test_whoever_reads_it_sees_the_event_and_the_mark(make):
 
 
 def test_a_webhook_that_was_set_aside_is_translated_with_todays_code():
-    envelope = reported(webhook("succeeded", output={"version": "x"}), MARK)
+    envelope = translated(webhook("succeeded", output={"version": "x"}), MARK)
 
     assert isinstance(envelope.event, TrainingSucceeded)
     assert (envelope.event.ref, envelope.event.destination) == (UUID(int=3), ModelName("acme", "ada"))
@@ -65,7 +65,7 @@ def test_a_webhook_that_was_set_aside_is_translated_with_todays_code():
 
 def test_a_webhook_without_a_claim_is_translated_as_well():
     letter = webhook("aborted")
-    envelope = reported(letter_of(ready("t1"), queue=RECEIVER, headers={}, body=letter.body), MARK)
+    envelope = translated(letter_of(ready("t1"), queue=RECEIVER, headers={}, body=letter.body), MARK)
 
     assert isinstance(envelope.event, TrainingCanceled)
     assert envelope.event.ref is None
@@ -73,7 +73,7 @@ def test_a_webhook_without_a_claim_is_translated_as_well():
 
 def test_a_status_that_is_still_unknown_is_still_refused():
     with pytest.raises(UnknownStatus):
-        reported(webhook("thinking"), MARK)
+        translated(webhook("thinking"), MARK)
 
 
 def test_an_edited_body_says_the_same_kind_of_thing_about_the_same_training():

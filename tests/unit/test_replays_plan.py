@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from services.ops.replays.answers import in_words, is_end
-from services.ops.replays.plan import Counts, Done, Rules, Send, SetModel, Stop, Wait, before, bounds, decide, why_not
+from services.ops.replays.answers import describe, is_outcome
+from services.ops.replays.plan import (
+    Counts,
+    Done,
+    Rules,
+    Send,
+    SetModel,
+    Stop,
+    Wait,
+    decide,
+    model_before,
+    step_ends,
+    why_not_replayable,
+)
 from shared.contract.events import Effect
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE
 from tests.replays import settled
@@ -25,13 +37,13 @@ from tests.replays import settled
     ],
 )
 def test_steps_end_after_so_many_letters(steps, total, expected):
-    assert bounds(steps, total) == expected
+    assert step_ends(steps, total) == expected
 
 
 @pytest.mark.parametrize("step", [0, -1, "0%", "half", "", "1%%", True])
 def test_what_is_no_step_is_refused(step):
     with pytest.raises(ValueError, match="step"):
-        bounds([step], 10)
+        step_ends([step], 10)
 
 
 RULES = Rules(steps=(1, 11, 200), stop_share=0.2)
@@ -118,7 +130,7 @@ def test_a_share_of_nought_stops_at_the_first_failure_that_counts():
     ],
 )
 def test_what_state_says_may_be_the_end_or_a_step_on_the_way(queue, event_type, said, expected):
-    assert is_end(queue, event_type, settled("a-mark", **said)) is expected
+    assert is_outcome(queue, event_type, settled("a-mark", **said)) is expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ def test_what_state_says_may_be_the_end_or_a_step_on_the_way(queue, event_type, 
     ],
 )
 def test_only_what_somebody_of_ours_consumes_can_be_replayed(queue, is_replayable):
-    assert (why_not(queue) is None) is is_replayable
+    assert (why_not_replayable(queue) is None) is is_replayable
 
 
 @pytest.mark.parametrize(
@@ -148,15 +160,15 @@ def test_only_what_somebody_of_ours_consumes_can_be_replayed(queue, is_replayabl
     ],
 )
 def test_what_a_user_had_before_a_replay(models, expected):
-    assert before(models) == expected
+    assert model_before(models) == expected
 
 
 @pytest.mark.parametrize("effect", list(Effect))
 def test_every_effect_has_its_words(effect):
-    assert "user ada" in in_words(settled("a-mark", effect))
+    assert "user ada" in describe(settled("a-mark", effect))
 
 
 def test_what_a_withdrawal_has_overtaken_is_not_said_to_use_a_newer_model():
-    said = in_words(settled("a-mark", Effect.SUPERSEDED, model=None, generation=None, previous=None))
+    said = describe(settled("a-mark", Effect.SUPERSEDED, model=None, generation=None, previous=None))
 
     assert said == "superseded: the model of user ada was withdrawn after this training was requested"

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import structlog
 
 from services.ops.letters.failure import Message
-from services.ops.letters.letter import Letter, read
+from services.ops.letters.letter import DeadLetter, to_dead_letter
 from shared.contract.trace import trace_id_in
 
 log = structlog.get_logger()
@@ -22,7 +22,7 @@ _STATEMENT_BYTES: Final = 4 * 1024 * 1024
 class Store(Protocol):
     """The store of dead letters."""
 
-    async def keep(self, letters: Sequence[Letter]) -> None: ...
+    async def keep(self, letters: Sequence[DeadLetter]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Archive:
         """Store *messages*; their digests tell which were stored before."""
         moment = self.now()
         for some in in_parts(messages):
-            letters = [read(message, now=moment) for message in some]
+            letters = [to_dead_letter(message, now=moment) for message in some]
             await self.store.keep(letters)
             for message, letter in zip(some, letters, strict=True):
                 log.info(

@@ -30,14 +30,14 @@ _MARK: Final = re.compile(r"([0-9a-f-]{36}):([1-9][0-9]{0,18})")
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class ReplayMark:
     """The header ``ce-replay``, ``<replay id>:<letter>``: which replay of which dead letter a message is."""
 
     replay_id: UUID
     letter: int
 
     @classmethod
-    def parse(cls, value: object) -> Mark | None:
+    def parse(cls, value: object) -> ReplayMark | None:
         """Parse the one form that is written; None for anything else."""
         match = _MARK.fullmatch(value) if isinstance(value, str) else None
         if match is None or int(match[2]) >= 2**63:
@@ -52,7 +52,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A dead letter, of a message of any kind."""
 
     digest: str
@@ -66,10 +66,10 @@ class Letter:
     training_id: str | None
     failure: Failure
     #: Set if it failed in an operator's replay.
-    mark: Mark | None
+    mark: ReplayMark | None
 
 
-def read(message: Message, *, now: datetime) -> Letter:
+def to_dead_letter(message: Message, *, now: datetime) -> DeadLetter:
     """Parse a message of the dead queue; *now* is the time of its failure if it has none."""
     failure = failure_of(message, now)
     headers = message.headers
@@ -78,7 +78,7 @@ def read(message: Message, *, now: datetime) -> Letter:
     said = document if is_structured(message.content_type) else {}
     event_id = to_name(headers.get("ce-id")) or to_name(said.get("id")) or to_name(headers.get("webhook-id"))
     event_type = to_name(headers.get("ce-type")) or to_name(said.get("type"))
-    return Letter(
+    return DeadLetter(
         digest=_identity(message, failure.queue, event_id),
         fingerprint=fingerprint(failure.queue, failure.code, failure.kind, failure.text),
         headers=json.dumps(
@@ -90,7 +90,7 @@ def read(message: Message, *, now: datetime) -> Letter:
         event_id=event_id,
         training_id=_training_id(document, failure.queue),
         failure=failure,
-        mark=Mark.parse(headers.get(REPLAY_HEADER)),
+        mark=ReplayMark.parse(headers.get(REPLAY_HEADER)),
     )
 
 

@@ -126,13 +126,13 @@ def _of_any_status(given: Filter) -> Filter:
     return selective(given)
 
 
-def said(*names: str) -> list[Any]:
+def fields(*names: str) -> list[Any]:
     """Return, for each name, the JSON Schema of an object that has this field: options for anyOf and oneOf."""
     return [{"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in names]
 
 
 #: JSON Schema of what `selective` requires.
-SELECTIVE: Final = said(*(name for name in Filter.model_fields if name != "status"))
+SELECTIVE: Final = fields(*(name for name in Filter.model_fields if name != "status"))
 
 
 #: Open letters are dropped, and dropped ones restored: a status is left out.
@@ -142,7 +142,7 @@ _STATUS_NONE: Final = {"status": {"type": "null"}}
 class DropMany(Drop):
     """Which letters are dropped or restored, and why. At least one thing must be said of them."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": said("letters", "filter")})
+    model_config = ConfigDict(json_schema_extra={"oneOf": fields("letters", "filter")})
 
     #: Their numbers; or:
     letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import structlog
 
-from services.ops.reconcile.plan import Ask, GiveUp, Identify, LookAgain, NeverStarted, Step, Tell, Wait
-from services.ops.reconcile.trainings import Limits, Stage, Unfinished, after_telling, next_look
+from services.ops.reconcile.plan import Fetch, GiveUp, Identify, NeverStarted, Report, RetryExtraction, Step, Wait
+from services.ops.reconcile.trainings import Limits, Stage, Unfinished, after_report, next_check
 from services.ops.reconcile.views import RecoveryOutcome
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import Event, ExtractionFailed, TrainingFailed
@@ -46,7 +46,7 @@ class State(Protocol):
 
     async def knows(self, training_id: str) -> bool: ...
 
-    async def look_again(self, training: str) -> None: ...
+    async def retry_extraction(self, training: str) -> None: ...
 
     async def never_started(self, ref: UUID, reason: str) -> None: ...
 
@@ -54,7 +54,7 @@ class State(Protocol):
 class Store(Protocol):
     """The store of recoveries."""
 
-    async def looked(
+    async def record_check(
         self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
     ) -> None: ...
 
@@ -88,54 +88,56 @@ class Actions:
     async def take(self, step: Step, moment: datetime) -> None:
         """Do what *step* says."""
         match step:
-            case Tell(training, found):
-                await self._tell(training, found, moment)
-            case Ask(training, training_id):
-                await self._ask(training, training_id, moment)
+            case Report(training, found):
+                await self._report(training, found, moment)
+            case Fetch(training, training_id):
+                await self._fetch(training, training_id, moment)
             case Identify(training, candidates, is_absent):
                 await self._identify(training, candidates, moment, is_absent=is_absent)
-            case LookAgain(training):
-                await self._state.look_again(str(training.ref))
-                await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
+            case RetryExtraction(training):
+                await self._state.retry_extraction(str(training.ref))
+                await self._store.record_check(training, moment, look_at=after_report(training, moment, self._limits))
             case GiveUp(training, training_id, reason):
                 await self._give_up(training, training_id, reason, moment)
             case NeverStarted(training, reason):
                 tell = partial(self._state.never_started, training.ref, reason)
                 await self._end(training, RecoveryOutcome.NEVER_STARTED, reason, tell, moment)
             case Wait(training, is_absent):
-                await self._look_later(training, moment, is_absent=is_absent)
+                await self._check_later(training, moment, is_absent=is_absent)
 
-    async def _tell(self, training: Unfinished, found: Training, moment: datetime) -> None:
+    async def _report(self, training: Unfinished, found: Training, moment: datetime) -> None:
         """Publish what Replicate says of a training, as its webhook would have done."""
         event = translate(found, Origin(training.claim), size_bytes=_ANY_SIZE, recovered=True)
         if found.has_ended:
             known = training.model_copy(update={"training_id": found.id})
             reason = f"Replicate says {found.status}; no webhook said so"
-            await self._end(known, RecoveryOutcome.RECOVERED, reason, partial(self._emit, event, moment), moment)
+            await self._end(
+                known, RecoveryOutcome.RECOVERED, reason, partial(self._publish_event, event, moment), moment
+            )
         else:
-            await self._emit(event, moment)
-            await self._look_later(training, moment)
+            await self._publish_event(event, moment)
+            await self._check_later(training, moment)
 
-    async def _ask(self, training: Unfinished, training_id: TrainingId, moment: datetime) -> None:
+    async def _fetch(self, training: Unfinished, training_id: TrainingId, moment: datetime) -> None:
         self._spend()
         if not await self._store.count_get(training, moment):
-            await self._look_later(training, moment)
+            await self._check_later(training, moment)
             return
         try:
             found = await self._replicate.get_training(training_id)
         except NotThere:
-            await self._look_later(training, moment, is_absent=True)
+            await self._check_later(training, moment, is_absent=True)
             return
-        await self._tell(training, found, moment)
+        await self._report(training, found, moment)
 
     async def _identify(
         self, training: Unfinished, candidates: Sequence[Training], moment: datetime, *, is_absent: bool
     ) -> None:
         unregistered = [each for each in candidates if not await self._state.knows(each.id)]
         if len(unregistered) == 1:
-            await self._tell(training, unregistered[0], moment)
+            await self._report(training, unregistered[0], moment)
         else:
-            await self._look_later(training, moment, is_absent=is_absent and not unregistered)
+            await self._check_later(training, moment, is_absent=is_absent and not unregistered)
 
     async def _give_up(self, training: Unfinished, training_id: TrainingId, reason: str, moment: datetime) -> None:
         known: dict[str, Any] = {"training_id": training_id, "ref": training.ref}
@@ -143,7 +145,7 @@ class Actions:
         if training.stage is Stage.VERIFYING:
             await self._check_replicate(training_id)
             event = ExtractionFailed(**known, error=_GIVEN_UP, detail=reason)
-        await self._end(training, RecoveryOutcome.GIVEN_UP, reason, partial(self._emit, event, moment), moment)
+        await self._end(training, RecoveryOutcome.GIVEN_UP, reason, partial(self._publish_event, event, moment), moment)
 
     async def _check_replicate(self, training_id: str) -> None:
         """Raise if Replicate does not answer: an outage, or a token that it refuses, is no failure of a training."""
@@ -151,7 +153,7 @@ class Actions:
         with suppress(NotThere):
             await self._replicate.get_training(training_id)
 
-    async def _emit(self, event: Event, moment: datetime) -> None:
+    async def _publish_event(self, event: Event, moment: datetime) -> None:
         await self._publish(wrap(event, source=SOURCE, now=moment))
 
     async def _end(
@@ -165,7 +167,7 @@ class Actions:
         """Store an outcome, then *tell* it: after a crash in between it is told again, and counted once."""
         is_new = await self._store.settle(training, outcome, reason, moment)
         await tell()
-        await self._store.looked(training, moment, look_at=after_telling(training, moment, self._limits))
+        await self._store.record_check(training, moment, look_at=after_report(training, moment, self._limits))
         if is_new:
             self._ended[outcome].inc()
             log.info(
@@ -176,6 +178,6 @@ class Actions:
                 user_id=training.user_id,
             )
 
-    async def _look_later(self, training: Unfinished, moment: datetime, *, is_absent: bool = False) -> None:
-        look_at = next_look(training, moment, self._limits)
-        await self._store.looked(training, moment, look_at=look_at, is_absent=is_absent)
+    async def _check_later(self, training: Unfinished, moment: datetime, *, is_absent: bool = False) -> None:
+        look_at = next_check(training, moment, self._limits)
+        await self._store.record_check(training, moment, look_at=look_at, is_absent=is_absent)

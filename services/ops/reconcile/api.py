@@ -44,7 +44,7 @@ class Store(Protocol):
 class State(Protocol):
     """State's API."""
 
-    async def look_again(self, training: str) -> None: ...
+    async def retry_extraction(self, training: str) -> None: ...
 
 
 def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) -> APIRouter:
@@ -72,7 +72,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
     async def look_again(training_id: Annotated[TrainingName, Path()], body: LookAgain, asker: Asker) -> LookedAgain:
         """Retry the extraction of a training that succeeded without a usable model, for a reason."""
         try:
-            await state.look_again(training_id)
+            await state.retry_extraction(training_id)
         except StateRefused as error:
             await store.audit(asker.name, "training.look_again", f"training {training_id}", body.reason, str(error))
             raise LookRefused(str(error)) from error

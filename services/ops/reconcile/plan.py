@@ -1,13 +1,13 @@
 """
 What to do about trainings that should have ended by now: from what state and Replicate say to the next steps. Pure.
 
-    Replicate's list shows it       ended: `Tell`. Runs: `Wait`, or `Tell` if state does not know yet that it runs
-    it does not                     `Ask` for this one, at most three times and ever more rarely. A 404 is no end: a
+    Replicate's list shows it       ended: `Report`. Runs: `Wait`, or `Report` if state does not know yet that it runs
+    it does not                     `Fetch` for this one, at most three times and ever more rarely. A 404 is no end: a
                                     wrong token gets one, too
     its id is not known             the answer to ``POST /v1/trainings`` was lost, or never given. The list shows a
-                                    training whose webhook address *we* signed for it: `Tell`. One that may be it:
+                                    training whose webhook address *we* signed for it: `Report`. One that may be it:
                                     `Identify`. None, again and again: `NeverStarted`
-    it is being verified for long   longer than all retries take, so the event got lost: `LookAgain`
+    it is being verified for long   longer than all retries take, so the event got lost: `RetryExtraction`
     any of these for days           `GiveUp`, after at least three looks, so that no outage of ours ends trainings
 
 The longer a training is overdue, the later the next look, so that one that never ends does not cost for ever.
@@ -35,7 +35,7 @@ _ENOUGH_LOOKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Report:
     """Publish the status that Replicate shows."""
 
     training: Unfinished
@@ -43,7 +43,7 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Fetch:
     """Ask Replicate for this one, by its id."""
 
     training: Unfinished
@@ -69,7 +69,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class LookAgain:
+class RetryExtraction:
     """Retry its extraction."""
 
     training: Unfinished
@@ -92,7 +92,7 @@ class NeverStarted:
     reason: str
 
 
-Step: TypeAlias = Tell | Ask | Identify | Wait | LookAgain | GiveUp | NeverStarted
+Step: TypeAlias = Report | Fetch | Identify | Wait | RetryExtraction | GiveUp | NeverStarted
 
 
 def plan(
@@ -140,7 +140,7 @@ def _step_of_verified(watched: Watched, now: datetime, limits: Limits) -> Step:
     if training.training_id is not None and _is_hopeless(watched, now, limits):
         why = f"whether its model works is not known since {training.updated_at:%F %R} UTC"
         return _give_up(training, training.training_id, now, why)
-    return LookAgain(training)
+    return RetryExtraction(training)
 
 
 def _step_of_found(watched: Watched, found: Training, now: datetime, limits: Limits) -> Step:
@@ -148,17 +148,21 @@ def _step_of_found(watched: Watched, found: Training, now: datetime, limits: Lim
     if found.has_ended:
         # A list need not show everything.
         is_poor = found.status == TrainingStatus.SUCCEEDED and found.output is None
-        return Ask(training, found.id) if is_poor and _may_ask(watched.memory, now, limits) else Tell(training, found)
+        return (
+            Fetch(training, found.id)
+            if is_poor and _may_fetch(watched.memory, now, limits)
+            else Report(training, found)
+        )
     if _is_hopeless(watched, now, limits):
         return _give_up(training, found.id, now, f"Replicate still says {found.status!r}")
-    return Tell(training, found) if training.stage is Stage.REQUESTED else Wait(training)
+    return Report(training, found) if training.stage is Stage.REQUESTED else Wait(training)
 
 
 def _step_of_missing(
     watched: Watched, training_id: TrainingId, now: datetime, limits: Limits, *, is_absent: bool
 ) -> Step:
-    if _may_ask(watched.memory, now, limits):
-        return Ask(watched.training, training_id)
+    if _may_fetch(watched.memory, now, limits):
+        return Fetch(watched.training, training_id)
     if _is_hopeless(watched, now, limits):
         return _give_up(watched.training, training_id, now, "Replicate does not show it")
     return Wait(watched.training, is_absent)
@@ -172,7 +176,7 @@ def _step_of_nameless(watched: Watched, now: datetime, limits: Limits, *, is_abs
         return NeverStarted(training, f"Replicate was never asked to start it: it lists none, after {looks} looks")
     if _is_hopeless(watched, now, limits):
         age = _in_words(now - training.requested_at)
-        return NeverStarted(training, f"nobody has heard of it within {age}")
+        return NeverStarted(training, f"no webhook came within {age}")
     return Wait(training, is_absent)
 
 
@@ -181,7 +185,7 @@ def _give_up(training: Unfinished, training_id: TrainingId, now: datetime, what:
     return GiveUp(training, training_id, f"given up after {age} without an end: {what}")
 
 
-def _may_ask(memory: Memory, now: datetime, limits: Limits) -> bool:
+def _may_fetch(memory: Memory, now: datetime, limits: Limits) -> bool:
     if memory.asked_at is None or memory.gets == 0:
         return True
     return memory.gets < MOST_GETS and now >= memory.asked_at + limits.after * 2 ** (memory.gets - 1)

@@ -27,7 +27,7 @@ from services.ops.reconcile.trainings import (
     Unfinished,
     Watched,
     is_due,
-    next_look,
+    next_check,
 )
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
@@ -220,9 +220,9 @@ class Reconciler:
     async def _remember(self, training: Unfinished, error: Exception, moment: datetime) -> None:
         """Show operators why a training is set aside."""
         trouble = clean(f"{code_of(error)}: {error}", _TROUBLE_LIMIT)
-        look_at = next_look(training, moment, self._limits)
+        look_at = next_check(training, moment, self._limits)
         try:
-            await self._store.looked(training, moment, look_at=look_at, trouble=trouble)
+            await self._store.record_check(training, moment, look_at=look_at, trouble=trouble)
         except DependencyDown:
             raise
         except Exception:

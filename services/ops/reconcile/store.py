@@ -22,7 +22,7 @@ _TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('ops.recon
 _RECALL: Final = """
     SELECT ref, looks, absences, gets, asked_at, look_at FROM ops.recoveries WHERE ref = ANY($1::uuid[])
 """
-_LOOKED: Final = """
+_RECORD_CHECK: Final = """
     INSERT INTO ops.recoveries AS r (ref, training_id, user_id, noticed_at, looks, absences, look_at, trouble)
     VALUES ($1, $2, $3, $4, 1, $5, $6, $7)
     ON CONFLICT (ref) DO UPDATE SET
@@ -103,11 +103,11 @@ class Store:
         """Return what was done about these trainings so far, by ref."""
         return {row["ref"]: _memory(row) for row in await self._fetch(_RECALL, refs)}
 
-    async def looked(
+    async def record_check(
         self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
     ) -> None:
         """Store a check, when the next one is due, and why this one failed if it did."""
-        await self._fetch(_LOOKED, *_who(training), now, int(is_absent), look_at, trouble)
+        await self._fetch(_RECORD_CHECK, *_who(training), now, int(is_absent), look_at, trouble)
 
     async def count_get(self, training: Unfinished, now: datetime) -> bool:
         """Count a request to Replicate for this training alone; False if there were enough."""

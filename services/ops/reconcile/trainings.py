@@ -115,12 +115,12 @@ def is_due(watched: Watched, now: datetime, limits: Limits) -> bool:
     return limits.due_at(watched.training) <= now and (look_at is None or look_at <= now)
 
 
-def next_look(training: Unfinished, now: datetime, limits: Limits) -> datetime:
+def next_check(training: Unfinished, now: datetime, limits: Limits) -> datetime:
     """Return when to check again: the later, the longer it is overdue."""
     distance = (now - limits.due_at(training)) / 2
     return now + min(max(distance, limits.every), max(_LONGEST_DISTANCE, limits.every))
 
 
-def after_telling(training: Unfinished, now: datetime, limits: Limits) -> datetime:
+def after_report(training: Unfinished, now: datetime, limits: Limits) -> datetime:
     """Return when to publish the same again, if state still shows the old stage."""
-    return max(next_look(training, now, limits), now + limits.after)
+    return max(next_check(training, now, limits), now + limits.after)

@@ -29,7 +29,7 @@ from shared.contract.topology import STATE_QUEUE
 _VERIFYING: Final = "verifying"
 
 
-def is_end(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
+def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
     """Return whether *settled* is the outcome of a letter of *queue*, not only a step on the way to it."""
     match settled.event:
         case ExtractionFailed.key if settled.error == DESTINATION_UNKNOWN:
@@ -57,7 +57,7 @@ class Prediction:
     previous: str | None = None
 
 
-def asks_extractor(envelope: Envelope) -> bool:
+def goes_to_extractor(envelope: Envelope) -> bool:
     """Return whether the extractor consumes this event."""
     return isinstance(envelope.event, TrainingSucceeded | ExtractionRequested)
 
@@ -66,7 +66,7 @@ def predicted(event: ReplaySettled) -> Prediction:
     """Return the prediction from state's answer."""
     return Prediction(
         Outcome(event.effect.value),
-        in_words(event),
+        describe(event),
         event.user_id,
         event.stage,
         event.generation,
@@ -83,21 +83,21 @@ def refused(refusal: Refusal, *, error_code: str) -> Prediction:
     return Prediction(Outcome.FAILED, f"{begin}: {refusal.code}: {refusal.text}{later}")
 
 
-def in_words(event: ReplaySettled) -> str:
+def describe(event: ReplaySettled) -> str:
     """Describe an outcome."""
     match event.effect:
         case Effect.SWAPPED:
-            return f"user {event.user_id}: {in_models(event.previous)} → {in_models(event.model)}"
+            return f"user {event.user_id}: {model_name(event.previous)} → {model_name(event.model)}"
         case Effect.SUPERSEDED if event.model is None:
             return f"superseded: the model of user {event.user_id} was withdrawn after this training was requested"
         case Effect.SUPERSEDED:
-            return f"superseded: user {event.user_id} uses a newer one, {in_models(event.model)}"
+            return f"superseded: user {event.user_id} uses a newer one, {model_name(event.model)}"
         case Effect.MOVED:
-            return f"the training is {event.stage} now; user {event.user_id} keeps {in_models(event.model)}"
+            return f"the training is {event.stage} now; user {event.user_id} keeps {model_name(event.model)}"
         case Effect.NOTHING:
-            return f"the training was {event.stage} already; user {event.user_id} keeps {in_models(event.model)}"
+            return f"the training was {event.stage} already; user {event.user_id} keeps {model_name(event.model)}"
 
 
-def in_models(model: object) -> str:
+def model_name(model: object) -> str:
     """Return the name of *model*, or "no model"."""
     return "no model" if model is None else str(model)

@@ -19,7 +19,7 @@ from uuid import UUID
 
 import structlog
 
-from services.ops.letters.letter import Mark
+from services.ops.letters.letter import ReplayMark
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.records import Round, Work
 from services.ops.replays.rounds import (
@@ -77,7 +77,7 @@ class Engine:
 
         self._sending: SetAside[UUID] = pauses("replays that send")
         self._asking: SetAside[UUID] = pauses("replays that ask")
-        letters: SetAside[Mark] = pauses("letters of dry runs", _LONGEST_ITEM_PAUSE_SECONDS)
+        letters: SetAside[ReplayMark] = pauses("letters of dry runs", _LONGEST_ITEM_PAUSE_SECONDS)
         users: SetAside[tuple[UUID, str]] = pauses("users of undone replays", _LONGEST_ITEM_PAUSE_SECONDS)
         #: What fails by itself, of each kind.
         self.aside: Sequence[SetAside[Any]] = (self._sending, self._asking, letters, users)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
 
-from services.ops.letters.letter import Mark
+from services.ops.letters.letter import ReplayMark
 from shared.contract.answers import Mistake
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
@@ -62,20 +62,20 @@ class StoredLetter:
     first_failed_at: datetime
 
 
-def headers_of(letter: StoredLetter, mark: Mark) -> dict[str, str | int]:
+def headers_of(letter: StoredLetter, mark: ReplayMark) -> dict[str, str | int]:
     """Return the letter's own headers, as far as they can be published, and the mark."""
     own = {name: value for name, value in carried(letter.headers).items() if name not in _RETRIES}
     return {**own, REPLAY_HEADER: str(mark)}
 
 
-def message_of(letter: StoredLetter, mark: Mark) -> Message:
+def message_of(letter: StoredLetter, mark: ReplayMark) -> Message:
     """Return the letter as a request for a preview."""
     return Message.model_construct(
         None, headers=headers_of(letter, mark), content_type=letter.content_type, body=letter.body
     )
 
 
-def reported(letter: StoredLetter, mark: Mark) -> Envelope:
+def translated(letter: StoredLetter, mark: ReplayMark) -> Envelope:
     """
     Translate the webhook in a *letter* of the receiver.
 
@@ -118,7 +118,7 @@ def _edited_webhook(letter: StoredLetter, data: Mapping[str, JsonValue]) -> byte
     _refuse_other_ids({"id": letter.training_id, **_object(letter.body)}, data, ("id",))
     body = json.dumps(data, ensure_ascii=False).encode()
     try:
-        reported(replace(letter, body=body), Mark(UUID(int=0), letter.number))
+        translated(replace(letter, body=body), ReplayMark(UUID(int=0), letter.number))
     except ModelswapError as error:
         raise EditRefused(Mistake(pointer="#", detail=str(error))) from error
     return body

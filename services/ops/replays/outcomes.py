@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.ops.letters.letter import Mark
+from services.ops.letters.letter import ReplayMark
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed
 from shared.contract.events import Effect, Event, ModelReverted, ReplaySettled
@@ -17,7 +17,7 @@ Result = tuple[()] | Exception
 class Store(Protocol):
     """The store of replays."""
 
-    async def settle(self, settled: Mapping[Mark, Sequence[ReplaySettled]]) -> None: ...
+    async def settle(self, settled: Mapping[ReplayMark, Sequence[ReplaySettled]]) -> None: ...
 
     async def note_rollbacks(self, rollbacks: Sequence[ModelReverted]) -> None: ...
 
@@ -37,7 +37,7 @@ class Outcomes:
 
         """
         results: list[Result] = []
-        settled: dict[Mark, list[ReplaySettled]] = {}
+        settled: dict[ReplayMark, list[ReplaySettled]] = {}
         rollbacks: list[ModelReverted] = []
         for envelope in envelopes:
             said = read(envelope)
@@ -56,12 +56,12 @@ class Outcomes:
         return results
 
 
-def read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
+def read(envelope: Envelope) -> Mapping[ReplayMark, ReplaySettled] | Malformed:
     """Return the outcomes that *envelope* states, or why it states none."""
-    own = Mark.parse(envelope.replay or "")
+    own = ReplayMark.parse(envelope.replay or "")
     match envelope.event:
         case ReplaySettled() as event:
-            mark = Mark.parse(event.replay)
+            mark = ReplayMark.parse(event.replay)
             if mark is None:
                 return Malformed(f"{event.replay[:100]!r} is no mark of a replay", code="unknown_mark")
             if own is None or own == mark:
@@ -71,10 +71,10 @@ def read(envelope: Envelope) -> Mapping[Mark, ReplaySettled] | Malformed:
             stage = "active" if event.model else "replaced"
             return {} if own is None else {own: _read_again(envelope.id, event, own, stage)}
         case Event() as event:
-            return Malformed(f"nothing is to be done here about {event.key}", code="unexpected_event")
+            return Malformed(f"ops does not handle {event.key}", code="unexpected_event")
 
 
-def _read_again(event_id: str, event: ReplaySettled | ModelReverted, own: Mark, stage: str) -> ReplaySettled:
+def _read_again(event_id: str, event: ReplaySettled | ModelReverted, own: ReplayMark, stage: str) -> ReplaySettled:
     """Return the outcome of *event*'s own replay: it is a dead letter of ops, and handling it is its effect."""
     return ReplaySettled(
         training_id=event.training_id,

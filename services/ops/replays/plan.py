@@ -141,7 +141,7 @@ def _too_many_failed(rules: Rules, counts: Counts) -> str | None:
     return f"{failed} of {ended} failed, which is more than {rules.stop_share:.0%}"
 
 
-def bounds(steps: Sequence[Step], total: int) -> list[int]:
+def step_ends(steps: Sequence[Step], total: int) -> list[int]:
     """
     Return after how many of *total* letters each of *steps* ends; the last one takes all that are left.
 
@@ -177,12 +177,12 @@ def _size(step: Step, total: int) -> int:
     raise ValueError(f"{step!r} is no step: a number, a share such as 5%, or {REST}")
 
 
-def why_not(queue: str) -> str | None:
+def why_not_replayable(queue: str) -> str | None:
     """Return why letters of *queue* can not be replayed, or None."""
     if queue == PROGRESS_QUEUE:
         return "reports of progress are lossy: a newer one has made it worthless, drop it"
     if queue not in REPLAYABLE:
-        return f"nobody of ours consumes {queue}"
+        return f"no service consumes {queue}"
     return None
 
 
@@ -202,7 +202,7 @@ class SetModel:
     previous: str | None
 
 
-def before(models: Sequence[SetModel]) -> str | None:
+def model_before(models: Sequence[SetModel]) -> str | None:
     """
     Return the model a user had before a replay set *models*, the newest of them first; None: there was none.
 

@@ -10,9 +10,9 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.ops.letters.letter import Mark
-from services.ops.replays.answers import Prediction, asks_extractor, is_end, predicted, refused
-from services.ops.replays.messages import StoredLetter, message_of, reported
+from services.ops.letters.letter import ReplayMark
+from services.ops.replays.answers import Prediction, goes_to_extractor, is_outcome, predicted, refused
+from services.ops.replays.messages import StoredLetter, message_of, translated
 from services.ops.replays.outcomes import read
 from services.ops.replays.plan import Outcome
 from shared.contract.errors import DependencyDown, Malformed, ModelswapError
@@ -34,7 +34,7 @@ class Services(Protocol):
     async def preview_state(self, message: Message) -> Answer: ...
 
 
-async def predict(letter: StoredLetter, mark: Mark, services: Services) -> Prediction:
+async def predict(letter: StoredLetter, mark: ReplayMark, services: Services) -> Prediction:
     """
     Predict the outcome of a letter.
 
@@ -53,7 +53,7 @@ async def predict(letter: StoredLetter, mark: Mark, services: Services) -> Predi
         return refused(Refusal.of(error), error_code=letter.error_code)
 
 
-async def _ask(letter: StoredLetter, mark: Mark, services: Services) -> Prediction:
+async def _ask(letter: StoredLetter, mark: ReplayMark, services: Services) -> Prediction:
     if letter.queue == OPS_QUEUE:
         said = read(message_of(letter, mark).decode())
         if isinstance(said, Malformed):
@@ -63,10 +63,10 @@ async def _ask(letter: StoredLetter, mark: Mark, services: Services) -> Predicti
         return await _follow(
             letter, message_of(letter, mark), services, is_for_extractor=letter.queue == EXTRACTOR_QUEUE
         )
-    envelope = reported(letter, mark)
+    envelope = translated(letter, mark)
     if isinstance(envelope.event, TrainingProgressed):
         return Prediction(Outcome.NOTHING, "a report of progress, which settles nothing")
-    return await _follow(letter, Message.of(envelope), services, is_for_extractor=asks_extractor(envelope))
+    return await _follow(letter, Message.of(envelope), services, is_for_extractor=goes_to_extractor(envelope))
 
 
 async def _follow(letter: StoredLetter, first: Message, services: Services, *, is_for_extractor: bool) -> Prediction:
@@ -82,10 +82,10 @@ async def _follow(letter: StoredLetter, first: Message, services: Services, *, i
         for following in answer.messages:
             envelope = following.decode()
             match envelope.event:
-                case ReplaySettled() as settled if is_end(letter.queue, letter.event_type, settled):
+                case ReplaySettled() as settled if is_outcome(letter.queue, letter.event_type, settled):
                     return predicted(settled)
                 case ModelReady() | ExtractionFailed():
                     underway.append((following, False))
-                case _ if asks_extractor(envelope):
+                case _ if goes_to_extractor(envelope):
                     underway.append((following, True))
     return Prediction(Outcome.NOTHING, "nothing follows from it")

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import structlog
 
-from services.ops.letters.letter import Mark
+from services.ops.letters.letter import ReplayMark
 from services.ops.replays.answers import Prediction
-from services.ops.replays.messages import StoredLetter, headers_of, reported
+from services.ops.replays.messages import StoredLetter, headers_of, translated
 from services.ops.replays.plan import Done, Send, Status, Stop, decide
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.preview import predict
@@ -86,7 +86,7 @@ class UndoStore(Protocol):
 class State(Protocol):
     """The state service."""
 
-    async def take_back(self, revert: Revert) -> str | None: ...
+    async def revert_model(self, revert: Revert) -> str | None: ...
 
 
 class Publisher(Protocol):
@@ -128,7 +128,7 @@ class Sender:
     async def _send_all(self, replay_id: UUID, batch: Sequence[StoredLetter]) -> Round:
         if not batch:
             return Round(seconds=_BUSY_SECONDS, is_elsewhere=True)
-        sends = (without_stray_cancel(self._send(each, Mark(replay_id, each.number))) for each in batch)
+        sends = (without_stray_cancel(self._send(each, ReplayMark(replay_id, each.number))) for each in batch)
         done = await asyncio.gather(*sends, return_exceptions=True)
         results = dict(zip([each.number for each in batch], done, strict=True))
         sent = [letter for letter, error in results.items() if error is None]
@@ -137,7 +137,7 @@ class Sender:
         await self._store.record(replay_id, sent=sent, unsent=unsent, given_back=list(down))
         return Round(list(down.values()), is_underway=bool(sent), seconds=0.0)
 
-    async def _send(self, letter: StoredLetter, mark: Mark) -> None:
+    async def _send(self, letter: StoredLetter, mark: ReplayMark) -> None:
         await self._publisher.publish(self._outgoing(letter, mark))
         log.info(
             "dead_letter.replayed",
@@ -149,9 +149,9 @@ class Sender:
             trace_id=trace_id_in(letter.headers.get("traceparent")),
         )
 
-    def _outgoing(self, letter: StoredLetter, mark: Mark) -> Outgoing:
+    def _outgoing(self, letter: StoredLetter, mark: ReplayMark) -> Outgoing:
         if letter.queue == RECEIVER:
-            return to_message(reported(letter, mark), self._plan)
+            return to_message(translated(letter, mark), self._plan)
         return Outgoing(
             exchange="",
             routing_key=letter.queue,
@@ -175,7 +175,7 @@ def _why_unsent(error: BaseException) -> str:
 class Previewer:
     """Predicts the next letters of a dry run. *aside* holds the letters that no service answers for."""
 
-    def __init__(self, store: PreviewStore, services: Previews, aside: SetAside[Mark]) -> None:
+    def __init__(self, store: PreviewStore, services: Previews, aside: SetAside[ReplayMark]) -> None:
         self._store = store
         self._services = services
         self._aside = aside
@@ -199,10 +199,10 @@ class Previewer:
             return Round(seconds=0.0)
         if batch:
             self._after[replay_id] = batch[-1].number
-        marked = [(letter, Mark(replay_id, letter.number)) for letter in batch]
+        marked = [(letter, ReplayMark(replay_id, letter.number)) for letter in batch]
         slots = asyncio.Semaphore(_PREVIEWS_AT_A_TIME)
 
-        async def predict_one(letter: StoredLetter, mark: Mark) -> None:
+        async def predict_one(letter: StoredLetter, mark: ReplayMark) -> None:
             async with slots:
                 prediction = await predict(letter, mark, self._services)
             await self._store.remember_predictions(replay_id, {letter.number: prediction})
@@ -242,7 +242,7 @@ class Undoer:
         return replace(await _each(self._aside, waiting, works), seconds=0.0)
 
     async def _revert(self, revert: Revert) -> None:
-        kept_because = await self._state.take_back(revert)
+        kept_because = await self._state.revert_model(revert)
         await self._store.remember_revert(revert, kept_because=kept_because)
         log.info(
             "replay.undone" if kept_because is None else "replay.kept",

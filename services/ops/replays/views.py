@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field, model_validator
 
-from services.ops.letters.views import SELECTIVE, Filter, LetterStatus, Name, Number, Reason, said, selective
+from services.ops.letters.views import SELECTIVE, Filter, LetterStatus, Name, Number, Reason, fields, selective
 from services.ops.replays.plan import REST, Counts, Outcome, Status, Step
 from shared.contract.answers import NUMBER, Flag
 from shared.contract.checked import PRINTABLE, Checked
@@ -60,7 +60,7 @@ def _open(wanted: Filter) -> Filter:
 class StartReplay(_Body):
     """Which dead letters to replay, and how."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": said("letters", "group", "filter")})
+    model_config = ConfigDict(json_schema_extra={"oneOf": fields("letters", "group", "filter")})
 
     #: Their numbers; or:
     letters: Annotated[tuple[Number, ...], Field(min_length=1, max_length=_MOST_NAMED)] | None = None

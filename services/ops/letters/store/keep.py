@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from services.ops.letters.letter import Letter, Mark
+from services.ops.letters.letter import DeadLetter, ReplayMark
 from services.ops.session import Session
 from shared.runtime.postgres import Connection, Pool
 
@@ -69,7 +69,7 @@ class Archiving(Session):
         super().__init__(pool)
         self._failed = failed
 
-    async def keep(self, letters: Sequence[Letter]) -> None:
+    async def keep(self, letters: Sequence[DeadLetter]) -> None:
         """Store *letters*, all of them or none; each once, however often it comes."""
         replayed = {letter.mark: letter for letter in letters if letter.mark is not None}
 
@@ -86,7 +86,7 @@ class Archiving(Session):
         await self._transaction(work)
 
 
-async def _return(connection: Connection, replayed: Mapping[Mark, Letter]) -> set[int]:
+async def _return(connection: Connection, replayed: Mapping[ReplayMark, DeadLetter]) -> set[int]:
     """Update the letters that came back themselves; return their numbers."""
     by_number = {mark.letter: _returned_row(mark, letter) for mark, letter in replayed.items()}
     if not by_number:
@@ -100,7 +100,7 @@ def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _returned_row(mark: Mark, letter: Letter) -> tuple[Any, ...]:
+def _returned_row(mark: ReplayMark, letter: DeadLetter) -> tuple[Any, ...]:
     failure = letter.failure
     return (
         mark.letter,
@@ -117,7 +117,7 @@ def _returned_row(mark: Mark, letter: Letter) -> tuple[Any, ...]:
     )
 
 
-def _new_row(letter: Letter) -> tuple[Any, ...]:
+def _new_row(letter: DeadLetter) -> tuple[Any, ...]:
     failure = letter.failure
     return (
         letter.digest,

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.ops.letters.views import Filter, LetterStatus
 from services.ops.letters.where import by_number, where
-from services.ops.replays.plan import Outcome, Status, bounds, why_not, why_not_open
+from services.ops.replays.plan import Outcome, Status, step_ends, why_not_open, why_not_replayable
 from services.ops.replays.records import IdempotencyKey, KeyReused, NewReplay, NothingSelected, TooManySelected
 from services.ops.replays.store.session import ReplaySession, audit_replay, get_replay, take_letters
 from services.ops.replays.views import ReplayView
@@ -105,7 +105,7 @@ async def _create(connection: Connection, new: NewReplay) -> None:
         new.reason,
         json.dumps({**new.selection, "steps": list(new.steps)}),
         new.rate_per_second,
-        bounds(new.steps, len(taken)),
+        step_ends(new.steps, len(taken)),
         new.stop_share,
         sorted({letter["fingerprint"] for letter in found}),
         Status.PREVIEWING if new.is_dry_run else Status.RUNNING,
@@ -133,7 +133,7 @@ async def _select(connection: Connection, letters: Sequence[int] | Filter) -> li
 
 def _row(letter: Record, outcome: Outcome) -> dict[str, Any]:
     """Return the row of `_INSERT_LETTERS`: with *outcome*, or skipped and why."""
-    why = why_not(letter["queue"]) or why_not_open(letter["status"], letter["replay_id"])
+    why = why_not_replayable(letter["queue"]) or why_not_open(letter["status"], letter["replay_id"])
     known = {"training_id": letter["training_id"], "user_id": letter["user_id"]}
     if why is not None:
         return {**_skipped(letter["number"], why), **known}

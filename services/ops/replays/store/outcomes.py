@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from services.ops.letters.letter import Mark
-from services.ops.replays.answers import in_models, in_words, is_end
+from services.ops.letters.letter import ReplayMark
+from services.ops.replays.answers import describe, is_outcome, model_name
 from services.ops.replays.store.send import FAIL
 from services.ops.replays.store.session import ReplaySession
 from shared.contract.events import ModelReverted, ReplaySettled
@@ -60,15 +60,15 @@ _DETAIL: Final = "UPDATE ops.replay_letters SET detail = $3 WHERE replay_id = $1
 class Outcomes(ReplaySession):
     """Record what replayed letters came to."""
 
-    async def settle(self, settled: Mapping[Mark, Sequence[ReplaySettled]]) -> None:
+    async def settle(self, settled: Mapping[ReplayMark, Sequence[ReplaySettled]]) -> None:
         """Record what state says of letters, except for mere steps on the way to their outcome."""
 
         async def work(connection: Connection) -> None:
             replays, letters = [mark.replay_id for mark in settled], [mark.letter for mark in settled]
             ends = []
             for origin in await connection.fetch(_ORIGINS, replays, letters):
-                said = settled[Mark(origin["replay_id"], origin["letter"])]
-                last = [event for event in said if is_end(origin["queue"], origin["event_type"], event)][-1:]
+                said = settled[ReplayMark(origin["replay_id"], origin["letter"])]
+                last = [event for event in said if is_outcome(origin["queue"], origin["event_type"], event)][-1:]
                 ends += [_row(origin["replay_id"], origin["letter"], event) for event in last]
             # In one order everywhere, so that two transactions can not block each other.
             ends.sort(key=lambda end: (end["replay_id"], end["letter"]))
@@ -84,7 +84,7 @@ class Outcomes(ReplaySession):
         async def work(connection: Connection) -> None:
             await connection.execute(_LOCK_AUDIT)
             for each in rollbacks:
-                outcome = f"generation {each.generation}: {in_models(each.previous)} → {in_models(each.model)}"
+                outcome = f"generation {each.generation}: {model_name(each.previous)} → {model_name(each.model)}"
                 action = "model.rolled_back" if each.model else "model.withdrawn"
                 entry = (each.actor, action, f"user {each.user_id}", each.reason, outcome)
                 await connection.execute(_AUDIT_ONCE, *map(clean, entry))
@@ -101,7 +101,9 @@ class Outcomes(ReplaySession):
             return
         gone_on = await connection.fetchrow(_RESOLVE_GONE_ON, replay_id, letter)
         if gone_on is not None:
-            new = await connection.fetchval(_FOLLOWING, letter, gone_on["training_id"], str(Mark(replay_id, letter)))
+            new = await connection.fetchval(
+                _FOLLOWING, letter, gone_on["training_id"], str(ReplayMark(replay_id, letter))
+            )
             detail = f"it went on, and failed further on, as letter {new or 'of before'}: {text}"
             await connection.execute(_DETAIL, replay_id, letter, clean(detail))
         self.notify()
@@ -112,7 +114,7 @@ def _row(replay_id: UUID, letter: int, event: ReplaySettled) -> dict[str, Any]:
         "replay_id": str(replay_id),
         "letter": letter,
         "outcome": event.effect,
-        "detail": clean(in_words(event)),
+        "detail": clean(describe(event)),
         "user_id": event.user_id,
         "stage": event.stage,
         "generation": event.generation,

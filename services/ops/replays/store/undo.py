@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from services.ops.replays.answers import in_models
-from services.ops.replays.plan import SetModel, Status, before
+from services.ops.replays.answers import model_name
+from services.ops.replays.plan import SetModel, Status, model_before
 from services.ops.replays.records import NotNow, Revert
 from services.ops.replays.store.session import (
     ReplaySession,
@@ -85,15 +85,16 @@ class Undoing(ReplaySession):
         by_user: dict[str, list[SetModel]] = {}
         for row in await self._fetch(_TO_REVERT, replay_id, limit, after, without):
             by_user.setdefault(row["user_id"], []).append(SetModel(row["generation"], row["model"], row["previous"]))
+        actor, reason = undo["undo_actor"], undo["undo_reason"]
         return [
-            Revert(replay_id, user_id, models[0].generation, before(models), undo["undo_reason"], undo["undo_actor"])
+            Revert(replay_id, user_id, models[0].generation, model_before(models), reason, actor)
             for user_id, models in by_user.items()
         ]
 
     async def remember_revert(self, revert: Revert, *, kept_because: str | None) -> None:
         """Store that a user's model was taken back, or why it was kept."""
         undo = "reverted" if kept_because is None else "kept"
-        detail = f"back to {in_models(revert.to)}" if kept_because is None else kept_because
+        detail = f"back to {model_name(revert.to)}" if kept_because is None else kept_because
         await self._execute(_UNDONE, revert.replay_id, revert.user_id, undo, clean(detail))
 
     async def end_undo(self, replay_id: UUID) -> None:
