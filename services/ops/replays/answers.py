@@ -23,6 +23,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.preview import Refusal
+from shared.contract.text import clean
 from shared.contract.topology import STATE_QUEUE
 
 #: The training's stage while its model is being looked for.
@@ -45,8 +46,8 @@ def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bo
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a dry run says of a letter."""
+class LetterOutcome:
+    """What replaying a letter did, or, in a dry run, would do."""
 
     outcome: Outcome
     detail: str
@@ -62,11 +63,11 @@ def goes_to_extractor(envelope: Envelope) -> bool:
     return isinstance(envelope.event, TrainingSucceeded | ExtractionRequested)
 
 
-def predicted(event: ReplaySettled) -> Prediction:
-    """Return the prediction from state's answer."""
-    return Prediction(
+def outcome_of(event: ReplaySettled) -> LetterOutcome:
+    """Return what state says that a letter did, or would do."""
+    return LetterOutcome(
         Outcome(event.effect.value),
-        describe(event),
+        clean(describe(event)),
         event.user_id,
         event.stage,
         event.generation,
@@ -75,12 +76,12 @@ def predicted(event: ReplaySettled) -> Prediction:
     )
 
 
-def refused(refusal: Refusal, *, error_code: str) -> Prediction:
+def refused(refusal: Refusal, *, error_code: str) -> LetterOutcome:
     """Return the prediction of a failure: as before, or another one."""
     same = refusal.code == error_code
     begin = "still fails" if same else "fails otherwise"
     later = "; tried again for a while, it may still work" if refusal.is_transient else ""
-    return Prediction(Outcome.FAILED, f"{begin}: {refusal.code}: {refusal.text}{later}")
+    return LetterOutcome(Outcome.FAILED, f"{begin}: {refusal.code}: {refusal.text}{later}")
 
 
 def describe(event: ReplaySettled) -> str:

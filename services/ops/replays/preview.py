@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import structlog
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.answers import Prediction, goes_to_extractor, is_outcome, predicted, refused
+from services.ops.replays.answers import LetterOutcome, goes_to_extractor, is_outcome, outcome_of, refused
 from services.ops.replays.messages import StoredLetter, message_of, translated
 from services.ops.replays.outcomes import read
 from services.ops.replays.plan import Outcome
@@ -34,7 +34,7 @@ class Services(Protocol):
     async def preview_state(self, message: Message) -> Answer: ...
 
 
-async def predict(letter: StoredLetter, mark: ReplayMark, services: Services) -> Prediction:
+async def predict(letter: StoredLetter, mark: ReplayMark, services: Services) -> LetterOutcome:
     """
     Predict the outcome of a letter.
 
@@ -53,23 +53,23 @@ async def predict(letter: StoredLetter, mark: ReplayMark, services: Services) ->
         return refused(Refusal.of(error), error_code=letter.error_code)
 
 
-async def _ask(letter: StoredLetter, mark: ReplayMark, services: Services) -> Prediction:
+async def _ask(letter: StoredLetter, mark: ReplayMark, services: Services) -> LetterOutcome:
     if letter.queue == OPS_QUEUE:
         said = read(message_of(letter, mark).decode())
         if isinstance(said, Malformed):
             raise said
-        return Prediction(Outcome.MOVED, "what it says is written down")
+        return LetterOutcome(Outcome.MOVED, "what it says is written down")
     if letter.queue != RECEIVER:
         return await _follow(
             letter, message_of(letter, mark), services, is_for_extractor=letter.queue == EXTRACTOR_QUEUE
         )
     envelope = translated(letter, mark)
     if isinstance(envelope.event, TrainingProgressed):
-        return Prediction(Outcome.NOTHING, "a report of progress, which settles nothing")
+        return LetterOutcome(Outcome.NOTHING, "a report of progress, which settles nothing")
     return await _follow(letter, Message.of(envelope), services, is_for_extractor=goes_to_extractor(envelope))
 
 
-async def _follow(letter: StoredLetter, first: Message, services: Services, *, is_for_extractor: bool) -> Prediction:
+async def _follow(letter: StoredLetter, first: Message, services: Services, *, is_for_extractor: bool) -> LetterOutcome:
     underway = [(first, is_for_extractor)]
     for _ in range(_MOST_HOPS):
         if not underway:
@@ -83,9 +83,9 @@ async def _follow(letter: StoredLetter, first: Message, services: Services, *, i
             envelope = following.decode()
             match envelope.event:
                 case ReplaySettled() as settled if is_outcome(letter.queue, letter.event_type, settled):
-                    return predicted(settled)
+                    return outcome_of(settled)
                 case ModelReady() | ExtractionFailed():
                     underway.append((following, False))
                 case _ if goes_to_extractor(envelope):
                     underway.append((following, True))
-    return Prediction(Outcome.NOTHING, "nothing follows from it")
+    return LetterOutcome(Outcome.NOTHING, "nothing follows from it")

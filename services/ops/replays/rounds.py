@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.answers import Prediction
+from services.ops.replays.answers import LetterOutcome
 from services.ops.replays.messages import StoredLetter, headers_of, translated
 from services.ops.replays.plan import Done, Send, Status, Stop, decide
 from services.ops.replays.preview import Services as Previews
@@ -66,7 +66,7 @@ class PreviewStore(Protocol):
         self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
     ) -> list[StoredLetter]: ...
 
-    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None: ...
+    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, LetterOutcome]) -> None: ...
 
     async def end_preview(self, replay_id: UUID) -> None: ...
 

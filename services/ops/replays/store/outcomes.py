@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Final
 from uuid import UUID
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.answers import describe, is_outcome, model_name
+from services.ops.replays.answers import is_outcome, model_name, outcome_of
 from services.ops.replays.store.send import FAIL
 from services.ops.replays.store.session import ReplaySession
 from shared.contract.events import ModelReverted, ReplaySettled
@@ -68,8 +69,9 @@ class Outcomes(ReplaySession):
             ends = []
             for origin in await connection.fetch(_ORIGINS, replays, letters):
                 said = settled[ReplayMark(origin["replay_id"], origin["letter"])]
+                key = {"replay_id": str(origin["replay_id"]), "letter": origin["letter"]}
                 last = [event for event in said if is_outcome(origin["queue"], origin["event_type"], event)][-1:]
-                ends += [_row(origin["replay_id"], origin["letter"], event) for event in last]
+                ends += [{**asdict(outcome_of(event)), **key} for event in last]
             # In one order everywhere, so that two transactions can not block each other.
             ends.sort(key=lambda end: (end["replay_id"], end["letter"]))
             done = await connection.fetch(_SETTLE, json.dumps(ends))
@@ -107,17 +109,3 @@ class Outcomes(ReplaySession):
             detail = f"it went on, and failed further on, as letter {new or 'of before'}: {text}"
             await connection.execute(_DETAIL, replay_id, letter, clean(detail))
         self.notify()
-
-
-def _row(replay_id: UUID, letter: int, event: ReplaySettled) -> dict[str, Any]:
-    return {
-        "replay_id": str(replay_id),
-        "letter": letter,
-        "outcome": event.effect,
-        "detail": clean(describe(event)),
-        "user_id": event.user_id,
-        "stage": event.stage,
-        "generation": event.generation,
-        "model": None if event.model is None else str(event.model),
-        "previous": None if event.previous is None else str(event.previous),
-    }

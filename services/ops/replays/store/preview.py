@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Final
 from uuid import UUID
 
-from services.ops.replays.answers import Prediction
+from services.ops.replays.answers import LetterOutcome
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store.send import BATCH_BYTES, NEXT_LETTERS
@@ -40,7 +40,7 @@ class Previews(ReplaySession):
         rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, BATCH_BYTES, after, without)
         return [to_stored_letter(row) for row in rows]
 
-    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, Prediction]) -> None:
+    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, LetterOutcome]) -> None:
         """Store predictions, by the letters' numbers."""
         rows = [
             {**asdict(each), "letter": letter, "detail": clean(each.detail)} for letter, each in predictions.items()
