@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 
 from services.ops.reconcile.plan import Fetch, GiveUp, Identify, NeverStarted, Report, RetryExtraction, Step, Wait
-from services.ops.reconcile.trainings import Limits, Stage, Unfinished, after_report, next_check
-from services.ops.reconcile.views import RecoveryOutcome
+from services.ops.reconcile.trainings import Limits, Memory, Stage, Unfinished, after_report, next_check
+from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import Event, ExtractionFailed, TrainingFailed
 from shared.contract.identity import TrainingId
@@ -35,14 +35,28 @@ _ANY_SIZE: Final = 8 * 1024 * 1024
 Publish: TypeAlias = Callable[[Envelope], Awaitable[None]]
 
 
-class GetTraining(Protocol):
-    """Replicate."""
+class Page(Protocol):
+    """A page of trainings, newest first, and the cursor of the next."""
+
+    @property
+    def trainings(self) -> Sequence[Training]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
+class Replicate(Protocol):
+    """Replicate's API."""
+
+    async def list_trainings(self, cursor: str | None = None) -> Page: ...
 
     async def get_training(self, training_id: str) -> Training: ...
 
 
 class State(Protocol):
     """State's API."""
+
+    def unfinished(self) -> AsyncIterator[Unfinished]: ...
 
     async def knows(self, training_id: str) -> bool: ...
 
@@ -54,6 +68,10 @@ class State(Protocol):
 class Store(Protocol):
     """The store of recoveries."""
 
+    def alone(self) -> AbstractAsyncContextManager[bool]: ...
+
+    async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]: ...
+
     async def record_check(
         self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
     ) -> None: ...
@@ -62,6 +80,14 @@ class Store(Protocol):
 
     async def settle(self, training: Unfinished, outcome: RecoveryOutcome, reason: str, now: datetime) -> bool: ...
 
+    async def forget_others(self, unfinished: set[UUID]) -> None: ...
+
+    async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None: ...
+
+    async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None: ...
+
+    async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
+
 
 class Actions:
     """Takes single steps of a plan."""
@@ -69,7 +95,7 @@ class Actions:
     def __init__(
         self,
         state: State,
-        replicate: GetTraining,
+        replicate: Replicate,
         store: Store,
         publish: Publish,
         *,

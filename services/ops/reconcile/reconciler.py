@@ -9,15 +9,15 @@ the fact has one effect. One process works at a time, and what it did is kept in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 import structlog
 
-from services.ops.reconcile import actions
+from services.ops.reconcile.actions import Actions, Publish, Replicate, State, Store
 from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.listing import Listing, oldest
 from services.ops.reconcile.plan import Step, plan
@@ -32,7 +32,6 @@ from services.ops.reconcile.trainings import (
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.text import clean
-from shared.replicate.training import Training
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker.link import is_stray_cancel
@@ -49,44 +48,6 @@ _WARN_EVERY_SECONDS: Final = 600.0
 _TROUBLE_LIMIT: Final = 1000
 
 
-class Page(Protocol):
-    """A page of trainings, newest first, and the cursor of the next."""
-
-    @property
-    def trainings(self) -> Sequence[Training]: ...
-
-    @property
-    def next_cursor(self) -> str | None: ...
-
-
-class Replicate(actions.GetTraining, Protocol):
-    """Replicate's API."""
-
-    async def list_trainings(self, cursor: str | None = None) -> Page: ...
-
-
-class State(actions.State, Protocol):
-    """State's API."""
-
-    def unfinished(self) -> AsyncIterator[Unfinished]: ...
-
-
-class Store(actions.Store, Protocol):
-    """The store of recoveries."""
-
-    def alone(self) -> AbstractAsyncContextManager[bool]: ...
-
-    async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]: ...
-
-    async def forget_others(self, unfinished: set[UUID]) -> None: ...
-
-    async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None: ...
-
-    async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None: ...
-
-    async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
-
-
 class OutOfCalls(Exception):  # noqa: N818 (a signal, not an error)
     """The budget is spent: the rest is for a later round."""
 
@@ -99,7 +60,7 @@ class Reconciler:
         state: State,
         replicate: Replicate,
         store: Store,
-        publish: actions.Publish,
+        publish: Publish,
         *,
         limits: Limits,
         budget: CallBudget,
@@ -117,7 +78,7 @@ class Reconciler:
         self._trouble: str | None = None
         self._failures = 0
         self._warned_at: float | None = None
-        self._actions = actions.Actions(state, replicate, store, publish, limits=limits, spend=self._spend)
+        self._actions = Actions(state, replicate, store, publish, limits=limits, spend=self._spend)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work in rounds until *stopping* is set, through every outage."""

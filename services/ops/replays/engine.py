@@ -14,24 +14,21 @@ import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.preview import Services as Previews
 from services.ops.replays.records import Round, Work
 from services.ops.replays.rounds import (
     DoRound,
     Previewer,
-    PreviewStore,
     Publisher,
     Sender,
-    SendStore,
-    State,
+    Services,
+    Store,
     Undoer,
-    UndoStore,
     without_stray_cancel,
 )
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
@@ -46,20 +43,6 @@ _POLL_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 _LONGEST_ITEM_PAUSE_SECONDS: Final = 60.0
-
-
-class Store(SendStore, PreviewStore, UndoStore, Protocol):
-    """The store of replays."""
-
-    def changes(self) -> asyncio.Event: ...
-
-    async def at_work(self) -> Sequence[Work]: ...
-
-    async def set_trouble(self, replay_id: UUID, trouble: str) -> None: ...
-
-
-class Services(Previews, State, Protocol):
-    """The other services."""
 
 
 class Engine:

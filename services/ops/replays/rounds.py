@@ -45,8 +45,14 @@ _PREVIEWS_AT_A_TIME: Final = 4
 _REVERTS: Final = 8
 
 
-class SendStore(Protocol):
-    """Progress and claims of running replays."""
+class Store(Protocol):
+    """The store of replays."""
+
+    def changes(self) -> asyncio.Event: ...
+
+    async def at_work(self) -> Sequence[Work]: ...
+
+    async def set_trouble(self, replay_id: UUID, trouble: str) -> None: ...
 
     async def progress(self, replay_id: UUID) -> Progress | None: ...
 
@@ -58,10 +64,6 @@ class SendStore(Protocol):
 
     async def end(self, replay_id: UUID, status: Status, *, reason: str, outcome: str) -> None: ...
 
-
-class PreviewStore(Protocol):
-    """Predictions of dry runs."""
-
     async def to_preview(
         self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
     ) -> list[StoredLetter]: ...
@@ -69,10 +71,6 @@ class PreviewStore(Protocol):
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, LetterOutcome]) -> None: ...
 
     async def end_preview(self, replay_id: UUID) -> None: ...
-
-
-class UndoStore(Protocol):
-    """Users whose models are to be taken back."""
 
     async def to_revert(
         self, replay_id: UUID, *, limit: int, after: str = "", without: Sequence[str] = ()
@@ -83,8 +81,8 @@ class UndoStore(Protocol):
     async def end_undo(self, replay_id: UUID) -> None: ...
 
 
-class State(Protocol):
-    """The state service."""
+class Services(Previews, Protocol):
+    """The other services."""
 
     async def revert_model(self, revert: Revert) -> str | None: ...
 
@@ -98,7 +96,7 @@ class Publisher(Protocol):
 class Sender:
     """Sends the next letters of a running replay, or ends it."""
 
-    def __init__(self, store: SendStore, publisher: Publisher, plan: Topology) -> None:
+    def __init__(self, store: Store, publisher: Publisher, plan: Topology) -> None:
         self._store = store
         self._publisher = publisher
         self._plan = plan
@@ -175,7 +173,7 @@ def _why_unsent(error: BaseException) -> str:
 class Previewer:
     """Predicts the next letters of a dry run. *aside* holds the letters that no service answers for."""
 
-    def __init__(self, store: PreviewStore, services: Previews, aside: SetAside[ReplayMark]) -> None:
+    def __init__(self, store: Store, services: Services, aside: SetAside[ReplayMark]) -> None:
         self._store = store
         self._services = services
         self._aside = aside
@@ -215,9 +213,9 @@ class Previewer:
 class Undoer:
     """Takes back the next users' models. *aside* holds the users for whom state does not answer."""
 
-    def __init__(self, store: UndoStore, state: State, aside: SetAside[tuple[UUID, str]]) -> None:
+    def __init__(self, store: Store, services: Services, aside: SetAside[tuple[UUID, str]]) -> None:
         self._store = store
-        self._state = state
+        self._services = services
         self._aside = aside
         #: Where each undo is, as above.
         self._after: dict[UUID, str] = {}
@@ -242,7 +240,7 @@ class Undoer:
         return replace(await _each(self._aside, waiting, works), seconds=0.0)
 
     async def _revert(self, revert: Revert) -> None:
-        kept_because = await self._state.revert_model(revert)
+        kept_because = await self._services.revert_model(revert)
         await self._store.remember_revert(revert, kept_because=kept_because)
         log.info(
             "replay.undone" if kept_because is None else "replay.kept",
