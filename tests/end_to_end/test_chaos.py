@@ -3,7 +3,7 @@ Faults of every kind at once, from a seed: at the end every user has the right m
 
 `tests/chaos` has the script of a run, its faults, the product that they strike, and the oracle that judges it.
 
-    pytest tests/end_to_end/test_chaos.py                            one seed, 150 trainings
+    pytest tests/end_to_end/test_chaos.py                            one seed, 100 trainings
     pytest -m chaos tests/end_to_end/test_chaos.py                   ten seeds of 1,000, and one on three nodes
     ... --chaos-seeds 7,8 --chaos-trainings 300                      these
 
@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", [int(each) for each in given.split(",")] if given else default)
     if "trainings" in metafunc.fixturenames:
         given = metafunc.config.getoption("--chaos-trainings")
-        metafunc.parametrize("trainings", [given or (1000 if is_asked_for else 150)])
+        metafunc.parametrize("trainings", [given or (1000 if is_asked_for else 100)])
 
 
 async def test_under_chaos_every_user_ends_with_the_right_model(
