@@ -11,8 +11,9 @@ from fastapi import APIRouter
 from services.ops.letters.views import NoLetter, WrongStatus
 from services.ops.reconcile.trainings import LookRefused
 from services.ops.replays.messages import EditRefused
-from services.ops.replays.records import KeyReused, NoReplay, NothingSelected, NotNow, TooManySelected
+from services.ops.replays.records import NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError
+from shared.contract.idempotency import KeyReused
 from shared.runtime.http import Api, new_api
 from shared.runtime.tokens import Token
 

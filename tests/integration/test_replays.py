@@ -20,8 +20,6 @@ from services.ops.replays.messages import StoredLetter
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.records import (
-    IdempotencyKey,
-    KeyReused,
     NoReplay,
     NothingSelected,
     NotNow,
@@ -32,6 +30,7 @@ from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import DependencyDown, Malformed, PermanentError
 from shared.contract.events import Effect, ModelReverted, TrainingCanceled
+from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
 from shared.runtime.broker import Outgoing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Path, Query
@@ -30,7 +31,7 @@ from services.ops.letters.views import (
 )
 from shared.contract.answers import Page
 from shared.runtime.description import raises
-from shared.runtime.http import Asker, Cursor, Limit, from_cursor, to_cursor
+from shared.runtime.http import Asker, Cursor, Limit, from_cursor, page_of
 
 F = TypeVar("F", bound=BaseModel)
 
@@ -107,12 +108,10 @@ class _Routes:
 
     async def list_dead_letters(self, wanted: Annotated[_Letters, Query()]) -> Page[LetterLine]:
         """Letters, newest first. What arrives meanwhile does not move the pages."""
-        # One more than the limit shows whether there is a next page.
         found = await self.store.list_letters(
             _only(Filter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
         )
-        shown = found[: wanted.limit]
-        return Page(items=shown, next_cursor=to_cursor(shown[-1].number) if len(found) > len(shown) else None)
+        return page_of(found, wanted.limit, attrgetter("number"))
 
     async def count_dead_letters(self) -> LetterCounts:
         """How many letters have each status."""
@@ -127,8 +126,7 @@ class _Routes:
         With a *status*: groups that have a letter with it.
         """
         found = await self.store.list_groups(status, before=from_cursor(cursor), limit=limit + 1)
-        shown = found[:limit]
-        return Page(items=shown, next_cursor=to_cursor(shown[-1].oldest) if len(found) > len(shown) else None)
+        return page_of(found, limit, attrgetter("oldest"))
 
     @raises(NoLetter)
     async def get_dead_letter(self, number: Number) -> LetterView:
@@ -178,8 +176,7 @@ class _Routes:
         found = await self.store.list_audit(
             _only(AuditFilter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
         )
-        shown = found[: wanted.limit]
-        return Page(items=shown, next_cursor=to_cursor(shown[-1].number) if len(found) > len(shown) else None)
+        return page_of(found, wanted.limit, attrgetter("number"))
 
 
 def _only(kind: type[F], wanted: F) -> F:

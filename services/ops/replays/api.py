@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
@@ -16,8 +15,6 @@ from services.ops.letters.views import NoLetter
 from services.ops.replays.messages import EditRefused, StoredLetter, edited
 from services.ops.replays.plan import Outcome
 from services.ops.replays.records import (
-    IdempotencyKey,
-    KeyReused,
     NewReplay,
     NoReplay,
     NothingSelected,
@@ -36,9 +33,10 @@ from services.ops.replays.views import (
 )
 from services.ops.replays.waiting import Waiting
 from shared.contract.answers import Mistake, Page
+from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.runtime.clock import now
 from shared.runtime.description import kind_of, raises
-from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, from_cursor, to_cursor
+from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, from_cursor, page_of
 
 _NO_REASON: Final = Because()
 
@@ -143,12 +141,8 @@ class _Replays:
 
     async def list_replays(self, limit: Limit = 50, cursor: Cursor = None) -> Page[ReplayView]:
         """Replays, newest first."""
-        # One more than the limit shows whether there is a next page.
         found = await self.store.list_replays(before=from_cursor(cursor), limit=limit + 1)
-        return Page(
-            items=[await self._view(record) for record in found[:limit]],
-            next_cursor=to_cursor(found[limit - 1].number) if len(found) > limit else None,
-        )
+        return page_of([await self._view(each) for each in found], limit, attrgetter("number"))
 
     @raises(NoReplay)
     async def get_replay(self, replay_id: UUID) -> ReplayView:
@@ -162,10 +156,7 @@ class _Replays:
         """A replay's letters in the order in which they are sent, with their outcomes and predictions."""
         await self._get(replay_id)
         found = await self.store.list_letters(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
-        return Page(
-            items=found[:limit],
-            next_cursor=to_cursor(found[limit - 1].position) if len(found) > limit else None,
-        )
+        return page_of(found, limit, attrgetter("position"))
 
     @raises(NoReplay, NotNow, NothingSelected)
     async def start_planned_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
@@ -197,7 +188,7 @@ class _Replays:
         return await self._view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
 
     async def _create(self, new: NewReplay, key: str | None, request: Mapping[str, Any]) -> ReplayView:
-        record, _ = await self.store.create(new, _idempotency(key, request))
+        record, _ = await self.store.create(new, IdempotencyKey.of(key, request))
         return await self._view(record)
 
     async def _view(self, record: ReplayView) -> ReplayView:
@@ -208,10 +199,3 @@ class _Replays:
         if record is None:
             raise NoReplay(f"there is no replay {replay_id}")
         return record
-
-
-def _idempotency(key: str | None, request: Mapping[str, Any]) -> IdempotencyKey | None:
-    """Return the key of *request*, which holds all that tells it from other requests."""
-    if key is None:
-        return None
-    return IdempotencyKey(key, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest())

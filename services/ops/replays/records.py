@@ -25,12 +25,6 @@ class TooManySelected(PermanentError):  # noqa: N818 (likewise)
     code = "too_many_selected"
 
 
-class KeyReused(PermanentError):  # noqa: N818 (likewise)
-    """The `Idempotency-Key` was used for another request."""
-
-    code = "idempotency_key_reused"
-
-
 class NoReplay(PermanentError):  # noqa: N818 (likewise)
     """There is no such replay."""
 
@@ -60,14 +54,6 @@ class NewReplay:
     is_dry_run: bool = False
     #: Replaces the one letter's own body.
     edited_body: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """Which request this is: the same key with another digest is a mistake of the caller."""
-
-    key: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)

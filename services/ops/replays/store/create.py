@@ -10,10 +10,11 @@ from uuid import UUID
 from services.ops.letters.views import Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.replays.plan import Outcome, Status, step_ends, why_not_open, why_not_replayable
-from services.ops.replays.records import IdempotencyKey, KeyReused, NewReplay, NothingSelected, TooManySelected
+from services.ops.replays.records import NewReplay, NothingSelected, TooManySelected
 from services.ops.replays.store.session import ReplaySession, audit_replay, get_replay, take_letters
 from services.ops.replays.views import ReplayView
 from services.ops.session import slices
+from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Conflict, Connection, Record
 
 #: What one transaction can freeze well within its time.
@@ -81,8 +82,7 @@ async def _take_key(connection: Connection, key: IdempotencyKey, replay_id: UUID
     used = await connection.fetchrow(_GET_KEY, key.key)
     if used is None:
         raise Conflict(f"the Idempotency-Key {key.key} was given back just now")
-    if used["request_digest"] != key.digest:
-        raise KeyReused(f"the Idempotency-Key {key.key} was used for another request")
+    key.check(used["request_digest"])
     return UUID(used["made"])
 
 
