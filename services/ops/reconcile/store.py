@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from services.ops.reconcile.plan import MOST_GETS
 from services.ops.reconcile.trainings import Memory, Unfinished
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, RecoveryView, RoundView
-from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
+from services.ops.session import ITSELF, Session, audit
+from shared.runtime.postgres import Connection, acquired
 
 _KEEP: Final = timedelta(days=30)
 
@@ -49,7 +50,6 @@ _SETTLE: Final = """
     WHERE r.outcome IS NULL OR (r.outcome = 'recovered' AND excluded.outcome = 'given_up')
     RETURNING true
 """
-_AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
 _OPEN: Final = "SELECT ref FROM ops.recoveries WHERE outcome IS NULL"
 _FORGET: Final = "DELETE FROM ops.recoveries WHERE ref = ANY($1::uuid[]) AND outcome IS NULL"
 _PRUNE: Final = """
@@ -67,7 +67,7 @@ _NOTE_TROUBLE: Final = """
     UPDATE ops.reconciliation SET last_round_at = $1, calls_left = $2, trouble = $3 WHERE only_one
 """
 _LAST_ROUND: Final = """
-    SELECT last_round_at, last_success_at, overdue, calls_left, trouble FROM ops.reconciliation WHERE only_one
+    SELECT last_round_at AS at, last_success_at, overdue, calls_left, trouble FROM ops.reconciliation WHERE only_one
 """
 _COUNT: Final = """
     SELECT outcome, count(*) FILTER (WHERE settled_at > $1::timestamptz - interval '1 hour') AS last_hour,
@@ -86,11 +86,8 @@ _LATEST: Final = """
 """
 
 
-class Store:
+class Store(Session):
     """The tables `ops.recoveries` and `ops.reconciliation`."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
@@ -101,7 +98,7 @@ class Store:
 
     async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]:
         """Return what was done about these trainings so far, by ref."""
-        return {row["ref"]: _memory(row) for row in await self._fetch(_RECALL, refs)}
+        return {ref: Memory(*memory) for ref, *memory in await self._fetch(_RECALL, refs)}
 
     async def record_check(
         self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
@@ -120,10 +117,10 @@ class Store:
             is_new = bool(await connection.fetchval(_SETTLE, *_who(training), now, outcome))
             if is_new:
                 target = f"training {training.training_id or training.ref}"
-                await connection.execute(_AUDIT, "ops", f"training.{outcome}", target, reason, "told")
+                await audit(connection, ITSELF, f"training.{outcome}", target, reason=reason, outcome="told")
             return is_new
 
-        return await in_transaction(self._pool, work)
+        return await self._transaction(work)
 
     async def forget_others(self, unfinished: set[UUID]) -> None:
         """Delete those that ended by themselves: all without an outcome that are not *unfinished*."""
@@ -142,21 +139,12 @@ class Store:
 
     async def last_round(self) -> RoundView:
         (row,) = await self._fetch(_LAST_ROUND)
-        return RoundView(
-            at=row["last_round_at"],
-            last_success_at=row["last_success_at"],
-            overdue=row["overdue"],
-            calls_left=row["calls_left"],
-            trouble=row["trouble"],
-        )
+        return RoundView(**row)
 
     async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]:
         """Return how many trainings had each outcome; outcomes without one are missing."""
         rows = await self._fetch(_COUNT, now)
-        return {
-            RecoveryOutcome(row["outcome"]): RecoveryCounts(last_hour=row["last_hour"], last_day=row["last_day"])
-            for row in rows
-        }
+        return {RecoveryOutcome(row["outcome"]): RecoveryCounts(**row) for row in rows}
 
     async def set_aside(self) -> int:
         """How many trainings could not be looked at the last time."""
@@ -165,20 +153,13 @@ class Store:
 
     async def latest(self, limit: int) -> list[RecoveryView]:
         """Return the trainings that are set aside, then the latest ones."""
-        return [RecoveryView.model_validate(dict(row)) for row in await self._fetch(_LATEST, limit)]
+        return [RecoveryView(**row) for row in await self._fetch(_LATEST, limit)]
 
     async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None:
         """Add an entry to the audit."""
-        await self._fetch(_AUDIT, actor, action, target, reason, outcome)
-
-    async def _fetch(self, statement: str, *values: Any) -> list[Record]:
         async with acquired(self._pool) as connection:
-            return await connection.fetch(statement, *values)
+            await audit(connection, actor, action, target, reason=reason, outcome=outcome)
 
 
 def _who(training: Unfinished) -> tuple[UUID, str | None, str]:
     return training.ref, training.training_id, training.user_id
-
-
-def _memory(row: Record) -> Memory:
-    return Memory(row["looks"], row["absences"], row["gets"], row["asked_at"], row["look_at"])
