@@ -1,0 +1,114 @@
+"""ARCHITECTURE.md and CONTRIBUTING.md name what there is: rooms, layers, files, functions, make targets and steps."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = {name: (ROOT / name).read_text() for name in ("ARCHITECTURE.md", "CONTRIBUTING.md")}
+ARCHITECTURE = PAGES["ARCHITECTURE.md"]
+RULES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+TARGETS = set(re.findall(r"(?m)^([a-z][a-z-]*):", (ROOT / "Makefile").read_text()))
+CODE = ("services", "shared")
+#: A path of this repository, as the pages write it.
+PATH = re.compile(r"`((?:services|shared|deploy|tests|\.ci)(?:/[\w.-]+)*|[\w.-]+\.(?:md|toml|yml|txt))`")
+
+
+def section(title: str) -> str:
+    """The text below a heading of ARCHITECTURE.md, up to the next one of its rank or above."""
+    rank, rest = re.split(rf"(?m)^(#+) {re.escape(title)}\n", ARCHITECTURE, maxsplit=1)[1:]
+    return re.split(rf"(?m)^#{{1,{len(rank)}}} ", rest)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table, without its head."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line] for line in lines][2:]
+
+
+def packages() -> set[str]:
+    return {str(file.parent.relative_to(ROOT)) for room in CODE for file in (ROOT / room).rglob("__init__.py")}
+
+
+def functions(file: Path) -> set[str]:
+    tree = ast.parse(file.read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_every_package_is_a_room_on_the_page_and_vice_versa():
+    rooms = {path for room, _ in rows(section("The rooms").partition("### ")[0]) for path in PATH.findall(room)}
+
+    assert {room for room in rooms if room.startswith(CODE)} == packages() - set(CODE)
+
+
+def test_the_layers_on_the_page_are_those_of_the_import_rules():
+    (layers,) = (rule["layers"] for rule in RULES if rule["type"] == "layers")
+
+    told = [PATH.findall(rooms) for _, rooms in rows(section("Who may import whom"))]
+
+    assert told == [layer.replace(".", "/").split(" | ") for layer in layers]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_that_a_page_names_exists(page):
+    named = set(PATH.findall(PAGES[page]))
+
+    assert named
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_that_a_page_names_exists(page):
+    named = set(re.findall(r"(?m)(?:`|^)make ([a-z-]+)", PAGES[page]))
+
+    assert named
+    assert named <= TARGETS
+
+
+def test_contributing_names_every_make_target():
+    told = set(re.findall(r"make ([a-z-]+)", PAGES["CONTRIBUTING.md"]))
+
+    assert TARGETS - told == set()
+
+
+@pytest.mark.parametrize(
+    "step", rows(section("Read it in this order: the path of one webhook")), ids=lambda row: row[0]
+)
+def test_each_step_of_the_path_names_functions_of_its_files(step):
+    _, files, told = step
+    paths = [ROOT / path for path in PATH.findall(files)]
+
+    named = set(re.findall(r"`(\w+)\(\)`", told))
+
+    assert paths
+    assert named
+    assert named <= {name for path in paths for name in functions(path)}
+
+
+@pytest.mark.parametrize("recipe", re.findall(r"(?m)^### (Add .+)$", ARCHITECTURE))
+def test_each_recipe_names_code_tests_and_functions_that_exist(recipe):
+    text = section(recipe)
+    paths = [ROOT / path for path in PATH.findall(text)]
+    tests = [path for path in paths if path.name.startswith("test_")]
+    code = [path for path in paths if path.suffix == ".py" and path not in tests]
+
+    named = set(re.findall(r"`(\w+)\(\)`", text))
+
+    assert tests
+    assert code
+    assert [path for path in paths if not path.exists()] == []
+    assert named <= {name for path in code for name in functions(path)}
+
+
+def test_the_four_recipes_are_on_the_page():
+    recipes = re.findall(r"(?m)^### Add (.+)$", ARCHITECTURE)
+
+    assert recipes == ["an output shape", "an event field", "a setting", "a replay action"]
+
+
+@pytest.mark.parametrize(("page", "limit"), [("ARCHITECTURE.md", 200), ("CONTRIBUTING.md", 100)])
+def test_a_page_stays_a_page(page, limit):
+    assert len(PAGES[page].splitlines()) < limit
