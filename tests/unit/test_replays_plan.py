@@ -8,6 +8,7 @@ from services.ops.replays.answers import describe, is_outcome
 from services.ops.replays.plan import (
     Counts,
     Done,
+    Outcome,
     Rules,
     Send,
     SetModel,
@@ -85,6 +86,12 @@ def test_a_step_waits_for_every_outcome_of_the_one_before(counts, expected):
 )
 def test_it_stops_when_too_many_failed(counts, stops):
     assert isinstance(decide(RULES, counts), Stop) is stops
+
+
+def test_counts_leave_out_planned_and_skipped_letters():
+    outcomes = dict.fromkeys(Outcome, 1)
+
+    assert Counts.of(outcomes) == Counts(waiting=1, sent=1, failed=1, ended=6)
 
 
 def test_what_was_forgiven_does_not_stop_it_again():

@@ -1,7 +1,7 @@
 """
 The store of replays: their SQL, in schema `ops`, one file per use case. Edge.
 
-*session*   the replay's row: its status, and who waits for a change
+*session*   the replay's row, and notification of changes
 *create*    freeze a selection
 *queries*   what the API shows
 *steer*     start, pause, resume, cancel

@@ -2,8 +2,8 @@
 Send a replay: claim the next letters, record what the broker confirmed, end it. Edge.
 
 No transaction is open while letters are published. `claim` gives the next ones to one process for a while: no other
-process sends letters of the replay until the claim is recorded, or has expired because the process died. Expired
-claims are sent again, with the same mark: whoever handles them knows them by their event's id.
+process sends letters of the replay until the claim is recorded, or has expired because the process died. Letters of an
+expired claim are sent again, with the same mark; their consumers drop duplicates by the event's id.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ BATCH_BYTES: Final = 8 * 1024 * 1024
 _NEXT: Final = NEXT_LETTERS.format("")
 _CLAIM: Final = """
     UPDATE ops.replay_letters SET claimed_until = clock_timestamp() + make_interval(secs => $3)
-    WHERE replay_id = $1 AND letter = ANY($2::bigint[])
+    WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'waiting'
 """
 _MARK_SENT: Final = """
     UPDATE ops.replay_letters SET outcome = 'sent', sent_at = clock_timestamp(), claimed_until = NULL

@@ -1,4 +1,4 @@
-"""What all use cases of replays share: the row of a replay, and waking those who wait for a change. Edge."""
+"""What all use cases of replays share: the row of a replay, and notification of changes. Edge."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ReplaySession(Session):
         return event
 
     def notify(self) -> None:
-        """Wake those who wait for `changes`."""
+        """Set every event of `changes`."""
         for event in self._changes:
             event.set()
 
