@@ -146,7 +146,7 @@ async def test_while_postgres_is_away_letters_wait_and_nobody_hurries(broker, pu
         assert len(set(await trainings(store))) == 101
 
 
-async def test_one_that_can_not_be_stored_is_not_lost_and_holds_up_nobody(broker, publisher, store):
+async def test_unstorable_letter_is_kept_and_delays_no_other(broker, publisher, store):
     keep = Archive(store, now).keep
     refusing = True
 
@@ -171,7 +171,7 @@ async def test_one_that_can_not_be_stored_is_not_lost_and_holds_up_nobody(broker
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
-async def test_a_consumer_that_crashes_too_often_leaves_a_letter_that_is_counted(broker, publisher, store):
+async def test_crashed_consumer_leaves_a_counted_letter(broker, publisher, store):
     telemetry.deliveries.clear()
     published = dead("t1")
     await publisher.publish(Outgoing("", EXTRACTOR_QUEUE, published.body, {"ce-id": "e1"}))

@@ -118,7 +118,7 @@ async def test_what_is_handed_over_twice_is_there_once(store):
         ("resolved", timedelta(0), "resolved"),
     ],
 )
-async def test_one_that_died_once_more_is_open_again_only_if_it_was_resolved(store, database_url, was, later, is_now):
+async def test_repeated_failure_reopens_only_resolved_letters(store, database_url, was, later, is_now):
     await archived(store, dead("t1", text="first"))
     await execute(database_url, f"UPDATE ops.letters SET status = '{was}', replay_id = '{REPLAY}'")
 
@@ -148,7 +148,7 @@ async def test_a_replayed_letter_that_fails_again_is_the_same_one(database_url):
 
 
 @pytest.mark.parametrize("other", [{"queue": STATE_QUEUE}, {"ce-id": "another"}])
-async def test_what_follows_from_a_replay_and_fails_elsewhere_is_another_letter(store, database_url, other):
+async def test_failure_at_another_queue_is_a_new_letter(store, database_url, other):
     await archived(store, dead("t1"))
     await execute(database_url, f"UPDATE ops.letters SET status = 'replaying', replay_id = '{REPLAY}'")
 
@@ -157,13 +157,13 @@ async def test_what_follows_from_a_replay_and_fails_elsewhere_is_another_letter(
     assert [(letter.status, letter.returns) for letter in await letters(store)] == [("open", 0), ("replaying", 0)]
 
 
-async def test_a_mark_of_a_letter_that_is_not_there_is_no_reason_to_lose_one(store):
+async def test_letter_with_unknown_mark_is_kept(store):
     await archived(store, dead("t1", **MARK))
 
     assert (await the_letter(store)).number == 1
 
 
-async def test_settled_letters_are_forgotten_after_a_while_and_others_never(store, database_url):
+async def test_only_settled_letters_are_purged(store, database_url):
     await archived(store, *(dead(f"t{n}") for n in range(4)))
     await execute(database_url, f"UPDATE ops.letters SET replay_id = '{REPLAY}'")
     for number, status in enumerate(("replaying", "resolved", "dropped"), start=2):
@@ -267,7 +267,7 @@ async def test_letters_are_found_by_everything_that_is_known_of_them(store, clie
         assert [letter["number"] for letter in answer.json()["items"]] == found, query
 
 
-async def test_words_that_no_letter_has_are_not_looked_for_letter_by_letter(store, database_url):
+async def test_search_without_match_uses_the_word_index(store, database_url):
     await archived(store, *(dead(f"t{n}") for n in range(200)))
     wanted = Filter(text="absent")
     conditions, values = where(wanted)
@@ -363,7 +363,7 @@ async def test_a_letter_that_is_not_there_is_a_404(client):
 # Dropping
 
 
-async def test_a_letter_is_dropped_and_restored_with_a_reason_that_the_audit_keeps(store, client):
+async def test_drop_and_restore_are_audited_with_reason(store, client):
     await archived(store, dead("t1"))
 
     dropped = await client.post("/dead-letters/1/drop", json={"reason": "a test of mine"})
@@ -407,7 +407,7 @@ async def test_a_whole_group_is_dropped_and_restored(store, client):
     ]
 
 
-async def test_letters_that_were_dropped_before_are_said_to_be_unchanged(store, client):
+async def test_already_dropped_letters_count_as_unchanged(store, client):
     await archived(store, *(dead(f"t{n}") for n in range(3)))
     named, filtered = {"letters": [1, 2]}, {"filter": {"queue": EXTRACTOR_QUEUE}}
 

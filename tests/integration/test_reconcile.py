@@ -186,7 +186,7 @@ async def test_what_is_not_overdue_costs_nothing(scene: Scene):
     assert (scene.replicate.lists, scene.published) == (0, [])
 
 
-async def test_an_end_is_published_as_its_webhook_would_have_said_it_and_counted_once(scene: Scene, database_url: str):
+async def test_recovered_end_is_published_like_a_webhook_once(scene: Scene, database_url: str):
     scene.state.trainings = [overdue()]
     scene.replicate.listed = [replicates()]
 
@@ -211,7 +211,7 @@ async def test_an_end_is_published_as_its_webhook_would_have_said_it_and_counted
     ]
 
 
-async def test_the_list_is_read_as_far_back_as_the_oldest_and_no_further(scene: Scene):
+async def test_list_is_read_back_to_the_oldest_only(scene: Scene):
     scene.state.trainings = [overdue()]
     scene.replicate.listed = [
         replicates(number, created_at=(NOON - number * timedelta(minutes=20)).isoformat()) for number in range(9, 0, -1)
@@ -224,7 +224,7 @@ async def test_the_list_is_read_as_far_back_as_the_oldest_and_no_further(scene: 
     assert [each.event.training_id for each in scene.published] == ["t1"]
 
 
-async def test_a_training_is_asked_for_three_times_at_most_whoever_dies_meanwhile(scene: Scene, store: Store):
+async def test_training_is_fetched_at_most_thrice_despite_crashes(scene: Scene, store: Store):
     scene.state.trainings = [overdue()]
     moments = [NOON + number * HOUR / 4 for number in range(200)]
 
@@ -246,7 +246,7 @@ async def test_one_that_the_list_does_not_show_is_asked_for_and_told(scene: Scen
     assert told.event == TrainingFailed(training_id="t1", ref=UUID(int=1), recovered=True, reason="out of memory")
 
 
-async def test_one_whose_start_and_webhooks_were_lost_is_asked_for_and_told(scene: Scene):
+async def test_training_with_lost_start_is_fetched_and_reported(scene: Scene):
     lost = overdue(training_id=None, stage=Stage.REQUESTED)
     webhook = webhook_url("https://hooks.example.com", lost.claim, ("of-ours",))
     scene.state.trainings = [lost, overdue(2)]
@@ -305,7 +305,7 @@ async def test_nobody_guesses_between_two(scene: Scene):
     assert (scene.published, scene.state.never) == ([], [])
 
 
-async def test_a_model_that_never_comes_is_looked_for_again_whenever_all_retries_are_over(scene: Scene):
+async def test_missing_model_is_extracted_again_after_all_retries(scene: Scene):
     scene.state.trainings = [overdue(stage=Stage.VERIFYING)]
 
     await scene.rounds(*(NOON + number * HOUR / 4 for number in range(50)))
@@ -314,9 +314,7 @@ async def test_a_model_that_never_comes_is_looked_for_again_whenever_all_retries
     assert scene.replicate.lists == 0
 
 
-async def test_a_model_that_nobody_can_say_anything_of_is_given_up_and_replicate_asked_once(
-    scene: Scene, database_url: str
-):
+async def test_unverified_model_is_given_up_after_one_fetch(scene: Scene, database_url: str):
     scene.state.trainings = [overdue(stage=Stage.VERIFYING)]
 
     await scene.rounds(*(NOON + number * HOUR for number in range(72)))
@@ -335,9 +333,7 @@ async def test_a_model_that_nobody_can_say_anything_of_is_given_up_and_replicate
     "error",
     [OperatorNeeded("Replicate does not accept our token"), DependencyDown("throttled", retry_after_seconds=9)],
 )
-async def test_while_replicate_does_nothing_for_us_nobody_fails_and_operators_are_told(
-    scene: Scene, error: Exception, stage: Stage
-):
+async def test_replicate_outage_fails_no_training_and_is_shown(scene: Scene, error: Exception, stage: Stage):
     training = overdue(requested_at=now() - timedelta(days=30), stage=stage)
     scene.state.trainings = [training]
     scene.replicate.error = error
@@ -399,7 +395,7 @@ async def test_a_poisoned_training_stops_no_other_and_is_shown(scene: Scene, err
     assert shown.last_round.at == shown.last_round.last_success_at == NOON
 
 
-async def test_a_training_that_can_be_looked_at_again_is_set_aside_no_more(scene: Scene):
+async def test_training_checked_again_is_no_longer_set_aside(scene: Scene):
     scene.state.trainings = [overdue(1), overdue(2)]
     scene.replicate.unlisted = {"t1": replicates(1, status="paused"), "t2": replicates(2, status="processing")}
     await scene.rounds(NOON)
@@ -482,7 +478,7 @@ async def test_what_came_to_its_end_is_forgotten_unless_we_found_it_out(store: S
     assert {each.ref for each in await store.latest(9)} == {one.ref, three.ref}
 
 
-async def test_what_was_recovered_can_be_given_up_afterwards_and_nothing_else_is_settled_twice(store: Store):
+async def test_only_a_recovered_training_is_settled_again(store: Store):
     ends = [RecoveryOutcome.RECOVERED, RecoveryOutcome.RECOVERED, RecoveryOutcome.GIVEN_UP]
     ends += [RecoveryOutcome.GIVEN_UP, RecoveryOutcome.RECOVERED]
 
@@ -502,7 +498,7 @@ async def test_absences_count_in_a_row(store: Store):
 # What operators see
 
 
-async def test_operators_see_how_many_were_recovered_and_how_the_last_round_went(scene: Scene):
+async def test_reconciliation_shows_recovered_and_last_round(scene: Scene):
     moment = now()
     scene.state.trainings = [overdue(requested_at=moment - 2 * HOUR)]
     scene.replicate.listed = [replicates(created_at=(moment - 2 * HOUR).isoformat())]

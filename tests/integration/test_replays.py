@@ -223,7 +223,7 @@ async def test_a_letter_goes_byte_for_byte_to_the_queue_it_came_from(database_ur
     assert message.headers == {**letter.headers, REPLAY_HEADER: f"{record.id}:{number}"}
 
 
-async def test_a_step_begins_when_all_of_the_one_before_have_their_outcome(database_url, store, broker):
+async def test_step_waits_for_all_outcomes_of_the_last_one(database_url, store, broker):
     numbers = await archive_many(database_url, 10)
     record, _ = await store.create(order(numbers, steps=(1, "20%", "rest")))
 
@@ -290,7 +290,7 @@ async def test_a_letter_that_failed_again_can_be_replayed_again(database_url, st
     assert await outcomes(store, second) == {number: "swapped"}
 
 
-async def test_a_chain_that_fails_further_on_leaves_the_new_letter_and_settles_this_one(database_url, store):
+async def test_failure_further_on_resolves_the_first_letter(database_url, store):
     (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
     record, _ = await store.create(order([number]))
     mark = f"{record.id}:{number}"
@@ -346,7 +346,7 @@ async def test_paused_it_sends_nothing_and_resumed_the_rest(database_url, store,
     assert while_paused == 1
 
 
-async def test_canceled_letters_are_open_again_and_those_that_went_get_their_outcome(database_url, store, broker):
+async def test_cancel_reopens_unsent_letters_and_keeps_sent_ones(database_url, store, broker):
     (went, stayed) = await archive_many(database_url, 2)
     record, _ = await store.create(order([went, stayed], steps=(1, "rest")))
 
@@ -362,7 +362,7 @@ async def test_canceled_letters_are_open_again_and_those_that_went_get_their_out
     assert await outcomes(store, again) == {stayed: "waiting"}
 
 
-async def test_letters_of_which_nothing_is_heard_are_given_up_when_canceled_once_more(database_url, store, broker):
+async def test_second_cancel_gives_up_sent_letters(database_url, store, broker):
     (went, stayed) = await archive_many(database_url, 2)
     record, _ = await store.create(order([went, stayed], steps=(1, "rest")))
 
@@ -383,7 +383,7 @@ async def test_letters_of_which_nothing_is_heard_are_given_up_when_canceled_once
         await store.cancel(record.id, actor="bob", reason="and again")
 
 
-async def test_a_letter_that_can_not_be_sent_does_not_hold_up_the_others(database_url, store, broker):
+async def test_unsendable_letter_delays_no_other(database_url, store, broker):
     (odd, fine) = await archive_many(database_url, 2)
 
     def trip(message: Outgoing) -> None:
@@ -452,7 +452,7 @@ async def test_a_broker_that_is_away_is_waited_for(database_url, store, broker):
     assert Counter(broker.marks).most_common(1)[0][1] == 1
 
 
-async def test_what_was_confirmed_but_not_written_down_goes_again_with_the_same_mark(database_url, store, broker):
+async def test_unrecorded_letter_is_sent_again_with_the_same_mark(database_url, store, broker):
     (number,) = await archive_many(database_url, 1)
     record, _ = await store.create(order([number]))
 
@@ -556,7 +556,7 @@ async def test_an_outcome_may_come_before_the_receipt(database_url, store):
     assert await outcomes(store, record) == {number: "swapped"}
 
 
-async def test_states_word_stands_above_a_failure_and_not_the_other_way_round(database_url, store):
+async def test_outcome_of_state_overrides_a_failure_only(database_url, store):
     (number,) = await archive_many(database_url, 1)
     record, _ = await store.create(order([number]))
     mark = f"{record.id}:{number}"
@@ -595,7 +595,7 @@ async def test_what_is_no_mark_of_ours_is_refused_alone(database_url, store):
     assert await outcomes(store, record) == {number: "swapped"}
 
 
-async def test_a_rollback_stands_in_the_audit_once_however_often_it_is_told(database_url, store):
+async def test_rollback_is_audited_once_despite_redelivery(database_url, store):
     event = ModelReverted(
         training_id="t1",
         user_id="ada",
@@ -650,7 +650,7 @@ async def test_a_letter_of_ops_itself_is_settled_by_being_read(database_url, sto
     assert await outcomes(store, second) == {two: "moved"}
 
 
-async def test_what_the_receiver_set_aside_goes_as_the_event_that_it_is_today(database_url, store, broker):
+async def test_webhook_letter_is_sent_as_todays_event(database_url, store, broker):
     def webhook(status: str) -> StoredLetter:
         body = b'{"id": "t1", "status": "%s"}' % status.encode()
         return letter_of(ready("t1"), queue=RECEIVER, headers={"webhook-id": "m1"}, body=body, event_type=None)
@@ -710,7 +710,7 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(database_url, st
     assert set(broker.marks) == {f"{record.id}:{number}" for number in numbers}
 
 
-async def test_of_a_letter_of_ops_itself_it_is_said_whether_ops_would_make_anything_of_it(database_url, store, broker):
+async def test_dry_run_predicts_letters_of_ops_itself(database_url, store, broker):
     lost = wrap(settled(f"{uuid4()}:1"), source="state", now=NOON)
     broken = letter_of(lost, queue=OPS_QUEUE, body=b"{")
     foreign = letter_of(ready("t1"), queue=OPS_QUEUE)
@@ -726,7 +726,7 @@ async def test_of_a_letter_of_ops_itself_it_is_said_whether_ops_would_make_anyth
     assert "unexpected_event" in found[2].predicted_detail
 
 
-async def test_a_service_that_is_away_holds_up_a_dry_run_and_nothing_else(database_url, store, broker):
+async def test_service_outage_delays_only_the_dry_run(database_url, store, broker):
     def away(_: Message) -> Answer:
         raise DependencyDown("the extractor is away")
 
@@ -789,7 +789,7 @@ async def test_a_replay_that_fails_by_itself_holds_up_no_other(database_url, sto
     assert (held_up.status, "poison" in held_up.trouble) == (Status.RUNNING, True)
 
 
-async def test_letters_that_are_gone_when_a_dry_run_is_started_are_skipped(database_url, store, broker):
+async def test_letters_not_open_at_start_are_skipped(database_url, store, broker):
     (one, two) = await archive_many(database_url, 2)
     async with running_engine(store, broker):
         planned, _ = await store.create(order([one, two], is_dry_run=True))
@@ -803,7 +803,7 @@ async def test_letters_that_are_gone_when_a_dry_run_is_started_are_skipped(datab
     assert faster.id != planned.id
 
 
-async def test_a_letter_that_was_dropped_and_forgotten_since_the_dry_run_is_skipped(database_url, store, broker):
+async def test_letter_purged_since_the_dry_run_is_skipped(database_url, store, broker):
     (gone, here) = await archive_many(database_url, 2)
     async with running_engine(store, broker):
         planned, _ = await store.create(order([gone, here], is_dry_run=True))
@@ -886,7 +886,7 @@ async def test_many_users_of_whom_nobody_can_tell_hold_up_no_other(database_url,
         await until_undone(store, record.id, waiting=30)
 
 
-async def test_one_user_of_whom_nobody_can_tell_holds_up_no_other_and_is_undone_later(database_url, store, broker):
+async def test_failing_user_is_undone_later_and_delays_no_other(database_url, store, broker):
     numbers = await archive_many(database_url, 10)
     services = Answering(unknown={"user-0"})
     record, _ = await store.create(order(numbers))
@@ -908,7 +908,7 @@ async def test_one_user_of_whom_nobody_can_tell_holds_up_no_other_and_is_undone_
 # Much
 
 
-async def test_twenty_thousand_letters_are_frozen_at_once_and_canceled_all(database_url, store):
+async def test_twenty_thousand_letters_are_frozen_and_canceled(database_url, store):
     async with connected(database_url) as connection:
         await connection.execute(
             """

@@ -150,7 +150,7 @@ def test_its_headers_are_those_with_which_it_was_published():
     assert not [name for name in names if name.startswith("x-")]
 
 
-def test_a_consumer_that_crashed_too_often_leaves_only_what_the_broker_says():
+def test_crashed_consumer_leaves_only_rabbitmqs_headers():
     deaths = [
         {
             "count": 1,
@@ -196,7 +196,7 @@ def test_a_webhook_that_was_set_aside_is_found_by_its_training():
     assert (letter.training_id, letter.event_id) == ("t9", "msg_1")
 
 
-def test_the_same_message_has_the_same_digest_whatever_became_of_it():
+def test_digest_does_not_depend_on_the_failure():
     first, again = dead(PermanentError("x")), dead(ValueError("y"), attempt=9)
 
     assert to_dead_letter(first, now=NOON).digest == to_dead_letter(again, now=NOON).digest
@@ -371,7 +371,7 @@ def test_an_event_in_structured_mode_says_in_its_body_what_it_is():
     routing_key=st.text(),
     content_type=st.none() | st.text(),
 )
-def test_any_headers_and_any_bytes_are_a_letter_that_can_be_stored(headers, body, routing_key, content_type):
+def test_any_headers_and_bytes_can_be_stored(headers, body, routing_key, content_type):
     letter = to_dead_letter(Message(body, headers, "", routing_key, content_type), now=NOON)
 
     failure = letter.failure

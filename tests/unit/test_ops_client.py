@@ -81,7 +81,7 @@ async def test_however_long_the_reason_of_an_undo_state_takes_it(length: int):
     assert sent.reason.endswith("…") == (length > 947)
 
 
-async def test_where_there_was_no_model_before_the_one_that_is_there_is_withdrawn():
+async def test_undo_of_a_first_model_withdraws_it():
     async with answering(200, {}) as (client, asked):
         assert await client.revert_model(replace(REVERT, to=None)) is None
 
@@ -142,7 +142,7 @@ async def test_any_other_answer_leaves_an_undo_to_be_done(status: int, answer: A
     [(401, "check MODELSWAP_API_TOKENS"), (403, "check MODELSWAP_API_TOKENS"), (500, "answered 500")],
 )
 @pytest.mark.parametrize("asked", QUESTIONS)
-async def test_a_service_that_does_not_answer_us_is_down_whatever_it_is_asked(asked: str, status: int, why: str):
+async def test_unreachable_service_is_down_for_every_request(asked: str, status: int, why: str):
     async with answering(status, {}) as (client, _):
         with pytest.raises(ServiceDown, match=why):
             await QUESTIONS[asked](client)
@@ -195,7 +195,7 @@ async def test_a_training_that_can_not_be_read_hides_no_other():
     assert len(client._unreadable) == 2
 
 
-async def test_where_no_training_can_be_read_state_is_of_another_version():
+async def test_unreadable_trainings_mean_another_version_of_state():
     async with answering(200, {"items": [{}], "next_cursor": None}) as (client, _):
         with pytest.raises(ServiceDown, match="another version"):
             await anext(client.unfinished())

@@ -95,11 +95,11 @@ def test_what_ended_by_the_list_is_told(status: str):
     assert step(unfinished(), listing(found)) == Report(unfinished(), found)
 
 
-def test_a_success_that_the_list_shows_without_its_output_is_asked_for():
+def test_listed_success_without_output_is_fetched():
     assert step(unfinished(), listing(replicates(output=None))) == Fetch(unfinished(), "t1")
 
 
-def test_a_success_without_output_is_told_as_it_is_when_asking_is_used_up():
+def test_success_without_output_is_reported_after_all_fetches():
     found = replicates(output=None)
 
     assert step(unfinished(), listing(found), memory=Memory(gets=3, asked_at=BEGIN)) == Report(unfinished(), found)
@@ -131,7 +131,7 @@ def test_a_status_that_nobody_knows_is_no_end():
         (3, timedelta(days=2), False),
     ],
 )
-def test_what_the_list_does_not_show_is_asked_for_ever_more_rarely_and_three_times_at_most(
+def test_unlisted_training_is_fetched_thrice_ever_more_rarely(
     gets: int,
     asked_before: timedelta | None,
     is_asked: bool,  # noqa: FBT001 (a column of the table)
@@ -151,7 +151,7 @@ def test_what_the_list_does_not_show_is_asked_for_ever_more_rarely_and_three_tim
         (listing(replicates(status="processing")), "Replicate still says 'processing'"),
     ],
 )
-def test_a_training_of_which_nobody_hears_anything_for_days_is_given_up(shown: Listing, why: str):
+def test_silent_training_is_given_up_after_days(shown: Listing, why: str):
     memory = Memory(looks=3, gets=3, asked_at=BEGIN)
 
     assert step(unfinished(), shown, memory=memory, age=timedelta(days=3)) == GiveUp(
@@ -159,7 +159,7 @@ def test_a_training_of_which_nobody_hears_anything_for_days_is_given_up(shown: L
     )
 
 
-def test_an_outage_of_ours_gives_up_no_training_before_it_was_looked_for():
+def test_no_training_is_given_up_before_three_checks():
     decided = step(unfinished(), listing(), memory=Memory(looks=2, gets=3, asked_at=BEGIN), age=timedelta(days=30))
 
     assert decided == Wait(unfinished(), is_absent=True)
@@ -172,14 +172,14 @@ def test_an_end_is_told_however_late():
     assert step(unfinished(), listing(found), memory=memory, age=timedelta(days=9)) == Report(unfinished(), found)
 
 
-def test_one_that_is_verified_for_too_long_is_looked_at_again_without_asking_replicate():
+def test_long_verification_is_retried_without_asking_replicate():
     verifying = unfinished(stage=Stage.VERIFYING)
 
     assert oldest([Watched(verifying)]) is None
     assert step(verifying, Listing()) == RetryExtraction(verifying)
 
 
-def test_one_that_is_verified_without_an_end_is_given_up_like_any_other():
+def test_endless_verification_is_given_up():
     verifying = unfinished(stage=Stage.VERIFYING, updated_at=BEGIN + 66 * HOUR)
     too_soon, enough = 72 * HOUR - MINUTE, 72 * HOUR
 
@@ -196,7 +196,7 @@ def test_one_that_is_verified_without_an_end_is_given_up_like_any_other():
 
 
 @pytest.mark.parametrize("status", ["starting", "processing", "succeeded", "failed"])
-def test_a_training_without_an_id_is_known_by_the_address_that_we_signed_for_it(status: str):
+def test_training_without_id_is_found_by_signed_address(status: str):
     found = replicates(status=status, webhook=address_of(nameless()))
 
     assert step(nameless(), listing(found)) == Report(nameless(), found)
@@ -238,7 +238,7 @@ def test_a_training_with_another_address_is_not_it(webhook: str):
     assert step(nameless(), listing(replicates(webhook=webhook))) == Wait(nameless(), is_absent=True)
 
 
-def test_one_that_does_not_say_its_address_may_be_it_when_all_else_fits():
+def test_candidate_without_address_must_fit_otherwise():
     found = replicates(created_at=(BEGIN + MINUTE).isoformat())
 
     assert step(nameless(), listing(found)) == Identify(nameless(), (found,), is_absent_otherwise=True)
@@ -311,7 +311,7 @@ def test_a_training_that_progress_was_heard_of_was_started():
     assert isinstance(step(running, listing(), memory=Memory(looks=9), age=timedelta(days=3)), NeverStarted)
 
 
-def test_a_training_that_nobody_started_ends_even_where_the_list_is_too_long_to_read():
+def test_unstarted_training_ends_with_a_list_too_long_to_read():
     decided = step(nameless(), listing(is_whole=False), memory=Memory(looks=3), age=timedelta(days=3))
 
     assert decided == NeverStarted(nameless(), "no webhook came within 3 days")
@@ -353,7 +353,7 @@ def listed_ones(draw: st.DrawFn) -> Training:
 @given(
     st.lists(watched_ones(), unique_by=lambda each: each.training.ref), st.lists(listed_ones()), st.booleans(), _HOURS
 )
-def test_whatever_is_seen_each_training_has_a_step_and_what_is_asked_for_an_id(watched, shown, is_whole, now):
+def test_every_training_has_a_step_and_every_fetch_an_id(watched, shown, is_whole, now):
     for each in watched:
         is_due(each, now, LIMITS)
         after_report(each.training, now, LIMITS)
@@ -376,15 +376,13 @@ def test_whatever_is_seen_each_training_has_a_step_and_what_is_asked_for_an_id(w
         (unfinished(started_at=datetime.min.replace(tzinfo=UTC)), BEGIN + HOUR),
     ],
 )
-def test_a_training_is_overdue_by_what_is_learned_of_its_trainer_else_after_a_set_time(
-    training: Unfinished, due: datetime
-):
+def test_overdue_by_trainer_durations_else_by_the_limit(training: Unfinished, due: datetime):
     assert LIMITS.due_at(training) == due
     assert not is_due(Watched(training), due - MINUTE, LIMITS)
     assert is_due(Watched(training), due, LIMITS)
 
 
-def test_a_model_is_not_looked_for_again_before_the_retries_of_the_last_look_are_over():
+def test_extraction_is_not_retried_while_its_retries_last():
     # However long ago it was requested, and whoever asked for that look.
     verifying = unfinished(stage=Stage.VERIFYING, overdue_at=BEGIN, updated_at=BEGIN + 24 * HOUR)
 

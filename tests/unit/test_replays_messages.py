@@ -33,7 +33,7 @@ def webhook(status: str = "thinking", **fields):
     return letter_of(ready("t1"), queue=RECEIVER, headers=headers, body=body, event_type=None)
 
 
-def test_a_letter_goes_byte_for_byte_with_its_own_headers_and_the_mark():
+def test_letter_is_sent_byte_for_byte_with_headers_and_mark():
     letter = letter_of(ready("t1"), headers={**ready("t1").headers(), "x-attempt": 3, "x-failed-at": "then", "own": 1})
 
     assert headers_of(letter, MARK) == {**ready("t1").headers(), "own": 1, REPLAY_HEADER: str(MARK)}
@@ -55,7 +55,7 @@ def test_whoever_reads_it_sees_the_event_and_the_mark(make):
     assert (envelope.event, envelope.id, envelope.replay) == (ready("t1").event, ready("t1").id, str(MARK))
 
 
-def test_a_webhook_that_was_set_aside_is_translated_with_todays_code():
+def test_webhook_letter_is_translated_with_todays_code():
     envelope = translated(webhook("succeeded", output={"version": "x"}), MARK)
 
     assert isinstance(envelope.event, TrainingSucceeded)
@@ -76,7 +76,7 @@ def test_a_status_that_is_still_unknown_is_still_refused():
         translated(webhook("thinking"), MARK)
 
 
-def test_an_edited_body_says_the_same_kind_of_thing_about_the_same_training():
+def test_edit_keeps_event_type_and_training():
     letter = letter_of(succeeded("t1", output="nonsense"))
     data = {**json.loads(letter.body), "output": {"version": "acme/ada:" + "a" * 64}}
 

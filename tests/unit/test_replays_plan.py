@@ -101,7 +101,7 @@ def test_what_was_forgiven_does_not_stop_it_again():
     assert decide(Rules(RULES.steps, 0.2, forgiven_ended=50, forgiven_failed=20), counts) == Send(150)
 
 
-def test_a_share_of_nought_stops_at_the_first_failure_that_counts():
+def test_zero_share_stops_at_the_first_failure():
     rules = Rules(steps=(1, 10), stop_share=0)
 
     assert isinstance(decide(rules, Counts(waiting=9, ended=1, failed=1)), Stop)
@@ -175,7 +175,7 @@ def test_every_effect_has_its_words(effect):
     assert "user ada" in describe(settled("a-mark", effect))
 
 
-def test_what_a_withdrawal_has_overtaken_is_not_said_to_use_a_newer_model():
+def test_superseded_by_withdrawal_names_no_newer_model():
     said = describe(settled("a-mark", Effect.SUPERSEDED, model=None, generation=None, previous=None))
 
     assert said == "superseded: the model of user ada was withdrawn after this training was requested"

@@ -60,7 +60,7 @@ def test_the_note_says_what_letters_that_stay_sent_may_wait_for(record: ReplayVi
     assert (UNDERWAY in note) == is_underway
 
 
-def test_of_letters_that_are_underway_it_is_shown_why_they_stay_and_what_to_type(capsys):
+def test_underway_letters_are_explained_with_a_command(capsys):
     print_replay(replay({Outcome.WAITING: 8, Outcome.SENT: 1}), Format.TABLE)
 
     shown = capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_of_letters_that_are_underway_it_is_shown_why_they_stay_and_what_to_type
     assert "modelswap replays show 00000000 --watch, or replays pause 00000000" in shown
 
 
-def test_it_is_shown_what_those_wait_for_that_have_letters_in_hand(capsys):
+def test_replay_shows_what_services_wait_for(capsys):
     waiting_for = ["the extractor: consumer: Replicate does not accept our token", "state: database: away"]
 
     print_replay(replay({Outcome.SENT: 1}).model_copy(update={"waiting_for": waiting_for}), Format.TABLE)
