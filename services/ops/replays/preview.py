@@ -1,5 +1,5 @@
 """
-Predict the outcome of a dead letter: ask the services that would handle it, in turn; nothing is changed. Pure.
+Predict the outcome of a dead letter: ask the services that would handle it, in turn; nothing is changed.
 
 Each letter is predicted alone, against the present state: effects of other letters of the same user are not seen.
 """
