@@ -30,7 +30,7 @@ from shared.contract.envelope import Envelope
 from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE, topology
 from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
-from shared.runtime.broker import Consumer, Keeper, Publisher, to_message
+from shared.runtime.broker import Consumer, Publisher, RawConsumer, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
@@ -74,7 +74,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         async def wait(seconds: float) -> None:
             await wait_for_any(stopping, seconds=seconds)
 
-        archive = Keeper(
+        archive = RawConsumer(
             url,
             queue=DEAD_QUEUE,
             service="ops",

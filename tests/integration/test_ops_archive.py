@@ -21,7 +21,7 @@ from shared.contract.events import Event, Evidence, ExtractionRequested, ModelRe
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE, topology
 from shared.runtime import telemetry
-from shared.runtime.broker import Consumer, Delivery, Keeper, Outgoing, Publisher, one_by_one, to_message
+from shared.runtime.broker import Consumer, Delivery, Outgoing, Publisher, RawConsumer, one_by_one, to_message
 from shared.runtime.clock import now
 from tests.broker import Broker
 from tests.counts import counted
@@ -56,15 +56,15 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def keeping(broker: Broker, publisher: Publisher, keep: Any, **options: Any) -> AsyncIterator[Keeper]:
+async def keeping(broker: Broker, publisher: Publisher, keep: Any, **options: Any) -> AsyncIterator[RawConsumer]:
     """The archive, until the end of the block."""
     stopping = asyncio.Event()
-    keeper = Keeper(
+    consumer = RawConsumer(
         broker.url, queue=DEAD_QUEUE, service="ops", keep=keep, publisher=publisher, topology=PLAN, **options
     )
-    task = asyncio.create_task(keeper.run(stopping))
+    task = asyncio.create_task(consumer.run(stopping))
     try:
-        yield keeper
+        yield consumer
     finally:
         stopping.set()
         await asyncio.wait_for(task, 20)
@@ -125,14 +125,14 @@ async def test_while_postgres_is_away_letters_wait_and_nobody_hurries(broker, pu
             asked += 1
             await keep(messages)
 
-        async with keeping(broker, publisher, counting) as keeper:
+        async with keeping(broker, publisher, counting) as consumer:
             await publisher.publish(dead("before"))
             await until(store, 1)
             wire.refuse()
             for n in range(100):
                 await publisher.publish(dead(f"t{n}"))
             async with asyncio.timeout(20):
-                while await keeper.check() is None:
+                while await consumer.check() is None:
                     await asyncio.sleep(0.05)
             before = asked
             await asyncio.sleep(2)
@@ -155,17 +155,17 @@ async def test_unstorable_letter_is_kept_and_delays_no_other(broker, publisher, 
             raise PermanentError("of no table")
         await keep(messages)
 
-    async with keeping(broker, publisher, picky, prefetch=4, put_back_seconds=0.2) as keeper:
+    async with keeping(broker, publisher, picky, prefetch=4, put_back_seconds=0.2) as consumer:
         await publisher.publish(dead("poison"))
         for n in range(30):
             await publisher.publish(dead(f"t{n}"))
         await until(store, 30)
         assert "poison" not in await trainings(store)
-        assert len(keeper.aside) == 1
+        assert len(consumer.aside) == 1
         refusing = False
         await until(store, 31)
 
-    assert len(keeper.aside) == 0
+    assert len(consumer.aside) == 0
     found = await store.list_letters(Filter(training_id="poison"), before=None, limit=9)
     assert [(letter.queue, letter.error_code) for letter in found] == [(EXTRACTOR_QUEUE, "no_version")]
     assert await broker.depth(DEAD_QUEUE) == 0

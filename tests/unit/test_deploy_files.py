@@ -16,7 +16,7 @@ from services.simulator.faults import ApiFaultOrder, FaultOrder
 from shared.contract.retry import DELAYS
 from shared.contract.topology import DEAD_QUEUE, topology
 from shared.runtime import telemetry
-from shared.runtime.broker import Consumer, Keeper
+from shared.runtime.broker import Consumer, RawConsumer
 from shared.runtime.settings import PROCESSES, all_settings, setting
 from tests.counts import counted
 
@@ -209,7 +209,7 @@ def test_what_an_alert_sees_rise_is_there_before_it_rises() -> None:
     for metric in (telemetry.deliveries, telemetry.reconciled):
         metric.clear()
     unused = cast(Any, None)
-    Keeper("", queue=DEAD_QUEUE, service="ops", keep=unused, publisher=unused, topology=topology())
+    RawConsumer("", queue=DEAD_QUEUE, service="ops", keep=unused, publisher=unused, topology=topology())
     Reconciler(unused, unused, unused, unused, limits=unused, budget=unused, ref_secrets=(), aside=unused)
 
     for metric, labels in ((telemetry.deliveries, (DEAD_QUEUE, "handled")), (telemetry.reconciled, ("recovered",))):

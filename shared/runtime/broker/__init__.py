@@ -14,7 +14,7 @@ Publish and consume without losing a message. Edge: the only room that speaks AM
 *circuit*      a dependency that is down is asked rarely
 *subscription* one queue, consumed through every loss of the connection
 *consumer*     its events to a handler; then follow-ups published, then acked
-*keeper*       its messages, whatever they are, to a store; then acked
+*raw_consumer* its messages, whatever they are, to a store; then acked
 
 Why our own subscription and not aio-pika's robust connection (2026-11): that one cancels running handlers when a
 connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconnects at a fixed pace without jitter.
@@ -22,10 +22,10 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
-from shared.runtime.broker.keeper import Keeper
 from shared.runtime.broker.lossy import LOSSY_SECONDS, Parted
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
+from shared.runtime.broker.raw_consumer import RawConsumer
 
 __all__ = [
     "LOSSY_SECONDS",
@@ -33,10 +33,10 @@ __all__ = [
     "Consumer",
     "Delivery",
     "Depth",
-    "Keeper",
     "Outgoing",
     "Parted",
     "Publisher",
+    "RawConsumer",
     "Result",
     "TopologyMismatch",
     "Unconfirmed",

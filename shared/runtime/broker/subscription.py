@@ -1,9 +1,9 @@
 """
 One queue, consumed over one connection after another until told to stop.
 
-Each batch of deliveries is handed to a function that handles and acks it (`consumer`, `keeper`). It runs in our own
-tasks: the library cancels its own when a connection dies, in the middle of a commit. Work that outlives its connection
-goes on to its end; its ack is dropped, and the delivery comes again.
+Each batch of deliveries is handed to a function that handles and acks it (`consumer`, `raw_consumer`). It runs in our
+own tasks: the library cancels its own when a connection dies, in the middle of a commit. Work that outlives its
+connection runs to its end; its ack is dropped, and the delivery comes again.
 
 What is in hand during an outage stays in hand. After half an hour RabbitMQ takes it back (`consumer_timeout`), hands it
 out again and counts that towards the delivery limit, as it counts a lost connection (measured 2026-11 on 3.10.8 and

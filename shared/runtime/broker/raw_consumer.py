@@ -37,7 +37,7 @@ Keep = Callable[[Sequence[Delivery]], Awaitable[None]]
 _PUT_BACK_SECONDS: Final = 30.0
 
 
-class Keeper:
+class RawConsumer:
     """Hands the messages of one queue to a store, as they are."""
 
     def __init__(
