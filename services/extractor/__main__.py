@@ -48,7 +48,8 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
         gate = Gate(replicate, settings, find_flaw=find_flaw_apart)
         extractor = Extractor(replicate, gate.verify, monotonic=time.monotonic)
         api = create_api(
-            Extractor(replicate, gate.glance, monotonic=time.monotonic), api_tokens=reveal(settings.api_tokens)
+            Extractor(replicate, gate.check_without_run, monotonic=time.monotonic),
+            api_tokens=reveal(settings.api_tokens),
         )
         consumer = Consumer(
             url,

@@ -48,7 +48,7 @@ class Trainings(Replicate, Protocol):
 
 
 class Verify(Protocol):
-    """The gate: `Gate.verify`, or a `Gate.glance`."""
+    """The gate: `Gate.verify`, or `Gate.check_without_run` (a preview pays for no run)."""
 
     async def __call__(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]: ...
 

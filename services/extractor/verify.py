@@ -29,7 +29,7 @@ from shared.replicate.training import Prediction, TrainingStatus
 from shared.replicate.version import InputSchema, Version
 
 Level = Literal["exists", "schema", "predict"]
-#: Stands for the last check where only a glance was taken.
+#: Stands for the last check where no run was started (`Gate.check_without_run`).
 NOT_RUN: Final = "predict: not run"
 
 _PROMPT: Final = "prompt"
@@ -190,7 +190,7 @@ class Gate:
         await self._check_run(ref, schema, request_id)
         return (*checks, "predict")
 
-    async def glance(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
+    async def check_without_run(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
         """As `verify`, but no run is paid for: what one proved before counts, and where none did, that is said."""
         checks, schema = await self._check_version(ref)
         if schema is None:

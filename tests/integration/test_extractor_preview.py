@@ -49,7 +49,7 @@ class Extraction:
         self.replicate.will_say = [{"status": "succeeded", "output": "https://replicate.delivery/out-0.png"}]
         gate = Gate(self.replicate, Policy(), find_flaw=find_flaw_apart)
         self.paying = Extractor(self.replicate, gate.verify, monotonic=lambda: 0)
-        self.looking = Extractor(self.replicate, gate.glance, monotonic=lambda: 0)
+        self.looking = Extractor(self.replicate, gate.check_without_run, monotonic=lambda: 0)
 
     @contextlib.asynccontextmanager
     async def ops(self, tokens: Sequence[str] = (TOKEN,), **headers: str) -> AsyncIterator[httpx.AsyncClient]:

@@ -365,32 +365,32 @@ async def test_what_was_seen_to_fail_ten_minutes_ago_is_tried_again(bad, clock):
 
 
 @pytest.mark.parametrize(("level", "checks"), [("exists", ("exists",)), ("schema", ("exists", "schema"))])
-async def test_a_glance_sees_all_that_costs_nothing(replicate, clock, level, checks):
-    assert await gate_of(replicate, clock, level).glance(REF) == checks
+async def test_check_without_run_runs_all_free_checks(replicate, clock, level, checks):
+    assert await gate_of(replicate, clock, level).check_without_run(REF) == checks
 
 
-async def test_a_glance_pays_for_nothing_and_says_so(replicate, gate):
-    assert await gate.glance(REF) == ("exists", "schema", NOT_RUN)
+async def test_check_without_run_starts_no_run_and_says_so(replicate, gate):
+    assert await gate.check_without_run(REF) == ("exists", "schema", NOT_RUN)
     assert replicate.inputs == []
 
 
-async def test_a_glance_knows_what_was_seen_to_work(replicate, gate):
+async def test_check_without_run_knows_a_run_that_succeeded(replicate, gate):
     await gate.verify(REF)
 
-    assert await gate.glance(REF) == ("exists", "schema", "predict")
+    assert await gate.check_without_run(REF) == ("exists", "schema", "predict")
     assert len(replicate.inputs) == 1
 
 
-async def test_a_glance_knows_what_was_seen_to_fail(bad):
+async def test_check_without_run_knows_a_run_that_failed(bad):
     with pytest.raises(DoesNotWork, match="no weights"):
-        await bad.glance(REF)
+        await bad.check_without_run(REF)
 
-    assert await bad.glance(REF, request_id=UUID(int=2)) == ("exists", "schema", NOT_RUN)
+    assert await bad.check_without_run(REF, request_id=UUID(int=2)) == ("exists", "schema", NOT_RUN)
 
 
-async def test_a_glance_misses_what_is_missing(gate):
+async def test_check_without_run_refuses_a_missing_version(gate):
     with pytest.raises(NotThereYet):
-        await gate.glance(OTHER)
+        await gate.check_without_run(OTHER)
 
 
 async def test_one_failure_says_nothing_of_another_model(replicate, bad):
