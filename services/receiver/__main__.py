@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import AsyncExitStack, suppress
 
-from services.receiver.app import ANSWER_SECONDS, Door, create_app
+from services.receiver.app import ANSWER_SECONDS, WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.topology import topology
 from shared.replicate.client import Replicate
@@ -61,7 +61,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
             # The first webhook need not wait for these; both are asked again by each that finds them missing.
             await unless_stopped(stopping, broker())
             await unless_stopped(stopping, secret())
-        door = Door(
+        endpoint = WebhookEndpoint(
             publisher=parted,
             secrets=secrets,
             topology=plan,
@@ -70,7 +70,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
             max_body_bytes=settings.max_body_bytes,
         )
         app = create_app(
-            door,
+            endpoint,
             routes=health_routes({"broker": broker, "webhook_secret": secret}, told={"progress": parted.check}),
         )
         await serve(

@@ -1,5 +1,5 @@
 """
-The public door. Edge: HTTP in, one confirmed message out, nothing kept.
+The webhook endpoint. Edge: one webhook in, one confirmed message out, nothing stored.
 
     202  the broker has it                     400  no training, or headers that make no sense
     401  signature missing, wrong or stale,    413  larger than the limit, or than any message can be
@@ -75,8 +75,8 @@ class Publisher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """What answering a webhook takes."""
+class WebhookEndpoint:
+    """``POST /webhooks/replicate``, with all that answering a webhook needs."""
 
     publisher: Publisher
     secrets: Secrets
@@ -153,12 +153,12 @@ class Door:
         return envelope
 
 
-def create_app(door: Door, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
+def create_app(endpoint: WebhookEndpoint, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
     """The receiver as an application; *routes* are the health routes."""
     for result in _RESULTS:
         telemetry.webhooks.labels(result)
     app = Starlette(
-        routes=[Route("/webhooks/replicate", door.receive, methods=["POST"]), *routes],
+        routes=[Route("/webhooks/replicate", endpoint.receive, methods=["POST"]), *routes],
         exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
     )
     # A redirect would name the host that the client says it asked.

@@ -14,7 +14,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Message
 
-from services.receiver.app import Door, create_app
+from services.receiver.app import WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.envelope import decode
 from shared.contract.errors import DependencyDown
@@ -102,7 +102,7 @@ class Account:
 
 
 def app_of(published: Published, secrets: Secrets) -> Starlette:
-    door = Door(
+    endpoint = WebhookEndpoint(
         publisher=published,
         secrets=secrets,
         topology=topology(),
@@ -111,7 +111,7 @@ def app_of(published: Published, secrets: Secrets) -> Starlette:
         max_body_bytes=LIMIT,
         clock=lambda: NOW,
     )
-    return create_app(door)
+    return create_app(endpoint)
 
 
 def client_of(published: Published, secrets: Secrets) -> httpx.AsyncClient:
@@ -125,7 +125,7 @@ def published() -> Published:
 
 
 @pytest.fixture
-async def door(published: Published) -> AsyncIterator[httpx.AsyncClient]:
+async def receiver(published: Published) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(published, Secrets((SECRET,), None, lambda: 0.0)) as client:
         yield client
 
@@ -140,18 +140,21 @@ def signed(body: bytes, *, secret: str = SECRET, at: int = NOW, message_id: str 
 
 
 async def post(
-    door: httpx.AsyncClient, body: bytes, headers: Mapping[str, str] | None = None, path: str = "/webhooks/replicate"
+    receiver: httpx.AsyncClient,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    path: str = "/webhooks/replicate",
 ) -> httpx.Response:
-    return await door.post(path, content=body, headers=headers or signed(body))
+    return await receiver.post(path, content=body, headers=headers or signed(body))
 
 
 @pytest.mark.parametrize("entry", INDEX, ids=lambda entry: entry["file"])
 async def test_every_recorded_webhook_is_accepted_and_understood(
-    entry: dict[str, Any], door: httpx.AsyncClient, published: Published
+    entry: dict[str, Any], receiver: httpx.AsyncClient, published: Published
 ):
     body = (FOLDER / entry["file"]).read_bytes()
 
-    answer = await post(door, body, signed(body, message_id=entry["headers"]["webhook-id"]))
+    answer = await post(receiver, body, signed(body, message_id=entry["headers"]["webhook-id"]))
 
     assert answer.status_code == 202
     [event] = published.events()
@@ -159,10 +162,10 @@ async def test_every_recorded_webhook_is_accepted_and_understood(
     assert event.training_id == json.loads(body)["id"]
 
 
-async def test_the_trainers_own_model_and_version_are_never_the_output(door: httpx.AsyncClient, published: Published):
+async def test_the_trainers_own_version_is_never_the_output(receiver: httpx.AsyncClient, published: Published):
     body = b'{"id":"abc","status":"succeeded","model":"a/trainer","version":"%s","output":null}' % (b"e" * 64)
 
-    await post(door, body)
+    await post(receiver, body)
 
     [event] = published.events()
     assert isinstance(event, TrainingSucceeded)
@@ -170,28 +173,28 @@ async def test_the_trainers_own_model_and_version_are_never_the_output(door: htt
     assert (event.trainer, event.trainer_version) == ("a/trainer", "e" * 64)
 
 
-async def test_aborted_is_a_cancel_with_its_own_reason(door: httpx.AsyncClient, published: Published):
-    await post(door, b'{"id":"abc","status":"aborted"}')
+async def test_aborted_is_a_cancel_with_its_own_reason(receiver: httpx.AsyncClient, published: Published):
+    await post(receiver, b'{"id":"abc","status":"aborted"}')
 
     [event] = published.events()
     assert isinstance(event, TrainingCanceled)
     assert event.reason == "aborted"
 
 
-async def test_the_same_webhook_twice_is_the_same_fact(door: httpx.AsyncClient, published: Published):
+async def test_the_same_webhook_twice_is_the_same_fact(receiver: httpx.AsyncClient, published: Published):
     for at in (NOW, NOW + 30):
-        await post(door, GOOD, signed(GOOD, at=at))
+        await post(receiver, GOOD, signed(GOOD, at=at))
 
     first, second = (message.headers["ce-id"] for message in published.messages)
     assert first == second
 
 
 async def test_a_status_that_nobody_knows_is_kept_whole_and_never_guessed(
-    door: httpx.AsyncClient, published: Published
+    receiver: httpx.AsyncClient, published: Published
 ):
     body = b'{"id":"abc","status":"queued","output":{"version":"x"}}'
 
-    answer = await post(door, body)
+    answer = await post(receiver, body)
 
     assert answer.status_code == 202
     [letter] = published.messages
@@ -212,11 +215,11 @@ def succeeded(webhook: str | None, **fields: Any) -> bytes:
     return json.dumps({"id": "abc", "status": "succeeded", "webhook": webhook, **fields}).encode()
 
 
-async def test_the_address_that_the_body_names_counts(door: httpx.AsyncClient, published: Published):
+async def test_the_address_that_the_body_names_counts(receiver: httpx.AsyncClient, published: Published):
     body = succeeded("https://hooks.example.com" + address_of(BOB))
 
-    await post(door, body, path=address_of(BOB))
-    await post(door, body, path="/webhooks/replicate")
+    await post(receiver, body, path=address_of(BOB))
+    await post(receiver, body, path="/webhooks/replicate")
 
     for event in published.events():
         assert isinstance(event, TrainingSucceeded)
@@ -224,11 +227,11 @@ async def test_the_address_that_the_body_names_counts(door: httpx.AsyncClient, p
 
 
 @pytest.mark.parametrize("status", ["starting", "processing", "succeeded", "failed", "canceled", "thinking"])
-async def test_a_webhook_of_another_training_is_refused(status: str, door: httpx.AsyncClient, published: Published):
+async def test_a_webhook_of_another_training_is_refused(status: str, receiver: httpx.AsyncClient, published: Published):
     before = counted(telemetry.webhooks)["foreign_ref",]
     body = succeeded("https://hooks.example.com" + address_of(BOB), status=status, logs="x")
 
-    answer = await post(door, body, path=address_of(ALICE))
+    answer = await post(receiver, body, path=address_of(ALICE))
 
     assert (answer.status_code, answer.json()["title"]) == (401, "foreign-ref")
     assert counted(telemetry.webhooks)["foreign_ref",] == before + 1
@@ -237,29 +240,29 @@ async def test_a_webhook_of_another_training_is_refused(status: str, door: httpx
 
 @pytest.mark.parametrize("webhook", [None, "https://example.com/hook"])
 async def test_an_address_that_only_was_called_proves_nothing(
-    webhook: str | None, door: httpx.AsyncClient, published: Published
+    webhook: str | None, receiver: httpx.AsyncClient, published: Published
 ):
-    await post(door, succeeded(webhook), path=address_of(ALICE))
+    await post(receiver, succeeded(webhook), path=address_of(ALICE))
 
     [event] = published.events()
     assert isinstance(event, TrainingSucceeded)
     assert (event.ref, event.destination, event.called_ref) == (None, None, ALICE.ref)
 
 
-async def test_steps_are_not_taken_from_an_address_that_only_was_called(door: httpx.AsyncClient, published: Published):
+async def test_steps_are_not_taken_from_the_called_address(receiver: httpx.AsyncClient, published: Published):
     logs = "train: 50%|█████     | 500/1000 [00:10<00:10]\n"
 
-    await post(door, succeeded(None, status="processing", logs=logs), path=address_of(BOB))
-    await post(door, succeeded(None, status="processing", logs=logs), path="/webhooks/replicate")
+    await post(receiver, succeeded(None, status="processing", logs=logs), path=address_of(BOB))
+    await post(receiver, succeeded(None, status="processing", logs=logs), path="/webhooks/replicate")
 
     called, plain = (event for event in published.events() if isinstance(event, TrainingProgressed))
     assert (called.step, called.total, called.fraction) == (plain.step, plain.total, plain.fraction)
 
 
-async def test_a_foreign_token_is_no_error_and_proves_nothing(door: httpx.AsyncClient, published: Published):
+async def test_a_foreign_token_is_no_error_and_proves_nothing(receiver: httpx.AsyncClient, published: Published):
     path = webhook_url("", Claim(UUID(int=7), ModelName("acme", "u-42"), None), ("somebody-elses",))
 
-    answer = await post(door, GOOD, path=path)
+    answer = await post(receiver, GOOD, path=path)
 
     [event] = published.events()
     assert answer.status_code == 202
@@ -268,10 +271,10 @@ async def test_a_foreign_token_is_no_error_and_proves_nothing(door: httpx.AsyncC
 
 
 @pytest.mark.parametrize("logs", ["null", '""', '"x"', '["x","y"]', "7", '{"a":1}', '"\\u0000\\ud83d"'])
-async def test_no_shape_of_the_logs_sinks_a_completion(logs: str, door: httpx.AsyncClient, published: Published):
+async def test_no_shape_of_the_logs_sinks_a_completion(logs: str, receiver: httpx.AsyncClient, published: Published):
     body = b'{"id":"abc","status":"succeeded","started_at":"2022-04-26T20:00:84Z","logs":%s}' % logs.encode()
 
-    answer = await post(door, body)
+    answer = await post(receiver, body)
 
     assert answer.status_code == 202
     assert [type(event) for event in published.events()] == [TrainingSucceeded]
@@ -301,19 +304,19 @@ async def test_no_shape_of_the_logs_sinks_a_completion(logs: str, door: httpx.As
     ids=lambda body: body[:60].decode("utf-8", "replace"),
 )
 async def test_what_is_no_training_is_refused_and_publishes_nothing(
-    body: bytes, door: httpx.AsyncClient, published: Published
+    body: bytes, receiver: httpx.AsyncClient, published: Published
 ):
-    answer = await post(door, body)
+    answer = await post(receiver, body)
 
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert published.messages == []
 
 
-async def test_an_output_too_large_to_carry_is_left_out_and_said_so(door: httpx.AsyncClient, published: Published):
+async def test_an_output_too_large_to_carry_is_left_out_and_said_so(receiver: httpx.AsyncClient, published: Published):
     body = json.dumps({"id": "abc", "status": "succeeded", "output": "x" * 1_000_000}).encode()
 
-    await post(door, body)
+    await post(receiver, body)
 
     [event] = published.events()
     assert isinstance(event, TrainingSucceeded)
@@ -324,8 +327,8 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 STATE = f"a={'x' * 254},b={'y' * 253}"
 
 
-async def test_valid_trace_context_travels_with_the_event(door: httpx.AsyncClient, published: Published):
-    await post(door, GOOD, {**signed(GOOD), "traceparent": PARENT, "tracestate": STATE})
+async def test_valid_trace_context_travels_with_the_event(receiver: httpx.AsyncClient, published: Published):
+    await post(receiver, GOOD, {**signed(GOOD), "traceparent": PARENT, "tracestate": STATE})
 
     [message] = published.messages
     assert (message.headers["traceparent"], message.headers["tracestate"]) == (PARENT, STATE)
@@ -333,9 +336,9 @@ async def test_valid_trace_context_travels_with_the_event(door: httpx.AsyncClien
 
 @pytest.mark.parametrize("size", [513, 130_639, 130_711, 140_000])
 async def test_a_giant_tracestate_is_dropped_and_its_webhook_taken(
-    size: int, door: httpx.AsyncClient, published: Published
+    size: int, receiver: httpx.AsyncClient, published: Published
 ):
-    answer = await post(door, GOOD, {**signed(GOOD), "traceparent": PARENT, "tracestate": f"b={'b' * (size - 2)}"})
+    answer = await post(receiver, GOOD, {**signed(GOOD), "traceparent": PARENT, "tracestate": f"b={'b' * (size - 2)}"})
 
     [message] = published.messages
     assert answer.status_code == 202
@@ -353,19 +356,19 @@ async def test_a_giant_tracestate_is_dropped_and_its_webhook_taken(
     ],
 )
 async def test_a_malformed_trace_is_dropped_and_its_webhook_taken(
-    trace: list[tuple[str, str]], door: httpx.AsyncClient, published: Published
+    trace: list[tuple[str, str]], receiver: httpx.AsyncClient, published: Published
 ):
-    answer = await door.post("/webhooks/replicate", content=GOOD, headers=[*signed(GOOD).items(), *trace])
+    answer = await receiver.post("/webhooks/replicate", content=GOOD, headers=[*signed(GOOD).items(), *trace])
 
     [message] = published.messages
     assert answer.status_code == 202
     assert not {"traceparent", "tracestate"} & message.headers.keys()
 
 
-async def test_a_webhook_that_no_event_can_carry_is_kept_whole(door: httpx.AsyncClient, published: Published):
+async def test_a_webhook_that_no_event_can_carry_is_kept_whole(receiver: httpx.AsyncClient, published: Published):
     published.broken, published.takes = Unpublishable("it does not fit"), DEAD_EXCHANGE
 
-    answer = await post(door, GOOD)
+    answer = await post(receiver, GOOD)
 
     [letter] = published.messages
     assert answer.status_code == 202
@@ -373,10 +376,10 @@ async def test_a_webhook_that_no_event_can_carry_is_kept_whole(door: httpx.Async
     assert letter.headers["x-dead-error"] == "message_too_large"
 
 
-async def test_a_webhook_that_nothing_can_carry_is_not_asked_for_again(door: httpx.AsyncClient, published: Published):
+async def test_an_unpublishable_webhook_is_answered_413(receiver: httpx.AsyncClient, published: Published):
     published.broken = Unpublishable("it does not fit")
 
-    answer = await post(door, GOOD)
+    answer = await post(receiver, GOOD)
 
     assert answer.status_code == 413
     assert "retry-after" not in answer.headers
@@ -398,32 +401,32 @@ UNSIGNED = {
 
 @pytest.mark.parametrize("headers", UNSIGNED.values(), ids=UNSIGNED.keys())
 async def test_what_nobody_signed_is_refused_and_publishes_nothing(
-    headers: dict[str, str], door: httpx.AsyncClient, published: Published
+    headers: dict[str, str], receiver: httpx.AsyncClient, published: Published
 ):
-    answer = await post(door, GOOD, headers)
+    answer = await post(receiver, GOOD, headers)
 
     assert answer.status_code == 401
     assert published.messages == []
 
 
-async def test_a_header_given_twice_is_refused(door: httpx.AsyncClient, published: Published):
+async def test_a_header_given_twice_is_refused(receiver: httpx.AsyncClient, published: Published):
     headers = [*signed(GOOD).items(), ("webhook-id", "msg_2")]
 
-    answer = await door.post("/webhooks/replicate", content=GOOD, headers=headers)
+    answer = await receiver.post("/webhooks/replicate", content=GOOD, headers=headers)
 
     assert answer.status_code == 401
     assert published.messages == []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_over_the_limit_is_refused(*, chunked: bool, door: httpx.AsyncClient, published: Published):
+async def test_a_body_over_the_limit_is_refused(*, chunked: bool, receiver: httpx.AsyncClient, published: Published):
     body = b" " * (LIMIT + 1)
 
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 65536):
             yield body[start : start + 65536]
 
-    answer = await door.post("/webhooks/replicate", content=chunks() if chunked else body, headers=signed(GOOD))
+    answer = await receiver.post("/webhooks/replicate", content=chunks() if chunked else body, headers=signed(GOOD))
 
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
@@ -431,11 +434,11 @@ async def test_a_body_over_the_limit_is_refused(*, chunked: bool, door: httpx.As
 
 
 async def test_without_the_brokers_receipt_the_sender_is_asked_to_come_again(
-    door: httpx.AsyncClient, published: Published
+    receiver: httpx.AsyncClient, published: Published
 ):
     published.broken = Unconfirmed("RabbitMQ gave no receipt")
 
-    answer = await post(door, GOOD)
+    answer = await post(receiver, GOOD)
 
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
@@ -443,16 +446,16 @@ async def test_without_the_brokers_receipt_the_sender_is_asked_to_come_again(
 
 async def test_every_answer_is_counted_from_the_beginning(published: Published):
     telemetry.webhooks.clear()
-    async with client_of(published, Secrets((SECRET,), None, lambda: 0.0)) as door:
+    async with client_of(published, Secrets((SECRET,), None, lambda: 0.0)) as receiver:
         at_first = counted(telemetry.webhooks)
         for headers in ({}, *UNSIGNED.values()):
-            await post(door, GOOD, headers)
+            await post(receiver, GOOD, headers)
         for body in (GOOD, b"{}", b" " * (LIMIT + 1)):
-            await post(door, body)
-        await post(door, succeeded("https://hooks.example.com" + address_of(BOB)), path=address_of(ALICE))
+            await post(receiver, body)
+        await post(receiver, succeeded("https://hooks.example.com" + address_of(BOB)), path=address_of(ALICE))
         for broken in (Unconfirmed("RabbitMQ gave no receipt"), Unpublishable("it does not fit")):
             published.broken = broken
-            await post(door, GOOD)
+            await post(receiver, GOOD)
 
     at_last = counted(telemetry.webhooks)
     assert set(at_first.values()) == {0}
@@ -460,15 +463,15 @@ async def test_every_answer_is_counted_from_the_beginning(published: Published):
     assert all(at_last.values())
 
 
-async def test_another_method_or_path_is_no_webhook(door: httpx.AsyncClient):
-    assert (await door.get("/webhooks/replicate")).status_code == 405
-    assert (await door.post("/webhooks/other")).status_code == 404
+async def test_another_method_or_path_is_no_webhook(receiver: httpx.AsyncClient):
+    assert (await receiver.get("/webhooks/replicate")).status_code == 405
+    assert (await receiver.post("/webhooks/other")).status_code == 404
 
 
 async def test_the_secret_is_fetched_once_when_none_is_configured(published: Published):
     account = Account()
-    async with client_of(published, Secrets((), account, lambda: 0.0)) as door:
-        answers = [await post(door, GOOD) for _ in range(3)]
+    async with client_of(published, Secrets((), account, lambda: 0.0)) as receiver:
+        answers = [await post(receiver, GOOD) for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [202] * 3
     assert account.asked == 1
@@ -477,14 +480,14 @@ async def test_the_secret_is_fetched_once_when_none_is_configured(published: Pub
 async def test_a_rotated_secret_is_fetched_again_at_most_once_a_minute(published: Published):
     account = Account()
     time = [0.0]
-    async with client_of(published, Secrets((), account, lambda: time[0])) as door:
-        await post(door, GOOD)
+    async with client_of(published, Secrets((), account, lambda: time[0])) as receiver:
+        await post(receiver, GOOD)
         account.secret = OTHER_SECRET
         rotated = signed(GOOD, secret=OTHER_SECRET)
-        soon = await post(door, GOOD, rotated)
+        soon = await post(receiver, GOOD, rotated)
         time[0] = 61.0
-        later = await post(door, GOOD, rotated)
-        forged = [await post(door, GOOD, signed(GOOD, secret=SECRET)) for _ in range(5)]
+        later = await post(receiver, GOOD, rotated)
+        forged = [await post(receiver, GOOD, signed(GOOD, secret=SECRET)) for _ in range(5)]
 
     assert (soon.status_code, later.status_code) == (401, 202)
     assert [answer.status_code for answer in forged] == [401] * 5
@@ -493,16 +496,16 @@ async def test_a_rotated_secret_is_fetched_again_at_most_once_a_minute(published
 
 async def test_while_no_secret_is_known_nothing_is_accepted_or_refused_for_good(published: Published):
     account = Account(down=True)
-    async with client_of(published, Secrets((), account, lambda: 0.0)) as door:
-        answer = await post(door, GOOD)
+    async with client_of(published, Secrets((), account, lambda: 0.0)) as receiver:
+        answer = await post(receiver, GOOD)
 
     assert answer.status_code == 503
     assert published.messages == []
 
 
 async def test_several_secrets_let_one_be_rotated_without_a_gap(published: Published):
-    async with client_of(published, Secrets((OTHER_SECRET, SECRET), None, lambda: 0.0)) as door:
-        answers = [await post(door, GOOD, signed(GOOD, secret=secret)) for secret in (SECRET, OTHER_SECRET)]
+    async with client_of(published, Secrets((OTHER_SECRET, SECRET), None, lambda: 0.0)) as receiver:
+        answers = [await post(receiver, GOOD, signed(GOOD, secret=secret)) for secret in (SECRET, OTHER_SECRET)]
 
     assert [answer.status_code for answer in answers] == [202, 202]
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from services.receiver.app import Door
+from services.receiver.app import WebhookEndpoint
 from services.receiver.app import create_app as create_receiver
 from services.simulator.app import create_app as create_simulator
 from services.simulator.simulator import Simulator
@@ -20,8 +20,8 @@ from shared.runtime.tokens import read_token
 
 def receiver() -> Starlette:
     unused = cast("Any", None)
-    door = Door(unused, unused, topology(), ref_secrets=(), tolerance_seconds=1, max_body_bytes=1)
-    return create_receiver(door, routes=health_routes({}))
+    endpoint = WebhookEndpoint(unused, unused, topology(), ref_secrets=(), tolerance_seconds=1, max_body_bytes=1)
+    return create_receiver(endpoint, routes=health_routes({}))
 
 
 def api() -> Starlette:
