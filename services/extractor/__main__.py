@@ -56,7 +56,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
             queue=EXTRACTOR_QUEUE,
             service="extractor",
             handle=one_by_one(partial(_handle, extractor)),
-            gave_up=extractor.gave_up,
+            on_dead_letter=extractor.on_dead_letter,
             is_answer=extractor.is_answer,
             publisher=publisher,
             topology=plan,

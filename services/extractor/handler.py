@@ -93,8 +93,8 @@ class Extractor:
         """Did Replicate have to answer for *events*? That a destination is unknown is said without asking."""
         return any(isinstance(event, ModelReady) for event in events)
 
-    def gave_up(self, envelope: Envelope, error: Exception) -> Sequence[Event]:
-        """What is told to everybody when the delivery becomes a dead letter."""
+    def on_dead_letter(self, envelope: Envelope, error: Exception) -> Sequence[Event]:
+        """Return the public event that reports the delivery of *envelope*, which becomes a dead letter."""
         match envelope.event:
             case (TrainingSucceeded() | ExtractionRequested()) as event:
                 # An error without a name has a text that was not written for everybody's eyes.

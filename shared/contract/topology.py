@@ -137,8 +137,8 @@ class Topology:
         names = {queue.name for queue in queues}
         return tuple(binding for binding in self.bindings if binding.queue in names)
 
-    def is_heard(self, event: type[Event]) -> bool:
-        """Does one of our own queues get this event? Then a publish that reaches nobody is a fault."""
+    def has_binding(self, event: type[Event]) -> bool:
+        """Return whether one of our own queues is bound for *event*; if so, publishing it to no queue is an error."""
         return (event.exchange, event.key) in self.routed
 
 

@@ -268,7 +268,7 @@ def test_every_delay_of_the_ladder_has_its_queue_once():
 def test_what_our_own_queues_hear_must_not_get_lost():
     plan = topology()
 
-    assert {event.__name__ for event in EVENTS.values() if not plan.is_heard(event)} == {
+    assert {event.__name__ for event in EVENTS.values() if not plan.has_binding(event)} == {
         "ModelActivated",
         "ModelSuperseded",
         "ModelWithdrawn",

@@ -231,7 +231,7 @@ async def test_another_event_is_a_mistake(extractor):
 
 @pytest.mark.parametrize(("envelope", "request_id"), [(succeeded(), None), (requested(), UUID(int=7))])
 async def test_giving_up_is_told_with_the_errors_own_code(extractor, envelope, request_id):
-    events = extractor.gave_up(envelope, NotThereYet("get version: 404\x00"))
+    events = extractor.on_dead_letter(envelope, NotThereYet("get version: 404\x00"))
 
     assert events == [
         ExtractionFailed(
@@ -245,19 +245,19 @@ async def test_giving_up_is_told_with_the_errors_own_code(extractor, envelope, r
 
 
 async def test_an_error_that_nobody_foresaw_is_told_by_its_name_only(extractor):
-    (event,) = extractor.gave_up(succeeded(), ValueError("postgresql://user:password@host"))
+    (event,) = extractor.on_dead_letter(succeeded(), ValueError("postgresql://user:password@host"))
 
     assert (event.error, event.detail) == ("unexpected", "ValueError")
 
 
 async def test_a_detail_is_never_too_long_to_travel(extractor):
-    (event,) = extractor.gave_up(succeeded(), NotThereYet("x" * 10_000))
+    (event,) = extractor.on_dead_letter(succeeded(), NotThereYet("x" * 10_000))
 
     assert len(event.detail) == 4096
 
 
 async def test_nothing_is_told_of_a_message_that_was_none_of_ours(extractor):
-    assert extractor.gave_up(enveloped(TrainingStarted(training_id=TRAINING)), Malformed("x")) == []
+    assert extractor.on_dead_letter(enveloped(TrainingStarted(training_id=TRAINING)), Malformed("x")) == []
 
 
 @pytest.mark.parametrize("output", ["9" * 64, {"version": "9" * 64}, "9" * 8])

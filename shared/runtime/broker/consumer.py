@@ -57,8 +57,8 @@ Result = Sequence[Event] | Exception
 #: One result for each envelope, in order. If it raises, each envelope is tried alone.
 BatchHandler = Callable[[Sequence[Envelope]], Awaitable[Sequence[Result]]]
 
-#: What is to be told when a delivery is given up.
-GaveUp = Callable[[Envelope, Exception], Sequence[Event]]
+#: Returns the events that report a delivery which becomes a dead letter.
+OnDeadLetter = Callable[[Envelope, Exception], Sequence[Event]]
 
 #: Did what the handler depends on have to answer, for these events to follow?
 IsAnswer = Callable[[Sequence[Event]], bool]
@@ -104,7 +104,7 @@ class Consumer:
         handle: BatchHandler,
         publisher: Publisher,
         topology: Topology,
-        gave_up: GaveUp = _nothing,
+        on_dead_letter: OnDeadLetter = _nothing,
         is_answer: IsAnswer = _always,
         delays: Sequence[timedelta] = DELAYS,
         workers: int = 1,
@@ -125,7 +125,7 @@ class Consumer:
         self._service = service
         self._handle = handle
         self._topology = topology
-        self._gave_up = gave_up
+        self._on_dead_letter = on_dead_letter
         self._is_answer = is_answer
         self._delays = delays
         self._patience_seconds = patience_seconds
@@ -250,9 +250,9 @@ class Consumer:
             return [retry(delivery, step, now=now())]
         log.error("delivery.dead_lettered", exc_info=unexpected and error, **facts)
         self._dead.inc()
-        told = self._gave_up(item.envelope, error) if item.envelope is not None else ()
+        events = self._on_dead_letter(item.envelope, error) if item.envelope is not None else ()
         return [
-            *(self._message(event, item.envelope) for event in told),
+            *(self._message(event, item.envelope) for event in events),
             dead_letter(delivery, error, now=now()),
         ]
 

@@ -72,7 +72,7 @@ def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
         headers=headers,
         message_type=headers["ce-type"],
         correlation_id=envelope.event.training_id,
-        mandatory=topology.is_heard(event),
+        mandatory=topology.has_binding(event),
     )
 
 
