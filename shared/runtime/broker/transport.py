@@ -75,6 +75,7 @@ class JoiningWriter(asyncio.StreamWriter):
         super().close()
 
     def _send(self) -> None:
-        if self._unsent:
-            self._transport.write(b"".join(self._unsent))
-            self._unsent.clear()
+        unsent, self._unsent = self._unsent, []
+        # uvloop raises on a write to a transport that was closed meanwhile.
+        if unsent and not self._transport.is_closing():
+            self._transport.write(b"".join(unsent))
