@@ -1,4 +1,4 @@
-"""`modelswap up --embedded` keeps everything running, and what it knows."""
+"""`modelswap up --embedded` keeps everything running and what it knows, and the runbook can be rehearsed on it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 
 #: A training takes two seconds.
 _SPEED: Final = "300"
+_RUNBOOK: Final = (ROOT / "deploy/runbook.md").read_text()
+_UNTIL_THREE_LETTERS: Final = "until modelswap dead-letters list | grep -c no_version | grep -qx 3; do :; done"
+_IN_THE_RUNBOOK: Final = "/var/tmp/modelswap-rehearsal"
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,55 @@ async def test_a_restart_that_can_not_be_says_why(running, typed, code, said):
 
     assert ended == code
     assert said in re.sub(r"[│\s]+", " ", out) or said in out
+
+
+def rehearsal() -> list[tuple[str, list[str]]]:
+    """Each block of commands in the runbook's rehearsal, and the lines that it promises."""
+    section = re.split(r"(?m)^## ", _RUNBOOK.partition("\n## Rehearse it\n")[2])[0]
+    blocks = re.findall(r"(?ms)^( *)```(sh|text)\n(.*?)^ *```$", section)
+    steps: list[tuple[str, list[str]]] = []
+    for indent, kind, text in blocks:
+        lines = [line.removeprefix(indent) for line in text.splitlines()]
+        if kind == "sh":
+            steps.append(("\n".join(lines), []))
+        else:
+            steps[-1][1].extend(lines)
+    return steps
+
+
+def is_said(promise: str, said: str) -> bool:
+    """Does a line of *said* read as *promise*, in which … stands for anything? White space does not count."""
+    pattern = ".*".join(re.escape(" ".join(part.split())).replace(r"\ ", " ") for part in promise.split("…"))
+    return any(re.fullmatch(pattern.strip(), " ".join(line.split())) for line in said.splitlines())
+
+
+async def test_an_operator_can_rehearse_the_runbooks_incident(running, sources):
+    (start, _), *steps = rehearsal()
+    tidy_up, _ = steps.pop()
+    # All in one shell, as in one terminal; a line between two blocks tells which of them said what.
+    script = "\n".join(f"{typed}\necho '=== block'" for typed, _ in steps)
+    # Letters are kept a moment after their trainings have ended, and nobody types that fast.
+    script = script.replace(
+        "modelswap dead-letters groups", f"{_UNTIL_THREE_LETTERS}\nmodelswap dead-letters groups", 1
+    )
+
+    _, said = await running.type(script.replace(_IN_THE_RUNBOOK, str(running.state)), seconds=300)
+
+    assert start == f"make up STATE={_IN_THE_RUNBOOK}"
+    assert 'up --embedded $(if $(STATE),--state "$(STATE)")' in (ROOT / "Makefile").read_text()
+    answers = said.split("=== block\n")
+    assert len(answers) == len(steps) + 1, said
+    broken = [
+        f"{promise!r}\nis not said by\n{typed}\nwhich says\n{answer}"
+        for (typed, promises), answer in zip(steps, answers, strict=False)
+        for promise in promises
+        if not is_said(promise, answer)
+    ]
+    assert not broken, "\n\n".join(broken)
+    ended, out = await running.type(tidy_up.replace(f"rm -r {_IN_THE_RUNBOOK}", "true"))
+    assert (ended, out) == (0, "")
+    mended = Path("services/extractor/outputs.py")
+    assert (sources / mended).read_text() == (ROOT / mended).read_text()
 
 
 async def test_for_programs_every_line_of_standard_output_is_json(running):
