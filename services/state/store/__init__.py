@@ -6,7 +6,7 @@ The store: every SQL statement of the service, in schema `state`, one file per u
 *write*         the rows that a decision changes
 *progress*      reports of progress
 *registration*  new trainings
-*models*        orders about a user's model or a training: rollback, withdrawal, retry of an extraction
+*orders*        orders about a user's model or a training: rollback, withdrawal, retry of an extraction
 *queries*       what the API shows; never writes
 *relay*         the outbox, and pruning
 *durations*     statistics of how long trainings take
@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from services.state.store.apply import Application
+from services.state.store.apply import Events
 from services.state.store.durations import Durations
-from services.state.store.models import Orders
-from services.state.store.progress import Progress
+from services.state.store.orders import Orders
+from services.state.store.progress import ProgressReports
 from services.state.store.queries import Queries
 from services.state.store.registration import Registrations
 from services.state.store.relay import Outbox
@@ -28,5 +28,5 @@ from services.state.store.relay import Outbox
 ROLE: Final = "modelswap_state"
 
 
-class Store(Application, Progress, Registrations, Orders, Queries, Outbox, Durations):
+class Store(Events, ProgressReports, Registrations, Orders, Queries, Outbox, Durations):
     """All use cases on one pool."""

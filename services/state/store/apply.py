@@ -62,7 +62,7 @@ _LOAD: Final = """
 """
 
 
-class Application(Session):
+class Events(Session):
     """Applies events to trainings and models."""
 
     async def apply(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:

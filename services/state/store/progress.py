@@ -61,7 +61,7 @@ _RECORD_PROGRESS: Final = f"""
 """  # noqa: S608 (constants)
 
 
-class Progress(Session):
+class ProgressReports(Session):
     """Stores progress."""
 
     async def record_progress(self, envelopes: Sequence[Envelope]) -> None:
