@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from services.state.migrate import MIGRATIONS
+from services.state.outbox import StoredEvent
 from shared.contract.errors import DependencyDown
 from shared.runtime.database import check_database, latest_migration
 from shared.runtime.migrations import MigrationRefused, Migrations
 from shared.runtime.postgres import connect_pool
-from tests.state import connected
+from tests.state import connected, opened_store
 
 INDEX = "-- no-transaction\nCREATE INDEX CONCURRENTLY shelf_by_id ON shop.shelf (id);"
 
@@ -36,6 +39,41 @@ async def test_our_own_files_are_applied_once(empty_database_url):
 
     assert first == [file.name for file in MIGRATIONS.files()]
     assert second == []
+
+
+async def test_an_upgrade_keeps_estimates_and_pending_events(empty_database_url, tmp_path):
+    """From the last version whose GETs stored estimates, and whose relay decoded events."""
+    for file in sorted(MIGRATIONS.directory.glob("*.sql"))[:10]:
+        shutil.copy(file, tmp_path)
+    await Migrations("state", tmp_path).apply(empty_database_url)
+    async with connected(empty_database_url) as connection:
+        await connection.execute(
+            """INSERT INTO state.users (user_id, next_generation) VALUES ('ada', 2);
+               INSERT INTO state.trainer_durations VALUES ('acme/trainer', 5, 500, 600, 700);
+               INSERT INTO state.trainings
+                   (ref, training_id, user_id, generation, destination, trainer, trigger_word, stage, started_at)
+               VALUES (gen_random_uuid(), 't1', 'ada', 1, 'acme/ada', 'acme/trainer:' || repeat('a', 64), '', 'running',
+                       now() - interval '5 minutes');
+               INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
+               VALUES ('e1', 'ada', 1, 'model.activated.v1', '{"ce-id":"e1"}', '{"training_id":"t1"}')"""
+        )
+
+    await MIGRATIONS.apply(empty_database_url)
+
+    published: list[StoredEvent] = []
+
+    async def publish(events: Sequence[StoredEvent]) -> Sequence[None]:
+        published.extend(events)
+        return [None] * len(events)
+
+    async with opened_store(empty_database_url) as store:
+        training = await store.find_training("t1")
+        await store.relay(publish, limit=9)
+    assert training is not None
+    assert 45 <= training.progress < 50
+    assert published == [
+        StoredEvent("modelswap.events", "model.activated.v1", "t1", "ada", {"ce-id": "e1"}, b'{"training_id":"t1"}')
+    ]
 
 
 async def test_the_status_says_when_each_file_was_applied(empty_database_url):
