@@ -122,12 +122,14 @@ def log_committed(changes: Changes) -> None:
 
 
 def _rows(items: Iterable[Any]) -> str:
-    """Return dataclasses as the JSON of `json_to_recordset`."""
-    return json.dumps(
-        [{name: _value(getattr(item, name)) for name in item.__dataclass_fields__} for item in items], default=str
-    )
-
-
-def _value(value: object) -> object:
-    # A model ref is a tuple, which would become an array.
-    return str(value) if isinstance(value, ModelRef) else value
+    """Return dataclasses as the JSON of `json_to_recordset`, which reads a missing field as null."""
+    rows = [
+        {
+            # A model ref is a tuple, which would become an array.
+            name: str(value) if isinstance(value, ModelRef) else value
+            for name in item.__dataclass_fields__
+            if (value := getattr(item, name)) is not None
+        }
+        for item in items
+    ]
+    return json.dumps(rows, default=str)
