@@ -1,1 +1,1 @@
-"""What all services stand on: what they say (`contract`), what Replicate says (`replicate`), and `runtime`."""
+"""Code shared by all services: `contract` (events), `replicate` (Replicate's API and formats) and `runtime` (edges)."""

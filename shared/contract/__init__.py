@@ -1,1 +1,1 @@
-"""What services say to each other. Pure: pydantic and the standard library, nothing that waits."""
+"""The contract between services. Pure: pydantic and the standard library, no I/O."""

@@ -1,4 +1,4 @@
-"""What does every HTTP API of ours take and answer in? Pure: times, pages of things, and problems (RFC 9457)."""
+"""Types that all our HTTP APIs share: timestamps, pages of items, problems (RFC 9457). Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic_core import PydanticCustomError
 
 Item = TypeVar("Item")
 
-#: A problem's type is this and its kind, such as ``no-model``.
+#: Prefix of a problem's type; its kind follows, such as ``no-model``.
 KIND_PREFIX: Final = "urn:modelswap:problem:"
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-#: Of what is no problem.
+#: How much of a response body is quoted where it is not problem+json.
 _SHOWN_BYTES: Final = 200
 
 
@@ -30,11 +30,11 @@ def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        # Before or after all times that there are in UTC; so is the end of these, for all that happens in between.
+        # Outside the range of UTC datetimes: clamp to its end, which compares the same with every stored time.
         return datetime.min.replace(tzinfo=UTC) if moment.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
-#: When something was or is to be. It says its zone, so nobody has to guess it.
+#: A timestamp in RFC 3339 with its UTC offset, converted to UTC.
 Moment = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 
 
@@ -45,21 +45,21 @@ def _no_other_type(number: object) -> object:
     return number
 
 
-#: True or false as JSON has them, and nothing that could be taken for one.
+#: A JSON boolean; strings and numbers are not coerced.
 Flag = Annotated[bool, Strict()]
-#: Likewise for a number. It stands last, behind the limits, which the schema would lose otherwise.
+#: Refuses strings and booleans for a number. Must be the last annotation, or the schema loses the limits before it.
 NUMBER: Final = BeforeValidator(_no_other_type)
 
 
 class Page(BaseModel, Generic[Item]):
-    """Some of the items, newest first, and where the next ones are."""
+    """One page of items, newest first, with the cursor of the next page."""
 
     items: Sequence[Item]
     next_cursor: str | None
 
 
 class Mistake(BaseModel):
-    """What is wrong with one part of a request."""
+    """One invalid part of a request."""
 
     #: Which part: ``#/destination`` in the body, else like ``query.limit``.
     pointer: str
@@ -67,7 +67,7 @@ class Mistake(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request was not done."""
+    """Why a request failed, as problem+json (RFC 9457)."""
 
     type: str
     title: str
@@ -82,7 +82,7 @@ class _Said(BaseModel):
 
 
 def said_in(answer: bytes) -> str:
-    """Why something was not done, by the body of the answer: what a problem says, or else how the body begins."""
+    """Return the reason of a failed request: the problem's detail, or the beginning of a body that is no problem."""
     try:
         said = _Said.model_validate_json(answer)
     except ValidationError:
@@ -91,7 +91,7 @@ def said_in(answer: bytes) -> str:
 
 
 def kind_in(answer: bytes) -> str | None:
-    """Which of our problems an answer is; None: it is none of ours, such as a proxy's own 404."""
+    """Return the kind of problem in a response body; None if it is not one of ours, such as a proxy's own 404."""
     try:
         kind = Problem.model_validate_json(answer).type
     except ValidationError:

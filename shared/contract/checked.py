@@ -1,4 +1,4 @@
-"""Types whose JSON schema says what only a validator of ours knows. Pure."""
+"""Validators that also state their rule in the type's JSON schema. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.contract.text import printable
 
 
 class Checked:
-    """Metadata of a type: a check of its values, and the keywords of JSON Schema that say the same to callers."""
+    """Type annotation: a validator, and the JSON Schema keywords that state the same rule."""
 
     def __init__(self, check: Callable[[Any], Any], **keywords: Any) -> None:
         self._check = check
@@ -25,7 +25,7 @@ class Checked:
         return {**handler(schema), **self._keywords}
 
 
-#: The characters for which `str.isprintable` holds: letters, marks, numbers, punctuation, symbols and the space.
+#: The characters that `str.isprintable` accepts: letters, marks, numbers, punctuation, symbols and the space.
 PRINTABLE_PATTERN: Final = r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"
-#: For types of text that people read.
+#: Restricts a text type to printable characters.
 PRINTABLE: Final = Checked(printable, pattern=PRINTABLE_PATTERN)

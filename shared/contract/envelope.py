@@ -1,9 +1,9 @@
 """
-An event plus what travels with it, to bytes and back. Pure.
+Envelope: encodes an event with its metadata as a message, and decodes it. Pure.
 
 CloudEvents 1.0 in binary mode over AMQP 0-9-1: the body is the event's JSON, every attribute is a header ``ce-<name>``
 (the Knative RabbitMQ binding; the official AMQP binding is for AMQP 1.0). Structured mode is understood on input.
-``ce-type`` is ``dev.modelswap.`` + the routing key, so a consumer that got a message by another road still knows it.
+``ce-type`` is ``dev.modelswap.`` + the routing key, so the type survives delays and dead letters, which change the key.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from shared.contract.trace import TRACE_HEADERS, trace_context, trace_id_in
 
 TYPE_PREFIX: Final = "dev.modelswap."
 CONTENT_TYPE: Final = "application/json"
-#: The mark of an operator's replay: it goes on with everything that follows from it.
+#: The id of an operator's replay; copied to every event that follows from the replayed message.
 REPLAY_HEADER: Final = "ce-replay"
-#: The mark of an event that `modelswap trigger` made up, whatever its value: none of our processes acts on it.
+#: Marks a synthetic event of `modelswap trigger`, whatever its value: our own consumers ignore it.
 TRIGGER_HEADER: Final = "ce-trigger"
 
 Headers = Mapping[str, Any]
@@ -33,20 +33,20 @@ Headers = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One event on its way."""
+    """One event with its metadata."""
 
     event: Event
-    #: Derived from the fact: equal for equal facts.
+    #: Derived from the fact (`Event.id`), so equal facts have equal ids.
     id: str
     #: ``/modelswap/<service>``
     source: str
     time: datetime
-    #: The id of the event that this one follows from.
+    #: The id of the event that caused this one.
     causation_id: str | None = None
     trace: Mapping[str, str] = field(default_factory=dict)
-    #: Which replay of which dead letter this follows from, in the words of `services.ops`; None for all others.
+    #: The replay mark of `services.ops` that caused this event; None if no replay did.
     replay: str | None = None
-    #: Made up by `modelswap trigger`, for the tests of subscribers.
+    #: A synthetic event of `modelswap trigger`, for testing subscribers.
     is_made_up: bool = False
 
     @property
@@ -82,7 +82,7 @@ class Envelope:
 
 
 def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = None) -> Envelope:
-    """Put *event* into an envelope; what *cause* carried of trace context, and of a replay, goes on with it."""
+    """Put *event* into an envelope; trace context and replay mark are copied from *cause*."""
     return Envelope(
         event=event,
         id=str(event.id),
@@ -95,16 +95,16 @@ def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = N
 
 
 def is_structured(content_type: str | None) -> bool:
-    """Does a message of *content_type* say everything of its event in the body, and nothing in headers?"""
+    """Return whether *content_type* is CloudEvents' structured mode, with all attributes in the body."""
     return (content_type or "").startswith("application/cloudevents")
 
 
 def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
     """
-    Read an envelope from a message. What goes on with the events that follow from it is bounded.
+    Decode an envelope from a message. Values that are copied to follow-up events are limited in length.
 
     Raises:
-        Malformed: if it is no CloudEvent, or an event or a major version of one that is not known here, or too large.
+        Malformed: if the message is not a CloudEvent, is too large, or has an unknown event type or major version.
 
     """
     if len(body) > EVENT_BYTES:
@@ -128,7 +128,7 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         time=_time(_text(attributes, "time")),
         causation_id=attribute(attributes.get("causationid")),
         trace=trace_context(*([headers[name]] if name in headers else [] for name in TRACE_HEADERS)),
-        # Always a header: a mark is put on a message from outside, which is never rewritten.
+        # Always a header, in structured mode too: ops marks the message without rewriting its body.
         replay=attribute(headers.get(REPLAY_HEADER)),
         is_made_up=TRIGGER_HEADER in headers,
     )

@@ -1,9 +1,9 @@
 """
-What can have happened. Pure: immutable facts in the past tense.
+Events: immutable facts in the past tense. Pure.
 
-Each class is one event; its docstring is its public description. `ROUTES` says under which routing key and on which
-exchange each travels. A new optional field keeps the version; a removed or changed one makes a ``.v2`` beside ``.v1``.
-Raw log text never travels, and no event carries an address that anybody fetches.
+Each class is one event; its docstring is its public description, `key` its routing key and `exchange` its exchange.
+A new optional field keeps the version; a removed or changed one makes a ``.v2`` beside ``.v1``. No event carries raw
+log text or a URL to fetch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
 from shared.contract.limits import OUTPUT_BYTES
 
-#: Internal events: what Replicate reported, and what operators ask for.
+#: Internal events: reported by Replicate or requested by operators.
 TRAINING_EXCHANGE: Final = "modelswap.training"
 #: Public events: what other services subscribe to.
 EVENTS_EXCHANGE: Final = "modelswap.events"
@@ -30,46 +30,46 @@ Reason = Annotated[str, Field(max_length=4096)]
 
 
 def _bounded(output: JsonValue) -> JsonValue:
-    # Measured as it is written: what came as ``1e15`` goes on as ``1000000000000000.0``.
+    # Measured as it is serialized: ``1e15`` is written as ``1000000000000000.0``.
     if len(to_json(output)) > OUTPUT_BYTES:
         raise ValueError(f"takes more than {OUTPUT_BYTES} bytes")
     return output
 
 
-#: What came out of a training, as it came. It goes on from event to event.
+#: A training's output, unchanged.
 Output = Annotated[JsonValue, AfterValidator(_bounded)]
 
-#: The error of an extraction that lacked only the training's destination. State knows that, and has it tried again.
+#: Error of an extraction that lacks only the destination. State knows it and requests the extraction again.
 DESTINATION_UNKNOWN: Final = "destination_unknown"
 
 
 class Cause(StrEnum):
     """Why a user's model changed."""
 
-    TRAINING = "training"  #: A training ended and its model proved good.
-    ROLLBACK = "rollback"  #: Somebody went back to an earlier model.
+    TRAINING = "training"  #: A training ended and its model was verified.
+    ROLLBACK = "rollback"  #: A rollback to an earlier model.
     REPLAY = "replay"  #: An operator replayed a dead letter.
-    WITHDRAWAL = "withdrawal"  #: An operator took the model away; the user has none. Only in the history.
+    WITHDRAWAL = "withdrawal"  #: An operator withdrew the model; the user has none. Only in the history.
 
 
 class Effect(StrEnum):
-    """What a replayed dead letter came to."""
+    """The effect of a replayed dead letter."""
 
-    SWAPPED = "swapped"  #: The user's current model is another now.
-    SUPERSEDED = "superseded"  #: Its model works, but a newer one was live already.
-    MOVED = "moved"  #: The training is at another stage now; the user's model is as it was.
-    NOTHING = "nothing"  #: All that it says had come to pass before.
+    SWAPPED = "swapped"  #: The user's current model changed.
+    SUPERSEDED = "superseded"  #: The model was verified, but a newer one is already current.
+    MOVED = "moved"  #: The training's stage changed; the user's current model did not.
+    NOTHING = "nothing"  #: No effect: the fact was already applied.
 
 
 class ProgressSource(StrEnum):
-    """How progress is known."""
+    """Where progress comes from."""
 
-    LOG = "log"  #: Read from the training's own log.
-    ESTIMATE = "estimate"  #: Guessed from the time that passed.
+    LOG = "log"  #: Parsed from the training's log.
+    ESTIMATE = "estimate"  #: Estimated from the elapsed time.
 
 
 class Event(BaseModel):
-    """One immutable fact. Unknown fields are ignored, so that an older consumer understands a newer producer."""
+    """One immutable fact. Unknown fields are ignored, so that an older consumer accepts a newer producer's events."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null", allow_inf_nan=False)
 
@@ -79,7 +79,7 @@ class Event(BaseModel):
     training_id: TrainingId
 
     def fact(self) -> tuple[object, ...]:
-        """What makes this fact this fact: two events with equal facts have the same id."""
+        """Return the values that, with key and training id, identify this fact: equal facts have equal ids."""
         return ()
 
     @property
@@ -89,36 +89,36 @@ class Event(BaseModel):
 
     @property
     def subject(self) -> str:
-        """Whom the event is about: the user where the event knows one, else the training."""
+        """The subject of the event: its user if it has one, else its training."""
         return self.training_id
 
 
 class TrainingEvent(Event):
-    """What Replicate reported of a training."""
+    """Base of the events that Replicate reports of a training."""
 
-    #: Our own id of the training, where Replicate itself says it: signed by it, or answered to us.
+    #: Our own id of the training, confirmed by Replicate: in the signed body or in an API response.
     ref: UUID | None = None
-    #: Our own id of a training, where only the called address says it, which Replicate does not sign. It is not
-    #: confirmed: a reason to ask Replicate about the training, and nothing else.
+    #: Our own id of a training, from the called URL only. Replicate does not sign the URL, so this is unconfirmed:
+    #: use it only as a reason to look the training up at Replicate.
     called_ref: UUID | None = None
-    #: Found by asking Replicate, because the webhook never came.
+    #: Found by polling Replicate, because the webhook never arrived.
     recovered: bool = False
 
 
 class TrainingStarted(TrainingEvent):
-    """Replicate runs the training, or is about to."""
+    """Replicate started the training, or queued it."""
 
     key = "training.started.v1"
     started_at: datetime | None = None
 
 
 class TrainingProgressed(TrainingEvent):
-    """How far the training is, read from its log. Lossy: a newer one makes an older one worthless."""
+    """The training's progress, parsed from its log. Lossy: a newer event replaces an older one."""
 
     key = "training.progressed.v1"
     step: int | None = Field(default=None, ge=0, le=2**31 - 1)
     total: int | None = Field(default=None, gt=0, le=2**31 - 1)
-    #: 0..1, or null when the training runs but its log does not say how far it is.
+    #: 0..1; null if the training runs but its log shows no progress.
     fraction: float | None = Field(default=None, ge=0, le=1)
     source: ProgressSource = ProgressSource.LOG
 
@@ -127,16 +127,16 @@ class TrainingProgressed(TrainingEvent):
 
 
 class TrainingSucceeded(TrainingEvent):
-    """Replicate finished the training without an error. Whether its model works is not known yet."""
+    """Replicate finished the training without an error. Its model is not verified yet."""
 
     key = "training.succeeded.v1"
-    #: Where the model belongs, where Replicate itself repeats the webhook address that says it.
+    #: The training's destination, if Replicate's own data repeats the webhook URL that states it.
     destination: ModelName | None = None
-    #: As it came, whatever its shape.
+    #: The output as received, of any shape.
     output: Output = None
-    #: Set instead of *output* when that was too large to carry.
+    #: Size of the output; set instead of *output* when that is too large for an event.
     output_omitted_bytes: int | None = None
-    #: The trainer (``owner/name``) and its version: never the result.
+    #: The trainer (``owner/name``) and its version, never those of the resulting model.
     trainer: str | None = None
     trainer_version: str | None = None
     error: Reason | None = None
@@ -149,7 +149,7 @@ class TrainingSucceeded(TrainingEvent):
 
 
 class TrainingFailed(TrainingEvent):
-    """Replicate gave the training up."""
+    """The training failed at Replicate."""
 
     key = "training.failed.v1"
     reason: Reason
@@ -165,14 +165,14 @@ class TrainingCanceled(TrainingEvent):
 
 
 class ExtractionRequested(Event):
-    """Somebody asked to look for the model of a succeeded training again."""
+    """The extraction of a succeeded training's model was requested again."""
 
     key = "extraction.requested.v1"
-    #: Tells one request from the next.
+    #: Unique per request.
     request_id: UUID
     ref: UUID
     destination: ModelName
-    #: The output as it was received, in case Replicate has deleted it since.
+    #: The stored output, used if Replicate has deleted it since.
     output: Output = None
     trainer_version: str | None = None
     started_at: datetime | None = None
@@ -182,19 +182,19 @@ class ExtractionRequested(Event):
 
 
 class Evidence(BaseModel):
-    """Why a model is believed to work."""
+    """How a model was found, and which checks it passed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    #: Which shape of output named the model.
+    #: The shape of output that named the model.
     shape: str
-    #: Did only Replicate's list say which version it is, and the output not even how it begins?
+    #: True if the version was found in Replicate's list alone: the output names not even a prefix of it.
     looked_up: bool = False
-    #: When Replicate registered the version, where that told which one it is.
+    #: When Replicate registered the version, if that time identified it.
     made_at: datetime | None = None
-    #: Other trainings that can have made it, by all that Replicate says of them. State knows where they lie.
+    #: Other trainings that may have made the version, by Replicate's data. State checks their destinations.
     rivals: tuple[TrainingId, ...] | None = None
-    #: Which checks it passed, in order.
+    #: The checks it passed, in order.
     checks: tuple[str, ...]
     #: How long the checks took.
     seconds: float = Field(ge=0)
@@ -217,30 +217,30 @@ class ExtractionFailed(Event):
     """
     A training succeeded, but no usable model came out of it. The user's current model is untouched.
 
-    After ``destination_unknown`` it is looked for again by itself, after any other error when somebody asks.
+    After ``destination_unknown`` the extraction is retried automatically, after any other error only on request.
     """
 
     key = "extraction.failed.v1"
     exchange = EVENTS_EXCHANGE
     ref: UUID | None = None
-    #: Which request to look again it answers; null for the first look.
+    #: The `ExtractionRequested` that it answers; null for a training's first extraction.
     request_id: UUID | None = None
-    #: The class of the error: ``short_version``, ``destination_mismatch`` …
+    #: Stable error code: ``short_version``, ``destination_mismatch`` …
     error: str
     detail: Reason
 
     def fact(self) -> tuple[object, ...]:
-        # To find the same nothing once more is news to whoever asked.
+        # Each request is answered by an event of its own, even if the error is the same.
         return (self.error, self.detail, *((self.request_id,) if self.request_id else ()))
 
 
 class ModelActivated(Event):
-    """A user's current model changed, committed. Generations of a user only rise: a subscriber keeps the highest."""
+    """A user's current model changed, committed. A user's generations only rise: a subscriber keeps the highest."""
 
     key = "model.activated.v1"
     exchange = EVENTS_EXCHANGE
     user_id: UserId
-    #: Of the swap: what the training drew at its request, or what a rollback drew.
+    #: Generation of the swap: drawn when the training was requested, or by the rollback.
     generation: int = Field(gt=0)
     ref: UUID
     model: ModelRef
@@ -258,18 +258,18 @@ class ModelActivated(Event):
 
 class ModelWithdrawn(Event):
     """
-    An operator took a user's model away, committed: stop using it, the user has none now.
+    An operator withdrew a user's model, and it is committed: stop using it; the user has none now.
 
-    Its generation is one of the user's like any other: a subscriber keeps the highest.
+    Its generation counts like any other of the user: a subscriber keeps the highest.
     """
 
     key = "model.withdrawn.v1"
     exchange = EVENTS_EXCHANGE
     user_id: UserId
     generation: int = Field(gt=0)
-    #: Of the training whose model it was.
+    #: The training whose model was withdrawn.
     ref: UUID
-    #: The model that was taken away.
+    #: The withdrawn model.
     previous: ModelRef
 
     def fact(self) -> tuple[object, ...]:
@@ -281,16 +281,16 @@ class ModelWithdrawn(Event):
 
 
 class ModelSuperseded(Event):
-    """A training's model was verified, but a newer one of that user is live already, or was withdrawn."""
+    """A training's model was verified, but a newer one of that user is already current, or was withdrawn."""
 
     key = "model.superseded.v1"
     exchange = EVENTS_EXCHANGE
     user_id: UserId
-    #: What the training drew at its request.
+    #: Generation drawn when the training was requested.
     generation: int = Field(gt=0)
     ref: UUID
     model: ModelRef
-    #: The generation that is live instead, or that of a withdrawal.
+    #: The generation that is current instead, or that of a withdrawal.
     current_generation: int = Field(gt=0)
 
     def fact(self) -> tuple[object, ...]:
@@ -302,24 +302,24 @@ class ModelSuperseded(Event):
 
 
 class ReplaySettled(Event):
-    """A replayed message was handled by state: it had its effect, or had none. What fails is a dead letter instead."""
+    """State handled a replayed message, with or without effect. One that fails becomes a dead letter instead."""
 
     key = "replay.settled.v1"
-    #: The mark that the replayed message carried.
+    #: The replay mark of the message.
     replay: str
-    #: The event whose handling settled it, and what kind of event that is.
+    #: Id of the event whose handling settled the replay, and that event's routing key.
     settled_by: str
     event: str = ""
-    #: The error of that event, where it tells of a failure.
+    #: Error code of that event, if it reports a failure.
     error: str | None = None
     effect: Effect
     user_id: UserId
     #: The training's stage after it.
     stage: str
-    #: The user's current model after it, and the generation of that; null while there is none.
+    #: The user's current model after it, and its generation; null if there is none.
     generation: int | None = None
     model: ModelRef | None = None
-    #: The model before, where the effect is a swap of one.
+    #: The model before, if the effect is a swap.
     previous: ModelRef | None = None
 
     def fact(self) -> tuple[object, ...]:
@@ -328,17 +328,17 @@ class ReplaySettled(Event):
 
 class ModelReverted(Event):
     """
-    Somebody took a user's model back. For the operators' audit.
+    A user's model was rolled back or withdrawn. Internal, for the operators' audit.
 
-    Subscribers hear of the change by `ModelActivated` or `ModelWithdrawn`; who did it and why stays with the operators.
+    Subscribers get `ModelActivated` or `ModelWithdrawn`; actor and reason are for operators only.
     """
 
     key = "model.reverted.v1"
     user_id: UserId
     generation: int = Field(gt=0)
-    #: Null: the model was withdrawn, and the user has none.
+    #: Null if the model was withdrawn, so that the user has none.
     model: ModelRef | None = None
-    #: Null: the user had none, after a withdrawal.
+    #: Null if the user had none, after a withdrawal.
     previous: ModelRef | None = None
     actor: str
     reason: str

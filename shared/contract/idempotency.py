@@ -1,4 +1,4 @@
-"""Idempotency keys: the same key with the same request is done once. Pure."""
+"""Idempotency keys: a request that is repeated with its key is executed once. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IdempotencyKey:
 
     @classmethod
     def of(cls, key: str | None, request: Mapping[str, Any]) -> IdempotencyKey | None:
-        """Return the key of *request*, which holds all that tells it from other requests."""
+        """Return *key* with the digest of *request* (all values that distinguish it), or None without a key."""
         if key is None:
             return None
         return cls(key, hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest())

@@ -1,5 +1,5 @@
 """
-How users, trainings and models are named. Pure.
+Identifiers of users, trainings and models. Pure.
 
 *user*       the product's own opaque id: 1 to 200 printable characters
 *training*   Replicate's id of one training
@@ -32,7 +32,7 @@ _REF = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 
 def parse_ref(text: str) -> UUID | None:
-    """The ref in *text*, however it is spelled: in either case, with hyphens or without."""
+    """Return the ref in *text* (upper or lower case, with or without hyphens), or None if it is not a UUID."""
     digits = text.replace("-", "")
     return UUID(digits) if _REF.fullmatch(digits) else None
 
@@ -46,14 +46,14 @@ def _no_ref(text: str) -> str:
 #: The product's own opaque id of a user.
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE]
 
-#: A training in a path, by Replicate's id or by our ref: `parse_ref` tells which.
+#: A training in a URL path, by Replicate's id or by our ref: `parse_ref` tells which.
 TrainingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")]
 #: Replicate's id of a training: 26 characters of lower-case base 32 as observed; anything that is safe in a path here.
 TrainingId = Annotated[TrainingName, Checked(_no_ref)]
 
 
 def _text_schema(kind: str, pattern: str, of: type[Any], parse: Callable[[str], Any]) -> CoreSchema:
-    """In JSON and in text it is a string, inside it is parsed."""
+    """Build a schema that is a string in JSON and an instance of *of* in Python."""
 
     def from_text(text: str) -> Any:
         parsed = parse(text)
@@ -70,7 +70,7 @@ def _text_schema(kind: str, pattern: str, of: type[Any], parse: Callable[[str], 
         json_schema=text_schema,
         python_schema=core_schema.union_schema(
             [core_schema.is_instance_schema(of), text_schema],
-            # One mistake, not one for each of the two.
+            # One error for the union, not one per member.
             custom_error_type="identity",
             custom_error_message=f"must be {kind}",
         ),
@@ -99,7 +99,7 @@ class ModelName(_ModelNameParts):
         return _text_schema("a model name of the form owner/name", _MODEL_NAME.pattern, cls, cls.parse)
 
     def at(self, version: str) -> ModelRef | None:
-        """The model ref of *version* of this model, or None when *version* is not 64 lower-case hex digits."""
+        """Return the model ref of this model's *version*; None if that is not 64 lower-case hex digits."""
         return ModelRef.parse(f"{self}:{version}")
 
 

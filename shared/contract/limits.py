@@ -1,5 +1,5 @@
 """
-How large may a message be, and what is carried of headers from outside? Pure.
+Size limits of messages, and the headers that are copied from one message to the next. Pure.
 
 A message whose properties and headers do not fit into one AMQP frame, or whose body is larger than the broker allows,
 makes the broker close the connection or channel, and with it every other publish on it. So values from outside are
@@ -15,33 +15,33 @@ from shared.contract.dead import ATTEMPT, BROKERS_OWN, FAILED_AT
 from shared.contract.errors import PermanentError
 from shared.contract.trace import TRACE_HEADERS
 
-#: What RabbitMQ and its clients agree on unless somebody lowers it.
+#: AMQP frame size that RabbitMQ and its clients negotiate by default.
 FRAME_BYTES: Final = 128 * 1024
 #: A frame's own header and end.
 FRAME_OVERHEAD_BYTES: Final = 8
 #: Body of an event.
 EVENT_BYTES: Final = 1024 * 1024
-#: A training's output, as it is written into an event: beside it there is room for all that an event says. An output
-#: that size is no answer to "which version?".
+#: A training's output, as serialized in an event. Leaves room for the event's other fields; an output that large
+#: never merely names a version.
 OUTPUT_BYTES: Final = 512 * 1024
-#: Body of a copy (retry, dead letter, replay) of a message that the broker took before. RabbitMQ 4's own default.
+#: Body of a copy (retry, dead letter, replay) of a message that the broker accepted before. RabbitMQ 4's default.
 COPY_BYTES: Final = 16 * 1024 * 1024
-#: Routing key, content type, type and ids in AMQP.
+#: AMQP short strings: routing key, content type, type and ids.
 SHORT_BYTES: Final = 255
-#: One attribute of an event.
+#: One CloudEvents attribute.
 ATTRIBUTE_CHARACTERS: Final = 255
 
 _NAME_BYTES: Final = 128
 _VALUE_BYTES: Final = 4096
 _OUR_VALUE_BYTES: Final = 1024
-#: Half a frame stays free: for what a dead letter says of its failure, and for what the broker adds.
+#: Bound for all copied headers together. The rest of the frame is for the `x-dead-*` headers and the broker's own.
 _CARRIED_BYTES: Final = 32 * 1024
-#: A type, a length, and the length of the name.
+#: Per header field: its type, its length, and the length of its name.
 _FIELD_OVERHEAD_BYTES: Final = 6
 _INTEGER_BYTES: Final = 8
-#: RabbitMQ routes by them, and refuses a message in which they are no lists.
+#: RabbitMQ routes by these, and refuses a message in which they are not lists.
 ROUTING_HEADERS: Final = ("CC", "BCC")
-#: Carried first.
+#: Copied before all other headers.
 _OURS: Final = frozenset(
     {
         *(f"ce-{name}" for name in ("specversion", "id", "type", "source", "time", "subject", "causationid")),
@@ -55,7 +55,7 @@ _OURS: Final = frozenset(
 
 class Unpublishable(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
     """
-    This message can not be published, now or later: the fault is in the message, not in the broker.
+    This message cannot be published, now or later, because of its own content or size.
 
     ``message_too_large``, ``message_unencodable``, or ``message_refused`` by the broker.
     """
@@ -64,26 +64,26 @@ class Unpublishable(PermanentError):  # noqa: N818 (it is a condition, and reads
 
 
 def clip(text: str, size_bytes: int) -> str:
-    """The beginning of *text* that takes at most *size_bytes* as UTF-8."""
+    """Truncate *text* to at most *size_bytes* of UTF-8."""
     return text.encode("utf-8", "replace")[:size_bytes].decode("utf-8", "ignore")
 
 
 def short(text: object) -> str | None:
-    """*text* as one of AMQP's short strings; None if it is none, is empty or does not fit."""
+    """Return *text* if it is a valid, non-empty AMQP short string; else None."""
     if not isinstance(text, str) or not text or len(text.encode("utf-8", "replace")) > SHORT_BYTES:
         return None
     return text
 
 
 def attribute(value: object) -> str | None:
-    """*value* as an attribute of an event; None if it is not some printable text of bounded length."""
+    """Return *value* if it is a valid CloudEvents attribute: printable text of limited length; else None."""
     if isinstance(value, str) and 0 < len(value) <= ATTRIBUTE_CHARACTERS and value.isprintable():
         return value
     return None
 
 
 def carried(headers: Mapping[str, object]) -> dict[str, str | int]:
-    """What of *headers*, whatever they are, goes on a copy of their message: it always fits, and steers nothing."""
+    """Return the headers for a copy of a message: bounded in size, without those that affect routing or retries."""
     kept: dict[str, str | int] = {}
     left = _CARRIED_BYTES
     for name in sorted(headers, key=lambda name: name not in _OURS):
@@ -99,7 +99,7 @@ def carried(headers: Mapping[str, object]) -> dict[str, str | int]:
 
 
 def _plain(value: object, size_bytes: int) -> str | int:
-    # A fraction would be rounded, or not fit, in what the client writes.
+    # Floats become text: the client would write them rounded, or not at all.
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return value
     return clip(str(value), size_bytes)

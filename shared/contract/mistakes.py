@@ -1,8 +1,8 @@
 """
-Mistakes of a request: says in our words what is wrong with which part, and what would be right. Pure.
+Validation errors of a request, in our own words: the invalid part and what it must be. Pure.
 
-The library's message is never shown. What would be right is read from the operation's own part of the API's description
-(JSON Schema), so that both always say the same; a test fails when a description uses a keyword that has no words here.
+The library's message is never shown. The requirement is read from the operation's JSON Schema in the API's description,
+so that both always agree; a test fails when a description uses a keyword that has no words here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from shared.contract.checked import PRINTABLE_PATTERN
 Schema = Mapping[str, Any]
 
 _JSON_OBJECT: Final = "must be a JSON object, sent with Content-Type: application/json"
-#: Errors of our own validators, whose message is for the caller. `identity`: what is no model name or model ref.
+#: Errors of our own validators, whose message is for the caller. `identity`: an invalid model name or model ref.
 _OURS: Final = ("value_error", "identity")
 _VALUE_ERROR: Final = "Value error, "
 _MISSING: Final = "missing"
 _UNKNOWN: Final = "extra_forbidden"
 _NO_JSON: Final = "json_invalid"
 
-#: What a value of a format is, where JSON has only text.
+#: Words for the formats of strings.
 FORMATS: Final[Mapping[str, str]] = {
     "uuid": "a UUID",
     "date-time": "a date and time with its offset, such as 2026-11-24T12:00:00Z",
@@ -38,7 +38,7 @@ _TYPES: Final[Mapping[str, str]] = {
     "array": "a list",
     "object": "a JSON object",
 }
-#: The keywords that limit a value, with the words for them: for both ends, for the lower and for the upper one.
+#: Lower and upper limit keywords, with the words for both limits, the lower only and the upper only.
 _LIMITS: Final[Sequence[tuple[str, str, str, str, str]]] = (
     ("minimum", "maximum", "from {} to {}", "of at least {}", "of at most {}"),
     ("exclusiveMinimum", "exclusiveMaximum", "between {} and {}", "above {}", "below {}"),
@@ -52,7 +52,7 @@ KEYWORDS: Final = frozenset(
 
 
 class Schemas:
-    """What is taken: the schema of a body, and of parameters by place and name; *document* is what they refer to."""
+    """Schemas of an operation's body and parameters; *document* resolves their ``$ref``."""
 
     def __init__(self, document: Schema, body: Schema, parameters: Sequence[Schema] = ()) -> None:
         self._document = document
@@ -61,7 +61,7 @@ class Schemas:
 
     @classmethod
     def of_operation(cls, document: Schema, operation: Schema) -> Self:
-        """What an *operation* of an API's description takes."""
+        """Read the schemas of *operation* in the API description *document*."""
         content: Schema = operation.get("requestBody", {}).get("content", {})
         body: Schema = {}
         for each in content.values():
@@ -69,7 +69,7 @@ class Schemas:
         return cls(document, body, operation.get("parameters", ()))
 
     def find(self, where: str, path: Sequence[str | int]) -> Schema | None:
-        """The schema of one part; None if the description has none."""
+        """Return the schema of one part; None if the description has none."""
         if where != "body":
             return self._parts.get((where, str(path[0]).lower())) if path else None
         schema: Schema | None = self._body
@@ -78,14 +78,14 @@ class Schemas:
         return schema
 
     def names(self, where: str, path: Sequence[str | int]) -> Sequence[str]:
-        """The fields of an object; of the query, if *where* is that."""
+        """Return the field names of the object at *path* in the body; elsewhere (query, path), all parameter names."""
         if where != "body":
             return sorted(name for place, name in self._parts if place == where)
         schema = self.find(where, path)
         return () if schema is None else [name for each in self._options(schema) for name in each.get("properties", ())]
 
     def resolve(self, schema: Schema) -> Schema:
-        """The schema that *schema* refers to, or itself."""
+        """Follow ``$ref`` from *schema* to its target."""
         while "$ref" in schema:
             target: Any = self._document
             for name in schema["$ref"].removeprefix("#/").split("/"):
@@ -112,7 +112,7 @@ class Schemas:
 
 
 def requirement(schema: Schema, resolve: Callable[[Schema], Schema]) -> str:
-    """What a value must be to fit *schema*: ``a whole number from 1 to 200``."""
+    """Describe the values that *schema* accepts: ``a whole number from 1 to 200``."""
     schema = resolve(schema)
     if "anyOf" in schema and "properties" not in schema:
         return " or ".join(requirement(option, resolve) for option in schema["anyOf"])
@@ -142,19 +142,19 @@ def _limits(schema: Schema) -> Iterator[str]:
 
 
 def _written(limit: float | None) -> str:
-    # FastAPI's document has 200.0 where the limit is 200.
+    # FastAPI writes an integer limit of 200 as 200.0.
     return "" if limit is None else str(int(limit) if limit == int(limit) else limit)
 
 
 def mistakes(errors: Iterable[Mapping[str, Any]], body: Any, schemas: Schemas) -> Sequence[Mistake]:
-    """What *errors* (pydantic's, as FastAPI tells them) say of a request with that *body*; once for each part."""
+    """Convert pydantic's *errors* (as FastAPI reports them) of a request with that *body*; at most one per part."""
     found = (_explained(error["loc"][0], error["loc"][1:], error, body, schemas) for error in errors)
     # Each option of a union has an error of its own.
     return list({each.pointer: each for each in found}.values())
 
 
 def mistakes_in(body: Any, errors: Iterable[Mapping[str, Any]], schema: Schema) -> Sequence[Mistake]:
-    """What *errors* (pydantic's) say of a *body* that was to fit *schema*; once for each part."""
+    """Convert pydantic's *errors* of a *body* that does not match *schema*; at most one per part."""
     schemas = Schemas(schema, schema)
     return mistakes(({**error, "loc": ("body", *error["loc"])} for error in errors), body, schemas)
 
@@ -187,9 +187,9 @@ def _detail(error: Mapping[str, Any], where: str, path: Sequence[str | int], sch
 
 def _existing(path: Sequence[str | int], body: Any, *, keep_last: bool) -> list[str | int]:
     """
-    As much of *path* as there is in *body*: pydantic also names the options of a union, which are not.
+    Return the part of *path* that exists in *body*: pydantic's paths also name the members of a union.
 
-    The last step is kept where it names a field that is not there, or that is there and unknown.
+    *keep_last* keeps the last step, which names a missing or unknown field.
     """
     steps = list(path[:-1] if keep_last else path)
     found: list[str | int] = []

@@ -1,8 +1,8 @@
 """
-What would become of a message? Pure: the question that operators' tools ask a service over HTTP, and its answer.
+Previews: request and response of a dry run of a message's handler, used by operators' tools. Pure.
 
-The service runs its real handler, without effect: nothing is published, every transaction is rolled back, and Replicate
-is asked only what costs nothing. ``POST /preview`` at the extractor, ``POST /v1/preview`` at state; both need a token.
+The service runs its real handler without effect: nothing is published, every transaction is rolled back, and Replicate
+gets only calls that cost nothing. ``POST /preview`` at the extractor, ``POST /v1/preview`` at state; both need a token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BASE64: Final = r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=
 
 
 def _base64(value: object) -> object:
-    # Python's decoder drops characters that are none of the alphabet.
+    # Python's decoder silently skips characters outside the alphabet.
     if isinstance(value, str) and not re.fullmatch(_BASE64, value):
         raise ValueError("must be text in base64")
     return value
@@ -34,7 +34,7 @@ Bytes = Annotated[
 
 
 class Message(BaseModel):
-    """An event's message, as it is on the wire."""
+    """An event's message as published: headers and body."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,15 +45,15 @@ class Message(BaseModel):
 
     @classmethod
     def of(cls, envelope: Envelope) -> Message:
-        # As it is: validated, the body would be taken for base64.
+        # Not validated: the validator would decode the raw body as base64.
         return cls.model_construct(None, headers=envelope.headers(), content_type=CONTENT_TYPE, body=envelope.body())
 
     def decode(self) -> Envelope:
         """
-        The event in it.
+        Decode the event.
 
         Raises:
-            Malformed: as a consumer would.
+            Malformed: if a consumer could not decode it either.
 
         """
         return decode(self.headers, self.content_type, self.body)
@@ -64,12 +64,12 @@ class Refusal(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    #: What operators filter and group by; ``unexpected`` for an error that nobody named.
+    #: Stable error code; ``unexpected`` for an error that is not a `ModelswapError`.
     code: str
     #: The class of the error.
     kind: str
     text: str
-    #: Would it be tried again, or is it a dead letter at once?
+    #: True if the delivery would be retried, false if it would be dead-lettered at once.
     is_transient: bool
 
     @classmethod
@@ -84,7 +84,7 @@ class Refusal(BaseModel):
 
 
 class Answer(BaseModel):
-    """What would follow from a message."""
+    """The result of a preview."""
 
     model_config = ConfigDict(frozen=True)
 

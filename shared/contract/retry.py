@@ -1,4 +1,4 @@
-"""What to do with a delivery that failed. Pure: it decides, it never sleeps."""
+"""Retry policy: decides whether a failed delivery is retried or dead-lettered. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.contract.errors import PermanentError, TransientError
 
 #: Growing delays between attempts; about 3.4 hours in all.
 DELAYS: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 600, 3600, 3600, 3600))
-#: An exception that nobody named counts as transient, but gives up sooner.
+#: Attempts for an exception that is not a `ModelswapError`: retried like a transient one, but fewer times.
 UNKNOWN_ERROR_ATTEMPTS: Final = 4
 
 
@@ -25,17 +25,17 @@ class RetryIn:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Set it aside with its reason."""
+    """Publish it as a dead letter, with its error."""
 
 
 def next_step(
     error: BaseException, *, attempt: int, delays: Sequence[timedelta] = DELAYS, chance: float = 0.5
 ) -> RetryIn | DeadLetter:
     """
-    Decide what follows the failure *error* of the 1-based *attempt*.
+    Decide what follows when *attempt* (1-based) failed with *error*.
 
-    *chance* (0..1) is the jitter: the delay is picked between this step's and the one below it, because queues of fixed
-    delays are all that a broker offers without a plugin.
+    *chance* (0..1) is the jitter: it picks this step's delay or the one before it, because without a plugin a broker
+    offers only queues with a fixed delay.
     """
     limit = len(delays) + 1
     match error:

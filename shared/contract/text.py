@@ -1,4 +1,4 @@
-"""Which text and which JSON can be stored, logged and shown? Pure."""
+"""Text and JSON that can be stored, logged and shown. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:  # errors are imported by commands that must begin quickly
 
 
 def clean(text: str, limit: int = 4096) -> str:
-    """*text* as Postgres and a log line can hold it: no NUL, no lone surrogate, at most *limit* characters."""
+    """Make *text* storable in Postgres and logs: no NUL, no lone surrogate, at most *limit* characters."""
     return text[:limit].replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def printable(text: str) -> str:
     """
-    Let *text* pass if people can read all of it.
+    Return *text* if all of it is printable.
 
     Raises:
-        ValueError: if something in it is not printable.
+        ValueError: if a character is not printable.
 
     """
     if not text.isprintable():
@@ -28,7 +28,7 @@ def printable(text: str) -> str:
 
 
 def is_storable(value: JsonValue) -> bool:
-    """Can Postgres store this JSON? It can not where a string holds a NUL or a lone surrogate, or a number is NaN."""
+    """Return whether Postgres can store this JSON: no NUL, no lone surrogate, no NaN or infinity."""
     match value:
         case str():
             return "\x00" not in value and _is_unicode(value)

@@ -2,7 +2,7 @@
 Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares it, `modelswap topology diff` prints it.
 
     modelswap.training ─┬─▶ modelswap.extractor ─┐
-                        ├─▶ modelswap.state ─────┤  gave up, or crashed too often
+                        ├─▶ modelswap.state ─────┤  failed for good, or crashed too often
                         ├─▶ modelswap.progress ──┼──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
                         └─▶ modelswap.ops ───────┤
     modelswap.events ─────▶ modelswap.state      │
@@ -47,15 +47,15 @@ PROGRESS_QUEUE: Final = "modelswap.progress"
 OPS_QUEUE: Final = "modelswap.ops"
 DEAD_QUEUE: Final = "modelswap.dead"
 DEAD_EXCHANGE: Final = "modelswap.dead"
-#: Not a queue: under this name the receiver sets webhooks aside that it can not map.
+#: Not a queue: the routing key under which the receiver dead-letters webhooks that it cannot translate.
 RECEIVER: Final = "modelswap.receiver"
 
-#: Where a message can be when it is given up.
+#: Routing keys of dead letters: the queue or service that dead-lettered the message.
 _DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, RECEIVER)
-#: A fuse against crash loops, not a retry counter (`x-attempt` is that). RabbitMQ counts a lost connection, and half an
-#: hour in a consumer's hands: an outage of two days must not reach it.
+#: Ends crash loops; retries are counted by `x-attempt`. RabbitMQ counts each lost connection and each ack timeout (half
+#: an hour), so an outage of two days must not reach this limit.
 DELIVERY_LIMIT: Final = 100
-#: More hands than anybody has: looking at a dead letter must not use it up.
+#: Out of reach: a dead letter that is fetched and returned many times must not be dropped.
 _DEAD_DELIVERY_LIMIT: Final = 1_000_000
 _MAX_LENGTH: Final = 100_000
 _PROGRESS_MAX_LENGTH: Final = 10_000
@@ -64,7 +64,7 @@ _PROGRESS_TTL: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Where messages are published to."""
+    """An exchange to declare."""
 
     name: str
     kind: str
@@ -72,17 +72,17 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Where messages wait."""
+    """A queue to declare."""
 
     name: str
     arguments: Mapping[str, str | int]
-    #: May its messages be lost? Then nothing that must not be lost ever waits for it.
+    #: True if its messages may be lost. Durable queues and their messages never wait for such a queue.
     is_lossy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Which messages of an exchange a queue gets."""
+    """A binding to declare."""
 
     exchange: str
     queue: str
@@ -91,14 +91,14 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """What must exist on the broker; all of it durable."""
+    """Exchanges, queues and bindings that must exist on the broker; all durable."""
 
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
-    #: Exchange and routing key of each binding.
+    #: Exchange and routing key of every binding.
     routed: frozenset[tuple[str, str]] = field(init=False)
-    #: Those of them that only lossy queues are bound with.
+    #: The subset of `routed` that reaches lossy queues only.
     lost: frozenset[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,28 +109,28 @@ class Topology:
 
     @property
     def lasting(self) -> Topology:
-        """All but the lossy queues: what a process needs to keep what must not be lost."""
+        """The topology without the lossy queues."""
         queues = tuple(queue for queue in self.queues if not queue.is_lossy)
         return Topology(self.exchanges, queues, self._bindings_of(queues))
 
     @property
     def lossy(self) -> Topology:
-        """The lossy queues, and the exchanges that they are bound to."""
+        """The lossy queues with the exchanges they are bound to."""
         queues = tuple(queue for queue in self.queues if queue.is_lossy)
         bindings = self._bindings_of(queues)
         bound = {binding.exchange for binding in bindings}
         return Topology(tuple(each for each in self.exchanges if each.name in bound), queues, bindings)
 
     def for_consumer_of(self, queue: str) -> Topology:
-        """The part that *queue* belongs to: its consumer does not wait for the other part."""
+        """Return the part (`lossy` or `lasting`) with *queue*, which its consumer declares without the other part."""
         return self.lossy if self.may_lose(queue) else self.lasting
 
     def may_lose(self, queue: str) -> bool:
-        """Is *queue* a lossy one?"""
+        """Return whether *queue* is lossy."""
         return any(each.name == queue and each.is_lossy for each in self.queues)
 
     def loses(self, exchange: str, routing_key: str) -> bool:
-        """Do only lossy queues get what is published there?"""
+        """Return whether a message with this exchange and routing key reaches lossy queues only."""
         return (exchange, routing_key) in self.lost
 
     def _bindings_of(self, queues: Iterable[Queue]) -> tuple[Binding, ...]:
@@ -152,7 +152,7 @@ def delay_name(delay: timedelta) -> str:
 
 
 def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
-    """The whole topology, with one delay queue for each distinct delay."""
+    """Build the whole topology, with one delay queue for each distinct delay."""
     levels = sorted(set(delays))
     work = {
         EXTRACTOR_QUEUE: (TrainingSucceeded, ExtractionRequested),
@@ -206,7 +206,7 @@ def _work(name: str) -> Queue:
 
 
 def _delay(delay: timedelta) -> dict[str, str | int]:
-    # No dead-letter routing key: a message keeps the one it was published with, which is the queue to return to.
+    # No dead-letter routing key: the message keeps its own, which names the queue to return to.
     return {
         "x-queue-type": "quorum",
         "x-message-ttl": round(delay / timedelta(milliseconds=1)),

@@ -1,4 +1,4 @@
-"""W3C trace context from outside: kept where it is well formed and short, dropped where it is not. Pure."""
+"""W3C trace context from outside: copied if well formed and short, dropped otherwise. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 #: Plain headers, as OpenTelemetry expects.
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
-#: W3C asks to carry at least this much of a tracestate.
+#: W3C requires that at least this much of a tracestate is propagated.
 _STATE_CHARACTERS: Final = 512
 _STATE_MEMBERS: Final = 32
 _PARENT_CHARACTERS: Final = 256
-# A later version may say more after the four parts of version 00.
+# A later version may append fields to the four of version 00.
 _PARENT: Final = re.compile(
     r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<known>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})"
     r"(?P<more>-[\x21-\x7e]*)?"
@@ -25,9 +25,9 @@ _MEMBER: Final = re.compile(
 
 def trace_context(parents: Sequence[object], states: Sequence[object]) -> dict[str, str]:
     """
-    The trace context in the values of the ``traceparent`` headers and of the ``tracestate`` headers.
+    Return the trace context in the values of the ``traceparent`` and ``tracestate`` headers; empty if invalid.
 
-    Exactly one valid traceparent is needed; a tracestate is only carried beside it.
+    Exactly one valid traceparent is required; a tracestate is copied only with it.
     """
     parent = _read_parent(parents)
     if parent is None:
@@ -37,7 +37,7 @@ def trace_context(parents: Sequence[object], states: Sequence[object]) -> dict[s
 
 
 def trace_id_in(parent: object) -> str | None:
-    """The trace id in a valid traceparent."""
+    """Return the trace id of a valid traceparent, else None."""
     valid = _read_parent([parent])
     return valid.split("-")[1] if valid else None
 
@@ -47,7 +47,7 @@ def _read_parent(values: Sequence[object]) -> str | None:
         case [str(text)] if len(text) <= _PARENT_CHARACTERS and (found := _PARENT.fullmatch(text)):
             if found["version"] == "00":
                 return text if found["more"] is None else None
-            # W3C: of a later version, go on with what this one knows.
+            # W3C: treat a later version as version 00, with the fields known here.
             return f"00-{found['known']}"
     return None
 
