@@ -184,6 +184,17 @@ async def test_the_output_is_kept_as_it_came(store, database_url):
     assert (await get(store, "t1")).completed_at == NOON
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["one after the other", "in one batch"])
+async def test_the_first_output_of_a_training_is_kept(store, database_url, *, together):
+    await store.adopt(registration("ada", "t1"))
+    first, last = succeeded("t1", output="first"), succeeded("t1", output="last")
+
+    for batch in [[first, last]] if together else [[first], [last]]:
+        await store.apply(batch)
+
+    assert await rows(database_url, "SELECT output FROM state.trainings") == [('"first"',)]
+
+
 # One bad delivery harms only itself
 
 

@@ -494,6 +494,22 @@ async def test_a_rotated_secret_is_fetched_again_at_most_once_a_minute(published
     assert account.asked == 2
 
 
+#: Refused before any signature is compared, so a rotated secret is not the reason.
+UNCOMPARED = ["no headers", "too old", "from the future", "digits of another script"]
+
+
+@pytest.mark.parametrize("why", UNCOMPARED)
+async def test_a_stale_or_missing_signature_fetches_no_secret(why: str, published: Published):
+    account, time = Account(), [0.0]
+    async with client_of(published, Secrets((), account, lambda: time[0])) as receiver:
+        await post(receiver, GOOD)
+        time[0] = 61.0
+        answer = await post(receiver, GOOD, UNSIGNED[why])
+
+    assert answer.status_code == 401
+    assert account.asked == 1
+
+
 async def test_while_no_secret_is_known_nothing_is_accepted_or_refused_for_good(published: Published):
     account = Account(down=True)
     async with client_of(published, Secrets((), account, lambda: 0.0)) as receiver:

@@ -433,6 +433,15 @@ def test_where_only_the_destination_was_missing_it_is_added_and_the_model_looked
     )
 
 
+def test_an_extraction_is_requested_with_the_first_output():
+    world = World.of(training(1, stage=Stage.VERIFYING, output='"first"'))
+
+    world.take(succeeded("t1", output="last"), destination_unknown("t1"))
+
+    (asked,) = world.asked
+    assert asked.output == "first"
+
+
 def test_that_is_asked_once_however_often_it_is_told():
     world = World.of(training(1), training(2))
 
