@@ -1,1 +1,1 @@
-"""What Replicate says and how it is asked. Pure, except for `client`: the one edge that calls its API."""
+"""Replicate's formats and API: trainings, logs, signatures, webhooks. Pure, except `client`, which calls the API."""

@@ -1,10 +1,10 @@
-"""When may the next call go out? Pure: a token bucket that is told the time and answers with a wait."""
+"""Rate limit for API calls: a token bucket that takes the time as an argument and returns a wait. Pure."""
 
 from __future__ import annotations
 
-#: How much of what Replicate allows we use up: others may call with the same account.
+#: Share of Replicate's limit that we use: others may call with the same account.
 _SHARE = 0.9
-#: How much of that may go out at once, after a pause.
+#: Share of that which may be called at once after a pause.
 _BURST = 0.1
 
 
@@ -12,7 +12,7 @@ class Budget:
     """
     At most *per_minute* calls in any minute.
 
-    Those who come too early get a place in line, each behind the last.
+    Calls over the limit are queued in order: each waits longer than the one before.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -23,7 +23,7 @@ class Budget:
         self._then: float | None = None
 
     def take(self, now: float) -> float:
-        """Take one call at *now* (seconds, of any clock that only rises); how many seconds to wait before making it."""
+        """Reserve a call at *now* (seconds of a monotonic clock); return how many seconds to wait before making it."""
         passed = now - (now if self._then is None else self._then)
         self._then = now
         self._left = min(self._burst, self._left + passed * self._per_second) - 1

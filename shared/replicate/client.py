@@ -1,4 +1,4 @@
-"""How is Replicate's API asked? Edge: the only file that talks to Replicate."""
+"""Client of Replicate's API. Edge: the only file that calls Replicate."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from shared.replicate.training import NotATraining, Prediction, Training, decode
 from shared.replicate.version import Version
 
 REPLICATE_URL: Final = "https://api.replicate.com"
-#: Where Replicate puts the files that a model made. What is no name of a host there is not looked up either.
+#: Hosts of Replicate's output files. Strict, so that no other name is ever resolved.
 _FILES_HOST: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*replicate\.delivery")
 
 _READS_PER_MINUTE: Final = 3000
 _PREDICTIONS_PER_MINUTE: Final = 600
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
-#: A list of versions is followed this far: a thousand versions of one model.
+#: Pages of a model's versions that are read: a thousand versions.
 _MAX_PAGES: Final = 10
-#: And a list of runs this far: the last three hundred of the account.
+#: Pages of the account's predictions that are read: the last three hundred.
 _MAX_RUN_PAGES: Final = 3
-#: Each step's own limit; httpx has none for the whole, which `Replicate` adds.
+#: Limit of each step of a request; httpx has none for the whole request, so `Replicate` adds one.
 _STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3, pool=3)
 _CONNECTIONS: Final = httpx.Limits(max_connections=20, max_keepalive_connections=10)
-#: Nothing was sent, so nothing can have happened.
+#: The request was not sent, so it had no effect.
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingsPage:
-    """Some trainings, newest first, and where the next ones are."""
+    """One page of trainings, newest first, with the cursor of the next page."""
 
     trainings: tuple[Training, ...]
     next_cursor: str | None
@@ -64,7 +64,7 @@ class _Page(_Answer, Generic[_Item]):
 
     @property
     def next_cursor(self) -> str | None:
-        # The address itself is not followed: only its cursor is taken.
+        # The URL itself is not followed, only its cursor is used: the token must not go to another host.
         _, _, query = (self.next or "").partition("?")
         return parse_qs(query).get("cursor", [None])[0]
 
@@ -79,9 +79,9 @@ class _Account(_Answer):
 
 class Replicate:
     """
-    Replicate's API, as an async context manager.
+    Client of Replicate's API, an async context manager.
 
-    Whatever goes wrong becomes an error of `shared.replicate.errors` or `DependencyDown`; none of them holds the token.
+    Raises only errors of `shared.replicate.errors` and `DependencyDown`; none of them contains the token.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Replicate:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         if not (token.isascii() and token.isprintable()) or " " in token:
-            # The HTTP library would repeat it in its own error.
+            # The HTTP library would quote the token in its own error.
             raise ValueError("the Replicate API token holds characters that no token has; is there a line break in it?")
         self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
         self._url = httpx.URL(url.rstrip("/"))
@@ -108,7 +108,7 @@ class Replicate:
             limits=_CONNECTIONS,
             headers={"Accept-Encoding": "identity", "User-Agent": "modelswap"},
             follow_redirects=False,
-            # A proxy leads out of this machine, and knows nothing of a simulator on it.
+            # A configured proxy cannot reach a simulator on this machine.
             trust_env=not _is_this_machine(self._url.host),
         )
 
@@ -122,7 +122,7 @@ class Replicate:
         return await self._ask(f"get training {training_id}", decode_training, "GET", "trainings", training_id)
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
-        """One page of the account's trainings, without their logs. One that can not be read is left out."""
+        """Return a page of the account's trainings, without their logs. Invalid items are skipped."""
         decode = _Page[JsonValue].model_validate_json
         page = await self._ask("list trainings", decode, "GET", "trainings", cursor=cursor)
         return TrainingsPage(tuple(_readable(page.results, Training)), page.next_cursor)
@@ -139,7 +139,7 @@ class Replicate:
         Start a training.
 
         Raises:
-            Unknown: if the answer was lost. It may run: look for it before asking again.
+            Unknown: if the response was lost. The training may run: look for it before trying again.
 
         """
         what = f"train {destination} with {trainer}"
@@ -164,7 +164,7 @@ class Replicate:
         return await self._ask(f"get version {ref}", Version.model_validate_json, "GET", *path)
 
     async def list_versions(self, model: ModelName) -> list[Version]:
-        """The versions of *model*, newest first; of very many only the newest."""
+        """Return the versions of *model*, newest first, at most a thousand."""
         path = ("models", model.owner, model.name, "versions")
         decode = _Page[Version].model_validate_json
         return await self._items(f"list versions of {model}", decode, *path, most_pages=_MAX_PAGES)
@@ -175,7 +175,7 @@ class Replicate:
         input: Mapping[str, JsonValue],  # noqa: A002 (as above)
         cancel_after_seconds: int,
     ) -> Prediction:
-        """Start one run of *ref*, which Replicate itself ends *cancel_after_seconds* (5 or more) from now."""
+        """Start one run of *ref*; Replicate cancels it after *cancel_after_seconds* (5 or more)."""
         return await self._ask(
             f"run {ref}",
             decode_prediction,
@@ -190,17 +190,18 @@ class Replicate:
         return await self._ask(f"get run {prediction_id}", decode_prediction, "GET", "predictions", prediction_id)
 
     async def list_predictions(self) -> list[Prediction]:
-        """The account's last runs, newest first, from the API and the website. One that can not be read is left out."""
+        """Return the account's latest runs, newest first, from API and website. Invalid items are skipped."""
         decode = _Page[JsonValue].model_validate_json
         items = await self._items("list runs", decode, "predictions", most_pages=_MAX_RUN_PAGES)
         return list(_readable(items, Prediction))
 
     async def fetch_output(self, url: str) -> bytes:
         """
-        A file that a model made. It is fetched without our token.
+        Fetch an output file, without our token.
 
         Raises:
-            ForeignAddress: if *url* is none of Replicate's: an output must not send us anywhere else.
+            ForeignAddress: if *url* is not on Replicate's hosts, since an output may name any URL.
+            NotThere: if the file is gone.
 
         """
         try:
@@ -215,29 +216,29 @@ class Replicate:
             return body
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise error_for(what, status, headers, body)
-        # Our token plays no part here, so a 401 or 403 is no operator's problem: the file is gone.
+        # Sent without a token, so 401 and 403 are no credentials problem: the file is gone.
         raise NotThere(f"{what}: {status}")
 
     async def webhook_secret(self) -> str:
-        """The secret that Replicate signs this account's webhooks with."""
+        """Return the secret that Replicate signs this account's webhooks with."""
         path = ("webhooks", "default", "secret")
         return (await self._ask("get the webhook secret", _Secret.model_validate_json, "GET", *path)).key
 
     async def account(self) -> str:
-        """The name of the account that the token belongs to."""
+        """Return the name of the token's account."""
         return (await self._ask("get the account", _Account.model_validate_json, "GET", "account")).username
 
     def _serves_files(self, address: httpx.URL) -> bool:
         if address.userinfo:
             return False
         if self._url != REPLICATE_URL and _origin(address) == _origin(self._url):
-            return True  # a simulator serves its files itself
+            return True  # a simulator serves output files from its API's host
         return (address.scheme, address.port) == ("https", None) and _FILES_HOST.fullmatch(address.host) is not None
 
     async def _items(
         self, what: str, decode: Callable[[bytes], _Page[_Item]], *path: str, most_pages: int
     ) -> list[_Item]:
-        """What is on the first *most_pages* pages of a list."""
+        """Return the items on the first *most_pages* pages of a list."""
         items: list[_Item] = []
         cursor = None
         for _ in range(most_pages):
@@ -299,7 +300,7 @@ def _readable(items: Sequence[JsonValue], kind: type[_Kind]) -> Iterator[_Kind]:
 
 def _join(path: Sequence[str]) -> str:
     if not all(part.strip(".") for part in path):
-        # httpx would resolve it, and our token would go to another address.
+        # httpx would resolve "." and "..", and the token would go to another URL.
         raise ValueError(f"{path!r} is no path of Replicate's")
     return "/".join(quote(part, safe="") for part in path)
 
@@ -309,7 +310,7 @@ def _origin(address: httpx.URL) -> tuple[str, str, int | None]:
 
 
 async def _read(what: str, response: httpx.Response) -> bytes:
-    # Raw, so that nothing is inflated: a few kilobytes of gzip can become gigabytes.
+    # Raw, so that nothing is decompressed: a few kilobytes of gzip can expand to gigabytes.
     if response.headers.get("content-encoding", "identity") != "identity":
         raise BadAnswer(f"{what}: an encoding that was not asked for")
     body = bytearray()

@@ -1,16 +1,16 @@
 """
-What does it mean that Replicate did not do what it was asked? Pure: an answer that is no success, to an error.
+Errors of Replicate's API, and the mapping from HTTP responses to them. Pure.
 
-    DependencyDown           it throttles, or nothing reached it: pause, probe, then go on
-    ├── NoAnswer             5xx, timeouts, broken connections: the same, but it may have done what it was asked
-    └── OperatorNeeded       token or billing: the same, but only a human ends it
+    DependencyDown           throttled, or no connection: pause and probe, then continue
+    ├── NoAnswer             5xx, timeout, broken connection: likewise, but the request may have had its effect
+    └── OperatorNeeded       token or billing: likewise, but only an operator can fix it
     TransientError
-    ├── NotThere             404, 422: Replicate says the same of *not yet*, *not any more* and *not yours*
-    └── BadAnswer            a success whose body can not be read, or a redirect
+    ├── NotThere             404, 422: Replicate answers alike for *not yet*, *not any more* and *not yours*
+    └── BadAnswer            a success with an invalid body, or a redirect
     PermanentError
     ├── Refused              any other 4xx
-    ├── ForeignAddress       a file that is not on Replicate's hosts
-    └── Unknown              asked to start something, and the answer was lost: it may run
+    ├── ForeignAddress       an output file that is not on Replicate's hosts
+    └── Unknown              the response to a start was lost: the training may run
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.contract.errors import DependencyDown, ModelswapError, PermanentErro
 from shared.contract.text import clean
 
 _DETAIL_LENGTH: Final = 500
-#: Nobody is believed who wants to be left alone for longer.
+#: Cap for Retry-After.
 _MAX_WAIT_SECONDS: Final = 3600.0
 _WAIT_IN_WORDS: Final = re.compile(r"(?:resets|available) in ~?([0-9]{1,6}(?:\.[0-9]{1,3})?) ?s", re.ASCII)
 _OPERATOR: Final[dict[int, tuple[str, str]]] = {
@@ -40,32 +40,32 @@ _OPERATOR: Final[dict[int, tuple[str, str]]] = {
 
 
 class NoAnswer(DependencyDown):
-    """Replicate is away, or its answer was lost on the way: what we asked for may have happened all the same."""
+    """Replicate is down, or its response was lost: the request may have had its effect."""
 
     code = "replicate_down"
     may_concern_one = True
 
 
 class OperatorNeeded(DependencyDown):
-    """Replicate is up, but does nothing for us until a human changed the token or the billing."""
+    """Replicate refuses all our requests until an operator fixes the token or the billing."""
 
     code = "operator_needed"
 
 
 class NotThere(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Replicate knows no such thing, yet or any more. How patient to be is the caller's to say."""
+    """Replicate does not have it, not yet or not any more. The caller decides how long to retry."""
 
     code = "replicate_not_there"
 
 
 class BadAnswer(TransientError):  # noqa: N818 (likewise)
-    """Replicate said yes, but what it said can not be read."""
+    """Replicate reported success with an invalid body, or redirected."""
 
     code = "replicate_bad_answer"
 
 
 class Refused(PermanentError):  # noqa: N818 (likewise)
-    """Replicate does not do this, today or tomorrow."""
+    """Replicate refused the request for good."""
 
     code = "replicate_refused"
 
@@ -75,19 +75,19 @@ class Refused(PermanentError):  # noqa: N818 (likewise)
 
 
 class ForeignAddress(PermanentError):  # noqa: N818 (likewise)
-    """An output names an address that is none of Replicate's: nothing is fetched from there."""
+    """An output names a URL that is not on Replicate's hosts: it is not fetched."""
 
     code = "foreign_address"
 
 
 class Unknown(PermanentError):  # noqa: N818 (likewise)
-    """We asked Replicate to start something and do not know whether it did. Look for it before asking again."""
+    """The response to a start was lost, so it may have happened. Look for it before trying again."""
 
     code = "replicate_unknown_outcome"
 
 
 def error_for(what: str, status: int, headers: Mapping[str, str], body: bytes) -> ModelswapError:
-    """The error that Replicate's answer to *what* (``get training x``) stands for. *headers* have lower-case names."""
+    """Map the response to *what* (``get training x``) to an error. *headers* have lower-case names."""
     problem = _problem(body)
     message = f"{what}: {status} {_detail(problem)}".rstrip()
     if operator := _OPERATOR.get(status):
@@ -122,7 +122,7 @@ def _detail(problem: Mapping[str, Any]) -> str:
 
 
 def _wait_seconds(headers: Mapping[str, str], problem: Mapping[str, Any]) -> float | None:
-    """The longest of the waits that Replicate asks for, in any of the three places where it does."""
+    """Return the longest wait that the response asks for: in Retry-After, in its JSON, or in its text."""
     waits = [
         _header_seconds(headers),
         _number(problem.get("retry_after")),
@@ -138,7 +138,7 @@ def _header_seconds(headers: Mapping[str, str]) -> float | None:
     if seconds is not None:
         return seconds
     try:
-        # Measured by the server's own clock, because ours may be off.
+        # Relative to the server's Date, because our clock may differ.
         wait = parsedate_to_datetime(text) - parsedate_to_datetime(headers["date"])
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -1,4 +1,4 @@
-"""What does the log parser answer to one line of JSON? Pure: ``modelswap progress``, and what such filters share."""
+"""JSON line filters: the log parser as ``modelswap progress``, and the code that all filters share. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.replicate.progress import read_progress
 
 
 class BadLine(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """A line does not hold what the filter asks for."""
+    """A line that is not valid input of the filter."""
 
     code = "bad_line"
 
@@ -23,7 +23,7 @@ def progress_line(line: str) -> str:
 
 
 def answer(line: str, respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> str:
-    """What *respond* says to the JSON object in *line*, or its error, under the id that the line has; never raises."""
+    """Return *respond*'s result for the JSON object in *line*, or the error, with the line's id; never raises."""
     identity = None
     try:
         document = json.loads(line)
@@ -38,7 +38,7 @@ def answer(line: str, respond: Callable[[Mapping[str, Any]], Mapping[str, Any]])
     try:
         return json.dumps({"id": identity, **said}, allow_nan=False)
     except (ValueError, RecursionError):
-        # Python reads an id that JSON does not have, or one almost too deep.
+        # The id cannot be written: Python also parses NaN, and nests deeper when reading than when writing.
         return json.dumps({"id": None, **said})
 
 

@@ -1,8 +1,8 @@
 """
-Did Replicate send this? Pure: Standard Webhooks signatures (HMAC-SHA256), made and checked over raw bytes.
+Standard Webhooks signatures (HMAC-SHA256): sign and verify raw bytes. Pure.
 
-Signed is ``{webhook-id}.{webhook-timestamp}.{body}``, so a body must be checked before anything parses it. Whole
-signatures are compared, not what they decode to: base64 has several spellings of the same bytes, and only ours counts.
+The signed content is ``{webhook-id}.{webhook-timestamp}.{body}``, so a body must be verified before it is parsed.
+Signatures are compared as text, not decoded: base64 has several spellings of the same bytes, and only ours is valid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.contract.errors import PermanentError
 
 _VERSION: Final = "v1,"
 _SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (no secret itself)
-#: 128 bits. Standard Webhooks asks for 24 to 64 bytes, and Replicate's own have 24, as seen.
+#: 128 bits. Standard Webhooks requires 24 to 64 bytes; Replicate's secrets have 24, as observed.
 _SECRET_MIN_BYTES: Final = 16
 _MAX_SIGNATURES: Final = 10
 _MESSAGE_ID: Final = re.compile(r"[!-~]{1,255}")
@@ -27,7 +27,7 @@ _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
 
 
 class BadSignature(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Nobody who knows one of our secrets signed this, or not lately."""
+    """The signature is missing, malformed, stale, or made with none of our secrets."""
 
     code = "wrong_signature"
 
@@ -35,10 +35,10 @@ class BadSignature(PermanentError):  # noqa: N818 (it is what was seen, and read
 @lru_cache(maxsize=16)
 def decode_secret(secret: str) -> bytes:
     """
-    The key in *secret* (``whsec_`` and base64).
+    Decode the key in *secret* (``whsec_`` and base64).
 
     Raises:
-        ValueError: if it is none; the message does not repeat it.
+        ValueError: if it is not a valid secret; the message does not quote it.
 
     """
     try:
@@ -51,7 +51,7 @@ def decode_secret(secret: str) -> bytes:
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """The ``webhook-signature`` of *body*."""
+    """Return the ``webhook-signature`` of *body*."""
     return _sign(decode_secret(secret), f"{message_id}.{timestamp}.".encode() + body).decode()
 
 
@@ -68,10 +68,10 @@ def verify(
     """
     Check that one of *signatures* was made with one of *secrets*, at most *tolerance_seconds* from *now*.
 
-    Both are lists so that a secret can be rotated; signatures of another version are ignored.
+    Several of both are allowed, so that a secret can be rotated; signatures of another version are ignored.
 
     Raises:
-        BadSignature: if not.
+        BadSignature: if none matches, a header is missing or malformed, or the timestamp is out of tolerance.
 
     """
     if not (message_id and timestamp and signatures):

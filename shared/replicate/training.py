@@ -1,10 +1,10 @@
 """
-What does Replicate say about a training? Pure: bytes to a `Training`, or a reason why not.
+Replicate's training and prediction objects: decoded from JSON. Pure.
 
-A webhook's body *is* the training, and no field of it is promised. Only ``id`` and ``status`` are needed; whatever else
-is missing, of the wrong type or out of range counts as not there, because a date nobody needs must not sink a
-completion. Two things are refused, since a name with a NUL in it is an attack and not noise: ids and outputs that
-can not be stored as they came. A run of a model (`Prediction`) is answered with the same object.
+A webhook's body *is* the training, and Replicate guarantees none of its fields. Only ``id`` and ``status`` are
+required. Any other field that is missing, of the wrong type or out of range becomes empty, because an optional field
+must not make us miss a completion. Only an id, status or output that cannot be stored unchanged is refused: a NUL in
+those is an attack. A run of a model (`Prediction`) has the same format.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class NotATraining(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """These bytes are no training, or one that can not be stored."""
+    """The body is not a training, or one that cannot be stored."""
 
     code = "not_a_training"
 
 
 class TrainingStatus(StrEnum):
-    """The statuses that are known; others are passed on as they came."""
+    """The known statuses; others are passed on unchanged."""
 
     STARTING = "starting"  #: Queued, or its machine boots.
-    PROCESSING = "processing"  #: It runs.
-    SUCCEEDED = "succeeded"  #: It ended, and a version was registered. Whether that works is not known.
-    FAILED = "failed"  #: It ended with an error; possibly after the training itself, while its version was built.
+    PROCESSING = "processing"  #: Running.
+    SUCCEEDED = "succeeded"  #: Ended, and a version was registered, which is not verified.
+    FAILED = "failed"  #: Ended with an error, possibly while the version was built after the training itself.
     CANCELED = "canceled"  #: Ended by its user, or by a deadline while it ran.
     ABORTED = "aborted"  #: Ended before it ran.
 
@@ -66,7 +66,7 @@ def _or_none(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _text_only(value: Any) -> Any:
-    # pydantic would read a number as seconds since 1970.
+    # pydantic would parse a number as seconds since 1970.
     return value if isinstance(value, str) else None
 
 
@@ -95,7 +95,7 @@ def _log_text(logs: Any) -> str:
     return logs.replace("\x00", "") if isinstance(logs, str) else ""
 
 
-#: An aware moment in UTC; None for whatever is none.
+#: A timestamp converted to UTC; None if it is missing or invalid.
 SoftMoment = Annotated[
     AwareDatetime | None, AfterValidator(_in_utc), WrapValidator(_or_none), BeforeValidator(_text_only)
 ]
@@ -108,28 +108,28 @@ class _Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     id: TrainingName
-    #: A `TrainingStatus`, or one that Replicate added since.
+    #: A `TrainingStatus`, or a status unknown to this version.
     status: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_storable)]
-    #: As it came, whatever its shape.
+    #: The output as received, of any shape.
     output: Annotated[JsonValue, AfterValidator(_storable)] = None
     error: Annotated[str | None, BeforeValidator(_error_text)] = None
 
     @property
     def has_ended(self) -> bool:
-        """Is this its last status? Unknown ones are not."""
+        """Whether the status is final; an unknown one is not."""
         return self.status in _ENDS
 
 
 class Training(_Job):
-    """One training as Replicate describes it."""
+    """One training as Replicate reports it."""
 
     id: TrainingId
-    #: The trainer (``owner/name``) and its version: never the result. Replicate calls them ``model`` and ``version``.
+    #: The trainer (``owner/name``) and its version, never the resulting model. Replicate's ``model`` and ``version``.
     trainer: _Name = Field(default=None, alias="model")
     trainer_version: _Name = Field(default=None, alias="version")
-    #: Where its webhooks go, if Replicate says so: nobody promised that.
+    #: The training's webhook URL. Undocumented, so it may be missing.
     webhook: _Address = Field(default=None, repr=False)
-    #: May hold whole archives as data URIs.
+    #: May contain whole archives as data URIs.
     input: _Input = Field(default_factory=dict, repr=False)
     logs: Annotated[str, BeforeValidator(_log_text)] = Field(default="", repr=False)
     created_at: SoftMoment = None
@@ -140,7 +140,7 @@ class Training(_Job):
 class Prediction(_Job):
     """One run of a model."""
 
-    #: Of the model that was run, without its name.
+    #: Version id of the model that was run, without the model's name.
     version: _Name = None
     input: _Input = Field(default_factory=dict, repr=False)
 
@@ -150,10 +150,10 @@ _AnyJob = TypeVar("_AnyJob", bound=_Job)
 
 def decode_training(body: bytes) -> Training:
     """
-    Read the training in *body*.
+    Decode the training in *body*.
 
     Raises:
-        NotATraining: if there is none, or one with an id, status or output that can not be stored.
+        NotATraining: if it is not one, or its id, status or output cannot be stored.
 
     """
     return _decode(Training, body)
@@ -161,7 +161,7 @@ def decode_training(body: bytes) -> Training:
 
 def decode_prediction(body: bytes) -> Prediction:
     """
-    Read the prediction in *body*.
+    Decode the prediction in *body*.
 
     Raises:
         NotATraining: as `decode_training`.
@@ -185,9 +185,9 @@ def _decode(kind: type[_AnyJob], body: bytes) -> _AnyJob:
 
 def _without_surrogates(body: bytes) -> bytes:
     """
-    The same JSON with ``?`` for each half of a surrogate pair, which pydantic's reader refuses anywhere.
+    Replace each lone surrogate, which pydantic's JSON parser refuses, by ``?``.
 
-    They come from text that somebody cut in the middle of an emoji: harmless in a log, refused where a name stands.
+    They come from text that was cut within an emoji: harmless in a log, but refused in id, status and output.
     """
     try:
         document = json.loads(body.decode())

@@ -1,8 +1,8 @@
 """
-What does a webhook mean? Pure: the training Replicate describes, and which of ours it is, to the event that follows.
+Translates the training in a webhook or API response to an event. Pure.
 
-There is no event type in a webhook: start, log and completion are told apart by the status and what is filled in. The
-trainer's own ``model`` and ``version`` are carried as what they are, never as the result.
+A webhook has no event type: start, log and completion are distinguished by the status and the fields that are set. The
+training's ``model`` and ``version`` are those of the trainer, never those of the resulting model.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from shared.replicate.progress import read_progress
 from shared.replicate.training import Training, TrainingStatus
 from shared.replicate.webhook_url import Claim, Origin
 
-#: How many times longer JSON can be when it is written anew: ``1e15`` becomes ``1000000000000000.0``.
+#: Maximum growth of JSON when it is serialized again: ``1e15`` becomes ``1000000000000000.0``.
 _GROWTH: Final = 8
 
 _json: Final = TypeAdapter[JsonValue](JsonValue)
 
 
 class UnknownStatus(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Replicate says a status that this version does not know; guessing could swap or drop a model."""
+    """The training has a status unknown to this version; guessing could swap or drop a model."""
 
     code = "unknown_status"
 
 
 def translate(training: Training, origin: Origin, *, size_bytes: int, recovered: bool = False) -> TrainingEvent:
     """
-    The event that *training*, which came in *size_bytes*, reports.
+    Return the event that *training* reports; *size_bytes* is the size of the body it was decoded from.
 
-    Of an *origin* that is only a hint, neither destination nor steps are used.
+    Destination and steps are taken from a confirmed *origin* only, never from a hint.
 
     Raises:
-        UnknownStatus: if its status is none of the six that are known.
+        UnknownStatus: if its status is not a `TrainingStatus`.
 
     """
     claim = origin.claim
@@ -86,7 +86,7 @@ def _progressed(training: Training, claim: Claim | None, about: dict[str, Any]) 
 
 
 def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: dict[str, Any]) -> TrainingSucceeded:
-    # Most of a large webhook is its log, and of a small one no part can become too large.
+    # Measured only if the body is large: the output of a small body cannot exceed the limit.
     size = len(_json.dump_json(training.output)) if size_bytes > OUTPUT_BYTES // _GROWTH else 0
     too_large = size > OUTPUT_BYTES
     return TrainingSucceeded(

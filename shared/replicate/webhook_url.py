@@ -1,12 +1,12 @@
 """
-Which of our trainings is a webhook about? Pure: our claim, signed into the webhook's address and read back.
+Webhook URLs: a signed claim (ref, destination, steps) that identifies our training. Pure.
 
-A webhook names neither the user nor the destination, so the address that we hand to Replicate carries a token that we
-sign. It does not expire: a training may take as long as it likes.
+A webhook names neither the user nor the destination, so the webhook URL that we give to Replicate contains a token
+signed by us. It does not expire, because a training may take any time.
 
-Replicate does not sign the address that it posts to: a genuine body may be posted to another training's address. So a
-claim counts where Replicate itself repeats it, in the ``webhook`` field of a body that it signed or of an answer of its
-API. The claim of the address that was called is only a hint: a reason to ask Replicate about the training.
+Replicate does not sign the URL that it posts to: a genuine body can be posted to another training's URL. So a claim is
+confirmed only if Replicate itself repeats the URL, in the ``webhook`` field of a signed body or of an API response. The
+claim in the called URL is only a hint: a reason to look the training up at Replicate.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ _HINT: Final = "called-ref"
 
 
 class ForeignRef(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """A genuine webhook of one of our trainings was posted to the address of another one."""
+    """A genuine webhook of one of our trainings was posted to the URL of another one."""
 
     code = "foreign_ref"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What we knew of a training when we asked Replicate for it."""
+    """What we knew of a training when we requested it from Replicate."""
 
     ref: UUID
     destination: ModelName
-    #: How many steps it was asked to train, when its input said so.
+    #: The requested number of steps, if the input states it.
     total_steps: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which of our trainings a webhook is about, as far as that is known."""
+    """The training of ours that a webhook is about, as far as it is known."""
 
-    #: What Replicate repeats of the address that we signed.
+    #: The confirmed claim: Replicate repeats the URL that we signed.
     claim: Claim | None = None
-    #: Our id of a training, by the address that was called alone. Nothing may be decided by it.
+    #: Our id of a training, from the called URL only. Unconfirmed: nothing may be decided by it.
     hint: UUID | None = None
 
 
 def webhook_url(public_url: str, claim: Claim, secrets: Sequence[str]) -> str:
-    """The address that Replicate is to post to, signed with the first of *secrets*."""
+    """Return the webhook URL for Replicate, signed with the first of *secrets*."""
     token = _serializer(tuple(secrets)).dumps([claim.ref.hex, str(claim.destination), claim.total_steps])
     return f"{public_url.rstrip('/')}/webhooks/replicate?ref={token!s}"
 
 
 def read_claim(token: str | None, secrets: Sequence[str]) -> Claim | None:
-    """The claim in *token* if one of *secrets* signed it. A foreign or broken token is no error: None."""
+    """Return the claim in *token* if one of *secrets* signed it, else None: a foreign token is not an error."""
     if not token or len(token) > _MAX_TOKEN or not token.isascii() or not secrets:
         return None
     return _read_claim(token, tuple(secrets))
@@ -71,7 +71,7 @@ def read_claim(token: str | None, secrets: Sequence[str]) -> Claim | None:
 
 @lru_cache(maxsize=1024)
 def _read_claim(token: str, secrets: tuple[str, ...]) -> Claim | None:
-    # A training's webhooks repeat its token twice a second, each of them twice.
+    # Cached, because a training's webhooks arrive twice a second, each with its token in URL and body.
     try:
         match _serializer(secrets).loads(token):
             case [str(ref), str(destination), int() | None as total_steps]:
@@ -83,7 +83,7 @@ def _read_claim(token: str, secrets: tuple[str, ...]) -> Claim | None:
 
 
 def claim_in(address: str | None, secrets: Sequence[str]) -> Claim | None:
-    """The claim in a whole *address*, if it is one that *secrets* signed."""
+    """Return the claim in a webhook URL, or None if none of *secrets* signed it."""
     try:
         tokens = parse_qs(urlsplit(address or "").query, max_num_fields=20).get("ref", [])
     except ValueError:
@@ -93,12 +93,12 @@ def claim_in(address: str | None, secrets: Sequence[str]) -> Claim | None:
 
 def find_origin(training: Training, called: Sequence[str], secrets: Sequence[str]) -> Origin:
     """
-    Which of our trainings *training* is, as Replicate describes it in a webhook.
+    Return the origin of *training*, as reported in a webhook.
 
-    *called* are the tokens of the address that it was posted to.
+    *called* are the ``ref`` tokens of the URL that it was posted to.
 
     Raises:
-        ForeignRef: if Replicate says another one than that address does.
+        ForeignRef: if the training's own webhook URL and the called URL name different trainings.
 
     """
     claim = claim_in(training.webhook, secrets)
@@ -113,7 +113,7 @@ def find_origin(training: Training, called: Sequence[str], secrets: Sequence[str
 
 
 def origin_headers(origin: Origin) -> dict[str, str | int]:
-    """*origin* for a message that waits among our own."""
+    """Encode *origin* as message headers, for a webhook that becomes a dead letter."""
     if origin.claim is None:
         return {} if origin.hint is None else {_HINT: str(origin.hint)}
     claim = origin.claim
@@ -122,7 +122,7 @@ def origin_headers(origin: Origin) -> dict[str, str | int]:
 
 
 def origin_from_headers(headers: Mapping[str, object]) -> Origin:
-    """What `origin_headers` wrote down."""
+    """Decode the origin that `origin_headers` encoded."""
     claim = _claim_from_headers(headers)
     return Origin(claim, None if claim else _uuid(headers.get(_HINT)))
 
