@@ -32,7 +32,7 @@ from shared.contract.events import TrainingEvent
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, claim_in
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.waiting import backoff_seconds, wait_for_any
 
 log = structlog.get_logger()
 
@@ -107,8 +107,8 @@ class Inquiries:
             log.info("inquiry.not_at_replicate", training_id=training_id)
         except DependencyDown as error:
             self._waiting.setdefault(training_id)
-            pause = min(self._pause_seconds * 2.0 ** min(self._failures, 16), _LONGEST_PAUSE_SECONDS)
             self._failures += 1
+            pause = backoff_seconds(self._failures, first=self._pause_seconds, longest=_LONGEST_PAUSE_SECONDS)
             log.warning("inquiry.delayed", training_id=training_id, error=error.code, detail=str(error))
             return max(error.retry_after_seconds or 0.0, pause)
         except ModelswapError as error:

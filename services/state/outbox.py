@@ -10,7 +10,6 @@ too large) is set aside in the table until an operator repairs it.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
@@ -24,7 +23,7 @@ from shared.contract.trace import trace_id_in
 from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing
 from shared.runtime.broker.link import is_stray_cancel
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.waiting import jittered_backoff_seconds, wait_for_any
 
 log = structlog.get_logger()
 
@@ -192,5 +191,4 @@ class Relay:
         self._failures += 1
         self._delay = detail
         log.warning("relay.delayed", error=error, detail=detail, failures=self._failures, **facts)
-        longest = min(self._pause_seconds * 2.0 ** min(self._failures - 1, 16), _LONGEST_PAUSE_SECONDS)
-        return longest * random.random()  # noqa: S311 (jitter, not a secret)
+        return jittered_backoff_seconds(self._failures, first=self._pause_seconds, longest=_LONGEST_PAUSE_SECONDS)

@@ -20,6 +20,7 @@ import structlog
 from shared.contract.errors import UNEXPECTED, DependencyDown, code_of
 from shared.contract.text import clean
 from shared.runtime import telemetry
+from shared.runtime.waiting import backoff_seconds
 
 log = structlog.get_logger()
 
@@ -106,7 +107,7 @@ class SetAside(Generic[K]):
     def add(self, key: K, error: BaseException, *, is_own: bool = True) -> None:
         """Set an item aside; where it is not its *own* error, it waits as well, but is not counted."""
         failures = self._failures(key) + 1
-        seconds = min(self._first_seconds * 2.0 ** min(failures - 1, 32), self._longest_seconds)
+        seconds = backoff_seconds(failures, first=self._first_seconds, longest=self._longest_seconds)
         self._put(key, _Failed(error, failures, self._clock() + seconds, is_own))
         (log.error if is_own else log.warning)(
             "item.set_aside",

@@ -1,14 +1,17 @@
-"""How does one wait for whichever comes first?"""
+"""Waiting: for the first of several events, and between attempts."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
 _CLEAN_UP_SECONDS: Final = 1.0
+#: Beyond it, a doubled second is longer than anybody waits, and no float overflows.
+_MOST_DOUBLINGS: Final = 32
 
 
 class Stopped(Exception):  # noqa: N818 (a signal, not an error)
@@ -44,3 +47,15 @@ async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> 
     finally:
         for waiter in waiters:
             waiter.cancel()
+
+
+def backoff_seconds(failures: int, *, first: float, longest: float) -> float:
+    """Return the seconds to wait after *failures* in a row: *first*, then twice as long each time; 0 after none."""
+    if failures == 0:
+        return 0.0
+    return min(first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), longest)
+
+
+def jittered_backoff_seconds(failures: int, *, first: float, longest: float) -> float:
+    """Return a random wait up to that of `backoff_seconds`, so that many processes do not try at the same time."""
+    return backoff_seconds(failures, first=first, longest=longest) * random.random()  # noqa: S311 (not a secret)

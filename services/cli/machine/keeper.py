@@ -14,6 +14,7 @@ from typing import Final
 from services.cli.machine.children import Children
 from services.cli.machine.stack import Plan
 from services.cli.problem import Problem
+from shared.runtime.waiting import backoff_seconds
 
 _FIRST_DELAY_SECONDS: Final = 0.5
 _LONGEST_DELAY_SECONDS: Final = 30.0
@@ -25,7 +26,7 @@ _MANY: Final = 3
 
 def next_delay(ends: int) -> float:
     """Return the seconds to wait before the start that follows on the last of *ends* quick ends in a row."""
-    return min(_FIRST_DELAY_SECONDS * 2.0 ** min(ends - 1, 10), _LONGEST_DELAY_SECONDS)
+    return backoff_seconds(ends, first=_FIRST_DELAY_SECONDS, longest=_LONGEST_DELAY_SECONDS)
 
 
 class Keeper:

@@ -36,7 +36,7 @@ from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker.link import is_stray_cancel
 from shared.runtime.clock import now
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.waiting import backoff_seconds, wait_for_any
 
 log = structlog.get_logger()
 
@@ -208,7 +208,7 @@ class Reconciler:
         log.warning("reconciler.delayed", error=error, detail=self._trouble, failures=self._failures)
         with suppress(ModelswapError):  # where Postgres is away, /readyz says it
             await self._store.note_trouble(now(), self._trouble, calls_left=int(self._budget.left))
-        pause = min(2.0 ** min(self._failures - 1, 16), self._limits.every.total_seconds())
+        pause = backoff_seconds(self._failures, first=1.0, longest=self._limits.every.total_seconds())
         return max(told_seconds or 0.0, pause)
 
 

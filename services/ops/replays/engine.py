@@ -11,7 +11,6 @@ which another process may have stored one.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -34,7 +33,7 @@ from services.ops.replays.rounds import (
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.topology import Topology
 from shared.runtime.aside import SetAside
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.waiting import jittered_backoff_seconds, wait_for_any
 
 log = structlog.get_logger()
 
@@ -129,8 +128,7 @@ class Engine:
     def _delay(self, error: Exception, failures: int) -> float:
         """Log what holds up all replays; return how long to wait."""
         log.warning("replays.delayed", error=code_of(error), detail=str(error), failures=failures)
-        longest = min(self._pause_seconds * 2.0 ** min(failures - 1, 16), _LONGEST_PAUSE_SECONDS)
-        return longest * random.random()  # noqa: S311 (jitter, not a secret)
+        return jittered_backoff_seconds(failures, first=self._pause_seconds, longest=_LONGEST_PAUSE_SECONDS)
 
 
 def _in_words(error: BaseException) -> str:

@@ -9,7 +9,6 @@ question every half minute, and no delivery's attempts.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -17,6 +16,7 @@ import structlog
 
 from shared.contract.errors import DependencyDown
 from shared.runtime.broker.link import is_stray_cancel
+from shared.runtime.waiting import jittered_backoff_seconds
 
 log = structlog.get_logger()
 
@@ -87,10 +87,9 @@ class CircuitBreaker:
         log.warning("consumer.paused", queue=self._queue, error=error.code, detail=str(error), failures=self._failures)
 
     async def _wait(self) -> None:
-        longest = min(_FIRST_SECONDS * 2.0 ** min(self._failures - 1, 16), _LONGEST_SECONDS)
-        # Full jitter, so that many processes do not ask at the same time; never sooner than we were told.
-        now = asyncio.get_running_loop().time()
-        await asyncio.sleep(max(self._not_before - now, longest * random.random()))  # noqa: S311 (jitter, not a secret)
+        seconds = jittered_backoff_seconds(self._failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS)
+        # Never sooner than we were told.
+        await asyncio.sleep(max(seconds, self._not_before - asyncio.get_running_loop().time()))
 
 
 async def _uncanceled(work: Callable[[], Awaitable[T]]) -> T:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Final
 
 import structlog
@@ -12,9 +11,11 @@ from shared.contract.errors import DependencyDown
 from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Outgoing
 from shared.runtime.broker.publisher import Publisher
+from shared.runtime.waiting import jittered_backoff_seconds
 
 log = structlog.get_logger()
 
+_FIRST_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 1.0
 
 
@@ -53,13 +54,6 @@ class PersistentPublisher:
                         log.warning("publish.delayed", queue=self._queue, error=error.code, detail=str(error))
                     self._refused[this] = str(error)
                 inbox.check()
-                await asyncio.sleep(jitter(failures, _LONGEST_SECONDS))
+                await asyncio.sleep(jittered_backoff_seconds(failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS))
         finally:
             self._refused.pop(this, None)
-
-
-def jitter(failures: int, longest_seconds: float) -> float:
-    """Return a random wait below a bound that doubles with each failure; 0 after a success."""
-    if failures == 0:
-        return 0.0
-    return min(longest_seconds, 0.05 * 2.0 ** min(failures, 16)) * random.random()  # noqa: S311 (jitter, not a secret)

@@ -26,16 +26,17 @@ from shared.runtime.broker.declare import TopologyMismatch, answered, declare
 from shared.runtime.broker.inbox import Inbox, Stale
 from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel, say
 from shared.runtime.broker.message import Delivery
-from shared.runtime.broker.persistent import PersistentPublisher, jitter
+from shared.runtime.broker.persistent import PersistentPublisher
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.clock import now
-from shared.runtime.waiting import Stopped, unless_stopped, wait_for_any
+from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_stopped, wait_for_any
 
 log = structlog.get_logger()
 
 #: Handle and ack one batch; acks go to the inbox that it came from.
 Process = Callable[[Sequence[Delivery], Inbox], Awaitable[None]]
 
+_RECONNECT_FIRST_SECONDS: Final = 0.1
 _RECONNECT_LONGEST_SECONDS: Final = 10.0
 _CANCEL_SECONDS: Final = 1.0
 
@@ -127,7 +128,10 @@ class Subscription:
                     failures += 1
                     self._away = "the connection to RabbitMQ was lost"
                     log.warning("consumer.disconnected", queue=self._queue, error="the connection was lost")
-                await wait_for_any(stopping, seconds=jitter(failures, _RECONNECT_LONGEST_SECONDS))
+                pause = jittered_backoff_seconds(
+                    failures, first=_RECONNECT_FIRST_SECONDS, longest=_RECONNECT_LONGEST_SECONDS
+                )
+                await wait_for_any(stopping, seconds=pause)
         finally:
             await self._drain()
 
