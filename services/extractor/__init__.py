@@ -1,6 +1,6 @@
 """
-Finished trainings in, verified models out. No database.
+Finds and verifies the models of finished trainings. No database.
 
 Walk: `handler` (one delivery) → `outputs` (which model ref does the output name?) → `verify` (does it work?) →
-`ModelReady`, or an error that says why not.
+`ModelReady`, or an error with the reason.
 """

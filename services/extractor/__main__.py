@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class Api(Trainings, Models, Protocol):
-    """All that is asked of Replicate."""
+    """The calls to Replicate's API."""
 
 
 async def run(settings: ExtractorSettings, stopping: asyncio.Event) -> None:

@@ -1,4 +1,4 @@
-"""What would become of a message here? Edge: ``POST /preview``, for operators' tools; nothing is published."""
+"""``POST /preview``: dry run of a message's handler, for operators' tools. Edge; nothing is published."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = structlog.get_logger()
 
 
 class Handler(Protocol):
-    """What a delivery is handed to; here, one that pays for nothing."""
+    """Handles one delivery without costs."""
 
     async def handle(self, envelope: Envelope) -> Sequence[Event]: ...
 
 
 def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> Api:
-    """The API. Whatever *handler* refuses is an answer like any other; where Replicate is away, so is that."""
+    """Create the API. An error of *handler*, such as Replicate being down, is a regular answer of a preview."""
 
     async def preview(body: Message) -> Answer:
         """The events that would follow from an event's message, or how its delivery would fail."""
@@ -33,7 +33,7 @@ def create_api(handler: Handler, *, api_tokens: Sequence[str]) -> Api:
             envelope = body.decode()
             events = await handler.handle(envelope)
         except Exception as error:
-            # A bug is what the delivery would meet, too.
+            # A real delivery would fail on the same bug, so it is a valid answer.
             if not isinstance(error, ModelswapError):
                 log.exception("preview.broken")
             return Answer(refusal=Refusal.of(error))

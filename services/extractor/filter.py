@@ -1,4 +1,4 @@
-"""What does the parser of outputs answer to one line of JSON? Pure: for ``modelswap extract``."""
+"""``modelswap extract``: runs the output parser on one line of JSON. Pure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def extract_line(line: str) -> str:
 
 def extract(training: Training, destination: ModelName | None) -> Found:
     """
-    The model ref that *training* names, if it succeeded.
+    Return the model ref that the output of *training* names.
 
     Raises:
-        NoModel: if it did not, or names none that may be believed.
+        NoModel: if the training did not succeed, or its output names no acceptable model ref.
 
     """
     if training.status not in TrainingStatus.__members__.values():
@@ -41,7 +41,7 @@ def _respond(document: Mapping[str, Any]) -> Mapping[str, Any]:
     training = document.get("training")
     if not isinstance(training, dict):
         raise BadLine("training must be an object")
-    # Replicate's own id is not what a line is told apart by; one without it is read as well.
+    # A line is identified by its own id; Replicate's id in the training is optional here.
     whole = decode_training(json.dumps({**training, "id": training.get("id") or "unnamed"}).encode())
     found = extract(whole, _destination(document.get("destination")))
     return {"model": str(found.model.model), "version": found.model.version}

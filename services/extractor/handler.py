@@ -1,9 +1,9 @@
 """
-Which model came out of a training, and does it work? One delivery in, the events that follow out.
+Extractor: finds and verifies the model of a succeeded training. One delivery in, the follow-up events out.
 
-The output names the model; what it does not say (half a version, or an output too large to carry) Replicate is asked.
-Then the model passes the gate, or an error says why not, and the runtime decides whether to try again. When that gives
-up, the failure is an event too.
+The output names the model. What it leaves open (a truncated version, an output too large for an event) is looked up at
+Replicate. Then the model is verified. An error makes the runtime retry or dead-letter the delivery; with the dead
+letter, `extraction.failed` is published.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from shared.replicate.training import Training, TrainingStatus
 
 
 class NotSucceeded(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Replicate says that the training did not succeed: there is no model to look for."""
+    """The training did not succeed at Replicate, so it has no model."""
 
     code = "training_not_succeeded"
 
 
 class Trainings(Replicate, Protocol):
-    """What is asked of Replicate."""
+    """The calls to Replicate's API."""
 
     async def get_training(self, training_id: str) -> Training: ...
 
 
 class Verify(Protocol):
-    """The gate: `Gate.verify`, or `Gate.check_without_run` (a preview pays for no run)."""
+    """Verifies a model: `Gate.verify`, or `Gate.check_without_run` in a preview, which pays for no run."""
 
     async def __call__(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]: ...
 
 
 class Extractor:
-    """Turns succeeded trainings into models that work."""
+    """Handles `TrainingSucceeded` and `ExtractionRequested`."""
 
     def __init__(self, replicate: Trainings, verify: Verify, *, monotonic: Callable[[], float]) -> None:
         self._replicate = replicate
@@ -63,9 +63,9 @@ class Extractor:
 
     async def handle(self, envelope: Envelope) -> Sequence[Event]:
         """
-        The model of the training that *envelope* is about, verified; an error if there is none.
+        Return `ModelReady` for the training of *envelope*; raise an error if it has no verified model.
 
-        Where all that is missing is the destination, which state knows, it is told so and asks again.
+        If only the destination is missing, return `ExtractionFailed`: state knows it and requests the extraction again.
         """
         began = self._monotonic()
         match envelope.event:
@@ -90,14 +90,14 @@ class Extractor:
         return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
 
     def is_answer(self, events: Sequence[Event]) -> bool:
-        """Did Replicate have to answer for *events*? That a destination is unknown is said without asking."""
+        """Return whether *events* prove that Replicate is up; a missing destination is reported without calling it."""
         return any(isinstance(event, ModelReady) for event in events)
 
     def on_dead_letter(self, envelope: Envelope, error: Exception) -> Sequence[Event]:
         """Return the public event that reports the delivery of *envelope*, which becomes a dead letter."""
         match envelope.event:
             case (TrainingSucceeded() | ExtractionRequested()) as event:
-                # An error without a name has a text that was not written for everybody's eyes.
+                # The event is public; the text of an unexpected exception may hold secrets.
                 detail = clean(str(error)) if isinstance(error, ModelswapError) else type(error).__name__
                 return [_failed(event, code_of(error), detail)]
         return []
@@ -118,11 +118,11 @@ class Extractor:
             run = Run(event.training_id, event.started_at, None, now)
             return await self._find(event.output, event.destination, None, event.trainer_version, run)
         if training.status in (TrainingStatus.STARTING, TrainingStatus.PROCESSING):
-            # Somebody was told that it succeeded: what Replicate answers may lag behind what it posts.
+            # We were told that it succeeded: Replicate's API may lag behind its webhooks.
             raise NotThereYet(f"training {training.id} is still {training.status!r} at Replicate")
         if training.status != TrainingStatus.SUCCEEDED:
             raise NotSucceeded(f"training {training.id} is {training.status!r} at Replicate")
-        # Replicate deletes outputs after a while; what was received then still counts.
+        # Replicate deletes outputs after a while; then the stored output is used.
         return await self._find(
             event.output if training.output is None else training.output,
             event.destination,

@@ -1,11 +1,11 @@
 """
-Which version did a training make whose output does not name it? Asks Replicate's lists; nothing is taken on a guess.
+Looks up the version of a training whose output does not name it, in Replicate's lists. Never guesses.
 
-A version can be the training's if Replicate registered it while the training ran or soon after its end. It is taken if
-it is the only one, and if no other training of the account can have made it:
+A version can be the training's if Replicate registered it while the training ran or soon after its end. It is used if
+it is the only such version, and no other training of the account made it. Of another training that ended then:
 
-    its output names the version               another training made it: `NoModel`
-    it ended then too, its output names none   it is told as a rival; state knows where those lie that are registered
+    its output names the version    that training made it: `NoModel`
+    its output leaves it open       it is reported as a rival; state knows the destinations of registered trainings
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
 from shared.replicate.version import REGISTERED_WITHIN, Version
 
-#: A version is listed that long after its training's end at the latest; after that, *not yet* is *never*.
+#: A version is listed at the latest this long after its training's end. Later, a missing version is a permanent error.
 _LISTED_WITHIN: Final = timedelta(minutes=15)
-#: No training takes longer.
+#: Upper bound for the duration of a training.
 _LONGEST_TRAINING: Final = timedelta(days=1)
-#: The list of trainings is followed this far: a thousand trainings.
+#: Pages of the account's trainings that are read: a thousand trainings.
 _MAX_PAGES: Final = 10
 _MAX_RIVALS: Final = 100
 
 
 class Page(Protocol):
-    """Some trainings, newest first, and where the next ones are."""
+    """One page of trainings, newest first, with the cursor of the next page."""
 
     @property
     def trainings(self) -> Sequence[Training]: ...
@@ -50,7 +50,7 @@ class Page(Protocol):
 
 
 class Replicate(Protocol):
-    """What is asked of Replicate."""
+    """The calls to Replicate's API."""
 
     async def list_versions(self, model: ModelName) -> list[Version]: ...
 
@@ -64,17 +64,17 @@ class Run:
     training_id: str
     started_at: datetime | None
     completed_at: datetime | None
-    #: When its version is looked up.
+    #: Time of the lookup.
     now: datetime
 
 
 async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
     """
-    The version that *run* made.
+    Return the version that *run* made.
 
     Raises:
-        NotThereYet: if it may still be listed.
-        NoModel: if none, or more than one, can be it, or if another training can have made it.
+        NotThereYet: if it may be listed later.
+        NoModel: if no version fits, several fit, another training made it, or too many other trainings may have.
 
     """
     try:
@@ -111,7 +111,7 @@ async def _trainings_since(moment: datetime, lookup: NeedsLookup, replicate: Rep
 
 
 def _may_have_made(other: Training, ref: ModelRef, made_at: datetime) -> bool:
-    """Can *other* have made *ref*, by its times and by what its output leaves open? A missing time leaves it open."""
+    """Return whether *other* may have made *ref*, by its times and its output. A missing time does not exclude it."""
     if other.status != TrainingStatus.SUCCEEDED:
         return False
     if _names(other, ref):

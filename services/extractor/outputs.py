@@ -1,16 +1,16 @@
 """
-Which model does the output of a succeeded training name? Pure.
+Output parser: finds the model ref that the output of a succeeded training names. Pure.
 
     output ──PLACES──▶ texts ──SPELLINGS──▶ answers ──▶ one model ref, or `NoModel` with the reason
 
-Replicate documents no shape for a training's output, so what has been seen is listed here: `PLACES` says where in an
-output an answer may stand, `SPELLINGS` how a text may name a version. A new one is a function, a word in its tuple and
-a sample in ``tests/fixtures/outputs``.
+Replicate does not document the shape of a training's output, so the observed shapes are listed here: `PLACES` are the
+places in an output that may name a model, `SPELLINGS` the ways in which a text may name it. To add one, write a
+function, add it to its tuple, and add a sample to ``tests/fixtures/outputs``.
 
-What is found must add up to one version of one model: of the destination, where that is known. Answers may complete
-and repeat each other; where they contradict each other, none is taken. Text that names no version at all (a label, the
-address of a file) contradicts nothing, text that can not be read but holds another version does. Case is folded and
-outer white space stripped, beyond that nothing is repaired, and no address is ever fetched.
+All answers together must name one version of one model: the destination, if that is known. Answers may complete or
+repeat each other; if they contradict each other, none is used. Text without a version (a label, the URL of a file)
+contradicts nothing; unreadable text that contains another version does. Case is folded and outer white space stripped;
+nothing else is repaired, and no URL is ever fetched.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from shared.replicate.version import REGISTERED_WITHIN, Version
 
 
 class NoModel(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """The output names no model ref, or none that may be believed. Its code says why."""
+    """The output names no acceptable model ref. The error code tells why."""
 
     code = "no_model"
 
 
 class NeedsDestination(NoModel):
-    """The output names a version, but not of which model: of the training's destination, which is not known here."""
+    """The output names a version without its model, and the training's destination is not known here."""
 
 
 class NeedsLookup(NoModel):
-    """The output names a model, but only the beginning of its version or none: Replicate's list may tell the rest."""
+    """The output names a model, but at most a prefix of its version. Replicate's list may complete it."""
 
-    #: What an operator can do where the list does not tell.
+    #: Advice for the operator if the list does not help.
     advice = "Look at the training at Replicate before replaying"
 
     def __init__(self, message: str, *, code: str, model: ModelName, prefix: str | None) -> None:
         super().__init__(message, code=code)
         self.model = model
-        #: How the version begins; None when the output does not say.
+        #: Prefix of the version; None if the output names none.
         self.prefix = prefix
 
 
 class NoOutput(NeedsLookup):
-    """There is no output: Replicate may have removed it. Its list of the destination's versions may still tell."""
+    """There is no output: Replicate may have deleted it. The version may still be in its list of versions."""
 
     advice = (
         "Look at the versions of the destination at Replicate. If you know which one this training made, name it in "
@@ -65,28 +65,28 @@ class NoOutput(NeedsLookup):
 
 
 class NotListed(NoModel):
-    """None of the versions that Replicate lists can be it. The list may lag behind its trainings."""
+    """None of the listed versions fits. The list may lag behind the trainings."""
 
     code = "version_not_listed"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model ref, and which shape of output named it."""
+    """A model ref, and the shape of output that named it."""
 
     model: ModelRef
     shape: str
-    #: Did only Replicate's list say which version it is? The beginning of one is said by the output.
+    #: True if the version was found in Replicate's list alone: the output names not even a prefix of it.
     looked_up: bool = False
-    #: When Replicate registered the version, where that told which one it is.
+    #: When Replicate registered the version, if that time identified it.
     made_at: datetime | None = None
-    #: The ids of other trainings that can have made it, by all that Replicate says of them.
+    #: Ids of other trainings that may have made it, by Replicate's data.
     rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What one text says; each half may be missing, and the version may be just its beginning."""
+    """What one text names; model or version may be missing, and the version may be a prefix."""
 
     model: ModelName | None
     version: str | None
@@ -97,15 +97,15 @@ def find_model(
     output: JsonValue, *, destination: ModelName | None, trainer: str | None, trainer_version: str | None
 ) -> Found:
     """
-    The model ref that *output* names.
+    Return the model ref that *output* names.
 
-    *trainer* and *trainer_version* are what Replicate calls a training's ``model`` and ``version``: never the result.
+    *trainer* and *trainer_version* are the training's ``model`` and ``version`` at Replicate: never the result.
 
     Raises:
-        NeedsDestination: if it names a version, but not of which model.
-        NeedsLookup: if it names a model without a whole version; `resolve` may complete it.
-        NoModel: if it names none, several, or one that can not be this training's. Its text begins with the output's
-            shape, by which letters are grouped.
+        NeedsDestination: if it names a version, but no model.
+        NeedsLookup: if it names a model, but no complete version; `resolve` may complete it.
+        NoModel: if it names none, several, or one that cannot be this training's. The text begins with the output's
+            shape, by which dead letters are grouped.
 
     """
     try:
@@ -163,12 +163,13 @@ def resolve(
     completed_at: datetime | None = None,
 ) -> ModelRef:
     """
-    The only one of a model's *versions* that a training between *started_at* and *completed_at* can have made.
+    Return the only one of *versions* that a training between *started_at* and *completed_at* can have made.
 
-    The newest version is not good enough: where several trainings share a destination, it may be somebody else's.
+    The newest version is not good enough: if several trainings share a destination, it may be another user's.
 
     Raises:
-        NoModel: if none of them can be it, or several can.
+        NotListed: if none fits.
+        NoModel: if several fit, or the dates needed to decide are missing.
 
     """
     if lookup.prefix is None and (started_at is None or any(version.created_at is None for version in versions)):
@@ -191,7 +192,7 @@ def _fits(version: Version, prefix: str | None, started_at: datetime | None, com
     return version.id.startswith(prefix or "") and not is_older and not is_younger
 
 
-# Places: where in an output an answer may stand.
+# Places in an output that may name a model or version.
 
 
 def plain_text(part: JsonValue) -> Iterable[JsonValue]:
@@ -200,12 +201,12 @@ def plain_text(part: JsonValue) -> Iterable[JsonValue]:
 
 
 def version_field(part: JsonValue) -> Iterable[JsonValue]:
-    """``{"version": "owner/name:version"}``, and by its other names"""
+    """``{"version": "owner/name:version"}``, or the field's other names"""
     return [value for value in _version_fields(part) if not isinstance(value, dict)]
 
 
 def version_object(part: JsonValue) -> Iterable[JsonValue]:
-    """``{"version": {"id": "version"}}``, which may say of which model"""
+    """``{"version": {"id": "version"}}``, which may name the model too"""
     for value in _version_fields(part):
         if isinstance(value, dict):
             yield value.get("id")
@@ -213,12 +214,12 @@ def version_object(part: JsonValue) -> Iterable[JsonValue]:
 
 
 def model_field(part: JsonValue) -> Iterable[JsonValue]:
-    """``{"model": "owner/name:version"}``, or the name alone beside a version"""
+    """``{"model": "owner/name:version"}``, or only the name, next to a version"""
     return [value for value in _members(part, "model") if isinstance(value, str)]
 
 
 def model_object(part: JsonValue) -> Iterable[JsonValue]:
-    """``{"model": {"owner": "owner", "name": "name"}}``; its ``latest_version`` may be another training's"""
+    """``{"model": {"owner": "owner", "name": "name"}}``; not its ``latest_version``, which may be another training's"""
     return chain.from_iterable(map(owner_and_name, _members(part, "model")))
 
 
@@ -246,21 +247,21 @@ def _version_fields(part: JsonValue) -> Iterator[JsonValue]:
 
 
 def _members(part: JsonValue, *names: str) -> Iterator[JsonValue]:
-    """What *part* has under these names; of a list, its elements."""
+    """Yield the values of these fields of *part*, and the elements of a value that is a list."""
     if isinstance(part, dict):
         for name in names:
             value = part.get(name)
             yield from value if isinstance(value, list) else [value]
 
 
-# Spellings: how a text, in lower case, may name a model and its version.
+# Spellings of a model and its version, in lower-case text.
 
 _MODEL: Final = r"(?P<model>[^/:@?#]+/[^/:@?#]+)"
 # Replicate's pages show the first eight digits.
 _VERSION: Final = r"(?P<version>[0-9a-f]{8,64})"
 _WEB: Final = r"(?:https?://)?"
 _PORT: Final = r"(?::443|:80)?"
-# One more word (a tab, a method), and what a browser appends.
+# One more path segment (a page's tab, an API method), query and fragment.
 _REST: Final = r"(?:/[a-z-]+)?/?(?:[?#].*)?"
 
 _MODEL_REF: Final = re.compile(rf"{_MODEL}(?::{_VERSION})?")
@@ -303,23 +304,23 @@ Spelling = Callable[[str], re.Match[str] | None]
 SPELLINGS: Final[tuple[Spelling, ...]] = (model_ref, bare_version, page_url, api_url, image)
 
 _LONGEST_TEXT: Final = 2048
-#: An output that says more than this is no answer, and whoever waits behind it has waited long enough.
+#: Limit of parts and texts read from one output, to bound the time it takes.
 _MOST_TEXTS: Final = 2000
 _WHOLE: Final = 64
 _SEEN: Final = 80
 _SHORT: Final = re.compile(r"[0-9a-f]{8,64}")
-# What begins within hexadecimal digits is not looked at again: it ends where they do.
+# The lookbehind keeps the search linear: each run of hexadecimal digits is matched once.
 _LONG: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64,}", re.IGNORECASE)
 _EMPTY: Final[tuple[JsonValue, ...]] = (None, "", {}, [])
 _BY_HAND: Final = "Look at the training at Replicate before replaying"
 
 
 def _read(place: str, value: JsonValue) -> _Answer | NoModel:
-    """What *value* says, or why it says nothing."""
+    """Return what *value* names, or the reason why it names nothing."""
     if not isinstance(value, str):
         return NoModel(f"{place}: {_seen(value)} is not text. {_BY_HAND}", code="bad_version_format")
     text = value.strip()
-    # Checked before case is folded: folding turns some look-alikes into plain letters.
+    # Checked before case is folded: folding turns some look-alikes into ASCII letters.
     if text.isascii() and text.isprintable() and len(text) <= _LONGEST_TEXT:
         for spelling in SPELLINGS:
             match = spelling(text.lower())
@@ -351,7 +352,7 @@ def _versions_in(value: JsonValue) -> set[str]:
 
 
 def _seen(value: JsonValue) -> str:
-    """*value* for an error's message: short, and with whatever can not be seen made visible."""
+    """Format *value* for an error's message: short, with invisible characters escaped."""
     if isinstance(value, str):
         return ascii(value[:_SEEN]) + ("…" if len(value) > _SEEN else "")
     return f"a value of type {type(value).__name__}"
@@ -363,12 +364,12 @@ _Thing = TypeVar("_Thing")
 
 
 def _parts(output: JsonValue) -> list[JsonValue]:
-    """The output itself, or its elements; what is JSON inside a string is decoded, once."""
+    """Return the output itself, or its elements; JSON inside a string is decoded, one level deep."""
     return _few(part for element in _elements(output) for part in _decoded(element))
 
 
 def _texts(parts: Sequence[JsonValue]) -> list[tuple[str, JsonValue]]:
-    """What stands in all places of all *parts*, and where."""
+    """Return the values in all places of all *parts*, with the place's name."""
     return _few((place.__name__, value) for part in parts for place in PLACES for value in place(part))
 
 
@@ -398,7 +399,7 @@ def _decoded(value: JsonValue) -> list[JsonValue]:
 
 
 def _object(members: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    """JSON says nothing of a name that comes twice; whoever wrote that may mean either."""
+    """Refuse duplicate names: JSON does not define which value counts."""
     names = dict(members)
     if len(names) != len(members):
         raise ValueError("a name that comes twice")
@@ -406,7 +407,7 @@ def _object(members: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
 
 
 def _may_answer(value: JsonValue) -> bool:
-    """An empty field says nothing, and a file is no version, whatever its address looks like."""
+    """Return whether *value* may name a model: not empty, and not the URL of a file."""
     return bool(value.strip()) and not _is_file(value) if isinstance(value, str) else value is not None
 
 
@@ -464,7 +465,7 @@ def _refuse_trainer(
     trainer: str | None,
     trainer_version: str | None,
 ) -> None:
-    """A trainer that repeats its own name must not become anybody's model."""
+    """Refuse an output that names the trainer itself, which must never become a user's model."""
     if (version and _is_same_version(version, trainer_version)) or (destination is None and _is_same(model, trainer)):
         raise NoModel(
             f"the output names the trainer itself ({_seen(trainer or trainer_version)}), not what it made. {_BY_HAND}",
@@ -473,7 +474,7 @@ def _refuse_trainer(
 
 
 def _is_same_version(version: str, name: str | None) -> bool:
-    """Either may be just the beginning, or a whole reference."""
+    """Return whether both name the same version; either may be a prefix, *name* also a whole model ref."""
     known = (name or "").strip().lower().rpartition(":")[2]
     return known.startswith(version) or (_SHORT.fullmatch(known) is not None and version.startswith(known))
 

@@ -1,4 +1,4 @@
-"""Is this a picture of something? Pure: it decodes bytes and looks at the colours."""
+"""Image check: decodes an image and refuses broken and blank ones. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Final, cast
 from PIL import Image
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP")
-#: More than any model draws for a plain prompt. A small file can claim to be larger than our memory, and while it is
-#: looked at, each pixel takes eight bytes.
+#: More than any model produces for a plain prompt. A small file can claim a size beyond our memory, and decoding takes
+#: eight bytes per pixel.
 _MAX_PIXELS: Final = 4096 * 4096
-#: A line of millions of pixels takes many times its own memory.
+#: A single line of millions of pixels takes many times its own size in memory.
 _MAX_SIDE: Final = 16_384
-#: Out of 255: WebP spreads one colour over as many as 14 shades.
+#: Largest spread of a blank image's channel, out of 255: WebP spreads one colour over up to 14 shades.
 _NOISE: Final = 16
-#: Whatever Pillow raises for a broken file of these formats.
+#: The exceptions that Pillow raises for broken files of these formats.
 _BROKEN: Final = (
     OSError,
     SyntaxError,
@@ -33,14 +33,14 @@ _BROKEN: Final = (
 
 
 class Flaw(StrEnum):
-    """What is wrong with a picture."""
+    """The reason why an image is refused."""
 
-    BROKEN = "broken_image"  #: No PNG, JPEG or WebP, or one that does not decode.
+    BROKEN = "broken_image"  #: Not a PNG, JPEG or WebP, too large, or not decodable.
     BLANK = "blank_image"  #: One flat colour.
 
 
 def find_flaw(data: bytes) -> Flaw | None:
-    """What keeps *data* from being a picture of something, if anything does."""
+    """Return the flaw of the image in *data*, or None."""
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             if max(image.size) > _MAX_SIDE or image.width * image.height > _MAX_PIXELS:

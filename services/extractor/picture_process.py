@@ -1,8 +1,8 @@
 """
-Looks at a picture in a process of its own, with an end to its time and memory. Edge.
+Runs the image check in a process of its own, with limits on time and memory. Edge.
 
-A picture is made by a model that strangers trained. A small file can take 24 s to decode (a JPEG of 3,000 scans) or a
-third of a gigabyte (a PNG of one very long line), and a thread that decodes can not be ended (measured 2026-11).
+The image comes from a model trained by strangers. A small file can take 24 s to decode (a JPEG of 3,000 scans) or a
+third of a gigabyte (a PNG of one very long line), and a decoding thread cannot be killed (measured 2026-11).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Final
 from services.extractor.picture import Flaw, find_flaw
 from shared.contract.errors import TransientError
 
-#: A picture of the most pixels that are looked at takes about a second.
+#: The largest allowed image takes about a second.
 _CPU_SECONDS: Final = 5
-#: Of address space, most of which Python and its libraries only reserve.
+#: Limit of address space, most of which Python and its libraries only reserve.
 _MEMORY_BYTES: Final = 768 * 1024 * 1024
-#: On a machine that is busy, CPU seconds take longer.
+#: Longer than the CPU limit, because the machine may be busy.
 _WALL_SECONDS: Final = 60.0
 _AT_A_TIME: Final = 2
 _FINE: Final = "fine"
@@ -30,7 +30,7 @@ _MODULE: Final = "services.extractor.picture_process"
 
 
 class NotLookedAt(TransientError):  # noqa: N818 (it is a condition, and reads as one)
-    """The picture could not be looked at in time, because this machine is too busy."""
+    """The image could not be checked in time, because this machine is too busy."""
 
     code = "picture_not_looked_at"
 
@@ -40,7 +40,7 @@ _slots = asyncio.Semaphore(_AT_A_TIME)
 
 async def find_flaw_apart(data: bytes) -> Flaw | None:
     """
-    Return what `find_flaw` says of *data*; a picture that takes too much time or memory is broken.
+    Run `find_flaw` on *data* in a process; an image that exceeds the time or memory limit is broken.
 
     Raises:
         NotLookedAt: if this machine is too busy.
@@ -54,7 +54,7 @@ async def find_flaw_apart(data: bytes) -> Flaw | None:
             stdin=pipe,
             stdout=pipe,
             stderr=asyncio.subprocess.DEVNULL,
-            # No secret of ours is where a stranger's picture is decoded.
+            # The process that decodes untrusted data gets no secrets.
             env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         )
         try:
@@ -67,16 +67,16 @@ async def find_flaw_apart(data: bytes) -> Flaw | None:
                 process.kill()
                 await process.wait()
     text = said.decode()
-    # Ended by a limit, it says nothing.
+    # No output: the process was killed by a limit.
     return None if text == _FINE else Flaw(text or Flaw.BROKEN)
 
 
 def main() -> None:
-    """Look at the picture on standard input, within the limits."""
+    """Check the image on standard input, within the limits; write its flaw to standard output."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Ctrl-C is for the process that waits for this one.
+    # Ctrl-C reaches the whole process group; the parent ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     try:

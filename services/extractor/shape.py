@@ -1,9 +1,9 @@
 """
-Which shape has an output? Pure: its names and types, never its values, in a few words that are the same for all alike.
+Describes the shape of an output: its field names and types, never its values. Pure.
 
-Operators read it, and dead letters are grouped by it. So it is short, sorted, and holds nothing that is one user's or
-secret: a list is described by the kinds of things in it, not by how many they are, and a name that may be an id is
-a ``*``.
+Operators read it, and dead letters are grouped by it. So it is short, sorted, equal for equal shapes, and contains no
+user data: a list is described by the types of its elements, not their number, and a name that may be an id becomes
+``*``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Final
 from pydantic import JsonValue
 
 _MOST_PATHS: Final = 8
-#: So much of an output is looked at.
+#: At most this many values of an output are read.
 _MOST_VALUES: Final = 2000
 _DEPTH: Final = 3
-#: Words, such as a programmer gives. Anything else may be an id, a file's name or an address.
+#: Names made of words. Any other name may be an id, a file name or a URL.
 _NAME: Final = re.compile(r"[A-Za-z]+(?:[_-][A-Za-z]+){0,5}")
 _NAME_LENGTH: Final = 32
 
 
 def shape_of(output: JsonValue) -> str:
-    """Such as ``an object with artifact (text), files[].url (text)``."""
+    """Describe *output*, such as ``an object with artifact (text), files[].url (text)``."""
     match output:
         case dict() if output:
             return f"an object with {_members(output)}"
@@ -41,7 +41,7 @@ def _members(value: JsonValue) -> str:
 
 
 def _leaves(value: JsonValue, path: str, depth: int) -> Iterator[str]:
-    """Where something stands that holds nothing more, and what kind of thing."""
+    """Yield the path and type of each leaf."""
     match value:
         case dict() if value and depth:
             for name, member in value.items():

@@ -1,12 +1,12 @@
 """
-Does the model that was found work? The gate before a swap, in three levels of which each includes those above it.
+Gate: verifies that a model works before it is swapped in. Three levels, each including those above it:
 
     exists    Replicate has this version of this model
-    schema    a prompt is all it needs
-    predict   it is run once, with an end to its cost, and draws a picture that is not one flat colour
+    schema    a prompt is its only required input
+    predict   one run of limited cost produces an image that is not one flat colour
 
-*Not yet* and *never* look alike at Replicate: a version may be missing for a while after its training succeeded, a
-model may boot for minutes. So only what is proven bad is refused for good; whatever else goes wrong is tried again.
+Replicate answers alike for *not yet* and *never*: a version may be missing for a while after its training succeeded, a
+model may boot for minutes. So only a model that is proven bad is refused for good; any other failure is retried.
 """
 
 from __future__ import annotations
@@ -29,48 +29,48 @@ from shared.replicate.training import Prediction, TrainingStatus
 from shared.replicate.version import InputSchema, Version
 
 Level = Literal["exists", "schema", "predict"]
-#: Stands for the last check where no run was started (`Gate.check_without_run`).
+#: Reported instead of the last check if no run was started (`Gate.check_without_run`).
 NOT_RUN: Final = "predict: not run"
 
 _PROMPT: Final = "prompt"
 _INPUT: Final[Mapping[str, JsonValue]] = {_PROMPT: "a landscape with hills and a lake, photo"}
-#: Sent along where the model knows it.
+#: Added to the input if the model has the field.
 _CHEAP: Final[Mapping[str, JsonValue]] = {"num_outputs": 1}
 _POLL_SECONDS: Final = 2.0
-#: How long Replicate may take until a new run is in its list and can be read. Nothing is documented.
+#: How long Replicate may take to list a new run and make it readable. Undocumented.
 _LISTED_SECONDS: Final = 60.0
-#: Longer than a delivery takes to come back; Replicate itself forgets a run after an hour.
+#: Longer than the delay of a redelivery; Replicate itself deletes a run after an hour.
 _REMEMBERED_SECONDS: Final = 3600.0
-#: A version never changes, but what it needs may come back (weights, a machine): whoever mended that waits no longer.
+#: A version never changes, but what it depends on (weights, a machine) may be repaired, so a failure expires.
 _BAD_SECONDS: Final = 600.0
 _MOST_REMEMBERED: Final = 5_000
 
 _FILTERED: Final = re.compile(r"nsfw|safety|sensitive|flagged", re.IGNORECASE)
-#: Replicate's own trouble: interrupted runs, and machines that did not start (E6716).
+#: Failures of Replicate, not of the model: interrupted runs, and machines that did not start (E6716).
 _UNLUCKY: Final = re.compile(r"interrupted|please retry|try again later|E6716", re.IGNORECASE)
 
 
 class NotThereYet(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Replicate does not know the version. Right after a training that is normal."""
+    """Replicate does not have the version, which is normal right after a training."""
 
     code = "version_not_there_yet"
 
 
 class Inconclusive(TransientError):  # noqa: N818 (likewise)
-    """Neither proven good nor proven bad. Every further attempt may cost a run, so there are few."""
+    """The model is neither proven good nor bad. Attempts are few, because each may cost a run."""
 
     code = "inconclusive"
     max_attempts = 6
 
 
 class StillRunning(Inconclusive):
-    """It may be booting. The next attempt goes on waiting for the same run."""
+    """The run has not ended; it may be booting. The next attempt waits for the same run."""
 
     code = "still_running"
 
 
 class OutOfReach(Inconclusive):
-    """Its run ended well, but the picture can not be fetched now. The next attempt fetches it, and pays for no run."""
+    """The run succeeded, but its image cannot be fetched now. The next attempt fetches it without a new run."""
 
     code = "picture_out_of_reach"
 
@@ -82,7 +82,7 @@ class DoesNotWork(PermanentError):  # noqa: N818 (likewise)
 
 
 class Models(Protocol):
-    """What is asked of Replicate."""
+    """The calls to Replicate's API."""
 
     async def get_version(self, ref: ModelRef) -> Version: ...
 
@@ -100,12 +100,12 @@ class Models(Protocol):
     async def fetch_output(self, url: str) -> bytes: ...
 
 
-#: Says what keeps bytes from being a picture of something, if anything does.
+#: Checks an image: returns its flaw, or None.
 FindFlaw = Callable[[bytes], Awaitable[Flaw | None]]
 
 
 class Policy(Protocol):
-    """What a model must show, and how much time and money that may take."""
+    """Settings: the level of verification, and its limits of time and cost."""
 
     @property
     def verify_level(self) -> Level: ...
@@ -119,9 +119,9 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A run that proved a model bad, and who had asked for it."""
+    """A run that proved a model bad, and the request that started it."""
 
-    # Not the error itself: that holds its frames, and a picture in them.
+    # Not the error itself: its traceback keeps the image in memory.
     text: str
     code: str
     request_id: UUID | None
@@ -130,29 +130,29 @@ class _Failure:
 
 @dataclass(slots=True)
 class _Memory:
-    """What is known of a model's run, so that a redelivery or a replay does not pay for another."""
+    """Known facts of a model's run, so that a redelivery or a replay does not pay for another run."""
 
     since: float
     prediction_id: str | None = None
-    #: When the run was found or paid for. Until its time is over, that Replicate can not read it means nothing.
+    #: When the run was found or started. A 404 is ignored until it must have ended.
     run_since: float = 0.0
-    #: When the answer to a new run was lost: one may be underway that no list shows yet.
+    #: When the response to a start was lost: a run may be underway that is not listed yet.
     unanswered_since: float | None = None
-    #: Does this process know of all its runs? Else Replicate's list is looked at before another one is paid for.
+    #: Whether this process knows all runs of the model. If not, Replicate's list is read before starting one.
     knows_runs: bool = False
     works: bool = False
     failure: _Failure | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def raise_failure(self, now: float, request_id: UUID | None) -> None:
-        """Say again why the model does not work, unless that is long ago or somebody new wants it tried again."""
+        """Raise the remembered failure, unless it expired or another *request_id* asks for a new run."""
         failure = self.failure
         if failure and now < failure.until and request_id in (None, failure.request_id):
             raise DoesNotWork(f"{failure.text} (seen before, not run again)", code=failure.code)
 
 
 class Gate:
-    """Lets models pass that work."""
+    """Verifies models, and remembers the results of their runs."""
 
     def __init__(
         self,
@@ -172,16 +172,16 @@ class Gate:
 
     async def verify(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
         """
-        The checks that *ref* passed, in order.
+        Verify *ref*; return the checks it passed, in order.
 
-        A run is paid for once. What it proved is remembered: that a model works for an hour, that it does not for ten
-        minutes, or until somebody asks with a *request_id* of their own. A run that another process paid for, or this
-        one before it was killed, or whose answer was lost, is found in Replicate's list, which has it for an hour.
+        A run is paid for once and its result remembered: success for an hour, failure for ten minutes or until another
+        *request_id* asks. A run started by another process, by this one before it was killed, or whose response was
+        lost, is found in Replicate's list, which has it for an hour.
 
         Raises:
-            NotThereYet: if Replicate does not know it.
-            Inconclusive: if it could not be found out.
-            DoesNotWork: if it is proven bad.
+            NotThereYet: if Replicate does not have the version.
+            Inconclusive: if the model is neither proven good nor bad.
+            DoesNotWork: if the model is proven bad.
 
         """
         checks, schema = await self._check_version(ref)
@@ -191,7 +191,7 @@ class Gate:
         return (*checks, "predict")
 
     async def check_without_run(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
-        """As `verify`, but no run is paid for: what one proved before counts, and where none did, that is said."""
+        """Verify *ref* without starting a run: use a remembered result, or report `NOT_RUN` if there is none."""
         checks, schema = await self._check_version(ref)
         if schema is None:
             return checks
@@ -203,7 +203,7 @@ class Gate:
         return (*checks, "predict" if memory.works else NOT_RUN)
 
     async def _check_version(self, ref: ModelRef) -> tuple[tuple[str, ...], InputSchema | None]:
-        """The checks that cost nothing; and what *ref* takes, if it is to be run as well."""
+        """Run the free checks; return those passed, and the input schema if the level requires a run."""
         version = await self._get_version(ref)
         if self._policy.verify_level == "exists":
             return ("exists",), None
@@ -245,7 +245,7 @@ class Gate:
         return self._memories.setdefault(ref, _Memory(since=self._monotonic()))
 
     def _forget(self) -> None:
-        """The oldest first, which costs at most one more run of each."""
+        """Drop expired and surplus memories, oldest first; each costs at most one more run."""
         now = self._monotonic()
         while self._memories:
             oldest = next(iter(self._memories))
@@ -256,12 +256,12 @@ class Gate:
     async def _run(
         self, ref: ModelRef, question: Mapping[str, JsonValue], memory: _Memory, request_id: UUID | None
     ) -> str:
-        """The id of a run of *ref* with that *question*: one that was paid for already, or a new one."""
+        """Return the id of a run of *ref* with the input *question*: an earlier one if possible, else a new one."""
         earlier = None
         if not memory.knows_runs:
-            # Whoever asks anew wants a new one, unless theirs is underway.
+            # A new request wants a new run, unless one is underway.
             earlier = await self._find_run(ref, question, may_have_ended=request_id is None)
-        # Until an answer comes, one may run whose id is not known.
+        # Until the response arrives, a run with an unknown id may exist.
         memory.knows_runs = False
         run_id = earlier or await self._start(ref, question, memory)
         memory.knows_runs, memory.run_since, memory.unanswered_since = True, self._monotonic(), None
@@ -283,11 +283,11 @@ class Gate:
         return prediction.id
 
     async def _find_run(self, ref: ModelRef, question: Mapping[str, JsonValue], *, may_have_ended: bool) -> str | None:
-        """What did not succeed is not worth another look; of what did, the picture may be deleted by now."""
+        """Find a usable run in Replicate's list: one that still runs, or one that succeeded and still has its image."""
         try:
             runs = await self._replicate.list_predictions()
         except (BadAnswer, NotThere):
-            return None  # it costs one more run at the most
+            return None  # costs one more run at most
         for run in runs:
             has_picture = run.status == TrainingStatus.SUCCEEDED and bool(run.output)
             is_useful = not run.has_ended or (may_have_ended and has_picture)
@@ -296,7 +296,7 @@ class Gate:
         return None
 
     async def _wait_for(self, ref: ModelRef, prediction_id: str, since: float) -> Prediction:
-        """Wait for the end of a run. It may be readable only a while after it was paid for, so 404 ends no wait."""
+        """Wait for the end of a run. A new run may be unreadable for a while, so a 404 does not end the wait."""
         deadline = self._monotonic() + self._policy.verify_patience_seconds
         over = since + self._policy.verify_cancel_after_seconds + _LISTED_SECONDS
         while True:
@@ -326,14 +326,14 @@ class Gate:
         except NotThere as error:
             raise Inconclusive(f"{ref}: the picture of its run {prediction.id} is gone ({error})") from error
         except (BadAnswer, DependencyDown) as error:
-            # The model said where its picture is. An address that never answers holds up nobody else's model.
+            # The URL comes from the model's output. One that never responds must not pause the consumer for all.
             raise OutOfReach(f"{ref}: the picture of its run {prediction.id} is out of reach ({error})") from error
         if flaw := await self._find_flaw(picture):
             raise DoesNotWork(f"{ref}: its run {prediction.id} drew nothing: {flaw}", code=flaw)
 
 
 def _is_asked(question: Mapping[str, JsonValue], by: Mapping[str, JsonValue]) -> bool:
-    """Replicate may have added what else the model takes."""
+    """Return whether a run's input contains *question*; Replicate may have added defaults."""
     return all(by.get(name) == value for name, value in question.items())
 
 

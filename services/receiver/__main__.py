@@ -58,7 +58,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
             )
 
         with suppress(Stopped):
-            # The first webhook need not wait for these; both are asked again by each that finds them missing.
+            # Connect before the first webhook. If either fails, each webhook that needs it tries again.
             await unless_stopped(stopping, broker())
             await unless_stopped(stopping, secret())
         endpoint = WebhookEndpoint(

@@ -1,12 +1,12 @@
 """
 The webhook endpoint. Edge: one webhook in, one confirmed message out, nothing stored.
 
-    202  the broker has it                     400  no training, or headers that make no sense
-    401  signature missing, wrong or stale,    413  larger than the limit, or than any message can be
-         or the address of another training
-    503  the broker did not confirm, or no secret is known yet: Replicate tries again, for about a minute
+    202  the broker confirmed the message      400  the body is not a training
+    401  signature missing, malformed, wrong   413  larger than the limit, or than any message can be
+         or stale, or another training's URL
+    503  the broker did not confirm, or no secret is known yet: Replicate retries, for about a minute
 
-A status that nobody knows is answered 202 as well: the whole webhook waits in the dead letters for somebody who does.
+A webhook with an unknown status is answered 202 too: it is kept whole as a dead letter, to be replayed later.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ log = structlog.get_logger()
 
 #: Replicate waits "a few seconds" for an answer.
 ANSWER_SECONDS: Final = 3.0
-#: For the body to arrive; the server itself would wait for ever.
+#: Time for the body to arrive; the server itself has no limit.
 _BODY_SECONDS: Final = 15.0
 _RETRY_AFTER: Final = {"Retry-After": "5"}
-#: How a webhook is answered: what is counted, and alerted on.
+#: Results of webhooks, as counted in metrics and used by alerts.
 _RESULTS: Final = (
     "accepted",
     "foreign_ref",
@@ -63,13 +63,13 @@ _RESULTS: Final = (
 
 
 class TooLarge(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
-    """More bytes than anybody needs to say that a training ended."""
+    """The body is larger than `MODELSWAP_MAX_BODY_BYTES`."""
 
     code = "too_large"
 
 
 class Publisher(Protocol):
-    """Hands a message to the broker and waits for its receipt."""
+    """Publishes a message and waits for the broker's confirm."""
 
     async def publish(self, message: Outgoing) -> None: ...
 
@@ -91,7 +91,7 @@ class WebhookEndpoint:
         try:
             async with asyncio.timeout(_BODY_SECONDS):
                 body = await self._read(request)
-        except (TimeoutError, ClientDisconnect):  # who hung up hears no answer
+        except (TimeoutError, ClientDisconnect):
             return _problem(408, "request-timeout", "the body did not arrive in time")
         except TooLarge as error:
             return _refusal(413, error)
@@ -100,7 +100,7 @@ class WebhookEndpoint:
             envelope = await self._publish(request, body)
         except (BadSignature, ForeignRef, NotATraining) as error:
             return _refusal(400 if isinstance(error, NotATraining) else 401, error)
-        except Unpublishable as error:  # not even as a dead letter; asking for it again would not help
+        except Unpublishable as error:  # not even as a dead letter, so a 5xx and its retries would not help
             return _lost(error)
         except (DependencyDown, TimeoutError) as error:
             return _unavailable(error)
@@ -118,7 +118,7 @@ class WebhookEndpoint:
         return bytes(body)
 
     async def _authenticate(self, request: Request, body: bytes) -> None:
-        """Raw bytes first: nothing is parsed before somebody who knows the secret signed it."""
+        """Verify the signature over the raw *body*, before anything parses it."""
         message_id = _only(request, "webhook-id")
         timestamp = _only(request, "webhook-timestamp")
         signatures = _only(request, "webhook-signature")
@@ -137,7 +137,7 @@ class WebhookEndpoint:
         await self.secrets.check(check)
 
     async def _publish(self, request: Request, body: bytes) -> Envelope | None:
-        """Publish the event that *body* reports; None where the webhook itself is kept whole as a dead letter."""
+        """Publish and return the event that *body* reports; None if the webhook became a dead letter instead."""
         training = decode_training(body)
         called = request.query_params.getlist("ref") if request.scope["query_string"] else ()
         origin = find_origin(training, called, self.ref_secrets)
@@ -154,20 +154,20 @@ class WebhookEndpoint:
 
 
 def create_app(endpoint: WebhookEndpoint, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
-    """The receiver as an application; *routes* are the health routes."""
+    """Create the receiver's ASGI application; *routes* are the health routes."""
     for result in _RESULTS:
         telemetry.webhooks.labels(result)
     app = Starlette(
         routes=[Route("/webhooks/replicate", endpoint.receive, methods=["POST"]), *routes],
         exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
     )
-    # A redirect would name the host that the client says it asked.
+    # A redirect would repeat the Host header, which the client controls.
     app.router.redirect_slashes = False
     return app
 
 
 def _only(request: Request, name: str) -> str:
-    """The one value of a header. Two of them are an attack on whoever reads the other one."""
+    """Return the value of a header. Refuse duplicates: proxies and we might each read a different one."""
     values = request.headers.getlist(name)
     if len(values) > 1:
         raise BadSignature(f"{name} is given twice", code="malformed_headers")
@@ -175,7 +175,7 @@ def _only(request: Request, name: str) -> str:
 
 
 def _as_delivery(request: Request, body: bytes, origin: Origin) -> Delivery:
-    """The webhook itself as a message, with what is known of its origin, so that it is a dead letter like any other."""
+    """Wrap the webhook itself as a delivery with its origin, so that it can be dead-lettered like any message."""
     return Delivery(
         queue=RECEIVER,
         tag=0,

@@ -1,8 +1,8 @@
 """
-Which secrets may sign a webhook? Those that were configured, else the one Replicate shows for this account.
+Webhook secrets: the configured ones, else the account's secret from Replicate's API.
 
-Replicate does not say when a secret changes. So a signature that does not match makes us ask again, at most once a
-minute: forged webhooks must not turn into a flood of calls.
+Replicate does not announce when a secret changes. So a wrong signature fetches the secret again, at most once a minute,
+because forged webhooks must not cause a flood of calls.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from shared.replicate.signature import BadSignature, decode_secret
 log = structlog.get_logger()
 
 _FETCH_AGAIN_SECONDS = 60.0
-#: A webhook waits for this; its sender gives up after a few seconds.
+#: A webhook waits for the fetch, and its sender gives up after a few seconds.
 _FETCH_SECONDS = 2.0
 
 
 class Account(Protocol):
-    """What is asked of Replicate."""
+    """The calls to Replicate's API."""
 
     async def webhook_secret(self) -> str: ...
 
 
 class Secrets:
-    """The secrets that count now."""
+    """The current secrets."""
 
     def __init__(self, configured: Sequence[str], account: Account | None, monotonic: Callable[[], float]) -> None:
         self._known = tuple(configured)
@@ -45,10 +45,10 @@ class Secrets:
 
     async def check(self, verify: Callable[[Sequence[str]], None]) -> None:
         """
-        Run *verify* with the secrets; once more with a fresh one if it refuses and a fresh one may be had.
+        Run *verify* with the secrets; after a wrong signature, fetch the secret and run it once more if it changed.
 
         Raises:
-            BadSignature: if it refuses all the same.
+            BadSignature: if *verify* refuses.
             DependencyDown: if no secret is known, because Replicate does not answer.
 
         """
@@ -60,13 +60,13 @@ class Secrets:
         try:
             verify(tried)
         except BadSignature as error:
-            # Only a wrong signature may mean a rotated secret; a stale or missing one means nothing new.
+            # Only a wrong signature can mean a rotated secret; a stale or missing one cannot.
             if error.code != BadSignature.code or not await self.refresh() or self._known == tried:
                 raise
             verify(self._known)
 
     async def refresh(self) -> bool:
-        """Ask Replicate, unless that was done within the last minute; True if there is an answer to try."""
+        """Fetch the secret, at most once a minute; return False if there is no account or the fetch failed."""
         if self._account is None:
             return False
         async with self._asking:
