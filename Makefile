@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+BENCH_VENV   := .venv-bench
+BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-bench.txt | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check rules fmt unit integration end-to-end chaos bench constraints env clean
@@ -51,8 +53,17 @@ test: check ## everything, as CI runs it
 fmt: setup ## put the code in form
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: setup ## how fast, beside what most would write
-	@$(BIN)/python -m tests.bench.pipeline
+bench: bench-setup ## how fast, beside a plain pipeline, FastStream, taskiq and Celery
+	@if [ -e $(BENCH_STAMP) ]; then venv=$(BENCH_VENV); else venv=$(VENV); fi; $$venv/bin/python -m tests.bench.pipeline
+
+bench-backlog: setup ## a backlog of 100,000 drained, and a million rows stored (ten minutes or more)
+	@$(BIN)/python -m tests.bench.backlog
+
+# The peers come into an environment of their own: one of them needs a package older than the tools here do. Where they
+# cannot be installed, the plain pipeline alone is compared with.
+bench-setup: setup
+	@test -e $(BENCH_STAMP) || { PYTHON="$(PYTHON)" sh deploy/setup.sh $(BENCH_VENV) constraints-bench.txt && \
+		rm -f $(BENCH_VENV)/.ready-* && touch $(BENCH_STAMP); } || echo "bench: the peers are left out"
 
 env: ## .env for docker compose, with fresh random secrets
 	@sh deploy/make_env.sh
@@ -60,6 +71,9 @@ env: ## .env for docker compose, with fresh random secrets
 constraints: ## pin anew what pyproject.toml asks for (needs uv)
 	@uv pip compile pyproject.toml --group dev --extra dev-postgres --universal --python-version 3.11 \
 		--generate-hashes --no-header --quiet -o constraints.txt
+	@cp constraints.txt constraints-bench.txt # the same versions, wherever the peers allow it
+	@uv pip compile pyproject.toml --group bench --extra dev-postgres --universal --python-version 3.11 \
+		--generate-hashes --no-header --quiet -o constraints-bench.txt
 
 clean: ## remove what setup and the tools made
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

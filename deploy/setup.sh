@@ -1,8 +1,10 @@
 #!/bin/sh
-# Makes a virtual environment from hashed constraints: sh deploy/setup.sh .venv   (usually by `make setup`)
+# Makes a virtual environment from hashed constraints, usually by `make setup`:
+# sh deploy/setup.sh .venv [constraints.txt]
 # Says what is missing and what to type when it can not.
 set -eu
 venv=$1
+constraints=${2:-constraints.txt}
 python=${PYTHON:-python3}
 
 fail() { echo "setup: $1" >&2; exit 1; }
@@ -27,9 +29,9 @@ else
     fail "this Python has neither ensurepip nor pip. Type: sudo apt-get install -y python3-venv"
 fi
 
-echo "setup: installing $(grep -c '^[a-z]' constraints.txt) packages, each checked against its hash (a minute or two)"
+echo "setup: installing $(grep -c '^[a-z]' "$constraints") packages, each checked against its hash (a minute or two)"
 # The file is complete, so nothing is left to resolve.
-pip install -qq --disable-pip-version-check --no-deps --require-hashes -r constraints.txt ||
+pip install -qq --disable-pip-version-check --no-deps --require-hashes -r "$constraints" ||
     fail "pip could not install them; its reason stands above. Is there a network? Behind a mirror, type: PIP_INDEX_URL=https://… make setup"
 pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 echo "setup: done"
