@@ -9,7 +9,7 @@ BENCH_VENV   := .venv-bench
 BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-bench.txt | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt unit integration end-to-end chaos bench constraints env clean
+.PHONY: help setup demo up test check rules fmt unit integration end-to-end chaos bench bench-backlog constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -53,17 +53,15 @@ test: check ## everything, as CI runs it
 fmt: setup ## put the code in form
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: bench-setup ## how fast, beside a plain pipeline, FastStream, taskiq and Celery
-	@if [ -e $(BENCH_STAMP) ]; then venv=$(BENCH_VENV); else venv=$(VENV); fi; $$venv/bin/python -m tests.bench.pipeline
-
-bench-backlog: setup ## a backlog of 100,000 drained, and a million rows stored (ten minutes or more)
-	@$(BIN)/python -m tests.bench.backlog
-
-# The peers come into an environment of their own: one of them needs a package older than the tools here do. Where they
-# cannot be installed, the plain pipeline alone is compared with.
-bench-setup: setup
+# The peers come into an environment of their own: one of them needs an older package than the tools here do. Where they
+# cannot be installed, modelswap is compared with the plain pipeline alone.
+bench: setup ## how fast, beside a plain pipeline, FastStream, taskiq and Celery
 	@test -e $(BENCH_STAMP) || { PYTHON="$(PYTHON)" sh deploy/setup.sh $(BENCH_VENV) constraints-bench.txt && \
 		rm -f $(BENCH_VENV)/.ready-* && touch $(BENCH_STAMP); } || echo "bench: the peers are left out"
+	@if [ -e $(BENCH_STAMP) ]; then venv=$(BENCH_VENV); else venv=$(VENV); fi; $$venv/bin/python -m tests.bench.pipeline
+
+bench-backlog: setup ## a backlog of 100,000 drained, and the cost beside a million stored trainings
+	@$(BIN)/python -m tests.bench.backlog
 
 env: ## .env for docker compose, with fresh random secrets
 	@sh deploy/make_env.sh
