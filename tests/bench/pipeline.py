@@ -57,7 +57,7 @@ async def main(pipelines: Sequence[Pipeline], servers: Servers, plan: Plan, say:
         lines, cost = first.log_lines_per_training, line_us()
         say.print(f"of its CPU, logs take {lines * cost:.0f} µs per training: {lines:.1f} lines of {cost:.0f} µs")
     if others:
-        say.print(summary(results))
+        say.print(summary(results), soft_wrap=True)
 
 
 if __name__ == "__main__":
