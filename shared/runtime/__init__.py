@@ -1,1 +1,1 @@
-"""What a process stands on. Edge: settings, logs, broker, Postgres, health, lifecycle."""
+"""Runtime of all processes: settings, logs, broker, Postgres, health, lifecycle. Edge."""

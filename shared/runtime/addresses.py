@@ -1,8 +1,7 @@
 """
-Is this an address that the libraries can use? Each of them raises errors of its own for one that it can not.
+Validates URLs of brokers, databases and APIs, because each library fails on an invalid one with errors of its own.
 
-Functions return what they were given, or raise `ValueError` with a sentence that shows nothing of it: it may hold a
-password.
+Functions return their argument, or raise `ValueError` with a text that does not quote it: it may contain a password.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _AMQP_FORM: Final = "is not an address like amqp://user:password@host:5672/vhost
 _POSTGRES_FORM: Final = "is not an address like postgresql://user:password@host:5432/database"
 _HTTP_FORM: Final = "is not an address like https://example.com"
 
-#: AMQP counts the length of a name in one byte.
+#: AMQP encodes the length of a name in one byte.
 _VHOST_BYTES: Final = 255
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
 _NUMBERS: Final = re.compile(r"[0-9]+(\.[0-9]+){3}")
@@ -26,7 +25,7 @@ _HOST_BYTES: Final = 253
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})|%00")
 _BLANK: Final = re.compile(r"[\x00-\x20\x7f-\xa0\ud800-\udfff]")
 
-#: Parameters of a broker's address, and of a database's, that name a file.
+#: URL parameters of brokers and databases that name a file.
 _AMQP_FILES: Final = ("cafile", "capath", "certfile", "keyfile")
 _POSTGRES_FILES: Final = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile")
 _AMQP_CHOICES: Final = {"auth": ("plain", "external")}
@@ -37,7 +36,7 @@ _POSTGRES_CHOICES: Final = {
 
 
 def is_host(text: str) -> bool:
-    """Can *text*, without brackets, be the name or the number of a machine?"""
+    """Return whether *text*, without brackets, is a valid host name or IP address."""
     try:
         if ":" in text or _NUMBERS.fullmatch(text):
             ip_address(text)
@@ -50,7 +49,7 @@ def is_host(text: str) -> bool:
 
 
 def http_url(url: str) -> str:
-    """An API's address, without the slash at its end."""
+    """Validate an API's URL; return it without a trailing slash."""
     parts = _split(url, _HTTP_FORM)
     if parts.scheme not in ("http", "https") or parts.query or parts.fragment or not _is_server(parts.netloc):
         raise ValueError(_HTTP_FORM)
@@ -60,7 +59,7 @@ def http_url(url: str) -> str:
 
 
 def amqp_url(url: str) -> str:
-    """A broker's address."""
+    """Validate a broker's URL."""
     parts = _split(url, _AMQP_FORM)
     if parts.scheme not in ("amqp", "amqps") or parts.fragment:
         raise ValueError(_AMQP_FORM)
@@ -75,7 +74,7 @@ def amqp_url(url: str) -> str:
 
 
 def postgres_url(url: str) -> str:
-    """A database's address; it may name several servers, or none, where a socket is meant."""
+    """Validate a database's URL; it may name several servers, or none for a Unix socket."""
     parts = _split(url, _POSTGRES_FORM)
     if parts.scheme not in ("postgres", "postgresql") or parts.fragment:
         raise ValueError(_POSTGRES_FORM)

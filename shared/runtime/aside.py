@@ -1,9 +1,9 @@
 """
-Items of a loop that failed: set aside, so that no item ends the work on the others. Edge: keeps the time.
+Failed items of a loop: set aside with a backoff, so that one item never blocks the others. Edge: reads the clock.
 
-    the item's own error           set aside: counted, logged, shown, and tried again after a pause that doubles
-    DependencyDown                 of all items, unless another passed meanwhile and the error may concern one alone:
-                                   then as above. Otherwise the item comes last the next time, and nothing is counted
+    the item's own error           set aside: counted, logged, shown, and retried after a pause that doubles
+    DependencyDown                 not the item's fault, unless another item passed meanwhile and the error may concern
+                                   one item only: then as above. Otherwise the item comes last next time, not counted
 
 Kept in memory: after a restart each item is tried once more, and set aside again if it still fails.
 """
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 _FIRST_SECONDS: Final = 5.0
 _LONGEST_SECONDS: Final = 3600.0
-#: An item that is due, but not met again for this long, is gone.
+#: An item that is due, but was not retried for this long, no longer exists.
 _GONE_SECONDS: Final = 3600.0
-#: So many items in a row that found a dependency down: it is down for the rest as well.
+#: After this many items in a row found a dependency down, the rest is not tried.
 _ENOUGH_DOWN: Final = 2
 
 
@@ -40,22 +40,22 @@ class _Failed:
     error: BaseException
     failures: int
     again_at: float
-    #: Is it the item that is at fault?
+    #: Whether the item itself is the cause.
     is_own: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[T]):
-    """What came of work on many items."""
+    """The result of work on many items."""
 
-    #: Those that were set aside, and why.
+    #: The items that were set aside, with their errors.
     set_aside: Sequence[tuple[T, Exception]] = ()
-    #: The dependency that kept some from being worked on.
+    #: The dependency that was down for some items, or None.
     down: DependencyDown | None = None
 
 
 class SetAside(Generic[K]):
-    """The items of one loop that failed. An item is known by its key, and called by ``str`` of that."""
+    """The failed items of one loop. An item is identified by its key, and logged as the key's ``str``."""
 
     def __init__(
         self,
@@ -74,38 +74,38 @@ class SetAside(Generic[K]):
         telemetry.set_aside.labels(loop).set_function(lambda: len(self))
 
     def __len__(self) -> int:
-        """How many items are set aside."""
+        """Return how many items are set aside."""
         oldest = self._clock() - _GONE_SECONDS
         self._failed = {key: failed for key, failed in self._failed.items() if failed.again_at > oldest}
         return sum(failed.is_own for failed in self._failed.values())
 
     def check(self) -> str | None:
-        """How many items are set aside and why the last of them was, without their ids; None: none is."""
+        """Return how many items are set aside and the last one's error code, without ids; None if there are none."""
         own = [failed for failed in self._failed.values() if failed.is_own]
         return f"{len(own)} set aside, the last for {code_of(own[-1].error)}" if own and len(self) else None
 
     def is_waiting(self, key: K) -> bool:
-        """Is it too soon to try this item again?"""
+        """Return whether it is too early to retry this item."""
         failed = self._failed.get(key)
         return failed is not None and failed.again_at > self._clock()
 
     def waiting(self) -> list[K]:
-        """All items that are not to be tried now."""
+        """Return all items that must not be retried yet."""
         now = self._clock()
         return [key for key, failed in self._failed.items() if failed.again_at > now]
 
     def error_of(self, key: K) -> BaseException | None:
-        """Why an item failed last; None: it did not, or has passed since."""
+        """Return an item's last error; None if it has not failed, or has passed since."""
         failed = self._failed.get(key)
         return None if failed is None else failed.error
 
     def next_seconds(self) -> float | None:
-        """How long until an item may be tried again; None: none waits."""
+        """Return how long until the next item may be retried; None if none is waiting."""
         waits = [self._failed[key].again_at for key in self.waiting()]
         return min(waits) - self._clock() if waits else None
 
     def add(self, key: K, error: BaseException, *, is_own: bool = True) -> None:
-        """Set an item aside; where it is not its *own* error, it waits as well, but is not counted."""
+        """Set an item aside; if *is_own* is false it waits too, but is not counted as failed."""
         failures = self._failures(key) + 1
         seconds = backoff_seconds(failures, first=self._first_seconds, longest=self._longest_seconds)
         self._put(key, _Failed(error, failures, self._clock() + seconds, is_own))
@@ -121,17 +121,17 @@ class SetAside(Generic[K]):
         )
 
     def discard(self, key: K) -> None:
-        """An item passed, or is gone."""
+        """Forget an item that passed or no longer exists."""
         failed = self._failed.pop(key, None)
         if failed is not None and failed.failures:
             log.info("item.resumed", loop=self.loop, item=str(key), failures=failed.failures)
 
     def keep_only(self, keys: Collection[K]) -> None:
-        """All items but these are gone."""
+        """Forget all items except *keys*."""
         self._failed = {key: failed for key, failed in self._failed.items() if key in keys}
 
     async def each(self, items: Iterable[T], work: Callable[[T], Awaitable[None]], *, key: Callable[[T], K]) -> Done[T]:
-        """Do *work* on each of *items* that does not wait, one after the other, those that were put off last."""
+        """Do *work* on each of *items* that is not waiting, one by one; those that failed before come last."""
         put_off: list[tuple[T, DependencyDown]] = []
         aside: list[tuple[T, Exception]] = []
         passed, in_a_row = False, 0
@@ -164,7 +164,7 @@ class SetAside(Generic[K]):
     async def together(
         self, items: Iterable[T], work: Callable[[Sequence[T]], Awaitable[None]], *, key: Callable[[T], K]
     ) -> Done[T]:
-        """Do *work* on all of *items* that do not wait at once; where that fails, on each alone."""
+        """Do *work* on all of *items* that are not waiting at once; if that fails, on each alone."""
         ready = [item for item in items if not self.is_waiting(key(item))]
         if not ready:
             return Done()
@@ -172,14 +172,14 @@ class SetAside(Generic[K]):
             await work(ready)
         except DependencyDown as error:
             return Done(down=error)
-        except Exception:  # noqa: BLE001 (which of them it was is found, and said, now)
+        except Exception:  # noqa: BLE001 (`each` finds and logs the failing item)
             return await self.each(ready, lambda item: work([item]), key=key)
         for item in ready:
             self.discard(key(item))
         return Done()
 
     def settle(self, results: Mapping[K, BaseException | None]) -> None:
-        """Note what came of items that were worked on at the same time: None where one passed."""
+        """Record the results of items that were worked on concurrently; None means that the item passed."""
         passed = None in results.values()
         for key, error in results.items():
             if error is None:
@@ -192,6 +192,6 @@ class SetAside(Generic[K]):
         return 0 if failed is None else failed.failures
 
     def _put(self, key: K, failed: _Failed) -> None:
-        # At the end: `check` shows the last.
+        # Moved to the end, because `check` reports the last.
         self._failed.pop(key, None)
         self._failed[key] = failed

@@ -1,22 +1,22 @@
 """
-Publish and consume without losing a message. Edge: the only room that speaks AMQP.
+Publishes and consumes without losing a message. Edge: the only package that uses AMQP.
 
-*message*      bytes and headers, pure
-*frames*       a message as the bytes that publish it, or why it can not be one; pure
-*decoding*     whatever is delivered can be read
+*message*      messages, retries and dead letters as bytes and headers; pure
+*frames*       encodes a message as AMQP frames; pure
+*decoding*     makes the client library accept every delivered message
 *transport*    fewer, larger writes to the socket
-*link*         one connection with one channel; what its library's errors mean
-*declare*      the topology on the broker, and how it differs from the plan
-*publisher*    a message to the broker, and its receipt back
-*lossy*        the same for what may be lost: tried once, apart from everything else
-*persistent*   the same as often as it takes, for what follows from a delivery
+*link*         one connection with one channel; the meaning of its library's errors
+*declare*      declares the topology, and finds differences from it
+*publisher*    publishes with confirms
+*lossy*        publishes messages that may be lost: once, on a connection of their own
+*persistent*   publishes the follow-ups of a delivery until they are confirmed
 *inbox*        the deliveries of one link, and their acks
-*circuit*      a dependency that is down is asked rarely
-*subscription* one queue, consumed through every loss of the connection
-*consumer*     its events to a handler; then follow-ups published, then acked
-*raw_consumer* its messages, whatever they are, to a store; then acked
+*circuit*      circuit breaker for a dependency that is down
+*subscription* consumes one queue, reconnecting whenever the connection is lost
+*consumer*     hands a queue's events to a handler; publishes the follow-ups, then acks
+*raw_consumer* hands a queue's messages undecoded to a store, then acks
 
-Why our own subscription and not aio-pika's robust connection (2026-11): that one cancels running handlers when a
+Why our own subscription and not aio-pika's robust connection (2026-11): aio-pika cancels running handlers when a
 connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconnects at a fixed pace without jitter.
 """
 

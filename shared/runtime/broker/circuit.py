@@ -1,9 +1,9 @@
 """
-A circuit breaker: a dependency that is down is asked rarely, by one at a time.
+Circuit breaker: limits calls to a dependency that is down to one probe at a time.
 
-While it answers, all work runs at once. After a failure the circuit is open: one piece of work at a time tries again,
-after waits that double up to half a minute, and the first answer closes the circuit for all. So an outage costs one
-question every half minute, and no delivery's attempts.
+While the circuit is closed, all work runs concurrently. A `DependencyDown` opens it: then one piece of work at a time
+probes, after waits that double up to half a minute, and the first success closes the circuit for all. So an outage
+costs one call every half minute, and no attempts of any delivery.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _LONGEST_SECONDS: Final = 30.0
 
 
 class NotTried(Exception):  # noqa: N818 (a signal, not an error)
-    """The work did not reach the dependency: its end says nothing about it."""
+    """The work ended before it called the dependency, so the result tells nothing about it."""
 
 
 class CircuitBreaker:
-    """One for all workers that ask the same dependency."""
+    """Shared by all workers that use the same dependency."""
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self._failures = 0
-        #: The dependency told us not to ask before, by the event loop's clock.
+        #: No call before this time of the event loop's clock (Retry-After).
         self._not_before = 0.0
         self._probing = asyncio.Lock()
         #: Why the circuit is open; None while it is closed.
@@ -44,10 +44,10 @@ class CircuitBreaker:
 
     async def call(self, work: Callable[[], Awaitable[T]]) -> T:
         """
-        Run *work* once, as soon as it may run, and return or raise what it does.
+        Wait until *work* may run, run it once, and return its result.
 
         Raises:
-            DependencyDown: if *work* does; or if its connection died under it.
+            DependencyDown: if *work* raises it, or its connection was lost.
 
         """
         while self.reason is not None:
@@ -61,7 +61,7 @@ class CircuitBreaker:
         try:
             result = await _uncanceled(work)
         except DependencyDown as error:
-            # All work that began while the circuit was closed fails together: that is one failure, not many.
+            # Work that started while the circuit was closed fails together: count one failure.
             if is_probe or self.reason is None:
                 self._open(error)
             raise

@@ -1,21 +1,21 @@
 """
-Handle the events of one queue: decode, hand to the handler, publish what follows, and only then ack.
+Consumer: decodes the deliveries of one queue, handles them, publishes the follow-up events, and then acks.
 
                        ┌──────────── handler returned events ─▶ publish them, await confirms ─┐
     delivery ─▶ decode ┼──────────── TransientError ──────────▶ publish to a delay ───────────┼─▶ ack
-                       ├──────────── PermanentError, or the ladder's end ─▶ publish to dead ──┘
-                       └──────────── DependencyDown ──────────▶ open the circuit, try again, count nothing
+                       ├──────────── PermanentError, or the last attempt ─▶ publish to dead ──┘
+                       └──────────── DependencyDown ──────────▶ open the circuit, try again, count no attempt
 
-A follow-up that can not be published (`Unpublishable`) is a PermanentError of the delivery that it follows from. A dead
-letter that can not be published is left to the broker: rejected, it comes to the dead letters without our headers.
+A follow-up that cannot be published (`Unpublishable`) is a PermanentError of its delivery. A dead letter that cannot be
+published is rejected instead, so that the broker dead-letters the message, without our headers.
 
-A delivery that finds its dependency down for minutes while others find it up is its own failure, and counts like any
-other.
+If a dependency is down for one delivery for minutes while other deliveries succeed, that counts as the delivery's own
+failure.
 
-What a lossy queue holds is never published again: where it would be retried, it is dropped and counted.
+A delivery of a lossy queue is never published again: instead of a retry it is dropped and counted.
 
-A handler never publishes and never acks, so "publish before ack" is written once: here. Whatever happens between a
-confirm and its ack is a redelivery, which handlers must bear anyway.
+A handler never publishes and never acks, so "publish before ack" is implemented only here. A crash between a confirm
+and the ack causes a redelivery, for which handlers are idempotent.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ log = structlog.get_logger()
 
 _PATIENCE_SECONDS: Final = 300.0
 
-#: What a handler made of one delivery: the events that follow from it, or how it failed.
+#: The result of one delivery: its follow-up events, or its error.
 Result = Sequence[Event] | Exception
 
-#: One result for each envelope, in order. If it raises, each envelope is tried alone.
+#: Returns one result per envelope, in order. If it raises, each envelope is handled alone.
 BatchHandler = Callable[[Sequence[Envelope]], Awaitable[Sequence[Result]]]
 
 #: Returns the events that report a delivery which becomes a dead letter.
 OnDeadLetter = Callable[[Envelope, Exception], Sequence[Event]]
 
-#: Did what the handler depends on have to answer, for these events to follow?
+#: Returns whether these follow-up events prove that the handler's dependency is up.
 IsAnswer = Callable[[Sequence[Event]], bool]
 
 
 def one_by_one(handle: Callable[[Envelope], Awaitable[Sequence[Event]]]) -> BatchHandler:
-    """A handler of single deliveries as a handler of batches of one."""
+    """Adapt a handler of single deliveries to batches; they must be of size one."""
 
     async def handle_batch(envelopes: Sequence[Envelope]) -> Sequence[Result]:
         return [await handle(envelope) for envelope in envelopes]
@@ -83,12 +83,12 @@ def _always(_: Sequence[Event]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A delivery and what it says, if that could be read."""
+    """A delivery with its decoded envelope, or its decoding error."""
 
     delivery: Delivery
     envelope: Envelope | None
     error: Malformed | None
-    #: By which every log line about it is found.
+    #: Ids that every log line about it carries.
     ids: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -117,9 +117,9 @@ class Consumer:
         """
         Prepare to consume *queue* as *service*.
 
-        *workers* batches of up to *batch_size* deliveries are handled at a time. *delays* is the ladder of retries.
-        *declares*: may this process make the topology exist when it is missing? A delivery that finds a dependency down
-        for *patience_seconds*, while others find it up, has failed.
+        *workers* batches of up to *batch_size* deliveries are handled concurrently. *delays* lie between attempts. With
+        *declares*, the process declares missing parts of the topology. A delivery whose dependency is down for
+        *patience_seconds*, while other deliveries succeed, has failed.
         """
         self._queue = queue
         self._service = service
@@ -142,7 +142,7 @@ class Consumer:
             drain_seconds=drain_seconds,
             declares=declares,
         )
-        #: When the newest attempt began that the dependency answered, by the event loop's clock.
+        #: When the newest attempt began that proved the dependency up, by the event loop's clock.
         self._answered_since = float("-inf")
         self._handled, self._retried, self._dead = (
             telemetry.deliveries.labels(queue, result) for result in ("handled", "retried", "dead")
@@ -166,7 +166,7 @@ class Consumer:
         inbox.ack(batch)
 
     def _without_made_up(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[_Item]:
-        """Ack those of *items* that `modelswap trigger` made up for the tests of subscribers: here they do nothing."""
+        """Ack synthetic events of `modelswap trigger` unhandled: they are only for testing subscribers."""
         made_up = [item.envelope for item in items if item.envelope is not None and item.envelope.is_made_up]
         if not made_up:
             return items
@@ -177,10 +177,10 @@ class Consumer:
 
     async def _until_answered(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[Result]:
         """
-        Handle *items*, as often as it takes while a dependency is down.
+        Handle *items*, trying again while a dependency is down.
 
         Raises:
-            Stale: if the deliveries come again anyway.
+            Stale: if the link is lost, so that the broker redelivers them anyway.
 
         """
         clock = asyncio.get_running_loop().time
@@ -213,7 +213,7 @@ class Consumer:
         return results
 
     def _settle(self, item: _Item, result: Result | None) -> list[Outgoing]:
-        """What is to be published before this delivery may be acked."""
+        """Return the messages to publish before this delivery may be acked."""
         match result:
             case Exception() as error:
                 return self._failed(item, error)
@@ -258,10 +258,10 @@ class Consumer:
 
     def _drop(self, why: str, **facts: object) -> list[Outgoing]:
         """
-        Let go of what may be lost, instead of publishing it to a delay.
+        Drop a delivery of a lossy queue instead of retrying it.
 
-        While its queue's node is down, what comes back from a delay is refused there, and would hold up the retries of
-        all other queues that wait in the same delay.
+        While the lossy queue's node is down, a message that returns from a delay queue is refused there, and would
+        block the retries of all other queues in the same delay queue.
         """
         log.warning("delivery.dropped", **facts)
         telemetry.dropped.labels(why).inc()
@@ -271,20 +271,20 @@ class Consumer:
         return to_message(wrap(event, source=self._service, now=now(), cause=cause), self._topology)
 
     async def _conclude(self, item: _Item, messages: Sequence[Outgoing], inbox: Inbox) -> None:
-        """Publish *messages*; where one of them can not be, the delivery that they follow from is a dead letter."""
+        """Publish *messages*; if one cannot be published, dead-letter the delivery that they follow from."""
         refused = await self._publish(messages, inbox)
         if refused is not None and messages[-1].exchange != DEAD_EXCHANGE:
             messages = self._failed(item, refused)
             refused = await self._publish(messages, inbox)
         if refused is not None:
-            # The dead letter alone, without the event that reports it.
+            # Only the dead letter, without the event that reports it.
             refused = await self._publish(messages[-1:], inbox)
         if refused is not None:
             log.error("delivery.rejected", queue=self._queue, error=refused.code, detail=str(refused), **item.ids)
             inbox.reject(item.delivery)
 
     async def _publish(self, messages: Sequence[Outgoing], inbox: Inbox) -> Unpublishable | None:
-        """Publish *messages* until they are confirmed; return the reason if one of them can not be published."""
+        """Publish *messages* until they are confirmed; return the error if one can never be published."""
         try:
             await _together([self._subscription.publisher.publish(message, inbox) for message in messages])
         except Unpublishable as error:
@@ -293,13 +293,13 @@ class Consumer:
 
 
 def _bound(items: Sequence[_Item]) -> AbstractContextManager[None]:
-    """Give each log line of the handler the ids of its delivery, where it handles just one."""
+    """Bind the delivery's ids to the handler's log lines, if the batch is a single delivery."""
     return bound_contextvars(**items[0].ids) if len(items) == 1 else nullcontext()
 
 
 async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
-    """All of *works*, each to its end; then the error of the first that failed."""
-    if len(works) == 1:  # most often; a task would cost as much as the work
+    """Run all of *works* to their end; then raise the first error."""
+    if len(works) == 1:  # the usual case; a task would cost as much as the work
         await works[0]
         return
     for end in await asyncio.gather(*works, return_exceptions=True):

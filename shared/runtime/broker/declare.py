@@ -1,4 +1,4 @@
-"""Is the topology on the broker? Declares it, and says how what is there differs from the plan."""
+"""Declares the topology on the broker, and reports differences from it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _ANSWER_SECONDS: Final = 10
 
 
 class TopologyMismatch(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
-    """An exchange or queue exists with other arguments than ours; arguments can not be changed in place."""
+    """An exchange or queue exists with other arguments than ours, which cannot be changed in place."""
 
     code = "topology_mismatch"
 
 
 class Unanswered(TimeoutError):  # noqa: N818 (it is a condition, and reads as one)
-    """The broker is there, but did not answer one question in time."""
+    """The broker is up, but did not answer a request in time."""
 
 
 @asynccontextmanager
 async def answered(question: str) -> AsyncIterator[None]:
     """
-    Give the broker ten seconds to answer *question*: it may take minutes where a node is down.
+    Limit a request to the broker to ten seconds: it can take minutes while a node is down.
 
     Raises:
-        Unanswered: if it does not.
+        Unanswered: if it takes longer.
 
     """
     try:
@@ -48,10 +48,10 @@ async def answered(question: str) -> AsyncIterator[None]:
 
 async def declare(channel: aiormq.Channel, topology: Topology) -> None:
     """
-    Make everything in *topology* exist; what exists already is left as it is.
+    Declare everything in *topology*; existing exchanges and queues stay unchanged.
 
     Raises:
-        TopologyMismatch: if something exists with other arguments.
+        TopologyMismatch: if one exists with other arguments.
         Unanswered: if the broker does not answer.
 
     """
@@ -76,7 +76,7 @@ async def declare(channel: aiormq.Channel, topology: Topology) -> None:
 
 
 async def diff(url: str, topology: Topology) -> list[str]:
-    """One line for each exchange or queue of *topology* that is missing or differs. Changes nothing."""
+    """Return one line per exchange or queue of *topology* that is missing or differs. Changes nothing."""
     questions: dict[str, _Question] = {
         **{f"exchange {exchange.name}": partial(_find_exchange, exchange) for exchange in topology.exchanges},
         **{f"queue {queue.name}": partial(_find_queue, queue) for queue in topology.queues},
@@ -90,14 +90,14 @@ async def diff(url: str, topology: Topology) -> list[str]:
 
 
 class Depth(NamedTuple):
-    """How many messages wait in a queue, and how many consumers it has."""
+    """The number of waiting messages and of consumers of a queue."""
 
     waiting: int
     consumers: int
 
 
 async def depths(url: str, names: Iterable[str]) -> dict[str, Depth]:
-    """Look at each of these queues; one that is missing is empty. Changes nothing."""
+    """Return the depth of each queue; a missing one counts as empty. Changes nothing."""
     link = await Link.open(url, name="modelswap doctor")
     try:
         return {name: await _depth(link, name) for name in names}
@@ -108,7 +108,7 @@ async def depths(url: str, names: Iterable[str]) -> dict[str, Depth]:
 async def _depth(link: Link, name: str) -> Depth:
     try:
         async with answered(f"look at queue {name}"):
-            # A queue that is missing costs the channel, so each has its own.
+            # The broker closes the channel if the queue is missing, so each request has its own.
             declared = await (await link.open_channel()).queue_declare(name, passive=True)
     except aiormq.exceptions.ChannelNotFoundEntity:
         return Depth(0, 0)
@@ -119,14 +119,14 @@ _Question = Callable[[aiormq.Channel], Awaitable[None]]
 
 
 async def _objection(link: Link, question: _Question) -> str | None:
-    """What the broker objects to, or None. A refusal costs the channel, so each question has its own."""
+    """Return the broker's objection, or None. A refusal closes the channel, so each request has its own."""
     try:
         async with answered("is it there"):
             await question(await link.open_channel())
     except Unanswered as error:
         return f"not known: {error}"
     except aiormq.exceptions.ChannelNotFoundEntity as error:
-        # 3.10 says so of a queue whose node is down.
+        # RabbitMQ 3.10 answers so for a queue whose node is down.
         return f"not to be had: {error}" if "is down" in str(error) else "missing"
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         return f"differs: {error}"

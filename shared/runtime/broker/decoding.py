@@ -1,9 +1,8 @@
 """
-Make the client library read every message that a broker delivers.
+Makes the client library accept every message that the broker delivers.
 
-The library raises on a timestamp beyond the year 9999, on text that is no UTF-8, on a type that it does not know and on
-tables in tables in tables. That ends the connection, so one such message would end every connection that it is
-delivered on, and with it the consumption of its queue.
+The library raises on a timestamp beyond the year 9999, invalid UTF-8, unknown types and deeply nested tables. That
+closes the connection, so one such message would close each connection it is delivered on, and block its queue.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Decode = Callable[[bytes], tuple[int, Any]]
 
 
 def read_all_messages() -> None:
-    """Replace the library's decoders of properties by ones that accept everything; for the whole process."""
+    """Replace the library's decoders of properties by ones that accept everything, for the whole process."""
     decode.METHODS.update(shortstr=_short_text, timestamp=_or(_no_timestamp, decode.timestamp), table=_table)
 
 

@@ -1,8 +1,8 @@
 """
-Encode a message as the AMQP frames that publish it. Pure.
+Encodes a message as the AMQP frames that publish it. Pure.
 
 The client library encodes each property through a chain of generic calls, which took a third of a publish (measured
-2026-11). Nearly all of our headers are texts; what is not goes through the library's encoder.
+2026-11). Nearly all of our headers are text; other values go through the library's encoder.
 """
 
 from __future__ import annotations

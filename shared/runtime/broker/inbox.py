@@ -1,8 +1,8 @@
 """
 The deliveries of one link: taken in batches, settled with as few frames as possible.
 
-Whatever is acked in one turn of the event loop leaves in one frame where that is possible: an ack for all up to a tag.
-RabbitMQ handles one such ack for many deliveries at little more than the cost of one (measured 2026-11).
+All acks of one turn of the event loop are sent as one frame if possible, an ack of all tags up to one. RabbitMQ handles
+such an ack of many deliveries at little more than the cost of one (measured 2026-11).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ log = structlog.get_logger()
 
 
 class Stale(NotTried):
-    """The link that brought this work is gone: the broker hands it out again."""
+    """The link of these deliveries is lost: the broker redelivers them."""
 
 
 class Inbox:
-    """Deliveries of one link that no worker has begun, and the acks of those that are finished."""
+    """Deliveries of one link that no worker has taken yet, and the acks of handled ones."""
 
     def __init__(self, link: Link, queue: str, stopping: asyncio.Event) -> None:
         self.link = link
@@ -36,13 +36,13 @@ class Inbox:
         self._stopping = stopping
         self._waiting: asyncio.Queue[Delivery | None] = asyncio.Queue()
         self._closed = False
-        #: Tags that the broker counts as in our hands; at most the prefetch.
+        #: Unacked tags; at most the prefetch.
         self._in_hand: set[int] = set()
-        #: Those of them whose ack leaves at the end of this turn.
+        #: Those whose ack is sent at the end of this turn.
         self._acked: set[int] = set()
 
     async def put(self, message: DeliveredMessage) -> None:
-        """Take a delivery from the library, in a task that it may cancel: nothing else may happen here."""
+        """Queue a delivery. The library calls this in a task that it may cancel, so no work is done here."""
         properties = message.header.properties
         tag = cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0
         self._in_hand.add(tag)
@@ -60,7 +60,7 @@ class Inbox:
         )
 
     async def take(self, limit: int) -> list[Delivery]:
-        """Return one delivery and whatever else has arrived, without waiting for more; nothing once closed."""
+        """Wait for a delivery; return it with the others that have arrived, up to *limit*. Empty once closed."""
         batch: list[Delivery] = []
         first = None if self._closed or self._stopping.is_set() else await self._waiting.get()
         if first is None:
@@ -76,27 +76,27 @@ class Inbox:
         return batch
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Hand out no more deliveries."""
         self._closed = True
         self._waiting.put_nowait(None)
 
     async def is_closed_within(self, seconds: float) -> bool:
-        """Wait; True as soon as nothing more is to be begun."""
+        """Wait *seconds*, or until the link is lost or the process stops; return whether one of these happened."""
         await wait_for_any(self.link.lost, self._stopping, seconds=seconds)
         return self._stopping.is_set() or not self.link.is_open
 
     @property
     def is_stale(self) -> bool:
-        """Does the broker hand out this work again?"""
+        """Whether the link is lost, so that the broker redelivers unacked deliveries."""
         return self._closed and not self.link.is_open
 
     def check(self) -> None:
-        """Raise `Stale` when the broker hands out this work again."""
+        """Raise `Stale` if the broker redelivers these deliveries."""
         if self.is_stale:
             raise Stale
 
     def ack(self, batch: Iterable[Delivery]) -> None:
-        """Ack *batch* at the end of this turn; what was rejected is left as it is."""
+        """Ack *batch* at the end of this turn, except rejected deliveries."""
         tags = {delivery.tag for delivery in batch} & self._in_hand
         if not tags:
             return
@@ -122,7 +122,7 @@ class Inbox:
                 self.link.send(spec.Basic.Ack(delivery_tag=tag))
 
     def reject(self, delivery: Delivery, *, requeue: bool = False) -> None:
-        """Let the broker make a dead letter of *delivery*, or with *requeue* hand it out again."""
+        """Reject *delivery*: the broker dead-letters it, or with *requeue* redelivers it."""
         self.send_acks()
         self._in_hand.discard(delivery.tag)
         self.link.send(spec.Basic.Reject(delivery_tag=delivery.tag, requeue=requeue))

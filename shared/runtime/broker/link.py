@@ -1,4 +1,4 @@
-"""One connection with one channel, and what its library's errors mean."""
+"""Link: one connection with one channel, and the meaning of the library's errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from shared.runtime.broker.message import Outgoing
 from shared.runtime.broker.transport import JoinedWrites
 from shared.runtime.clock import now
 
-#: How the loss of a connection shows itself. A frozen broker shows as TimeoutError; see also `is_stray_cancel`.
+#: Errors of a lost connection. A frozen broker causes TimeoutError; see also `is_stray_cancel`.
 LINK_ERRORS: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)
 
-#: The broker closes the channel or the connection, because of what was published on it.
+#: The broker closed the channel or the connection because of a published message.
 CONTENT_ERRORS: Final = (
     aiormq.exceptions.ChannelPreconditionFailed,
     aiormq.exceptions.ConnectionFrameError,
@@ -34,7 +34,7 @@ CONTENT_ERRORS: Final = (
     aiormq.exceptions.ConnectionNotImplemented,
 )
 
-#: A frozen broker is noticed after about three times this.
+#: A frozen broker is detected after about three times this.
 _HEARTBEAT_SECONDS: Final = 10
 _OPEN_SECONDS: Final = 10
 _CLOSE_SECONDS: Final = 1
@@ -42,16 +42,16 @@ _CLOSE_SECONDS: Final = 1
 
 def is_stray_cancel() -> bool:
     """
-    Was the CancelledError just caught raised by nobody's request?
+    Return whether the CancelledError just caught is a connection error, not a cancellation of this task.
 
-    The AMQP library raises it in whoever waits on a connection that dies. It is then a connection error.
+    The AMQP library raises it in every task that waits on a connection that dies.
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() == 0
 
 
 class Link:
-    """An open connection with one open channel; once anything is doubtful, it is thrown away whole."""
+    """An open connection with one open channel; after any doubtful error the whole link is discarded."""
 
     def __init__(
         self, connection: aio_pika.abc.AbstractConnection, channel: aiormq.Channel, writer: asyncio.StreamWriter
@@ -71,10 +71,10 @@ class Link:
     @classmethod
     async def open(cls, url: str, *, name: str) -> Self:
         """
-        Connect to *url* under the *name* that operators see.
+        Connect to *url*; operators see the connection's *name* in RabbitMQ.
 
         Raises:
-            LINK_ERRORS: if that does not work in time.
+            LINK_ERRORS: if it fails or times out.
 
         """
         read_all_messages()
@@ -95,7 +95,7 @@ class Link:
         self.lost.set()
 
     async def open_channel(self) -> aiormq.Channel:
-        """Open a further channel, for a question whose refusal closes it."""
+        """Open another channel, for a request whose refusal closes it."""
         return cast(aiormq.Channel, await self.channel.connection.channel())
 
     @property
@@ -104,26 +104,26 @@ class Link:
 
     def publish(self, message: Outgoing) -> asyncio.Future[object]:
         """
-        Write *message*, and return the future of its receipt.
+        Write *message*, and return the future of its confirm.
 
         The library's own `basic_publish` does the same at several times the cost: two deadlines, a lock and a socket
-        write for each message (measured 2026-11). Here nothing is awaited, so nothing can come between the number of a
-        message and its frames.
+        write per message (measured 2026-11). Here nothing is awaited, so no other publish can come between a message's
+        delivery tag and its frames.
 
         Raises:
-            Unpublishable: if *message* can not be written as it is.
+            Unpublishable: if *message* cannot be encoded or is too large.
             ChannelInvalidStateError: if the link is closed. In both cases nothing was written.
 
         The future raises:
-            PublishError: if no queue takes the message, and one has to.
-            DeliveryError: if the broker refuses it.
-            LINK_ERRORS, CancelledError: if the link was lost before the receipt.
+            PublishError: if a mandatory message reaches no queue.
+            DeliveryError: if the broker nacks it.
+            LINK_ERRORS, CancelledError: if the link was lost before the confirm.
 
         """
         channel = self.channel
         if not self.is_open:
             raise aiormq.exceptions.ChannelInvalidStateError("the link is closed")
-        # Fresh for each attempt: with equal ids in flight the library mixes up their receipts.
+        # A new id per attempt: with equal ids in flight the library mixes up their confirms.
         message_id = next(self._message_ids)
         frames = publish_frames(
             message,
@@ -141,12 +141,12 @@ class Link:
         return receipt
 
     def send(self, frame: Frame) -> None:
-        """Write *frame*, which has no answer; nothing happens if the link is lost."""
+        """Write *frame*, which has no response; do nothing if the link is lost."""
         if self.is_open:
             self._writer.write(marshal(frame, self.channel.number))
 
     async def close(self) -> None:
-        """Close, or give up on it after a second; never raises."""
+        """Close, waiting at most a second; never raises."""
         self.lost.set()
         await _close(self._connection)
 
@@ -162,7 +162,7 @@ async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Did the broker answer, and say no? Then waiting does not help."""
+    """Return whether the broker refused us (credentials, permissions), so that retrying does not help."""
     refusals = (
         aiormq.exceptions.ProbableAuthenticationError,
         aiormq.exceptions.AuthenticationError,
@@ -173,7 +173,7 @@ def is_refused(error: BaseException) -> bool:
 
 
 def say(error: BaseException) -> str:
-    """What *error* means for a connection, in a sentence for operators."""
+    """Describe a connection's *error* in a sentence for operators."""
     if is_refused(error):
         return f"RabbitMQ refuses us: {error}"
     said = str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""How does a process publish what may be lost, so that nothing else waits for it?"""
+"""Lossy publishing: messages that may be lost are tried once, so that no other message waits for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.runtime.broker.publisher import Unconfirmed, Unroutable
 
 log = structlog.get_logger()
 
-#: How long to wait for the receipt of a message that may be lost.
+#: How long to wait for the confirm of a message that may be lost.
 LOSSY_SECONDS: Final = 1.0
 
 
@@ -23,10 +23,10 @@ class _Publisher(Protocol):
 
 
 class Parted:
-    """Publishes with confirm; but what only lossy queues get is tried once, and dropped and counted if not taken."""
+    """Publishes with confirms; a message for lossy queues only is tried once, else dropped and counted."""
 
     def __init__(self, lasting: _Publisher, lossy: _Publisher, topology: Topology) -> None:
-        """*lossy* has a connection of its own: one without a receipt in time is closed, with all that is on it."""
+        """*lossy* has its own connection: if a confirm times out, the connection is closed with all its messages."""
         self._lasting = lasting
         self._lossy = lossy
         self._topology = topology
@@ -40,7 +40,7 @@ class Parted:
         Publish *message*.
 
         Raises:
-            DependencyDown: if the broker did not take it, and it must not be lost.
+            DependencyDown: if the broker did not confirm a message that must not be lost.
 
         """
         if not self._topology.loses(message.exchange, message.routing_key):
@@ -54,12 +54,12 @@ class Parted:
             self._reason = None
 
     async def check(self) -> str | None:
-        """Why the newest lossy message was dropped, or None."""
+        """Return why the newest lossy message was dropped, or None."""
         return self._reason and f"{self._reason}; only reports of progress are dropped"
 
     def _dropped(self, message: Outgoing, error: DependencyDown) -> None:
         telemetry.dropped.labels(error.code).inc()
-        # One line for each outage: a report comes every few seconds of every training.
+        # One line per outage: every training reports progress every few seconds.
         if self._reason is None:
             log.warning("progress.dropped", message=message.routing_key, error=error.code, detail=str(error))
         self._reason = str(error)

@@ -1,4 +1,4 @@
-"""What is on the wire? Pure: envelopes to messages, and those again as retries and dead letters."""
+"""Messages: envelopes, retries and dead letters as bytes and headers. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.contract.limits import COPY_BYTES, EVENT_BYTES, ROUTING_HEADERS, car
 from shared.contract.retry import RetryIn
 from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
 
-#: With what is carried of a message's own headers, all of it fits into one frame.
+#: Limits of a dead letter's texts, so that with the copied headers they fit into one frame.
 _TEXT_BYTES: Final = 4096
 _TRACEBACK_BYTES: Final = 16_384
 _ATTEMPTS_MOST: Final = 2**31 - 1
@@ -34,7 +34,7 @@ class Outgoing:
     content_type: str | None = CONTENT_TYPE
     message_type: str | None = None
     correlation_id: str | None = None
-    #: Must some queue take it? A publish that reaches none is then an error.
+    #: AMQP's mandatory flag: a publish that reaches no queue is an error.
     mandatory: bool = True
     #: A larger body is never published.
     body_limit_bytes: int = EVENT_BYTES
@@ -42,7 +42,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One hand-over of a message to a consumer."""
+    """One delivery of a message to a consumer."""
 
     queue: str
     tag: int
@@ -51,18 +51,18 @@ class Delivery:
     headers: Headers
     content_type: str | None
     body: bytes
-    #: When its message was published, as its publisher stamped it.
+    #: The publisher's timestamp.
     published_at: datetime | None = None
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The 1-based number of this attempt."""
         attempt = self.headers.get(ATTEMPT)
         return min(attempt, _ATTEMPTS_MOST) if isinstance(attempt, int) and attempt > 0 else 1
 
 
 def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
-    """*envelope* as a message on its event's own exchange."""
+    """Encode *envelope* as a message to its event's exchange."""
     event = type(envelope.event)
     headers = envelope.headers()
     return Outgoing(
@@ -77,19 +77,19 @@ def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
 
 
 def retry(delivery: Delivery, step: RetryIn, *, now: datetime) -> Outgoing:
-    """The same message, to come back to the same queue after the step's delay."""
+    """Return a copy of the message that returns to its queue after the step's delay."""
     headers = {FAILED_AT: now.isoformat(), **carried(delivery.headers), ATTEMPT: step.attempt}
     return _again(delivery, delay_name(step.delay), headers)
 
 
 def put_back(delivery: Delivery) -> Outgoing:
-    """The same message, to come back to the same queue behind all others, by the road on which it came."""
+    """Return a copy of the message for the end of its queue, with its original exchange and routing key."""
     headers = {name: value for name, value in delivery.headers.items() if name not in ROUTING_HEADERS}
     return replace(_again(delivery, delivery.exchange, headers), routing_key=delivery.routing_key)
 
 
 def dead_letter(delivery: Delivery, error: BaseException, *, now: datetime) -> Outgoing:
-    """The same message, set aside with its reason; headers and texts are cut so that it always fits."""
+    """Return a copy of the message for the dead queue, with its error; headers and texts are cut to fit a frame."""
     kept = carried(delivery.headers)
     headers = {
         **kept,
@@ -120,6 +120,6 @@ def _again(delivery: Delivery, exchange: str, headers: Headers) -> Outgoing:
 
 
 def _traceback(error: BaseException) -> str:
-    # Frames only: local variables may hold a token. Its end says most.
+    # Without local variables, which may hold a token. The end is kept, because it tells most.
     lines = "".join(traceback.format_exception(error, limit=-20))
     return clip(lines[-_TRACEBACK_BYTES:], _TRACEBACK_BYTES)

@@ -1,4 +1,4 @@
-"""Publish until the broker confirms, and say meanwhile what it does not take."""
+"""Persistent publisher: publishes each message until the broker confirms it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _LONGEST_SECONDS: Final = 1.0
 
 
 class PersistentPublisher:
-    """Publishes what follows from deliveries: each message as often as it takes."""
+    """Publishes the follow-up messages of deliveries, each until it is confirmed."""
 
     def __init__(self, publisher: Publisher, queue: str) -> None:
-        """*queue* is where the deliveries come from, for the log."""
+        """*queue* is the deliveries' queue, for the log."""
         self._publisher = publisher
         self._queue = queue
-        #: Why a message was not taken, by the publish that still tries.
+        #: The last error of each publish that is still trying.
         self._refused: dict[object, str] = {}
 
     @property
     def reason(self) -> str | None:
-        """Why some message is not taken now, or None."""
+        """Why a message is not confirmed now, or None."""
         return next(iter(self._refused.values()), None)
 
     async def publish(self, message: Outgoing, inbox: Inbox) -> None:
@@ -39,8 +39,8 @@ class PersistentPublisher:
         Publish *message* until it is confirmed.
 
         Raises:
-            Stale: if the link of *inbox* is gone, so that the delivery that *message* follows from comes again.
-            Unpublishable: if it will never be confirmed.
+            Stale: if the link of *inbox* is lost, so that the delivery is redelivered anyway.
+            Unpublishable: if the message can never be published.
 
         """
         this, failures = object(), 0

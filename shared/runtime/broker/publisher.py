@@ -1,18 +1,17 @@
 """
-Has the broker got it? Publishes with confirm, and says one of four things about each message.
+Publisher: publishes with confirms. Each publish has one of four outcomes.
 
     returns                 confirmed: it is on disk in a queue
-    Unroutable              no queue takes it: the topology is broken
-    Unconfirmed             refused (a queue is full, or its node is down), or *unknown*: it may be there or not.
+    Unroutable              it reached no queue: the topology is incomplete
+    Unconfirmed             nacked (a queue is full, or its node is down), or *unknown*: it may be in the queue or not.
                             Publish it again: its event has the same id
-    Unpublishable           it will never be taken like this: too large, not encodable, or refused for what it says
+    Unpublishable           it can never be published: too large, not encodable, or refused for its content
 
-Messages are written by `Link.publish`, which does not wait for the socket; how many are on their way at once is bounded
-here instead.
+Messages are written by `Link.publish`, which does not wait for the socket; the number in flight is bounded here.
 
-A broker that objects to a message closes the channel or the connection, and every other publish on it fails as well.
-Then each of them is published once more, one at a time over a connection of its own: the message that is refused there
-too is the one that was objected to.
+A broker that refuses a message's content closes the channel or the connection, so all other publishes on it fail too.
+Then each of them is published once more, one at a time on a separate connection: the message that fails there again is
+the one that was refused.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ _IN_FLIGHT: Final = 512
 
 
 class Unconfirmed(DependencyDown):
-    """The broker did not confirm in time, or refused. The message may be there or not."""
+    """The broker nacked the message, or did not confirm it in time: it may be in the queue or not."""
 
     code = "broker_unconfirmed"
 
 
 class Unroutable(DependencyDown):
-    """No queue takes this message: a binding or a queue is missing."""
+    """The message reached no queue: a binding or a queue is missing."""
 
     code = "broker_unroutable"
 
@@ -56,14 +55,14 @@ class _Unsent(Exception):  # noqa: N818 (likewise)
 
 
 class Publisher:
-    """Publishes over connections of its own, opened when needed and replaced when in doubt."""
+    """Publishes on its own connections, opened when needed and replaced after an error."""
 
     def __init__(self, url: str, *, name: str, topology: Topology | None = None, timeout_seconds: float = 5.0) -> None:
         """
-        Prepare to publish under the *name* that operators see.
+        Prepare to publish; operators see the connection's *name* in RabbitMQ.
 
-        With a *topology*, this process may make it exist, but for lossy queues: on every new connection, and where a
-        message found no queue.
+        A *topology* is declared, without its lossy queues, on every new connection and after a message reached no
+        queue.
         """
         self._shared = _Line(url, name, topology, timeout_seconds, slots=_IN_FLIGHT)
         self._single = _Line(url, f"{name}, one at a time", None, timeout_seconds, slots=1)
@@ -87,12 +86,12 @@ class Publisher:
 
     async def publish(self, message: Outgoing) -> None:
         """
-        Publish *message* and wait for the broker's receipt.
+        Publish *message* and wait for the broker's confirm.
 
         Raises:
             Unconfirmed: if there is none; publish again.
-            Unroutable: if no queue takes the message.
-            Unpublishable: if it can not be published like this; nothing of it was written, or the broker refused it.
+            Unroutable: if the message reached no queue.
+            Unpublishable: if the message can never be published.
 
         """
         try:
@@ -118,7 +117,7 @@ class Publisher:
 
 
 class _Line:
-    """One link at a time, and what is on its way over it."""
+    """One link at a time, with its messages in flight."""
 
     def __init__(self, url: str, name: str, topology: Topology | None, timeout_seconds: float, *, slots: int) -> None:
         self._url = url
@@ -132,7 +131,7 @@ class _Line:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close all links."""
         if self._link is not None:
             self._discard(self._link)
         await asyncio.gather(*self._closing)
@@ -175,7 +174,7 @@ class _Line:
             raise self._give_up(link, error) from error
         except Exception as error:
             if link is not None and not link.is_open and not isinstance(error, Unpublishable):
-                # The library has no word for it: another publish gave this link up while this one waited.
+                # The library raises an arbitrary error if another publish discarded the link meanwhile.
                 raise Unconfirmed("the connection to RabbitMQ was given up before the receipt") from error
             raise
 
@@ -198,7 +197,7 @@ class _Line:
             return link
 
     def _give_up(self, link: Link | None, error: Exception) -> Exception:
-        """Discard *link*; what *error* means for a message that was published on it."""
+        """Discard *link*; return the outcome of *error* for a message published on it."""
         if (
             link is not None and link is self._link and isinstance(error, CONTENT_ERRORS)
         ):  # once for all that were on it
@@ -211,7 +210,7 @@ class _Line:
         return Unconfirmed(f"no receipt: {say(error)}")
 
     def _discard(self, link: Link | None) -> None:
-        """Never trust this link again; closing it must not hold anybody up."""
+        """Stop using *link*, and close it in the background."""
         if link is None:
             return
         if self._link is link:

@@ -1,11 +1,11 @@
 """
-Store the messages of one queue, whatever they are; ack what is stored.
+Raw consumer: stores the messages of one queue without decoding them, and acks stored ones.
 
     stored                   ack
     DependencyDown           open the circuit, try again; nothing is acked, the rest waits in RabbitMQ
-    any other error          each of the batch alone; one that fails alone is set aside: put at the queue's end after
-                             a while, and acked once it is there, so it is not lost and holds up no other. What can
-                             not be published anew is requeued instead
+    any other error          store each message of the batch alone; one that fails alone is set aside: after a pause it
+                             is published to the queue's end, then acked, so it is not lost and blocks no other. If it
+                             cannot be published, it is requeued
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from shared.runtime.broker.subscription import Subscription
 
 log = structlog.get_logger()
 
-#: Stores a batch, whole or not at all. What was stored before may come again.
+#: Stores a batch atomically. Must be idempotent: a stored message may be redelivered.
 Keep = Callable[[Sequence[Delivery]], Awaitable[None]]
 
 _PUT_BACK_SECONDS: Final = 30.0
 
 
 class RawConsumer:
-    """Hands the messages of one queue to a store, as they are."""
+    """Hands the undecoded messages of one queue to a store."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class RawConsumer:
         put_back_seconds: float = _PUT_BACK_SECONDS,
     ) -> None:
         """
-        Prepare to keep what is in *queue*, as *service*.
+        Prepare to store the messages of *queue*, as *service*.
 
-        At most *prefetch* messages are in memory: the largest that the broker lets through, times that, is the bound.
+        At most *prefetch* messages are in memory, each of the largest size that the broker accepts.
         """
         self._queue = queue
         self._keep = keep
@@ -76,7 +76,7 @@ class RawConsumer:
             drain_seconds=drain_seconds,
             declares=declares,
         )
-        #: What could not be stored. It waits in RabbitMQ; its pause does not grow, because it is unacked meanwhile.
+        #: Messages that could not be stored. They are unacked during the pause, so it does not grow.
         self.aside: SetAside[str] = SetAside(queue, first_seconds=put_back_seconds, longest_seconds=put_back_seconds)
         self._kept, self._retried = (telemetry.deliveries.labels(queue, result) for result in ("handled", "retried"))
 
@@ -101,13 +101,13 @@ class RawConsumer:
             self._subscription.start(self._put_back(delivery, inbox), inbox)
 
     async def _until_answered(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
-        """Store *batch*, as often as it takes while the store is down; return what it refuses."""
+        """Store *batch*, trying again while the store is down; return the messages it refuses."""
         while True:
             with suppress(DependencyDown):
                 return await self._subscription.circuit.call(partial(self._attempt, batch, inbox))
 
     async def _attempt(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
-        """Store *batch*; return what is refused, each message tried alone."""
+        """Store *batch*, or each message alone if that fails; return the refused messages."""
         inbox.check()
         try:
             await self._keep(batch)
@@ -123,9 +123,9 @@ class RawConsumer:
         return []
 
     async def _put_back(self, delivery: Delivery, inbox: Inbox) -> None:
-        """Put *delivery* behind all others, by the road on which it came."""
+        """Publish *delivery* to the end of its queue, with its original exchange and routing key."""
         if await inbox.is_closed_within(self._put_back_seconds):
-            return  # unacked, so the broker hands it out again
+            return  # unacked, so the broker redelivers it
         try:
             await self._subscription.publisher.publish(put_back(delivery), inbox)
         except Unpublishable as error:
@@ -135,7 +135,7 @@ class RawConsumer:
 
 
 def _name(delivery: Delivery) -> str:
-    """What a message is called in logs, and known by when it comes again."""
+    """Return a message's name for logs, which is the same when it is redelivered."""
     digest = hashlib.sha256(delivery.body).hexdigest()[:16]
     name = attribute(delivery.headers.get("ce-id")) or "message"
     return f"{name} of {delivery.routing_key}, sha256 {digest}"

@@ -1,13 +1,13 @@
 """
-One queue, consumed over one connection after another until told to stop.
+Subscription: consumes one queue until stopped, reconnecting whenever the connection is lost.
 
 Each batch of deliveries is handed to a function that handles and acks it (`consumer`, `raw_consumer`). It runs in our
 own tasks: the library cancels its own when a connection dies, in the middle of a commit. Work that outlives its
 connection runs to its end; its ack is dropped, and the delivery comes again.
 
-What is in hand during an outage stays in hand. After half an hour RabbitMQ takes it back (`consumer_timeout`), hands it
-out again and counts that towards the delivery limit, as it counts a lost connection (measured 2026-11 on 3.10.8 and
-4.3.6): with a limit of 100, an outage of two days makes no dead letter.
+During an outage of a dependency, deliveries stay unacked. After half an hour RabbitMQ requeues them
+(`consumer_timeout`) and counts that towards the delivery limit, as it counts a lost connection (measured 2026-11 on
+3.10.8 and 4.3.6): with a limit of 100, an outage of two days makes no dead letter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_sto
 
 log = structlog.get_logger()
 
-#: Handle and ack one batch; acks go to the inbox that it came from.
+#: Handles and acks one batch; acks go to the batch's inbox.
 Process = Callable[[Sequence[Delivery], Inbox], Awaitable[None]]
 
 _RECONNECT_FIRST_SECONDS: Final = 0.1
@@ -42,7 +42,7 @@ _CANCEL_SECONDS: Final = 1.0
 
 
 class Subscription:
-    """Consumes one queue, and knows why it can not."""
+    """Consumes one queue, and reports why it cannot."""
 
     def __init__(
         self,
@@ -64,19 +64,19 @@ class Subscription:
         self._service = service
         self._process = process
         self._topology = topology
-        #: What it consumes may be lost: nothing else waits for it, or ends because of it.
+        #: Whether the queue is lossy: then its failures never stop the process.
         self.is_lossy = topology.may_lose(queue)
         self._workers = workers
         self._batch_size = batch_size
         self._prefetch = prefetch
         self._drain_seconds = drain_seconds
         self._declares = declares
-        #: Of what the function that handles deliveries needs.
+        #: For the dependencies of *process*.
         self.circuit = CircuitBreaker(queue)
         self.publisher = PersistentPublisher(publisher, queue)
         self._busy: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
-        #: When the first message of each batch at work was published.
+        #: Publish time of the first message of each batch in progress.
         self._published: dict[int, datetime] = {}
         #: Why there is no link.
         self._away = "RabbitMQ was not asked yet"
@@ -96,10 +96,10 @@ class Subscription:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """
-        Consume until *stopping* is set, through every loss of the broker; then finish what was begun.
+        Consume until *stopping* is set, reconnecting after every loss; then finish the deliveries in progress.
 
         Raises:
-            TopologyMismatch: if the broker holds a queue with other arguments than ours; a lossy one ends nothing.
+            TopologyMismatch: if the broker has a queue with other arguments than ours, unless *queue* is lossy.
 
         """
         failures = 0
@@ -107,7 +107,7 @@ class Subscription:
             while not stopping.is_set():
                 try:
                     await self._consume(stopping)
-                    failures = 1  # a link that is lost as soon as it stands must not become a busy loop
+                    failures = 1  # a link that is lost as soon as it is open must not cause a busy loop
                 except Stopped:
                     break
                 except TopologyMismatch as error:
@@ -137,10 +137,10 @@ class Subscription:
 
     async def _consume(self, stopping: asyncio.Event) -> None:
         """
-        Consume over one link until it is lost or *stopping* is set.
+        Consume on one link until it is lost or *stopping* is set.
 
         Raises:
-            Stopped: if *stopping* is set before anything is consumed.
+            Stopped: if *stopping* is set before consuming starts.
 
         """
         name = f"{self._service} consumes {self._queue}"
@@ -154,19 +154,19 @@ class Subscription:
             log.info("consumer.started", queue=self._queue)
             await wait_for_any(stopping, link.lost)
             if link.is_open and consumer_tag is not None:
-                # A frozen broker must not hold up the end.
+                # Bounded, because the broker may be frozen.
                 await link.channel.basic_cancel(consumer_tag, timeout=_CANCEL_SECONDS)
         finally:
             self._link = None
             inbox.close()
-            # What was begun is finished, and acked if the link still stands; what was not begun stays unacked.
+            # Deliveries in progress are finished, and acked if the link is open; all others stay unacked.
             if stopping.is_set():
                 await self._drain()
             inbox.send_acks()
             await link.close()
 
     async def _begin(self, link: Link, inbox: Inbox) -> str | None:
-        """Let *inbox* be filled over *link*; return the consumer's tag."""
+        """Start consuming into *inbox*; return the consumer tag."""
         if self._declares:
             await declare(link.channel, self._topology.for_consumer_of(self._queue))
         async with answered(f"consume queue {self._queue}"):
@@ -184,7 +184,7 @@ class Subscription:
             await asyncio.wait(late, timeout=1)
 
     def start(self, work: Coroutine[object, object, None], inbox: Inbox) -> None:
-        """Run *work* on deliveries of *inbox* beside the rest; `run` waits for its end."""
+        """Run *work* on deliveries of *inbox* concurrently; `run` waits for its end."""
         task = asyncio.create_task(self._guarded(work, inbox))
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
@@ -198,7 +198,7 @@ class Subscription:
                 del self._published[id(batch)]
 
     def _oldest_seconds(self) -> float:
-        """Return for how long the oldest delivery at work has been on the broker; those that wait are younger."""
+        """Return the age of the oldest delivery in progress; waiting ones are younger."""
         return max((now() - min(self._published.values())).total_seconds(), 0.0) if self._published else 0.0
 
     async def _guarded(self, work: Coroutine[object, object, None], inbox: Inbox) -> None:
@@ -209,6 +209,6 @@ class Subscription:
         except asyncio.CancelledError:
             raise
         except Exception:
-            # A bug here must not silence the consumer: with its link lost, it starts afresh.
+            # A bug must not stop the consumer: dropping the link makes it reconnect.
             log.exception("consumer.broken", queue=self._queue)
             inbox.link.lost.set()

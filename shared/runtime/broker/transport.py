@@ -1,8 +1,8 @@
 """
-Send everything that is written in one turn of the event loop with one system call.
+Joins all writes of one turn of the event loop into one system call.
 
-The client library writes the frames of each message on their own, and uvloop sends them at once. Joined, there are
-fewer system calls on both sides, and RabbitMQ parses fewer, larger reads.
+The client library writes each message separately, and uvloop sends each write at once. Joining them saves system calls
+on both sides, and RabbitMQ parses fewer, larger reads.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class JoiningWriter(asyncio.StreamWriter):
         self._unsent: list[bytes | bytearray | memoryview] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send *data* in the next turn of the loop, or earlier if something has to wait for it."""
+        """Send *data* in the next turn of the loop, or earlier on `drain` or `close`."""
         if not self._unsent:
             self._call_soon(self._send)
         self._unsent.append(data)
