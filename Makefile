@@ -58,10 +58,11 @@ fmt: setup ## put the code in form
 bench: setup ## how fast, beside a plain pipeline, FastStream, taskiq and Celery
 	@test -e $(BENCH_STAMP) || { PYTHON="$(PYTHON)" sh deploy/setup.sh $(BENCH_VENV) constraints-bench.txt && \
 		rm -f $(BENCH_VENV)/.ready-* && touch $(BENCH_STAMP); } || echo "bench: the peers are left out"
-	@if [ -e $(BENCH_STAMP) ]; then venv=$(BENCH_VENV); else venv=$(VENV); fi; $$venv/bin/python -m tests.bench.pipeline
+	@if [ -e $(BENCH_STAMP) ]; then venv=$(BENCH_VENV); else venv=$(VENV); fi; \
+		$$venv/bin/python -m tests.bench.pipeline $(OPTIONS)
 
 bench-backlog: setup ## a backlog of 100,000 drained, and the cost beside a million stored trainings
-	@$(BIN)/python -m tests.bench.backlog
+	@$(BIN)/python -m tests.bench.backlog $(OPTIONS)
 
 env: ## .env for docker compose, with fresh random secrets
 	@sh deploy/make_env.sh

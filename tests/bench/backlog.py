@@ -2,7 +2,7 @@
 Does modelswap stay small and fast when much is waiting, and when much is stored?
 
     make bench-backlog
-    python -m tests.bench.backlog --completions 2000 --rows 1000 20000 --rounds 2 --trainings 500
+    make bench-backlog OPTIONS="--completions 2000 --rows 1000 20000 --rounds 2 --trainings 500"
 
 Backlog: completions lie in the queue before the extractor and state start; how fast are they worked off, in how much
 memory? Scale: the cost of a training where few rows are stored and where many are, each number on servers of its own,

@@ -1,8 +1,8 @@
 """
 How fast is modelswap, beside its peers? Same servers, same webhooks, rounds in turn; only the ratios count.
 
-    make bench                                                       all of them
-    .venv-bench/bin/python -m tests.bench.pipeline --only modelswap FastStream --rounds 2 --trainings 2000
+    make bench                                                                     all of them
+    make bench OPTIONS="--only modelswap FastStream --rounds 2 --trainings 2000"
 
 Throughput: completions posted as fast as they are answered, until every model is committed. Latency: completions at 50
 a second, from the first byte of the webhook to the commit as Postgres itself stamped it. A peer whose library is not
