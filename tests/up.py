@@ -90,7 +90,13 @@ class Up:
         return found[0] if found else 0
 
     async def type(self, script: str, *, seconds: float = 60) -> tuple[int, str]:
-        """Have the shell of a new terminal, in the same folder, run *script*; its exit code and all it wrote."""
+        """
+        Have the shell of a new terminal, in the same folder, run *script*; its exit code and all it wrote.
+
+        Raises:
+            AssertionError: with what it wrote so far, if it takes longer than so many *seconds*.
+
+        """
         shell = await asyncio.create_subprocess_exec(
             "bash",
             "-c",
@@ -100,15 +106,24 @@ class Up:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
+        assert shell.stdout is not None
+        out = bytearray()
         try:
             async with asyncio.timeout(seconds):
-                out, _ = await shell.communicate()
+                while part := await shell.stdout.read(65536):
+                    out += part
+                return await shell.wait(), out.decode()
+        except TimeoutError:
+            raise AssertionError(
+                f"it did not end within {seconds} s, and said:\n{out.decode(errors='replace')}"
+            ) from None
         finally:
             if shell.returncode is None:
-                shell.kill()
-        assert shell.returncode is not None
-        return shell.returncode, out.decode()
+                # With the commands that it runs.
+                os.killpg(shell.pid, signal.SIGKILL)
+                await shell.wait()
 
     async def modelswap(self, *arguments: str) -> tuple[int, str]:
         """Run a command in another terminal that has sourced the file."""
