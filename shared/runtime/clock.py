@@ -1,4 +1,4 @@
-"""What time is it? The one edge that asks; pure code is handed the answer."""
+"""The clock. Edge; pure code takes the time as an argument."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from datetime import UTC, datetime
 
 
 def now() -> datetime:
-    """The current time, aware, in UTC."""
+    """Return the current time, aware, in UTC."""
     return datetime.now(UTC)  # noqa: TID251 (this is the edge that the ban points to)

@@ -3,7 +3,7 @@ Limits on the connections of one server, and which connection is closed when a l
 
 A client takes a file descriptor and memory from the moment it connects, before any token or signature is checked.
 While the server waits for a client, the connection has a deadline; when a limit is reached, the connection with the
-nearest deadline is closed. A client that means well sends its request at once, so its deadline is among the farthest.
+nearest deadline is closed. A well-behaved client sends its request at once, so its deadline is among the farthest.
 (2026-11: without this, 1,000 silent connections made the receiver answer 503 to everything, `/livez` included.)
 """
 
@@ -43,13 +43,13 @@ _IPV6_PREFIX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much clients may take. The defaults suit requests that other services send."""
+    """Limits on clients' connections. The defaults suit requests from other services."""
 
-    #: Open connections. The rest above `requests` is for clients that have sent no request yet.
+    #: Open connections. Those beyond `requests` are for clients that have sent no request yet.
     connections: int = 1_200
-    #: Requests that are worked on at a time; more are answered 503, except those for a process's health.
+    #: Concurrent requests; more are answered 503, except health checks.
     requests: int = 1_000
-    #: Open connections of one client address that is in none of the `trusted` networks.
+    #: Open connections per client address outside the `trusted` networks.
     connections_per_address: int = 100
     trusted: tuple[Network, ...] = PRIVATE_NETWORKS
     #: From connecting, or from a request's first byte, to the end of its headers.
@@ -58,25 +58,25 @@ class Limits:
     body_seconds: float = 30.0
     #: Between two requests. Clients and proxies keep an idle connection for 5 to 60 s, and must close it first.
     idle_seconds: int = 75
-    #: For a client to take an answer that is too large to be sent at once.
+    #: For a client to read a response that does not fit into the socket's buffer.
     write_seconds: float = 60.0
-    #: Bodies, and answers that clients do not take, of all connections together.
+    #: Buffered bodies and unread responses of all connections together.
     held_bytes: int = 64 * 1024 * 1024
 
 
 class Connection(Protocol):
     """One client's connection."""
 
-    #: When to call `expire`, by the event loop's clock; infinite while nothing is awaited of the client.
+    #: When to call `expire`, by the event loop's clock; infinite while the server does not wait for the client.
     deadline: float
-    #: The size of this connection's request body and unsent answer.
+    #: The size of this connection's request body and unsent response.
     held_bytes: int
 
     def drop(self) -> None:
-        """Close at once, without an answer."""
+        """Close at once, without a response."""
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Handle the passed deadline."""
 
 
 class Connections:
@@ -84,7 +84,7 @@ class Connections:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        #: How many were refused or closed, by kind, since the last look.
+        #: How many were refused or closed, by kind, since they were last logged.
         self.refusals: Counter[str] = Counter()
         self._address_of: dict[Connection, str] = {}
         self._per_address: Counter[str] = Counter()
@@ -95,11 +95,11 @@ class Connections:
 
     @property
     def working(self) -> int:
-        """How many requests are complete and not answered yet."""
+        """The number of requests that are complete and not answered yet."""
         return sum(each.deadline == math.inf for each in self._address_of)
 
     def enter(self, connection: Connection, host: str | None) -> bool:
-        """Take in *connection* of *host*, and make room for it; False if there is none."""
+        """Register *connection* of *host*, dropping another one if necessary; return False if there is no room."""
         address = _counted_as(host, self.limits.trusted)
         if address and self._per_address[address] >= self.limits.connections_per_address:
             return False
@@ -120,7 +120,7 @@ class Connections:
             del self._per_address[address]
 
     def hold(self, connection: Connection, size_bytes: int) -> bool:
-        """Count *size_bytes* that are kept for *connection*, and make room for them; False if there is none."""
+        """Count *size_bytes* buffered for *connection*, dropping others if necessary; return False if it has no room."""
         connection.held_bytes += size_bytes
         self._held_bytes += size_bytes
         while self._held_bytes > self.limits.held_bytes:
@@ -130,12 +130,12 @@ class Connections:
         return True
 
     def release(self, connection: Connection) -> None:
-        """Nothing is kept for *connection* any more."""
+        """Reset the buffered size of *connection* to zero."""
         self._held_bytes -= connection.held_bytes
         connection.held_bytes = 0
 
     def expire(self, now: float) -> None:
-        """Tell every connection whose deadline has passed."""
+        """Call `expire` of every connection whose deadline has passed."""
         for connection in [each for each in self._address_of if each.deadline <= now]:
             connection.expire()
 
@@ -150,7 +150,7 @@ class Connections:
 
 @lru_cache(maxsize=4096)
 def _counted_as(host: str | None, trusted: tuple[Network, ...]) -> str:
-    """The client that *host*'s connections are counted for; empty if they are not limited."""
+    """Return the key that *host*'s connections are counted by; empty if they are not limited."""
     if host is None:  # a Unix socket
         return ""
     address = ip_address(host.partition("%")[0])

@@ -1,4 +1,4 @@
-"""How does a process come to its database? Edge: waits for Postgres, then for the tables that its version needs."""
+"""Opens a process's database: waits for Postgres, then for the migrations that this version needs. Edge."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CLOSE_SECONDS: Final = 1.0
 async def opened_database(
     settings: DatabaseSettings, *, service: str, role: str, migrations: Migrations, stopping: asyncio.Event
 ) -> AsyncIterator[Pool | None]:
-    """A pool that acts as *role*, once all *migrations* are applied; None if told to stop before."""
+    """Yield a pool that acts as *role*, once all *migrations* are applied; None if *stopping* is set before."""
     try:
         pool = await unless_stopped(stopping, _connect(settings, service, role))
     except Stopped:
@@ -41,7 +41,7 @@ async def opened_database(
 
 async def latest_migration(pool: Pool, migrations: Migrations) -> int:
     """
-    The number of the last migration that was applied; 0 in a database that was never migrated.
+    Return the number of the last applied migration; 0 if the database was never migrated.
 
     Raises:
         DependencyDown: if Postgres does not answer.
@@ -55,7 +55,7 @@ async def latest_migration(pool: Pool, migrations: Migrations) -> int:
 
 
 async def check_database(pool: Pool, migrations: Migrations) -> str | None:
-    """What keeps the database from being used now, or None."""
+    """Return why the database cannot be used now, or None."""
     try:
         found = await latest_migration(pool, migrations)
     except DependencyDown as error:
@@ -80,7 +80,7 @@ async def _connect(settings: DatabaseSettings, service: str, role: str) -> Pool:
 
 
 async def _is_migrated(pool: Pool, migrations: Migrations, stopping: asyncio.Event) -> bool:
-    """Wait for the tables that this version needs: without them every delivery would become a dead letter."""
+    """Wait for the migrations that this version needs: without them every delivery would become a dead letter."""
     try:
         await unless_stopped(stopping, _until_migrated(pool, migrations))
     except Stopped:
@@ -102,7 +102,7 @@ async def _found(pool: Pool, migrations: Migrations) -> int:
 
 
 async def _hang_up(pool: Pool, stopping: asyncio.Event, drain_seconds: float) -> None:
-    """Wait no longer for a Postgres that does not answer than for anything else, once the process is to end."""
+    """Terminate the pool *drain_seconds* after *stopping* is set: a hanging Postgres must not delay the exit."""
     await stopping.wait()
     await asyncio.sleep(drain_seconds)
     pool.terminate()

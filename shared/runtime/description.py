@@ -1,8 +1,8 @@
 """
-Description of an API: adds to FastAPI's document the problems of each operation, and takes the tools out. Pure.
+OpenAPI description: adds the problems of each operation to FastAPI's document, and removes internal operations. Pure.
 
-An operation says with `raises` which of our errors it is answered with. What all operations have in common, such as
-401, is added here. Tests hold each answer of an API against its description: see ``tests/described.py``.
+An operation declares with `raises` which of our errors it can answer with. Problems of all operations, such as 401, are
+added here. Tests compare every response of an API with its description: see ``tests/described.py``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shared.contract.errors import ModelswapError
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Document = dict[str, Any]
 
-#: The tag of operations that only modelswap's own processes and its command line use. They are not in the document.
+#: Tag of operations that only modelswap's own processes and commands use. They are left out of the document.
 TOOLS: Final = "tools"
 PROBLEM_JSON: Final = "application/problem+json"
-#: What concerns all operations alike.
+#: Text about the problems of all operations.
 PROBLEMS: Final = """\
-What can not be done is answered as a problem (RFC 9457, `application/problem+json`); each operation names its types.
-Beside these, a path that is none is answered 404 `not-found`, a method that a path does not have 405
-`method-not-allowed`, and a bug of ours 500 `internal`. Query parameters and fields that are unknown are refused.
+Failures are answered as problems (RFC 9457, `application/problem+json`); each operation lists its types. In addition,
+an unknown path is answered 404 `not-found`, an unsupported method 405 `method-not-allowed`, and an internal error 500
+`internal`. Unknown query parameters and fields are refused.
 """
 _SCHEMAS: Final = "#/components/schemas/"
 _PROBLEM_REF: Final = _SCHEMAS + Problem.__name__
@@ -35,25 +35,25 @@ _RAISES: Final = "raises"
 _INTEGER_HEADER: Final = {"schema": {"type": "integer", "minimum": 1}}
 _HEADERS: Final[Mapping[int, Mapping[str, Any]]] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
-    503: {"Retry-After": {"description": "Seconds after which to ask again.", **_INTEGER_HEADER}},
+    503: {"Retry-After": {"description": "Seconds after which to retry.", **_INTEGER_HEADER}},
 }
-#: Status, kind, and what it says.
+#: Status, kind and description.
 _ALWAYS: Final = (
-    (401, "unauthorized", "The request has no bearer token that this API knows."),
-    (422, "invalid", "Parts of the request make no sense; `errors` names each, and what it must be."),
-    (503, "unavailable", "Not now: something that is needed is away. Ask again in a moment."),
+    (401, "unauthorized", "The request has no valid bearer token."),
+    (422, "invalid", "Parts of the request are invalid; `errors` names each, and what it must be."),
+    (503, "unavailable", "A dependency is down. Retry after a moment."),
 )
-_OF_WRITES: Final = ((403, "forbidden", "The token may look, but change nothing."),)
+_OF_WRITES: Final = ((403, "forbidden", "The token is read-only."),)
 _WITH_A_BODY: Final = (
     (400, "bad-request", "The body can not be read."),
     (413, "too-large", "The body is larger than 4 MiB."),
 )
-#: An id with a slash or a line break in it makes another path.
+#: An id with a slash or a line break in it does not match the path.
 _WITH_AN_ID: Final = ((404, "not-found", "There is no such path."),)
 
 
 def raises(*errors: type[ModelswapError]) -> Callable[[Endpoint], Endpoint]:
-    """Say which errors of ours an operation is answered with, beside those that every operation has."""
+    """Declare which of our errors an operation can answer with, in addition to those of every operation."""
 
     def note(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _RAISES, errors)
@@ -69,7 +69,7 @@ def describe(
     schema = Problem.model_json_schema(ref_template=_SCHEMAS + "{model}")
     document["components"]["schemas"] |= {**schema.pop("$defs"), Problem.__name__: schema}
     for path, method, operation in operations(document):
-        # FastAPI describes its own answer to a request that makes no sense, which is never given.
+        # FastAPI describes its own 422 response, which we replace.
         operation["responses"].pop("422", None)
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _present(parameter["schema"])
@@ -80,7 +80,7 @@ def describe(
 
 
 def _present(schema: Document) -> Document:
-    # FastAPI says of an optional parameter that it may be null. It is left out; one that is given never is.
+    # FastAPI describes an optional parameter as nullable. A parameter can be left out, but it is never null.
     options = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
     rest = {name: value for name, value in schema.items() if name != "anyOf"}
     match options:
@@ -92,14 +92,14 @@ def _present(schema: Document) -> Document:
 
 
 def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
-    """Path, method and operation, for each."""
+    """Yield path, method and operation of each operation."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield path, method, operation
 
 
 def without_tools(document: Document) -> Document:
-    """The document without operations that have the tag `TOOLS`, and without what only these refer to."""
+    """Return the document without operations tagged `TOOLS`, and without schemas that only those use."""
     paths: dict[str, Document] = defaultdict(dict)
     for path, method, operation in operations(document):
         if TOOLS not in operation.get("tags", ()):
@@ -116,7 +116,7 @@ def _problems(
     errors: tuple[type[ModelswapError], ...],
     statuses: Mapping[type[ModelswapError], HTTPStatus],
 ) -> Mapping[int, Mapping[str, str]]:
-    """What each kind of problem says, by its status."""
+    """Return the description of each kind of problem, by status."""
     common = [
         *_ALWAYS,
         *(_OF_WRITES if method not in _READS else ()),
@@ -131,7 +131,7 @@ def _problems(
 
 
 def kind_of(code: str) -> str:
-    """The kind of problem that an error with that code is answered with."""
+    """Return the kind of problem for an error code."""
     return code.replace("_", "-")
 
 
@@ -168,7 +168,7 @@ def _drop_unused_schemas(document: Document) -> None:
 
 
 def _references(part: Any) -> Iterator[str]:
-    """The names of the schemas that *part* refers to, however deep."""
+    """Yield the names of all schemas that *part* refers to, at any depth."""
     match part:
         case {"$ref": str(reference), **rest}:
             yield reference.removeprefix(_SCHEMAS)

@@ -1,8 +1,8 @@
 """
 Documentation page: renders an API's description as one HTML page. Pure.
 
-The page is made here and not by a script in the browser: it loads nothing from anywhere, works without JavaScript, and
-its Content-Security-Policy forbids all but its own style.
+The page is rendered on the server: it loads no resources, works without JavaScript, and its Content-Security-Policy
+allows only its own style.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CODE: Final = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 
 
 def page(document: Document) -> str:
-    """The page for *document*."""
+    """Render the page of *document*."""
     info, schemas = document["info"], document["components"]["schemas"]
     tags: Sequence[Document] = document.get("tags", ())
     parts = [
@@ -123,7 +123,7 @@ def _table(rows: Iterator[tuple[str, str, Document]]) -> str:
 
 
 def _type(schema: Document) -> str:
-    """What a value is, in a few words, with a link where there are more."""
+    """Describe a schema's type in a few words, with a link to a named schema."""
     match schema:
         case {"$ref": str(reference)}:
             name = escape(reference.removeprefix(_SCHEMAS))
@@ -141,7 +141,7 @@ def _type(schema: Document) -> str:
 
 
 def _text(text: str) -> str:
-    """Paragraphs, lists and code, as our descriptions use them."""
+    """Render the Markdown that our descriptions use: paragraphs, lists and code."""
     return "".join(
         f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in re.split(r'^- ', block, flags=re.MULTILINE)[1:])}</ul>"
         if block.startswith("- ")

@@ -1,4 +1,4 @@
-"""Is this process alive, and can it do its work? The same three routes on every process."""
+"""Health routes of every process: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from shared.runtime.aside import SetAside
 
-#: Says what is wrong, or None.
+#: Returns what is wrong, or None.
 Check = Callable[[], Awaitable[str | None]]
 
 
@@ -21,12 +21,12 @@ def health_routes(
     checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = (), *, told: Mapping[str, Check] | None = None
 ) -> list[Route]:
     """
-    ``/livez`` never touches a dependency; ``/readyz`` asks every check; ``/metrics`` is Prometheus text.
+    Return ``/livez`` (uses no dependency), ``/readyz`` (runs every check) and ``/metrics`` (Prometheus text).
 
-    What loops have set *aside*, and what a check of *told* finds, is shown by ``/readyz``, but the process is ready all
-    the same: the others go on.
+    ``/readyz`` also shows the items that loops have set *aside* and the findings of *told*, which do not make the
+    process unready: its other work continues.
     """
-    # Read once: a later look would find the version that was installed meanwhile, not the one that runs.
+    # Read once at start: later it could be the version that was installed meanwhile, not the running one.
     running = version("modelswap")
 
     async def livez(_: Request) -> Response:

@@ -1,7 +1,7 @@
 """
-What do our HTTP APIs have in common? Edge: who may ask, how much is read, and how a request is answered that fails.
+Base of our HTTP APIs: authentication, body limit, validation, error responses, pages. Edge.
 
-Every request needs a bearer token. Whatever goes wrong is answered as a problem (RFC 9457), never with internals.
+Every request needs a bearer token. Every failure is answered as a problem (RFC 9457), without internals.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _INVALID: Final = "invalid"
 _DOCS: Final = "/docs"
 _RETRY_AFTER_SECONDS: Final = 5
 _CURSOR_BYTES: Final = 8
-#: A number from 0 to 2**63 - 1 in that many bytes, as base 64: each text that fits is one.
+#: A number from 0 to 2**63 - 1 in that many bytes, as base 64; every text that matches is one.
 _CURSOR: Final = "^[A-Za-f][A-Za-z0-9_-]{9}[AEIMQUYcgkosw048]$"
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _CALLER: Final = "modelswap.caller"
 _ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
 
-#: Not the phrases of `HTTPStatus`, which are others in a newer Python.
+#: Not the phrases of `HTTPStatus`, which differ between versions of Python.
 _HTTP_KINDS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
 class Invalid(Exception):  # noqa: N818 (it is an answer)
-    """Parts of the request make no sense; *kind* says if it is for what is there, and not in any case."""
+    """Parts of the request are invalid; *kind* is another one if they are invalid only in the current state."""
 
     def __init__(self, *mistakes: Mistake, kind: str = _INVALID) -> None:
         super().__init__(*mistakes)
@@ -76,17 +76,17 @@ def _asker(request: Request) -> Caller:
 
 async def _refuse_unknown_parameters(request: Request) -> None:
     """
-    Let a request pass if the query consists of parameters that the operation has, each of them once.
+    Refuse unknown and repeated query parameters.
 
     Raises:
-        Invalid: if not. A filter that was mistyped and ignored would be answered with everything.
+        Invalid: if there are any. Ignoring a mistyped filter would return everything.
 
     """
     given = Counter(name for name, _ in request.query_params.multi_items())
     if not given:
         return
     fields = get_flat_params(request.scope["route"].dependant)
-    # A parameter that is part of a model does not say that it is one of the query.
+    # A parameter inside a model is not marked as a query parameter, so exclude the other kinds.
     known = {field.alias for field in fields if not isinstance(field.field_info, (params.Path, params.Header))}
     there_are = f"known are {', '.join(sorted(known))}" if known else "none is taken here"
     found = [
@@ -113,12 +113,12 @@ Cursor = Annotated[
     Query(description="The `next_cursor` of an earlier page; without one, the first page is answered."),
 ]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
-#: Whose token came with the request.
+#: The caller that the request's token belongs to.
 Asker = Annotated[Caller, Depends(_asker)]
 
 
 class Api(FastAPI):
-    """One of our APIs: its description names the problems of each operation, and can be read as a page."""
+    """One of our APIs: its description lists the problems of each operation, and has an HTML page."""
 
     def __init__(self, *, statuses: Mapping[type[ModelswapError], HTTPStatus], **options: Any) -> None:
         super().__init__(**options)
@@ -127,7 +127,7 @@ class Api(FastAPI):
         self.add_route(_DOCS, self._show_page)
 
     def whole(self) -> dict[str, Any]:
-        """The description, with the operations that only our own tools use."""
+        """Return the description, including internal operations."""
         if self._whole is None:
             self._whole = super().openapi()
             endpoints = {str(each.name): each.endpoint for each in iter_route_contexts(self.routes) if each.endpoint}
@@ -135,11 +135,11 @@ class Api(FastAPI):
         return self._whole
 
     def openapi(self) -> dict[str, Any]:
-        """The description, for whoever uses the API."""
+        """Return the public description."""
         return without_tools(self.whole())
 
     def methods_at(self, path: str) -> list[str]:
-        """What can be asked of *path*."""
+        """Return the methods that *path* supports."""
         here = (each for each in iter_route_contexts(self.routes) if each.path_regex.match(path))
         return sorted({method for each in here for method in each.methods or ()})
 
@@ -157,10 +157,10 @@ def new_api(
     statuses: Mapping[type[ModelswapError], HTTPStatus],
 ) -> Api:
     """
-    An API without routes.
+    Create an API without routes.
 
-    *tags*: what the groups of its operations are about. *statuses*: what an error of ours is answered with; any that is
-    not there is a bug.
+    *tags* describe the groups of operations. *statuses* are the HTTP statuses of our errors; any other error is
+    answered as an internal one.
     """
     answer = answering(statuses)
     api = Api(
@@ -175,7 +175,7 @@ def new_api(
         openapi_url=_OPENAPI,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
-        # For the document; `RequireToken` checks it, before a body is read.
+        # HTTPBearer is for the document only; `RequireToken` checks the token before a body is read.
         dependencies=[Security(HTTPBearer(auto_error=False)), Depends(_refuse_unknown_parameters)],
         exception_handlers=dict.fromkeys(
             (RequestValidationError, Invalid, ModelswapError, HTTPException, Exception), answer
@@ -194,22 +194,21 @@ def create_app(
     aside: Sequence[SetAside[Any]] = (),
     below: str = "/v1",
 ) -> Starlette:
-    """Serve *api*, and say beside it whether this process is well, by *checks*; *told* and *aside*: `health_routes`."""
+    """Create the application of *api* with health routes; *checks*, *told* and *aside* as in `health_routes`."""
     app = Starlette(
         routes=[*health_routes(checks, aside, told=told), Mount(below, app=api)],
         exception_handlers={HTTPException: answering({})},
     )
-    # A redirect would name the host that the client says it asked.
+    # A redirect would repeat the Host header, which the client controls.
     app.router.redirect_slashes = False
     return app
 
 
 class RequireToken:
     """
-    Lets nothing pass without a bearer token that we know, except to the API's own description.
+    Middleware: refuses requests without a known bearer token, except for the API's own description.
 
-    Nothing that changes anything passes with a token that may only look, and no request in another's name with a token
-    that may not speak for others.
+    It also refuses writes with a read-only token, and requests on behalf of others without a service token.
     """
 
     def __init__(self, app: ASGIApp, tokens: Sequence[Token]) -> None:
@@ -233,7 +232,7 @@ class RequireToken:
         return self._app
 
     def _identify(self, headers: Mapping[bytes, bytes]) -> Caller | Response:
-        """Who asks, or the answer to a request that may not be made."""
+        """Return the caller, or the response that refuses the request."""
         caller = self._find(headers)
         if caller is None:
             return _UNAUTHORIZED
@@ -247,13 +246,13 @@ class RequireToken:
 
     def _find(self, headers: Mapping[bytes, bytes]) -> Caller | None:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        # All are compared, so that the time says nothing of which.
+        # All are compared, so that the timing does not reveal which one matches.
         found = [caller for known, caller in self._tokens if hmac.compare_digest(token, known)]
         return found[0] if found and scheme.lower() == b"bearer" else None
 
 
 class LimitBody:
-    """Reads no more than `MAX_BODY_BYTES`. (FastAPI's own limit answers in plain text.)"""
+    """Middleware: refuses bodies over `MAX_BODY_BYTES`. (FastAPI's own limit answers in plain text.)"""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -273,7 +272,7 @@ class LimitBody:
 
 
 def to_cursor(number: int) -> str:
-    """Where a page ended, for the request of the next one."""
+    """Encode the position where a page ended, for the request of the next page."""
     return base64.urlsafe_b64encode(number.to_bytes(_CURSOR_BYTES)).decode().rstrip("=")
 
 
@@ -284,7 +283,7 @@ def page_of(found: Sequence[Item], limit: int, position: Callable[[Item], int]) 
 
 
 def from_cursor(cursor: str | None) -> int | None:
-    """Read what `to_cursor` wrote."""
+    """Decode the position in a cursor of `to_cursor`."""
     return None if cursor is None else int.from_bytes(base64.urlsafe_b64decode(f"{cursor}="))
 
 
@@ -298,9 +297,9 @@ def _problem(
 
 
 _UNAUTHORIZED: Final = _problem(
-    401, "unauthorized", "a bearer token is needed that this API knows", headers={"WWW-Authenticate": "Bearer"}
+    401, "unauthorized", "a valid bearer token is required", headers={"WWW-Authenticate": "Bearer"}
 )
-_CLOSED: Final = _problem(403, "forbidden", "nobody may ask this process anything: it is given no MODELSWAP_API_TOKENS")
+_CLOSED: Final = _problem(403, "forbidden", "this process accepts no requests: MODELSWAP_API_TOKENS is not set")
 _FORBIDDEN: Final = _problem(403, "forbidden", "this token may look, but change nothing")
 _NOT_FOR_OTHERS: Final = _problem(
     403, "forbidden", f"this token may not speak for others: leave {ON_BEHALF_OF} out, or use one of scope service"
@@ -311,7 +310,7 @@ _NO_NAME: Final = _problem(
 
 
 def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:
-    """What a request is answered with that could not be done."""
+    """Return the exception handler that answers every error as a problem."""
 
     async def answer(request: Request, error: Exception) -> Response:
         match error:
@@ -332,7 +331,7 @@ def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:
 
 
 def _invalid(errors: Sequence[Mistake], kind: str = _INVALID) -> Response:
-    return _problem(422, kind, "the request makes no sense", errors=errors)
+    return _problem(422, kind, "the request is invalid", errors=errors)
 
 
 def _refused(request: Request, error: HTTPException) -> Response:
@@ -340,19 +339,19 @@ def _refused(request: Request, error: HTTPException) -> Response:
     if status == HTTPStatus.METHOD_NOT_ALLOWED and isinstance(request.app, Api):
         # Starlette names the methods of the first route at that path, not of all.
         allowed = ", ".join(request.app.methods_at(_path(request.scope)))
-        headers, detail = {"Allow": allowed}, f"only {allowed} can be asked for here"
+        headers, detail = {"Allow": allowed}, f"this path supports only {allowed}"
     return _problem(status, _HTTP_KINDS.get(status, "http"), detail, headers=headers)
 
 
 def _taken(request: Request) -> Schemas:
-    """What the operation of *request* takes."""
+    """Return the schemas of *request*'s operation."""
     document = request.app.whole()
     operation = document["paths"][request.scope["route"].path_format][request.method.lower()]
     return Schemas.of_operation(document, operation)
 
 
 def _path(scope: Scope) -> str:
-    """The path below the place where the API is mounted."""
+    """Return the path below the API's mount point."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 

@@ -1,4 +1,4 @@
-"""How does a process start, run and stop? SIGTERM means: begin nothing more, finish what was begun, exit 0."""
+"""Start, run and stop of a process. On SIGTERM it takes no new work, finishes its current work, and exits with 0."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = structlog.get_logger()
 
 S = TypeVar("S", bound=Settings)
 
-#: The command line was understood, but the process can not run as it is set up.
+#: Exit code for invalid settings.
 EXIT_SETTINGS: Final = 2
 _GC_THRESHOLD: Final = 50_000
-#: To close connections, after what was begun is finished.
+#: Time to close connections after the drain.
 _CLOSING_SECONDS: Final = 1.0
 
 
 class CannotListen(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
-    """The process's port is taken, or not ours to take."""
+    """The process's port is in use, or may not be opened."""
 
     code = "can_not_listen"
 
@@ -47,8 +47,8 @@ def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event]
         sys.stderr.write(f"{service}: {error}\nSee `modelswap config show`.\n")
         return EXIT_SETTINGS
     logs.configure(service, level=settings.log_level, renderer=settings.log_format)
-    # What was imported stays, and a delivery makes hundreds of objects that die with it: looking for cycles after each
-    # few of them cost a third of the work (measured 2026-11).
+    # Imported objects stay, and a delivery creates hundreds of short-lived objects: with the default threshold, garbage
+    # collection took a third of the CPU time (measured 2026-11).
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
@@ -80,9 +80,9 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Coroutine[Any, Any
 
 async def _until_cut_off(running: Coroutine[Any, Any, None], stopping: asyncio.Event, seconds: float) -> None:
     """
-    Await *running*; once *stopping* is set, for *seconds* at most, whatever it waits for.
+    Await *running*, but at most *seconds* after *stopping* is set; then cancel it.
 
-    What is cut off is as if the process were killed then, which everything here must bear anyway.
+    That is equivalent to killing the process, which must be safe at any time anyway.
     """
     task, ended = asyncio.create_task(running), asyncio.Event()
     task.add_done_callback(lambda _: ended.set())
@@ -106,10 +106,10 @@ async def serve(
     limits: Limits | None = None,
 ) -> None:
     """
-    Serve *app* until *stopping* is set; then finish the requests that were begun.
+    Serve *app* until *stopping* is set; then finish the requests in progress.
 
     Raises:
-        CannotListen: if somebody else does, or this process may not.
+        CannotListen: if the port is in use, or may not be opened.
 
     """
     listener = listen(host, port)
@@ -125,8 +125,8 @@ async def supervise(stopping: asyncio.Event, *parts: Coroutine[Any, Any, None]) 
     """
     Run *parts* together until all have ended.
 
-    Each ends by itself once *stopping* is set. One that ends sooner, or fails, stops the others: a process that does
-    half its work looks healthy and is not.
+    Each ends by itself once *stopping* is set. One that ends earlier, or fails, stops the others, because a process
+    that does half its work would look healthy.
     """
     tasks = [asyncio.create_task(part) for part in parts]
     try:
@@ -141,10 +141,10 @@ async def supervise(stopping: asyncio.Event, *parts: Coroutine[Any, Any, None]) 
 
 def listen(host: str, port: int) -> socket.socket:
     """
-    A socket that listens; port 0 is any free one.
+    Open a listening socket; port 0 picks a free one.
 
     Raises:
-        CannotListen: if somebody else does, or this process may not.
+        CannotListen: if the port is in use, or may not be opened.
 
     """
     try:
@@ -154,14 +154,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise CannotListen(
             f"can not listen on {host}:{port} ({error.strerror}): change this process's _PORT"
         ) from error
-    # Inherited by what is accepted; otherwise small answers wait for an acknowledgement.
+    # Inherited by accepted connections; otherwise small responses wait for a TCP acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
-        import uvloop  # noqa: PLC0415 (not to be had on every platform)
+        import uvloop  # noqa: PLC0415 (not available on every platform)
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()

@@ -1,11 +1,11 @@
 """
-Logs: one JSON object a line on standard output, without secrets or local variables. Edge.
+Logs: one JSON object per line on standard output, without secrets or local variables. Edge.
 
 Every fact about a training is one line at info with its ids (`facts_of`), so that one `grep` for a training, a user, a
-message or a trace finds its whole walk through all processes. Progress comes by the second: its lines are at debug.
+message or a trace finds its path through all processes. Progress arrives every second, so its lines are at debug.
 
-Our own lines go straight to standard output, which costs half of what the standard library's handlers do; libraries'
-lines take that road and look the same.
+Our own lines are written directly to standard output, at half the cost of the standard library's handlers; lines of
+libraries go through those handlers and look the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingProgressed
 
-#: Libraries that say nothing we would act on, or say it twice.
+#: Libraries whose logs are not actionable, or duplicate ours.
 _NOISE = {
     "aio_pika": logging.CRITICAL,
     "aiormq": logging.CRITICAL,
@@ -103,9 +103,9 @@ def log_fact(
     log: FilteringBoundLogger, name: str, envelope: Envelope, ids: Mapping[str, str] | None = None, /, **facts: object
 ) -> None:
     """
-    Log that *name* happened to *envelope*: at info, or at debug where it only reports progress.
+    Log the event *name* of *envelope* at info, or at debug if the envelope only reports progress.
 
-    *ids* are those of `facts_of`, where they were read before.
+    *ids* are the result of `facts_of`, if the caller has it already.
     """
     write = log.debug if isinstance(envelope.event, TrainingProgressed) else log.info
     write(name, **facts, **(facts_of(envelope) if ids is None else ids))

@@ -1,10 +1,9 @@
 """
-How does a database become what the code expects? Edge: numbered SQL files, applied once each, forward only.
+Migrations: numbered SQL files, each applied once, forward only. Edge.
 
 Each file is one transaction, unless its first line is ``-- no-transaction``; such a file holds exactly one statement
-(``CREATE INDEX CONCURRENTLY …``), and is tried again where it was cut off. What was applied is recorded with its
-digest, so a file that was edited afterwards is refused. Many processes may run this at once: one works, the others
-wait and then find nothing to do.
+(``CREATE INDEX CONCURRENTLY …``), and is retried if it was interrupted. Applied files are recorded with their digest,
+so a file that was edited afterwards is refused. Many processes may run this at once: one applies, the others wait.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from shared.runtime.postgres import Connection, connect, translated_errors
 _FILE_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql", re.ASCII)
 _NO_TRANSACTION: Final = "-- no-transaction"
 _POLL_SECONDS: Final = 0.1
-#: Nobody but us makes indexes there, and we hold the lock.
+#: All invalid indexes are ours: only migrations create indexes in this schema, and we hold the lock.
 _INVALID_INDEXES: Final = """
     SELECT i.indexrelid::regclass::text AS name
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -56,7 +55,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class _Applied:
-    """What the database says of a file."""
+    """The database's record of an applied file."""
 
     digest: str
     at: datetime
@@ -64,7 +63,7 @@ class _Applied:
 
 @dataclass(frozen=True, slots=True)
 class Migrations:
-    """The files of one *directory*, which make one *schema*."""
+    """The migrations of one *schema*, the files of *directory*."""
 
     schema: str
     directory: Path
@@ -122,7 +121,7 @@ class Migrations:
         return len(self.files())
 
     async def latest_applied(self, connection: Connection) -> int:
-        """The number of the last file that was applied; 0 where there is none yet."""
+        """Return the number of the last applied file; 0 if there is none."""
         found = await connection.fetchval(f"SELECT max(number) FROM {self._table}")  # noqa: S608 (our own name)
         return found or 0
 
@@ -168,9 +167,9 @@ class Migrations:
             raise MigrationRefused(f"{migration.name}.sql was not applied: {error}") from error
 
     async def _make_index(self, connection: Connection, sql: str) -> None:
-        """Make it whatever an earlier attempt that was cut off has left: an index that is invalid, or not recorded."""
+        """Create the index, even if an interrupted attempt left it invalid or unrecorded."""
         left = await connection.fetch(_INVALID_INDEXES, self.schema)
-        # It waits for whoever writes or reads with an old snapshot, such as a backup, and nobody waits for it.
+        # It waits for transactions with an old snapshot, such as a backup, and blocks no other.
         await connection.execute("SET lock_timeout = 0")
         for index in left:
             await connection.execute(f"DROP INDEX CONCURRENTLY {index['name']}")
@@ -188,7 +187,7 @@ class Migrations:
 
 
 def _pending(files: Sequence[Migration], applied: Mapping[int, _Applied]) -> Sequence[Migration]:
-    # Numbers beyond our files are a newer version's: it only adds, so that we may run beside it.
+    # Numbers beyond our files belong to a newer version. Migrations only add, so this version can run beside it.
     done = [file for file in files if file.number in applied]
     for file in done:
         if applied[file.number].digest != file.digest:
@@ -205,5 +204,5 @@ async def _connection(database_url: str) -> AsyncIterator[Connection]:
         with translated_errors(connection):
             yield connection
     finally:
-        # The session's end gives its lock back.
+        # Ending the session releases its lock.
         await connection.close(timeout=5)

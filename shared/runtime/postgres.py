@@ -1,18 +1,18 @@
 """
-How is Postgres reached, and what does its failure mean? Edge: the one place that translates asyncpg's errors.
+Connects to Postgres, runs transactions, and translates asyncpg's errors, the only place that does. Edge.
 
-    Conflict           40001 40P01 55P03 0A000      two transactions met, or a plan is stale: the same again at once
+    Conflict           40001 40P01 55P03 0A000      conflicting transactions, or a stale plan: retry at once
     DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
     MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
-    PermanentError     22 23 42 54                  this will never be stored, by nobody
-    TransientError     any other                    nobody knows: later, a few times
+    PermanentError     22 23 42 54                  can never be stored
+    TransientError     any other                    unknown: retry later, a few times
 
-Sessions are ours alone: they act as a role, have limits, hold prepared statements and, while migrations run, an
-advisory lock. A pooler that hands a session from one client to the next after each transaction (PgBouncer's transaction
-mode) breaks all of these, up to statements that run with the parameters of another one. So `connect` and `connect_pool`
-refuse one, as far as it can be told, with a sentence that says what to do (2026-11).
+Sessions must not be shared: they act as a role, have limits, hold prepared statements and, during migrations, an
+advisory lock. A pooler that gives a session to another client after each transaction (PgBouncer's transaction mode)
+breaks all of these; statements could even run with the parameters of another one. So `connect` and `connect_pool`
+refuse such a pooler where they can detect it, with advice in the error (2026-11).
 
-A COMMIT whose answer is lost may have been carried out. So whoever works here must bear to do the same work twice.
+A COMMIT whose response is lost may have been executed, so all work in transactions must be idempotent.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ Record: TypeAlias = asyncpg.Record
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
-#: How often the same work is tried again at once when two transactions met.
+#: How often work is retried at once after a conflict.
 _AGAIN_AT_ONCE: Final = 2
 _CONNECT_SECONDS: Final = 5.0
 _ACQUIRE_SECONDS: Final = 3.0
 #: A query over a dead network costs twice this: once for itself, once for cleaning up.
 _COMMAND_SECONDS: Final = 8.0
 _IDLE_SECONDS: Final = 60.0
-#: Given at the start of a session, so that they survive whatever happens in it.
+#: Set at the start of a session, so that a RESET does not undo them.
 _SESSION: Final = {
     "statement_timeout": "5000",
     "lock_timeout": "3000",
     "idle_in_transaction_session_timeout": "15000",
     "timezone": "UTC",
-    # Compiling costs more than our statements do.
+    # Compiling costs more than running our statements.
     "jit": "off",
-    # Our statements name their rows. A plan that is made while the tables are empty must stay good when they are large.
+    # Our statements use indexes. A plan that is made while the tables are empty must still be good when they are large.
     "enable_seqscan": "off",
 }
 
 _CONFLICT: Final = ("40001", "40P01", "55P03", "0A000")
 _DOWN: Final = ("08", "53", "57P0", "57014", "25006", "25P02", "25P03", "28", "3D")
 _MIXED_UP: Final = ("26", "34", "42P03", "42P05")
-#: Met while Postgres reads parameters, which the library has written for the statement that it prepared.
+#: Raised while Postgres decodes parameters, which the library encoded for the statement that it prepared.
 _UNREADABLE: Final = ("22P03", "54000")
 _PERMANENT: Final = ("22", "23", "42", "54")
 _ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -68,19 +68,19 @@ _POOLER: Final = (
 
 
 class Conflict(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
-    """Another transaction was in the way. The same work, done again, most likely passes."""
+    """A conflict with another transaction. A retry most likely succeeds."""
 
     code = "database_conflict"
 
 
 class UnusableAddress(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
-    """The database's address contradicts itself or this machine: waiting does not help."""
+    """The database's URL cannot be used, so retrying does not help."""
 
     code = "database_address"
 
 
 class MixedUp(DependencyDown):
-    """The session is not the one that our statement was prepared in: what the message says has no part in it."""
+    """The session is not the one in which our statement was prepared; the delivery's content is not the cause."""
 
     code = "database_mixed_up"
     may_concern_one = True
@@ -92,12 +92,12 @@ async def connect_pool(
     """
     Open connections to *url*.
 
-    With a *role*, every session acts as that role, whoever the URL logs in as: even a superuser's then runs without
-    privileges.
+    With a *role*, every session acts as that role, whatever user the URL logs in as: even a superuser has only the
+    role's privileges.
 
     Raises:
-        DependencyDown: if Postgres does not answer, or does not let us in.
-        UnusableAddress: if *url* asks for what can not be.
+        DependencyDown: if Postgres does not answer, or refuses the login.
+        UnusableAddress: if *url* cannot be used.
 
     """
     session = {**_SESSION, "application_name": application_name}
@@ -128,14 +128,14 @@ async def connect_pool(
 
 async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyncpg.Record]:
     """
-    Open one connection to *url*, as whoever it logs in as, for work that may take as long as it likes.
+    Open one connection to *url*, with the privileges of its user and no statement timeout.
 
     Raises:
-        DependencyDown: if Postgres does not answer, or does not let us in.
-        UnusableAddress: if *url* asks for what can not be.
+        DependencyDown: if Postgres does not answer, or refuses the login.
+        UnusableAddress: if *url* cannot be used.
 
     """
-    # Whoever waits for a table holds up everybody behind it: not for long.
+    # A statement that waits for a table's lock blocks all later ones, so the wait is limited.
     session = {"application_name": application_name, "timezone": "UTC", "lock_timeout": "10000"}
     with _connecting():
         connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, server_settings=session)
@@ -148,7 +148,7 @@ async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyn
 
 
 async def _check_session(connection: Connection, asked: Mapping[str, str]) -> None:
-    """Has the session what was asked for it at its start? Some poolers are told to ignore that."""
+    """Check that the session has the requested settings: some poolers ignore startup parameters."""
     found = await connection.fetchrow(
         """
         SELECT current_setting('role') AS role, setting AS lock_timeout FROM pg_settings WHERE name = 'lock_timeout'
@@ -159,14 +159,14 @@ async def _check_session(connection: Connection, asked: Mapping[str, str]) -> No
 
 
 async def _check_sharing(one: Connection, other: Connection) -> None:
-    """Does a pooler give the session of *one* to *other*?"""
+    """Check that no pooler gives the session of *one* to *other*."""
     if await one.fetchval("SELECT pg_backend_pid()") == one.get_server_pid():
         return  # Postgres itself
     ask = "SELECT current_setting('modelswap.session', true)"
     try:
         await one.execute("SET modelswap.session = 'one'")
         async with other.transaction():
-            # A pooler has only this one to give, or gives *one* another while *other* has it.
+            # A pooler would give this session to *other*, or give *one* another session meanwhile.
             shared = await other.fetchval(ask) == "one" or await one.fetchval(ask) != "one"
     except asyncpg.PostgresError as error:
         raise UnusableAddress(f"{_POOLER} ({_say(error)})") from error
@@ -176,7 +176,7 @@ async def _check_sharing(one: Connection, other: Connection) -> None:
 
 @contextmanager
 def _connecting() -> Iterator[None]:
-    # Whatever is wrong here, no message is at fault: a role that is missing appears with the first migration.
+    # No message is the cause of a failure here; a missing role, for instance, is created by the first migration.
     try:
         yield
     except ClientConfigurationError as error:
@@ -191,11 +191,11 @@ def _connecting() -> Iterator[None]:
 
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     """
-    Do *work* in one transaction; after a `Conflict` do all of it again, at most twice.
+    Do *work* in one transaction; after a `Conflict` retry it, at most twice.
 
     Raises:
-        ModelswapError: what `classify` makes of the database's error. Then nothing was committed, unless the
-            connection was lost at the very end.
+        ModelswapError: the database's error, as translated by `classify`. Nothing was committed, unless the connection
+            was lost during the COMMIT.
 
     """
     for _ in range(_AGAIN_AT_ONCE):
@@ -213,7 +213,7 @@ async def _once(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
 
 @asynccontextmanager
 async def acquired(pool: Pool) -> AsyncIterator[Connection]:
-    """Borrow a connection; what happens on it is raised as our errors."""
+    """Borrow a connection, and translate its errors."""
     with translated_errors():
         async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
             with translated_errors(connection):
@@ -222,7 +222,7 @@ async def acquired(pool: Pool) -> AsyncIterator[Connection]:
 
 @contextmanager
 def translated_errors(connection: Connection | None = None) -> Iterator[None]:
-    """Raise the database's errors as ours; *connection* is where they happened, if there was one."""
+    """Translate the database's errors; *connection* is the one they occur on, if there is one."""
     try:
         yield
     except _ERRORS as error:
@@ -230,7 +230,7 @@ def translated_errors(connection: Connection | None = None) -> Iterator[None]:
 
 
 def classify(error: Exception, connection: Connection | None = None) -> ModelswapError:
-    """What *error*, met on *connection*, means for the work at hand."""
+    """Map *error*, raised on *connection*, to one of our errors."""
     said = _say(error)
     match error:
         case asyncpg.PostgresError(sqlstate=state) if _is_mixed_up(error, state or ""):
@@ -246,7 +246,7 @@ def _is_open(connection: Connection | None) -> bool:
     try:
         return connection is not None and not connection.is_closed()
     except asyncpg.InterfaceError:
-        # The pool has taken a lost connection away from whoever borrowed it.
+        # The pool took the lost connection back from its borrower.
         return False
 
 
@@ -270,4 +270,4 @@ def _by_state(state: str, message: str) -> ModelswapError:
 
 
 async def _leave_as_is(_: object) -> None:
-    """Nothing to reset before a connection goes back: nobody here changes a session. Saves a round trip each time."""
+    """Skip the pool's reset of a returned connection: no code changes a session, and it costs a round trip."""

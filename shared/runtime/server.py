@@ -1,7 +1,7 @@
 """
-HTTP server: uvicorn with httptools, and a bound on everything that a client can make it keep or wait for. Edge.
+HTTP server: uvicorn with httptools, with limits on all memory and time that a client can use. Edge.
 
-uvicorn bounds neither headers nor trailers nor pipelined requests, and waits for ever (measured 2026-11: 13 MB of small
+uvicorn limits neither headers nor trailers nor pipelined requests, and waits forever (measured 2026-11: 13 MB of small
 headers took 262 MB, 20 MB of pipelined requests 1.4 GB, one header of 100 MB 48 s of CPU). h11 bounds sizes but needs
 twice the CPU, granian and zttp (experimental) bound sizes but not connections. So the protocol of uvicorn is kept, and
 counts. Every connection has a deadline; `Connections` holds those for all of them.
@@ -39,7 +39,7 @@ MAX_URL_BYTES: Final = 8 * 1024
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
 _MAX_PIPELINED: Final = 8
-#: Answered however busy the process is, so that an orchestrator does not restart one that works.
+#: Answered even under overload, so that an orchestrator does not restart a busy process.
 _HEALTH: Final = frozenset({b"/livez", b"/healthz", b"/readyz", b"/metrics"})
 #: How long a client that is refused may take to read the answer.
 _LINGER_SECONDS: Final = 1.0
@@ -51,7 +51,7 @@ _LOG_EVERY_TICKS: Final = 100
 
 
 class Refusal:
-    """Why a request is not taken, and the whole answer to it."""
+    """The reason why a request is refused, and the complete response."""
 
     def __init__(self, status: int, kind: str, detail: str) -> None:
         self.kind = kind
@@ -65,7 +65,7 @@ class Refusal:
 
 
 class Refused(Exception):  # noqa: N818 (it is an answer)
-    """Ends the parsing of a request that is not taken."""
+    """Ends the parsing of a refused request."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.kind)
@@ -83,7 +83,7 @@ _OVERLOADED: Final = Refusal(503, "overloaded", "too many requests are worked on
 
 
 class Server(uvicorn.Server):
-    """Serves an application inside a process that has other work too: signals are not for it."""
+    """Serves an application inside a process with other work, so it does not handle signals."""
 
     def __init__(self, app: ASGIApp, *, limits: Limits | None = None, drain_seconds: float = 5.0) -> None:
         limits = limits or Limits()
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Every tenth of a second."""
+        """Expire connections and log refusals; called every tenth of a second."""
         self.connections.expire(asyncio.get_running_loop().time())
         telemetry.connections.set(len(self.connections))
         if counter % _LOG_EVERY_TICKS == 0 and self.connections.refusals:
@@ -150,7 +150,7 @@ class BoundedProtocol(HttpToolsProtocol):
         #: Bytes of this request that are no body, less the size of the body.
         self._surplus_bytes = 0
 
-    # What the transport tells.
+    # Callbacks of the transport.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -197,7 +197,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._state is _State.IDLE:
             self._rest()
 
-    # What the parser tells.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _MAX_PIPELINED:
@@ -237,7 +237,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self.flow.write_paused:  # else the client is to take the answer before
                 self.deadline = math.inf
 
-    # What becomes of a request.
+    # Ends of requests and connections.
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -249,7 +249,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._rest()
 
     def expire(self) -> None:
-        """Close: the client has let the deadline pass."""
+        """Close the connection, because its deadline has passed."""
         if self._state in (_State.HEAD, _State.BODY) and not self.transport.is_closing():
             self._refuse(_TIMEOUT)
         else:
@@ -275,7 +275,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return len(self.tasks) >= most and self._connections.working >= most
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer with *refusal* and close, or only close where another answer is due or has begun."""
+        """Answer with *refusal* and close, or only close if another response is due or has begun."""
         self._count(refusal.kind)
         has_begun = self._state is not _State.AWAITED
         self._state = _State.REFUSED
@@ -286,14 +286,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._leave_application()
         self.transport.write(refusal.answer)
         if has_begun:
-            # More is on its way, and closing before it has been read could lose the answer.
+            # More data is in flight, and closing before it is read could reset the connection and lose the response.
             self.transport.write_eof()
             self._wait(_LINGER_SECONDS)
         else:
             self.transport.close()
 
     def _leave_application(self) -> None:
-        """Tell the application that its client is gone, and free what is kept for it."""
+        """Signal the disconnect to the application, and free the buffers."""
         self._connections.release(self)
         if self._is_answering():
             self.cycle.disconnected = True
@@ -310,7 +310,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _raise_descriptors() -> int:
-    """How many files this process may open, after raising that as far as is useful and allowed."""
+    """Raise the limit of open files as far as useful and allowed; return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft == resource.RLIM_INFINITY or soft >= most:

@@ -1,9 +1,9 @@
 """
-How is a process set up? From the environment, prefix ``MODELSWAP_``, all mistakes reported at once.
+Settings from the environment, with the prefix ``MODELSWAP_``; all errors are reported at once.
 
-One frozen class per process, all of them here, because they share one environment: that is how a typing mistake is
-told from another process's setting. Every name has a ``_FILE`` form whose value is the path of a file that holds the
-value (a mounted secret). Secrets are `SecretStr`, so that no print, log or traceback shows one.
+One frozen class per process, all in this file, because they share one environment: so a mistyped name can be told from
+another process's setting. Every name has a ``_FILE`` form, the path of a file with the value (a mounted secret).
+Secrets are `SecretStr`, so that no print, log or traceback shows one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class SettingsError(ModelswapError):
-    """The environment does not describe a process that can run; the message lists every mistake."""
+    """Settings are missing or invalid; the message lists all of them."""
 
     code = "settings"
 
@@ -145,7 +145,7 @@ HeaderToken = Annotated[SecretStr, AfterValidator(_sendable)]
 
 
 class Settings(BaseModel):
-    """What every process needs to know."""
+    """Settings of every process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
@@ -165,7 +165,7 @@ class Settings(BaseModel):
 
     @property
     def limits(self) -> Limits:
-        """What clients of this process's HTTP server may take."""
+        """The limits of this process's HTTP server."""
         return Limits(
             connections_per_address=self.max_connections_per_address,
             trusted=self.trusted_proxies,
@@ -195,7 +195,7 @@ class Settings(BaseModel):
 
 
 class BrokerSettings(Settings):
-    """What a process that talks to RabbitMQ needs to know."""
+    """Settings of processes that use RabbitMQ."""
 
     #: amqp://user:password@host:port/vhost
     amqp_url: AmqpUrl
@@ -208,14 +208,14 @@ class BrokerSettings(Settings):
 
 
 class ReplicateSettings(Settings):
-    """What a process that asks Replicate needs to know."""
+    """Settings of processes that call Replicate."""
 
     replicate_api_token: HeaderToken | None = None
     replicate_api_url: Url = "https://api.replicate.com"
 
 
 class DatabaseSettings(Settings):
-    """What a process that talks to Postgres needs to know."""
+    """Settings of processes that use Postgres."""
 
     #: postgresql://user:password@host:port/database
     database_url: PostgresUrl
@@ -351,18 +351,18 @@ _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_", "MODELSWAP_UP_
 
 
 def setting(field: str) -> str:
-    """The environment's name of a field."""
+    """Return the environment variable of a field."""
     return PREFIX + field.upper()
 
 
 def all_settings() -> dict[str, type[Settings]]:
-    """Every setting by its name in the environment, with a class that has it."""
+    """Return every environment variable, with a settings class that has it."""
     classes: list[type[Settings]] = [*PROCESSES.values(), *CLIENTS]
     return {setting(field): each for each in classes for field in each.model_fields}
 
 
 def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Names in the environment that look like ours and are not: most likely typing mistakes."""
+    """Return environment variables with our prefix that are not settings: most likely mistyped."""
     given = os.environ if environment is None else environment
     known = all_settings()
     return sorted(
@@ -386,7 +386,7 @@ def guessable(settings: Settings) -> list[str]:
 
 
 def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
-    """The secrets themselves, for those who must use them."""
+    """Return the plain secrets."""
     return tuple(secret.get_secret_value() for secret in secrets)
 
 
@@ -400,7 +400,7 @@ def _mistake(problem: Mapping[str, Any]) -> str:
 
 
 def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Replace each ``NAME_FILE`` by ``NAME`` with the file's content; a line for each that can not be read."""
+    """Replace each ``NAME_FILE`` by ``NAME`` with the file's content; also return an error line per unreadable file."""
     read, mistakes = dict(values), []
     for name, path in values.items():
         if not name.endswith(_FILE):

@@ -1,7 +1,7 @@
 """
-What is counted, and under which name. Never a user id as a label.
+Metrics. A user id is never a label.
 
-Whoever counts names its label values when it is made: to Prometheus, a series that appears as 1 has not risen.
+Code that counts creates its label values at start: a series that first appears with 1 has no increase in Prometheus.
 """
 
 from __future__ import annotations

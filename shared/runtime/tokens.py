@@ -1,12 +1,12 @@
 """
-Who asks, and what may they do? Pure: what stands in a list of tokens.
+API tokens: parses the entries of a token list into callers and permissions. Pure.
 
     TOKEN                 an operator's
-    reader:TOKEN          may look, and change nothing
-    service:TOKEN         one of our processes, which may also say for whom it asks, in the header `ON_BEHALF_OF`
-    operator/NAME:TOKEN   with the name that the audit gets; likewise reader/NAME:TOKEN and service/NAME:TOKEN
+    reader:TOKEN          read-only
+    service:TOKEN         one of our processes; it may act for another caller, named in the header `ON_BEHALF_OF`
+    operator/NAME:TOKEN   with a name for the audit; likewise reader/NAME:TOKEN and service/NAME:TOKEN
 
-The audit's actor is the name of the token, or the name that a service's token asks for; a request's body never says it.
+The audit's actor is the token's name, or the name in `ON_BEHALF_OF` of a service; it never comes from a request's body.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, unquote
 
-#: The header in which a service says for whom it asks: a name, as tokens have one, percent-encoded.
+#: Header in which a service names the caller it acts for; percent-encoded.
 ON_BEHALF_OF: Final = "Modelswap-On-Behalf-Of"
 
 _NAME: Final = r"[\w.@+-]{1,100}"
@@ -28,17 +28,17 @@ _SERVICE: Final = "service"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever has a token."""
+    """The owner of a token."""
 
     name: str
     may_write: bool = True
-    #: May it ask in the name of another?
+    #: Whether it may use `ON_BEHALF_OF`.
     may_speak_for_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A secret and whose it is."""
+    """A secret and its owner."""
 
     secret: str = field(repr=False)
     caller: Caller
@@ -46,10 +46,10 @@ class Token:
 
 def read_token(entry: str, *, plain: str = _OPERATOR) -> Token:
     """
-    Read one entry of a list of tokens; *plain* is the name of a token that stands alone.
+    Parse one entry of a token list; *plain* is the name of an entry without scope and name.
 
     Raises:
-        ValueError: if it is none; the message does not show it.
+        ValueError: if it is invalid; the message does not quote it.
 
     """
     match = _ENTRY.fullmatch(entry)
@@ -63,11 +63,11 @@ def read_token(entry: str, *, plain: str = _OPERATOR) -> Token:
 
 
 def to_header(name: str) -> str:
-    """The value of `ON_BEHALF_OF` that says *name*."""
+    """Encode *name* as the value of `ON_BEHALF_OF`."""
     return quote(name, safe="@+")
 
 
 def from_header(value: str) -> str | None:
-    """The name in a value of `ON_BEHALF_OF`; None: it is none."""
+    """Decode the name in a value of `ON_BEHALF_OF`; None if it is invalid."""
     name = unquote(value)
     return name if re.fullmatch(_NAME, name) else None

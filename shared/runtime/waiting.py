@@ -15,7 +15,7 @@ _MOST_DOUBLINGS: Final = 32
 
 
 class Stopped(Exception):  # noqa: N818 (a signal, not an error)
-    """The process was told to stop before the work had ended."""
+    """The process is stopping, so the work was cancelled."""
 
 
 async def unless_stopped(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
