@@ -1,15 +1,14 @@
 """
-A Replicate that isn't: its HTTP API and its signed webhooks, with faults to order. For demo, tests and load only.
+Simulator of Replicate: its HTTP API and signed webhooks, with injectable faults. For demo, tests and load only.
 
-    api ──▶ world ──▶ models, training, prediction ──▶ job, logs     pure: what is so at which moment
+    api ──▶ world ──▶ models, training, prediction ──▶ job, logs     pure: the state at a given time
      ▲        ▲
-    app ──▶ simulator ──▶ schedule ──▶ client ──▶ your webhook       edge: the clock, the tasks, the wire
+    app ──▶ simulator ──▶ schedule ──▶ client ──▶ your webhook       edge: clock, tasks, HTTP
                 └───────▶ store                                      edge: the file that survives a restart
 
-Without ``MODELSWAP_SIMULATOR_STATE`` nothing is kept: a restart forgets every training. With it, trainings and
-predictions are known again, and their webhooks that have not left yet are posted; faults on order are forgotten.
-All that happens follows from the seed, the order of calls and the restarts.
-`faults` is the one list of what can go wrong; `told` takes a training over from `modelswap trigger`.
+Without ``MODELSWAP_SIMULATOR_STATE`` a restart forgets every training. With it, trainings and predictions are restored,
+and their unsent webhooks are posted; pending fault orders are forgotten. Everything is determined by the seed, the
+order of calls and the restarts. `faults` lists all faults; `told` adds a training described by `modelswap trigger`.
 
-Left out: files, deployments, collections, streams (as of a model that has none), and the webhooks of predictions.
+Not simulated: files, deployments, collections, streams, and the webhooks of predictions.
 """

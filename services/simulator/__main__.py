@@ -1,4 +1,4 @@
-"""``python -m services.simulator``: a Replicate that isn't, until SIGTERM. Edge."""
+"""Runs the simulator: ``python -m services.simulator``. Edge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 async def _run(settings: SimulatorSettings, stopping: asyncio.Event) -> None:
     secret = settings.simulator_webhook_secret
     seed = settings.simulator_seed
-    # A seed of its own each time: a database that is kept must not meet the same training ids again.
+    # A new seed each time: a product whose database was kept must not get the same training ids again.
     seed = secrets.randbelow(2**31) if seed is None else seed
     with ExitStack() as stack:
         store = stack.enter_context(Store(file, seed=seed)) if (file := settings.simulator_state) else None

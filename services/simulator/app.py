@@ -1,7 +1,7 @@
 """
-How is this Replicate reached? Edge: Replicate's routes, and beside them the control routes below ``/_simulator``.
+The simulator's HTTP application: Replicate's API, and control routes below ``/_simulator``. Edge.
 
-Control needs no token: who reaches this process may order faults.
+The control routes need no token: any client may inject faults.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shared.runtime.server import Server
 
 
 class Rotation(BaseModel):
-    """How to change the signing secret."""
+    """Request to rotate the signing secret."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Rotation(BaseModel):
 
 
 def create_app(simulator: Simulator) -> Starlette:
-    """Replicate's HTTP API and the control routes of *simulator*."""
+    """Create the application of *simulator*: Replicate's API and the control routes."""
     replicate = ReplicateApi(simulator).routes()
     control = _Control(simulator, ["*", *(route.name for route in replicate)])
     app = Starlette(
@@ -60,15 +60,15 @@ async def running(
     simulator: Simulator, host: str = "127.0.0.1", port: int = 0, *, limits: Limits | None = None
 ) -> AsyncIterator[str]:
     """
-    Serve *simulator* in this event loop and yield its address; port 0 is any free one. In the end it is closed.
+    Serve *simulator* in this event loop and yield its URL; port 0 picks a free one. Close it at the end.
 
     Raises:
-        CannotListen: if the port can not be had.
+        CannotListen: if the port is in use, or may not be opened.
 
     """
     listening = listen(host, port)
     server = Server(create_app(simulator), limits=limits, drain_seconds=1)
-    # Callers may come at once: they wait in the socket's backlog.
+    # Clients may connect at once: they wait in the socket's backlog.
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield f"http://{host}:{listening.getsockname()[1]}"
@@ -80,7 +80,7 @@ async def running(
 
 
 class _Control:
-    """What a test or an operator asks of the *simulator*, and Replicate does not have."""
+    """The control routes, which Replicate does not have; for tests and operators."""
 
     def __init__(self, simulator: Simulator, route_names: Sequence[str]) -> None:
         self._simulator = simulator
@@ -120,17 +120,17 @@ class _Control:
         return Response(status_code=204)
 
     async def _list_deliveries(self, _: Request) -> Response:
-        """Every attempt at a webhook, oldest first."""
+        """List every attempt to post a webhook, oldest first."""
         attempts = [{**asdict(each), "at": each.at.isoformat()} for each in self._simulator.attempts]
         return JSONResponse({"deliveries": attempts})
 
     async def _list_trainings(self, _: Request) -> Response:
-        """How every training ends, ended or not: what a test compares with. Oldest first."""
+        """List how every training ends or will end, for tests to compare with. Oldest first."""
         oldest_first = reversed(self._simulator.world.trainings())
         return JSONResponse({"trainings": [self._foretell(training) for training in oldest_first]})
 
     async def _know_training(self, request: Request) -> Response:
-        """What is said of a training here is so, and what its webhooks say is up to who says it."""
+        """Add a training as the request describes it; its webhooks are posted by the caller, not here."""
         told = await read(request, ToldTraining)
         api_url = f"{request.url.scheme}://{request.url.netloc}"
         training = told.training(request.path_params["id"], api_url=api_url)

@@ -1,4 +1,4 @@
-"""How does a webhook reach its receiver? Edge: one HTTP client for all of them, which follows no redirect."""
+"""HTTP client that posts all webhooks, without following redirects. Edge."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WebhookClient:
         )
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int | None:
-        """The status of the answer, or None if there was none."""
+        """Post *body*; return the response's status, or None if there was no response."""
         try:
             answer = await self._http.post(url, content=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL):

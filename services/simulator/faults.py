@@ -1,11 +1,11 @@
 """
-What can go wrong, to order? Pure: the one list of faults.
+Faults that can be injected. Pure: the one list of all faults.
 
-`Faults` is what one training has; each field is a fault, its default is health. Seconds are simulated ones.
-`ApiFault` is what one call has; its seconds are real ones, because the caller's clock counts.
+`Faults` are those of one training; each field is a fault, its default means no fault. Seconds are simulated ones.
+`ApiFault` is that of one API call; its seconds are real ones, because the caller's timeout counts in real time.
 
-Order them by name (``POST /_simulator/faults``, ``POST /_simulator/api-faults``), or leave it to chance with
-`chances`, where a name from either list stands for what its examples say.
+Order them by name (``POST /_simulator/faults``, ``POST /_simulator/api-faults``), or set probabilities with `chances`,
+which picks one of the named fault's examples.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from services.simulator.job import Status
 
 
 class WebhookEvent(StrEnum):
-    """What Replicate tells of a training."""
+    """The events of a training's webhooks."""
 
-    START = "start"  #: It runs.
-    OUTPUT = "output"  #: It has an output, not yet its end.
-    LOGS = "logs"  #: It wrote something.
-    COMPLETED = "completed"  #: It ended. The only one that is retried.
+    START = "start"  #: It started.
+    OUTPUT = "output"  #: It has an output, but has not ended.
+    LOGS = "logs"  #: It wrote to its log.
+    COMPLETED = "completed"  #: It ended. The only webhook that is retried.
 
 
 class Behaviour(StrEnum):
-    """What the predictions of a version do."""
+    """The behaviour of a version's predictions."""
 
     WORKS = "works"  #: An image.
     NEVER_STARTS = "never_starts"  #: It stays at starting, until its deadline if it has one.
-    WEIGHTS_GONE = "weights_gone"  #: The same, and its logs say that the weights are not to be had.
+    WEIGHTS_GONE = "weights_gone"  #: The same, with an error in its logs about missing weights.
     FAILS = "fails"  #: An error.
     UNSAFE = "unsafe"  #: Replicate's safety checker refuses the image.
     BLANK = "blank"  #: An image of one colour.
@@ -46,7 +46,7 @@ class _Frozen(BaseModel):
 
 
 class Faults(_Frozen):
-    """What goes wrong with one training, its webhooks, its version and that version's predictions."""
+    """The faults of one training, its webhooks, its version and that version's predictions."""
 
     outcome: Status = Field(
         Status.SUCCEEDED,
@@ -109,12 +109,12 @@ class Faults(_Frozen):
     )
 
     def with_orders(self, more: Faults) -> Faults:
-        """These faults and *more*; where both set one, *more* counts."""
+        """Merge these faults with *more*, which takes precedence."""
         return self.model_copy(update={name: getattr(more, name) for name in more.model_fields_set})
 
     @property
     def overrides_output(self) -> bool:
-        """Null is an output that can be ordered, so the default can not say it."""
+        """Whether an output was ordered; null is a valid order, so the value alone does not tell."""
         return "output" in self.model_fields_set
 
 
@@ -122,8 +122,8 @@ class FaultOrder(Faults):
     """
     Faults for certain trainings.
 
-    With *training_id* it is that running training, from now on; an outcome then comes at once. Otherwise it is the
-    *next* trainings that are created, of *destination* if one is given.
+    With *training_id* they apply to that running training from now on, and an outcome ends it at once. Otherwise they
+    apply to the *next* trainings that are created, of *destination* if given.
     """
 
     training_id: str | None = None
@@ -136,7 +136,7 @@ class FaultOrder(Faults):
 
 
 class ApiFault(_Frozen):
-    """What goes wrong with one call of the API."""
+    """The fault of one API call."""
 
     status: Annotated[int, Field(ge=400, le=599)] | None = Field(
         None, description="It is answered with this status, and nothing is done."
@@ -156,7 +156,7 @@ class ApiFaultOrder(ApiFault):
     next: int = Field(1, ge=1)
 
 
-#: What chance can do to a call.
+#: The faults of API calls that `chances` can name.
 API_FAULTS: Final[Mapping[str, ApiFault]] = {
     "api_throttled": ApiFault(status=429, retry_after_header="1", retry_after_body=1),
     "api_unavailable": ApiFault(status=503),
@@ -168,7 +168,7 @@ NAMES: Final = frozenset(Faults.model_fields) | frozenset(API_FAULTS)
 
 
 def table() -> dict[str, dict[str, Any]]:
-    """Every fault with what it means and what chance makes of it."""
+    """Return every fault with its description and the examples that `chances` picks from."""
     return {
         name: {"description": field.description, "examples": field.examples}
         for name, field in Faults.model_fields.items()
@@ -179,7 +179,7 @@ def table() -> dict[str, dict[str, Any]]:
 
 
 def draw(chances: Mapping[str, float], seed: str) -> Faults:
-    """The faults that chance gives to the training that *seed* stands for; each fault has dice of its own."""
+    """Draw a training's faults with these probabilities; each fault has its own random generator from *seed*."""
     drawn = {}
     for name, field in Faults.model_fields.items():
         dice = Random(f"{seed}:{name}")
@@ -196,7 +196,7 @@ def draw_for_call(chances: Mapping[str, float], dice: Random) -> ApiFault | None
 
 
 def filled(output: Any, values: Mapping[str, str]) -> Any:
-    """*output* with its placeholders replaced, however deep they are."""
+    """Replace the placeholders in *output*, at any depth."""
     match output:
         case str():
             return Template(output).safe_substitute(values)

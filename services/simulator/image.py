@@ -1,4 +1,4 @@
-"""What does a prediction draw? Pure: a small PNG of waves, or of nothing."""
+"""The image of a prediction: a small PNG of waves, or blank. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WAVE: Final = bytes(int(127.5 * (1 + math.sin(i / 17) * math.cos(i / 41))) for 
 
 @lru_cache(maxsize=64)
 def png(seed: int, *, blank: bool = False) -> bytes:
-    """A picture of its own for each *seed*; all of one colour if *blank*."""
+    """Return a PNG that differs for each *seed*; of one colour if *blank*."""
     rows = (bytes(3 * _SIZE) if blank else _row(seed, y) for y in range(_SIZE))
     pixels = b"".join(b"\0" + row for row in rows)
     header = struct.pack(">IIBBBBB", _SIZE, _SIZE, 8, _RGB, 0, 0, 0)

@@ -1,12 +1,12 @@
 """
-What do a training and a prediction have in common? Pure.
+Jobs: the common part of trainings and predictions. Pure.
 
     starting ──▶ processing ──▶ succeeded | failed | canceled
         └─────────────────────▶ aborted | canceled
 
-A job's life is decided when it is created: when it starts, when and how it ends. So nothing has to run for a job to
-get on; whoever asks hands in the time. Simulated seconds count from its creation and pass `speed` times as fast as
-real ones. Dates are real: a caller compares them with its own clock.
+A job's life is determined when it is created: when it starts, when and how it ends. So no task has to run for a job;
+its state is computed from the time passed in. Simulated seconds count from its creation and pass `speed` times as fast
+as real ones. Dates are real, because a caller compares them with its own clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEVER = math.inf
 
 
 class Status(StrEnum):
-    """Where a job is."""
+    """The status of a job."""
 
     STARTING = "starting"  #: It waits for a machine.
     PROCESSING = "processing"  #: It runs.
@@ -42,11 +42,11 @@ class Life:
 
     @property
     def runs(self) -> bool:
-        """Does it ever leave the queue?"""
+        """Whether it ever starts."""
         return self.starts < self.ends
 
     def cut(self, at: float, outcome: Status) -> Life:
-        """The life that ends *at* this moment, unless it is over by then."""
+        """Return the life ended early *at* this time; unchanged if it ends before."""
         if at >= self.ends:
             return self
         has_started = self.starts < at
@@ -62,21 +62,21 @@ class Life:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Something that Replicate runs for a while."""
+    """A training or a prediction."""
 
     id: str
-    #: What runs: the trainer, or the model that draws.
+    #: The trainer, or the predicting model.
     model: str
     version: str
     input: Mapping[str, Any]
     created_at: datetime
     speed: float
-    #: Where this Replicate was reached, for the addresses that it hands out.
+    #: The URL under which the caller reached the simulator, for the URLs in its responses.
     api_url: str
     life: Life
 
     def seconds(self, now: datetime) -> float:
-        """The simulated seconds between its creation and *now*."""
+        """Return the simulated seconds between its creation and *now*."""
         return (now - self.created_at).total_seconds() * self.speed
 
     def date(self, seconds: float) -> datetime:
@@ -89,12 +89,12 @@ class Job:
         return seconds >= self.life.ends
 
     def cut(self, at: float, outcome: Status) -> Self:
-        """The same job, ended *at* this moment."""
+        """Return the job ended early *at* this time."""
         return replace(self, life=self.life.cut(at, outcome))
 
 
 def describe(job: Job, seconds: float, *, kind: str, output: Any, logs: str, error: str | None) -> dict[str, Any]:
-    """Replicate's object for *job* after *seconds*; *kind* (trainings, predictions) is what its urls point to."""
+    """Return Replicate's object for *job* after *seconds*; *kind* (trainings, predictions) is the path of its urls."""
     life = job.life
     body: dict[str, Any] = {
         "id": job.id,
@@ -123,7 +123,7 @@ def describe(job: Job, seconds: float, *, kind: str, output: Any, logs: str, err
 
 
 def without_data(body: dict[str, Any]) -> dict[str, Any]:
-    """What is left of an object once Replicate has removed its data."""
+    """Return the object after Replicate removed its data."""
     return body | {"input": {}, "logs": "", "output": None, "data_removed": True}
 
 
@@ -132,7 +132,7 @@ def milliseconds(date: datetime) -> str:
 
 
 def nanoseconds(date: datetime) -> str:
-    """Replicate mixes precisions within one object, so both are here."""
+    """Format *date* with nanoseconds: Replicate mixes both precisions within one object."""
     return date.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
 
 

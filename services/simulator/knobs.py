@@ -1,4 +1,4 @@
-"""How does this Replicate behave, where that is a matter of choice? Pure."""
+"""Options of the simulator. Pure."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Knobs(BaseModel):
-    """Seconds are simulated ones unless they say otherwise."""
+    """Options of a simulator. Seconds are simulated ones unless named real."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     seed: int = 0
-    #: How many simulated seconds pass in a real one.
+    #: Simulated seconds per real second.
     speed: Annotated[float, Field(gt=0)] = 1.0
-    #: What callers of the API may show.
+    #: Valid API tokens.
     tokens: tuple[str, ...] = Field(("r8_simulator",), repr=False)
-    #: What webhooks are signed with (whsec_ and base64); empty = made from the seed.
+    #: Signing secret of webhooks (whsec_ and base64); empty = derived from the seed.
     secret: Annotated[str, Field(repr=False), AfterValidator(_signing)] = ""
-    #: Whose account this is.
+    #: Name of the account.
     account: str = "modelswap"
-    #: May one train into a model that nobody created?
+    #: Whether a training creates its destination if it does not exist.
     auto_destinations: bool = True
-    #: Models that are run by their name alone.
+    #: Models that are run by name, without a version.
     official_models: tuple[str, ...] = ("black-forest-labs/flux-schnell",)
-    #: How likely each fault is, by its name in `faults`.
+    #: Probability of each fault, by its name in `faults`.
     chances: Annotated[Mapping[str, Share], AfterValidator(_known)] = {}
     #: How long a training waits for a machine, and how long it runs.
     boot_seconds: Seconds = 10.0
     duration_seconds: Seconds = 600.0
-    #: The same of a prediction.
+    #: The same for a prediction.
     prediction_boot_seconds: Seconds = 20.0
     prediction_duration_seconds: Seconds = 7.0
-    #: Logs are told at most this often in real time, however fast simulated time passes.
+    #: Minimum real time between a training's logs webhooks, at any speed.
     log_interval_real_seconds: Annotated[float, Field(ge=0)] = 0.2
     #: Real seconds between the attempts at a terminal webhook; none = Replicate's own, divided by the speed.
     retry_delays_real_seconds: tuple[float, ...] = ()

@@ -1,5 +1,5 @@
 """
-What has a training written by now? Pure: the log of a Flux LoRA trainer, as text that only grows.
+The log of a training so far: that of a Flux LoRA trainer, a text that only grows. Pure.
 
 First the machine is prepared, with bars that are no progress of the training; then one bar per step, each on a line of
 its own; then the checkpoint is saved. *share* is the part (0..1) of the run that is over.
@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final
 
-#: Which part of a run is training.
+#: The part of a run that is training, without preparation and saving.
 _TRAINING: Final = (0.08, 0.97)
 _DEFAULT_STEPS: Final = 1000
 _MAX_STEPS: Final = 20_000
@@ -69,7 +69,7 @@ _FILLER: Final = "/src/train.py:61: FutureWarning: `torch.cuda.amp.GradScaler(ar
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The whole log of one training; ask it for what is written so far."""
+    """The log of one training, at any point of its run."""
 
     steps: int
     trigger_word: str
@@ -78,11 +78,11 @@ class Log:
     min_bytes: int = 0
 
     def position(self, share: float) -> int:
-        """How much is written, in no particular unit; equal positions are equal texts."""
+        """Return how much is written, in an arbitrary unit; equal positions mean equal texts."""
         return bisect_right(_PREPARED_AT, share) + self.step(share) + 1 + (share >= _TRAINING[1])
 
     def step(self, share: float) -> int:
-        """The last step of which there is a bar; -1 before the first."""
+        """Return the last step that has a bar; -1 before the first."""
         begin, end = _TRAINING
         if share < begin:
             return -1
@@ -109,7 +109,7 @@ class Log:
 
 
 def steps_of(training_input: Mapping[str, Any]) -> int:
-    """How many steps a training with this input takes."""
+    """Return the number of steps of a training with this input."""
     match training_input.get("steps"):
         case int(steps) if 0 < steps <= _MAX_STEPS:
             return steps
@@ -118,7 +118,7 @@ def steps_of(training_input: Mapping[str, Any]) -> int:
 
 @lru_cache(maxsize=16)
 def _bars(steps: int, seconds: float) -> tuple[str, tuple[int, ...]]:
-    """The lines of all steps as one text, and where each ends; trainings that are alike share it."""
+    """Return the lines of all steps as one text, and where each ends; cached for equal trainings."""
     lines = [_bar(step, steps, seconds) for step in range(steps + 1)]
     return "".join(lines), tuple(accumulate(map(len, lines)))
 

@@ -1,5 +1,5 @@
 """
-What are models and versions? Pure: what they are made of, and Replicate's objects for them.
+Models and versions, and Replicate's objects for them. Pure.
 
 A model of an account gets its versions from trainings. An official model is Replicate's own: it is run by its name
 alone, lists no versions, and its predictions call their version ``hidden``.
@@ -19,7 +19,7 @@ from services.simulator.job import milliseconds
 
 OWNER: Final = r"[a-z0-9][a-z0-9_-]*"
 NAME: Final = r"[a-z0-9][a-z0-9._-]*"
-#: What a caller can have a model run on, as far as Replicate's document names it.
+#: Hardware for models, as far as Replicate documents it.
 HARDWARE: Final = {
     "cpu": "CPU",
     "gpu-t4": "Nvidia T4 GPU",
@@ -31,7 +31,7 @@ _OFFICIAL_SINCE: Final = datetime(2024, 8, 1, tzinfo=UTC)
 
 
 class About(BaseModel):
-    """What the owner of a model may say of it."""
+    """Optional description of a model by its owner."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ _NOTHING: Final = About()
 
 
 class ModelRequest(About):
-    """What the owner of a new model asks for."""
+    """Request to create a model."""
 
     owner: Annotated[str, Field(pattern=rf"^{OWNER}$")]
     name: Annotated[str, Field(pattern=rf"^{NAME}$")]
@@ -70,7 +70,7 @@ class Version:
     behaviour: Behaviour
 
     def describe(self) -> dict[str, Any]:
-        """Replicate's object for it, with as much of its OpenAPI schema as says what goes in and comes out."""
+        """Return Replicate's object for it, with the input and output of its OpenAPI schema."""
         prompt = {"prompt": {"type": "string", "title": "Prompt", "x-order": 0}} if self.has_prompt else {}
         seed = {"seed": {"type": "integer", "title": "Seed", "x-order": 1}}
         schemas = {
@@ -85,7 +85,7 @@ class Version:
         }
 
     def accepts(self, prediction_input: dict[str, Any]) -> bool:
-        """Does *prediction_input* have what the schema requires?"""
+        """Return whether *prediction_input* has all required fields."""
         return not self.has_prompt or isinstance(prediction_input.get("prompt"), str)
 
 
@@ -100,17 +100,17 @@ class Model:
 
     @property
     def hidden_version(self) -> Version:
-        """What runs when an official model is named without a version."""
+        """The version that runs if an official model is named without one."""
         return Version(self.name, _HIDDEN, _OFFICIAL_SINCE, has_prompt=True, behaviour=Behaviour.WORKS)
 
     @property
     def shown_version(self) -> Version:
-        """The latest version of an official model as it is shown; it can be read, not run."""
+        """The latest version of an official model as shown by the API; it can be read, but not run."""
         digest = hashlib.sha256(self.name.encode()).hexdigest()
         return Version(self.name, digest, _OFFICIAL_SINCE, has_prompt=True, behaviour=Behaviour.WORKS)
 
     def describe(self, latest: Version | None, *, run_count: int) -> dict[str, Any]:
-        """Replicate's object for it."""
+        """Return Replicate's object for it."""
         owner, _, own_name = self.name.partition("/")
         return {
             "url": f"https://replicate.com/{self.name}",
@@ -126,5 +126,5 @@ class Model:
 
 
 def official(name: str) -> Model:
-    """The official model called *name*."""
+    """Return the official model *name*."""
     return Model(name, is_public=True, is_official=True)

@@ -1,5 +1,5 @@
 """
-Pages of a list that has its newest item first. Pure.
+Pages of a list, newest items first. Pure.
 
 A cursor names the item beside its page, so a page stays the same while newer items are added.
 """
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class Page(NamedTuple, Generic[_T]):
-    """Some *items*, and the cursors of the pages on either side; None where there is none."""
+    """One page of items, with the cursors of the previous and next page; None if there is none."""
 
     items: Sequence[_T]
     previous: str | None
@@ -26,9 +26,9 @@ class Page(NamedTuple, Generic[_T]):
 
 def page(items: Sequence[_T], cursor: str | None, *, key: Callable[[_T], str]) -> Page[_T] | None:
     """
-    The page of *items* that *cursor* asks for, or the first without one; *key* tells items apart.
+    Return the page of *items* at *cursor*, or the first page without one; *key* identifies an item.
 
-    None if there is no such page.
+    Return None if there is no such page.
     """
     span = (0, _SIZE) if cursor is None else _span([key(item) for item in items], cursor)
     if span is None:
@@ -40,7 +40,7 @@ def page(items: Sequence[_T], cursor: str | None, *, key: Callable[[_T], str]) -
 
 
 def _span(keys: Sequence[str], cursor: str) -> tuple[int, int] | None:
-    """Where the page begins and ends that *cursor* asks for."""
+    """Return begin and end of the page at *cursor*."""
     side, _, neighbour = _decode(cursor).partition(":")
     place = keys.index(neighbour) if neighbour in keys else None
     match side, place:

@@ -1,4 +1,4 @@
-"""What is so of a prediction at a given moment? Pure: its status, logs and output."""
+"""A prediction at a given time: status, logs and output. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Prediction(Job):
     behaviour: Behaviour
 
     def describe(self, seconds: float, *, kind: str = "predictions") -> dict[str, Any]:
-        """Replicate's object for it."""
+        """Return Replicate's object for it."""
         succeeded = self.life.status(seconds) is Status.SUCCEEDED
         failed = self.life.status(seconds) is Status.FAILED
         bar = "100%|██████████| 28/28 [00:06<00:00,  4.31it/s]\n" if succeeded else ""
@@ -42,7 +42,7 @@ class Prediction(Job):
 
 
 def planned_life(behaviour: Behaviour, *, boot_seconds: float, run_seconds: float, deadline_seconds: float) -> Life:
-    """The life of a prediction; without a deadline, that is `NEVER`."""
+    """Return the life of a prediction; *deadline_seconds* is `NEVER` without a deadline."""
     match behaviour:
         case Behaviour.NEVER_STARTS | Behaviour.WEIGHTS_GONE:
             life = Life(NEVER, NEVER, Status.ABORTED)
@@ -55,9 +55,9 @@ def planned_life(behaviour: Behaviour, *, boot_seconds: float, run_seconds: floa
 
 def parse_deadline(cancel_after: str) -> float | None:
     """
-    The seconds that a Cancel-After header like ``90``, ``30s``, ``5m`` or ``1h30m`` allows.
+    Parse a Cancel-After header like ``90``, ``30s``, ``5m`` or ``1h30m`` into seconds.
 
-    None if it is malformed, or shorter than Replicate takes.
+    Return None if it is malformed, or shorter than Replicate accepts.
     """
     match = _DURATION.fullmatch(cancel_after.strip())
     if match is None:

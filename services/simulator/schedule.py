@@ -1,7 +1,7 @@
 """
-Which webhooks does a training post, and when? Pure.
+Schedule of a training's webhooks. Pure.
 
-A webhook tells what was so *as of* a moment, and leaves *at* a moment; when all is well they are the same.
+A webhook reports the state *as of* one time, and is posted *at* another; without faults they are equal.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from services.simulator.faults import WebhookEvent
 from services.simulator.job import NEVER
 from services.simulator.training import Training
 
-#: Replicate tells of new logs at most this often, in simulated seconds.
+#: Minimum time between logs webhooks, in simulated seconds.
 LOG_INTERVAL_SECONDS: Final = 0.5
-#: Between the attempts at a terminal webhook that nobody took. Replicate says "exponential" and "about a minute".
+#: Delays between attempts of a failed terminal webhook. Replicate documents "exponential" and "about a minute".
 RETRY_DELAYS_SECONDS: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 class Due(NamedTuple):
-    """One webhook on its way; moments are simulated seconds after the training's creation."""
+    """One scheduled webhook; times are simulated seconds after the training's creation."""
 
     at: float
     event: WebhookEvent
@@ -33,20 +33,20 @@ class Due(NamedTuple):
 
 
 def webhooks(training: Training, *, log_interval_seconds: float = LOG_INTERVAL_SECONDS) -> Iterator[Due]:
-    """All webhooks of *training* that its owner asked for, in the order in which they leave."""
+    """Yield all requested webhooks of *training*, in the order of posting."""
     for due in _in_order(training, log_interval_seconds):
         if due.event in training.events and due.event not in training.faults.drop:
             yield due
 
 
 def terminal_webhook(training: Training) -> Due:
-    """The webhook that says how *training* ended."""
+    """Return the webhook that reports the end of *training*."""
     end = training.life.ends
     return Due(end + training.faults.late_seconds, WebhookEvent.COMPLETED, end)
 
 
 def message_id(training: Training, due: Due) -> str:
-    """The webhook-id: the same for every attempt at the same webhook."""
+    """Return the webhook-id, which is the same for every attempt of a webhook."""
     return "msg_" + hashlib.sha256(f"{training.id}:{due.event}:{due.as_of}".encode()).hexdigest()[:27]
 
 
@@ -79,7 +79,7 @@ def _before_the_end(training: Training, log_interval_seconds: float) -> Iterator
 
 
 def _log_moments(training: Training, interval_seconds: float) -> Iterator[float]:
-    """Every *interval_seconds*, if something was written since."""
+    """Yield a time every *interval_seconds* if the log has grown since."""
     told = 0
     moment = training.life.starts
     while moment < training.life.ends:
@@ -91,7 +91,7 @@ def _log_moments(training: Training, interval_seconds: float) -> Iterator[float]
 
 
 def _overtaken(training: Training) -> Iterator[Due]:
-    """Youngest first, so that nothing is where it belongs."""
+    """Yield the webhooks before the end, latest first."""
     if not training.life.runs:
         return
     yield Due(training.last_moment, WebhookEvent.LOGS, training.last_moment)

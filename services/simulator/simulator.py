@@ -1,4 +1,4 @@
-"""What makes this Replicate move? Edge: it follows the clock, with one task for each training that has a webhook."""
+"""Simulator: posts the webhooks of trainings when they are due, with one task per training. Edge."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ log = structlog.get_logger()
 
 _T = TypeVar("_T")
 
-#: httpx looks at every connection for every request, so many of them cost more than they bring.
+#: httpx scans all connections on every request, so more connections would be slower.
 _POSTS_AT_ONCE: Final = 32
-#: How many attempts are remembered.
+#: How many attempts are kept.
 _MEMORY: Final = 100_000
 _SECRET_BYTES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt to hand over one webhook."""
+    """One attempt to post one webhook."""
 
     training_id: str
     webhook_id: str
     event: WebhookEvent
-    #: How often this webhook has left by now.
+    #: 1-based number of this attempt of the webhook.
     number: int
     at: datetime
-    #: What the receiver answered; None if it did not.
+    #: Status of the receiver's response; None if there was none.
     status: int | None
 
     @property
@@ -61,9 +61,9 @@ class Attempt:
 
 class Simulator:
     """
-    A Replicate that isn't, but for its HTTP API (that is `app`); *knobs* are those of `Knobs`. Close it.
+    Simulates Replicate, except for its HTTP API (see `app`); *knobs* are the fields of `Knobs`. Close it.
 
-    With a *store*, whose seed is its own, it keeps what it knows; `resume` goes on with that.
+    With a *store*, which has its own seed, its state is persisted; `resume` restores it.
     """
 
     def __init__(self, *, store: Store | None = None, **knobs: Any) -> None:
@@ -72,7 +72,7 @@ class Simulator:
         self.world = World(self.knobs, restarts=store.restarts, keep=store.keep) if store else World(self.knobs)
         #: The latest attempts, oldest first.
         self.attempts: deque[Attempt] = deque(maxlen=_MEMORY)
-        #: How often each route of the API was called, and with which id ("" where it takes none).
+        #: Number of calls of each API route and id ("" for a route without one).
         self.calls: Counter[tuple[str, str]] = Counter()
         self._secrets = [self.knobs.secret or self._make_secret("0")]
         self._rotations = 0
@@ -81,19 +81,19 @@ class Simulator:
         )
         self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
-        #: Who follows a training, and up to which of its simulated seconds its webhooks have left.
+        #: The task that posts a training's webhooks, and the simulated second up to which they were posted.
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._reached: dict[str, float] = {}
-        #: How often each webhook has left.
+        #: Number of attempts of each webhook.
         self._left: Counter[str] = Counter()
 
     @property
     def secret(self) -> str:
-        """What webhooks are signed with now."""
+        """The current signing secret of webhooks."""
         return self._secrets[0]
 
     def rotate_secret(self, *, keep_old: bool = False) -> str:
-        """Sign with a new secret from now on, and with the old one as well if it is kept."""
+        """Sign with a new secret from now on, and with the old one too if it is kept."""
         self._rotations += 1
         self._secrets = [self._make_secret(str(self._rotations)), *(self._secrets if keep_old else [])]
         return self.secret
@@ -102,7 +102,7 @@ class Simulator:
         return clock.now()
 
     def create_training(self, request: TrainingRequest, *, trainer: str, version: str, api_url: str) -> Training | None:
-        """None, if the destination does not exist."""
+        """Create a training; return None if the destination does not exist."""
         training = self.world.create_training(
             request, trainer=trainer, version=version, api_url=api_url, now=self.now()
         )
@@ -111,7 +111,7 @@ class Simulator:
         return training
 
     def cancel_training(self, training: Training) -> Training:
-        """The *training* after its owner canceled it, which does nothing to one that has ended."""
+        """Cancel *training* unless it has ended; return its new state."""
         if training.has_ended(training.seconds(self.now())):
             return training
         canceled = self.world.cancel_training(training, now=self.now())
@@ -119,7 +119,7 @@ class Simulator:
         return canceled
 
     def order(self, order: FaultOrder) -> bool:
-        """Let go wrong what is ordered; False if it is for a training that does not run."""
+        """Apply a fault order; return False if its training does not run."""
         if order.training_id is None:
             self.world.order(order)
             return True
@@ -130,18 +130,18 @@ class Simulator:
         return True
 
     def resume(self) -> None:
-        """Know again what the store has, and post the webhooks that have not left. Needs a running event loop."""
+        """Restore the state of the store, and post unsent webhooks. Needs a running event loop."""
         if self._store is None:
             return
         kept = list(self._store.trainings())
         self.world.restore((training for training, _ in kept), self._store.predictions())
         for training, is_told in kept:
             if not is_told:
-                # What it is for may start after us, so Replicate's minute is a real one.
+                # The product may start after the simulator, so the retries span a real minute.
                 self._follow(training, retry_delays=RETRY_DELAYS_SECONDS)
 
     def know(self, told: Training) -> None:
-        """From now on there is this training, in place of one with its id, whose webhooks are not posted any more."""
+        """Add a training, replacing one with the same id, whose webhooks are not posted any more."""
         if before := self._followers.pop(told.id, None):
             before.cancel()
         self.world.know(told)
@@ -151,19 +151,19 @@ class Simulator:
         return await self._attempt(training, terminal_webhook(training))
 
     async def settled(self) -> None:
-        """Wait until every training that has a webhook has ended, and its webhooks were taken or given up."""
+        """Wait until every training with a webhook has ended, and its webhooks were accepted or gave up retrying."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Post no more."""
+        """Stop posting, and close the client."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.close()
 
     def _follow(self, training: Training, *, retry_delays: Sequence[float] = ()) -> None:
-        """Post the webhooks of *training* as they become due, in place of those of what it was before."""
+        """Post the webhooks of *training* as they become due, instead of those of its earlier state."""
         if before := self._followers.pop(training.id, None):
             before.cancel()
         if training.webhook:
@@ -181,7 +181,7 @@ class Simulator:
             if due.event is WebhookEvent.COMPLETED:
                 await self._post_terminal(training, due, retry_delays)
             elif due.event is WebhookEvent.LOGS and due.is_on_time:
-                # Logs repeat what was said before: one that nobody could take in time is better not said at all.
+                # Each logs webhook repeats the log so far, so an overdue one is skipped.
                 is_overdue = training.seconds(self.now()) > due.at + interval
                 if not is_overdue and (telling is None or telling.done()):
                     telling = self._post(training, due)
@@ -196,7 +196,7 @@ class Simulator:
             await asyncio.sleep(left / training.speed)
 
     def _post(self, training: Training, due: Due) -> asyncio.Task[Attempt]:
-        """Nobody waits for a webhook that is not the terminal one, so they may overtake each other."""
+        """Post a webhook without waiting for it: only the terminal one is awaited, so others may overtake it."""
         for _ in range(training.faults.duplicate):
             self._begin(self._attempt(training, due))
         return self._begin(self._attempt(training, due))
@@ -219,7 +219,7 @@ class Simulator:
         self._forget_webhooks(training)
 
     def _forget_webhooks(self, training: Training) -> None:
-        """The terminal webhook was taken, or given up: after a restart nothing is posted again."""
+        """Record that the terminal webhook was accepted or gave up, so that a restart posts nothing again."""
         if self._store is not None:
             self._store.told(training)
 

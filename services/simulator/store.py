@@ -1,8 +1,8 @@
 """
-What a simulator keeps across its restarts: trainings and predictions, in one SQLite file. Edge.
+Persists trainings and predictions across restarts, in one SQLite file. Edge.
 
-Every change is one statement, written before anybody is told of it, so a process that is killed loses none and leaves
-no half of one. It need not outlive the machine: nothing waits for the disk.
+Every change is one statement, written before a response or webhook reports it, so killing the process loses nothing
+and leaves no partial change. It need not survive a crash of the machine, so writes are not synced to disk.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from services.simulator.prediction import Prediction
 from services.simulator.training import Training
 from shared.contract.errors import ModelswapError
 
-#: The newest of each kind are kept.
+#: How many of each kind are kept, newest first.
 _MOST: Final = 2_000
-#: How many are added between two looks at how many there are.
+#: The oldest are deleted after this many additions.
 _ROOM: Final = 100
 _TABLES: Final = """
     CREATE TABLE IF NOT EXISTS starts (number INTEGER PRIMARY KEY, seed INTEGER NOT NULL);
@@ -38,7 +38,7 @@ _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
 
 
 class CannotKeep(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
-    """The file can not be used."""
+    """The file cannot be used."""
 
     code = "can_not_keep"
 
@@ -48,10 +48,10 @@ class Store:
 
     def __init__(self, file: Path, *, seed: int, most: int = _MOST) -> None:
         """
-        Open *file*, or make it; *seed* counts where it has none, and it keeps about *most* of each kind.
+        Open or create *file*; a new file gets *seed*. About *most* of each kind are kept.
 
         Raises:
-            CannotKeep: if it is no such file, or can not be written.
+            CannotKeep: if it is not such a file, or cannot be written.
 
         """
         try:
@@ -75,7 +75,7 @@ class Store:
         self._database.close()
 
     def keep(self, job: Training | Prediction) -> None:
-        """Remember *job* as it is now."""
+        """Store *job*."""
         kind = "training" if isinstance(job, Training) else "prediction"
         # Only what was set: null is an output that can be ordered.
         body = json.dumps(_KINDS[kind].dump_python(job, mode="json", exclude_unset=True))
@@ -88,15 +88,15 @@ class Store:
             self._forget_oldest()
 
     def told(self, training: Training) -> None:
-        """Remember that all webhooks of *training* have left."""
+        """Record that all webhooks of *training* were posted."""
         self._database.execute("UPDATE jobs SET is_told = 1 WHERE id = ?", (training.id,))
 
     def trainings(self) -> Iterator[tuple[Training, bool]]:
-        """Yield each kept training, oldest first, and whether all its webhooks have left."""
+        """Yield each stored training, oldest first, and whether all its webhooks were posted."""
         return self._kept("training")
 
     def predictions(self) -> Iterator[Prediction]:
-        """Yield each kept prediction, oldest first."""
+        """Yield each stored prediction, oldest first."""
         return (job for job, _ in self._kept("prediction"))
 
     def _kept(self, kind: str) -> Iterator[tuple[Any, bool]]:
@@ -106,7 +106,7 @@ class Store:
                 try:
                     yield _KINDS[kind].validate_python(json.loads(body)), bool(is_told)
                 except ValidationError:
-                    continue  # of another version, which knew other faults
+                    continue  # written by a version with other faults
 
     def _forget_oldest(self) -> None:
         self._added = 0

@@ -1,7 +1,7 @@
 """
-A training that somebody else describes: `modelswap trigger` says of one what its webhooks say. Pure.
+A training that the caller describes: `modelswap trigger` posts its webhooks itself. Pure.
 
-This Replicate then answers about it as described, has the version that it made, and posts no webhook for it.
+The simulator's API then answers as described and has the training's version, but posts no webhooks for it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from services.simulator.faults import Faults
 from services.simulator.job import NEVER, Life, Status
 from services.simulator.training import Training
 
-#: How long one runs whose end is not told: ten years. It has to be told, or it is canceled.
+#: Duration of a training without a described end: ten years. It ends when it is described again, or is canceled.
 _UNTIL_TOLD_SECONDS: Final = 315_360_000.0
 
 
 class ToldTraining(BaseModel):
-    """Replicate's object for a training, as a webhook has it, with what that object does not say."""
+    """Replicate's training object as in a webhook, with destination and version, which that object lacks."""
 
     model_config = ConfigDict(frozen=True)
 
-    #: ``owner/name``; empty where it does not matter, because no version is made.
+    #: ``owner/name``; may be empty if the training makes no version.
     destination: Annotated[str, Field(pattern=r"^([a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9._-]*)?$")] = ""
-    #: The version of the destination that it made; empty for none.
+    #: The version that it makes in its destination; empty for none.
     makes: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     model: str
@@ -41,7 +41,7 @@ class ToldTraining(BaseModel):
     completed_at: AwareDatetime | None = None
 
     def training(self, training_id: str, *, api_url: str) -> Training:
-        """The training that is described."""
+        """Return the described training."""
         starts = NEVER if self.started_at is None else self._after(self.started_at)
         ends = _UNTIL_TOLD_SECONDS if self.completed_at is None else self._after(self.completed_at)
         outcome = Status.SUCCEEDED if self.completed_at is None else self.status

@@ -1,4 +1,4 @@
-"""What is so of a training at a given moment? Pure: its status, logs, output and the webhooks' bodies."""
+"""A training at a given time: status, logs, output and webhook bodies. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from services.simulator.faults import Faults, WebhookEvent, filled
 from services.simulator.job import NEVER, Job, Life, Status, describe, without_data
 from services.simulator.logs import Log, steps_of
 
-#: A training that fails or is canceled does so after this part of its run.
+#: The part of its run after which a training fails or is canceled.
 _STOPPED_AT: Final = 0.41
-#: The weights are there after this part of the run; the version follows at the end.
+#: The part of the run after which the weights are uploaded; the version follows at the end.
 _WEIGHTS_AT: Final = 0.98
 _A_MOMENT: Final = 0.25  # simulated seconds
 _SOMEBODY_ELSE: Final = "somebody-else"
@@ -28,9 +28,9 @@ class Training(Job):
     """One training, from its first moment to its last."""
 
     destination: str
-    #: The id of the version that it makes, if it succeeds; empty for none.
+    #: The id of the version that it makes if it succeeds; empty for none.
     makes: str
-    #: Where its webhooks go; empty for nowhere.
+    #: Its webhook URL; empty for none.
     webhook: str
     events: frozenset[WebhookEvent]
     run_seconds: float
@@ -45,7 +45,7 @@ class Training(Job):
 
     @property
     def weights_at(self) -> float:
-        """When its weights are there, in simulated seconds; never, if it does not come that far."""
+        """When its weights are uploaded, in simulated seconds; `NEVER` if it does not succeed."""
         return self.life.starts + self.run_seconds * _WEIGHTS_AT if self.life.outcome is Status.SUCCEEDED else NEVER
 
     @property
@@ -74,17 +74,17 @@ class Training(Job):
         return {"version": f"{self.makes_model}:{self.makes}", "weights": weights}
 
     def describe(self, seconds: float, *, kind: str = "trainings") -> dict[str, Any]:
-        """Replicate's object for it, as GET answers."""
+        """Return Replicate's object for it, as answered by GET."""
         body = self._describe(seconds, kind)
         return without_data(body) if self.faults.data_removed and self.has_ended(seconds) else body
 
     def webhook_body(self, seconds: float) -> bytes:
-        """What a webhook says, as it is signed; it leaves before any data is removed."""
+        """Return the body of a webhook, which is posted before any data is removed."""
         body = self._describe(seconds, "predictions" if not self.has_ended(seconds) else "trainings")
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
     def with_orders(self, more: Faults, *, at: float) -> Training:
-        """This training with *more* faults from now on; if they say how it ends, it ends at this moment."""
+        """Return the training with *more* faults; if they include an outcome, it ends *at* this time."""
         ordered = replace(self, faults=self.faults.with_orders(more))
         ends_now = more.outcome is not Status.SUCCEEDED
         return ordered.cut(at, more.outcome) if ends_now else ordered
@@ -119,7 +119,7 @@ class Training(Job):
 
 
 def planned_life(outcome: Status, *, boot_seconds: float, run_seconds: float) -> Life:
-    """The life of a training that nobody interferes with."""
+    """Return the life of a training that is not canceled."""
     match outcome:
         case Status.ABORTED:
             return Life(NEVER, boot_seconds, outcome)

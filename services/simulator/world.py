@@ -1,8 +1,8 @@
 """
-What does this Replicate know? Pure but for its memory: models, versions, trainings, predictions and faults on order.
+The simulated state: models, versions, trainings, predictions and fault orders. No I/O; the time is passed in.
 
-Every id of a training follows from the seed and from how many trainings its destination had before, so a run can be
-repeated in whatever order destinations take their turns.
+A training's id is derived from the seed and the number of its destination's earlier trainings, so a run can be
+repeated in any order of destinations.
 """
 
 from __future__ import annotations

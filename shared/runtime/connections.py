@@ -120,7 +120,7 @@ class Connections:
             del self._per_address[address]
 
     def hold(self, connection: Connection, size_bytes: int) -> bool:
-        """Count *size_bytes* buffered for *connection*, dropping others if necessary; return False if it has no room."""
+        """Count *size_bytes* buffered for *connection*, dropping others if necessary; False if there is no room."""
         connection.held_bytes += size_bytes
         self._held_bytes += size_bytes
         while self._held_bytes > self.limits.held_bytes:

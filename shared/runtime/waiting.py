@@ -1,4 +1,4 @@
-"""Waiting: for the first of several events, and between attempts."""
+"""Wait for the first of several events, or for work unless the process stops."""
 
 from __future__ import annotations
 
