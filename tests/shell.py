@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from tests.stack import ROOT
+
+_PATIENCE_SECONDS: Final = 120
 
 
 class Shell:
@@ -18,7 +21,8 @@ class Shell:
 
     def __init__(self, settings: dict[str, str]) -> None:
         own = {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
-        self._environment = {**own, **settings}
+        # On SIGABRT, a command that takes too long then says where it is.
+        self._environment = {**own, **settings, "PYTHONFAULTHANDLER": "1"}
 
     @asynccontextmanager
     async def started(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -36,8 +40,14 @@ class Shell:
 
     async def run(self, *arguments: str) -> tuple[int | None, str, str]:
         """Its exit code, what it said, and what it complained of."""
-        async with self.started(*arguments) as process, asyncio.timeout(40):
-            out, err = await process.communicate()
+        async with self.started(*arguments) as process:
+            ending = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, process.send_signal, signal.SIGABRT)
+            try:
+                out, err = await process.communicate()
+            finally:
+                ending.cancel()
+        in_time = process.returncode != -signal.SIGABRT
+        assert in_time, f"{arguments} took more than {_PATIENCE_SECONDS} s:\n{out.decode()}{err.decode()}"
         return process.returncode, out.decode(), err.decode()
 
     async def json(self, *arguments: str) -> Any:
