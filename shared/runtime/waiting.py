@@ -1,4 +1,4 @@
-"""Wait for the first of several events, or for work unless the process stops."""
+"""Waiting: for the first of several events, for work unless the process stops, and between attempts."""
 
 from __future__ import annotations
 
