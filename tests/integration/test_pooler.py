@@ -51,6 +51,8 @@ unix_socket_dir =
 auth_type = any
 pool_mode = transaction
 default_pool_size = 4
+# After a login that broke, by default the next one waits 15 s, which is longer than we do.
+server_login_retry = 1
 {f"ignore_startup_parameters = {ignored}" if ignored else ""}
 """
     )
