@@ -22,7 +22,7 @@ from services.simulator.job import Status
 
 
 class WebhookEvent(StrEnum):
-    """The events of a training's webhooks."""
+    """The events of the webhooks of a training or a prediction."""
 
     START = "start"  #: It started.
     OUTPUT = "output"  #: It has an output, but has not ended.

@@ -11,14 +11,16 @@ as real ones. Dates are real, because a caller compares them with its own clock.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 NEVER = math.inf
+_A_MOMENT: Final = 0.25  # simulated seconds
 
 
 class Status(StrEnum):
@@ -75,6 +77,11 @@ class Job:
     api_url: str
     life: Life
 
+    @property
+    def last_moment(self) -> float:
+        """The time just before its end, in simulated seconds."""
+        return max(self.life.starts, self.life.ends - _A_MOMENT)
+
     def seconds(self, now: datetime) -> float:
         """Return the simulated seconds between its creation and *now*."""
         return (now - self.created_at).total_seconds() * self.speed
@@ -120,6 +127,11 @@ def describe(job: Job, seconds: float, *, kind: str, output: Any, logs: str, err
         body["completed_at"] = nanoseconds(job.date(life.ends))
         body["metrics"] = _metrics(life, job.speed)
     return body
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """Return Replicate's object as the body of a webhook."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def without_data(body: dict[str, Any]) -> dict[str, Any]:

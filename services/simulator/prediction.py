@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from services.simulator.faults import Behaviour
-from services.simulator.job import NEVER, Job, Life, Status, describe
+from services.simulator.faults import Behaviour, Faults, WebhookEvent
+from services.simulator.job import NEVER, Job, Life, Status, describe, encode
 
 _ERRORS: Final = {
     Behaviour.FAILS: "CUDA out of memory. Tried to allocate 20.00 MiB",
@@ -16,6 +16,8 @@ _ERRORS: Final = {
 _LOGS: Final = {
     Behaviour.WEIGHTS_GONE: "| ERROR | Failed to download weights: 404 Not Found\n",
 }
+_BAR: Final = "100%|██████████| 28/28 [00:06<00:00,  4.31it/s]\n"
+_HEALTH: Final = Faults()
 _DURATION: Final = re.compile(r"(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
 _MIN_DEADLINE: Final = 5.0  # seconds
 
@@ -25,20 +27,47 @@ class Prediction(Job):
     """One prediction, from its first moment to its last."""
 
     behaviour: Behaviour
+    #: Where its webhooks go; empty for nowhere.
+    webhook: str = ""
+    events: frozenset[WebhookEvent] = frozenset()
+
+    @property
+    def faults(self) -> Faults:
+        """The faults of its webhooks: none."""
+        return _HEALTH
+
+    @property
+    def output_at(self) -> float:
+        """When its output is available, in simulated seconds; `NEVER` if it makes none."""
+        return self.last_moment if self.life.outcome is Status.SUCCEEDED else NEVER
+
+    def log_position(self, seconds: float) -> int:
+        return len(self._logs(seconds))
+
+    def has_output(self, seconds: float) -> bool:
+        return seconds >= self.output_at
+
+    def webhook_body(self, seconds: float) -> bytes:
+        """Return the body of a webhook, as it is signed."""
+        return encode(self.describe(seconds))
 
     def describe(self, seconds: float, *, kind: str = "predictions") -> dict[str, Any]:
         """Return Replicate's object for it."""
-        succeeded = self.life.status(seconds) is Status.SUCCEEDED
         failed = self.life.status(seconds) is Status.FAILED
-        bar = "100%|██████████| 28/28 [00:06<00:00,  4.31it/s]\n" if succeeded else ""
-        return describe(
+        body = describe(
             self,
             seconds,
             kind=kind,
-            output=[f"{self.api_url}/delivery/{self.id}/out-0.png"] if succeeded else None,
-            logs=_LOGS.get(self.behaviour, "") + bar,
+            output=[f"{self.api_url}/delivery/{self.id}/out-0.png"] if self.has_output(seconds) else None,
+            logs=self._logs(seconds),
             error=_ERRORS[self.behaviour] if failed else None,
         )
+        if self.webhook:
+            body |= {"webhook": self.webhook, "webhook_events_filter": sorted(self.events)}
+        return body
+
+    def _logs(self, seconds: float) -> str:
+        return _LOGS.get(self.behaviour, "") + (_BAR if self.has_output(seconds) else "")
 
 
 def planned_life(behaviour: Behaviour, *, boot_seconds: float, run_seconds: float, deadline_seconds: float) -> Life:

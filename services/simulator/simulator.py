@@ -1,4 +1,4 @@
-"""Simulator: posts the webhooks of trainings when they are due, with one task per training. Edge."""
+"""Simulator: posts the webhooks of trainings and predictions (jobs) when they are due, with one task per job. Edge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -16,6 +17,8 @@ import structlog
 from services.simulator.client import WebhookClient
 from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.knobs import Knobs
+from services.simulator.models import Version
+from services.simulator.prediction import Prediction
 from services.simulator.schedule import (
     LOG_INTERVAL_SECONDS,
     RETRY_DELAYS_SECONDS,
@@ -26,7 +29,7 @@ from services.simulator.schedule import (
 )
 from services.simulator.store import Store
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest, World
+from services.simulator.world import JobRequest, TrainingRequest, World
 from shared.replicate.signature import sign
 from shared.runtime import clock
 
@@ -45,6 +48,7 @@ _SECRET_BYTES: Final = 24
 class Attempt:
     """One attempt to post one webhook."""
 
+    #: Or the id of the prediction.
     training_id: str
     webhook_id: str
     event: WebhookEvent
@@ -81,7 +85,7 @@ class Simulator:
         )
         self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
         self._tasks: set[asyncio.Task[Any]] = set()
-        #: The task that posts a training's webhooks, and the simulated second up to which they were posted.
+        #: The task that posts a job's webhooks, and the simulated second up to which they were posted.
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._reached: dict[str, float] = {}
         #: Number of attempts of each webhook.
@@ -118,6 +122,23 @@ class Simulator:
         self._follow(canceled)
         return canceled
 
+    def create_prediction(
+        self, request: JobRequest, version: Version, *, deadline_seconds: float, api_url: str
+    ) -> Prediction:
+        prediction = self.world.create_prediction(
+            request, version, deadline_seconds=deadline_seconds, api_url=api_url, now=self.now()
+        )
+        self._follow(prediction)
+        return prediction
+
+    def cancel_prediction(self, prediction: Prediction) -> Prediction:
+        """Cancel *prediction* unless it has ended; return it as it is then."""
+        if prediction.has_ended(prediction.seconds(self.now())):
+            return prediction
+        canceled = self.world.cancel_prediction(prediction, now=self.now())
+        self._follow(canceled)
+        return canceled
+
     def order(self, order: FaultOrder) -> bool:
         """Apply a fault order; return False if its training does not run."""
         if order.training_id is None:
@@ -133,12 +154,12 @@ class Simulator:
         """Restore the state of the store, and post unsent webhooks. Needs a running event loop."""
         if self._store is None:
             return
-        kept = list(self._store.trainings())
-        self.world.restore((training for training, _ in kept), self._store.predictions())
-        for training, is_told in kept:
+        trainings, predictions = list(self._store.trainings()), list(self._store.predictions())
+        self.world.restore((training for training, _ in trainings), (prediction for prediction, _ in predictions))
+        for job, is_told in chain[tuple[Training | Prediction, bool]](trainings, predictions):
             if not is_told:
                 # The product may start after the simulator, so the retries span a real minute.
-                self._follow(training, retry_delays=RETRY_DELAYS_SECONDS)
+                self._follow(job, retry_delays=RETRY_DELAYS_SECONDS)
 
     def know(self, told: Training) -> None:
         """Add a training, replacing one with the same id, whose webhooks are not posted any more."""
@@ -151,7 +172,7 @@ class Simulator:
         return await self._attempt(training, terminal_webhook(training))
 
     async def settled(self) -> None:
-        """Wait until every training with a webhook has ended, and its webhooks were accepted or gave up retrying."""
+        """Wait until every job with a webhook has ended, and its webhooks were accepted or gave up retrying."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -162,83 +183,83 @@ class Simulator:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.close()
 
-    def _follow(self, training: Training, *, retry_delays: Sequence[float] = ()) -> None:
-        """Post the webhooks of *training* as they become due, instead of those of its earlier state."""
-        if before := self._followers.pop(training.id, None):
+    def _follow(self, job: Training | Prediction, *, retry_delays: Sequence[float] = ()) -> None:
+        """Post the webhooks of *job* as they become due, instead of those of its earlier state."""
+        if before := self._followers.pop(job.id, None):
             before.cancel()
-        if training.webhook:
-            self._followers[training.id] = self._begin(self._post_all(training, retry_delays))
+        if job.webhook:
+            self._followers[job.id] = self._begin(self._post_all(job, retry_delays))
 
-    async def _post_all(self, training: Training, retry_delays: Sequence[float]) -> None:
-        interval = max(LOG_INTERVAL_SECONDS, self.knobs.log_interval_real_seconds * training.speed)
+    async def _post_all(self, job: Training | Prediction, retry_delays: Sequence[float]) -> None:
+        interval = max(LOG_INTERVAL_SECONDS, self.knobs.log_interval_real_seconds * job.speed)
         telling: asyncio.Task[Attempt] | None = None
-        told_until = self._reached.get(training.id, -1)
-        for due in webhooks(training, log_interval_seconds=interval):
+        told_until = self._reached.get(job.id, -1)
+        for due in webhooks(job, log_interval_seconds=interval):
             if due.at <= told_until:
                 continue
-            await self._until(training, due.at)
-            self._reached[training.id] = due.at
+            await self._until(job, due.at)
+            self._reached[job.id] = due.at
             if due.event is WebhookEvent.COMPLETED:
-                await self._post_terminal(training, due, retry_delays)
+                await self._post_terminal(job, due, retry_delays)
             elif due.event is WebhookEvent.LOGS and due.is_on_time:
                 # Each logs webhook repeats the log so far, so an overdue one is skipped.
-                is_overdue = training.seconds(self.now()) > due.at + interval
+                is_overdue = job.seconds(self.now()) > due.at + interval
                 if not is_overdue and (telling is None or telling.done()):
-                    telling = self._post(training, due)
+                    telling = self._post(job, due)
             else:
-                self._post(training, due)
-        del self._followers[training.id]
-        self._reached.pop(training.id, None)
+                self._post(job, due)
+        del self._followers[job.id]
+        self._reached.pop(job.id, None)
 
-    async def _until(self, training: Training, at: float) -> None:
+    async def _until(self, job: Training | Prediction, at: float) -> None:
         # The event loop keeps its own time and may wake us a little early.
-        while (left := at - training.seconds(self.now())) > 0:  # noqa: ASYNC110 (nobody could set an event)
-            await asyncio.sleep(left / training.speed)
+        while (left := at - job.seconds(self.now())) > 0:  # noqa: ASYNC110 (nobody could set an event)
+            await asyncio.sleep(left / job.speed)
 
-    def _post(self, training: Training, due: Due) -> asyncio.Task[Attempt]:
+    def _post(self, job: Training | Prediction, due: Due) -> asyncio.Task[Attempt]:
         """Post a webhook without waiting for it: only the terminal one is awaited, so others may overtake it."""
-        for _ in range(training.faults.duplicate):
-            self._begin(self._attempt(training, due))
-        return self._begin(self._attempt(training, due))
+        for _ in range(job.faults.duplicate):
+            self._begin(self._attempt(job, due))
+        return self._begin(self._attempt(job, due))
 
-    async def _post_terminal(self, training: Training, due: Due, retry_delays: Sequence[float]) -> None:
-        first = await self._attempt(training, due)
+    async def _post_terminal(self, job: Training | Prediction, due: Due, retry_delays: Sequence[float]) -> None:
+        first = await self._attempt(job, due)
         if first.is_taken:
-            self._forget_webhooks(training)
+            self._forget_webhooks(job)
         else:
-            self._begin(self._retry(training, due, retry_delays))
-        for _ in range(training.faults.duplicate):
-            self._begin(self._attempt(training, due))
+            self._begin(self._retry(job, due, retry_delays))
+        for _ in range(job.faults.duplicate):
+            self._begin(self._attempt(job, due))
 
-    async def _retry(self, training: Training, due: Due, delays: Sequence[float]) -> None:
-        replicates = tuple(delay / training.speed for delay in RETRY_DELAYS_SECONDS)
+    async def _retry(self, job: Training | Prediction, due: Due, delays: Sequence[float]) -> None:
+        replicates = tuple(delay / job.speed for delay in RETRY_DELAYS_SECONDS)
         for delay in delays or self.knobs.retry_delays_real_seconds or replicates:
             await asyncio.sleep(delay)
-            if (await self._attempt(training, due)).is_taken:
+            if (await self._attempt(job, due)).is_taken:
                 break
-        self._forget_webhooks(training)
+        self._forget_webhooks(job)
 
-    def _forget_webhooks(self, training: Training) -> None:
+    def _forget_webhooks(self, job: Training | Prediction) -> None:
         """Record that the terminal webhook was accepted or gave up, so that a restart posts nothing again."""
         if self._store is not None:
-            self._store.told(training)
+            self._store.told(job)
 
-    async def _attempt(self, training: Training, due: Due) -> Attempt:
-        webhook_id = message_id(training, due)
+    async def _attempt(self, job: Training | Prediction, due: Due) -> Attempt:
+        webhook_id = message_id(job, due)
         async with self._turns:
-            body = training.webhook_body(due.as_of)
+            body = job.webhook_body(due.as_of)
             now = self.now()
             self._left[webhook_id] += 1
             number = self._left[webhook_id]
-            headers = self._headers(training, webhook_id, int(now.timestamp()), body)
-            status = await self._client.post(training.webhook, body, headers)
-        attempt = Attempt(training.id, webhook_id, due.event, number, now, status)
+            headers = self._headers(job, webhook_id, int(now.timestamp()), body)
+            status = await self._client.post(job.webhook, body, headers)
+        attempt = Attempt(job.id, webhook_id, due.event, number, now, status)
         self.attempts.append(attempt)
         return attempt
 
-    def _headers(self, training: Training, webhook_id: str, now: int, body: bytes) -> dict[str, str]:
-        timestamp = now - training.faults.old_timestamp_seconds
-        secrets = [self._make_secret("wrong")] if training.faults.bad_signature else self._secrets
+    def _headers(self, job: Training | Prediction, webhook_id: str, now: int, body: bytes) -> dict[str, str]:
+        timestamp = now - job.faults.old_timestamp_seconds
+        secrets = [self._make_secret("wrong")] if job.faults.bad_signature else self._secrets
         return {
             "content-type": "application/json",
             "webhook-id": webhook_id,

@@ -87,17 +87,17 @@ class Store:
         if self._added >= _ROOM:
             self._forget_oldest()
 
-    def told(self, training: Training) -> None:
-        """Record that all webhooks of *training* were posted."""
-        self._database.execute("UPDATE jobs SET is_told = 1 WHERE id = ?", (training.id,))
+    def told(self, job: Training | Prediction) -> None:
+        """Record that all webhooks of *job* were posted."""
+        self._database.execute("UPDATE jobs SET is_told = 1 WHERE id = ?", (job.id,))
 
     def trainings(self) -> Iterator[tuple[Training, bool]]:
         """Yield each stored training, oldest first, and whether all its webhooks were posted."""
         return self._kept("training")
 
-    def predictions(self) -> Iterator[Prediction]:
-        """Yield each stored prediction, oldest first."""
-        return (job for job, _ in self._kept("prediction"))
+    def predictions(self) -> Iterator[tuple[Prediction, bool]]:
+        """Yield each stored prediction, oldest first, and whether all its webhooks were posted."""
+        return self._kept("prediction")
 
     def _kept(self, kind: str) -> Iterator[tuple[Any, bool]]:
         query = "SELECT body, is_told FROM jobs WHERE kind = ? ORDER BY number"

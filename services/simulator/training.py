@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from services.simulator.faults import Faults, WebhookEvent, filled
-from services.simulator.job import NEVER, Job, Life, Status, describe, without_data
+from services.simulator.job import NEVER, Job, Life, Status, describe, encode, without_data
 from services.simulator.logs import Log, steps_of
 
 #: The part of its run after which a training fails or is canceled.
 _STOPPED_AT: Final = 0.41
 #: The part of the run after which the weights are uploaded; the version follows at the end.
 _WEIGHTS_AT: Final = 0.98
-_A_MOMENT: Final = 0.25  # simulated seconds
 _SOMEBODY_ELSE: Final = "somebody-else"
 _TRACEBACK: Final = """\
 Traceback (most recent call last):
@@ -44,14 +42,9 @@ class Training(Job):
         return self.destination
 
     @property
-    def weights_at(self) -> float:
-        """When its weights are uploaded, in simulated seconds; `NEVER` if it does not succeed."""
+    def output_at(self) -> float:
+        """When its first output, the weights, is there, in simulated seconds; `NEVER` if it does not succeed."""
         return self.life.starts + self.run_seconds * _WEIGHTS_AT if self.life.outcome is Status.SUCCEEDED else NEVER
-
-    @property
-    def last_moment(self) -> float:
-        """Just before its end, in simulated seconds."""
-        return max(self.life.starts, self.life.ends - _A_MOMENT)
 
     def log_position(self, seconds: float) -> int:
         return self._log().position(self._share(seconds))
@@ -64,7 +57,7 @@ class Training(Job):
 
     def output(self, seconds: float) -> Any:
         weights = f"https://replicate.delivery/xezq/{self.id}/trained_model.tar"
-        if seconds < self.weights_at:
+        if seconds < self.output_at:
             return None
         if not self.has_ended(seconds):
             return {"weights": weights}
@@ -79,9 +72,8 @@ class Training(Job):
         return without_data(body) if self.faults.data_removed and self.has_ended(seconds) else body
 
     def webhook_body(self, seconds: float) -> bytes:
-        """Return the body of a webhook, which is posted before any data is removed."""
-        body = self._describe(seconds, "predictions" if not self.has_ended(seconds) else "trainings")
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        """Return the body of a webhook, as it is signed; it is posted before any data is removed."""
+        return encode(self._describe(seconds, "predictions" if not self.has_ended(seconds) else "trainings"))
 
     def with_orders(self, more: Faults, *, at: float) -> Training:
         """Return the training with *more* faults; if they include an outcome, it ends *at* this time."""

@@ -39,21 +39,26 @@ _VERSION: Final = re.compile(rf"(?:({OWNER}/{NAME}):)?([0-9a-f]{{64}})")
 #: How long the deletion of a version takes, in simulated seconds. Replicate says "a few minutes".
 _DELETION_SECONDS: Final = 120.0
 _ID_LENGTH: Final = 26
-#: What is told of a training whose owner did not say what to tell.
+#: The webhooks of a job whose owner named none.
 _DEFAULT_EVENTS: Final = frozenset({WebhookEvent.OUTPUT, WebhookEvent.COMPLETED})
 
 _O = TypeVar("_O", FaultOrder, ApiFaultOrder)
 
 
-class TrainingRequest(BaseModel):
-    """What the owner of a new training asks for."""
+class JobRequest(BaseModel):
+    """What a client asks for when it creates a training or a prediction (a job)."""
 
     model_config = ConfigDict(frozen=True)
 
-    destination: str = ""
     input: dict[str, Any]
     webhook: Annotated[str, Field(pattern=r"^(https?://.+)?$")] = ""
     webhook_events_filter: frozenset[WebhookEvent] = _DEFAULT_EVENTS
+
+
+class TrainingRequest(JobRequest):
+    """The same for a training."""
+
+    destination: str = ""
 
 
 class World:
@@ -271,8 +276,8 @@ class World:
 
     def create_prediction(
         self,
+        request: JobRequest,
         version: Version,
-        prediction_input: dict[str, Any],
         *,
         deadline_seconds: float,
         api_url: str,
@@ -282,7 +287,7 @@ class World:
             id=self._id(f"prediction:{len(self._predictions)}"),
             model=version.model,
             version=version.id,
-            input=prediction_input,
+            input=request.input,
             created_at=now,
             speed=self._knobs.speed,
             api_url=api_url,
@@ -293,6 +298,8 @@ class World:
                 deadline_seconds=deadline_seconds,
             ),
             behaviour=version.behaviour,
+            webhook=request.webhook,
+            events=request.webhook_events_filter,
         )
         self._set_prediction(created)
         return created

@@ -22,7 +22,7 @@ from services.simulator.app import running
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from services.simulator.job import NEVER
 from services.simulator.simulator import Simulator
-from services.simulator.world import TrainingRequest
+from services.simulator.world import JobRequest, TrainingRequest
 from tests.hooks import receiving
 
 TRAINER, TRAINER_VERSION = "ostris/flux-dev-lora-trainer", "e" * 64
@@ -247,9 +247,9 @@ async def test_trainings_are_listed_by_pages_forth_and_back(official):
 
 async def test_predictions_are_listed_by_pages_forth_and_back(official):
     reference, world, now = await official.version(), official.simulator.world, official.simulator.now()
-    version = world.find_version(reference, now=now)
+    version, asked = world.find_version(reference, now=now), JobRequest(input=PROMPT)
     for _ in range(101):
-        world.create_prediction(version, PROMPT, deadline_seconds=NEVER, api_url=official.client._base_url, now=now)
+        world.create_prediction(asked, version, deadline_seconds=NEVER, api_url=official.client._base_url, now=now)
 
     first, second = await official.pages("list", official.client.predictions)
     back = await official.ask(official.client.predictions, "list", second.previous)
@@ -359,6 +359,21 @@ async def test_a_webhook_that_is_sent_passes_the_clients_validation(official):
     Webhooks.validate(headers=hook.headers, body=hook.body.decode(), secret=secret, tolerance=300)
     assert hook.training["id"] == training.id
     assert hook.training["status"] == "succeeded"
+
+
+async def test_a_prediction_posts_the_webhooks_asked_for(official):
+    version = await official.version()
+    async with receiving() as receiver:
+        hooks = {"webhook": receiver.url, "webhook_events_filter": ["start", "output", "completed"]}
+        prediction = await official.ask(official.client.predictions, "create", version=version, input=PROMPT, **hooks)
+        await receiver.until(lambda: len(receiver.hooks) == 3)
+
+    for hook in receiver.hooks:
+        hook.verify(official.simulator.secret)
+        assert hook.training["id"] == prediction.id
+    # They may overtake each other.
+    told = sorted((hook.training["status"], bool(hook.training["output"])) for hook in receiver.hooks)
+    assert told == [("processing", False), ("processing", True), ("succeeded", True)]
 
 
 async def test_what_is_not_there_is_404(official):

@@ -12,7 +12,7 @@ import pytest
 from services.simulator.faults import WebhookEvent
 from services.simulator.simulator import Simulator
 from services.simulator.store import CannotKeep, Store
-from services.simulator.world import TrainingRequest
+from services.simulator.world import JobRequest, TrainingRequest
 from shared.runtime import clock
 from tests.integration.test_simulator_webhooks import QUICK, train
 
@@ -41,7 +41,7 @@ async def test_a_restart_forgets_no_training_and_no_prediction(tmp_path):
         canceled = simulator.cancel_training(train(simulator, ""))
         version = await made(simulator, succeeds.makes)
         drawn = simulator.world.create_prediction(
-            version, {"prompt": "x"}, deadline_seconds=60, api_url="http://here", now=clock.now()
+            JobRequest(input={"prompt": "x"}), version, deadline_seconds=60, api_url="http://here", now=clock.now()
         )
 
     async with started(tmp_path / "state") as simulator:

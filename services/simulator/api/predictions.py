@@ -6,7 +6,6 @@ import asyncio
 import re
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -14,25 +13,18 @@ from services.simulator.api.answers import INVALID, Call, Refused, model_name, o
 from services.simulator.api.trainings import Trainings
 from services.simulator.faults import Behaviour
 from services.simulator.image import png
-from services.simulator.job import NEVER, Status
+from services.simulator.job import NEVER
 from services.simulator.models import Version
 from services.simulator.prediction import Prediction, parse_deadline
 from services.simulator.simulator import Simulator
+from services.simulator.world import JobRequest
 
 _MAX_WAIT_SECONDS: Final = 60
 _WAIT: Final = re.compile(r"wait(?:=(\d+))?")
 
 
-class PredictionRequest(BaseModel):
-    """What the owner of a new prediction asks for."""
-
-    model_config = ConfigDict(frozen=True)
-
-    input: dict[str, Any]
-
-
-class VersionPredictionRequest(PredictionRequest):
-    """The same, with what is to run."""
+class VersionRequest(JobRequest):
+    """What the owner of a new prediction asks for, with what is to run."""
 
     version: str
 
@@ -57,13 +49,13 @@ class Predictions:
     async def deliver(self, request: Request) -> Response:
         """The output of a prediction. Replicate asks for no token here either."""
         prediction = self._find(request)
-        if prediction is None or prediction.status(self._simulator.now()) is not Status.SUCCEEDED:
+        if prediction is None or not prediction.has_output(prediction.seconds(self._simulator.now())):
             return Response(status_code=404)
         image = png(sum(prediction.id.encode()), blank=prediction.behaviour is Behaviour.BLANK)
         return Response(image, media_type="image/png")
 
     async def _create(self, request: Request) -> Response:
-        asked = await read(request, VersionPredictionRequest)
+        asked = await read(request, VersionRequest)
         version = self._world.find_version(asked.version, now=self._simulator.now())
         if version is None:
             raise Refused(
@@ -71,26 +63,22 @@ class Predictions:
                 title="Invalid version or not permitted",
                 detail="The specified version does not exist (or perhaps you don't have permission to use it?)",
             )
-        return await self._run(request, version, asked.input)
+        return await self._run(request, version, asked)
 
     async def _create_by_model(self, request: Request) -> Response:
         """Only an official model runs without a version: any other one is not found here."""
-        asked = await read(request, PredictionRequest)
+        asked = await read(request, JobRequest)
         model = self._world.find_model(model_name(request))
         if model is None or not model.is_official:
             raise Refused(404)
-        return await self._run(request, model.hidden_version, asked.input)
+        return await self._run(request, model.hidden_version, asked)
 
-    async def _run(self, request: Request, version: Version, prediction_input: dict[str, Any]) -> Response:
+    async def _run(self, request: Request, version: Version, asked: JobRequest) -> Response:
         deadline_seconds = _deadline(request)
-        if not version.accepts(prediction_input):
+        if not version.accepts(asked.input):
             raise Refused(422, title=INVALID, detail="- input: prompt is required\n")
-        prediction = self._world.create_prediction(
-            version,
-            prediction_input,
-            deadline_seconds=deadline_seconds,
-            api_url=own_url(request),
-            now=self._simulator.now(),
+        prediction = self._simulator.create_prediction(
+            asked, version, deadline_seconds=deadline_seconds, api_url=own_url(request)
         )
         wait_seconds = _wait(request)
         prediction = await self._awaited(prediction, wait_seconds)
@@ -124,7 +112,7 @@ class Predictions:
         prediction = self._find(request)
         if prediction is None:
             return await self._trainings.cancel(request)
-        return JSONResponse(self._describe(self._world.cancel_prediction(prediction, now=self._simulator.now())))
+        return JSONResponse(self._describe(self._simulator.cancel_prediction(prediction)))
 
     def _find(self, request: Request) -> Prediction | None:
         return self._world.find_prediction(request.path_params["id"], now=self._simulator.now())
