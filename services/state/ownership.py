@@ -12,7 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from services.state.changes import Snapshot, Training
-from shared.contract.errors import PermanentError
+from shared.contract.errors import PermanentError, TransientError
 from shared.contract.events import Event, Evidence, ModelReady
 from shared.contract.identity import ModelRef
 
@@ -47,6 +47,17 @@ class MayBeAnothers(PermanentError):  # noqa: N818 (likewise)
     code = "model_may_be_anothers"
 
 
+class MayBeUnregistered(TransientError):  # noqa: N818 (likewise)
+    """
+    The same, where the other training is not registered.
+
+    It may be one of ours whose id is not known yet, because Replicate's answer to its creation was lost: a webhook
+    binds it soon, or the reconciler within an hour or two. So this takes the whole ladder before it is a dead letter.
+    """
+
+    code = MayBeAnothers.code
+
+
 def mismatch(training: Training, model: ModelRef) -> PermanentError | None:
     """Return an error if *model* is not at the training's destination."""
     if model.model == training.destination:
@@ -60,7 +71,7 @@ def doubt(
     evidence: Evidence,
     snapshot: Snapshot,
     made: Collection[tuple[ModelRef, UUID]],
-) -> PermanentError | None:
+) -> PermanentError | MayBeUnregistered | None:
     """
     Return why the looked-up *model* may not be this training's, or None.
 
@@ -75,7 +86,7 @@ def doubt(
     if any(each == model and ref != training.ref for each, ref in made):
         return MadeByAnother(f"{model} is what another training made, and this one's output does not name it")
     if strangers := set(evidence.rivals or ()).difference(snapshot.registered):
-        return MayBeAnothers(
+        return MayBeUnregistered(
             f"the output does not name {model}, and training {min(strangers)}, which is not registered here, can "
             f"have made it. {_BY_HAND}"
         )

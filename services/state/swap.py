@@ -33,7 +33,7 @@ from services.state.extraction import lacks_destination, requested_extraction
 from services.state.ownership import doubt, mismatch
 from services.state.transitions import Fact, Stage, accepts_model, next_stage
 from shared.contract.envelope import Envelope, wrap
-from shared.contract.errors import PermanentError, TransientError
+from shared.contract.errors import ModelswapError, PermanentError, TransientError
 from shared.contract.events import (
     Cause,
     Effect,
@@ -175,7 +175,7 @@ class _Batch:
         model = ready.model
         if not accepts_model(self._stage(training)):
             return None
-        refused = mismatch(training, model)
+        refused: ModelswapError | None = mismatch(training, model)
         if refused is None and ready.evidence.looked_up:
             refused = doubt(training, model, ready.evidence, self.snapshot, self._made)
         if refused is not None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.state.changes import Failure
-from services.state.ownership import DestinationMismatch, MadeByAnother, MayBeAnothers
+from services.state.ownership import DestinationMismatch, MadeByAnother, MayBeAnothers, MayBeUnregistered
 from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.store import Store
 from services.state.swap import UnknownTraining
@@ -574,9 +574,10 @@ async def test_a_looked_up_model_is_not_taken_while_another_training_can_have_ma
     (of_a_stranger,) = await store.apply([looked_up])
     (of_its_own,) = await store.apply([ready("t1", looked_up=True, made_at=NOON, rivals=("t3",))])
     await store.apply([failed("t2")])
-    (alone,) = await store.apply([ready("t1", looked_up=True, made_at=NOON, rivals=("t3",))])
+    await store.adopt(registration("ada", "stranger", destination=ModelName("acme", "elsewhere")))
+    (alone,) = await store.apply([looked_up])
 
-    assert (type(of_a_stranger), type(of_its_own), alone) == (MayBeAnothers, MayBeAnothers, None)
+    assert (type(of_a_stranger), type(of_its_own), alone) == (MayBeUnregistered, MayBeAnothers, None)
     assert (await get(store, "t1")).stage is Stage.ACTIVE
 
 
