@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import aio_pika
 import asyncpg
+from yarl import URL
 
 from services.simulator.job import Status
 from services.simulator.training import Training
@@ -78,8 +79,7 @@ class Subscriber:
         self._is_over = False
 
     async def __aenter__(self) -> Self:
-        connection = await aio_pika.connect(self._url)
-        async with connection, connection.channel() as channel:
+        async with self._channel() as channel:
             queue = await channel.declare_queue(_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
             await queue.bind(_EXCHANGE, "#")
         self._listening = asyncio.create_task(self._listen())
@@ -89,16 +89,23 @@ class Subscriber:
         # Not canceled: the library may take that for the loss of a connection, and we would listen on.
         self._is_over = True
         await self._listening
-        with contextlib.suppress(OSError, aio_pika.exceptions.AMQPError):
-            connection = await aio_pika.connect(self._url)
-            async with connection, connection.channel() as channel:
+        with contextlib.suppress(OSError, TimeoutError, aio_pika.exceptions.AMQPError):
+            async with self._channel() as channel:
                 await channel.queue_delete(_QUEUE)
+
+    @contextlib.asynccontextmanager
+    async def _channel(self) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+        # Entered before it connects, so that it is closed here whatever happens: otherwise the garbage collector closes
+        # it, where no event loop runs.
+        async with aio_pika.Connection(URL(self._url)) as connection:
+            await connection.connect(timeout=5)
+            async with connection.channel() as channel:
+                yield channel
 
     async def _listen(self) -> None:
         while not self._is_over:
             with contextlib.suppress(OSError, RuntimeError, TimeoutError, aio_pika.exceptions.AMQPError):
-                connection = await aio_pika.connect(self._url, timeout=5)
-                async with connection, connection.channel() as channel:
+                async with self._channel() as channel:
                     queue = await channel.get_queue(_QUEUE, ensure=False)
                     while not self._is_over:
                         # Not a consumer: one whose connection dies waits for ever.
