@@ -38,7 +38,7 @@ TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 _REQUESTS_PER_SECOND: Final = 10
 _AT_ONCE: Final = 16
 #: After the last fault everything must be reached within this, on a busy machine too.
-_SETTLES_SECONDS: Final = 240
+_SETTLES_SECONDS: Final = 480
 _MOST_SHOWN: Final = 10
 #: The logs of so many of them are shown, and so many lines.
 _MOST_LOGGED: Final = 3
