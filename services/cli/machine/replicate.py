@@ -1,4 +1,4 @@
-"""Which Replicate does `modelswap up` use, and why? Pure."""
+"""Choose the Replicate that `modelswap up` uses, and say why. Pure."""
 
 from __future__ import annotations
 

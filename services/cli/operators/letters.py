@@ -57,7 +57,7 @@ _NONE_FITS: Final = "no dead letter fits"
 
 
 def wanted(chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return *chosen* as the API takes it, with a time where somebody typed how long ago."""
+    """Return *chosen* as the API takes it, with times of day in place of ages such as 2h."""
     times = {name: read_moment(chosen[name], now=now()).isoformat() for name in {"since", "until"} & chosen.keys()}
     return {**chosen, **times}
 
@@ -148,7 +148,7 @@ def _in_words(verb: str, changed: Changed, *, is_done: bool) -> str:
 async def list_audit(chosen: Mapping[str, str | None], *, limit: int, output: Format) -> None:
     async with operators() as api:
         found = await api.list_audit(chosen, limit=limit)
-    print_list(found, AUDIT, output, empty="nobody has done anything of the kind", limit=limit)
+    print_list(found, AUDIT, output, empty="no such action was taken", limit=limit)
 
 
 def _body(letter: LetterView) -> str:

@@ -1,4 +1,4 @@
-"""What do subscribers make of a public event? Edge: publishes some that did not happen, marked as made up."""
+"""Publish public events that did not happen, marked as made up, to try subscribers with. Edge."""
 
 from __future__ import annotations
 

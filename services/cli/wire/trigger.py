@@ -1,4 +1,4 @@
-"""What does the receiver make of a webhook? Edge: signs some as Replicate would, and posts them."""
+"""Post webhooks to the receiver, signed as Replicate signs them. Edge."""
 
 from __future__ import annotations
 

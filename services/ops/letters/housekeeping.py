@@ -41,7 +41,7 @@ class Store(Protocol):
 
 
 class Owners:
-    """Looks up the users of letters of which only the training is known."""
+    """Looks up the users of dead letters that name only a training."""
 
     def __init__(self, store: Store, find_user: FindUser, wait: Wait, aside: SetAside[str]) -> None:
         """*aside* holds the trainings that can not be looked up, by Replicate's ids."""
