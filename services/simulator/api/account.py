@@ -1,4 +1,4 @@
-"""What does Replicate's API answer about the account and its webhooks? Edge."""
+"""The simulated API of the account and its webhook secret. Edge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do all calls of Replicate's API have in common? Edge: refusals, bodies, addresses and pages."""
+"""What all calls of the simulated API share: refusals, bodies, addresses and pages. Edge."""
 
 from __future__ import annotations
 

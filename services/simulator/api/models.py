@@ -1,4 +1,4 @@
-"""What does Replicate's API answer about models and their versions? Edge."""
+"""The simulated API of models and their versions. Edge."""
 
 from __future__ import annotations
 

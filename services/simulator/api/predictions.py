@@ -1,4 +1,4 @@
-"""What does Replicate's API answer about predictions, and what are their outputs? Edge."""
+"""The simulated API of predictions and their outputs. Edge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does Replicate's API answer about trainings? Edge."""
+"""The simulated API of trainings. Edge."""
 
 from __future__ import annotations
 

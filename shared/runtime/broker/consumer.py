@@ -158,22 +158,23 @@ class Consumer:
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         """Handle one batch, from decoding to the ack."""
-        items = self._without_made_up([_read(delivery) for delivery in batch], inbox)
+        items = self._without_made_up([_read(delivery) for delivery in batch])
         known = [item for item in items if item.envelope is not None]
         results = iter(await self._until_answered(known, inbox) if known else ())
         ends = [(item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items]
         await _together([self._conclude(item, messages, inbox) for item, messages in ends if messages])
         inbox.ack(batch)
 
-    def _without_made_up(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[_Item]:
-        """Ack synthetic events of `modelswap trigger` unhandled: they are only for testing subscribers."""
-        made_up = [item.envelope for item in items if item.envelope is not None and item.envelope.is_made_up]
-        if not made_up:
-            return items
-        for envelope in made_up:
-            log_fact(log, "delivery.ignored", envelope, queue=self._queue, reason="made up by modelswap trigger")
-        inbox.ack([item.delivery for item in items if item.envelope in made_up])
-        return [item for item in items if item.envelope not in made_up]
+    def _without_made_up(self, items: Sequence[_Item]) -> Sequence[_Item]:
+        """Leave out the synthetic events of `modelswap trigger`: they are only for testing subscribers."""
+        handled = []
+        for item in items:
+            if item.envelope is not None and item.envelope.is_made_up:
+                facts = {"queue": self._queue, "reason": "made up by modelswap trigger"}
+                log_fact(log, "delivery.ignored", item.envelope, item.ids, **facts)
+            else:
+                handled.append(item)
+        return handled
 
     async def _until_answered(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[Result]:
         """
