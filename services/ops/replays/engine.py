@@ -28,11 +28,11 @@ from services.ops.replays.rounds import (
     Services,
     Store,
     Undoer,
-    without_stray_cancel,
 )
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.topology import Topology
 from shared.runtime.aside import SetAside
+from shared.runtime.broker.link import without_stray_cancel
 from shared.runtime.waiting import jittered_backoff_seconds, wait_for_any
 
 log = structlog.get_logger()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -24,7 +24,7 @@ from shared.contract.topology import RECEIVER, Topology
 from shared.contract.trace import trace_id_in
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing, to_message
-from shared.runtime.broker.link import is_stray_cancel
+from shared.runtime.broker.link import without_stray_cancel
 
 log = structlog.get_logger()
 
@@ -259,19 +259,3 @@ async def _each(aside: SetAside[K], waiting: Sequence[K], works: Mapping[K, Coro
     aside.settle(dict(zip(works, results, strict=True)))
     errors = [*results, *map(aside.error_of, waiting)]
     return Round([error for error in errors if error is not None], is_underway=None in results)
-
-
-async def without_stray_cancel(work: Awaitable[T]) -> T:
-    """
-    Do *work*; a cancellation that does not come from us is a lost connection.
-
-    Raises:
-        DependencyDown: instead of such a cancellation.
-
-    """
-    try:
-        return await work
-    except asyncio.CancelledError as error:
-        if not is_stray_cancel():
-            raise
-        raise DependencyDown("a connection was lost in the middle of the work") from error

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import structlog
 
 from shared.contract.errors import DependencyDown
-from shared.runtime.broker.link import is_stray_cancel
+from shared.runtime.broker.link import without_stray_cancel
 from shared.runtime.waiting import jittered_backoff_seconds
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ class CircuitBreaker:
 
     async def _try(self, work: Callable[[], Awaitable[T]], *, is_probe: bool) -> T:
         try:
-            result = await _uncanceled(work)
+            result = await without_stray_cancel(work())
         except DependencyDown as error:
             # Work that started while the circuit was closed fails together: count one failure.
             if is_probe or self.reason is None:
@@ -90,12 +90,3 @@ class CircuitBreaker:
         seconds = jittered_backoff_seconds(self._failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS)
         # Never sooner than we were told.
         await asyncio.sleep(max(seconds, self._not_before - asyncio.get_running_loop().time()))
-
-
-async def _uncanceled(work: Callable[[], Awaitable[T]]) -> T:
-    try:
-        return await work()
-    except asyncio.CancelledError as error:
-        if not is_stray_cancel():
-            raise
-        raise DependencyDown("a connection was lost in the middle of the work") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from itertools import count
-from typing import Final, Self, cast
+from typing import Final, Self, TypeVar, cast
 from uuid import uuid4
 
 import aio_pika
@@ -15,12 +16,15 @@ from pamqp.base import Frame
 from pamqp.frame import marshal
 from yarl import URL
 
+from shared.contract.errors import DependencyDown
 from shared.contract.limits import FRAME_BYTES
 from shared.runtime.broker.decoding import read_all_messages
 from shared.runtime.broker.frames import publish_frames
 from shared.runtime.broker.message import Outgoing
 from shared.runtime.broker.transport import JoinedWrites
 from shared.runtime.clock import now
+
+T = TypeVar("T")
 
 #: Errors of a lost connection. A frozen broker causes TimeoutError; see also `is_stray_cancel`.
 LINK_ERRORS: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)
@@ -48,6 +52,22 @@ def is_stray_cancel() -> bool:
     """
     task = asyncio.current_task()
     return task is None or task.cancelling() == 0
+
+
+async def without_stray_cancel(work: Awaitable[T]) -> T:
+    """
+    Do *work*; a cancellation that does not come from us is a lost connection.
+
+    Raises:
+        DependencyDown: instead of such a cancellation.
+
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if not is_stray_cancel():
+            raise
+        raise DependencyDown("a connection was lost in the middle of the work") from error
 
 
 class Link:
