@@ -53,7 +53,7 @@ async def test_an_empty_id_is_named_before_anybody_is_asked():
 
 
 async def test_a_hung_server_is_named_after_a_deadline(monkeypatch):
-    monkeypatch.setattr(client, "_TIMEOUT", httpx.Timeout(0.2))
+    monkeypatch.setattr(client, "_TIMEOUT", httpx.Timeout(10, read=0.2))
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65_536)
