@@ -372,6 +372,8 @@ def test_every_training_has_a_step_and_every_fetch_an_id(watched, shown, is_whol
         (unfinished(), BEGIN + HOUR),
         (unfinished(started_at=BEGIN + MINUTE), BEGIN + HOUR + MINUTE),
         (unfinished(overdue_at=BEGIN + 9 * MINUTE), BEGIN + 9 * MINUTE),
+        (nameless(overdue_at=BEGIN + 9 * MINUTE), BEGIN + 9 * MINUTE),
+        (nameless(overdue_at=BEGIN + 9 * HOUR), BEGIN + HOUR),
         (unfinished(started_at=datetime.max.replace(tzinfo=UTC)), BEGIN + HOUR),
         (unfinished(started_at=datetime.min.replace(tzinfo=UTC)), BEGIN + HOUR),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -15,6 +15,7 @@ from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
 from shared.replicate.webhook_url import Claim
 
 _LONGEST_DISTANCE: Final = timedelta(hours=6)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Stage(StrEnum):
@@ -79,6 +80,9 @@ class Limits:
         if training.stage is Stage.VERIFYING:
             # Earlier, two extractions would run at a time, and both report a failure.
             return training.updated_at + self.retries + self.after
+        if training.training_id is None:
+            # However long it may run: until its id is known, no model that it makes can be told from another's.
+            return min(training.requested_at + self.after, training.overdue_at or _NEVER)
         return training.overdue_at or self._begun_at(training) + self.after
 
     def _begun_at(self, training: Unfinished) -> datetime:
