@@ -71,6 +71,14 @@ class Training(Job):
         body = self._describe(seconds, kind)
         return without_data(body) if self.faults.data_removed and self.has_ended(seconds) else body
 
+    def list_item(self, seconds: float) -> dict[str, Any]:
+        """Return Replicate's object for it as its list shows it: without the log, which is long to write."""
+        body = self._describe(seconds, "trainings", logs="")
+        if self.faults.data_removed and self.has_ended(seconds):
+            body = without_data(body)
+        del body["logs"]
+        return body
+
     def webhook_body(self, seconds: float) -> bytes:
         """Return the body of a webhook, as it is signed; it is posted before any data is removed."""
         return encode(self._describe(seconds, "predictions" if not self.has_ended(seconds) else "trainings"))
@@ -81,13 +89,13 @@ class Training(Job):
         ends_now = more.outcome is not Status.SUCCEEDED
         return ordered.cut(at, more.outcome) if ends_now else ordered
 
-    def _describe(self, seconds: float, kind: str) -> dict[str, Any]:
+    def _describe(self, seconds: float, kind: str, logs: str | None = None) -> dict[str, Any]:
         body = describe(
             self,
             seconds,
             kind=kind,
             output=self.output(seconds),
-            logs=self.logs(seconds),
+            logs=self.logs(seconds) if logs is None else logs,
             error=self.faults.error if self._has_failed(seconds) else None,
         )
         if self.webhook:

@@ -53,9 +53,7 @@ class Trainings:
         return found(self._world.find_training(request.path_params["id"]))
 
     def _list_item(self, training: Training) -> dict[str, Any]:
-        item = self._describe(training)
-        del item["logs"]
-        return item
+        return training.list_item(training.seconds(self._simulator.now()))
 
     def _describe(self, training: Training) -> dict[str, Any]:
         return training.describe(training.seconds(self._simulator.now()))
