@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from services.cli.machine.roles import LOGINS, login_url, make_roles
+from services.cli.local.roles import LOGINS, login_url, make_roles
 from services.ops import migrate as ops
 from services.state import migrate as state
 

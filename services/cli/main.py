@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from services.cli.machine.commands import config, db, demo, doctor, serve, topology, up
+from services.cli.backtest.commands import dead_letters_try, trainings_re_extract
+from services.cli.events.commands import extract, listen, progress, trigger
+from services.cli.local.commands import config, db, demo, doctor, serve, topology, up
 from services.cli.mistyped import explain_mistake
 from services.cli.operators.commands import audit, dead_letters, reconcile, replays
-from services.cli.past.commands import dead_letters_try, trainings_re_extract
 from services.cli.problem import exit_code, explain
 from services.cli.product.commands import models, trainings
-from services.cli.wire.commands import extract, listen, progress, trigger
 from shared.contract.errors import ModelswapError
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from services.cli.words import Format
+from services.cli.choices import Format
 
 T = TypeVar("T")
 
@@ -33,10 +33,10 @@ def group(text: str) -> typer.Typer:
 
 def moment(since: str) -> datetime:
     """When is what somebody typed?"""
-    from services.cli.moment import read_moment
+    from services.cli.timestamp import read_timestamp
     from shared.runtime.clock import now
 
-    return read_moment(since, now=now())
+    return read_timestamp(since, now=now())
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

@@ -12,8 +12,8 @@ from typing import Final, Generic, TypeVar
 from pydantic import BaseModel
 from rich.text import Text
 
+from services.cli.choices import Format
 from services.cli.output import console, print_json, printable, tell
-from services.cli.words import Format
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

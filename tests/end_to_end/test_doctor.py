@@ -14,8 +14,8 @@ from typing import Final
 import pytest
 
 from deploy.local.ports import free_ports
-from services.cli.machine.doctor import examine
-from services.cli.machine.finding import OK, WARNING, WRONG, Finding
+from services.cli.local.doctor import examine
+from services.cli.local.finding import OK, WARNING, WRONG, Finding
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.runtime.broker import declare
 from shared.runtime.settings import StateSettings

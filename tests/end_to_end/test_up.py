@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 
 from deploy.local.ports import free_ports
-from services.cli.machine.stack import TRAINER
+from services.cli.local.stack import TRAINER
 from tests.stack import ROOT
 from tests.up import SERVICES, Up, up
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.machine.children import Children
-from services.cli.machine.keeper import Keeper
-from services.cli.machine.stack import Plan
+from services.cli.local.children import Children
+from services.cli.local.stack import Plan
+from services.cli.local.supervisor import Supervisor
 from services.cli.problem import Problem
 from tests.proc import is_alive
 from tests.stack import free_port
@@ -68,16 +68,16 @@ async def test_one_that_ends_again_and_again_starts_later_each_time():
 
 async def keep(children: Children, plan: Plan, say: Callable[[str], object]) -> None:
     async with asyncio.TaskGroup() as group:
-        Keeper(children, plan, group, say)
+        Supervisor(children, plan, group, say)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at the parent's end is Linux's")
 async def test_none_outlives_us_even_after_kill_9():
     program = """
 import asyncio, os, sys
-from services.cli.machine.children import Children
-from services.cli.machine.keeper import Keeper
-from services.cli.machine.stack import Plan
+from services.cli.local.children import Children
+from services.cli.local.supervisor import Supervisor
+from services.cli.local.stack import Plan
 async def main():
     async with Children(lambda name, line: print(line, flush=True)) as children:
         await children.start("simulator", dict(os.environ))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from deploy.local.process import Process, nobody, ourselves
-from services.cli.machine.doctor import examine
+from services.cli.local.doctor import examine
 from services.state.store import ROLE
 from shared.runtime.postgres import UnusableAddress, connect_pool
 from tests.stack import free_port

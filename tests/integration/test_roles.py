@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from services.cli.machine.roles import LOGINS, PASSWORDS, find_passwords, login_url, make_roles
+from services.cli.local.roles import LOGINS, PASSWORDS, find_passwords, login_url, make_roles
 from services.cli.problem import Problem
 from services.ops import migrate as ops
 from services.state import migrate as state

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from services.cli.machine.config import Entry, entries, show
-from services.cli.words import Format
+from services.cli.choices import Format
+from services.cli.local.config import Entry, entries, show
 from shared.runtime.settings import all_settings
 
 SECRET = "hunter2-hunter2-hunter2"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.wire.filters import run_filter
+from services.cli.events.filters import run_filter
 from services.extractor.filter import extract_line
 from shared.replicate.filter import progress_line
 

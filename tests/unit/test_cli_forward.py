@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from services.cli.wire.forward import Forwarder
-from services.cli.wire.subscription import Heard
+from services.cli.events.forward import Forwarder
+from services.cli.events.subscription import Heard
 from shared.contract.events import ModelActivated
 from shared.replicate.signature import verify
 from shared.runtime.clock import now

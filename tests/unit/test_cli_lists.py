@@ -18,15 +18,15 @@ from uuid import UUID, uuid5
 import pytest
 
 import services.cli
-from services.cli.machine import config
+from services.cli.backtest.outputs import print_judged
+from services.cli.backtest.verdicts import Group, Judged, Past, Verdict
+from services.cli.choices import Format
+from services.cli.local import config
 from services.cli.operators.letters import print_letter
 from services.cli.operators.replay_text import print_replay
-from services.cli.past.outputs import print_judged
-from services.cli.past.verdicts import Group, Judged, Past, Verdict
 from services.cli.product import trainings
 from services.cli.product.trainings import print_model, print_training
 from services.cli.table import Column, fit, print_facts, print_list, print_table
-from services.cli.words import Format
 from services.ops.letters.views import AuditView, GroupView, LetterLine, LetterStatus, LetterView
 from services.ops.reconcile.views import RecoveryView
 from services.ops.replays.plan import Outcome, Status
@@ -225,17 +225,17 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.operators.replay_text.REPLAYS": (REPLAYED, {"replay"}),
     "services.cli.operators.replay_text.LETTERS": (OF_REPLAY, {"letter"}),
     "services.cli.operators.reconcile.TRAININGS": (OVERDUE, {"training"}),
-    "services.cli.past.outputs.TRAININGS": (JUDGED, {"training"}),
-    "services.cli.past.outputs.LETTERS": (JUDGED, {"letter", "training"}),
-    "services.cli.past.outputs.GROUPS": (
+    "services.cli.backtest.outputs.TRAININGS": (JUDGED, {"training"}),
+    "services.cli.backtest.outputs.LETTERS": (JUDGED, {"letter", "training"}),
+    "services.cli.backtest.outputs.GROUPS": (
         Group(Verdict.FAILS, "destination_mismatch", 22, TRAINING),
         {"today", "such as"},
     ),
-    "services.cli.past.outputs.LOOKED_AGAIN": ((TRAINING, TEXT), {"training"}),
-    "services.cli.machine.servers.MIGRATIONS": (("state.0010_outbox_set_aside", NOW), {"migration", "applied"}),
-    "services.cli.machine.servers.DIFFERENCES": (f"queue modelswap.extractor.retry.1: {TEXT}", {"what"}),
-    "services.cli.machine.config.SETTINGS": (SETTING, {"setting"}),
-    "services.cli.machine.demo.MODELS": (IN_USE, {"user", "model"}),
+    "services.cli.backtest.outputs.LOOKED_AGAIN": ((TRAINING, TEXT), {"training"}),
+    "services.cli.local.servers.MIGRATIONS": (("state.0010_outbox_set_aside", NOW), {"migration", "applied"}),
+    "services.cli.local.servers.DIFFERENCES": (f"queue modelswap.extractor.retry.1: {TEXT}", {"what"}),
+    "services.cli.local.config.SETTINGS": (SETTING, {"setting"}),
+    "services.cli.local.demo.MODELS": (IN_USE, {"user", "model"}),
 }
 
 #: How many rows of a narrow terminal a line takes whose ids alone are wider than one.
@@ -243,13 +243,13 @@ ROWS = {
     ("services.cli.product.trainings.HISTORY", 40): 3,
     ("services.cli.product.trainings.HISTORY", 80): 2,
     ("services.cli.operators.letters.AUDIT", 40): 2,
-    ("services.cli.past.outputs.LOOKED_AGAIN", 40): 2,
-    ("services.cli.machine.servers.MIGRATIONS", 40): 2,
-    ("services.cli.machine.servers.DIFFERENCES", 40): 2,
-    ("services.cli.machine.config.SETTINGS", 40): 2,
-    ("services.cli.machine.demo.MODELS", 40): 4,
-    ("services.cli.machine.demo.MODELS", 80): 2,
-    ("services.cli.machine.demo.MODELS", 120): 2,
+    ("services.cli.backtest.outputs.LOOKED_AGAIN", 40): 2,
+    ("services.cli.local.servers.MIGRATIONS", 40): 2,
+    ("services.cli.local.servers.DIFFERENCES", 40): 2,
+    ("services.cli.local.config.SETTINGS", 40): 2,
+    ("services.cli.local.demo.MODELS", 40): 4,
+    ("services.cli.local.demo.MODELS", 80): 2,
+    ("services.cli.local.demo.MODELS", 120): 2,
 }
 
 

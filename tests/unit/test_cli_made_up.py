@@ -6,9 +6,9 @@ from collections import Counter
 from datetime import UTC, datetime
 from random import Random
 
-from services.cli.wire.made_up import Story, envelope
-from services.cli.wire.order import Order
-from services.cli.words import Trigger
+from services.cli.choices import Trigger
+from services.cli.events.made_up import Story, envelope
+from services.cli.events.order import Order
 from shared.contract.envelope import CONTENT_TYPE, TRIGGER_HEADER, decode
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, ModelActivated, ModelWithdrawn
 from shared.contract.identity import ModelName

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from services.cli.machine.stack import completed, exports, generated, overridden, plan, without_settings
+from services.cli.local.stack import completed, exports, generated, overridden, plan, without_settings
 from shared.runtime.settings import PROCESSES, ReceiverSettings, SettingsError
 
 PRIVATE = {

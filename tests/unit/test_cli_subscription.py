@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.cli.wire.listen import describe
-from services.cli.wire.subscription import Heard, public
+from services.cli.events.listen import describe
+from services.cli.events.subscription import Heard, public
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Evidence, ModelActivated, ModelReady
 from shared.contract.identity import ModelRef
 

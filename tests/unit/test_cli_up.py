@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.cli.machine.keeper import next_delay
-from services.cli.machine.replicate import choose_replicate
+from services.cli.local.replicate import choose_replicate
+from services.cli.local.supervisor import next_delay
 
 TOKEN = {"MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}
 OURS = {"MODELSWAP_REPLICATE_API_URL": "http://127.0.0.1:8090"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.past.verdicts import Group, Judged, Past, Verdict, grouped, judge
+from services.cli.backtest.verdicts import Group, Judged, Past, Verdict, grouped, judge
 from shared.contract.identity import ModelName, ModelRef
 
 VERSION = "a" * 64

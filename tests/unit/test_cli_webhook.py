@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from services.cli.wire.webhook import Webhook, named_output, signed, some_version, training
-from services.cli.words import Trigger
+from services.cli.choices import Trigger
+from services.cli.events.webhook import Webhook, named_output, signed, some_version, training
 from services.extractor.filter import extract
 from shared.contract.events import TrainingProgressed
 from shared.contract.identity import ModelName

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from services.cli.machine.client import Health
-from services.cli.machine.doctor import print_findings
-from services.cli.machine.finding import OK, SET, WARNING, WRONG, Finding, how_to_ask_ops
-from services.cli.machine.running import _process
+from services.cli.choices import Format
+from services.cli.local.client import Health
+from services.cli.local.doctor import print_findings
+from services.cli.local.finding import OK, SET, WARNING, WRONG, Finding, how_to_ask_ops
+from services.cli.local.running import _process
 from services.cli.problem import NoAnswer, NotNow, Problem
-from services.cli.words import Format
 
 ASIDE = {"owners": "2 set aside, the last for service_down"}
 

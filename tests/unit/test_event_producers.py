@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from services.cli.wire.made_up import Story
-from services.cli.words import Trigger
+from services.cli.choices import Trigger
+from services.cli.events.made_up import Story
 from services.extractor.handler import Extractor
 from services.state.changes import CurrentModel, Snapshot, Training
 from services.state.rollback import RollbackOrder, Target, WithdrawalOrder, roll_back, withdraw

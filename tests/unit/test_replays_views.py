@@ -10,10 +10,10 @@ from uuid import UUID
 
 import pytest
 
+from services.cli.choices import Format
 from services.cli.operators.replay_text import print_replay
 from services.cli.operators.replays import ask_before
 from services.cli.problem import Problem
-from services.cli.words import Format
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import UNDERWAY, ReplayView
 

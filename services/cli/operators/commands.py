@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
+from services.cli.choices import Format
 from services.cli.operators.selection import LetterStatus, selects_letters
 from services.cli.options import Limit, Output, group, run_async, run_until_stopped
-from services.cli.words import Format
 
 # Click breaks no line after \b.
 dead_letters = group(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from services.cli.choices import Format
 from services.cli.client import Operators
 from services.cli.confirm import confirm
-from services.cli.moment import read_moment
 from services.cli.operators.replays import operators
 from services.cli.output import console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
-from services.cli.words import Format
+from services.cli.timestamp import read_timestamp
 from services.ops.letters.views import AuditView, Changed, GroupView, LetterLine, LetterView
 from shared.runtime.clock import now
 
@@ -58,7 +58,7 @@ _NONE_FITS: Final = "no dead letter fits"
 
 def wanted(chosen: Mapping[str, str]) -> dict[str, str]:
     """Return *chosen* as the API takes it, with times of day in place of ages such as 2h."""
-    times = {name: read_moment(chosen[name], now=now()).isoformat() for name in {"since", "until"} & chosen.keys()}
+    times = {name: read_timestamp(chosen[name], now=now()).isoformat() for name in {"since", "until"} & chosen.keys()}
     return {**chosen, **times}
 
 

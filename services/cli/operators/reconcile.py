@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from services.cli.choices import Format
 from services.cli.operators.replays import operators
 from services.cli.output import console, print_json
 from services.cli.table import Column, print_facts, print_table
-from services.cli.words import Format
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView
 
 _BROKEN: Final = 'webhooks do not arrive: see "The public door is broken" in deploy/runbook.md'

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from services.cli.choices import Format
 from services.cli.output import print_json
 from services.cli.table import Column, print_facts
-from services.cli.words import Format
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import typer
 
+from services.cli.choices import Format
 from services.cli.client import Operators, patiently
 from services.cli.confirm import confirm
 from services.cli.operators.replay_text import (
@@ -35,7 +36,6 @@ from services.cli.operators.replay_text import (
 from services.cli.output import console, print_json, tell, to_json
 from services.cli.problem import Problem
 from services.cli.table import print_list, print_table, tell_if_cut
-from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayView

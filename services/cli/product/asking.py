@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from services.cli.choices import Format
 from services.cli.confirm import confirm
 from services.cli.output import print_json
 from services.cli.product.trainings import print_training, product
 from services.cli.table import print_facts
-from services.cli.words import Format
 from services.state.views import ModelView, WithdrawalView
 
 _NONE: Final = "no model"

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from services.cli.choices import Format
 from services.cli.options import Limit, Output, User, group, run_async, run_until_stopped
-from services.cli.words import Format
 
 trainings = group("Trainings, as the product's API shows them.")
 models = group("Users' models, as the product's API shows them.")

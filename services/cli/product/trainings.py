@@ -12,10 +12,10 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from services.cli.choices import Format
 from services.cli.client import Product, patiently
 from services.cli.output import console, print_json, print_json_line, printable
 from services.cli.table import Column, print_facts, print_list
-from services.cli.words import Format
 from services.state.transitions import Stage
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.runtime.settings import ClientSettings

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
 
-from services.cli.machine.stack import Environment
+from services.cli.choices import Format
+from services.cli.events.subscription import broker_problems
+from services.cli.local.stack import Environment
 from services.cli.output import print_json
 from services.cli.table import Column, print_table
-from services.cli.wire.subscription import broker_problems
-from services.cli.words import Format
 from services.ops import migrate as ops
 from services.state import migrate as state
 from shared.contract.topology import Topology, topology

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from services.cli.words import Trigger
+from services.cli.choices import Trigger
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import (
     Event,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from services.cli.choices import Format, Trigger
 from services.cli.options import Output, run_async, run_until_stopped
-from services.cli.words import Format, Trigger
 
 
 def listen(
@@ -30,7 +30,7 @@ def listen(
     shown at the start. The events of one training are posted in their order. No answer, 408, 425, 429 and 5xx are tried
     again, 8 times within about a minute; no other answer is, and no redirect is followed. Each attempt is one line.
     """
-    from services.cli.wire.listen import listen as run
+    from services.cli.events.listen import listen as run
 
     run_until_stopped(run(types or (), forward_to, output))
 
@@ -91,8 +91,8 @@ def trigger(  # noqa: PLR0917 (typer gives them by name)
     """
     from random import Random
 
+    from services.cli.events.order import Order
     from services.cli.problem import Problem
-    from services.cli.wire.order import Order
 
     order = Order(
         triggers=events,
@@ -109,11 +109,11 @@ def trigger(  # noqa: PLR0917 (typer gives them by name)
     )
     webhooks = {event.is_webhook for event in events}
     if webhooks == {True}:
-        from services.cli.wire.trigger import trigger as post
+        from services.cli.events.trigger import trigger as post
 
         print(run_async(post(order, url)))
     elif webhooks == {False}:
-        from services.cli.wire.publish import publish
+        from services.cli.events.publish import publish
 
         print(run_async(publish(order, yes=yes)))
     else:
@@ -128,7 +128,7 @@ def extract() -> None:
 
     Each line out: {"id", "model", "version"} or {"id", "error", "detail"}
     """
-    from services.cli.wire.filters import filter_lines
+    from services.cli.events.filters import filter_lines
     from services.extractor.filter import extract_line
 
     filter_lines(extract_line)
@@ -142,7 +142,7 @@ def progress() -> None:
 
     Each line out: {"id", "progress": 0 to 100 or null, "step", "total"}
     """
-    from services.cli.wire.filters import filter_lines
+    from services.cli.events.filters import filter_lines
     from shared.replicate.filter import progress_line
 
     filter_lines(progress_line)

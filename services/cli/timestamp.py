@@ -12,7 +12,7 @@ _AGO: Final = re.compile(r"(\d{1,6})(m|h|d|w)", re.ASCII)
 _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def read_moment(text: str, *, now: datetime) -> datetime:
+def read_timestamp(text: str, *, now: datetime) -> datetime:
     """
     The time that *text* says: so long ago (``2h``), or as it is written (``2026-11-24 12:00``, UTC if it does not say).
 

@@ -12,9 +12,10 @@ from typing import Final
 
 from rich.text import Text
 
+from services.cli.choices import Format
 from services.cli.client import Operators
-from services.cli.machine import servers
-from services.cli.machine.finding import (
+from services.cli.local import servers
+from services.cli.local.finding import (
     OK,
     SET,
     WARNING,
@@ -26,12 +27,11 @@ from services.cli.machine.finding import (
     how_to_ask_ops,
     mistakes,
 )
-from services.cli.machine.running import outbox, processes, public_address, queues
-from services.cli.machine.stack import SERVICES, Environment
+from services.cli.local.running import outbox, processes, public_address, queues
+from services.cli.local.stack import SERVICES, Environment
 from services.cli.output import print_json
 from services.cli.problem import Problem
 from services.cli.table import print_facts
-from services.cli.words import Format
 from shared.contract.errors import DependencyDown
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TypeVar
 
+from services.cli.choices import Trigger
 from services.cli.problem import Problem
-from services.cli.words import Trigger
 from shared.contract.identity import ModelName
 
 T = TypeVar("T")

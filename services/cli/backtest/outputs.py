@@ -10,14 +10,14 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Final
 
+from services.cli.backtest.verdicts import Group, Judged, Past, Verdict, grouped, judge
+from services.cli.choices import Format
 from services.cli.client import NotThere, Product
 from services.cli.operators.replays import operators
 from services.cli.output import print_json
-from services.cli.past.verdicts import Group, Judged, Past, Verdict, grouped, judge
 from services.cli.problem import Problem
 from services.cli.product.trainings import product
 from services.cli.table import Column, print_table, tell_if_cut
-from services.cli.words import Format
 from services.ops.letters.views import LetterView
 from services.state.transitions import Stage
 from services.state.views import OutputView

@@ -16,13 +16,13 @@ from uuid import uuid4
 from pydantic import JsonValue
 
 from services.cli import client
+from services.cli.choices import Trigger
+from services.cli.events.client import is_simulator, tell_simulator
+from services.cli.events.order import Order
+from services.cli.events.webhook import named_output, signed, some_version, training
 from services.cli.output import tell
 from services.cli.problem import Problem
 from services.cli.product.trainings import product
-from services.cli.wire.client import is_simulator, tell_simulator
-from services.cli.wire.order import Order
-from services.cli.wire.webhook import named_output, signed, some_version, training
-from services.cli.words import Trigger
 from services.state.views import TrainingView
 from shared.contract.identity import ModelName
 from shared.replicate.client import Replicate

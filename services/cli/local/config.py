@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pydantic import SecretStr, create_model
 
+from services.cli.choices import Format
 from services.cli.output import print_json, tell
 from services.cli.table import Column, print_table
-from services.cli.words import Format
 from shared.runtime.settings import (
     CLIENTS,
     PREFIX,

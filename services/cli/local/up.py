@@ -20,12 +20,12 @@ from rich.text import Text
 
 from deploy.local import LocalServersError, local_servers
 from deploy.local.process import removed_afterwards
-from services.cli.machine import control, servers
-from services.cli.machine.children import Children, Hear
-from services.cli.machine.keeper import Keeper
-from services.cli.machine.replicate import choose_replicate
-from services.cli.machine.roles import PASSWORDS, find_passwords, login_url, make_roles
-from services.cli.machine.stack import TRAINER, Environment, Plan, completed, exports, generated, overridden, plan
+from services.cli.local import control, servers
+from services.cli.local.children import Children, Hear
+from services.cli.local.replicate import choose_replicate
+from services.cli.local.roles import PASSWORDS, find_passwords, login_url, make_roles
+from services.cli.local.stack import TRAINER, Environment, Plan, completed, exports, generated, overridden, plan
+from services.cli.local.supervisor import Supervisor
 from services.cli.output import console
 from services.cli.problem import Problem
 from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
@@ -150,8 +150,8 @@ async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, 
         await children.until_ready(everything.urls)
         say(welcome)
         async with asyncio.TaskGroup() as group:
-            keeper = Keeper(children, everything, group, say)
-            await control.serve(listener, keeper.restart)
+            supervisor = Supervisor(children, everything, group, say)
+            await control.serve(listener, supervisor.restart)
 
 
 def _stop_on_sigterm() -> None:

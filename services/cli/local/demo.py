@@ -22,9 +22,11 @@ from rich.text import Text
 
 from deploy.local.ports import free_ports
 from services.cli import client
+from services.cli.choices import Format
 from services.cli.client import NotThere, Product
-from services.cli.machine.children import Children
-from services.cli.machine.stack import (
+from services.cli.events.subscription import Heard, subscribed
+from services.cli.local.children import Children
+from services.cli.local.stack import (
     SERVICES,
     SIMULATOR,
     TRAINER,
@@ -34,13 +36,11 @@ from services.cli.machine.stack import (
     plan,
     without_settings,
 )
-from services.cli.machine.up import Say, prepare, private_servers
+from services.cli.local.up import Say, prepare, private_servers
 from services.cli.output import console
 from services.cli.problem import Problem
 from services.cli.product.trainings import Bars, follow
 from services.cli.table import Column, print_table
-from services.cli.wire.subscription import Heard, subscribed
-from services.cli.words import Format
 from services.state.transitions import Stage
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.events import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from services.cli.machine import servers
-from services.cli.machine.client import Health, get_health, get_oldest_deliveries, reach_receiver
-from services.cli.machine.finding import OK, SET, WARNING, WRONG, Finding, NotKnown, Wrong, mistakes
-from services.cli.machine.stack import Environment
+from services.cli.local import servers
+from services.cli.local.client import Health, get_health, get_oldest_deliveries, reach_receiver
+from services.cli.local.finding import OK, SET, WARNING, WRONG, Finding, NotKnown, Wrong, mistakes
+from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, Problem
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
 from shared.runtime.settings import (

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from services.cli.machine.stack import Environment
+from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, NotNow, Problem
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.runtime.settings import SettingsError

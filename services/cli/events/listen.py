@@ -11,12 +11,12 @@ from typing import Final
 
 from rich.text import Text
 
+from services.cli.choices import Format
+from services.cli.events.client import Target
+from services.cli.events.forward import Forwarder
+from services.cli.events.subscription import Heard, public, subscribed
 from services.cli.output import console, print_json_line, printable, tell
 from services.cli.problem import Problem
-from services.cli.wire.client import Target
-from services.cli.wire.forward import Forwarder
-from services.cli.wire.subscription import Heard, public, subscribed
-from services.cli.words import Format
 from shared.contract.envelope import TRIGGER_HEADER
 from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded, ModelWithdrawn
 from shared.runtime.settings import ListenSettings

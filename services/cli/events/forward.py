@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol, Self
 
-from services.cli.wire.subscription import Heard
+from services.cli.events.subscription import Heard
 from shared.replicate.signature import sign
 from shared.runtime.clock import now
 

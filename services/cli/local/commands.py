@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
+from services.cli.choices import Format, Process
 from services.cli.options import Output, group, run_async
-from services.cli.words import Format, Process
 
 config = group("What the processes are set up with.")
 db = group("The database.")
@@ -25,7 +25,7 @@ def demo() -> None:
     One succeeds; one fails, and its user keeps the old model; one replaces a model that works until the swap. With
     private servers, all services and a simulated Replicate: within two minutes everything is gone again.
     """
-    from services.cli.machine.demo import demo as run
+    from services.cli.local.demo import demo as run
 
     run(os.environ)
 
@@ -70,12 +70,12 @@ def up(
     """
     state = state.absolute() if state else None
     if restart is not None:
-        from services.cli.machine.control import ask_to_restart, folder_of_up
+        from services.cli.local.control import ask_to_restart, folder_of_up
 
         run_async(ask_to_restart(folder_of_up(state), restart.value))
         print(f"{restart.value} is ready again")
         return
-    from services.cli.machine.up import up as run
+    from services.cli.local.up import up as run
 
     run(os.environ, embedded=embedded, state=state, simulator=simulator)
 
@@ -93,7 +93,7 @@ def doctor(output: Output = Format.TABLE) -> None:
 
     Says of each what to do about it. Exit code 1 if something is wrong.
     """
-    from services.cli.machine.doctor import examine, print_findings
+    from services.cli.local.doctor import examine, print_findings
 
     findings = run_async(examine(os.environ))
     if not print_findings(findings, output):
@@ -107,7 +107,7 @@ def config_show(output: Output = Format.TABLE) -> None:
 
     Secrets are masked. Says where each setting comes from and which processes heed it.
     """
-    from services.cli.machine.config import show
+    from services.cli.local.config import show
 
     show(os.environ, output)
 
@@ -115,7 +115,7 @@ def config_show(output: Output = Format.TABLE) -> None:
 @db.command("migrate")
 def db_migrate() -> None:
     """Bring the database up to date."""
-    from services.cli.machine import servers
+    from services.cli.local import servers
 
     for name in run_async(servers.migrate(os.environ)):
         print(f"applied {name}")
@@ -131,7 +131,7 @@ def db_roles() -> None:
     POSTGRES_OWNER_PASSWORD, POSTGRES_STATE_PASSWORD and POSTGRES_OPS_PASSWORD; a changed one is set. Run it before
     `db migrate`, for which the owner logs in.
     """
-    from services.cli.machine import roles
+    from services.cli.local import roles
     from shared.runtime.settings import DatabaseSettings
 
     url = DatabaseSettings.load(os.environ).database_url.get_secret_value()
@@ -146,7 +146,7 @@ def db_status(output: Output = Format.TABLE) -> None:
 
     Exit code 1 if some are not.
     """
-    from services.cli.machine import servers
+    from services.cli.local import servers
 
     if not servers.print_migrations(run_async(servers.migration_status(os.environ)), output):
         raise typer.Exit(1)
@@ -159,7 +159,7 @@ def topology_apply() -> None:
 
     What exists already is left as it is.
     """
-    from services.cli.machine import servers
+    from services.cli.local import servers
 
     there = run_async(servers.declare_topology(os.environ))
     print(f"{len(there.exchanges)} exchanges and {len(there.queues)} queues are there")
@@ -172,7 +172,7 @@ def topology_diff(output: Output = Format.TABLE) -> None:
 
     Exit code 1 if something does.
     """
-    from services.cli.machine import servers
+    from services.cli.local import servers
 
     if not servers.print_differences(run_async(servers.diff_topology(os.environ)), output):
         raise typer.Exit(1)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from services.cli.choices import Format
 from services.cli.options import Begin, Limit, Output, moment, run_async
-from services.cli.words import Format
 
 
 def trainings_re_extract(
@@ -34,7 +34,7 @@ def trainings_re_extract(
 
     Example: modelswap trainings re-extract --since 2026-11-24T08:00 --reason "parser fixed in 0.2.0"
     """
-    from services.cli.past import outputs as past
+    from services.cli.backtest import outputs as past
 
     begin = moment(since)
     if dry_run:
@@ -65,6 +65,6 @@ def dead_letters_try(since: Begin, limit: Limit = 1000, output: Output = Format.
 
     Example: modelswap dead-letters try --since 24h -o json | jq .groups
     """
-    from services.cli.past.outputs import try_letters
+    from services.cli.backtest.outputs import try_letters
 
     run_async(try_letters(moment(since), limit=limit, output=output))

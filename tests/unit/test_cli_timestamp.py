@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from services.cli.moment import read_moment
 from services.cli.problem import Problem
+from services.cli.timestamp import read_timestamp
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -23,10 +23,10 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
     ],
 )
 def test_a_time_is_read(text, expected):
-    assert read_moment(text, now=NOW) == expected
+    assert read_timestamp(text, now=NOW) == expected
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2x", "h", "999999w"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(Problem):
-        read_moment(text, now=NOW)
+        read_timestamp(text, now=NOW)

@@ -9,11 +9,11 @@ from typing import Final
 from pydantic import ValidationError
 
 from services.cli.confirm import confirm
+from services.cli.events.client import is_simulator
+from services.cli.events.listen import describe
+from services.cli.events.made_up import Story, envelope
+from services.cli.events.order import Order
 from services.cli.problem import Problem
-from services.cli.wire.client import is_simulator
-from services.cli.wire.listen import describe
-from services.cli.wire.made_up import Story, envelope
-from services.cli.wire.order import Order
 from shared.contract.events import Event
 from shared.contract.identity import ModelName
 from shared.contract.topology import topology

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from services.cli.machine.stack import SIMULATOR, Environment, is_given, url_of
+from services.cli.local.stack import SIMULATOR, Environment, is_given, url_of
 from shared.runtime.settings import PREFIX, ReceiverSettings
 
 _URL: Final = "REPLICATE_API_URL"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from services.cli.words import Trigger
+from services.cli.choices import Trigger
 from shared.contract.identity import ModelName
 from shared.replicate.signature import sign
 

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from services.cli.machine.children import Children
-from services.cli.machine.stack import Plan
+from services.cli.local.children import Children
+from services.cli.local.stack import Plan
 from services.cli.problem import Problem
 from shared.runtime.waiting import backoff_seconds
 
@@ -29,7 +29,7 @@ def next_delay(ends: int) -> float:
     return backoff_seconds(ends, first=_FIRST_DELAY_SECONDS, longest=_LONGEST_DELAY_SECONDS)
 
 
-class Keeper:
+class Supervisor:
     """
     Keeps the processes of *plan* running, which have been started as *children*, in tasks of *group*.
 
