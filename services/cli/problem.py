@@ -12,6 +12,8 @@ _NEXT: Final = {
     "settings": "modelswap config show, or modelswap up --embedded, which needs no settings",
     "topology_mismatch": "modelswap topology diff",
     "migration_refused": "modelswap db status",
+    "database_too_old": "an empty database, then modelswap db migrate (docker compose down --volumes deletes all data; "
+    "for modelswap up --embedded, another folder for --state)",
 }
 
 
@@ -37,10 +39,14 @@ class NotNow(Problem):
     code = "not_now"
 
 
+def remedy(error: ModelswapError, *, otherwise: str) -> str:
+    """Return what to do about *error*; *otherwise* if it is an error that says nothing about that."""
+    return error.then if isinstance(error, Problem) else _NEXT.get(error.code, otherwise)
+
+
 def explain(error: ModelswapError) -> str:
     """What is written to standard error: what happened, then what to do."""
-    then = error.then if isinstance(error, Problem) else _NEXT.get(error.code, "modelswap doctor")
-    return f"modelswap: {error}\nNext: {then}\n"
+    return f"modelswap: {error}\nNext: {remedy(error, otherwise='modelswap doctor')}\n"
 
 
 def exit_code(error: ModelswapError) -> int:

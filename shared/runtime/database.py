@@ -44,6 +44,7 @@ async def latest_migration(pool: Pool, migrations: Migrations) -> int:
     Return the number of the last applied migration; 0 if the database was never migrated.
 
     Raises:
+        DatabaseTooOld: if a version before 0.1.0 created the database.
         DependencyDown: if Postgres does not answer.
 
     """
@@ -58,7 +59,7 @@ async def check_database(pool: Pool, migrations: Migrations) -> str | None:
     """Return why the database cannot be used now, or None."""
     try:
         found = await latest_migration(pool, migrations)
-    except DependencyDown as error:
+    except ModelswapError as error:
         return str(error)
     if found >= migrations.latest:
         return None
@@ -89,16 +90,9 @@ async def _is_migrated(pool: Pool, migrations: Migrations, stopping: asyncio.Eve
 
 
 async def _until_migrated(pool: Pool, migrations: Migrations) -> None:
-    while (found := await _found(pool, migrations)) < migrations.latest:
-        log.warning("database.not_migrated", found=found, needed=migrations.latest, hint="`modelswap db migrate`")
+    while detail := await check_database(pool, migrations):
+        log.warning("database.not_migrated", detail=detail, hint="`modelswap db migrate`")
         await asyncio.sleep(_ASK_AGAIN_SECONDS)
-
-
-async def _found(pool: Pool, migrations: Migrations) -> int:
-    try:
-        return await latest_migration(pool, migrations)
-    except ModelswapError:
-        return 0
 
 
 async def _hang_up(pool: Pool, stopping: asyncio.Event, drain_seconds: float) -> None:

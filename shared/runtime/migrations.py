@@ -40,6 +40,12 @@ class MigrationRefused(ModelswapError):  # noqa: N818 (it is what was seen, and 
     code = "migration_refused"
 
 
+class DatabaseTooOld(MigrationRefused):
+    """Other files created the database: those of a version before 0.1.0, which this one can not upgrade."""
+
+    code = "database_too_old"
+
+
 @dataclass(frozen=True, slots=True)
 class Migration:
     """One numbered SQL file."""
@@ -57,6 +63,7 @@ class Migration:
 class _Applied:
     """The database's record of an applied file."""
 
+    name: str
     digest: str
     at: datetime
 
@@ -73,6 +80,7 @@ class Migrations:
         Bring the database up to date; return the names of the files that were applied.
 
         Raises:
+            DatabaseTooOld: if other files created the database.
             MigrationRefused: if a file was edited after it was applied, or a number is missing.
             DependencyDown: if Postgres does not answer.
 
@@ -81,7 +89,7 @@ class Migrations:
         async with _connection(database_url) as connection:
             await self._lock(connection)
             await self._make_table(connection)
-            pending = _pending(files, await self._applied(connection))
+            pending = self._pending(files, await self._applied(connection))
             for migration in pending:
                 await self._apply_one(connection, migration)
         return [migration.name for migration in pending]
@@ -91,6 +99,7 @@ class Migrations:
         Name every file with the time when it was applied, or None; change nothing.
 
         Raises:
+            DatabaseTooOld: if other files created the database.
             MigrationRefused: if a file was edited after it was applied, or a number is missing.
             DependencyDown: if Postgres does not answer.
 
@@ -99,7 +108,7 @@ class Migrations:
         async with _connection(database_url) as connection:
             exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", self._table)
             applied = await self._applied(connection) if exists else {}
-        _pending(files, applied)
+        self._pending(files, applied)
         return [(file.name, applied[file.number].at if file.number in applied else None) for file in files]
 
     def files(self) -> Sequence[Migration]:
@@ -121,9 +130,16 @@ class Migrations:
         return len(self.files())
 
     async def latest_applied(self, connection: Connection) -> int:
-        """Return the number of the last applied file; 0 if there is none."""
-        found = await connection.fetchval(f"SELECT max(number) FROM {self._table}")  # noqa: S608 (our own name)
-        return found or 0
+        """
+        Return the number of the last applied file; 0 if there is none.
+
+        Raises:
+            DatabaseTooOld: if other files created the database.
+
+        """
+        applied = await self._applied(connection)
+        self._check_names(self.files(), applied)
+        return max(applied, default=0)
 
     @property
     def _table(self) -> str:
@@ -150,8 +166,9 @@ class Migrations:
         )
 
     async def _applied(self, connection: Connection) -> dict[int, _Applied]:
-        rows = await connection.fetch(f"SELECT number, digest, applied_at FROM {self._table}")  # noqa: S608 (our own name)
-        return {row["number"]: _Applied(row["digest"], row["applied_at"]) for row in rows}
+        query = f"SELECT number, name, digest, applied_at FROM {self._table}"  # noqa: S608 (our own name)
+        rows = await connection.fetch(query)
+        return {row["number"]: _Applied(row["name"], row["digest"], row["applied_at"]) for row in rows}
 
     async def _apply_one(self, connection: Connection, migration: Migration) -> None:
         try:
@@ -185,16 +202,24 @@ class Migrations:
             migration.digest,
         )
 
+    def _pending(self, files: Sequence[Migration], applied: Mapping[int, _Applied]) -> Sequence[Migration]:
+        self._check_names(files, applied)
+        # Numbers beyond our files belong to a newer version. Migrations only add, so this version can run beside it.
+        done = [file for file in files if file.number in applied]
+        for file in done:
+            if applied[file.number].digest != file.digest:
+                raise MigrationRefused(f"{file.name}.sql was edited after it was applied: write a new file instead")
+        if done != files[: len(done)]:
+            raise MigrationRefused(f"{files[len(done) - 1].name}.sql is not applied, but a later one is")
+        return files[len(done) :]
 
-def _pending(files: Sequence[Migration], applied: Mapping[int, _Applied]) -> Sequence[Migration]:
-    # Numbers beyond our files belong to a newer version. Migrations only add, so this version can run beside it.
-    done = [file for file in files if file.number in applied]
-    for file in done:
-        if applied[file.number].digest != file.digest:
-            raise MigrationRefused(f"{file.name}.sql was edited after it was applied: write a new file instead")
-    if done != files[: len(done)]:
-        raise MigrationRefused(f"{files[len(done) - 1].name}.sql is not applied, but a later one is")
-    return files[len(done) :]
+    def _check_names(self, files: Sequence[Migration], applied: Mapping[int, _Applied]) -> None:
+        for file in files:
+            if file.number in applied and (name := applied[file.number].name) != file.name:
+                raise DatabaseTooOld(
+                    f"the tables of schema {self.schema} are from a version before 0.1.0 ({name} is applied, not "
+                    f"{file.name}), which can not be upgraded"
+                )
 
 
 @asynccontextmanager

@@ -16,12 +16,14 @@ import pytest
 from deploy.local.ports import free_ports
 from services.cli.local.doctor import examine
 from services.cli.local.finding import OK, WARNING, WRONG, Finding
+from services.state.migrate import MIGRATIONS
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.runtime.broker import declare
 from shared.runtime.settings import StateSettings
 from tests.databases import empty_database
 from tests.servers import Urls
 from tests.stack import Stack
+from tests.state import connected
 
 #: What a break changes in the environment that the doctor sees.
 Changed = Mapping[str, str]
@@ -75,6 +77,16 @@ async def without_a_delay(stack: Stack, _: Urls) -> AsyncIterator[Changed]:
 @asynccontextmanager
 async def not_migrated(_: Stack, servers: Urls) -> AsyncIterator[Changed]:
     async with empty_database(servers.database_url) as url:
+        yield {"MODELSWAP_DATABASE_URL": url}
+
+
+@asynccontextmanager
+async def too_old(_: Stack, servers: Urls) -> AsyncIterator[Changed]:
+    """A database whose schema `state` is from before 0.1.0."""
+    async with empty_database(servers.database_url) as url:
+        await MIGRATIONS.apply(url)
+        async with connected(url) as connection:
+            await connection.execute("UPDATE state.migrations SET name = '0001_models'")
         yield {"MODELSWAP_DATABASE_URL": url}
 
 
@@ -144,6 +156,9 @@ CASES: Final = {
     ),
     "a missing queue": Case(without_a_delay, "topology", WRONG, "modelswap.delay.500ms: missing", "topology apply"),
     "an empty database": Case(not_migrated, "migrations", WRONG, "not applied: state.0001", "db migrate"),
+    "a database from before 0.1.0": Case(
+        too_old, "migrations", WRONG, "from a version before 0.1.0", "an empty database, then modelswap db migrate"
+    ),
     "no Postgres": Case(
         changed(DATABASE_URL="postgresql://127.0.0.1:1/x"), "database", WRONG, "", "start Postgres, or correct"
     ),

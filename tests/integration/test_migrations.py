@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from services.cli.main import main
 from services.state.migrate import MIGRATIONS
-from services.state.outbox import StoredEvent
 from shared.contract.errors import DependencyDown
 from shared.runtime.database import check_database, latest_migration
-from shared.runtime.migrations import MigrationRefused, Migrations
+from shared.runtime.migrations import DatabaseTooOld, MigrationRefused, Migrations
 from shared.runtime.postgres import connect_pool
-from tests.state import connected, opened_store
+from tests.state import connected
 
 INDEX = "-- no-transaction\nCREATE INDEX CONCURRENTLY shelf_by_id ON shop.shelf (id);"
 
@@ -39,41 +37,6 @@ async def test_our_own_files_are_applied_once(empty_database_url):
 
     assert first == [file.name for file in MIGRATIONS.files()]
     assert second == []
-
-
-async def test_an_upgrade_keeps_estimates_and_pending_events(empty_database_url, tmp_path):
-    """From the last version whose GETs stored estimates, and whose relay decoded events."""
-    for file in sorted(MIGRATIONS.directory.glob("*.sql"))[:10]:
-        shutil.copy(file, tmp_path)
-    await Migrations("state", tmp_path).apply(empty_database_url)
-    async with connected(empty_database_url) as connection:
-        await connection.execute(
-            """INSERT INTO state.users (user_id, next_generation) VALUES ('ada', 2);
-               INSERT INTO state.trainer_durations VALUES ('acme/trainer', 5, 500, 600, 700);
-               INSERT INTO state.trainings
-                   (ref, training_id, user_id, generation, destination, trainer, trigger_word, stage, started_at)
-               VALUES (gen_random_uuid(), 't1', 'ada', 1, 'acme/ada', 'acme/trainer:' || repeat('a', 64), '', 'running',
-                       now() - interval '5 minutes');
-               INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
-               VALUES ('e1', 'ada', 1, 'model.activated.v1', '{"ce-id":"e1"}', '{"training_id":"t1"}')"""
-        )
-
-    await MIGRATIONS.apply(empty_database_url)
-
-    published: list[StoredEvent] = []
-
-    async def publish(events: Sequence[StoredEvent]) -> Sequence[None]:
-        published.extend(events)
-        return [None] * len(events)
-
-    async with opened_store(empty_database_url) as store:
-        training = await store.find_training("t1")
-        await store.relay(publish, limit=9)
-    assert training is not None
-    assert 45 <= training.progress < 50
-    assert published == [
-        StoredEvent("modelswap.events", "model.activated.v1", "t1", "ada", {"ce-id": "e1"}, b'{"training_id":"t1"}')
-    ]
 
 
 async def test_the_status_says_when_each_file_was_applied(empty_database_url):
@@ -108,6 +71,44 @@ async def test_gaps_doubles_and_other_names_are_refused(empty_database_url, migr
 
     with pytest.raises(MigrationRefused, match="no gaps"):
         await migrations.apply(empty_database_url)
+
+
+async def test_a_database_from_before_0_1_0_is_refused(empty_database_url, migrations):
+    await migrations.apply(empty_database_url)
+    (migrations.directory / "0001_shelf.sql").rename(migrations.directory / "0001_schema.sql")
+    (migrations.directory / "0002_fill.sql").unlink()
+
+    with pytest.raises(DatabaseTooOld, match=r"before 0\.1\.0 \(0001_shelf is applied, not 0001_schema\)"):
+        await migrations.apply(empty_database_url)
+    with pytest.raises(DatabaseTooOld):
+        await migrations.status(empty_database_url)
+
+
+async def test_no_process_uses_a_database_from_before_0_1_0(empty_database_url, migrations):
+    await migrations.apply(empty_database_url)
+    (migrations.directory / "0001_shelf.sql").rename(migrations.directory / "0001_schema.sql")
+    pool = await connect_pool(empty_database_url, application_name="test", min_size=1, max_size=1)
+    try:
+        refusal = await check_database(pool, migrations)
+    finally:
+        pool.terminate()
+
+    assert refusal is not None
+    assert "which can not be upgraded" in refusal
+
+
+async def test_db_migrate_explains_a_database_from_before_0_1_0(empty_database_url, monkeypatch, capsys):
+    await MIGRATIONS.apply(empty_database_url)
+    async with connected(empty_database_url) as connection:
+        await connection.execute("UPDATE state.migrations SET name = '0001_models'")
+    monkeypatch.setenv("MODELSWAP_DATABASE_URL", empty_database_url)
+
+    code = await asyncio.to_thread(main, ["db", "migrate"])
+
+    problem, then = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert "schema state are from a version before 0.1.0 (0001_models is applied, not 0001_schema)" in problem
+    assert then.startswith("Next: an empty database, then modelswap db migrate")
 
 
 async def test_a_file_that_slipped_in_before_an_applied_one_is_refused(empty_database_url, migrations):

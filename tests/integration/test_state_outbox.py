@@ -15,7 +15,7 @@ from services.state.outbox import Publish, Relay, Round, StoredEvent, publish_to
 from services.state.store import Store
 from shared.contract.envelope import Envelope, decode
 from shared.contract.errors import DependencyDown
-from shared.contract.events import EVENTS, EVENTS_EXCHANGE, TRAINING_EXCHANGE, ModelActivated, ReplaySettled
+from shared.contract.events import ModelActivated, ReplaySettled
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import topology
 from shared.runtime import telemetry
@@ -305,35 +305,6 @@ async def test_an_event_of_a_newer_version_is_published_as_stored(store, databas
 
     assert done == Round(1)
     assert broker.stored == [StoredEvent(**row, user_id="ada", headers=headers, body=body.encode())]
-
-
-@pytest.mark.parametrize(
-    ("routing_key", "exchange"),
-    [
-        ("model.activated.v1", EVENTS_EXCHANGE),
-        ("model.superseded.v1", EVENTS_EXCHANGE),
-        ("model.withdrawn.v1", EVENTS_EXCHANGE),
-        ("model.reverted.v1", TRAINING_EXCHANGE),
-        ("replay.settled.v1", TRAINING_EXCHANGE),
-        ("extraction.requested.v1", TRAINING_EXCHANGE),
-        ("training.succeeded.v1", TRAINING_EXCHANGE),
-    ],
-)
-async def test_a_pending_row_of_an_earlier_version_is_published(store, database_url, routing_key, exchange):
-    """It was stored without its exchange and training id."""
-    broker = Broker()
-    async with connected(database_url) as connection:
-        await connection.execute(
-            """INSERT INTO state.outbox (event_id, user_id, generation, routing_key, headers, body)
-               VALUES ('e1', 'ada', 1, $1, '{}', '{"training_id":"t1"}')""",
-            routing_key,
-        )
-
-    await store.relay(broker.publish, limit=100)
-
-    (event,) = broker.stored
-    assert (event.exchange, event.routing_key, event.training_id) == (exchange, routing_key, "t1")
-    assert EVENTS[routing_key].exchange == exchange
 
 
 async def test_a_stored_event_becomes_the_message_that_its_envelope_would_be(store):

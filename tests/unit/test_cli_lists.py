@@ -232,7 +232,7 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
         {"today", "such as"},
     ),
     "services.cli.backtest.outputs.LOOKED_AGAIN": ((TRAINING, TEXT), {"training"}),
-    "services.cli.local.servers.MIGRATIONS": (("state.0010_outbox_set_aside", NOW), {"migration", "applied"}),
+    "services.cli.local.servers.MIGRATIONS": (("state.0010_a_migration", NOW), {"migration", "applied"}),
     "services.cli.local.servers.DIFFERENCES": (f"queue modelswap.extractor.retry.1: {TEXT}", {"what"}),
     "services.cli.local.config.SETTINGS": (SETTING, {"setting"}),
     "services.cli.local.demo.MODELS": (IN_USE, {"user", "model"}),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.cli.local.stack import Environment
-from services.cli.problem import NoAnswer, NotNow, Problem
+from services.cli.problem import NoAnswer, NotNow, Problem, remedy
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.runtime.settings import SettingsError
 
@@ -76,6 +76,8 @@ def _failed(name: str, error: Exception, then: str, after: str) -> Finding:
             return Finding(name, WRONG, str(error), error.then or then)
         case Problem() | DependencyDown() if after:
             return Finding(name, WARNING, f"not known: {error}", f"put {after} right first")
+        case ModelswapError():
+            return Finding(name, WRONG, str(error), remedy(error, otherwise=then))
     return Finding(name, WRONG, str(error), then)
 
 

@@ -22,13 +22,8 @@ _TRY_LOCK: Final = """
        AND set_config('synchronous_commit', 'off', true) = 'off'
 """
 # Not "after the last published id": a lower id may be committed later.
-# A row of an earlier version lacks the exchange and the training's id.
 _UNPUBLISHED: Final = """
-    SELECT id, user_id, routing_key, headers, body,
-           coalesce(exchange, CASE
-               WHEN routing_key ~ '^model[.](activated|superseded|withdrawn)[.]' THEN 'modelswap.events'
-               ELSE 'modelswap.training' END) AS exchange,
-           coalesce(training_id, body ->> 'training_id') AS training_id
+    SELECT id, user_id, training_id, exchange, routing_key, headers, body
     FROM state.outbox
     WHERE published_at IS NULL AND set_aside_at IS NULL
     ORDER BY id

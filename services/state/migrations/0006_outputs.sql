@@ -1,2 +1,0 @@
--- no-transaction
-CREATE INDEX CONCURRENTLY trainings_by_request ON state.trainings (requested_at);
