@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from deploy.local import Servers
-from deploy.local.process import removed_afterwards
+from shared.runtime.guarded import removed_afterwards
 from tests.databases import copy_of, empty_database, new_database
 from tests.servers import Urls, private_servers
 from tests.servers import servers as provided_servers

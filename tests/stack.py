@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from deploy.local.ports import free_ports
+from shared.runtime.ports import free_ports
 from tests.broker import Broker
 from tests.databases import logged_in
 

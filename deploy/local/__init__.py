@@ -1,17 +1,16 @@
 """
-Where do a RabbitMQ and a Postgres come from on a machine that has neither? Edge: starts private ones on loopback.
+Private RabbitMQ and Postgres servers on loopback, for machines without Docker. Edge.
 
-*servers*   both, ready, and gone without a trace afterwards
-*state*     the folder they live in: thrown away, or kept with its ports and password
-*ports*     ports that nobody else has
+*servers*   both, ready, and deleted without a trace afterwards
+*state*     their folder: temporary, or kept with its ports and password
 *rabbitmq*, *postgres*   one server each: start, stop, kill, start again
 *binaries*  which programs to run, and why those
 *debian*    RabbitMQ from Debian's or Ubuntu's packages, unpacked without root
-*cache*     where unpacked packages stay
-*process*   a child that never outlives its launcher
-*guard*     the process between the two that sees to it
+*cache*     where unpacked packages are kept
+*process*   a server's process, which ends with its launcher
 
-Standard library only, so that it runs before anything is installed.
+A wheel of its own, `modelswap-local` (extra "local"), so that the production image has none of it. Standard library and
+three such files of `shared.runtime` (guard, guarded, ports) only, so that it runs before anything is installed.
 """
 
 from deploy.local.errors import LocalServersError, Unavailable

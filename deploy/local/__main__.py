@@ -26,8 +26,8 @@ from deploy.local import debian
 from deploy.local.binaries import find_rabbitmq, get_postgres
 from deploy.local.cache import cache_folder
 from deploy.local.errors import LocalServersError, Unavailable
-from deploy.local.guard import die_with_parent
 from deploy.local.servers import Servers, local_servers
+from shared.runtime.guard import die_with_parent
 
 _SHELLS_INTERRUPTED: Final = 130
 _CLEANUP_SECONDS: Final = 10

@@ -1,4 +1,4 @@
-"""How is a server started so that it never outlives its launcher? Edge: through a guard; see `guard`."""
+"""A private server's process, which ends with its launcher. Edge: started through `shared.runtime.guard`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import pwd
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deploy.local import guard
 from deploy.local.errors import LocalServersError
+from shared.runtime.guard import GRACE_SECONDS
+from shared.runtime.guarded import start_guard
 
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES: Final = 25
@@ -71,7 +71,7 @@ class Process:
     def start(self) -> None:
         owner = f"{self.owner.user}:{self.owner.group}"
         with self.log.open("ab") as log:
-            self._guard = _guard(
+            self._guard = start_guard(
                 ["run", str(int(self.end_signal)), owner, *self.command],
                 environment=self.environment,
                 output=subprocess.PIPE,
@@ -91,7 +91,7 @@ class Process:
             return
         self._signal(number)
         try:
-            self._guard.wait(guard.GRACE_SECONDS)
+            self._guard.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
         self.end()
@@ -120,34 +120,3 @@ class Process:
 
     def _last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
-
-
-@contextlib.contextmanager
-def removed_afterwards(folder: Path) -> Iterator[Path]:
-    """Delete *folder* at the end of the block, or of this process, however that comes."""
-    janitor = _guard(["remove", str(folder)], output=subprocess.DEVNULL, log=subprocess.DEVNULL)
-    try:
-        yield folder
-    finally:
-        janitor.communicate()
-
-
-def _guard(
-    arguments: Sequence[str],
-    *,
-    output: int,
-    log: int,
-    environment: Mapping[str, str] | None = None,
-    keeps_open: Sequence[int] = (),
-) -> subprocess.Popen[bytes]:
-    # A session of its own keeps the terminal's Ctrl-C away; isolated and without site, Python starts in 15 ms.
-    return subprocess.Popen(  # noqa: S603 (our own program)
-        [sys.executable, "-I", "-S", guard.__file__, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=log,
-        env=environment,
-        cwd="/",
-        start_new_session=True,
-        pass_fds=keeps_open,
-    )

@@ -18,8 +18,8 @@ from typing import Final
 
 from deploy.local.errors import LocalServersError, Say
 from deploy.local.lock import locked
-from deploy.local.ports import free_ports, reserve
-from deploy.local.process import removed_afterwards
+from shared.runtime.guarded import removed_afterwards
+from shared.runtime.ports import free_ports, reserve
 
 #: Long enough for the servers of a run that was killed to stop in good order.
 _WAIT_SECONDS: Final = 20.0

@@ -1,5 +1,7 @@
 """
-Who ends a private server when its launcher is gone, even after ``kill -9``? Edge: a process between the two.
+Guard: a process between a launcher and its server that ends the server when the launcher is gone, even after a SIGKILL.
+
+Edge; standard library only. It is run by its path, see `guarded`:
 
     guard.py run SIGNAL UID:GID COMMAND...    start COMMAND as that user, say its pid; at end of input, send it SIGNAL
     guard.py remove FOLDER                    at end of input, delete FOLDER

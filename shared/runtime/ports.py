@@ -1,7 +1,7 @@
 """
-Which ports of loopback are free, and stay so? Edge: binds sockets.
+Free ports on loopback, reserved. Edge: binds sockets; standard library only.
 
-No other run takes a port while we have it, not even while nobody listens there.
+No other run takes a reserved port, not even while no server listens there.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from typing import Final
 
 import pytest
 
-from deploy.local.ports import free_ports
 from services.cli.local.doctor import examine
 from services.cli.local.finding import OK, WARNING, WRONG, Finding
 from services.state.migrate import MIGRATIONS
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.runtime.broker import declare
+from shared.runtime.ports import free_ports
 from shared.runtime.settings import StateSettings
 from tests.databases import empty_database
 from tests.servers import Urls

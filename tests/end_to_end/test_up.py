@@ -18,8 +18,8 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from deploy.local.ports import free_ports
 from services.cli.local.stack import TRAINER
+from shared.runtime.ports import free_ports
 from tests.stack import ROOT
 from tests.up import SERVICES, Up, up
 

@@ -8,8 +8,8 @@ import pytest
 from deploy.local.cache import cache_folder, made_once
 from deploy.local.errors import LocalServersError
 from deploy.local.lock import locked
-from deploy.local.ports import free_ports
 from deploy.local.state import kept_state
+from shared.runtime.ports import free_ports
 
 
 def test_the_cache_is_where_the_user_says_then_where_caches_are(tmp_path):

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
 
-from deploy.local.guard import die_with_parent
 from services.cli.client import wait_until_ready
 from services.cli.problem import Problem
+from shared.runtime.guard import die_with_parent
 
 _READY_SECONDS: Final = 60
 #: More than a process takes to finish what it began.

@@ -20,7 +20,6 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from deploy.local.ports import free_ports
 from services.cli import client
 from services.cli.choices import Format
 from services.cli.client import NotThere, Product
@@ -58,6 +57,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelRef
+from shared.runtime.ports import free_ports
 
 USERS: Final = ("ann", "ben", "cleo")
 #: A training of ten minutes takes ten seconds.

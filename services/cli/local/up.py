@@ -18,8 +18,6 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from deploy.local import LocalServersError, local_servers
-from deploy.local.process import removed_afterwards
 from services.cli.local import control, servers
 from services.cli.local.children import Children, Hear
 from services.cli.local.replicate import choose_replicate
@@ -28,6 +26,7 @@ from services.cli.local.stack import TRAINER, Environment, Plan, completed, expo
 from services.cli.local.supervisor import Supervisor
 from services.cli.output import console
 from services.cli.problem import Problem
+from shared.runtime.guarded import removed_afterwards
 from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
 
 Say = Callable[[str], object]
@@ -98,7 +97,18 @@ def private_servers(
 
     Yields *environment* with them, the database as its owner's, and with the secrets that it lacks; and the URLs of the
     database for the processes that log in to it.
+
+    Raises:
+        Problem: if they can not be started, or `deploy.local` is not installed.
+
     """
+    try:
+        from deploy.local import LocalServersError, local_servers  # noqa: PLC0415 (only the extra "local" has it)
+    except ModuleNotFoundError as error:
+        raise Problem(
+            "private servers are not part of this installation",
+            then="pip install 'modelswap[local]', a checkout, or MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL",
+        ) from error
     _check_version_of(state)
     try:
         with local_servers(state=state, say=say) as private:

