@@ -1,99 +1,125 @@
-"""What is asked over HTTP? Edge: the product's API, the health of our processes, the receiver, and whoever listens."""
+"""Clients of the product's API and of the operators' API, and other HTTP requests of commands. Edge."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import datetime
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from shlex import quote as shell_quote
-from typing import Any, ClassVar, Final, Self, TypeVar
-from urllib.parse import quote
+from typing import ClassVar, Final, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue
 
 from services.cli.output import tell
 from services.cli.problem import NoAnswer, NotNow, Problem
-from services.ops.letters.views import AuditView, Changed, GroupView, LetterCounts, LetterLine, LetterView
-from services.ops.reconcile.views import LookedAgain, Reconciliation
-from services.ops.replays.views import ReplayedLetterView, ReplayView
-from services.state.views import ModelView, OutputView, SwapView, TrainingView, WithdrawalView
+from services.ops.letters.views import Changed, LetterView
+from services.ops.replays.views import ReplayView
+from services.state.views import ModelView, OutputView, SwapView, TrainingView
 from shared.contract.answers import Page, said_in
+from shared.runtime.client import SECONDS, HttpClient, Hung, ServiceFailed, Unanswered, items, quoted, read
+from shared.runtime.settings import ClientSettings, OpsClientSettings
+from shared.runtime.tokens import read_token
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
+#: A JSON object to send.
+Body = Mapping[str, JsonValue]
 
-_TIMEOUT: Final = httpx.Timeout(10.0)
 _READY_POLL_SECONDS: Final = 0.1
-#: How long whoever watches waits for a process that is restarted, and how often they ask.
+#: How long a command that watches waits for a process that is restarted, and how often it asks.
 _PATIENCE_SECONDS: Final = 60.0
 _AGAIN_SECONDS: Final = 0.5
 _PAGE: Final = 100
-#: Outputs may be large.
-_OUTPUTS_PAGE: Final = 20
 _CONFIG: Final = "modelswap config show"
+_HELP: Final = "the same command with --help"
+#: The request makes no sense, or not as things are.
+_REFUSED: Final = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.PRECONDITION_FAILED,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
 
 
 class NotThere(Problem):
-    """The API knows no such thing."""
+    """The API does not know the thing that was asked for."""
 
     code = "not_there"
 
 
-class _Api:
+class Api:
     """One of our APIs, as an async context manager."""
 
-    #: What it is to people, and which settings say where it is and who may ask.
+    #: What messages call it, and the settings that hold its address and its token.
     _name: ClassVar[str]
     _url_setting: ClassVar[str]
     _token_setting: ClassVar[str]
-    #: What to do where there is no such thing.
+    #: What to try after a 404.
     _list: ClassVar[str]
-    #: For what changes something; a question is answered sooner.
-    _timeout: ClassVar[httpx.Timeout] = _TIMEOUT
+    #: Deadline of a request.
+    _read_seconds: ClassVar[float] = SECONDS
+    _write_seconds: ClassVar[float] = SECONDS
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._url = url
-        self._http = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+        self._http = HttpClient(url, token=token, transport=transport)
 
     async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+    async def __aexit__(self, *error: object) -> None:
+        await self._http.__aexit__(*error)
 
-    async def _pages(
-        self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int, *, page_size: int = _PAGE
-    ) -> list[V]:
-        return [each async for each in self._each(kind, path, query, limit, page_size=page_size)]
+    async def get(self, kind: type[M], path: str, query: Mapping[str, str | None] | None = None) -> M:
+        return await self._ask(kind, "GET", path, query=query)
 
-    async def _each(
-        self, kind: type[Page[V]], path: str, query: Mapping[str, str | None], limit: int, *, page_size: int = _PAGE
-    ) -> AsyncIterator[V]:
-        """One after the other, a page in memory at a time."""
-        left, cursor = limit, None
-        while left > 0:
-            asked = {**query, "limit": str(min(page_size, left)), "cursor": cursor}
-            page = await self._ask(kind, "GET", path, query=asked)
-            for item in page.items:
-                yield item
-            left -= len(page.items)
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-
-    async def _post(
+    async def post(
         self,
         kind: type[M],
         path: str,
+        body: Body | None = None,
         *,
-        then: str,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
+        then: str = _HELP,
+        key: str | None = None,
+        generation: int | None = None,
     ) -> M:
+        """
+        Post *body*; *then* is what to try where the request is refused.
+
+        *key* is the Idempotency-Key. With a *generation*, the request counts only while the user's model has it.
+        """
+        headers = {"Idempotency-Key": key, "If-Match": None if generation is None else f'"{generation}"'}
         return await self._ask(kind, "POST", path, body=body, headers=headers, then=then)
+
+    async def list(
+        self,
+        page: type[Page[V]],
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        *,
+        limit: int,
+        page_size: int = _PAGE,
+    ) -> list[V]:
+        """Return at most *limit* items, the newest first."""
+        return [each async for each in self.items(page, path, query, limit=limit, page_size=page_size)]
+
+    def items(
+        self,
+        page: type[Page[V]],
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        *,
+        limit: int | None,
+        page_size: int = _PAGE,
+    ) -> AsyncIterator[V]:
+        """Yield at most *limit* items (None: all), the newest first, with one page in memory."""
+        return items(
+            lambda position: self.get(page, path, {**(query or {}), **position}), limit=limit, page_size=page_size
+        )
 
     async def _ask(
         self,
@@ -102,34 +128,25 @@ class _Api:
         path: str,
         *,
         query: Mapping[str, str | None] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        then: str = "the same command with --help",
+        body: Body | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        then: str = _HELP,
     ) -> M:
-        """*then* is what to do where the request makes no sense as things are."""
-        given = {name: text for name, text in (query or {}).items() if text is not None}
+        seconds = self._read_seconds if method == "GET" else self._write_seconds
         try:
             response = await self._http.request(
-                method,
-                path,
-                params=given,
-                json=body,
-                headers=headers,
-                timeout=_TIMEOUT if method == "GET" else self._timeout,
+                method, path, query=_given(query), body=body, headers=_given(headers), seconds=seconds
             )
-        except httpx.ReadTimeout as error:
+            if not response.is_success:
+                raise self._refusal(response, then)
+            return read(kind, response)
+        except Hung as error:
             said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
             raise NotNow(said, then="modelswap doctor") from error
-        except httpx.TransportError as error:
-            raise NoAnswer(
-                f"{self._name} at {self._url} does not answer ({type(error).__name__})",
-                then=f"modelswap up --embedded, or set {self._url_setting}",
-            ) from error
-        if not response.is_success:
-            raise self._refusal(response, then)
-        try:
-            return kind.model_validate_json(response.content)
-        except ValidationError as error:
+        except Unanswered as error:
+            then = f"modelswap up --embedded, or set {self._url_setting}"
+            raise NoAnswer(f"{self._name} at {self._url} does not answer ({error.why})", then=then) from error
+        except ServiceFailed as error:
             raise Problem(f"{self._url} is not {self._name}, or of another version", then=_CONFIG) from error
 
     def _refusal(self, response: httpx.Response, then: str) -> Problem:
@@ -141,177 +158,100 @@ class _Api:
                 return Problem(detail, then=f"an operator's token in {self._token_setting}")
             case HTTPStatus.NOT_FOUND:
                 return NotThere(detail, then=self._list)
-            case (
-                HTTPStatus.BAD_REQUEST
-                | HTTPStatus.CONFLICT
-                | HTTPStatus.PRECONDITION_FAILED
-                | HTTPStatus.UNPROCESSABLE_ENTITY
-            ):
+            case status if status in _REFUSED:
                 return Problem(detail, then=then)
             case HTTPStatus.SERVICE_UNAVAILABLE:
-                return NotNow(f"{self._name} can not answer now: {detail}", then="modelswap doctor")
+                return NotNow(f"{self._name} cannot answer now: {detail}", then="modelswap doctor")
         return Problem(f"{self._name} refused: {response.status_code} {detail}", then="modelswap doctor")
 
 
-class Product(_Api):
-    """The product's API, as an async context manager."""
+class Product(Api):
+    """The product's API."""
 
     _name = "the product's API"
     _url_setting = "MODELSWAP_API_URL"
     _token_setting = "MODELSWAP_API_TOKENS"  # noqa: S105 (its name)
     _list = "modelswap trainings list"
 
-    async def start_training(self, body: Mapping[str, Any], *, key: str | None = None) -> TrainingView:
-        """Asked again with the same *key*, it is the same training."""
-        headers = {"Idempotency-Key": key} if key else None
-        return await self._ask(TrainingView, "POST", "/v1/trainings", body=body, headers=headers)
+    async def start_training(self, body: Body, *, key: str | None = None) -> TrainingView:
+        """Start a training, or return the one that was started with the same *key*."""
+        return await self.post(TrainingView, "/v1/trainings", body, key=key)
 
     async def get_training(self, training_id: str) -> TrainingView:
-        return await self._ask(TrainingView, "GET", f"/v1/trainings/{_part(training_id)}")
+        return await self.get(TrainingView, f"/v1/trainings/{segment(training_id)}")
 
-    async def cancel_training(self, training_id: str) -> TrainingView:
-        return await self._post(TrainingView, f"/v1/trainings/{_part(training_id)}/cancel", then=_show(training_id))
+    async def list_trainings(self, query: Mapping[str, str | None], *, limit: int) -> list[TrainingView]:
+        return await self.list(Page[TrainingView], "/v1/trainings", query, limit=limit)
 
-    async def retry_extraction(self, training_id: str) -> TrainingView:
-        path = f"/v1/trainings/{_part(training_id)}/retry-extraction"
-        return await self._post(TrainingView, path, then=_show(training_id))
-
-    async def retry_user_extraction(self, user_id: str) -> TrainingView:
-        """The same for the user's newest training that succeeded, but has no model of its own."""
-        then = f"modelswap trainings list --user {shell_quote(user_id)}"
-        return await self._post(TrainingView, f"/v1/users/{_part(user_id)}/retry-extraction", then=then)
-
-    async def list_trainings(self, *, user_id: str | None, stage: str | None, limit: int) -> list[TrainingView]:
-        """The newest trainings, of all users or of one, in all stages or in one."""
-        query = {"user_id": user_id, "stage": stage}
-        return await self._pages(Page[TrainingView], "/v1/trainings", query, limit)
-
-    async def list_outputs(self, *, since: datetime, limit: int) -> list[OutputView]:
-        """What came out of the trainings that were requested since then, newest first."""
-        return await self._pages(
-            Page[OutputView], "/v1/outputs", {"since": since.isoformat()}, limit, page_size=_OUTPUTS_PAGE
-        )
+    async def list_outputs(self, since: str, *, limit: int) -> list[OutputView]:
+        """Outputs of the trainings that were requested since then; a page is small, because an output may be large."""
+        return await self.list(Page[OutputView], "/v1/outputs", {"since": since}, limit=limit, page_size=20)
 
     async def get_model(self, user_id: str) -> ModelView:
-        return await self._ask(ModelView, "GET", f"/v1/users/{_part(user_id)}/model")
-
-    async def roll_back(
-        self, user_id: str, *, to: str | None, reason: str, generation: int | None, dry_run: bool
-    ) -> ModelView:
-        """Go back to a model, or see what that would be, if the user's model still has this *generation* (if any)."""
-        return await self._post(
-            ModelView,
-            f"/v1/users/{_part(user_id)}/model/rollback",
-            body={"to": to, "reason": reason, "dry_run": dry_run},
-            headers={} if generation is None else {"If-Match": f'"{generation}"'},
-            then=f"modelswap models history {shell_quote(user_id)}",
-        )
+        return await self.get(ModelView, f"/v1/users/{segment(user_id)}/model")
 
     async def find_model(self, user_id: str) -> ModelView | None:
-        """The model that a user uses now; None: the user has none."""
-        try:
+        """Return the user's current model, or None if the user has none."""
+        with suppress(NotThere):
             return await self.get_model(user_id)
-        except NotThere:
-            return None
-
-    async def withdraw(self, user_id: str, *, reason: str, generation: int, dry_run: bool) -> WithdrawalView:
-        """Take a user's model away, or see what that would be, if it still has this *generation*."""
-        return await self._post(
-            WithdrawalView,
-            f"/v1/users/{_part(user_id)}/model/withdraw",
-            body={"reason": reason, "dry_run": dry_run},
-            headers={"If-Match": f'"{generation}"'},
-            then=f"modelswap models history {shell_quote(user_id)}",
-        )
+        return None
 
     async def list_history(self, user_id: str, *, limit: int) -> list[SwapView]:
-        return await self._pages(Page[SwapView], f"/v1/users/{_part(user_id)}/model/history", {}, limit)
+        return await self.list(Page[SwapView], f"/v1/users/{segment(user_id)}/model/history", limit=limit)
 
 
-class Operators(_Api):
-    """The operators' API, as an async context manager."""
+class Operators(Api):
+    """The operators' API."""
 
     _name = "the operators' API"
     _url_setting = "MODELSWAP_OPS_URL"
     _token_setting = "MODELSWAP_OPS_TOKENS"  # noqa: S105 (its name)
     _list = "modelswap replays list, or modelswap dead-letters list"
-    # To freeze, to cancel or to drop a hundred thousand letters takes half a minute on a busy machine (2026-11).
-    # Whoever is told too soon that nobody answers asks again, for letters that are taken by then.
-    _timeout = httpx.Timeout(10.0, read=120.0)
+    # Freezing, canceling or dropping 100,000 dead letters takes half a minute on a busy machine (2026-11). An operator
+    # who is told too soon that there is no answer repeats the command, for dead letters that are taken by then.
+    _write_seconds = 120.0
 
     async def get_dead_letter(self, number: int) -> LetterView:
-        return await self._ask(LetterView, "GET", f"/v1/dead-letters/{number}")
+        return await self.get(LetterView, f"/v1/dead-letters/{number}")
 
-    async def list_dead_letters(self, chosen: Mapping[str, str | None], *, limit: int) -> list[LetterLine]:
-        """The newest letters that are *chosen*."""
-        return await self._pages(Page[LetterLine], "/v1/dead-letters", chosen, limit)
-
-    def each_dead_letter(self, chosen: Mapping[str, str | None], *, limit: int | None) -> AsyncIterator[LetterLine]:
-        """The newest letters that are *chosen*, or all of them, however many there are."""
-        return self._each(Page[LetterLine], "/v1/dead-letters", chosen, sys.maxsize if limit is None else limit)
-
-    async def list_dead_letter_groups(self, *, status: str | None, limit: int) -> list[GroupView]:
-        """The newest kinds of failure."""
-        return await self._pages(Page[GroupView], "/v1/dead-letter-groups", {"status": status}, limit)
-
-    async def count_dead_letters(self) -> LetterCounts:
-        return await self._ask(LetterCounts, "GET", "/v1/dead-letter-counts")
-
-    async def change_dead_letters(
-        self, verb: str, chosen: Mapping[str, Any], reason: str, *, dry_run: bool = False, up_to: int | None = None
-    ) -> Changed:
-        """*verb*: drop or restore; *chosen*: their numbers, or a filter."""
-        body = {**chosen, "reason": reason, "dry_run": dry_run, "up_to": up_to}
-        then = f"modelswap dead-letters {verb} --help"
-        return await self._post(Changed, f"/v1/dead-letters/{verb}", body=body, then=then)
-
-    async def list_audit(self, chosen: Mapping[str, str | None], *, limit: int) -> list[AuditView]:
-        return await self._pages(Page[AuditView], "/v1/audit", chosen, limit)
-
-    async def start_replay(self, body: Mapping[str, Any], *, key: str) -> ReplayView:
-        return await self._replay("", body, key=key)
-
-    async def edit_and_replay(self, number: int, body: Mapping[str, Any], *, key: str) -> ReplayView:
-        path = f"/v1/dead-letters/{number}/edit-and-replay"
-        then = "modelswap dead-letters edit --help"
-        return await self._post(ReplayView, path, body=body, headers={"Idempotency-Key": key}, then=then)
+    async def change_dead_letters(self, verb: str, body: Body) -> Changed:
+        """*verb*: drop or restore."""
+        return await self.post(Changed, f"/v1/dead-letters/{verb}", body, then=f"modelswap dead-letters {verb} --help")
 
     async def list_replays(self, *, limit: int) -> list[ReplayView]:
-        return await self._pages(Page[ReplayView], "/v1/replays", {}, limit)
+        return await self.list(Page[ReplayView], "/v1/replays", limit=limit)
 
     async def get_replay(self, replay_id: str) -> ReplayView:
-        return await self._ask(ReplayView, "GET", f"/v1/replays/{_part(replay_id)}")
-
-    async def list_replay_letters(self, replay_id: str, *, outcome: str | None, limit: int) -> list[ReplayedLetterView]:
-        path = f"/v1/replays/{_part(replay_id)}/letters"
-        return await self._pages(Page[ReplayedLetterView], path, {"outcome": outcome}, limit)
+        return await self.get(ReplayView, f"/v1/replays/{segment(replay_id)}")
 
     async def steer_replay(self, replay_id: str, verb: str, reason: str) -> ReplayView:
         """*verb*: start, pause, resume, cancel or undo."""
-        return await self._replay(f"/{_part(replay_id)}/{verb}", {"reason": reason}, replay_id=replay_id)
+        path = f"/v1/replays/{segment(replay_id)}/{verb}"
+        return await self.post(ReplayView, path, {"reason": reason}, then=f"modelswap replays show {replay_id}")
 
-    async def reconciliation(self, *, limit: int) -> Reconciliation:
-        return await self._ask(Reconciliation, "GET", "/v1/reconciliation", query={"limit": str(limit)})
 
-    async def look_again(self, training_id: str, reason: str) -> None:
-        """Have the model of a training looked for once more, which the audit remembers."""
-        path = f"/v1/trainings/{_part(training_id)}/look-again"
-        await self._post(LookedAgain, path, body={"reason": reason}, then=_show(training_id))
+@asynccontextmanager
+async def product() -> AsyncIterator[Product]:
+    """The product's API, with the address and the token of the environment."""
+    settings = ClientSettings.load(os.environ)
+    async with Product(settings.api_url, read_token(settings.api_tokens[0].get_secret_value()).secret) as api:
+        yield api
 
-    async def _replay(
-        self, path: str, body: Mapping[str, Any], *, key: str | None = None, replay_id: str | None = None
-    ) -> ReplayView:
-        headers = {} if key is None else {"Idempotency-Key": key}
-        then = "modelswap dead-letters replay --help" if replay_id is None else f"modelswap replays show {replay_id}"
-        return await self._post(ReplayView, f"/v1/replays{path}", body=body, headers=headers, then=then)
+
+@asynccontextmanager
+async def operators(environment: Mapping[str, str] | None = None) -> AsyncIterator[Operators]:
+    """The operators' API, with the address and the token of the environment."""
+    settings = OpsClientSettings.load(os.environ if environment is None else environment)
+    async with Operators(settings.ops_url, read_token(settings.ops_tokens[0].get_secret_value()).secret) as api:
+        yield api
 
 
 async def patiently(ask: Callable[[], Awaitable[V]]) -> V:
     """
-    What *ask* brings, for somebody who watches: what is restarted meanwhile, they wait for, and are told so once.
+    Return the result of *ask*; while what it asks is restarted, wait and repeat, and say so once.
 
     Raises:
-        NoAnswer, NotNow: if that has been all for a minute.
+        NoAnswer, NotNow: if it does not answer for a minute.
 
     """
     loop = asyncio.get_running_loop()
@@ -329,39 +269,48 @@ async def patiently(ask: Callable[[], Awaitable[V]]) -> V:
 
 
 async def wait_until_ready(url: str) -> None:
-    """Return as soon as the process at *url* says that it is ready. It is the caller's to lose patience."""
-    async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
+    """Return as soon as the process at *url* says that it is ready. The caller sets the deadline."""
+    async with HttpClient(url) as http:
         while True:
-            try:
-                if (await http.get(f"{url}/readyz")).is_success:
+            with suppress(Unanswered):  # it does not listen yet
+                if (await http.request("GET", "/readyz")).is_success:
                     return
-            except httpx.TransportError:
-                pass  # it does not listen yet
             await asyncio.sleep(_READY_POLL_SECONDS)
 
 
 async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
     """
-    Post *body* to *url*; the answer's status and, if it is a refusal, the reason.
+    Post *body* to *url*; return the status of the response and, if it is a refusal, the reason.
 
     Raises:
-        Problem: if nobody answers.
+        Problem: if there is no response.
 
     """
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
-            response = await http.post(url, content=body, headers=dict(headers))
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        then = "is it running? modelswap doctor"
-        raise Problem(f"nobody answers at {url} ({type(error).__name__})", then=then) from error
+        async with HttpClient(url) as http:
+            response = await http.request("POST", content=body, headers=headers)
+    except Unanswered as error:
+        raise Problem(f"nothing answers at {url} ({error.why})", then="is it running? modelswap doctor") from error
     return response.status_code, "" if response.is_success else said_in(response.content)
 
 
-def _show(training_id: str) -> str:
+def show_command(training_id: str) -> str:
+    """The command that shows a training."""
     return f"modelswap trainings show {shell_quote(training_id)}"
 
 
-def _part(text: str) -> str:
+def segment(text: str) -> str:
+    """
+    Quote an id as one segment of a path.
+
+    Raises:
+        Problem: if it is empty.
+
+    """
     if not text:
-        raise Problem("an empty id names nothing", then="the same command with --help")
-    return quote(text, safe="")
+        raise Problem("an empty id names nothing", then=_HELP)
+    return quoted(text)
+
+
+def _given(values: Mapping[str, str | None] | None) -> dict[str, str]:
+    return {name: text for name, text in (values or {}).items() if text is not None}

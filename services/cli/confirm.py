@@ -10,16 +10,17 @@ from services.cli.output import printable, tell
 from services.cli.problem import Problem
 
 
-def confirm(what: str, question: str, *, then: str) -> None:
+def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was changed") -> None:
     """
     Show *what* would change and ask *question*; return if the answer is yes.
 
     Raises:
-        Problem: if it is no, or there is no terminal. *then* is what to do after a no.
+        Problem: if it is no, or there is no terminal. *then* is what to do after a no, *nothing* what is said of it.
 
     """
     if not sys.stdin.isatty():
-        raise Problem(f"nobody is there to be asked: {printable(what)}", then="the same command with --yes")
+        first, *_ = what.splitlines()
+        raise Problem(f"there is no terminal to ask at: {printable(first)}", then="the same command with --yes")
     tell(what)
     if not typer.confirm(question, err=True):
-        raise Problem("nothing was changed", then=then)
+        raise Problem(nothing, then=then)

@@ -1,4 +1,4 @@
-"""Which commands are there? The tree, put together from the rooms."""
+"""The tree of commands, put together from the rooms."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from services.cli.backtest.commands import dead_letters_try, trainings_re_extrac
 from services.cli.events.commands import extract, listen, progress, trigger
 from services.cli.local.commands import config, db, demo, doctor, serve, topology, up
 from services.cli.mistyped import explain_mistake
-from services.cli.operators.commands import audit, dead_letters, reconcile, replays
+from services.cli.operators.commands import audit, dead_letters
+from services.cli.operators.replay_commands import reconcile, replays
 from services.cli.problem import exit_code, explain
 from services.cli.product.commands import models, trainings
 from shared.contract.errors import ModelswapError
 
 app = typer.Typer(
-    help="A training on Replicate ended: find its model, prove that it works, swap it in. Begin with `modelswap demo`.",
+    help="Find the model of a finished Replicate training, verify it, swap it in. Begin with `modelswap demo`.",
     no_args_is_help=True,
-    # `mistyped` says what was meant, with the whole line to type.
+    # `mistyped` suggests the whole line to type.
     suggest_commands=False,
     # Plain help takes half the time of a coloured one.
     rich_markup_mode=None,
@@ -65,8 +66,8 @@ for name, commands in (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command in *arguments*, or that was typed; an error with a name is one line and what to do next."""
-    # Libraries write to standard error what they raise as well, where nobody has said what becomes of logs.
+    """Run the command in *arguments* (default: as typed); print a known error as one line and what to try next."""
+    # Without a handler, Python prints the libraries' log records to standard error; they raise the same as errors.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         return app(arguments, prog_name="modelswap", standalone_mode=False) or 0
@@ -81,10 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(explain(error))
         return exit_code(error)
     except UnicodeError as error:
-        # Something that was typed, or stands in a file that was named.
-        sys.stderr.write(f"modelswap: this is no text in UTF-8: {error}\nNext: the same command with --help\n")
+        # In the arguments, or in a file that they name.
+        sys.stderr.write(f"modelswap: not text in UTF-8: {error}\nNext: the same command with --help\n")
         return 1
     except OSError as error:
-        # A full disk, a file that can not be read: the machine's, not ours.
+        # Such as a full disk, or a file that cannot be read.
         sys.stderr.write(f"modelswap: {type(error).__name__}: {error}\nNext: modelswap doctor\n")
         return 1

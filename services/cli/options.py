@@ -1,12 +1,13 @@
-"""What do commands have in common? The options of several, their groups, and how one is run."""
+"""Options and arguments that several commands take, declared once; groups of commands, and how a command runs."""
 
 # ruff: noqa: PLC0415 (so that help is quick)
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from datetime import datetime
-from typing import Annotated, Any, TypeVar
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Final, TypeVar
 
 import typer
 
@@ -18,36 +19,88 @@ Output = Annotated[
     Format, typer.Option("--output", "-o", help="wide: every column, however narrow the terminal. json: for programs.")
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
-User = Annotated[str, typer.Argument(help="The product's own id of a user.", show_default=False)]
+User = Annotated[str, typer.Argument(help="The product's own id of a user.")]
+Begin = Annotated[str, typer.Option("--since", metavar="TIME", help="From then on: how long ago (24h, 7d) or when.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")]
+AuditReason = Annotated[str, typer.Option("--reason", help="Why. It is kept in the audit.")]
+HistoryReason = Annotated[str, typer.Option("--reason", help="Why. It is kept in the history.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
+WatchReplay = Annotated[bool, typer.Option("--watch", help="Wait for the end. Exit code 1 if a dead letter failed.")]
 
-Begin = Annotated[
-    str,
-    typer.Option("--since", metavar="TIME", help="From then on: how long ago (24h, 7d) or when.", show_default=False),
-]
+LetterStatus = Annotated[str | None, typer.Option("--status", help="open, replaying, resolved or dropped.")]
+
+
+def _filter(name: str, text: str, metavar: str | None = None) -> object:
+    return Annotated[str | None, typer.Option(name, metavar=metavar, help=text)]
+
+
+#: The options that select dead letters, by their names in the operators' API.
+LETTER_FILTERS: Final[dict[str, object]] = {
+    "status": LetterStatus,
+    "fingerprint": _filter("--group", "Of this group only.", "FINGERPRINT"),
+    "queue": _filter("--queue", "Where it failed."),
+    "error_code": _filter("--error-code", "E.g. unknown_training."),
+    "error_class": _filter("--error-class", "E.g. PermanentError."),
+    "event_type": _filter("--event-type", "E.g. model.ready.v1."),
+    "training_id": _filter("--training", "Replicate's id."),
+    "user_id": _filter("--user", "The user, where it is known."),
+    "since": _filter("--since", "Failed since: 2h, 7d …", "TIME"),
+    "until": _filter("--until", "Failed before then.", "TIME"),
+    "text": _filter("--text", "Words in the error's text."),
+}
+
+
+def selects_letters(*, by_status: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """
+    Replace a command's parameter *chosen* by the options of `LETTER_FILTERS`; *chosen* holds those that were given.
+
+    Without *by_status* for commands that decide themselves which status a dead letter must have.
+    """
+    filters = {name: option for name, option in LETTER_FILTERS.items() if by_status or name != "status"}
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in filters.items()
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [each for one in own for each in (options if one.name == "chosen" else [one])]
+
+        @functools.wraps(command)
+        def run(**given: object) -> None:
+            chosen = {name: text for name in filters if (text := given.pop(name)) is not None}
+            command(**given, chosen=chosen)
+
+        # Typer reads a command's parameters from its signature and annotations.
+        run.__dict__["__signature__"] = inspect.Signature(parameters)
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
 
 
 def group(text: str) -> typer.Typer:
-    """A group of commands."""
+    """Return a group of commands."""
     return typer.Typer(help=text, no_args_is_help=True)
 
 
-def moment(since: str) -> datetime:
-    """When is what somebody typed?"""
+def timestamp(since: str) -> str:
+    """Return the time in *since*, as typed (``2h``), in ISO 8601."""
     from services.cli.timestamp import read_timestamp
     from shared.runtime.clock import now
 
-    return read_timestamp(since, now=now())
+    return read_timestamp(since, now=now()).isoformat()
 
 
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Do *work* to its end: typer does not await, so an async command would do nothing, and say nothing of it."""
+def run_async(work: Coroutine[object, object, T]) -> T:
+    """Run *work* to its end: typer does not await an async command."""
     import asyncio
 
     return asyncio.run(work)
 
 
-def run_until_stopped(work: Coroutine[Any, Any, T]) -> T | None:
-    """Run what goes on until Ctrl-C, which is then no error."""
+def run_until_stopped(work: Coroutine[object, object, T]) -> T | None:
+    """Run *work* until its end or Ctrl-C, which is no error."""
     try:
         return run_async(work)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import APIRouter
 
 from services.ops.letters.views import NoLetter, WrongStatus
-from services.ops.reconcile.trainings import LookRefused
+from services.ops.reconcile.trainings import RetryRefused
 from services.ops.replays.messages import EditRefused
 from services.ops.replays.records import NoReplay, NothingSelected, NotNow, TooManySelected
 from shared.contract.errors import ModelswapError
@@ -27,7 +27,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     NotNow: HTTPStatus.CONFLICT,
     NoLetter: HTTPStatus.NOT_FOUND,
     WrongStatus: HTTPStatus.CONFLICT,
-    LookRefused: HTTPStatus.CONFLICT,
+    RetryRefused: HTTPStatus.CONFLICT,
 }
 #: Descriptions of the routers' tags.
 _TAGS: Final[Mapping[str, str]] = {

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote
+from typing import Final, Self
 from uuid import UUID
 
 import httpx
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from services.ops.reconcile.trainings import Stage, StateRefused, Unfinished
 from services.ops.replays.records import Revert
-from shared.contract.answers import kind_in, said_in
-from shared.contract.errors import DependencyDown, PermanentError
+from shared.contract.answers import Page, kind_in, said_in
+from shared.contract.errors import PermanentError
 from shared.contract.identity import parse_ref
 from shared.contract.preview import Answer, Message
 from shared.runtime.aside import SetAside
+from shared.runtime.client import (
+    SECONDS,
+    HttpClient,
+    ServiceDown,
+    ServiceFailed,
+    another_version,
+    items,
+    quoted,
+    read,
+    unexpected,
+)
 from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
 
-M = TypeVar("M", bound=BaseModel)
-
-_SECONDS: Final = 10.0
 #: The extractor may ask Replicate several times, and a swap waits for its user's lock.
 _LONG_SECONDS: Final = 60.0
 _CHECK_SECONDS: Final = 2.0
@@ -47,30 +55,10 @@ _KEPT: Final = frozenset(
 _REFUSED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-class ServiceDown(DependencyDown):
-    """Another service does not answer, refuses our token, or answers in an unexpected way."""
-
-    code = "service_down"
-
-
-class ServiceFailed(ServiceDown):
-    """It answers in an unexpected way, maybe to this request only."""
-
-    may_concern_one = True
-
-
 class TrainingUnreadable(PermanentError):  # noqa: N818 (names a condition)
-    """State returned a training that this version can not read."""
+    """State returned a training that this version cannot read."""
 
     code = "training_unreadable"
-
-
-class _Page(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    #: Parsed one by one, so that one that can not be parsed does not hide the others.
-    items: Sequence[JsonValue]
-    next_cursor: str | None
 
 
 class _Training(BaseModel):
@@ -84,43 +72,51 @@ class _Health(BaseModel):
 class Services:
     """State and the extractor, as an async context manager. Every method raises `ServiceDown` if one is away."""
 
-    def __init__(self, *, state_url: str, extractor_url: str, token: Token, unreadable: SetAside[str]) -> None:
-        """*unreadable* holds the trainings of state that can not be read, by their refs."""
-        self._state = f"{state_url}/v1"
-        self._state_root = state_url
-        self._extractor = extractor_url
+    def __init__(
+        self,
+        *,
+        state_url: str,
+        extractor_url: str,
+        token: Token,
+        unreadable: SetAside[str],
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """*unreadable* holds the trainings of state that cannot be read, by their refs."""
+        self._state_url = state_url
+        self._state = HttpClient(state_url, token=token.secret, transport=transport)
+        self._extractor_url = extractor_url
+        self._extractor = HttpClient(extractor_url, token=token.secret, transport=transport)
         self._unreadable = unreadable
         self._may_speak_for_others = token.caller.may_speak_for_others
-        self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token.secret}"}, trust_env=False)
+        self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        for client in (self._state, self._extractor):
+            await self._open.enter_async_context(client)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._open.aclose()
 
     # Trainings
 
     async def unfinished(self) -> AsyncIterator[Unfinished]:
         """Every training that has not come to an end, newest first in each stage."""
-        seen, readable = None, False
+        seen = readable = 0
         for stage in Stage:
-            cursor: str | None = None
-            while True:
-                asked = {"stage": str(stage), "limit": str(_PAGE), **({"cursor": cursor} if cursor else {})}
-                response = await self._ask("GET", f"{self._state}/trainings", query=asked)
-                _accept(response)
-                page = _read(_Page, response)
-                for item in page.items:
-                    seen = response
-                    if (training := self._training_in(item)) is not None:
-                        readable = True
-                        yield training
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
-        if seen is not None and not readable:
-            raise _another_version(seen)
+            # Parsed one by one, so that one that cannot be parsed does not hide the others.
+            async for item in items(partial(self._page, stage), page_size=_PAGE):
+                seen += 1
+                if (training := self._training_in(item)) is not None:
+                    readable += 1
+                    yield training
+        if seen and not readable:
+            raise another_version(f"{self._state_url}/v1/trainings")
+
+    async def _page(self, stage: Stage, query: Mapping[str, str]) -> Page[JsonValue]:
+        response = await self._ask(self._state, "GET", "/v1/trainings", query={**query, "stage": stage})
+        _accept(response)
+        return read(Page[JsonValue], response)
 
     def _training_in(self, item: JsonValue) -> Unfinished | None:
         ref = str(item.get("ref")) if isinstance(item, dict) else "without a ref"
@@ -135,7 +131,7 @@ class Services:
 
     async def knows(self, training_id: str) -> bool:
         """Return whether a training of this id is registered."""
-        response = await self._ask("GET", self._training(training_id))
+        response = await self._ask(self._state, "GET", _training(training_id))
         if response.status_code == HTTPStatus.NOT_FOUND:
             return False
         _accept(response)
@@ -146,28 +142,29 @@ class Services:
         if parse_ref(training_id) is not None:
             # A broken message may hold a ref in its place: state would answer with the training of that ref.
             return None
-        response = await self._ask("GET", self._training(training_id))
+        response = await self._ask(self._state, "GET", _training(training_id))
         if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
             return None
-        return _read(_Training, response).user_id
+        return read(_Training, response).user_id
 
     async def retry_extraction(self, training: str) -> None:
         """Ask state to retry the extraction of a training (Replicate's id, or our ref) that has succeeded."""
-        _accept(await self._ask("POST", f"{self._training(training)}/retry-extraction"))
+        _accept(await self._ask(self._state, "POST", f"{_training(training)}/retry-extraction"))
 
     async def never_started(self, ref: UUID, reason: str) -> None:
         """Tell state that a training was never started. State ignores it if it has heard of the training since."""
-        _accept(await self._ask("POST", f"{self._training(str(ref))}/never-started", {"reason": reason}))
+        path = f"{_training(str(ref))}/never-started"
+        _accept(await self._ask(self._state, "POST", path, body={"reason": reason}))
 
     # Replays
 
     async def preview_extractor(self, message: Message) -> Answer:
         """Return what the extractor would do with *message*."""
-        return await self._preview(self._extractor, message)
+        return await self._preview(self._extractor, "/preview", message)
 
     async def preview_state(self, message: Message) -> Answer:
         """Return what state would do with *message*."""
-        return await self._preview(self._state, message)
+        return await self._preview(self._state, "/v1/preview", message)
 
     async def revert_model(self, revert: Revert) -> str | None:
         """
@@ -179,12 +176,14 @@ class Services:
         by = "" if self._may_speak_for_others else f" by {revert.actor}"
         reason = f"undo of replay {revert.replay_id}{by}: {revert.reason}"
         on_behalf_of = {ON_BEHALF_OF: to_header(revert.actor)} if self._may_speak_for_others else {}
-        verb, target = ("withdraw", {}) if revert.to is None else ("rollback", {"to": revert.to})
+        verb = "withdraw" if revert.to is None else "rollback"
+        target = {} if revert.to is None else {"to": revert.to}
         user = hashlib.sha256(revert.user_id.encode()).hexdigest()[:32]
         response = await self._ask(
+            self._state,
             "POST",
-            f"{self._state}/users/{quote(revert.user_id, safe='')}/model/{verb}",
-            {**target, "reason": _shortened(reason)},
+            f"/v1/users/{quoted(revert.user_id)}/model/{verb}",
+            body={**target, "reason": _shortened(reason)},
             headers={
                 **on_behalf_of,
                 "If-Match": f'"{revert.generation}"',
@@ -197,84 +196,64 @@ class Services:
             return None
         if kind_in(response.content) in _KEPT:
             return said_in(response.content)
-        raise _unexpected(response)
+        raise unexpected(response)
 
     async def check_extractor(self) -> str | None:
         """Return what keeps the extractor from its work now, or None."""
-        return await self._check(self._extractor)
+        return await self._check(self._extractor, self._extractor_url)
 
     async def check_state(self) -> str | None:
         """Return what keeps state from its work now, or None."""
-        return await self._check(self._state_root)
+        return await self._check(self._state, self._state_url)
 
     # Below
 
-    async def _check(self, url: str) -> str | None:
+    async def _check(self, client: HttpClient, url: str) -> str | None:
         try:
-            async with asyncio.timeout(_CHECK_SECONDS):
-                response = await self._http.get(f"{url}/readyz")
+            response = await client.request("GET", "/readyz", seconds=_CHECK_SECONDS)
             checks = _Health.model_validate_json(response.content).checks
-        except (httpx.HTTPError, TimeoutError) as error:
-            return f"{url} does not answer ({type(error).__name__})"
+        except ServiceDown as error:
+            return str(error)
         except ValidationError:
             return f"{url} answers like another version of modelswap"
         return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok") or None
 
-    async def _preview(self, url: str, message: Message) -> Answer:
-        response = await self._ask("POST", f"{url}/preview", message.model_dump(mode="json"), seconds=_LONG_SECONDS)
+    async def _preview(self, client: HttpClient, path: str, message: Message) -> Answer:
+        response = await self._ask(client, "POST", path, body=message.model_dump(mode="json"), seconds=_LONG_SECONDS)
         if response.status_code in _REFUSED:
-            raise PermanentError(f"it can not be looked at: {said_in(response.content)}", code="preview_refused")
-        return _read(Answer, response)
-
-    def _training(self, name: str) -> str:
-        return f"{self._state}/trainings/{quote(name, safe='')}"
+            raise PermanentError(f"the preview is refused: {said_in(response.content)}", code="preview_refused")
+        return read(Answer, response)
 
     async def _ask(
         self,
+        client: HttpClient,
         method: str,
-        url: str,
-        body: Any = None,
+        path: str,
         *,
+        body: Mapping[str, JsonValue] | None = None,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float = _SECONDS,
+        seconds: float = SECONDS,
     ) -> httpx.Response:
-        try:
-            async with asyncio.timeout(seconds):
-                response = await self._http.request(
-                    method, url, params=query, json=body, headers=headers, timeout=seconds
-                )
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise ServiceDown(f"{url} does not answer ({type(error).__name__})") from error
+        response = await client.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
         if len(response.content) > _BODY_LIMIT:
-            raise ServiceFailed(f"{url} sent more than {_BODY_LIMIT} bytes")
+            raise ServiceFailed(f"{response.url} sent more than {_BODY_LIMIT} bytes")
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise ServiceDown(f"{url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of that service")
+            raise ServiceDown(
+                f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of that service"
+            )
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _unexpected(response)
+            raise unexpected(response)
         return response
+
+
+def _training(name: str) -> str:
+    return f"/v1/trainings/{quoted(name)}"
 
 
 def _accept(response: httpx.Response) -> None:
     if not response.is_success:
         raise StateRefused(f"services.state answered {response.status_code}: {said_in(response.content)}")
-
-
-def _read(kind: type[M], response: httpx.Response) -> M:
-    if not response.is_success:
-        raise _unexpected(response)
-    try:
-        return kind.model_validate_json(response.content)
-    except ValidationError as error:
-        raise _another_version(response) from error
-
-
-def _another_version(response: httpx.Response) -> ServiceFailed:
-    return ServiceFailed(f"{response.url} answers like another version of modelswap")
-
-
-def _unexpected(response: httpx.Response) -> ServiceFailed:
-    return ServiceFailed(f"{response.url} answered {response.status_code}: {said_in(response.content)}")
 
 
 def _shortened(reason: str) -> str:

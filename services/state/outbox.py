@@ -178,7 +178,7 @@ class Relay:
                 number=number,
                 error=refused.code,
                 detail=str(refused),
-                hint="deploy/runbook.md: Events that can not be published",
+                hint="deploy/runbook.md: Events that cannot be published",
             )
         telemetry.unpublishable.set(done.set_aside)
 

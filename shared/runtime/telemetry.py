@@ -37,9 +37,9 @@ swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
 #: Alert on it: subscribers do not hear of what is committed.
-delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events can not be published.")
+delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events cannot be published.")
 #: Alert on it: subscribers do not hear of these until somebody repairs them.
-unpublishable: Final = Gauge("modelswap_outbox_set_aside", "Events that can not be published as they are.")
+unpublishable: Final = Gauge("modelswap_outbox_set_aside", "Events that cannot be published as they are.")
 overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings whose end should have been heard of.")
 #: Alert on the recovered: webhooks do not arrive.
 reconciled: Final = Counter(

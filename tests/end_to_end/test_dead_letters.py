@@ -56,7 +56,7 @@ async def test_what_is_dropped_can_be_exported_and_restored_and_stands_in_the_au
     restored = await shell.json("dead-letters", "restore", "--training", training, "--reason", "it was real")
     audit = await shell.json("audit", "--target", f"letter {number}")
 
-    assert dropped == "1 letter is dropped; it stands in the audit\n"
+    assert dropped == "1 dead letter is dropped; it is in the audit\n"
     assert [json.loads(each)["number"] for each in exported.splitlines()] == [line["number"]]
     assert restored == {"letters": 1, "unchanged": {}}
     assert [(each["actor"], each["action"], each["reason"]) for each in audit] == [
@@ -96,7 +96,7 @@ async def test_without_a_limit_everything_is_exported(settings, training):
         ("dead-letters list --since yesterday", "'yesterday' is no time"),
         ("dead-letters drop --reason x", "say which"),
         ("dead-letters drop 999999 --reason x", "there is no letter 999999"),
-        ("dead-letters drop 999999 --reason \udcff", "this is no text in UTF-8"),
+        ("dead-letters drop 999999 --reason \udcff", "not text in UTF-8"),
     ],
 )
 async def test_what_can_not_be_is_said_in_one_line(settings, typed, problem):
@@ -131,4 +131,4 @@ async def test_the_doctor_calls_nothing_well_that_only_ops_could_tell(settings):
     findings = json.loads(found_all)
 
     said = {each["check"]: each["status"] for each in findings}
-    assert (said["dead letters"], said["public door"]) == ("warning", "warning")
+    assert (said["dead letters"], said["webhooks"]) == ("warning", "warning")

@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
+from services.cli.local.check import OK, WARNING, WRONG, Finding
 from services.cli.local.doctor import examine
-from services.cli.local.finding import OK, WARNING, WRONG, Finding
 from services.state.migrate import MIGRATIONS
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.runtime.broker import declare

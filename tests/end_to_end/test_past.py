@@ -50,7 +50,7 @@ async def test_what_failed_is_tried_with_todays_parser_and_looked_at_again_for_a
     simulator.world._asked[maker.makes] = 10_000
     asked = await shell.json("trainings", "re-extract", "--since", "1h", "--reason", "it was late", "--yes")
     after = await stack.until_stage(late, "active")
-    audit = (await stack.ops.get("/v1/audit", params={"action": "training.look_again"})).json()["items"]
+    audit = (await stack.ops.get("/v1/audit", params={"action": "training.retry_extraction"})).json()["items"]
 
     assert {name: each["today"] for name, each in tried.items()} == {late: "now found", none: "still fails"}
     assert tried[late]["model_today"] == after["reference"] == f"acme/{user}-late:{maker.makes}"
@@ -70,7 +70,7 @@ async def test_the_status_says_whether_webhooks_arrive(shell: Shell):
     shown = await shell.json("reconcile", "status")
     code, said, _ = await shell.run("reconcile", "status")
 
-    assert (shown["door_seems_broken"], code) == (False, 0)
+    assert (shown["webhooks_seem_lost"], code) == (False, 0)
     assert "recovered" in said
 
 

@@ -74,7 +74,7 @@ async def test_fifty_trainings_of_which_no_webhook_arrives_all_end_right_though_
     assert max(gets.values(), default=0) <= 3
     assert not simulator.attempts
     assert shown["recovered"]["last_hour"] == TRAININGS
-    assert shown["door_seems_broken"] is True
+    assert shown["webhooks_seem_lost"] is True
     assert warned != []
 
 

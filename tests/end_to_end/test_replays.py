@@ -491,7 +491,7 @@ async def test_what_needs_no_reason_needs_no_body(stack: Stack):
 async def test_a_look_that_state_refuses_is_refused_with_its_reason(stack: Stack):
     unknown = f"t-{uuid4().hex[:8]}"
 
-    answer = await stack.ops.post(f"/v1/trainings/{unknown}/look-again", json={"reason": "of a test"})
+    answer = await stack.ops.post(f"/v1/trainings/{unknown}/retry-extraction", json={"reason": "of a test"})
     (noted,) = (await ask(stack, "/audit", target=f"training {unknown}"))["items"]
 
     assert (answer.status_code, answer.json()["title"]) == (409, "look-refused")

@@ -118,7 +118,7 @@ def test_a_webhook_that_nothing_can_sign_is_not_sent(capsys):
         ("trainings list", "does not answer"),
         ("trainings watch t1", "does not answer"),
         ("models current ann", "does not answer"),
-        ("trigger training.started --training t1 --url http://127.0.0.1:1", "nobody answers"),
+        ("trigger training.started --training t1 --url http://127.0.0.1:1", "nothing answers"),
     ],
 )
 def test_when_nobody_answers_one_line_says_so_and_one_says_what_to_do(typed, seen, monkeypatch, capsys):
@@ -219,19 +219,19 @@ def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(mo
     findings = {each["check"]: (each["status"], each["then"]) for each in json.loads(capsys.readouterr().out)}
     assert {check: found for check, found in findings.items() if not check.startswith("settings")} == {
         "broker": ("wrong", "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
-        "topology": ("warning", "put the broker right first"),
+        "topology": ("warning", "fix the broker first"),
         "database": ("wrong", "start Postgres, or correct MODELSWAP_DATABASE_URL"),
-        "migrations": ("warning", "put the database right first"),
+        "migrations": ("warning", "fix the database first"),
         **{
             name: ("warning", f"start it: modelswap serve {name}") for name in ("receiver", "extractor", "state", "ops")
         },
-        "queues": ("warning", "put the broker right first"),
-        "outbox": ("warning", "put the database right first"),
+        "queues": ("warning", "fix the broker first"),
+        "outbox": ("warning", "fix the database first"),
         "dead letters": ("warning", "modelswap serve ops"),
         "replicate": ("wrong", "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it"),
         "public address": ("warning", "from this machine it may be out of reach: try it from another, such as a phone"),
-        "public door": ("warning", "modelswap serve ops"),
-        "webhook secret": ("warning", "put Replicate right first"),
+        "webhooks": ("warning", "modelswap serve ops"),
+        "webhook secret": ("warning", "fix Replicate first"),
     }
 
 

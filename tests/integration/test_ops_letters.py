@@ -15,9 +15,8 @@ import httpx
 import pytest
 
 from services.cli.client import Operators
-from services.cli.operators.letters import change_if_told
+from services.cli.operators.dead_letters import change_if_confirmed
 from services.cli.problem import Problem
-from services.ops.client import ServiceFailed
 from services.ops.letters.housekeeping import Owners, purge_some
 from services.ops.letters.store import Store
 from services.ops.letters.views import DROP, AuditFilter, Filter, LetterStatus
@@ -27,9 +26,10 @@ from shared.contract.envelope import REPLAY_HEADER
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
+from shared.runtime.client import ServiceFailed
 from shared.runtime.postgres import connect_pool
 from tests.databases import refuse
-from tests.ops import NOON, READER, archived, opened_letters, operators_api
+from tests.ops import NOON, OPERATOR, READER, archived, opened_letters, operators_api
 from tests.ops import dead as dead_letter
 from tests.state import connected
 
@@ -466,18 +466,19 @@ class Terminal(io.StringIO):
 @pytest.fixture
 async def operators(store: Store) -> AsyncIterator[Operators]:
     """What commands ask the operators' API with."""
-    async with Operators("http://ops", "unused") as api, operators_api(store) as client:
-        await api._http.aclose()
-        client.base_url = httpx.URL("http://ops")
-        api._http = client
+    async with operators_api(store) as client, Operators("http://ops", OPERATOR, transport=client._transport) as api:
         yield api
 
 
 @pytest.mark.parametrize(
     ("stdin", "why", "then"),
     [
-        (io.StringIO(), "nobody is there to be asked: 3 letters would be dropped", "the same command with --yes"),
-        (Terminal("n\n"), "nothing was changed", "modelswap dead-letters list, for which they are"),
+        (
+            io.StringIO(),
+            "there is no terminal to ask at: 3 dead letters would be dropped",
+            "the same command with --yes",
+        ),
+        (Terminal("n\n"), "nothing was changed", "modelswap dead-letters list, to see which they are"),
     ],
     ids=["nobody", "no"],
 )
@@ -486,7 +487,7 @@ async def test_more_than_one_letter_is_dropped_only_by_a_yes(store, operators, m
     monkeypatch.setattr(sys, "stdin", stdin)
 
     with pytest.raises(Problem, match=why) as refused:
-        await change_if_told(operators, "drop", {"letters": [1, 2, 3]}, reason="known", yes=False)
+        await change_if_confirmed(operators, "drop", {"letters": [1, 2, 3]}, reason="known", yes=False)
 
     assert refused.value.then == then
     assert [letter.status for letter in await letters(store)] == ["open"] * 3
@@ -501,10 +502,10 @@ async def test_what_was_dropped_is_what_is_said(store, operators, monkeypatch, c
     await archived(store, *(dead(f"t{n}") for n in range(2)))
     monkeypatch.setattr(sys, "stdin", stdin)
 
-    changed = await change_if_told(operators, "drop", {"letters": numbers}, reason="known", yes=yes)
+    changed = await change_if_confirmed(operators, "drop", {"letters": numbers}, reason="known", yes=yes)
 
     assert (changed.letters, changed.unchanged) == (len(numbers), {})
-    assert ("2 letters would be dropped" in capsys.readouterr().err) == isinstance(stdin, Terminal)
+    assert ("2 dead letters would be dropped" in capsys.readouterr().err) == isinstance(stdin, Terminal)
 
 
 @pytest.mark.parametrize(

@@ -506,6 +506,6 @@ async def test_reconciliation_shows_recovered_and_last_round(scene: Scene):
 
     shown = await shown_by(scene.store)
 
-    assert (shown.recovered, shown.door_seems_broken) == (RecoveryCounts(last_hour=1, last_day=1), False)
+    assert (shown.recovered, shown.webhooks_seem_lost) == (RecoveryCounts(last_hour=1, last_day=1), False)
     assert (shown.last_round.overdue, shown.last_round.calls_left, shown.calls_per_minute) == (1, 59, 60)
     assert [(each.training_id, each.outcome) for each in shown.trainings] == [("t1", RecoveryOutcome.RECOVERED)]

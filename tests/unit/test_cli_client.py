@@ -1,7 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import httpx
 import pytest
 
 from services.cli import client
@@ -53,7 +52,7 @@ async def test_an_empty_id_is_named_before_anybody_is_asked():
 
 
 async def test_a_hung_server_is_named_after_a_deadline(monkeypatch):
-    monkeypatch.setattr(client, "_TIMEOUT", httpx.Timeout(10, read=0.2))
+    monkeypatch.setattr(Operators, "_read_seconds", 0.2)
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65_536)
@@ -65,7 +64,7 @@ async def test_a_hung_server_is_named_after_a_deadline(monkeypatch):
         port = server.sockets[0].getsockname()[1]
         async with Operators(f"http://127.0.0.1:{port}", "token") as api:
             with pytest.raises(NotNow, match="did not answer in time: it hangs") as caught:
-                await api.list_dead_letters({}, limit=1)
+                await api.list_replays(limit=1)
         server.close()
 
     assert caught.value.then == "modelswap doctor"

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from services.cli.local.demo import Readings, promises
+from services.cli.local.promises import Readings, promises
 from services.state.transitions import Stage
 from services.state.views import FailureView, ModelView, TrainingView
 from shared.contract.identity import ModelName, ModelRef

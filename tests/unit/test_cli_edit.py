@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from services.cli.client import Operators
 from services.cli.main import app
-from services.cli.operators.replays import edit_by_hand
+from services.cli.operators.edit import edit_by_hand
 from services.cli.problem import Problem
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).isoformat()
@@ -99,9 +99,7 @@ async def asking(status: int = 202, answer: Any = REPLAY) -> AsyncIterator[tuple
         sent.append(json.loads(request.content)["body"])
         return httpx.Response(status, json=answer)
 
-    async with Operators("http://ops", "a-token") as api:
-        await api._http.aclose()
-        api._http = httpx.AsyncClient(base_url="http://ops", transport=httpx.MockTransport(handle))
+    async with Operators("http://ops", "a-token", transport=httpx.MockTransport(handle)) as api:
         yield api, sent
 
 
@@ -125,7 +123,7 @@ async def test_without_an_editor_it_is_said_how_to_give_the_body(monkeypatch, tm
     monkeypatch.setenv("EDITOR", "no-such-editor")
 
     async with asking() as (api, _):
-        with pytest.raises(Problem, match="'no-such-editor' can not be run") as refused:
+        with pytest.raises(Problem, match="'no-such-editor' cannot be run") as refused:
             await edit_by_hand(api, 17, reason="it was cut off")
 
     assert "dead-letters edit 17 --reason 'it was cut off' --body FILE, or - to read it" in refused.value.then
@@ -135,15 +133,15 @@ async def test_without_an_editor_it_is_said_how_to_give_the_body(monkeypatch, tm
 @pytest.mark.parametrize(
     ("typed", "status", "what"),
     [
-        ('{"output": whole}', 202, "this is no JSON"),
-        ('{"training_id": "t2"}', 422, "can not be edited"),
-        ('{"output": "whole"}', 503, "can not answer now"),
+        ('{"output": whole}', 202, "this is not JSON"),
+        ('{"training_id": "t2"}', 422, "cannot be edited"),
+        ('{"output": "whole"}', 503, "cannot answer now"),
     ],
 )
 async def test_what_was_edited_is_kept_when_it_does_not_go(monkeypatch, tmp_path, typed, status, what):
     writes(monkeypatch, typed)
 
-    async with asking(status, {"detail": "training_id: can not be edited"}) as (api, _):
+    async with asking(status, {"detail": "training_id: cannot be edited"}) as (api, _):
         with pytest.raises(Problem, match=f"{what}.* is kept") as refused:
             await edit_by_hand(api, 17, reason="it was cut off")
 
@@ -153,7 +151,7 @@ async def test_what_was_edited_is_kept_when_it_does_not_go(monkeypatch, tmp_path
     assert (str(file), file.read_text()) == (kept[1], typed)
 
 
-@pytest.mark.parametrize(("editor", "why"), [("true", "nothing was edited"), ("false", "did not end well")])
+@pytest.mark.parametrize(("editor", "why"), [("true", "nothing was edited"), ("false", "failed, so nothing")])
 async def test_whoever_changes_their_mind_replays_nothing(monkeypatch, tmp_path, editor, why):
     monkeypatch.setenv("EDITOR", editor)
 
@@ -165,7 +163,7 @@ async def test_whoever_changes_their_mind_replays_nothing(monkeypatch, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("body", "typed", "said"), [("-", "{whole}", "this is no JSON"), ("no.json", "", "No such file")]
+    ("body", "typed", "said"), [("-", "{whole}", "this is not JSON"), ("no.json", "", "No such file")]
 )
 def test_a_body_is_read_from_a_file_or_from_standard_input(body, typed, said):
     settings = {"MODELSWAP_OPS_URL": "http://127.0.0.1:1", "MODELSWAP_OPS_TOKENS": "a-token-of-an-operator"}

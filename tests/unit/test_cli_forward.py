@@ -86,7 +86,7 @@ async def test_what_may_help_is_tried_again_and_each_attempt_is_a_line(status):
     assert len(lines) == 3
     assert all(line.startswith(f"model.activated.v1 1, attempt {n} of 3: ") for n, line in enumerate(lines, start=1))
     assert [line.endswith("; again in 0 s") for line in lines] == [True, True, False]
-    assert lines[-1].endswith("204, taken")
+    assert lines[-1].endswith("204, delivered")
 
 
 @pytest.mark.parametrize("status", [302, 307, 400, 401, 404, 410, 422])
@@ -96,7 +96,7 @@ async def test_what_can_not_help_is_reported_and_not_tried_again(status):
     (line,) = await passed_on(target, heard("1"))
 
     assert f"{status} its reason" in line
-    assert line.endswith("; not tried again")
+    assert line.endswith("; not retried")
     assert target.names == ["1"]
 
 
@@ -124,7 +124,7 @@ async def test_no_more_wait_than_there_is_room_for():
     lines = await passed_on(target, heard("1"), heard("2"), heard("3"), waiting_most=2)
 
     assert target.names == ["1", "2"]
-    assert lines[0] == "model.activated.v1 3: not passed on, because 2 events wait already"
+    assert lines[0] == "model.activated.v1 3: not forwarded, because 2 events wait already"
 
 
 async def test_what_still_waits_at_the_end_is_said():
@@ -134,4 +134,4 @@ async def test_what_still_waits_at_the_end_is_said():
         forwarder.add(heard("1"))
         forwarder.add(heard("2"))
 
-    assert lines == ["not passed on: 2 events that waited"]
+    assert lines == ["not forwarded: 2 waiting events"]

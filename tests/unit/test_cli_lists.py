@@ -22,10 +22,11 @@ from services.cli.backtest.outputs import print_judged
 from services.cli.backtest.verdicts import Group, Judged, Past, Verdict
 from services.cli.choices import Format
 from services.cli.local import config
-from services.cli.operators.letters import print_letter
+from services.cli.operators.dead_letters import print_letter
 from services.cli.operators.replay_text import print_replay
-from services.cli.product import trainings
-from services.cli.product.trainings import print_model, print_training
+from services.cli.product import models
+from services.cli.product.models import print_model
+from services.cli.product.trainings import print_training
 from services.cli.table import Column, fit, print_facts, print_list, print_table
 from services.ops.letters.views import AuditView, GroupView, LetterLine, LetterStatus, LetterView
 from services.ops.reconcile.views import RecoveryView
@@ -98,7 +99,7 @@ AUDIT = AuditView(
     number=1,
     at=NOW,
     actor="olga",
-    action="training.look_again",
+    action="training.retry_extraction",
     target=f"training {TRAINING}",
     reason=TEXT,
     outcome="1 is looked at again",
@@ -206,7 +207,7 @@ OVERDUE = RecoveryView(
     settled_at=None,
 )
 JUDGED = Judged(
-    Past(TRAINING, USER, None, None, None, None, EARLIER, letter=104_217), Verdict.DIFFERENT, MODEL, "version", TEXT
+    Past(training_id=TRAINING, user_id=USER, model=EARLIER, letter=104_217), Verdict.DIFFERENT, MODEL, "version", TEXT
 )
 SETTING = config.Entry(
     "MODELSWAP_REPLICATE_VERIFICATION_PATIENCE_SECONDS",
@@ -218,20 +219,20 @@ SETTING = config.Entry(
 #: Of each list an item, and the columns that a next command, or the question, needs whole.
 LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.product.trainings.TRAININGS": (ACTIVE, {"training"}),
-    "services.cli.product.trainings.HISTORY": (SWAP, {"generation", "model"}),
-    "services.cli.operators.letters.LETTERS": (LETTER, {"letter"}),
-    "services.cli.operators.letters.GROUPS": (GROUP, {"group"}),
-    "services.cli.operators.letters.AUDIT": (AUDIT, {"what", "of"}),
+    "services.cli.product.models.HISTORY": (SWAP, {"generation", "model"}),
+    "services.cli.operators.dead_letters.LETTERS": (LETTER, {"dead letter"}),
+    "services.cli.operators.dead_letters.GROUPS": (GROUP, {"group"}),
+    "services.cli.operators.dead_letters.AUDIT": (AUDIT, {"what", "of"}),
     "services.cli.operators.replay_text.REPLAYS": (REPLAYED, {"replay"}),
-    "services.cli.operators.replay_text.LETTERS": (OF_REPLAY, {"letter"}),
+    "services.cli.operators.replay_text.LETTERS": (OF_REPLAY, {"dead letter"}),
     "services.cli.operators.reconcile.TRAININGS": (OVERDUE, {"training"}),
     "services.cli.backtest.outputs.TRAININGS": (JUDGED, {"training"}),
-    "services.cli.backtest.outputs.LETTERS": (JUDGED, {"letter", "training"}),
+    "services.cli.backtest.outputs.LETTERS": (JUDGED, {"dead letter", "training"}),
     "services.cli.backtest.outputs.GROUPS": (
         Group(Verdict.FAILS, "destination_mismatch", 22, TRAINING),
         {"today", "such as"},
     ),
-    "services.cli.backtest.outputs.LOOKED_AGAIN": ((TRAINING, TEXT), {"training"}),
+    "services.cli.backtest.outputs.RETRIED": ((TRAINING, TEXT), {"training"}),
     "services.cli.local.servers.MIGRATIONS": (("state.0010_a_migration", NOW), {"migration", "applied"}),
     "services.cli.local.servers.DIFFERENCES": (f"queue modelswap.extractor.retry.1: {TEXT}", {"what"}),
     "services.cli.local.config.SETTINGS": (SETTING, {"setting"}),
@@ -240,10 +241,10 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
 
 #: How many rows of a narrow terminal a line takes whose ids alone are wider than one.
 ROWS = {
-    ("services.cli.product.trainings.HISTORY", 40): 3,
-    ("services.cli.product.trainings.HISTORY", 80): 2,
-    ("services.cli.operators.letters.AUDIT", 40): 2,
-    ("services.cli.backtest.outputs.LOOKED_AGAIN", 40): 2,
+    ("services.cli.product.models.HISTORY", 40): 3,
+    ("services.cli.product.models.HISTORY", 80): 2,
+    ("services.cli.operators.dead_letters.AUDIT", 40): 2,
+    ("services.cli.backtest.outputs.RETRIED", 40): 2,
     ("services.cli.local.servers.MIGRATIONS", 40): 2,
     ("services.cli.local.servers.DIFFERENCES", 40): 2,
     ("services.cli.local.config.SETTINGS", 40): 2,
@@ -382,7 +383,7 @@ def test_what_strangers_wrote_can_not_steer_a_terminal(capsys):
 
 
 def test_a_list_says_when_there_may_be_more(capsys):
-    print_list([SWAP, SWAP], trainings.HISTORY, Format.TABLE, empty="", limit=2)
+    print_list([SWAP, SWAP], models.HISTORY, Format.TABLE, empty="", limit=2)
 
     assert capsys.readouterr().err == "2 are shown; for more, --limit\n"
 

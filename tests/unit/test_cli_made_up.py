@@ -8,7 +8,7 @@ from random import Random
 
 from services.cli.choices import Trigger
 from services.cli.events.made_up import Story, envelope
-from services.cli.events.order import Order
+from services.cli.events.request import TriggerRequest
 from shared.contract.envelope import CONTENT_TYPE, TRIGGER_HEADER, decode
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, ModelActivated, ModelWithdrawn
 from shared.contract.identity import ModelName
@@ -25,8 +25,8 @@ STORY = Story(
 )
 
 
-def order(*, times: int, dice: Random | None) -> Order:
-    return Order(
+def order(*, times: int, random: Random | None) -> TriggerRequest:
+    return TriggerRequest(
         triggers=PUBLIC,
         user_id="ann",
         training_id=None,
@@ -37,7 +37,7 @@ def order(*, times: int, dice: Random | None) -> Order:
         error="",
         generation=1,
         times=times,
-        dice=dice,
+        random=random,
     )
 
 
@@ -77,7 +77,7 @@ def test_a_model_is_ready_and_then_activated_by_the_same_training():
 def test_a_seed_shuffles_the_same_way_and_loses_nothing():
     things = list(range(10))
 
-    one, same = (order(times=2, dice=Random(1)).arranged(things) for _ in range(2))
+    one, same = (order(times=2, random=Random(1)).arranged(things) for _ in range(2))
 
-    assert one == same != order(times=2, dice=None).arranged(things)
+    assert one == same != order(times=2, random=None).arranged(things)
     assert Counter(one) == Counter(things * 2)

@@ -7,12 +7,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from services.cli.operators.selection import OPTIONS, selects_letters
+from services.cli.options import LETTER_FILTERS, selects_letters
 from services.ops.letters.views import Filter
 
 
 def test_there_is_an_option_for_each_field_of_the_apis_filter():
-    assert set(OPTIONS) == set(Filter.model_fields)
+    assert set(LETTER_FILTERS) == set(Filter.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def told() -> set[str]:
 @pytest.mark.parametrize("typed", sorted(told()))
 def test_what_people_are_told_to_type_can_be_typed(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mended.json").write_text("{}")
+    (tmp_path / "fixed.json").write_text("{}")
     words = list(takewhile(lambda word: word not in ("|", ">", "<"), shlex.split(typed, comments=True)))[1:]
     path = next(tuple(words[:length]) for length in range(len(words), -1, -1) if tuple(words[:length]) in TREE)
 

@@ -15,7 +15,15 @@ OTHER = ModelRef("acme", "ann", "b" * 64)
 
 
 def past(output: Any, model: ModelRef | None = None, *, name: str = "t1") -> Past:
-    return Past(name, "ann", output, ModelName("acme", "ann"), "ostris/trainer", "c" * 64, model)
+    return Past(
+        training_id=name,
+        user_id="ann",
+        output=output,
+        destination=ModelName("acme", "ann"),
+        trainer="ostris/trainer",
+        trainer_version="c" * 64,
+        model=model,
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from services.cli.choices import Format
-from services.cli.local.client import Health
+from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, how_to_ask_ops
 from services.cli.local.doctor import print_findings
-from services.cli.local.finding import OK, SET, WARNING, WRONG, Finding, how_to_ask_ops
+from services.cli.local.health import Health
 from services.cli.local.running import _process
 from services.cli.problem import NoAnswer, NotNow, Problem
 
@@ -36,7 +36,7 @@ def test_what_may_be_lost_and_is_away_is_a_warning_of_a_process_that_is_ready():
     ("problem", "then"),
     [
         (NoAnswer("nothing listens", then=""), "modelswap serve ops"),
-        (NotNow("it hangs", then="modelswap doctor"), "see what the process ops says above, and its log"),
+        (NotNow("it hangs", then="modelswap doctor"), "read the log of ops"),
         (Problem("another token", then="modelswap config show"), "modelswap config show"),
     ],
 )

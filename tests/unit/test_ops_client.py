@@ -11,12 +11,13 @@ from uuid import UUID
 import httpx
 import pytest
 
-from services.ops.client import ServiceDown, Services
+from services.ops.client import Services
 from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.records import Revert
 from services.state.requests import RollBack, Withdraw
 from shared.contract.preview import Message
 from shared.runtime.aside import SetAside
+from shared.runtime.client import ServiceDown
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
 
 REVERT = Revert(UUID(int=1), "user-1", 7, "acme/ann:" + "a" * 64, "they are blurred", "olga")
@@ -24,8 +25,14 @@ TOKEN = read_token("service/ops:a-token")
 MESSAGE = Message.model_construct(None, headers={}, content_type=None, body=b"{}")
 
 
-def opened(state_url: str, token: Token = TOKEN) -> Services:
-    return Services(state_url=state_url, extractor_url="http://extractor", token=token, unreadable=SetAside("test"))
+def opened(state_url: str, token: Token = TOKEN, transport: httpx.AsyncBaseTransport | None = None) -> Services:
+    return Services(
+        state_url=state_url,
+        extractor_url="http://extractor",
+        token=token,
+        unreadable=SetAside("test"),
+        transport=transport,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -39,9 +46,7 @@ async def answering(
         asked.append(request)
         return httpx.Response(status, json=answer)
 
-    async with opened("http://state", token) as client:
-        await client._http.aclose()
-        client._http = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+    async with opened("http://state", token, httpx.MockTransport(handle)) as client:
         yield client, asked
 
 
@@ -50,7 +55,7 @@ QUESTIONS: dict[str, Callable[[Services], Awaitable[Any]]] = {
     "unfinished": lambda services: anext(services.unfinished()),
     "knows": lambda services: services.knows("t1"),
     "user_of": lambda services: services.user_of("t1"),
-    "look_again": lambda services: services.retry_extraction("t1"),
+    "retry_extraction": lambda services: services.retry_extraction("t1"),
     "never_started": lambda services: services.never_started(UUID(int=1), "nobody heard of it"),
     "preview_extractor": lambda services: services.preview_extractor(MESSAGE),
     "preview_state": lambda services: services.preview_state(MESSAGE),

@@ -81,11 +81,11 @@ def test_replay_shows_what_services_wait_for(capsys):
     ("verb", "record", "said"),
     [
         ("undo", replay({Outcome.SWAPPED: 3, Outcome.MOVED: 4}), "has set 3 models"),
-        ("cancel", replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "8 letters of replay 00000000 did not go"),
+        ("cancel", replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "8 dead letters of replay 00000000 were not sent"),
         (
             "cancel",
             replay({Outcome.SENT: 2}).model_copy(update={"status": Status.CANCELED}),
-            "2 letters of replay 00000000 went",
+            "2 dead letters of replay 00000000 were sent",
         ),
     ],
 )

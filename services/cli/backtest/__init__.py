@@ -1,1 +1,1 @@
-"""What today's parser would make of the past."""
+"""Backtests: this machine's parser on past outputs."""

@@ -1,4 +1,4 @@
-"""What would today's parser make of a past output, and what would that change? Pure."""
+"""Compare the model that today's parser finds in a past output with the training's model. Pure."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from shared.contract.identity import ModelName, ModelRef
 
 
 class Verdict(StrEnum):
-    """What today's parser says beside what was known."""
+    """The parser's result today, compared with the training's model."""
 
     FOUND = "now found"  #: There was no model; now there would be one.
     FAILS = "still fails"  #: There was no model, and there is none.
-    SAME = "same"  #: The model that it has.
-    DIFFERENT = "different"  #: Another model than the one it has.
-    LOST = "now fails"  #: It has a model that would not be found today.
-    ASKS = "asks Replicate"  #: The output says a part of the version; Replicate's list has the rest.
+    SAME = "same"  #: The training's own model.
+    DIFFERENT = "different"  #: Another model than the training's.
+    LOST = "now fails"  #: The training has a model that would not be found today.
+    ASKS = "asks Replicate"  #: The output has only a part of the version; Replicate's list of versions has the rest.
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What came out of a training once."""
+    """The output of a training, and the model it has."""
 
     training_id: str
     user_id: str | None
-    output: JsonValue
-    destination: ModelName | None
-    trainer: str | None
-    trainer_version: str | None
-    #: The model it has, if one was proven.
+    output: JsonValue = None
+    destination: ModelName | None = None
+    trainer: str | None = None
+    trainer_version: str | None = None
+    #: Its model, if one was verified.
     model: ModelRef | None = None
-    #: The number of the dead letter that has the output; None: state has it.
+    #: The number of the dead letter that holds the output; None: state holds it.
     letter: int | None = None
 
     @property
     def name(self) -> str:
-        """What a next command needs: the letter's number, or the training's id."""
+        """The id for a next command: the dead letter's number, or the training's id."""
         return self.training_id if self.letter is None else str(self.letter)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What today's parser makes of it."""
+    """The parser's result today."""
 
     past: Past
     verdict: Verdict
     model: ModelRef | None
-    #: Which shape of output named the model, or why none was found.
+    #: The shape of output that names the model, or the error.
     code: str
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Those of which the same is to be said."""
+    """Results with the same verdict and code."""
 
     verdict: Verdict
     code: str
@@ -67,7 +67,7 @@ class Group:
 
 
 def judge(past: Past) -> Judged:
-    """Read the output of *past* with today's parser. Whether the model works is not asked."""
+    """Run the parser on the output of *past*; does not check whether the model works."""
     try:
         found = find_model(
             past.output, destination=past.destination, trainer=past.trainer, trainer_version=past.trainer_version
@@ -87,7 +87,7 @@ def _compared(today: ModelRef, then: ModelRef | None) -> Verdict:
 
 
 def grouped(judged: Iterable[Judged]) -> list[Group]:
-    """How many of each kind, the most frequent first."""
+    """Count the results by verdict and code, the most frequent first."""
     groups: dict[tuple[Verdict, str], list[str]] = {}
     for each in judged:
         groups.setdefault((each.verdict, each.code), []).append(each.past.name)

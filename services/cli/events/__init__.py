@@ -1,1 +1,1 @@
-"""What goes over the wire: webhooks to send, events to hear, logs and outputs to read."""
+"""Webhooks and events: sent and received; the filters for outputs and logs."""

@@ -1,4 +1,4 @@
-"""Which commands send webhooks, hear events, and read outputs and logs?"""
+"""Commands that send webhooks, publish and show events, and parse outputs and logs."""
 
 # ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
 
@@ -14,87 +14,74 @@ from services.cli.options import Output, run_async, run_until_stopped
 
 def listen(
     types: Annotated[
-        list[str] | None,
-        typer.Option(help="Only these events, e.g. model.activated; may be given several times.", show_default=False),
+        list[str] | None, typer.Option(help="Only these events, e.g. model.activated; may be given several times.")
     ] = None,
-    forward_to: Annotated[
-        str | None, typer.Option(metavar="URL", help="Post each event there, signed.", show_default=False)
-    ] = None,
+    forward_to: Annotated[str | None, typer.Option(metavar="URL", help="Post each event there, signed.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """
     Show public events as they are published.
 
-    With --forward-to, each is posted as well: a CloudEvent in binary mode, signed as Standard Webhooks do (webhook-id,
-    webhook-timestamp, webhook-signature). The secret is MODELSWAP_LISTEN_SECRET; without that a new one, which is
-    shown at the start. The events of one training are posted in their order. No answer, 408, 425, 429 and 5xx are tried
-    again, 8 times within about a minute; no other answer is, and no redirect is followed. Each attempt is one line.
+    With --forward-to, each is also posted: a CloudEvent in binary mode, signed as Standard Webhooks define (webhook-id,
+    webhook-timestamp, webhook-signature). The secret is MODELSWAP_LISTEN_SECRET, or else a new one, shown at the start.
+    The events of one training are posted in order. No answer, 408, 425, 429 and 5xx are retried, 8 attempts within
+    about a minute; no other answer is, and redirects are not followed. Each attempt is one line.
     """
     from services.cli.events.listen import listen as run
 
     run_until_stopped(run(types or (), forward_to, output))
 
 
-def trigger(  # noqa: PLR0917 (typer gives them by name)
+def trigger(
+    *,
     events: Annotated[
-        list[Trigger],
-        typer.Argument(metavar="EVENT", help="One or several, in the order in which they happen.", show_default=False),
+        list[Trigger], typer.Argument(metavar="EVENT", help="One or several, in the order in which they happen.")
     ],
     training: Annotated[
-        str | None,
-        typer.Option(help="Replicate's id of the training. Default, with --user: a new one.", show_default=False),
+        str | None, typer.Option(help="Replicate's id of the training. Default, with --user: a new one.")
     ] = None,
-    user: Annotated[
-        str | None, typer.Option(help="Whose. A training that is not known is registered first.", show_default=False)
-    ] = None,
-    destination: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="The model that it trains.", show_default=False)
-    ] = None,
+    user: Annotated[str | None, typer.Option(help="The user. An unknown training is registered first.")] = None,
+    destination: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="The model that it trains.")] = None,
     version: Annotated[
-        str | None, typer.Option(metavar="HEX", help="The version that it made. Default: made up.", show_default=False)
+        str | None, typer.Option(metavar="HEX", help="The version that it made. Default: made up.")
     ] = None,
     training_output: Annotated[
-        str | None, typer.Option("--output", metavar="JSON", help="Its output, whatever its shape.", show_default=False)
+        str | None, typer.Option("--output", metavar="JSON", help="Its output, in any shape.")
     ] = None,
-    percent: Annotated[int, typer.Option(min=0, max=100, help="How far its log says it is.")] = 42,
+    percent: Annotated[int, typer.Option(min=0, max=100, help="Progress in its log.")] = 42,
     error: Annotated[str, typer.Option(help="Why it failed.")] = "CUDA out of memory",
     generation: Annotated[int, typer.Option(min=1, help="Of the first public event; later ones have higher ones.")] = 1,
-    times: Annotated[int, typer.Option(min=1, max=1000, help="Send each so often, with the same id.")] = 1,
-    *,
-    shuffle: Annotated[bool, typer.Option("--shuffle", help="Send all in an order by chance.")] = False,
-    seed: Annotated[
-        int | None, typer.Option(help="Shuffle in the same order as the last time with this seed.", show_default=False)
-    ] = None,
+    times: Annotated[int, typer.Option(min=1, max=1000, help="Send each this many times, with the same id.")] = 1,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Send all in random order.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Shuffle in the same order as the last time with this seed.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before public events are published.")] = False,
-    url: Annotated[
-        str | None, typer.Option(help="Where the receiver is. Default: MODELSWAP_RECEIVER_URL.", show_default=False)
-    ] = None,
+    url: Annotated[str | None, typer.Option(help="Address of the receiver. Default: MODELSWAP_RECEIVER_URL.")] = None,
 ) -> None:
     """
     Post webhooks as Replicate would, or publish public events.
 
     Webhooks are training.started, training.progressed, training.succeeded, training.failed and training.canceled. They
-    are signed with the first of MODELSWAP_WEBHOOK_SECRETS; without any, with what Replicate says that it signs with.
-    The product acts on them. The simulated Replicate, where that is configured, is told of the training and of its
-    version first, so that a success becomes the user's model. Any other Replicate must have the version already: say
-    which with --version or --output, and the --destination.
+    are signed with the first of MODELSWAP_WEBHOOK_SECRETS, or else with the secret that Replicate's API returns. The
+    product acts on them. If the simulated Replicate is configured, it is told of the training and its version first, so
+    that a success becomes the user's model. The real Replicate must have the version already: give it with --version or
+    --output, and the --destination.
 
     Example: modelswap trigger training.started training.succeeded --user ann
 
     Public events are model.ready, model.activated, model.withdrawn, model.superseded and extraction.failed. They are
-    published to the exchange modelswap.events, for the tests of subscribers. They are made up, and marked so by the
-    header ce-trigger: none of our processes acts on them, and no user's model changes. Subscribers do act on them, so
-    name a user that only tests have. Where the configured Replicate is not the simulated one, the command asks before
-    it publishes.
+    published to the exchange modelswap.events, for the tests of subscribers. They are made up, and marked by the header
+    ce-trigger: none of our processes acts on them, and no user's model changes. Subscribers do act on them, so use a
+    user that exists only in tests. Unless the configured Replicate is the simulated one, the command asks before it
+    publishes.
 
     Example: modelswap trigger model.activated model.withdrawn model.activated --user test-1 --times 3 --shuffle
     """
     from random import Random
 
-    from services.cli.events.order import Order
+    from services.cli.events.request import TriggerRequest
     from services.cli.problem import Problem
 
-    order = Order(
+    request = TriggerRequest(
         triggers=events,
         user_id=user,
         training_id=training,
@@ -105,24 +92,24 @@ def trigger(  # noqa: PLR0917 (typer gives them by name)
         error=error,
         generation=generation,
         times=times,
-        dice=Random(seed) if shuffle or seed is not None else None,  # noqa: S311 (an order, no secret)
+        random=Random(seed) if shuffle or seed is not None else None,  # noqa: S311 (an order, no secret)
     )
     webhooks = {event.is_webhook for event in events}
     if webhooks == {True}:
         from services.cli.events.trigger import trigger as post
 
-        print(run_async(post(order, url)))
+        print(run_async(post(request, url)))
     elif webhooks == {False}:
         from services.cli.events.publish import publish
 
-        print(run_async(publish(order, yes=yes)))
+        print(run_async(publish(request, yes=yes)))
     else:
-        raise Problem("webhooks and public events do not go together", then="one command for each")
+        raise Problem("webhooks and public events cannot be sent together", then="one command for each")
 
 
 def extract() -> None:
     """
-    Say which model each output names; a filter.
+    Print the model that each output names; a filter.
 
     Each line in: {"id", "training": {…}, "destination": "owner/name" or null}
 
@@ -136,7 +123,7 @@ def extract() -> None:
 
 def progress() -> None:
     """
-    Say how far each log is; a filter.
+    Print the progress that each log reports; a filter.
 
     Each line in: {"id", "logs": text, list or null, "input": {…}}
 

@@ -1,4 +1,4 @@
-"""How does an answer to one line become a filter? Edge: one line out for each line in, in order; nothing stops it."""
+"""Filters on standard input and output: one line out for each line in, in order; no bad line stops them. Edge."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _NOT_TEXT: Final = json.dumps({"id": None, "error": BadLine.code, "detail": "not
 
 
 def filter_lines(answer: Callable[[str], str]) -> None:
-    """Write what *answer* says of each line of standard input to standard output, until either ends."""
-    # Python has none where it was closed before we began.
+    """Write *answer* of each line of standard input to standard output, until either ends."""
+    # Python sets them to None if they were closed before it began.
     if sys.stdin is None or sys.stdout is None:
         return
     try:
         run_filter(answer, sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:
-        # Whoever read has had enough. What they did not take must not be tried again when Python ends.
+        # The reader has closed the pipe. Python must not flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_filter(answer: Callable[[str], str], source: Iterable[bytes], sink: BinaryIO) -> None:
-    """Write what *answer* says of each line of *source* to *sink*, at once: somebody may wait for it."""
+    """Write *answer* of each line of *source* to *sink*, and flush each: a reader may wait for it."""
     for line in source:
         try:
             # Some editors begin a file with a byte order mark.

@@ -1,9 +1,9 @@
 """
-Passes events on over HTTP: signed, in order for each training, and again after a growing delay where that may help.
+Forward events over HTTP: signed, in order for each training, and retried with a growing delay. Edge.
 
-    2xx                            taken
-    no answer, 408, 425, 429, 5xx  tried again, `DELAYS_SECONDS` apart; then given up
-    any other                      reported, and not tried again; a redirect is not followed
+    2xx                            delivered
+    no answer, 408, 425, 429, 5xx  retried, `DELAYS_SECONDS` apart; then given up
+    any other                      reported, and not retried; a redirect is not followed
 """
 
 from __future__ import annotations
@@ -16,26 +16,42 @@ from http import HTTPStatus
 from typing import Final, Protocol, Self
 
 from services.cli.events.subscription import Heard
+from shared.contract.answers import said_in
 from shared.replicate.signature import sign
+from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.clock import now
 
 #: Between the attempts at one event.
 DELAYS_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-#: While the target is down, so many events wait at most.
+#: At most this many events wait while the target is down.
 WAITING_MOST: Final = 1000
 _POSTS_AT_ONCE: Final = 16
-_MAY_HELP: Final = frozenset({408, 425, 429})
+_RETRIED: Final = frozenset({408, 425, 429})
 
 
 class Target(Protocol):
-    """What events are posted to."""
+    """Receives events."""
 
     async def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int | None, str]:
-        """The answer's status, and the reason where it is a refusal; None where there is no answer, and why."""
+        """Return the status of the response, with the reason of a refusal; or None and why there is no response."""
+
+
+class HttpTarget:
+    """The address of `--forward-to`."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+
+    async def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int | None, str]:
+        try:
+            response = await self._http.request("POST", content=body, headers=headers)
+        except Unanswered as error:
+            return None, error.why
+        return response.status_code, "" if response.is_success else said_in(response.content)
 
 
 class Forwarder:
-    """Posts events to a *target*, signed with *secret*; *tell* gets one line for each attempt."""
+    """Posts events to *target*, signed with *secret*; calls *tell* with one line for each attempt."""
 
     def __init__(
         self,
@@ -51,7 +67,7 @@ class Forwarder:
         self._tell = tell
         self._delays = delays_seconds
         self._waiting_most = waiting_most
-        #: Events that are not taken yet, by their training; the first of each is being posted.
+        #: Events that are not delivered yet, by training; the first of each is being posted.
         self._waiting: dict[str, deque[Heard]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
@@ -64,19 +80,19 @@ class Forwarder:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if left := self._count():
-            self._tell(f"not passed on: {left} events that waited")
+            self._tell(f"not forwarded: {left} waiting events")
 
     def add(self, heard: Heard) -> None:
-        """Pass *heard* on after what came before it of the same training."""
+        """Forward *heard* after the earlier events of the same training."""
         if self._count() >= self._waiting_most:
-            self._tell(f"{_name(heard)}: not passed on, because {self._waiting_most} events wait already")
+            self._tell(f"{_name(heard)}: not forwarded, because {self._waiting_most} events wait already")
             return
         training = _training(heard)
         if training in self._waiting:
             self._waiting[training].append(heard)
             return
         self._waiting[training] = deque([heard])
-        task = asyncio.create_task(self._pass_on(training))
+        task = asyncio.create_task(self._forward(training))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -88,7 +104,7 @@ class Forwarder:
     def _count(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    async def _pass_on(self, training: str) -> None:
+    async def _forward(self, training: str) -> None:
         waiting = self._waiting[training]
         while waiting:
             await self._try_all(waiting[0])
@@ -101,7 +117,7 @@ class Forwarder:
             async with self._turns:
                 status, reason = await self._target.post(heard.body, self._headers(heard))
             said = f"{_name(heard)}, attempt {number} of {attempts}: {_say(status, reason)}"
-            if not _may_help(status):
+            if not _is_retried(status):
                 self._tell(said)
                 return
             self._tell(f"{said}; {'given up' if delay is None else f'again in {delay:g} s'}")
@@ -120,9 +136,9 @@ class Forwarder:
         }
 
 
-def _may_help(status: int | None) -> bool:
-    """May the target answer otherwise another time?"""
-    return status is None or status in _MAY_HELP or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+def _is_retried(status: int | None) -> bool:
+    """Return whether a retry may succeed."""
+    return status is None or status in _RETRIED or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _say(status: int | None, reason: str) -> str:
@@ -130,10 +146,10 @@ def _say(status: int | None, reason: str) -> str:
         return f"no answer ({reason})"
     said = f"{status} {reason}".rstrip()
     if status < HTTPStatus.MULTIPLE_CHOICES:
-        return f"{said}, taken"
+        return f"{said}, delivered"
     if status < HTTPStatus.BAD_REQUEST:
-        return f"{said}, a redirect, which is not followed; not tried again"
-    return said if _may_help(status) else f"{said}; not tried again"
+        return f"{said}, a redirect, which is not followed; not retried"
+    return said if _is_retried(status) else f"{said}; not retried"
 
 
 def _name(heard: Heard) -> str:

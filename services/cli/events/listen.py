@@ -1,4 +1,4 @@
-"""What happens right now? Shows public events as they are published, and passes them on."""
+"""`modelswap listen`: show public events as they are published, and forward them. Edge."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Final
 from rich.text import Text
 
 from services.cli.choices import Format
-from services.cli.events.client import Target
-from services.cli.events.forward import Forwarder
+from services.cli.events.forward import Forwarder, HttpTarget
 from services.cli.events.subscription import Heard, public, subscribed
 from services.cli.output import console, print_json_line, printable, tell
 from services.cli.problem import Problem
 from shared.contract.envelope import TRIGGER_HEADER
 from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded, ModelWithdrawn
+from shared.runtime.client import HttpClient
 from shared.runtime.settings import ListenSettings
 
 _SECRET_BYTES: Final = 24
@@ -26,17 +26,17 @@ _MADE_UP: Final = TRIGGER_HEADER.removeprefix("ce-")
 
 
 async def listen(types: Sequence[str], forward_to: str | None, output: Format) -> None:
-    """Until somebody interrupts."""
+    """Show events until interrupted."""
     bindings = public(types)
     if forward_to is not None and not forward_to.startswith(("http://", "https://")):
-        raise Problem(f"{forward_to!r} is no address to post to", then="--forward-to http://HOST:PORT/PATH")
+        raise Problem(f"{forward_to!r} is not an address to post to", then="--forward-to http://HOST:PORT/PATH")
     settings = ListenSettings.load(os.environ)
     url = settings.amqp_url.get_secret_value()
     secret, told = _secret(settings)
     async with subscribed(url, bindings) as events, _forwarding(forward_to, secret) as forward:
         tell("listening; Ctrl-C ends it")
         if forward_to is not None:
-            tell(f"passing on to {forward_to}, signed with {told}")
+            tell(f"forwarding to {forward_to}, signed with {told}")
         async for heard in events:
             if output is Format.JSON:
                 print_json_line(heard.document())
@@ -46,7 +46,7 @@ async def listen(types: Sequence[str], forward_to: str | None, output: Format) -
 
 
 def _secret(settings: ListenSettings) -> tuple[str, str]:
-    """What signs the events that are passed on, and how it is told: one from the settings is not shown."""
+    """Return the secret that signs forwarded events, and its description: one from the settings is not shown."""
     if settings.listen_secret is not None:
         return settings.listen_secret.get_secret_value(), "MODELSWAP_LISTEN_SECRET"
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
@@ -55,29 +55,28 @@ def _secret(settings: ListenSettings) -> tuple[str, str]:
 
 @asynccontextmanager
 async def _forwarding(url: str | None, secret: str) -> AsyncIterator[Callable[[Heard], None]]:
-    """What to do with each event: pass it on to *url*, or nothing."""
+    """Yield the function that forwards an event to *url*; without a *url* it does nothing."""
     if url is None:
-        yield _ignore
+        yield lambda _: None
         return
-    async with Target(url) as target, Forwarder(target, secret, lambda line: tell(f"  {line}")) as forwarder:
+    async with (
+        HttpClient(url) as http,
+        Forwarder(HttpTarget(http), secret, lambda line: tell(f"  {line}")) as forwarder,
+    ):
         yield forwarder.add
-
-
-def _ignore(_: Heard) -> None:
-    return None
 
 
 def _line(heard: Heard) -> Text:
     time = heard.attributes.get("time", "")[11:19]
     kind = Text(f"{heard.routing_key:<20}", style="bold")
-    said = describe(heard.event) if heard.event else "(not understood by this version)"
+    said = describe(heard.event) if heard.event else "(unknown to this version)"
     if _MADE_UP in heard.attributes:
         said += " (made up by modelswap trigger)"
     return Text.assemble((time, "dim"), "  ", kind, "  ", printable(f"{heard.attributes.get('subject', '')}  {said}"))
 
 
 def describe(event: Event) -> str:
-    """What an event says, in a few words."""
+    """Describe an event in a few words."""
     match event:
         case ModelReady():
             checks = ", ".join(event.evidence.checks)

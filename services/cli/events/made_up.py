@@ -1,9 +1,8 @@
 """
-Public events that did not happen, for the tests of subscribers. Pure.
+Made-up public events, for the tests of subscribers. Pure.
 
-Several of them are the story of one user: each that changes or tells of the user's model (activated, withdrawn,
-superseded) has the next generation, and a training of its own; ready and failed ones are about the training that comes
-next.
+The events of one user are consistent: each `model.activated`, `.withdrawn` or `.superseded` has the next generation and
+its own training; `model.ready` and `extraction.failed` belong to the next training.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ from shared.contract.identity import ModelName, ModelRef
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """What is the same of all events of one user."""
+    """What the events of one user share."""
 
     user_id: str
-    #: The training of the first event; the others' have their generation behind it.
+    #: The training of the first event; later ones append their generation.
     training_id: str
     destination: ModelName
-    #: The version of the first model; those of the others are made up.
+    #: The version of the first model; later ones are made up.
     version: str | None
     #: Of the first event.
     generation: int
-    #: Why an extraction failed.
+    #: The reason of a failed extraction.
     error: str
 
     def events(self, triggers: Sequence[Trigger]) -> list[Event]:
-        """The events, in the order in which they would happen."""
+        """Return the events in the order in which they would happen."""
         generation = self.generation
         current: ModelRef | None = None
         events: list[Event] = []
@@ -97,7 +96,7 @@ class Story:
                     model=model,
                     current_generation=generation + 1,
                 )
-        raise ValueError(f"{trigger} is no public event")
+        raise ValueError(f"{trigger} is not a public event")
 
     def _model(self, generation: int) -> ModelRef:
         named = self.version if generation == self.generation else None
@@ -106,7 +105,7 @@ class Story:
 
 
 def envelope(event: Event, *, now: datetime) -> Envelope:
-    """*event* with the mark by which it is known as made up."""
+    """Wrap *event*, marked as made up."""
     return replace(wrap(event, source="trigger", now=now), is_made_up=True)
 
 

@@ -1,4 +1,4 @@
-"""Publish public events that did not happen, marked as made up, to try subscribers with. Edge."""
+"""Publish made-up public events, marked as such, for the tests of subscribers. Edge."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from services.cli.confirm import confirm
-from services.cli.events.client import is_simulator
 from services.cli.events.listen import describe
 from services.cli.events.made_up import Story, envelope
-from services.cli.events.order import Order
+from services.cli.events.request import TriggerRequest
+from services.cli.events.simulator import is_simulator
 from services.cli.problem import Problem
 from shared.contract.events import Event
 from shared.contract.identity import ModelName
@@ -22,24 +22,23 @@ from shared.runtime.clock import now
 from shared.runtime.settings import BrokerSettings, ReplicateSettings
 
 _PLAN: Final = topology()
-#: Where it does not matter.
 _DESTINATION: Final = ModelName("trigger", "model")
 
 
-async def publish(order: Order, *, yes: bool) -> str:
+async def publish(request: TriggerRequest, *, yes: bool) -> str:
     """
-    Publish what *order* wants; what was published, a line for each message.
+    Publish the events of *request*; return a line for each message.
 
-    Unless *yes*, it asks first where subscribers may be real ones.
+    Unless *yes*, asks first if subscribers may be real ones.
     """
-    events = _events(order)
+    events = _events(request)
     settings = BrokerSettings.load(os.environ)
     replicate_url = ReplicateSettings.load(os.environ).replicate_api_url
     if not yes and not await is_simulator(replicate_url):
         confirm(
-            f"{replicate_url} is not the simulated Replicate, so real subscribers may act on what did not happen",
+            f"{replicate_url} is not the simulated Replicate, so real subscribers may act on made-up events",
             "Publish nevertheless?",
-            then="modelswap up, for subscribers to be tried",
+            then="modelswap up, which has no real subscribers",
         )
     moment = now()
     messages = [(event, to_message(envelope(event, now=moment), _PLAN)) for event in events]
@@ -47,7 +46,7 @@ async def publish(order: Order, *, yes: bool) -> str:
     async with Publisher(url, name="modelswap trigger", timeout_seconds=settings.publish_timeout_seconds) as publisher:
         lines = [
             f"{event.key} {event.id}: {describe(event)}; {await _publish(publisher, message)}"
-            for event, message in order.arranged(messages)
+            for event, message in request.arranged(messages)
         ]
     return "\n".join(lines)
 
@@ -60,22 +59,22 @@ async def _publish(publisher: Publisher, message: Outgoing) -> str:
     return "confirmed"
 
 
-def _events(order: Order) -> list[Event]:
-    if order.user_id is None:
-        raise Problem("the events of which user?", then="add --user with one that is only for tests")
-    destination = order.destination_name() or _DESTINATION
-    if order.version is not None and destination.at(order.version) is None:
-        raise Problem(f"{order.version!r} is no version", then="--version with 64 lower-case hexadecimal digits")
+def _events(request: TriggerRequest) -> list[Event]:
+    if request.user_id is None:
+        raise Problem("which user?", then="add --user with one that is only for tests")
+    destination = request.destination_name() or _DESTINATION
+    if request.version is not None and destination.at(request.version) is None:
+        raise Problem(f"{request.version!r} is not a version", then="--version with 64 lower-case hexadecimal digits")
     story = Story(
-        user_id=order.user_id,
-        training_id=order.training_id or order.own_id,
+        user_id=request.user_id,
+        training_id=request.training_id or request.own_id,
         destination=destination,
-        version=order.version,
-        generation=order.generation,
-        error=order.error,
+        version=request.version,
+        generation=request.generation,
+        error=request.error,
     )
     try:
-        return story.events(order.triggers)
+        return story.events(request.triggers)
     except ValidationError as error:
         mistake = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, mistake["loc"]))

@@ -1,4 +1,4 @@
-"""How are events heard as they happen? Edge: a queue of our own on the broker, which goes away with us."""
+"""Receive events as they are published, with an exclusive queue on the broker. Edge."""
 
 from __future__ import annotations
 
@@ -7,44 +7,46 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
+
+from pydantic import JsonValue
 
 from services.cli.problem import Problem
 from shared.contract.envelope import decode
 from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
 from shared.runtime.broker.declare import answered
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, say
+from shared.runtime.broker.link import LINK_ERRORS, Link, Received, is_refused, say
 
 _PUBLIC: Final = frozenset(key for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE)
-#: What the HTTP binding of CloudEvents leaves as it is in a header: printable ASCII but for space, " and %.
+#: Characters that the HTTP binding of CloudEvents does not quote: printable ASCII without space, " and %.
 _HEADER_SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One message as it came."""
+    """One message as it was received."""
 
     routing_key: str
     #: The CloudEvents attributes, by their names without ``ce-``.
     attributes: Mapping[str, str]
     body: bytes
-    #: What it says; None if this version does not understand it.
+    #: The decoded event; None if this version cannot decode it.
     event: Event | None
 
     def http_headers(self) -> dict[str, str]:
-        """The attributes as CloudEvents' binary mode has them over HTTP."""
+        """Return the attributes as headers of CloudEvents' binary mode over HTTP."""
         headers = {f"ce-{name}": quote(value, safe=_HEADER_SAFE) for name, value in self.attributes.items()}
         return {**headers, "content-type": "application/json"}
 
-    def document(self) -> dict[str, Any]:
-        """The whole as one JSON object: CloudEvents' structured mode."""
+    def document(self) -> dict[str, JsonValue]:
+        """Return the whole as one JSON object: CloudEvents' structured mode."""
         return {**self.attributes, "datacontenttype": "application/json", "data": _json(self.body)}
 
 
 def patterns(types: Sequence[str]) -> list[str]:
-    """Routing keys to bind for event *types*: ``model.activated`` means every version of it."""
+    """Return the routing keys for event *types*: ``model.activated`` means every version of it."""
     return [kind if "*" in kind or "#" in kind or _has_version(kind) else f"{kind}.*" for kind in types] or ["#"]
 
 
@@ -53,18 +55,18 @@ async def subscribed(
     url: str, bindings: Sequence[tuple[str, str]], *, name: str = "modelswap listen"
 ) -> AsyncIterator[AsyncIterator[Heard]]:
     """
-    Hear what is published to the exchanges and routing keys in *bindings* from now on.
+    Yield messages published to the exchanges and routing keys in *bindings* from now on.
 
     Raises:
-        Problem: if the broker does not answer, or the connection is lost while somebody listens.
+        Problem: if the broker does not answer, or the connection is lost.
 
     """
     with broker_problems():
         link = await Link.open(url, name=name)
     try:
-        messages: asyncio.Queue[Any] = asyncio.Queue()
+        messages: asyncio.Queue[Received] = asyncio.Queue()
         with broker_problems():
-            async with answered("consume a queue of our own"):
+            async with answered("consume an exclusive queue"):
                 await _consume(link, bindings, messages)
         yield _listen(link, messages)
     finally:
@@ -73,7 +75,7 @@ async def subscribed(
 
 @contextmanager
 def broker_problems() -> Iterator[None]:
-    """Say what the AMQP library's errors mean to somebody at a terminal."""
+    """Translate the AMQP library's errors to problems."""
     try:
         yield
     except LINK_ERRORS as error:
@@ -81,21 +83,21 @@ def broker_problems() -> Iterator[None]:
         raise Problem(say(error), then=then) from error
 
 
-async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: asyncio.Queue[Any]) -> None:
+async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: asyncio.Queue[Received]) -> None:
     channel = link.channel
     queue = (await channel.queue_declare(exclusive=True)).queue or ""
     for exchange, routing_key in bindings:
-        # As every subscriber does: it may be here before the services are.
+        # As every subscriber does: it may start before the services.
         await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
         await channel.queue_bind(queue, exchange, routing_key)
 
-    async def on_message(message: Any) -> None:
+    async def on_message(message: Received) -> None:
         messages.put_nowait(message)
 
     await channel.basic_consume(queue, on_message, no_ack=True)
 
 
-async def _listen(link: Link, messages: asyncio.Queue[Any]) -> AsyncIterator[Heard]:
+async def _listen(link: Link, messages: asyncio.Queue[Received]) -> AsyncIterator[Heard]:
     lost = asyncio.create_task(link.lost.wait())
     try:
         while True:
@@ -109,7 +111,7 @@ async def _listen(link: Link, messages: asyncio.Queue[Any]) -> AsyncIterator[Hea
         lost.cancel()
 
 
-def _heard(message: Any) -> Heard:
+def _heard(message: Received) -> Heard:
     properties = message.header.properties
     headers = properties.headers or {}
     attributes = {str(name)[3:]: str(value) for name, value in headers.items() if str(name).startswith("ce-")}
@@ -117,14 +119,15 @@ def _heard(message: Any) -> Heard:
         event = decode(headers, properties.content_type, message.body).event
     except Malformed:
         event = None
-    return Heard(message.delivery.routing_key, attributes, message.body, event)
+    return Heard(message.routing_key or "", attributes, message.body, event)
 
 
-def _json(body: bytes) -> Any:
+def _json(body: bytes) -> JsonValue:
     try:
-        return json.loads(body)
+        data: JsonValue = json.loads(body)
     except ValueError:
         return body.decode("utf-8", "replace")
+    return data
 
 
 def _has_version(kind: str) -> bool:
@@ -134,7 +137,7 @@ def _has_version(kind: str) -> bool:
 
 def public(types: Sequence[str]) -> list[tuple[str, str]]:
     """
-    The bindings that hear the public events of *types*, or all of them.
+    Return the bindings for the public events of *types*, or for all.
 
     Raises:
         Problem: if one of them is never published.

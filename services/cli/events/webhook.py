@@ -1,4 +1,4 @@
-"""What would Replicate post? Pure: a signed webhook that says of a training what was asked for."""
+"""Signed webhooks as Replicate would post them. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from pydantic import JsonValue
 
@@ -15,12 +15,10 @@ from services.cli.choices import Trigger
 from shared.contract.identity import ModelName
 from shared.replicate.signature import sign
 
-#: Some trainer; nothing is decided by it.
+#: Any trainer.
 _TRAINER: Final = "ostris/flux-dev-lora-trainer"
 _TRAINER_VERSION: Final = hashlib.sha256(_TRAINER.encode()).hexdigest()
 _STEPS: Final = 1000
-
-
 _STATUS: Final = {
     Trigger.STARTED: "processing",
     Trigger.PROGRESSED: "processing",
@@ -40,12 +38,12 @@ class Webhook:
 
 
 def named_output(destination: ModelName, version: str) -> JsonValue:
-    """The output of a training that made *version* of *destination*, in the shape that is most common."""
+    """Return the output of a training that made *version* of *destination*, in the most common shape."""
     return {"version": f"{destination}:{version}", "weights": "https://replicate.delivery/trigger/trained_model.tar"}
 
 
 def some_version(training_id: str) -> str:
-    """The version of a training for which none is named: always the same one."""
+    """Return the made-up version of a training: always the same one."""
     return hashlib.sha256(training_id.encode()).hexdigest()
 
 
@@ -58,10 +56,10 @@ def training(
     percent: int,
     error: str,
     webhook: str | None = None,
-) -> dict[str, Any]:
-    """Replicate's object for the training, as it is when *trigger* is said of it; its webhooks go to *webhook*."""
+) -> dict[str, JsonValue]:
+    """Return Replicate's object for the training at the time of *trigger*; its webhooks go to *webhook*."""
     step = _STEPS * percent // 100
-    body: dict[str, Any] = {
+    body: dict[str, JsonValue] = {
         "id": training_id,
         "model": _TRAINER,
         "version": _TRAINER_VERSION,
@@ -87,8 +85,8 @@ def training(
     return body | ({"completed_at": _text(now)} if trigger in _ENDS else {})
 
 
-def signed(body: Mapping[str, Any], secret: str, *, message_id: str, now: datetime) -> Webhook:
-    """*body* as Replicate would sign it with *secret*."""
+def signed(body: Mapping[str, JsonValue], secret: str, *, message_id: str, now: datetime) -> Webhook:
+    """Sign *body* with *secret* as Replicate does."""
     content = json.dumps(body).encode()
     timestamp = int(now.timestamp())
     headers = {

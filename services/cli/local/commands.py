@@ -42,7 +42,6 @@ def up(
             "the simulated Replicate knows. Without it all of that is deleted at the end.",
             metavar="DIR",
             file_okay=False,
-            show_default=False,
         ),
     ] = None,
     simulator: Annotated[
@@ -50,7 +49,6 @@ def up(
         typer.Option(
             "--simulator/--no-simulator",
             help="With a simulated Replicate. Default: with --embedded, unless MODELSWAP_REPLICATE_API_TOKEN is set.",
-            show_default=False,
         ),
     ] = None,
     restart: Annotated[
@@ -58,7 +56,6 @@ def up(
         typer.Option(
             help="Have the `modelswap up` that runs in another terminal restart this process; return when it is "
             "ready. Which `up`: see --state, or `source` the file that it names at its start.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -80,7 +77,7 @@ def up(
     run(os.environ, embedded=embedded, state=state, simulator=simulator)
 
 
-def serve(name: Annotated[Process, typer.Argument(help="Which one.", show_default=False)]) -> None:
+def serve(name: Annotated[Process, typer.Argument(help="Which one.")]) -> None:
     """Run one process, as `python -m services.NAME` does."""
     import runpy
 

@@ -54,7 +54,7 @@ def _entry(name: str, owner: type[Settings], environment: Mapping[str, str]) -> 
     try:
         value = _shown(getattr(alone.load(given), field))
     except SettingsError as error:
-        # The first line is a heading, and where a file can not be read, that its setting is missing is no news.
+        # The first line is a heading, and where a file cannot be read, that its setting is missing is no news.
         problem = str(error).splitlines()[1].strip().removeprefix(name).lstrip(": ")
     return Entry(name, value, _source(name, given, problem), _processes(field), problem)
 

@@ -1,4 +1,4 @@
-"""`modelswap doctor`: checks settings, servers, processes and Replicate, and says what to do. Edge."""
+"""`modelswap doctor`: check settings, servers, processes and Replicate, and say what to do. Edge."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Final
 from rich.text import Text
 
 from services.cli.choices import Format
-from services.cli.client import Operators
+from services.cli.client import operators
 from services.cli.local import servers
-from services.cli.local.finding import (
+from services.cli.local.check import (
     OK,
     SET,
     WARNING,
@@ -32,6 +32,8 @@ from services.cli.local.stack import SERVICES, Environment
 from services.cli.output import print_json
 from services.cli.problem import Problem
 from services.cli.table import print_facts
+from services.ops.letters.views import LetterCounts
+from services.ops.reconcile.views import Reconciliation
 from shared.contract.errors import DependencyDown
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded
@@ -39,7 +41,6 @@ from shared.runtime.postgres import connect
 from shared.runtime.settings import (
     PROCESSES,
     DatabaseSettings,
-    OpsClientSettings,
     ReplicateSettings,
     Secrets,
     Settings,
@@ -49,25 +50,24 @@ from shared.runtime.settings import (
     reveal,
     unknown,
 )
-from shared.runtime.tokens import read_token
 
 _SECRETS: Final = "set MODELSWAP_WEBHOOK_SECRETS to what Replicate signs with"
 _TOKEN: Final = "set MODELSWAP_REPLICATE_API_TOKEN to a token of replicate.com/account/api-tokens"  # noqa: S105
 
 
 async def examine(environment: Environment) -> list[Finding]:
-    """Check everything; findings are in the order in which to put things right."""
+    """Check everything; findings are in the order in which to fix things."""
     if not any(name.removesuffix("_FILE") in all_settings() for name in environment):
         return [Finding("settings", WRONG, "nothing is configured: no setting of modelswap is set", _how_to_set())]
     asked = asyncio.create_task(processes(environment, version("modelswap")))
     first = await _servers(environment)
     others = await asyncio.gather(
-        check("queues", queues, environment, "see what the processes say", after="the broker"),
-        check("outbox", outbox, environment, "see what state says, and its log", after="the database"),
+        check("queues", queues, environment, "read the log of the process", after="the broker"),
+        check("outbox", outbox, environment, "read the log of state", after="the database"),
         _dead_letters(environment),
         check("replicate", _replicate, environment, _TOKEN),
-        check("public address", public_address, environment, _DOOR),
-        check("public door", _public_door, environment, _DOOR),
+        check("public address", public_address, environment, _LOST),
+        check("webhooks", _webhooks, environment, _LOST),
         check("webhook secret", _webhook_secret, environment, _SECRETS, after="Replicate"),
     )
     return [*_settings(environment), *first, *await asked, *others]
@@ -88,8 +88,7 @@ def _how_to_set() -> str:
     return "modelswap up --embedded needs no settings; for docker compose: make env"
 
 
-#: Ops says itself when it has a trouble of its own.
-_DOOR: Final = '"The public door is broken" in deploy/runbook.md; modelswap reconcile status'
+_LOST: Final = '"Webhooks do not arrive" in deploy/runbook.md; modelswap reconcile status'
 
 
 class _SecretSettings(Settings):
@@ -107,7 +106,7 @@ def _settings(environment: Environment) -> list[Finding]:
             findings.append(_complete(process, guessable(settings)))
     for name in unknown(environment):
         findings.append(
-            Finding("settings", WARNING, f"nothing heeds {name}", "a typing mistake? modelswap config show")
+            Finding("settings", WARNING, f"no process reads {name}", "a typing mistake? modelswap config show")
         )
     return findings
 
@@ -147,12 +146,11 @@ async def _migrations(environment: Environment) -> str:
 
 
 async def _dead_letters(environment: Environment) -> Finding:
-    """Letters that wait for somebody are no fault of the installation; that nobody can look at them is none either."""
+    """Count open dead letters. They are no fault of the installation, nor is ops being away: warnings, not errors."""
     check = "dead letters"
     try:
-        settings = OpsClientSettings.load(environment)
-        async with Operators(settings.ops_url, read_token(settings.ops_tokens[0].get_secret_value()).secret) as api:
-            open_letters = (await api.count_dead_letters()).open
+        async with operators(environment) as api:
+            open_letters = (await api.get(LetterCounts, "/v1/dead-letter-counts")).open
     except SettingsError as error:
         return Finding(check, WRONG, mistakes(error)[0], SET)
     except Problem as error:
@@ -173,15 +171,14 @@ async def _replicate(environment: Environment) -> str:
             raise Wrong(str(error), "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it") from error
 
 
-async def _public_door(environment: Environment) -> str:
-    settings = OpsClientSettings.load(environment)
+async def _webhooks(environment: Environment) -> str:
     try:
-        async with Operators(settings.ops_url, read_token(reveal(settings.ops_tokens)[0]).secret) as ops:
-            shown = await ops.reconciliation(limit=0)
+        async with operators(environment) as api:
+            shown = await api.get(Reconciliation, "/v1/reconciliation", {"limit": "0"})
     except Problem as error:
         raise NotKnown(error, how_to_ask_ops(error)) from error
     recovered = shown.recovered.last_hour
-    if shown.door_seems_broken:
+    if shown.webhooks_seem_lost:
         raise Wrong(f"webhooks do not arrive: {recovered} trainings had to be recovered in the last hour")
     return f"{recovered} trainings had to be recovered in the last hour"
 
@@ -210,7 +207,7 @@ def _database_url(environment: Environment) -> str:
 
 
 def print_findings(findings: Sequence[Finding], output: Format) -> bool:
-    """Show them; True if nothing is wrong."""
+    """Print the findings; return True if nothing is wrong."""
     if output is Format.JSON:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -219,7 +216,7 @@ def print_findings(findings: Sequence[Finding], output: Format) -> bool:
 
 
 def _rows(findings: Sequence[Finding]) -> Iterator[tuple[object, ...]]:
-    """What was seen, and below it what to do: once for all that stand together and want the same."""
+    """Yield each finding, and below it what to do: once for neighbours with the same remedy."""
     for then, together in groupby(findings, lambda finding: finding.then):
         for finding in together:
             yield finding.check, finding.status, finding.detail

@@ -3,7 +3,7 @@ Who may log in to Postgres? Edge: makes the database and its roles, or brings th
 
     modelswap_owner        owns the database and applies the migrations; nothing else uses it
     modelswap_state_login  what services.state logs in as; may do what modelswap_state may, and nothing else
-    modelswap_state        can not log in; the migrations say what it may do
+    modelswap_state        cannot log in; the migrations say what it may do
     modelswap_ops_login, modelswap_ops  the same for services.ops
 
 In Python and not a script of psql (2026-11): docker-compose.yml, `modelswap up --embedded` and the tests all use it;

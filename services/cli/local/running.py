@@ -1,4 +1,4 @@
-"""Checks of the doctor that ask what runs: each process, the queues between them, and the outbox. Edge."""
+"""The doctor's checks of what runs: each process, the queues between them, and the outbox. Edge."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from typing import Final
 
 from services.cli.local import servers
-from services.cli.local.client import Health, get_health, get_oldest_deliveries, reach_receiver
-from services.cli.local.finding import OK, SET, WARNING, WRONG, Finding, NotKnown, Wrong, mistakes
+from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, NotKnown, Wrong, mistakes
+from services.cli.local.health import Health, get_health, get_oldest_deliveries, reach_receiver
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, Problem
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
@@ -21,7 +21,7 @@ from shared.runtime.settings import (
     Url,
 )
 
-#: What waits longer than this is held up.
+#: A message that waits longer is stuck.
 _HELD_UP_SECONDS: Final = 60.0
 #: Which process consumes which queues.
 _CONSUMERS: Final = {
@@ -55,13 +55,13 @@ class _PublicUrl(Settings):
 
 
 async def processes(environment: Environment, version: str) -> list[Finding]:
-    """Ask each process whether it can do its work, and compare its version with *version*, which is ours."""
+    """Check the health of each process, and compare its version with *version*, that of this command."""
     try:
         urls = _Addresses.by_process(environment)
     except SettingsError as error:
         return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)]
     answers = await asyncio.gather(*(get_health(*each) for each in urls.items()), return_exceptions=True)
-    # Before the first start nothing is broken.
+    # Before the first start, nothing is broken.
     started = any(not isinstance(answer, NoAnswer) for answer in answers)
     return [
         _process(name, answer, version, WRONG if started else WARNING)
@@ -80,7 +80,7 @@ def _process(name: str, answer: Health | BaseException, version: str, away: str)
     if answer.problems:
         said = "is ready, but" if answer.is_ready else "is not ready"
         status = WARNING if answer.is_ready else WRONG
-        return Finding(name, status, f"{said}: {'; '.join(answer.problems)}", f"put that right; log of {name}")
+        return Finding(name, status, f"{said}: {'; '.join(answer.problems)}", f"fix that; log of {name}")
     if answer.set_aside:
         said = "; ".join(f"{loop}: {text}" for loop, text in answer.set_aside.items())
         return Finding(name, WARNING, f"ready, but {said}", '"Items are set aside" in deploy/runbook.md')
@@ -91,10 +91,10 @@ def _process(name: str, answer: Health | BaseException, version: str, away: str)
 
 async def queues(environment: Environment) -> str:
     """
-    Say how many messages wait, and for how long.
+    Return how many messages wait, and for how long.
 
     Raises:
-        Wrong: if a queue has no consumer, or its oldest message is held up.
+        Wrong: if a queue has no consumer, or its oldest message is stuck.
 
     """
     depths = await servers.queue_depths(environment, [queue for each in _CONSUMERS.values() for queue in each])
@@ -104,7 +104,7 @@ async def queues(environment: Environment) -> str:
         try:
             ages |= await get_oldest_deliveries(name, urls[name])
         except Problem:
-            continue  # a finding of its own says so
+            continue  # the check of the process reports it
     problems, remedies = [], []
     for name, names in _CONSUMERS.items():
         for queue in names:
@@ -113,8 +113,8 @@ async def queues(environment: Environment) -> str:
                 problems.append(f"{waiting} wait in {queue}, which has no consumer")
                 remedies.append(f"start {name}")
             elif ages.get(queue, 0) > _HELD_UP_SECONDS:
-                problems.append(f"the oldest message of {queue} is held up for {ages[queue]:.0f} s, {waiting} wait")
-                remedies.append(f"see what {name} says above, and its log")
+                problems.append(f"the oldest message of {queue} is stuck for {ages[queue]:.0f} s, {waiting} wait")
+                remedies.append(f"read the log of {name}")
     if problems:
         raise Wrong("; ".join(problems), "; ".join(dict.fromkeys(remedies)))
     oldest = max(ages.values(), default=0.0)
@@ -123,17 +123,17 @@ async def queues(environment: Environment) -> str:
 
 async def outbox(environment: Environment) -> str:
     """
-    Say how many committed events wait to be published, and for how long.
+    Return how many committed events wait to be published, and for how long.
 
     Raises:
-        Wrong: if the oldest is held up, or some can not be published.
+        Wrong: if the oldest is stuck, or some cannot be published.
 
     """
     waiting, oldest, set_aside = await servers.outbox_backlog(environment)
     if set_aside:
         raise Wrong(
-            f"{set_aside} committed events can not be published as they are, and were set aside",
-            "deploy/runbook.md: Events that can not be published",
+            f"{set_aside} committed events cannot be published as they are, and were set aside",
+            "deploy/runbook.md: Events that cannot be published",
         )
     said = f"{waiting} committed events wait to be published, the oldest for {oldest:.0f} s"
     if oldest > _HELD_UP_SECONDS:
@@ -143,7 +143,7 @@ async def outbox(environment: Environment) -> str:
 
 async def public_address(environment: Environment) -> str:
     """
-    Check that the address that Replicate is told leads to our receiver.
+    Check that the public address leads to our receiver.
 
     Raises:
         Wrong: if it redirects, or something else answers.

@@ -84,7 +84,7 @@ async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[s
 
 
 async def outbox_backlog(environment: Environment) -> tuple[int, float, int]:
-    """How many committed events wait to be published, since how many seconds the oldest, and how many can not be."""
+    """How many committed events wait to be published, since how many seconds the oldest, and how many cannot be."""
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
     connection = await connect(url, application_name="modelswap doctor")
     try:

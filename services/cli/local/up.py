@@ -126,7 +126,7 @@ def private_servers(
 
 
 def _check_version_of(state: Path | None) -> None:
-    """Refuse a *state* whose database still belongs to the superuser: that can not be given to another role."""
+    """Refuse a *state* whose database still belongs to the superuser: that cannot be given to another role."""
     file = state and state / "secrets.json"
     if file and file.exists() and not set(PASSWORDS.values()) <= json.loads(file.read_text()).keys():
         raise Problem(
@@ -201,7 +201,7 @@ def _welcome(everything: Plan, hint: str, restart: str) -> str:
             f"  curl {urls['simulator']}/_simulator/faults    # what can go wrong, to order: see README.md",
         ]
     elif urls["receiver"] == StateSettings.load(everything.environment).public_url:
-        lines.append("  # Replicate can not reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
+        lines.append("  # Replicate cannot reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
     lines += [
         "  modelswap trainings watch",
         "  modelswap listen",

@@ -1,1 +1,1 @@
-"""The operators' view: dead letters, replays, webhooks that never came."""
+"""Dead letters, replays, reconciliation and the audit, through the operators' API."""

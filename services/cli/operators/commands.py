@@ -1,4 +1,4 @@
-"""Which commands look at what failed, and repair it?"""
+"""Commands on dead letters, and the audit."""
 
 # ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
 
@@ -12,15 +12,25 @@ from typing import Annotated
 import typer
 
 from services.cli.choices import Format
-from services.cli.operators.selection import LetterStatus, selects_letters
-from services.cli.options import Limit, Output, group, run_async, run_until_stopped
+from services.cli.options import (
+    AuditReason,
+    LetterStatus,
+    Limit,
+    Output,
+    WatchReplay,
+    Yes,
+    group,
+    run_async,
+    run_until_stopped,
+    selects_letters,
+)
 
 # Click breaks no line after \b.
 dead_letters = group(
     """
-    What failed and was set aside.
+    Messages that failed and were set aside.
 
-    An incident, from its beginning to its end:
+    An incident, from beginning to end:
 
     \b
     modelswap dead-letters groups --status open
@@ -28,57 +38,29 @@ dead_letters = group(
     modelswap dead-letters show 17
       one of them whole
     modelswap dead-letters try --since 24h
-      what a mended parser on this machine would make of them
-    modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "parser mended" --dry-run
-      what a replay would do to each, once the mended parser is deployed
+      what a fixed parser on this machine would make of them
+    modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "parser fixed" --dry-run
+      what a replay would do to each, once the fixed parser is deployed
     modelswap replays start 5f0e --watch
-      replay just those, in steps; also: replays pause, resume, cancel
+      replay exactly those, in steps; also: replays pause, resume, cancel
     modelswap replays undo 5f0e --reason "they are all blurred"
-      take back what that replay has set
+      roll back the models that the replay has set
     modelswap dead-letters edit 17 --reason "version was cut off"
-      mend one by hand, and replay it
+      correct one by hand, and replay it
     modelswap dead-letters drop 18 --reason "of the load test"
       not to be repaired; dead-letters restore opens it again
     modelswap audit
       who did what, and why
     """
 )
-replays = group(
-    """
-    Replays of dead letters, and what became of each.
 
-    \b
-    From a replay to its undoing:
-      modelswap replays list
-      modelswap replays show 5f0e --outcome failed     what became of its letters
-      modelswap replays pause 5f0e                     send no more for now
-      modelswap replays resume 5f0e
-      modelswap replays undo 5f0e --reason "they are blurred" --watch
-
-    A replay is made with `dead-letters replay`. Of its id, the beginning is enough.
-    """
-)
-reconcile = group("Trainings of which no webhook came.")
-
-LetterNumbers = Annotated[
-    list[int] | None, typer.Argument(help="Their numbers; or what they share:", show_default=False)
-]
-LetterNumber = Annotated[int, typer.Argument(help="Its number.", show_default=False)]
-LetterReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")]
-
-ReplayArgument = Annotated[str, typer.Argument(help="The replay's id, or its beginning.", show_default=False)]
-ReplayReason = Annotated[str, typer.Option(help="Why. It is kept in the audit.", show_default=False)]
+Numbers = Annotated[list[int] | None, typer.Argument(help="Their numbers; or select them with the options below.")]
+Number = Annotated[int, typer.Argument(help="Its number.")]
 
 
 @dead_letters.command("list")
 @selects_letters(by_status=True)
-def dead_letters_list(
-    *,
-    chosen: Mapping[str, str],
-    limit: Limit = 20,
-    output: Output = Format.TABLE,
-) -> None:
+def dead_letters_list(*, chosen: Mapping[str, str], limit: Limit = 20, output: Output = Format.TABLE) -> None:
     """
     List dead letters, newest first.
 
@@ -86,9 +68,9 @@ def dead_letters_list(
 
     Example: modelswap dead-letters list --group 3f9a0c51d2e47b68 --limit 100 -o json
     """
-    from services.cli.operators.letters import list_letters, wanted
+    from services.cli.operators.dead_letters import list_letters
 
-    run_async(list_letters(wanted(chosen), limit=limit, output=output))
+    run_async(list_letters(chosen, limit=limit, output=output))
 
 
 @dead_letters.command("groups")
@@ -96,24 +78,24 @@ def dead_letters_groups(status: LetterStatus = None, limit: Limit = 50, output: 
     """
     List dead letters by their most likely causes.
 
-    The newest kind of failure first. How many failed in the last hour, day and week says whether it goes on. With a
-    status: groups that have a letter with it.
+    The newest kind of failure first. The counts of the last hour, day and week show whether it goes on. With a status:
+    groups that have a dead letter with it.
 
     Example: modelswap dead-letters groups --status open
     """
-    from services.cli.operators.letters import list_groups
+    from services.cli.operators.dead_letters import list_groups
 
     run_async(list_groups(status, limit=limit, output=output))
 
 
 @dead_letters.command("show")
-def dead_letters_show(number: LetterNumber, output: Output = Format.TABLE) -> None:
+def dead_letters_show(number: Number, output: Output = Format.TABLE) -> None:
     """
     Show one dead letter whole: its headers, its body, its error.
 
     Example: modelswap dead-letters show 17
     """
-    from services.cli.operators.letters import show_letter
+    from services.cli.operators.dead_letters import show_letter
 
     run_async(show_letter(number, output))
 
@@ -122,47 +104,46 @@ def dead_letters_show(number: LetterNumber, output: Output = Format.TABLE) -> No
 @selects_letters(by_status=False)
 def dead_letters_drop(
     *,
-    numbers: LetterNumbers = None,
-    reason: LetterReason,
+    numbers: Numbers = None,
+    reason: AuditReason,
     chosen: Mapping[str, str],
     yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Say that open letters are not to be repaired.
+    Mark open dead letters as not to be repaired.
 
-    They are kept for a while, and can be restored until then. Before more than one is dropped, it is said how many, and
-    asked.
+    They are kept for a while, and can be restored until then. Asks before it drops more than one.
 
     Example: modelswap dead-letters drop 17 18 --reason "trainings of the load test"
 
     Example: modelswap dead-letters drop --group 3f9a0c51d2e47b68 --until 1d --reason "trainings of the load test"
     """
-    from services.cli.operators.letters import change, wanted
+    from services.cli.operators.dead_letters import change
 
-    run_async(change("drop", numbers or (), wanted(chosen), reason=reason, yes=yes, output=output))
+    run_async(change("drop", numbers or (), chosen, reason=reason, yes=yes, output=output))
 
 
 @dead_letters.command("restore")
 @selects_letters(by_status=False)
 def dead_letters_restore(
     *,
-    numbers: LetterNumbers = None,
-    reason: LetterReason,
+    numbers: Numbers = None,
+    reason: AuditReason,
     chosen: Mapping[str, str],
     yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Open dropped letters again.
+    Open dropped dead letters again.
 
-    Before more than one is, it is said how many, and asked.
+    Asks before it opens more than one.
 
     Example: modelswap dead-letters restore --group 3f9a0c51d2e47b68 --reason "they were real"
     """
-    from services.cli.operators.letters import change, wanted
+    from services.cli.operators.dead_letters import change
 
-    run_async(change("restore", numbers or (), wanted(chosen), reason=reason, yes=yes, output=output))
+    run_async(change("restore", numbers or (), chosen, reason=reason, yes=yes, output=output))
 
 
 @dead_letters.command("export")
@@ -170,99 +151,89 @@ def dead_letters_restore(
 def dead_letters_export(
     *,
     chosen: Mapping[str, str],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most this many. Default: all.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many. Default: all.")] = None,
 ) -> None:
     """
     Print dead letters whole, one JSON line each, newest first.
 
-    The body is base64: byte for byte, whatever it is.
+    The body is base64, byte for byte.
 
     Example: modelswap dead-letters export --group 3f9a0c51d2e47b68 > letters.jsonl
     """
-    from services.cli.operators.letters import export, wanted
+    from services.cli.operators.dead_letters import export
 
-    run_async(export(wanted(chosen), limit=limit))
+    run_async(export(chosen, limit=limit))
 
 
 @dead_letters.command("replay")
 @selects_letters(by_status=False)
 def dead_letters_replay(
     *,
-    numbers: LetterNumbers = None,
-    reason: LetterReason,
+    numbers: Numbers = None,
+    reason: AuditReason,
     chosen: Mapping[str, str],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say of each letter what would happen; wait for all of it.")
+        bool, typer.Option("--dry-run", help="Send nothing; wait for the prediction for every dead letter.")
     ] = False,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0.001, max=1000, help="How many a second. Default: 10.", show_default=False),
-    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, max=1000, help="How many a second. Default: 10.")] = None,
     steps: Annotated[
-        str | None,
-        typer.Option(help="How many at a time: numbers, shares, the rest. Default: 1,5%,rest.", show_default=False),
+        str | None, typer.Option(help="How many at a time: numbers, shares, the rest. Default: 1,5%,rest.")
     ] = None,
     stop_share: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Stop when more than this share fails. Default: 0.2.", show_default=False),
+        float | None, typer.Option(min=0, max=1, help="Stop when more than this share fails. Default: 0.2.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not look first and do not ask, for scripts.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end. Exit code 1 if a letter failed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="No dry run first and no question, for scripts.")] = False,
+    watch: WatchReplay = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Send dead letters back to where they came from.
+    Send dead letters back to the queues where they failed.
 
-    Which letters is settled at once: what fails meanwhile is not among them. Unless told --yes, a dry run looks first,
-    and just what it looked at is replayed. A step begins when every letter of the one before has its outcome. An old
-    letter never undoes a newer swap.
+    The selection is frozen at once: what fails later is not part of it. Without --yes, a dry run comes first, and
+    exactly its dead letters are replayed. A step begins when every dead letter of the step before has its outcome. An
+    old dead letter never undoes a newer swap.
 
-    Example: modelswap dead-letters replay 17 18 --reason "parser mended in 1.4.2"
+    Example: modelswap dead-letters replay 17 18 --reason "parser fixed in 1.4.2"
 
-    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "parser mended" --dry-run
+    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "parser fixed" --dry-run
 
-    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "mended" --rate 5 --steps 1,10,rest --watch
+    Example: modelswap dead-letters replay --group 3f9a0c51d2e47b68 --reason "fixed" --rate 5 --steps 1,10,rest --watch
 
     Example: modelswap dead-letters replay --user user-42 --since 2h --reason "asked by support" --yes
     """
-    from services.cli.operators.letters import wanted
-    from services.cli.operators.replays import Plan, replay
+    from services.cli.operators.replays import replay, request
 
-    plan = Plan(numbers or (), wanted(chosen), reason, rate, steps, stop_share)
-    if not run_until_stopped(replay(plan, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
+    body = request(numbers or (), chosen, reason=reason, rate=rate, steps=steps, stop_share=stop_share)
+    if not run_until_stopped(replay(body, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
         raise typer.Exit(1)
 
 
 @dead_letters.command("edit")
 def dead_letters_edit(
-    number: LetterNumber,
-    reason: LetterReason,
+    number: Number,
+    reason: AuditReason,
     body: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="The new body, as JSON; - reads it. Default: your editor.", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="The new body, as JSON; - reads standard input. Default: your editor."),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Replay one letter with another body.
+    Replay one dead letter with another body.
 
-    The letter itself is kept as it is. Ids can not be edited, and it must still say the same kind of thing.
+    The dead letter itself is kept as it is. Ids cannot be edited, and the body must be one of the same event type.
 
     Example: modelswap dead-letters edit 17 --reason "version was cut off"
 
-    Example: modelswap dead-letters edit 17 --reason "version was cut off" --body mended.json
+    Example: modelswap dead-letters edit 17 --reason "version was cut off" --body fixed.json
     """
-    from services.cli.operators.replays import edit
+    from services.cli.operators.edit import edit
 
     run_async(edit(number, text=None if body is None else _read(body), reason=reason, output=output))
 
 
 def _read(file: Path) -> bytes:
-    """What is in *file*; ``-`` is standard input, which typer's own check of files does not let pass as a path."""
+    """Return the content of *file*; ``-`` is standard input, which typer's own check of paths refuses."""
     if str(file) == "-":
         return sys.stdin.buffer.read()
     try:
@@ -271,147 +242,10 @@ def _read(file: Path) -> bytes:
         raise typer.BadParameter(f"{file}: {error.strerror}", param_hint="--body") from error
 
 
-@replays.command("list")
-def replays_list(limit: Limit = 20, output: Output = Format.TABLE) -> None:
-    """List replays, newest first."""
-    from services.cli.operators.replays import list_replays
-
-    run_async(list_replays(limit=limit, output=output))
-
-
-@replays.command("show")
-def replays_show(
-    *,
-    replay: ReplayArgument,
-    outcome: Annotated[
-        str | None,
-        typer.Option(
-            help="Only letters with this outcome: planned, waiting, sent, swapped, superseded, moved, nothing, failed, "
-            "canceled or skipped.",
-            show_default=False,
-        ),
-    ] = None,
-    limit: Limit = 50,
-    watch: Annotated[bool, typer.Option("--watch", help="Wait until nothing changes by itself any more.")] = False,
-    output: Output = Format.TABLE,
-) -> None:
-    """
-    Show a replay and what became of its letters.
-
-    Example: modelswap replays show 5f0e --outcome failed
-    """
-    from services.cli.operators.replays import show
-
-    run_until_stopped(show(replay, outcome=outcome, limit=limit, watch=watch, output=output))
-
-
-@replays.command("start")
-def replays_start(
-    *,
-    replay: ReplayArgument,
-    reason: ReplayReason = "",
-    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end. Exit code 1 if a letter failed.")] = False,
-    output: Output = Format.TABLE,
-) -> None:
-    """
-    Replay just the letters that a dry run looked at.
-
-    Example: modelswap replays start 5f0e --watch
-    """
-    from services.cli.operators.replays import steer
-
-    if not run_until_stopped(steer(replay, "start", reason=reason, watch=watch, output=output)) and watch:
-        raise typer.Exit(1)
-
-
-@replays.command("pause")
-def replays_pause(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
-    """
-    Send no more for now; outcomes of what went come all the same.
-
-    Example: modelswap replays pause 5f0e --reason "the extractor is slow"
-    """
-    from services.cli.operators.replays import steer
-
-    run_async(steer(replay, "pause", reason=reason, output=output))
-
-
-@replays.command("resume")
-def replays_resume(replay: ReplayArgument, reason: ReplayReason = "", output: Output = Format.TABLE) -> None:
-    """
-    Go on, also after it stopped by itself.
-
-    What has failed so far does not stop it any more.
-
-    Example: modelswap replays resume 5f0e --reason "those few are known"
-    """
-    from services.cli.operators.replays import steer
-
-    run_async(steer(replay, "resume", reason=reason, output=output))
-
-
-@replays.command("cancel")
-def replays_cancel(
-    *, replay: ReplayArgument, reason: ReplayReason = "", yes: Yes = False, output: Output = Format.TABLE
-) -> None:
-    """
-    Send no more at all; letters that did not go are open again.
-
-    For more than one it is asked first; `replays pause` asks nothing, and stops it at once.
-    Those that went still get their outcome. Where that never comes (RabbitMQ lost its disk), cancel once more: they are
-    given up, and open again, too.
-
-    Example: modelswap replays cancel 5f0e --reason "the fix is none"
-    """
-    from services.cli.operators.replays import steer
-
-    run_async(steer(replay, "cancel", reason=reason, yes=yes, output=output))
-
-
-@replays.command("undo")
-def replays_undo(
-    *,
-    replay: ReplayArgument,
-    reason: LetterReason,
-    watch: Annotated[bool, typer.Option("--watch", help="Wait until every user was looked at.")] = False,
-    yes: Yes = False,
-    output: Output = Format.TABLE,
-) -> None:
-    """
-    Take back every model that a replay has set.
-
-    Of just those users who use it still; of each other one `replays show` says why not. A user who had no model before
-    has none afterwards. It is said how many it set, and asked.
-
-    Example: modelswap replays undo 5f0e --reason "they are all blurred" --watch
-    """
-    from services.cli.operators.replays import steer
-
-    run_until_stopped(steer(replay, "undo", reason=reason, watch=watch, yes=yes, output=output))
-
-
-@reconcile.command("status")
-def reconcile_status(limit: Limit = 20, output: Output = Format.TABLE) -> None:
-    """
-    Show whether Replicate's webhooks reach us.
-
-    How many trainings were recovered because no webhook came, how the last round went, and what was overdue last. Exit
-    code 1 if webhooks do not arrive.
-
-    Example: modelswap reconcile status
-
-    Example: modelswap reconcile status -o json | jq .recovered
-    """
-    from services.cli.operators.reconcile import show_status
-
-    if not run_async(show_status(limit=limit, output=output)):
-        raise typer.Exit(1)
-
-
 def audit(
-    actor: Annotated[str | None, typer.Option(help="Who: the name of a token.", show_default=False)] = None,
-    action: Annotated[str | None, typer.Option(help="What, e.g. letter.dropped.", show_default=False)] = None,
-    target: Annotated[str | None, typer.Option(help='Of what, e.g. "letter 17".', show_default=False)] = None,
+    actor: Annotated[str | None, typer.Option(help="Who: the name of a token.")] = None,
+    action: Annotated[str | None, typer.Option(help="What, e.g. letter.dropped.")] = None,
+    target: Annotated[str | None, typer.Option(help='Of what, e.g. "letter 17".')] = None,
     limit: Limit = 50,
     output: Output = Format.TABLE,
 ) -> None:
@@ -422,6 +256,6 @@ def audit(
 
     Example: modelswap audit --target "user user-42"
     """
-    from services.cli.operators.letters import list_audit
+    from services.cli.operators.dead_letters import list_audit
 
     run_async(list_audit({"actor": actor, "action": action, "target": target}, limit=limit, output=output))

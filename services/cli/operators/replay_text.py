@@ -1,4 +1,4 @@
-"""What people read of a replay: its facts, its letters, and the list of all."""
+"""What operators read about replays: facts, dead letters, and the list of all replays."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _UNDERWAY: Final = (Status.PREVIEWING, Status.RUNNING)
 REPLAYS: Final[Sequence[Column[ReplayView]]] = (
     Column("replay", lambda each: each.id),
     Column("status", lambda each: f"{each.status}, {each.undo.status}" if each.undo else each.status, 1),
-    Column("letters", lambda each: each.letters, 2),
+    Column("dead letters", lambda each: each.letters, 2),
     Column("ended", lambda each: each.ended, 4),
     Column("failed", lambda each: each.outcomes.get(Outcome.FAILED, 0), 3),
     Column("by", lambda each: each.actor, 7),
     Column("reason", lambda each: each.reason, 5, is_prose=True),
-    Column("made", lambda each: each.created_at, 6),
+    Column("created", lambda each: each.created_at, 6),
 )
 
 
@@ -40,7 +40,7 @@ def _detail(letter: ReplayedLetterView) -> str:
 
 
 LETTERS: Final[Sequence[Column[ReplayedLetterView]]] = (
-    Column("letter", lambda each: each.letter),
+    Column("dead letter", lambda each: each.letter),
     Column("user", lambda each: each.user_id, 3),
     Column("outcome", _outcome, 1),
     Column("detail", _detail, 2, is_prose=True),
@@ -71,19 +71,19 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
         *(("waits for", reason) for reason in found.waiting_for),
         ("reason", found.reason),
         ("by", found.actor),
-        ("letters", found.letters),
+        ("dead letters", found.letters),
         ("ended", found.ended),
         ("outcomes", counted(found.outcomes)),
         ("steps end after", ", ".join(map(str, found.steps))),
         ("rate per second", f"{found.rate_per_second:g}"),
         ("stops above", f"{found.stop_when_failed_share:.0%} failed"),
-        ("of this kind since", found.arrived_since),
-        ("made", found.created_at),
+        ("arrived since", found.arrived_since),
+        ("created", found.created_at),
         ("started", found.started_at),
-        ("over", found.ended_at),
+        ("ended at", found.ended_at),
     ]
     if found.predictions:
-        facts.append(("would come to", counted(found.predictions)))
+        facts.append(("predictions", counted(found.predictions)))
     if found.note:
         facts.append(("note", found.note))
     if (undo := found.undo) is not None:
@@ -95,7 +95,7 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
 
 
 def _next(found: ReplayView) -> str | None:
-    """What to type now, where there is something to decide or to wait for."""
+    """Return the next command, where there is something to decide or to wait for."""
     name = short_id(found)
     if is_underway(found):
         watch = f"modelswap replays show {name} --watch"
@@ -114,14 +114,14 @@ def counted(counts: Mapping[Outcome, int]) -> str:
 
 
 def foreseen(planned: ReplayView) -> str:
-    return f"{counted(planned.predictions)}, if they went now" if planned.predictions else "nothing is known yet"
+    return f"{counted(planned.predictions)}, if sent now" if planned.predictions else "nothing is known yet"
 
 
 def short_id(found: ReplayView) -> str:
-    """Enough of its id to be found by."""
+    """Return enough of the id to find the replay by."""
     return str(found.id)[:8]
 
 
 def total(found: ReplayView) -> int:
-    """How many letters it has, the skipped among them."""
+    """Return the number of its dead letters, including the skipped ones."""
     return sum(found.outcomes.values())

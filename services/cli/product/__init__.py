@@ -1,1 +1,1 @@
-"""The product's view: trainings and models."""
+"""Trainings and models, through the product's API."""

@@ -1,4 +1,4 @@
-"""Which commands ask about trainings and models?"""
+"""Commands on trainings and models."""
 
 # ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
 
@@ -9,18 +9,18 @@ from typing import Annotated
 import typer
 
 from services.cli.choices import Format
-from services.cli.options import Limit, Output, User, group, run_async, run_until_stopped
+from services.cli.options import DryRun, HistoryReason, Limit, Output, User, Yes, group, run_async, run_until_stopped
 
 trainings = group("Trainings, as the product's API shows them.")
 models = group("Users' models, as the product's API shows them.")
 
-TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.", show_default=False)
+TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.")
 
 
 @trainings.command("list")
 def trainings_list(
-    user: Annotated[str | None, typer.Option(help="Of this user only.", show_default=False)] = None,
-    stage: Annotated[str | None, typer.Option(help="In this stage only, e.g. running.", show_default=False)] = None,
+    user: Annotated[str | None, typer.Option(help="Of this user only.")] = None,
+    stage: Annotated[str | None, typer.Option(help="In this stage only, e.g. running.")] = None,
     limit: Limit = 20,
     output: Output = Format.TABLE,
 ) -> None:
@@ -32,7 +32,7 @@ def trainings_list(
 
 @trainings.command("show")
 def trainings_show(training: Annotated[str, TrainingArgument], output: Output = Format.TABLE) -> None:
-    """Show all that is known of a training."""
+    """Show everything about a training."""
     from services.cli.product.trainings import show_training
 
     run_async(show_training(training, output))
@@ -55,45 +55,43 @@ def trainings_watch(training: Annotated[str | None, TrainingArgument] = None, ou
 @trainings.command("retry-extraction")
 def trainings_retry_extraction(
     training: Annotated[str | None, TrainingArgument] = None,
-    user: Annotated[
-        str | None, typer.Option(help="Instead: this user's newest training without a model.", show_default=False)
-    ] = None,
+    user: Annotated[str | None, typer.Option(help="Instead: this user's newest training without a model.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Look for a training's model once more.
+    Retry the extraction of a training's model.
 
-    For one that succeeded, but no usable model was found. The model that its user uses now stays until then.
+    For a training that succeeded without a usable model. Its user keeps the current model until a new one is verified.
 
     Example: modelswap trainings retry-extraction zz4ibbonubfz7carwiefibzgga
 
     Example: modelswap trainings retry-extraction --user user-42
     """
-    from services.cli.product.asking import retry_extraction
+    from services.cli.product.trainings import retry_extraction
 
     if (training is None) == (user is None):
         raise typer.BadParameter("name a training, or a user with --user", param_hint="TRAINING")
-    run_async(retry_extraction(training, user, output))
+    run_async(retry_extraction(training, user or "", output))
 
 
 @trainings.command("cancel")
 def trainings_cancel(training: Annotated[str, TrainingArgument], output: Output = Format.TABLE) -> None:
     """
-    Have Replicate end a training.
+    Ask Replicate to cancel a training.
 
-    It is canceled when Replicate says so: watch it with `modelswap trainings watch TRAINING`.
+    It is canceled once Replicate says so: watch it with `modelswap trainings watch TRAINING`.
 
     Example: modelswap trainings cancel zz4ibbonubfz7carwiefibzgga
     """
-    from services.cli.product.asking import cancel
+    from services.cli.product.trainings import cancel
 
     run_async(cancel(training, output))
 
 
 @models.command("current")
 def models_current(user: User, output: Output = Format.TABLE) -> None:
-    """Show the model that a user uses now."""
-    from services.cli.product.trainings import show_model
+    """Show a user's current model."""
+    from services.cli.product.models import show_model
 
     run_async(show_model(user, output))
 
@@ -101,7 +99,7 @@ def models_current(user: User, output: Output = Format.TABLE) -> None:
 @models.command("history")
 def models_history(user: User, limit: Limit = 20, output: Output = Format.TABLE) -> None:
     """List every change of a user's model, newest first."""
-    from services.cli.product.trainings import show_history
+    from services.cli.product.models import show_history
 
     run_async(show_history(user, limit=limit, output=output))
 
@@ -110,30 +108,29 @@ def models_history(user: User, limit: Limit = 20, output: Output = Format.TABLE)
 def models_rollback(
     *,
     user: User,
-    reason: Annotated[str, typer.Option(help="Why. It is kept in the history.", show_default=False)],
+    reason: HistoryReason,
     to: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Which of the user's models. Default: the newest one before that was not taken back.",
-            show_default=False,
+            help="Which of the user's models. Default: the newest earlier one that was not rolled back or withdrawn.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Use an earlier model of a user again.
+    Roll back to an earlier model of a user.
 
-    It beats every training that was requested before, even one that is ready later. What is requested afterwards
-    counts again as always. A model that was rolled back from, undone or withdrawn is used again only if --to names it.
+    It beats every training that was requested before, even one that is ready later. Trainings requested afterwards
+    swap as usual. A model that was rolled back, undone or withdrawn is used again only if --to names it.
 
     Example: modelswap models rollback user-42 --reason "faces are too dark" --dry-run
 
     Example: modelswap models rollback user-42 --to acme/user-42:VERSION --reason "as before" --yes
     """
-    from services.cli.product.asking import roll_back
+    from services.cli.product.models import roll_back
 
     run_async(roll_back(user, to=to, reason=reason, dry_run=dry_run, yes=yes, output=output))
 
@@ -142,19 +139,19 @@ def models_rollback(
 def models_withdraw(
     *,
     user: User,
-    reason: Annotated[str, typer.Option(help="Why. It is kept in the history.", show_default=False)],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")] = False,
+    reason: HistoryReason,
+    dry_run: DryRun = False,
+    yes: Yes = False,
     output: Output = Format.TABLE,
 ) -> None:
     """
-    Take a user's model away: the user has none afterwards.
+    Withdraw a user's model: the user has none afterwards.
 
     For a first model, before which there is none to roll back to. It beats every training that was requested before.
     Undo it with `modelswap models rollback USER --to MODEL --reason TEXT`.
 
     Example: modelswap models withdraw user-42 --reason "trained on photos of somebody else" --dry-run
     """
-    from services.cli.product.asking import withdraw
+    from services.cli.product.models import withdraw
 
     run_async(withdraw(user, reason=reason, dry_run=dry_run, yes=yes, output=output))

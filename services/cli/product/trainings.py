@@ -1,31 +1,27 @@
-"""What is shown of trainings and models? Answers of the product's API, as tables, JSON or live bars."""
+"""Trainings: shown, watched and asked to change through the product's API; as tables, JSON or live bars."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
+from shlex import quote as shell_quote
 from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.choices import Format
-from services.cli.client import Product, patiently
+from services.cli.client import Product, patiently, product, segment, show_command
 from services.cli.output import console, print_json, print_json_line, printable
 from services.cli.table import Column, print_facts, print_list
 from services.state.transitions import Stage
-from services.state.views import ModelView, SwapView, TrainingView
-from shared.runtime.settings import ClientSettings
-from shared.runtime.tokens import read_token
+from services.state.views import TrainingView
 
 _POLL_SECONDS: Final = 0.5
 #: In these, a training changes by itself.
 UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING)
 _WATCHED: Final = 100
-_NOTHING_RUNS: Final = "no training is underway; start one: POST /v1/trainings"
 TRAININGS: Final[Sequence[Column[TrainingView]]] = (
     Column("training", lambda each: each.training_id or each.ref),
     Column("user", lambda each: each.user_id, 3),
@@ -35,34 +31,33 @@ TRAININGS: Final[Sequence[Column[TrainingView]]] = (
     Column("requested", lambda each: each.requested_at, 4),
     Column("current", lambda each: "yes" if each.current else "", 5),
 )
-HISTORY: Final[Sequence[Column[SwapView]]] = (
-    Column("generation", lambda each: each.generation),
-    Column("since", lambda each: each.at, 1),
-    Column("cause", lambda each: each.cause, 2),
-    Column("model", lambda each: each.reference or "no model"),
-    Column("training", lambda each: each.training_id, 4),
-    Column("by", lambda each: each.actor, 5),
-    Column("reason", lambda each: each.reason, 3, is_prose=True),
-)
-
-
-@asynccontextmanager
-async def product() -> AsyncIterator[Product]:
-    """The product's API, as the environment says where it is."""
-    settings = ClientSettings.load(os.environ)
-    async with Product(settings.api_url, read_token(settings.api_tokens[0].get_secret_value()).secret) as api:
-        yield api
 
 
 async def list_trainings(*, user_id: str | None, stage: str | None, limit: int, output: Format) -> None:
     async with product() as api:
-        found = await api.list_trainings(user_id=user_id, stage=stage, limit=limit)
+        found = await api.list_trainings({"user_id": user_id, "stage": stage}, limit=limit)
     print_list(found, TRAININGS, output, empty="no such training; start one: POST /v1/trainings", limit=limit)
 
 
 async def show_training(training_id: str, output: Format) -> None:
     async with product() as api:
         print_training(await api.get_training(training_id), output)
+
+
+async def cancel(training_id: str, output: Format) -> None:
+    async with product() as api:
+        path = f"/v1/trainings/{segment(training_id)}/cancel"
+        print_training(await api.post(TrainingView, path, then=show_command(training_id)), output)
+
+
+async def retry_extraction(training_id: str | None, user_id: str, output: Format) -> None:
+    """Retry for a training or, where None is given, for the newest training without a model of the user."""
+    if training_id is not None:
+        path, then = f"/v1/trainings/{segment(training_id)}", show_command(training_id)
+    else:
+        path, then = f"/v1/users/{segment(user_id)}", f"modelswap trainings list --user {shell_quote(user_id)}"
+    async with product() as api:
+        print_training(await api.post(TrainingView, f"{path}/retry-extraction", then=then), output)
 
 
 def print_training(training: TrainingView, output: Format) -> None:
@@ -75,41 +70,22 @@ def print_training(training: TrainingView, output: Format) -> None:
 
 
 async def watch(training_id: str | None, output: Format) -> list[TrainingView]:
-    """Show trainings until they have ended: one, or all that are underway; as they are then."""
+    """Show one training, or all that are underway, until they have ended; return them as they are then."""
     async with product() as api:
         if training_id is not None:
             begun = [await api.get_training(training_id)]
         else:
-            found = await api.list_trainings(user_id=None, stage=None, limit=_WATCHED)
+            found = await api.list_trainings({}, limit=_WATCHED)
             begun = [training for training in found if training.stage in UNDERWAY]
         if output is Format.JSON:
-            return await asyncio.gather(*(follow(api, each, _print_line) for each in begun))
+            return await asyncio.gather(*(follow(api, each, print_json_line) for each in begun))
         if not begun:
-            console().print(_NOTHING_RUNS)
+            console().print("no training is underway; start one: POST /v1/trainings")
         with Bars(console()) as bars:
             names = [f"{each.user_id} {each.training_id or each.ref}" for each in begun]
             return await asyncio.gather(
                 *(follow(api, each, partial(bars.show, name)) for name, each in zip(names, begun, strict=True))
             )
-
-
-async def show_model(user_id: str, output: Format) -> None:
-    async with product() as api:
-        print_model(await api.get_model(user_id), output)
-
-
-def print_model(found: ModelView, output: Format) -> None:
-    if output is Format.JSON:
-        print_json(found)
-    else:
-        # The reference has the parts.
-        print_facts((name, value) for name, value in found if name not in {"owner", "name", "version", "dry_run"})
-
-
-async def show_history(user_id: str, *, limit: int, output: Format) -> None:
-    async with product() as api:
-        found = await api.list_history(user_id, limit=limit)
-    print_list(found, HISTORY, output, empty=f"user {user_id} has no model yet", limit=limit)
 
 
 class Bars:
@@ -138,7 +114,7 @@ class Bars:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=100, stage="")
         self._progress.update(self._tasks[name], completed=training.progress, stage=_stage(training))
-        # Elsewhere, every tenth is enough.
+        # Without a terminal, a line for every tenth is enough.
         said = f"{training.stage} {training.progress // 10}"
         if not self._out.is_terminal and said != self._said.get(name):
             self._said[name] = said
@@ -146,7 +122,7 @@ class Bars:
 
 
 async def follow(api: Product, training: TrainingView, show: Callable[[TrainingView], None]) -> TrainingView:
-    """Show *training* whenever something changed, until it has ended; as it is then."""
+    """Show *training* at each change until it has ended; return it as it is then."""
     show(training)
     while training.stage in UNDERWAY:
         await asyncio.sleep(_POLL_SECONDS)
@@ -157,12 +133,8 @@ async def follow(api: Product, training: TrainingView, show: Callable[[TrainingV
     return training
 
 
-def _print_line(training: TrainingView) -> None:
-    print_json_line(training)
-
-
 def _stage(training: TrainingView) -> str:
-    """Its stage, and why or how long."""
+    """Return the stage, with the reason of a failure or the time that is left."""
     if training.failure is not None:
         return f"{training.stage}: {printable(training.failure.reason)}"
     if training.eta_seconds is not None:

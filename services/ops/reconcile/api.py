@@ -8,16 +8,16 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
 
-from services.ops.reconcile.trainings import LookRefused, StateRefused
+from services.ops.reconcile.trainings import RetryRefused, StateRefused
 from services.ops.reconcile.views import (
-    LookAgain,
-    LookedAgain,
+    ExtractionRetried,
     Reconciliation,
     RecoveryCounts,
     RecoveryOutcome,
     RecoveryView,
+    RetryExtraction,
     RoundView,
-    door_seems_broken,
+    webhooks_seem_lost,
 )
 from shared.contract.identity import TrainingName
 from shared.runtime.clock import now
@@ -57,7 +57,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
         counts = await store.counts(now())
         recovered = counts.get(RecoveryOutcome.RECOVERED, RecoveryCounts())
         return Reconciliation(
-            door_seems_broken=door_seems_broken(recovered),
+            webhooks_seem_lost=webhooks_seem_lost(recovered),
             recovered=recovered,
             given_up=counts.get(RecoveryOutcome.GIVEN_UP, RecoveryCounts()),
             never_started=counts.get(RecoveryOutcome.NEVER_STARTED, RecoveryCounts()),
@@ -67,16 +67,20 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
             trainings=await store.latest(limit),
         )
 
-    @router.post("/trainings/{training_id}/look-again", tags=["reconciliation"])
-    @raises(LookRefused)
-    async def look_again(training_id: Annotated[TrainingName, Path()], body: LookAgain, asker: Asker) -> LookedAgain:
+    @router.post("/trainings/{training_id}/retry-extraction", tags=["reconciliation"])
+    @raises(RetryRefused)
+    async def retry_extraction(
+        training_id: Annotated[TrainingName, Path()], body: RetryExtraction, asker: Asker
+    ) -> ExtractionRetried:
         """Retry the extraction of a training that succeeded without a usable model, for a reason."""
         try:
             await state.retry_extraction(training_id)
         except StateRefused as error:
-            await store.audit(asker.name, "training.look_again", f"training {training_id}", body.reason, str(error))
-            raise LookRefused(str(error)) from error
-        await store.audit(asker.name, "training.look_again", f"training {training_id}", body.reason, "asked")
-        return LookedAgain(training_id=training_id)
+            await store.audit(
+                asker.name, "training.retry_extraction", f"training {training_id}", body.reason, str(error)
+            )
+            raise RetryRefused(str(error)) from error
+        await store.audit(asker.name, "training.retry_extraction", f"training {training_id}", body.reason, "asked")
+        return ExtractionRetried(training_id=training_id)
 
     return router

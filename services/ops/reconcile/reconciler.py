@@ -29,7 +29,7 @@ from services.ops.reconcile.trainings import (
     is_due,
     next_check,
 )
-from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, door_seems_broken
+from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, webhooks_seem_lost
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.text import clean
 from shared.runtime import telemetry
@@ -194,12 +194,12 @@ class Reconciler:
         recovered = (await self._store.counts(moment)).get(RecoveryOutcome.RECOVERED, RecoveryCounts())
         clock = asyncio.get_running_loop().time()
         is_said = self._warned_at is not None and clock < self._warned_at + _WARN_EVERY_SECONDS
-        if door_seems_broken(recovered) and not is_said:
+        if webhooks_seem_lost(recovered) and not is_said:
             self._warned_at = clock
             log.warning(
                 "webhooks.do_not_arrive",
                 recovered_last_hour=recovered.last_hour,
-                hint="is MODELSWAP_PUBLIC_URL reached from outside? deploy/runbook.md: The public door is broken",
+                hint="is MODELSWAP_PUBLIC_URL reached from outside? deploy/runbook.md: Webhooks do not arrive",
             )
 
     async def _pause(self, error: str, detail: str, told_seconds: float | None = None) -> float:

@@ -32,10 +32,10 @@ class StateRefused(TransientError):  # noqa: N818 (names a condition)
     code = "state_refused"
 
 
-class LookRefused(PermanentError):  # noqa: N818 (likewise)
+class RetryRefused(PermanentError):  # noqa: N818 (likewise)
     """State does not retry an extraction, and says why."""
 
-    code = "look_refused"
+    code = "retry_refused"
 
 
 class Unfinished(BaseModel):

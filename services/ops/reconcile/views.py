@@ -69,7 +69,7 @@ class Reconciliation(_View):
     """Whether webhooks arrive."""
 
     #: Too many trainings were recovered in the last hour: webhooks do not arrive.
-    door_seems_broken: bool
+    webhooks_seem_lost: bool
     recovered: RecoveryCounts
     given_up: RecoveryCounts
     never_started: RecoveryCounts
@@ -81,7 +81,7 @@ class Reconciliation(_View):
     trainings: Sequence[RecoveryView]
 
 
-class LookAgain(BaseModel):
+class RetryExtraction(BaseModel):
     """Why an extraction is retried."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,12 +89,12 @@ class LookAgain(BaseModel):
     reason: Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
 
 
-class LookedAgain(_View):
+class ExtractionRetried(_View):
     """The extraction is retried."""
 
     training_id: str
 
 
-def door_seems_broken(recovered: RecoveryCounts) -> bool:
+def webhooks_seem_lost(recovered: RecoveryCounts) -> bool:
     """Return whether more webhooks are lost than by chance."""
     return recovered.last_hour >= _BROKEN_FROM

@@ -25,6 +25,8 @@ from shared.runtime.broker.transport import JoinedWrites
 from shared.runtime.clock import now
 
 T = TypeVar("T")
+#: A message as the library hands it over.
+Received = aiormq.abc.DeliveredMessage
 
 #: Errors of a lost connection. A frozen broker causes TimeoutError; see also `is_stray_cancel`.
 LINK_ERRORS: Final = (*CONNECTION_EXCEPTIONS, TimeoutError)

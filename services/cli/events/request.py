@@ -1,4 +1,4 @@
-"""What `modelswap trigger` was asked for, as it was typed. Pure."""
+"""The options of `modelswap trigger`. Pure, except the random id of a new training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _own_id() -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """Which webhooks, or which public events."""
+class TriggerRequest:
+    """Which webhooks or public events to send, and how."""
 
     triggers: Sequence[Trigger]
     user_id: str | None
@@ -37,31 +37,31 @@ class Order:
     error: str
     #: Of the first public event.
     generation: int
-    #: How often each is sent.
+    #: How many times each is sent.
     times: int
-    #: In which order all are sent; None for the order in which they happen.
-    dice: Random | None
+    #: Shuffles all that is sent; None: the order in which they happen.
+    random: Random | None
     #: The id of a new training.
     own_id: str = field(default_factory=_own_id)
 
     def destination_name(self) -> ModelName | None:
         """
-        The model to train; None if none is named.
+        Return the model to train, or None if none is given.
 
         Raises:
-            Problem: if it is no model's name.
+            Problem: if it is not the name of a model.
 
         """
         if self.destination is None:
             return None
         name = ModelName.parse(self.destination)
         if name is None:
-            raise Problem(f"{self.destination!r} is no model name", then="--destination owner/name, in lower case")
+            raise Problem(f"{self.destination!r} is not a model name", then="--destination owner/name, lower case")
         return name
 
     def arranged(self, things: Sequence[T]) -> list[T]:
-        """*things* as often, and in the order, in which they are to be sent."""
-        all_of_them = [thing for thing in things for _ in range(self.times)]
-        if self.dice is not None:
-            self.dice.shuffle(all_of_them)
-        return all_of_them
+        """Return *things* as many times, and in the order, in which they are sent."""
+        arranged = [thing for thing in things for _ in range(self.times)]
+        if self.random is not None:
+            self.random.shuffle(arranged)
+        return arranged

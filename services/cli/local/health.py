@@ -1,4 +1,4 @@
-"""Edge: asks each process how it is, and the public address whether our receiver is behind it."""
+"""Requests to processes of modelswap: health, metrics, and the public address of the receiver. Edge."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ValidationError
 
 from services.cli.problem import NoAnswer, NotNow, Problem
 from shared.contract.answers import kind_in
+from shared.runtime.client import HttpClient, NotReached, Response, Unanswered
 from shared.runtime.telemetry import OLDEST_DELIVERY
 
-#: A process that takes a connection and says nothing for so long hangs.
+#: A process that takes a connection and does not answer within this time hangs.
 DEADLINE_SECONDS: Final = 5.0
 _WEBHOOKS: Final = "/webhooks/replicate"
 
 
 class Health(BaseModel):
-    """What ``/readyz`` of a process says: of each check ``ok``, or what is wrong."""
+    """The answer of a process's ``/readyz``."""
 
-    #: ``ok`` where it can do its work, all but what may be lost.
+    #: ``ok`` if it can do its work, except what may be lost.
     status: str
     version: str
+    #: For each check ``ok``, or what is wrong.
     checks: Mapping[str, str]
-    #: Of each loop that has set items aside, how many.
+    #: For each loop that has set items aside, how many.
     set_aside: Mapping[str, str] = {}
 
     @property
@@ -40,7 +41,7 @@ class Health(BaseModel):
 
 async def get_health(name: str, url: str) -> Health:
     """
-    Ask the process *name* at *url* how it is.
+    Return the health of the process *name* at *url*.
 
     Raises:
         NoAnswer: if nothing listens there.
@@ -48,7 +49,7 @@ async def get_health(name: str, url: str) -> Health:
         Problem: if something else answers.
 
     """
-    response = await _get(name, f"{url}/readyz")
+    response = await _get(name, url, "/readyz")
     try:
         return Health.model_validate_json(response.content)
     except ValidationError as error:
@@ -58,13 +59,13 @@ async def get_health(name: str, url: str) -> Health:
 
 async def get_oldest_deliveries(name: str, url: str) -> dict[str, float]:
     """
-    Ask the process *name* at *url* for the age in seconds of the oldest message that it works on, by queue.
+    Return the age in seconds of the oldest message that the process *name* works on, by queue.
 
     Raises:
         Problem: if it does not answer.
 
     """
-    response = await _get(name, f"{url}/metrics")
+    response = await _get(name, url, "/metrics")
     samples = (sample for family in text_string_to_metric_families(response.text) for sample in family.samples)
     return {sample.labels["queue"]: sample.value for sample in samples if sample.name == OLDEST_DELIVERY}
 
@@ -78,11 +79,11 @@ async def reach_receiver(public_url: str) -> None:
 
     """
     try:
-        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as http:
-            response = await http.post(public_url + _WEBHOOKS)
-    except httpx.TransportError as error:
+        async with HttpClient(public_url) as http:
+            response = await http.request("POST", _WEBHOOKS, seconds=DEADLINE_SECONDS)
+    except Unanswered as error:
         then = "from this machine it may be out of reach: try it from another, such as a phone"
-        raise NoAnswer(f"{public_url} does not answer here ({type(error).__name__})", then=then) from error
+        raise NoAnswer(f"{public_url} does not answer here ({error.why})", then=then) from error
     if response.is_redirect:
         where = response.headers.get("location", "nowhere")
         then = "set MODELSWAP_PUBLIC_URL to where it redirects to, or let the proxy answer itself"
@@ -92,12 +93,12 @@ async def reach_receiver(public_url: str) -> None:
         raise Problem(f"{public_url} answers {response.status_code}, and not as our receiver does", then=then)
 
 
-async def _get(name: str, url: str) -> httpx.Response:
+async def _get(name: str, url: str, path: str) -> Response:
     try:
-        async with httpx.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False) as http:
-            return await http.get(url)
-    except httpx.ConnectError as error:
+        async with HttpClient(url) as http:
+            return await http.request("GET", path, seconds=DEADLINE_SECONDS)
+    except NotReached as error:
         raise NoAnswer(f"nothing listens at {url}", then=f"start it: modelswap serve {name}") from error
-    except httpx.TransportError as error:
+    except Unanswered as error:
         then = f"read the log of {name}, then restart it"
-        raise NotNow(f"it listens, and does not answer within {DEADLINE_SECONDS:g} s: it hangs", then=then) from error
+        raise NotNow(f"it listens, but does not answer within {DEADLINE_SECONDS:g} s: it hangs", then=then) from error

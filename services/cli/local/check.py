@@ -1,4 +1,4 @@
-"""One check of the doctor: what was seen, and what to do about it."""
+"""One check of the doctor: its result, and what to do about it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WARNING: Final = "warning"
 WRONG: Final = "wrong"
 
 SET: Final = "set it in the environment; `modelswap config show` lists every setting"
-#: What takes longer hangs.
+#: A check that takes longer hangs.
 _DEADLINE_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     check: str
     status: str
@@ -33,7 +33,7 @@ class Finding:
 
 
 class Wrong(Exception):  # noqa: N818 (a result of a check, not a failure of ours)
-    """Something is to be put right; *then* is how, if not as usual."""
+    """Something must be fixed; *then* is how, if not the default."""
 
     def __init__(self, detail: str, then: str = "") -> None:
         super().__init__(detail)
@@ -41,7 +41,7 @@ class Wrong(Exception):  # noqa: N818 (a result of a check, not a failure of our
 
 
 class NotKnown(Exception):  # noqa: N818 (likewise)
-    """The process that could tell does not answer, or refuses to; *then* is what to do about that."""
+    """The process to ask does not answer, or refuses; *then* is what to do about that."""
 
     def __init__(self, problem: Problem, then: str) -> None:
         super().__init__(f"not known: {problem}")
@@ -52,9 +52,9 @@ async def check(
     name: str, look: Callable[[Environment], Awaitable[str]], environment: Environment, then: str, *, after: str = ""
 ) -> Finding:
     """
-    Run one check; every way it can end is a finding.
+    Run one check; return a finding however it ends.
 
-    *then* is what to do if something is wrong. *after* names what this check depends on and an earlier one looks at.
+    *then* is what to do if something is wrong. *after* names a dependency that has a check of its own.
     """
     try:
         async with asyncio.timeout(_DEADLINE_SECONDS):
@@ -75,7 +75,7 @@ def _failed(name: str, error: Exception, then: str, after: str) -> Finding:
         case Wrong():
             return Finding(name, WRONG, str(error), error.then or then)
         case Problem() | DependencyDown() if after:
-            return Finding(name, WARNING, f"not known: {error}", f"put {after} right first")
+            return Finding(name, WARNING, f"not known: {error}", f"fix {after} first")
         case ModelswapError():
             return Finding(name, WRONG, str(error), remedy(error, otherwise=then))
     return Finding(name, WRONG, str(error), then)
@@ -87,10 +87,10 @@ def mistakes(error: SettingsError) -> list[str]:
 
 
 def how_to_ask_ops(problem: Problem) -> str:
-    """What to do where ops does not tell us something."""
+    """Return what to do if ops cannot be asked."""
     match problem:
         case NoAnswer():
             return "modelswap serve ops"
         case NotNow():
-            return "see what the process ops says above, and its log"
+            return "read the log of ops"
     return problem.then

@@ -1,0 +1,145 @@
+"""HTTP client for ops and the command line: requests, typed answers, pages; transport errors mapped once. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from shared.contract.answers import Page, said_in
+from shared.contract.errors import DependencyDown
+
+M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
+
+Response = httpx.Response
+
+SECONDS: Final = 10.0
+_NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
+
+
+class ServiceDown(DependencyDown):
+    """A server does not answer, refuses our token, or answers in an unexpected way."""
+
+    code = "service_down"
+
+
+class Unanswered(ServiceDown):
+    """There was no response, or only a part of one; *why* is the name of the HTTP library's error."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(f"{url} does not answer ({why})")
+        self.why = why
+
+
+class NotReached(Unanswered):
+    """There was no connection: nothing listens at the address, or it is out of reach."""
+
+
+class Hung(Unanswered):
+    """The server took the connection, but did not answer in time."""
+
+
+class ServiceFailed(ServiceDown):
+    """It answers in an unexpected way, maybe to this request only."""
+
+    may_concern_one = True
+
+
+class HttpClient:
+    """Requests to the server at *url*, as an async context manager. Follows no redirect and uses no proxy."""
+
+    def __init__(
+        self, url: str, *, token: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._url = url
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._http = httpx.AsyncClient(headers=headers, trust_env=False, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def request(
+        self,
+        method: str,
+        path: str = "",
+        *,
+        query: Mapping[str, str] | None = None,
+        body: JsonValue | Mapping[str, JsonValue] = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = SECONDS,
+    ) -> httpx.Response:
+        """
+        Send a request with *body* as JSON, or *content* as it is, and return the response, whatever its status.
+
+        Raises:
+            NotReached, Hung, Unanswered: if there is none within *seconds*.
+
+        """
+        url = self._url + path
+        timeout = httpx.Timeout(seconds, connect=min(seconds, SECONDS))
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._http.request(
+                    method, url, params=query, json=body, content=content, headers=headers, timeout=timeout
+                )
+        except _NOT_REACHED as error:
+            raise NotReached(url, type(error).__name__) from error
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise Hung(url, type(error).__name__) from error
+        except httpx.HTTPError as error:
+            raise Unanswered(url, type(error).__name__) from error
+
+
+def read(kind: type[M], response: httpx.Response) -> M:
+    """
+    Return the body of *response*.
+
+    Raises:
+        ServiceFailed: if it is an error, or no *kind*.
+
+    """
+    if not response.is_success:
+        raise unexpected(response)
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise another_version(response.url) from error
+
+
+def unexpected(response: httpx.Response) -> ServiceFailed:
+    return ServiceFailed(f"{response.url} answered {response.status_code}: {said_in(response.content)}")
+
+
+def another_version(url: object) -> ServiceFailed:
+    return ServiceFailed(f"{url} answers like another version of modelswap")
+
+
+async def items(
+    get_page: Callable[[Mapping[str, str]], Awaitable[Page[V]]], *, page_size: int, limit: int | None = None
+) -> AsyncIterator[V]:
+    """Yield at most *limit* items (None: all), with one page in memory; *get_page* takes the query of a page."""
+    left, cursor = sys.maxsize if limit is None else limit, None
+    while left > 0:
+        query = {"limit": str(min(page_size, left))}
+        page = await get_page(query if cursor is None else {**query, "cursor": cursor})
+        for item in page.items:
+            yield item
+        left -= len(page.items)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def quoted(text: str) -> str:
+    """Quote *text* as one segment of a path."""
+    return quote(text, safe="")
