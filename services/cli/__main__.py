@@ -1,4 +1,4 @@
-"""Runs the command line: ``python -m services.cli``."""
+"""Run the command line: ``python -m services.cli``."""
 
 import sys
 

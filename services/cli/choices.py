@@ -1,4 +1,4 @@
-"""Which words does the command line know? Pure, and quick to import."""
+"""Enumerations that options take. Pure, and quick to import."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from enum import StrEnum
 
 
 class Format(StrEnum):
-    """How a read command prints."""
+    """Output format of a command."""
 
     TABLE = "table"
-    WIDE = "wide"  #: A table with every column, however narrow the terminal is.
+    WIDE = "wide"  #: A table with every column, even on a narrow terminal.
     JSON = "json"
 
 
 class Process(StrEnum):
-    """What can be served."""
+    """A process that can be run."""
 
     RECEIVER = "receiver"
     EXTRACTOR = "extractor"
@@ -24,7 +24,7 @@ class Process(StrEnum):
 
 
 class Trigger(StrEnum):
-    """What can be made to happen: a webhook about a training, or a public event."""
+    """A webhook about a training, or a public event, to trigger."""
 
     STARTED = "training.started"
     PROGRESSED = "training.progressed"
@@ -40,5 +40,5 @@ class Trigger(StrEnum):
 
     @property
     def is_webhook(self) -> bool:
-        """Does Replicate say it? All others are public events."""
+        """Whether it is a webhook of Replicate; all others are public events."""
         return self.startswith("training.")

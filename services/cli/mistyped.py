@@ -1,4 +1,4 @@
-"""Mistyped commands and options: say what was probably meant. Pure."""
+"""Mistyped commands and options: suggest the right ones. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NAME: Final = "modelswap"
 
 def explain_mistake(error: typer.TyperException, command: Any, typed: Sequence[str]) -> str:
     """
-    What to write to standard error of a command line that makes no sense: why, then what to type.
+    Return the text for standard error about an invalid command line: why, then what to type.
 
-    *command* is the root of typer's commands, *typed* what follows its name.
+    *command* is the root of typer's commands, *typed* the arguments.
     """
     words = list(typed)
     depth = 0
@@ -27,12 +27,12 @@ def explain_mistake(error: typer.TyperException, command: Any, typed: Sequence[s
         command = children[words[depth]]
         depth += 1
     if children and depth == len(words):
-        # A group alone: its help is what to type.
+        # A group without a command: show its help.
         return f"{error.format_message()}\n"
     options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
     words[depth:] = [_option(word, [*options, "--help"]) for word in words[depth:]]
     meant = [after for before, after in zip(typed, words, strict=True) if before != after]
-    # Typer says this of what pydantic refuses.
+    # Typer's prefix for errors of pydantic.
     why = error.message if meant else error.format_message().replace("Value error, ", "")
     hint = f"; did you mean {' '.join(meant)}?" if meant else ""
     then = words if meant else [*words[:depth], "--help"]
@@ -45,5 +45,5 @@ def _option(word: str, options: Sequence[str]) -> str:
 
 
 def _closest(word: str, known: Sequence[str]) -> str:
-    """The one of *known* that is most like *word*; *word* itself if it is known, or nothing is like it."""
+    """Return the word in *known* closest to *word*; *word* itself if it is known or nothing is close."""
     return word if word in known else next(iter(get_close_matches(word, known, 1)), word)

@@ -1,4 +1,4 @@
-"""What went wrong at the command line, and which command to try next? Pure."""
+"""Errors of commands, with the command to try next. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from shared.contract.errors import ModelswapError
 
-#: The command line was understood, but not the settings it needs.
+#: Exit code for missing or invalid settings.
 _EXIT_SETTINGS: Final = 2
 _NEXT: Final = {
     "settings": "modelswap config show, or modelswap up --embedded, which needs no settings",
@@ -18,7 +18,7 @@ _NEXT: Final = {
 
 
 class Problem(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
-    """A command can not do what it was asked; *then* is what to do about it."""
+    """A command cannot do its work; *then* is what to do about it."""
 
     code = "problem"
 
@@ -28,24 +28,24 @@ class Problem(ModelswapError):  # noqa: N818 (it is a condition, and reads as on
 
 
 class NoAnswer(Problem):
-    """Nothing listens there."""
+    """Nothing listens at the address."""
 
     code = "no_answer"
 
 
 class NotNow(Problem):
-    """What listens there can not answer now: it hangs, or what it needs is away."""
+    """The server cannot answer now: it hangs, or a dependency is down."""
 
     code = "not_now"
 
 
 def remedy(error: ModelswapError, *, otherwise: str) -> str:
-    """Return what to do about *error*; *otherwise* if it is an error that says nothing about that."""
+    """Return what to do about *error*; *otherwise* if the error does not say."""
     return error.then if isinstance(error, Problem) else _NEXT.get(error.code, otherwise)
 
 
 def explain(error: ModelswapError) -> str:
-    """What is written to standard error: what happened, then what to do."""
+    """Return the text for standard error: what happened, then what to do."""
     return f"modelswap: {error}\nNext: {remedy(error, otherwise='modelswap doctor')}\n"
 
 

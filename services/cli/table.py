@@ -1,4 +1,4 @@
-"""Tables: one line for each item, with as many columns as the terminal has room for."""
+"""Tables: one line for each item, with as many columns as fit the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 _GAP: Final = "  "
-#: Less of a text says nothing.
+#: Text is not cut below this.
 _PROSE_WIDTH: Final = 20
 _STYLES: Final = {
     "active": "green",
@@ -39,18 +39,18 @@ class Column(Generic[T]):
     """One column of a list."""
 
     name: str
-    #: What it shows of an item.
+    #: Its value for an item.
     value: Callable[[T], object]
-    #: Rank 0 is always shown: the id that a next command needs. The higher the rank, the sooner a column is dropped.
+    #: Rank 0 is always shown: the id for a next command. Columns with higher ranks are dropped first.
     rank: int = 0
-    #: Text for people, which may be cut to what is left of the line. Everything else is shown whole or not at all.
+    #: Text, which may be cut to the rest of the line. Everything else is shown whole or not at all.
     is_prose: bool = False
 
 
 def print_list(
     found: Sequence[M], columns: Sequence[Column[M]], output: Format, *, empty: str, limit: int | None = None
 ) -> None:
-    """Print answers of an API, and that there may be more than *limit*; *empty* is what to say of none."""
+    """Print items of an API, and a note if there may be more than *limit*; *empty* is printed if there are none."""
     if output is Format.JSON:
         print_json(found)
         return
@@ -60,7 +60,7 @@ def print_list(
 
 
 def print_table(found: Iterable[T], columns: Sequence[Column[T]], output: Format, *, empty: str) -> None:
-    """Print one line for each item: every column if *output* is wide or no terminal, else those that fit."""
+    """Print one line for each item: every column if *output* is wide or piped, else those that fit."""
     rows = [[_cell(column.value(item)) for column in columns] for item in found]
     out = console()
     if not rows:
@@ -73,7 +73,7 @@ def print_table(found: Iterable[T], columns: Sequence[Column[T]], output: Format
 
 
 def print_facts(rows: Iterable[Sequence[object]]) -> None:
-    """Print one line for each fact: its name and what it says, whole. Only the terminal wraps it."""
+    """Print one line for each fact: name and value, uncut. Only the terminal wraps it."""
     cells = [[_cell(value) for value in row] for row in rows]
     for line in _lines(cells, dict(enumerate(_widths(cells)))):
         console().print(line, soft_wrap=True)
@@ -81,7 +81,7 @@ def print_facts(rows: Iterable[Sequence[object]]) -> None:
 
 def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int | None) -> Mapping[int, int]:
     """
-    Choose the columns that fit into *room*, by index, with the width of each; None: there is room for all.
+    Choose the columns that fit into *room* (None: all); return the width of each, by index.
 
     *widths* are the widths of their contents.
     """
@@ -96,7 +96,7 @@ def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int | None) -
         return sum(least[index] for index in indices) + len(_GAP) * (len(indices) - 1)
 
     chosen = [index for index, column in enumerate(columns) if column.rank == 0]
-    # An id that is wider than the terminal is wrapped by it: then the rows that it takes have room for more.
+    # The terminal wraps an id that is wider than it; the rows it takes then have room for more columns.
     room *= max(1, ceil(needed(chosen) / room))
     for index in sorted(range(len(columns)), key=lambda index: columns[index].rank):
         if index not in chosen and needed([*chosen, index]) <= room:
@@ -110,7 +110,7 @@ def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int | None) -
 
 
 def tell_if_cut(shown: Sequence[object], limit: int) -> None:
-    """Say on standard error that there may be more than the *limit* that was asked for."""
+    """Note on standard error that there may be more than *limit*."""
     if len(shown) >= limit:
         tell(f"{limit} are shown; for more, --limit")
 

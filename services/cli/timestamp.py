@@ -1,4 +1,4 @@
-"""When is ``2h``? Pure: what people type for a time, as a time."""
+"""Timestamps as typed: ``2h``, or ISO 8601. Pure."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 def read_timestamp(text: str, *, now: datetime) -> datetime:
     """
-    The time that *text* says: so long ago (``2h``), or as it is written (``2026-11-24 12:00``, UTC if it does not say).
+    Return the time in *text*: an age (``2h``) or a timestamp (``2026-11-24 12:00``, UTC if it has no offset).
 
     Raises:
-        Problem: if it says none.
+        Problem: if it is neither.
 
     """
     ago = _AGO.fullmatch(text.strip())
     try:
         if ago:
             return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        moment = datetime.fromisoformat(text.strip())
+        timestamp = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
-        raise Problem(f"{text!r} is no time", then="give one like 30m, 2h, 7d or 2026-11-24T12:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        raise Problem(f"{text!r} is not a time", then="give one like 30m, 2h, 7d or 2026-11-24T12:00Z") from None
+    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)

@@ -108,7 +108,7 @@ async def test_a_process_that_is_killed_is_started_again(running):
     os.kill(killed, signal.SIGKILL)
 
     said = await running.until_said("extractor ended", after=before)
-    assert said == "extractor ended with exit code -9; it is started again in 0.5 s"
+    assert said == "extractor ended with exit code -9; it is restarted in 0.5 s"
     await until_active(running, await train(running, "kim"))
     assert running.child("extractor") not in (0, killed)
     assert running.process.returncode is None

@@ -124,7 +124,7 @@ def test_nothing_that_is_printed_holds_a_secret_and_strangers_are_named(output, 
 
     said = capsys.readouterr()
     assert SECRET not in said.out + said.err
-    assert said.err == "warning: nothing heeds MODELSWAP_DATABSE_URL; a typing mistake?\n"
+    assert said.err == "warning: no process reads MODELSWAP_DATABSE_URL; a typing mistake?\n"
 
 
 def test_json_can_be_read_by_programs(capsys):

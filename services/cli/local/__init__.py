@@ -1,1 +1,1 @@
-"""What is run and looked at on this machine: everything at once, servers, settings."""
+"""Commands for this machine: run everything, check it, set up servers, show settings."""

@@ -32,20 +32,15 @@ class Finding:
     then: str = ""
 
 
-class Wrong(Exception):  # noqa: N818 (a result of a check, not a failure of ours)
-    """Something must be fixed; *then* is how, if not the default."""
+class Wrong(Problem):
+    """Something must be fixed; *then* is how, if not as the check says."""
 
     def __init__(self, detail: str, then: str = "") -> None:
-        super().__init__(detail)
-        self.then = then
+        super().__init__(detail, then=then)
 
 
-class NotKnown(Exception):  # noqa: N818 (likewise)
-    """The process to ask does not answer, or refuses; *then* is what to do about that."""
-
-    def __init__(self, problem: Problem, then: str) -> None:
-        super().__init__(f"not known: {problem}")
-        self.then = then
+class Doubtful(Problem):
+    """Something may need work, or could not be checked."""
 
 
 async def check(
@@ -58,27 +53,26 @@ async def check(
     """
     try:
         async with asyncio.timeout(_DEADLINE_SECONDS):
-            detail = await look(environment)
+            return Finding(name, OK, await look(environment))
     except TimeoutError:
         return Finding(name, WRONG, f"no answer within {_DEADLINE_SECONDS:g} s: it hangs", then)
-    except (Wrong, NotKnown, ModelswapError) as error:
-        return _failed(name, error, then, after)
-    return Finding(name, OK, detail)
+    except ModelswapError as error:
+        return Finding(name, *_failed(error, then, after))
 
 
-def _failed(name: str, error: Exception, then: str, after: str) -> Finding:
+def _failed(error: ModelswapError, then: str, after: str) -> tuple[str, str, str]:
     match error:
         case SettingsError():
-            return Finding(name, WRONG, mistakes(error)[0], SET)
-        case NotKnown():
-            return Finding(name, WARNING, str(error), error.then)
+            return WRONG, mistakes(error)[0], SET
+        case Doubtful():
+            return WARNING, str(error), error.then
         case Wrong():
-            return Finding(name, WRONG, str(error), error.then or then)
+            return WRONG, str(error), error.then or then
         case Problem() | DependencyDown() if after:
-            return Finding(name, WARNING, f"not known: {error}", f"fix {after} first")
-        case ModelswapError():
-            return Finding(name, WRONG, str(error), remedy(error, otherwise=then))
-    return Finding(name, WRONG, str(error), then)
+            return WARNING, f"not known: {error}", f"fix {after} first"
+        case Problem():
+            return WRONG, str(error), then
+    return WRONG, str(error), remedy(error, otherwise=then)
 
 
 def mistakes(error: SettingsError) -> list[str]:

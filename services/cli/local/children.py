@@ -1,4 +1,4 @@
-"""How do several processes run as one? Edge: each speaks with its name, and none outlives us."""
+"""Child processes: their output is passed on line by line, and none outlives the command. Edge."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from services.cli.problem import Problem
 from shared.runtime.guard import die_with_parent
 
 _READY_SECONDS: Final = 60
-#: More than a process takes to finish what it began.
+#: More than a process needs to finish its work.
 _STOP_SECONDS: Final = 15
 _LONGEST_LINE: Final = 1024 * 1024
 _REMEMBERED_LINES: Final = 10
 _REMEMBERED_CHARACTERS: Final = 300
-_AGAIN: Final = "put that right, then run the same command again"
+_AGAIN: Final = "fix that, then run the same command again"
 
-#: Takes a process's name and one line that it wrote.
+#: Called with the name of a process and a line of its output.
 Hear = Callable[[str, str], None]
 
 
@@ -37,7 +37,7 @@ class _Child:
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_LINES))
 
     async def listen(self, hear: Hear) -> int:
-        """Pass on what it writes until it ends; its exit code."""
+        """Pass on its output until it ends; return its exit code."""
         while text := await self._read_line():
             text = text.rstrip()
             self.last_lines.append(text[:_REMEMBERED_CHARACTERS])
@@ -45,7 +45,7 @@ class _Child:
         return await self.process.wait()
 
     async def _read_line(self) -> str:
-        """Return the next line with its end; nothing, if there is none."""
+        """Return the next line with its line end, or nothing at the end of the output."""
         assert self.process.stdout is not None  # noqa: S101 (it was asked for)
         try:
             return (await self.process.stdout.readline()).decode("utf-8", "replace")
@@ -58,7 +58,7 @@ class Children:
 
     def __init__(self, hear: Hear) -> None:
         self._hear = hear
-        #: Each with the task that listens to it and ends with it.
+        #: Each with the task that reads its output and ends with it.
         self._children: dict[str, tuple[_Child, asyncio.Task[int]]] = {}
 
     async def __aenter__(self) -> Self:
@@ -68,7 +68,7 @@ class Children:
         await self.stop(*self._children)
 
     async def start(self, name: str, environment: Mapping[str, str]) -> None:
-        """Start the process; an earlier one of that name has ended."""
+        """Start the process; an earlier one of that name must have ended."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -79,14 +79,14 @@ class Children:
             stderr=STDOUT,
             limit=_LONGEST_LINE,
             preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
-            # Ctrl-C is for us; we tell them.
+            # Ctrl-C reaches this command only, which stops them.
             process_group=0,
         )
         child = _Child(name, process)
         self._children[name] = child, asyncio.create_task(child.listen(self._hear))
 
     async def stop(self, *names: str) -> None:
-        """Stop these processes: in good order, or after a while by force."""
+        """Terminate these processes; kill those that do not end in time."""
         alive = [(child, task) for name in names for child, task in [self._children[name]] if not task.done()]
         for child, _ in alive:
             _send(child.process.terminate)
@@ -100,7 +100,7 @@ class Children:
 
     async def until_ready(self, urls: Mapping[str, str]) -> None:
         """
-        Wait until the processes that *urls* names say that they are ready.
+        Wait until the processes in *urls* are ready.
 
         Raises:
             Problem: if one of them ends instead, or takes too long.
@@ -122,7 +122,7 @@ class Children:
                 await waiting
 
     async def death(self, *names: str) -> Problem:
-        """Wait until one of these processes (of all, if none is named) ends, and say which and how."""
+        """Wait until one of these processes (default: any) ends, and describe it as a problem."""
         tasks = {self._children[name][1]: self._children[name][0] for name in names or self._children}
         (task, *_), _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         child = tasks[task]

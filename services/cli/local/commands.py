@@ -1,4 +1,4 @@
-"""Which commands run and look at everything on this machine?"""
+"""Commands that run and check everything on this machine."""
 
 # ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
 
@@ -13,17 +13,17 @@ import typer
 from services.cli.choices import Format, Process
 from services.cli.options import Output, group, run_async
 
-config = group("What the processes are set up with.")
+config = group("Settings of the processes.")
 db = group("The database.")
 topology = group("Exchanges and queues on the broker.")
 
 
 def demo() -> None:
     """
-    Watch three trainings, with nothing to set up.
+    Watch three trainings, without any setup.
 
     One succeeds; one fails, and its user keeps the old model; one replaces a model that works until the swap. With
-    private servers, all services and a simulated Replicate: within two minutes everything is gone again.
+    private servers, all services and a simulated Replicate: after two minutes at most everything is deleted again.
     """
     from services.cli.local.demo import demo as run
 
@@ -33,13 +33,13 @@ def demo() -> None:
 def up(
     *,
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="With a private RabbitMQ and Postgres, and secrets made for them.")
+        bool, typer.Option("--embedded", help="With a private RabbitMQ and Postgres, and generated secrets.")
     ] = False,
     state: Annotated[
         Path | None,
         typer.Option(
-            help="Keep everything in this folder for the next run: the private servers' data, the secrets, and what "
-            "the simulated Replicate knows. Without it all of that is deleted at the end.",
+            help="Keep everything in this folder for the next run: the private servers' data, the secrets, and the "
+            "state of the simulated Replicate. Without it, all of that is deleted at the end.",
             metavar="DIR",
             file_okay=False,
         ),
@@ -54,16 +54,16 @@ def up(
     restart: Annotated[
         Process | None,
         typer.Option(
-            help="Have the `modelswap up` that runs in another terminal restart this process; return when it is "
-            "ready. Which `up`: see --state, or `source` the file that it names at its start.",
+            help="Restart this process of the `modelswap up` in another terminal; return when it is ready. "
+            "Which `up`: give its --state, or `source` the file that it names at its start.",
         ),
     ] = None,
 ) -> None:
     """
     Run all services on this machine until Ctrl-C.
 
-    A process that ends by itself is started again: after half a second, and each time later where it ends again soon,
-    up to 30 seconds. Exit code 1 if one ends before all are ready.
+    A process that ends by itself is restarted, after half a second, and later each time it ends soon again, up to 30
+    seconds. Exit code 1 if one ends before all are ready.
     """
     state = state.absolute() if state else None
     if restart is not None:
@@ -77,7 +77,7 @@ def up(
     run(os.environ, embedded=embedded, state=state, simulator=simulator)
 
 
-def serve(name: Annotated[Process, typer.Argument(help="Which one.")]) -> None:
+def serve(name: Annotated[Process, typer.Argument(help="The process.")]) -> None:
     """Run one process, as `python -m services.NAME` does."""
     import runpy
 
@@ -88,7 +88,7 @@ def doctor(output: Output = Format.TABLE) -> None:
     """
     Check settings, broker, database and Replicate.
 
-    Says of each what to do about it. Exit code 1 if something is wrong.
+    Says what to do about each problem. Exit code 1 if something is wrong.
     """
     from services.cli.local.doctor import examine, print_findings
 
@@ -100,9 +100,9 @@ def doctor(output: Output = Format.TABLE) -> None:
 @config.command("show")
 def config_show(output: Output = Format.TABLE) -> None:
     """
-    Show every setting as it counts now.
+    Show the current value of every setting.
 
-    Secrets are masked. Says where each setting comes from and which processes heed it.
+    Secrets are masked. Shows the source of each setting and which processes read it.
     """
     from services.cli.local.config import show
 
@@ -111,7 +111,7 @@ def config_show(output: Output = Format.TABLE) -> None:
 
 @db.command("migrate")
 def db_migrate() -> None:
-    """Bring the database up to date."""
+    """Apply all pending migrations."""
     from services.cli.local import servers
 
     for name in run_async(servers.migrate(os.environ)):
@@ -122,11 +122,11 @@ def db_migrate() -> None:
 @db.command("roles")
 def db_roles() -> None:
     """
-    Make the database and its roles.
+    Create the database and its roles.
 
-    They are named modelswap and modelswap_…. MODELSWAP_DATABASE_URL is a superuser's here. The roles' passwords are
-    POSTGRES_OWNER_PASSWORD, POSTGRES_STATE_PASSWORD and POSTGRES_OPS_PASSWORD; a changed one is set. Run it before
-    `db migrate`, for which the owner logs in.
+    They are named modelswap and modelswap_…. MODELSWAP_DATABASE_URL must be a superuser's here. The roles' passwords
+    are POSTGRES_OWNER_PASSWORD, POSTGRES_STATE_PASSWORD and POSTGRES_OPS_PASSWORD; changed ones are set. Run it before
+    `db migrate`, which logs in as the owner.
     """
     from services.cli.local import roles
     from shared.runtime.settings import DatabaseSettings
@@ -154,12 +154,12 @@ def topology_apply() -> None:
     """
     Declare every exchange and queue.
 
-    What exists already is left as it is.
+    Existing ones are not changed.
     """
     from services.cli.local import servers
 
     there = run_async(servers.declare_topology(os.environ))
-    print(f"{len(there.exchanges)} exchanges and {len(there.queues)} queues are there")
+    print(f"{len(there.exchanges)} exchanges and {len(there.queues)} queues are declared")
 
 
 @topology.command("diff")

@@ -1,4 +1,4 @@
-"""What is every process set up with, and where does each setting come from? Reads the environment; shows no secret."""
+"""`modelswap config show`: every setting, its value and source, without secrets."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _URL: Final = re.compile(r"(\w+://)(.*@)?([^?#]*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One setting as it counts now."""
+    """The current value of one setting."""
 
     name: str
     value: Any
     #: default, environment, nowhere, or the file that holds it
     source: str
-    #: Which processes heed it.
+    #: The processes that read it.
     processes: tuple[str, ...]
     problem: str | None
 
 
 def entries(environment: Mapping[str, str]) -> list[Entry]:
-    """Every setting there is, by name."""
+    """Return every setting, by name."""
     return [_entry(name, owner, environment) for name, owner in sorted(all_settings().items())]
 
 
@@ -54,7 +54,7 @@ def _entry(name: str, owner: type[Settings], environment: Mapping[str, str]) -> 
     try:
         value = _shown(getattr(alone.load(given), field))
     except SettingsError as error:
-        # The first line is a heading, and where a file cannot be read, that its setting is missing is no news.
+        # The first line is a heading. If a file cannot be read, a further line says that the setting is missing.
         problem = str(error).splitlines()[1].strip().removeprefix(name).lstrip(": ")
     return Entry(name, value, _source(name, given, problem), _processes(field), problem)
 
@@ -88,7 +88,7 @@ def _shown(value: Any) -> Any:
 
 
 def _masked(secret: str) -> str:
-    """Of an address its host and path stay visible, of anything else nothing."""
+    """Mask a secret: an address keeps its host and path, anything else is hidden."""
     match = _URL.match(secret)
     if match is None:
         return _MASK
@@ -96,14 +96,14 @@ def _masked(secret: str) -> str:
 
 
 def show(environment: Mapping[str, str], output: Format) -> None:
-    """Print every setting, and to standard error which names nobody heeds."""
-    found, unheeded = entries(environment), unknown(environment)
+    """Print every setting; warn of names that no process reads on standard error."""
+    found, unread = entries(environment), unknown(environment)
     if output is Format.JSON:
-        print_json({"settings": [asdict(entry) for entry in found], "unknown": unheeded})
+        print_json({"settings": [asdict(entry) for entry in found], "unknown": unread})
     else:
         print_table(found, SETTINGS, output, empty="")
-    for name in unheeded:
-        tell(f"warning: nothing heeds {name}; a typing mistake?")
+    for name in unread:
+        tell(f"warning: no process reads {name}; a typing mistake?")
 
 
 def _value(entry: Entry) -> object:

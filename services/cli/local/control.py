@@ -1,8 +1,8 @@
 """
-Talk to the `modelswap up` that runs with a folder. Edge: a Unix socket in that folder.
+Control socket of a running `modelswap up`: a Unix socket in its folder. Edge.
 
-A client sends a command and a process's name on one line, such as ``restart extractor``, and is answered with one JSON
-object: ``{}`` when it is done, or the problem. One client after the other.
+A client sends one line, such as ``restart extractor``, and receives one JSON object: ``{}`` when it is done, or the
+problem. One client at a time.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Final
 
 from services.cli.problem import Problem
 
-#: To another terminal it says the folder of the `up` whose settings it has.
+#: Exported to other terminals: the folder of the `up` whose settings they have.
 UP_FOLDER: Final = "MODELSWAP_UP_FOLDER"
 _SOCKET: Final = "up.socket"
 _COMMAND_SECONDS: Final = 5.0
-#: More than a restart takes that is given up.
+#: More than a restart takes until it is given up.
 _ANSWER_SECONDS: Final = 120.0
 _NONE_RUNS: Final = "modelswap up --embedded --state DIR in another terminal, then the same command again"
 
 
 @contextlib.contextmanager
 def listening(folder: Path) -> Iterator[socket.socket]:
-    """A socket in *folder* that only its owner may connect to; gone afterwards."""
+    """Yield a socket in *folder* that only its owner may connect to; delete it afterwards."""
     file = folder / _SOCKET
     with socket.socket(socket.AF_UNIX) as listener:
         file.unlink(missing_ok=True)  # of a run that was killed
-        # An address has at most 100 or so characters, and a folder may have more.
+        # A socket address has at most about 100 characters, and a folder may have more.
         with contextlib.chdir(folder):
             listener.bind(_SOCKET)
         file.chmod(0o600)
@@ -46,7 +46,7 @@ def listening(folder: Path) -> Iterator[socket.socket]:
 
 
 async def serve(listener: socket.socket, restart: Callable[[str], Awaitable[None]]) -> None:
-    """Do what clients ask, until cancelled."""
+    """Serve clients until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         connection, _ = await loop.sock_accept(listener)
@@ -72,10 +72,10 @@ async def _answer(command: list[str], restart: Callable[[str], Awaitable[None]])
 
 async def ask_to_restart(folder: Path, name: str) -> None:
     """
-    Have the `up` that runs with *folder* restart a process, and return when that is ready.
+    Ask the `up` that runs with *folder* to restart a process; return when it is ready.
 
     Raises:
-        Problem: if none runs, it does not know the process, or that does not become ready.
+        Problem: if no `up` runs, the process is unknown, or it does not become ready.
 
     """
     connection = _connect(folder)
@@ -85,11 +85,11 @@ async def ask_to_restart(folder: Path, name: str) -> None:
         async with asyncio.timeout(_ANSWER_SECONDS):
             answer = await reader.readline()
     except (OSError, TimeoutError) as error:
-        raise Problem(f"`modelswap up` in {folder} does not answer", then="see what it says there") from error
+        raise Problem(f"`modelswap up` in {folder} does not answer", then="read its output in that terminal") from error
     finally:
         writer.close()
     if not answer:
-        raise Problem(f"`modelswap up` in {folder} has ended meanwhile", then=_NONE_RUNS)
+        raise Problem(f"`modelswap up` in {folder} has ended", then=_NONE_RUNS)
     said = json.loads(answer)
     if said:
         raise Problem(said["problem"], then=said["then"])
@@ -109,10 +109,10 @@ def _connect(folder: Path) -> socket.socket:
 
 def folder_of_up(state: Path | None) -> Path:
     """
-    Return the folder of the `up` that is meant: *state*, or what its exported settings say.
+    Return the folder of the `up` to control: *state*, or the exported one.
 
     Raises:
-        Problem: if neither says.
+        Problem: if there is neither.
 
     """
     given = os.environ.get(UP_FOLDER)

@@ -8,25 +8,15 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+from pydantic import BaseModel
 from rich.text import Text
 
 from services.cli.choices import Format
 from services.cli.client import operators
 from services.cli.local import servers
-from services.cli.local.check import (
-    OK,
-    SET,
-    WARNING,
-    WRONG,
-    Finding,
-    NotKnown,
-    Wrong,
-    check,
-    how_to_ask_ops,
-    mistakes,
-)
+from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, how_to_ask_ops, mistakes
 from services.cli.local.running import outbox, processes, public_address, queues
 from services.cli.local.stack import SERVICES, Environment
 from services.cli.output import print_json
@@ -51,8 +41,15 @@ from shared.runtime.settings import (
     unknown,
 )
 
+M = TypeVar("M", bound=BaseModel)
+
 _SECRETS: Final = "set MODELSWAP_WEBHOOK_SECRETS to what Replicate signs with"
-_TOKEN: Final = "set MODELSWAP_REPLICATE_API_TOKEN to a token of replicate.com/account/api-tokens"  # noqa: S105
+_REPLICATE: Final = "set MODELSWAP_REPLICATE_API_TOKEN to a token of replicate.com/account/api-tokens"
+_LOST: Final = '"Webhooks do not arrive" in deploy/runbook.md; modelswap reconcile status'
+
+
+class _SecretSettings(Settings):
+    webhook_secrets: Secrets = ()
 
 
 async def examine(environment: Environment) -> list[Finding]:
@@ -60,26 +57,22 @@ async def examine(environment: Environment) -> list[Finding]:
     if not any(name.removesuffix("_FILE") in all_settings() for name in environment):
         return [Finding("settings", WRONG, "nothing is configured: no setting of modelswap is set", _how_to_set())]
     asked = asyncio.create_task(processes(environment, version("modelswap")))
-    first = await _servers(environment)
-    others = await asyncio.gather(
-        check("queues", queues, environment, "read the log of the process", after="the broker"),
-        check("outbox", outbox, environment, "read the log of state", after="the database"),
-        _dead_letters(environment),
-        check("replicate", _replicate, environment, _TOKEN),
-        check("public address", public_address, environment, _LOST),
-        check("webhooks", _webhooks, environment, _LOST),
-        check("webhook secret", _webhook_secret, environment, _SECRETS, after="Replicate"),
-    )
-    return [*_settings(environment), *first, *await asked, *others]
-
-
-async def _servers(environment: Environment) -> Sequence[Finding]:
-    return await asyncio.gather(
+    first = await asyncio.gather(
         check("broker", _broker, environment, "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
         check("topology", _topology, environment, "modelswap topology apply", after="the broker"),
         check("database", _database, environment, "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         check("migrations", _migrations, environment, "modelswap db migrate", after="the database"),
     )
+    others = await asyncio.gather(
+        check("queues", queues, environment, "read the log of the process", after="the broker"),
+        check("outbox", outbox, environment, "read the log of state", after="the database"),
+        check("dead letters", _dead_letters, environment, SET),
+        check("replicate", _replicate, environment, _REPLICATE),
+        check("public address", public_address, environment, _LOST),
+        check("webhooks", _webhooks, environment, _LOST),
+        check("webhook secret", _webhook_secret, environment, _SECRETS, after="Replicate"),
+    )
+    return [*_settings(environment), *first, *await asked, *others]
 
 
 def _how_to_set() -> str:
@@ -88,34 +81,21 @@ def _how_to_set() -> str:
     return "modelswap up --embedded needs no settings; for docker compose: make env"
 
 
-_LOST: Final = '"Webhooks do not arrive" in deploy/runbook.md; modelswap reconcile status'
-
-
-class _SecretSettings(Settings):
-    webhook_secrets: Secrets = ()
-
-
-def _settings(environment: Environment) -> list[Finding]:
-    findings = []
+def _settings(environment: Environment) -> Iterator[Finding]:
     for process in SERVICES:
+        name = f"settings of {process}"
         try:
-            settings = PROCESSES[process].load(environment)
+            weak = guessable(PROCESSES[process].load(environment))
         except SettingsError as error:
-            findings += [Finding(f"settings of {process}", WRONG, mistake, SET) for mistake in mistakes(error)]
+            yield from (Finding(name, WRONG, mistake, SET) for mistake in mistakes(error))
+            continue
+        if weak:
+            detail = f"{', '.join(weak)}: too few different characters to be random"
+            yield Finding(name, WARNING, detail, "openssl rand -hex 24 makes a good one")
         else:
-            findings.append(_complete(process, guessable(settings)))
+            yield Finding(name, OK, "complete")
     for name in unknown(environment):
-        findings.append(
-            Finding("settings", WARNING, f"no process reads {name}", "a typing mistake? modelswap config show")
-        )
-    return findings
-
-
-def _complete(process: str, guessable_names: Sequence[str]) -> Finding:
-    if not guessable_names:
-        return Finding(f"settings of {process}", OK, "complete")
-    detail = f"{', '.join(guessable_names)}: too few different characters to be random"
-    return Finding(f"settings of {process}", WARNING, detail, "openssl rand -hex 24 makes a good one")
+        yield Finding("settings", WARNING, f"no process reads {name}", "a typing mistake? modelswap config show")
 
 
 async def _broker(environment: Environment) -> str:
@@ -130,12 +110,12 @@ async def _topology(environment: Environment) -> str:
 
 
 async def _database(environment: Environment) -> str:
-    connection = await connect(_database_url(environment), application_name="modelswap doctor")
+    url = DatabaseSettings.load(environment).database_url.get_secret_value()
+    connection = await connect(url, application_name="modelswap doctor")
     try:
-        major = connection.get_server_version().major
+        return f"Postgres {connection.get_server_version().major} answers"
     finally:
         await connection.close(timeout=5)
-    return f"Postgres {major} answers"
 
 
 async def _migrations(environment: Environment) -> str:
@@ -145,19 +125,26 @@ async def _migrations(environment: Environment) -> str:
     return f"all {len(migrations)} are applied"
 
 
-async def _dead_letters(environment: Environment) -> Finding:
-    """Count open dead letters. They are no fault of the installation, nor is ops being away: warnings, not errors."""
-    check = "dead letters"
+async def _dead_letters(environment: Environment) -> str:
+    if waiting := (await _ask_ops(environment, LetterCounts, "/v1/dead-letter-counts")).open:
+        raise Doubtful(f"{waiting} open", then="modelswap dead-letters groups --status open")
+    return "none is open"
+
+
+async def _webhooks(environment: Environment) -> str:
+    shown = await _ask_ops(environment, Reconciliation, "/v1/reconciliation?limit=0")
+    said = f"{shown.recovered.last_hour} trainings had to be recovered in the last hour"
+    if shown.webhooks_seem_lost:
+        raise Wrong(f"webhooks do not arrive: {said}")
+    return said
+
+
+async def _ask_ops(environment: Environment, kind: type[M], path: str) -> M:
     try:
         async with operators(environment) as api:
-            open_letters = (await api.get(LetterCounts, "/v1/dead-letter-counts")).open
-    except SettingsError as error:
-        return Finding(check, WRONG, mistakes(error)[0], SET)
+            return await api.get(kind, path)
     except Problem as error:
-        return Finding(check, WARNING, str(error), how_to_ask_ops(error))
-    if open_letters:
-        return Finding(check, WARNING, f"{open_letters} open", "modelswap dead-letters groups --status open")
-    return Finding(check, OK, "none is open")
+        raise Doubtful(f"not known: {error}", then=how_to_ask_ops(error)) from error
 
 
 async def _replicate(environment: Environment) -> str:
@@ -166,31 +153,20 @@ async def _replicate(environment: Environment) -> str:
         try:
             return f"{settings.replicate_api_url} knows us as {await replicate.account()}"
         except OperatorNeeded:
-            raise  # It is the token.
+            raise  # it is the token
         except DependencyDown as error:
             raise Wrong(str(error), "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it") from error
 
 
-async def _webhooks(environment: Environment) -> str:
-    try:
-        async with operators(environment) as api:
-            shown = await api.get(Reconciliation, "/v1/reconciliation", {"limit": "0"})
-    except Problem as error:
-        raise NotKnown(error, how_to_ask_ops(error)) from error
-    recovered = shown.recovered.last_hour
-    if shown.webhooks_seem_lost:
-        raise Wrong(f"webhooks do not arrive: {recovered} trainings had to be recovered in the last hour")
-    return f"{recovered} trainings had to be recovered in the last hour"
-
-
 async def _webhook_secret(environment: Environment) -> str:
     configured = _SecretSettings.load(environment).webhook_secrets
-    if configured and ReplicateSettings.load(environment).replicate_api_token is None:
+    settings = ReplicateSettings.load(environment)
+    if configured and settings.replicate_api_token is None:
         return f"{len(configured)} configured; not compared with Replicate's, because there is no token"
-    async with _client(ReplicateSettings.load(environment)) as replicate:
+    async with _client(settings) as replicate:
         current = await replicate.webhook_secret()
     if not configured:
-        return "none is configured; Replicate tells us its own"
+        return "none is configured; it is fetched from Replicate"
     if current not in reveal(configured):
         raise Wrong("Replicate signs with another secret than those in MODELSWAP_WEBHOOK_SECRETS")
     return f"{len(configured)} configured, and Replicate's is among them"
@@ -200,10 +176,6 @@ def _client(settings: ReplicateSettings) -> Replicate:
     if settings.replicate_api_token is None:
         raise Wrong("MODELSWAP_REPLICATE_API_TOKEN is not set: no training can be started, and no model verified")
     return Replicate(settings.replicate_api_token.get_secret_value(), settings.replicate_api_url)
-
-
-def _database_url(environment: Environment) -> str:
-    return DatabaseSettings.load(environment).database_url.get_secret_value()
 
 
 def print_findings(findings: Sequence[Finding], output: Format) -> bool:

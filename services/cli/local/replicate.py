@@ -16,19 +16,19 @@ _DEFAULT_URL: Final = ReceiverSettings.model_fields["replicate_api_url"].default
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The Replicate that is used."""
+    """The Replicate to use."""
 
     is_simulated: bool
-    #: Which one it is, why, and what to type for the other one.
+    #: Which one, why, and how to get the other one.
     why: str
 
 
 def choose_replicate(environment: Environment, *, embedded: bool, simulator: bool | None) -> Choice:
     """
-    Choose by what was typed, *simulator*; where that is None, by *environment*.
+    Choose by the option *simulator*; if that is None, by *environment*.
 
-    With *embedded* servers it is the simulator, unless there is a token for another one. A terminal with the exported
-    settings of an earlier run has the simulator's own token: its address tells it from Replicate's.
+    With *embedded* servers, choose the simulator unless there is a token for another Replicate. A terminal with the
+    exported settings of an earlier run has the simulator's own token; the address tells the two apart.
     """
     ours = url_of(environment, SIMULATOR)
     given = environment.get(PREFIX + _URL)

@@ -1,9 +1,9 @@
 """
-Who may log in to Postgres? Edge: makes the database and its roles, or brings them up to date.
+`modelswap db roles`: create the database and its roles, or update them. Edge.
 
     modelswap_owner        owns the database and applies the migrations; nothing else uses it
-    modelswap_state_login  what services.state logs in as; may do what modelswap_state may, and nothing else
-    modelswap_state        cannot log in; the migrations say what it may do
+    modelswap_state_login  login of services.state; has the rights of modelswap_state
+    modelswap_state        cannot log in; the migrations grant its rights
     modelswap_ops_login, modelswap_ops  the same for services.ops
 
 In Python and not a script of psql (2026-11): docker-compose.yml, `modelswap up --embedded` and the tests all use it;
@@ -24,7 +24,7 @@ from services.cli.problem import Problem
 from shared.runtime.postgres import connect, translated_errors
 
 DATABASE: Final = "modelswap"
-#: Where the password of each login is found, in the environment or in a kept state.
+#: The variable with the password of each login, in the environment or in a kept state.
 PASSWORDS: Final = {
     "owner": "POSTGRES_OWNER_PASSWORD",
     "state": "POSTGRES_STATE_PASSWORD",
@@ -32,7 +32,7 @@ PASSWORDS: Final = {
 }
 LOGINS: Final = {"owner": "modelswap_owner", "state": "modelswap_state_login", "ops": "modelswap_ops_login"}
 _RIGHTS: Final = {"state": "modelswap_state", "ops": "modelswap_ops"}
-#: What Postgres itself takes by default.
+#: The default of Postgres.
 _ITERATIONS: Final = 4096
 _SALT_BYTES: Final = 16
 
@@ -61,9 +61,7 @@ def login_url(url: str, login: str, password: str, *, database: str = DATABASE) 
 
 async def make_roles(url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
     """
-    Make *database* and its roles as the superuser of *url*; set the *passwords* of the logins.
-
-    What exists already is brought up to date.
+    Create *database* and its roles as the superuser of *url*, or update them; set the *passwords* of the logins.
 
     Raises:
         ModelswapError: if Postgres does not answer, or refuses.
@@ -72,7 +70,7 @@ async def make_roles(url: str, passwords: Mapping[str, str], *, database: str = 
     connection = await connect(url, application_name="modelswap db roles")
     try:
         with translated_errors(connection):
-            # Until the connection is closed. Two of us at once would meet in the same rows of the server's catalog.
+            # Held until the connection is closed: two at once would conflict in the server's catalog.
             await connection.execute("SELECT pg_advisory_lock(hashtextextended('modelswap db roles', 0))")
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
                 await connection.execute(f"CREATE DATABASE {database}")
@@ -97,7 +95,7 @@ def _statements(passwords: Mapping[str, str], database: str) -> Iterator[str]:
 
 
 def _verifier(password: str, salt: bytes) -> str:
-    """What Postgres stores of a *password* (RFC 5803); it may stand in a log, as a statement may."""
+    """Return the hash that Postgres stores for *password* (RFC 5803), because statements may be logged."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")

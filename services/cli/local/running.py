@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from services.cli.local import servers
-from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, NotKnown, Wrong, mistakes
+from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
 from services.cli.local.health import Health, get_health, get_oldest_deliveries, reach_receiver
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, Problem
@@ -32,21 +32,19 @@ _CONSUMERS: Final = {
 
 
 class _Addresses(Settings):
-    """Where each process answers."""
+    """The addresses of the processes."""
 
     receiver_url: Url = TriggerSettings.model_fields["receiver_url"].default
     extractor_url: Url = OpsSettings.model_fields["extractor_url"].default
     api_url: Url = STATE_URL
     ops_url: Url = OpsClientSettings.model_fields["ops_url"].default
 
-    @classmethod
-    def by_process(cls, environment: Environment) -> dict[str, str]:
-        urls = cls.load(environment)
+    def by_process(self) -> dict[str, str]:
         return {
-            "receiver": urls.receiver_url,
-            "extractor": urls.extractor_url,
-            "state": urls.api_url,
-            "ops": urls.ops_url,
+            "receiver": self.receiver_url,
+            "extractor": self.extractor_url,
+            "state": self.api_url,
+            "ops": self.ops_url,
         }
 
 
@@ -57,7 +55,7 @@ class _PublicUrl(Settings):
 async def processes(environment: Environment, version: str) -> list[Finding]:
     """Check the health of each process, and compare its version with *version*, that of this command."""
     try:
-        urls = _Addresses.by_process(environment)
+        urls = _Addresses.load(environment).by_process()
     except SettingsError as error:
         return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)]
     answers = await asyncio.gather(*(get_health(*each) for each in urls.items()), return_exceptions=True)
@@ -98,7 +96,7 @@ async def queues(environment: Environment) -> str:
 
     """
     depths = await servers.queue_depths(environment, [queue for each in _CONSUMERS.values() for queue in each])
-    urls = _Addresses.by_process(environment)
+    urls = _Addresses.load(environment).by_process()
     ages: dict[str, float] = {}
     for name in _CONSUMERS:
         try:
@@ -147,14 +145,14 @@ async def public_address(environment: Environment) -> str:
 
     Raises:
         Wrong: if it redirects, or something else answers.
-        NotKnown: if nothing answers here.
+        Doubtful: if nothing answers here.
 
     """
     url = _PublicUrl.load(environment).public_url
     try:
         await reach_receiver(url)
     except NoAnswer as error:
-        raise NotKnown(error, error.then) from error
+        raise Doubtful(f"not known: {error}", then=error.then) from error
     except Problem as error:
         raise Wrong(str(error), error.then) from error
     return f"{url} leads to the receiver"

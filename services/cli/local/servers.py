@@ -1,4 +1,4 @@
-"""Are the broker and the database as the services expect them? Edge: migrations and topology, applied or compared."""
+"""Migrations and topology: applied, and compared with the database and the broker. Edge."""
 
 from __future__ import annotations
 
@@ -33,35 +33,34 @@ MIGRATIONS: Final[Sequence[Column[tuple[str, datetime | None]]]] = (
     Column("migration", lambda each: each[0]),
     Column("applied", lambda each: each[1] or "no"),
 )
-#: Of lines that name an exchange or a queue, then what differs.
+#: For lines that name an exchange or a queue, then the difference.
 DIFFERENCES: Final[Sequence[Column[str]]] = (
     Column("what", lambda line: line.partition(": ")[0]),
     Column("difference", lambda line: line.partition(": ")[2], is_prose=True),
 )
-#: What lives in the database.
 _SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS)
 
 
 async def migrate(environment: Environment) -> list[str]:
-    """Bring the database up to date; the names of the migrations that were applied."""
+    """Apply all pending migrations; return their names."""
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
     return [f"{schema.schema}.{name}" for schema in _SCHEMAS for name in await schema.apply(url)]
 
 
 async def migration_status(environment: Environment) -> list[tuple[str, datetime | None]]:
-    """Every migration, and when it was applied."""
+    """Return every migration, and when it was applied."""
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
     return [(f"{schema.schema}.{name}", at) for schema in _SCHEMAS for name, at in await schema.status(url)]
 
 
 async def reach_broker(environment: Environment) -> None:
-    """Return if the broker lets us in."""
+    """Connect to the broker."""
     async with _link(environment):
         pass
 
 
 async def declare_topology(environment: Environment) -> Topology:
-    """Make every exchange and queue exist, the lossy ones last; what exists already is left as it is."""
+    """Declare every exchange and queue, the lossy ones last; existing ones are not changed."""
     plan = topology(BrokerSettings.load(environment).retry_delays)
     for part in (plan.lasting, plan.lossy):
         async with _link(environment) as link:
@@ -70,21 +69,21 @@ async def declare_topology(environment: Environment) -> Topology:
 
 
 async def diff_topology(environment: Environment) -> list[str]:
-    """One line for each exchange or queue that is missing or differs."""
+    """Return a line for each exchange or queue that is missing or differs."""
     settings = BrokerSettings.load(environment)
     with broker_problems():
         return await diff(settings.amqp_url.get_secret_value(), topology(settings.retry_delays))
 
 
 async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[str, Depth]:
-    """How much waits in each of these queues."""
+    """Return the depth of each of these queues."""
     url = BrokerSettings.load(environment).amqp_url.get_secret_value()
     with broker_problems():
         return await depths(url, names)
 
 
 async def outbox_backlog(environment: Environment) -> tuple[int, float, int]:
-    """How many committed events wait to be published, since how many seconds the oldest, and how many cannot be."""
+    """Return how many events wait in the outbox, the age of the oldest in seconds, and how many are set aside."""
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
     connection = await connect(url, application_name="modelswap doctor")
     try:
@@ -107,7 +106,7 @@ async def _link(environment: Environment) -> AsyncIterator[Link]:
 
 
 def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: Format) -> bool:
-    """Show them; True if all are applied."""
+    """Print the migrations; return True if all are applied."""
     if output is Format.JSON:
         print_json([{"name": name, "applied_at": at and at.isoformat()} for name, at in migrations])
     else:
@@ -116,7 +115,7 @@ def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: 
 
 
 def print_differences(differences: Sequence[str], output: Format) -> bool:
-    """Show them; True if there are none."""
+    """Print the differences; return True if there are none."""
     if output is Format.JSON:
         print_json(differences)
     else:

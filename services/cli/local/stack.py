@@ -1,4 +1,4 @@
-"""What runs when everything runs on one machine? Pure: the environment that all processes share, and who they are."""
+"""The processes of `modelswap up` and the environment that they share. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from shared.runtime.settings import PREFIX, PROCESSES, Settings, SettingsError, 
 
 SERVICES: Final = ("receiver", "extractor", "state", "ops")
 SIMULATOR: Final = "simulator"
-#: The simulator takes any.
+#: The simulator accepts any trainer.
 TRAINER: Final = "ostris/flux-dev-lora-trainer:" + 64 * "0"
 #: A ten-minute training then takes half a minute.
 _SPEED: Final = "20"
 
 _LAST_PORT: Final = 65_535
-#: To listen there is to listen on all addresses.
+#: Wildcard addresses.
 _ANYWHERE: Final = ("0.0.0.0", "::")
 
 Environment = Mapping[str, str]
@@ -26,48 +26,48 @@ Environment = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which processes run, and what they share."""
+    """The processes to run, and their environment."""
 
     services: tuple[str, ...]
-    #: The database in it is the migrations'.
+    #: Its database URL is the one for migrations.
     environment: Environment
-    #: Where each is reached from here.
+    #: The address of each process.
     urls: Mapping[str, str]
-    #: The database's URL for each process that has a login of its own. Empty: all use the one of *environment*.
+    #: The database URL of each process that logs in. Empty: all use that of *environment*.
     logins: Mapping[str, str] = field(default_factory=dict)
 
     def environment_of(self, name: str) -> Environment:
-        """Return what the process *name* is given: no database but its own."""
+        """Return the environment of the process *name*, with its own database URL only."""
         if not self.logins:
             return self.environment
         return overridden(self.environment, {"DATABASE_URL": self.logins.get(name, "")})
 
 
 def is_given(environment: Environment, name: str) -> bool:
-    """Does the environment say something of the setting *name* (without our prefix), itself or by a file?"""
+    """Return whether the setting *name* (without prefix) is set, directly or by a file."""
     return bool(environment.get(PREFIX + name) or environment.get(f"{PREFIX}{name}_FILE"))
 
 
 def without_settings(environment: Environment) -> dict[str, str]:
-    """*environment* as if nothing were set."""
+    """Return *environment* without any setting."""
     known = all_settings()
     return {name: text for name, text in environment.items() if name.removesuffix("_FILE") not in known}
 
 
 def overridden(environment: Environment, settings: Mapping[str, str]) -> dict[str, str]:
-    """*environment* with *settings* (names without our prefix), whatever it said of them before."""
+    """Return *environment* with *settings* (names without prefix) replaced."""
     names = {PREFIX + name for name in settings}
     kept = {name: text for name, text in environment.items() if name.removesuffix("_FILE") not in names}
     return kept | {PREFIX + name: text for name, text in settings.items()}
 
 
 def completed(environment: Environment, settings: Mapping[str, str]) -> dict[str, str]:
-    """*environment* with those of *settings* that it says nothing of."""
+    """Return *environment* with those of *settings* that are not set yet."""
     return overridden(environment, {n: text for n, text in settings.items() if not is_given(environment, n)})
 
 
 def generated(random: bytes) -> dict[str, str]:
-    """The secrets of a private stack, made from 112 *random* bytes."""
+    """Return the secrets of a private stack, made from 112 *random* bytes."""
     return {
         "API_TOKENS": random[:24].hex(),
         "REF_SECRETS": random[24:56].hex(),
@@ -78,7 +78,7 @@ def generated(random: bytes) -> dict[str, str]:
 
 def plan(environment: Environment, *, simulator: bool, logins: Mapping[str, str] | None = None) -> Plan:
     """
-    All services, with the simulator in Replicate's place if it is wanted, and with their own *logins* to the database.
+    Plan all services, optionally with the simulator in place of Replicate and with *logins* to the database.
 
     Raises:
         SettingsError: naming every setting of every process that is missing or wrong.
@@ -93,7 +93,7 @@ def plan(environment: Environment, *, simulator: bool, logins: Mapping[str, str]
 
 
 def exports(environment: Environment) -> str:
-    """What another terminal needs to talk to this stack, as shell."""
+    """Return the shell commands that give another terminal the settings of this stack."""
     asked = {"API_URL": "state", "OPS_URL": "ops", "RECEIVER_URL": "receiver"}
     urls = {name: url_of(environment, service) for name, service in asked.items()}
     everything = overridden(environment, urls)
@@ -110,7 +110,7 @@ def _with_simulator(environment: Environment) -> Environment:
         {
             "REPLICATE_API_URL": url_of(ready, SIMULATOR),
             "REPLICATE_API_TOKEN": simulator.simulator_token.get_secret_value(),
-            # Without one, the receiver asks the simulator, as it would Replicate.
+            # If empty, the receiver fetches it from the simulator, as from Replicate.
             "WEBHOOK_SECRETS": secret.get_secret_value() if secret else "",
         },
     )
@@ -128,10 +128,10 @@ def _check(environment: Environment, services: Sequence[str]) -> None:
 
 
 def url_of(environment: Environment, service: str) -> str:
-    """Where *service* is reached from this machine."""
+    """Return the address of *service* on this machine."""
     default = PROCESSES[service].model_fields[f"{service}_port"].default
     host = environment.get(f"{PREFIX}HOST") or Settings.model_fields["host"].default
     given = environment.get(f"{PREFIX}{service.upper()}_PORT", "")
-    # What is no port is a mistake of that setting, and of none that follows from it.
+    # An invalid port is reported for its own setting, not for the ones derived from it.
     port = given if given.isdecimal() and int(given) <= _LAST_PORT else default
     return f"http://{'127.0.0.1' if host in _ANYWHERE else host}:{port}"

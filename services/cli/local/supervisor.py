@@ -1,8 +1,8 @@
 """
-Keep processes running: start again what ends by itself, and restart one when asked. Edge.
+Supervisor: restart processes that end by themselves, and restart one on request. Edge.
 
-    running ──ends──▶ waiting ──delay──▶ running        the delay doubles with each end that follows soon on a start
-       └───────restart (asked)────────▶ running         at once
+    running ──ends──▶ waiting ──delay──▶ running        the delay doubles with each quick end
+       └───────on request─────────────▶ running         at once
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from shared.runtime.waiting import backoff_seconds
 
 _FIRST_DELAY_SECONDS: Final = 0.5
 _LONGEST_DELAY_SECONDS: Final = 30.0
-#: What has run for this long has started well: its next end is a first one.
+#: After running this long, the next end is not a quick one.
 _STEADY_SECONDS: Final = 60.0
-#: From this many quick ends in a row on, each is reported with what the process said.
+#: From this many quick ends in a row, each is reported with the last lines of output.
 _MANY: Final = 3
 
 
 def next_delay(ends: int) -> float:
-    """Return the seconds to wait before the start that follows on the last of *ends* quick ends in a row."""
+    """Return the seconds to wait after *ends* quick ends in a row."""
     return backoff_seconds(ends, first=_FIRST_DELAY_SECONDS, longest=_LONGEST_DELAY_SECONDS)
 
 
 class Supervisor:
     """
-    Keeps the processes of *plan* running, which have been started as *children*, in tasks of *group*.
+    Keeps the processes of *plan* running, which were started as *children*.
 
-    *say* tells people.
+    Its tasks belong to *group*; it reports with *say*.
     """
 
     def __init__(self, children: Children, plan: Plan, group: asyncio.TaskGroup, say: Callable[[str], object]) -> None:
@@ -48,13 +48,11 @@ class Supervisor:
         Stop a process, start it, and return when it is ready.
 
         Raises:
-            Problem: if there is no such process, or it does not become ready. It is started again all the same.
+            Problem: if there is no such process, or it does not become ready; it is supervised all the same.
 
         """
         if name not in self._tasks:
-            raise Problem(
-                f"no process is called {name!r} here: there are {', '.join(self._tasks)}", then="modelswap up --help"
-            )
+            raise Problem(f"there is no process {name!r}, only {', '.join(self._tasks)}", then="modelswap up --help")
         self._say(f"{name} is restarted")
         keeping = self._tasks[name]
         keeping.cancel()
@@ -84,5 +82,5 @@ class Supervisor:
 def _report(death: Problem, ends: int, delay: float) -> str:
     how, _, said = str(death).partition(". It said:\n")
     if ends < _MANY:
-        return f"{how}; it is started again in {delay:g} s"
-    return f"{how}, {ends} times in a row soon after its start; it is started again in {delay:g} s. It said:\n{said}"
+        return f"{how}; it is restarted in {delay:g} s"
+    return f"{how}, {ends} times in a row soon after its start; it is restarted in {delay:g} s. It said:\n{said}"

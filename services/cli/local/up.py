@@ -1,4 +1,4 @@
-"""How does everything run on this machine until Ctrl-C? Edge: private servers if wanted, then all our processes."""
+"""`modelswap up`: run private servers if wanted, then all processes, until Ctrl-C. Edge."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
 
 Say = Callable[[str], object]
 
-#: Not a setting: where RabbitMQ's own console is.
+#: Not a setting: the address of RabbitMQ's own console.
 _MANAGEMENT: Final = "RABBITMQ_MANAGEMENT_URL"
 _COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green", "ops": "yellow", "simulator": "blue"}
 
 
 def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
-    """Run all services until Ctrl-C, and start again what ends by itself; raise if one does before all are ready."""
+    """Run all services until Ctrl-C and restart those that end; raise if one ends before all are ready."""
     for_programs = environment.get(f"{PREFIX}LOG_FORMAT") == "json"
     out = console(stderr=for_programs)
-    # A script's shell has what it puts into the background ignore Ctrl-C: it would stay when the script is gone.
+    # In a script's background, Ctrl-C is ignored by default: the command would outlive the script.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def say(text: str) -> None:
@@ -48,7 +48,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
 
     def hear(name: str, line: str) -> None:
         if for_programs and _is_object(line):
-            # Each line names its service. The rest, such as a crash of Python itself, is for people.
+            # A log line names its service. Other output, such as a traceback, is for people.
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
             return
@@ -61,7 +61,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
             if embedded:
                 environment, logins = stack.enter_context(private_servers(environment, state, say))
             folder = stack.enter_context(_folder(state))
-            # What this terminal may have of another run is of that run's folder.
+            # This terminal may have the setting of another run, with that run's folder.
             environment = overridden(environment, {"SIMULATOR_STATE": str(folder / "simulator.sqlite3")})
             everything = plan(environment, simulator=replicate.is_simulated, logins=logins)
             _check_ports(everything)
@@ -76,7 +76,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
 
 
 def _check_ports(everything: Plan) -> None:
-    """Complain of taken ports all at once, before anything starts."""
+    """Report all taken ports at once, before anything starts."""
     taken = []
     for name, url in everything.urls.items():
         address = urlsplit(url)
@@ -93,13 +93,13 @@ def private_servers(
     environment: Environment, state: Path | None, say: Say
 ) -> Iterator[tuple[Environment, Mapping[str, str]]]:
     """
-    Run a RabbitMQ and a Postgres of our own.
+    Run a private RabbitMQ and Postgres.
 
-    Yields *environment* with them, the database as its owner's, and with the secrets that it lacks; and the URLs of the
-    database for the processes that log in to it.
+    Yields *environment* with their addresses (the database URL is its owner's) and with generated secrets for missing
+    ones; and the database URLs of the processes that log in.
 
     Raises:
-        Problem: if they can not be started, or `deploy.local` is not installed.
+        Problem: if they cannot be started, or `deploy.local` is not installed.
 
     """
     try:
@@ -126,25 +126,25 @@ def private_servers(
 
 
 def _check_version_of(state: Path | None) -> None:
-    """Refuse a *state* whose database still belongs to the superuser: that cannot be given to another role."""
+    """Refuse a *state* whose database belongs to the superuser: its ownership cannot be changed."""
     file = state and state / "secrets.json"
     if file and file.exists() and not set(PASSWORDS.values()) <= json.loads(file.read_text()).keys():
         raise Problem(
             f"{state} was made by an earlier modelswap, whose services were superusers of its database",
-            then=f"rm -r {shlex.quote(str(state))}, if nothing in it is needed, or another folder for --state",
+            then=f"rm -r {shlex.quote(str(state))}, if you need nothing in it, or another folder for --state",
         )
 
 
 async def prepare(environment: Environment, say: Say) -> None:
-    """Bring the database and the broker to what the services expect."""
+    """Apply migrations and declare the topology."""
     for name in await servers.migrate(environment):
         say(f"Postgres: migration {name} applied")
     topology = await servers.declare_topology(environment)
-    say(f"RabbitMQ: {len(topology.exchanges)} exchanges and {len(topology.queues)} queues are there")
+    say(f"RabbitMQ: {len(topology.exchanges)} exchanges and {len(topology.queues)} queues are declared")
 
 
 def _is_object(line: str) -> bool:
-    """Is *line* one JSON object?"""
+    """Return whether *line* is a JSON object."""
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:
@@ -198,7 +198,7 @@ def _welcome(everything: Plan, hint: str, restart: str) -> str:
         lines += [
             f"  # the simulator stands in for Replicate; its trainings run {speed:g} times as fast as real ones",
             f"  curl {auth} -H 'Content-Type: application/json' {urls['state']}/v1/trainings -d '{body}'",
-            f"  curl {urls['simulator']}/_simulator/faults    # what can go wrong, to order: see README.md",
+            f"  curl {urls['simulator']}/_simulator/faults    # faults to order: see README.md",
         ]
     elif urls["receiver"] == StateSettings.load(everything.environment).public_url:
         lines.append("  # Replicate cannot reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
@@ -214,7 +214,7 @@ def _welcome(everything: Plan, hint: str, restart: str) -> str:
 
 
 def _secrets(state: Path | None) -> dict[str, str]:
-    """The secrets of a private stack: those of the last run in *state*, new ones for what had none then."""
+    """Return the secrets of a private stack: those kept in *state*, and new ones for the missing."""
     made = generated(secrets.token_bytes(112)) | {name: secrets.token_hex(24) for name in PASSWORDS.values()}
     file = state / "secrets.json" if state else None
     if file is not None:
@@ -226,7 +226,7 @@ def _secrets(state: Path | None) -> dict[str, str]:
 
 @contextmanager
 def _folder(state: Path | None) -> Iterator[Path]:
-    """*state*, made if need be; without one, a folder for our eyes only that is gone afterwards."""
+    """Yield *state*, created if missing; without one, a private folder that is deleted afterwards."""
     if state is None:
         with removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-up-"))) as folder:
             yield folder
@@ -236,10 +236,10 @@ def _folder(state: Path | None) -> Iterator[Path]:
 
 
 def _export(environment: Environment, folder: Path) -> Path:
-    """Write a file for another terminal to source, for our eyes only."""
+    """Write the settings to a file that only its owner can read, for another terminal to source."""
     file = folder / "env"
     file.touch(mode=0o600)
-    # So that the other terminal finds `modelswap`, as this one does.
+    # So that the other terminal finds `modelswap` too.
     path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n'
     ours = f"export {control.UP_FOLDER}={shlex.quote(str(folder))}\n"
     file.write_text(path + ours + exports(environment))
