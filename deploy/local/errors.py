@@ -12,5 +12,5 @@ class LocalServersError(RuntimeError):
     """A private server could not be started; the text says why and what to do."""
 
 
-class Unavailable(LocalServersError):  # noqa: N818 (a state of the machine more than a mistake)
+class Unavailable(LocalServersError):
     """This machine has no such server and cannot fetch one; the text says what was tried and what to type."""

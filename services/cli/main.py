@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return app(arguments, prog_name="modelswap", standalone_mode=False) or 0
     except typer.TyperException as error:
         typed = sys.argv[1:] if arguments is None else arguments
-        sys.stderr.write(explain_mistake(error, typer.main.get_command(app), typed))
+        sys.stderr.write(explain_mistake(error, app, typed))
         return error.exit_code
     except typer.Abort:
         sys.stderr.write("modelswap: aborted\n")

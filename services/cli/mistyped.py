@@ -5,28 +5,30 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Final
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 _NAME: Final = "modelswap"
 
 
-def explain_mistake(error: typer.TyperException, command: Any, typed: Sequence[str]) -> str:
+def explain_mistake(error: typer.TyperException, app: typer.Typer, typed: Sequence[str]) -> str:
     """
     Return the text for standard error about an invalid command line: why, then what to type.
 
-    *command* is the root of typer's commands, *typed* the arguments.
+    *typed* are the arguments.
     """
-    words = list(typed)
-    depth = 0
-    while (children := getattr(command, "commands", None)) and depth < len(words) and not words[depth].startswith("-"):
-        words[depth] = _closest(words[depth], children)
-        if words[depth] not in children:
+    command = get_command(app)
+    words, depth = list(typed), 0
+    while isinstance(command, TyperGroup) and depth < len(words) and not words[depth].startswith("-"):
+        words[depth] = _closest(words[depth], list(command.commands))
+        if words[depth] not in command.commands:
             break
-        command = children[words[depth]]
+        command = command.commands[words[depth]]
         depth += 1
-    if children and depth == len(words):
+    if isinstance(command, TyperGroup) and depth == len(words):
         # A group without a command: show its help.
         return f"{error.format_message()}\n"
     options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]

@@ -17,7 +17,7 @@ _NEXT: Final = {
 }
 
 
-class Problem(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
+class Problem(ModelswapError):
     """A command cannot do its work; *then* is what to do about it."""
 
     code = "problem"

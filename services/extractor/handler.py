@@ -35,7 +35,7 @@ from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
 
 
-class NotSucceeded(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class NotSucceeded(PermanentError):
     """The training did not succeed at Replicate, so it has no model."""
 
     code = "training_not_succeeded"

@@ -32,7 +32,7 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.version import REGISTERED_WITHIN, Version
 
 
-class NoModel(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class NoModel(PermanentError):
     """The output names no acceptable model ref. The error code tells why."""
 
     code = "no_model"

@@ -29,7 +29,7 @@ _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 _MODULE: Final = "services.extractor.picture_process"
 
 
-class NotLookedAt(TransientError):  # noqa: N818 (it is a condition, and reads as one)
+class NotLookedAt(TransientError):
     """The image could not be checked in time, because this machine is too busy."""
 
     code = "picture_not_looked_at"

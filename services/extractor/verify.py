@@ -50,13 +50,13 @@ _FILTERED: Final = re.compile(r"nsfw|safety|sensitive|flagged", re.IGNORECASE)
 _UNLUCKY: Final = re.compile(r"interrupted|please retry|try again later|E6716", re.IGNORECASE)
 
 
-class NotThereYet(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+class NotThereYet(TransientError):
     """Replicate does not have the version, which is normal right after a training."""
 
     code = "version_not_there_yet"
 
 
-class Inconclusive(TransientError):  # noqa: N818 (likewise)
+class Inconclusive(TransientError):
     """The model is neither proven good nor bad. Attempts are few, because each may cost a run."""
 
     code = "inconclusive"
@@ -75,7 +75,7 @@ class OutOfReach(Inconclusive):
     code = "picture_out_of_reach"
 
 
-class DoesNotWork(PermanentError):  # noqa: N818 (likewise)
+class DoesNotWork(PermanentError):
     """The model is proven bad."""
 
     code = "does_not_work"

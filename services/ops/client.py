@@ -55,7 +55,7 @@ _KEPT: Final = frozenset(
 _REFUSED: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-class TrainingUnreadable(PermanentError):  # noqa: N818 (names a condition)
+class TrainingUnreadable(PermanentError):
     """State returned a training that this version cannot read."""
 
     code = "training_unreadable"

@@ -62,7 +62,7 @@ _RESULTS: Final = (
 )
 
 
-class TooLarge(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class TooLarge(PermanentError):
     """The body is larger than `MODELSWAP_MAX_BODY_BYTES`."""
 
     code = "too_large"

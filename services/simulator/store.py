@@ -37,7 +37,7 @@ _KINDS: Final[dict[str, TypeAdapter[Any]]] = {
 }
 
 
-class CannotKeep(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
+class CannotKeep(ModelswapError):
     """The file cannot be used."""
 
     code = "can_not_keep"

@@ -38,7 +38,7 @@ _RETRY_SECONDS: Final = (0.5, 1.0)
 _ANY_SIZE: Final = 8 * 1024 * 1024
 
 
-class NotAtReplicate(PermanentError):  # noqa: N818 (names a condition)
+class NotAtReplicate(PermanentError):
     """Replicate has no training with this id that our token may see."""
 
     code = "no_such_training_at_replicate"

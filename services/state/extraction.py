@@ -32,13 +32,13 @@ _NOT_RETRYABLE: Final[Mapping[Stage, tuple[str, str]]] = {
 }
 
 
-class NoTraining(PermanentError):  # noqa: N818 (names a condition)
+class NoTraining(PermanentError):
     """The training is not registered, or the user has none whose extraction can be retried."""
 
     code = "no_training"
 
 
-class NotRetryable(PermanentError):  # noqa: N818 (likewise)
+class NotRetryable(PermanentError):
     """The training's extraction cannot be retried in its stage."""
 
     code = "not_retryable"

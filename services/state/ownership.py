@@ -23,31 +23,31 @@ _BY_HAND: Final = (
 )
 
 
-class DestinationMismatch(PermanentError):  # noqa: N818 (names a condition)
+class DestinationMismatch(PermanentError):
     """The model is not at its training's destination. It may be another user's."""
 
     code = "destination_mismatch"
 
 
-class MadeByAnother(PermanentError):  # noqa: N818 (likewise)
+class MadeByAnother(PermanentError):
     """The model was only looked up, and another training made it."""
 
     code = "model_of_another_training"
 
 
-class DestinationShared(PermanentError):  # noqa: N818 (likewise)
+class DestinationShared(PermanentError):
     """The model was only looked up, and several users train to its destination."""
 
     code = "destination_shared"
 
 
-class MayBeAnothers(PermanentError):  # noqa: N818 (likewise)
+class MayBeAnothers(PermanentError):
     """The model was only looked up, and another training may have made it."""
 
     code = "model_may_be_anothers"
 
 
-class MayBeUnregistered(TransientError):  # noqa: N818 (likewise)
+class MayBeUnregistered(TransientError):
     """
     The same, where the other training is not registered.
 

@@ -15,13 +15,13 @@ from shared.contract.errors import PermanentError
 NOT_STARTED: Final = "not_started"
 
 
-class RegisteredOtherwise(PermanentError):  # noqa: N818 (names a condition)
+class RegisteredOtherwise(PermanentError):
     """The training is registered with another user, destination, trainer or trigger word."""
 
     code = "registered_otherwise"
 
 
-class UserDeleted(PermanentError):  # noqa: N818 (likewise)
+class UserDeleted(PermanentError):
     """A deleted user gets no new trainings."""
 
     code = "user_deleted"

@@ -24,31 +24,31 @@ from shared.contract.identity import ModelRef
 _BY_OPERATORS: Final = (Cause.ROLLBACK, Cause.WITHDRAWAL)
 
 
-class NoModel(PermanentError):  # noqa: N818 (names a condition)
+class NoModel(PermanentError):
     """The user has no model."""
 
     code = "no_model"
 
 
-class NothingToRollBackTo(PermanentError):  # noqa: N818 (likewise)
+class NothingToRollBackTo(PermanentError):
     """The user has used no other model, or only models that an operator took back."""
 
     code = "nothing_to_roll_back_to"
 
 
-class AlreadyCurrent(PermanentError):  # noqa: N818 (likewise)
+class AlreadyCurrent(PermanentError):
     """The model is the user's current one already."""
 
     code = "already_current"
 
 
-class NotTheirs(PermanentError):  # noqa: N818 (likewise)
+class NotTheirs(PermanentError):
     """None of the user's trainings made the model."""
 
     code = "not_their_model"
 
 
-class PreconditionFailed(PermanentError):  # noqa: N818 (likewise)
+class PreconditionFailed(PermanentError):
     """The user's current model is not one that `If-Match` names."""
 
     code = "precondition_failed"

@@ -27,13 +27,13 @@ WEBHOOK_EVENTS: Final = ("start", "output", "logs", "completed")
 _UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING)
 
 
-class StartRefused(PermanentError):  # noqa: N818 (names a condition)
+class StartRefused(PermanentError):
     """Replicate refuses to run the training."""
 
     code = "start_refused"
 
 
-class NotCancelable(PermanentError):  # noqa: N818 (likewise)
+class NotCancelable(PermanentError):
     """The training cannot be canceled."""
 
     code = "not_cancelable"

@@ -42,7 +42,7 @@ _UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class TooManyStreams(TransientError):  # noqa: N818 (names a condition)
+class TooManyStreams(TransientError):
     """The limit of clients that follow trainings is reached."""
 
     code = "too_many_streams"

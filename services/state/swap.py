@@ -55,7 +55,7 @@ from shared.contract.text import clean
 _EFFECTS: Final = {Stage.ACTIVE: Effect.SWAPPED, Stage.SUPERSEDED: Effect.SUPERSEDED}
 
 
-class UnknownTraining(TransientError):  # noqa: N818 (names a condition)
+class UnknownTraining(TransientError):
     """The training is not registered yet."""
 
     code = "unknown_training"

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -28,7 +28,7 @@ REPLAY_HEADER: Final = "ce-replay"
 #: Marks a synthetic event of `modelswap trigger`, whatever its value: our own consumers ignore it.
 TRIGGER_HEADER: Final = "ce-trigger"
 
-Headers = Mapping[str, Any]
+Headers = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +134,20 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
     )
 
 
-def _unfold(body: bytes) -> tuple[dict[str, Any], bytes]:
+def _unfold(body: bytes) -> tuple[dict[str, object], bytes]:
     try:
         document = json.loads(body)
         data = document.pop("data")
         return document, json.dumps(data).encode()
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
-        raise Malformed("a structured CloudEvent that is no JSON object with data") from error
+        raise Malformed("a structured CloudEvent that is not a JSON object with data") from error
 
 
-def _text(attributes: Mapping[str, Any], name: str) -> str:
+def _text(attributes: Mapping[str, object], name: str) -> str:
     value = attribute(attributes.get(name))
     if value is None:
         raise Malformed(
-            f"not a CloudEvent: attribute {name!r} is missing, or no printable text of at most "
+            f"not a CloudEvent: attribute {name!r} is missing, or not printable text of at most "
             f"{ATTRIBUTE_CHARACTERS} characters"
         )
     return value

@@ -43,7 +43,7 @@ class TransientError(ModelswapError):
     max_attempts: int | None = None
 
 
-class DependencyDown(TransientError):  # noqa: N818 (it is a condition, and reads as one)
+class DependencyDown(TransientError):
     """
     A dependency of every delivery is down: Postgres, Replicate, or the broker's confirms.
 
@@ -66,7 +66,7 @@ class PermanentError(ModelswapError):
     code = "permanent"
 
 
-class Malformed(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+class Malformed(PermanentError):
     """A message that cannot be decoded into an event known to this version."""
 
     code = "malformed"

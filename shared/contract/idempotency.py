@@ -6,12 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from shared.contract.errors import PermanentError
 
 
-class KeyReused(PermanentError):  # noqa: N818 (names a condition)
+class KeyReused(PermanentError):
     """The `Idempotency-Key` was used for another request."""
 
     code = "idempotency_key_reused"
@@ -25,7 +24,7 @@ class IdempotencyKey:
     digest: str
 
     @classmethod
-    def of(cls, key: str | None, request: Mapping[str, Any]) -> IdempotencyKey | None:
+    def of(cls, key: str | None, request: Mapping[str, object]) -> IdempotencyKey | None:
         """Return *key* with the digest of *request* (all values that distinguish it), or None without a key."""
         if key is None:
             return None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import GetCoreSchemaHandler, StringConstraints
@@ -52,10 +52,10 @@ TrainingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9
 TrainingId = Annotated[TrainingName, Checked(_no_ref)]
 
 
-def _text_schema(kind: str, pattern: str, of: type[Any], parse: Callable[[str], Any]) -> CoreSchema:
+def _text_schema(kind: str, pattern: str, of: type[object], parse: Callable[[str], object]) -> CoreSchema:
     """Build a schema that is a string in JSON and an instance of *of* in Python."""
 
-    def from_text(text: str) -> Any:
+    def from_text(text: str) -> object:
         parsed = parse(text)
         if parsed is None:
             raise ValueError(f"{text[:200]!r} is not {kind}")
@@ -95,7 +95,7 @@ class ModelName(_ModelNameParts):
         return f"{self.owner}/{self.name}"
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return _text_schema("a model name of the form owner/name", _MODEL_NAME.pattern, cls, cls.parse)
 
     def at(self, version: str) -> ModelRef | None:
@@ -121,7 +121,7 @@ class ModelRef(_ModelRefParts):
         return f"{self.owner}/{self.name}:{self.version}"
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return _text_schema(
             "a model ref of the form owner/name:version (64 lower-case hex digits)", _MODEL_REF.pattern, cls, cls.parse
         )

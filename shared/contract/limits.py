@@ -53,7 +53,7 @@ _OURS: Final = frozenset(
 )
 
 
-class Unpublishable(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+class Unpublishable(PermanentError):
     """
     This message cannot be published, now or later, because of its own content or size.
 

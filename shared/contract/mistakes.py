@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
+from pydantic_core import ErrorDetails
+
 from shared.contract.answers import Mistake
 from shared.contract.checked import PRINTABLE_PATTERN
 
@@ -146,27 +148,28 @@ def _written(limit: float | None) -> str:
     return "" if limit is None else str(int(limit) if limit == int(limit) else limit)
 
 
-def mistakes(errors: Iterable[Mapping[str, Any]], body: Any, schemas: Schemas) -> Sequence[Mistake]:
+def mistakes(errors: Iterable[ErrorDetails], body: object, schemas: Schemas) -> Sequence[Mistake]:
     """Convert pydantic's *errors* (as FastAPI reports them) of a request with that *body*; at most one per part."""
-    found = (_explained(error["loc"][0], error["loc"][1:], error, body, schemas) for error in errors)
+    found = (_explained(str(error["loc"][0]), error["loc"][1:], error, body, schemas) for error in errors)
     # Each option of a union has an error of its own.
     return list({each.pointer: each for each in found}.values())
 
 
-def mistakes_in(body: Any, errors: Iterable[Mapping[str, Any]], schema: Schema) -> Sequence[Mistake]:
+def mistakes_in(body: object, errors: Iterable[ErrorDetails], schema: Schema) -> Sequence[Mistake]:
     """Convert pydantic's *errors* of a *body* that does not match *schema*; at most one per part."""
     schemas = Schemas(schema, schema)
-    return mistakes(({**error, "loc": ("body", *error["loc"])} for error in errors), body, schemas)
+    found: list[ErrorDetails] = [{**error, "loc": ("body", *error["loc"])} for error in errors]
+    return mistakes(found, body, schemas)
 
 
-def _explained(where: str, path: Sequence[str | int], error: Mapping[str, Any], body: Any, schemas: Schemas) -> Mistake:
+def _explained(where: str, path: Sequence[str | int], error: ErrorDetails, body: object, schemas: Schemas) -> Mistake:
     kind = error["type"]
     if where == "body":
         path = () if kind == _NO_JSON else _existing(path, body, keep_last=kind in (_MISSING, _UNKNOWN))
     return Mistake(pointer=_pointer(where, path), detail=_detail(error, where, path, schemas))
 
 
-def _detail(error: Mapping[str, Any], where: str, path: Sequence[str | int], schemas: Schemas) -> str:
+def _detail(error: ErrorDetails, where: str, path: Sequence[str | int], schemas: Schemas) -> str:
     kind = error["type"]
     if kind == _NO_JSON:
         return f"must be JSON; it is not from character {error['loc'][-1]} on"
@@ -185,7 +188,7 @@ def _detail(error: Mapping[str, Any], where: str, path: Sequence[str | int], sch
     return f"is missing: it {must_be}" if kind == _MISSING else must_be
 
 
-def _existing(path: Sequence[str | int], body: Any, *, keep_last: bool) -> list[str | int]:
+def _existing(path: Sequence[str | int], body: object, *, keep_last: bool) -> list[str | int]:
     """
     Return the part of *path* that exists in *body*: pydantic's paths also name the members of a union.
 
@@ -194,10 +197,13 @@ def _existing(path: Sequence[str | int], body: Any, *, keep_last: bool) -> list[
     steps = list(path[:-1] if keep_last else path)
     found: list[str | int] = []
     for step in steps:
-        try:
-            body = body[step]
-        except (LookupError, TypeError):
-            break
+        match body:
+            case Mapping() if step in body:
+                body = body[step]
+            case list() if isinstance(step, int) and step < len(body):
+                body = body[step]
+            case _:
+                break
         found.append(step)
     return [*found, *path[-1:]] if keep_last else found
 

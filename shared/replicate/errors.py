@@ -52,19 +52,19 @@ class OperatorNeeded(DependencyDown):
     code = "operator_needed"
 
 
-class NotThere(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+class NotThere(TransientError):
     """Replicate does not have it, not yet or not any more. The caller decides how long to retry."""
 
     code = "replicate_not_there"
 
 
-class BadAnswer(TransientError):  # noqa: N818 (likewise)
+class BadAnswer(TransientError):
     """Replicate reported success with an invalid body, or redirected."""
 
     code = "replicate_bad_answer"
 
 
-class Refused(PermanentError):  # noqa: N818 (likewise)
+class Refused(PermanentError):
     """Replicate refused the request for good."""
 
     code = "replicate_refused"
@@ -74,13 +74,13 @@ class Refused(PermanentError):  # noqa: N818 (likewise)
         self.status = status
 
 
-class ForeignAddress(PermanentError):  # noqa: N818 (likewise)
+class ForeignAddress(PermanentError):
     """An output names a URL that is not on Replicate's hosts: it is not fetched."""
 
     code = "foreign_address"
 
 
-class Unknown(PermanentError):  # noqa: N818 (likewise)
+class Unknown(PermanentError):
     """The response to a start was lost, so it may have happened. Look for it before trying again."""
 
     code = "replicate_unknown_outcome"

@@ -11,7 +11,7 @@ from shared.contract.errors import PermanentError
 from shared.replicate.progress import read_progress
 
 
-class BadLine(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class BadLine(PermanentError):
     """A line that is not valid input of the filter."""
 
     code = "bad_line"

@@ -26,7 +26,7 @@ _MESSAGE_ID: Final = re.compile(r"[!-~]{1,255}")
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
 
 
-class BadSignature(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class BadSignature(PermanentError):
     """The signature is missing, malformed, stale, or made with none of our secrets."""
 
     code = "wrong_signature"

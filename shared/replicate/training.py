@@ -36,7 +36,7 @@ from shared.contract.text import clean, is_storable
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class NotATraining(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class NotATraining(PermanentError):
     """The body is not a training, or one that cannot be stored."""
 
     code = "not_a_training"

@@ -31,7 +31,7 @@ _GROWTH: Final = 8
 _json: Final = TypeAdapter[JsonValue](JsonValue)
 
 
-class UnknownStatus(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class UnknownStatus(PermanentError):
     """The training has a status unknown to this version; guessing could swap or drop a model."""
 
     code = "unknown_status"

@@ -30,7 +30,7 @@ _CLAIM: Final = "claim-"
 _HINT: Final = "called-ref"
 
 
-class ForeignRef(PermanentError):  # noqa: N818 (it is what was seen, and reads as one)
+class ForeignRef(PermanentError):
     """A genuine webhook of one of our trainings was posted to the URL of another one."""
 
     code = "foreign_ref"

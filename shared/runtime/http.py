@@ -60,7 +60,7 @@ _ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
 _HTTP_KINDS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
-class Invalid(Exception):  # noqa: N818 (it is an answer)
+class Invalid(Exception):
     """Parts of the request are invalid; *kind* is another one if they are invalid only in the current state."""
 
     def __init__(self, *mistakes: Mistake, kind: str = _INVALID) -> None:

@@ -33,7 +33,7 @@ _GC_THRESHOLD: Final = 50_000
 _CLOSING_SECONDS: Final = 1.0
 
 
-class CannotListen(ModelswapError):  # noqa: N818 (it is a condition, and reads as one)
+class CannotListen(ModelswapError):
     """The process's port is in use, or may not be opened."""
 
     code = "can_not_listen"

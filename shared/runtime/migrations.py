@@ -34,7 +34,7 @@ _INVALID_INDEXES: Final = """
 """
 
 
-class MigrationRefused(ModelswapError):  # noqa: N818 (it is what was seen, and reads as one)
+class MigrationRefused(ModelswapError):
     """The files and the database contradict each other; nothing was changed."""
 
     code = "migration_refused"

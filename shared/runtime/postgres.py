@@ -67,13 +67,13 @@ _POOLER: Final = (
 )
 
 
-class Conflict(TransientError):  # noqa: N818 (it is what was seen, and reads as one)
+class Conflict(TransientError):
     """A conflict with another transaction. A retry most likely succeeds."""
 
     code = "database_conflict"
 
 
-class UnusableAddress(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+class UnusableAddress(PermanentError):
     """The database's URL cannot be used, so retrying does not help."""
 
     code = "database_address"

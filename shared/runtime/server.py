@@ -64,7 +64,7 @@ class Refusal:
         self.answer = STATUS_LINE[status] + lines.encode() + b"\r\n" + body
 
 
-class Refused(Exception):  # noqa: N818 (it is an answer)
+class Refused(Exception):
     """Ends the parsing of a refused request."""
 
     def __init__(self, refusal: Refusal) -> None:

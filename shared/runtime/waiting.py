@@ -14,7 +14,7 @@ _CLEAN_UP_SECONDS: Final = 1.0
 _MOST_DOUBLINGS: Final = 32
 
 
-class Stopped(Exception):  # noqa: N818 (a signal, not an error)
+class Stopped(Exception):
     """The process is stopping, so the work was cancelled."""
 
 

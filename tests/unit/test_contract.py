@@ -166,7 +166,7 @@ def test_what_this_version_does_not_know_is_named_and_refused(change: dict[str, 
     envelope = wrap(READY, source="test", now=NOW)
 
     with pytest.raises(Malformed) as refusal:
-        decode(envelope.headers() | change, "application/json", envelope.body())
+        decode({**envelope.headers(), **change}, "application/json", envelope.body())
 
     assert refusal.value.code == code
 

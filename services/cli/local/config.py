@@ -32,7 +32,7 @@ class Entry:
     """The current value of one setting."""
 
     name: str
-    value: Any
+    value: object
     #: default, environment, nowhere, or the file that holds it
     source: str
     #: The processes that read it.
@@ -74,7 +74,7 @@ def _processes(field: str) -> tuple[str, ...]:
     return tuple(process for process, owner in owners if field in owner.model_fields)
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> object:
     match value:
         case SecretStr():
             return _masked(value.get_secret_value())

@@ -64,13 +64,13 @@ DROP: Final = Move(LetterStatus.OPEN, LetterStatus.DROPPED, "letter.dropped")
 RESTORE: Final = Move(LetterStatus.DROPPED, LetterStatus.OPEN, "letter.restored")
 
 
-class NoLetter(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+class NoLetter(PermanentError):
     """There is no such letter."""
 
     code = "no_letter"
 
 
-class WrongStatus(PermanentError):  # noqa: N818 (likewise)
+class WrongStatus(PermanentError):
     """A letter can not be dropped or restored, as it is now."""
 
     code = "wrong_status"

@@ -48,7 +48,7 @@ _WARN_EVERY_SECONDS: Final = 600.0
 _TROUBLE_LIMIT: Final = 1000
 
 
-class OutOfCalls(Exception):  # noqa: N818 (a signal, not an error)
+class OutOfCalls(Exception):
     """The budget is spent: the rest is for a later round."""
 
 

@@ -26,13 +26,13 @@ class Stage(StrEnum):
     VERIFYING = "verifying"
 
 
-class StateRefused(TransientError):  # noqa: N818 (names a condition)
+class StateRefused(TransientError):
     """State refuses a request."""
 
     code = "state_refused"
 
 
-class RetryRefused(PermanentError):  # noqa: N818 (likewise)
+class RetryRefused(PermanentError):
     """State does not retry an extraction, and says why."""
 
     code = "retry_refused"

@@ -37,7 +37,7 @@ _DESTINATION: Final = "destination"
 _RETRIES: Final = ("x-attempt", "x-failed-at")
 
 
-class EditRefused(PermanentError):  # noqa: N818 (names a condition)
+class EditRefused(PermanentError):
     """The edited body can not replace the letter's own."""
 
     code = "edit_refused"

@@ -13,25 +13,25 @@ from services.ops.replays.plan import Counts, Rules, Status, Step
 from shared.contract.errors import PermanentError
 
 
-class NothingSelected(PermanentError):  # noqa: N818 (names a condition)
+class NothingSelected(PermanentError):
     """There is no letter to replay."""
 
     code = "nothing_selected"
 
 
-class TooManySelected(PermanentError):  # noqa: N818 (likewise)
+class TooManySelected(PermanentError):
     """More letters than one replay takes."""
 
     code = "too_many_selected"
 
 
-class NoReplay(PermanentError):  # noqa: N818 (likewise)
+class NoReplay(PermanentError):
     """There is no such replay."""
 
     code = "no_replay"
 
 
-class NotNow(PermanentError):  # noqa: N818 (likewise)
+class NotNow(PermanentError):
     """The replay's status does not allow this."""
 
     code = "not_now"

@@ -35,7 +35,7 @@ class Call(NamedTuple):
     handler: Handler
 
 
-class Refused(Exception):  # noqa: N818 (it is a condition, and reads as one)
+class Refused(Exception):
     """The call is answered with a problem (RFC 7807)."""
 
     def __init__(self, status: int, headers: dict[str, str] | None = None, **problem: Any) -> None:

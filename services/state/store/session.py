@@ -37,7 +37,7 @@ INSERT_OUTBOX: Final = """
 """
 
 
-class _RolledBack(Exception):  # noqa: N818 (a signal, not an error)
+class _RolledBack(Exception):
     """Ends a transaction without a commit."""
 
 

@@ -26,7 +26,7 @@ _FIRST_SECONDS: Final = 0.2
 _LONGEST_SECONDS: Final = 30.0
 
 
-class NotTried(Exception):  # noqa: N818 (a signal, not an error)
+class NotTried(Exception):
     """The work ended before it called the dependency, so the result tells nothing about it."""
 
 

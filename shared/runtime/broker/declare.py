@@ -17,13 +17,13 @@ from shared.runtime.broker.link import Link
 _ANSWER_SECONDS: Final = 10
 
 
-class TopologyMismatch(PermanentError):  # noqa: N818 (it is a condition, and reads as one)
+class TopologyMismatch(PermanentError):
     """An exchange or queue exists with other arguments than ours, which cannot be changed in place."""
 
     code = "topology_mismatch"
 
 
-class Unanswered(TimeoutError):  # noqa: N818 (it is a condition, and reads as one)
+class Unanswered(TimeoutError):
     """The broker is up, but did not answer a request in time."""
 
 

@@ -46,11 +46,11 @@ class Unroutable(DependencyDown):
     code = "broker_unroutable"
 
 
-class _Objection(Exception):  # noqa: N818 (a signal, not an error)
+class _Objection(Exception):
     """The broker closed the link because of this message, or of another one on it."""
 
 
-class _Unsent(Exception):  # noqa: N818 (likewise)
+class _Unsent(Exception):
     """The link was closed before anything of this message was written."""
 
 
