@@ -89,7 +89,7 @@ async def test_another_replicate_is_not_asked_for_a_version_that_is_made_up(else
     assert "has no made-up version" in refused[2]
     assert "--version" in refused[2].splitlines()[-1]
     assert code == 0
-    assert "unless the destination has it, the training ends as unverified" in told
+    assert "has the version at the destination, the training ends as unverified" in told
     await stack.until_stage(training_in(out), "active")
 
 

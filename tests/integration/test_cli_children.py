@@ -61,7 +61,7 @@ async def test_one_that_ends_again_and_again_starts_later_each_time():
         keeping.cancel()
         await asyncio.wait([keeping])
 
-    assert [report.partition("again in ")[2].partition(" s")[0] for report in reports] == ["0.5", "1", "2"]
+    assert [report.partition("restarted in ")[2].partition(" s")[0] for report in reports] == ["0.5", "1", "2"]
     assert reports[0] == "simulator ended with exit code 2; it is restarted in 0.5 s"
     assert "MODELSWAP_SIMULATOR_SPEED" in reports[2]
 
