@@ -43,7 +43,6 @@ _LISTED_SECONDS: Final = 60.0
 _REMEMBERED_SECONDS: Final = 3600.0
 #: A version never changes, but what it depends on (weights, a machine) may be repaired, so a failure expires.
 _BAD_SECONDS: Final = 600.0
-_MOST_REMEMBERED: Final = 5_000
 
 _FILTERED: Final = re.compile(r"nsfw|safety|sensitive|flagged", re.IGNORECASE)
 #: Failures of Replicate, not of the model: interrupted runs, and machines that did not start (E6716).
@@ -162,12 +161,14 @@ class Gate:
         find_flaw: FindFlaw,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        most_remembered: int = 5_000,
     ) -> None:
         self._replicate = replicate
         self._policy = policy
         self._find_flaw = find_flaw
         self._monotonic = monotonic
         self._sleep = sleep
+        self._most_remembered = most_remembered
         self._memories: dict[ModelRef, _Memory] = {}
 
     async def verify(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
@@ -249,7 +250,10 @@ class Gate:
         now = self._monotonic()
         while self._memories:
             oldest = next(iter(self._memories))
-            if len(self._memories) <= _MOST_REMEMBERED and now < self._memories[oldest].since + _REMEMBERED_SECONDS:
+            if (
+                len(self._memories) <= self._most_remembered
+                and now < self._memories[oldest].since + _REMEMBERED_SECONDS
+            ):
                 break
             del self._memories[oldest]
 

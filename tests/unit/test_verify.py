@@ -61,8 +61,8 @@ def gate(replicate: FakeReplicate, clock: Clock) -> Gate:
     return gate_of(replicate, clock)
 
 
-def gate_of(replicate: FakeReplicate, clock: Clock, level: Level = "predict") -> Gate:
-    return Gate(replicate, Policy(level), find_flaw=look, monotonic=clock.monotonic, sleep=clock.sleep)
+def gate_of(replicate: FakeReplicate, clock: Clock, level: Level = "predict", **limits: int) -> Gate:
+    return Gate(replicate, Policy(level), find_flaw=look, monotonic=clock.monotonic, sleep=clock.sleep, **limits)
 
 
 @pytest.mark.parametrize(
@@ -412,11 +412,12 @@ async def test_a_picture_on_a_foreign_host_is_not_paid_for_twice(replicate, gate
     assert len(replicate.inputs) == 1
 
 
-async def test_of_very_many_models_the_oldest_is_forgotten(replicate, gate):
+async def test_of_very_many_models_the_oldest_is_forgotten(replicate, clock):
+    gate = gate_of(replicate, clock, most_remembered=3)
     replicate.will_say = [{"status": "succeeded", "output": OUTPUT}]
     replicate.files[OUTPUT] = picture(size=(2, 2))
     await gate.verify(REF)
-    for number in range(5_001):
+    for number in range(4):
         other = ModelRef("acme", "u-43", f"{number:064x}")
         replicate.add_version(other)
         await gate.verify(other)
