@@ -39,6 +39,11 @@ def free_port() -> int:
         return port
 
 
+def plain_client(**options: Any) -> httpx.AsyncClient:
+    """A client for plain HTTP on loopback: to read the certificates that TLS needs takes longer than many requests."""
+    return httpx.AsyncClient(verify=False, trust_env=False, **options)
+
+
 class Process:
     """One process of the product, and what it logged."""
 
@@ -136,13 +141,11 @@ class Stack:
             name: Process(name, {**self.environment, **logins.get(name, {})}, folder / f"{name}.log")
             for name in SERVICES
         }
-        self.api = httpx.AsyncClient(
+        self.api = plain_client(
             base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=10
         )
         #: The operators' API, as an operator.
-        self.ops = httpx.AsyncClient(
-            base_url=self.url("ops"), headers={"Authorization": f"Bearer {OPS_TOKEN}"}, timeout=10
-        )
+        self.ops = plain_client(base_url=self.url("ops"), headers={"Authorization": f"Bearer {OPS_TOKEN}"}, timeout=10)
 
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}"
@@ -181,7 +184,7 @@ class Stack:
     async def _until_ready(self, name: str) -> None:
         said = "nothing yet"
         try:
-            async with asyncio.timeout(_READY_SECONDS), httpx.AsyncClient() as client:
+            async with asyncio.timeout(_READY_SECONDS), plain_client() as client:
                 while True:
                     if not self.processes[name].is_alive:
                         break
@@ -198,7 +201,7 @@ class Stack:
 
     async def until_in_trouble(self, name: str, part: str, seconds: float = 60) -> str:
         """Wait until this process says that it can not do that *part* of its work, and why."""
-        async with asyncio.timeout(seconds), httpx.AsyncClient() as client:
+        async with asyncio.timeout(seconds), plain_client() as client:
             while True:
                 said: str = (await client.get(f"{self.url(name)}/readyz")).json()["checks"][part]
                 if said != "ok":

@@ -17,6 +17,7 @@ from typing import Any, Final
 import httpx
 
 from tests.proc import look_into
+from tests.stack import plain_client
 
 SERVICES: Final = ("receiver", "extractor", "state", "ops", "simulator")
 _LAST_LINE: Final = "Ctrl-C stops everything."
@@ -136,7 +137,7 @@ class Up:
         urls = {"state": "MODELSWAP_API_URL", "simulator": "MODELSWAP_REPLICATE_API_URL"}
         headers = {"Authorization": f"Bearer {settings['MODELSWAP_API_TOKENS']}"}
         with suppress(httpx.TransportError):
-            async with httpx.AsyncClient(base_url=settings[urls[service]], headers=headers, trust_env=False) as http:
+            async with plain_client(base_url=settings[urls[service]], headers=headers) as http:
                 answer = await (http.get(path) if body is None else http.post(path, json=body))
                 if answer.is_success:
                     return json.loads(answer.text)

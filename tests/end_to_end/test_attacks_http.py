@@ -15,14 +15,13 @@ from collections.abc import AsyncIterator
 from typing import Final
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from tests.end_to_end.conftest import SELF_STARTED, open_stack
 from tests.end_to_end.test_walk import deliver
 from tests.proc import forget_peak, memory_mb
 from tests.servers import Urls
-from tests.stack import SERVICES, Stack
+from tests.stack import SERVICES, Stack, plain_client
 
 pytestmark = pytest.mark.attack
 
@@ -74,7 +73,7 @@ def _descriptors() -> None:
 async def ask_all(stack: Stack) -> None:
     """One request that is meant well to every process."""
     body = f'{{"id":"attack{uuid4().hex[:20]}","status":"starting","version":"{SELF_STARTED}"}}'.encode()
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with plain_client() as client:
         answers = await asyncio.gather(
             deliver(stack, body, f"msg_{uuid4().hex}"),
             stack.api.get("/v1/users/nobody/model"),

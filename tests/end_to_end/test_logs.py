@@ -8,12 +8,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import httpx
-
 from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.end_to_end.conftest import SELF_STARTED
-from tests.stack import SERVICES, WEBHOOK_SECRET, Stack
+from tests.stack import SERVICES, WEBHOOK_SECRET, Stack, plain_client
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 TRACE: Final = uuid4().hex
@@ -55,7 +53,7 @@ async def complete(stack: Stack, training_id: str, user: str, webhook_url: str) 
         "traceparent": f"00-{TRACE}-{'b' * 16}-01",
     }
     address = urlsplit(webhook_url)
-    async with httpx.AsyncClient(base_url=stack.url("receiver")) as client:
+    async with plain_client(base_url=stack.url("receiver")) as client:
         answer = await client.post(f"{address.path}?{address.query}", content=body, headers=headers)
     assert answer.status_code == 202, answer.text
 

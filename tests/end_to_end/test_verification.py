@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from services.simulator.faults import ApiFaultOrder, Behaviour, FaultOrder
@@ -23,7 +22,7 @@ from shared.runtime.clock import now
 from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import start
 from tests.servers import Urls
-from tests.stack import API_TOKEN, Stack
+from tests.stack import API_TOKEN, Stack, plain_client
 
 #: Simulated seconds; that is a fifth of a real one.
 SHORT: Final = 60
@@ -276,7 +275,7 @@ async def test_a_preview_knows_what_was_paid_for_and_pays_for_nothing(proving: t
     message = Message.of(wrap(event, source="test", now=now()))
     before = len(retrain.simulator.world._predictions)
 
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {API_TOKEN}"}) as client:
+    async with plain_client(headers={"Authorization": f"Bearer {API_TOKEN}"}) as client:
         said = await client.post(f"{retrain.stack.url('extractor')}/preview", json=message.model_dump(mode="json"))
 
     (follows,) = Answer.model_validate_json(said.content).messages
@@ -310,7 +309,7 @@ def pauses(stack: Stack) -> list[Paused]:
 
 async def until_paused(stack: Stack) -> str:
     """What the extractor says it waits for."""
-    async with asyncio.timeout(30), httpx.AsyncClient() as client:
+    async with asyncio.timeout(30), plain_client() as client:
         while (answer := await client.get(f"{stack.url('extractor')}/readyz")).is_success:
             await asyncio.sleep(0.05)
     reason: str = answer.json()["checks"]["consumer"]

@@ -22,7 +22,7 @@ from tests.broker import Message
 from tests.databases import logged_in
 from tests.end_to_end.conftest import SELF_STARTED, open_stack
 from tests.servers import Urls
-from tests.stack import OPS_TOKEN, READER_TOKEN, REPLICATE_TOKEN, SERVICES, WEBHOOK_SECRET, Process, Stack
+from tests.stack import OPS_TOKEN, READER_TOKEN, REPLICATE_TOKEN, SERVICES, WEBHOOK_SECRET, Process, Stack, plain_client
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 FIXTURES: Final = Path(__file__).parent.parent / "fixtures" / "webhooks"
@@ -47,8 +47,8 @@ async def start(stack: Stack, user: str, *, trigger_word: str = "TOK") -> dict[s
 
 async def deliver(stack: Stack, body: bytes, message_id: str, *, path: str = "/webhooks/replicate") -> httpx.Response:
     """Post *body* as Replicate does."""
-    # Many at a time take their time on a busy machine; to read certificates for plain HTTP would take most of it.
-    async with httpx.AsyncClient(base_url=stack.url("receiver"), timeout=60, verify=False) as client:
+    # Many at a time take their time on a busy machine.
+    async with plain_client(base_url=stack.url("receiver"), timeout=60) as client:
         return await client.post(path, content=body, headers=signed_headers(body, message_id))
 
 
