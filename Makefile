@@ -8,6 +8,9 @@ STAMP  := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | tr
 BENCH_VENV   := .venv-bench
 BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-bench.txt | cksum | tr ' ' '-')
 
+# A hundred processes start in a run of the tests: without bytecode, each of them compiles the same files.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check rules fmt unit integration end-to-end chaos bench bench-backlog constraints env clean
 
@@ -39,16 +42,18 @@ unit: setup ## tests without I/O
 	@$(BIN)/pytest tests/unit
 
 integration: setup ## one edge at a time, against real servers
-	@$(BIN)/pytest tests/integration
+	@echo "── integration tests"; $(BIN)/pytest tests/integration
 
 end-to-end: setup ## whole walks, and what dies on the way
-	@$(BIN)/pytest tests/end_to_end
+	@echo "── end-to-end tests"; $(BIN)/pytest tests/end_to_end
 
 chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings: an hour
 	@$(BIN)/pytest -m chaos tests/end_to_end/test_chaos.py
 
-test: check ## everything, as CI runs it
-	@echo "── integration and end to end"; $(BIN)/pytest tests/integration tests/end_to_end
+# Two of the three wait most of the time, so all run at once; each has servers of its own, and shows its output as it ends.
+test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
+	@$(MAKE) --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+		check integration end-to-end
 
 fmt: setup ## put the code in form
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
