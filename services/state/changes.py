@@ -1,4 +1,4 @@
-"""Rows a transaction reads (`Snapshot`) and rows it writes (`Changes`). Pure data; `swap` and `rollback` decide."""
+"""Rows that a decision reads (`Snapshot`) and rows it writes (`Changes`). Pure data; `swap` and `rollback` decide."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The rows of a batch, read while their users are locked."""
+    """The rows of a batch, all of the same moment."""
 
     trainings: Iterable[Training]
     #: Current model by user.
@@ -95,10 +95,12 @@ class Snapshot:
     made: Collection[tuple[ModelRef, UUID]] = ()
     #: Destinations of looked-up models that several users train to.
     shared: Collection[ModelName] = ()
-    #: Trainings of the locked users without a model, at the destinations of looked-up models.
+    #: Trainings of these users without a model, at the destinations of looked-up models.
     rivals: Collection[Rival] = ()
     #: Ids of rivals in Replicate's list that are registered here.
     registered: Collection[str] = ()
+    #: Version of each user's row; it changes whenever something of the user does.
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -200,8 +202,10 @@ class Changes:
     """Rows to write, and one result for each delivery."""
 
     results: Sequence[Result] = ()
-    #: Inbox ids.
-    applied: Sequence[str] = ()
+    #: The user that each delivery is about, or None.
+    users: Sequence[str | None] = ()
+    #: Inbox ids, each with its user.
+    applied: Mapping[str, str] = field(default_factory=dict)
     trainings: Sequence[TrainingChange] = ()
     swaps: Sequence[Swap] = ()
     outbox: Sequence[OutboxEvent] = ()

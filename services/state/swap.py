@@ -1,5 +1,5 @@
 """
-Decides which model each user uses after a batch of events. Pure: locked rows and events to rows to write.
+Decides which model each user uses after a batch of events. Pure: rows and events to rows to write.
 
 The fence: a training draws its user's next generation when it is requested. A ready model becomes current only if its
 generation is greater than the current one's. So the newest *requested* training with a verified model wins, whatever
@@ -73,7 +73,8 @@ def fold(envelopes: Sequence[Envelope], snapshot: Snapshot, *, now: datetime) ->
     """Apply *envelopes* in order to *snapshot*; return the changes and one result for each envelope."""
     batch = _Batch(snapshot, now)
     results = [batch.take(envelope) for envelope in envelopes]
-    return Changes(results, batch.applied, tuple(batch.changes.values()), batch.swaps, batch.outbox)
+    users = [training.user_id if (training := batch.find(each.event)) else None for each in envelopes]
+    return Changes(results, users, batch.applied, tuple(batch.changes.values()), batch.swaps, batch.outbox)
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class _Batch:
     changes: dict[UUID, TrainingChange] = field(default_factory=dict)
     swaps: list[Swap] = field(default_factory=list)
     outbox: list[OutboxEvent] = field(default_factory=list)
-    applied: list[str] = field(default_factory=list)
+    applied: dict[str, str] = field(default_factory=dict)
     _trainings: dict[UUID, Training] = field(init=False)
     #: Our ref by Replicate's training id.
     _refs: dict[str, UUID] = field(init=False)
@@ -102,18 +103,18 @@ class _Batch:
         key = inbox_id(envelope)
         if key in self.snapshot.applied or key in self.applied:
             return None
-        training = self._find(envelope.event) or self._attach(envelope.event)
+        training = self.find(envelope.event) or self._attach(envelope.event)
         if training is None:
             return _unknown(envelope.event)
         stage = self._stage(training)
         failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
         if failed is None:
-            self.applied.append(key)
+            self.applied[key] = training.user_id
             if envelope.replay is not None:
                 self._settle(training, stage, envelope, envelope.replay)
         return failed
 
-    def _find(self, event: Event) -> Training | None:
+    def find(self, event: Event) -> Training | None:
         """Return the training with Replicate's id of *event*."""
         ref = self._refs.get(event.training_id)
         return self._trainings[ref] if ref else None

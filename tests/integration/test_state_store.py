@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from services.state.changes import Failure
 from services.state.ownership import DestinationMismatch, MadeByAnother, MayBeAnothers, MayBeUnregistered
 from services.state.registration import RegisteredOtherwise, UserDeleted
+from services.state.rollback import RollbackOrder, WithdrawalOrder
 from services.state.store import Store
 from services.state.swap import UnknownTraining
 from services.state.transitions import Stage
@@ -31,6 +32,7 @@ from shared.runtime.clock import now
 from tests.state import (
     DESTINATION,
     NOON,
+    WRITE,
     Wire,
     canceled,
     connected,
@@ -266,7 +268,7 @@ async def test_a_commit_whose_answer_was_lost_is_done_again_without_effect(datab
     async with Wire(database_url) as wire, opened_store(wire.url) as store:
         await store.adopt(registration("ada", "t1"))
 
-        wire.swallow_answer_to(b"COMMIT")
+        wire.swallow_answer_to(WRITE)
         with pytest.raises(DependencyDown):
             await store.apply([ready("t1")])
         again = await store.apply([ready("t1")])
@@ -333,6 +335,61 @@ async def test_a_newer_swap_by_somebody_who_did_not_take_the_lock_stands(store, 
     assert model is not None
     assert model.training_id == "t3"
     assert (await get(store, "t2")).stage == Stage.SUPERSEDED
+
+
+async def test_user_deleted_during_apply_gets_no_model(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+
+    async with connected(database_url) as other:
+        async with other.transaction():
+            await other.execute("UPDATE state.users SET deleted_at = now() WHERE user_id = 'ada'")
+            applying = asyncio.create_task(store.apply([ready("t1")]))
+            await until_somebody_waits(other)
+        result = await applying
+
+    assert result == [None]
+    assert await store.find_model("ada") is None
+
+
+async def test_changed_user_is_applied_after_the_rest_of_the_batch(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    await store.adopt(registration("bob", "b1"))
+
+    async with connected(database_url) as other:
+        async with other.transaction():
+            await other.execute("UPDATE state.users SET next_generation = 9 WHERE user_id = 'ada'")
+            batch = [succeeded("t1"), ready("unknown"), ready("b1"), ready("t1"), ready("t1")]
+            applying = asyncio.create_task(store.apply(batch))
+            await until_somebody_waits(other)
+        results = await applying
+
+    assert [type(result) for result in results] == [type(None), UnknownTraining, *[type(None)] * 3]
+    assert [user for _, user, _ in await outbox(database_url)] == ["bob", "ada"]
+    assert await rows(database_url, "SELECT count(DISTINCT xmin::text) FROM state.user_models") == [(2,)]
+    assert await rows(database_url, "SELECT count(*) FROM state.inbox") == [(3,)]
+
+
+async def test_every_change_of_a_training_changes_the_users_version(store, database_url):
+    fresh, _ = await store.register(registration("ada"))
+    for name in ("t1", "t2", "t3"):
+        await store.adopt(registration("ada", name))
+    changes: dict[str, Callable[[], Any]] = {
+        "attach": lambda: store.attach(fresh, "t0"),
+        "fail_start": lambda: store.fail_start(fresh, Failure("x", "y")),
+        "register": lambda: store.register(registration("ada")),
+        "apply": lambda: store.apply([ready("t1"), ready("t2"), succeeded("t3")]),
+        "retry_extraction": lambda: store.retry_extraction("ada", None),
+        "roll_back": lambda: store.roll_back(RollbackOrder("ada", None, "too dark", "eve")),
+        "withdraw": lambda: store.withdraw(WithdrawalOrder("ada", "not hers", "eve")),
+    }
+    versions = [await rows(database_url, "SELECT xmin::text FROM state.users")]
+    for change in changes.values():
+        await change()
+        versions.append(await rows(database_url, "SELECT xmin::text FROM state.users"))
+
+    unchanged = [name for name, before, after in zip(changes, versions, versions[1:], strict=False) if before == after]
+
+    assert unchanged == []
 
 
 async def swap_by_hand(connection: Any, training_id: str) -> None:
@@ -483,7 +540,7 @@ async def test_lost_answers_and_killed_sessions_change_nothing_about_that(databa
                 batch = waiting.pop()
                 match dice.randrange(6):
                     case 0:
-                        wire.swallow_answer_to(b"COMMIT")
+                        wire.swallow_answer_to(WRITE)
                     case 1:
                         async with one_killer:
                             await killer.execute(

@@ -761,7 +761,7 @@ def test_late_events_of_a_deleted_user_do_nothing():
     changes = fold([ready("t1")], Snapshot([training(1)], {}, deleted_users={"ada"}), now=NOON)
 
     assert (changes.results, changes.swaps, changes.outbox) == ([None], [], [])
-    assert changes.applied == [ready("t1").id]
+    assert changes.applied == {ready("t1").id: "ada"}
 
 
 def test_an_event_that_is_none_of_ours_is_set_aside():

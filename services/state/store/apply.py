@@ -1,9 +1,16 @@
-"""A batch of events: one transaction of lock, load, `fold` and write. Edge."""
+"""
+A batch of events: load, `fold` and write. Edge.
+
+Two statements, and no lock between them: the write takes only users of whom nothing has changed since the load (see
+`write`). The deliveries about other users, which are few, are applied again in a transaction that locks their users
+first.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -15,17 +22,15 @@ from services.state.store.session import Session, to_model_name, to_model_ref, t
 from services.state.store.write import log_committed, write
 from services.state.swap import claimed_ref, fold, inbox_id
 from shared.contract.envelope import Envelope
+from shared.contract.errors import PermanentError
 from shared.contract.identity import ModelRef
 from shared.runtime import telemetry
 from shared.runtime.clock import now
-from shared.runtime.postgres import Connection, Record
+from shared.runtime.postgres import Conflict, Connection, Record, acquired
 
-# The only lock, taken first and in the order of user ids, so that writers cannot deadlock and nothing is decided on a
-# row that changes meanwhile. READ COMMITTED is enough because of it. Only `record_progress` does without: it skips rows
-# that are locked, and touches no column that decides.
+# In the order of user ids, so that writers cannot deadlock.
 _LOCK_USERS: Final = """
-    SELECT user_id, deleted_at IS NOT NULL AS is_deleted
-    FROM state.users
+    SELECT FROM state.users
     WHERE user_id = ANY(ARRAY(
         SELECT user_id FROM state.trainings WHERE training_id = ANY($1::text[])
         UNION ALL
@@ -36,30 +41,45 @@ _LOCK_USERS: Final = """
 """
 
 # Rows are named by ``= ANY(array)`` even if a join implies it: so each is found by its index, and a plan made while the
-# tables were empty stays good when they are large. A training that was registered after the lock was taken is left out,
-# because its user is not locked.
+# tables were empty stays good when they are large.
 _LOAD: Final = """
-    SELECT t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trigger_word, t.stage,
-           t.trainer_version, t.started_at, CASE WHEN t.training_id = ANY($5::text[]) THEN t.output END AS output,
+    WITH users AS MATERIALIZED (
+        SELECT user_id, xmin AS version, deleted_at IS NOT NULL AS is_deleted
+        FROM state.users
+        WHERE user_id = ANY(ARRAY(
+            SELECT user_id FROM state.trainings WHERE training_id = ANY($1::text[])
+            UNION ALL
+            SELECT user_id FROM state.trainings WHERE ref = ANY($2::uuid[])
+        ))
+    )
+    SELECT u.version, u.is_deleted,
+           t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trigger_word, t.stage,
+           t.trainer_version, t.started_at, CASE WHEN t.training_id = ANY($4::text[]) THEN t.output END AS output,
            m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
            CASE WHEN m.generation IS NULL THEN
                (SELECT h.generation FROM state.model_history h
                 WHERE h.user_id = t.user_id ORDER BY h.generation DESC LIMIT 1) END AS withdrawn_generation,
-           ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($4::text[])) AS applied,
-           ARRAY(SELECT model || ' ' || ref FROM state.trainings WHERE model = ANY($6::text[])) AS made,
-           ARRAY(SELECT name FROM unnest($7::text[]) AS name
+           ARRAY(SELECT event_id FROM state.inbox WHERE event_id = ANY($3::text[])) AS applied,
+           ARRAY(SELECT model || ' ' || ref FROM state.trainings WHERE model = ANY($5::text[])) AS made,
+           ARRAY(SELECT name FROM unnest($6::text[]) AS name
                  WHERE (SELECT min(user_id) FROM state.trainings WHERE destination = name)
                     <> (SELECT max(user_id) FROM state.trainings WHERE destination = name)) AS shared,
            (SELECT json_agg(json_build_object('ref', ref, 'destination', destination, 'started_at', started_at,
                                               'completed_at', completed_at))
             FROM state.trainings
-            WHERE destination = ANY($7::text[]) AND user_id = ANY($3::text[]) AND model IS NULL
+            WHERE destination = ANY($6::text[]) AND user_id = ANY(ARRAY(SELECT user_id FROM users)) AND model IS NULL
               AND stage NOT IN ('failed', 'canceled')) AS rivals,
-           ARRAY(SELECT training_id FROM state.trainings WHERE training_id = ANY($8::text[])) AS registered
+           ARRAY(SELECT training_id FROM state.trainings WHERE training_id = ANY($7::text[])) AS registered
     FROM state.trainings t
-    LEFT JOIN state.user_models m ON m.user_id = t.user_id AND m.user_id = ANY($3::text[])
-    WHERE (t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])) AND t.user_id = ANY($3::text[])
+    JOIN users u USING (user_id)
+    LEFT JOIN state.user_models m
+        ON m.user_id = t.user_id AND m.user_id = ANY(ARRAY(SELECT user_id FROM users))
+    WHERE t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])
 """
+
+
+#: Result of a delivery whose user has changed since the load.
+_CHANGED: Final = Conflict("the user has changed meanwhile")
 
 
 class Events(Session):
@@ -67,58 +87,95 @@ class Events(Session):
 
     async def apply(self, envelopes: Sequence[Envelope]) -> Sequence[Result]:
         """
-        Apply *envelopes* in one transaction; return one result for each.
+        Apply *envelopes*, all of one user in one transaction; return one result for each.
 
         Raises:
             DependencyDown: if Postgres is away.
             ModelswapError: if the batch as a whole cannot be applied. Each envelope may be tried alone.
 
         """
-        changes = await self._transaction(lambda connection: _apply(connection, envelopes))
+        try:
+            async with acquired(self._pool) as connection:
+                results = self._committed(await _apply(connection, envelopes))
+        except (Conflict, PermanentError):  # also a constraint that only stale rows violate
+            results = [_CHANGED] * len(envelopes)
+        again = [number for number, result in enumerate(results) if result is _CHANGED]
+        if again:
+            late = [envelopes[number] for number in again]
+            changes = await self._transaction(lambda connection: _apply_locked(connection, late))
+            for number, result in zip(again, self._committed(changes), strict=True):
+                results[number] = result
+        return results
+
+    async def preview(self, envelope: Envelope) -> Changes:
+        """Return what `apply` would change; change nothing."""
+        return await self._dry_run(lambda connection: _apply_locked(connection, [envelope]))
+
+    def _committed(self, changes: Changes) -> list[Result]:
         telemetry.swaps.inc(len(changes.swaps))
         if changes.outbox:
             self.outbox_filled.set()
         log_committed(changes)
-        return changes.results
-
-    async def preview(self, envelope: Envelope) -> Changes:
-        """Return what `apply` would change; change nothing."""
-        return await self._dry_run(lambda connection: _apply(connection, [envelope]))
+        return list(changes.results)
 
 
 async def _apply(connection: Connection, envelopes: Sequence[Envelope]) -> Changes:
-    changes = fold(envelopes, await _load_locked(connection, envelopes), now=now())
-    if changes.applied or changes.trainings:
-        await write(connection, changes)
+    """Apply *envelopes*; return what was written. The result of those whose user changed meanwhile is `_CHANGED`."""
+    snapshot = await _load(connection, envelopes)
+    changes = fold(envelopes, snapshot, now=now())
+    if not (changes.applied or changes.trainings):
+        return changes
+    written = await write(connection, changes, snapshot.versions)
+    if len(written) == len(snapshot.versions):
+        return changes
+    return replace(
+        changes,
+        results=[
+            result if user is None or user in written else _CHANGED
+            for user, result in zip(changes.users, changes.results, strict=True)
+        ],
+        swaps=[swap for swap in changes.swaps if swap.user_id in written],
+        outbox=[event for event in changes.outbox if event.user_id in written],
+    )
+
+
+async def _apply_locked(connection: Connection, envelopes: Sequence[Envelope]) -> Changes:
+    """Apply *envelopes* in a transaction whose first statement locks their users."""
+    await connection.execute(_LOCK_USERS, *_names(envelopes))
+    changes = await _apply(connection, envelopes)
+    if _CHANGED in changes.results:
+        raise Conflict("a training was registered while its user was being locked")
     return changes
 
 
-async def _load_locked(connection: Connection, envelopes: Sequence[Envelope]) -> Snapshot:
+def _names(envelopes: Sequence[Envelope]) -> tuple[Sequence[str], Sequence[UUID]]:
+    """Return the training ids and the refs that *envelopes* name."""
     events = [envelope.event for envelope in envelopes]
-    training_ids = list({event.training_id for event in events})
-    refs = list({ref for event in events if (ref := claimed_ref(event)) is not None})
-    users = await connection.fetch(_LOCK_USERS, training_ids, refs)
-    if not users:
-        return Snapshot(trainings=(), models={})
+    refs = {ref for event in events if (ref := claimed_ref(event)) is not None}
+    return list({event.training_id for event in events}), list(refs)
+
+
+async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapshot:
+    events = [envelope.event for envelope in envelopes]
     looked_up = [model for event in events if (model := looked_up_model(event)) is not None]
     rows = await connection.fetch(
         _LOAD,
-        training_ids,
-        refs,
-        [user["user_id"] for user in users],
+        *_names(envelopes),
         [inbox_id(envelope) for envelope in envelopes],
         [event.training_id for event in events if lacks_destination(event)],
         [str(model) for model in looked_up],
         [str(model.model) for model in looked_up],
         [name for event in events for name in rivals_of(event)],
     )
-    # These columns are the same in every row.
-    batch: Any = rows[0] if rows else {"applied": (), "made": (), "shared": (), "rivals": None, "registered": ()}
+    if not rows:
+        return Snapshot(trainings=(), models={})
+    batch: Any = rows[0]  # some columns are the same in every row
     return Snapshot(
         trainings=[to_training(row) for row in rows],
         models={row["user_id"]: _to_current(row) for row in rows if row["current_generation"] is not None},
+        versions={row["user_id"]: row["version"] for row in rows},
         withdrawn={row["user_id"]: fence for row in rows if (fence := row["withdrawn_generation"]) is not None},
-        deleted_users={user["user_id"] for user in users if user["is_deleted"]},
+        deleted_users={row["user_id"] for row in rows if row["is_deleted"]},
         applied=frozenset(batch["applied"]),
         made=frozenset(map(_to_made, batch["made"])),
         shared=frozenset(map(to_model_name, batch["shared"])),

@@ -13,7 +13,7 @@ from services.state.extraction import NoTraining, retry_extraction
 from services.state.rollback import Line, RollbackOrder, Target, WithdrawalOrder, model_before, roll_back, withdraw
 from services.state.store.queries import get_swapped_model, get_training, get_withdrawal
 from services.state.store.session import Session, find_key, lock_user, take_key, to_model_ref, to_training
-from services.state.store.write import log_committed, write
+from services.state.store.write import log_committed, write_locked
 from services.state.views import ModelView, TrainingView, WithdrawalView
 from shared.contract.events import Cause
 from shared.contract.idempotency import IdempotencyKey
@@ -72,7 +72,8 @@ class Orders(Session):
             if row is None:
                 raise NoTraining(f"user {user_id} has no training that succeeded without a model of its own")
             await take_key(connection, key, row["ref"])
-            await write(connection, retry_extraction(to_training(row), request_id=request_id, now=now()))
+            changes = retry_extraction(to_training(row), request_id=request_id, now=now())
+            await write_locked(connection, changes, user_id)
             return await get_training(connection, row["ref"])
 
         record = await self._transaction(work)
@@ -142,7 +143,7 @@ class Orders(Session):
             if not is_dry_run:
                 await take_key(connection, key, line.ref, generation)
             await connection.execute(_DRAW, user_id)
-            await write(connection, changes)
+            await write_locked(connection, changes, user_id)
             return await get(connection, user_id, generation), changes
 
         if is_dry_run:

@@ -18,8 +18,10 @@ from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired
 
 T = TypeVar("T")
 
+#: Locks a user, and gives the row a new version even if nothing else in it changes.
 LOCK_USER: Final = """
-    SELECT next_generation, deleted_at IS NOT NULL AS is_deleted FROM state.users WHERE user_id = $1 FOR NO KEY UPDATE
+    UPDATE state.users SET next_generation = next_generation WHERE user_id = $1
+    RETURNING next_generation, deleted_at IS NOT NULL AS is_deleted
 """
 _FIND_KEY: Final = "SELECT request_digest, ref, generation FROM state.idempotency_keys WHERE key = $1"
 _TAKE_KEY: Final = """

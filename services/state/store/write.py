@@ -1,9 +1,16 @@
-"""Writes `Changes`: one statement for all rows of a batch. Edge."""
+"""
+Writes `Changes`: one statement for all rows of a batch. Edge.
+
+Whoever changes something of a user updates the user's row: that is the lock of one user, and gives the row a new
+version, its `xmin` (the transaction that wrote it). So changes that were decided without a lock are written only for
+users whose row still has the version that was read. Only `record_progress` does without: it skips rows that are locked,
+and touches no column that decides.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -13,7 +20,7 @@ from services.state.store.session import INSERT_OUTBOX, outbox_rows
 from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ModelWithdrawn
 from shared.contract.identity import ModelRef
 from shared.runtime.logs import log_fact
-from shared.runtime.postgres import Conflict, Connection
+from shared.runtime.postgres import Connection
 
 log = structlog.get_logger()
 
@@ -25,10 +32,21 @@ EXPECTED_SECONDS: Final = """coalesce(
 #: When its estimate ends. It may be read until the commit, so it may not be less than what was read just before.
 ESTIMATED_UNTIL: Final = "coalesce(t.estimated_until, clock_timestamp() + interval '1 second')"
 
+#: An array, which is complete before a row is tested, and keeps the order of the rows.
+_OF_LOCKED: Final = "user_id = ANY(ARRAY(SELECT user_id FROM locked))"
+
 # Constraints across these tables are checked at the end of the statement or at commit.
 _WRITE: Final = f"""
-    WITH inbox AS (
-        INSERT INTO state.inbox (event_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
+    WITH locked AS (
+        UPDATE state.users u SET next_generation = u.next_generation
+        FROM unnest($1::text[], $2::xid[]) AS known (user_id, version)
+        WHERE u.user_id = known.user_id AND u.user_id = ANY($1::text[])
+          AND (u.xmin = known.version OR known.version IS NULL)
+        RETURNING u.user_id
+    ), inbox AS (
+        INSERT INTO state.inbox (event_id)
+        SELECT event_id FROM unnest($3::text[], $4::text[]) AS i (event_id, user_id) WHERE {_OF_LOCKED}
+        ON CONFLICT DO NOTHING
     ), trainings AS (
         UPDATE state.trainings t SET
             training_id     = coalesce(t.training_id, c.training_id),
@@ -45,56 +63,65 @@ _WRITE: Final = f"""
             estimated_until = CASE WHEN t.stage = 'running' AND c.stage IN ('failed', 'canceled') THEN {ESTIMATED_UNTIL}
                                    ELSE t.estimated_until END,
             updated_at      = clock_timestamp()
-        FROM json_to_recordset($2::json) AS c (
+        FROM json_to_recordset($5::json) AS c (
             ref uuid, training_id text, stage text, model text, failure json, output text, trainer text,
             trainer_version text, started_at timestamptz, completed_at timestamptz)
-        WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[])
+        WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[]) AND t.{_OF_LOCKED}
     ), history AS (
         INSERT INTO state.model_history
             (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, at)
         SELECT user_id, generation, ref, model, trigger_word, cause, previous, actor, reason, statement_timestamp()
-        FROM json_to_recordset($3::json) AS s (
+        FROM json_to_recordset($7::json) AS s (
             user_id text, generation bigint, ref uuid, model text, trigger_word text, previous text, cause text,
             actor text, reason text)
+        WHERE {_OF_LOCKED}
+    ), models AS (
+        INSERT INTO state.user_models AS m (user_id, generation, ref, model, trigger_word, activated_at)
+        SELECT user_id, generation, ref, model, trigger_word, statement_timestamp()
+        FROM json_to_recordset($8::json) AS s (user_id text, generation bigint, ref uuid, model text, trigger_word text)
+        WHERE {_OF_LOCKED}
+        -- A trigger refuses a generation that does not rise.
+        ON CONFLICT (user_id) DO UPDATE SET
+            generation   = excluded.generation,
+            ref          = excluded.ref,
+            model        = excluded.model,
+            trigger_word = excluded.trigger_word,
+            activated_at = excluded.activated_at
     ), outbox AS (
-        {INSERT_OUTBOX.format("$5").strip()}
+        {INSERT_OUTBOX.format("$9").strip()}
+        WHERE {_OF_LOCKED}
     )
-    INSERT INTO state.user_models AS m (user_id, generation, ref, model, trigger_word, activated_at)
-    SELECT user_id, generation, ref, model, trigger_word, statement_timestamp()
-    FROM json_to_recordset($4::json) AS s (user_id text, generation bigint, ref uuid, model text, trigger_word text)
-    ON CONFLICT (user_id) DO UPDATE SET
-        generation   = excluded.generation,
-        ref          = excluded.ref,
-        model        = excluded.model,
-        trigger_word = excluded.trigger_word,
-        activated_at = excluded.activated_at
-    WHERE m.generation < excluded.generation
-    RETURNING m.user_id
+    SELECT user_id FROM locked
 """  # noqa: S608 (constants)
 # The database requires the withdrawal's row in the history.
 _DELETE_MODEL: Final = "DELETE FROM state.user_models WHERE user_id = $1 AND generation < $2"
 
 
-async def write(connection: Connection, changes: Changes) -> None:
+async def write(connection: Connection, changes: Changes, versions: Mapping[str, int | None]) -> Collection[str]:
     """
-    Write *changes*, whose users are locked.
+    Write *changes* of those users whose row has the version in *versions*, or any if that is None; return these users.
 
-    Raises:
-        Conflict: if a newer model is current. The lock makes this impossible; if it happens, nothing may be kept.
-
+    Outside of a transaction, this is one.
     """
-    current = changes.current
-    swapped = await connection.fetch(
+    users = sorted(versions)  # all lock in the same order
+    rows = await connection.fetch(
         _WRITE,
-        changes.applied,
+        users,
+        [versions[user] for user in users],
+        list(changes.applied),
+        list(changes.applied.values()),
         _rows(changes.trainings),
-        _rows(changes.lines),
-        _rows(current),
-        outbox_rows(changes.outbox),
         [change.ref for change in changes.trainings],
+        _rows(changes.lines),
+        _rows(changes.current),
+        outbox_rows(changes.outbox),
     )
-    if len(swapped) != len(current):
-        raise Conflict("a newer model was committed while its user was locked")
+    return {row["user_id"] for row in rows}
+
+
+async def write_locked(connection: Connection, changes: Changes, user_id: str) -> None:
+    """Write *changes* of one user, who is locked."""
+    await write(connection, changes, {user_id: None})
     for withdrawal in changes.withdrawals:
         await connection.execute(_DELETE_MODEL, withdrawal.user_id, withdrawal.generation)
 
