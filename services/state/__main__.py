@@ -16,6 +16,7 @@ from services.state.outbox import Relay, publish_to
 from services.state.store import ROLE, Store
 from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
+from shared.contract.events import TrainingSucceeded
 from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
 from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
@@ -71,6 +72,8 @@ async def _run(
             prefetch=2 * batch_size,
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
+            # Its model is often ready at once: then both are one transaction, and the model does not wait for another.
+            can_wait=[TrainingSucceeded],
         )
 
     facts, progress = consumer(STATE_QUEUE, handle, 64), consumer(PROGRESS_QUEUE, handle_progress, 200)

@@ -32,15 +32,45 @@ class Broker:
         self.frames.append((frame.name.removeprefix("Basic."), tag, multiple))
 
 
+async def deliver(inbox: Inbox, tag: int, routing_key: str = "q") -> None:
+    header = SimpleNamespace(properties=spec.Basic.Properties())
+    frame = SimpleNamespace(delivery_tag=tag)
+    message = SimpleNamespace(header=header, delivery=frame, exchange="", routing_key=routing_key, body=b"")
+    await inbox.put(cast(Any, message))
+
+
 async def inbox_of(broker: Broker, number: int) -> tuple[Inbox, list[Delivery]]:
     inbox = Inbox(cast(Link, broker), "q", asyncio.Event())
     for tag in range(1, number + 1):
         broker.in_hand.append(tag)
-        header = SimpleNamespace(properties=spec.Basic.Properties())
-        frame = SimpleNamespace(delivery_tag=tag)
-        message = SimpleNamespace(header=header, delivery=frame, exchange="", routing_key="q", body=b"")
-        await inbox.put(cast(Any, message))
+        await deliver(inbox, tag)
     return inbox, await inbox.take(number)
+
+
+async def take(*deliveries: str, later: str | None = None) -> list[str]:
+    """Return the batch that is taken of *deliveries*, of which "slow" can wait, and one that arrives *later*."""
+    inbox = Inbox(cast(Link, Broker()), "q", asyncio.Event())
+    for tag, routing_key in enumerate(deliveries, 1):
+        await deliver(inbox, tag, routing_key)
+    taking = asyncio.create_task(inbox.take(3, can_wait={"slow"}))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if later is not None:
+        await deliver(inbox, 9, later)
+    return [delivery.routing_key for delivery in await taking]
+
+
+async def test_delivery_that_can_wait_is_taken_with_the_next_one():
+    assert await take("slow", later="fast") == ["slow", "fast"]
+
+
+async def test_delivery_that_can_wait_is_taken_alone_after_a_moment():
+    assert await take("slow") == ["slow"]
+
+
+@pytest.mark.parametrize("deliveries", [["fast"], ["fast", "slow"], ["slow", "fast"], ["slow"] * 3])
+async def test_urgent_or_full_batch_does_not_wait(deliveries: list[str]):
+    assert await take(*deliveries, later="late") == deliveries
 
 
 async def test_what_is_acked_in_one_turn_leaves_in_one_frame():

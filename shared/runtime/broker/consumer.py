@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -112,14 +112,16 @@ class Consumer:
         prefetch: int = 64,
         drain_seconds: float = 5.0,
         declares: bool = True,
+        can_wait: Collection[type[Event]] = (),
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
         """
         Prepare to consume *queue* as *service*.
 
         *workers* batches of up to *batch_size* deliveries are handled concurrently. *delays* lie between attempts. With
-        *declares*, the process declares missing parts of the topology. A delivery whose dependency is down for
-        *patience_seconds*, while other deliveries succeed, has failed.
+        *declares*, the process declares missing parts of the topology. Events in *can_wait* wait a moment for others to
+        be handled with. A delivery whose dependency is down for *patience_seconds*, while other deliveries succeed, has
+        failed.
         """
         self._queue = queue
         self._service = service
@@ -141,6 +143,7 @@ class Consumer:
             prefetch=prefetch,
             drain_seconds=drain_seconds,
             declares=declares,
+            can_wait={event.key for event in can_wait},
         )
         #: When the newest attempt began that proved the dependency up, by the event loop's clock.
         self._answered_since = float("-inf")

@@ -8,8 +8,9 @@ such an ack of many deliveries at little more than the cost of one (measured 202
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from typing import Final, cast
 
 import structlog
 from aiormq import spec
@@ -21,6 +22,8 @@ from shared.runtime.broker.message import Delivery
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()
+
+_LONGEST_WAIT_SECONDS: Final = 0.05
 
 
 class Stale(NotTried):
@@ -59,20 +62,25 @@ class Inbox:
             )
         )
 
-    async def take(self, limit: int) -> list[Delivery]:
-        """Wait for a delivery; return it with the others that have arrived, up to *limit*. Empty once closed."""
+    async def take(self, limit: int, *, can_wait: Collection[str] = ()) -> list[Delivery]:
+        """
+        Wait for a delivery; return it with the others that have arrived, up to *limit*. Empty once closed.
+
+        As long as all of them have routing keys in *can_wait*, wait a moment for others.
+        """
         batch: list[Delivery] = []
-        first = None if self._closed or self._stopping.is_set() else await self._waiting.get()
-        if first is None:
+        is_urgent = False
+        following = None if self._closed or self._stopping.is_set() else await self._waiting.get()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+                while following is not None:
+                    batch.append(following)
+                    is_urgent = is_urgent or following.routing_key not in can_wait
+                    if len(batch) == limit or (is_urgent and self._waiting.empty()):
+                        break
+                    following = await self._waiting.get()
+        if following is None:
             self._waiting.put_nowait(None)  # for the next worker
-            return batch
-        batch.append(first)
-        while len(batch) < limit and not self._waiting.empty():
-            following = self._waiting.get_nowait()
-            if following is None:
-                self._waiting.put_nowait(None)
-                break
-            batch.append(following)
         return batch
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ During an outage of a dependency, deliveries stay unacked. After half an hour Ra
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -58,6 +58,7 @@ class Subscription:
         prefetch: int,
         drain_seconds: float,
         declares: bool,
+        can_wait: Collection[str] = (),
     ) -> None:
         self._url = url
         self._queue = queue
@@ -71,6 +72,7 @@ class Subscription:
         self._prefetch = prefetch
         self._drain_seconds = drain_seconds
         self._declares = declares
+        self._can_wait = can_wait
         #: For the dependencies of *process*.
         self.circuit = CircuitBreaker(queue)
         self.publisher = PersistentPublisher(publisher, queue)
@@ -190,7 +192,7 @@ class Subscription:
         task.add_done_callback(self._busy.discard)
 
     async def _work(self, inbox: Inbox) -> None:
-        while batch := await inbox.take(self._batch_size):
+        while batch := await inbox.take(self._batch_size, can_wait=self._can_wait):
             self._published[id(batch)] = batch[0].published_at or now()
             try:
                 await self._process(batch, inbox)
