@@ -19,7 +19,8 @@ _KEEP_KEYS: Final = timedelta(days=1)
 # does not wait for the disk.
 _TRY_LOCK: Final = """
     SELECT pg_try_advisory_xact_lock(hashtextextended('state.outbox', 0))
-       AND set_config('synchronous_commit', 'off', true) = 'off'
+           AND set_config('synchronous_commit', 'off', true) = 'off' AS is_locked,
+           (SELECT count(*) FROM state.outbox WHERE set_aside_at IS NOT NULL AND published_at IS NULL) AS set_aside
 """
 # Not "after the last published id": a lower id may be committed later.
 _UNPUBLISHED: Final = """
@@ -35,7 +36,6 @@ _SET_ASIDE: Final = """
     FROM unnest($1::bigint[], $2::text[]) AS s (id, reason)
     WHERE outbox.id = s.id
 """
-_COUNT_SET_ASIDE: Final = "SELECT count(*) FROM state.outbox WHERE set_aside_at IS NOT NULL AND published_at IS NULL"
 
 # The oldest rows are the ones to delete, so this reads as many as it may delete, however long the table is.
 _PRUNE_OUTBOX: Final = """
@@ -68,7 +68,8 @@ class Outbox(Session):
         """
 
         async def work(connection: Connection) -> Round | None:
-            if not await connection.fetchval(_TRY_LOCK):
+            turn = await connection.fetchrow(_TRY_LOCK)
+            if turn is None or not turn["is_locked"]:
                 return None
             rows = await connection.fetch(_UNPUBLISHED, limit)
             results = await publish([_to_event(row) for row in rows]) if rows else ()
@@ -81,8 +82,7 @@ class Outbox(Session):
             if set_aside:
                 reasons = [f"{error.code}: {error}" for error in set_aside.values()]
                 await connection.execute(_SET_ASIDE, list(set_aside), reasons)
-            count = await connection.fetchval(_COUNT_SET_ASIDE)
-            return Round(len(confirmed), tuple(failures), set_aside, count)
+            return Round(len(confirmed), tuple(failures), set_aside, turn["set_aside"] + len(set_aside))
 
         return await self._transaction(work)
 
