@@ -47,7 +47,7 @@ class Broker:
     async def channel(self) -> AsyncIterator[aiormq.Channel]:
         link = await Link.open(self.url, name="test")
         try:
-            yield link.channel
+            yield await link.open_channel()
         finally:
             await link.close()
 

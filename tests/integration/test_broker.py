@@ -233,6 +233,19 @@ async def test_a_link_that_is_given_up_in_the_middle_confirms_or_does_not_and_no
     assert {type(end) for end in ends} <= {type(None), Unconfirmed}
 
 
+async def test_a_confirm_that_never_comes_ends_the_link_in_time(broker: Broker):
+    async with (
+        proxied(broker.url, falls_silent_at=[b"held up"]) as proxy,
+        Publisher(proxy.url(broker.url), name="test", timeout_seconds=1) as publisher,
+    ):
+        await publisher.connect()
+        with pytest.raises(Unconfirmed):
+            await publisher.publish(message(succeeded("one", output="held up")))
+        await publisher.publish(message(succeeded("two")))
+
+    assert b'"two"' in (await broker.get(STATE_QUEUE)).body
+
+
 async def test_what_follows_is_published_before_the_delivery_is_acked(broker: Broker, publisher: Publisher):
     async def handle(envelope: Envelope) -> Sequence[Event]:
         return [TrainingStarted(training_id=envelope.event.training_id)]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiormq import spec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,18 +30,15 @@ class Broker:
         self.frames.append((frame.name.removeprefix("Basic."), tag, multiple))
 
 
-async def deliver(inbox: Inbox, tag: int, routing_key: str = "q") -> None:
-    header = SimpleNamespace(properties=spec.Basic.Properties())
-    frame = SimpleNamespace(delivery_tag=tag)
-    message = SimpleNamespace(header=header, delivery=frame, exchange="", routing_key=routing_key, body=b"")
-    await inbox.put(cast(Any, message))
+def deliver(inbox: Inbox, tag: int, routing_key: str = "q") -> None:
+    inbox.put(Delivery("q", tag, "", routing_key, {}, None, b""))
 
 
 async def inbox_of(broker: Broker, number: int) -> tuple[Inbox, list[Delivery]]:
     inbox = Inbox(cast(Link, broker), "q", asyncio.Event())
     for tag in range(1, number + 1):
         broker.in_hand.append(tag)
-        await deliver(inbox, tag)
+        deliver(inbox, tag)
     return inbox, await inbox.take(number)
 
 
@@ -51,12 +46,12 @@ async def take(*deliveries: str, later: str | None = None) -> list[str]:
     """Return the batch that is taken of *deliveries*, of which "slow" can wait, and one that arrives *later*."""
     inbox = Inbox(cast(Link, Broker()), "q", asyncio.Event())
     for tag, routing_key in enumerate(deliveries, 1):
-        await deliver(inbox, tag, routing_key)
+        deliver(inbox, tag, routing_key)
     taking = asyncio.create_task(inbox.take(3, can_wait={"slow"}))
     for _ in range(3):
         await asyncio.sleep(0)
     if later is not None:
-        await deliver(inbox, 9, later)
+        deliver(inbox, 9, later)
     return [delivery.routing_key for delivery in await taking]
 
 

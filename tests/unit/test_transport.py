@@ -1,4 +1,4 @@
-"""Writes of one turn of the event loop leave together, in order, and before whatever has to come after them."""
+"""Writes of one turn leave together and in order; the client library hears that the broker is alive."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from aiormq import spec
+from pamqp.frame import marshal
+from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
-from shared.runtime.broker.transport import JoinedWrites, JoiningWriter
+from shared.runtime.broker.decoding import Incoming
+from shared.runtime.broker.transport import JoiningWriter, Transport
 
 
 class Other:
@@ -30,7 +34,7 @@ async def connected() -> AsyncIterator[tuple[JoiningWriter, Other]]:
     other = Other()
     async with await asyncio.start_server(other.serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        transport = JoinedWrites()
+        transport = Transport(Incoming(lambda *_: None, lambda _: None))
         await transport.create(URL(f"amqp://127.0.0.1:{port}"), ssl_context_provider=None)
         yield transport.writer, other
         transport.writer.close()
@@ -72,3 +76,23 @@ async def test_a_write_to_a_closed_connection_is_dropped(connected: tuple[Joinin
 
     assert other.reads == [b"in time"]
     assert errors == []
+
+
+async def test_a_broker_that_only_confirms_is_heard_to_be_alive():
+    confirmed = asyncio.Event()
+    confirm = marshal(spec.Basic.Ack(1), 1)
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(confirm)
+        writer.close()
+
+    incoming = Incoming(lambda *_: confirmed.set(), lambda _: None)
+    incoming.channel = 1
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await Transport(incoming).create(URL(f"amqp://127.0.0.1:{port}"), ssl_context_provider=None)
+        left_to_the_library = await reader.read()
+        writer.close()
+
+    assert confirmed.is_set()
+    assert left_to_the_library == marshal(Heartbeat(), 0)

@@ -16,8 +16,9 @@ from services.cli.problem import Problem
 from shared.contract.envelope import decode
 from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
+from shared.runtime.broker import Delivery
 from shared.runtime.broker.declare import answered
-from shared.runtime.broker.link import LINK_ERRORS, Link, Received, is_refused, say
+from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, say
 
 _PUBLIC: Final = frozenset(key for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE)
 #: Characters that the HTTP binding of CloudEvents does not quote: printable ASCII without space, " and %.
@@ -64,7 +65,7 @@ async def subscribed(
     with broker_problems():
         link = await Link.open(url, name=name)
     try:
-        messages: asyncio.Queue[Received] = asyncio.Queue()
+        messages: asyncio.Queue[Delivery] = asyncio.Queue()
         with broker_problems():
             async with answered("consume an exclusive queue"):
                 await _consume(link, bindings, messages)
@@ -83,7 +84,7 @@ def broker_problems() -> Iterator[None]:
         raise Problem(say(error), then=then) from error
 
 
-async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: asyncio.Queue[Received]) -> None:
+async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: asyncio.Queue[Delivery]) -> None:
     channel = link.channel
     queue = (await channel.queue_declare(exclusive=True)).queue or ""
     for exchange, routing_key in bindings:
@@ -91,13 +92,10 @@ async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: as
         await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
         await channel.queue_bind(queue, exchange, routing_key)
 
-    async def on_message(message: Received) -> None:
-        messages.put_nowait(message)
-
-    await channel.basic_consume(queue, on_message, no_ack=True)
+    await link.consume(queue, messages.put_nowait, no_ack=True)
 
 
-async def _listen(link: Link, messages: asyncio.Queue[Received]) -> AsyncIterator[Heard]:
+async def _listen(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Heard]:
     lost = asyncio.create_task(link.lost.wait())
     try:
         while True:
@@ -111,15 +109,13 @@ async def _listen(link: Link, messages: asyncio.Queue[Received]) -> AsyncIterato
         lost.cancel()
 
 
-def _heard(message: Received) -> Heard:
-    properties = message.header.properties
-    headers = properties.headers or {}
-    attributes = {str(name)[3:]: str(value) for name, value in headers.items() if str(name).startswith("ce-")}
+def _heard(message: Delivery) -> Heard:
+    attributes = {name[3:]: str(value) for name, value in message.headers.items() if name.startswith("ce-")}
     try:
-        event = decode(headers, properties.content_type, message.body).event
+        event = decode(message.headers, message.content_type, message.body).event
     except Malformed:
         event = None
-    return Heard(message.routing_key or "", attributes, message.body, event)
+    return Heard(message.routing_key, attributes, message.body, event)
 
 
 def _json(body: bytes) -> JsonValue:

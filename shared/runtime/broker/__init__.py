@@ -3,8 +3,8 @@ Publishes and consumes without losing a message. Edge: the only package that use
 
 *message*      messages, retries and dead letters as bytes and headers; pure
 *frames*       encodes a message as AMQP frames; pure
-*decoding*     makes the client library accept every delivered message
-*transport*    fewer, larger writes to the socket
+*decoding*     decodes deliveries and confirms; pure
+*transport*    the socket: fewer, larger writes; decodes before the client library does
 *link*         one connection with one channel; the meaning of its library's errors
 *declare*      declares the topology, and finds differences from it
 *publisher*    publishes with confirms

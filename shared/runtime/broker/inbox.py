@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from typing import Final, cast
+from typing import Final
 
 import structlog
 from aiormq import spec
-from aiormq.abc import DeliveredMessage
 
 from shared.runtime.broker.circuit import NotTried
 from shared.runtime.broker.link import Link
@@ -44,23 +43,10 @@ class Inbox:
         #: Those whose ack is sent at the end of this turn.
         self._acked: set[int] = set()
 
-    async def put(self, message: DeliveredMessage) -> None:
-        """Queue a delivery. The library calls this in a task that it may cancel, so no work is done here."""
-        properties = message.header.properties
-        tag = cast(spec.Basic.Deliver, message.delivery).delivery_tag or 0
-        self._in_hand.add(tag)
-        self._waiting.put_nowait(
-            Delivery(
-                queue=self._queue,
-                tag=tag,
-                exchange=message.exchange or "",
-                routing_key=message.routing_key or "",
-                headers=properties.headers or {},
-                content_type=properties.content_type,
-                body=message.body,
-                published_at=properties.timestamp,
-            )
-        )
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery."""
+        self._in_hand.add(delivery.tag)
+        self._waiting.put_nowait(delivery)
 
     async def take(self, limit: int, *, can_wait: Collection[str] = ()) -> list[Delivery]:
         """

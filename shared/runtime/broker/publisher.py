@@ -7,7 +7,7 @@ Publisher: publishes with confirms. Each publish has one of four outcomes.
                             Publish it again: its event has the same id
     Unpublishable           it can never be published: too large, not encodable, or refused for its content
 
-Messages are written by `Link.publish`, which does not wait for the socket; the number in flight is bounded here.
+Messages are written by `Link.publish`, which does not wait for the socket: callers bound the number in flight.
 
 A broker that refuses a message's content closes the channel or the connection, so all other publishes on it fail too.
 Then each of them is published once more, one at a time on a separate connection: the message that fails there again is
@@ -17,7 +17,7 @@ the one that was refused.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Self
+from typing import Self
 
 import aiormq
 import structlog
@@ -26,12 +26,10 @@ from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
 from shared.runtime.broker.declare import declare
-from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, is_stray_cancel, say
+from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, Nacked, Returned, is_stray_cancel, say
 from shared.runtime.broker.message import Outgoing
 
 log = structlog.get_logger()
-
-_IN_FLIGHT: Final = 512
 
 
 class Unconfirmed(DependencyDown):
@@ -64,8 +62,10 @@ class Publisher:
         A *topology* is declared, without its lossy queues, on every new connection and after a message reached no
         queue.
         """
-        self._shared = _Line(url, name, topology, timeout_seconds, slots=_IN_FLIGHT)
-        self._single = _Line(url, f"{name}, one at a time", None, timeout_seconds, slots=1)
+        self._shared = _Line(url, name, topology, timeout_seconds)
+        self._single = _Line(url, f"{name}, one at a time", None, timeout_seconds)
+        self._turn = asyncio.Lock()
+        self._timeout_seconds = timeout_seconds
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,19 +94,25 @@ class Publisher:
             Unpublishable: if the message can never be published.
 
         """
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
             try:
-                await self._shared.publish(message)
+                await self._shared.publish(message, deadline)
             except _Unsent:
-                await self._shared.publish(message)
+                await self._shared.publish(message, deadline)
         except _Objection:
             await self._publish_alone(message)
         except _Unsent as error:
             raise Unconfirmed("the connection to RabbitMQ was lost twice before the message was written") from error
 
     async def _publish_alone(self, message: Outgoing) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout_seconds
         try:
-            await self._single.publish(message)
+            async with self._turn:
+                if clock() > deadline:
+                    raise Unconfirmed("RabbitMQ does not answer: other messages were first")
+                await self._single.publish(message, deadline)
         except _Unsent as error:
             raise Unconfirmed("the connection to RabbitMQ was lost before the message was written") from error
         except _Objection as objection:
@@ -119,7 +125,7 @@ class Publisher:
 class _Line:
     """One link at a time, with its messages in flight."""
 
-    def __init__(self, url: str, name: str, topology: Topology | None, timeout_seconds: float, *, slots: int) -> None:
+    def __init__(self, url: str, name: str, topology: Topology | None, timeout_seconds: float) -> None:
         self._url = url
         self._topology = topology
         self._name = name
@@ -127,7 +133,6 @@ class _Line:
         self._link: Link | None = None
         self._is_declared = False
         self._opening = asyncio.Lock()
-        self._slots = asyncio.Semaphore(slots)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -144,9 +149,9 @@ class _Line:
         except LINK_ERRORS as error:
             raise Unconfirmed(say(error)) from error
 
-    async def publish(self, message: Outgoing) -> None:
+    async def publish(self, message: Outgoing, deadline: float) -> None:
         """
-        Publish *message*, as `Publisher.publish` says.
+        Publish *message* by *deadline*, as `Publisher.publish` says.
 
         Raises:
             _Objection: if the broker closed the link because of what was published on it.
@@ -155,13 +160,15 @@ class _Line:
         """
         link: Link | None = None
         try:
-            async with asyncio.timeout(self._timeout_seconds), self._slots:
-                link = await self._open()
-                await link.publish(message)
-        except aiormq.exceptions.PublishError as error:
+            link = self._ready()
+            if link is None:
+                async with asyncio.timeout_at(deadline):
+                    link = await self._open()
+            await link.publish(message, deadline)
+        except Returned as error:
             self._is_declared = False  # the next publish declares what is missing; the others on this link go on
             raise Unroutable(f"{message.routing_key} reached no queue of exchange {message.exchange!r}") from error
-        except aiormq.exceptions.DeliveryError as error:
+        except Nacked as error:
             raise Unconfirmed(
                 f"a queue of {message.routing_key} is full, or its node is down: the broker refused"
             ) from error
@@ -178,9 +185,10 @@ class _Line:
                 raise Unconfirmed("the connection to RabbitMQ was given up before the receipt") from error
             raise
 
+    def _ready(self) -> Link | None:
+        return self._link if self._link is not None and self._link.is_open and self._is_declared else None
+
     async def _open(self) -> Link:
-        if self._link is not None and self._link.is_open and self._is_declared:
-            return self._link
         async with self._opening:
             if self._link is None or not self._link.is_open:
                 self._discard(self._link)

@@ -172,8 +172,7 @@ class Subscription:
         if self._declares:
             await declare(link.channel, self._topology.for_consumer_of(self._queue))
         async with answered(f"consume queue {self._queue}"):
-            await link.channel.basic_qos(prefetch_count=self._prefetch)
-            return (await link.channel.basic_consume(self._queue, inbox.put)).consumer_tag
+            return await link.consume(self._queue, inbox.put, prefetch=self._prefetch)
 
     async def _drain(self) -> None:
         if not self._busy:
