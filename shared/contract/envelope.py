@@ -81,15 +81,17 @@ class Envelope:
         return self.event.model_dump_json(exclude_none=True).encode()
 
 
-def wrap(event: Event, *, source: str, now: datetime, cause: Envelope | None = None) -> Envelope:
-    """Put *event* into an envelope; trace context and replay mark are copied from *cause*."""
+def wrap(
+    event: Event, *, source: str, now: datetime, cause: Envelope | None = None, trace: Mapping[str, str] | None = None
+) -> Envelope:
+    """Put *event* into an envelope; trace context and replay mark are copied from *cause*, unless *trace* is given."""
     return Envelope(
         event=event,
         id=str(event.id),
         source=f"/modelswap/{source}",
         time=now,
         causation_id=cause.id if cause else None,
-        trace=cause.trace if cause else {},
+        trace=trace or (cause.trace if cause else {}),
         replay=cause.replay if cause else None,
     )
 
