@@ -13,7 +13,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
@@ -34,17 +37,18 @@ _NOISE = {
     "asyncio": logging.WARNING,
 }
 
+#: Facts that every line of this task carries.
+_about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
+
 
 def configure(service: str, *, level: str = "info", renderer: str = "json") -> None:
     """Send our own log lines and the libraries' to standard output, as *service*."""
 
-    def name_service(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event.setdefault("service", service)
-        return event
+    def add_facts(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {"service": service, **_about.get(), **event}
 
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        name_service,
+        add_facts,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -77,6 +81,16 @@ def configure(service: str, *, level: str = "info", renderer: str = "json") -> N
     root.setLevel(threshold)
     for library, loudness in _NOISE.items():
         logging.getLogger(library).setLevel(max(loudness, threshold))
+
+
+@contextmanager
+def about(facts: Mapping[str, str]) -> Iterator[None]:
+    """Add *facts* to every line that is logged in this block."""
+    token = _about.set(facts)
+    try:
+        yield
+    finally:
+        _about.reset(token)
 
 
 def _to_json(event: structlog.typing.EventDict, **_: object) -> str:

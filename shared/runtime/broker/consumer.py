@@ -30,7 +30,6 @@ from functools import partial
 from typing import Final
 
 import structlog
-from structlog.contextvars import bound_contextvars
 
 from shared.contract.envelope import Envelope, decode, wrap
 from shared.contract.errors import UNEXPECTED, DependencyDown, Malformed, PermanentError, code_of
@@ -45,7 +44,7 @@ from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, retry
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.subscription import Subscription
 from shared.runtime.clock import now
-from shared.runtime.logs import facts_of, log_fact
+from shared.runtime.logs import about, facts_of, log_fact
 
 log = structlog.get_logger()
 
@@ -298,7 +297,7 @@ class Consumer:
 
 def _bound(items: Sequence[_Item]) -> AbstractContextManager[None]:
     """Bind the delivery's ids to the handler's log lines, if the batch is a single delivery."""
-    return bound_contextvars(**items[0].ids) if len(items) == 1 else nullcontext()
+    return about(items[0].ids) if len(items) == 1 else nullcontext()
 
 
 async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
