@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -112,11 +111,11 @@ class _Control:
         order = await read(request, ApiFaultOrder)
         if order.route not in self._route_names:
             raise Refused(422, detail=f"no route {order.route}; there are {', '.join(self._route_names)}")
-        self._simulator.world.order_api_fault(order)
+        self._simulator.world.orders.add_for_calls(order)
         return JSONResponse(order.model_dump(mode="json", exclude_unset=True), status_code=201)
 
     async def _heal(self, _: Request) -> Response:
-        self._simulator.world.heal()
+        self._simulator.world.orders.clear()
         return Response(status_code=204)
 
     async def _list_deliveries(self, _: Request) -> Response:
@@ -148,7 +147,7 @@ class _Control:
         rotation = await read(request, Rotation) if await request.body() else Rotation()
         return JSONResponse({"key": self._simulator.rotate_secret(keep_old=rotation.keep_old)})
 
-    def _foretell(self, training: Training) -> dict[str, Any]:
+    def _foretell(self, training: Training) -> dict[str, JsonValue]:
         succeeds = training.life.outcome is Status.SUCCEEDED and bool(training.makes)
         return {
             "id": training.id,

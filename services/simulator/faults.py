@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from random import Random
 from string import Template
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from services.simulator.job import Status
 
@@ -62,7 +62,7 @@ class Faults(_Frozen):
         None, gt=0, description="How long it runs, instead of as long as all.", examples=[3600]
     )
     huge_logs: int = Field(0, ge=0, description="Its logs have at least this many bytes.", examples=[230_000])
-    output: Any = Field(
+    output: JsonValue = Field(
         None,
         description="Its output is this JSON, null included. "
         "$version, $destination and $weights in it stand for what it would have been.",
@@ -167,7 +167,7 @@ API_FAULTS: Final[Mapping[str, ApiFault]] = {
 NAMES: Final = frozenset(Faults.model_fields) | frozenset(API_FAULTS)
 
 
-def table() -> dict[str, dict[str, Any]]:
+def table() -> Mapping[str, Mapping[str, object]]:
     """Return every fault with its description and the examples that `chances` picks from."""
     return {
         name: {"description": field.description, "examples": field.examples}
@@ -195,7 +195,7 @@ def draw_for_call(chances: Mapping[str, float], dice: Random) -> ApiFault | None
     return None
 
 
-def filled(output: Any, values: Mapping[str, str]) -> Any:
+def filled(output: JsonValue, values: Mapping[str, str]) -> JsonValue:
     """Replace the placeholders in *output*, at any depth."""
     match output:
         case str():

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Final, Self
+
+from pydantic import JsonValue
 
 NEVER = math.inf
 _A_MOMENT: Final = 0.25  # simulated seconds
@@ -70,7 +72,7 @@ class Job:
     #: The trainer, or the predicting model.
     model: str
     version: str
-    input: Mapping[str, Any]
+    input: Mapping[str, JsonValue]
     created_at: datetime
     speed: float
     #: The URL under which the caller reached the simulator, for the URLs in its responses.
@@ -100,10 +102,12 @@ class Job:
         return replace(self, life=self.life.cut(at, outcome))
 
 
-def describe(job: Job, seconds: float, *, kind: str, output: Any, logs: str, error: str | None) -> dict[str, Any]:
+def describe(
+    job: Job, seconds: float, *, kind: str, output: JsonValue, logs: str, error: str | None
+) -> dict[str, JsonValue]:
     """Return Replicate's object for *job* after *seconds*; *kind* (trainings, predictions) is the path of its urls."""
     life = job.life
-    body: dict[str, Any] = {
+    body: dict[str, JsonValue] = {
         "id": job.id,
         "model": job.model,
         "version": job.version,
@@ -129,12 +133,12 @@ def describe(job: Job, seconds: float, *, kind: str, output: Any, logs: str, err
     return body
 
 
-def encode(body: Mapping[str, Any]) -> bytes:
+def encode(body: Mapping[str, JsonValue]) -> bytes:
     """Return Replicate's object as the body of a webhook."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def without_data(body: dict[str, Any]) -> dict[str, Any]:
+def without_data(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Return the object after Replicate removed its data."""
     return body | {"input": {}, "logs": "", "output": None, "data_removed": True}
 
@@ -148,8 +152,8 @@ def nanoseconds(date: datetime) -> str:
     return date.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
 
 
-def _metrics(life: Life, speed: float) -> dict[str, float]:
-    metrics = {"total_time": round(life.ends / speed, 6)}
+def _metrics(life: Life, speed: float) -> dict[str, JsonValue]:
+    metrics: dict[str, JsonValue] = {"total_time": round(life.ends / speed, 6)}
     if life.runs:
         metrics["predict_time"] = round((life.ends - life.starts) / speed, 6)
     return metrics

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
+
+from pydantic import JsonValue
 
 #: The part of a run that is training, without preparation and saving.
 _TRAINING: Final = (0.08, 0.97)
@@ -108,7 +110,7 @@ class Log:
         return "".join(text % values for _, text in _PREPARATION[: bisect_right(_PREPARED_AT, share)])
 
 
-def steps_of(training_input: Mapping[str, Any]) -> int:
+def steps_of(training_input: Mapping[str, JsonValue]) -> int:
     """Return the number of steps of a training with this input."""
     match training_input.get("steps"):
         case int(steps) if 0 < steps <= _MAX_STEPS:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from services.simulator.faults import Behaviour
 from services.simulator.job import milliseconds
@@ -69,12 +69,15 @@ class Version:
     has_prompt: bool
     behaviour: Behaviour
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JsonValue]:
         """Return Replicate's object for it, with the input and output of its OpenAPI schema."""
-        prompt = {"prompt": {"type": "string", "title": "Prompt", "x-order": 0}} if self.has_prompt else {}
-        seed = {"seed": {"type": "integer", "title": "Seed", "x-order": 1}}
-        schemas = {
-            "Input": {"type": "object", "title": "Input", "properties": prompt | seed, "required": list(prompt)},
+        fields: dict[str, JsonValue] = {"seed": {"type": "integer", "title": "Seed", "x-order": 1}}
+        required: list[JsonValue] = []
+        if self.has_prompt:
+            fields = {"prompt": {"type": "string", "title": "Prompt", "x-order": 0}, **fields}
+            required = ["prompt"]
+        schemas: dict[str, JsonValue] = {
+            "Input": {"type": "object", "title": "Input", "properties": fields, "required": required},
             "Output": {"type": "array", "title": "Output", "items": {"type": "string", "format": "uri"}},
         }
         return {
@@ -84,7 +87,7 @@ class Version:
             "openapi_schema": {"openapi": "3.0.2", "components": {"schemas": schemas}},
         }
 
-    def accepts(self, prediction_input: dict[str, Any]) -> bool:
+    def accepts(self, prediction_input: dict[str, JsonValue]) -> bool:
         """Return whether *prediction_input* has all required fields."""
         return not self.has_prompt or isinstance(prediction_input.get("prompt"), str)
 
@@ -109,7 +112,7 @@ class Model:
         digest = hashlib.sha256(self.name.encode()).hexdigest()
         return Version(self.name, digest, _OFFICIAL_SINCE, has_prompt=True, behaviour=Behaviour.WORKS)
 
-    def describe(self, latest: Version | None, *, run_count: int) -> dict[str, Any]:
+    def describe(self, latest: Version | None, *, run_count: int) -> dict[str, JsonValue]:
         """Return Replicate's object for it."""
         owner, _, own_name = self.name.partition("/")
         return {
@@ -123,6 +126,14 @@ class Model:
             "latest_version": latest.describe() if latest else None,
             **self.about.model_dump(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """Of a model (``owner/name``) or a version (its id): when it is gone."""
+
+    id: str
+    at: datetime
 
 
 def official(name: str) -> Model:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from pydantic import JsonValue
 
 from services.simulator.faults import Behaviour, Faults, WebhookEvent
 from services.simulator.job import NEVER, Job, Life, Status, describe, encode
@@ -51,7 +53,7 @@ class Prediction(Job):
         """Return the body of a webhook, as it is signed."""
         return encode(self.describe(seconds))
 
-    def describe(self, seconds: float, *, kind: str = "predictions") -> dict[str, Any]:
+    def describe(self, seconds: float, *, kind: str = "predictions") -> dict[str, JsonValue]:
         """Return Replicate's object for it."""
         failed = self.life.status(seconds) is Status.FAILED
         body = describe(
@@ -63,7 +65,7 @@ class Prediction(Job):
             error=_ERRORS[self.behaviour] if failed else None,
         )
         if self.webhook:
-            body |= {"webhook": self.webhook, "webhook_events_filter": sorted(self.events)}
+            body |= {"webhook": self.webhook, "webhook_events_filter": [*sorted(self.events)]}
         return body
 
     def _logs(self, seconds: float) -> str:

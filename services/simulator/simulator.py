@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -19,6 +18,7 @@ from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.knobs import Knobs
 from services.simulator.models import Version
 from services.simulator.prediction import Prediction
+from services.simulator.requests import JobRequest, TrainingRequest
 from services.simulator.schedule import (
     LOG_INTERVAL_SECONDS,
     RETRY_DELAYS_SECONDS,
@@ -29,7 +29,7 @@ from services.simulator.schedule import (
 )
 from services.simulator.store import Store
 from services.simulator.training import Training
-from services.simulator.world import JobRequest, TrainingRequest, World
+from services.simulator.world import World
 from shared.replicate.signature import sign
 from shared.runtime import clock
 
@@ -142,7 +142,7 @@ class Simulator:
     def order(self, order: FaultOrder) -> bool:
         """Apply a fault order; return False if its training does not run."""
         if order.training_id is None:
-            self.world.order(order)
+            self.world.orders.add(order)
             return True
         training = self.world.find_training(order.training_id)
         if training is None or training.has_ended(training.seconds(self.now())):
@@ -154,12 +154,12 @@ class Simulator:
         """Restore the state of the store, and post unsent webhooks. Needs a running event loop."""
         if self._store is None:
             return
-        trainings, predictions = list(self._store.trainings()), list(self._store.predictions())
-        self.world.restore((training for training, _ in trainings), (prediction for prediction, _ in predictions))
-        for job, is_told in chain[tuple[Training | Prediction, bool]](trainings, predictions):
-            if not is_told:
+        kept = list(self._store.kept())
+        self.world.restore(item for item, _ in kept)
+        for item, is_told in kept:
+            if isinstance(item, Training | Prediction) and not is_told:
                 # The product may start after the simulator, so the retries span a real minute.
-                self._follow(job, retry_delays=RETRY_DELAYS_SECONDS)
+                self._follow(item, retry_delays=RETRY_DELAYS_SECONDS)
 
     def know(self, told: Training) -> None:
         """Add a training, replacing one with the same id, whose webhooks are not posted any more."""

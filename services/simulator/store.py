@@ -1,5 +1,5 @@
 """
-Persists trainings and predictions across restarts, in one SQLite file. Edge.
+Persists models, deletions, trainings and predictions across restarts, in one SQLite file. Edge.
 
 Every change is one statement, written before a response or webhook reports it, so killing the process loses nothing
 and leaves no partial change. It need not survive a crash of the machine, so writes are not synced to disk.
@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from services.simulator.models import Deletion, Model
 from services.simulator.prediction import Prediction
 from services.simulator.training import Training
+from services.simulator.world import Kept
 from shared.contract.errors import ModelswapError
 
 #: How many of each kind are kept, newest first.
@@ -31,9 +33,9 @@ _TABLES: Final = """
         is_told INTEGER NOT NULL DEFAULT 0
     );
 """
-_KINDS: Final[dict[str, TypeAdapter[Any]]] = {
-    "training": TypeAdapter(Training),
-    "prediction": TypeAdapter(Prediction),
+#: By the type's own name, in lower case.
+_KINDS: Final[Mapping[str, TypeAdapter[Kept]]] = {
+    kind.__name__.lower(): TypeAdapter(kind) for kind in (Model, Deletion, Training, Prediction)
 }
 
 
@@ -74,14 +76,15 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._database.close()
 
-    def keep(self, job: Training | Prediction) -> None:
-        """Store *job*."""
-        kind = "training" if isinstance(job, Training) else "prediction"
-        # Only what was set: null is an output that can be ordered.
-        body = json.dumps(_KINDS[kind].dump_python(job, mode="json", exclude_unset=True))
+    def keep(self, item: Kept) -> None:
+        """Store *item*; a deletion replaces its model, and a new model of that name the deletion."""
+        kind = type(item).__name__.lower()
+        # Only the fields that were set: null is an output that can be ordered.
+        body = json.dumps(_KINDS[kind].dump_python(item, mode="json", exclude_unset=True))
         self._database.execute(
-            "INSERT INTO jobs (id, kind, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-            (job.id, kind, body),
+            "INSERT INTO jobs (id, kind, body) VALUES (?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, body = excluded.body",
+            (item.name if isinstance(item, Model) else item.id, kind, body),
         )
         self._added += 1
         if self._added >= _ROOM:
@@ -91,22 +94,14 @@ class Store:
         """Record that all webhooks of *job* were posted."""
         self._database.execute("UPDATE jobs SET is_told = 1 WHERE id = ?", (job.id,))
 
-    def trainings(self) -> Iterator[tuple[Training, bool]]:
-        """Yield each stored training, oldest first, and whether all its webhooks were posted."""
-        return self._kept("training")
-
-    def predictions(self) -> Iterator[tuple[Prediction, bool]]:
-        """Yield each stored prediction, oldest first, and whether all its webhooks were posted."""
-        return self._kept("prediction")
-
-    def _kept(self, kind: str) -> Iterator[tuple[Any, bool]]:
-        query = "SELECT body, is_told FROM jobs WHERE kind = ? ORDER BY number"
-        with closing(self._database.execute(query, (kind,))) as rows:
-            for body, is_told in rows:
+    def kept(self) -> Iterator[tuple[Kept, bool]]:
+        """Yield each stored item, oldest first, and whether all its webhooks were posted."""
+        with closing(self._database.execute("SELECT kind, body, is_told FROM jobs ORDER BY number")) as rows:
+            for kind, body, is_told in rows:
                 try:
                     yield _KINDS[kind].validate_python(json.loads(body)), bool(is_told)
-                except ValidationError:
-                    continue  # written by a version with other faults
+                except (KeyError, ValidationError):
+                    continue  # written by a version with other kinds or faults
 
     def _forget_oldest(self) -> None:
         self._added = 0

@@ -7,9 +7,9 @@ The simulator's API then answers as described and has the training's version, bu
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from services.simulator.faults import Faults
 from services.simulator.job import NEVER, Life, Status
@@ -31,9 +31,9 @@ class ToldTraining(BaseModel):
 
     model: str
     version: str
-    input: dict[str, Any]
+    input: dict[str, JsonValue]
     status: Status
-    output: Any = None
+    output: JsonValue = None
     error: str | None = None
     webhook: str | None = None
     created_at: AwareDatetime

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
+
+from pydantic import JsonValue
 
 from services.simulator.faults import Faults, WebhookEvent, filled
 from services.simulator.job import NEVER, Job, Life, Status, describe, encode, without_data
@@ -55,7 +57,7 @@ class Training(Job):
         text = self._log().text(self._share(min(seconds, self.life.ends)))
         return text + _TRACEBACK % self.faults.error if self._has_failed(seconds) else text
 
-    def output(self, seconds: float) -> Any:
+    def output(self, seconds: float) -> JsonValue:
         weights = f"https://replicate.delivery/xezq/{self.id}/trained_model.tar"
         if seconds < self.output_at:
             return None
@@ -66,12 +68,12 @@ class Training(Job):
             return filled(self.faults.output, values)
         return {"version": f"{self.makes_model}:{self.makes}", "weights": weights}
 
-    def describe(self, seconds: float, *, kind: str = "trainings") -> dict[str, Any]:
+    def describe(self, seconds: float, *, kind: str = "trainings") -> dict[str, JsonValue]:
         """Return Replicate's object for it, as answered by GET."""
         body = self._describe(seconds, kind)
         return without_data(body) if self.faults.data_removed and self.has_ended(seconds) else body
 
-    def list_item(self, seconds: float) -> dict[str, Any]:
+    def list_item(self, seconds: float) -> dict[str, JsonValue]:
         """Return Replicate's object for it as its list shows it: without the log, which is long to write."""
         body = self._describe(seconds, "trainings", logs="")
         if self.faults.data_removed and self.has_ended(seconds):
@@ -89,7 +91,7 @@ class Training(Job):
         ends_now = more.outcome is not Status.SUCCEEDED
         return ordered.cut(at, more.outcome) if ends_now else ordered
 
-    def _describe(self, seconds: float, kind: str, logs: str | None = None) -> dict[str, Any]:
+    def _describe(self, seconds: float, kind: str, logs: str | None = None) -> dict[str, JsonValue]:
         body = describe(
             self,
             seconds,
@@ -99,7 +101,7 @@ class Training(Job):
             error=self.faults.error if self._has_failed(seconds) else None,
         )
         if self.webhook:
-            body |= {"webhook": self.webhook, "webhook_events_filter": sorted(self.events)}
+            body |= {"webhook": self.webhook, "webhook_events_filter": [*sorted(self.events)]}
         return body
 
     def _has_failed(self, seconds: float) -> bool:

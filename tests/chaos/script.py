@@ -10,11 +10,14 @@ from enum import StrEnum
 from random import Random
 from typing import Any, Final
 
+from pydantic import JsonValue
+
 from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.job import Status
 from services.simulator.knobs import Knobs
+from services.simulator.requests import TrainingRequest
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest, World
+from services.simulator.world import World
 
 _TRAININGS_OF_A_USER: Final = 5
 #: Of 100 trainings so many are canceled by the product, if it comes in time.
@@ -156,11 +159,14 @@ class ScriptedWorld(World):
     def create_training(
         self, request: TrainingRequest, *, trainer: str, version: str, api_url: str, now: datetime
     ) -> Training | None:
-        case = self.cases[request.input[CASE]]
+        case = self._case(request.input[CASE])
         self.started[case.number] += 1
-        self.order(FaultOrder.model_validate({**case.faults, "destination": request.destination}))
+        self.orders.add(FaultOrder.model_validate({**case.faults, "destination": request.destination}))
         return super().create_training(request, trainer=trainer, version=version, api_url=api_url, now=now)
 
     def case_of(self, training: Training) -> Case:
-        number: int = training.input[CASE]
+        return self._case(training.input[CASE])
+
+    def _case(self, number: JsonValue) -> Case:
+        assert isinstance(number, int)
         return self.cases[number]

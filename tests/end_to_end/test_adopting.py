@@ -10,9 +10,9 @@ import pytest
 
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from services.simulator.job import Status
+from services.simulator.requests import TrainingRequest
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest
 from tests.end_to_end.test_walk import TRAINER
 from tests.stack import Stack
 
@@ -62,7 +62,7 @@ async def test_what_failed_before_it_was_registered_has_failed(stack: Stack, sim
 
 async def test_while_replicate_is_away_it_is_registered_and_found_later(stack: Stack, simulator: Simulator, user: str):
     training = await ended(simulator, user)
-    simulator.world.order_api_fault(ApiFaultOrder(route="trainings.get", status=503, next=2))
+    simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.get", status=503, next=2))
 
     answer = await register(stack, training, user)
 

@@ -63,12 +63,12 @@ async def test_what_replicate_has_deleted_is_found_in_the_output_that_was_kept(s
     order(simulator, version_late_calls=_GIVES_UP)
     begun = await start(stack, user)
     await stack.until_stage(begun["training_id"], "unverified")
-    simulator.world.order_api_fault(ApiFaultOrder(route="trainings.get", status=404, next=1))
+    simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.get", status=404, next=1))
 
     await post(stack, f"/v1/trainings/{begun['ref']}/retry-extraction", 202)
     await stack.until_stage(begun["training_id"], "active")
 
-    assert simulator.world.next_api_fault("trainings.get") is None
+    assert simulator.world.orders.next_of_call("trainings.get") is None
     model = await stack.model(user)
     assert model is not None
     assert model["training_id"] == begun["training_id"]

@@ -20,9 +20,9 @@ import pytest
 
 from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.job import Status
+from services.simulator.requests import TrainingRequest
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE
 from tests.end_to_end.test_walk import TRAINER, signed_headers
 from tests.stack import Stack

@@ -92,7 +92,7 @@ async def endure(
                 requested: set[int] = set()
                 tasks.create_task(request_all(product, cases, requested))
                 tasks.create_task(strike(faults, product.targets, lambda: len(requested)))
-            product.world.heal()
+            product.world.orders.clear()
             calm = time.monotonic()
             missing = await until_settled(product, oracle)
         settled = time.monotonic()

@@ -82,7 +82,7 @@ async def test_a_start_whose_answer_was_lost_is_matched_to_the_training_that_rep
     servers: Urls, tmp_path: Path
 ):
     async with silent_stack(servers, tmp_path) as (stack, simulator):
-        simulator.world.order_api_fault(ApiFaultOrder(route="trainings.create", status=502, takes_effect=True))
+        simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.create", status=502, takes_effect=True))
         body = {"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 100}}
 
         lost = await stack.api.post("/v1/trainings", json=body)
@@ -98,7 +98,7 @@ async def test_a_training_that_was_never_started_ends_and_the_same_key_starts_an
         body = {"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 100}}
         key = {"Idempotency-Key": str(uuid4())}
         old = await stack.until_stage((await start(stack, "user-1"))["training_id"], "active")
-        simulator.world.order_api_fault(ApiFaultOrder(route="trainings.create", status=502))
+        simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.create", status=502))
 
         lost = await stack.api.post("/v1/trainings", json=body, headers=key)
         failed = await stack.until_stage(lost.json()["ref"], "failed")

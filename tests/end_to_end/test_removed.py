@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.simulator.faults import FaultOrder
-from services.simulator.world import TrainingRequest
+from services.simulator.requests import TrainingRequest
 from tests.end_to_end.test_reconcile import silent_stack
 from tests.end_to_end.test_walk import TRAINER
 from tests.servers import Urls

@@ -207,7 +207,7 @@ async def test_a_fault_that_passes_costs_the_user_nothing_but_time(proving: tupl
     await retrain.begin()
     retrain.order()
     before = len(pauses(retrain.stack))
-    retrain.simulator.world.order_api_fault(fault.order)
+    retrain.simulator.world.orders.add_for_calls(fault.order)
 
     await retrain.request()
     end = await retrain.end()
@@ -226,14 +226,14 @@ async def test_a_fault_that_only_an_operator_mends_pauses_the_extractor(proving:
     await retrain.begin()
     retrain.order()
     before = len(pauses(retrain.stack))
-    retrain.simulator.world.order_api_fault(fault.order)
+    retrain.simulator.world.orders.add_for_calls(fault.order)
 
     await retrain.request()
     reason = await until_paused(retrain.stack)
     # State has heard of the end by a queue of its own, maybe later than the extractor.
     await retrain.stack.until_stage(retrain.training_id, "verifying")
     meanwhile = await retrain.model()
-    retrain.simulator.world.heal()
+    retrain.simulator.world.orders.clear()
     end = await retrain.end()
     await retrain.stack.until_ready("extractor")
 
@@ -251,7 +251,7 @@ async def test_a_run_is_paid_for_once_by_an_extractor_that_is_killed_while_it_wa
     await retrain.begin()
     retrain.order()
     waiting = ApiFaultOrder.model_validate({"route": "predictions.get", "delay_seconds": 60})
-    retrain.simulator.world.order_api_fault(waiting)
+    retrain.simulator.world.orders.add_for_calls(waiting)
     asked = retrain.simulator.calls.copy()
 
     await retrain.request()

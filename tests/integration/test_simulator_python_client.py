@@ -21,8 +21,8 @@ from replicate.webhook import Webhooks
 from services.simulator.app import running
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from services.simulator.job import NEVER
+from services.simulator.requests import JobRequest, TrainingRequest
 from services.simulator.simulator import Simulator
-from services.simulator.world import JobRequest, TrainingRequest
 from tests.hooks import receiving
 
 TRAINER, TRAINER_VERSION = "ostris/flux-dev-lora-trainer", "e" * 64
@@ -430,7 +430,7 @@ async def test_without_its_token_a_client_is_401(official):
 
 
 async def test_the_client_asks_again_when_throttled(official):
-    official.simulator.world.order_api_fault(ApiFaultOrder(status=429, retry_after_header="0"))
+    official.simulator.world.orders.add_for_calls(ApiFaultOrder(status=429, retry_after_header="0"))
 
     account = await official.ask(official.client.accounts, "current")
 

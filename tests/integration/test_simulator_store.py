@@ -4,15 +4,17 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.simulator.faults import WebhookEvent
+from services.simulator.models import About, Model
+from services.simulator.requests import JobRequest, TrainingRequest
 from services.simulator.simulator import Simulator
 from services.simulator.store import CannotKeep, Store
-from services.simulator.world import JobRequest, TrainingRequest
 from shared.runtime import clock
 from tests.integration.test_simulator_webhooks import QUICK, train
 
@@ -49,6 +51,42 @@ async def test_a_restart_forgets_no_training_and_no_prediction(tmp_path):
         assert simulator.world.trainings()[-1].faults.overrides_output
         assert simulator.world.predictions(now=clock.now()) == [drawn]
         assert await made(simulator, succeeds.makes) == version
+
+
+async def test_a_restart_keeps_models_and_their_visibility(tmp_path):
+    public = Model("acme/shared", is_public=True, about=About(description="for all"))
+    async with started(tmp_path / "state") as simulator:
+        simulator.world.create_model(public)
+        simulator.world.create_model(Model("acme/own"))
+
+    async with started(tmp_path / "state") as simulator:
+        assert simulator.world.find_model("acme/shared") == public
+        assert simulator.world.public_models()[0] == public
+        assert simulator.world.find_model("acme/own") == Model("acme/own")
+
+
+async def test_a_restart_keeps_a_models_deletion(tmp_path):
+    async with started(tmp_path / "state") as simulator:
+        destination = simulator.cancel_training(train(simulator, "")).destination
+        simulator.world.create_model(Model("acme/again"))
+        for name in (destination, "acme/again"):
+            assert simulator.world.delete_model(Model(name), now=clock.now())
+        simulator.world.create_model(Model("acme/again", is_public=True))
+
+    async with started(tmp_path / "state") as simulator:
+        assert simulator.world.find_model(destination) is None
+        assert simulator.world.find_model("acme/again") == Model("acme/again", is_public=True)
+
+
+async def test_a_restart_keeps_a_versions_deletion(tmp_path):
+    later = clock.now() + timedelta(days=1)
+    async with started(tmp_path / "state") as simulator:
+        version = await made(simulator, train(simulator, "").makes)
+        assert simulator.world.delete_version(version, now=clock.now())
+
+    async with started(tmp_path / "state") as simulator:
+        assert simulator.world.find_version(version.id, now=later) is None
+        assert simulator.world.versions(version.model, now=later) == []
 
 
 async def made(simulator: Simulator, version: str) -> Any:
@@ -97,7 +135,7 @@ async def test_the_file_keeps_the_newest_and_no_more(tmp_path):
             kept.keep(training)
 
     with Store(tmp_path / "state", seed=7) as kept:
-        assert list(kept.trainings()) == [(training, False) for training in trainings[-5:]]
+        assert list(kept.kept()) == [(training, False) for training in trainings[-5:]]
     await simulator.close()
 
 

@@ -11,9 +11,9 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
 from services.simulator.faults import FaultOrder, WebhookEvent
+from services.simulator.requests import TrainingRequest
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest
 from tests.hooks import Receiver, receiving
 
 #: A training takes a tenth of a second.

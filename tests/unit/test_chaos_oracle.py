@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from services.simulator.knobs import Knobs
+from services.simulator.requests import TrainingRequest
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest
 from shared.runtime.clock import now
 from tests.chaos.oracle import Oracle, Subscriber, Use
 from tests.chaos.script import CASE, Case, Ending, ScriptedWorld, script

@@ -22,9 +22,10 @@ from services.simulator.job import NEVER, Status
 from services.simulator.knobs import Knobs
 from services.simulator.models import Model
 from services.simulator.prediction import parse_deadline, planned_life
+from services.simulator.requests import TrainingRequest
 from services.simulator.told import ToldTraining
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest, World
+from services.simulator.world import World
 
 NOW = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 ENDED = NOW + timedelta(seconds=610)
@@ -86,7 +87,7 @@ def test_a_version_is_found_by_both_its_names_once_it_is_made():
 
 def test_versions_are_listed_newest_first():
     where = world()
-    where.order(FaultOrder(duration_seconds=100))
+    where.orders.add(FaultOrder(duration_seconds=100))
     sooner, later = train(where), train(where)
     train(where, "acme/u-43")
 
@@ -96,14 +97,14 @@ def test_versions_are_listed_newest_first():
 @pytest.mark.parametrize("outcome", [Status.FAILED, Status.CANCELED, Status.ABORTED])
 def test_only_success_makes_a_version(outcome):
     where = world()
-    where.order(FaultOrder(outcome=outcome))
+    where.orders.add(FaultOrder(outcome=outcome))
 
     assert where.find_version(train(where).makes, now=LATER) is None
 
 
 def test_a_version_can_be_late_by_seconds():
     where = world()
-    where.order(FaultOrder(version_late_seconds=30))
+    where.orders.add(FaultOrder(version_late_seconds=30))
     makes = train(where).makes
 
     assert where.find_version(makes, now=ENDED + timedelta(seconds=29)) is None
@@ -112,7 +113,7 @@ def test_a_version_can_be_late_by_seconds():
 
 def test_a_version_can_be_late_by_calls():
     where = world()
-    where.order(FaultOrder(version_late_calls=2))
+    where.orders.add(FaultOrder(version_late_calls=2))
     makes = train(where).makes
 
     before = where.find_version(makes, now=NOW)
@@ -124,7 +125,7 @@ def test_a_version_can_be_late_by_calls():
 
 def test_a_foreign_version_is_there_but_not_in_the_destination():
     where = world()
-    where.order(FaultOrder(foreign_version=True))
+    where.orders.add(FaultOrder(foreign_version=True))
     makes = train(where).makes
 
     assert where.find_version(f"somebody-else/u-42:{makes}", now=ENDED) is not None
@@ -133,8 +134,8 @@ def test_a_foreign_version_is_there_but_not_in_the_destination():
 
 def test_orders_are_for_the_next_trainings_of_a_destination():
     where = world()
-    where.order(FaultOrder(destination="acme/a", next=2, duplicate=1))
-    where.order(FaultOrder(reorder=True))
+    where.orders.add(FaultOrder(destination="acme/a", next=2, duplicate=1))
+    where.orders.add(FaultOrder(reorder=True))
 
     given = [train(where, name).faults for name in ("acme/a", "acme/b", "acme/a", "acme/a")]
 
@@ -143,7 +144,7 @@ def test_orders_are_for_the_next_trainings_of_a_destination():
 
 def test_an_order_counts_more_than_chance():
     where = world(chances={"duplicate": 1})
-    where.order(FaultOrder(duplicate=0))
+    where.orders.add(FaultOrder(duplicate=0))
 
     assert train(where).faults.duplicate == 0
     assert train(where).faults.duplicate > 0
@@ -151,22 +152,22 @@ def test_an_order_counts_more_than_chance():
 
 def test_nothing_goes_wrong_after_it_was_healed():
     where = world(chances=dict.fromkeys([*Faults.model_fields, *API_FAULTS], 1))
-    where.order(FaultOrder(reorder=True))
-    where.order_api_fault(ApiFaultOrder(status=500))
+    where.orders.add(FaultOrder(reorder=True))
+    where.orders.add_for_calls(ApiFaultOrder(status=500))
 
-    where.heal()
+    where.orders.clear()
 
     assert train(where).faults == Faults()
-    assert where.next_api_fault("account.get") is None
+    assert where.orders.next_of_call("account.get") is None
 
 
 def test_api_faults_are_for_the_next_calls_of_a_route():
     where = world()
-    where.order_api_fault(ApiFaultOrder(route="trainings.get", next=2, status=500))
-    where.order_api_fault(ApiFaultOrder(status=429))
+    where.orders.add_for_calls(ApiFaultOrder(route="trainings.get", next=2, status=500))
+    where.orders.add_for_calls(ApiFaultOrder(status=429))
 
     given = [
-        where.next_api_fault(route) for route in ("account.get", "trainings.get", "trainings.get", "trainings.get")
+        where.orders.next_of_call(route) for route in ("account.get", "trainings.get", "trainings.get", "trainings.get")
     ]
 
     assert [fault.status if fault else None for fault in given] == [429, 500, 500, None]

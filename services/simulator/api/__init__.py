@@ -57,7 +57,7 @@ class ReplicateApi:
 
         async def endpoint(request: Request) -> Response:
             self._simulator.calls[name, request.path_params.get("id", "")] += 1
-            fault = self._simulator.world.next_api_fault(name) or ApiFault()
+            fault = self._simulator.world.orders.next_of_call(name) or ApiFault()
             try:
                 if fault.status is None or fault.takes_effect:
                     answer = await handler(request)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -38,7 +38,7 @@ class Call(NamedTuple):
 class Refused(Exception):
     """The call is answered with a problem (RFC 7807)."""
 
-    def __init__(self, status: int, headers: dict[str, str] | None = None, **problem: Any) -> None:
+    def __init__(self, status: int, headers: dict[str, str] | None = None, **problem: JsonValue) -> None:
         text = _TEXTS.get(status, {"detail": HTTPStatus(status).phrase})
         self.response = JSONResponse(
             {**text, **problem, "status": status}, status, headers, media_type="application/problem+json"
@@ -84,7 +84,7 @@ def own_url(request: Request) -> str:
 
 
 def paged(
-    request: Request, items: Sequence[_T], describe: Callable[[_T], dict[str, Any]], *, key: Callable[[_T], str]
+    request: Request, items: Sequence[_T], describe: Callable[[_T], dict[str, JsonValue]], *, key: Callable[[_T], str]
 ) -> Response:
     """
     The page of *items* that *request* asks for, newest first.

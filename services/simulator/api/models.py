@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -88,7 +88,7 @@ class Models:
         reference = f"{model_name(request)}:{request.path_params['version']}"
         return found(self._world.find_version(reference, now=self._simulator.now()))
 
-    def _describe(self, model: Model) -> dict[str, Any]:
+    def _describe(self, model: Model) -> dict[str, JsonValue]:
         latest = self._world.latest_version(model, now=self._simulator.now())
         return model.describe(latest, run_count=self._world.run_count(model))
 

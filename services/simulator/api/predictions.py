@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any, Final
+from typing import Final
 
+from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -16,8 +17,8 @@ from services.simulator.image import png
 from services.simulator.job import NEVER
 from services.simulator.models import Version
 from services.simulator.prediction import Prediction, parse_deadline
+from services.simulator.requests import JobRequest
 from services.simulator.simulator import Simulator
-from services.simulator.world import JobRequest
 
 _MAX_WAIT_SECONDS: Final = 60
 _WAIT: Final = re.compile(r"wait(?:=(\d+))?")
@@ -117,12 +118,12 @@ class Predictions:
     def _find(self, request: Request) -> Prediction | None:
         return self._world.find_prediction(request.path_params["id"], now=self._simulator.now())
 
-    def _list_item(self, prediction: Prediction) -> dict[str, Any]:
+    def _list_item(self, prediction: Prediction) -> dict[str, JsonValue]:
         item = self._describe(prediction)
         del item["logs"]
         return item
 
-    def _describe(self, prediction: Prediction) -> dict[str, Any]:
+    def _describe(self, prediction: Prediction) -> dict[str, JsonValue]:
         return prediction.describe(prediction.seconds(self._simulator.now()))
 
 

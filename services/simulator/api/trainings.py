@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from services.simulator.api.answers import Call, Refused, found, model_name, own_url, paged, read
+from services.simulator.requests import TrainingRequest
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
-from services.simulator.world import TrainingRequest
 
 
 class Trainings:
@@ -52,8 +51,8 @@ class Trainings:
     def _asked(self, request: Request) -> Training:
         return found(self._world.find_training(request.path_params["id"]))
 
-    def _list_item(self, training: Training) -> dict[str, Any]:
+    def _list_item(self, training: Training) -> dict[str, JsonValue]:
         return training.list_item(training.seconds(self._simulator.now()))
 
-    def _describe(self, training: Training) -> dict[str, Any]:
+    def _describe(self, training: Training) -> dict[str, JsonValue]:
         return training.describe(training.seconds(self._simulator.now()))
