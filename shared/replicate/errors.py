@@ -20,7 +20,9 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
+
+from pydantic import JsonValue
 
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
 from shared.contract.text import clean
@@ -104,7 +106,7 @@ def error_for(what: str, status: int, headers: Mapping[str, str], body: bytes) -
     return BadAnswer(f"{message}: is MODELSWAP_REPLICATE_API_URL right?")
 
 
-def _problem(body: bytes) -> Mapping[str, Any]:
+def _problem(body: bytes) -> Mapping[str, JsonValue]:
     try:
         problem = json.loads(body)
     except (ValueError, RecursionError):
@@ -112,7 +114,7 @@ def _problem(body: bytes) -> Mapping[str, Any]:
     return problem if isinstance(problem, dict) else {}
 
 
-def _detail(problem: Mapping[str, Any]) -> str:
+def _detail(problem: Mapping[str, JsonValue]) -> str:
     match problem:
         case {"detail": str(detail)} | {"errors": [{"detail": str(detail)}, *_]} | {"title": str(detail)}:
             return clean(detail, _DETAIL_LENGTH)
@@ -121,7 +123,7 @@ def _detail(problem: Mapping[str, Any]) -> str:
     return ""
 
 
-def _wait_seconds(headers: Mapping[str, str], problem: Mapping[str, Any]) -> float | None:
+def _wait_seconds(headers: Mapping[str, str], problem: Mapping[str, JsonValue]) -> float | None:
     """Return the longest wait that the response asks for: in Retry-After, in its JSON, or in its text."""
     waits = [
         _header_seconds(headers),
@@ -145,7 +147,9 @@ def _header_seconds(headers: Mapping[str, str]) -> float | None:
     return max(wait.total_seconds(), 0.0)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: JsonValue) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

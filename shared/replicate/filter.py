@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import Any
+
+from pydantic import JsonValue
 
 from shared.contract.errors import PermanentError
 from shared.replicate.progress import read_progress
@@ -22,7 +23,7 @@ def progress_line(line: str) -> str:
     return answer(line, _progress)
 
 
-def answer(line: str, respond: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> str:
+def answer(line: str, respond: Callable[[Mapping[str, JsonValue]], Mapping[str, JsonValue]]) -> str:
     """Return *respond*'s result for the JSON object in *line*, or the error, with the line's id; never raises."""
     identity = None
     try:
@@ -42,7 +43,7 @@ def answer(line: str, respond: Callable[[Mapping[str, Any]], Mapping[str, Any]])
         return json.dumps({"id": None, **said})
 
 
-def _progress(document: Mapping[str, Any]) -> Mapping[str, Any]:
+def _progress(document: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     logs, training_input = document.get("logs"), document.get("input")
     if not isinstance(logs, (str, list, NoneType)):
         raise BadLine("logs must be text, a list of texts or null")

@@ -13,7 +13,7 @@ import json
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,9 @@ from shared.contract.identity import TrainingId, TrainingName
 from shared.contract.text import clean, is_storable
 
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+_Value = TypeVar("_Value", bound=JsonValue)
 
 
 class NotATraining(PermanentError):
@@ -58,14 +61,14 @@ _ENDS: Final = frozenset(
 )
 
 
-def _or_none(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+def _or_none(value: object, handler: ValidatorFunctionWrapHandler) -> object:
     try:
         return handler(value)
     except ValidationError:
         return None
 
 
-def _text_only(value: Any) -> Any:
+def _text_only(value: object) -> object:
     # pydantic would parse a number as seconds since 1970.
     return value if isinstance(value, str) else None
 
@@ -77,19 +80,19 @@ def _in_utc(moment: datetime | None) -> datetime | None:
         return None
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: _Value) -> _Value:
     if not is_storable(value):
         raise ValueError("holds a NUL, half a surrogate pair or a number that is none")
     return value
 
 
-def _error_text(error: Any) -> str | None:
+def _error_text(error: JsonValue) -> str | None:
     if error is None or isinstance(error, str):
         return clean(error or "") or None
     return clean(json.dumps(error, ensure_ascii=False))
 
 
-def _log_text(logs: Any) -> str:
+def _log_text(logs: JsonValue) -> str:
     if isinstance(logs, list):
         logs = "\n".join(line for line in logs if isinstance(line, str))
     return logs.replace("\x00", "") if isinstance(logs, str) else ""
@@ -100,7 +103,7 @@ SoftMoment = Annotated[
     AwareDatetime | None, AfterValidator(_in_utc), WrapValidator(_or_none), BeforeValidator(_text_only)
 ]
 _Name = Annotated[str | None, Field(max_length=400), AfterValidator(_storable), WrapValidator(_or_none)]
-_Input = Annotated[dict[str, Any], BeforeValidator(lambda value: value if isinstance(value, dict) else {})]
+_Input = Annotated[dict[str, JsonValue], BeforeValidator(lambda value: value if isinstance(value, dict) else {})]
 _Address = Annotated[str | None, Field(max_length=4096), AfterValidator(_storable), WrapValidator(_or_none)]
 
 

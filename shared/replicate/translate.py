@@ -7,7 +7,8 @@ training's ``model`` and ``version`` are those of the trainer, never those of th
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, TypedDict
+from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter
 
@@ -20,6 +21,7 @@ from shared.contract.events import (
     TrainingStarted,
     TrainingSucceeded,
 )
+from shared.contract.identity import TrainingId
 from shared.contract.limits import OUTPUT_BYTES
 from shared.replicate.progress import read_progress
 from shared.replicate.training import Training, TrainingStatus
@@ -37,6 +39,15 @@ class UnknownStatus(PermanentError):
     code = "unknown_status"
 
 
+class _About(TypedDict):
+    """The fields of every event."""
+
+    training_id: TrainingId
+    ref: UUID | None
+    called_ref: UUID | None
+    recovered: bool
+
+
 def translate(training: Training, origin: Origin, *, size_bytes: int, recovered: bool = False) -> TrainingEvent:
     """
     Return the event that *training* reports; *size_bytes* is the size of the body it was decoded from.
@@ -48,12 +59,9 @@ def translate(training: Training, origin: Origin, *, size_bytes: int, recovered:
 
     """
     claim = origin.claim
-    about: dict[str, Any] = {
-        "training_id": training.id,
-        "ref": claim.ref if claim else None,
-        "called_ref": origin.hint,
-        "recovered": recovered,
-    }
+    about = _About(
+        training_id=training.id, ref=claim.ref if claim else None, called_ref=origin.hint, recovered=recovered
+    )
     match training.status:
         case TrainingStatus.STARTING:
             return TrainingStarted(**about, started_at=training.started_at)
@@ -75,7 +83,7 @@ def translate(training: Training, origin: Origin, *, size_bytes: int, recovered:
             )
 
 
-def _progressed(training: Training, claim: Claim | None, about: dict[str, Any]) -> TrainingProgressed:
+def _progressed(training: Training, claim: Claim | None, about: _About) -> TrainingProgressed:
     known = dict(training.input)
     if claim and claim.total_steps:
         known.setdefault("steps", claim.total_steps)
@@ -85,7 +93,7 @@ def _progressed(training: Training, claim: Claim | None, about: dict[str, Any]) 
     return TrainingProgressed(**about, step=progress.step, total=progress.total, fraction=progress.fraction)
 
 
-def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: dict[str, Any]) -> TrainingSucceeded:
+def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: _About) -> TrainingSucceeded:
     # Measured only if the body is large: the output of a small body cannot exceed the limit.
     size = len(_json.dump_json(training.output)) if size_bytes > OUTPUT_BYTES // _GROWTH else 0
     too_large = size > OUTPUT_BYTES

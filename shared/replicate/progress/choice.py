@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
+
+from pydantic import JsonValue
 
 from shared.replicate.progress.counts import LETTER, TRAINING, Count, counts_in
 from shared.replicate.progress.epochs import (
@@ -35,7 +37,7 @@ class _Doubt(Enum):
     AMBIGUOUS = auto()
 
 
-def read_progress(logs: str | list[Any] | None, training_input: Mapping[str, Any]) -> Progress | None:
+def read_progress(logs: str | list[JsonValue] | None, training_input: Mapping[str, JsonValue]) -> Progress | None:
     """How far *logs* say the training with this input is; None when they do not say."""
     log = Log(logs)
     plan = Plan.of(training_input)

@@ -12,7 +12,9 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice, takewhile
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+from pydantic import JsonValue
 
 from shared.replicate.progress.counts import IS_EPOCHS, Count, counts_in
 
@@ -52,7 +54,7 @@ class Beginning(NamedTuple):
 class Log:
     """A log, read from its end."""
 
-    def __init__(self, logs: str | list[Any] | None) -> None:
+    def __init__(self, logs: str | list[JsonValue] | None) -> None:
         self._text = _text(logs)
         self._counts_left = _MOST_COUNTS
         #: Where the line begins that is being read.
@@ -146,7 +148,7 @@ def _may_be_rival(count: Count) -> bool:
     return not count.is_of_other_work and not IS_EPOCHS.search(count.before)
 
 
-def _text(logs: str | list[Any] | None) -> str:
+def _text(logs: str | list[JsonValue] | None) -> str:
     if isinstance(logs, list):
         return "\n".join(part for part in logs if isinstance(part, str))
     return logs or ""

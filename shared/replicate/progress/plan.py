@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
+
+from pydantic import JsonValue
 
 MOST_STEPS: Final = 2**31 - 1
 
@@ -26,7 +28,7 @@ class Plan:
     steps_per_epoch: int | None
 
     @classmethod
-    def of(cls, training_input: Mapping[str, Any]) -> Plan:
+    def of(cls, training_input: Mapping[str, JsonValue]) -> Plan:
         steps, epochs, steps_per_epoch = (
             _first_number(training_input, name) for name in (_STEPS, _EPOCHS, _STEPS_PER_EPOCH)
         )
@@ -35,19 +37,19 @@ class Plan:
         return cls(steps, epochs, steps_per_epoch)
 
 
-def configured_steps(training_input: Mapping[str, Any]) -> int | None:
+def configured_steps(training_input: Mapping[str, JsonValue]) -> int | None:
     """How many steps a training with this input is to take; None when it does not say."""
     return Plan.of(training_input).steps
 
 
-def _first_number(training_input: Mapping[str, Any], name: re.Pattern[str]) -> int | None:
+def _first_number(training_input: Mapping[str, JsonValue], name: re.Pattern[str]) -> int | None:
     """``steps`` before ``max_train_steps`` before ``num_steps``, which may be those of sampling."""
     names = ((_CAMEL.sub("_", key).lower(), value) for key, value in training_input.items())
     found = [(key != "steps", "train" not in key, value) for key, value in names if name.fullmatch(key)]
     return next(filter(None, (_whole_number(value) for *_, value in sorted(found, key=itemgetter(0, 1)))), None)
 
 
-def _whole_number(value: Any) -> int | None:
+def _whole_number(value: JsonValue) -> int | None:
     """Of steps or epochs, also as a form sends it. Zero and less mean that it is not set."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
         value = int(value)
