@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.runtime.settings import ReceiverSettings, SettingsError, StateSettings, guessable
+from shared.runtime.guessable import guessable
+from shared.runtime.settings import ReceiverSettings, SettingsError, StateSettings
 
 RANDOM = "9f2c41d07be83a65"
 GIVEN = {

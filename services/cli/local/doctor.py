@@ -27,16 +27,16 @@ from services.ops.reconcile.views import Reconciliation
 from shared.contract.errors import DependencyDown
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded
+from shared.runtime.guessable import guessable
 from shared.runtime.postgres import connect
+from shared.runtime.setting_types import Secrets
 from shared.runtime.settings import (
     PROCESSES,
     DatabaseSettings,
     ReplicateSettings,
-    Secrets,
     Settings,
     SettingsError,
     all_settings,
-    guessable,
     reveal,
     unknown,
 )

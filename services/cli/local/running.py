@@ -11,6 +11,7 @@ from services.cli.local.health import Health, get_health, get_oldest_deliveries,
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, Problem
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
+from shared.runtime.setting_types import Url
 from shared.runtime.settings import (
     STATE_URL,
     OpsClientSettings,
@@ -18,7 +19,6 @@ from shared.runtime.settings import (
     Settings,
     SettingsError,
     TriggerSettings,
-    Url,
 )
 
 #: A message that waits longer is stuck.
