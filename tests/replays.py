@@ -21,9 +21,10 @@ from services.ops.replays.store import Store
 from services.ops.replays.views import ReplayView
 from shared.contract.envelope import REPLAY_HEADER, Envelope
 from shared.contract.errors import DependencyDown
-from shared.contract.events import Effect, ReplaySettled
+from shared.contract.events import ReplaySettled
 from shared.contract.preview import Answer, Message
 from shared.contract.topology import STATE_QUEUE, topology
+from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
 from shared.runtime.postgres import connect_pool
 from tests.state import NOON, connected, model_of, ready

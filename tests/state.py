@@ -19,7 +19,6 @@ from shared.contract.envelope import CONTENT_TYPE, Envelope, decode, wrap
 from shared.contract.events import (
     DESTINATION_UNKNOWN,
     Event,
-    Evidence,
     ExtractionFailed,
     ModelReady,
     TrainingCanceled,
@@ -29,6 +28,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.values import Evidence
 from shared.runtime.postgres import Connection, connect, connect_pool
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -23,7 +23,6 @@ from shared.contract.errors import Malformed, ModelswapError, PermanentError, co
 from shared.contract.events import (
     DESTINATION_UNKNOWN,
     Event,
-    Evidence,
     ExtractionFailed,
     ExtractionRequested,
     ModelReady,
@@ -31,6 +30,7 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.text import clean
+from shared.contract.values import Evidence
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
 

@@ -12,7 +12,6 @@ from uuid import UUID
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import (
-    Cause,
     Event,
     ModelActivated,
     TrainingCanceled,
@@ -22,6 +21,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.values import Cause
 from shared.replicate.version import REGISTERED_WITHIN
 
 SOURCE: Final = "state"

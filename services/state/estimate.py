@@ -18,7 +18,8 @@ from uuid import UUID
 
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
-from shared.contract.events import ProgressSource, TrainingProgressed
+from shared.contract.events import TrainingProgressed
+from shared.contract.values import ProgressSource
 
 #: Cap for progress before the model is current.
 MOST: Final = 99

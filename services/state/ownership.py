@@ -13,8 +13,9 @@ from uuid import UUID
 
 from services.state.changes import Snapshot, Training
 from shared.contract.errors import PermanentError, TransientError
-from shared.contract.events import Event, Evidence, ModelReady
+from shared.contract.events import Event, ModelReady
 from shared.contract.identity import ModelRef
+from shared.contract.values import Evidence
 
 #: What an operator can do about a model that was only looked up.
 _BY_HAND: Final = (

@@ -18,8 +18,9 @@ from uuid import UUID
 from services.state.changes import Changes, CurrentModel, OutboxEvent, Swap, Training, TrainingChange, Withdrawal
 from services.state.transitions import Fact, Stage, next_stage
 from shared.contract.errors import PermanentError
-from shared.contract.events import Cause, ModelActivated, ModelReverted, ModelWithdrawn
+from shared.contract.events import ModelActivated, ModelReverted, ModelWithdrawn
 from shared.contract.identity import ModelRef
+from shared.contract.values import Cause
 
 _BY_OPERATORS: Final = (Cause.ROLLBACK, Cause.WITHDRAWAL)
 

@@ -35,8 +35,6 @@ from services.state.transitions import Fact, Stage, accepts_model, next_stage
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import ModelswapError, PermanentError, TransientError
 from shared.contract.events import (
-    Cause,
-    Effect,
     Event,
     ExtractionFailed,
     ModelReady,
@@ -50,6 +48,7 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelRef
 from shared.contract.text import clean
+from shared.contract.values import Cause, Effect
 
 #: Effect of a replay, by the stage it moved a training to. Any other move is `Effect.MOVED`.
 _EFFECTS: Final = {Stage.ACTIVE: Effect.SWAPPED, Stage.SUPERSEDED: Effect.SUPERSEDED}

@@ -14,8 +14,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from services.state.transitions import Stage
-from shared.contract.events import Cause, ProgressSource
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.values import Cause, ProgressSource
 
 
 class _Example(NamedTuple):

@@ -9,15 +9,13 @@ log text or a URL to fetch.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
-from typing import Annotated, ClassVar, Final
+from typing import ClassVar, Final
 from uuid import UUID, uuid5
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
-from pydantic_core import to_json
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
-from shared.contract.limits import OUTPUT_BYTES
+from shared.contract.values import Cause, Effect, Evidence, Output, ProgressSource, Reason
 
 #: Internal events: reported by Replicate or requested by operators.
 TRAINING_EXCHANGE: Final = "modelswap.training"
@@ -26,46 +24,8 @@ EVENTS_EXCHANGE: Final = "modelswap.events"
 
 _FACTS: Final = UUID("5b0f6d52-3c1e-5f0e-9a55-6d6f64737770")
 
-Reason = Annotated[str, Field(max_length=4096)]
-
-
-def _bounded(output: JsonValue) -> JsonValue:
-    # Measured as it is serialized: ``1e15`` is written as ``1000000000000000.0``.
-    if len(to_json(output)) > OUTPUT_BYTES:
-        raise ValueError(f"takes more than {OUTPUT_BYTES} bytes")
-    return output
-
-
-#: A training's output, unchanged.
-Output = Annotated[JsonValue, AfterValidator(_bounded)]
-
 #: Error of an extraction that lacks only the destination. State knows it and requests the extraction again.
 DESTINATION_UNKNOWN: Final = "destination_unknown"
-
-
-class Cause(StrEnum):
-    """Why a user's model changed."""
-
-    TRAINING = "training"  #: A training ended and its model was verified.
-    ROLLBACK = "rollback"  #: A rollback to an earlier model.
-    REPLAY = "replay"  #: An operator replayed a dead letter.
-    WITHDRAWAL = "withdrawal"  #: An operator withdrew the model; the user has none. Only in the history.
-
-
-class Effect(StrEnum):
-    """The effect of a replayed dead letter."""
-
-    SWAPPED = "swapped"  #: The user's current model changed.
-    SUPERSEDED = "superseded"  #: The model was verified, but a newer one is already current.
-    MOVED = "moved"  #: The training's stage changed; the user's current model did not.
-    NOTHING = "nothing"  #: No effect: the fact was already applied.
-
-
-class ProgressSource(StrEnum):
-    """Where progress comes from."""
-
-    LOG = "log"  #: Parsed from the training's log.
-    ESTIMATE = "estimate"  #: Estimated from the elapsed time.
 
 
 class Event(BaseModel):
@@ -181,25 +141,6 @@ class ExtractionRequested(Event):
         return (self.request_id,)
 
 
-class Evidence(BaseModel):
-    """How a model was found, and which checks it passed."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    #: The shape of output that named the model.
-    shape: str
-    #: True if the version was found in Replicate's list alone: the output names not even a prefix of it.
-    looked_up: bool = False
-    #: When Replicate registered the version, if that time identified it.
-    made_at: datetime | None = None
-    #: Other trainings that may have made the version, by Replicate's data. State checks their destinations.
-    rivals: tuple[TrainingId, ...] | None = None
-    #: The checks it passed, in order.
-    checks: tuple[str, ...]
-    #: How long the checks took.
-    seconds: float = Field(ge=0)
-
-
 class ModelReady(Event):
     """A training's model was found, belongs to the training's destination and passed verification."""
 
@@ -234,19 +175,12 @@ class ExtractionFailed(Event):
         return (self.error, self.detail, *((self.request_id,) if self.request_id else ()))
 
 
-class ModelActivated(Event):
-    """A user's current model changed, committed. A user's generations only rise: a subscriber keeps the highest."""
+class UserEvent(Event):
+    """Base of the events about a user's model."""
 
-    key = "model.activated.v1"
-    exchange = EVENTS_EXCHANGE
     user_id: UserId
-    #: Generation of the swap: drawn when the training was requested, or by the rollback.
+    #: Drawn by the training when it was requested, or by the rollback or withdrawal.
     generation: int = Field(gt=0)
-    ref: UUID
-    model: ModelRef
-    previous: ModelRef | None = None
-    trigger_word: str = ""
-    cause: Cause = Cause.TRAINING
 
     def fact(self) -> tuple[object, ...]:
         return (self.user_id, self.generation)
@@ -256,7 +190,19 @@ class ModelActivated(Event):
         return self.user_id
 
 
-class ModelWithdrawn(Event):
+class ModelActivated(UserEvent):
+    """A user's current model changed, committed. A user's generations only rise: a subscriber keeps the highest."""
+
+    key = "model.activated.v1"
+    exchange = EVENTS_EXCHANGE
+    ref: UUID
+    model: ModelRef
+    previous: ModelRef | None = None
+    trigger_word: str = ""
+    cause: Cause = Cause.TRAINING
+
+
+class ModelWithdrawn(UserEvent):
     """
     An operator withdrew a user's model, and it is committed: stop using it; the user has none now.
 
@@ -265,40 +211,21 @@ class ModelWithdrawn(Event):
 
     key = "model.withdrawn.v1"
     exchange = EVENTS_EXCHANGE
-    user_id: UserId
-    generation: int = Field(gt=0)
     #: The training whose model was withdrawn.
     ref: UUID
     #: The withdrawn model.
     previous: ModelRef
 
-    def fact(self) -> tuple[object, ...]:
-        return (self.user_id, self.generation)
 
-    @property
-    def subject(self) -> str:
-        return self.user_id
-
-
-class ModelSuperseded(Event):
+class ModelSuperseded(UserEvent):
     """A training's model was verified, but a newer one of that user is already current, or was withdrawn."""
 
     key = "model.superseded.v1"
     exchange = EVENTS_EXCHANGE
-    user_id: UserId
-    #: Generation drawn when the training was requested.
-    generation: int = Field(gt=0)
     ref: UUID
     model: ModelRef
     #: The generation that is current instead, or that of a withdrawal.
     current_generation: int = Field(gt=0)
-
-    def fact(self) -> tuple[object, ...]:
-        return (self.user_id, self.generation)
-
-    @property
-    def subject(self) -> str:
-        return self.user_id
 
 
 class ReplaySettled(Event):
@@ -326,7 +253,7 @@ class ReplaySettled(Event):
         return (self.replay, self.settled_by)
 
 
-class ModelReverted(Event):
+class ModelReverted(UserEvent):
     """
     A user's model was rolled back or withdrawn. Internal, for the operators' audit.
 
@@ -334,21 +261,12 @@ class ModelReverted(Event):
     """
 
     key = "model.reverted.v1"
-    user_id: UserId
-    generation: int = Field(gt=0)
     #: Null if the model was withdrawn, so that the user has none.
     model: ModelRef | None = None
     #: Null if the user had none, after a withdrawal.
     previous: ModelRef | None = None
     actor: str
     reason: str
-
-    def fact(self) -> tuple[object, ...]:
-        return (self.user_id, self.generation)
-
-    @property
-    def subject(self) -> str:
-        return self.user_id
 
 
 #: Every event by its routing key.

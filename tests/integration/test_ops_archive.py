@@ -17,9 +17,15 @@ from services.ops.letters.store import Store
 from services.ops.letters.views import Filter
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import PermanentError
-from shared.contract.events import Event, Evidence, ExtractionRequested, ModelReady, TrainingProgressed
+from shared.contract.events import (
+    Event,
+    ExtractionRequested,
+    ModelReady,
+    TrainingProgressed,
+)
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.topology import DEAD_EXCHANGE, DEAD_QUEUE, EXTRACTOR_QUEUE, PROGRESS_QUEUE, STATE_QUEUE, topology
+from shared.contract.values import Evidence
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Delivery, Outgoing, Publisher, RawConsumer, one_by_one, to_message
 from shared.runtime.clock import now

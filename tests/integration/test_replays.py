@@ -29,10 +29,11 @@ from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import DependencyDown, Malformed, PermanentError
-from shared.contract.events import Effect, ModelReverted, TrainingCanceled
+from shared.contract.events import ModelReverted, TrainingCanceled
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
+from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token

@@ -25,9 +25,10 @@ from services.state.transitions import Stage
 from services.state.views import TrainingRow
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, PermanentError
-from shared.contract.events import ProgressSource, TrainingProgressed
+from shared.contract.events import TrainingProgressed
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import ModelName
+from shared.contract.values import ProgressSource
 from shared.runtime.clock import now
 from tests.state import (
     DESTINATION,

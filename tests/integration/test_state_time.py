@@ -13,8 +13,9 @@ from services.state.duration_stats import update
 from services.state.estimate import MIN_TRAININGS
 from services.state.store import Store
 from services.state.views import TrainingView
-from shared.contract.events import ProgressSource, TrainingStarted
+from shared.contract.events import TrainingStarted
 from shared.contract.identity import ModelRef
+from shared.contract.values import ProgressSource
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from tests.databases import refuse

@@ -4,8 +4,14 @@ import pytest
 
 from services.cli.events.listen import describe
 from services.cli.events.subscription import Heard, public
-from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Evidence, ModelActivated, ModelReady
+from shared.contract.events import (
+    EVENTS,
+    EVENTS_EXCHANGE,
+    ModelActivated,
+    ModelReady,
+)
 from shared.contract.identity import ModelRef
+from shared.contract.values import Evidence
 
 MODEL = ModelRef("demo", "ann", "a" * 64)
 HEARD = Heard(

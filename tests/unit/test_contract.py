@@ -18,7 +18,6 @@ from shared.contract.errors import Malformed, PermanentError, TransientError
 from shared.contract.events import (
     EVENTS,
     Event,
-    Evidence,
     ModelReady,
     TrainingFailed,
     TrainingProgressed,
@@ -28,6 +27,7 @@ from shared.contract.events import (
 from shared.contract.identity import ModelName, ModelRef, TrainingId, TrainingName, UserId, parse_ref
 from shared.contract.retry import DELAYS, UNKNOWN_ERROR_ATTEMPTS, DeadLetter, RetryIn, next_step
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE, delay_name, topology
+from shared.contract.values import Evidence
 
 NOW = datetime(2026, 11, 24, 1, 2, 3, 456789, tzinfo=UTC)
 VERSION = "925da5f563c07bb620a3bf3cc2185079b1cfc7d62f47a9c234e67dbc36eab738"

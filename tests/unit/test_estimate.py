@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.state.estimate import DurationStats, Progress, Run, latest, progress
 from services.state.transitions import Stage
-from shared.contract.events import ProgressSource
+from shared.contract.values import ProgressSource
 from tests.state import NOON, failed, progressed
 
 PROVED = [Stage.ACTIVE, Stage.REPLACED, Stage.SUPERSEDED]

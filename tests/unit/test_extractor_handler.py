@@ -14,7 +14,6 @@ from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, Malformed
 from shared.contract.events import (
     Event,
-    Evidence,
     ExtractionFailed,
     ExtractionRequested,
     ModelReady,
@@ -22,6 +21,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.values import Evidence
 from shared.replicate.errors import NotThere
 from tests.fakes import FakeReplicate, look
 

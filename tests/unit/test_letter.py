@@ -19,11 +19,12 @@ from services.ops.letters.fingerprint import fingerprint
 from services.ops.letters.letter import ReplayMark, to_dead_letter
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import PermanentError
-from shared.contract.events import Event, Evidence, ModelReady, TrainingSucceeded
+from shared.contract.events import Event, ModelReady, TrainingSucceeded
 from shared.contract.identity import ModelRef
 from shared.contract.retry import RetryIn
 from shared.contract.text import is_storable
 from shared.contract.topology import DEAD_EXCHANGE, EXTRACTOR_QUEUE, STATE_QUEUE, topology
+from shared.contract.values import Evidence
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.message import retry
 

@@ -17,10 +17,7 @@ from shared.contract.envelope import Envelope, decode, wrap
 from shared.contract.errors import Malformed, PermanentError, TransientError
 from shared.contract.events import (
     EVENTS,
-    Cause,
-    Effect,
     Event,
-    Evidence,
     ExtractionRequested,
     ModelActivated,
     ModelReady,
@@ -39,6 +36,7 @@ from shared.contract.limits import (
 from shared.contract.retry import RetryIn, next_step
 from shared.contract.topology import topology
 from shared.contract.trace import trace_context
+from shared.contract.values import Cause, Effect, Evidence
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import Origin

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from services.state.rollback import Line, model_before
-from shared.contract.events import Cause
+from shared.contract.values import Cause
 from tests.state import model_of
 
 CAUSES = {"train": Cause.TRAINING, "replay": Cause.REPLAY, "back": Cause.ROLLBACK, "withdraw": Cause.WITHDRAWAL}

@@ -19,8 +19,8 @@ from services.ops.replays.plan import (
     step_ends,
     why_not_replayable,
 )
-from shared.contract.events import Effect
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE
+from shared.contract.values import Effect
 from tests.replays import settled
 
 

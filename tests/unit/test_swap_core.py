@@ -41,8 +41,6 @@ from services.state.transitions import Stage
 from shared.contract.envelope import Envelope
 from shared.contract.errors import PermanentError
 from shared.contract.events import (
-    Cause,
-    Effect,
     ExtractionRequested,
     ModelActivated,
     ModelReverted,
@@ -53,6 +51,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.values import Cause, Effect
 from tests.state import (
     DESTINATION,
     NOON,

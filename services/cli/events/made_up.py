@@ -17,7 +17,6 @@ from services.cli.choices import Trigger
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import (
     Event,
-    Evidence,
     ExtractionFailed,
     ModelActivated,
     ModelReady,
@@ -25,6 +24,7 @@ from shared.contract.events import (
     ModelWithdrawn,
 )
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.values import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

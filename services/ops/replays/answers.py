@@ -16,7 +16,6 @@ from services.ops.replays.plan import Outcome
 from shared.contract.envelope import Envelope
 from shared.contract.events import (
     DESTINATION_UNKNOWN,
-    Effect,
     ExtractionFailed,
     ExtractionRequested,
     ReplaySettled,
@@ -25,6 +24,7 @@ from shared.contract.events import (
 from shared.contract.preview import Refusal
 from shared.contract.text import clean
 from shared.contract.topology import STATE_QUEUE
+from shared.contract.values import Effect
 
 #: The training's stage while its model is being looked for.
 _VERIFYING: Final = "verifying"

@@ -8,7 +8,8 @@ from typing import Protocol
 from services.ops.letters.letter import ReplayMark
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed
-from shared.contract.events import Effect, Event, ModelReverted, ReplaySettled
+from shared.contract.events import Event, ModelReverted, ReplaySettled
+from shared.contract.values import Effect
 
 #: One for each delivery: stored, or why it failed.
 Result = tuple[()] | Exception

@@ -15,9 +15,9 @@ from services.state.store.queries import get_swapped_model, get_training, get_wi
 from services.state.store.session import Session, find_key, lock_user, take_key, to_model_ref, to_training
 from services.state.store.write import log_committed, write_locked
 from services.state.views import ModelView, TrainingView, WithdrawalView
-from shared.contract.events import Cause
 from shared.contract.idempotency import IdempotencyKey
 from shared.contract.identity import ModelRef
+from shared.contract.values import Cause
 from shared.runtime import telemetry
 from shared.runtime.clock import now
 from shared.runtime.postgres import Connection, Record

@@ -20,7 +20,7 @@ from services.state.views import (
     TrainingRow,
     WithdrawalView,
 )
-from shared.contract.events import ProgressSource
+from shared.contract.values import ProgressSource
 from shared.runtime.postgres import Conflict, Connection, Record, acquired
 
 # Time is Postgres's, so that the clocks of several processes make no estimate fall.

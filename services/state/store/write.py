@@ -17,8 +17,9 @@ import structlog
 
 from services.state.changes import Changes
 from services.state.store.session import INSERT_OUTBOX, outbox_rows
-from shared.contract.events import Cause, ModelActivated, ModelSuperseded, ModelWithdrawn
+from shared.contract.events import ModelActivated, ModelSuperseded, ModelWithdrawn
 from shared.contract.identity import ModelRef
+from shared.contract.values import Cause
 from shared.runtime.logs import log_fact
 from shared.runtime.postgres import Connection
 

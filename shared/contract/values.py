@@ -1,0 +1,71 @@
+"""Values that events carry: outputs, reasons, causes, effects, sources of progress, evidence of a model. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic_core import to_json
+
+from shared.contract.identity import TrainingId
+from shared.contract.limits import OUTPUT_BYTES
+
+#: Text for people: an error or a cause.
+Reason = Annotated[str, Field(max_length=4096)]
+
+
+def _bounded(output: JsonValue) -> JsonValue:
+    # Measured as it is serialized: ``1e15`` is written as ``1000000000000000.0``.
+    if len(to_json(output)) > OUTPUT_BYTES:
+        raise ValueError(f"takes more than {OUTPUT_BYTES} bytes")
+    return output
+
+
+#: A training's output, unchanged.
+Output = Annotated[JsonValue, AfterValidator(_bounded)]
+
+
+class Cause(StrEnum):
+    """Why a user's model changed."""
+
+    TRAINING = "training"  #: A training ended and its model was verified.
+    ROLLBACK = "rollback"  #: A rollback to an earlier model.
+    REPLAY = "replay"  #: An operator replayed a dead letter.
+    WITHDRAWAL = "withdrawal"  #: An operator withdrew the model; the user has none. Only in the history.
+
+
+class Effect(StrEnum):
+    """The effect of a replayed dead letter."""
+
+    SWAPPED = "swapped"  #: The user's current model changed.
+    SUPERSEDED = "superseded"  #: The model was verified, but a newer one is already current.
+    MOVED = "moved"  #: The training's stage changed; the user's current model did not.
+    NOTHING = "nothing"  #: No effect: the fact was already applied.
+
+
+class ProgressSource(StrEnum):
+    """Where progress comes from."""
+
+    LOG = "log"  #: Parsed from the training's log.
+    ESTIMATE = "estimate"  #: Estimated from the elapsed time.
+
+
+class Evidence(BaseModel):
+    """How a model was found, and which checks it passed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: The shape of output that named the model.
+    shape: str
+    #: True if the version was found in Replicate's list alone: the output names not even a prefix of it.
+    looked_up: bool = False
+    #: When Replicate registered the version, if that time identified it.
+    made_at: datetime | None = None
+    #: Other trainings that may have made the version, by Replicate's data. State checks their destinations.
+    rivals: tuple[TrainingId, ...] | None = None
+    #: The checks it passed, in order.
+    checks: tuple[str, ...]
+    #: How long the checks took.
+    seconds: float = Field(ge=0)
