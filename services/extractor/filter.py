@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from services.extractor.outputs import Found, NoModel, find_model
+from services.extractor.errors import NoModel
+from services.extractor.outputs import Found, find_model
 from shared.contract.identity import ModelName
 from shared.replicate.filter import BadLine, answer
 from shared.replicate.training import Training, TrainingStatus, decode_training

@@ -15,9 +15,9 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from services.extractor.errors import NeedsDestination, NeedsLookup, NotThereYet
 from services.extractor.lookup import Replicate, Run, look_up
-from services.extractor.outputs import Found, NeedsDestination, NeedsLookup, find_model
-from services.extractor.verify import NotThereYet
+from services.extractor.outputs import Found, find_model
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed, ModelswapError, PermanentError, code_of
 from shared.contract.events import (

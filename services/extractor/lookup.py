@@ -15,16 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from services.extractor.outputs import (
-    Found,
-    NeedsLookup,
-    NoModel,
-    NoOutput,
-    NotListed,
-    find_model,
-    resolve,
-)
-from services.extractor.verify import NotThereYet
+from services.extractor.errors import NeedsLookup, NoModel, NoOutput, NotListed, NotThereYet
+from services.extractor.outputs import Found, find_model
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
@@ -140,3 +132,39 @@ def _leaves_open(other: Training, ref: ModelRef) -> bool:
 
 def _found(other: Training, ref: ModelRef) -> Found:
     return find_model(other.output, destination=ref.model, trainer=None, trainer_version=other.trainer_version)
+
+
+def resolve(
+    lookup: NeedsLookup,
+    versions: Sequence[Version],
+    started_at: datetime | None,
+    completed_at: datetime | None = None,
+) -> ModelRef:
+    """
+    Return the only one of *versions* that a training between *started_at* and *completed_at* can have made.
+
+    The newest version is not good enough: if several trainings share a destination, it may be another user's.
+
+    Raises:
+        NotListed: if none fits.
+        NoModel: if several fit, or the dates needed to decide are missing.
+
+    """
+    if lookup.prefix is None and (started_at is None or any(version.created_at is None for version in versions)):
+        raise NoModel(f"{lookup}; the dates that would tell are missing. {lookup.advice}", code=lookup.code)
+    fitting = (
+        lookup.model.at(version.id) for version in versions if _fits(version, lookup.prefix, started_at, completed_at)
+    )
+    match sorted({ref for ref in fitting if ref}):
+        case [ref]:
+            return ref
+        case []:
+            raise NotListed(f"{lookup}; none of its {len(versions)} versions fits")
+        case several:
+            raise NoModel(f"{lookup}; {len(several)} of its versions fit. {lookup.advice}", code="ambiguous")
+
+
+def _fits(version: Version, prefix: str | None, started_at: datetime | None, completed_at: datetime | None) -> bool:
+    is_older = version.created_at and started_at and version.created_at < started_at
+    is_younger = version.created_at and completed_at and version.created_at > completed_at + REGISTERED_WITHIN
+    return version.id.startswith(prefix or "") and not is_older and not is_younger

@@ -8,6 +8,8 @@ user data: a list is described by the types of its elements, not their number, a
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -67,3 +69,32 @@ def _kind(value: JsonValue) -> str:
         case list():
             return "a list" if value else "an empty list"
     return "an object" if value else "an empty object"
+
+
+def elements(value: JsonValue) -> list[JsonValue]:
+    """Return the elements of a list, or the value itself."""
+    return value if isinstance(value, list) else [value]
+
+
+def decoded_json(value: JsonValue) -> list[JsonValue]:
+    """Decode JSON inside a string, one level deep; return any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "[", '"'):
+        with contextlib.suppress(ValueError, RecursionError):
+            return elements(json.loads(value, object_pairs_hook=_object))
+    return [value]
+
+
+def _object(members: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    """Refuse duplicate names: JSON does not define which value counts."""
+    names = dict(members)
+    if len(names) != len(members):
+        raise ValueError("a name that comes twice")
+    return names
+
+
+def shape_with_json(output: JsonValue) -> str:
+    """Return the shape of *output*, also of JSON inside a string."""
+    decoded = decoded_json(output)
+    if decoded == [output]:
+        return shape_of(output)
+    return f"JSON in text, {shape_of(decoded[0] if len(decoded) == 1 else decoded)}"

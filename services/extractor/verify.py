@@ -15,14 +15,15 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 from uuid import UUID
 
 from pydantic import JsonValue
 
+from services.extractor.errors import DoesNotWork, Inconclusive, NotThereYet, OutOfReach, StillRunning
+from services.extractor.memory import BAD_SECONDS, Failure, Memories, Memory
 from services.extractor.picture import Flaw
-from shared.contract.errors import DependencyDown, PermanentError, TransientError
+from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import BadAnswer, NoAnswer, NotThere
 from shared.replicate.training import Prediction, TrainingStatus
@@ -39,45 +40,9 @@ _CHEAP: Final[Mapping[str, JsonValue]] = {"num_outputs": 1}
 _POLL_SECONDS: Final = 2.0
 #: How long Replicate may take to list a new run and make it readable. Undocumented.
 _LISTED_SECONDS: Final = 60.0
-#: Longer than the delay of a redelivery; Replicate itself deletes a run after an hour.
-_REMEMBERED_SECONDS: Final = 3600.0
-#: A version never changes, but what it depends on (weights, a machine) may be repaired, so a failure expires.
-_BAD_SECONDS: Final = 600.0
-
 _FILTERED: Final = re.compile(r"nsfw|safety|sensitive|flagged", re.IGNORECASE)
 #: Failures of Replicate, not of the model: interrupted runs, and machines that did not start (E6716).
 _UNLUCKY: Final = re.compile(r"interrupted|please retry|try again later|E6716", re.IGNORECASE)
-
-
-class NotThereYet(TransientError):
-    """Replicate does not have the version, which is normal right after a training."""
-
-    code = "version_not_there_yet"
-
-
-class Inconclusive(TransientError):
-    """The model is neither proven good nor bad. Attempts are few, because each may cost a run."""
-
-    code = "inconclusive"
-    max_attempts = 6
-
-
-class StillRunning(Inconclusive):
-    """The run has not ended; it may be booting. The next attempt waits for the same run."""
-
-    code = "still_running"
-
-
-class OutOfReach(Inconclusive):
-    """The run succeeded, but its image cannot be fetched now. The next attempt fetches it without a new run."""
-
-    code = "picture_out_of_reach"
-
-
-class DoesNotWork(PermanentError):
-    """The model is proven bad."""
-
-    code = "does_not_work"
 
 
 class Models(Protocol):
@@ -116,40 +81,6 @@ class Policy(Protocol):
     def verify_cancel_after_seconds(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A run that proved a model bad, and the request that started it."""
-
-    # Not the error itself: its traceback keeps the image in memory.
-    text: str
-    code: str
-    request_id: UUID | None
-    until: float
-
-
-@dataclass(slots=True)
-class _Memory:
-    """Known facts of a model's run, so that a redelivery or a replay does not pay for another run."""
-
-    since: float
-    prediction_id: str | None = None
-    #: When the run was found or started. A 404 is ignored until it must have ended.
-    run_since: float = 0.0
-    #: When the response to a start was lost: a run may be underway that is not listed yet.
-    unanswered_since: float | None = None
-    #: Whether this process knows all runs of the model. If not, Replicate's list is read before starting one.
-    knows_runs: bool = False
-    works: bool = False
-    failure: _Failure | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def raise_failure(self, now: float, request_id: UUID | None) -> None:
-        """Raise the remembered failure, unless it expired or another *request_id* asks for a new run."""
-        failure = self.failure
-        if failure and now < failure.until and request_id in (None, failure.request_id):
-            raise DoesNotWork(f"{failure.text} (seen before, not run again)", code=failure.code)
-
-
 class Gate:
     """Verifies models, and remembers the results of their runs."""
 
@@ -168,8 +99,7 @@ class Gate:
         self._find_flaw = find_flaw
         self._monotonic = monotonic
         self._sleep = sleep
-        self._most_remembered = most_remembered
-        self._memories: dict[ModelRef, _Memory] = {}
+        self._memories = Memories(most_remembered)
 
     async def verify(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
         """
@@ -196,8 +126,7 @@ class Gate:
         checks, schema = await self._check_version(ref)
         if schema is None:
             return checks
-        self._forget()
-        memory = self._memories.get(ref)
+        memory = self._memories.find(ref, self._monotonic())
         if memory is None:
             return (*checks, NOT_RUN)
         memory.raise_failure(self._monotonic(), request_id)
@@ -221,7 +150,7 @@ class Gate:
         return version
 
     async def _check_run(self, ref: ModelRef, schema: InputSchema, request_id: UUID | None) -> None:
-        memory = self._recall(ref)
+        memory = self._memories.get(ref, self._monotonic())
         async with memory.lock:
             if memory.works:
                 return
@@ -237,28 +166,12 @@ class Gate:
             except (Inconclusive, PermanentError) as error:
                 memory.prediction_id = None
                 if isinstance(error, PermanentError):
-                    memory.failure = _Failure(str(error), error.code, request_id, self._monotonic() + _BAD_SECONDS)
+                    memory.failure = Failure(str(error), error.code, request_id, self._monotonic() + BAD_SECONDS)
                 raise
             memory.works, memory.failure = True, None
 
-    def _recall(self, ref: ModelRef) -> _Memory:
-        self._forget()
-        return self._memories.setdefault(ref, _Memory(since=self._monotonic()))
-
-    def _forget(self) -> None:
-        """Drop expired and surplus memories, oldest first; each costs at most one more run."""
-        now = self._monotonic()
-        while self._memories:
-            oldest = next(iter(self._memories))
-            if (
-                len(self._memories) <= self._most_remembered
-                and now < self._memories[oldest].since + _REMEMBERED_SECONDS
-            ):
-                break
-            del self._memories[oldest]
-
     async def _run(
-        self, ref: ModelRef, question: Mapping[str, JsonValue], memory: _Memory, request_id: UUID | None
+        self, ref: ModelRef, question: Mapping[str, JsonValue], memory: Memory, request_id: UUID | None
     ) -> str:
         """Return the id of a run of *ref* with the input *question*: an earlier one if possible, else a new one."""
         earlier = None
@@ -271,7 +184,7 @@ class Gate:
         memory.knows_runs, memory.run_since, memory.unanswered_since = True, self._monotonic(), None
         return run_id
 
-    async def _start(self, ref: ModelRef, question: Mapping[str, JsonValue], memory: _Memory) -> str:
+    async def _start(self, ref: ModelRef, question: Mapping[str, JsonValue], memory: Memory) -> str:
         now, unanswered = self._monotonic(), memory.unanswered_since
         if unanswered is not None and now < unanswered + _LISTED_SECONDS:
             raise Inconclusive(f"{ref}: a run may be underway that Replicate does not list yet", code="run_not_listed")

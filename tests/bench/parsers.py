@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from services.extractor.errors import NoModel
 from services.extractor.filter import extract
-from services.extractor.outputs import NoModel, find_model
+from services.extractor.outputs import find_model
 from shared.contract.identity import ModelName
 from shared.replicate.progress import read_progress
 from shared.replicate.training import Training

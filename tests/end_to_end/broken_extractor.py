@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from services.extractor import handler
 from services.extractor.__main__ import run
-from services.extractor.outputs import NoModel
+from services.extractor.errors import NoModel
 from shared.runtime.lifecycle import main
 from shared.runtime.settings import ExtractorSettings
 

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import pytest
 
+from services.extractor.errors import DoesNotWork, Inconclusive, StillRunning
 from services.extractor.picture import Flaw, find_flaw
 from services.extractor.picture_process import find_flaw_apart
-from services.extractor.verify import DoesNotWork, Gate, Inconclusive, Level, StillRunning
+from services.extractor.verify import Gate, Level
 from services.simulator.app import running
 from services.simulator.faults import Behaviour, FaultOrder
 from services.simulator.simulator import Simulator

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
+from services.extractor.errors import DoesNotWork, NoModel, NotThereYet
 from services.extractor.handler import Extractor, NotSucceeded
-from services.extractor.outputs import NoModel
-from services.extractor.verify import DoesNotWork, Gate, Level, NotThereYet
+from services.extractor.verify import Gate, Level
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, Malformed
 from shared.contract.events import (

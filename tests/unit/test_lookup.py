@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from services.extractor.errors import NeedsLookup, NoModel, NotThereYet
 from services.extractor.lookup import Run, look_up
-from services.extractor.outputs import Found, NeedsLookup, NoModel, find_model
-from services.extractor.verify import NotThereYet
+from services.extractor.outputs import Found, find_model
 from shared.contract.identity import ModelName, ModelRef
 from tests.fakes import FakeReplicate
 

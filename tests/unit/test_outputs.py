@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.extractor.errors import NeedsLookup, NoModel
 from services.extractor.filter import extract, extract_line
-from services.extractor.outputs import PLACES, SPELLINGS, Found, NeedsLookup, NoModel, find_model, resolve
+from services.extractor.lookup import resolve
+from services.extractor.outputs import PLACES, SPELLINGS, Found, find_model
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.training import Training
 from shared.replicate.version import Version

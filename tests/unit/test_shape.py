@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.extractor.outputs import NoModel, find_model
+from services.extractor.errors import NoModel
+from services.extractor.outputs import find_model
 from services.extractor.shape import shape_of
 from services.ops.letters.fingerprint import fingerprint
 from shared.contract.topology import EXTRACTOR_QUEUE

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from services.extractor.verify import _INPUT, NOT_RUN, DoesNotWork, Gate, Inconclusive, Level, NotThereYet, StillRunning
+from services.extractor.errors import DoesNotWork, Inconclusive, NotThereYet, StillRunning
+from services.extractor.verify import _INPUT, NOT_RUN, Gate, Level
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded

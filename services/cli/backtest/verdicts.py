@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from pydantic import JsonValue
 
-from services.extractor.outputs import NeedsLookup, NoModel, find_model
+from services.extractor.errors import NeedsLookup, NoModel
+from services.extractor.outputs import find_model
 from shared.contract.identity import ModelName, ModelRef
 
 
