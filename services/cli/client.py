@@ -25,10 +25,10 @@ from shared.runtime.tokens import read_token
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
-#: A JSON object to send.
+#: A JSON object to send, and the parameters of a request; those that are None are left out.
 Body = Mapping[str, JsonValue]
+Query = Mapping[str, str | None]
 
-_READY_POLL_SECONDS: Final = 0.1
 #: How long a command that watches waits for a process that is restarted, and how often it asks.
 _PATIENCE_SECONDS: Final = 60.0
 _AGAIN_SECONDS: Final = 0.5
@@ -56,7 +56,7 @@ class Api:
     #: What messages call it, and the settings that hold its address and its token.
     _name: ClassVar[str]
     _url_setting: ClassVar[str]
-    _token_setting: ClassVar[str]
+    _auth_setting: ClassVar[str]
     #: What to try after a 404.
     _list: ClassVar[str]
     #: Deadline of a request.
@@ -74,7 +74,7 @@ class Api:
     async def __aexit__(self, *error: object) -> None:
         await self._http.__aexit__(*error)
 
-    async def get(self, kind: type[M], path: str, query: Mapping[str, str | None] | None = None) -> M:
+    async def get(self, kind: type[M], path: str, query: Query | None = None) -> M:
         return await self._ask(kind, "GET", path, query=query)
 
     async def post(
@@ -99,7 +99,7 @@ class Api:
         self,
         page: type[Page[V]],
         path: str,
-        query: Mapping[str, str | None] | None = None,
+        query: Query | None = None,
         *,
         limit: int,
         page_size: int = _PAGE,
@@ -111,15 +111,13 @@ class Api:
         self,
         page: type[Page[V]],
         path: str,
-        query: Mapping[str, str | None] | None = None,
+        query: Query | None = None,
         *,
         limit: int | None,
         page_size: int = _PAGE,
     ) -> AsyncIterator[V]:
         """Yield at most *limit* items (None: all), the newest first, with one page in memory."""
-        return items(
-            lambda position: self.get(page, path, {**(query or {}), **position}), limit=limit, page_size=page_size
-        )
+        return items(lambda at: self.get(page, path, {**(query or {}), **at}), limit=limit, page_size=page_size)
 
     async def _ask(
         self,
@@ -127,16 +125,14 @@ class Api:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str | None] | None = None,
+        query: Query | None = None,
         body: Body | None = None,
         headers: Mapping[str, str | None] | None = None,
         then: str = _HELP,
     ) -> M:
         seconds = self._read_seconds if method == "GET" else self._write_seconds
         try:
-            response = await self._http.request(
-                method, path, query=_given(query), body=body, headers=_given(headers), seconds=seconds
-            )
+            response = await self._http.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
             if not response.is_success:
                 raise self._refusal(response, then)
             return read(kind, response)
@@ -153,9 +149,9 @@ class Api:
         detail = said_in(response.content)
         match response.status_code:
             case HTTPStatus.UNAUTHORIZED:
-                return Problem(f"{self._name} does not accept the first token of {self._token_setting}", then=_CONFIG)
+                return Problem(f"{self._name} does not accept the first token of {self._auth_setting}", then=_CONFIG)
             case HTTPStatus.FORBIDDEN:
-                return Problem(detail, then=f"an operator's token in {self._token_setting}")
+                return Problem(detail, then=f"an operator's token in {self._auth_setting}")
             case HTTPStatus.NOT_FOUND:
                 return NotThere(detail, then=self._list)
             case status if status in _REFUSED:
@@ -170,7 +166,7 @@ class Product(Api):
 
     _name = "the product's API"
     _url_setting = "MODELSWAP_API_URL"
-    _token_setting = "MODELSWAP_API_TOKENS"  # noqa: S105 (its name)
+    _auth_setting = "MODELSWAP_API_TOKENS"
     _list = "modelswap trainings list"
 
     async def start_training(self, body: Body, *, key: str | None = None) -> TrainingView:
@@ -180,7 +176,7 @@ class Product(Api):
     async def get_training(self, training_id: str) -> TrainingView:
         return await self.get(TrainingView, f"/v1/trainings/{segment(training_id)}")
 
-    async def list_trainings(self, query: Mapping[str, str | None], *, limit: int) -> list[TrainingView]:
+    async def list_trainings(self, query: Query, *, limit: int) -> list[TrainingView]:
         return await self.list(Page[TrainingView], "/v1/trainings", query, limit=limit)
 
     async def list_outputs(self, since: str, *, limit: int) -> list[OutputView]:
@@ -205,7 +201,7 @@ class Operators(Api):
 
     _name = "the operators' API"
     _url_setting = "MODELSWAP_OPS_URL"
-    _token_setting = "MODELSWAP_OPS_TOKENS"  # noqa: S105 (its name)
+    _auth_setting = "MODELSWAP_OPS_TOKENS"
     _list = "modelswap replays list, or modelswap dead-letters list"
     # Freezing, canceling or dropping 100,000 dead letters takes half a minute on a busy machine (2026-11). An operator
     # who is told too soon that there is no answer repeats the command, for dead letters that are taken by then.
@@ -268,32 +264,6 @@ async def patiently(ask: Callable[[], Awaitable[V]]) -> V:
         await asyncio.sleep(_AGAIN_SECONDS)
 
 
-async def wait_until_ready(url: str) -> None:
-    """Return as soon as the process at *url* says that it is ready. The caller sets the deadline."""
-    async with HttpClient(url) as http:
-        while True:
-            with suppress(Unanswered):  # it does not listen yet
-                if (await http.request("GET", "/readyz")).is_success:
-                    return
-            await asyncio.sleep(_READY_POLL_SECONDS)
-
-
-async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str]:
-    """
-    Post *body* to *url*; return the status of the response and, if it is a refusal, the reason.
-
-    Raises:
-        Problem: if there is no response.
-
-    """
-    try:
-        async with HttpClient(url) as http:
-            response = await http.request("POST", content=body, headers=headers)
-    except Unanswered as error:
-        raise Problem(f"nothing answers at {url} ({error.why})", then="is it running? modelswap doctor") from error
-    return response.status_code, "" if response.is_success else said_in(response.content)
-
-
 def show_command(training_id: str) -> str:
     """The command that shows a training."""
     return f"modelswap trainings show {shell_quote(training_id)}"
@@ -310,7 +280,3 @@ def segment(text: str) -> str:
     if not text:
         raise Problem("an empty id names nothing", then=_HELP)
     return quoted(text)
-
-
-def _given(values: Mapping[str, str | None] | None) -> dict[str, str]:
-    return {name: text for name, text in (values or {}).items() if text is not None}

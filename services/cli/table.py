@@ -9,14 +9,12 @@ from datetime import datetime
 from math import ceil
 from typing import Final, Generic, TypeVar
 
-from pydantic import BaseModel
 from rich.text import Text
 
 from services.cli.choices import Format
 from services.cli.output import console, print_json, printable, tell
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
 
 _GAP: Final = "  "
 #: Text is not cut below this.
@@ -48,15 +46,33 @@ class Column(Generic[T]):
 
 
 def print_list(
-    found: Sequence[M], columns: Sequence[Column[M]], output: Format, *, empty: str, limit: int | None = None
+    found: Sequence[T],
+    columns: Sequence[Column[T]],
+    output: Format,
+    *,
+    empty: str,
+    limit: int | None = None,
+    data: object = None,
 ) -> None:
-    """Print items of an API, and a note if there may be more than *limit*; *empty* is printed if there are none."""
+    """
+    Print items as a table or as JSON (*data*, if it is not just the items); *empty* is printed if there are none.
+
+    With a *limit*, say on standard error if there may be more.
+    """
     if output is Format.JSON:
-        print_json(found)
+        print_json(found if data is None else data)
         return
     print_table(found, columns, output, empty=empty)
     if limit is not None:
         tell_if_cut(found, limit)
+
+
+def print_one(facts: Iterable[Sequence[object]], output: Format, *, data: object) -> None:
+    """Print one thing as lines of name and value, or *data* as JSON."""
+    if output is Format.JSON:
+        print_json(data)
+    else:
+        print_facts(facts)
 
 
 def print_table(found: Iterable[T], columns: Sequence[Column[T]], output: Format, *, empty: str) -> None:
@@ -110,7 +126,7 @@ def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int | None) -
 
 
 def tell_if_cut(shown: Sequence[object], limit: int) -> None:
-    """Note on standard error that there may be more than *limit*."""
+    """Say on standard error that there may be more than *limit*."""
     if len(shown) >= limit:
         tell(f"{limit} are shown; for more, --limit")
 

@@ -72,14 +72,16 @@ class HttpClient:
         method: str,
         path: str = "",
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | None] | None = None,
         body: JsonValue | Mapping[str, JsonValue] = None,
         content: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
         seconds: float = SECONDS,
     ) -> httpx.Response:
         """
         Send a request with *body* as JSON, or *content* as it is, and return the response, whatever its status.
+
+        Parameters and headers that are None are left out.
 
         Raises:
             NotReached, Hung, Unanswered: if there is none within *seconds*.
@@ -90,7 +92,13 @@ class HttpClient:
         try:
             async with asyncio.timeout(seconds):
                 return await self._http.request(
-                    method, url, params=query, json=body, content=content, headers=headers, timeout=timeout
+                    method,
+                    url,
+                    params=_given(query),
+                    json=body,
+                    content=content,
+                    headers=_given(headers),
+                    timeout=timeout,
                 )
         except _NOT_REACHED as error:
             raise NotReached(url, type(error).__name__) from error
@@ -98,6 +106,10 @@ class HttpClient:
             raise Hung(url, type(error).__name__) from error
         except httpx.HTTPError as error:
             raise Unanswered(url, type(error).__name__) from error
+
+
+def _given(values: Mapping[str, str | None] | None) -> dict[str, str]:
+    return {name: text for name, text in (values or {}).items() if text is not None}
 
 
 def read(kind: type[M], response: httpx.Response) -> M:

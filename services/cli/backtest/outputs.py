@@ -15,9 +15,8 @@ from services.cli.backtest.verdicts import Group, Judged, Past, Verdict, grouped
 from services.cli.choices import Format
 from services.cli.client import NotThere, Operators, Product, operators, product, segment, show_command
 from services.cli.confirm import confirm
-from services.cli.output import print_json
 from services.cli.problem import Problem
-from services.cli.table import Column, print_table, tell_if_cut
+from services.cli.table import Column, print_list, print_table, tell_if_cut
 from services.ops.letters.views import LetterLine, LetterView
 from services.ops.reconcile.views import ExtractionRetried
 from services.state.transitions import Stage
@@ -83,11 +82,9 @@ async def retry_extractions(since: str, reason: str, *, yes: bool, limit: int, o
     async with operators() as ops:
         refused = {training_id: said for training_id in found if (said := await _retry(ops, training_id, reason))}
     asked = [each for each in found if each not in refused]
-    if output is Format.JSON:
-        print_json({"asked": asked, "refused": refused})
-    else:
-        rows = [*((each, "extraction is retried") for each in asked), *refused.items()]
-        print_table(rows, RETRIED, output, empty="no unverified training since then gives a model now")
+    rows = [*((each, "extraction is retried") for each in asked), *refused.items()]
+    empty = "no unverified training since then gives a model now"
+    print_list(rows, RETRIED, output, empty=empty, data={"asked": asked, "refused": refused})
     return not refused
 
 
@@ -146,11 +143,12 @@ async def _judge_letter(letter: LetterView, api: Product) -> Judged:
 
 def print_judged(judged: Sequence[Judged], output: Format, *, empty: str, what: str, limit: int) -> None:
     groups = grouped(judged)
+    data = {"groups": [asdict(group) for group in groups], what: [_json(each) for each in judged]}
+    print_list(groups, GROUPS, output, empty=empty, data=data)
+    changed = [each for each in judged if each.verdict is not Verdict.SAME]
     if output is Format.JSON:
-        print_json({"groups": [asdict(group) for group in groups], what: [_json(each) for each in judged]})
         return
-    print_table(groups, GROUPS, output, empty=empty)
-    if changed := [each for each in judged if each.verdict is not Verdict.SAME]:
+    if changed:
         print()
         print_table(changed, LETTERS if what == "letters" else TRAININGS, output, empty="")
     tell_if_cut(judged, limit)

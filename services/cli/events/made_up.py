@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 from services.cli.choices import Trigger
 from shared.contract.envelope import Envelope, wrap
@@ -50,29 +50,26 @@ class Story:
         for trigger in triggers:
             event = self._event(trigger, generation, current)
             events.append(event)
-            match event:
-                case ModelActivated():
-                    current = event.model
-                case ModelWithdrawn():
-                    current = None
+            if isinstance(event, ModelActivated | ModelWithdrawn):
+                current = event.model if isinstance(event, ModelActivated) else None
             if trigger not in (Trigger.MODEL_READY, Trigger.EXTRACTION_FAILED):
                 generation += 1
         return events
 
     def _event(self, trigger: Trigger, generation: int, current: ModelRef | None) -> Event:
-        training_id = self.training_id if generation == self.generation else f"{self.training_id}-{generation}"
-        ref = _ref(training_id)
-        model = self._model(generation)
+        name = self.training_id if generation == self.generation else f"{self.training_id}-{generation}"
+        ref = uuid5(NAMESPACE_URL, f"modelswap:trigger:{name}")
+        model, user = self._model(generation), self.user_id
         match trigger:
             case Trigger.MODEL_READY:
                 evidence = Evidence(shape="version", checks=("exists",), seconds=1.0)
-                return ModelReady(training_id=training_id, ref=ref, model=model, evidence=evidence)
+                return ModelReady(training_id=name, ref=ref, model=model, evidence=evidence)
             case Trigger.EXTRACTION_FAILED:
-                return ExtractionFailed(training_id=training_id, ref=ref, error="no_version", detail=self.error)
+                return ExtractionFailed(training_id=name, ref=ref, error="no_version", detail=self.error)
             case Trigger.MODEL_ACTIVATED:
                 return ModelActivated(
-                    training_id=training_id,
-                    user_id=self.user_id,
+                    training_id=name,
+                    user_id=user,
                     generation=generation,
                     ref=ref,
                     model=model,
@@ -81,16 +78,12 @@ class Story:
                 )
             case Trigger.MODEL_WITHDRAWN:
                 return ModelWithdrawn(
-                    training_id=training_id,
-                    user_id=self.user_id,
-                    generation=generation,
-                    ref=ref,
-                    previous=current or model,
+                    training_id=name, user_id=user, generation=generation, ref=ref, previous=current or model
                 )
             case Trigger.MODEL_SUPERSEDED:
                 return ModelSuperseded(
-                    training_id=training_id,
-                    user_id=self.user_id,
+                    training_id=name,
+                    user_id=user,
                     generation=generation,
                     ref=ref,
                     model=model,
@@ -107,7 +100,3 @@ class Story:
 def envelope(event: Event, *, now: datetime) -> Envelope:
     """Wrap *event*, marked as made up."""
     return replace(wrap(event, source="trigger", now=now), is_made_up=True)
-
-
-def _ref(training_id: str) -> UUID:
-    return uuid5(NAMESPACE_URL, f"modelswap:trigger:{training_id}")

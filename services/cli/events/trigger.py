@@ -7,8 +7,7 @@ import json
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 from uuid import uuid4
@@ -16,15 +15,16 @@ from uuid import uuid4
 from pydantic import JsonValue
 
 from services.cli.choices import Trigger
-from services.cli.client import Body, NotThere, post, product
+from services.cli.client import Body, NotThere, product
 from services.cli.events.request import TriggerRequest
 from services.cli.events.simulator import change_simulator, is_simulator
-from services.cli.events.webhook import named_output, signed, some_version, training
+from services.cli.events.webhook import Webhook, named_output, signed, some_version, training
 from services.cli.output import tell
 from services.cli.problem import Problem
-from services.state.views import TrainingView
+from shared.contract.answers import said_in
 from shared.contract.identity import ModelName
 from shared.replicate.client import Replicate
+from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.clock import now
 from shared.runtime.settings import TriggerSettings
 
@@ -33,23 +33,14 @@ _POLL_SECONDS: Final = 0.05
 _VERSION: Final = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Subject:
     """The training that the webhooks are about."""
 
     id: str
     destination: ModelName | None
     #: The webhook URL of a training that is registered here; None otherwise.
-    address: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A webhook to send; repeats have the same id."""
-
-    trigger: Trigger
-    body: dict[str, JsonValue]
-    message_id: str = field(default_factory=lambda: f"msg_{uuid4().hex}")
+    address: str | None = None
 
 
 async def trigger(request: TriggerRequest, url: str | None) -> str:
@@ -61,23 +52,37 @@ async def trigger(request: TriggerRequest, url: str | None) -> str:
         _warn_of_the_version(request, settings.replicate_api_url)
     subject = await _subject(request, simulated=simulated)
     moment = now()
-    bodies = [_body(request, each, subject, moment) for each in request.triggers]
-    if simulated:
-        told = {**bodies[-1], "destination": str(subject.destination or ""), "makes": _made(request, subject)}
-        await change_simulator(settings.replicate_api_url, "PUT", f"trainings/{subject.id}", told)
     target = f"{(url or settings.receiver_url).rstrip('/')}/webhooks/replicate"
+
+    def body_of(event: Trigger) -> dict[str, JsonValue]:
+        return training(
+            event,
+            subject.id,
+            now=moment,
+            output=_output(request, subject) if event is Trigger.SUCCEEDED else None,
+            percent=request.percent,
+            error=request.error,
+            webhook=subject.address,
+        )
+
+    async def post(event: Trigger, body: Body, message_id: str) -> str:
+        status = await _post(target, signed(body, secret, message_id=message_id, now=now()))
+        return f"{status}: {event} of {subject.id} is confirmed"
+
+    # However often a webhook is sent, it has the same id.
+    webhooks = [(event, body_of(event), f"msg_{uuid4().hex}") for event in request.triggers]
+    if simulated:
+        told = {"destination": str(subject.destination or ""), "makes": _made(request, subject)}
+        path = f"trainings/{subject.id}"
+        await change_simulator(settings.replicate_api_url, "PUT", path, {**webhooks[-1][1], **told})
     lines = []
-    if (
-        subject.address is not None
-        and Trigger.PROGRESSED in request.triggers
-        and Trigger.STARTED not in request.triggers
-    ):
+    if subject.address is not None and {Trigger.PROGRESSED, Trigger.STARTED} & set(request.triggers) == {
+        Trigger.PROGRESSED
+    }:
         # Progress may be lost, so it registers no training id. Replicate also says first that the training runs.
-        start = _Sent(Trigger.STARTED, _body(request, Trigger.STARTED, subject, moment))
-        lines.append(await _post(target, start, secret))
+        lines.append(await post(Trigger.STARTED, body_of(Trigger.STARTED), f"msg_{uuid4().hex}"))
         await _until_known(subject.id)
-    sent = [_Sent(each, body) for each, body in zip(request.triggers, bodies, strict=True)]
-    lines += [await _post(target, each, secret) for each in request.arranged(sent)]
+    lines += [await post(*each) for each in request.arranged(webhooks)]
     return "\n".join(lines)
 
 
@@ -101,12 +106,16 @@ async def _until_known(training_id: str) -> None:
             raise Problem(f"training.started of {training_id} was not handled", then="modelswap doctor") from None
 
 
-async def _post(target: str, sent: _Sent, secret: str) -> str:
-    webhook = signed(sent.body, secret, message_id=sent.message_id, now=now())
-    status, reason = await post(target, webhook.body, webhook.headers)
-    if reason:
-        raise Problem(f"{target} answered {status}: {reason}", then="modelswap config show")
-    return f"{status}: {sent.trigger} of {sent.body['id']} is confirmed"
+async def _post(target: str, webhook: Webhook) -> int:
+    try:
+        async with HttpClient(target) as http:
+            response = await http.request("POST", content=webhook.body, headers=webhook.headers)
+    except Unanswered as error:
+        raise Problem(f"nothing answers at {target} ({error.why})", then="is it running? modelswap doctor") from error
+    if not response.is_success:
+        said = f"{response.status_code}: {said_in(response.content)}"
+        raise Problem(f"{target} answered {said}", then="modelswap config show")
+    return response.status_code
 
 
 def _warn_of_the_version(request: TriggerRequest, replicate_url: str) -> None:
@@ -127,31 +136,26 @@ def _warn_of_the_version(request: TriggerRequest, replicate_url: str) -> None:
 
 
 async def _subject(request: TriggerRequest, *, simulated: bool) -> _Subject:
+    destination = request.destination_name()
     if request.user_id is None:
         if request.training_id is None:
             raise Problem("which training?", then="add --user for a new one, or --training")
-        return _Subject(id=request.training_id, destination=request.destination_name(), address=None)
+        return _Subject(request.training_id, destination)
     training_id = request.training_id or request.own_id
     async with product() as api:
         try:
             known = await api.get_training(training_id)
         except NotThere:
-            destination = request.destination_name() or (_own_destination(request.user_id) if simulated else None)
+            destination = destination or (_own_destination(request.user_id) if simulated else None)
             if destination is None:
                 raise Problem("a new training needs a model to train", then="add --destination owner/name") from None
             body: Body = {"user_id": request.user_id, "destination": str(destination), "start": False}
             # Triggered again before its first webhook is handled, it is the same training.
-            begun = await api.start_training(body, key=f"trigger-{training_id}")
-            return _Subject(id=training_id, destination=destination, address=begun.webhook_url)
-    return _known(request, known, training_id)
-
-
-def _known(request: TriggerRequest, known: TrainingView, training_id: str) -> _Subject:
+            registered = await api.start_training(body, key=f"trigger-{training_id}")
+            return _Subject(training_id, destination, registered.webhook_url)
     if known.user_id != request.user_id:
         raise Problem(f"{training_id} is a training of user {known.user_id}", then="--training with another id")
-    return _Subject(
-        id=training_id, destination=request.destination_name() or ModelName.parse(str(known.destination)), address=None
-    )
+    return _Subject(training_id, destination or ModelName.parse(str(known.destination)))
 
 
 async def _secret(settings: TriggerSettings) -> str:
@@ -165,18 +169,6 @@ async def _secret(settings: TriggerSettings) -> str:
         )
     async with Replicate(settings.replicate_api_token.get_secret_value(), settings.replicate_api_url) as replicate:
         return await replicate.webhook_secret()
-
-
-def _body(request: TriggerRequest, trigger: Trigger, subject: _Subject, moment: datetime) -> dict[str, JsonValue]:
-    return training(
-        trigger,
-        subject.id,
-        now=moment,
-        output=_output(request, subject) if trigger is Trigger.SUCCEEDED else None,
-        percent=request.percent,
-        error=request.error,
-        webhook=subject.address,
-    )
 
 
 def _output(request: TriggerRequest, subject: _Subject) -> JsonValue:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
 
-from services.cli.client import wait_until_ready
+from services.cli.local.health import wait_until_ready
 from services.cli.problem import Problem
 from shared.runtime.guard import die_with_parent
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from pydantic import SecretStr, create_model
 
 from services.cli.choices import Format
-from services.cli.output import print_json, tell
-from services.cli.table import Column, print_table
+from services.cli.output import tell
+from services.cli.table import Column, print_list
 from shared.runtime.settings import (
     CLIENTS,
     PREFIX,
@@ -98,10 +98,8 @@ def _masked(secret: str) -> str:
 def show(environment: Mapping[str, str], output: Format) -> None:
     """Print every setting; warn of names that no process reads on standard error."""
     found, unread = entries(environment), unknown(environment)
-    if output is Format.JSON:
-        print_json({"settings": [asdict(entry) for entry in found], "unknown": unread})
-    else:
-        print_table(found, SETTINGS, output, empty="")
+    data = {"settings": [asdict(entry) for entry in found], "unknown": unread}
+    print_list(found, SETTINGS, output, empty="", data=data)
     for name in unread:
         tell(f"warning: no process reads {name}; a typing mistake?")
 

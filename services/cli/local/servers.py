@@ -10,8 +10,7 @@ from typing import Final
 from services.cli.choices import Format
 from services.cli.events.subscription import broker_problems
 from services.cli.local.stack import Environment
-from services.cli.output import print_json
-from services.cli.table import Column, print_table
+from services.cli.table import Column, print_list
 from services.ops import migrate as ops
 from services.state import migrate as state
 from shared.contract.topology import Topology, topology
@@ -107,17 +106,12 @@ async def _link(environment: Environment) -> AsyncIterator[Link]:
 
 def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: Format) -> bool:
     """Print the migrations; return True if all are applied."""
-    if output is Format.JSON:
-        print_json([{"name": name, "applied_at": at and at.isoformat()} for name, at in migrations])
-    else:
-        print_table(migrations, MIGRATIONS, output, empty="no migrations")
+    data = [{"name": name, "applied_at": at and at.isoformat()} for name, at in migrations]
+    print_list(migrations, MIGRATIONS, output, empty="no migrations", data=data)
     return all(at for _, at in migrations)
 
 
 def print_differences(differences: Sequence[str], output: Format) -> bool:
     """Print the differences; return True if there are none."""
-    if output is Format.JSON:
-        print_json(differences)
-    else:
-        print_table(differences, DIFFERENCES, output, empty="every exchange and queue is as planned")
+    print_list(differences, DIFFERENCES, output, empty="every exchange and queue is as planned")
     return not differences

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from services.cli.choices import Format
-from services.cli.output import print_json
-from services.cli.table import Column, print_facts
+from services.cli.table import Column, print_one
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 
@@ -49,10 +48,7 @@ LETTERS: Final[Sequence[Column[ReplayedLetterView]]] = (
 
 
 def print_replay(found: ReplayView, output: Format) -> None:
-    if output is Format.JSON:
-        print_json(found)
-    else:
-        print_facts(_facts(found))
+    print_one(_facts(found), output, data=found)
 
 
 def held_up_by(found: ReplayView) -> str:

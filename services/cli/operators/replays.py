@@ -25,9 +25,9 @@ from services.cli.operators.replay_text import (
     short_id,
     total,
 )
-from services.cli.output import console, print_json, tell
+from services.cli.output import console, tell
 from services.cli.problem import Problem
-from services.cli.table import print_list, print_table, tell_if_cut
+from services.cli.table import print_list
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from shared.contract.answers import Page
@@ -147,13 +147,11 @@ def ask_before(verb: str, found: ReplayView) -> None:
 async def _print_whole(api: Operators, found: ReplayView, output: Format, *, outcome: str | None, limit: int) -> None:
     path = f"/v1/replays/{segment(str(found.id))}/letters"
     letters = await api.list(Page[ReplayedLetterView], path, {"outcome": outcome}, limit=limit)
-    if output is Format.JSON:
-        print_json({**found.model_dump(mode="json", exclude_unset=True), "of_letters": letters})
-        return
-    print_replay(found, output)
-    console().print()
-    print_table(letters, LETTERS, output, empty="no such dead letter in it")
-    tell_if_cut(letters, limit)
+    whole = {**found.model_dump(mode="json", exclude_unset=True), "of_letters": letters}
+    if output is not Format.JSON:
+        print_replay(found, output)
+        console().print()
+    print_list(letters, LETTERS, output, empty="no such dead letter in it", limit=limit, data=whole)
 
 
 async def _start_if_confirmed(api: Operators, planned: ReplayView, reason: str) -> ReplayView:

@@ -9,8 +9,7 @@ from typing import Final, TypeVar
 from services.cli.choices import Format
 from services.cli.client import Product, product, segment
 from services.cli.confirm import confirm
-from services.cli.output import print_json
-from services.cli.table import Column, print_facts, print_list
+from services.cli.table import Column, print_list, print_one
 from services.state.views import ModelView, SwapView, WithdrawalView
 
 M = TypeVar("M", ModelView, WithdrawalView)
@@ -33,11 +32,9 @@ async def show_model(user_id: str, output: Format) -> None:
 
 
 def print_model(found: ModelView, output: Format) -> None:
-    if output is Format.JSON:
-        print_json(found)
-    else:
-        # The reference has the parts.
-        print_facts((name, value) for name, value in found if name not in {"owner", "name", "version", "dry_run"})
+    # The reference has the parts.
+    left_out = {"owner", "name", "version", "dry_run"}
+    print_one(((name, value) for name, value in found if name not in left_out), output, data=found)
 
 
 async def show_history(user_id: str, *, limit: int, output: Format) -> None:
@@ -87,9 +84,6 @@ def _confirm(user_id: str, current: ModelView | None, to: str, question: str, *,
 def _print_change(
     before: ModelView | None, after: ModelView | WithdrawalView, to: object, user_id: str, output: Format
 ) -> None:
-    if output is Format.JSON:
-        print_json(after)
-        return
     rows = (
         ("user", user_id),
         ("from", before.reference if before else _NONE),
@@ -97,4 +91,4 @@ def _print_change(
         ("generation", f"{before.generation} → {after.generation}" if before else after.generation),
         ("changed", "no, this is a dry run" if after.dry_run else "yes"),
     )
-    print_facts(rows)
+    print_one(rows, output, data=after)

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.choices import Format
 from services.cli.client import Product, patiently, product, segment, show_command
-from services.cli.output import console, print_json, print_json_line, printable
-from services.cli.table import Column, print_facts, print_list
+from services.cli.output import console, print_json_line, printable
+from services.cli.table import Column, print_list, print_one
 from services.state.transitions import Stage
 from services.state.views import TrainingView
 
@@ -61,12 +61,9 @@ async def retry_extraction(training_id: str | None, user_id: str, output: Format
 
 
 def print_training(training: TrainingView, output: Format) -> None:
-    if output is Format.JSON:
-        print_json(training)
-        return
     failure = training.failure
     known = dict(training) | {"failure": failure and f"{failure.code}: {failure.reason}"}
-    print_facts((name, value) for name, value in known.items() if value is not None)
+    print_one(((name, value) for name, value in known.items() if value is not None), output, data=training)
 
 
 async def watch(training_id: str | None, output: Format) -> list[TrainingView]:
