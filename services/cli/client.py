@@ -270,13 +270,7 @@ def show_command(training_id: str) -> str:
 
 
 def segment(text: str) -> str:
-    """
-    Quote an id as one segment of a path.
-
-    Raises:
-        Problem: if it is empty.
-
-    """
+    """Quote an id as one segment of a path."""
     if not text:
         raise Problem("an empty id names nothing", then=_HELP)
     return quoted(text)

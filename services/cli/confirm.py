@@ -11,13 +11,7 @@ from services.cli.problem import Problem
 
 
 def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was changed") -> None:
-    """
-    Show *what* would change and ask *question*; return if the answer is yes.
-
-    Raises:
-        Problem: if it is no, or there is no terminal. *then* is what to do after a no, *nothing* what is said of it.
-
-    """
+    """Show *what* would change, ask *question* and return after a yes; a no is a problem: *nothing*, and *then*."""
     if not sys.stdin.isatty():
         first, *_ = what.splitlines()
         raise Problem(f"there is no terminal to ask at: {printable(first)}", then="the same command with --yes")

@@ -13,13 +13,7 @@ _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def read_timestamp(text: str, *, now: datetime) -> datetime:
-    """
-    Return the time in *text*: an age (``2h``) or a timestamp (``2026-11-24 12:00``, UTC if it has no offset).
-
-    Raises:
-        Problem: if it is neither.
-
-    """
+    """Return the time in *text*: an age (``2h``) or a timestamp (``2026-11-24 12:00``, UTC if it has no offset)."""
     ago = _AGO.fullmatch(text.strip())
     try:
         if ago:

@@ -30,7 +30,7 @@ from services.simulator.schedule import (
 from services.simulator.store import Store
 from services.simulator.training import Training
 from services.simulator.world import World
-from shared.replicate.signature import sign
+from shared.replicate.signature import signed_headers
 from shared.runtime import clock
 
 log = structlog.get_logger()
@@ -260,12 +260,7 @@ class Simulator:
     def _headers(self, job: Training | Prediction, webhook_id: str, now: int, body: bytes) -> dict[str, str]:
         timestamp = now - job.faults.old_timestamp_seconds
         secrets = [self._make_secret("wrong")] if job.faults.bad_signature else self._secrets
-        return {
-            "content-type": "application/json",
-            "webhook-id": webhook_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": " ".join(sign(secret, webhook_id, timestamp, body) for secret in secrets),
-        }
+        return {"content-type": "application/json", **signed_headers(secrets, webhook_id, timestamp, body)}
 
     def _make_secret(self, name: str) -> str:
         digest = hashlib.sha256(f"{self.knobs.seed}:secret:{name}".encode()).digest()

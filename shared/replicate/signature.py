@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -53,6 +53,15 @@ def decode_secret(secret: str) -> bytes:
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """Return the ``webhook-signature`` of *body*."""
     return _sign(decode_secret(secret), f"{message_id}.{timestamp}.".encode() + body).decode()
+
+
+def signed_headers(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the headers of a webhook with *body*, signed with each of *secrets*."""
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(sign(secret, message_id, timestamp, body) for secret in secrets),
+    }
 
 
 def verify(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.cli.local.replicate import choose_replicate
+from services.cli.local.stack import choose_replicate
 from services.cli.local.supervisor import next_delay
 
 TOKEN = {"MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}

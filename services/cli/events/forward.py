@@ -17,7 +17,7 @@ from typing import Final, Protocol, Self
 
 from services.cli.events.subscription import Heard
 from shared.contract.answers import said_in
-from shared.replicate.signature import sign
+from shared.replicate.signature import signed_headers
 from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.clock import now
 
@@ -127,13 +127,7 @@ class Forwarder:
     def _headers(self, heard: Heard) -> dict[str, str]:
         headers = heard.http_headers()
         message_id = headers.get("ce-id") or hashlib.sha256(heard.body).hexdigest()
-        timestamp = int(now().timestamp())
-        return {
-            **headers,
-            "webhook-id": message_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(self._secret, message_id, timestamp, heard.body),
-        }
+        return {**headers, **signed_headers([self._secret], message_id, int(now().timestamp()), heard.body)}
 
 
 def _is_retried(status: int | None) -> bool:

@@ -45,13 +45,7 @@ class TriggerRequest:
     own_id: str = field(default_factory=_own_id)
 
     def destination_name(self) -> ModelName | None:
-        """
-        Return the model to train, or None if none is given.
-
-        Raises:
-            Problem: if it is not the name of a model.
-
-        """
+        """Return the model to train, or None if none is given."""
         if self.destination is None:
             return None
         name = ModelName.parse(self.destination)

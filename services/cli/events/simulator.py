@@ -15,13 +15,7 @@ _FAULTS: Final = {"outcome", "drop", "duplicate", "reorder"}
 
 
 async def is_simulator(url: str) -> bool:
-    """
-    Return whether the Replicate at *url* is the simulated one. Sends nothing to the real one.
-
-    Raises:
-        Problem: if it does not answer.
-
-    """
+    """Return whether the Replicate at *url* is the simulated one. Sends nothing to the real one."""
     if url.rstrip("/") == REPLICATE_URL:
         return False
     response = await _ask(url, "GET", "faults")
@@ -33,13 +27,7 @@ async def is_simulator(url: str) -> bool:
 
 
 async def change_simulator(url: str, method: str, path: str, body: Body) -> None:
-    """
-    Send *body* to a control route of the simulated Replicate at *url*.
-
-    Raises:
-        Problem: if it does not answer, or refuses.
-
-    """
+    """Send *body* to a control route of the simulated Replicate at *url*."""
     response = await _ask(url, method, path, body)
     if not response.is_success:
         said = f"{response.status_code} {said_in(response.content)}"

@@ -55,13 +55,7 @@ def patterns(types: Sequence[str]) -> list[str]:
 async def subscribed(
     url: str, bindings: Sequence[tuple[str, str]], *, name: str = "modelswap listen"
 ) -> AsyncIterator[AsyncIterator[Heard]]:
-    """
-    Yield messages published to the exchanges and routing keys in *bindings* from now on.
-
-    Raises:
-        Problem: if the broker does not answer, or the connection is lost.
-
-    """
+    """Yield messages published to the exchanges and routing keys in *bindings* from now on."""
     with broker_problems():
         link = await Link.open(url, name=name)
     try:
@@ -132,13 +126,7 @@ def _has_version(kind: str) -> bool:
 
 
 def public(types: Sequence[str]) -> list[tuple[str, str]]:
-    """
-    Return the bindings for the public events of *types*, or for all.
-
-    Raises:
-        Problem: if one of them is never published.
-
-    """
+    """Return the bindings for the public events of *types*, or for all."""
     for kind in types:
         if "*" not in kind and "#" not in kind and not any(key in (kind, f"{kind}.v1") for key in _PUBLIC):
             names = ", ".join(sorted(key.rpartition(".")[0] for key in _PUBLIC))

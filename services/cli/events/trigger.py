@@ -87,13 +87,7 @@ async def trigger(request: TriggerRequest, url: str | None) -> str:
 
 
 async def _until_known(training_id: str) -> None:
-    """
-    Wait until the product knows the training by Replicate's id.
-
-    Raises:
-        Problem: if it does not within a while.
-
-    """
+    """Wait until the product knows the training by Replicate's id."""
     async with product() as api:
         try:
             async with asyncio.timeout(_KNOWN_SECONDS):
@@ -119,13 +113,7 @@ async def _post(target: str, webhook: Webhook) -> int:
 
 
 def _warn_of_the_version(request: TriggerRequest, replicate_url: str) -> None:
-    """
-    Warn that the real Replicate must have the version of a success.
-
-    Raises:
-        Problem: if it cannot, because the version would be made up.
-
-    """
+    """Warn that the real Replicate must have the version of a success."""
     if request.version is None and request.output is None:
         raise Problem(
             f"{replicate_url} is not the simulated Replicate and has no made-up version: the training would end as "

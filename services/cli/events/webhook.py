@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from services.cli.choices import Trigger
 from shared.contract.identity import ModelName
-from shared.replicate.signature import sign
+from shared.replicate.signature import signed_headers
 
 #: Any trainer.
 _TRAINER: Final = "ostris/flux-dev-lora-trainer"
@@ -88,14 +88,8 @@ def training(
 def signed(body: Mapping[str, JsonValue], secret: str, *, message_id: str, now: datetime) -> Webhook:
     """Sign *body* with *secret* as Replicate does."""
     content = json.dumps(body).encode()
-    timestamp = int(now.timestamp())
-    headers = {
-        "content-type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(secret, message_id, timestamp, content),
-    }
-    return Webhook(headers, content)
+    headers = signed_headers([secret], message_id, int(now.timestamp()), content)
+    return Webhook({"content-type": "application/json", **headers}, content)
 
 
 def _text(moment: datetime) -> str:

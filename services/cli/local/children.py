@@ -99,13 +99,7 @@ class Children:
         await asyncio.gather(*tasks)
 
     async def until_ready(self, urls: Mapping[str, str]) -> None:
-        """
-        Wait until the processes in *urls* are ready.
-
-        Raises:
-            Problem: if one of them ends instead, or takes too long.
-
-        """
+        """Wait until the processes in *urls* are ready."""
         waiting = asyncio.gather(*map(wait_until_ready, urls.values()))
         death = asyncio.create_task(self.death(*urls))
         try:

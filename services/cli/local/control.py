@@ -71,13 +71,7 @@ async def _answer(command: list[str], restart: Callable[[str], Awaitable[None]])
 
 
 async def ask_to_restart(folder: Path, name: str) -> None:
-    """
-    Ask the `up` that runs with *folder* to restart a process; return when it is ready.
-
-    Raises:
-        Problem: if no `up` runs, the process is unknown, or it does not become ready.
-
-    """
+    """Ask the `up` that runs with *folder* to restart a process; return when it is ready."""
     connection = _connect(folder)
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     try:
@@ -108,13 +102,7 @@ def _connect(folder: Path) -> socket.socket:
 
 
 def folder_of_up(state: Path | None) -> Path:
-    """
-    Return the folder of the `up` to control: *state*, or the exported one.
-
-    Raises:
-        Problem: if there is neither.
-
-    """
+    """Return the folder of the `up` to control: *state*, or the exported one."""
     given = os.environ.get(UP_FOLDER)
     if state is None and not given:
         raise Problem(

@@ -79,13 +79,7 @@ _EVERYTHING: Final = ((TRAINING_EXCHANGE, "#"), (EVENTS_EXCHANGE, "#"))
 
 
 def demo(environment: Environment) -> None:
-    """
-    Run the demo.
-
-    Raises:
-        Problem: if a promise was not kept.
-
-    """
+    """Run the demo."""
     out = console()
     began = time.monotonic()
 
@@ -134,13 +128,7 @@ class Show:
         self._progress_reports = 0
 
     async def run(self) -> None:
-        """
-        Run the trainings and check the promises.
-
-        Raises:
-            Problem: if one was not kept.
-
-        """
+        """Run the trainings and check the promises."""
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 self._head("ben and cleo need a model first, so that they have something to lose: two quick trainings")

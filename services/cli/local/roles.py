@@ -38,13 +38,7 @@ _SALT_BYTES: Final = 16
 
 
 def find_passwords(given: Mapping[str, str]) -> dict[str, str]:
-    """
-    Pick the password of each login from *given*.
-
-    Raises:
-        Problem: naming each that is missing or not ASCII.
-
-    """
+    """Pick the password of each login from *given*."""
     wrong = [name for name in PASSWORDS.values() if not given.get(name) or not given[name].isascii()]
     if wrong:
         raise Problem(f"{', '.join(wrong)}: must be set, in ASCII", then="make env, which writes random ones to .env")
@@ -60,13 +54,7 @@ def login_url(url: str, login: str, password: str, *, database: str = DATABASE) 
 
 
 async def make_roles(url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
-    """
-    Create *database* and its roles as the superuser of *url*, or update them; set the *passwords* of the logins.
-
-    Raises:
-        ModelswapError: if Postgres does not answer, or refuses.
-
-    """
+    """Create *database* and its roles as the superuser of *url*, or update them; set the *passwords* of the logins."""
     connection = await connect(url, application_name="modelswap db roles")
     try:
         with translated_errors(connection):

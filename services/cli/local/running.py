@@ -88,13 +88,7 @@ def _process(name: str, answer: Health | BaseException, version: str, away: str)
 
 
 async def queues(environment: Environment) -> str:
-    """
-    Return how many messages wait, and for how long.
-
-    Raises:
-        Wrong: if a queue has no consumer, or its oldest message is stuck.
-
-    """
+    """Return how many messages wait, and for how long."""
     depths = await servers.queue_depths(environment, [queue for each in _CONSUMERS.values() for queue in each])
     urls = _Addresses.load(environment).by_process()
     ages: dict[str, float] = {}
@@ -120,13 +114,7 @@ async def queues(environment: Environment) -> str:
 
 
 async def outbox(environment: Environment) -> str:
-    """
-    Return how many committed events wait to be published, and for how long.
-
-    Raises:
-        Wrong: if the oldest is stuck, or some cannot be published.
-
-    """
+    """Return how many committed events wait to be published, and for how long."""
     waiting, oldest, set_aside = await servers.outbox_backlog(environment)
     if set_aside:
         raise Wrong(
@@ -140,14 +128,7 @@ async def outbox(environment: Environment) -> str:
 
 
 async def public_address(environment: Environment) -> str:
-    """
-    Check that the public address leads to our receiver.
-
-    Raises:
-        Wrong: if it redirects, or something else answers.
-        Doubtful: if nothing answers here.
-
-    """
+    """Check that the public address leads to our receiver."""
     url = _PublicUrl.load(environment).public_url
     try:
         await reach_receiver(url)

@@ -1,4 +1,4 @@
-"""The processes of `modelswap up` and the environment that they share. Pure."""
+"""The processes of `modelswap up`, the environment that they share, and the Replicate that they use. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
-from shared.runtime.settings import PREFIX, PROCESSES, Settings, SettingsError, SimulatorSettings, all_settings
+from shared.runtime.settings import (
+    PREFIX,
+    PROCESSES,
+    ReceiverSettings,
+    Settings,
+    SettingsError,
+    SimulatorSettings,
+    all_settings,
+)
 
 SERVICES: Final = ("receiver", "extractor", "state", "ops")
 SIMULATOR: Final = "simulator"
+_URL: Final = "REPLICATE_API_URL"
+_AUTH: Final = "REPLICATE_API_TOKEN"
+_DEFAULT_URL: Final = ReceiverSettings.model_fields["replicate_api_url"].default
 #: The simulator accepts any trainer.
 TRAINER: Final = "ostris/flux-dev-lora-trainer:" + 64 * "0"
 #: A ten-minute training then takes half a minute.
@@ -77,13 +89,7 @@ def generated(random: bytes) -> dict[str, str]:
 
 
 def plan(environment: Environment, *, simulator: bool, logins: Mapping[str, str] | None = None) -> Plan:
-    """
-    Plan all services, optionally with the simulator in place of Replicate and with *logins* to the database.
-
-    Raises:
-        SettingsError: naming every setting of every process that is missing or wrong.
-
-    """
+    """Plan all services, optionally with the simulator in place of Replicate and with *logins* to the database."""
     ready = completed(environment, {"LOG_FORMAT": "console"})
     ready = completed(_with_simulator(ready) if simulator else ready, {"PUBLIC_URL": url_of(ready, "receiver")})
     ready = overridden(ready, {"API_URL": url_of(ready, "state"), "EXTRACTOR_URL": url_of(ready, "extractor")})
@@ -135,3 +141,45 @@ def url_of(environment: Environment, service: str) -> str:
     # An invalid port is reported for its own setting, not for the ones derived from it.
     port = given if given.isdecimal() and int(given) <= _LAST_PORT else default
     return f"http://{'127.0.0.1' if host in _ANYWHERE else host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The Replicate to use."""
+
+    is_simulated: bool
+    #: Which one, why, and how to get the other one.
+    why: str
+
+
+def choose_replicate(environment: Environment, *, embedded: bool, simulator: bool | None) -> Choice:
+    """
+    Choose by the option *simulator*; if that is None, by *environment*.
+
+    With *embedded* servers, choose the simulator unless there is a token for another Replicate. A terminal with the
+    exported settings of an earlier run has the simulator's own token; the address tells the two apart.
+    """
+    ours = url_of(environment, SIMULATOR)
+    given = environment.get(PREFIX + _URL)
+    if simulator is None and embedded:
+        if given == ours:
+            return _simulated(ours, f"since {PREFIX}{_URL} is its address")
+        if not is_given(environment, _AUTH):
+            unused = f"; {PREFIX}{_URL} is not used" if given else ""
+            return _simulated(ours, f"since {PREFIX}{_AUTH} is not set{unused}")
+        return _given(given, f"since {PREFIX}{_AUTH} is set")
+    if simulator:
+        return _simulated(ours, "as --simulator says")
+    return _given(given, "as --no-simulator says" if simulator is False else "since --embedded is not given")
+
+
+def _simulated(url: str, reason: str) -> Choice:
+    then = f"set {PREFIX}{_AUTH} and {PREFIX}PUBLIC_URL, unset {PREFIX}{_URL}, and add --no-simulator"
+    return Choice(is_simulated=True, why=f"the simulator at {url}, {reason}. For the real one {then}")
+
+
+def _given(url: str | None, reason: str) -> Choice:
+    address = urlsplit(url or _DEFAULT_URL)
+    # Without the user and password that it may have.
+    where = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+    return Choice(is_simulated=False, why=f"{where}, {reason}. For the simulator add --simulator")

@@ -44,13 +44,7 @@ class Supervisor:
         self._tasks = {name: group.create_task(self._keep(name)) for name in plan.services}
 
     async def restart(self, name: str) -> None:
-        """
-        Stop a process, start it, and return when it is ready.
-
-        Raises:
-            Problem: if there is no such process, or it does not become ready; it is supervised all the same.
-
-        """
+        """Stop a process, start it, and return when it is ready."""
         if name not in self._tasks:
             raise Problem(f"there is no process {name!r}, only {', '.join(self._tasks)}", then="modelswap up --help")
         self._say(f"{name} is restarted")

@@ -20,9 +20,18 @@ from rich.text import Text
 
 from services.cli.local import control, servers
 from services.cli.local.children import Children, Hear
-from services.cli.local.replicate import choose_replicate
 from services.cli.local.roles import PASSWORDS, find_passwords, login_url, make_roles
-from services.cli.local.stack import TRAINER, Environment, Plan, completed, exports, generated, overridden, plan
+from services.cli.local.stack import (
+    TRAINER,
+    Environment,
+    Plan,
+    choose_replicate,
+    completed,
+    exports,
+    generated,
+    overridden,
+    plan,
+)
 from services.cli.local.supervisor import Supervisor
 from services.cli.output import console
 from services.cli.problem import Problem
@@ -97,10 +106,6 @@ def private_servers(
 
     Yields *environment* with their addresses (the database URL is its owner's) and with generated secrets for missing
     ones; and the database URLs of the processes that log in.
-
-    Raises:
-        Problem: if they cannot be started, or `deploy.local` is not installed.
-
     """
     try:
         from deploy.local import LocalServersError, local_servers  # noqa: PLC0415 (only the extra "local" has it)

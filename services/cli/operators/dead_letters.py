@@ -62,13 +62,7 @@ def to_filter(chosen: Mapping[str, str]) -> dict[str, str]:
 
 
 def selection(numbers: Sequence[int], chosen: Mapping[str, str], command: str) -> dict[str, JsonValue]:
-    """
-    Return the selection of dead letters for a request: either their *numbers* or the filter *chosen*.
-
-    Raises:
-        Problem: if there is neither, or both.
-
-    """
+    """Return the selection of dead letters for a request: either their *numbers* or the filter *chosen*."""
     if bool(numbers) == bool(chosen):
         raise Problem(
             "say which dead letters: by their numbers, or by what they share (--group, --user, --since and so on)",

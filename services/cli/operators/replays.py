@@ -49,13 +49,7 @@ def request(
     steps: str | None,
     stop_share: float | None,
 ) -> Body:
-    """
-    Return the request for a replay; what is None takes the API's default.
-
-    Raises:
-        Problem: if it does not say which dead letters.
-
-    """
+    """Return the request for a replay; what is None takes the API's default."""
     pace: dict[str, JsonValue] = {
         "rate_per_second": rate,
         "steps": None if steps is None else [_step(step) for step in steps.split(",")],
@@ -122,13 +116,7 @@ async def steer(
 
 
 def ask_before(verb: str, found: ReplayView) -> None:
-    """
-    Say how much *verb* (cancel or undo) changes, and ask if that is more than one model or dead letter.
-
-    Raises:
-        Problem: if the answer is no, or there is no terminal.
-
-    """
+    """Say how much *verb* (cancel or undo) changes, and ask if that is more than one model or dead letter."""
     count = {outcome: found.outcomes.get(outcome, 0) for outcome in Outcome}
     name = f"replay {short_id(found)}"
     if verb == "undo":
