@@ -1,7 +1,5 @@
 """Options and arguments that several commands take, declared once; groups of commands, and how a command runs."""
 
-# ruff: noqa: PLC0415 (so that help is quick)
-
 from __future__ import annotations
 
 import functools

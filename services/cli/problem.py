@@ -1,7 +1,7 @@
 """
 Errors of commands, with the command to try next. Pure.
 
-Any function of a command may raise a `Problem`, which `main` prints; docstrings name it only where a caller handles it.
+Functions of commands may raise a `Problem`, which `main` prints; docstrings name it only where a caller handles it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from shared.contract.errors import PermanentError, TransientError
 DELAYS: Final = tuple(timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 600, 3600, 3600, 3600))
 #: Attempts for an exception that is not a `ModelswapError`: retried like a transient one, but fewer times.
 UNKNOWN_ERROR_ATTEMPTS: Final = 4
+#: Share of the retries that take the delay of the step before: the jitter.
+_EARLIER_SHARE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,6 @@ def next_step(
     if attempt >= limit:
         return DeadLetter()
     step = attempt - 1
-    if step > 0 and chance < 0.2:  # noqa: PLR2004
+    if step > 0 and chance < _EARLIER_SHARE:
         step -= 1
     return RetryIn(delays[step], attempt + 1)

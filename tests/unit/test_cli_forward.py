@@ -53,7 +53,7 @@ async def passed_on(target: Target, *events: Heard, waiting_most: int = 100) -> 
     """The lines that were told."""
     lines: list[str] = []
     async with Forwarder(
-        target, SECRET, lines.append, delays_seconds=NO_DELAYS, waiting_most=waiting_most
+        target.post, SECRET, lines.append, delays_seconds=NO_DELAYS, waiting_most=waiting_most
     ) as forwarder:
         for event in events:
             forwarder.add(event)
@@ -130,7 +130,7 @@ async def test_no_more_wait_than_there_is_room_for():
 async def test_what_still_waits_at_the_end_is_said():
     lines: list[str] = []
 
-    async with Forwarder(Target(), SECRET, lines.append) as forwarder:
+    async with Forwarder(Target().post, SECRET, lines.append) as forwarder:
         forwarder.add(heard("1"))
         forwarder.add(heard("2"))
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from services.cli.events.subscription import Heard
-from shared.contract.answers import said_in
 from shared.replicate.signature import signed_headers
-from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.clock import now
+
+#: Posts a body with headers. Returns the status with the reason of a refusal; or None and why there is no response.
+Post = Callable[[bytes, Mapping[str, str]], Awaitable[tuple[int | None, str]]]
 
 #: Between the attempts at one event.
 DELAYS_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -29,40 +30,19 @@ _POSTS_AT_ONCE: Final = 16
 _RETRIED: Final = frozenset({408, 425, 429})
 
 
-class Target(Protocol):
-    """Receives events."""
-
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int | None, str]:
-        """Return the status of the response, with the reason of a refusal; or None and why there is no response."""
-
-
-class HttpTarget:
-    """The address of `--forward-to`."""
-
-    def __init__(self, http: HttpClient) -> None:
-        self._http = http
-
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int | None, str]:
-        try:
-            response = await self._http.request("POST", content=body, headers=headers)
-        except Unanswered as error:
-            return None, error.why
-        return response.status_code, "" if response.is_success else said_in(response.content)
-
-
 class Forwarder:
-    """Posts events to *target*, signed with *secret*; calls *tell* with one line for each attempt."""
+    """Forwards events with *post*, signed with *secret*; calls *tell* with one line for each attempt."""
 
     def __init__(
         self,
-        target: Target,
+        post: Post,
         secret: str,
         tell: Callable[[str], object],
         *,
         delays_seconds: Sequence[float] = DELAYS_SECONDS,
         waiting_most: int = WAITING_MOST,
     ) -> None:
-        self._target = target
+        self._post = post
         self._secret = secret
         self._tell = tell
         self._delays = delays_seconds
@@ -115,7 +95,7 @@ class Forwarder:
         attempts = len(self._delays) + 1
         for number, delay in enumerate((*self._delays, None), start=1):
             async with self._turns:
-                status, reason = await self._target.post(heard.body, self._headers(heard))
+                status, reason = await self._post(heard.body, self._headers(heard))
             said = f"{_name(heard)}, attempt {number} of {attempts}: {_say(status, reason)}"
             if not _is_retried(status):
                 self._tell(said)

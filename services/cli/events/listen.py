@@ -5,20 +5,21 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from rich.text import Text
 
 from services.cli.choices import Format
-from services.cli.events.forward import Forwarder, HttpTarget
+from services.cli.events.forward import Forwarder
 from services.cli.events.subscription import Heard, public, subscribed
 from services.cli.output import console, print_json_line, printable, tell
 from services.cli.problem import Problem
+from shared.contract.answers import said_in
 from shared.contract.envelope import TRIGGER_HEADER
 from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded, ModelWithdrawn
-from shared.runtime.client import HttpClient
+from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.settings import ListenSettings
 
 _SECRET_BYTES: Final = 24
@@ -59,11 +60,17 @@ async def _forwarding(url: str | None, secret: str) -> AsyncIterator[Callable[[H
     if url is None:
         yield lambda _: None
         return
-    async with (
-        HttpClient(url) as http,
-        Forwarder(HttpTarget(http), secret, lambda line: tell(f"  {line}")) as forwarder,
-    ):
-        yield forwarder.add
+    async with HttpClient(url) as http:
+
+        async def post(body: bytes, headers: Mapping[str, str]) -> tuple[int | None, str]:
+            try:
+                response = await http.request("POST", content=body, headers=headers)
+            except Unanswered as error:
+                return None, error.why
+            return response.status_code, "" if response.is_success else said_in(response.content)
+
+        async with Forwarder(post, secret, lambda line: tell(f"  {line}")) as forwarder:
+            yield forwarder.add
 
 
 def _line(heard: Heard) -> Text:

@@ -15,7 +15,7 @@ from services.cli.choices import Trigger
 from shared.contract.identity import ModelName
 from shared.replicate.signature import signed_headers
 
-#: Any trainer.
+#: The trainer does not matter.
 _TRAINER: Final = "ostris/flux-dev-lora-trainer"
 _TRAINER_VERSION: Final = hashlib.sha256(_TRAINER.encode()).hexdigest()
 _STEPS: Final = 1000

@@ -170,9 +170,8 @@ async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, 
 
 
 def _stop_on_sigterm() -> None:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 (we are in one)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if task := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def _welcome(everything: Plan, hint: str, restart: str) -> str:

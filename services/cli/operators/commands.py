@@ -1,7 +1,5 @@
 """Commands on dead letters, and the audit."""
 
-# ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
-
 from __future__ import annotations
 
 import sys

@@ -1,7 +1,5 @@
 """Commands on trainings and models."""
 
-# ruff: noqa: PLC0415 (each command imports what it needs when it runs, so that help is quick)
-
 from __future__ import annotations
 
 from typing import Annotated

@@ -1,0 +1,95 @@
+"""The HTTP client of ops and the command line: which error says what failed, and how pages are walked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from shared.contract.answers import Page
+from shared.runtime.client import HttpClient, Hung, NotReached, ServiceFailed, Unanswered, items, read
+
+
+class Thing(BaseModel):
+    name: str
+
+
+@asynccontextmanager
+async def server(answer: bytes, *, hangs_up: bool) -> AsyncIterator[str]:
+    """A server that answers each connection with these bytes, then hangs up or falls silent; its address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        if not hangs_up:
+            await reader.read()  # until the client hangs up
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+async def test_nothing_that_listens_is_not_reached():
+    async with HttpClient("http://127.0.0.1:1") as http:
+        with pytest.raises(NotReached, match=r"http://127.0.0.1:1/readyz does not answer \(ConnectError\)"):
+            await http.request("GET", "/readyz")
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"])
+async def test_a_silent_server_hangs(begun: bytes):
+    async with server(begun, hangs_up=False) as url, HttpClient(url) as http:
+        with pytest.raises(Hung):
+            await http.request("GET", "/", seconds=0.2)
+
+
+async def test_a_connection_that_breaks_is_unanswered_but_no_hang():
+    async with server(b"", hangs_up=True) as url, HttpClient(url) as http:
+        with pytest.raises(Unanswered) as failed:
+            await http.request("GET", "/")
+
+    assert not isinstance(failed.value, Hung | NotReached)
+    assert failed.value.why == "RemoteProtocolError"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"), [(500, {"detail": "broken"}, "answered 500: broken"), (200, {}, "another version")]
+)
+def test_a_response_that_is_not_the_thing_is_a_failure(status: int, body: dict[str, str], why: str):
+    response = httpx.Response(status, json=body, request=httpx.Request("GET", "http://state/things"))
+
+    with pytest.raises(ServiceFailed, match=f"http://state/things .*{why}"):
+        read(Thing, response)
+
+
+async def test_parameters_and_headers_that_are_none_are_left_out():
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(204)
+
+    async with HttpClient("http://ops", token="t", transport=httpx.MockTransport(answer)) as http:
+        await http.request("GET", "/things", query={"stage": None, "limit": "1"}, headers={"If-Match": None})
+
+    assert (str(asked[0].url), "if-match" in asked[0].headers) == ("http://ops/things?limit=1", False)
+    assert asked[0].headers["authorization"] == "Bearer t"
+
+
+@pytest.mark.parametrize(("limit", "names", "pages"), [(None, "abcde", 3), (3, "abc", 2), (2, "ab", 1), (0, "", 0)])
+async def test_pages_are_walked_up_to_the_limit(limit: int | None, names: str, pages: int):
+    asked: list[Mapping[str, str]] = []
+
+    async def get_page(query: Mapping[str, str]) -> Page[str]:
+        asked.append(query)
+        begin = int(query.get("cursor", "0"))
+        end = begin + int(query["limit"])
+        return Page(items=list("abcde"[begin:end]), next_cursor=str(end) if end < 5 else None)
+
+    found = [name async for name in items(get_page, page_size=2, limit=limit)]
+
+    assert ("".join(found), len(asked)) == (names, pages)
