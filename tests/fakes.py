@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from services.extractor.picture import Flaw, find_flaw
 from shared.contract.identity import ModelName, ModelRef
-from shared.replicate.client import TrainingsPage
+from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Prediction, Training
 from shared.replicate.version import Version

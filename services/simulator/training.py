@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final
 
 from pydantic import JsonValue
@@ -10,6 +11,7 @@ from pydantic import JsonValue
 from services.simulator.faults import Faults, WebhookEvent, filled
 from services.simulator.job import NEVER, Job, Life, Status, describe, encode, without_data
 from services.simulator.logs import Log, steps_of
+from services.simulator.models import Version
 
 #: The part of its run after which a training fails or is canceled.
 _STOPPED_AT: Final = 0.41
@@ -67,6 +69,19 @@ class Training(Job):
             values = {"version": self.makes, "destination": self.destination, "weights": weights}
             return filled(self.faults.output, values)
         return {"version": f"{self.makes_model}:{self.makes}", "weights": weights}
+
+    def made(self, now: datetime) -> Version | None:
+        """Return the version that it has made by *now*."""
+        there_at = self.life.ends + self.faults.version_late_seconds
+        if not self.makes or self.life.outcome is not Status.SUCCEEDED or self.seconds(now) < there_at:
+            return None
+        return Version(
+            model=self.makes_model,
+            id=self.makes,
+            created_at=self.date(there_at),
+            has_prompt=not self.faults.no_prompt,
+            behaviour=self.faults.prediction,
+        )
 
     def describe(self, seconds: float, *, kind: str = "trainings") -> dict[str, JsonValue]:
         """Return Replicate's object for it, as answered by GET."""

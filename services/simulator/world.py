@@ -125,7 +125,7 @@ class World:
 
     def _made(self, maker: Training, now: datetime) -> Version | None:
         """Return the version that *maker* has made by *now*, unless it was deleted."""
-        return None if self._is_gone(maker.makes, now) else _made(maker, now)
+        return None if self._is_gone(maker.makes, now) else maker.made(now)
 
     def find_version(self, reference: str, *, now: datetime) -> Version | None:
         """
@@ -289,17 +289,3 @@ class World:
 
     def _digest(self, what: str) -> bytes:
         return hashlib.sha256(f"{self._seed}:{what}".encode()).digest()
-
-
-def _made(maker: Training, now: datetime) -> Version | None:
-    """Return the version that *maker* has made by *now*."""
-    there_at = maker.life.ends + maker.faults.version_late_seconds
-    if not maker.makes or maker.life.outcome is not Status.SUCCEEDED or maker.seconds(now) < there_at:
-        return None
-    return Version(
-        model=maker.makes_model,
-        id=maker.makes,
-        created_at=maker.date(there_at),
-        has_prompt=not maker.faults.no_prompt,
-        behaviour=maker.faults.prediction,
-    )

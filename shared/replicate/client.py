@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Final, Generic, Self, TypeVar
-from urllib.parse import parse_qs, quote
+from typing import Final, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.answers import Account, Page, Secret, TrainingsPage, valid
 from shared.replicate.budget import Budget
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, Unknown, error_for
 from shared.replicate.training import NotATraining, Prediction, Training, decode_prediction, decode_training
@@ -41,40 +40,8 @@ _CONNECTIONS: Final = httpx.Limits(max_connections=20, max_keepalive_connections
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingsPage:
-    """One page of trainings, newest first, with the cursor of the next page."""
-
-    trainings: tuple[Training, ...]
-    next_cursor: str | None
-
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Kind = TypeVar("_Kind", bound=BaseModel)
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-
-class _Page(_Answer, Generic[_Item]):
-    results: list[_Item]
-    next: str | None = None
-
-    @property
-    def next_cursor(self) -> str | None:
-        # The URL itself is not followed, only its cursor is used: the token must not go to another host.
-        _, _, query = (self.next or "").partition("?")
-        return parse_qs(query).get("cursor", [None])[0]
-
-
-class _Secret(_Answer):
-    key: str = Field(min_length=1)
-
-
-class _Account(_Answer):
-    username: str = Field(min_length=1)
 
 
 class Replicate:
@@ -123,9 +90,9 @@ class Replicate:
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
         """Return a page of the account's trainings, without their logs. Invalid items are skipped."""
-        decode = _Page[JsonValue].model_validate_json
+        decode = Page[JsonValue].model_validate_json
         page = await self._ask("list trainings", decode, "GET", "trainings", cursor=cursor)
-        return TrainingsPage(tuple(_readable(page.results, Training)), page.next_cursor)
+        return TrainingsPage(tuple(valid(page.results, Training)), page.next_cursor)
 
     async def create_training(
         self,
@@ -166,7 +133,7 @@ class Replicate:
     async def list_versions(self, model: ModelName) -> list[Version]:
         """Return the versions of *model*, newest first, at most a thousand."""
         path = ("models", model.owner, model.name, "versions")
-        decode = _Page[Version].model_validate_json
+        decode = Page[Version].model_validate_json
         return await self._items(f"list versions of {model}", decode, *path, most_pages=_MAX_PAGES)
 
     async def create_prediction(
@@ -191,9 +158,9 @@ class Replicate:
 
     async def list_predictions(self) -> list[Prediction]:
         """Return the account's latest runs, newest first, from API and website. Invalid items are skipped."""
-        decode = _Page[JsonValue].model_validate_json
+        decode = Page[JsonValue].model_validate_json
         items = await self._items("list runs", decode, "predictions", most_pages=_MAX_RUN_PAGES)
-        return list(_readable(items, Prediction))
+        return list(valid(items, Prediction))
 
     async def fetch_output(self, url: str) -> bytes:
         """
@@ -222,11 +189,11 @@ class Replicate:
     async def webhook_secret(self) -> str:
         """Return the secret that Replicate signs this account's webhooks with."""
         path = ("webhooks", "default", "secret")
-        return (await self._ask("get the webhook secret", _Secret.model_validate_json, "GET", *path)).key
+        return (await self._ask("get the webhook secret", Secret.model_validate_json, "GET", *path)).key
 
     async def account(self) -> str:
         """Return the name of the token's account."""
-        return (await self._ask("get the account", _Account.model_validate_json, "GET", "account")).username
+        return (await self._ask("get the account", Account.model_validate_json, "GET", "account")).username
 
     def _serves_files(self, address: httpx.URL) -> bool:
         if address.userinfo:
@@ -236,7 +203,7 @@ class Replicate:
         return (address.scheme, address.port) == ("https", None) and _FILES_HOST.fullmatch(address.host) is not None
 
     async def _items(
-        self, what: str, decode: Callable[[bytes], _Page[_Item]], *path: str, most_pages: int
+        self, what: str, decode: Callable[[bytes], Page[_Item]], *path: str, most_pages: int
     ) -> list[_Item]:
         """Return the items on the first *most_pages* pages of a list."""
         items: list[_Item] = []
@@ -290,12 +257,6 @@ class Replicate:
             raise DependencyDown(f"{what}: no connection ({type(error).__name__})", code="replicate_down") from error
         except (httpx.TransportError, TimeoutError) as error:
             raise NoAnswer(f"{what}: no answer ({type(error).__name__})") from error
-
-
-def _readable(items: Sequence[JsonValue], kind: type[_Kind]) -> Iterator[_Kind]:
-    for item in items:
-        with suppress(ValidationError):
-            yield kind.model_validate(item)
 
 
 def _join(path: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from services.extractor.__main__ import consume
 from shared.contract.identity import ModelName, ModelRef
-from shared.replicate.client import TrainingsPage
+from shared.replicate.answers import TrainingsPage
 from shared.replicate.training import Prediction, Training
 from shared.replicate.version import Version
 from shared.runtime.lifecycle import main

@@ -22,7 +22,7 @@ from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ExtractionFailed, TrainingFailed, TrainingStarted, TrainingSucceeded
 from shared.contract.identity import ModelName
-from shared.replicate.client import TrainingsPage
+from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import webhook_url
