@@ -1,4 +1,4 @@
-"""Which RabbitMQ and which Postgres are run, and why those? Edge: looks at what is installed."""
+"""Chooses the RabbitMQ and Postgres to run: installed ones, else fetched ones. Edge: the file system."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def get_rabbitmq(series: str, say: Say) -> RabbitMQBinaries:
     """
     Find RabbitMQ of *series* ("auto": any), or fetch it.
 
-    Raises: Unavailable with what was tried and what to type.
+    Raises: Unavailable, with what was tried and the command that installs one.
     """
     if found := find_rabbitmq(series):
         return found
@@ -117,7 +117,7 @@ def get_postgres(series: str) -> PostgresBinaries:
     """
     Find Postgres of *series* ("auto": any).
 
-    Raises: Unavailable with what to type.
+    Raises: Unavailable, with the command that installs one.
     """
     for found in _found_postgreses():
         if _is_of(series, found.version):
@@ -155,7 +155,7 @@ def _newest_first(parent: Path, pattern: str) -> list[Path]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Say whether *folder* has a server; with a client alone there is no `initdb`."""
+    """Return whether *folder* has a server; a client alone has no `initdb`."""
     return all(os.access(folder / program, os.X_OK) for program in ("postgres", "initdb"))
 
 

@@ -1,4 +1,4 @@
-"""Where do unpacked packages stay between runs? Edge: the file system."""
+"""The cache of unpacked packages. Edge: the file system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploy.local.lock import locked
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The first that can be written of: MODELSWAP_CACHE_DIR, the user's cache, a temporary folder of ours."""
+    """Return the first writable of: MODELSWAP_CACHE_DIR, the user's cache, a temporary folder of ours."""
     for folder in _wishes(environment):
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def _among_temporary() -> Path:
     folder = Path(tempfile.gettempdir()) / f"modelswap-cache-{os.geteuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    # Its name can be guessed, and programs are run from it: it must be a folder, ours, and nobody else's to write.
+    # Its name can be guessed, and programs are run from it: it must be a folder that only we own and write.
     found = folder.lstat()
     if (found.st_uid, found.st_mode) != (os.geteuid(), 0o040700):
         raise LocalServersError(f"{folder} is not ours alone: set MODELSWAP_CACHE_DIR to a folder of yours")
@@ -45,9 +45,9 @@ def _among_temporary() -> Path:
 
 def made_once(folder: Path, make: Callable[[Path], None], say: Say) -> Path:
     """
-    Have *make* fill *folder*, unless it is there.
+    Let *make* fill *folder*, unless it exists.
 
-    Whoever comes meanwhile waits. What an interrupted run left half made is thrown away, never used.
+    Concurrent callers wait. A folder that an interrupted run left incomplete is deleted, never used.
     """
     if folder.exists():
         return folder

@@ -1,5 +1,5 @@
 """
-How does one get a RabbitMQ out of Debian's or Ubuntu's packages without root, also that of another release? Edge: apt.
+Unpacks RabbitMQ from Debian's or Ubuntu's packages without root, also those of another release. Edge: apt.
 
 apt runs with folders of its own, so it neither needs nor changes what is installed, and uses the mirror, proxy and
 credentials that the machine's own apt uses. The unpacked programs run with the C library they came with: each is
@@ -44,7 +44,7 @@ RELEASES: Final = (
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where a machine's apt gets its packages, and what proves that they are genuine."""
+    """A source of apt's packages, and the keyring that verifies them."""
 
     uri: str
     keyring: str | None
@@ -59,7 +59,7 @@ class Mirror:
 
 
 def releases(series: str) -> list[Release]:
-    """Name the releases that this machine's mirrors may have and whose RabbitMQ is of *series* ("auto": any)."""
+    """Return the releases with a RabbitMQ of *series* ("auto": any) that this machine's mirrors may have."""
     own = _os_release()
     kinds = {own.get("ID", ""), *own.get("ID_LIKE", "").split()}
     known = [each for each in RELEASES if each.distribution in kinds]
@@ -70,15 +70,15 @@ def releases(series: str) -> list[Release]:
 
 
 def unpacked(release: Release) -> Path:
-    """The folder where the packages of *release* are, or will be."""
+    """Return the folder of the packages of *release*, which may not exist yet."""
     return cache_folder() / "rabbitmq" / f"{release.codename}-{platform.machine()}"
 
 
 def fetch(release: Release, say: Say) -> Path:
     """
-    Download and unpack RabbitMQ of *release*, unless that was done before.
+    Download and unpack RabbitMQ of *release*, unless it is in the cache.
 
-    Raises: LocalServersError with what apt said.
+    Raises: LocalServersError, with apt's message.
     """
 
     def make(draft: Path) -> None:
@@ -99,7 +99,7 @@ def fetch(release: Release, say: Say) -> Path:
 
 
 def mirrors(apt: Path = Path("/etc/apt")) -> list[Mirror]:
-    """The mirrors of the distribution itself that the machine's apt sources name, in their order."""
+    """Return the distribution's own mirrors that the machine's apt sources name, in their order."""
     own = _os_release()
     default = Path(f"/usr/share/keyrings/{own.get('ID')}-archive-keyring.gpg")
     found: dict[str, Mirror] = {}
@@ -158,7 +158,7 @@ def _os_release() -> dict[str, str]:
 
 
 def without_credentials(text: str) -> str:
-    """Leave a user name and password out of the addresses in *text*. Pure."""
+    """Remove user names and passwords from the addresses in *text*. Pure."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
@@ -241,7 +241,7 @@ def _is_program(file: Path) -> bool:
 
 
 def _wrap(program: Path, loader: Path, libraries: Sequence[Path]) -> None:
-    """Put a script in the place of *program* that runs it with its own libraries, wherever the whole tree is moved."""
+    """Replace *program* by a script that runs it with its own libraries, also after the whole tree was moved."""
 
     def from_here(path: Path) -> str:
         return f'"$here/{os.path.relpath(path, program.parent)}"'

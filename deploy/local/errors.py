@@ -1,4 +1,4 @@
-"""What do private servers tell whoever asked for them: how it goes, and what went wrong?"""
+"""Progress messages and errors of private servers."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ class LocalServersError(RuntimeError):
 
 
 class Unavailable(LocalServersError):
-    """This machine has no such server and cannot fetch one; the text says what was tried and what to type."""
+    """This machine has no such server and cannot fetch one; the text says what was tried and how to install one."""

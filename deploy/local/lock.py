@@ -1,4 +1,4 @@
-"""Whose turn is it? Edge: a lock that the kernel takes back when its holder ends."""
+"""A lock between processes, released by the kernel when its holder ends. Edge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POLL_SECONDS: Final = 0.1
 @contextlib.contextmanager
 def locked(file: Path, *, waiting: Callable[[], object], timeout_seconds: float = math.inf) -> Iterator[int]:
     """
-    Hold the lock in *file*; before we wait for somebody else's, call *waiting* once.
+    Hold the lock in *file*; call *waiting* once before waiting for another holder.
 
     Yields the file descriptor: a child that inherits it holds the lock as well.
 

@@ -1,4 +1,4 @@
-"""How is a private Postgres started, crashed, stopped and started again? Edge."""
+"""A private Postgres: start, crash, stop, start again. Edge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SSL_REQUEST: Final = (8).to_bytes(4) + (80877103).to_bytes(4)
 
 
 class Postgres:
-    """One private Postgres. *durable*: a commit survives the machine, not only a crash of Postgres."""
+    """One private Postgres. *durable*: a commit survives a crash of the machine, not only of Postgres."""
 
     def __init__(self, binaries: PostgresBinaries, state: State, *, durable: bool, options: Mapping[str, str]) -> None:
         self.binaries = binaries
@@ -62,7 +62,7 @@ class Postgres:
         self.wait_until_ready()
 
     def stop(self) -> None:
-        """Stop it in good order; clients are cut off."""
+        """Shut it down cleanly; clients are disconnected."""
         self._running().stop(_FAST_STOP)
 
     def kill(self) -> None:
@@ -107,7 +107,7 @@ class Postgres:
         return self._process
 
     def _programs(self) -> Path:
-        """The folder of the programs; a copy of it when *nobody* cannot get there, as to a venv below /root."""
+        """Return the folder of the programs; a copy if user *nobody* cannot reach it, such as a venv below /root."""
         self._folder.mkdir(exist_ok=True)
         self._folder.chmod(0o711)
         if not _is_root():
@@ -128,7 +128,7 @@ class Postgres:
 
     def _create(self, programs: Path) -> None:
         data, password = self._folder / "data", self._folder / "password"
-        shutil.rmtree(data, ignore_errors=True)  # half made, if there
+        shutil.rmtree(data, ignore_errors=True)  # incomplete, from an interrupted run
         data.mkdir(mode=0o700)
         password.touch(mode=0o600)
         password.write_text(self._state.password)

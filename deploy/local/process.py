@@ -23,7 +23,7 @@ _LOG_LINES: Final = 25
 
 @dataclass(frozen=True)
 class Owner:
-    """Whom a process belongs to."""
+    """User and group of a process."""
 
     user: int
     group: int
@@ -43,8 +43,8 @@ class Process:
     """
     One server's process.
 
-    *end_signal* is what it gets from `end`, or when the launcher is gone. *keeps_open* are file descriptors that stay
-    open until the server is gone, whatever happens to the launcher.
+    *end_signal* ends it, from `end` or when the launcher is gone. *keeps_open* are file descriptors that stay open
+    until the server is gone, even if the launcher ends before.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Process:
             self._guard = None
 
     def wait_until(self, ready: Callable[[], bool], *, timeout_seconds: float) -> None:
-        """Wait until *ready*; a server that refuses connections, or answers halves, is not."""
+        """Wait until *ready* returns True; refused connections and incomplete answers count as False."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             if not self.running:

@@ -1,4 +1,4 @@
-"""How is a private RabbitMQ started, crashed, stopped and started again? Edge."""
+"""A private RabbitMQ: start, crash, stop, start again. Edge."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ log.file = false
 
 
 def node_name(ports: Ports) -> str:
-    """A machine's real name must resolve and changes with the network; another name is an empty broker."""
+    """Return a fixed node name: the machine's own may not resolve, or change, and another name is an empty broker."""
     return f"modelswap-{ports.amqp}@localhost"
 
 
 def port_mapper(binaries: RabbitMQBinaries, state: State) -> Process:
-    """Start our own port mapper, in the foreground: RabbitMQ would start one that outlives everything."""
+    """Start our own port mapper, in the foreground: one started by RabbitMQ would not end with it."""
 
     def is_mapping() -> bool:
         with socket.create_connection(("127.0.0.1", state.ports.epmd), timeout=1):
@@ -97,7 +97,7 @@ class RabbitMQ:
         self.wait_until_ready()
 
     def stop(self) -> None:
-        """Stop it in good order; 3.10 takes six seconds for that."""
+        """Shut it down cleanly, which takes 3.10 six seconds."""
         self._running().stop(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -159,7 +159,7 @@ class RabbitMQ:
         return self._has_management()
 
     def _has_management(self) -> bool:
-        """Ask until it says 200: 4.3 answers 500 for a moment after AMQP is open."""
+        """Poll until it answers 200: 4.3 answers 500 for a moment after AMQP is open."""
         connection = http.client.HTTPConnection("127.0.0.1", self._state.ports.management, timeout=2)
         credentials = base64.b64encode(f"{_USER}:{self._state.password}".encode()).decode()
         try:
@@ -176,7 +176,7 @@ class RabbitMQ:
         return self._node
 
     def _prepare(self) -> dict[str, str]:
-        """Write what it reads, and say the environment that makes it read that and nothing else."""
+        """Write its configuration; return the environment with which it reads nothing else."""
         folder, ports = self._folder, self._state.ports
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "rabbitmq.conf").write_text(

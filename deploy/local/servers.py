@@ -1,4 +1,4 @@
-"""How does a program get a RabbitMQ and a Postgres for as long as it needs them? Edge."""
+"""A private RabbitMQ and a private Postgres for the length of a block. Edge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deploy.local.state import kept_state, temporary_state
 
 @dataclass(frozen=True)
 class Servers:
-    """Servers that run and are ready."""
+    """Running servers, ready for connections."""
 
     _rabbitmq: RabbitMQ | None
     _postgres: Postgres | None

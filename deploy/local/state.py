@@ -1,5 +1,5 @@
 """
-In which folder do private servers live, and on which ports? Edge: the file system.
+The folder and ports of private servers. Edge: the file system.
 
 A kept state keeps its ports and its password too: RabbitMQ's node name, and with it the place of its data, contains a
 port, and it makes its user only at the first start.
@@ -21,13 +21,13 @@ from deploy.local.lock import locked
 from shared.runtime.guarded import removed_afterwards
 from shared.runtime.ports import free_ports, reserve
 
-#: Long enough for the servers of a run that was killed to stop in good order.
+#: Time for the servers of a killed run to shut down cleanly.
 _WAIT_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where servers listen; *distribution* and *epmd* are RabbitMQ's own."""
+    """Ports of the servers; *distribution* and *epmd* are RabbitMQ's own."""
 
     postgres: int
     amqp: int
@@ -38,7 +38,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class State:
-    """Where servers live. *locks* are file descriptors to keep open for as long as one of them runs."""
+    """Folder and ports of servers. *locks* are file descriptors that stay open as long as one of them runs."""
 
     folder: Path
     kept: bool
@@ -49,15 +49,15 @@ class State:
 
 @contextlib.contextmanager
 def temporary_state() -> Iterator[State]:
-    """A folder that is deleted afterwards, even after ``kill -9``."""
+    """Yield a folder that is deleted afterwards, even after ``kill -9``."""
     with removed_afterwards(Path(tempfile.mkdtemp(prefix="modelswap-"))) as folder, _new_ports() as ports:
-        folder.chmod(0o711)  # Postgres may run as somebody else: let it pass, not look
+        folder.chmod(0o711)  # Postgres may run as another user: it may pass, not list
         yield State(folder, kept=False, ports=ports, password=_new_password())
 
 
 @contextlib.contextmanager
 def kept_state(folder: Path, say: Say) -> Iterator[State]:
-    """*folder* as an earlier run left it, or new. One run at a time has it."""
+    """Yield *folder* as an earlier run left it, or new. One run at a time has it."""
     folder = folder.absolute()
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -94,7 +94,7 @@ def _new_password() -> str:
 
 
 def _write_private(file: Path, text: str) -> None:
-    """Write *text* whole or not at all, for our eyes only."""
+    """Write *text* completely or not at all, readable by us alone."""
     draft = file.with_suffix(".draft")
     draft.touch(mode=0o600)
     draft.write_text(text)

@@ -44,7 +44,8 @@ def agreed_version(answers: Sequence[Answer]) -> str | None:
 
 
 def _some(names: Sequence[object]) -> str:
-    return ", ".join(map(str, names[:2])) + (" …" if len(names) > 2 else "")  # noqa: PLR2004
+    first, second, *others = map(str, names)
+    return f"{first}, {second} …" if others else f"{first}, {second}"
 
 
 def refuse_trainer(

@@ -6,9 +6,10 @@ Simulator of Replicate: its HTTP API and signed webhooks, with injectable faults
     app ──▶ simulator ──▶ schedule ──▶ client ──▶ your webhook       edge: clock, tasks, HTTP
                 └───────▶ store                                      edge: the file that survives a restart
 
-Without ``MODELSWAP_SIMULATOR_STATE`` a restart forgets every training. With it, trainings and predictions are restored,
-and their unsent webhooks are posted; pending fault orders are forgotten. Everything is determined by the seed, the
-order of calls and the restarts. `faults` lists all faults; `told` adds a training described by `modelswap trigger`.
+Without ``MODELSWAP_SIMULATOR_STATE`` a restart loses all state. With it, models, deletions, trainings and predictions
+are restored, and unsent webhooks are posted; pending fault orders and rotated secrets are lost. The seed, the order of
+calls and the restarts determine everything. `faults` lists all faults; `told` adds a training described by
+`modelswap trigger`.
 
 Not simulated: files, deployments, collections, streams, and the webhooks of predictions.
 """

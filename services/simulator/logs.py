@@ -66,6 +66,8 @@ Saved checkpoint to output/flux_train_replicate/flux_train_replicate.safetensors
 output/flux_train_replicate/
 output/flux_train_replicate/lora.safetensors
 """
+#: Width of a bar.
+_BLOCKS: Final = 10
 _FILLER: Final = "/src/train.py:61: FutureWarning: `torch.cuda.amp.GradScaler(args...)` is deprecated.\n"
 
 
@@ -138,9 +140,9 @@ def _bar(step: int, steps: int, seconds: float) -> str:
 
 
 def _blocks(done: float) -> str:
-    """Ten characters of bar, the last one in eighths."""
-    full, eighth = divmod(int(done * 80), 8)
-    return ("█" * full + (" ▏▎▍▌▋▊▉"[eighth] if full < 10 else "")).ljust(10)  # noqa: PLR2004
+    """Return a bar of ten characters, the last one in eighths."""
+    full, eighth = divmod(int(done * 8 * _BLOCKS), 8)
+    return ("█" * full + " ▏▎▍▌▋▊▉"[eighth])[:_BLOCKS].ljust(_BLOCKS)
 
 
 def _clock(seconds: float) -> str:

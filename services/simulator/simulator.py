@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -60,7 +61,7 @@ class Attempt:
 
     @property
     def is_taken(self) -> bool:
-        return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004
+        return self.status is not None and HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
 class Simulator:
@@ -84,7 +85,7 @@ class Simulator:
             timeout_seconds=self.knobs.webhook_timeout_real_seconds, connections=_POSTS_AT_ONCE
         )
         self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         #: The task that posts a job's webhooks, and the simulated second up to which they were posted.
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._reached: dict[str, float] = {}
@@ -213,7 +214,7 @@ class Simulator:
 
     async def _until(self, job: Training | Prediction, at: float) -> None:
         # The event loop keeps its own time and may wake us a little early.
-        while (left := at - job.seconds(self.now())) > 0:  # noqa: ASYNC110 (nobody could set an event)
+        while (left := at - job.seconds(self.now())) > 0:  # noqa: ASYNC110 (time sets no event)
             await asyncio.sleep(left / job.speed)
 
     def _post(self, job: Training | Prediction, due: Due) -> asyncio.Task[Attempt]:
@@ -266,13 +267,13 @@ class Simulator:
         digest = hashlib.sha256(f"{self.knobs.seed}:secret:{name}".encode()).digest()
         return "whsec_" + base64.b64encode(digest[:_SECRET_BYTES]).decode()
 
-    def _begin(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    def _begin(self, work: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
+    def _forget(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("simulator.broke", exc_info=error)

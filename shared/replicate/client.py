@@ -1,4 +1,10 @@
-"""Client of Replicate's API. Edge: the only file that calls Replicate."""
+"""
+Client of Replicate's API. Edge: the only file that calls Replicate.
+
+It never retries a call: the broker's delays retry the delivery, and the consumer's circuit breaker sends one probe.
+Tried with stamina (2026-11): an outage with 64 deliveries then gets 192 calls instead of 64, and each delivery is held
+until its Retry-After.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """
-What does Replicate's HTTP API answer? Edge: requests in, the world's knowledge out, in Replicate's words.
+The simulated HTTP API of Replicate. Edge.
 
-Replicate's official clients work against it. Texts of refusals are Replicate's own where they are known; the others
-say what is wrong.
+Replicate's official clients work with it. Texts of refusals are Replicate's own where they are known.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class ReplicateApi:
         self._resources = (trainings, Models(simulator), self._predictions, Account(simulator))
 
     def routes(self) -> list[Route]:
-        """Each has a name, by which faults are ordered for it."""
+        """Return all routes; faults are ordered by a route's name."""
         calls = (call for resource in self._resources for call in resource.calls())
         return [
             Route(f"/v1{path}", self._guarded(self._disturbed(name, handler)), methods=[method], name=name)
@@ -42,7 +41,7 @@ class ReplicateApi:
         ] + [Route("/delivery/{id}/out-0.png", self._disturbed("delivery", self._predictions.deliver), name="delivery")]
 
     def _guarded(self, handler: Handler) -> Handler:
-        """Ask for a token."""
+        """Require a valid token."""
 
         async def endpoint(request: Request) -> Response:
             kind, _, token = request.headers.get("authorization", "").partition(" ")
@@ -53,7 +52,7 @@ class ReplicateApi:
         return endpoint
 
     def _disturbed(self, name: str, handler: Handler) -> Handler:
-        """Let go wrong what shall go wrong with this call."""
+        """Count the call, and apply its fault if there is one."""
 
         async def endpoint(request: Request) -> Response:
             self._simulator.calls[name, request.path_params.get("id", "")] += 1

@@ -10,7 +10,7 @@ from services.simulator.simulator import Simulator
 
 
 class Account:
-    """The calls that are about the account of *simulator*."""
+    """Calls about the account of *simulator*."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

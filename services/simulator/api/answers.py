@@ -1,4 +1,4 @@
-"""What all calls of the simulated API share: refusals, bodies, addresses and pages. Edge."""
+"""Shared parts of all calls of the simulated API: refusals, bodies, addresses and pages. Edge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from services.simulator.pages import page
 
-#: What refusals say that any call may meet.
+#: Texts of the refusals that every call may answer with.
 _TEXTS: Final = {
     401: {"title": "Unauthenticated", "detail": "You did not pass a valid authentication token"},
     402: {"title": "Billing required", "detail": "You need to set up billing to run this model."},
@@ -27,7 +27,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Call(NamedTuple):
-    """One call of the API; faults are ordered for it by its *name*."""
+    """One call of the API; faults are ordered by its *name*."""
 
     name: str
     method: str
@@ -47,10 +47,10 @@ class Refused(Exception):
 
 async def read(request: Request, kind: type[_M]) -> _M:
     """
-    The body of *request*.
+    Parse the body of *request*.
 
     Raises:
-        Refused: if it is not one of that *kind*.
+        Refused: if it is not of that *kind*.
 
     """
     try:
@@ -63,10 +63,10 @@ async def read(request: Request, kind: type[_M]) -> _M:
 
 def found(thing: _T | None) -> _T:
     """
-    The *thing*.
+    Return *thing*.
 
     Raises:
-        Refused: if there is none.
+        Refused: if it is None.
 
     """
     if thing is None:
@@ -79,7 +79,7 @@ def model_name(request: Request) -> str:
 
 
 def own_url(request: Request) -> str:
-    """Where the caller reached us: the one address that certainly works for it."""
+    """Return the URL under which the caller reached us: the one that certainly works for it."""
     return str(request.base_url).rstrip("/")
 
 
@@ -87,7 +87,7 @@ def paged(
     request: Request, items: Sequence[_T], describe: Callable[[_T], dict[str, JsonValue]], *, key: Callable[[_T], str]
 ) -> Response:
     """
-    The page of *items* that *request* asks for, newest first.
+    Return the page of *items* that *request* asks for, newest first.
 
     Raises:
         Refused: if there is no such page.

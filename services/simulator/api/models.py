@@ -14,7 +14,7 @@ from services.simulator.simulator import Simulator
 
 
 class Models:
-    """The calls that are about models and versions of *simulator*."""
+    """Calls about the models and versions of *simulator*."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
@@ -42,7 +42,7 @@ class Models:
         return JSONResponse(self._describe(model), status_code=201)
 
     async def _list(self, request: Request) -> Response:
-        """Only public models are listed, also to their owner."""
+        """List public models; private ones are not listed, not even to their owner."""
         return paged(request, self._world.public_models(), self._describe, key=lambda model: model.name)
 
     async def _search(self, request: Request) -> Response:

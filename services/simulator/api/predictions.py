@@ -25,13 +25,13 @@ _WAIT: Final = re.compile(r"wait(?:=(\d+))?")
 
 
 class VersionRequest(JobRequest):
-    """What the owner of a new prediction asks for, with what is to run."""
+    """Request to create a prediction of a version."""
 
     version: str
 
 
 class Predictions:
-    """The calls that are about predictions of *simulator*; a training is a prediction, so *trainings* is asked too."""
+    """Calls about the predictions of *simulator*. A training is a prediction too, so *trainings* answers for those."""
 
     def __init__(self, simulator: Simulator, trainings: Trainings) -> None:
         self._simulator = simulator
@@ -48,7 +48,7 @@ class Predictions:
         ]
 
     async def deliver(self, request: Request) -> Response:
-        """The output of a prediction. Replicate asks for no token here either."""
+        """Return a prediction's output. As at Replicate, no token is needed."""
         prediction = self._find(request)
         if prediction is None or not prediction.has_output(prediction.seconds(self._simulator.now())):
             return Response(status_code=404)
@@ -67,7 +67,7 @@ class Predictions:
         return await self._run(request, version, asked)
 
     async def _create_by_model(self, request: Request) -> Response:
-        """Only an official model runs without a version: any other one is not found here."""
+        """Run an official model; any other one needs a version, so it is not found here."""
         asked = await read(request, JobRequest)
         model = self._world.find_model(model_name(request))
         if model is None or not model.is_official:
@@ -89,7 +89,7 @@ class Predictions:
         return JSONResponse(prediction.describe(0 if is_late else seconds), status_code=202 if is_late else 201)
 
     async def _awaited(self, prediction: Prediction, wait_seconds: float) -> Prediction:
-        """The *prediction* as it is at its end, or after so many real seconds."""
+        """Wait for the end of *prediction*, at most *wait_seconds* real seconds; return its state."""
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_seconds
         while (patience := until - loop.time()) > 0:
@@ -138,6 +138,6 @@ def _deadline(request: Request) -> float:
 
 
 def _wait(request: Request) -> float:
-    """How many real seconds the caller wants to wait for the end; 0 for not at all."""
+    """Return the real seconds that the caller waits for the end; 0 for none."""
     match = _WAIT.search(request.headers.get("prefer", ""))
     return min(int(match[1] or _MAX_WAIT_SECONDS), _MAX_WAIT_SECONDS) if match else 0

@@ -13,7 +13,7 @@ from services.simulator.training import Training
 
 
 class Trainings:
-    """The calls that are about trainings of *simulator*."""
+    """Calls about the trainings of *simulator*."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator

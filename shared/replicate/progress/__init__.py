@@ -1,5 +1,5 @@
 """
-How far does a training's log say it is? Pure.
+Reads a training's progress from its log. Pure.
 
 Trainers write for people: a bar for each thing they do, redrawn over and over between free text. So a log is read from
 its end, and the first count that is the training's own decides. What tells it from downloads, caches and samples:

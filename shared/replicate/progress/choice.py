@@ -1,4 +1,4 @@
-"""Which of a log's counts is the training's? Pure."""
+"""Chooses the count in a log that is the training's own. Pure."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from shared.replicate.progress.lines import Log
 from shared.replicate.progress.plan import MOST_STEPS, Plan
 from shared.replicate.progress.words import announces_other_work
 
-#: Preparations are shorter.
+#: A bar at least this long is the training's: preparations are shorter.
 _LONG: Final = 100
-#: A trainer may round to whole epochs.
+#: Tolerance between a total and the requested steps: a trainer may round to whole epochs.
 _ROUNDING: Final = 0.05
 
 
 class _Doubt(Enum):
-    """Why a bar that only its length speaks for is not taken for the training's."""
+    """Why a bar, which only its length suggests, is not taken as the training's."""
 
-    #: An older count may be.
+    #: Try an older count.
     OTHER_WORK = auto()
-    #: It is, or the one above it is.
+    #: This bar, or the one above it, is the training's; which one is not known.
     AMBIGUOUS = auto()
 
 
 def read_progress(logs: str | list[JsonValue] | None, training_input: Mapping[str, JsonValue]) -> Progress | None:
-    """How far *logs* say the training with this input is; None when they do not say."""
+    """Return the progress that *logs* show of the training with this input, or None if they show none."""
     log = Log(logs)
     plan = Plan.of(training_input)
     hint: Progress | None = None
@@ -95,7 +95,7 @@ def _speaks_for_itself(count: Count, plan: Plan) -> bool:
 
 
 def _doubt(count: Count, log: Log) -> _Doubt | None:
-    """May a bar be of other work, by what stands above its first drawing?"""
+    """Return whether a bar may be of other work, judged by the text above its first drawing."""
     above = log.beginning(count.total)
     if above is None or (count.is_unnamed and announces_other_work(above.line)):
         return _Doubt.OTHER_WORK

@@ -1,7 +1,7 @@
 """
-What does a line of a log count? Pure: bars, ``step 120/1000``, fields; each with the text that stands around it.
+Finds the counts in a line of a log: bars, ``step 120/1000``, fields, each with the text around it. Pure.
 
-A line is read by expressions that pass over it once.
+Every expression is linear: it passes over the line once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from shared.replicate.progress.words import (
     names_other_work,
 )
 
+#: A bar rounds its percentage.
+_PERCENT_TOLERANCE: Final = 1.5
 #: In text, where all that stands before a count is read to judge it.
 _MOST_COUNTS_IN_LINE: Final = 8
 #: So much of what follows a count that has no brackets belongs to it.
@@ -27,16 +29,16 @@ Find = Callable[[re.Pattern[str], str], list[re.Match[str]]]
 
 
 class Count(NamedTuple):
-    """So many of so many."""
+    """A count: *step* of *total*."""
 
-    #: What stands before it on its line, as far as the count before.
+    #: Text before it on its line, back to the previous count.
     before: str
     step: int
     total: int
     percent: int | None = None
-    #: What a bar says in its brackets: times, rate, loss; or what follows the count.
+    #: Text after it: a bar's brackets (times, rate, loss), or what follows the count.
     after: str = ""
-    #: It calls itself a count of steps.
+    #: Whether it is named a count of steps.
     of_steps: bool = False
     is_bar: bool = False
 
@@ -46,8 +48,8 @@ class Count(NamedTuple):
 
     @property
     def agrees_with_percent(self) -> bool:
-        """A log that is cut within a total shows another share than the bar's own percentage."""
-        return self.percent is None or abs(self.step / self.total * 100 - self.percent) <= 1.5  # noqa: PLR2004
+        """Whether the bar's own percentage fits its count; it does not if the log was cut within the total."""
+        return self.percent is None or abs(self.step / self.total * 100 - self.percent) <= _PERCENT_TOLERANCE
 
     @property
     def shows_loss(self) -> bool:
@@ -59,7 +61,7 @@ class Count(NamedTuple):
 
     @property
     def is_of_other_work(self) -> bool:
-        """People call their jobs anything; but a bar that shows a learning rate is the training's."""
+        """Whether it is the training's own: a bar with a learning rate is, whatever its name."""
         if self.shows_learning_rate:
             return False
         if names_other_work(self.before):
@@ -102,7 +104,7 @@ _FIELD_NAME: Final = re.compile(r"""["'][\w/() -]{1,40}["']\s?:""")
 
 
 def counts_in(line: str, steps: int | None, find: Find) -> list[Count]:
-    """In the order in which they stand on *line*, of a training that was asked for *steps*."""
+    """Return the counts on *line*, in their order; *steps* is the number that the training was asked for."""
     counts = _bars(line, find) or _endless_bars(line, steps, find) or _ratios(line, steps, find)
     return counts or _fields(line, steps)
 
@@ -126,7 +128,7 @@ def _bars(line: str, find: Find) -> list[Count]:
 
 
 def _bar_head(before: str) -> tuple[str, int | None]:
-    """A bar's name, and its percentage."""
+    """Return a bar's name and percentage."""
     at = before.rfind("%")
     head = _BAR_HEAD.search(before, max(0, at - 4), at) if at > 0 else None
     if head and before[at + 1 : at + 3].lstrip()[:1] in ("|", "━", "─", "╸", "╺"):
@@ -187,7 +189,7 @@ def unscaled(number: str) -> int:
 
 
 def holds(text: str, *words: str) -> bool:
-    """Most lines hold none of the *words* that matter; this says so sooner than any expression."""
+    """Return whether *line* holds any of the *words*: cheaper than an expression, and most lines hold none."""
     text = text.lower()
     return any(word in text for word in words)
 

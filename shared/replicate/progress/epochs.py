@@ -1,4 +1,4 @@
-"""Where in the whole training is a count? Pure: one within an epoch is put in its place among all epochs."""
+"""Converts a count within one epoch to progress of the whole training. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.replicate.progress.plan import MOST_STEPS, Plan
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is: always as a fraction (0..1), in steps where the log counts them."""
+    """Progress of a training: a fraction (0..1), and steps if the log counts them."""
 
     fraction: float
     step: int | None = None
@@ -21,7 +21,7 @@ class Progress:
 
 
 class Epoch(NamedTuple):
-    """So many epochs are over, of so many; 0 where that is not known."""
+    """Number of ended epochs, and of all; 0 if unknown."""
 
     over: int
     of: int
@@ -38,7 +38,7 @@ _LEADINGEPOCH: Final = re.compile(r"\s{0,9}([0-9]{1,6})\|[0-9]{1,12}\|\s?Loss")
 #: Llama's ``Epoch0`` and Lightning's bars.
 _NUMBERS_FROM_ZERO: Final = re.compile(r"epoch\d|\bv_num\b", re.IGNORECASE)
 _IS_STEPS: Final = re.compile(r"(?<![a-z])(?:step|iter(?:ation)?)s?\W{0,9}$", re.IGNORECASE)
-#: A step without a total; the number is not grouped in another way than by commas, and no share.
+#: A step without a total; its number may be grouped by commas, and is no percentage.
 STEP: Final = re.compile(
     r"""(?<![\w-])(?:global_?|train_|current_)?(?:step|iter|iteration)(s?)["']?[\s:=#(\["']{0,14}"""
     r"([0-9]{1,3}(?:,[0-9]{3}){1,3}|[0-9]{1,12})(?![\w./]|\s?%|[,'\u2019]\d|\s\d{3}(?![\w.])|\s{0,12}(?:/|of\b))",
@@ -47,7 +47,7 @@ STEP: Final = re.compile(
 
 
 def overall(count: Count, named: Epoch | None, plan: Plan, log: Log) -> Progress | None:
-    """How far a training is by *count*, its own, in the epoch that it names; None where too little is known."""
+    """Return the training's progress by its own *count*, in the epoch that it names; None if too little is known."""
     if count.total == plan.steps:
         return progress_at(count.step, count.total)
     if IS_EPOCHS.search(count.before):
@@ -67,7 +67,7 @@ def overall(count: Count, named: Epoch | None, plan: Plan, log: Log) -> Progress
 
 
 def named_epoch(count: Count, plan: Plan, log: Log) -> Epoch | None:
-    """Of which epoch it is a count, by what stands before it on its line."""
+    """Return the epoch that the text before the count names."""
     named = EPOCH.search(count.before) if holds(count.before, "epoch") else None
     if named:
         from_zero = _NUMBERS_FROM_ZERO.search(count.before + count.after)
@@ -95,7 +95,7 @@ def to_epoch(epoch: re.Match[str], first: int, plan: Plan) -> Epoch:
 
 
 def _may_be_of_all_epochs(count: Count, epoch: Epoch, log: Log) -> bool:
-    """It has not begun anew, and is about as far as the epochs are."""
+    """Return whether the count did not restart with the epoch, but is about as far as the epochs are."""
     if log.has_ended_above(count.total):
         return False
     return not epoch.of or abs(count.step / count.total - (epoch.over + 0.5) / epoch.of) <= 1.5 / epoch.of
@@ -107,6 +107,6 @@ def _in_epoch(count: Count, epoch: Epoch, plan: Plan) -> Progress | None:
 
 
 def progress_at(step: int, total: int) -> Progress:
-    """The share of *total*. A bar may run past its end."""
+    """Return the share of *total*, at most 1: a bar may run past its end."""
     step = min(step, total)
     return Progress(step / total, step, total) if total <= MOST_STEPS else Progress(step / total)

@@ -1,4 +1,4 @@
-"""What does a line say of a training without counting to its end? Pure: an epoch, a step of the input's, a share."""
+"""Finds progress in a line without a count: an epoch, a step of the requested number, a percentage. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PERCENT: Final = re.compile(
 #: The first column of a table, ``Step (% Done)``.
 _COLUMN_ROUNDING: Final = 0.06
 _STEP_AND_PERCENT: Final = re.compile(r"\s{0,9}([0-9]{1,9}) \(([0-9]{1,3}\.[0-9]{1,6})%\)")
-#: What stands before a message, and words that may stand before an epoch.
+#: A logger's prefix, and words that may stand before an epoch.
 _LEAD: Final = re.compile(
     r"^.*\b(?:INFO|DEBUG)\b(?::[\w.-]{1,80}:)?|\[[^\[\]]{0,60}\]|\b(?:train|training|start|starting|begin)\b",
     re.IGNORECASE,
@@ -29,7 +29,7 @@ _NOT_A_POSITION: Final = re.compile(
 
 
 def find_hint(line: str, plan: Plan, log: Log) -> Progress | None:
-    """What *line* says of the training without counting to its end."""
+    """Return the progress that *line* shows without a count, or None."""
     hints = [hint for hint in (_hint_of_epoch(line, plan, log), _hint_of_step(line, plan)) if hint]
     # A step that is less than the epoch's begin is one of that epoch.
     return max(hints, key=lambda hint: hint.fraction) if hints else _hint_of_percent(line, plan, log)
@@ -51,7 +51,7 @@ def _hint_of_epoch(line: str, plan: Plan, log: Log) -> Progress | None:
 
 
 def _is_position(before: str, epoch: Epoch, log: Log) -> bool:
-    """Was that epoch reached? A number elsewhere on the line, or the last one alone, may be a setting."""
+    """Return whether the epoch was reached: a number elsewhere on the line, or the last one alone, may be a setting."""
     is_last = epoch.over > 0 and epoch.over + 1 == epoch.of
     return _begins(before) and not (is_last and not log.names_epoch(epoch.over - 1 + log.first_epoch))
 
@@ -78,10 +78,11 @@ def _hint_of_percent(line: str, plan: Plan, log: Log) -> Progress | None:
     if column and plan.steps and abs(100 * int(column[1]) / plan.steps - float(column[2])) <= _COLUMN_ROUNDING:
         return progress_at(int(column[1]), plan.steps)
     percent = _PERCENT.search(line)
-    said = float(percent[1] if percent else column[2] if column and log.has_percent_column else 101)
-    return Progress(said / 100) if said <= 100 else None  # noqa: PLR2004
+    found = percent[1] if percent else column[2] if column and log.has_percent_column else None
+    share = float(found) / 100 if found else None
+    return Progress(share) if share is not None and share <= 1 else None
 
 
 def _begins(before: str) -> bool:
-    """Does nothing but a logger's prefix stand before it?"""
+    """Return whether only a logger's prefix stands before it."""
     return not LETTER.search(_LEAD.sub("", before[-300:]))

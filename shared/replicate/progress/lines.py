@@ -1,5 +1,5 @@
 """
-A training's log: its lines, last one first, and what is known of it as a whole. Pure.
+A training's log: its lines, last one first, and facts about the log as a whole. Pure.
 
 Logs are long and may be hostile, so the work is bounded: the last `_MOST_CHARACTERS`, in at most `_MOST_LINES` lines,
 of each line its last `_LONGEST_LINE`, until `_MOST_COUNTS` were found; and of what stands further above only what a
@@ -22,14 +22,14 @@ _MOST_CHARACTERS: Final = 120_000
 _MOST_LINES: Final = 1_200
 _LONGEST_LINE: Final = 2_000
 _MOST_COUNTS: Final = 1_200
-#: So many mentions of an epoch are looked at for a heading.
+#: Limit of mentions of an epoch that are checked for a heading.
 _MOST_MENTIONS: Final = 100
-#: Of so many bars it is looked up where they begin, and so much of what stands above is read.
+#: Limits of bars whose first drawing is searched for, and of characters read above it.
 _MOST_BEGINNINGS: Final = 10
 _ABOVE: Final = 5_000
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|\x08")
-#: What users wrote, or what a model wrote about their images.
+#: Text by users, or by a model about their images.
 _FREE_TEXT: Final = re.compile(r"[\W_]{0,40}(?:caption|prompt)s?\b", re.IGNORECASE)
 #: Of what stands below. A bar that counts steps may count those of all epochs.
 _HEADING: Final = re.compile(
@@ -44,10 +44,10 @@ _EPOCH_COLUMN: Final = re.compile(r"(?<![^\r\n])\s{0,20}epoch\s{2,40}[a-z]", re.
 
 
 class Beginning(NamedTuple):
-    """What stands above the first drawing of a bar."""
+    """The text above the first drawing of a bar."""
 
     line: str = ""
-    #: The nearest bar above, under the same heading, that is not of other work and does not count epochs.
+    #: The nearest bar above under the same heading, except bars of other work and of epochs.
     bar: Count | None = None
 
 
@@ -57,7 +57,7 @@ class Log:
     def __init__(self, logs: str | list[JsonValue] | None) -> None:
         self._text = _text(logs)
         self._counts_left = _MOST_COUNTS
-        #: Where the line begins that is being read.
+        #: Offset of the line that is being read.
         self._at = len(self._text) + 1
         self._heading: re.Match[str] | None = None
         self._heading_at = len(self._text) + 1
@@ -97,7 +97,7 @@ class Log:
         return self._heading
 
     def has_ended_above(self, total: int) -> bool:
-        """Has a bar that counts to *total* been at its end above the line that is being read?"""
+        """Return whether a bar that counts to *total* has ended above the line that is being read."""
         if total not in self._ends and len(self._ends) < _MOST_BEGINNINGS:
             self._ends[total] = self._text.find(f"{total}/{total}")
         return 0 <= self._ends.get(total, -1) < self._at
@@ -106,7 +106,7 @@ class Log:
         return re.search(rf"epoch\W{{0,9}}{number}\b", self._text, re.IGNORECASE) is not None
 
     def beginning(self, total: int) -> Beginning | None:
-        """Of the unnamed bar that counts to *total*; None when too many were asked for."""
+        """Return the text above the unnamed bar that counts to *total*; None if the limit of such bars is reached."""
         if total not in self._beginnings:
             few = len(self._beginnings) < _MOST_BEGINNINGS
             self._beginnings[total] = self._find_beginning(total) if few else None
@@ -126,7 +126,7 @@ class Log:
 
     @cached_property
     def first_epoch(self) -> int:
-        """Some trainers number their epochs from 0."""
+        """Whether epochs are numbered from 0, as some trainers do."""
         return 0 if _EPOCH_ZERO.search(self._text) else 1
 
     @cached_property
@@ -139,7 +139,7 @@ class Log:
 
     @cached_property
     def epochs_over(self) -> dict[int, int]:
-        """The last bars that count epochs: by how many there are, how many are over."""
+        """The last bars that count epochs: the number of ended ones, by total."""
         last = {total: over for over, total in _EPOCHS_BAR.findall(self._text)}
         return {int(total): int(over) for total, over in last.items()}
 

@@ -1,4 +1,4 @@
-"""What was a training asked for? Pure: the numbers of steps and epochs that its input names."""
+"""The numbers of steps and epochs that a training's input requests. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STEPS_PER_EPOCH: Final = re.compile(r"(?:steps|updates|iters|iterations)_per_ep
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long a training is to be; None where its input does not say."""
+    """Requested length of a training; None where its input does not tell."""
 
     steps: int | None
     epochs: int | None
@@ -38,19 +38,19 @@ class Plan:
 
 
 def configured_steps(training_input: Mapping[str, JsonValue]) -> int | None:
-    """How many steps a training with this input is to take; None when it does not say."""
+    """Return the number of steps that this input requests, or None."""
     return Plan.of(training_input).steps
 
 
 def _first_number(training_input: Mapping[str, JsonValue], name: re.Pattern[str]) -> int | None:
-    """``steps`` before ``max_train_steps`` before ``num_steps``, which may be those of sampling."""
+    """Prefer ``steps``, then ``max_train_steps``, then ``num_steps``, which may be the steps of sampling."""
     names = ((_CAMEL.sub("_", key).lower(), value) for key, value in training_input.items())
     found = [(key != "steps", "train" not in key, value) for key, value in names if name.fullmatch(key)]
     return next(filter(None, (_whole_number(value) for *_, value in sorted(found, key=itemgetter(0, 1)))), None)
 
 
 def _whole_number(value: JsonValue) -> int | None:
-    """Of steps or epochs, also as a form sends it. Zero and less mean that it is not set."""
+    """Parse a number of steps or epochs, also as text of a form. Zero and less mean that it is not set."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MOST_STEPS:

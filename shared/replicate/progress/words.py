@@ -1,4 +1,4 @@
-"""Which words and units name other work than training? Pure."""
+"""Words and units that name other work than training. Pure."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _TITLE: Final = re.compile(r"[^\w\s(,;|]?\s{0,3}[^\w\s(,;|]?\s{0,3}([a-z]+ing)\b
 _CLAUSE_END: Final = re.compile(r"[,;|(\[]")
 _RATE_UNIT: Final = re.compile(r"[\d?]\s?(?:([a-zA-Z]+)/s(?:ec)?\b|m?s/([a-zA-Z]+))")
 _STEP_UNITS: Final = frozenset(("it", "iter", "step", "batch", "batche", "ba", "epoch", "update", "sample", ""))
-#: No model that is worth a webhook learns a thousand times a second.
+#: Faster than any training: a thousand steps per second.
 _FAST: Final = re.compile(r"(?:[0-9]{4,9}(?:\.[0-9]{1,6})?|[0-9][kMG])it/s")
-#: What a logger writes in front of a message.
+#: A logger's prefix.
 PREFIX: Final = re.compile(r"\[[^\[\]]{0,60}\]|\b(?:INFO|WARNING|stderr|stdout|rank ?[0-9]+)\b")
 
 
@@ -43,7 +43,7 @@ def names_other_work(text: str) -> bool:
 
 
 def announces_other_work(line: str) -> bool:
-    """Does it say that other work begins, as in ``INFO loading image sizes.``? What was loaded is over."""
+    """Return whether other work begins here, as in ``INFO loading image sizes.``; the past tense does not count."""
     words = _words(PREFIX.sub("", line))
     if not _OVER.isdisjoint(words):
         return False
@@ -51,7 +51,7 @@ def announces_other_work(line: str) -> bool:
 
 
 def is_title_of_other_work(after: str) -> bool:
-    """Does what stands behind a number make it a title's, as in ``Step 2: downloading weights``?"""
+    """Return whether the text after a number makes it a title, as in ``Step 2: downloading weights``."""
     title = _TITLE.match(after.lower())
     return title is not None and title[1] in _OTHER
 
