@@ -6,12 +6,10 @@ import asyncio
 import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from tests.stack import ROOT
+from tests.forks import Piped, piped
 
 _PATIENCE_SECONDS: Final = 120
 
@@ -24,19 +22,8 @@ class Shell:
         # On SIGABRT, a command that takes too long then says where it is.
         self._environment = {**own, **settings, "PYTHONFAULTHANDLER": "1"}
 
-    @asynccontextmanager
-    async def started(self, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        pipe = asyncio.subprocess.PIPE
-        command = (sys.executable, "-m", "services.cli", *arguments)
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env=self._environment, stdout=pipe, stderr=pipe
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+    def started(self, *arguments: str) -> AbstractAsyncContextManager[Piped]:
+        return piped("services.cli", arguments, self._environment)
 
     async def run(self, *arguments: str) -> tuple[int | None, str, str]:
         """Its exit code, what it said, and what it complained of."""

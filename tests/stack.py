@@ -8,9 +8,8 @@ import json
 import os
 import secrets
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,10 +17,11 @@ from typing import Any, Final, Self
 import httpx
 
 from shared.runtime.ports import free_ports
+from tests import forks
 from tests.broker import Broker
 from tests.databases import logged_in
 
-ROOT: Final = Path(__file__).parent.parent
+ROOT: Final = forks.ROOT
 #: The public test secret of the Standard Webhooks libraries.
 WEBHOOK_SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 API_TOKEN: Final = "token-of-the-product"
@@ -53,31 +53,25 @@ class Process:
         self._module = module or f"services.{name}"
         self.environment = {**os.environ, **environment}
         self.log = log
-        self._running: subprocess.Popen[bytes] | None = None
+        self._running: ForkServerProcess | None = None
 
     def with_module(self, module: str) -> Process:
         """Another process in its place, with the same settings."""
         return Process(self.name, self.environment, self.log, module=module)
 
     def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._running = subprocess.Popen(
-                [sys.executable, "-m", self._module],
-                env=self.environment,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        with self.log.open("ab") as log:
+            self._running = forks.start(self._module, (), self.environment, output=log.fileno(), errors=log.fileno())
 
     @property
     def pid(self) -> int:
         assert self._running is not None
+        assert self._running.pid is not None
         return self._running.pid
 
     @property
     def is_alive(self) -> bool:
-        return self._running is not None and self._running.poll() is None
+        return self._running is not None and self._running.is_alive()
 
     def kill(self) -> None:
         """As the kernel does it: nothing of the process runs any more."""
@@ -89,15 +83,18 @@ class Process:
 
     def ask_to_stop(self) -> None:
         """SIGTERM, without waiting for the end."""
-        if self.is_alive and self._running is not None:
-            self._running.send_signal(signal.SIGTERM)
+        if self.is_alive:
+            os.kill(self.pid, signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> int:
         if self._running is None:
             return 0
-        if self._running.poll() is None:
-            self._running.send_signal(how)
-        return self._running.wait(20)
+        if self.is_alive:
+            os.kill(self.pid, how)
+        self._running.join(20)
+        code = self._running.exitcode
+        assert code is not None, f"{self.name} still runs"
+        return code
 
     def lines(self) -> list[dict[str, Any]]:
         """What it logged, line by line."""
