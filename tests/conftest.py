@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from deploy.local import Servers
 from shared.runtime.guarded import removed_afterwards
-from tests.databases import copy_of, empty_database, new_database
+from tests.databases import Copies, empty_database, new_database
 from tests.servers import Urls, private_servers
 from tests.servers import servers as provided_servers
 
@@ -83,10 +83,16 @@ async def migrated_database(servers: Urls) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+async def _copies(migrated_database: str) -> AsyncIterator[Copies]:
+    async with Copies(migrated_database) as copies:
+        yield copies
+
+
 @pytest.fixture
-async def database_url(migrated_database: str) -> AsyncIterator[str]:
+async def database_url(_copies: Copies) -> AsyncIterator[str]:
     """A database of one's own, with the tables of the services."""
-    async with copy_of(migrated_database) as url:
+    async with _copies.lent() as url:
         yield url
 
 

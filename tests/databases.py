@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -16,6 +16,27 @@ from services.state import migrate as state
 
 #: Not secrets: these servers live as long as the tests, on loopback. The same for every database of a server.
 _PASSWORDS: Final = {login: f"password-of-{login}" for login in LOGINS}
+
+#: A change of a table, a function or a right writes a row of the catalog anew, and takes away the old one.
+_CATALOG: Final = """
+    SELECT count(*), max(xmin::text::bigint) FROM (
+        SELECT xmin FROM pg_class UNION ALL SELECT xmin FROM pg_attribute UNION ALL SELECT xmin FROM pg_namespace
+        UNION ALL SELECT xmin FROM pg_proc UNION ALL SELECT xmin FROM pg_trigger
+        UNION ALL SELECT xmin FROM pg_constraint
+        UNION ALL SELECT s.xmin FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase
+        WHERE d.datname = current_database()
+    ) AS catalog
+"""
+_DISCONNECT_OTHERS: Final = """
+    SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+#: An empty one has 9 MB.
+_HAS_GROWN: Final = "SELECT pg_database_size(current_database()) > 12 * 1024 * 1024"
+_RESTART_SEQUENCES: Final = """
+    SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false) FROM pg_sequences
+    WHERE schemaname IN ('state', 'ops')
+"""
 
 
 @contextlib.asynccontextmanager
@@ -49,26 +70,92 @@ def copy_of(url: str) -> contextlib.AbstractAsyncContextManager[str]:
     return empty_database(url, template=_name(url))
 
 
+class Copies:
+    """
+    Lends a copy of the database at *template_url* to one test after the other.
+
+    To delete the rows takes a hundredth of the time of another copy. A copy whose tables, functions or rights were
+    changed, or that has grown, is thrown away.
+    """
+
+    def __init__(self, template_url: str) -> None:
+        self._template_url = template_url
+        self._kept = contextlib.AsyncExitStack()
+        self._emptied_url: str | None = None
+        self._as_new: asyncpg.Record | None = None
+        self._rows: dict[str, list[tuple[object, ...]]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._kept.aclose()
+
+    @contextlib.asynccontextmanager
+    async def lent(self) -> AsyncIterator[str]:
+        """One with the rows of the template; afterwards all connections to it are closed."""
+        url, self._emptied_url = self._emptied_url or await self._copy(), None
+        try:
+            yield url
+        finally:
+            if await self._emptied(url):
+                self._emptied_url = url
+            else:
+                await self._kept.aclose()
+
+    async def _copy(self) -> str:
+        url = await self._kept.enter_async_context(copy_of(self._template_url))
+        async with _connected(url) as connection:
+            self._as_new = await connection.fetchrow(_CATALOG)
+            for table in await _tables(connection):
+                rows = await connection.fetch(f"SELECT * FROM {table}")
+                self._rows[table] = [tuple(row) for row in rows]
+        return url
+
+    async def _emptied(self, url: str) -> bool:
+        """Bring back the rows of the template; False if more than rows may have been changed."""
+        async with _connected(url) as connection:
+            await connection.execute(_DISCONNECT_OTHERS)
+            if await connection.fetchrow(_CATALOG) != self._as_new or await connection.fetchval(_HAS_GROWN):
+                return False
+            # Neither foreign keys nor triggers object.
+            await connection.execute("SET session_replication_role = replica")
+            await connection.execute(";".join(f"DELETE FROM {table}" for table in self._rows))
+            await connection.execute(_RESTART_SEQUENCES)
+            for table, rows in self._rows.items():
+                schema, _, name = table.partition(".")
+                await connection.copy_records_to_table(name, schema_name=schema, records=rows)
+        return True
+
+
 async def refuse(url: str, change: str, when: str) -> None:
     """Have the database at *url* refuse a *change*, such as ``DELETE ON ops.letters``, of those rows."""
-    connection = await asyncpg.connect(url)
-    try:
+    async with _connected(url) as connection:
         await connection.execute(f"""
             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN RAISE EXCEPTION 'poison' USING ERRCODE = '23514'; END $$;
             CREATE TRIGGER refuse BEFORE {change} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse();
         """)
+
+
+async def _tables(connection: asyncpg.Connection) -> list[str]:
+    rows = await connection.fetch("SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('state', 'ops')")
+    return [f"{row['schemaname']}.{row['tablename']}" for row in rows]
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
     finally:
         await connection.close()
 
 
 async def _execute(url: str, statement: str) -> None:
     # Not to the database at *url*: one that is copied or dropped must be left alone.
-    connection = await asyncpg.connect(_without_database(url))
-    try:
+    async with _connected(_without_database(url)) as connection:
         await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 def _without_database(url: str) -> str:
