@@ -210,7 +210,7 @@ class Services:
 
     async def _check(self, client: HttpClient, url: str) -> str | None:
         try:
-            response = await client.request("GET", "/readyz", seconds=_CHECK_SECONDS)
+            response = await client.request("GET", "/readyz", deadline_seconds=_CHECK_SECONDS)
             checks = _Health.model_validate_json(response.content).checks
         except ServiceDown as error:
             return str(error)
@@ -235,7 +235,9 @@ class Services:
         headers: Mapping[str, str] | None = None,
         seconds: float = SECONDS,
     ) -> httpx.Response:
-        response = await client.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
+        response = await client.request(
+            method, path, query=query, body=body, headers=headers, seconds=seconds, deadline_seconds=seconds
+        )
         if len(response.content) > _BODY_LIMIT:
             raise ServiceFailed(f"{response.url} sent more than {_BODY_LIMIT} bytes")
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):

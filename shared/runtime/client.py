@@ -77,6 +77,7 @@ class HttpClient:
         content: bytes | None = None,
         headers: Mapping[str, str | None] | None = None,
         seconds: float = SECONDS,
+        deadline_seconds: float | None = None,
     ) -> httpx.Response:
         """
         Send a request with *body* as JSON, or *content* as it is, and return the response, whatever its status.
@@ -84,13 +85,13 @@ class HttpClient:
         Parameters and headers that are None are left out.
 
         Raises:
-            NotReached, Hung, Unanswered: if there is none within *seconds*.
+            NotReached, Hung, Unanswered: if nothing comes for *seconds*, or not all within *deadline_seconds* (if any).
 
         """
         url = self._url + path
         timeout = httpx.Timeout(seconds, connect=min(seconds, SECONDS))
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(deadline_seconds):
                 return await self._http.request(
                     method,
                     url,

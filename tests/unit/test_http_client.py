@@ -41,10 +41,11 @@ async def test_nothing_that_listens_is_not_reached():
 
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"])
-async def test_a_silent_server_hangs(begun: bytes):
+@pytest.mark.parametrize(("seconds", "deadline"), [(0.2, None), (10, 0.2)])
+async def test_a_silent_server_hangs(begun: bytes, seconds: float, deadline: float | None):
     async with server(begun, hangs_up=False) as url, HttpClient(url) as http:
         with pytest.raises(Hung):
-            await http.request("GET", "/", seconds=0.2)
+            await http.request("GET", "/", seconds=seconds, deadline_seconds=deadline)
 
 
 async def test_a_connection_that_breaks_is_unanswered_but_no_hang():
