@@ -107,7 +107,7 @@ async def running_twice(
             "MODELSWAP_PUBLIC_URL": f"http://127.0.0.1:{public.port}",
         }
         brokers = [node.url for node in nodes]
-        proxies = {"public door": public, "api": api}
+        proxies = {"public address": public, "api": api}
         stacks = []
         for number in (1, 2):
             to_broker = await enter(proxied(*brokers[number - 1 :], *brokers[: number - 1]))

@@ -26,7 +26,7 @@ _HURRY: Final = {
 
 @contextlib.asynccontextmanager
 async def silent_stack(servers: Urls, folder: Path, **settings: str) -> AsyncIterator[tuple[Stack, Simulator]]:
-    """A product whose public door is broken: no webhook ever arrives."""
+    """A product that no webhook ever reaches."""
     async with open_stack(
         folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=_HURRY | settings
     ) as (stack, simulator):
