@@ -97,7 +97,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
         )
-        # A letter's way to its outcome.
+        # A dead letter's way to its outcome.
         waiting = Waiting(
             {
                 "the extractor": services.check_extractor,

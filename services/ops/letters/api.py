@@ -75,7 +75,7 @@ class _Paged(BaseModel):
 
 
 class _Letters(Filter, _Paged):
-    """Which letters, and how many of them."""
+    """Which dead letters, and how many of them."""
 
 
 class _Audit(AuditFilter, _Paged):
@@ -107,30 +107,30 @@ class _Routes:
     store: Store
 
     async def list_dead_letters(self, wanted: Annotated[_Letters, Query()]) -> Page[LetterLine]:
-        """Letters, newest first. What arrives meanwhile does not move the pages."""
+        """Dead letters, newest first. What arrives meanwhile does not move the pages."""
         found = await self.store.list_letters(
             _only(Filter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
         )
         return page_of(found, wanted.limit, attrgetter("number"))
 
     async def count_dead_letters(self) -> LetterCounts:
-        """How many letters have each status."""
+        """How many dead letters have each status."""
         return await self.store.counts()
 
     async def list_dead_letter_groups(
         self, status: LetterStatus | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[GroupView]:
         """
-        Letters that most likely have one cause, together; the newest kind of failure first.
+        Dead letters that most likely have one cause, together; the newest kind of failure first.
 
-        With a *status*: groups that have a letter with it.
+        With a *status*: groups that have a dead letter with it.
         """
         found = await self.store.list_groups(status, before=from_cursor(cursor), limit=limit + 1)
         return page_of(found, limit, attrgetter("oldest"))
 
     @raises(NoLetter)
     async def get_dead_letter(self, number: Number) -> LetterView:
-        """One letter, whole: its headers, its bytes, its error."""
+        """One dead letter, whole: its headers, its bytes, its error."""
         found = await self.store.find(number)
         if found is None:
             raise _no_letter(number)
@@ -138,18 +138,18 @@ class _Routes:
 
     @raises(NoLetter, WrongStatus)
     async def drop_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
-        """Say that a letter is not to be repaired. It can be restored."""
+        """Say that a dead letter is not to be repaired. It can be restored."""
         return await self._move(number, DROP, body, asker)
 
     @raises(NoLetter, WrongStatus)
     async def restore_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:
-        """Open a dropped letter again."""
+        """Open a dropped dead letter again."""
         return await self._move(number, RESTORE, body, asker)
 
     @raises(NoLetter)
     async def drop_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
         """
-        Drop the open ones among letters that are named, or that a filter finds and that are here now.
+        Drop the open ones among dead letters that are named, or that a filter finds and that are here now.
 
         The others stay as they are, and are counted by their status. A `dry_run` changes nothing and says the same.
         """
@@ -157,7 +157,7 @@ class _Routes:
 
     @raises(NoLetter)
     async def restore_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
-        """Open the dropped ones among letters again, as dropping them does."""
+        """Open the dropped ones among dead letters again, as dropping them does."""
         return await self._move_many(RESTORE, body, asker)
 
     async def _move(self, number: int, move: Move, body: Drop, asker: Asker) -> LetterView:

@@ -15,7 +15,7 @@ from shared.contract.trace import trace_id_in
 
 log = structlog.get_logger()
 
-#: The most bytes in one statement; a larger letter has its own.
+#: The most bytes in one statement; a larger dead letter has its own.
 _STATEMENT_BYTES: Final = 4 * 1024 * 1024
 
 

@@ -27,7 +27,7 @@ def to_plain(value: object, depth: int = 0) -> Any:
     """Return *value* of a header as a value of JSON."""
     plain: Any = clean(str(value))
     match value:
-        # Postgres can not look into JSON with a NUL.
+        # Postgres cannot look into JSON with a NUL.
         case str() if "\x00" in value:
             plain = {"base64": base64.b64encode(value.encode("utf-8", "replace")).decode()}
         case str():
@@ -48,7 +48,7 @@ def to_plain(value: object, depth: int = 0) -> Any:
 
 
 def to_encodable(text: str) -> str:
-    """Return *text* without NUL and lone surrogates, which Postgres can not store."""
+    """Return *text* without NUL and lone surrogates, which Postgres cannot store."""
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 

@@ -22,7 +22,7 @@ Wait = Callable[[float], Awaitable[None]]
 _USERS_AT_ONCE: Final = 50
 _BETWEEN_SECONDS: Final = 0.05
 _IDLE_SECONDS: Final = 5.0
-#: A training may be registered after its letter came: after so many idle rounds all are looked up once more.
+#: A training may be registered after its dead letter came: after so many idle rounds all are looked up once more.
 _ROUNDS_BEFORE_ALL: Final = 120
 _PURGED_AT_ONCE: Final = 500
 _PURGE_SECONDS: Final = 600.0
@@ -44,7 +44,7 @@ class Owners:
     """Looks up the users of dead letters that name only a training."""
 
     def __init__(self, store: Store, find_user: FindUser, wait: Wait, aside: SetAside[str]) -> None:
-        """*aside* holds the trainings that can not be looked up, by Replicate's ids."""
+        """*aside* holds the trainings that cannot be looked up, by Replicate's ids."""
         self._store = store
         self._find_user = find_user
         self._wait = wait
@@ -57,7 +57,7 @@ class Owners:
         await _repeat("owners", self.round, stopping, self._wait, full=1, seconds=_IDLE_SECONDS)
 
     async def round(self) -> int:
-        """Look up the users of the next letters; return how many letters there were."""
+        """Look up the users of the next dead letters; return how many dead letters there were."""
         letters = await self._store.without_user(after=self._after, limit=_USERS_AT_ONCE)
         done = await self._aside.each(dict.fromkeys(training_id for _, training_id in letters), self._look_up, key=str)
         if done.down:
@@ -78,7 +78,7 @@ class Owners:
 
 
 async def purge(store: Store, keep: timedelta, wait: Wait, stopping: asyncio.Event, aside: SetAside[int]) -> None:
-    """Delete letters settled longer ago than *keep* until *stopping* is set; *aside* holds those that can not be."""
+    """Delete dead letters settled *keep* ago or earlier until *stopping* is set; *aside* holds undeletable ones."""
 
     async def some() -> int:
         return await purge_some(store, keep, aside)
@@ -87,7 +87,7 @@ async def purge(store: Store, keep: timedelta, wait: Wait, stopping: asyncio.Eve
 
 
 async def purge_some(store: Store, keep: timedelta, aside: SetAside[int]) -> int:
-    """Delete the next letters; return how many were tried."""
+    """Delete the next dead letters; return how many were tried."""
     numbers = await store.settled(keep, limit=_PURGED_AT_ONCE, without=aside.waiting())
     done = await aside.together(numbers, store.forget, key=int)
     if done.down:

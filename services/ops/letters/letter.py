@@ -31,7 +31,7 @@ _MARK: Final = re.compile(r"([0-9a-f-]{36}):([1-9][0-9]{0,18})")
 
 @dataclass(frozen=True, slots=True)
 class ReplayMark:
-    """The header ``ce-replay``, ``<replay id>:<letter>``: which replay of which dead letter a message is."""
+    """The header ``ce-replay``, ``<replay id>:<dead letter>``: which replay of which dead letter a message is."""
 
     replay_id: UUID
     letter: int

@@ -65,19 +65,19 @@ RESTORE: Final = Move(LetterStatus.DROPPED, LetterStatus.OPEN, "letter.restored"
 
 
 class NoLetter(PermanentError):
-    """There is no such letter."""
+    """There is no such dead letter."""
 
     code = "no_letter"
 
 
 class WrongStatus(PermanentError):
-    """A letter can not be dropped or restored, as it is now."""
+    """A dead letter cannot be dropped or restored, as it is now."""
 
     code = "wrong_status"
 
 
 class Filter(BaseModel):
-    """Which letters. All that is given must hold."""
+    """Which dead letters. All that is given must hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,7 +108,7 @@ class Drop(BaseModel):
 
 def selective(given: Filter) -> Filter:
     """
-    Let *given* pass if it says which letters.
+    Let *given* pass if it says which dead letters.
 
     Raises:
         ValueError: if it means all of them.
@@ -120,7 +120,7 @@ def selective(given: Filter) -> Filter:
 
 
 def _of_any_status(given: Filter) -> Filter:
-    # Open letters are dropped, and dropped ones restored: another status selects nothing.
+    # Open dead letters are dropped, and dropped ones restored: another status selects nothing.
     if given.status is not None:
         raise ValueError("says a status: open letters are dropped, and dropped ones restored, so leave it out")
     return selective(given)
@@ -135,12 +135,12 @@ def fields(*names: str) -> list[Any]:
 SELECTIVE: Final = fields(*(name for name in Filter.model_fields if name != "status"))
 
 
-#: Open letters are dropped, and dropped ones restored: a status is left out.
+#: Open dead letters are dropped, and dropped ones restored: a status is left out.
 _STATUS_NONE: Final = {"status": {"type": "null"}}
 
 
 class DropMany(Drop):
-    """Which letters are dropped or restored, and why. At least one thing must be said of them."""
+    """Which dead letters are dropped or restored, and why. At least one thing must be said of them."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": fields("letters", "filter")})
 
@@ -150,7 +150,7 @@ class DropMany(Drop):
     filter: Annotated[Filter, Checked(_of_any_status, anyOf=SELECTIVE, properties=_STATUS_NONE)] | None = None
     #: True: nothing is changed; the answer says what would be.
     dry_run: Flag = False
-    #: Only letters up to this number, such as `newest` of a dry run: just those that it looked at.
+    #: Only dead letters up to this number, such as `newest` of a dry run: just those that it looked at.
     up_to: Number | None = None
 
     @model_validator(mode="after")
@@ -164,7 +164,7 @@ class DropMany(Drop):
 
 
 class LetterLine(BaseModel):
-    """One letter among others."""
+    """One dead letter among others."""
 
     number: int
     status: LetterStatus
@@ -190,7 +190,7 @@ class LetterLine(BaseModel):
 
 
 class LetterView(LetterLine):
-    """A letter, whole."""
+    """A dead letter, whole."""
 
     exchange: str
     routing_key: str
@@ -204,13 +204,13 @@ class LetterView(LetterLine):
 
 
 class GroupView(BaseModel):
-    """Letters that most likely have one cause."""
+    """Dead letters that most likely have one cause."""
 
     fingerprint: str
     queue: str
     error_code: str
     error_class: str
-    #: Of the newest letter.
+    #: Of the newest dead letter.
     error_text: str
     open: int
     replaying: int
@@ -222,19 +222,19 @@ class GroupView(BaseModel):
     last_week: int
     first_failed_at: datetime
     last_failed_at: datetime
-    #: The newest letter, as an example, and the oldest.
+    #: The newest dead letter, as an example, and the oldest.
     newest: int
     oldest: int
 
 
 class Changed(BaseModel):
-    """What came of dropping or restoring letters, or would."""
+    """What came of dropping or restoring dead letters, or would."""
 
     #: How many were changed.
     letters: int
     #: How many stay as they are, by the status that they have.
     unchanged: Mapping[LetterStatus, int] = {}
-    #: The highest number among all letters that were looked at; null: there is none.
+    #: The highest number among all dead letters that were looked at; null: there is none.
     newest: int | None = None
 
 
@@ -261,7 +261,7 @@ class AuditFilter(BaseModel):
 
 
 class LetterCounts(BaseModel):
-    """How many letters have each status."""
+    """How many dead letters have each status."""
 
     open: int = 0
     replaying: int = 0

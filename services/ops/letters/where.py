@@ -40,7 +40,7 @@ def by_number(wanted: Filter) -> str:
     """
     Return what rows are ordered by when only some of them are taken.
 
-    A search for words must use their own index: in order of the numbers, Postgres would split each letter's text into
-    words again, which takes a second for a hundred thousand letters without a match.
+    A search for words must use their own index: in order of the numbers, Postgres would split each text into
+    words again, which takes a second for a hundred thousand dead letters without a match.
     """
     return "number" if wanted.text is None else "number + 0"

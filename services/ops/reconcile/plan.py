@@ -136,7 +136,7 @@ def _step(
 
 def _step_of_verified(watched: Watched, now: datetime, limits: Limits) -> Step:
     training = watched.training
-    # Without an id it can not be given up; state may still know what to extract.
+    # Without an id it cannot be given up; state may still know what to extract.
     if training.training_id is not None and _is_hopeless(watched, now, limits):
         why = f"whether its model works is not known since {training.updated_at:%F %R} UTC"
         return _give_up(training, training.training_id, now, why)

@@ -187,7 +187,7 @@ class Reconciler:
         except DependencyDown:
             raise
         except Exception:
-            # One training that can not be stored must not end the round either; it is set aside in memory.
+            # One training that cannot be stored must not end the round either; it is set aside in memory.
             log.exception("reconciler.not_remembered", ref=str(training.ref))
 
     async def _warn(self, moment: datetime) -> None:

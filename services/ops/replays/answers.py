@@ -1,7 +1,7 @@
 """
-What the answers of other services mean for a replayed letter. Pure.
+What the answers of other services mean for a replayed dead letter. Pure.
 
-A letter's outcome comes in one of two ways:
+A dead letter's outcome comes in one of two ways:
 
     state says it       `ReplaySettled`: swapped, superseded, moved, or nothing
     a dead letter       it failed again, at the same queue or at one further on
@@ -31,13 +31,13 @@ _VERIFYING: Final = "verifying"
 
 
 def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
-    """Return whether *settled* is the outcome of a letter of *queue*, not only a step on the way to it."""
+    """Return whether *settled* is the outcome of a dead letter of *queue*, not only a step on the way to it."""
     match settled.event:
         case ExtractionFailed.key if settled.error == DESTINATION_UNKNOWN:
             # State requests the extraction again now, unless there is nothing to extract.
             return settled.stage != _VERIFYING
         case ExtractionFailed.key:
-            # If the letter is an earlier event, the dead letter that follows tells its outcome.
+            # If the dead letter is an earlier event, the dead letter that follows tells its outcome.
             return event_type is not None and event_type.endswith(ExtractionFailed.key)
         case TrainingSucceeded.key:
             # From the receiver it goes to the extractor as well, which finds the model.
@@ -47,7 +47,7 @@ def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bo
 
 @dataclass(frozen=True, slots=True)
 class LetterOutcome:
-    """What replaying a letter did, or, in a dry run, would do."""
+    """What replaying a dead letter did, or, in a dry run, would do."""
 
     outcome: Outcome
     detail: str
@@ -64,7 +64,7 @@ def goes_to_extractor(envelope: Envelope) -> bool:
 
 
 def outcome_of(event: ReplaySettled) -> LetterOutcome:
-    """Return what state says that a letter did, or would do."""
+    """Return what state says that a dead letter did, or would do."""
     return LetterOutcome(
         Outcome(event.effect.value),
         clean(describe(event)),

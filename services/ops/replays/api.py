@@ -116,7 +116,7 @@ class _Replays:
     async def edit_and_replay(
         self, number: Annotated[int, Path(ge=1, lt=2**63)], body: EditLetter, asker: Asker, key: Key = None
     ) -> ReplayView:
-        """Replay one letter with another body. The letter itself stays as it is; ids can not be edited."""
+        """Replay one dead letter with another body. The dead letter itself stays as it is; ids cannot be edited."""
         letter = await self.store.find_letter(number)
         if letter is None:
             raise NoLetter(f"there is no letter {number}")
@@ -153,14 +153,14 @@ class _Replays:
     async def list_replay_letters(
         self, replay_id: UUID, outcome: Outcome | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[ReplayedLetterView]:
-        """A replay's letters in the order in which they are sent, with their outcomes and predictions."""
+        """A replay's dead letters in the order in which they are sent, with their outcomes and predictions."""
         await self._get(replay_id)
         found = await self.store.list_letters(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
         return page_of(found, limit, attrgetter("position"))
 
     @raises(NoReplay, NotNow, NothingSelected)
     async def start_planned_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
-        """Replay just the letters of a dry run, whether or not it has predicted all of them."""
+        """Replay just the dead letters of a dry run, whether or not it has predicted all of them."""
         return await self._view(await self.store.start(replay_id, actor=asker.name, reason=body.reason))
 
     @raises(NoReplay, NotNow)
@@ -176,9 +176,9 @@ class _Replays:
     @raises(NoReplay, NotNow)
     async def cancel_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
         """
-        Send no more at all. Letters that were not sent are open again; the others still get their outcome.
+        Send no more at all. Dead letters that were not sent are open again; the others still get their outcome.
 
-        Of a canceled replay: give up the letters that have no outcome yet; they are open again, too.
+        Of a canceled replay: give up the dead letters that have no outcome yet; they are open again, too.
         """
         return await self._view(await self.store.cancel(replay_id, actor=asker.name, reason=body.reason))
 

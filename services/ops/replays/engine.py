@@ -2,9 +2,9 @@
 The replay engine: works on every replay that has something to do, through every loss of Postgres and RabbitMQ. Edge.
 
 Nothing is kept in memory between two rounds, so another process, or the same one after a restart, goes on where a
-killed one was. Several may run: one at a time sends letters of a replay; dry runs and undoing may be done twice.
+killed one was. Several may run: one at a time sends dead letters of a replay; dry runs and undoing may be done twice.
 
-The next round follows when an outcome was stored here, when the rate allows the next letter, or after a second in
+The next round follows when an outcome was stored here, when the rate allows the next dead letter, or after a second in
 which another process may have stored one.
 """
 

@@ -29,16 +29,16 @@ from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import origin_from_headers
 
-#: These identify the event and its user, so they can not be edited.
+#: These identify the event and its user, so they cannot be edited.
 _IDS: Final = ("training_id", "ref", "called_ref", "request_id", "user_id", "replay", "settled_by")
-#: Whose model it is: proven by our signature. If the letter has none, state knows it, and it may be edited.
+#: Whose model it is: proven by our signature. If the dead letter has none, state knows it, and it may be edited.
 _DESTINATION: Final = "destination"
 #: Headers of the earlier attempts.
 _RETRIES: Final = ("x-attempt", "x-failed-at")
 
 
 class EditRefused(PermanentError):
-    """The edited body can not replace the letter's own."""
+    """The edited body cannot replace the dead letter's own."""
 
     code = "edit_refused"
 
@@ -63,13 +63,13 @@ class StoredLetter:
 
 
 def headers_of(letter: StoredLetter, mark: ReplayMark) -> dict[str, str | int]:
-    """Return the letter's own headers, as far as they can be published, and the mark."""
+    """Return the dead letter's own headers, as far as they can be published, and the mark."""
     own = {name: value for name, value in carried(letter.headers).items() if name not in _RETRIES}
     return {**own, REPLAY_HEADER: str(mark)}
 
 
 def message_of(letter: StoredLetter, mark: ReplayMark) -> Message:
-    """Return the letter as a request for a preview."""
+    """Return the dead letter as a request for a preview."""
     return Message.model_construct(
         None, headers=headers_of(letter, mark), content_type=letter.content_type, body=letter.body
     )
@@ -100,7 +100,7 @@ def edited(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
         return _edited_webhook(letter, data)
     known = _known_ids(letter)
     if "training_id" not in known:
-        raise EditRefused(Mistake(pointer="#", detail="the letter itself does not say which training it is about"))
+        raise EditRefused(Mistake(pointer="#", detail="the dead letter itself does not say which training it is about"))
     _refuse_other_ids(known, data, _IDS if known.get(_DESTINATION) is None else (*_IDS, _DESTINATION))
     kind = _event_class(letter)
     try:

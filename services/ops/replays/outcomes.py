@@ -1,4 +1,4 @@
-"""The handler of ops' own queue: outcomes of replayed letters, and rollbacks for the audit."""
+"""The handler of ops' own queue: outcomes of replayed dead letters, and rollbacks for the audit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
 What a replay does next. Pure.
 
-Letters go in steps, such as 1, then 5 %, then the rest; a step begins when all of the one before have their outcome.
+Dead letters go in steps, such as 1, then 5 %, then the rest; a step begins when all of the last have their outcome.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENOUGH_OUTCOMES: Final = 10
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
 REST: Final = "rest"
 
-#: How many letters a step has: a number, a share such as ``5%``, or `REST`.
+#: How many dead letters a step has: a number, a share such as ``5%``, or `REST`.
 Step: TypeAlias = int | str
 
 
@@ -41,7 +41,7 @@ class Status(StrEnum):
 
 
 class Outcome(StrEnum):
-    """The outcome of a letter in a replay."""
+    """The outcome of a dead letter in a replay."""
 
     PLANNED = "planned"  #: In a dry run that was not started.
     WAITING = "waiting"  #: It will go.
@@ -61,7 +61,7 @@ OPEN: Final = (Outcome.PLANNED, Outcome.WAITING, Outcome.SENT)
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many letters of a replay are at each point."""
+    """How many dead letters of a replay are at each point."""
 
     waiting: int = 0
     sent: int = 0
@@ -71,7 +71,7 @@ class Counts:
 
     @classmethod
     def of(cls, outcomes: Mapping[Outcome, int]) -> Counts:
-        """Count letters that have each outcome; skipped ones are no part of the replay."""
+        """Count dead letters that have each outcome; skipped ones are no part of the replay."""
         return cls(
             waiting=outcomes.get(Outcome.WAITING, 0),
             sent=outcomes.get(Outcome.SENT, 0),
@@ -84,7 +84,7 @@ class Counts:
 class Rules:
     """How a replay goes."""
 
-    #: After how many letters each step ends.
+    #: After how many dead letters each step ends.
     steps: Sequence[int]
     #: It stops when more than this share of the outcomes are failures.
     stop_share: float
@@ -102,7 +102,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for the outcomes of sent letters."""
+    """Wait for the outcomes of sent dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Every letter has its outcome."""
+    """Every dead letter has its outcome."""
 
 
 Decision: TypeAlias = Send | Wait | Stop | Done
@@ -128,7 +128,7 @@ def decide(rules: Rules, counts: Counts) -> Decision:
     reason = _too_many_failed(rules, counts)
     if reason is not None and counts.waiting:
         return Stop(reason)
-    # Ended and underway letters have been sent.
+    # Ended and underway dead letters have been sent.
     left = end - counts.ended - counts.sent
     return Send(min(left, counts.waiting)) if left > 0 and counts.waiting else Wait()
 
@@ -143,7 +143,7 @@ def _too_many_failed(rules: Rules, counts: Counts) -> str | None:
 
 def step_ends(steps: Sequence[Step], total: int) -> list[int]:
     """
-    Return after how many of *total* letters each of *steps* ends; the last one takes all that are left.
+    Return after how many of *total* dead letters each of *steps* ends; the last one takes all that are left.
 
     Raises:
         ValueError: if a step is malformed or empty.
@@ -178,7 +178,7 @@ def _size(step: Step, total: int) -> int:
 
 
 def why_not_replayable(queue: str) -> str | None:
-    """Return why letters of *queue* can not be replayed, or None."""
+    """Return why dead letters of *queue* cannot be replayed, or None."""
     if queue == PROGRESS_QUEUE:
         return "reports of progress are lossy: a newer one has made it worthless, drop it"
     if queue not in REPLAYABLE:
@@ -187,7 +187,7 @@ def why_not_replayable(queue: str) -> str | None:
 
 
 def why_not_open(status: str, replay_id: UUID | None) -> str | None:
-    """Return why a letter of this status can not be replayed now, or None if it can."""
+    """Return why a dead letter of this status cannot be replayed now, or None if it can."""
     if status == LetterStatus.OPEN:
         return None
     return f"it is in replay {replay_id}" if status == LetterStatus.REPLAYING else f"it is {status}"

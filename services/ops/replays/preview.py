@@ -1,7 +1,7 @@
 """
 Predict the outcome of a dead letter: ask the services that would handle it, in turn; nothing is changed.
 
-Each letter is predicted alone, against the present state: effects of other letters of the same user are not seen.
+Each dead letter is predicted alone, against the present state: effects of others of the same user are not seen.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_HOPS: Final = 8
 
 
 class Services(Protocol):
-    """The services that would handle a letter."""
+    """The services that would handle a dead letter."""
 
     async def preview_extractor(self, message: Message) -> Answer: ...
 
@@ -36,7 +36,7 @@ class Services(Protocol):
 
 async def predict(letter: StoredLetter, mark: ReplayMark, services: Services) -> LetterOutcome:
     """
-    Predict the outcome of a letter.
+    Predict the outcome of a dead letter.
 
     Raises:
         DependencyDown: if a service is away.
@@ -47,7 +47,7 @@ async def predict(letter: StoredLetter, mark: ReplayMark, services: Services) ->
     except DependencyDown:
         raise
     except Exception as error:
-        # A bug in the prediction is reported as a failure: an operator must look at the letter.
+        # A bug in the prediction is reported as a failure: an operator must look at the dead letter.
         if not isinstance(error, ModelswapError):
             log.exception("prediction.broken", letter=letter.number)
         return refused(Refusal.of(error), error_code=letter.error_code)

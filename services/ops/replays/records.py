@@ -14,13 +14,13 @@ from shared.contract.errors import PermanentError
 
 
 class NothingSelected(PermanentError):
-    """There is no letter to replay."""
+    """There is no dead letter to replay."""
 
     code = "nothing_selected"
 
 
 class TooManySelected(PermanentError):
-    """More letters than one replay takes."""
+    """More dead letters than one replay takes."""
 
     code = "too_many_selected"
 
@@ -52,7 +52,7 @@ class NewReplay:
     steps: Sequence[Step]
     stop_share: float
     is_dry_run: bool = False
-    #: Replaces the one letter's own body.
+    #: Replaces the one dead letter's own body.
     edited_body: bytes | None = None
 
 
@@ -62,10 +62,10 @@ class Progress:
 
     rules: Rules
     counts: Counts
-    #: Is a process publishing letters of it now?
+    #: Is a process publishing dead letters of it now?
     is_claimed: bool
     rate_per_second: float
-    #: When the next letter may go; changed by each claim.
+    #: When the next dead letter may go; changed by each claim.
     next_at: datetime
     early_seconds: float
 
@@ -74,7 +74,7 @@ class Progress:
 class Round:
     """The result of one round of a replay."""
 
-    #: Why some letters, or users, are not done; they are tried again.
+    #: Why some dead letters, or users, are not done; they are tried again.
     failures: Sequence[BaseException] = field(default=())
     #: Others were done: the next round need not wait for those that failed.
     is_underway: bool = False

@@ -1,4 +1,4 @@
-"""One round of each kind of work on a replay: send letters, predict outcomes (dry run), undo. Edge."""
+"""One round of each kind of work on a replay: send dead letters, predict outcomes (dry run), undo. Edge."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DoRound: TypeAlias = Callable[[Work], Coroutine[Any, Any, Round | None]]
 _BUSY_SECONDS: Final = 0.5
 #: Of one round: enough for any rate, and few enough to be canceled soon.
 _ROUND_LETTERS: Final = 50
-#: The letters of this time go together.
+#: The dead letters of this time go together.
 _ROUND_SECONDS: Final = 0.2
 _PREVIEWS: Final = 16
 _PREVIEWS_AT_A_TIME: Final = 4
@@ -94,7 +94,7 @@ class Publisher(Protocol):
 
 
 class Sender:
-    """Sends the next letters of a running replay, or ends it."""
+    """Sends the next dead letters of a running replay, or ends it."""
 
     def __init__(self, store: Store, publisher: Publisher, plan: Topology) -> None:
         self._store = store
@@ -163,7 +163,7 @@ class Sender:
 
 
 def _why_unsent(error: BaseException) -> str:
-    """Say why a letter can never be sent."""
+    """Say why a dead letter can never be sent."""
     if isinstance(error, ModelswapError):
         return f"{error.code}: {error}"
     log.error("replay.unsendable", exc_info=error)
@@ -171,17 +171,17 @@ def _why_unsent(error: BaseException) -> str:
 
 
 class Previewer:
-    """Predicts the next letters of a dry run. *aside* holds the letters that no service answers for."""
+    """Predicts the next dead letters of a dry run. *aside* holds the dead letters that no service answers for."""
 
     def __init__(self, store: Store, services: Services, aside: SetAside[ReplayMark]) -> None:
         self._store = store
         self._services = services
         self._aside = aside
-        #: Where each dry run is: all letters have their turn before one that failed is tried again.
+        #: Where each dry run is: all dead letters have their turn before one that failed is tried again.
         self._after: dict[UUID, int] = {}
 
     async def round(self, work: Work) -> Round | None:
-        """Predict the next letters, no faster than the replay's rate."""
+        """Predict the next dead letters, no faster than the replay's rate."""
         if work.status is not Status.PREVIEWING:
             return None
         began = asyncio.get_running_loop().time()

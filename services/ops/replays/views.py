@@ -16,7 +16,7 @@ from shared.contract.answers import NUMBER, Flag
 from shared.contract.checked import PRINTABLE, Checked
 
 DEFAULT_RATE: Final = 10.0
-#: Slower than one letter in a quarter of an hour is a pause.
+#: Slower than one dead letter in a quarter of an hour is a pause.
 SLOWEST_RATE: Final = 0.001
 FASTEST_RATE: Final = 1000.0
 DEFAULT_STEPS: Final[tuple[Step, ...]] = (1, "5%", REST)
@@ -71,11 +71,11 @@ class StartReplay(_Body):
     #: Why. It is kept.
     reason: Reason
     rate_per_second: Annotated[float, Field(ge=SLOWEST_RATE, le=FASTEST_RATE), NUMBER] = DEFAULT_RATE
-    #: How many letters each step has: a number, a share, or the rest. A step waits for every outcome of the one before.
+    #: How many dead letters each step has: a number, a share, or the rest. A step waits for the outcomes of the last.
     steps: Annotated[tuple[_Step, ...], Field(min_length=1, max_length=20)] = DEFAULT_STEPS
     #: It stops by itself when more than this share fails: judged after each step, and within one from ten outcomes on.
     stop_when_failed_share: Annotated[float, Field(ge=0, le=1), NUMBER] = DEFAULT_STOP_SHARE
-    #: True: nothing is sent; each letter gets a prediction. ``start`` then replays just these.
+    #: True: nothing is sent; each dead letter gets a prediction. ``start`` then replays just these.
     dry_run: Flag = False
 
     @model_validator(mode="after")
@@ -94,9 +94,9 @@ class StartReplay(_Body):
 
 
 class EditLetter(_Body):
-    """One letter goes back with another body."""
+    """One dead letter goes back with another body."""
 
-    #: The data of its event, whole; of a letter of the receiver, the webhook's body. Ids stay.
+    #: The data of its event, whole; of a dead letter of the receiver, the webhook's body. Ids stay.
     body: dict[str, JsonValue]
     reason: Reason
 
@@ -120,7 +120,7 @@ class UndoView(BaseModel):
     actor: str
     reason: str
     reverted: int
-    #: Their models stay as they are; each letter says why.
+    #: Their models stay as they are; each dead letter says why.
     kept: int
     waiting: int
 
@@ -136,33 +136,33 @@ class ReplayView(BaseModel):
     status_reason: str
     #: What holds it up now, such as a service that is away; empty: nothing does.
     trouble: str
-    #: What the services that have letters of it for long wait for, such as a token that Replicate accepts.
+    #: What the services that have dead letters of it for long wait for, such as a token that Replicate accepts.
     waiting_for: Sequence[str] = ()
     reason: str
     #: Whose token asked for it.
     actor: str
     selection: Mapping[str, Any]
     rate_per_second: float
-    #: After how many letters each step ends.
+    #: After how many dead letters each step ends.
     steps: Sequence[int]
     stop_when_failed_share: float
-    #: How many letters have each outcome.
+    #: How many dead letters have each outcome.
     outcomes: Mapping[Outcome, int]
     #: How many would have each, as far as a dry run has asked.
     predictions: Mapping[Outcome, int]
-    #: How many letters with the same fingerprints came since. They are not part of it.
+    #: How many dead letters with the same fingerprints came since. They are not part of it.
     arrived_since: int
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
-    #: When the first of those letters was sent that have no outcome yet; not shown.
+    #: When the first of those dead letters was sent that have no outcome yet; not shown.
     sent_since: Annotated[datetime | None, Field(exclude=True)] = None
     undo: UndoView | None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def letters(self) -> int:
-        """How many letters it has, without those that were skipped."""
+        """How many dead letters it has, without those that were skipped."""
         return sum(self.outcomes.values()) - self.outcomes.get(Outcome.SKIPPED, 0)
 
     @computed_field  # type: ignore[prop-decorator]
@@ -174,13 +174,13 @@ class ReplayView(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def note(self) -> str:
-        """What to know of the predictions, and of letters that are underway."""
+        """What to know of the predictions, and of dead letters that are underway."""
         notes = ((_ALONE, self.predictions), (UNDERWAY, self.outcomes.get(Outcome.SENT)))
         return " ".join(note for note, applies in notes if applies)
 
 
 class ReplayedLetterView(BaseModel):
-    """A letter in a replay."""
+    """A dead letter in a replay."""
 
     letter: int
     #: The order in which they go.

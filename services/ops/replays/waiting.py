@@ -1,4 +1,4 @@
-"""Why sent letters have no outcome yet: the health of the services that handle them."""
+"""Why sent dead letters have no outcome yet: the health of the services that handle them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Waiting:
     """Asks at most once in two seconds, however many replays are shown."""
 
     def __init__(self, checks: Mapping[str, Check], *, long: timedelta = _LONG) -> None:
-        """*checks* of the services that handle letters, by name; asked for letters sent longer ago than *long*."""
+        """*checks* of the services that handle dead letters, by name; called if one was sent longer ago than *long*."""
         self._checks = checks
         self._long = long
         self._asked_at: float | None = None
@@ -27,7 +27,7 @@ class Waiting:
         self._lock = asyncio.Lock()
 
     async def reasons(self, sent_at: datetime | None, *, now: datetime) -> Sequence[str]:
-        """Return what a letter sent at *sent_at* waits for; empty: nothing known, or not for long."""
+        """Return what a dead letter sent at *sent_at* waits for; empty: nothing known, or not for long."""
         if sent_at is None or now - sent_at < self._long:
             return ()
         clock = asyncio.get_running_loop().time

@@ -36,19 +36,19 @@ class Housekeeping(Session):
     """What runs in the background."""
 
     async def without_user(self, *, after: int, limit: int) -> list[tuple[int, str]]:
-        """Return (number, training id) of letters numbered above *after* whose user is not known."""
+        """Return (number, training id) of dead letters numbered above *after* whose user is not known."""
         return [(row["number"], row["training_id"]) for row in await self._fetch(_WITHOUT_USER, after, limit)]
 
     async def set_user(self, training_id: str, user_id: str) -> None:
-        """Store whose training it is, on all of its letters."""
+        """Store whose training it is, on all of its dead letters."""
         await self._execute(_SET_USER, training_id, user_id)
 
     async def settled(self, keep: timedelta, *, limit: int, without: Collection[int] = ()) -> list[int]:
-        """Return the numbers of at most *limit* letters settled longer ago than *keep*, oldest first."""
+        """Return the numbers of at most *limit* dead letters settled longer ago than *keep*, oldest first."""
         return [row["number"] for row in await self._fetch(_SETTLED, keep, limit, list(without))]
 
     async def forget(self, numbers: Sequence[int]) -> None:
-        """Delete letters, all of them or none; one that is locked or not settled any more stays."""
+        """Delete dead letters, all of them or none; one that is locked or not settled any more stays."""
 
         async def work(connection: Connection) -> None:
             gone = sorted(row["number"] for row in await connection.fetch(_FORGET, numbers))

@@ -10,10 +10,10 @@ from services.ops.letters.letter import DeadLetter, ReplayMark
 from services.ops.session import Session
 from shared.runtime.postgres import Connection, Pool
 
-#: Called, in the same transaction, when a replayed letter failed again: the replay, the letter's number, the error.
+#: Called, in the same transaction, when a replayed dead letter failed again: the replay, the number, the error.
 Failed: TypeAlias = Callable[[Connection, UUID, int, str], Awaitable[None]]
 
-# In order of their numbers, so that two writers can not deadlock.
+# In order of their numbers, so that two writers cannot deadlock.
 _LOCK_RETURNED: Final = """
     SELECT number FROM ops.letters WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE
 """
@@ -36,7 +36,7 @@ _RETURN: Final = """
       AND l.queue = r.queue AND l.event_id IS NOT DISTINCT FROM r.event_id
     RETURNING l.number
 """
-# A resolved letter that failed again is open again; the same failure delivered twice is not.
+# A resolved dead letter that failed again is open again; the same failure delivered twice is not.
 _KEEP: Final = """
     INSERT INTO ops.letters AS l
         (digest, queue, exchange, routing_key, content_type, headers, body, event_type, event_id, training_id,
@@ -87,7 +87,7 @@ class Archiving(Session):
 
 
 async def _return(connection: Connection, replayed: Mapping[ReplayMark, DeadLetter]) -> set[int]:
-    """Update the letters that came back themselves; return their numbers."""
+    """Update the dead letters that came back themselves; return their numbers."""
     by_number = {mark.letter: _returned_row(mark, letter) for mark, letter in replayed.items()}
     if not by_number:
         return set()

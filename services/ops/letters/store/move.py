@@ -10,10 +10,10 @@ from services.ops.letters.where import by_number, where
 from services.ops.session import END, Session, audit
 from shared.runtime.postgres import Connection, acquired
 
-#: How many letters one transaction changes.
+#: How many dead letters one transaction changes.
 _AT_ONCE: Final = 2000
 
-# In order of their numbers, so that two transactions can not block each other.
+# In order of their numbers, so that two transactions cannot block each other.
 _MOVE: Final = """
     WITH chosen AS (
         SELECT number FROM ops.letters WHERE {where} ORDER BY {order} LIMIT {limit} FOR NO KEY UPDATE
@@ -38,11 +38,11 @@ _MISSING: Final = """
 
 
 class Moving(Session):
-    """Drop open letters, and restore dropped ones; each change is audited."""
+    """Drop open dead letters, and restore dropped ones; each change is audited."""
 
     async def move(self, number: int, move: Move, *, actor: str, reason: str) -> bool:
         """
-        Move one letter; False if it does not exist.
+        Move one dead letter; False if it does not exist.
 
         Raises:
             WrongStatus: if it has neither of the move's statuses.
@@ -75,7 +75,7 @@ class Moving(Session):
     async def move_many(
         self, wanted: Sequence[int] | Filter, move: Move, *, actor: str, reason: str, up_to: int | None = None
     ) -> Changed:
-        """Move those of the *wanted* letters, at most numbered *up_to*, that `preview_move` counts."""
+        """Move those of the *wanted* dead letters, at most numbered *up_to*, that `preview_move` counts."""
         planned = await self.preview_move(wanted, move, up_to=up_to)
         if isinstance(wanted, Filter):
             moved = await self._move_found(wanted, move, planned, actor, reason)
@@ -118,12 +118,12 @@ class Moving(Session):
 
 
 async def _lock(connection: Connection, numbers: Sequence[int]) -> dict[int, str]:
-    """Lock letters; return the status of each that exists."""
+    """Lock dead letters; return the status of each that exists."""
     return {row["number"]: row["status"] for row in await connection.fetch(_LOCK, numbers)}
 
 
 async def _move(connection: Connection, locked: Mapping[int, str], move: Move, actor: str, reason: str) -> int:
-    """Move the letters that have the move's first status; audit each; return how many were moved."""
+    """Move the dead letters that have the move's first status; audit each; return how many were moved."""
     moved = [number for number, status in locked.items() if status == move.was]
     outcomes = [
         f"{move.was} to {move.to}" if status == move.was else f"unchanged: it is {status}" for status in locked.values()
@@ -136,7 +136,7 @@ async def _move(connection: Connection, locked: Mapping[int, str], move: Move, a
 async def _count(
     connection: Connection, wanted: Sequence[int] | Filter, up_to: int | None
 ) -> tuple[dict[LetterStatus, int], int | None]:
-    """Return how many letters are *wanted*, by status, and the highest number among them."""
+    """Return how many dead letters are *wanted*, by status, and the highest number among them."""
     if isinstance(wanted, Filter):
         conditions, values = where(wanted)
     else:

@@ -30,8 +30,8 @@ _FIND: Final = f"""
     FROM ops.letters WHERE number = $1
 """  # noqa: S608 (our own columns)
 
-# From one fingerprint straight to the next, however many letters each has; then each is counted from its index alone.
-# By their oldest letters, which do not change: so pages are stable, and a new kind of failure stands first.
+# From one fingerprint straight to the next, however many dead letters it has; then each is counted from its index.
+# By their oldest dead letters, which do not change: so pages are stable, and a new kind of failure stands first.
 _GROUPS: Final = """
     WITH RECURSIVE kinds AS (
         (SELECT fingerprint FROM ops.letters ORDER BY fingerprint LIMIT 1)
@@ -83,7 +83,7 @@ class Queries(Session):
         return _view(rows[0]) if rows else None
 
     async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]:
-        """Return at most *limit* letters numbered below *before*, newest first."""
+        """Return at most *limit* dead letters numbered below *before*, newest first."""
         conditions, values = where(wanted)
         conditions += f" AND number < ${len(values) + 1} ORDER BY {by_number(wanted)} DESC LIMIT ${len(values) + 2}"
         statement = f"SELECT {_LINE} FROM ops.letters WHERE {conditions}"  # noqa: S608 (our own columns)
@@ -91,7 +91,7 @@ class Queries(Session):
         return [LetterLine(**row) for row in rows]
 
     async def list_groups(self, status: LetterStatus | None, *, before: int | None, limit: int) -> list[GroupView]:
-        """Return at most *limit* groups whose oldest letter is numbered below *before*, the newest kind first."""
+        """Return at most *limit* groups whose oldest dead letter is numbered below *before*, the newest kind first."""
         rows = await self._fetch(_GROUPS, END if before is None else before, limit, status)
         return [GroupView(**row) for row in rows]
 
@@ -104,7 +104,7 @@ class Queries(Session):
         return [AuditView(**row) for row in rows]
 
     async def counts(self) -> LetterCounts:
-        """Return how many letters have each status."""
+        """Return how many dead letters have each status."""
         async with acquired(self._pool) as connection:
             return LetterCounts(**{status: await connection.fetchval(_COUNTS, status) for status in LetterStatus})
 

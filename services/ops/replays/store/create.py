@@ -61,7 +61,7 @@ class Creation(ReplaySession):
 
         Raises:
             KeyReused: if *key* came with another request before.
-            NothingSelected: if no letter can be replayed.
+            NothingSelected: if no dead letter can be replayed.
             TooManySelected: if there are more than one replay takes.
 
         """

@@ -1,4 +1,4 @@
-"""Outcomes of replayed letters, as state and the dead letters tell them. Edge."""
+"""Outcomes of replayed dead letters, as state and the dead letters tell them. Edge."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ _DETAIL: Final = "UPDATE ops.replay_letters SET detail = $3 WHERE replay_id = $1
 
 
 class Outcomes(ReplaySession):
-    """Record what replayed letters came to."""
+    """Record what replayed dead letters came to."""
 
     async def settle(self, settled: Mapping[ReplayMark, Sequence[ReplaySettled]]) -> None:
-        """Record what state says of letters, except for mere steps on the way to their outcome."""
+        """Record what state says of dead letters, except for mere steps on the way to their outcome."""
 
         async def work(connection: Connection) -> None:
             replays, letters = [mark.replay_id for mark in settled], [mark.letter for mark in settled]
@@ -72,7 +72,7 @@ class Outcomes(ReplaySession):
                 key = {"replay_id": str(origin["replay_id"]), "letter": origin["letter"]}
                 last = [event for event in said if is_outcome(origin["queue"], origin["event_type"], event)][-1:]
                 ends += [{**asdict(outcome_of(event)), **key} for event in last]
-            # In one order everywhere, so that two transactions can not block each other.
+            # In one order everywhere, so that two transactions cannot block each other.
             ends.sort(key=lambda end: (end["replay_id"], end["letter"]))
             done = await connection.fetch(_SETTLE, json.dumps(ends))
             columns = ([row[name] for row in done] for name in ("replay_id", "letter", "user_id"))
@@ -97,7 +97,7 @@ class Outcomes(ReplaySession):
         """
         Record, in the transaction that stores dead letters, that a replayed one failed again.
 
-        A letter that came back is open again by then. If another one of its training came instead, this is resolved.
+        A dead letter that came back is open again by then. If another of its training came instead, this is resolved.
         """
         if await connection.fetchval(FAIL, replay_id, letter, clean(text)) is None:
             return

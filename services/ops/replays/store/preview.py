@@ -1,4 +1,4 @@
-"""Dry runs: the letters without a prediction, and the predictions. Edge."""
+"""Dry runs: the dead letters without a prediction, and the predictions. Edge."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Previews(ReplaySession):
     async def to_preview(
         self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
     ) -> list[StoredLetter]:
-        """Return the next letters of a dry run with numbers above *after*, except those in *without*."""
+        """Return the next dead letters of a dry run with numbers above *after*, except those in *without*."""
         rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, BATCH_BYTES, after, without)
         return [to_stored_letter(row) for row in rows]
 
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, LetterOutcome]) -> None:
-        """Store predictions, by the letters' numbers."""
+        """Store predictions, by the dead letters' numbers."""
         rows = [
             {**asdict(each), "letter": letter, "detail": clean(each.detail)} for letter, each in predictions.items()
         ]
         await self._execute(_PREDICT, replay_id, json.dumps(rows))
 
     async def end_preview(self, replay_id: UUID) -> None:
-        """Set a dry run to previewed: every letter has its prediction."""
+        """Set a dry run to previewed: every dead letter has its prediction."""
 
         async def work(connection: Connection) -> None:
             if await find_status(connection, replay_id) is Status.PREVIEWING:

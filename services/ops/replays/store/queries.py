@@ -41,7 +41,7 @@ class Queries(ReplaySession):
     async def list_letters(
         self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
     ) -> list[ReplayedLetterView]:
-        """Return at most *limit* letters of a replay behind position *after*, in the order in which they are sent."""
+        """Return at most *limit* dead letters of a replay behind position *after*, in the order of sending."""
         rows = await self._fetch(_LIST_LETTERS, replay_id, after or 0, limit, outcome)
         return [ReplayedLetterView(**row) for row in rows]
 

@@ -1,9 +1,9 @@
 """
-Send a replay: claim the next letters, record what the broker confirmed, end it. Edge.
+Send a replay: claim the next dead letters, record what the broker confirmed, end it. Edge.
 
-No transaction is open while letters are published. `claim` gives the next ones to one process for a while: no other
-process sends letters of the replay until the claim is recorded, or has expired because the process died. Letters of an
-expired claim are sent again, with the same mark; their consumers drop duplicates by the event's id.
+No transaction is open while dead letters are published. `claim` gives the next ones to one process for a while: no
+other process sends dead letters of the replay until the claim is recorded, or has expired because the process died.
+Those of an expired claim are sent again, with the same mark; consumers drop duplicates by the event's id.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from services.ops.session import ITSELF
 from shared.contract.text import clean
 from shared.runtime.postgres import Connection, acquired
 
-#: Longer than publishing takes. Letters that were claimed by a process that died wait as long.
+#: Longer than publishing takes. Dead letters that were claimed by a process that died wait as long.
 CLAIM_SECONDS: Final = 15.0
 
 _AT_WORK: Final = """
@@ -55,7 +55,7 @@ _PUT_OFF: Final = """
     WHERE id = $1 AND status = 'running' AND next_at = $2
     RETURNING id
 """
-#: The next letters with outcome $3, by position: at most $2 of them, and no more than $4 bytes after the first.
+#: The next dead letters with outcome $3, by position: at most $2 of them, and no more than $4 bytes after the first.
 NEXT_LETTERS: Final = """
     SELECT l.number, l.queue, l.headers, l.content_type, coalesce(w.edited_body, l.body) AS body, l.event_type,
            l.training_id, l.error_code, l.first_failed_at
@@ -72,7 +72,7 @@ NEXT_LETTERS: Final = """
     WHERE w.bytes_before < $4
     ORDER BY w.position
 """
-#: Letters of this size are held in memory at a time.
+#: Dead letters of this size are held in memory at a time.
 BATCH_BYTES: Final = 8 * 1024 * 1024
 _NEXT: Final = NEXT_LETTERS.format("")
 _CLAIM: Final = """
@@ -83,7 +83,7 @@ _MARK_SENT: Final = """
     UPDATE ops.replay_letters SET outcome = 'sent', sent_at = clock_timestamp(), claimed_until = NULL
     WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome IN ('waiting', 'sent')
 """
-#: A letter failed again, for the reason $3.
+#: A dead letter failed again, for the reason $3.
 FAIL: Final = """
     UPDATE ops.replay_letters SET outcome = 'failed', detail = $3, ended_at = clock_timestamp(),
         sent_at = coalesce(sent_at, clock_timestamp()), claimed_until = NULL
@@ -108,7 +108,7 @@ _CANCEL_UNSENT: Final = """
 
 
 class Sending(ReplaySession):
-    """What the engine needs to send letters."""
+    """What the engine needs to send dead letters."""
 
     async def at_work(self) -> list[Work]:
         """Return the replays with something to do."""
@@ -137,7 +137,7 @@ class Sending(ReplaySession):
     async def claim(
         self, replay_id: UUID, *, limit: int, next_at: datetime, seconds: float = CLAIM_SECONDS
     ) -> list[StoredLetter]:
-        """Claim at most *limit* letters; none if the replay has changed since its `Progress` had this *next_at*."""
+        """Claim at most *limit* dead letters; none if the replay changed since its `Progress` had this *next_at*."""
 
         async def work(connection: Connection) -> list[StoredLetter]:
             rows = await connection.fetch(_NEXT, replay_id, limit, Outcome.WAITING, BATCH_BYTES)
@@ -152,7 +152,7 @@ class Sending(ReplaySession):
     async def record(
         self, replay_id: UUID, *, sent: Sequence[int], unsent: Mapping[int, str], given_back: Sequence[int]
     ) -> None:
-        """Record a claim's letters: confirmed, impossible to send and why, or to be tried again."""
+        """Record a claim's dead letters: confirmed, impossible to send and why, or to be tried again."""
 
         async def work(connection: Connection) -> None:
             await connection.execute(_MARK_SENT, replay_id, sent)

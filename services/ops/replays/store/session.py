@@ -127,7 +127,7 @@ async def audit_replay(
 
 
 async def change_letters(connection: Connection, statement: str, replay_id: UUID, detail: str) -> list[int]:
-    """Run *statement* on one slice of positions after the other; return the numbers of the changed letters."""
+    """Run *statement* on one slice of positions after the other; return the numbers of the changed dead letters."""
     last = await connection.fetchval(_LAST_POSITION, replay_id)
     changed: list[int] = []
     for begin in range(0, last, SLICE):

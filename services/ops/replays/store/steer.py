@@ -1,4 +1,4 @@
-"""Start a dry run's letters, pause, resume and cancel. Edge."""
+"""Start a dry run's dead letters, pause, resume and cancel. Edge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.ops.replays.views import ReplayView
 from services.ops.session import slices
 from shared.runtime.postgres import Connection
 
-#: Changes the letters of a replay that had this status; returns the outcome for the audit.
+#: Changes the dead letters of a replay that had this status; returns the outcome for the audit.
 Steer: TypeAlias = Callable[[Connection, Status], Awaitable[str]]
 
 _PLANNED: Final = """
@@ -97,10 +97,10 @@ class Steering(ReplaySession):
 
     async def start(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView:
         """
-        Send the letters of a dry run; those that are not open any more are skipped.
+        Send the dead letters of a dry run; those that are not open any more are skipped.
 
         Raises:
-            NothingSelected: if none of its letters is open.
+            NothingSelected: if none of its dead letters is open.
 
         """
 
@@ -124,7 +124,7 @@ class Steering(ReplaySession):
         return await self._steer(replay_id, _START, actor, reason, work)
 
     async def pause(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView:
-        """Send no more for now. Outcomes of sent letters still arrive."""
+        """Send no more for now. Outcomes of sent dead letters still arrive."""
         return await self._steer(replay_id, _PAUSE, actor, reason)
 
     async def resume(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView:
@@ -138,9 +138,9 @@ class Steering(ReplaySession):
 
     async def cancel(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView:
         """
-        Send no more at all, and reopen the letters that were not sent.
+        Send no more at all, and reopen the dead letters that were not sent.
 
-        Of a canceled replay: give up, and reopen, the letters that were sent and have no outcome.
+        Of a canceled replay: give up, and reopen, the dead letters that were sent and have no outcome.
         """
 
         async def work(connection: Connection, was: Status) -> str:
