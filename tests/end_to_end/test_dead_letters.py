@@ -72,7 +72,7 @@ async def test_where_one_letter_is_not_there_none_is_dropped(settings, training)
     code, _, said = await shell.run("dead-letters", "drop", number, number, "999999", "--reason", "of a test")
 
     assert code == 1
-    assert said.startswith("modelswap: there is no letter 999999\n")
+    assert said.startswith("modelswap: there is no dead letter 999999\n")
     assert (await shell.json("dead-letters", "show", number))["status"] == "open"
 
 
@@ -91,11 +91,11 @@ async def test_without_a_limit_everything_is_exported(settings, training):
 @pytest.mark.parametrize(
     ("typed", "problem"),
     [
-        ("dead-letters show 999999", "there is no letter 999999"),
+        ("dead-letters show 999999", "there is no dead letter 999999"),
         ("dead-letters list --status odd", "query.status: must be one of open"),
         ("dead-letters list --since yesterday", "'yesterday' is not a time"),
         ("dead-letters drop --reason x", "say which"),
-        ("dead-letters drop 999999 --reason x", "there is no letter 999999"),
+        ("dead-letters drop 999999 --reason x", "there is no dead letter 999999"),
         ("dead-letters drop 999999 --reason \udcff", "not text in UTF-8"),
     ],
 )

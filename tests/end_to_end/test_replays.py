@@ -526,5 +526,5 @@ async def test_what_is_not_there_is_said(stack: Stack):
     no_steering = await stack.ops.post(f"/v1/replays/{uuid4()}/pause", json={})
 
     assert (nothing.status_code, nothing.json()["title"]) == (422, "nothing-selected")
-    assert "there is no such letter" in nothing.json()["detail"]
+    assert "there is no such dead letter" in nothing.json()["detail"]
     assert (no_replay.status_code, no_steering.status_code) == (404, 404)

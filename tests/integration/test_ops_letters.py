@@ -453,7 +453,7 @@ async def test_of_letters_one_of_which_is_not_there_none_is_dropped(store, clien
     assert (answer.status_code, answer.json()["title"], answer.json()["detail"]) == (
         404,
         "no-letter",
-        "there is no letter 9",
+        "there is no dead letter 9",
     )
     assert (await the_letter(store)).status == "open"
 

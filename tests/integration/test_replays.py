@@ -142,7 +142,7 @@ async def test_letters_that_can_not_go_are_reported(database_url, store):
     assert [each.detail for each in found] == [
         f"it is in replay {first.id}",
         "reports of progress are lossy: a newer one has made it worthless, drop it",
-        "there is no such letter",
+        "there is no such dead letter",
     ]
     with pytest.raises(NothingSelected, match="lossy"):
         await store.create(order([lossy]))

@@ -119,7 +119,7 @@ def test_a_destination_that_was_proved_is_not_edited():
     signed = succeeded("t1", destination="acme/ada")
     data = json.loads(signed.body())
 
-    with pytest.raises(EditRefused, match="destination: can not be edited"):
+    with pytest.raises(EditRefused, match="destination: cannot be edited"):
         edited(letter_of(signed), {**data, "destination": "acme/eve"})
 
     assert json.loads(edited(letter_of(signed), {**data, "output": "sense"}))["destination"] == "acme/ada"

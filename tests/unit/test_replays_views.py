@@ -48,9 +48,9 @@ def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] |
     ("record", "begins", "is_underway"),
     [
         (replay({Outcome.WAITING: 9}), "", False),
-        (replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "A letter that was sent", True),
-        (replay({Outcome.SWAPPED: 9}, {Outcome.SWAPPED: 9}), "Each letter is looked at alone", False),
-        (replay({Outcome.SENT: 9}, {Outcome.SWAPPED: 9}), "Each letter is looked at alone", True),
+        (replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "A dead letter that was sent", True),
+        (replay({Outcome.SWAPPED: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", False),
+        (replay({Outcome.SENT: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", True),
     ],
 )
 def test_the_note_says_what_letters_that_stay_sent_may_wait_for(record: ReplayView, begins: str, *, is_underway: bool):

@@ -184,4 +184,4 @@ def _only(kind: type[F], wanted: F) -> F:
 
 
 def _no_letter(number: int) -> NoLetter:
-    return NoLetter(f"there is no letter {number}")
+    return NoLetter(f"there is no dead letter {number}")

@@ -115,14 +115,14 @@ def selective(given: Filter) -> Filter:
 
     """
     if not given.model_dump(exclude_none=True, exclude={"status"}):
-        raise ValueError("says nothing of which letters: give at least one of queue, fingerprint, since and so on")
+        raise ValueError("selects no dead letters: give at least one of queue, fingerprint, since and so on")
     return given
 
 
 def _of_any_status(given: Filter) -> Filter:
     # Open dead letters are dropped, and dropped ones restored: another status selects nothing.
     if given.status is not None:
-        raise ValueError("says a status: open letters are dropped, and dropped ones restored, so leave it out")
+        raise ValueError("has a status: open dead letters are dropped, and dropped ones restored, so leave it out")
     return selective(given)
 
 

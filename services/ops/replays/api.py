@@ -119,7 +119,7 @@ class _Replays:
         """Replay one dead letter with another body. The dead letter itself stays as it is; ids cannot be edited."""
         letter = await self.store.find_letter(number)
         if letter is None:
-            raise NoLetter(f"there is no letter {number}")
+            raise NoLetter(f"there is no dead letter {number}")
         try:
             text = edited(letter, body.body)
         except EditRefused as error:

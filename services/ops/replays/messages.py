@@ -138,7 +138,7 @@ def _refuse_other_ids(known: Mapping[str, JsonValue], data: Mapping[str, JsonVal
     others = [name for name in ids if data.get(name) != known.get(name)]
     if others:
         raise EditRefused(
-            *(Mistake(pointer=f"#/{name}", detail=f"can not be edited: it is {known.get(name)!r}") for name in others)
+            *(Mistake(pointer=f"#/{name}", detail=f"cannot be edited: it is {known.get(name)!r}") for name in others)
         )
 
 

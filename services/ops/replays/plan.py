@@ -154,7 +154,7 @@ def step_ends(steps: Sequence[Step], total: int) -> list[int]:
         before = ends[-1] if ends else 0
         size = _size(step, total)
         if size < 1:
-            raise ValueError(f"a step of {step!r} has no letters")
+            raise ValueError(f"a step of {step!r} has no dead letters")
         if before < total:
             ends.append(min(total, before + size))
     return [*ends, *([total] if not ends or ends[-1] < total else [])]

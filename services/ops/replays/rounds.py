@@ -167,7 +167,7 @@ def _why_unsent(error: BaseException) -> str:
     if isinstance(error, ModelswapError):
         return f"{error.code}: {error}"
     log.error("replay.unsendable", exc_info=error)
-    return f"it can not be sent: {type(error).__name__}: {error}"
+    return f"it cannot be sent: {type(error).__name__}: {error}"
 
 
 class Previewer:

@@ -23,19 +23,19 @@ DEFAULT_STEPS: Final[tuple[Step, ...]] = (1, "5%", REST)
 DEFAULT_STOP_SHARE: Final = 0.2
 _MOST_NAMED: Final = 10_000
 _ALONE: Final = (
-    "Each letter is looked at alone, against what is now: where several are of one user, the later ones meet what the "
-    "earlier ones changed."
+    "Each dead letter is predicted alone, against the present state: where several belong to one user, the later ones "
+    "meet the changes of the earlier ones."
 )
 UNDERWAY: Final = (
-    "A letter that was sent and fails in a way that time may heal is tried again like any other: it stays sent for as "
-    "long as MODELSWAP_RETRY_DELAYS lasts, 3 h 22 min where it is not set. The log of whoever consumes it says why "
-    "(delivery.retried). Pause the replay to send no more meanwhile; cancel it, and once more, to give such letters up."
+    "A dead letter that was sent and fails with an error that time may heal is retried like a new message: it stays "
+    "sent for as long as MODELSWAP_RETRY_DELAYS lasts, 3 h 22 min by default. The log of its consumer says why "
+    "(delivery.retried). Pause the replay to send no more; cancel it twice to give such dead letters up."
 )
 
 
 def _share(step: str) -> str:
     if not re.fullmatch(_SHARE, step):
-        raise ValueError(f"must be a number of letters, a share such as 5%, or {REST}")
+        raise ValueError(f"must be a number of dead letters, a share such as 5%, or {REST}")
     return step
 
 
@@ -53,7 +53,7 @@ _STATUS_OPEN: Final = {"status": {"enum": [LetterStatus.OPEN, None]}}
 
 def _open(wanted: Filter) -> Filter:
     if wanted.status not in (None, LetterStatus.OPEN):
-        raise ValueError("only open letters can be replayed")
+        raise ValueError("only open dead letters can be replayed")
     return selective(wanted)
 
 

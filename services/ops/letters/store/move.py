@@ -54,7 +54,7 @@ class Moving(Session):
             if number not in found:
                 return False
             if found[number] not in (move.was, move.to):
-                raise WrongStatus(f"letter {number} is {found[number]}, not {move.was}")
+                raise WrongStatus(f"dead letter {number} is {found[number]}, not {move.was}")
             await _move(connection, found, move, actor, reason)
             return True
 
@@ -143,7 +143,7 @@ async def _count(
         conditions, values = "number = ANY($1::bigint[])", [wanted]
         missing = await connection.fetchval(_MISSING, wanted)
         if missing is not None:
-            raise NoLetter(f"there is no letter {missing}")
+            raise NoLetter(f"there is no dead letter {missing}")
     conditions += f" AND number <= ${len(values) + 1}"
     rows = await connection.fetch(_COUNT_FOUND.format(conditions), *values, END if up_to is None else up_to)
     newest = max((row["newest"] for row in rows), default=None)

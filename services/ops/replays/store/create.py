@@ -91,7 +91,7 @@ async def _create(connection: Connection, new: NewReplay) -> None:
     rows = [_row(letter, Outcome.PLANNED if new.is_dry_run else Outcome.WAITING) for letter in found]
     if isinstance(new.letters, Sequence):
         known = {letter["number"] for letter in found}
-        rows += [_skipped(number, "there is no such letter") for number in new.letters if number not in known]
+        rows += [_skipped(number, "there is no such dead letter") for number in new.letters if number not in known]
     taken = [row["letter"] for row in rows if row["outcome"] != Outcome.SKIPPED]
     if not taken:
         raise NothingSelected(_why_nothing(rows))
@@ -127,7 +127,7 @@ async def _select(connection: Connection, letters: Sequence[int] | Filter) -> li
     statement = _BY_FILTER.format(conditions, by_number(letters), f"${len(values) + 1}")
     found = await connection.fetch(statement, *values, MOST_LETTERS + 1)
     if len(found) > MOST_LETTERS:
-        raise TooManySelected(f"these are more than {MOST_LETTERS} letters: select fewer, by time for example")
+        raise TooManySelected(f"more than {MOST_LETTERS} dead letters are selected: select fewer, by time for example")
     return found
 
 
@@ -146,6 +146,6 @@ def _skipped(number: int, why: str) -> dict[str, Any]:
 
 def _why_nothing(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
-        return "no open letter is selected: there is nothing to replay"
+        return "no open dead letter is selected: there is nothing to replay"
     few = "; ".join(f"letter {row['letter']}: {row['detail']}" for row in rows[:_REASONS])
-    return f"none of these letters can be replayed: {few}{'; …' if len(rows) > _REASONS else ''}"
+    return f"none of these dead letters can be replayed: {few}{'; …' if len(rows) > _REASONS else ''}"

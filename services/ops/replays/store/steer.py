@@ -113,7 +113,7 @@ class Steering(ReplaySession):
                 else:
                     skipped.append({"letter": row["letter"], "detail": why})
             if not taken:
-                raise NothingSelected("none of its letters is open any more")
+                raise NothingSelected("none of its dead letters is still open")
             await connection.execute(_SKIP_PLANNED, replay_id, json.dumps(skipped))
             for some in slices(taken):
                 await connection.execute(_START_PLANNED, replay_id, some)
