@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+
+from pydantic import JsonValue
 
 from services.extractor.errors import NoModel
 from services.extractor.outputs import Found, find_model
@@ -38,7 +39,7 @@ def extract(training: Training, destination: ModelName | None) -> Found:
     )
 
 
-def _respond(document: Mapping[str, Any]) -> Mapping[str, Any]:
+def _respond(document: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     training = document.get("training")
     if not isinstance(training, dict):
         raise BadLine("training must be an object")
@@ -48,7 +49,7 @@ def _respond(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"model": str(found.model.model), "version": found.model.version}
 
 
-def _destination(name: Any) -> ModelName | None:
+def _destination(name: JsonValue) -> ModelName | None:
     destination = ModelName.parse(name.strip().lower()) if isinstance(name, str) and name.isascii() else None
     if name is not None and destination is None:
         raise BadLine("destination must be owner/name or null")

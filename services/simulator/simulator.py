@@ -30,7 +30,7 @@ from services.simulator.schedule import (
 )
 from services.simulator.store import Store
 from services.simulator.training import Training
-from services.simulator.world import World
+from services.simulator.world import JobT, World
 from shared.replicate.signature import signed_headers
 from shared.runtime import clock
 
@@ -115,14 +115,6 @@ class Simulator:
             self._follow(training)
         return training
 
-    def cancel_training(self, training: Training) -> Training:
-        """Cancel *training* unless it has ended; return its new state."""
-        if training.has_ended(training.seconds(self.now())):
-            return training
-        canceled = self.world.cancel_training(training, now=self.now())
-        self._follow(canceled)
-        return canceled
-
     def create_prediction(
         self, request: JobRequest, version: Version, *, deadline_seconds: float, api_url: str
     ) -> Prediction:
@@ -132,11 +124,11 @@ class Simulator:
         self._follow(prediction)
         return prediction
 
-    def cancel_prediction(self, prediction: Prediction) -> Prediction:
-        """Cancel *prediction* unless it has ended; return it as it is then."""
-        if prediction.has_ended(prediction.seconds(self.now())):
-            return prediction
-        canceled = self.world.cancel_prediction(prediction, now=self.now())
+    def cancel(self, job: JobT) -> JobT:
+        """Cancel *job* unless it has ended; return its new state."""
+        if job.has_ended(job.seconds(self.now())):
+            return job
+        canceled = self.world.cancel(job, now=self.now())
         self._follow(canceled)
         return canceled
 

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from services.simulator import prediction, training
 from services.simulator.faults import FaultOrder
@@ -32,6 +32,7 @@ _DELETION_SECONDS: Final = 120.0
 _ID_LENGTH: Final = 26
 
 
+JobT = TypeVar("JobT", Training, Prediction)
 #: The state that is kept over a restart, one item per model, deletion, training and prediction.
 Kept: TypeAlias = Model | Deletion | Training | Prediction
 
@@ -174,14 +175,14 @@ class World:
             run_seconds=run_seconds,
             faults=faults,
         )
-        self._set_training(created)
+        self._set(created)
         return created
 
     def know(self, told: Training) -> None:
         """Add this training, replacing one with the same id, and its destination."""
         if told.destination:
             self.create_model(Model(told.destination))
-        self._set_training(told)
+        self._set(told)
 
     def find_training(self, training_id: str) -> Training | None:
         return self._trainings.get(training_id)
@@ -193,38 +194,22 @@ class World:
     def change_training(self, found: Training, order: FaultOrder, *, now: datetime) -> Training:
         """Return the *found* training with the ordered faults."""
         changed = found.with_orders(order.faults, at=found.seconds(now))
-        self._set_training(changed)
+        self._set(changed)
         return changed
-
-    def cancel_training(self, found: Training, *, now: datetime) -> Training:
-        """Return the *found* training, canceled unless it has ended."""
-        canceled = found.cut(found.seconds(now), Status.CANCELED)
-        self._set_training(canceled)
-        return canceled
 
     def restore(self, kept: Iterable[Kept]) -> None:
         """Add the items that were kept before a restart, and the destinations of trainings that are not among them."""
-        destinations = []
         for each in kept:
             match each:
                 case Model():
                     self._models[each.name] = each
                 case Deletion():
                     self._gone_at[each.id] = each.at
-                case Training():
-                    self._makers[each.makes] = each.id
-                    self._trainings[each.id] = each
-                    destinations.append(each.destination)
-                case Prediction():
-                    self._predictions[each.id] = each
-        for name in destinations:
-            if name not in self._gone_at:
+                case _:
+                    self._add(each)
+        for name in (each.destination for each in self._trainings.values()):
+            if name and name not in self._gone_at:
                 self._models.setdefault(name, Model(name))
-
-    def _set_training(self, changed: Training) -> None:
-        self._makers[changed.makes] = changed.id
-        self._trainings[changed.id] = changed
-        self._keep(changed)
 
     def _accepts(self, destination: str) -> bool:
         if self._knobs.auto_destinations and _MODEL.fullmatch(destination):
@@ -260,7 +245,7 @@ class World:
             webhook=request.webhook,
             events=request.webhook_events_filter,
         )
-        self._set_prediction(created)
+        self._set(created)
         return created
 
     def predictions(self, *, now: datetime) -> list[Prediction]:
@@ -271,15 +256,22 @@ class World:
         found = self._predictions.get(prediction_id)
         return None if found is None or self._is_gone(found.version, now) else found
 
-    def cancel_prediction(self, found: Prediction, *, now: datetime) -> Prediction:
-        """Return the *found* prediction, canceled unless it has ended."""
+    def cancel(self, found: JobT, *, now: datetime) -> JobT:
+        """Return the *found* job, canceled unless it has ended."""
         canceled = found.cut(found.seconds(now), Status.CANCELED)
-        self._set_prediction(canceled)
+        self._set(canceled)
         return canceled
 
-    def _set_prediction(self, changed: Prediction) -> None:
-        self._predictions[changed.id] = changed
+    def _set(self, changed: Training | Prediction) -> None:
+        self._add(changed)
         self._keep(changed)
+
+    def _add(self, job: Training | Prediction) -> None:
+        if isinstance(job, Training):
+            self._makers[job.makes] = job.id
+            self._trainings[job.id] = job
+        else:
+            self._predictions[job.id] = job
 
     # Names
 

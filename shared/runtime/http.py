@@ -41,7 +41,7 @@ from shared.runtime.tokens import ON_BEHALF_OF, Caller, Token, from_header
 
 log = structlog.get_logger()
 
-Answer = Callable[[Request, Exception], Coroutine[Any, Any, Response]]
+Answer = Callable[[Request, Exception], Coroutine[None, None, Response]]
 
 #: Training input may hold archives as data URIs.
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024

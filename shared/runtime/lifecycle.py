@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from importlib.metadata import version
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from starlette.applications import Starlette
@@ -40,7 +40,7 @@ class CannotListen(ModelswapError):
     code = "can_not_listen"
 
 
-def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event], Coroutine[None, None, None]]) -> int:
     """Load the settings of *service*, run it until SIGTERM or SIGINT, and return its exit code."""
     try:
         settings = settings_class.load()
@@ -57,7 +57,7 @@ def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event]
         return runner.run(_run(settings, run))
 
 
-async def _run(settings: S, run: Callable[[S, asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+async def _run(settings: S, run: Callable[[S, asyncio.Event], Coroutine[None, None, None]]) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -79,7 +79,7 @@ async def _run(settings: S, run: Callable[[S, asyncio.Event], Coroutine[Any, Any
     return 0
 
 
-async def _until_cut_off(running: Coroutine[Any, Any, None], stopping: asyncio.Event, seconds: float) -> None:
+async def _until_cut_off(running: Coroutine[None, None, None], stopping: asyncio.Event, seconds: float) -> None:
     """
     Await *running*, but at most *seconds* after *stopping* is set; then cancel it.
 
@@ -122,7 +122,7 @@ async def serve(
     await serving
 
 
-async def supervise(stopping: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
+async def supervise(stopping: asyncio.Event, *parts: Coroutine[None, None, None]) -> None:
     """
     Run *parts* together until all have ended.
 

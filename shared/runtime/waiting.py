@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ class Stopped(Exception):
     """The process is stopping, so the work was cancelled."""
 
 
-async def unless_stopped(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, T]) -> T:
     """
     Do *work*, and cancel it as soon as *stopping* is set.
 

@@ -40,7 +40,7 @@ async def test_a_restart_forgets_no_training_and_no_prediction(tmp_path):
     async with started(tmp_path / "state") as simulator:
         succeeds = train(simulator, "", output=None, drop=["start"])
         aborted = train(simulator, "", outcome="aborted")
-        canceled = simulator.cancel_training(train(simulator, ""))
+        canceled = simulator.cancel(train(simulator, ""))
         version = await made(simulator, succeeds.makes)
         drawn = simulator.world.create_prediction(
             JobRequest(input={"prompt": "x"}), version, deadline_seconds=60, api_url="http://here", now=clock.now()
@@ -67,7 +67,7 @@ async def test_a_restart_keeps_models_and_their_visibility(tmp_path):
 
 async def test_a_restart_keeps_a_models_deletion(tmp_path):
     async with started(tmp_path / "state") as simulator:
-        destination = simulator.cancel_training(train(simulator, "")).destination
+        destination = simulator.cancel(train(simulator, "")).destination
         simulator.world.create_model(Model("acme/again"))
         for name in (destination, "acme/again"):
             assert simulator.world.delete_model(Model(name), now=clock.now())

@@ -191,7 +191,7 @@ async def test_a_cancel_is_told_at_once(receiver, simulate):
     training = train(simulator, receiver.url, [WebhookEvent.START, WebhookEvent.COMPLETED])
     await receiver.until(lambda: receiver.statuses_told == ["processing"])
 
-    canceled = simulator.cancel_training(training)
+    canceled = simulator.cancel(training)
     await settle(simulator)
 
     assert canceled.life.outcome == "canceled"

@@ -113,7 +113,7 @@ class Predictions:
         prediction = self._find(request)
         if prediction is None:
             return await self._trainings.cancel(request)
-        return JSONResponse(self._describe(self._simulator.cancel_prediction(prediction)))
+        return JSONResponse(self._describe(self._simulator.cancel(prediction)))
 
     def _find(self, request: Request) -> Prediction | None:
         return self._world.find_prediction(request.path_params["id"], now=self._simulator.now())

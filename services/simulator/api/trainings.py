@@ -31,7 +31,7 @@ class Trainings:
         return JSONResponse(self._describe(self._asked(request)))
 
     async def cancel(self, request: Request) -> Response:
-        canceled = self._simulator.cancel_training(self._asked(request))
+        canceled = self._simulator.cancel(self._asked(request))
         return JSONResponse(self._describe(canceled) | {"logs": None})
 
     async def _create(self, request: Request) -> Response:
