@@ -87,13 +87,13 @@ class FakeReplicate:
     async def create_prediction(
         self,
         ref: ModelRef,
-        input: Mapping[str, JsonValue],  # noqa: A002
+        inputs: Mapping[str, JsonValue],
         cancel_after_seconds: int,  # noqa: ARG002
     ) -> Prediction:
         self._fail_if_told()
         _there(self.versions.get(ref), f"run {ref}")
-        self.inputs.append(input)
-        run = {"id": f"run{len(self.inputs)}", "version": ref.version, "input": input}
+        self.inputs.append(inputs)
+        run = {"id": f"run{len(self.inputs)}", "version": ref.version, "input": inputs}
         self.runs[f"run{len(self.inputs)}"] = [Prediction.model_validate({**run, **said}) for said in self.will_say]
         return self.runs[f"run{len(self.inputs)}"][0]
 

@@ -53,7 +53,7 @@ class Models(Protocol):
     async def create_prediction(
         self,
         ref: ModelRef,
-        input: Mapping[str, JsonValue],  # noqa: A002 (Replicate's own word)
+        inputs: Mapping[str, JsonValue],
         cancel_after_seconds: int,
     ) -> Prediction: ...
 

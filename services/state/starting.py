@@ -47,7 +47,7 @@ class Replicate(Protocol):
         self,
         trainer: ModelRef,
         destination: ModelName,
-        input: Mapping[str, JsonValue],  # noqa: A002 (Replicate's own word)
+        inputs: Mapping[str, JsonValue],
         webhook: str,
         events: Sequence[str],
     ) -> Training: ...

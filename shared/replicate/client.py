@@ -104,7 +104,7 @@ class Replicate:
         self,
         trainer: ModelRef,
         destination: ModelName,
-        input: Mapping[str, JsonValue],  # noqa: A002 (Replicate's own word)
+        inputs: Mapping[str, JsonValue],
         webhook: str,
         events: Sequence[str],
     ) -> Training:
@@ -119,7 +119,7 @@ class Replicate:
         path = ("models", trainer.owner, trainer.name, "versions", trainer.version, "trainings")
         body: dict[str, JsonValue] = {
             "destination": str(destination),
-            "input": dict(input),
+            "input": dict(inputs),
             "webhook": webhook,
             "webhook_events_filter": [*events],
         }
@@ -145,7 +145,7 @@ class Replicate:
     async def create_prediction(
         self,
         ref: ModelRef,
-        input: Mapping[str, JsonValue],  # noqa: A002 (as above)
+        inputs: Mapping[str, JsonValue],
         cancel_after_seconds: int,
     ) -> Prediction:
         """Start one run of *ref*; Replicate cancels it after *cancel_after_seconds* (5 or more)."""
@@ -154,7 +154,7 @@ class Replicate:
             decode_prediction,
             "POST",
             "predictions",
-            body={"version": str(ref), "input": dict(input)},
+            body={"version": str(ref), "input": dict(inputs)},
             headers={"Cancel-After": f"{cancel_after_seconds}s"},
             budget=self._predictions,
         )

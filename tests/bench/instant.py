@@ -44,10 +44,10 @@ class InstantReplicate:
     async def create_prediction(
         self,
         ref: ModelRef,
-        input: Mapping[str, JsonValue],  # noqa: A002 (Replicate's own word)
+        inputs: Mapping[str, JsonValue],
         cancel_after_seconds: int,
     ) -> Prediction:
-        raise NotImplementedError(f"{ref} {input} {cancel_after_seconds}")
+        raise NotImplementedError(f"{ref} {inputs} {cancel_after_seconds}")
 
     async def list_predictions(self) -> list[Prediction]:
         raise NotImplementedError

@@ -79,11 +79,11 @@ class Replicate:
         self,
         trainer: ModelRef,
         destination: ModelName,
-        input: Mapping[str, JsonValue],  # noqa: A002
+        inputs: Mapping[str, JsonValue],
         webhook: str,
         events: Sequence[str],
     ) -> Training:
-        self.asked.append((trainer, destination, input, webhook, events))
+        self.asked.append((trainer, destination, inputs, webhook, events))
         self.meanwhile()
         if self.error is not None:
             raise self.error
