@@ -45,6 +45,14 @@ class NoOutput(NeedsLookup):
         "the letter's output (modelswap dead-letters edit), then replay"
     )
 
+    def __init__(self, destination: ModelName) -> None:
+        super().__init__(
+            f"there is no output, as where Replicate has removed it, so the versions of {destination} must tell",
+            code="no_version",
+            model=destination,
+            prefix=None,
+        )
+
 
 class NotListed(NoModel):
     """None of the listed versions fits. The list may lag behind the trainings."""

@@ -77,7 +77,7 @@ def _find(output: JsonValue, destination: ModelName | None, trainer: str | None,
         if not whole or not whole.issuperset(_versions_in(value)):
             raise error
     if output is None and destination is not None and not is_same(destination, trainer):
-        raise _no_output(destination)
+        raise NoOutput(destination)
     if not answers:
         raise _nothing_said([*parts, *(value for _, value in texts)], destination, trainer)
 
@@ -286,15 +286,6 @@ def _may_answer(value: JsonValue) -> bool:
 
 def _is_file(value: JsonValue) -> bool:
     return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()[:_LONGEST_TEXT]) is not None
-
-
-def _no_output(destination: ModelName) -> NoOutput:
-    return NoOutput(
-        f"there is no output, as where Replicate has removed it, so the versions of {destination} must tell",
-        code="no_version",
-        model=destination,
-        prefix=None,
-    )
 
 
 def _nothing_said(values: Sequence[JsonValue], destination: ModelName | None, trainer: str | None) -> NoModel:
