@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from services.extractor.errors import NeedsLookup, NoModel, NoOutput, NotListed, NotThereYet
 from services.extractor.outputs import Found, find_model
 from shared.contract.identity import ModelName, ModelRef
+from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
 from shared.replicate.version import REGISTERED_WITHIN, Version
@@ -31,22 +32,12 @@ _MAX_PAGES: Final = 10
 _MAX_RIVALS: Final = 100
 
 
-class Page(Protocol):
-    """One page of trainings, newest first, with the cursor of the next page."""
-
-    @property
-    def trainings(self) -> Sequence[Training]: ...
-
-    @property
-    def next_cursor(self) -> str | None: ...
-
-
 class Replicate(Protocol):
     """The calls to Replicate's API."""
 
     async def list_versions(self, model: ModelName) -> list[Version]: ...
 
-    async def list_trainings(self, cursor: str | None = None) -> Page: ...
+    async def list_trainings(self, cursor: str | None = None) -> TrainingsPage: ...
 
 
 @dataclass(frozen=True, slots=True)

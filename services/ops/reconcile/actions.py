@@ -17,6 +17,7 @@ from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import Event, ExtractionFailed, TrainingFailed
 from shared.contract.identity import TrainingId
+from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
 from shared.replicate.translate import translate
@@ -35,20 +36,10 @@ _ANY_SIZE: Final = 8 * 1024 * 1024
 Publish: TypeAlias = Callable[[Envelope], Awaitable[None]]
 
 
-class Page(Protocol):
-    """A page of trainings, newest first, and the cursor of the next."""
-
-    @property
-    def trainings(self) -> Sequence[Training]: ...
-
-    @property
-    def next_cursor(self) -> str | None: ...
-
-
 class Replicate(Protocol):
     """Replicate's API."""
 
-    async def list_trainings(self, cursor: str | None = None) -> Page: ...
+    async def list_trainings(self, cursor: str | None = None) -> TrainingsPage: ...
 
     async def get_training(self, training_id: str) -> Training: ...
 
