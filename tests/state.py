@@ -34,7 +34,7 @@ from shared.runtime.postgres import Connection, connect, connect_pool
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DESTINATION = ModelName("acme", "ada")
 #: In the parameters of the statement that writes a batch, and of no other.
-WRITE = b'"ref": "'
+BATCH = b'"ref": "'
 
 
 def model_of(training_id: str, destination: ModelName = DESTINATION) -> ModelRef:
@@ -119,7 +119,9 @@ def registration(user_id: str, training_id: str | None = None, **fields: Any) ->
 @contextlib.asynccontextmanager
 async def opened_store(database_url: str, *, max_size: int = 4) -> AsyncIterator[Store]:
     """A store as the service has it: in the role that may do little."""
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=max_size)
+    pool = await connect_pool(
+        database_url, application_name="test", role=ROLE, plans_once=True, min_size=1, max_size=max_size
+    )
     try:
         yield Store(pool)
     finally:

@@ -33,7 +33,9 @@ async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
     token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     url = settings.amqp_url.get_secret_value()
     async with (
-        opened_database(settings, service="state", role=ROLE, migrations=MIGRATIONS, stopping=stopping) as pool,
+        opened_database(
+            settings, service="state", role=ROLE, migrations=MIGRATIONS, stopping=stopping, plans_once=True
+        ) as pool,
         Replicate(token, settings.replicate_api_url) as replicate,
         Publisher(url, name="modelswap state", timeout_seconds=settings.publish_timeout_seconds) as publisher,
     ):

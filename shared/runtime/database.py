@@ -23,11 +23,21 @@ _CLOSE_SECONDS: Final = 1.0
 
 @asynccontextmanager
 async def opened_database(
-    settings: DatabaseSettings, *, service: str, role: str, migrations: Migrations, stopping: asyncio.Event
+    settings: DatabaseSettings,
+    *,
+    service: str,
+    role: str,
+    migrations: Migrations,
+    stopping: asyncio.Event,
+    plans_once: bool = False,
 ) -> AsyncIterator[Pool | None]:
-    """Yield a pool that acts as *role*, once all *migrations* are applied; None if *stopping* is set before."""
+    """
+    Yield a pool that acts as *role*, once all *migrations* are applied; None if *stopping* is set before.
+
+    *plans_once* is that of `connect_pool`.
+    """
     try:
-        pool = await unless_stopped(stopping, _connect(settings, service, role))
+        pool = await unless_stopped(stopping, _connect(settings, service, role, plans_once=plans_once))
     except Stopped:
         yield None
         return
@@ -66,13 +76,14 @@ async def check_database(pool: Pool, migrations: Migrations) -> str | None:
     return f"migration {found} of {migrations.latest} of {migrations.schema}: `modelswap db migrate`"
 
 
-async def _connect(settings: DatabaseSettings, service: str, role: str) -> Pool:
+async def _connect(settings: DatabaseSettings, service: str, role: str, *, plans_once: bool) -> Pool:
     while True:
         try:
             return await connect_pool(
                 settings.database_url.get_secret_value(),
                 application_name=f"modelswap {service}",
                 role=role,
+                plans_once=plans_once,
                 max_size=settings.database_pool_size,
             )
         except DependencyDown as error:

@@ -87,10 +87,19 @@ class MixedUp(DependencyDown):
 
 
 async def connect_pool(
-    url: str, *, application_name: str, role: str | None = None, min_size: int = 2, max_size: int = 8
+    url: str,
+    *,
+    application_name: str,
+    role: str | None = None,
+    plans_once: bool = False,
+    min_size: int = 2,
+    max_size: int = 8,
 ) -> Pool:
     """
     Open connections to *url*.
+
+    With *plans_once*, Postgres plans each statement once in a session, for any parameters. Otherwise it may plan it
+    anew for each execution, which for our largest statements takes longer than executing them.
 
     With a *role*, every session acts as that role, whatever user the URL logs in as: even a superuser has only the
     role's privileges.
@@ -103,6 +112,8 @@ async def connect_pool(
     session = {**_SESSION, "application_name": application_name}
     if role is not None:
         session["role"] = role
+    if plans_once:
+        session["plan_cache_mode"] = "force_generic_plan"
     with _connecting():
         pool = await asyncpg.create_pool(
             url,

@@ -196,3 +196,16 @@ async def test_a_process_that_is_to_end_does_not_wait_for_a_postgres_that_says_n
 async def ask(pool: Pool) -> None:
     async with acquired(pool) as connection:
         await connection.fetchval("SELECT 1")
+
+
+async def test_pool_that_plans_once_makes_no_custom_plan(database_url):
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, plans_once=True, min_size=1, max_size=1)
+    async with acquired(pool) as connection:
+        for user_id in ("ada", "bob"):
+            await connection.fetch("SELECT FROM state.users WHERE user_id = $1", user_id)
+        plans = await connection.fetch(
+            "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%user_id = $1'"
+        )
+    pool.terminate()
+
+    assert [tuple(row) for row in plans] == [(2, 0)]

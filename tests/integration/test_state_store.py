@@ -19,7 +19,9 @@ from services.state.changes import Failure
 from services.state.ownership import DestinationMismatch, MadeByAnother, MayBeAnothers, MayBeUnregistered
 from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.rollback import RollbackOrder, WithdrawalOrder
-from services.state.store import Store
+from services.state.store import ROLE, Store
+from services.state.store.apply import LOAD
+from services.state.store.write import WRITE
 from services.state.swap import UnknownTraining
 from services.state.transitions import Stage
 from services.state.views import TrainingRow
@@ -30,10 +32,11 @@ from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import ModelName
 from shared.contract.values import ProgressSource
 from shared.runtime.clock import now
+from shared.runtime.postgres import acquired, connect_pool
 from tests.state import (
+    BATCH,
     DESTINATION,
     NOON,
-    WRITE,
     Wire,
     canceled,
     connected,
@@ -238,6 +241,23 @@ async def test_an_unknown_training_fails_alone(store):
     assert isinstance(unknown, UnknownTraining)
 
 
+@pytest.mark.parametrize(("statement", "parameters"), [(LOAD, 7), (WRITE, 9)], ids=["load", "write"])
+async def test_plan_made_on_empty_tables_finds_trainings_by_key(database_url, statement, parameters):
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, plans_once=True, min_size=1, max_size=1)
+    async with acquired(pool) as connection:
+        await connection.execute(f"PREPARE statement AS {statement}")
+        lines = await connection.fetch(f"EXPLAIN EXECUTE statement ({', '.join(['NULL'] * parameters)})")
+    pool.terminate()
+    plan = "\n".join(line[0] for line in lines)
+
+    # The first reads all trainings of a user; the second and third all trainings.
+    assert [
+        found
+        for found in ("trainings_user_id_generation_key", "Index Cond: (model IS NULL)", "Seq Scan")
+        if found in plan
+    ] == []
+
+
 # Twice is once
 
 
@@ -269,7 +289,7 @@ async def test_a_commit_whose_answer_was_lost_is_done_again_without_effect(datab
     async with Wire(database_url) as wire, opened_store(wire.url) as store:
         await store.adopt(registration("ada", "t1"))
 
-        wire.swallow_answer_to(WRITE)
+        wire.swallow_answer_to(BATCH)
         with pytest.raises(DependencyDown):
             await store.apply([ready("t1")])
         again = await store.apply([ready("t1")])
@@ -541,7 +561,7 @@ async def test_lost_answers_and_killed_sessions_change_nothing_about_that(databa
                 batch = waiting.pop()
                 match dice.randrange(6):
                     case 0:
-                        wire.swallow_answer_to(WRITE)
+                        wire.swallow_answer_to(BATCH)
                     case 1:
                         async with one_killer:
                             await killer.execute(

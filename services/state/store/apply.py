@@ -41,8 +41,9 @@ _LOCK_USERS: Final = """
 """
 
 # Rows are named by ``= ANY(array)`` even if a join implies it: so each is found by its index, and a plan made while the
-# tables were empty stays good when they are large.
-_LOAD: Final = """
+# tables were empty stays good when they are large. For the same reason, users are joined from the left, and other
+# conditions are ``IS TRUE``, which keeps them from being looked up in an index.
+LOAD: Final = """
     WITH users AS MATERIALIZED (
         SELECT user_id, xmin AS version, deleted_at IS NOT NULL AS is_deleted
         FROM state.users
@@ -67,11 +68,12 @@ _LOAD: Final = """
            (SELECT json_agg(json_build_object('ref', ref, 'destination', destination, 'started_at', started_at,
                                               'completed_at', completed_at))
             FROM state.trainings
-            WHERE destination = ANY($6::text[]) AND user_id = ANY(ARRAY(SELECT user_id FROM users)) AND model IS NULL
-              AND stage NOT IN ('failed', 'canceled')) AS rivals,
+            WHERE destination = ANY($6::text[])
+              AND (user_id = ANY(ARRAY(SELECT user_id FROM users)) AND model IS NULL
+                   AND stage NOT IN ('failed', 'canceled')) IS TRUE) AS rivals,
            ARRAY(SELECT training_id FROM state.trainings WHERE training_id = ANY($7::text[])) AS registered
     FROM state.trainings t
-    JOIN users u USING (user_id)
+    LEFT JOIN users u ON u.user_id = t.user_id
     LEFT JOIN state.user_models m
         ON m.user_id = t.user_id AND m.user_id = ANY(ARRAY(SELECT user_id FROM users))
     WHERE t.training_id = ANY($1::text[]) OR t.ref = ANY($2::uuid[])
@@ -159,7 +161,7 @@ async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapsh
     events = [envelope.event for envelope in envelopes]
     looked_up = [model for event in events if (model := looked_up_model(event)) is not None]
     rows = await connection.fetch(
-        _LOAD,
+        LOAD,
         *_names(envelopes),
         [inbox_id(envelope) for envelope in envelopes],
         [event.training_id for event in events if lacks_destination(event)],

@@ -37,7 +37,7 @@ ESTIMATED_UNTIL: Final = "coalesce(t.estimated_until, clock_timestamp() + interv
 _OF_LOCKED: Final = "user_id = ANY(ARRAY(SELECT user_id FROM locked))"
 
 # Constraints across these tables are checked at the end of the statement or at commit.
-_WRITE: Final = f"""
+WRITE: Final = f"""
     WITH locked AS (
         UPDATE state.users u SET next_generation = u.next_generation
         FROM unnest($1::text[], $2::xid[]) AS known (user_id, version)
@@ -67,7 +67,7 @@ _WRITE: Final = f"""
         FROM json_to_recordset($5::json) AS c (
             ref uuid, training_id text, stage text, model text, failure json, output text, trainer text,
             trainer_version text, started_at timestamptz, completed_at timestamptz)
-        WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[]) AND t.{_OF_LOCKED}
+        WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[]) AND (t.{_OF_LOCKED}) IS TRUE -- by the index of the ref
     ), history AS (
         INSERT INTO state.model_history
             (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, at)
@@ -106,7 +106,7 @@ async def write(connection: Connection, changes: Changes, versions: Mapping[str,
     """
     users = sorted(versions)  # all lock in the same order
     rows = await connection.fetch(
-        _WRITE,
+        WRITE,
         users,
         [versions[user] for user in users],
         list(changes.applied),
