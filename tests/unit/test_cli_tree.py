@@ -4,6 +4,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from services.cli.main import app
 from services.cli.problem import Problem, exit_code, explain
@@ -46,6 +47,11 @@ def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 TREE = dict(walk(typer.main.get_command(app)))
 LEAVES = {path: command for path, command in TREE.items() if not hasattr(command, "commands")}
+
+
+@cache
+def help_of(path: tuple[str, ...]) -> Result:
+    return CliRunner().invoke(app, [*path, "--help"])
 
 
 def told() -> set[str]:
@@ -83,7 +89,7 @@ def test_these_are_the_commands():
 
 @pytest.mark.parametrize("path", TREE, ids=" ".join)
 def test_help_says_what_a_command_does(path):
-    result = CliRunner().invoke(app, [*path, "--help"])
+    result = help_of(path)
 
     assert result.exit_code == 0
     assert "Usage: " in result.stdout
@@ -95,6 +101,14 @@ def test_the_help_of_what_operators_repair_with_walks_through_it(group):
     said = CliRunner().invoke(app, [group, "--help"]).stdout
 
     assert len(re.findall(rf"\n +modelswap {group} ", said)) >= 5
+
+
+@pytest.mark.parametrize("path", TREE, ids=" ".join)
+def test_helps_name_dead_letters_and_speak_plainly(path):
+    said = " ".join(help_of(path).stdout.split())
+
+    assert not re.search(r"\b(can not|whoever|nobody|anybody|public door)\b", said, re.IGNORECASE)
+    assert not re.search(r"(?<!dead )(?<!dead-)(?<![\w\"])letters?\b(?!\.)", said, re.IGNORECASE)
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)

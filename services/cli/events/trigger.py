@@ -76,9 +76,8 @@ async def trigger(request: TriggerRequest, url: str | None) -> str:
         path = f"trainings/{subject.id}"
         await change_simulator(settings.replicate_api_url, "PUT", path, {**webhooks[-1][1], **told})
     lines = []
-    if subject.address is not None and {Trigger.PROGRESSED, Trigger.STARTED} & set(request.triggers) == {
-        Trigger.PROGRESSED
-    }:
+    is_unstarted = Trigger.PROGRESSED in request.triggers and Trigger.STARTED not in request.triggers
+    if subject.address is not None and is_unstarted:
         # Progress may be lost, so it registers no training id. Replicate also says first that the training runs.
         lines.append(await post(Trigger.STARTED, body_of(Trigger.STARTED), f"msg_{uuid4().hex}"))
         await _until_known(subject.id)
