@@ -1,4 +1,4 @@
-"""The tree of commands, put together from the rooms."""
+"""The tree of commands, put together from the folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md and CONTRIBUTING.md name what there is: rooms, layers, files, functions, make targets and steps."""
+"""ARCHITECTURE.md and CONTRIBUTING.md name what there is: folders, layers, files, functions, make targets and steps."""
 
 import ast
 import re
@@ -30,7 +30,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def packages() -> set[str]:
-    return {str(file.parent.relative_to(ROOT)) for room in CODE for file in (ROOT / room).rglob("__init__.py")}
+    return {str(file.parent.relative_to(ROOT)) for folder in CODE for file in (ROOT / folder).rglob("__init__.py")}
 
 
 def functions(file: Path) -> set[str]:
@@ -38,16 +38,16 @@ def functions(file: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def test_every_package_is_a_room_on_the_page_and_vice_versa():
-    rooms = {path for room, _ in rows(section("The rooms").partition("### ")[0]) for path in PATH.findall(room)}
+def test_every_package_is_a_folder_on_the_page_and_vice_versa():
+    told = {path for folder, _ in rows(section("The folders").partition("### ")[0]) for path in PATH.findall(folder)}
 
-    assert {room for room in rooms if room.startswith(CODE)} == packages() - set(CODE)
+    assert {folder for folder in told if folder.startswith(CODE)} == packages() - set(CODE)
 
 
 def test_the_layers_on_the_page_are_those_of_the_import_rules():
     (layers,) = (rule["layers"] for rule in RULES if rule["type"] == "layers")
 
-    told = [PATH.findall(rooms) for _, rooms in rows(section("Who may import whom"))]
+    told = [PATH.findall(folders) for _, folders in rows(section("Who may import whom"))]
 
     assert told == [layer.replace(".", "/").split(" | ") for layer in layers]
 
@@ -75,7 +75,12 @@ def test_contributing_names_every_make_target():
 
 
 @pytest.mark.parametrize(
-    "step", rows(section("Read it in this order: the path of one webhook")), ids=lambda row: row[0]
+    "step",
+    [
+        pytest.param(step, id=f"{path} {step[0]}")
+        for path in ("one webhook", "a dead letter")
+        for step in rows(section(f"Read it in this order: the path of {path}"))
+    ],
 )
 def test_each_step_of_the_path_names_functions_of_its_files(step):
     _, files, told = step
