@@ -54,7 +54,7 @@ def find_model(
 
     Raises:
         NeedsDestination: if it names a version, but no model.
-        NeedsLookup: if it names a model, but no complete version; `resolve` may complete it.
+        NeedsLookup: if it names a model, but no complete version; `look_up` may complete it.
         NoModel: if it names none, several, or one that cannot be this training's. The text begins with the output's
             shape, by which dead letters are grouped.
 
