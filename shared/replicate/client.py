@@ -12,6 +12,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Final, Self, TypeVar
@@ -44,6 +45,8 @@ _STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3, pool=3)
 _CONNECTIONS: Final = httpx.Limits(max_connections=20, max_keepalive_connections=10)
 #: The request was not sent, so it had no effect.
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+#: Read once per process: to read the trusted certificates takes 60 ms of CPU, and plain HTTP needs a context, too.
+_tls_context = cache(httpx.create_ssl_context)
 
 
 _Item = TypeVar("_Item")
@@ -76,13 +79,15 @@ class Replicate:
         self._sleep = sleep
         self._reads = Budget(_READS_PER_MINUTE)
         self._predictions = Budget(_PREDICTIONS_PER_MINUTE)
+        # A configured proxy cannot reach a simulator on this machine.
+        trust_env = not _is_this_machine(self._url.host)
         self._http = httpx.AsyncClient(
             timeout=_STEP_TIMEOUTS,
             limits=_CONNECTIONS,
             headers={"Accept-Encoding": "identity", "User-Agent": "modelswap"},
             follow_redirects=False,
-            # A configured proxy cannot reach a simulator on this machine.
-            trust_env=not _is_this_machine(self._url.host),
+            trust_env=trust_env,
+            verify=_tls_context(trust_env=trust_env),
         )
 
     async def __aenter__(self) -> Self:
