@@ -82,7 +82,7 @@ async def trainings(store: Store) -> list[str]:
 
 
 async def until(store: Store, count: int) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while (await store.counts()).open < count:
             await asyncio.sleep(0.05)
 
@@ -268,8 +268,7 @@ async def test_killed_again_and_again_it_stores_each_letter_once(broker, publish
     ops = Stack(tmp_path, amqp_url=broker.url, database_url=database_url, replicate_url="http://127.0.0.1:9").processes[
         "ops"
     ]
-    for n in range(1500):
-        await publisher.publish(dead(f"t{n}"))
+    await asyncio.gather(*(publisher.publish(dead(f"t{n}")) for n in range(1500)))
     stored: list[int] = []
     try:
         for _ in range(2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
@@ -19,12 +19,13 @@ class Thing(BaseModel):
 
 
 @asynccontextmanager
-async def server(answer: bytes, *, hangs_up: bool) -> AsyncIterator[str]:
-    """A server that answers each connection with these bytes, then hangs up or falls silent; its address."""
+async def server(answer: bytes, *, hangs_up: bool, before: Sequence[bytes] = ()) -> AsyncIterator[str]:
+    """A server that answers with *before*, then *answer*, then hangs up or falls silent; its address."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
+        for said in (*before, answer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(said)
         if not hangs_up:
             await reader.read()  # until the client hangs up
         writer.close()
@@ -43,7 +44,10 @@ async def test_nothing_that_listens_is_not_reached():
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"])
 @pytest.mark.parametrize(("seconds", "deadline"), [(0.2, None), (10, 0.2)])
 async def test_a_silent_server_hangs(begun: bytes, seconds: float, deadline: float | None):
-    async with server(begun, hangs_up=False) as url, HttpClient(url) as http:
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+    async with server(begun, hangs_up=False, before=[whole]) as url, HttpClient(url) as http:
+        # From here on there is a connection, however slow this machine is.
+        await http.request("GET", "/")
         with pytest.raises(Hung):
             await http.request("GET", "/", seconds=seconds, deadline_seconds=deadline)
 

@@ -83,7 +83,7 @@ class Client:
         return await self.answer()
 
     async def answer(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while b"\r\n\r\n" not in self.wire.sent:
                 await asyncio.sleep(0)
         head, _, body = self.wire.sent.partition(b"\r\n\r\n")
@@ -177,7 +177,7 @@ def problem(body: bytes) -> str:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 
