@@ -29,6 +29,8 @@ MOST_MB: Final = 16
 #: An orchestrator asks several times; most of this is for a busy machine, whose client and servers share its cores.
 LIVEZ_SECONDS: Final = 10
 HEADER_SECONDS: Final = 3
+#: How long an answer may take on a busy machine; without the flood it takes milliseconds.
+PATIENCE_SECONDS: Final = 60
 #: How long after its deadline a connection may be closed, on a busy machine.
 CLOSED_SECONDS: Final = 15
 #: Of each process: more than it takes.
@@ -73,11 +75,11 @@ def _descriptors() -> None:
 async def ask_all(stack: Stack) -> None:
     """One request that is meant well to every process."""
     body = f'{{"id":"attack{uuid4().hex[:20]}","status":"starting","version":"{SELF_STARTED}"}}'.encode()
-    async with plain_client() as client:
+    async with plain_client(timeout=PATIENCE_SECONDS) as client:
         answers = await asyncio.gather(
             deliver(stack, body, f"msg_{uuid4().hex}"),
-            stack.api.get("/v1/users/nobody/model"),
-            stack.ops.get("/v1/dead-letters"),
+            stack.api.get("/v1/users/nobody/model", timeout=PATIENCE_SECONDS),
+            stack.ops.get("/v1/dead-letters", timeout=PATIENCE_SECONDS),
             client.get(f"{stack.url('extractor')}/openapi.json"),
         )
     assert [answer.status_code for answer in answers] == [202, 404, 200, 200]
