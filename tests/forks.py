@@ -55,7 +55,9 @@ def start(
 ) -> ForkServerProcess:
     """Run ``python -m`` *module*, with these descriptors as its standard output and standard error."""
     process = _CONTEXT.Process(
-        target=_become, args=(module, tuple(arguments), dict(environment), _Descriptor(output), _Descriptor(errors))
+        target=_become,
+        args=(module, tuple(arguments), dict(environment), _Descriptor(output), _Descriptor(errors)),
+        daemon=True,  # one that a broken test leaves is ended with the tests, which do not wait for it
     )
     process.start()
     return process
