@@ -1,11 +1,13 @@
 """
 Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares it, `modelswap topology diff` prints it.
 
+    exchange                queue                                                 exchange          queue
+
     modelswap.training ─┬─▶ modelswap.extractor ─┐
                         ├─▶ modelswap.state ─────┤  failed for good, or crashed too often
                         ├─▶ modelswap.progress ──┼──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
-                        └─▶ modelswap.ops ───────┤
-    modelswap.events ─────▶ modelswap.state      │
+                        └─▶ modelswap.ops ───────┤                                   ▲
+    modelswap.events ─────▶ modelswap.state      │              receiver: a webhook that no event can be made of
                                                  └─ retry: published to modelswap.delay.<d> with the queue's own name
                                                     as routing key; on expiry the default exchange brings it back
 

@@ -88,7 +88,7 @@ class Services(Previews, Protocol):
 
 
 class Publisher(Protocol):
-    """Hands a message to the broker and waits for its receipt."""
+    """Publishes a message and waits for the broker's confirm."""
 
     async def publish(self, message: Outgoing) -> None: ...
 
