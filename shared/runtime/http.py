@@ -1,5 +1,5 @@
 """
-Base of our HTTP APIs: authentication, body limit, validation, error responses, pages. Edge.
+Base of our HTTP APIs: validation, error responses, pages; authentication and body limit by `middleware`. Edge.
 
 Every request needs a bearer token. Every failure is answered as a problem (RFC 9457), without internals.
 """
@@ -7,12 +7,10 @@ Every request needs a bearer token. Every failure is answered as a problem (RFC 
 from __future__ import annotations
 
 import base64
-import hmac
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -20,41 +18,36 @@ import structlog
 from fastapi import Depends, FastAPI, Header, Query, Request, Response, Security, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.security import HTTPBearer
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from shared.contract.answers import KIND_PREFIX, Item, Mistake, Page, Problem
+from shared.contract.answers import Item, Mistake, Page
 from shared.contract.checked import Checked
 from shared.contract.errors import DependencyDown, ModelswapError, TransientError
 from shared.contract.mistakes import Schemas, mistakes
 from shared.runtime.aside import SetAside
-from shared.runtime.description import PROBLEM_JSON, PROBLEMS, describe, kind_of, without_tools
+from shared.runtime.description import PROBLEMS, describe, kind_of, without_tools
 from shared.runtime.docs import HEADERS as PAGE_HEADERS
 from shared.runtime.docs import page
 from shared.runtime.health import Check, health_routes
-from shared.runtime.tokens import ON_BEHALF_OF, Caller, Token, from_header
+from shared.runtime.middleware import CALLER, DOCS, OPENAPI, LimitBody, RequireToken, path_below
+from shared.runtime.problems import problem
+from shared.runtime.tokens import Caller, Token
 
 log = structlog.get_logger()
 
 Answer = Callable[[Request, Exception], Coroutine[None, None, Response]]
 
-#: Training input may hold archives as data URIs.
-MAX_BODY_BYTES: Final = 4 * 1024 * 1024
-_OPENAPI: Final = "/openapi.json"
 _INVALID: Final = "invalid"
-_DOCS: Final = "/docs"
 _RETRY_AFTER_SECONDS: Final = 5
 _CURSOR_BYTES: Final = 8
 #: A number from 0 to 2**63 - 1 in that many bytes, as base 64; every text that matches is one.
 _CURSOR: Final = "^[A-Za-f][A-Za-z0-9_-]{9}[AEIMQUYcgkosw048]$"
-_READS: Final = ("GET", "HEAD", "OPTIONS")
-_CALLER: Final = "modelswap.caller"
-_ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
 
 #: Not the phrases of `HTTPStatus`, which differ between versions of Python.
 _HTTP_KINDS: Final = {400: "bad-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
@@ -70,7 +63,7 @@ class Invalid(Exception):
 
 
 def _asker(request: Request) -> Caller:
-    caller: Caller = request.scope[_CALLER]
+    caller: Caller = request.scope[CALLER]
     return caller
 
 
@@ -124,7 +117,7 @@ class Api(FastAPI):
         super().__init__(**options)
         self._statuses = statuses
         self._whole: dict[str, Any] | None = None
-        self.add_route(_DOCS, self._show_page)
+        self.add_route(DOCS, self._show_page)
 
     def whole(self) -> dict[str, Any]:
         """Return the description, including internal operations."""
@@ -172,7 +165,7 @@ def new_api(
         openapi_tags=[{"name": name, "description": about} for name, about in tags.items()],
         docs_url=None,
         redoc_url=None,
-        openapi_url=_OPENAPI,
+        openapi_url=OPENAPI,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         # HTTPBearer is for the document only; `RequireToken` checks the token before a body is read.
@@ -204,73 +197,6 @@ def create_app(
     return app
 
 
-class RequireToken:
-    """
-    Middleware: refuses requests without a known bearer token, except for the API's own description.
-
-    It also refuses writes with a read-only token, and requests on behalf of others without a service token.
-    """
-
-    def __init__(self, app: ASGIApp, tokens: Sequence[Token]) -> None:
-        self._app = app
-        self._tokens = [(token.secret.encode(), token.caller) for token in tokens]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._choose(scope)(scope, receive, send)
-
-    def _choose(self, scope: Scope) -> ASGIApp:
-        if scope["type"] != "http" or _path(scope) in (_OPENAPI, _DOCS):
-            return self._app
-        if not self._tokens:
-            return _CLOSED
-        caller = self._identify(dict(scope["headers"]))
-        if isinstance(caller, Response):
-            return caller
-        if not caller.may_write and scope["method"] not in _READS:
-            return _FORBIDDEN
-        scope[_CALLER] = caller
-        return self._app
-
-    def _identify(self, headers: Mapping[bytes, bytes]) -> Caller | Response:
-        """Return the caller, or the response that refuses the request."""
-        caller = self._find(headers)
-        if caller is None:
-            return _UNAUTHORIZED
-        said = headers.get(_ON_BEHALF_OF)
-        if said is None:
-            return caller
-        if not caller.may_speak_for_others:
-            return _NOT_FOR_OTHERS
-        name = from_header(said.decode("latin-1"))
-        return _NO_NAME if name is None else replace(caller, name=name)
-
-    def _find(self, headers: Mapping[bytes, bytes]) -> Caller | None:
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        # All are compared, so that the timing does not reveal which one matches.
-        found = [caller for known, caller in self._tokens if hmac.compare_digest(token, known)]
-        return found[0] if found and scheme.lower() == b"bearer" else None
-
-
-class LimitBody:
-    """Middleware: refuses bodies over `MAX_BODY_BYTES`. (FastAPI's own limit answers in plain text.)"""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size_bytes = 0
-
-        async def receive_some() -> Message:
-            nonlocal size_bytes
-            message = await receive()
-            size_bytes += len(message.get("body", b""))
-            if size_bytes > MAX_BODY_BYTES:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY_BYTES} bytes")
-            return message
-
-        await self._app(scope, receive_some, send)
-
-
 def to_cursor(number: int) -> str:
     """Encode the position where a page ended, for the request of the next page."""
     return base64.urlsafe_b64encode(number.to_bytes(_CURSOR_BYTES)).decode().rstrip("=")
@@ -287,28 +213,6 @@ def from_cursor(cursor: str | None) -> int | None:
     return None if cursor is None else int.from_bytes(base64.urlsafe_b64decode(f"{cursor}="))
 
 
-def _problem(
-    status: int, kind: str, detail: str, *, errors: Sequence[Mistake] = (), headers: Mapping[str, str] | None = None
-) -> Response:
-    problem = Problem(type=KIND_PREFIX + kind, title=kind, status=status, detail=detail, errors=errors)
-    return JSONResponse(
-        problem.model_dump(exclude_defaults=True), status_code=status, media_type=PROBLEM_JSON, headers=headers
-    )
-
-
-_UNAUTHORIZED: Final = _problem(
-    401, "unauthorized", "a valid bearer token is required", headers={"WWW-Authenticate": "Bearer"}
-)
-_CLOSED: Final = _problem(403, "forbidden", "this process accepts no requests: MODELSWAP_API_TOKENS is not set")
-_FORBIDDEN: Final = _problem(403, "forbidden", "this token may look, but change nothing")
-_NOT_FOR_OTHERS: Final = _problem(
-    403, "forbidden", f"this token may not speak for others: leave {ON_BEHALF_OF} out, or use one of scope service"
-)
-_NO_NAME: Final = _problem(
-    400, "bad-request", f"{ON_BEHALF_OF} is no name: letters, digits and _.@+- only, at most 100 of them"
-)
-
-
 def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:
     """Return the exception handler that answers every error as a problem."""
 
@@ -323,24 +227,24 @@ def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:
             case TransientError():
                 return _unavailable(request, error)
             case ModelswapError() if type(error) in statuses:
-                return _problem(statuses[type(error)], kind_of(error.code), str(error))
+                return problem(statuses[type(error)], kind_of(error.code), str(error))
         log.error("request.broken", path=request.url.path, exc_info=error)
-        return _problem(500, "internal", "an internal error; it is logged")
+        return problem(500, "internal", "an internal error; it is logged")
 
     return answer
 
 
 def _invalid(errors: Sequence[Mistake], kind: str = _INVALID) -> Response:
-    return _problem(422, kind, "the request is invalid", errors=errors)
+    return problem(422, kind, "the request is invalid", errors=errors)
 
 
 def _refused(request: Request, error: HTTPException) -> Response:
     status, headers, detail = error.status_code, error.headers, str(error.detail)
     if status == HTTPStatus.METHOD_NOT_ALLOWED and isinstance(request.app, Api):
         # Starlette names the methods of the first route at that path, not of all.
-        allowed = ", ".join(request.app.methods_at(_path(request.scope)))
+        allowed = ", ".join(request.app.methods_at(path_below(request.scope)))
         headers, detail = {"Allow": allowed}, f"this path supports only {allowed}"
-    return _problem(status, _HTTP_KINDS.get(status, "http"), detail, headers=headers)
+    return problem(status, _HTTP_KINDS.get(status, "http"), detail, headers=headers)
 
 
 def _taken(request: Request) -> Schemas:
@@ -350,14 +254,8 @@ def _taken(request: Request) -> Schemas:
     return Schemas.of_operation(document, operation)
 
 
-def _path(scope: Scope) -> str:
-    """Return the path below the API's mount point."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
-
-
 def _unavailable(request: Request, error: TransientError) -> Response:
     log.warning("request.unavailable", path=request.url.path, error=error.code, detail=str(error))
     told = error.retry_after_seconds if isinstance(error, DependencyDown) else None
     headers = {"Retry-After": str(math.ceil(told or _RETRY_AFTER_SECONDS))}
-    return _problem(503, "unavailable", f"not now ({error.code}): try again in a moment", headers=headers)
+    return problem(503, "unavailable", f"not now ({error.code}): try again in a moment", headers=headers)

@@ -22,7 +22,8 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.contract.preview import Answer, Message
 from shared.replicate.errors import OperatorNeeded
 from shared.runtime.clock import now
-from shared.runtime.http import MAX_BODY_BYTES, create_app
+from shared.runtime.http import create_app
+from shared.runtime.middleware import MAX_BODY_BYTES
 from tests.described import DescribedTransport
 from tests.fakes import FakeReplicate
 

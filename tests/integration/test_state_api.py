@@ -32,7 +32,7 @@ from shared.replicate.errors import BadAnswer, NotThere, Refused, Unknown
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, read_claim
 from shared.runtime.aside import SetAside
-from shared.runtime.http import MAX_BODY_BYTES
+from shared.runtime.middleware import MAX_BODY_BYTES
 from tests.described import DescribedTransport
 from tests.state import (
     DESTINATION,

@@ -1,0 +1,112 @@
+"""Middleware of our HTTP APIs: bearer tokens and the limit of a body. Edge."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.runtime.problems import problem
+from shared.runtime.tokens import ON_BEHALF_OF, Caller, Token, from_header
+
+#: Training input may hold archives as data URIs.
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+#: Paths of the API's own description, which need no token.
+OPENAPI: Final = "/openapi.json"
+DOCS: Final = "/docs"
+#: Name of the caller in the scope.
+CALLER: Final = "modelswap.caller"
+_READS: Final = ("GET", "HEAD", "OPTIONS")
+_ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
+
+
+class RequireToken:
+    """
+    Middleware: refuses requests without a known bearer token, except for the API's own description.
+
+    It also refuses writes with a read-only token, and requests on behalf of others without a service token.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Sequence[Token]) -> None:
+        self._app = app
+        self._tokens = [(token.secret.encode(), token.caller) for token in tokens]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._choose(scope)(scope, receive, send)
+
+    def _choose(self, scope: Scope) -> ASGIApp:
+        if scope["type"] != "http" or path_below(scope) in (OPENAPI, DOCS):
+            return self._app
+        if not self._tokens:
+            return _CLOSED
+        caller = self._identify(dict(scope["headers"]))
+        if isinstance(caller, Response):
+            return caller
+        if not caller.may_write and scope["method"] not in _READS:
+            return _FORBIDDEN
+        scope[CALLER] = caller
+        return self._app
+
+    def _identify(self, headers: Mapping[bytes, bytes]) -> Caller | Response:
+        """Return the caller, or the response that refuses the request."""
+        caller = self._find(headers)
+        if caller is None:
+            return _UNAUTHORIZED
+        said = headers.get(_ON_BEHALF_OF)
+        if said is None:
+            return caller
+        if not caller.may_speak_for_others:
+            return _NOT_FOR_OTHERS
+        name = from_header(said.decode("latin-1"))
+        return _NO_NAME if name is None else replace(caller, name=name)
+
+    def _find(self, headers: Mapping[bytes, bytes]) -> Caller | None:
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        # All are compared, so that the timing does not reveal which one matches.
+        found = [caller for known, caller in self._tokens if hmac.compare_digest(token, known)]
+        return found[0] if found and scheme.lower() == b"bearer" else None
+
+
+class LimitBody:
+    """Middleware: refuses bodies over `MAX_BODY_BYTES`. (FastAPI's own limit answers in plain text.)"""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size_bytes = 0
+
+        async def receive_some() -> Message:
+            nonlocal size_bytes
+            message = await receive()
+            size_bytes += len(message.get("body", b""))
+            if size_bytes > MAX_BODY_BYTES:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, receive_some, send)
+
+
+_UNAUTHORIZED: Final = problem(
+    401, "unauthorized", "a valid bearer token is required", headers={"WWW-Authenticate": "Bearer"}
+)
+_CLOSED: Final = problem(403, "forbidden", "this process accepts no requests: MODELSWAP_API_TOKENS is not set")
+_FORBIDDEN: Final = problem(403, "forbidden", "this token may look, but change nothing")
+_NOT_FOR_OTHERS: Final = problem(
+    403, "forbidden", f"this token may not speak for others: leave {ON_BEHALF_OF} out, or use one of scope service"
+)
+_NO_NAME: Final = problem(
+    400, "bad-request", f"{ON_BEHALF_OF} is no name: letters, digits and _.@+- only, at most 100 of them"
+)
+
+
+def path_below(scope: Scope) -> str:
+    """Return the path below the API's mount point."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
