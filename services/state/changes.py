@@ -99,7 +99,7 @@ class Snapshot:
     rivals: Collection[Rival] = ()
     #: Ids of rivals in Replicate's list that are registered here.
     registered: Collection[str] = ()
-    #: Version of each user's row; it changes whenever something of the user does.
+    #: Version of each user's row. Every change of the user's trainings or models changes it, as `store.write` says.
     versions: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -1,9 +1,8 @@
 """
 A batch of events: load, `fold` and write. Edge.
 
-Two statements, and no lock between them: the write takes only users of whom nothing has changed since the load (see
-`write`). The deliveries about other users, which are few, are applied again in a transaction that locks their users
-first.
+Two statements without a lock between them: the write changes only users that have not changed since the load (see
+`write`). Deliveries about the others, which are few, are applied again in a transaction that locks their users first.
 """
 
 from __future__ import annotations

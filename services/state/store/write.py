@@ -1,10 +1,10 @@
 """
 Writes `Changes`: one statement for all rows of a batch. Edge.
 
-Whoever changes something of a user updates the user's row: that is the lock of one user, and gives the row a new
-version, its `xmin` (the transaction that wrote it). So changes that were decided without a lock are written only for
-users whose row still has the version that was read. Only `record_progress` does without: it skips rows that are locked,
-and touches no column that decides.
+Optimistic locking: every writer of a user's trainings or models first updates the user's row. The update locks the row
+until the commit, and gives it a new version: its `xmin`, the id of the transaction that wrote it. Changes that were
+decided without a lock are written only for users whose row still has the version that was read. The one exception is
+`record_progress`: it skips locked rows, and changes no column that a decision depends on.
 """
 
 from __future__ import annotations
