@@ -58,7 +58,7 @@ class Inbox:
         is_urgent = False
         following = None if self._closed or self._stopping.is_set() else await self._waiting.get()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LONGEST_WAIT_SECONDS):
+            async with asyncio.timeout(_LONGEST_WAIT_SECONDS if can_wait else None):
                 while following is not None:
                     batch.append(following)
                     is_urgent = is_urgent or following.routing_key not in can_wait
