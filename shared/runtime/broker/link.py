@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import Final, Self, TypeVar, cast
 from uuid import uuid4
 
+import aio_pika
 import aiormq
 from pamqp.base import Frame
 from pamqp.exceptions import PAMQPException
@@ -97,6 +98,7 @@ class Link:
     """An open connection with one open channel; after any doubtful error the whole link is discarded."""
 
     channel: aiormq.Channel
+    _connection: aio_pika.abc.AbstractConnection
     _writer: asyncio.StreamWriter
 
     def __init__(self) -> None:
@@ -125,21 +127,22 @@ class Link:
         link = cls()
         async with asyncio.timeout(_OPEN_SECONDS):
             transport = Transport(link._incoming)
-            connection = aiormq.Connection(
-                URL(url).update_query(heartbeat=_HEARTBEAT_SECONDS),
-                transport_factory=transport,
-                client_properties={"connection_name": name},
-            )
+            address = URL(url).update_query(heartbeat=_HEARTBEAT_SECONDS)
+            connection = aio_pika.Connection(address, client_properties={"connection_name": name})
+            connection.kwargs["transport_factory"] = transport
             try:
                 await connection.connect()
-                link._use(cast(aiormq.Channel, await connection.channel()), transport.writer)
+                channel = await connection.channel()
+                link._use(connection, cast(aiormq.Channel, await channel.get_underlay_channel()), transport.writer)
             except BaseException:
                 await _close(connection)
                 raise
         return link
 
-    def _use(self, channel: aiormq.Channel, writer: asyncio.StreamWriter) -> None:
-        self.channel, self._writer = channel, writer
+    def _use(
+        self, connection: aio_pika.abc.AbstractConnection, channel: aiormq.Channel, writer: asyncio.StreamWriter
+    ) -> None:
+        self._connection, self.channel, self._writer = connection, channel, writer
         self._incoming.channel = channel.number
         self._frame_bytes = min(channel.connection.connection_tune.frame_max or FRAME_BYTES, FRAME_BYTES)
         channel.closing.add_done_callback(self._on_close)
@@ -239,18 +242,18 @@ class Link:
     async def close(self) -> None:
         """Close, waiting at most a second; never raises."""
         self.lost.set()
-        await _close(self.channel.connection)
+        await _close(self._connection)
 
 
 async def _unused(_: object) -> None:
     """Stand for the callback of the library, which gets no delivery."""
 
 
-async def _close(connection: aiormq.abc.AbstractConnection) -> None:
+async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
     try:
         with suppress(*LINK_ERRORS):
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await connection.close(aiormq.exceptions.ConnectionClosed(0, "closed by us"))
+                await connection.close()
     except asyncio.CancelledError:
         if not is_stray_cancel():
             raise
