@@ -75,22 +75,26 @@ class Process:
 
     def kill(self) -> None:
         """As the kernel does it: nothing of the process runs any more."""
-        self._end(signal.SIGKILL)
+        self._send(signal.SIGKILL)
+        self.wait()
 
     def stop(self) -> int:
         """As an orchestrator does it; returns the exit code."""
-        return self._end(signal.SIGTERM)
+        self.ask_to_stop()
+        return self.wait()
 
     def ask_to_stop(self) -> None:
         """SIGTERM, without waiting for the end."""
-        if self.is_alive:
-            os.kill(self.pid, signal.SIGTERM)
+        self._send(signal.SIGTERM)
 
-    def _end(self, how: signal.Signals) -> int:
+    def _send(self, which: signal.Signals) -> None:
+        if self.is_alive:
+            os.kill(self.pid, which)
+
+    def wait(self) -> int:
+        """Return the exit code; 0 if it was never started."""
         if self._running is None:
             return 0
-        if self.is_alive:
-            os.kill(self.pid, how)
         self._running.join(20)
         code = self._running.exitcode
         assert code is not None, f"{self.name} still runs"
@@ -171,7 +175,7 @@ class Stack:
         for process in self.processes.values():
             process.ask_to_stop()
         for process in self.processes.values():
-            process.stop()
+            process.wait()
 
     async def until_ready(self, *names: str) -> None:
         """Wait until each of these processes (all, if none is named) says that it can do its work."""

@@ -44,7 +44,7 @@ async def seconds_to_stop(names: Sequence[str], stack: Stack, server: str, url: 
         began = monotonic()
         for process in processes:
             process.ask_to_stop()
-        codes = await asyncio.gather(*(asyncio.to_thread(process.stop) for process in processes))
+        codes = await asyncio.gather(*(asyncio.to_thread(process.wait) for process in processes))
         took = monotonic() - began
     assert set(codes) == {0}
     return took
