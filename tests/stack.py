@@ -240,14 +240,17 @@ class Stack:
         return found[0]
 
     async def until_stage(self, training_id: str, *stages: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait until the training is in one of *stages*."""
+        """Wait until the training is in one of *stages*. Its first event may be what makes its id known."""
         seen: dict[str, Any] = {}
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    seen = await self.training(training_id)
-                    if seen["stage"] in stages:
-                        return seen
+                    answer = await self.api.get(f"/v1/trainings/{training_id}")
+                    seen = answer.json()
+                    if answer.status_code != 404:
+                        answer.raise_for_status()
+                        if seen["stage"] in stages:
+                            return seen
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"{training_id} did not come to {stages}: {seen}") from None
