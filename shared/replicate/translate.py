@@ -79,7 +79,7 @@ def translate(training: Training, origin: Origin, *, size_bytes: int, recovered:
         case unknown:
             raise UnknownStatus(
                 f"training {training.id} has the status {unknown!r}. Look it up at Replicate; "
-                "when a later version of modelswap knows the status, replay this letter"
+                "when a later version of modelswap knows the status, replay this dead letter"
             )
 
 

@@ -116,7 +116,7 @@ class Sender:
                 batch = await self._store.claim(work.replay_id, limit=limit, next_at=progress.next_at)
                 return await self._send_all(work.replay_id, batch)
             case Stop(reason):
-                outcome = f"{counts.waiting} letters wait"
+                outcome = f"{counts.waiting} dead letters wait"
                 await self._store.end(work.replay_id, Status.STOPPED, reason=reason, outcome=outcome)
             case Done():
                 outcome = f"{counts.ended - counts.failed} done, {counts.failed} failed"
