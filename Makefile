@@ -48,7 +48,7 @@ end-to-end: setup ## whole walks, and what dies on the way
 	@echo "── end-to-end tests"; $(BIN)/pytest tests/end_to_end
 
 chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings: an hour
-	@$(BIN)/pytest -m chaos tests/end_to_end/test_chaos.py
+	@$(BIN)/pytest -o faulthandler_timeout=3600 -m chaos tests/end_to_end/test_chaos.py
 
 # Two of the three wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers of
 # its own; on servers that are given, they would take each other's messages.

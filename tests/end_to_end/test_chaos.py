@@ -4,8 +4,8 @@ Faults of every kind at once, from a seed: at the end every user has the right m
 `tests/chaos` has the script of a run, its faults, the product that they strike, and the oracle that judges it.
 
     pytest tests/end_to_end/test_chaos.py                            one seed, 100 trainings
-    pytest -m chaos tests/end_to_end/test_chaos.py                   ten seeds of 1,000, and one on three nodes
-    ... --chaos-seeds 7,8 --chaos-trainings 300                      these
+    make chaos                                                       ten seeds of 1,000, and one on three nodes
+    pytest -m chaos ... --chaos-seeds 7,8 --chaos-trainings 300      these
 
 What happens follows from the seed; when it meets whom does not, so a run that failed may pass the next time.
 """
