@@ -114,6 +114,6 @@ def test_the_four_recipes_are_on_the_page():
     assert recipes == ["an output shape", "an event field", "a setting", "a replay action"]
 
 
-@pytest.mark.parametrize(("page", "limit"), [("ARCHITECTURE.md", 200), ("CONTRIBUTING.md", 100)])
+@pytest.mark.parametrize(("page", "limit"), [("ARCHITECTURE.md", 230), ("CONTRIBUTING.md", 100)])
 def test_a_page_stays_a_page(page, limit):
     assert len(PAGES[page].splitlines()) < limit
