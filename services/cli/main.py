@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from services.cli.backtest.commands import dead_letters_try, trainings_re_extract
+from services.cli.docs.commands import docs
 from services.cli.events.commands import extract, listen, progress, trigger
 from services.cli.local.commands import config, db, demo, doctor, serve, topology, up
 from services.cli.mistyped import explain_mistake
@@ -61,6 +62,7 @@ for name, commands in (
     ("config", config),
     ("db", db),
     ("topology", topology),
+    ("docs", docs),
 ):
     app.add_typer(commands, name=name)
 

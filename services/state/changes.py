@@ -21,7 +21,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
-from shared.contract.values import Cause
+from shared.contract.values import Cause, SwapCause
 from shared.replicate.version import REGISTERED_WITHIN
 
 SOURCE: Final = "state"
@@ -149,7 +149,7 @@ class Swap:
     model: ModelRef
     trigger_word: str
     previous: ModelRef | None
-    cause: Cause = Cause.TRAINING
+    cause: SwapCause = Cause.TRAINING
     reason: str = ""
     actor: str = "modelswap"
 

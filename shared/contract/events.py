@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
-from shared.contract.values import Cause, Effect, Evidence, Output, ProgressSource, Reason
+from shared.contract.values import Cause, Effect, Evidence, Output, ProgressSource, Reason, SwapCause
 
 #: Internal events: reported by Replicate or requested by operators.
 TRAINING_EXCHANGE: Final = "modelswap.training"
@@ -31,12 +31,20 @@ DESTINATION_UNKNOWN: Final = "destination_unknown"
 class Event(BaseModel):
     """One immutable fact. Unknown fields are ignored, so that an older consumer accepts a newer producer's events."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        ser_json_inf_nan="null",
+        allow_inf_nan=False,
+        # A field's docstring is its description in the contract's documents.
+        use_attribute_docstrings=True,
+    )
 
     key: ClassVar[str]
     exchange: ClassVar[str] = TRAINING_EXCHANGE
 
     training_id: TrainingId
+    """Replicate's id of the training."""
 
     def fact(self) -> tuple[object, ...]:
         """Return the values that, with key and training id, identify this fact: equal facts have equal ids."""
@@ -49,20 +57,22 @@ class Event(BaseModel):
 
     @property
     def subject(self) -> str:
-        """The subject of the event: its user if it has one, else its training."""
+        """The subject of the event: the user whose model changed, else the training."""
         return self.training_id
 
 
 class TrainingEvent(Event):
     """Base of the events that Replicate reports of a training."""
 
-    #: Our own id of the training, confirmed by Replicate: in the signed body or in an API response.
     ref: UUID | None = None
-    #: Our own id of a training, from the called URL only. Replicate does not sign the URL, so this is unconfirmed:
-    #: use it only as a reason to look the training up at Replicate.
+    """Our own id of the training, confirmed by Replicate: in the signed body or in an API response."""
     called_ref: UUID | None = None
-    #: Found by polling Replicate, because the webhook never arrived.
+    """
+    Our own id of a training, from the called URL only. Replicate does not sign the URL, so this is unconfirmed:
+    use it only as a reason to look the training up at Replicate.
+    """
     recovered: bool = False
+    """Found by polling Replicate, because the webhook never arrived."""
 
 
 class TrainingStarted(TrainingEvent):
@@ -78,8 +88,8 @@ class TrainingProgressed(TrainingEvent):
     key = "training.progressed.v1"
     step: int | None = Field(default=None, ge=0, le=2**31 - 1)
     total: int | None = Field(default=None, gt=0, le=2**31 - 1)
-    #: 0..1; null if the training runs but its log shows no progress.
     fraction: float | None = Field(default=None, ge=0, le=1)
+    """0..1; null if the training runs but its log shows no progress."""
     source: ProgressSource = ProgressSource.LOG
 
     def fact(self) -> tuple[object, ...]:
@@ -90,14 +100,14 @@ class TrainingSucceeded(TrainingEvent):
     """Replicate finished the training without an error. Its model is not verified yet."""
 
     key = "training.succeeded.v1"
-    #: The training's destination, if Replicate's own data repeats the webhook URL that states it.
     destination: ModelName | None = None
-    #: The output as received, of any shape.
+    """The training's destination, if Replicate's own data repeats the webhook URL that states it."""
     output: Output = None
-    #: Size of the output; set instead of *output* when that is too large for an event.
+    """The output as received, of any shape."""
     output_omitted_bytes: int | None = None
-    #: The trainer (``owner/name``) and its version, never those of the resulting model.
+    """Size of the output; set instead of *output* when that is too large for an event."""
     trainer: str | None = None
+    """The trainer (``owner/name``) and its version, never those of the resulting model."""
     trainer_version: str | None = None
     error: Reason | None = None
     created_at: datetime | None = None
@@ -128,12 +138,12 @@ class ExtractionRequested(Event):
     """The extraction of a succeeded training's model was requested again."""
 
     key = "extraction.requested.v1"
-    #: Unique per request.
     request_id: UUID
+    """Unique per request."""
     ref: UUID
     destination: ModelName
-    #: The stored output, used if Replicate has deleted it since.
     output: Output = None
+    """The stored output, used if Replicate has deleted it since."""
     trainer_version: str | None = None
     started_at: datetime | None = None
 
@@ -147,7 +157,9 @@ class ModelReady(Event):
     key = "model.ready.v1"
     exchange = EVENTS_EXCHANGE
     ref: UUID | None = None
+    """Our own id of the training; missing if the webhook did not prove it."""
     model: ModelRef
+    """The verified model. It is not in use yet."""
     evidence: Evidence
 
     def fact(self) -> tuple[object, ...]:
@@ -164,11 +176,13 @@ class ExtractionFailed(Event):
     key = "extraction.failed.v1"
     exchange = EVENTS_EXCHANGE
     ref: UUID | None = None
-    #: The `ExtractionRequested` that it answers; null for a training's first extraction.
+    """Our own id of the training; missing if the webhook did not prove it."""
     request_id: UUID | None = None
-    #: Stable error code: ``short_version``, ``destination_mismatch`` …
+    """The request to extract again that it answers; missing for a training's first extraction."""
     error: str
+    """Stable error code: `short_version`, `destination_mismatch` … New codes may be added."""
     detail: Reason
+    """The error for people."""
 
     def fact(self) -> tuple[object, ...]:
         # Each request is answered by an event of its own, even if the error is the same.
@@ -179,8 +193,9 @@ class UserEvent(Event):
     """Base of the events about a user's model."""
 
     user_id: UserId
-    #: Drawn by the training when it was requested, or by the rollback or withdrawal.
+    """The product's own id of the user."""
     generation: int = Field(gt=0)
+    """Drawn by the training when it was requested, or by the rollback or withdrawal."""
 
     def fact(self) -> tuple[object, ...]:
         return (self.user_id, self.generation)
@@ -196,10 +211,15 @@ class ModelActivated(UserEvent):
     key = "model.activated.v1"
     exchange = EVENTS_EXCHANGE
     ref: UUID
+    """Our own id of the training that made the model."""
     model: ModelRef
+    """The user's model from now on."""
     previous: ModelRef | None = None
+    """The user's model before; missing if there was none."""
     trigger_word: str = ""
-    cause: Cause = Cause.TRAINING
+    """The word for prompts that the training was registered with; empty if there is none."""
+    cause: SwapCause = Cause.TRAINING
+    """`training`: a training's model was verified; `rollback`: to an earlier model; `replay`: of a dead letter."""
 
 
 class ModelWithdrawn(UserEvent):
@@ -211,10 +231,10 @@ class ModelWithdrawn(UserEvent):
 
     key = "model.withdrawn.v1"
     exchange = EVENTS_EXCHANGE
-    #: The training whose model was withdrawn.
     ref: UUID
-    #: The withdrawn model.
+    """The training whose model was withdrawn."""
     previous: ModelRef
+    """The withdrawn model."""
 
 
 class ModelSuperseded(UserEvent):
@@ -223,31 +243,33 @@ class ModelSuperseded(UserEvent):
     key = "model.superseded.v1"
     exchange = EVENTS_EXCHANGE
     ref: UUID
+    """Our own id of the training that made the model."""
     model: ModelRef
-    #: The generation that is current instead, or that of a withdrawal.
+    """The verified model, which the user does not get."""
     current_generation: int = Field(gt=0)
+    """The generation that is current instead, or that of a withdrawal."""
 
 
 class ReplaySettled(Event):
     """State handled a replayed message, with or without effect. One that fails becomes a dead letter instead."""
 
     key = "replay.settled.v1"
-    #: The replay mark of the message.
     replay: str
-    #: Id of the event whose handling settled the replay, and that event's routing key.
+    """The replay mark of the message."""
     settled_by: str
+    """Id of the event whose handling settled the replay, and that event's routing key."""
     event: str = ""
-    #: Error code of that event, if it reports a failure.
     error: str | None = None
+    """Error code of that event, if it reports a failure."""
     effect: Effect
     user_id: UserId
-    #: The training's stage after it.
     stage: str
-    #: The user's current model after it, and its generation; null if there is none.
+    """The training's stage after it."""
     generation: int | None = None
+    """The user's current model after it, and its generation; null if there is none."""
     model: ModelRef | None = None
-    #: The model before, if the effect is a swap.
     previous: ModelRef | None = None
+    """The model before, if the effect is a swap."""
 
     def fact(self) -> tuple[object, ...]:
         return (self.replay, self.settled_by)
@@ -261,10 +283,10 @@ class ModelReverted(UserEvent):
     """
 
     key = "model.reverted.v1"
-    #: Null if the model was withdrawn, so that the user has none.
     model: ModelRef | None = None
-    #: Null if the user had none, after a withdrawal.
+    """Null if the model was withdrawn, so that the user has none."""
     previous: ModelRef | None = None
+    """Null if the user had none, after a withdrawal."""
     actor: str
     reason: str
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import to_json
@@ -28,12 +28,23 @@ Output = Annotated[JsonValue, AfterValidator(_bounded)]
 
 
 class Cause(StrEnum):
-    """Why a user's model changed."""
+    """
+    Why a user's model changed.
 
-    TRAINING = "training"  #: A training ended and its model was verified.
-    ROLLBACK = "rollback"  #: A rollback to an earlier model.
-    REPLAY = "replay"  #: An operator replayed a dead letter.
-    WITHDRAWAL = "withdrawal"  #: An operator withdrew the model; the user has none. Only in the history.
+    - `training`: a training ended and its model was verified.
+    - `rollback`: a rollback to an earlier model.
+    - `replay`: an operator replayed a dead letter.
+    - `withdrawal`: an operator withdrew the model; the user has none. Only in the history.
+    """
+
+    TRAINING = "training"
+    ROLLBACK = "rollback"
+    REPLAY = "replay"
+    WITHDRAWAL = "withdrawal"
+
+
+#: Cause of a change to another model, which is never a withdrawal.
+SwapCause = Literal[Cause.TRAINING, Cause.ROLLBACK, Cause.REPLAY]
 
 
 class Effect(StrEnum):
@@ -55,17 +66,17 @@ class ProgressSource(StrEnum):
 class Evidence(BaseModel):
     """How a model was found, and which checks it passed."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
-    #: The shape of output that named the model.
     shape: str
-    #: True if the version was found in Replicate's list alone: the output names not even a prefix of it.
+    """The shape of output that named the model."""
     looked_up: bool = False
-    #: When Replicate registered the version, if that time identified it.
+    """True if the version was found in Replicate's list alone: the output names not even a prefix of it."""
     made_at: datetime | None = None
-    #: Other trainings that may have made the version, by Replicate's data. State checks their destinations.
+    """When Replicate registered the version, if that time identified it."""
     rivals: tuple[TrainingId, ...] | None = None
-    #: The checks it passed, in order.
+    """Other trainings that may have made the version, by Replicate's data. State checks their destinations."""
     checks: tuple[str, ...]
-    #: How long the checks took.
+    """The checks it passed, in order."""
     seconds: float = Field(ge=0)
+    """How long the checks took."""

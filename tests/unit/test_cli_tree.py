@@ -30,6 +30,7 @@ COMMANDS = {
     *("dead-letters replay", "dead-letters edit", "replays list", "replays show", "replays start", "replays pause"),
     *("replays resume", "replays cancel", "replays undo"),
     *("trainings re-extract", "dead-letters try", "reconcile status"),
+    *("docs asyncapi", "docs openapi", "docs schemas"),
 }
 
 

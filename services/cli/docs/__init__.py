@@ -1,0 +1,1 @@
+"""The contract as documents, generated from the classes that run."""

@@ -1,0 +1,61 @@
+"""Commands that write the contract's documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from services.cli.options import group
+
+docs = group("The contract as documents, made from the code.")
+
+_FOLDER: Final = Path("deploy/contract")
+_Check = Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file differs from the code.")]
+_Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", file_okay=False, help="Where the documents are.")]
+
+
+@docs.command("asyncapi")
+def docs_asyncapi(*, check: _Check = False, folder: _Folder = _FOLDER) -> None:
+    """
+    Write asyncapi.json: the public events.
+
+    AsyncAPI 3.0: each event with its exchange, routing key, headers, body, an example, and what is promised of it.
+    """
+    from services.cli.docs.asyncapi import asyncapi
+
+    _write_or_check({folder / "asyncapi.json": asyncapi()}, check=check)
+
+
+@docs.command("openapi")
+def docs_openapi(*, check: _Check = False, folder: _Folder = _FOLDER) -> None:
+    """
+    Write openapi-state.json and openapi-ops.json: the HTTP APIs.
+
+    OpenAPI 3.1: the product's API and the operators'.
+    """
+    from services.cli.docs.http import APIS, openapi
+
+    _write_or_check({folder / f"openapi-{name}.json": openapi(name) for name in APIS}, check=check)
+
+
+@docs.command("schemas")
+def docs_schemas(*, check: _Check = False, folder: _Folder = _FOLDER) -> None:
+    """
+    Write a JSON Schema of each public event.
+
+    Each is named by its routing key. headers.json is that of the headers of them all.
+    """
+    from services.cli.docs.schemas import all_schemas
+
+    schemas = folder / "schemas"
+    _write_or_check({schemas / f"{name}.json": schema for name, schema in all_schemas().items()}, schemas, check=check)
+
+
+def _write_or_check(documents: Mapping[Path, Mapping[str, Any]], folder: Path | None = None, *, check: bool) -> None:
+    from services.cli.docs import files
+
+    (files.check if check else files.write)(documents, folder)
+    print(f"{', '.join(path.name for path in documents)}: {'as the code says' if check else 'written'}")

@@ -1,0 +1,144 @@
+"""The contract's documents: committed as the code says them, valid, and true of the messages that are sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+from typer.testing import CliRunner
+
+from services.cli.docs.asyncapi import asyncapi, example_of
+from services.cli.docs.schemas import HEADERS, PUBLIC, all_schemas, event_schema, headers_schema
+from services.cli.main import app, main
+from shared.contract.envelope import decode
+from shared.contract.topology import topology
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "contract"
+KINDS = ["asyncapi", "openapi", "schemas"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_committed_documents_are_as_the_code_says(kind, capsys):
+    code = main(["docs", kind, "--check", "--folder", str(FOLDER)])
+
+    assert code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_are_the_same_whenever_they_are_made(kind, tmp_path):
+    for folder in ("one", "two"):
+        assert CliRunner().invoke(app, ["docs", kind, "--folder", str(tmp_path / folder)]).exit_code == 0
+
+    made = [{path.name: path.read_bytes() for path in (tmp_path / each).rglob("*.json")} for each in ("one", "two")]
+    assert made[0]
+    assert made[0] == made[1]
+
+
+def test_a_document_that_differs_is_named_with_the_remedy(tmp_path, capsys):
+    main(["docs", "schemas", "--folder", str(tmp_path)])
+    (tmp_path / "schemas" / "model.ready.v1.json").write_text("{}")
+    (tmp_path / "schemas" / "model.gone.v1.json").write_text("{}")
+
+    code = main(["docs", "schemas", "--check", "--folder", str(tmp_path)])
+
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "model.ready.v1.json" in said
+    assert "model.gone.v1.json" in said
+    assert "make docs" in said
+    assert "model.activated" not in said
+
+
+def test_writing_removes_the_schema_of_an_event_that_is_gone(tmp_path):
+    gone = tmp_path / "schemas" / "model.gone.v1.json"
+    gone.parent.mkdir()
+    gone.write_text("{}")
+
+    main(["docs", "schemas", "--folder", str(tmp_path)])
+
+    assert {path.stem for path in gone.parent.iterdir()} == {HEADERS, *PUBLIC}
+
+
+@pytest.mark.parametrize("schema", all_schemas().values(), ids=all_schemas())
+def test_every_schema_is_valid_json_schema(schema):
+    jsonschema_rs.meta.validate(schema)
+
+
+@pytest.mark.parametrize("key", PUBLIC)
+def test_an_example_is_a_message_that_its_schemas_accept(key):
+    headers, body = example_of(PUBLIC[key])
+
+    decoded = decode(headers, "application/json", json.dumps(body).encode())
+
+    assert type(decoded.event) is PUBLIC[key]
+    jsonschema_rs.validate(event_schema(PUBLIC[key]), body)
+    jsonschema_rs.validate(headers_schema(), headers)
+
+
+@pytest.mark.parametrize("key", PUBLIC)
+def test_a_message_without_a_required_field_is_refused(key):
+    _, body = example_of(PUBLIC[key])
+    schema = event_schema(PUBLIC[key])
+
+    for name in schema["required"]:
+        without = {field: value for field, value in body.items() if field != name}
+        assert not jsonschema_rs.is_valid(schema, without)
+        assert not jsonschema_rs.is_valid(schema, {**body, name: None})
+
+
+def test_asyncapi_tells_of_every_public_event_and_no_other():
+    document = asyncapi()
+
+    kinds = {exchange.name: exchange.kind for exchange in topology().exchanges}
+    assert document["channels"].keys() == PUBLIC.keys()
+    for key, channel in document["channels"].items():
+        binding = channel["bindings"]["amqp"]
+        name = PUBLIC[key].exchange
+        assert (binding["exchange"]["name"], binding["exchange"]["type"]) == (name, kinds[name])
+        (message,) = (resolved(document, each) for each in channel["messages"].values())
+        assert message["name"] == channel["address"] == key
+        assert message["examples"]
+        assert "generation" in message["description"] or "current model" in message["description"]
+    assert {each["channel"]["$ref"] for each in document["operations"].values()} == {
+        f"#/channels/{key}" for key in PUBLIC
+    }
+    for promise in ("At least once", "No order", "highest generation wins", "ce-id"):
+        assert promise in document["info"]["description"]
+
+
+def test_every_reference_of_a_document_leads_somewhere():
+    for path in sorted(FOLDER.rglob("*.json")):
+        document = json.loads(path.read_text())
+        for reference in references(document):
+            resolved(document, {"$ref": reference})
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("openapi-*.json")), ids=lambda path: path.stem)
+def test_every_openapi_document_is_valid(path):
+    errors = [each.message for each in OPENAPI_31_VALIDATOR.iter_errors(json.loads(path.read_text()))]
+
+    assert errors == []
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        for each in part.values():
+            yield from references(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from references(each)
+
+
+def resolved(document: Any, part: Any) -> Any:
+    assert part["$ref"].startswith("#/")
+    found = document
+    for name in part["$ref"][2:].split("/"):
+        found = found[name]
+    return found
