@@ -38,7 +38,6 @@ from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import OpsSettings, reveal
 from shared.runtime.tokens import read_token
-from shared.runtime.waiting import wait_for_any
 
 
 async def run(settings: OpsSettings, stopping: asyncio.Event) -> None:
@@ -70,9 +69,6 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
 
         async def publish(envelope: Envelope) -> None:
             await publisher.publish(to_message(envelope, plan))
-
-        async def wait(seconds: float) -> None:
-            await wait_for_any(stopping, seconds=seconds)
 
         archive = RawConsumer(
             url,
@@ -125,8 +121,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         await supervise(
             stopping,
             archive.run(stopping),
-            Owners(letters, services.user_of, wait, ownerless).run(stopping),
-            purge(letters, timedelta(days=settings.ops_keep_settled_days), wait, stopping, settled),
+            Owners(letters, services.user_of, ownerless).run(stopping),
+            purge(letters, timedelta(days=settings.ops_keep_settled_days), stopping, settled),
             outcomes.run(stopping),
             reconciler.run(stopping),
             engine.run(stopping),

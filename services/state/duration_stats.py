@@ -13,9 +13,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from shared.contract.errors import ModelswapError
 from shared.runtime.aside import SetAside
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.periodic import run_periodically
 
 log = structlog.get_logger()
 
@@ -30,22 +29,18 @@ class Durations(Protocol):
     async def update_durations(self, trainers: Sequence[str]) -> int: ...
 
 
-async def keep_updating(
-    durations: Durations, stopping: asyncio.Event, aside: SetAside[str], *, seconds: float = _EVERY_SECONDS
-) -> None:
+async def keep_updating(durations: Durations, stopping: asyncio.Event, aside: SetAside[str]) -> None:
     """
-    Update the statistics every *seconds* until *stopping* is set.
+    Update the statistics every minute until *stopping* is set.
 
     *aside* holds the trainers whose statistics cannot be computed.
     """
-    while not stopping.is_set():
-        try:
-            await update(durations, aside)
-        except ModelswapError as error:
-            log.warning("durations.not_updated", error=error.code, detail=str(error))
-        except Exception:
-            log.exception("durations.broken")
-        await wait_for_any(stopping, seconds=seconds)
+
+    async def work() -> float:
+        await update(durations, aside)
+        return _EVERY_SECONDS
+
+    await run_periodically("durations", work, stopping, longest_seconds=_EVERY_SECONDS)
 
 
 async def update(durations: Durations, aside: SetAside[str]) -> None:

@@ -32,7 +32,7 @@ from shared.contract.events import TrainingEvent
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, claim_in
-from shared.runtime.waiting import backoff_seconds, wait_for_any
+from shared.runtime.periodic import run_periodically
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class Inquiries:
         every_seconds: float = _EVERY_SECONDS,
         pause_seconds: float = 1.0,
     ) -> None:
-        """While Replicate or Postgres is away, wait for *pause_seconds*, doubled each time."""
+        """Ask one question *every_seconds*; after a failure wait for about *pause_seconds*, and longer each time."""
         self._trainings = trainings
         self._replicate = replicate
         self._ref_secrets = ref_secrets
@@ -73,14 +73,11 @@ class Inquiries:
         self._pause_seconds = pause_seconds
         #: Training ids, in order.
         self._waiting: dict[str, None] = {}
-        self._added = asyncio.Event()
-        self._failures = 0
 
     def ask_about(self, training_id: str) -> None:
         """Ask about a training soon, unless the queue is full."""
         if len(self._waiting) < _MOST_WAITING:
             self._waiting.setdefault(training_id)
-            self._added.set()
 
     def ask_about_unconfirmed(self, envelopes: Sequence[Envelope], results: Sequence[Result]) -> None:
         """Ask about the trainings of *envelopes* that were not found because their ref is not confirmed."""
@@ -90,33 +87,29 @@ class Inquiries:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Ask until *stopping* is set."""
-        while not stopping.is_set():
-            if self._waiting:
-                await wait_for_any(stopping, seconds=await self._ask_next())
-            else:
-                self._added.clear()
-                await wait_for_any(stopping, self._added)
+        await run_periodically(
+            "inquiries",
+            self._ask_next,
+            stopping,
+            first_seconds=self._pause_seconds,
+            longest_seconds=_LONGEST_PAUSE_SECONDS,
+        )
 
     async def _ask_next(self) -> float:
         """Ask about the first training; return the seconds until the next question."""
+        if not self._waiting:
+            return self._every_seconds
         training_id = next(iter(self._waiting))
         del self._waiting[training_id]
         try:
             await self._ask(training_id)
         except NotThere:
             log.info("inquiry.not_at_replicate", training_id=training_id)
-        except DependencyDown as error:
+        except DependencyDown:
             self._waiting.setdefault(training_id)
-            self._failures += 1
-            pause = backoff_seconds(self._failures, first=self._pause_seconds, longest=_LONGEST_PAUSE_SECONDS)
-            log.warning("inquiry.delayed", training_id=training_id, error=error.code, detail=str(error))
-            return max(error.retry_after_seconds or 0.0, pause)
+            raise
         except ModelswapError as error:
             log.warning("inquiry.failed", training_id=training_id, error=error.code, detail=str(error))
-        except Exception:
-            # Go on with the other trainings.
-            log.exception("inquiry.broken", training_id=training_id)
-        self._failures = 0
         return self._every_seconds
 
     async def _ask(self, training_id: str) -> None:

@@ -22,8 +22,7 @@ from shared.contract.topology import Topology
 from shared.contract.trace import trace_id_in
 from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing
-from shared.runtime.broker.link import is_stray_cancel
-from shared.runtime.waiting import jittered_backoff_seconds, wait_for_any
+from shared.runtime.periodic import run_periodically
 
 log = structlog.get_logger()
 
@@ -32,7 +31,6 @@ _BATCH: Final = 100
 _POLL_SECONDS: Final = 1.0
 #: Another relay may have read the outbox before our commit.
 _BUSY_SECONDS: Final = 0.2
-_LONGEST_PAUSE_SECONDS: Final = 10.0
 _PRUNE_BATCH: Final = 5000
 _PRUNE_EVERY_SECONDS: Final = 300.0
 
@@ -127,7 +125,6 @@ class Relay:
         self._outbox = outbox
         self._publish = publish
         self._pause_seconds = pause_seconds
-        self._failures = 0
         self._delay: str | None = None
         self._prune_at = 0.0
         telemetry.delayed.set_function(lambda: self._delay is not None)
@@ -138,37 +135,29 @@ class Relay:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publish until *stopping* is set; reconnect after every loss of Postgres or RabbitMQ."""
-        while not stopping.is_set():
-            self._outbox.outbox_filled.clear()
-            seconds = await self._attempt()
-            # After a failure, a commit does not shorten the pause.
-            wakers = [] if self._failures else [self._outbox.outbox_filled]
-            await wait_for_any(stopping, *wakers, seconds=seconds)
+        await run_periodically(
+            "relay",
+            self._round,
+            stopping,
+            wake=self._outbox.outbox_filled,
+            first_seconds=self._pause_seconds,
+            report=self._set_delay,
+        )
 
-    async def _attempt(self) -> float:
-        """Run one round; return the seconds until the next."""
-        try:
-            done = await self._outbox.relay(self._publish, limit=_BATCH)
-            await self._prune()
-        except DependencyDown as error:
-            return self._trouble(error.code, str(error))
-        except asyncio.CancelledError:
-            if not is_stray_cancel():
-                raise
-            return self._trouble("connection_lost", "a connection was lost during the round")
-        except Exception:
-            log.exception("relay.broken")
-            return self._trouble("unknown", "an unexpected error, which is logged")
+    async def _round(self) -> float:
+        """Publish one batch; return the seconds until the next."""
+        done = await self._outbox.relay(self._publish, limit=_BATCH)
+        await self._prune()
         if done is None:
             return _BUSY_SECONDS
         telemetry.published.inc(done.published)
         self._report(done)
         if done.failures:
-            return self._trouble("not_published", str(done.failures[0]), events=len(done.failures))
-        if self._failures:
-            log.info("relay.resumed", failures=self._failures)
-        self._failures, self._delay = 0, None
+            raise DependencyDown(str(done.failures[0]), code="not_published")
         return 0.0 if done.published + len(done.unpublishable) == _BATCH else _POLL_SECONDS
+
+    async def _set_delay(self, delay: str | None) -> None:
+        self._delay = delay
 
     def _report(self, done: Round) -> None:
         """Log the rows that were set aside."""
@@ -186,9 +175,3 @@ class Relay:
         clock = asyncio.get_running_loop().time
         if clock() >= self._prune_at and await self._outbox.prune(limit=_PRUNE_BATCH) < _PRUNE_BATCH:
             self._prune_at = clock() + _PRUNE_EVERY_SECONDS
-
-    def _trouble(self, error: str, detail: str, **facts: int) -> float:
-        self._failures += 1
-        self._delay = detail
-        log.warning("relay.delayed", error=error, detail=detail, failures=self._failures, **facts)
-        return jittered_backoff_seconds(self._failures, first=self._pause_seconds, longest=_LONGEST_PAUSE_SECONDS)

@@ -20,16 +20,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
-import structlog
-
 from services.state.transitions import Stage
 from services.state.views import TrainingView
 from shared.contract.errors import TransientError
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
+from shared.runtime.periodic import run_periodically
 from shared.runtime.waiting import wait_for_any
-
-log = structlog.get_logger()
 
 _TICK_SECONDS: Final = 1.0
 #: A comment line keeps proxies from closing the connection.
@@ -139,8 +136,6 @@ class Watcher:
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: dict[UUID, set[Follower]] = {}
-        self._followed = asyncio.Event()
-        self._is_away = False
 
     @property
     def count(self) -> int:
@@ -161,7 +156,6 @@ class Watcher:
         follower = Follower(Update.of(record), last_event_id, self._stopping, self._heartbeat_seconds)
         followers = self._followers.setdefault(record.ref, set())
         followers.add(follower)
-        self._followed.set()
         telemetry.streams.inc()
         try:
             yield follower
@@ -173,18 +167,13 @@ class Watcher:
 
     async def run(self) -> None:
         """Read until *stopping* is set; go on after every loss of Postgres."""
-        while not self._stopping.is_set():
-            if not self._followers:
-                self._followed.clear()
-                await wait_for_any(self._followed, self._stopping)
-            await self._tick()
-            await wait_for_any(self._stopping, seconds=self._tick_seconds)
+        await run_periodically("streams", self._tick, self._stopping, first_seconds=self._tick_seconds)
 
-    async def _tick(self) -> None:
+    async def _tick(self) -> float:
         # A client that comes during the query may have got a newer update already.
         followed = {ref: tuple(followers) for ref, followers in self._followers.items()}
         if not followed:
-            return
+            return self._tick_seconds
 
         async def notify(refs: Sequence[UUID]) -> None:
             for record in await self._trainings.find_trainings(refs):
@@ -193,10 +182,10 @@ class Watcher:
                     follower.notify(update)
 
         self._aside.keep_only(followed)
-        down = (await self._aside.together(followed, notify, key=_itself)).down
-        if down and not self._is_away:
-            log.warning("streams.delayed", error=down.code, detail=str(down), streams=self.count)
-        self._is_away = down is not None
+        done = await self._aside.together(followed, notify, key=_itself)
+        if done.down:
+            raise done.down
+        return self._tick_seconds
 
 
 def _itself(ref: UUID) -> UUID:

@@ -46,6 +46,7 @@ reconciled: Final = Counter(
     "modelswap_reconciled_total", "Overdue trainings by what they came to without a webhook.", ["outcome"]
 )
 #: Alert on it: what is set aside waits for somebody who mends it.
+failed_rounds: Final = Counter("modelswap_failed_rounds_total", "Rounds of a loop that failed.", ["loop"])
 set_aside: Final = Gauge(
     "modelswap_set_aside", "Items of a loop that failed, and are tried again ever more rarely.", ["loop"]
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Final, TypeVar
+
+from shared.contract.errors import DependencyDown
 
 T = TypeVar("T")
 
@@ -47,6 +49,32 @@ async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> 
     finally:
         for waiter in waiters:
             waiter.cancel()
+
+
+def is_stray_cancel() -> bool:
+    """
+    Return whether the CancelledError just caught is a connection error, not a cancellation of this task.
+
+    The AMQP library raises it in every task that waits on a connection that dies.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() == 0
+
+
+async def without_stray_cancel(work: Awaitable[T]) -> T:
+    """
+    Do *work*; a cancellation that does not come from us is a lost connection.
+
+    Raises:
+        DependencyDown: instead of such a cancellation.
+
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if not is_stray_cancel():
+            raise
+        raise DependencyDown("a connection was lost in the middle of the work") from error
 
 
 def backoff_seconds(failures: int, *, first: float, longest: float) -> float:

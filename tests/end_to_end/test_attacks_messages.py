@@ -30,7 +30,7 @@ _TRAININGS: Final = 10
 _STATE_BYTES: Final = (512, 513, 130_639, 130_711, 140_000)
 _QUEUES: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DEAD_QUEUE)
 _TROUBLES: Final = (
-    "consumer.broken", "consumer.disconnected", "relay.broken", "relay.delayed", "webhook.broken", "webhook.lost",
+    "consumer.broken", "consumer.disconnected", "loop.broken", "loop.delayed", "webhook.broken", "webhook.lost",
 )  # fmt: skip
 
 
@@ -122,8 +122,8 @@ async def test_hostile_messages_at_every_hop_harm_no_training(stack: Stack, simu
     lines = [line for name in SERVICES for line in stack.processes[name].lines()]
     troubles = {line["event"] for line in lines} & {
         "consumer.broken",
-        "relay.broken",
-        "relay.delayed",
+        "loop.broken",
+        "loop.delayed",
         "webhook.broken",
     }
     assert troubles == set()

@@ -201,10 +201,8 @@ async def test_a_training_that_can_not_be_asked_about_hides_no_owner(store, erro
             raise error
         return "ada"
 
-    async def wait(_: float) -> None: ...
-
     aside: SetAside[str] = SetAside("test")
-    owners = Owners(store, ask, wait, aside)
+    owners = Owners(store, ask, aside)
 
     assert [await owners.round() for _ in range(2)] == [3, 0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -159,6 +161,27 @@ class Scene:
     async def rounds(self, *moments: datetime) -> None:
         for self.state.moment in moments:
             await self.reconciler.round(self.state.moment)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The reconciler in its loop."""
+        stopping = asyncio.Event()
+        running = asyncio.create_task(self.reconciler.run(stopping))
+        try:
+            yield
+        finally:
+            stopping.set()
+            await running
+
+    async def until_checked(self, trouble: str | None) -> None:
+        async with asyncio.timeout(20):
+            while await self.reconciler.check() != trouble:
+                await asyncio.sleep(0.01)
+
+    async def until_stored(self, trouble: str) -> None:
+        async with asyncio.timeout(20):
+            while (await self.store.last_round()).trouble != trouble:
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -340,24 +363,23 @@ async def test_replicate_outage_fails_no_training_and_is_shown(scene: Scene, err
     for _ in range(3):
         await scene.store.record_check(training, NOON, look_at=NOON)
 
-    seconds = [await scene.reconciler._attempt() for _ in range(5)]
+    async with scene.running():
+        await scene.until_checked(str(error))
+        await scene.until_stored(str(error))
 
     assert scene.published == []
-    assert seconds[-1] == max(16, getattr(error, "retry_after_seconds", None) or 0)
-    assert await scene.reconciler.check() == str(error)
-    assert (await scene.store.last_round()).trouble == str(error)
 
 
 async def test_when_replicate_is_back_the_trouble_is_over(scene: Scene):
     scene.state.trainings = [overdue(requested_at=now() - 2 * HOUR)]
     scene.replicate.error = DependencyDown("away")
-    await scene.reconciler._attempt()
-    scene.replicate.error = None
     scene.replicate.listed = [replicates()]
 
-    assert await scene.reconciler._attempt() == 60
+    async with scene.running():
+        await scene.until_checked("away")
+        scene.replicate.error = None
+        await scene.until_checked(None)
 
-    assert await scene.reconciler.check() is None
     last = await scene.store.last_round()
     assert (last.trouble, last.overdue) == ("", 1)
     assert len(scene.published) == 1
@@ -465,6 +487,25 @@ async def test_one_process_works_at_a_time(store: Store):
         pass
 
     assert (*both, third) == (True, False, True)
+
+
+async def test_a_round_that_fails_lets_the_next_process_work(store: Store):
+    with contextlib.suppress(ValueError):
+        async with store.alone():
+            raise ValueError
+    async with store.alone() as next_one:
+        pass
+
+    assert next_one
+
+
+async def test_no_transaction_is_open_while_one_process_works(store: Store, database_url: str):
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
+    async with store.alone() as is_alone:
+        # One is the transaction of the query itself.
+        found = await rows(database_url, query)
+
+    assert (is_alone, found) == (True, [(1,)])
 
 
 async def test_what_came_to_its_end_is_forgotten_unless_we_found_it_out(store: Store):

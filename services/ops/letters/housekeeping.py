@@ -7,20 +7,15 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Final, Protocol
 
-import structlog
-
-from shared.contract.errors import ModelswapError
 from shared.runtime.aside import SetAside
-
-log = structlog.get_logger()
+from shared.runtime.periodic import run_periodically
 
 #: Returns the user a training is registered for; None if it is not registered.
 FindUser = Callable[[str], Awaitable[str | None]]
-#: Waits so many seconds, or until the process is told to stop.
-Wait = Callable[[float], Awaitable[None]]
 
-_USERS_AT_ONCE: Final = 50
-_BETWEEN_SECONDS: Final = 0.05
+_USERS_AT_ONCE: Final = 10
+#: At most twenty look-ups a second.
+_BETWEEN_SECONDS: Final = 0.5
 _IDLE_SECONDS: Final = 5.0
 #: A training may be registered after its dead letter came: after so many idle rounds all are looked up once more.
 _ROUNDS_BEFORE_ALL: Final = 120
@@ -43,18 +38,21 @@ class Store(Protocol):
 class Owners:
     """Looks up the users of dead letters that name only a training."""
 
-    def __init__(self, store: Store, find_user: FindUser, wait: Wait, aside: SetAside[str]) -> None:
+    def __init__(self, store: Store, find_user: FindUser, aside: SetAside[str]) -> None:
         """*aside* holds the trainings that cannot be looked up, by Replicate's ids."""
         self._store = store
         self._find_user = find_user
-        self._wait = wait
         self._aside = aside
         self._after = 0
         self._idle = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look up users until *stopping* is set."""
-        await _repeat("owners", self.round, stopping, self._wait, full=1, seconds=_IDLE_SECONDS)
+
+        async def work() -> float:
+            return _BETWEEN_SECONDS if await self.round() else _IDLE_SECONDS
+
+        await run_periodically("owners", work, stopping)
 
     async def round(self) -> int:
         """Look up the users of the next dead letters; return how many dead letters there were."""
@@ -74,16 +72,15 @@ class Owners:
         user_id = await self._find_user(training_id)
         if user_id is not None:
             await self._store.set_user(training_id, user_id)
-        await self._wait(_BETWEEN_SECONDS)
 
 
-async def purge(store: Store, keep: timedelta, wait: Wait, stopping: asyncio.Event, aside: SetAside[int]) -> None:
+async def purge(store: Store, keep: timedelta, stopping: asyncio.Event, aside: SetAside[int]) -> None:
     """Delete dead letters settled *keep* ago or earlier until *stopping* is set; *aside* holds undeletable ones."""
 
-    async def some() -> int:
-        return await purge_some(store, keep, aside)
+    async def work() -> float:
+        return 0.0 if await purge_some(store, keep, aside) == _PURGED_AT_ONCE else _PURGE_SECONDS
 
-    await _repeat("purge", some, stopping, wait, full=_PURGED_AT_ONCE, seconds=_PURGE_SECONDS)
+    await run_periodically("purge", work, stopping, longest_seconds=_PURGE_SECONDS)
 
 
 async def purge_some(store: Store, keep: timedelta, aside: SetAside[int]) -> int:
@@ -93,19 +90,3 @@ async def purge_some(store: Store, keep: timedelta, aside: SetAside[int]) -> int
     if done.down:
         raise done.down
     return len(numbers)
-
-
-async def _repeat(
-    name: str, some: Callable[[], Awaitable[int]], stopping: asyncio.Event, wait: Wait, *, full: int, seconds: float
-) -> None:
-    """Do *some* until *stopping* is set; wait *seconds* after an error, or fewer than a *full* round."""
-    while not stopping.is_set():
-        done = 0
-        try:
-            done = await some()
-        except ModelswapError as error:
-            log.info("housekeeping.delayed", work=name, error=error.code, detail=str(error))
-        except Exception:
-            log.exception("housekeeping.broken", work=name)
-        if done < full:
-            await wait(seconds)

@@ -34,9 +34,8 @@ from shared.contract.errors import DependencyDown, ModelswapError, code_of
 from shared.contract.text import clean
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
-from shared.runtime.broker.link import is_stray_cancel
 from shared.runtime.clock import now
-from shared.runtime.waiting import backoff_seconds, wait_for_any
+from shared.runtime.periodic import run_periodically
 
 log = structlog.get_logger()
 
@@ -76,41 +75,33 @@ class Reconciler:
         self._ref_secrets = ref_secrets
         self._aside = aside
         self._trouble: str | None = None
-        self._failures = 0
         self._warned_at: float | None = None
         self._actions = Actions(state, replicate, store, publish, limits=limits, spend=self._spend)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work in rounds until *stopping* is set, through every outage."""
-        while not stopping.is_set():
-            await wait_for_any(stopping, seconds=await self._attempt())
+        every = self._limits.every.total_seconds()
+        await run_periodically("reconciler", self._alone, stopping, longest_seconds=every, report=self._report)
 
     async def check(self) -> str | None:
         """Return why the last round failed, or None."""
         return self._trouble
 
-    async def _attempt(self) -> float:
-        """One round; how many seconds to wait until the next."""
+    async def _alone(self) -> float:
+        """Do one round if no other process does; return the seconds until the next."""
         try:
             async with asyncio.timeout(_LONGEST_ROUND_SECONDS), self._store.alone() as is_alone:
                 if is_alone:
                     await self.round(now())
-        except ModelswapError as error:
-            told = error.retry_after_seconds if isinstance(error, DependencyDown) else None
-            return await self._pause(error.code, str(error), told)
-        except TimeoutError:
-            return await self._pause("round_too_long", "a round took too long; the next one goes on")
-        except asyncio.CancelledError:
-            if not is_stray_cancel():
-                raise
-            return await self._pause("connection_lost", "a connection was lost in the middle of the work")
-        except Exception:
-            log.exception("reconciler.broken")
-            return await self._pause("unknown", "an unexpected error, which is logged")
-        if self._failures:
-            log.info("reconciler.resumed", failures=self._failures)
-        self._trouble, self._failures = None, 0
+        except TimeoutError as error:
+            raise DependencyDown("a round took too long; the next one goes on", code="round_too_long") from error
         return self._limits.every.total_seconds()
+
+    async def _report(self, trouble: str | None) -> None:
+        self._trouble = trouble
+        if trouble is not None:
+            with suppress(ModelswapError):  # where Postgres is away, /readyz says it
+                await self._store.note_trouble(now(), trouble, calls_left=int(self._budget.left))
 
     async def round(self, moment: datetime) -> None:
         """
@@ -201,15 +192,6 @@ class Reconciler:
                 recovered_last_hour=recovered.last_hour,
                 hint="is MODELSWAP_PUBLIC_URL reached from outside? deploy/runbook.md: Webhooks do not arrive",
             )
-
-    async def _pause(self, error: str, detail: str, told_seconds: float | None = None) -> float:
-        self._failures += 1
-        self._trouble = clean(detail)
-        log.warning("reconciler.delayed", error=error, detail=self._trouble, failures=self._failures)
-        with suppress(ModelswapError):  # where Postgres is away, /readyz says it
-            await self._store.note_trouble(now(), self._trouble, calls_left=int(self._budget.left))
-        pause = backoff_seconds(self._failures, first=1.0, longest=self._limits.every.total_seconds())
-        return max(told_seconds or 0.0, pause)
 
 
 def _ref(step: Step) -> UUID:

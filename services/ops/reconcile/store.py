@@ -16,9 +16,15 @@ from shared.runtime.postgres import Connection, acquired
 
 _KEEP: Final = timedelta(days=30)
 
-# Postgres releases the lock when the process dies, or is frozen for longer than any round takes.
-_LONGEST_ROUND: Final = "SET LOCAL idle_in_transaction_session_timeout = '5min'"
-_TRY_LOCK: Final = "SELECT pg_try_advisory_xact_lock(hashtextextended('ops.reconciliation', 0))"
+# A lock of the session, so that no transaction is open while Replicate is asked. Postgres releases it when the process
+# dies, or is frozen for longer than any round takes.
+_TRY_LOCK: Final = """
+    SELECT pg_try_advisory_lock(hashtextextended('ops.reconciliation', 0)),
+           set_config('idle_session_timeout', '5min', false)
+"""
+_UNLOCK: Final = """
+    SELECT pg_advisory_unlock(hashtextextended('ops.reconciliation', 0)), set_config('idle_session_timeout', '0', false)
+"""
 
 _RECALL: Final = """
     SELECT ref, looks, absences, gets, asked_at, look_at FROM ops.recoveries WHERE ref = ANY($1::uuid[])
@@ -92,9 +98,13 @@ class Store(Session):
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
         """Hold the lock of the one process that reconciles; False if another process has it."""
-        async with acquired(self._pool) as connection, connection.transaction():
-            await connection.execute(_LONGEST_ROUND)
-            yield bool(await connection.fetchval(_TRY_LOCK))
+        async with acquired(self._pool) as connection:
+            is_alone = bool(await connection.fetchval(_TRY_LOCK))
+            try:
+                yield is_alone
+            finally:
+                if is_alone:
+                    await connection.execute(_UNLOCK)
 
     async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]:
         """Return what was done about these trainings so far, by ref."""

@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
-
-import structlog
 
 from services.ops.letters.letter import ReplayMark
 from services.ops.replays.records import Round, Work
@@ -29,13 +28,11 @@ from services.ops.replays.rounds import (
     Store,
     Undoer,
 )
-from shared.contract.errors import DependencyDown, ModelswapError, code_of
+from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.topology import Topology
 from shared.runtime.aside import SetAside
-from shared.runtime.broker.link import without_stray_cancel
-from shared.runtime.waiting import jittered_backoff_seconds, wait_for_any
-
-log = structlog.get_logger()
+from shared.runtime.periodic import run_periodically
+from shared.runtime.waiting import without_stray_cancel
 
 #: Outcomes that another process stores do not wake this one.
 _POLL_SECONDS: Final = 1.0
@@ -79,22 +76,17 @@ class Engine:
         return await self._undoer.round(work) or await self._previewer.round(work)
 
     async def _repeat(self, do: DoRound, aside: SetAside[UUID], stopping: asyncio.Event) -> None:
-        changes, failures = self._store.changes(), 0
-        while not stopping.is_set():
-            changes.clear()
-            try:
-                seconds, failures = await self._attempt(do, aside), 0
-            except Exception as error:
-                failures += 1
-                if not isinstance(error, DependencyDown):
-                    log.exception("replays.broken")
-                seconds = self._delay(error, failures)
-            # In trouble, no outcome wakes us: it would only hurry the next failure.
-            await wait_for_any(stopping, *([] if failures else [changes]), seconds=seconds)
+        await run_periodically(
+            aside.loop,
+            partial(self._round, do, aside),
+            stopping,
+            wake=self._store.changes(),
+            first_seconds=self._pause_seconds,
+        )
 
-    async def _attempt(self, do: DoRound, aside: SetAside[UUID]) -> float:
+    async def _round(self, do: DoRound, aside: SetAside[UUID]) -> float:
         """Do one round of each replay that is not set aside; return how long to wait until the next."""
-        busy = await without_stray_cancel(self._store.at_work())
+        busy = await self._store.at_work()
         aside.keep_only({each.replay_id for each in busy})
         rounds = await asyncio.gather(
             *(self._one(do, each, aside) for each in busy if not aside.is_waiting(each.replay_id))
@@ -124,11 +116,6 @@ class Engine:
     async def _set_trouble(self, work: Work, trouble: str) -> None:
         if trouble != work.trouble:
             await self._store.set_trouble(work.replay_id, trouble)
-
-    def _delay(self, error: Exception, failures: int) -> float:
-        """Log what holds up all replays; return how long to wait."""
-        log.warning("replays.delayed", error=code_of(error), detail=str(error), failures=failures)
-        return jittered_backoff_seconds(failures, first=self._pause_seconds, longest=_LONGEST_PAUSE_SECONDS)
 
 
 def _in_words(error: BaseException) -> str:

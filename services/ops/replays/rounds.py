@@ -24,7 +24,7 @@ from shared.contract.topology import RECEIVER, Topology
 from shared.contract.trace import trace_id_in
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing, to_message
-from shared.runtime.broker.link import without_stray_cancel
+from shared.runtime.waiting import without_stray_cancel
 
 log = structlog.get_logger()
 

@@ -15,8 +15,7 @@ from typing import Final, TypeVar
 import structlog
 
 from shared.contract.errors import DependencyDown
-from shared.runtime.broker.link import without_stray_cancel
-from shared.runtime.waiting import jittered_backoff_seconds
+from shared.runtime.waiting import jittered_backoff_seconds, without_stray_cancel
 
 log = structlog.get_logger()
 

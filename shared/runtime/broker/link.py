@@ -8,7 +8,7 @@ read and written here, at a fraction of its cost (measured 2026-11).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import takewhile
 from typing import Final, Self, TypeVar, cast
@@ -21,13 +21,13 @@ from pamqp.exceptions import PAMQPException
 from pamqp.frame import marshal
 from yarl import URL
 
-from shared.contract.errors import DependencyDown
 from shared.contract.limits import FRAME_BYTES
 from shared.runtime.broker.decoding import Incoming
 from shared.runtime.broker.frames import publish_frames
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.broker.transport import Transport
 from shared.runtime.clock import now
+from shared.runtime.waiting import is_stray_cancel
 
 T = TypeVar("T")
 
@@ -66,32 +66,6 @@ class Returned(Exception):
 
 class Nacked(Exception):
     """The broker refused a message."""
-
-
-def is_stray_cancel() -> bool:
-    """
-    Return whether the CancelledError just caught is a connection error, not a cancellation of this task.
-
-    The AMQP library raises it in every task that waits on a connection that dies.
-    """
-    task = asyncio.current_task()
-    return task is None or task.cancelling() == 0
-
-
-async def without_stray_cancel(work: Awaitable[T]) -> T:
-    """
-    Do *work*; a cancellation that does not come from us is a lost connection.
-
-    Raises:
-        DependencyDown: instead of such a cancellation.
-
-    """
-    try:
-        return await work
-    except asyncio.CancelledError as error:
-        if not is_stray_cancel():
-            raise
-        raise DependencyDown("a connection was lost in the middle of the work") from error
 
 
 class Link:

@@ -26,8 +26,9 @@ from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
 from shared.runtime.broker.declare import declare
-from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, Nacked, Returned, is_stray_cancel, say
+from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, Nacked, Returned, say
 from shared.runtime.broker.message import Outgoing
+from shared.runtime.waiting import is_stray_cancel
 
 log = structlog.get_logger()
 

@@ -24,12 +24,12 @@ from shared.runtime import telemetry
 from shared.runtime.broker.circuit import CircuitBreaker
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
 from shared.runtime.broker.inbox import Inbox, Stale
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, is_stray_cancel, say
+from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, say
 from shared.runtime.broker.message import Delivery
 from shared.runtime.broker.persistent import PersistentPublisher
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.clock import now
-from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_stopped, wait_for_any
+from shared.runtime.waiting import Stopped, is_stray_cancel, jittered_backoff_seconds, unless_stopped, wait_for_any
 
 log = structlog.get_logger()
 
