@@ -1,34 +1,24 @@
 """
-Settings from the environment, with the prefix ``MODELSWAP_``; all errors are reported at once.
+Settings of each process and command, one frozen class each.
 
-One frozen class per process, all in this file: they share one environment, so only all of them together tell a mistyped
-name from another process's setting. Every name has a ``_FILE`` form, the path of a file with the value (a mounted
-secret). Secrets are `SecretStr`, so that no print, log or traceback shows one. Types and their bounds: `setting_types`.
+All are in this file: they share one environment, so only all of them together tell a mistyped name from another
+process's setting. How they are read: `settings_base`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, SecretStr
 
-from shared.contract.errors import ModelswapError
-from shared.contract.retry import DELAYS
-from shared.runtime.connections import PRIVATE_NETWORKS, Limits
-from shared.runtime.setting_files import FILE, read_files
+from shared.runtime.setting_files import FILE
 from shared.runtime.setting_types import (
-    AmqpUrl,
     Count,
-    Delays,
     HeaderToken,
-    Host,
-    Networks,
     Port,
-    PostgresUrl,
     Seconds,
     Secrets,
     SigningSecret,
@@ -37,98 +27,44 @@ from shared.runtime.setting_types import (
     Tokens,
     Url,
 )
+from shared.runtime.settings_base import (
+    PREFIX,
+    BrokerSettings,
+    DatabaseSettings,
+    ReplicateSettings,
+    Settings,
+    SettingsError,
+    reveal,
+    setting,
+)
 
-PREFIX: Final = "MODELSWAP_"
+__all__ = [
+    "CLIENTS",
+    "PREFIX",
+    "PROCESSES",
+    "STATE_URL",
+    "BrokerSettings",
+    "ClientSettings",
+    "DatabaseSettings",
+    "ExtractorSettings",
+    "ListenSettings",
+    "OpsClientSettings",
+    "OpsSettings",
+    "ReceiverSettings",
+    "ReplicateSettings",
+    "Settings",
+    "SettingsError",
+    "SimulatorSettings",
+    "StateSettings",
+    "TriggerSettings",
+    "all_settings",
+    "reveal",
+    "setting",
+    "unknown",
+]
+
 #: Default URL of `services.state`.
 STATE_URL: Final = "http://127.0.0.1:8081"
-
-
-class SettingsError(ModelswapError):
-    """Settings are missing or invalid; the message lists all of them."""
-
-    code = "settings"
-
-
-class Settings(BaseModel):
-    """Settings of every process."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
-
-    #: Address to listen on. Loopback, so that nothing is exposed by accident; 0.0.0.0 in a container.
-    host: Host = "127.0.0.1"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    #: json for log collectors, console for terminals.
-    log_format: Literal["json", "console"] = "json"
-    #: Seconds after SIGTERM to finish work in progress. Must be shorter than the orchestrator's grace period, which is
-    #: 10 s in Docker.
-    drain_seconds: Seconds = 5.0
-    #: Seconds to receive a request's headers, from the connection or the request's first byte. Ends clients that hold
-    #: connections open by sending slowly.
-    header_timeout_seconds: Seconds = 10.0
-    #: Limit of open connections per client address; trusted proxies have none.
-    max_connections_per_address: Count = 100
-    #: Networks of proxies, whose connections are not limited per address. Default: the private networks.
-    trusted_proxies: Networks = PRIVATE_NETWORKS
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of this process's HTTP server."""
-        return Limits(
-            connections_per_address=self.max_connections_per_address,
-            trusted=self.trusted_proxies,
-            header_seconds=self.header_timeout_seconds,
-        )
-
-    @classmethod
-    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """
-        Read the settings from *environment* (the process's own, if not given).
-
-        Raises:
-            SettingsError: naming every setting that is missing or wrong.
-
-        """
-        given = os.environ if environment is None else environment
-        values, mistakes = read_files({name: text for name, text in given.items() if name.startswith(PREFIX) and text})
-        own = {field: values[setting(field)] for field in cls.model_fields if setting(field) in values}
-        try:
-            settings = cls.model_validate(own)
-        except ValidationError as error:
-            mistakes += [_mistake(problem) for problem in error.errors(include_input=False, include_url=False)]
-        if mistakes:
-            lines = "\n".join(f"  {mistake}" for mistake in mistakes)
-            raise SettingsError(f"these settings need your attention:\n{lines}")
-        return settings
-
-
-class BrokerSettings(Settings):
-    """Settings of processes that use RabbitMQ."""
-
-    #: amqp://user:password@host:port/vhost
-    amqp_url: AmqpUrl
-    #: Seconds to wait for the broker's confirm of a message; the receiver then answers 503.
-    publish_timeout_seconds: Seconds = 5.0
-    #: Whether this process declares exchanges and queues; false where a deploy job does.
-    declare_topology: bool = True
-    #: Delays between the attempts at a message; a message that failed after the last one is dead-lettered.
-    retry_delays: Delays = DELAYS
-
-
-class ReplicateSettings(Settings):
-    """Settings of processes that call Replicate."""
-
-    #: Without it no training is started and no model verified.
-    replicate_api_token: HeaderToken | None = None
-    replicate_api_url: Url = "https://api.replicate.com"
-
-
-class DatabaseSettings(Settings):
-    """Settings of processes that use Postgres."""
-
-    #: postgresql://user:password@host:port/database
-    database_url: PostgresUrl
-    #: Connections to Postgres of each process.
-    database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 8
 
 
 class ReceiverSettings(BrokerSettings, ReplicateSettings):
@@ -262,11 +198,6 @@ CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings, ListenSett
 _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_", "MODELSWAP_UP_FOLDER")
 
 
-def setting(field: str) -> str:
-    """Return the environment variable of a field."""
-    return PREFIX + field.upper()
-
-
 def all_settings() -> dict[str, type[Settings]]:
     """Return every environment variable, with a settings class that has it."""
     classes: list[type[Settings]] = [*PROCESSES.values(), *CLIENTS]
@@ -285,14 +216,3 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
         and name not in known
         and name.removesuffix(FILE) not in known
     )
-
-
-def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
-    """Return the plain secrets."""
-    return tuple(secret.get_secret_value() for secret in secrets)
-
-
-def _mistake(problem: ErrorDetails) -> str:
-    name = setting(str(problem["loc"][0])) if problem["loc"] else PREFIX
-    is_missing = problem["type"] == "missing"
-    return f"{name} is missing" if is_missing else f"{name}: {problem['msg'].removeprefix('Value error, ')}"
