@@ -12,7 +12,7 @@ A webhook with an unknown status is answered 202 too: it is kept whole as a dead
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,12 +20,11 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from services.receiver.webhook_secrets import Secrets
-from shared.contract.answers import KIND_PREFIX
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
 from shared.contract.limits import Unpublishable
@@ -39,6 +38,7 @@ from shared.runtime import telemetry
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.clock import now
 from shared.runtime.logs import log_fact
+from shared.runtime.problems import problem
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class WebhookEndpoint:
         try:
             body = await self._read(request)  # the server limits its time
         except ClientDisconnect:
-            return _problem(408, "request-timeout", "the body did not arrive")
+            return problem(408, "request-timeout", "the body did not arrive")
         except TooLarge as error:
             return _refusal(413, error)
         try:
@@ -192,7 +192,7 @@ def _as_delivery(request: Request, body: bytes, origin: Origin) -> Delivery:
 def _refusal(status: int, error: ModelswapError) -> Response:
     telemetry.webhooks.labels(error.code).inc()
     log.warning("webhook.refused", status=status, error=error.code, detail=str(error))
-    return _problem(status, error.code.replace("_", "-"), str(error))
+    return problem(status, error.code.replace("_", "-"), str(error))
 
 
 def _lost(error: Unpublishable) -> Response:
@@ -203,24 +203,15 @@ def _lost(error: Unpublishable) -> Response:
 def _unavailable(error: Exception) -> Response:
     telemetry.webhooks.labels("unavailable").inc()
     log.error("webhook.unavailable", detail=str(error) or type(error).__name__)
-    return _problem(503, "unavailable", "try again: the webhook could not be kept", headers=_RETRY_AFTER)
-
-
-def _problem(status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse(
-        {"type": KIND_PREFIX + kind, "title": kind, "status": status, "detail": detail},
-        status_code=status,
-        media_type="application/problem+json",
-        headers=headers,
-    )
+    return problem(503, "unavailable", "try again: the webhook could not be kept", headers=_RETRY_AFTER)
 
 
 async def _http_problem(_: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):  # pragma: no cover (Starlette hands over what was registered)
         raise error
-    return _problem(error.status_code, "http", error.detail, headers=error.headers)
+    return problem(error.status_code, "http", error.detail, headers=error.headers)
 
 
 async def _internal_problem(_: Request, error: Exception) -> Response:
     log.error("webhook.broken", exc_info=error)
-    return _problem(500, "internal", "an internal error; it is logged")
+    return problem(500, "internal", "an internal error; it is logged")

@@ -85,16 +85,17 @@ class Training(Job):
 
     def describe(self, seconds: float, *, kind: str = "trainings") -> dict[str, JsonValue]:
         """Return Replicate's object for it, as answered by GET."""
-        body = self._describe(seconds, kind)
-        return without_data(body) if self.faults.data_removed and self.has_ended(seconds) else body
+        return self._shown(self._describe(seconds, kind), seconds)
 
     def list_item(self, seconds: float) -> dict[str, JsonValue]:
         """Return Replicate's object for it as its list shows it: without the log, which is long to write."""
-        body = self._describe(seconds, "trainings", logs="")
-        if self.faults.data_removed and self.has_ended(seconds):
-            body = without_data(body)
+        body = self._shown(self._describe(seconds, "trainings", logs=""), seconds)
         del body["logs"]
         return body
+
+    def _shown(self, body: dict[str, JsonValue], seconds: float) -> dict[str, JsonValue]:
+        """Return *body* as Replicate's API shows it, which may have removed the data of an ended training."""
+        return without_data(body) if self.faults.data_removed and self.has_ended(seconds) else body
 
     def webhook_body(self, seconds: float) -> bytes:
         """Return the body of a webhook, as it is signed; it is posted before any data is removed."""

@@ -54,13 +54,13 @@ async def test_what_is_dropped_can_be_exported_and_restored_and_stands_in_the_au
     _, dropped, _ = await shell.run("dead-letters", "drop", number, "--reason", "of a test")
     _, exported, _ = await shell.run("dead-letters", "export", "--training", training, "--status", "dropped")
     restored = await shell.json("dead-letters", "restore", "--training", training, "--reason", "it was real")
-    audit = await shell.json("audit", "--target", f"letter {number}")
+    audit = await shell.json("audit", "--target", f"dead letter {number}")
 
     assert dropped == "1 dead letter is dropped; it is in the audit\n"
     assert [json.loads(each)["number"] for each in exported.splitlines()] == [line["number"]]
     assert restored == {"letters": 1, "unchanged": {}}
     assert [(each["actor"], each["action"], each["reason"]) for each in audit] == [
-        ("olga", "letter.dropped", "of a test")
+        ("olga", "dead_letter.dropped", "of a test")
     ]
 
 

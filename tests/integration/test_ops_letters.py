@@ -172,8 +172,8 @@ async def test_only_settled_letters_are_purged(store, database_url):
     aside: SetAside[int] = SetAside("test")
     assert await purge_some(store, HOUR, aside) == 0
     assert await purge_some(store, timedelta(0), aside) == 2
-    (entry,) = await store.list_audit(AuditFilter(action="letter.forgotten"), before=None, limit=9)
-    assert (entry.actor, entry.target, entry.outcome) == ("ops", "letters 3 to 4", "2 letters forgotten")
+    (entry,) = await store.list_audit(AuditFilter(action="dead_letter.forgotten"), before=None, limit=9)
+    assert (entry.actor, entry.target, entry.outcome) == ("ops", "dead letters 3 to 4", "2 dead letters forgotten")
     assert [letter.status for letter in await letters(store)] == ["replaying", "open"]
 
 
@@ -367,13 +367,13 @@ async def test_drop_and_restore_are_audited_with_reason(store, client):
     dropped = await client.post("/dead-letters/1/drop", json={"reason": "a test of mine"})
     again = await client.post("/dead-letters/1/drop", json={"reason": "a double click"})
     restored = await client.post("/dead-letters/1/restore", json={"reason": "it was none"})
-    audit = (await client.get("/audit?target=letter+1")).json()["items"]
+    audit = (await client.get("/audit?target=dead+letter+1")).json()["items"]
 
     assert [answer.json()["status"] for answer in (dropped, again, restored)] == ["dropped", "dropped", "open"]
     assert [(entry["actor"], entry["action"], entry["reason"], entry["outcome"]) for entry in audit] == [
-        ("olga", "letter.restored", "it was none", "dropped to open"),
-        ("olga", "letter.dropped", "a double click", "unchanged: it is dropped"),
-        ("olga", "letter.dropped", "a test of mine", "open to dropped"),
+        ("olga", "dead_letter.restored", "it was none", "dropped to open"),
+        ("olga", "dead_letter.dropped", "a double click", "unchanged: it is dropped"),
+        ("olga", "dead_letter.dropped", "a test of mine", "open to dropped"),
     ]
 
 
@@ -396,12 +396,12 @@ async def test_a_whole_group_is_dropped_and_restored(store, client):
     dropped = (await client.post("/dead-letters/drop", json=body)).json()
     left = await letters(store, status=LetterStatus.OPEN)
     restored = (await client.post("/dead-letters/restore", json=body)).json()
-    audit = (await client.get("/audit?action=letter.dropped&actor=olga")).json()["items"]
+    audit = (await client.get("/audit?action=dead_letter.dropped&actor=olga")).json()["items"]
 
     assert (dropped, restored) == ({"letters": 5, "unchanged": {}, "newest": 5},) * 2
     assert [letter.error_code for letter in left] == ["no_prompt"]
     assert [(entry["target"], entry["outcome"]) for entry in audit] == [
-        (f"letters with fingerprint {group}", "5 letters open to dropped")
+        (f"dead letters with fingerprint {group}", "5 dead letters open to dropped")
     ]
 
 
@@ -413,7 +413,7 @@ async def test_already_dropped_letters_count_as_unchanged(store, client):
         (await client.post("/dead-letters/drop", json={**wanted, "reason": "known"})).json()
         for wanted in (named, named, filtered, filtered)
     ]
-    audit = (await client.get("/audit?action=letter.dropped")).json()["items"]
+    audit = (await client.get("/audit?action=dead_letter.dropped")).json()["items"]
 
     assert [(answer["letters"], answer["unchanged"]) for answer in answers] == [
         (2, {}),

@@ -302,7 +302,7 @@ async def test_failure_further_on_resolves_the_first_letter(database_url, store)
 
     (letter,) = await store.list_letters(record.id, outcome=None, after=None, limit=10)
     assert letter.outcome is Outcome.FAILED
-    assert letter.detail == f"it went on, and failed further on, as letter {further}: it lies elsewhere"
+    assert letter.detail == f"it went on, and failed further on, as dead letter {further}: it lies elsewhere"
     assert await statuses(database_url) == {number: "resolved", further: "open"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pamqp.frame
@@ -14,19 +13,7 @@ from pamqp.header import ContentHeader
 
 from shared.runtime.broker.frames import publish_frames
 from shared.runtime.broker.message import Outgoing
-
-NOW = datetime(2026, 11, 28, tzinfo=UTC)
-
-short_texts = st.text(max_size=60)
-values = (
-    st.text(max_size=300)
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.booleans()
-    | st.none()
-    | st.just(NOW)
-    | st.lists(st.text(max_size=5) | st.integers(-5, 5), max_size=3)
-    | st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
-)
+from tests.amqp import NOW, header_values, short_texts
 
 
 def by_the_library(message: Outgoing, *, message_id: str, channel: int, frame_bytes: int) -> list[bytes]:
@@ -54,7 +41,7 @@ def by_the_library(message: Outgoing, *, message_id: str, channel: int, frame_by
     exchange=st.text("abc.-_:9", max_size=60),
     routing_key=short_texts,
     body=st.binary(max_size=5000),
-    headers=st.dictionaries(st.text(max_size=40), values, max_size=6),
+    headers=st.dictionaries(st.text(max_size=40), header_values, max_size=6),
     content_type=st.none() | short_texts,
     message_type=st.none() | short_texts,
     correlation_id=st.none() | short_texts,

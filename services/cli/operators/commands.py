@@ -242,8 +242,8 @@ def _read(file: Path) -> bytes:
 
 def audit(
     actor: Annotated[str | None, typer.Option(help="Who: the name of a token.")] = None,
-    action: Annotated[str | None, typer.Option(help="What, e.g. letter.dropped.")] = None,
-    target: Annotated[str | None, typer.Option(help='Of what, e.g. "letter 17".')] = None,
+    action: Annotated[str | None, typer.Option(help="What, e.g. dead_letter.dropped.")] = None,
+    target: Annotated[str | None, typer.Option(help='Of what, e.g. "dead letter 17".')] = None,
     limit: Limit = 50,
     output: Output = Format.TABLE,
 ) -> None:

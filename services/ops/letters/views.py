@@ -60,8 +60,8 @@ class Move:
     action: str
 
 
-DROP: Final = Move(LetterStatus.OPEN, LetterStatus.DROPPED, "letter.dropped")
-RESTORE: Final = Move(LetterStatus.DROPPED, LetterStatus.OPEN, "letter.restored")
+DROP: Final = Move(LetterStatus.OPEN, LetterStatus.DROPPED, "dead_letter.dropped")
+RESTORE: Final = Move(LetterStatus.DROPPED, LetterStatus.OPEN, "dead_letter.restored")
 
 
 class NoLetter(PermanentError):

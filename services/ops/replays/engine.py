@@ -56,7 +56,7 @@ class Engine:
 
         self._sending: SetAside[UUID] = pauses("replays that send")
         self._asking: SetAside[UUID] = pauses("replays that ask")
-        letters: SetAside[ReplayMark] = pauses("letters of dry runs", _LONGEST_ITEM_PAUSE_SECONDS)
+        letters: SetAside[ReplayMark] = pauses("dead letters of dry runs", _LONGEST_ITEM_PAUSE_SECONDS)
         users: SetAside[tuple[UUID, str]] = pauses("users of undone replays", _LONGEST_ITEM_PAUSE_SECONDS)
         #: What fails by itself, of each kind.
         self.aside: Sequence[SetAside[Any]] = (self._sending, self._asking, letters, users)

@@ -53,8 +53,8 @@ class Housekeeping(Session):
         async def work(connection: Connection) -> None:
             gone = sorted(row["number"] for row in await connection.fetch(_FORGET, numbers))
             if gone:
-                target, outcome = f"letters {gone[0]} to {gone[-1]}", f"{len(gone)} letters forgotten"
+                target, outcome = f"dead letters {gone[0]} to {gone[-1]}", f"{len(gone)} dead letters forgotten"
                 reason = "settled long ago"
-                await audit(connection, ITSELF, "letter.forgotten", target, reason=reason, outcome=outcome)
+                await audit(connection, ITSELF, "dead_letter.forgotten", target, reason=reason, outcome=outcome)
 
         await self._transaction(work)

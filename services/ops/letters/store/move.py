@@ -27,7 +27,7 @@ _LOCK: Final = (
 _MOVE_NAMED: Final = "UPDATE ops.letters SET status = $2 WHERE number = ANY($1::bigint[])"
 _AUDIT_NAMED: Final = """
     INSERT INTO ops.audit (actor, action, target, reason, outcome)
-    SELECT $1, $2, 'letter ' || number, $3, outcome FROM unnest($4::bigint[], $5::text[]) AS l (number, outcome)
+    SELECT $1, $2, 'dead letter ' || number, $3, outcome FROM unnest($4::bigint[], $5::text[]) AS l (number, outcome)
 """
 _COUNT_FOUND: Final = "SELECT status, count(*), max(number) AS newest FROM ops.letters WHERE {} GROUP BY status"
 _MISSING: Final = """
@@ -99,13 +99,13 @@ class Moving(Session):
             where=f"{conditions} AND number <= {newest}", order=by_number(wanted), limit=limit, to=to
         )
         given = wanted.model_dump(exclude_none=True)
-        target = "letters with " + ", ".join(f"{name} {value}" for name, value in given.items())
+        target = "dead letters with " + ", ".join(f"{name} {value}" for name, value in given.items())
         unchanged = ", ".join(f"{count} {status}" for status, count in planned.unchanged.items())
         total = 0
 
         async def work(connection: Connection) -> int:
             moved = len(await connection.fetch(statement, *values, planned.newest or 0, _AT_ONCE, move.to))
-            outcome = f"{moved} {'letter' if moved == 1 else 'letters'} {move.was} to {move.to}"
+            outcome = f"{moved} dead {'letter' if moved == 1 else 'letters'} {move.was} to {move.to}"
             if not total and unchanged:
                 outcome += f"; unchanged: {unchanged}"
             if moved or not total:

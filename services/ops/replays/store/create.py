@@ -147,5 +147,5 @@ def _skipped(number: int, why: str) -> dict[str, Any]:
 def _why_nothing(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "no open dead letter is selected: there is nothing to replay"
-    few = "; ".join(f"letter {row['letter']}: {row['detail']}" for row in rows[:_REASONS])
+    few = "; ".join(f"dead letter {row['letter']}: {row['detail']}" for row in rows[:_REASONS])
     return f"none of these dead letters can be replayed: {few}{'; …' if len(rows) > _REASONS else ''}"

@@ -106,6 +106,6 @@ class Outcomes(ReplaySession):
             new = await connection.fetchval(
                 _FOLLOWING, letter, gone_on["training_id"], str(ReplayMark(replay_id, letter))
             )
-            detail = f"it went on, and failed further on, as letter {new or 'of before'}: {text}"
+            detail = f"it went on, and failed further on, as dead letter {new or 'of before'}: {text}"
             await connection.execute(_DETAIL, replay_id, letter, clean(detail))
         self.notify()

@@ -153,7 +153,7 @@ class Steering(ReplaySession):
                 await connection.execute(_KEEP_CLAIMED, replay_id)
                 back = await change_letters(connection, _CANCEL_WAITING, replay_id, f"canceled by {actor}")
             await reopen_letters(connection, replay_id, back)
-            return f"{len(back)} letters {'are given up' if was is Status.CANCELED else 'did not go'}"
+            return f"{len(back)} dead letters {'are given up' if was is Status.CANCELED else 'did not go'}"
 
         return await self._steer(replay_id, _CANCEL, actor, reason, work)
 
