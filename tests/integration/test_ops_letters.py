@@ -424,8 +424,8 @@ async def test_already_dropped_letters_count_as_unchanged(store, client):
     assert [entry["outcome"] for entry in reversed(audit)] == [
         *["open to dropped"] * 2,
         *["unchanged: it is dropped"] * 2,
-        "1 letter open to dropped; unchanged: 2 dropped",
-        "0 letters open to dropped; unchanged: 3 dropped",
+        "1 dead letter open to dropped; unchanged: 2 dropped",
+        "0 dead letters open to dropped; unchanged: 3 dropped",
     ]
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from shared.runtime.guessable import guessable
-from shared.runtime.settings import ReceiverSettings, SettingsError, StateSettings
+from shared.runtime.settings import PROCESSES, ReceiverSettings, SettingsError, StateSettings
+
+ROOT = Path(__file__).parents[2]
+#: What every process does with settings, whichever process it is.
+COMMON = "".join(
+    (ROOT / "shared/runtime" / file).read_text() for file in ("settings_base.py", "lifecycle.py", "database.py")
+)
 
 RANDOM = "9f2c41d07be83a65"
 GIVEN = {
@@ -15,6 +24,15 @@ GIVEN = {
     "MODELSWAP_REF_SECRETS": RANDOM,
     "MODELSWAP_API_TOKENS": RANDOM,
 }
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_each_process_uses_each_of_its_settings(process):
+    code = COMMON + "".join(file.read_text() for file in (ROOT / "services" / process).rglob("*.py"))
+
+    used = set(re.findall(r"(?:settings|self|policy)\.([a-z_]+)", code))
+
+    assert PROCESSES[process].model_fields.keys() - used == set()
 
 
 @pytest.mark.parametrize("name", ["MODELSWAP_API_TOKENS", "MODELSWAP_REF_SECRETS"])
