@@ -30,7 +30,7 @@ GIVEN = {
 def test_each_process_uses_each_of_its_settings(process):
     code = COMMON + "".join(file.read_text() for file in (ROOT / "services" / process).rglob("*.py"))
 
-    used = set(re.findall(r"(?:settings|self|policy)\.([a-z_]+)", code))
+    used = set(re.findall(r"(?:settings|self|policy)\.([a-z]\w*)", code))
 
     assert PROCESSES[process].model_fields.keys() - used == set()
 
