@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum, auto
-from http import HTTPStatus
 from itertools import chain
 from typing import Any, Final
 
@@ -25,61 +23,36 @@ import httptools
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from shared.contract.answers import KIND_PREFIX
 from shared.runtime import telemetry
 from shared.runtime.connections import Connections, Limits
+from shared.runtime.refusals import (
+    BAD_REQUEST,
+    HEAD_TOO_LARGE,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
+    OVERLOADED,
+    TIMEOUT,
+    TOO_MANY_CONNECTIONS,
+    URL_TOO_LONG,
+    Refusal,
+    Refused,
+)
 
 log = structlog.get_logger()
 
-MAX_URL_BYTES: Final = 8 * 1024
-#: Of all headers together; also of what surrounds a body in chunks, beyond the size of that body.
-MAX_HEAD_BYTES: Final = 16 * 1024
-MAX_HEADERS: Final = 100
 _MAX_PIPELINED: Final = 8
 #: Answered even under overload, so that an orchestrator does not restart a busy process.
 _HEALTH: Final = frozenset({b"/livez", b"/healthz", b"/readyz", b"/metrics"})
 #: How long a client that is refused may take to read the answer.
 _LINGER_SECONDS: Final = 1.0
-_RETRY_AFTER_SECONDS: Final = 5
 _DESCRIPTORS: Final = 4096
 #: Files, and connections to RabbitMQ, Postgres and Replicate.
 _OTHER_DESCRIPTORS: Final = 200
 _LOG_EVERY_TICKS: Final = 100
-
-
-class Refusal:
-    """The reason why a request is refused, and the complete response."""
-
-    def __init__(self, status: int, kind: str, detail: str) -> None:
-        self.kind = kind
-        problem = {"type": KIND_PREFIX + kind, "title": kind, "status": status, "detail": detail}
-        body = json.dumps(problem).encode()
-        headers = {"content-type": "application/problem+json", "content-length": len(body), "connection": "close"}
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            headers["retry-after"] = _RETRY_AFTER_SECONDS
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self.answer = STATUS_LINE[status] + lines.encode() + b"\r\n" + body
-
-
-class Refused(Exception):
-    """Ends the parsing of a refused request."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.kind)
-        self.refusal = refusal
-
-
-_BAD_REQUEST: Final = Refusal(400, "bad-request", "this is not an HTTP/1.1 request")
-_TIMEOUT: Final = Refusal(408, "request-timeout", "the request did not arrive in time")
-_URL_TOO_LONG: Final = Refusal(414, "uri-too-long", f"the address may have {MAX_URL_BYTES} bytes")
-_HEAD_TOO_LARGE: Final = Refusal(
-    431, "headers-too-large", f"at most {MAX_HEADERS} headers, of {MAX_HEAD_BYTES} bytes together"
-)
-_TOO_MANY_CONNECTIONS: Final = Refusal(503, "too-many-connections", "too many connections are open: try again later")
-_OVERLOADED: Final = Refusal(503, "overloaded", "too many requests are worked on: try again in a moment")
 
 
 class Server(uvicorn.Server):
@@ -157,7 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._connections.enter(self, self.client[0] if self.client else None):
             self._wait(self._limits.header_seconds)
         else:
-            self._refuse(_TOO_MANY_CONNECTIONS)
+            self._refuse(TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.leave(self)
@@ -177,11 +150,11 @@ class BoundedProtocol(HttpToolsProtocol):
             pass  # It is answered like any other: there is nothing to upgrade to.
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.refusal if isinstance(cause, Refused) else _BAD_REQUEST)
+            self._refuse(cause.refusal if isinstance(cause, Refused) else BAD_REQUEST)
             return
         if self._surplus_bytes > MAX_HEAD_BYTES or (self.headers and len(self.headers) > MAX_HEADERS):
             in_url = self._state is _State.HEAD and not self.headers
-            self._refuse(_URL_TOO_LONG if in_url else _HEAD_TOO_LARGE)
+            self._refuse(URL_TOO_LONG if in_url else HEAD_TOO_LARGE)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -201,7 +174,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= _MAX_PIPELINED:
-            raise Refused(_BAD_REQUEST)
+            raise Refused(BAD_REQUEST)
         if self._state is not _State.AWAITED:
             self._wait(self._limits.header_seconds)
         self._state = _State.HEAD
@@ -209,11 +182,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if len(self.url) > MAX_URL_BYTES:
-            raise Refused(_URL_TOO_LONG)
+            raise Refused(URL_TOO_LONG)
         if len(self.headers) > MAX_HEADERS or sum(map(len, chain.from_iterable(self.headers))) > MAX_HEAD_BYTES:
-            raise Refused(_HEAD_TOO_LARGE)
+            raise Refused(HEAD_TOO_LARGE)
         if self._is_overloaded() and self.url.partition(b"?")[0] not in _HEALTH:
-            raise Refused(_OVERLOADED)
+            raise Refused(OVERLOADED)
         super().on_headers_complete()
         self.headers = []  # Trailers come here, which nothing reads.
         self._state = _State.BODY
@@ -225,7 +198,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.cycle.response_complete:
             super().on_body(body)
             if not self._connections.hold(self, size_bytes):
-                raise Refused(_OVERLOADED)
+                raise Refused(OVERLOADED)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -251,7 +224,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def expire(self) -> None:
         """Close the connection, because its deadline has passed."""
         if self._state in (_State.HEAD, _State.BODY) and not self.transport.is_closing():
-            self._refuse(_TIMEOUT)
+            self._refuse(TIMEOUT)
         else:
             self.drop()
 

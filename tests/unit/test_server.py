@@ -15,7 +15,8 @@ from starlette.routing import Route
 from uvicorn.server import ServerState
 
 from shared.runtime.connections import Limits
-from shared.runtime.server import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URL_BYTES, BoundedProtocol, Server
+from shared.runtime.refusals import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from shared.runtime.server import BoundedProtocol, Server
 
 PUBLIC = "203.0.113.7"
 HEAD = b"POST /echo HTTP/1.1\r\nHost: a\r\n"

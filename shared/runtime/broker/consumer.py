@@ -22,17 +22,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final
 
 import structlog
 
-from shared.contract.envelope import Envelope, decode, wrap
-from shared.contract.errors import UNEXPECTED, DependencyDown, Malformed, PermanentError, code_of
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import UNEXPECTED, DependencyDown, PermanentError, code_of
 from shared.contract.events import Event
 from shared.contract.limits import Unpublishable
 from shared.contract.retry import DELAYS, RetryIn, next_step
@@ -40,11 +38,12 @@ from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.inbox import Inbox
+from shared.runtime.broker.item import Item, bound, read
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, retry, to_message
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.subscription import Subscription
 from shared.runtime.clock import now
-from shared.runtime.logs import about, facts_of, log_fact
+from shared.runtime.logs import log_fact
 
 log = structlog.get_logger()
 
@@ -78,17 +77,6 @@ def _nothing(_: Envelope, __: Exception) -> Sequence[Event]:
 
 def _always(_: Sequence[Event]) -> bool:
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """A delivery with its decoded envelope, or its decoding error."""
-
-    delivery: Delivery
-    envelope: Envelope | None
-    error: Malformed | None
-    #: Ids that every log line about it carries.
-    ids: Mapping[str, str] = field(default_factory=dict)
 
 
 class Consumer:
@@ -160,14 +148,14 @@ class Consumer:
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         """Handle one batch, from decoding to the ack."""
-        items = self._without_made_up([_read(delivery) for delivery in batch])
+        items = self._without_made_up([read(delivery) for delivery in batch])
         known = [item for item in items if item.envelope is not None]
         results = iter(await self._until_answered(known, inbox) if known else ())
         ends = [(item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items]
         await _together([self._conclude(item, messages, inbox) for item, messages in ends if messages])
         inbox.ack(batch)
 
-    def _without_made_up(self, items: Sequence[_Item]) -> Sequence[_Item]:
+    def _without_made_up(self, items: Sequence[Item]) -> Sequence[Item]:
         """Leave out the synthetic events of `modelswap trigger`: they are only for testing subscribers."""
         handled = []
         for item in items:
@@ -178,7 +166,7 @@ class Consumer:
                 handled.append(item)
         return handled
 
-    async def _until_answered(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[Result]:
+    async def _until_answered(self, items: Sequence[Item], inbox: Inbox) -> Sequence[Result]:
         """
         Handle *items*, trying again while a dependency is down.
 
@@ -197,12 +185,12 @@ class Consumer:
                 if error.may_concern_one and others_were_answered and clock() >= refused_at + self._patience_seconds:
                     return [error] * len(items)
 
-    async def _attempt(self, items: Sequence[_Item], inbox: Inbox) -> Sequence[Result]:
+    async def _attempt(self, items: Sequence[Item], inbox: Inbox) -> Sequence[Result]:
         inbox.check()
         envelopes = [item.envelope for item in items if item.envelope is not None]
         began = asyncio.get_running_loop().time()
         try:
-            with _bound(items):
+            with bound(items):
                 results = await self._handle(envelopes)
         except DependencyDown:
             raise
@@ -215,7 +203,7 @@ class Consumer:
             self._answered_since = max(self._answered_since, began)
         return results
 
-    def _settle(self, item: _Item, result: Result | None) -> list[Outgoing]:
+    def _settle(self, item: Item, result: Result | None) -> list[Outgoing]:
         """Return the messages to publish before this delivery may be acked."""
         match result:
             case Exception() as error:
@@ -227,12 +215,12 @@ class Consumer:
                 self._log_handled(item, events)
                 return [self._message(event, item.envelope) for event in events]
 
-    def _log_handled(self, item: _Item, events: Sequence[Event]) -> None:
+    def _log_handled(self, item: Item, events: Sequence[Event]) -> None:
         if item.envelope is not None:
             facts = {"queue": self._queue, "attempt": item.delivery.attempt, "follow": [event.key for event in events]}
             log_fact(log, "delivery.handled", item.envelope, item.ids, **facts)
 
-    def _failed(self, item: _Item, error: Exception) -> list[Outgoing]:
+    def _failed(self, item: Item, error: Exception) -> list[Outgoing]:
         delivery, code = item.delivery, code_of(error)
         step = next_step(error, attempt=delivery.attempt, delays=self._delays, chance=random.random())  # noqa: S311
         facts = {
@@ -273,7 +261,7 @@ class Consumer:
     def _message(self, event: Event, cause: Envelope | None) -> Outgoing:
         return to_message(wrap(event, source=self._service, now=now(), cause=cause), self._topology)
 
-    async def _conclude(self, item: _Item, messages: Sequence[Outgoing], inbox: Inbox) -> None:
+    async def _conclude(self, item: Item, messages: Sequence[Outgoing], inbox: Inbox) -> None:
         """Publish *messages*; if one cannot be published, dead-letter the delivery that they follow from."""
         refused = await self._publish(messages, inbox)
         if refused is not None and messages[-1].exchange != DEAD_EXCHANGE:
@@ -295,11 +283,6 @@ class Consumer:
         return None
 
 
-def _bound(items: Sequence[_Item]) -> AbstractContextManager[None]:
-    """Bind the delivery's ids to the handler's log lines, if the batch is a single delivery."""
-    return about(items[0].ids) if len(items) == 1 else nullcontext()
-
-
 async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
     """Run all of *works* to their end; then raise the first error."""
     if len(works) == 1:  # the usual case; a task would cost as much as the work
@@ -308,11 +291,3 @@ async def _together(works: Sequence[Coroutine[object, object, None]]) -> None:
     for end in await asyncio.gather(*works, return_exceptions=True):
         if isinstance(end, BaseException):
             raise end
-
-
-def _read(delivery: Delivery) -> _Item:
-    try:
-        envelope = decode(delivery.headers, delivery.content_type, delivery.body)
-    except Malformed as error:
-        return _Item(delivery, None, error)
-    return _Item(delivery, envelope, None, facts_of(envelope))

@@ -1,0 +1,37 @@
+"""A delivery with its decoded envelope, as the consumer works on it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from shared.contract.envelope import Envelope, decode
+from shared.contract.errors import Malformed
+from shared.runtime.broker.message import Delivery
+from shared.runtime.logs import about, facts_of
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A delivery with its decoded envelope, or its decoding error."""
+
+    delivery: Delivery
+    envelope: Envelope | None
+    error: Malformed | None
+    #: Ids that every log line about it carries.
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(delivery: Delivery) -> Item:
+    """Decode *delivery*."""
+    try:
+        envelope = decode(delivery.headers, delivery.content_type, delivery.body)
+    except Malformed as error:
+        return Item(delivery, None, error)
+    return Item(delivery, envelope, None, facts_of(envelope))
+
+
+def bound(items: Sequence[Item]) -> AbstractContextManager[None]:
+    """Bind the delivery's ids to the handler's log lines, if the batch is a single delivery."""
+    return about(items[0].ids) if len(items) == 1 else nullcontext()
