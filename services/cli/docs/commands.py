@@ -14,6 +14,9 @@ docs = group("The contract as documents, made from the code.")
 
 _FOLDER: Final = Path("deploy/contract")
 _Check = Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file differs from the code.")]
+_Freeze = Annotated[
+    bool, typer.Option("--freeze", help="Also keep them as those of a release, which later ones are compared with.")
+]
 _Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", file_okay=False, help="Where the documents are.")]
 
 
@@ -42,16 +45,24 @@ def docs_openapi(*, check: _Check = False, folder: _Folder = _FOLDER) -> None:
 
 
 @docs.command("schemas")
-def docs_schemas(*, check: _Check = False, folder: _Folder = _FOLDER) -> None:
+def docs_schemas(*, check: _Check = False, freeze: _Freeze = False, folder: _Folder = _FOLDER) -> None:
     """
     Write a JSON Schema of each public event.
 
-    Each is named by its routing key. headers.json is that of the headers of them all.
+    Each is named by its routing key. headers.json is that of the headers of them all. Nothing is written if they break
+    what the last release promised (the folder frozen): exit code 1, with what to do.
     """
+    from services.cli.docs import files
+    from services.cli.docs.compatibility import find_breaks, remedy
     from services.cli.docs.schemas import all_schemas
+    from services.cli.problem import Problem
 
-    schemas = folder / "schemas"
-    _write_or_check({schemas / f"{name}.json": schema for name, schema in all_schemas().items()}, schemas, check=check)
+    schemas = all_schemas()
+    if breaks := find_breaks(files.read(folder / "frozen"), schemas):
+        raise Problem(f"this breaks subscribers: {'; '.join(breaks)}", then=remedy(breaks))
+    for place in ("schemas", "frozen") if freeze else ("schemas",):
+        documents = {folder / place / f"{name}.json": schema for name, schema in schemas.items()}
+        _write_or_check(documents, folder / place, check=check)
 
 
 def _write_or_check(documents: Mapping[Path, Mapping[str, Any]], folder: Path | None = None, *, check: bool) -> None:
