@@ -87,7 +87,15 @@ class Extractor:
             checks=checks,
             seconds=self._monotonic() - began,
         )
-        return [ModelReady(training_id=event.training_id, ref=event.ref, model=found.model, evidence=evidence)]
+        return [
+            ModelReady(
+                training_id=event.training_id,
+                ref=event.ref,
+                user_id=event.user_id,
+                model=found.model,
+                evidence=evidence,
+            )
+        ]
 
     def is_answer(self, events: Sequence[Event]) -> bool:
         """Return whether *events* prove that Replicate is up; a missing destination is reported without calling it."""
@@ -148,5 +156,10 @@ class Extractor:
 def _failed(event: TrainingSucceeded | ExtractionRequested, error: str, detail: str) -> ExtractionFailed:
     request_id = event.request_id if isinstance(event, ExtractionRequested) else None
     return ExtractionFailed(
-        training_id=event.training_id, ref=event.ref, request_id=request_id, error=error, detail=detail
+        training_id=event.training_id,
+        ref=event.ref,
+        user_id=event.user_id,
+        request_id=request_id,
+        error=error,
+        detail=detail,
     )

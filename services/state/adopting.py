@@ -101,7 +101,7 @@ async def adopt(
         record, is_new = await trainings.adopt(registration)
         ask_later(training_id)
         return Adopted(record, is_new, is_asked_later=True)
-    claim = Claim(registration.ref, registration.destination, registration.total_steps)
+    claim = Claim(registration.ref, registration.destination, registration.total_steps, registration.user_id)
     return Adopted(*await trainings.adopt(registration, report_of(found, claim)))
 
 

@@ -71,6 +71,7 @@ def requested_extraction(training: Training, training_id: str, request_id: UUID)
         request_id=request_id,
         ref=training.ref,
         destination=training.destination,
+        user_id=training.user_id,
         output=_sendable(training.output),
         trainer_version=training.trainer_version,
         started_at=training.started_at,

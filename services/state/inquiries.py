@@ -118,7 +118,8 @@ class Inquiries:
         log.info("inquiry.answered", training_id=found.id, status=found.status, ref=str(record.ref) if record else None)
         if record is None or record.stage not in (Stage.REQUESTED, Stage.RUNNING):
             return
-        event = report_of(found, Claim(record.ref, record.destination, record.total_steps))
+        claim = Claim(record.ref, record.destination, record.total_steps, record.user_id)
+        event = report_of(found, claim)
         if event is not None:
             await self._trainings.report(record, event)
 

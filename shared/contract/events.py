@@ -102,6 +102,8 @@ class TrainingSucceeded(TrainingEvent):
     key = "training.succeeded.v1"
     destination: ModelName | None = None
     """The training's destination, if Replicate's own data repeats the webhook URL that states it."""
+    user_id: UserId | None = None
+    """The user, if the same URL states it. Only for the events that follow; state uses the stored one."""
     output: Output = None
     """The output as received, of any shape."""
     output_omitted_bytes: int | None = None
@@ -142,6 +144,7 @@ class ExtractionRequested(Event):
     """Unique per request."""
     ref: UUID
     destination: ModelName
+    user_id: UserId | None = None
     output: Output = None
     """The stored output, used if Replicate has deleted it since."""
     trainer_version: str | None = None
@@ -158,6 +161,8 @@ class ModelReady(Event):
     exchange = EVENTS_EXCHANGE
     ref: UUID | None = None
     """Our own id of the training; missing if the webhook did not prove it."""
+    user_id: UserId | None = None
+    """The product's own id of the user; missing if the webhook did not prove it."""
     model: ModelRef
     """The verified model. It is not in use yet."""
     evidence: Evidence
@@ -177,6 +182,8 @@ class ExtractionFailed(Event):
     exchange = EVENTS_EXCHANGE
     ref: UUID | None = None
     """Our own id of the training; missing if the webhook did not prove it."""
+    user_id: UserId | None = None
+    """The product's own id of the user; missing if the webhook did not prove it."""
     request_id: UUID | None = None
     """The request to extract again that it answers; missing for a training's first extraction."""
     error: str

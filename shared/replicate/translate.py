@@ -52,7 +52,7 @@ def translate(training: Training, origin: Origin, *, size_bytes: int, recovered:
     """
     Return the event that *training* reports; *size_bytes* is the size of the body it was decoded from.
 
-    Destination and steps are taken from a confirmed *origin* only, never from a hint.
+    Destination, steps and user are taken from a confirmed *origin* only, never from a hint.
 
     Raises:
         UnknownStatus: if its status is not a `TrainingStatus`.
@@ -100,6 +100,7 @@ def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: 
     return TrainingSucceeded(
         **about,
         destination=claim.destination if claim else None,
+        user_id=claim.user_id if claim else None,
         output=None if too_large else training.output,
         output_omitted_bytes=size if too_large else None,
         trainer=training.trainer,

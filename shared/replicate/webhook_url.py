@@ -1,8 +1,9 @@
 """
-Webhook URLs: a signed claim (ref, destination, steps) that identifies our training. Pure.
+Webhook URLs: a signed claim (ref, destination, steps, user) that identifies our training. Pure.
 
 A webhook names neither the user nor the destination, so the webhook URL that we give to Replicate contains a token
-signed by us. It does not expire, because a training may take any time.
+signed by us. It does not expire, because a training may take any time. It is not encrypted: Replicate, and every proxy
+on the way, can read it. The user in it is for subscribers only; state takes the user from the stored training.
 
 Replicate does not sign the URL that it posts to: a genuine body can be posted to another training's URL. So a claim is
 confirmed only if Replicate itself repeats the URL, in the ``webhook`` field of a signed body or of an API response. The
@@ -20,12 +21,14 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from itsdangerous import BadData, URLSafeSerializer
+from pydantic import TypeAdapter, ValidationError
 
 from shared.contract.errors import PermanentError
-from shared.contract.identity import ModelName
+from shared.contract.identity import ModelName, UserId
 from shared.replicate.training import Training
 
 _MAX_TOKEN: Final = 1024
+_USER: Final = TypeAdapter[str](UserId)
 _CLAIM: Final = "claim-"
 _HINT: Final = "called-ref"
 
@@ -44,6 +47,8 @@ class Claim:
     destination: ModelName
     #: The requested number of steps, if the input states it.
     total_steps: int | None
+    #: None in a token of an earlier version, or if the token would have become too long.
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,12 @@ class Origin:
 
 
 def webhook_url(public_url: str, claim: Claim, secrets: Sequence[str]) -> str:
-    """Return the webhook URL for Replicate, signed with the first of *secrets*."""
-    token = _serializer(tuple(secrets)).dumps([claim.ref.hex, str(claim.destination), claim.total_steps])
+    """Return the webhook URL for Replicate, signed with the first of *secrets*; without the user if that is long."""
+    parts = [claim.ref.hex, str(claim.destination), claim.total_steps]
+    sign = _serializer(tuple(secrets)).dumps
+    token = sign(parts if claim.user_id is None else [*parts, claim.user_id])
+    if len(token) > _MAX_TOKEN:
+        token = sign(parts)
     return f"{public_url.rstrip('/')}/webhooks/replicate?ref={token!s}"
 
 
@@ -74,9 +83,9 @@ def _read_claim(token: str, secrets: tuple[str, ...]) -> Claim | None:
     # Cached, because a training's webhooks arrive twice a second, each with its token in URL and body.
     try:
         match _serializer(secrets).loads(token):
-            case [str(ref), str(destination), int() | None as total_steps]:
+            case [str(ref), str(destination), int() | None as total_steps, *user] if len(user) <= 1:
                 name = ModelName.parse(destination)
-                return Claim(UUID(ref), name, total_steps) if name else None
+                return Claim(UUID(ref), name, total_steps, _user(*user)) if name else None
     except (BadData, ValueError):
         pass
     return None
@@ -118,7 +127,8 @@ def origin_headers(origin: Origin) -> dict[str, str | int]:
         return {} if origin.hint is None else {_HINT: str(origin.hint)}
     claim = origin.claim
     steps = {} if claim.total_steps is None else {f"{_CLAIM}total-steps": claim.total_steps}
-    return {f"{_CLAIM}ref": str(claim.ref), f"{_CLAIM}destination": str(claim.destination), **steps}
+    user = {} if claim.user_id is None else {f"{_CLAIM}user": claim.user_id}
+    return {f"{_CLAIM}ref": str(claim.ref), f"{_CLAIM}destination": str(claim.destination), **steps, **user}
 
 
 def origin_from_headers(headers: Mapping[str, object]) -> Origin:
@@ -135,7 +145,16 @@ def _claim_from_headers(headers: Mapping[str, object]) -> Claim | None:
     destination = ModelName.parse(str(headers.get(f"{_CLAIM}destination", "")))
     steps = headers.get(f"{_CLAIM}total-steps")
     ref = _uuid(headers.get(f"{_CLAIM}ref"))
-    return Claim(ref, destination, steps if isinstance(steps, int) else None) if ref and destination else None
+    if ref is None or destination is None:
+        return None
+    return Claim(ref, destination, steps if isinstance(steps, int) else None, _user(headers.get(f"{_CLAIM}user")))
+
+
+def _user(value: object = None) -> str | None:
+    try:
+        return _USER.validate_python(value)
+    except ValidationError:
+        return None
 
 
 def _uuid(value: object) -> UUID | None:

@@ -180,7 +180,7 @@ async def test_replicate_is_told_where_to_post_and_the_address_proves_whose_trai
     assert events == ("start", "output", "logs", "completed")
     assert webhook.startswith("https://hooks.example.com/webhooks/replicate?ref=")
     (token,) = parse_qs(urlsplit(webhook).query)["ref"]
-    assert read_claim(token, REF_SECRETS) == Claim(UUID(body["ref"]), DESTINATION, 700)
+    assert read_claim(token, REF_SECRETS) == Claim(UUID(body["ref"]), DESTINATION, 700, body["user_id"])
 
 
 async def test_the_current_model_stays_while_a_new_one_is_trained(client, store):
@@ -289,7 +289,7 @@ async def test_a_product_that_starts_its_trainings_itself_gets_the_address_to_po
 
     assert answer.status_code == 201
     (token,) = parse_qs(urlsplit(answer.json()["webhook_url"]).query)["ref"]
-    assert read_claim(token, REF_SECRETS) == Claim(UUID(answer.json()["ref"]), DESTINATION, 900)
+    assert read_claim(token, REF_SECRETS) == Claim(UUID(answer.json()["ref"]), DESTINATION, 900, "ada")
     assert replicate.asked == []
 
 

@@ -130,6 +130,7 @@ async def test_a_model_that_was_not_found_is_looked_for_again(client, store, by)
         request_id=asked.request_id,
         ref=UUID(before["ref"]),
         destination=DESTINATION,
+        user_id=before["user_id"],
         output={"version": str(model_of("t1"))},
         trainer_version="f" * 64,
         started_at=NOON,

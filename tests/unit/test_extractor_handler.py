@@ -11,7 +11,7 @@ from services.extractor.errors import DoesNotWork, NoModel, NotThereYet
 from services.extractor.handler import Extractor, NotSucceeded
 from services.extractor.verify import Gate, Level
 from shared.contract.envelope import Envelope, wrap
-from shared.contract.errors import DependencyDown, Malformed
+from shared.contract.errors import DependencyDown, Malformed, PermanentError
 from shared.contract.events import (
     Event,
     ExtractionFailed,
@@ -85,6 +85,20 @@ async def test_a_model_that_works_is_ready_and_says_why(extractor):
         evidence=Evidence(shape=event.evidence.shape, checks=("exists", "schema"), seconds=3),
     )
     assert event.evidence.shape
+
+
+@pytest.mark.parametrize("event", [succeeded, requested])
+async def test_what_becomes_of_a_training_names_its_user(event, extractor):
+    (ready,) = await extractor.handle(event(user_id="ada", output=OUTPUT))
+    (failed,) = extractor.on_dead_letter(event(user_id="ada"), PermanentError("no"))
+
+    assert (ready.user_id, failed.user_id) == ("ada", "ada")
+
+
+async def test_a_user_that_is_not_proved_is_left_out(extractor):
+    (ready,) = await extractor.handle(succeeded())
+
+    assert ready.user_id is None
 
 
 async def test_the_same_training_twice_is_the_same_event(extractor):

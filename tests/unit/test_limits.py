@@ -54,6 +54,7 @@ LONGEST_STATE = f"a={'x' * 254},b={'y' * 253}"
 READY = ModelReady(
     training_id="t" * 128,
     ref=UUID(int=1),
+    user_id=LONGEST_USER,
     model=LONGEST_REF,
     evidence=Evidence(shape="s" * 200, checks=("exists", "schema", "predict"), seconds=1.5),
 )
@@ -259,12 +260,15 @@ def test_where_model_ready_fits_model_activated_fits(user: str, trigger: str):
 
 
 def test_where_an_output_was_accepted_its_extraction_can_be_requested_again():
-    accepted = TrainingSucceeded(training_id="t" * 128, output="x" * (OUTPUT_BYTES - 2), error="\x01" * 4096)
+    accepted = TrainingSucceeded(
+        training_id="t" * 128, user_id=LONGEST_USER, output="x" * (OUTPUT_BYTES - 2), error="\x01" * 4096
+    )
     again = ExtractionRequested(
         training_id="t" * 128,
         request_id=UUID(int=1),
         ref=UUID(int=1),
         destination=ModelName("a" * 64, "b" * 128),
+        user_id=LONGEST_USER,
         output=accepted.output,
         trainer_version="v" * 400,
         started_at=NOW,

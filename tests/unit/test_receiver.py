@@ -203,8 +203,8 @@ async def test_a_status_that_nobody_knows_is_kept_whole_and_never_guessed(
     assert "'queued'" in letter.headers["x-dead-text"]
 
 
-ALICE = Claim(UUID(int=7), ModelName("acme", "u-42"), 1000)
-BOB = Claim(UUID(int=8), ModelName("acme", "u-42"), 2000)
+ALICE = Claim(UUID(int=7), ModelName("acme", "u-42"), 1000, "alice")
+BOB = Claim(UUID(int=8), ModelName("acme", "u-42"), 2000, "bob")
 
 
 def address_of(claim: Claim) -> str:
@@ -224,6 +224,7 @@ async def test_the_address_that_the_body_names_counts(receiver: httpx.AsyncClien
     for event in published.events():
         assert isinstance(event, TrainingSucceeded)
         assert (event.ref, event.destination, event.called_ref) == (BOB.ref, BOB.destination, None)
+        assert event.user_id == "bob"
 
 
 @pytest.mark.parametrize("status", ["starting", "processing", "succeeded", "failed", "canceled", "thinking"])
@@ -247,6 +248,7 @@ async def test_an_address_that_only_was_called_proves_nothing(
     [event] = published.events()
     assert isinstance(event, TrainingSucceeded)
     assert (event.ref, event.destination, event.called_ref) == (None, None, ALICE.ref)
+    assert event.user_id is None
 
 
 async def test_steps_are_not_taken_from_the_called_address(receiver: httpx.AsyncClient, published: Published):

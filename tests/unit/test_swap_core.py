@@ -345,6 +345,7 @@ def test_what_has_no_model_is_looked_at_again_with_all_that_is_known(stage):
             request_id=UUID(int=7),
             ref=UUID(int=1),
             destination=DESTINATION,
+            user_id="ada",
             output={"version": ["é", None]},
             trainer_version="f" * 64,
             started_at=NOON,

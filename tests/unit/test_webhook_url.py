@@ -1,6 +1,7 @@
 """The webhook's address: it proves what we knew of the training, and nobody else can write one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
@@ -25,7 +26,9 @@ from shared.replicate.webhook_url import (
 )
 
 OLD, NEW = "old secret", "new secret"
-CLAIM = Claim(UUID("0193f0c0-0000-7000-8000-000000000001"), ModelName("acme", "u-42"), 1000)
+#: 200 characters that do not compress.
+LONG = "".join(chr(0x10000 + index * 37) for index in range(200))
+CLAIM = Claim(UUID("0193f0c0-0000-7000-8000-000000000001"), ModelName("acme", "u-42"), 1000, "user-42")
 
 
 def token(claim: Claim = CLAIM, secrets: Sequence[str] = (NEW, OLD)) -> str:
@@ -39,11 +42,34 @@ def test_the_address_is_the_receivers(public_url):
     assert (address.scheme, address.netloc, address.path) == ("https", "hooks.example.com", "/webhooks/replicate")
 
 
-@given(st.uuids(), st.none() | st.integers(1, 2**31))
-def test_a_claim_is_read_back_as_it_was(ref, total_steps):
-    claim = Claim(ref, ModelName("a-1", "b.2_c"), total_steps)
+USERS = st.none() | st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=100)
+
+
+@given(st.uuids(), st.none() | st.integers(1, 2**31), USERS)
+def test_a_claim_is_read_back_as_it_was(ref, total_steps, user_id):
+    claim = Claim(ref, ModelName("a-1", "b.2_c"), total_steps, user_id)
 
     assert read_claim(token(claim), [NEW]) == claim
+
+
+@pytest.mark.parametrize(("user_id", "kept"), [("u" * 200, True), ("\N{GRINNING FACE}" * 200, True), (LONG, False)])
+def test_a_user_that_makes_the_token_too_long_is_left_out(user_id, kept):
+    claim = Claim(CLAIM.ref, ModelName("a" * 64, "b" * 128), 2**31, user_id)
+
+    assert read_claim(token(claim), [NEW]) == (claim if kept else replace(claim, user_id=None))
+
+
+def test_a_token_of_an_earlier_version_names_no_user():
+    earlier = _serializer((NEW,)).dumps([CLAIM.ref.hex, "acme/u-42", 1000])
+
+    assert read_claim(str(earlier), [NEW]) == replace(CLAIM, user_id=None)
+
+
+@pytest.mark.parametrize("user", ["", "a\nb", "u" * 201, 7, None])
+def test_what_can_be_no_user_is_none(user):
+    signed = _serializer((NEW,)).dumps([CLAIM.ref.hex, "acme/u-42", 1000, user])
+
+    assert read_claim(str(signed), [NEW]) == replace(CLAIM, user_id=None)
 
 
 def test_the_first_secret_signs_and_all_verify():
@@ -81,7 +107,10 @@ def test_a_token_that_was_signed_for_something_else_is_no_claim():
 
 @pytest.mark.parametrize(
     "content",
-    [None, [], {}, "text", [CLAIM.ref.hex, "acme/u-42"], ["no uuid", "acme/u-42", 1], [CLAIM.ref.hex, "Acme", 1]],
+    [
+        *(None, [], {}, "text", [CLAIM.ref.hex, "acme/u-42"], ["no uuid", "acme/u-42", 1], [CLAIM.ref.hex, "Acme", 1]),
+        [CLAIM.ref.hex, "acme/u-42", 1000, "user-42", "more"],
+    ],
 )
 def test_a_token_of_ours_with_another_content_is_no_claim(content):
     assert read_claim(str(_serializer((NEW,)).dumps(content)), [NEW]) is None
@@ -123,9 +152,9 @@ def test_an_address_with_two_refs_claims_nothing():
     assert claim_in(f"{webhook_of(CLAIM)}&ref={token(OTHER)}", [NEW]) is None
 
 
-@given(st.uuids(), st.none() | st.integers(1, 2**31))
-def test_the_origin_can_wait_in_a_message(ref, total_steps):
-    for origin in (Origin(Claim(ref, ModelName("acme", "u-42"), total_steps)), Origin(hint=ref), Origin()):
+@given(st.uuids(), st.none() | st.integers(1, 2**31), USERS)
+def test_the_origin_can_wait_in_a_message(ref, total_steps, user_id):
+    for origin in (Origin(Claim(ref, ModelName("acme", "u-42"), total_steps, user_id)), Origin(hint=ref), Origin()):
         assert origin_from_headers({"webhook-id": "msg_1", **origin_headers(origin)}) == origin
 
 

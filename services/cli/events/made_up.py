@@ -63,9 +63,9 @@ class Story:
         match trigger:
             case Trigger.MODEL_READY:
                 evidence = Evidence(shape="version", checks=("exists",), seconds=1.0)
-                return ModelReady(training_id=name, ref=ref, model=model, evidence=evidence)
+                return ModelReady(training_id=name, ref=ref, user_id=user, model=model, evidence=evidence)
             case Trigger.EXTRACTION_FAILED:
-                return ExtractionFailed(training_id=name, ref=ref, error="no_version", detail=self.error)
+                return ExtractionFailed(training_id=name, ref=ref, user_id=user, error="no_version", detail=self.error)
             case Trigger.MODEL_ACTIVATED:
                 return ModelActivated(
                     training_id=name,

@@ -161,7 +161,7 @@ class Actions:
         event: Event = TrainingFailed(**known, recovered=True, reason=reason)
         if training.stage is Stage.VERIFYING:
             await self._check_replicate(training_id)
-            event = ExtractionFailed(**known, error=_GIVEN_UP, detail=reason)
+            event = ExtractionFailed(**known, user_id=training.user_id, error=_GIVEN_UP, detail=reason)
         await self._end(training, RecoveryOutcome.GIVEN_UP, reason, partial(self._publish_event, event, moment), moment)
 
     async def _check_replicate(self, training_id: str) -> None:

@@ -60,7 +60,7 @@ class Unfinished(BaseModel):
     @property
     def claim(self) -> Claim:
         """Return what its webhook address proves."""
-        return Claim(self.ref, self.destination, self.total_steps)
+        return Claim(self.ref, self.destination, self.total_steps, self.user_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ class WebhookAddress:
     secrets: Sequence[str] = field(repr=False)
 
     def of(self, record: TrainingView) -> str:
-        return webhook_url(self.public_url, Claim(record.ref, record.destination, record.total_steps), self.secrets)
+        claim = Claim(record.ref, record.destination, record.total_steps, record.user_id)
+        return webhook_url(self.public_url, claim, self.secrets)
 
 
 @dataclass(frozen=True, slots=True)
