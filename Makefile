@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs unit integration end-to-end chaos bench bench-backlog constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration end-to-end chaos bench bench-backlog constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -55,6 +55,11 @@ chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings: an h
 test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
 	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,3) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
 		check integration end-to-end
+
+wheels: setup ## dist/: the wheels of modelswap, of its private servers, and of the client for subscribers
+	@for project in . deploy/local shared/subscriber; do \
+		(cd $$project && $(CURDIR)/$(BIN)/python -m hatchling build --target wheel --directory $(CURDIR)/dist) || exit 1; \
+	done
 
 docs: setup ## the contract's documents in deploy/contract, from the code
 	@for each in asyncapi openapi schemas; do $(BIN)/modelswap docs $$each || exit 1; done

@@ -3,8 +3,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Compose mounts this, and the server's own user reads it, whatever umask they were cloned with.
-chmod a+r deploy/rabbitmq/rabbitmq.conf
+# Compose mounts these, and the containers' own users read them, whatever umask they were cloned with.
+chmod a+r deploy/rabbitmq/rabbitmq.conf deploy/examples/generator.py
 
 if [ -e .env ]; then
     echo ".env exists already. Its passwords are those of the volumes; to begin anew: docker compose down --volumes && rm .env" >&2

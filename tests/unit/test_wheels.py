@@ -1,4 +1,7 @@
-"""The wheels: the base one has no private servers, the one of the extra "local" has nothing else."""
+"""
+The wheels: the base one has no private servers, the one of the extra "local" has nothing else, and that of subscribers
+has only what it needs of the contract, below its own name.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
@@ -16,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LOCAL = ROOT / "deploy/local"
+CLIENT = ROOT / "shared/subscriber"
 UP = "import sys; from services.cli.main import main; sys.exit(main(['up', '--embedded']))"
 
 
@@ -34,6 +39,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return build(LOCAL, tmp_path_factory.mktemp("local"))
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return build(CLIENT, tmp_path_factory.mktemp("client"))
+
+
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    (file,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+    return Parser().parsestr(wheel.read(file).decode())
 
 
 def rooms(wheel: zipfile.ZipFile) -> set[str]:
@@ -58,8 +73,9 @@ def run(command: str, *wheels: zipfile.ZipFile, folder: Path) -> subprocess.Comp
     )
 
 
-def test_the_base_wheel_has_no_private_servers(base):
+def test_the_base_wheel_has_no_private_servers_and_no_client(base):
     assert {room.partition("/")[0] for room in rooms(base)} == {"services", "shared"}
+    assert [room for room in rooms(base) if "subscriber" in room] == []
 
 
 def test_the_wheel_of_the_extra_has_nothing_else(local):
@@ -76,8 +92,7 @@ def test_the_image_is_built_without_private_servers():
 
 
 def test_both_wheels_have_one_version_and_ask_for_each_other(base, local):
-    (metadata,) = (name for name in base.namelist() if name.endswith("/METADATA"))
-    told = Parser().parsestr(base.read(metadata).decode())
+    told = metadata(base)
     project = tomllib.loads((LOCAL / "pyproject.toml").read_text())["project"]
     by_hand = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
@@ -103,3 +118,32 @@ def test_the_extra_brings_the_private_servers(base, local, tmp_path):
     done = run(import_servers, base, local, folder=tmp_path)
 
     assert (done.stderr, Path(done.stdout.strip()).parent) == ("", tmp_path / "deploy/local")
+
+
+def test_the_clients_wheel_has_no_other_package_and_two_dependencies(base, client):
+    told = metadata(client)
+
+    assert rooms(client) == {"modelswap_events", "modelswap_events/contract"}
+    assert told["Version"] == metadata(base)["Version"]
+    assert [each.partition(">")[0].partition("<")[0] for each in told.get_all("Requires-Dist", [])] == [
+        "aio-pika",
+        "pydantic",
+    ]
+    assert "modelswap_events/py.typed" in client.namelist()
+
+
+def test_the_clients_wheel_has_the_one_source_of_the_contract(client):
+    copied = {name for name in client.namelist() if name.startswith("modelswap_events/contract/")}
+
+    assert "modelswap_events/contract/events.py" in copied
+    for name in copied:
+        source = (ROOT / "shared/contract" / Path(name).name).read_text()
+        assert client.read(name).decode() == source.replace("shared.contract", "modelswap_events.contract")
+
+
+def test_a_subscriber_imports_nothing_of_ours_but_the_client(client, tmp_path):
+    code = "import modelswap_events.testing, sys; print([name for name in sys.modules if name.startswith('shared')])"
+
+    done = run(code, client, folder=tmp_path)
+
+    assert (done.stderr, done.stdout) == ("", "[]\n")

@@ -1,0 +1,1 @@
+"""Examples of services beside modelswap; `modelswap up --example` runs the generator."""

@@ -1,0 +1,204 @@
+"""RabbitMQ: one connection that consumes the subscription's queue, or the log while there is no such queue. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    AuthenticationError,
+    ChannelClosed,
+    ChannelNotFoundEntity,
+    ProbableAuthenticationError,
+)
+
+from modelswap_events.errors import Away, Refused
+from modelswap_events.ports import Next, Position
+
+log = logging.getLogger("modelswap_events")
+
+_LOG: Final = "modelswap.events.log"
+_OFFSET: Final = "x-stream-offset"
+#: AMQP's reply code.
+_ACCESS_REFUSED: Final = 403
+_HEARTBEAT_SECONDS: Final = 10
+_OPEN_SECONDS: Final = 20
+_CLOSE_SECONDS: Final = 1
+#: Of the queue one at a time (see `feed`). The log counts no deliveries, and a stream is read in bulk.
+_QUEUE_PREFETCH: Final = 1
+_LOG_PREFETCH: Final = 200
+#: Once the log has been silent so long, everything in it was read.
+_SILENT_SECONDS: Final = 1.0
+#: How often a reader of the log looks whether there is a queue again.
+_LOOK_SECONDS: Final = 30.0
+
+
+@asynccontextmanager
+async def _translated(what: str) -> AsyncIterator[None]:
+    """
+    Translate the library's errors, with *what* we do as the beginning of the message.
+
+    Raises:
+        Refused, Away: instead of them.
+
+    """
+    try:
+        yield
+    except (AuthenticationError, ProbableAuthenticationError) as error:
+        raise Refused(f"{what}: RabbitMQ refuses the user or the password") from error
+    except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
+        if isinstance(error, ChannelClosed) and error.args[:1] == (_ACCESS_REFUSED,):
+            raise Refused(f"{what}: {error}") from error
+        raise Away(f"{what}: {str(error) or type(error).__name__}") from error
+    except asyncio.CancelledError:
+        # The library raises it too, in every task that waits on a connection that dies.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Away(f"{what}: the connection was lost") from None
+
+
+class RabbitBroker:
+    """RabbitMQ at *url*, for one subscription."""
+
+    def __init__(self, url: str, subscription: str) -> None:
+        self._url = url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat={_HEARTBEAT_SECONDS}"
+        self._name = f"modelswap-events {subscription}"
+        self._queue = f"modelswap.subscription.{subscription}"
+
+    async def attach(self, position: Position) -> RabbitLink:
+        """As `ports.Broker` says."""
+        address = urlsplit(self._url)
+        async with _translated(f"RabbitMQ at {address.hostname}:{address.port or ''}"), asyncio.timeout(_OPEN_SECONDS):
+            connection = await aio_pika.connect(self._url, client_properties={"connection_name": self._name})
+            link = RabbitLink(connection, self._queue)
+            try:
+                await link.consume(position)
+            except BaseException:
+                await link.close()
+                raise
+        return link
+
+
+@dataclass(frozen=True, slots=True)
+class RabbitMessage:
+    """One delivery."""
+
+    _message: AbstractIncomingMessage
+    _link: RabbitLink
+
+    @property
+    def headers(self) -> Mapping[str, object]:
+        return self._message.headers
+
+    @property
+    def content_type(self) -> str | None:
+        return self._message.content_type
+
+    @property
+    def body(self) -> bytes:
+        return self._message.body
+
+    @property
+    def offset(self) -> int | None:
+        offset = self._message.headers.get(_OFFSET)
+        return offset if isinstance(offset, int) else None
+
+    async def ack(self) -> None:
+        with suppress(Away):
+            async with _translated("an ack"):
+                await self._message.ack()
+
+    async def reject(self) -> None:
+        if self._link.is_log:
+            await self.ack()
+            return
+        with suppress(Away):
+            async with _translated("a reject"):
+                await self._message.reject()
+
+
+class RabbitLink:
+    """A connection with one consumer."""
+
+    def __init__(self, connection: AbstractConnection, queue: str) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._waiting: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._is_lost = False
+        self._look_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
+        self.is_log = False
+
+    @property
+    def is_open(self) -> bool:
+        return not self._is_lost
+
+    async def consume(self, position: Position) -> None:
+        """Consume the queue, or the log from *position* on."""
+        try:
+            await self._consume(self._queue, _QUEUE_PREFETCH, {})
+        except ChannelNotFoundEntity:
+            log.warning("RabbitMQ has no queue %s: reading %s instead, until there is one", self._queue, _LOG)
+            offset = position.value if isinstance(position, Next) else position
+            await self._consume(_LOG, _LOG_PREFETCH, {_OFFSET: offset})
+            self.is_log = True
+
+    async def _consume(self, queue: str, prefetch: int, arguments: dict[str, str | int | datetime]) -> None:
+        channel = await self._connection.channel()
+        underlay = await channel.get_underlay_channel()
+        await channel.set_qos(prefetch_count=prefetch)
+        source = await channel.get_queue(queue, ensure=False)
+        await source.consume(self._take, arguments=dict(arguments))
+        underlay.on_consumer_cancel_callbacks.add(self._lose)
+        underlay.closing.add_done_callback(self._lose)
+
+    async def _take(self, message: AbstractIncomingMessage) -> None:
+        self._waiting.put_nowait(message)
+
+    def _lose(self, _: object = None) -> None:
+        self._is_lost = True
+        self._waiting.put_nowait(None)
+
+    async def next(self, seconds: float) -> RabbitMessage | None:
+        """As `ports.Link` says."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self.is_open and (left := end - loop.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _SILENT_SECONDS) if self.is_log else left):
+                    message = await self._waiting.get()
+                    # What arrived before the link was lost is delivered again.
+                    return RabbitMessage(message, self) if message and self.is_open else None
+            if self.is_log and loop.time() >= self._look_at:
+                self._look_at = loop.time() + _LOOK_SECONDS
+                if await self._has_queue():
+                    log.warning("RabbitMQ has queue %s again", self._queue)
+                    self._lose()
+        return None
+
+    async def _has_queue(self) -> bool:
+        try:
+            async with _translated("looking for the queue"), asyncio.timeout(_OPEN_SECONDS):
+                # A refusal closes the channel.
+                channel: AbstractChannel = await self._connection.channel()
+                await channel.declare_queue(self._queue, passive=True)
+                await channel.close()
+        except Away:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """As `ports.Link` says; waits at most a second."""
+        self._is_lost = True
+        with suppress(Away):
+            async with _translated("closing"), asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
