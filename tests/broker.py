@@ -12,7 +12,7 @@ import aiormq
 from aiormq import spec
 
 from shared.contract.topology import Topology
-from shared.runtime.broker import declare
+from shared.runtime.broker import declare, declare_log
 from shared.runtime.broker.link import Link
 
 _POLL_SECONDS = 0.02
@@ -25,7 +25,7 @@ class Message:
 
 
 class Broker:
-    """A broker; entered, one on which *plan* exists with nothing in it."""
+    """A broker; entered, one on which *plan* exists with nothing in it but what the events log has kept."""
 
     def __init__(self, url: str, plan: Topology | None = None) -> None:
         self.url = url
@@ -35,21 +35,29 @@ class Broker:
         assert self._plan is not None
         async with self.channel() as channel:
             # Purging leaves what comes back: from a delay, or from somebody whose end the queue has not heard of yet.
-            for queue in reversed(self._plan.queues):
-                await channel.queue_delete(queue.name)
-            await declare(channel, self._plan)
+            for part in (self._plan.lossy, self._plan.lasting):
+                for queue in reversed(part.queues):
+                    await channel.queue_delete(queue.name)
+                await declare(channel, part)
+        async with self.link() as link:
+            await declare_log(link, self._plan)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         return None
 
     @contextlib.asynccontextmanager
-    async def channel(self) -> AsyncIterator[aiormq.Channel]:
+    async def link(self) -> AsyncIterator[Link]:
         link = await Link.open(self.url, name="test")
         try:
-            yield await link.open_channel()
+            yield link
         finally:
             await link.close()
+
+    @contextlib.asynccontextmanager
+    async def channel(self) -> AsyncIterator[aiormq.Channel]:
+        async with self.link() as link:
+            yield await link.open_channel()
 
     async def depth(self, queue: str) -> int:
         """How many messages wait in *queue*; those in somebody's hands do not count."""

@@ -17,15 +17,16 @@ from services.state.store import ROLE, Store
 from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingSucceeded
-from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
+from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE
 from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
-from shared.runtime.broker import BatchHandler, Consumer, Publisher
+from shared.runtime.broker import BatchHandler, Consumer, EventsLog, Publisher
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import StateSettings, reveal
+from shared.runtime.waiting import wait_for_any
 
 
 async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
@@ -46,7 +47,7 @@ async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
 async def _run(
     settings: StateSettings, stopping: asyncio.Event, pool: Pool, replicate: Replicate, publisher: Publisher
 ) -> None:
-    plan = topology(settings.retry_delays)
+    plan = settings.topology
     store = Store(pool)
     inquiries = Inquiries(store, replicate, reveal(settings.ref_secrets))
 
@@ -81,6 +82,15 @@ async def _run(
     facts, progress = consumer(STATE_QUEUE, handle, 64), consumer(PROGRESS_QUEUE, handle_progress, 200)
 
     relay = Relay(store, publish_to(publisher, plan))
+    events_log = EventsLog(
+        settings.amqp_url.get_secret_value(), service="state", topology=plan, declares=settings.declare_topology
+    )
+
+    async def run_relay() -> None:
+        # An event that is published before the log exists is missing in it.
+        await wait_for_any(stopping, events_log.asked)
+        await relay.run(stopping)
+
     streams: SetAside[UUID] = SetAside("streams")
     trainers: SetAside[str] = SetAside("durations")
     watcher = Watcher(store, stopping, limit=settings.max_streams, aside=streams)
@@ -98,14 +108,15 @@ async def _run(
             "events": facts.check,
             "outbox": relay.check,
         },
-        told={"progress": progress.check},
+        told={"progress": progress.check, "events_log": events_log.check},
         aside=(streams, trainers),
     )
     await supervise(
         stopping,
         facts.run(stopping),
         progress.run(stopping),
-        relay.run(stopping),
+        run_relay(),
+        events_log.run(stopping),
         keep_updating(store, stopping, trainers),
         inquiries.run(stopping),
         watcher.run(),

@@ -7,7 +7,8 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
                         ├─▶ modelswap.state ─────┤  failed for good, or crashed too often
                         ├─▶ modelswap.progress ──┼──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
                         └─▶ modelswap.ops ───────┤                                   ▲
-    modelswap.events ─────▶ modelswap.state      │              receiver: a webhook that no event can be made of
+    modelswap.events ──┬──▶ modelswap.state      │              receiver: a webhook that no event can be made of
+                       └──▶ modelswap.events.log │              (a stream: every public event, for subscribers)
                                                  └─ retry: published to modelswap.delay.<d> with the queue's own name
                                                     as routing key; on expiry the default exchange brings it back
 
@@ -17,6 +18,11 @@ which RabbitMQ drops. Every limit is explicit and positive: unset and -1 lose me
 In a cluster every quorum queue has a replica on three nodes (RabbitMQ's default), and works while two of them live. The
 lossy queue is on one node only: where that is down, RabbitMQ answers a declare or a consume of it after 64 s, with an
 error. So it is declared and consumed apart from the others (2026-11).
+
+The events log is a stream: it keeps every public event for a while, however often it is read. It has a replica on every
+node that was in the cluster when it was made, and takes events while most of them live, as the quorum queues do. Its
+limits are set when it is made: RabbitMQ refuses a declare with other limits. So it too is declared apart, by state and
+by `modelswap topology apply` alone (`shared.runtime.broker.events_log`), and no process fails because of it.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from datetime import timedelta
 from typing import Final
 
 from shared.contract.events import (
+    EVENTS,
     EVENTS_EXCHANGE,
     TRAINING_EXCHANGE,
     Event,
@@ -48,6 +55,8 @@ STATE_QUEUE: Final = "modelswap.state"
 PROGRESS_QUEUE: Final = "modelswap.progress"
 OPS_QUEUE: Final = "modelswap.ops"
 DEAD_QUEUE: Final = "modelswap.dead"
+#: A stream with every public event.
+EVENTS_LOG: Final = "modelswap.events.log"
 DEAD_EXCHANGE: Final = "modelswap.dead"
 #: Not a queue: the routing key under which the receiver dead-letters webhooks that it cannot translate.
 RECEIVER: Final = "modelswap.receiver"
@@ -62,6 +71,17 @@ _DEAD_DELIVERY_LIMIT: Final = 1_000_000
 _MAX_LENGTH: Final = 100_000
 _PROGRESS_MAX_LENGTH: Final = 10_000
 _PROGRESS_TTL: Final = timedelta(minutes=10)
+#: RabbitMQ deletes whole segments of a stream, never the newest one: this many make up the log's largest size.
+_LOG_SEGMENTS: Final = 20
+_LARGEST_SEGMENT_BYTES: Final = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """How much of the past the events log keeps: what is older, or more, is deleted, oldest segment first."""
+
+    max_age_days: int = 7
+    max_bytes: int = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +101,11 @@ class Queue:
     #: True if its messages may be lost. Durable queues and their messages never wait for such a queue.
     is_lossy: bool = False
 
+    @property
+    def is_log(self) -> bool:
+        """Whether it is the events log, which no process needs in order to work."""
+        return self.arguments.get("x-queue-type") == "stream"
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:
@@ -98,27 +123,37 @@ class Topology:
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
-    #: Exchange and routing key of every binding.
+    #: Exchange and routing key of every binding, except the log's: without the log, events are published all the same.
     routed: frozenset[tuple[str, str]] = field(init=False)
     #: The subset of `routed` that reaches lossy queues only.
     lost: frozenset[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         lossy = {queue.name for queue in self.queues if queue.is_lossy}
-        kept = {(each.exchange, each.routing_key) for each in self.bindings if each.queue not in lossy}
-        object.__setattr__(self, "routed", frozenset((b.exchange, b.routing_key) for b in self.bindings))
+        logs = {queue.name for queue in self.queues if queue.is_log}
+        work = [each for each in self.bindings if each.queue not in logs]
+        kept = {(each.exchange, each.routing_key) for each in work if each.queue not in lossy}
+        object.__setattr__(self, "routed", frozenset((each.exchange, each.routing_key) for each in work))
         object.__setattr__(self, "lost", self.routed - kept)
 
     @property
     def lasting(self) -> Topology:
-        """The topology without the lossy queues."""
-        queues = tuple(queue for queue in self.queues if not queue.is_lossy)
+        """The topology without the lossy queues and the log."""
+        queues = tuple(queue for queue in self.queues if not (queue.is_lossy or queue.is_log))
         return Topology(self.exchanges, queues, self._bindings_of(queues))
 
     @property
     def lossy(self) -> Topology:
         """The lossy queues with the exchanges they are bound to."""
-        queues = tuple(queue for queue in self.queues if queue.is_lossy)
+        return self._part(queue for queue in self.queues if queue.is_lossy)
+
+    @property
+    def log(self) -> Topology:
+        """The events log with the exchange it is bound to."""
+        return self._part(queue for queue in self.queues if queue.is_log)
+
+    def _part(self, chosen: Iterable[Queue]) -> Topology:
+        queues = tuple(chosen)
         bindings = self._bindings_of(queues)
         bound = {binding.exchange for binding in bindings}
         return Topology(tuple(each for each in self.exchanges if each.name in bound), queues, bindings)
@@ -153,7 +188,7 @@ def delay_name(delay: timedelta) -> str:
     return f"modelswap.delay.{milliseconds}ms"
 
 
-def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
+def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLimits()) -> Topology:
     """Build the whole topology, with one delay queue for each distinct delay."""
     levels = sorted(set(delays))
     work = {
@@ -182,10 +217,16 @@ def topology(delays: Iterable[timedelta] = DELAYS) -> Topology:
             _work(STATE_QUEUE),
             Queue(PROGRESS_QUEUE, _lossy(), is_lossy=True),
             _work(OPS_QUEUE),
+            Queue(EVENTS_LOG, _log(log_limits)),
             *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
         ),
         bindings=(
             *(Binding(event.exchange, queue, event.key) for queue, events in work.items() for event in events),
+            *(
+                Binding(EVENTS_EXCHANGE, EVENTS_LOG, key)
+                for key, event in EVENTS.items()
+                if event.exchange == EVENTS_EXCHANGE
+            ),
             *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in _DYING),
             *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
         ),
@@ -234,4 +275,13 @@ def _lossy() -> dict[str, str | int]:
         "x-max-length": _PROGRESS_MAX_LENGTH,
         "x-overflow": "drop-head",
         "x-message-ttl": round(_PROGRESS_TTL / timedelta(milliseconds=1)),
+    }
+
+
+def _log(limits: LogLimits) -> dict[str, str | int]:
+    return {
+        "x-queue-type": "stream",
+        "x-max-age": f"{limits.max_age_days}D",
+        "x-max-length-bytes": limits.max_bytes,
+        "x-stream-max-segment-size-bytes": min(limits.max_bytes // _LOG_SEGMENTS, _LARGEST_SEGMENT_BYTES),
     }

@@ -34,6 +34,7 @@ from shared.runtime.settings_base import (
     ReplicateSettings,
     Settings,
     SettingsError,
+    TopologySettings,
     reveal,
     setting,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "SettingsError",
     "SimulatorSettings",
     "StateSettings",
+    "TopologySettings",
     "TriggerSettings",
     "all_settings",
     "reveal",
@@ -98,7 +100,7 @@ class ExtractorSettings(BrokerSettings, ReplicateSettings):
     extractor_concurrency: Annotated[int, Field(gt=0, le=65_535)] = 64
 
 
-class StateSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
+class StateSettings(TopologySettings, ReplicateSettings, DatabaseSettings):
     """`services.state`."""
 
     state_port: Port = 8081
@@ -193,7 +195,7 @@ PROCESSES: Final[dict[str, type[Settings]]] = {
     "simulator": SimulatorSettings,
 }
 #: Settings of the commands of `modelswap`.
-CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings, ListenSettings)
+CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings, ListenSettings, TopologySettings)
 #: Variables with our prefix that are read by tools and tests.
 _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_", "MODELSWAP_UP_FOLDER")
 

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from shared.contract.errors import ModelswapError
 from shared.contract.retry import DELAYS
+from shared.contract.topology import LogLimits, Topology, topology
 from shared.runtime.connections import PRIVATE_NETWORKS, Limits
 from shared.runtime.setting_files import read_files
 from shared.runtime.setting_types import (
@@ -103,6 +104,20 @@ class BrokerSettings(Settings):
     declare_topology: bool = True
     #: Delays between the attempts at a message; a message that failed after the last one is dead-lettered.
     retry_delays: Delays = DELAYS
+
+
+class TopologySettings(BrokerSettings):
+    """Settings of what declares the events log: `services.state` and `modelswap topology`."""
+
+    #: Days that the events log keeps public events.
+    events_log_max_age_days: Annotated[int, Field(ge=1, le=3650)] = LogLimits().max_age_days
+    #: Largest size of the events log; an event takes about 1 kB. Beyond it the oldest events are deleted earlier.
+    events_log_max_bytes: Annotated[int, Field(ge=10_000_000, le=10**15)] = LogLimits().max_bytes
+
+    @property
+    def topology(self) -> Topology:
+        """Every exchange and queue, as these settings want them."""
+        return topology(self.retry_delays, LogLimits(self.events_log_max_age_days, self.events_log_max_bytes))
 
 
 class ReplicateSettings(Settings):

@@ -40,6 +40,8 @@ published: Final = Counter("modelswap_outbox_published_total", "Events that the 
 delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events cannot be published.")
 #: Alert on it: subscribers do not hear of these until somebody repairs them.
 unpublishable: Final = Gauge("modelswap_outbox_set_aside", "Events that cannot be published as they are.")
+#: Alert on it: subscribers cannot catch up, or not as far as the settings say.
+log_trouble: Final = Gauge("modelswap_events_log_trouble", "1 if the events log is missing, or has other limits.")
 overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings whose end should have been heard of.")
 #: Alert on the recovered: webhooks do not arrive.
 reconciled: Final = Counter(

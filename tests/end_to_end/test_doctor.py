@@ -155,6 +155,9 @@ CASES: Final = {
         without_consumer, "queues", WRONG, "1 wait in modelswap.extractor, which has no consumer", "start extractor"
     ),
     "a missing queue": Case(without_a_delay, "topology", WRONG, "modelswap.delay.500ms: missing", "topology apply"),
+    "an events log with other limits": Case(
+        changed(EVENTS_LOG_MAX_AGE_DAYS="8"), "topology", WARNING, "modelswap.events.log: differs", "The events log"
+    ),
     "an empty database": Case(not_migrated, "migrations", WRONG, "not applied: state.0001", "db migrate"),
     "a database from before 0.1.0": Case(
         too_old, "migrations", WRONG, "from a version before 0.1.0", "an empty database, then modelswap db migrate"

@@ -252,9 +252,12 @@ def test_every_work_queue_dies_into_the_dead_queue_and_never_into_a_delay():
 def test_every_limit_is_explicit_and_positive():
     for queue in topology().queues:
         limits = {name: value for name, value in queue.arguments.items() if isinstance(value, int)}
-        assert "x-max-length" in limits
+        assert {"x-max-length", "x-max-length-bytes"} & limits.keys()
         assert all(value > 0 for value in limits.values())
-        assert queue.arguments["x-queue-type"] == "classic" or queue.arguments["x-overflow"] == "reject-publish"
+        assert (
+            queue.arguments["x-queue-type"] in ("classic", "stream")
+            or queue.arguments["x-overflow"] == "reject-publish"
+        )
 
 
 def test_every_delay_of_the_ladder_has_its_queue_once():

@@ -8,8 +8,8 @@ import pytest
 
 from shared.contract.envelope import wrap
 from shared.contract.errors import DependencyDown
-from shared.contract.events import Event, TrainingProgressed, TrainingSucceeded
-from shared.contract.topology import PROGRESS_QUEUE, STATE_QUEUE, topology
+from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event, TrainingProgressed, TrainingSucceeded
+from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, STATE_QUEUE, Exchange, LogLimits, topology
 from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing, Parted, Unconfirmed, Unroutable, to_message
 from shared.runtime.clock import now
@@ -43,10 +43,39 @@ def test_the_lossy_part_of_the_plan_is_the_queue_of_progress_alone():
     assert {binding.queue for binding in PLAN.lossy.bindings} == {PROGRESS_QUEUE}
 
 
-def test_the_two_parts_of_the_plan_are_the_whole():
+def test_the_parts_of_the_plan_are_the_whole():
+    parts = (PLAN.lasting, PLAN.lossy, PLAN.log)
+
     assert PLAN.lasting.exchanges == PLAN.exchanges
-    assert len(PLAN.lasting.queues) + len(PLAN.lossy.queues) == len(PLAN.queues)
-    assert {*PLAN.lasting.bindings, *PLAN.lossy.bindings} == {*PLAN.bindings}
+    assert sum(len(part.queues) for part in parts) == len(PLAN.queues)
+    assert sorted(map(str, PLAN.bindings)) == sorted(str(each) for part in parts for each in part.bindings)
+
+
+def test_the_log_is_declared_by_no_consumer_and_hears_every_public_event():
+    log = PLAN.log
+
+    assert [queue.name for queue in log.queues] == [EVENTS_LOG]
+    assert log.exchanges == (Exchange(EVENTS_EXCHANGE, "topic"),)
+    assert {each.routing_key for each in log.bindings} == {
+        key for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE
+    }
+    assert EVENTS_LOG not in {queue.name for queue in (*PLAN.lasting.queues, *PLAN.lossy.queues)}
+
+
+@pytest.mark.parametrize(
+    ("limits", "arguments"),
+    [
+        (LogLimits(), ("7D", 1_000_000_000, 50_000_000)),
+        (LogLimits(30, 10**12), ("30D", 10**12, 100_000_000)),
+        (LogLimits(1, 10_000_000), ("1D", 10_000_000, 500_000)),
+    ],
+)
+def test_the_log_is_limited_in_segments_so_that_the_oldest_can_go(limits: LogLimits, arguments: tuple[object, ...]):
+    (stream,) = topology(log_limits=limits).log.queues
+
+    kept = [stream.arguments[name] for name in ("x-max-age", "x-max-length-bytes", "x-stream-max-segment-size-bytes")]
+
+    assert tuple(kept) == arguments
 
 
 def test_a_consumer_declares_its_own_part_only():

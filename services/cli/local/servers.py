@@ -10,14 +10,15 @@ from typing import Final
 from services.cli.choices import Format
 from services.cli.events.subscription import broker_problems
 from services.cli.local.stack import Environment
+from services.cli.output import tell
 from services.cli.table import Column, print_list
 from services.ops import migrate as ops
 from services.state import migrate as state
-from shared.contract.topology import Topology, topology
-from shared.runtime.broker import Depth, declare, depths, diff
+from shared.contract.topology import Topology
+from shared.runtime.broker import Depth, declare, declare_log, depths, diff
 from shared.runtime.broker.link import Link
 from shared.runtime.postgres import connect, translated_errors
-from shared.runtime.settings import BrokerSettings, DatabaseSettings
+from shared.runtime.settings import BrokerSettings, DatabaseSettings, TopologySettings
 
 _NAME = "modelswap topology"
 _OUTBOX_BACKLOG: Final = """
@@ -60,18 +61,21 @@ async def reach_broker(environment: Environment) -> None:
 
 async def declare_topology(environment: Environment) -> Topology:
     """Declare every exchange and queue, the lossy ones last; existing ones are not changed."""
-    plan = topology(BrokerSettings.load(environment).retry_delays)
+    plan = TopologySettings.load(environment).topology
     for part in (plan.lasting, plan.lossy):
         async with _link(environment) as link:
             await declare(link.channel, part)
+    async with _link(environment) as link:
+        if difference := await declare_log(link, plan):
+            tell(difference)
     return plan
 
 
 async def diff_topology(environment: Environment) -> list[str]:
     """Return a line for each exchange or queue that is missing or differs."""
-    settings = BrokerSettings.load(environment)
+    settings = TopologySettings.load(environment)
     with broker_problems():
-        return await diff(settings.amqp_url.get_secret_value(), topology(settings.retry_delays))
+        return await diff(settings.amqp_url.get_secret_value(), settings.topology)
 
 
 async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[str, Depth]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from itertools import takewhile
 from typing import Final, Self, TypeVar, cast
 from uuid import uuid4
@@ -17,6 +18,7 @@ from uuid import uuid4
 import aio_pika
 import aiormq
 from pamqp.base import Frame
+from pamqp.common import FieldValue
 from pamqp.exceptions import PAMQPException
 from pamqp.frame import marshal
 from yarl import URL
@@ -131,12 +133,24 @@ class Link:
         return not (self.lost.is_set() or self.channel.is_closed)
 
     async def consume(
-        self, queue: str, take: Callable[[Delivery], None], *, prefetch: int = 0, no_ack: bool = False
+        self,
+        queue: str,
+        take: Callable[[Delivery], None],
+        *,
+        prefetch: int = 0,
+        no_ack: bool = False,
+        offset: str | int | datetime | None = None,
     ) -> str | None:
-        """Hand each delivery of *queue* to *take*, at most *prefetch* without an ack; return the consumer tag."""
+        """
+        Hand each delivery of *queue* to *take*, at most *prefetch* without an ack; return the consumer tag.
+
+        *offset* says where to begin in a stream: ``first``, ``next``, ``last``, a number or a time.
+        """
         self._incoming.deliver(queue, take)
         await self.channel.basic_qos(prefetch_count=prefetch)
-        return (await self.channel.basic_consume(queue, _unused, no_ack=no_ack)).consumer_tag
+        arguments: dict[str, FieldValue] | None = None if offset is None else {"x-stream-offset": offset}
+        consuming = await self.channel.basic_consume(queue, _unused, no_ack=no_ack, arguments=arguments)
+        return consuming.consumer_tag
 
     def publish(self, message: Outgoing, deadline: float) -> asyncio.Future[None]:
         """

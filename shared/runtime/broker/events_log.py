@@ -1,0 +1,116 @@
+"""
+The events log: declares the stream, and reports what is wrong with it. Edge.
+
+RabbitMQ cannot change a stream's limits. One that was made with other limits than ours is used as it is and reported,
+as is one that cannot be declared: no process stops, and no event waits longer than the first answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from shared.contract.errors import DependencyDown
+from shared.contract.topology import EVENTS_LOG, Topology
+from shared.runtime import telemetry
+from shared.runtime.broker.declare import TopologyMismatch, declare
+from shared.runtime.broker.link import LINK_ERRORS, Link, say
+from shared.runtime.periodic import run_periodically
+from shared.runtime.waiting import Stopped, unless_stopped
+
+log = structlog.get_logger()
+
+#: The relay waits for the first answer, so a broker that comes up is asked soon.
+_LONGEST_PAUSE_SECONDS: Final = 3.0
+
+
+async def declare_log(link: Link, topology: Topology) -> str | None:
+    """
+    Declare the log of *topology* and its bindings; return how an existing one differs, or None.
+
+    Raises:
+        Unanswered: if the broker does not answer.
+
+    """
+    plan = topology.log
+    difference = None
+    channel = await link.open_channel()
+    try:
+        await declare(channel, replace(plan, bindings=()))
+    except TopologyMismatch as error:
+        difference = (
+            f"{EVENTS_LOG} was made with other limits than the settings have, and keeps its own: {error.__cause__}. "
+            'What to do: "The events log" in deploy/runbook.md'
+        )
+        channel = await link.open_channel()  # the refusal closed the other
+    await declare(channel, Topology((), (), plan.bindings))
+    await channel.close()
+    return difference
+
+
+class EventsLog:
+    """Keeps the log declared: at the start, and again from time to time, in case it was deleted."""
+
+    def __init__(
+        self, url: str, *, service: str, topology: Topology, declares: bool = True, again_seconds: float = 60.0
+    ) -> None:
+        """Without *declares*, which means that a deploy job declares the log, nothing is done or reported."""
+        self._url = url
+        self._name = f"{service} declares {EVENTS_LOG}"
+        self._topology = topology
+        self._declares = declares
+        self._again_seconds = again_seconds
+        #: Set once the log is declared, or RabbitMQ has refused that or left it unanswered. What is published before
+        #: may be missing in the log.
+        self.asked = asyncio.Event()
+        self._trouble = "RabbitMQ was not asked yet" if declares else None
+        telemetry.log_trouble.set_function(lambda: self._trouble is not None)
+
+    async def check(self) -> str | None:
+        """Return what is wrong with the log, or None."""
+        return self._trouble
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Keep the log declared until *stopping* is set."""
+        if not self._declares:
+            self.asked.set()
+            await stopping.wait()
+            return
+
+        async def declare_once() -> float:
+            with suppress(Stopped):
+                self._found(await unless_stopped(stopping, self._declare()))
+                self.asked.set()
+            return self._again_seconds
+
+        await run_periodically(
+            "events_log", declare_once, stopping, longest_seconds=_LONGEST_PAUSE_SECONDS, report=self._report
+        )
+
+    async def _declare(self) -> str | None:
+        """Declare the log; return how an existing one differs, or None."""
+        try:
+            link = await Link.open(self._url, name=self._name)
+            try:
+                return await declare_log(link, self._topology)
+            except LINK_ERRORS:
+                if link.is_open:
+                    self.asked.set()
+                raise
+            finally:
+                await link.close()
+        except LINK_ERRORS as error:
+            raise DependencyDown(say(error)) from error
+
+    def _found(self, difference: str | None) -> None:
+        if difference is not None and difference != self._trouble:
+            log.warning("events_log.differs", stream=EVENTS_LOG, detail=difference)
+        self._trouble = difference
+
+    async def _report(self, failure: str | None) -> None:
+        if failure is not None:
+            self._trouble = failure

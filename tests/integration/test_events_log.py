@@ -1,0 +1,151 @@
+"""The events log on each RabbitMQ: who makes it, what it keeps, from where it is read; nothing waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+import pytest
+
+from shared.contract.events import EVENTS_EXCHANGE
+from shared.contract.topology import EVENTS_LOG, LogLimits, Topology, topology
+from shared.runtime.broker import Delivery, EventsLog, Outgoing, Publisher, declare_log, diff
+from shared.runtime.clock import now
+from tests.broker import Broker
+
+PLAN = topology()
+#: Segments of 10 kB.
+SMALL = topology(log_limits=LogLimits(max_bytes=200_000))
+
+
+@pytest.fixture
+async def broker(broker_url: str) -> AsyncIterator[Broker]:
+    """A broker without a log."""
+    broker = Broker(broker_url)
+    await broker.delete_queue(EVENTS_LOG)
+    yield broker
+    await broker.delete_queue(EVENTS_LOG)
+
+
+@contextlib.asynccontextmanager
+async def declared(broker: Broker, plan: Topology = PLAN) -> AsyncIterator[Publisher]:
+    """A log on *broker*, and a publisher."""
+    async with broker.link() as link:
+        assert await declare_log(link, plan) is None
+    async with Publisher(broker.url, name="test") as publisher:
+        yield publisher
+
+
+def activated(number: int, size: int = 0) -> Outgoing:
+    return Outgoing(EVENTS_EXCHANGE, "model.activated.v1", b"%d" % number + b" " * size, mandatory=False)
+
+
+async def read(broker: Broker, offset: str | int | datetime, *, until: int) -> list[int]:
+    """The numbers of the events in the log from *offset* on, up to number *until*."""
+    numbers: list[int] = []
+    arrived = asyncio.Event()
+
+    def take(delivery: Delivery) -> None:
+        numbers.append(int(delivery.body))
+        if numbers[-1] == until:
+            arrived.set()
+
+    async with broker.link() as link, asyncio.timeout(20):
+        await link.consume(EVENTS_LOG, take, prefetch=10_000, offset=offset)
+        await arrived.wait()
+    return numbers
+
+
+async def test_the_log_is_read_from_its_beginning_or_any_place_as_often_as_one_likes(broker: Broker):
+    async with declared(broker) as publisher:
+        for number in range(5):
+            await publisher.publish(activated(number))
+
+    assert await read(broker, "first", until=4) == [0, 1, 2, 3, 4]
+    assert await read(broker, "first", until=4) == [0, 1, 2, 3, 4]
+    assert await read(broker, 3, until=4) == [3, 4]
+
+
+async def test_the_log_is_read_from_a_time_on_and_never_from_later(broker: Broker):
+    async with declared(broker) as publisher:
+        await publisher.publish(activated(0))
+        then = now().replace(microsecond=0) + timedelta(seconds=1)  # AMQP's times are whole seconds
+        while now() < then:
+            await asyncio.sleep(0.05)
+        await publisher.publish(activated(1))
+        await publisher.publish(activated(2))
+
+    assert await read(broker, then, until=2) == [1, 2]
+
+
+async def test_the_oldest_events_go_when_the_log_is_full(broker: Broker):
+    async with declared(broker, SMALL) as publisher:
+        for number in range(1000):
+            await publisher.publish(activated(number, size=500))
+
+    kept = await read(broker, "first", until=999)
+
+    assert kept == list(range(kept[0], 1000))
+    assert 100_000 < len(kept) * 500 < 250_000
+
+
+async def test_a_log_with_other_limits_is_used_as_it_is_and_reported(broker: Broker):
+    async with broker.link() as link:
+        assert await declare_log(link, Topology((*PLAN.exchanges,), SMALL.log.queues, ())) is None
+        said = await declare_log(link, PLAN)
+    async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
+        await publisher.publish(activated(7))
+
+    assert said
+    assert f"{EVENTS_LOG} was made with other limits than the settings have" in said
+    assert "deploy/runbook.md" in said
+    assert [line.partition(":")[0] for line in await diff(broker.url, PLAN.log)] == [f"queue {EVENTS_LOG}"]
+    assert await read(broker, "first", until=7) == [7]
+
+
+async def test_without_the_log_events_are_published_all_the_same(broker: Broker):
+    async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
+        await publisher.publish(activated(1))
+
+    assert await diff(broker.url, PLAN.log) == [f"queue {EVENTS_LOG}: missing"]
+
+
+async def test_a_log_that_is_deleted_is_made_anew(broker: Broker):
+    log, stopping = EventsLog(broker.url, service="test", topology=PLAN, again_seconds=0.1), asyncio.Event()
+    running = asyncio.create_task(log.run(stopping))
+    async with asyncio.timeout(20):
+        await log.asked.wait()
+        first = await log.check()
+        await broker.delete_queue(EVENTS_LOG)
+        while await diff(broker.url, PLAN.log):
+            await asyncio.sleep(0.05)
+        stopping.set()
+        await running
+
+    assert first is None
+
+
+async def test_a_broker_that_is_away_is_no_answer_about_the_log():
+    log, stopping = EventsLog("amqp://127.0.0.1:1/", service="test", topology=PLAN), asyncio.Event()
+    running = asyncio.create_task(log.run(stopping))
+    async with asyncio.timeout(20):
+        while "was not asked" in str(await log.check()):
+            await asyncio.sleep(0.01)
+        stopping.set()
+        await running
+
+    assert "does not answer" in str(await log.check())
+    assert not log.asked.is_set()
+
+
+async def test_where_a_deploy_job_declares_the_log_is_not_asked_for():
+    log, stopping = EventsLog("amqp://127.0.0.1:1/", service="test", topology=PLAN, declares=False), asyncio.Event()
+    running = asyncio.create_task(log.run(stopping))
+    async with asyncio.timeout(20):
+        await log.asked.wait()
+        stopping.set()
+        await running
+
+    assert await log.check() is None
