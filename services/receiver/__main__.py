@@ -71,7 +71,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
         )
         app = create_app(
             endpoint,
-            routes=health_routes({"broker": broker, "webhook_secret": secret}, told={"progress": parted.check}),
+            routes=health_routes({"broker": broker, "webhook_secret": secret}, optional={"progress": parted.check}),
         )
         await serve(
             app,

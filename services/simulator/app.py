@@ -19,10 +19,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, Router
 
 from services.simulator.api import Refused, ReplicateApi, read
+from services.simulator.described import DescribedTraining
 from services.simulator.faults import ApiFaultOrder, FaultOrder, table
 from services.simulator.job import Status
 from services.simulator.simulator import Simulator
-from services.simulator.told import ToldTraining
 from services.simulator.training import Training
 from shared.runtime.connections import Limits
 from shared.runtime.health import health_routes
@@ -93,7 +93,7 @@ class _Control:
             Route("/api-faults", self._order_api_fault, methods=["POST"]),
             Route("/deliveries", self._list_deliveries),
             Route("/trainings", self._list_trainings),
-            Route("/trainings/{id}", self._know_training, methods=["PUT"]),
+            Route("/trainings/{id}", self._describe_training, methods=["PUT"]),
             Route("/trainings/{id}/redeliver", self._redeliver, methods=["POST"]),
             Route("/rotate-secret", self._rotate_secret, methods=["POST"]),
         ]
@@ -126,15 +126,15 @@ class _Control:
     async def _list_trainings(self, _: Request) -> Response:
         """List how every training ends or will end, for tests to compare with. Oldest first."""
         oldest_first = reversed(self._simulator.world.trainings())
-        return JSONResponse({"trainings": [self._foretell(training) for training in oldest_first]})
+        return JSONResponse({"trainings": [self._plan_of(training) for training in oldest_first]})
 
-    async def _know_training(self, request: Request) -> Response:
+    async def _describe_training(self, request: Request) -> Response:
         """Add a training as the request describes it; its webhooks are posted by the caller, not here."""
-        told = await read(request, ToldTraining)
+        described = await read(request, DescribedTraining)
         api_url = f"{request.url.scheme}://{request.url.netloc}"
-        training = told.training(request.path_params["id"], api_url=api_url)
-        self._simulator.know(training)
-        return JSONResponse(self._foretell(training))
+        training = described.training(request.path_params["id"], api_url=api_url)
+        self._simulator.add_described(training)
+        return JSONResponse(self._plan_of(training))
 
     async def _redeliver(self, request: Request) -> Response:
         training = self._simulator.world.find_training(request.path_params["id"])
@@ -147,7 +147,7 @@ class _Control:
         rotation = await read(request, Rotation) if await request.body() else Rotation()
         return JSONResponse({"key": self._simulator.rotate_secret(keep_old=rotation.keep_old)})
 
-    def _foretell(self, training: Training) -> dict[str, JsonValue]:
+    def _plan_of(self, training: Training) -> dict[str, JsonValue]:
         succeeds = training.life.outcome is Status.SUCCEEDED and bool(training.makes)
         return {
             "id": training.id,

@@ -81,12 +81,12 @@ def _before_the_end(job: Training | Prediction, log_interval_seconds: float) -> 
 
 def _log_moments(job: Training | Prediction, interval_seconds: float) -> Iterator[float]:
     """Yield a time every *interval_seconds* if the log has grown since."""
-    told = 0
+    reported = 0
     moment = job.life.starts
     while moment < job.life.ends:
         written = job.log_position(moment)
-        if written != told:
-            told = written
+        if written != reported:
+            reported = written
             yield moment
         moment += interval_seconds
 

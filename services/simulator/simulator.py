@@ -149,16 +149,16 @@ class Simulator:
             return
         kept = list(self._store.kept())
         self.world.restore(item for item, _ in kept)
-        for item, is_told in kept:
-            if isinstance(item, Training | Prediction) and not is_told:
+        for item, is_reported in kept:
+            if isinstance(item, Training | Prediction) and not is_reported:
                 # The product may start after the simulator, so the retries span a real minute.
                 self._follow(item, retry_delays=RETRY_DELAYS_SECONDS)
 
-    def know(self, told: Training) -> None:
+    def add_described(self, training: Training) -> None:
         """Add a training, replacing one with the same id, whose webhooks are not posted any more."""
-        if before := self._followers.pop(told.id, None):
+        if before := self._followers.pop(training.id, None):
             before.cancel()
-        self.world.know(told)
+        self.world.add_described(training)
 
     async def redeliver(self, training: Training) -> Attempt:
         """Post the terminal webhook of an ended *training* once more."""
@@ -186,9 +186,9 @@ class Simulator:
     async def _post_all(self, job: Training | Prediction, retry_delays: Sequence[float]) -> None:
         interval = max(LOG_INTERVAL_SECONDS, self.knobs.log_interval_real_seconds * job.speed)
         telling: asyncio.Task[Attempt] | None = None
-        told_until = self._reached.get(job.id, -1)
+        reported_until = self._reached.get(job.id, -1)
         for due in webhooks(job, log_interval_seconds=interval):
-            if due.at <= told_until:
+            if due.at <= reported_until:
                 continue
             await self._until(job, due.at)
             self._reached[job.id] = due.at
@@ -235,7 +235,7 @@ class Simulator:
     def _forget_webhooks(self, job: Training | Prediction) -> None:
         """Record that the terminal webhook was accepted or gave up, so that a restart posts nothing again."""
         if self._store is not None:
-            self._store.told(job)
+            self._store.mark_reported(job)
 
     async def _attempt(self, job: Training | Prediction, due: Due) -> Attempt:
         webhook_id = message_id(job, due)

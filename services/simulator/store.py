@@ -90,16 +90,16 @@ class Store:
         if self._added >= _ROOM:
             self._forget_oldest()
 
-    def told(self, job: Training | Prediction) -> None:
+    def mark_reported(self, job: Training | Prediction) -> None:
         """Record that all webhooks of *job* were posted."""
         self._database.execute("UPDATE jobs SET is_told = 1 WHERE id = ?", (job.id,))
 
     def kept(self) -> Iterator[tuple[Kept, bool]]:
         """Yield each stored item, oldest first, and whether all its webhooks were posted."""
         with closing(self._database.execute("SELECT kind, body, is_told FROM jobs ORDER BY number")) as rows:
-            for kind, body, is_told in rows:
+            for kind, body, is_reported in rows:
                 try:
-                    yield _KINDS[kind].validate_python(json.loads(body)), bool(is_told)
+                    yield _KINDS[kind].validate_python(json.loads(body)), bool(is_reported)
                 except (KeyError, ValidationError):
                     continue  # written by a version with other kinds or faults
 

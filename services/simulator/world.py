@@ -30,8 +30,6 @@ _VERSION: Final = re.compile(rf"(?:({OWNER}/{NAME}):)?([0-9a-f]{{64}})")
 #: How long the deletion of a version takes, in simulated seconds. Replicate says "a few minutes".
 _DELETION_SECONDS: Final = 120.0
 _ID_LENGTH: Final = 26
-
-
 JobT = TypeVar("JobT", Training, Prediction)
 #: The state that is kept over a restart, one item per model, deletion, training and prediction.
 Kept: TypeAlias = Model | Deletion | Training | Prediction
@@ -178,11 +176,11 @@ class World:
         self._set(created)
         return created
 
-    def know(self, told: Training) -> None:
+    def add_described(self, described: Training) -> None:
         """Add this training, replacing one with the same id, and its destination."""
-        if told.destination:
-            self.create_model(Model(told.destination))
-        self._set(told)
+        if described.destination:
+            self.create_model(Model(described.destination))
+        self._set(described)
 
     def find_training(self, training_id: str) -> Training | None:
         return self._trainings.get(training_id)

@@ -108,7 +108,7 @@ async def _run(
             "events": facts.check,
             "outbox": relay.check,
         },
-        told={"progress": progress.check, "events_log": events_log.check},
+        optional={"progress": progress.check, "events_log": events_log.check},
         aside=(streams, trainers),
     )
     await supervise(

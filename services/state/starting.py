@@ -22,8 +22,6 @@ log = structlog.get_logger()
 
 #: Events that Replicate posts webhooks for.
 WEBHOOK_EVENTS: Final = ("start", "output", "logs", "completed")
-
-
 _UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING)
 
 

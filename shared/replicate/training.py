@@ -34,8 +34,6 @@ from shared.contract.identity import TrainingId, TrainingName
 from shared.contract.text import clean, is_storable
 
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-
-
 _Value = TypeVar("_Value", bound=JsonValue)
 
 

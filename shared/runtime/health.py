@@ -18,13 +18,13 @@ Check = Callable[[], Awaitable[str | None]]
 
 
 def health_routes(
-    checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = (), *, told: Mapping[str, Check] | None = None
+    checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = (), *, optional: Mapping[str, Check] | None = None
 ) -> list[Route]:
     """
     Return ``/livez`` (uses no dependency), ``/readyz`` (runs every check) and ``/metrics`` (Prometheus text).
 
-    ``/readyz`` also shows the items that loops have set *aside* and the findings of *told*, which do not make the
-    process unready: its other work continues.
+    ``/readyz`` also shows the items that loops have set *aside* and the findings of *optional* checks. They do not make
+    the process unready: its other work continues.
     """
     # Read once at start: later it could be the version that was installed meanwhile, not the running one.
     running = version("modelswap")
@@ -35,7 +35,7 @@ def health_routes(
     async def readyz(_: Request) -> Response:
         found = {name: await check() for name, check in checks.items()}
         ready = not any(found.values())
-        found |= {name: await check() for name, check in (told or {}).items()}
+        found |= {name: await check() for name, check in (optional or {}).items()}
         body: dict[str, Any] = {
             "status": "ok" if ready else "unavailable",
             "version": running,

@@ -183,13 +183,13 @@ def create_app(
     api: ASGIApp,
     checks: Mapping[str, Check],
     *,
-    told: Mapping[str, Check] | None = None,
+    optional: Mapping[str, Check] | None = None,
     aside: Sequence[SetAside[Any]] = (),
     below: str = "/v1",
 ) -> Starlette:
-    """Create the application of *api* with health routes; *checks*, *told* and *aside* as in `health_routes`."""
+    """Create the application of *api* with health routes; *checks*, *optional* and *aside* as in `health_routes`."""
     app = Starlette(
-        routes=[*health_routes(checks, aside, told=told), Mount(below, app=api)],
+        routes=[*health_routes(checks, aside, optional=optional), Mount(below, app=api)],
         exception_handlers={HTTPException: answering({})},
     )
     # A redirect would repeat the Host header, which the client controls.

@@ -59,8 +59,6 @@ _MIXED_UP: Final = ("26", "34", "42P03", "42P05")
 _UNREADABLE: Final = ("22P03", "54000")
 _PERMANENT: Final = ("22", "23", "42", "54")
 _ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-
-
 _POOLER: Final = (
     "MODELSWAP_DATABASE_URL leads to a pooler that does not keep sessions, such as PgBouncer in transaction mode: "
     "give the address of Postgres itself"

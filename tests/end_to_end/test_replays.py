@@ -206,8 +206,8 @@ async def test_a_bug_that_hit_two_hundred_is_mended_replayed_and_undone(stack: S
     assert reverted["version"] == SELF_STARTED
     assert none == [None] * (VICTIMS - RETRAINED)
     assert await told(stack, planned) == [
-        ("olga", "replay.planned", f"{VICTIMS} letters, 0 skipped"),
-        ("olga", "replay.started", f"{VICTIMS} letters, 0 skipped"),
+        ("olga", "replay.planned", f"{VICTIMS} dead letters, 0 skipped"),
+        ("olga", "replay.started", f"{VICTIMS} dead letters, 0 skipped"),
         ("ops", "replay.done", f"{VICTIMS} done, 0 failed"),
         ("olga", "replay.undo_started", ""),
         ("olga", "replay.undone", f"{VICTIMS - 1} users reverted, 1 kept"),

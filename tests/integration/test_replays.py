@@ -265,7 +265,7 @@ async def test_it_stops_by_itself_and_goes_on_when_somebody_says_so(database_url
     assert done.outcomes == {"failed": 2, "swapped": 2}
     told = await rows(database_url, "SELECT actor, action, reason, outcome FROM ops.audit ORDER BY number")
     assert told == [
-        ("ada", "replay.started", "the bug is fixed", "4 letters, 0 skipped"),
+        ("ada", "replay.started", "the bug is fixed", "4 dead letters, 0 skipped"),
         ("ops", "replay.stopped", "2 of 2 failed, which is more than 20%", "2 dead letters wait"),
         ("bob", "replay.resumed", "these two are special", ""),
         ("ops", "replay.done", "the bug is fixed", "2 done, 2 failed"),

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.extractor.picture import Flaw, find_flaw
+from services.simulator.described import DescribedTraining
 from services.simulator.faults import (
     API_FAULTS,
     ApiFaultOrder,
@@ -23,7 +24,6 @@ from services.simulator.knobs import Knobs
 from services.simulator.models import Model
 from services.simulator.prediction import parse_deadline, planned_life
 from services.simulator.requests import TrainingRequest
-from services.simulator.told import ToldTraining
 from services.simulator.training import Training
 from services.simulator.world import World
 
@@ -278,9 +278,9 @@ def test_a_training_that_is_told_is_known_as_it_was_told(status, told):
     where = world()
     object_ = {"model": "a/b", "version": "e" * 64, "input": {"steps": 1000}, "status": status, **told}
     moments = {"created_at": NOW - timedelta(minutes=10), "started_at": NOW - timedelta(minutes=9)}
-    description = ToldTraining(destination="acme/u-42", makes="a" * 64, **object_, **moments)
+    description = DescribedTraining(destination="acme/u-42", makes="a" * 64, **object_, **moments)
 
-    where.know(description.training("t1", api_url="http://here"))
+    where.add_described(description.training("t1", api_url="http://here"))
 
     known = where.find_training("t1")
     assert known is not None
@@ -298,7 +298,7 @@ def test_a_training_that_is_told_is_known_as_it_was_told(status, told):
 
 def test_a_success_that_is_told_without_a_version_made_none():
     where = world()
-    told = ToldTraining(
+    told = DescribedTraining(
         destination="acme/u-42",
         model="a/b",
         version="e" * 64,
@@ -309,7 +309,7 @@ def test_a_success_that_is_told_without_a_version_made_none():
         completed_at=NOW,
     )
 
-    where.know(told.training("t1", api_url="http://here"))
+    where.add_described(told.training("t1", api_url="http://here"))
 
     assert where.find_model("acme/u-42") is not None
     assert where.versions("acme/u-42", now=NOW) == []

@@ -16,14 +16,8 @@ from shared.contract.dead import ATTEMPT, DEAD, DEATHS, FAILED_AT
 from shared.contract.text import clean
 
 _TEXT_LIMIT: Final = 4096
-
-
 _TRACEBACK_LIMIT: Final = 16_384
-
-
 _UNKNOWN: Final = "unknown"
-
-
 _DELIVERY_LIMIT: Final = "delivery_limit"
 
 

@@ -11,15 +11,9 @@ from typing import Any, Final
 from shared.contract.text import clean
 
 Headers = Mapping[str, Any]
-
-
 NAME_LIMIT: Final = 200
-
-
 #: Tables in tables in tables: deeper ones are shown as text.
 _DEPTH_LIMIT: Final = 16
-
-
 _ATTEMPTS_MOST: Final = 2**31 - 1
 
 

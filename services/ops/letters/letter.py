@@ -24,8 +24,6 @@ from shared.contract.topology import RECEIVER
 
 #: A larger body is kept, but not searched for a training's id.
 _SEARCHED_BYTES: Final = 4 * 1024 * 1024
-
-
 _MARK: Final = re.compile(r"([0-9a-f-]{36}):([1-9][0-9]{0,18})")
 
 

@@ -133,8 +133,6 @@ def fields(*names: str) -> list[Any]:
 
 #: JSON Schema of what `selective` requires.
 SELECTIVE: Final = fields(*(name for name in Filter.model_fields if name != "status"))
-
-
 #: Open dead letters are dropped, and dropped ones restored: a status is left out.
 _STATUS_NONE: Final = {"status": {"type": "null"}}
 

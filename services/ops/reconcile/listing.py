@@ -15,8 +15,6 @@ from shared.replicate.webhook_url import claim_in
 
 #: How far Replicate's clock may be from ours, and how long state may take to ask it.
 CLOCKS_OFF: Final = timedelta(minutes=1)
-
-
 _START_TAKES: Final = timedelta(minutes=5)
 
 

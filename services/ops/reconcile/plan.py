@@ -28,8 +28,6 @@ from shared.contract.identity import TrainingId
 from shared.replicate.training import Training, TrainingStatus
 
 MOST_GETS: Final = 3
-
-
 #: Empty lookups before a training counts as absent.
 _ENOUGH_LOOKS: Final = 3
 

@@ -55,11 +55,11 @@ class Engine:
             return SetAside(loop, first_seconds=pause_seconds, longest_seconds=longest_seconds)
 
         self._sending: SetAside[UUID] = pauses("replays that send")
-        self._asking: SetAside[UUID] = pauses("replays that ask")
+        self._others: SetAside[UUID] = pauses("replays that preview or undo")
         letters: SetAside[ReplayMark] = pauses("dead letters of dry runs", _LONGEST_ITEM_PAUSE_SECONDS)
         users: SetAside[tuple[UUID, str]] = pauses("users of undone replays", _LONGEST_ITEM_PAUSE_SECONDS)
         #: What fails by itself, of each kind.
-        self.aside: Sequence[SetAside[Any]] = (self._sending, self._asking, letters, users)
+        self.aside: Sequence[SetAside[Any]] = (self._sending, self._others, letters, users)
         self._sender = Sender(store, publisher, plan)
         self._previewer = Previewer(store, services, letters)
         self._undoer = Undoer(store, services, users)
@@ -69,10 +69,10 @@ class Engine:
         # Apart, because a service that is slow to answer must not hold up what is being sent.
         await asyncio.gather(
             self._repeat(self._sender.round, self._sending, stopping),
-            self._repeat(self._ask, self._asking, stopping),
+            self._repeat(self._preview_or_undo, self._others, stopping),
         )
 
-    async def _ask(self, work: Work) -> Round | None:
+    async def _preview_or_undo(self, work: Work) -> Round | None:
         return await self._undoer.round(work) or await self._previewer.round(work)
 
     async def _repeat(self, do: DoRound, aside: SetAside[UUID], stopping: asyncio.Event) -> None:

@@ -116,7 +116,7 @@ async def _create(connection: Connection, new: NewReplay) -> None:
         await take_letters(connection, new.id, taken)
     action = "replay.planned" if new.is_dry_run else "replay.started"
     edit = ", edited" if new.edited_body is not None else ""
-    outcome = f"{len(taken)} letters{edit}, {len(rows) - len(taken)} skipped"
+    outcome = f"{len(taken)} dead letters{edit}, {len(rows) - len(taken)} skipped"
     await audit_replay(connection, new.id, new.actor, action, reason=new.reason, outcome=outcome)
 
 

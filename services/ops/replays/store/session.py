@@ -137,12 +137,12 @@ async def change_letters(connection: Connection, statement: str, replay_id: UUID
 
 
 async def take_letters(connection: Connection, replay_id: UUID, numbers: list[int]) -> None:
-    """ReplayMark dead letters as being replayed."""
+    """Mark dead letters as being replayed."""
     await _on_letters(connection, _TAKE_LETTERS, replay_id, numbers)
 
 
 async def reopen_letters(connection: Connection, replay_id: UUID, numbers: list[int]) -> None:
-    """ReplayMark dead letters that this replay has as open."""
+    """Mark dead letters that this replay has as open."""
     await _on_letters(connection, _REOPEN_LETTERS, replay_id, numbers)
 
 

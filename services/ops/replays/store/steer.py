@@ -119,7 +119,7 @@ class Steering(ReplaySession):
                 await connection.execute(_START_PLANNED, replay_id, some)
             forgotten = await connection.fetch(_SKIP_FORGOTTEN, replay_id)
             await take_letters(connection, replay_id, taken)
-            return f"{len(taken)} letters, {len(skipped) + len(forgotten)} skipped"
+            return f"{len(taken)} dead letters, {len(skipped) + len(forgotten)} skipped"
 
         return await self._steer(replay_id, _START, actor, reason, work)
 

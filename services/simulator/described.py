@@ -16,10 +16,10 @@ from services.simulator.job import NEVER, Life, Status
 from services.simulator.training import Training
 
 #: Duration of a training without a described end: ten years. It ends when it is described again, or is canceled.
-_UNTIL_TOLD_SECONDS: Final = 315_360_000.0
+_OPEN_END_SECONDS: Final = 315_360_000.0
 
 
-class ToldTraining(BaseModel):
+class DescribedTraining(BaseModel):
     """Replicate's training object as in a webhook, with destination and version, which that object lacks."""
 
     model_config = ConfigDict(frozen=True)
@@ -43,7 +43,7 @@ class ToldTraining(BaseModel):
     def training(self, training_id: str, *, api_url: str) -> Training:
         """Return the described training."""
         starts = NEVER if self.started_at is None else self._after(self.started_at)
-        ends = _UNTIL_TOLD_SECONDS if self.completed_at is None else self._after(self.completed_at)
+        ends = _OPEN_END_SECONDS if self.completed_at is None else self._after(self.completed_at)
         outcome = Status.SUCCEEDED if self.completed_at is None else self.status
         error = {} if self.error is None else {"error": self.error}
         return Training(
