@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -253,3 +254,6 @@ async def test_the_next_run_goes_on_where_this_one_stopped(running, state, sourc
     simulator = f"Replicate: the simulator at {second['MODELSWAP_REPLICATE_API_URL']}, since "
     assert [line for line in again.out if line.startswith(simulator)]
     assert f"  source {state / 'env'}" in again.out
+    password = urlsplit(second["MODELSWAP_AMQP_URL"]).password
+    assert password
+    assert [line for line in again.out if password in line] == []

@@ -179,7 +179,11 @@ def _simulated(url: str, reason: str) -> Choice:
 
 
 def _given(url: str | None, reason: str) -> Choice:
-    address = urlsplit(url or _DEFAULT_URL)
-    # Without the user and password that it may have.
-    where = f"{address.scheme}://{address.netloc.rpartition('@')[2]}"
+    where = without_login(url or _DEFAULT_URL)
     return Choice(is_simulated=False, why=f"{where}, {reason}. For the simulator add --simulator")
+
+
+def without_login(url: str) -> str:
+    """Return scheme, host and port of *url*, without the user and password that it may have."""
+    address = urlsplit(url)
+    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"

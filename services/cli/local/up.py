@@ -31,6 +31,7 @@ from services.cli.local.stack import (
     generated,
     overridden,
     plan,
+    without_login,
 )
 from services.cli.local.supervisor import Supervisor
 from services.cli.output import console
@@ -176,14 +177,14 @@ def _stop_on_sigterm() -> None:
 
 def _welcome(everything: Plan, hint: str, restart: str) -> str:
     urls = everything.urls
-    console_url = everything.environment.get(_MANAGEMENT)
+    management = everything.environment.get(_MANAGEMENT)
     auth = '-H "Authorization: Bearer ${MODELSWAP_API_TOKENS%%,*}"'
     lines = [
         "",
         f"webhooks       {urls['receiver']}/webhooks/replicate",
         f"product's API  {urls['state']}/v1/docs",
         *(f"{name:<15}{url}/readyz" for name, url in urls.items()),
-        *([f"RabbitMQ       {console_url}"] if console_url else []),
+        *([f"RabbitMQ       {without_login(management)}  # log in as ${PREFIX}AMQP_URL does"] if management else []),
         "",
         "Try it in another terminal:",
         f"  {hint}",
