@@ -48,7 +48,7 @@ def read_progress(logs: str | list[JsonValue] | None, training_input: Mapping[st
             epoch = named_epoch(count, plan, log)
             if not _is_training(count, epoch, plan):
                 continue
-            doubt = None if epoch or _speaks_for_itself(count, plan) else _doubt(count, log)
+            doubt = None if epoch or _is_surely_training(count, plan) else _doubt(count, log)
             if doubt is _Doubt.AMBIGUOUS:
                 return hint
             progress = None if doubt else overall(count, epoch, plan, log)
@@ -64,7 +64,7 @@ def _is_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
 
 
 def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
-    if _counts_what_was_asked_for(count, plan):
+    if _has_requested_total(count, plan):
         return True
     if count.step > count.total or not count.agrees_with_percent:
         return False
@@ -73,29 +73,27 @@ def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
     if counts_within_something(count):
         return False
     if plan.steps is None:
-        return count.shows_loss or count.total >= _LONG or _calls_itself_training(count)
+        return count.shows_loss or count.total >= _LONG or _is_named_training(count)
     is_near = abs(count.total - plan.steps) <= plan.steps * _ROUNDING
     return count.shows_loss or (is_near and (count.of_steps or LETTER.search(count.before) is not None))
 
 
-def _counts_what_was_asked_for(count: Count, plan: Plan) -> bool:
+def _has_requested_total(count: Count, plan: Plan) -> bool:
     if plan.steps is None:
         return False
     return count.total in (plan.steps, plan.steps * (plan.epochs or 1), plan.steps_per_epoch)
 
 
-def _calls_itself_training(count: Count) -> bool:
+def _is_named_training(count: Count) -> bool:
     return count.of_steps or TRAINING.search(count.before) is not None
 
 
-def _speaks_for_itself(count: Count, plan: Plan) -> bool:
-    return (
-        not count.is_bar or count.shows_loss or _calls_itself_training(count) or _counts_what_was_asked_for(count, plan)
-    )
+def _is_surely_training(count: Count, plan: Plan) -> bool:
+    return not count.is_bar or count.shows_loss or _is_named_training(count) or _has_requested_total(count, plan)
 
 
 def _doubt(count: Count, log: Log) -> _Doubt | None:
-    """Return whether a bar may be of other work, judged by the text above its first drawing."""
+    """Return why a bar may be of other work, judged by the text above its first drawing, or None."""
     above = log.beginning(count.total)
     if above is None or (count.is_unnamed and announces_other_work(above.line)):
         return _Doubt.OTHER_WORK

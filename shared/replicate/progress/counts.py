@@ -20,9 +20,9 @@ from shared.replicate.progress.words import (
 
 #: A bar rounds its percentage.
 _PERCENT_TOLERANCE: Final = 1.5
-#: In text, where all that stands before a count is read to judge it.
+#: Limit of counts on a line of text, because the text before each is read to judge it.
 _MOST_COUNTS_IN_LINE: Final = 8
-#: So much of what follows a count that has no brackets belongs to it.
+#: How many characters after a count without brackets belong to it.
 _AFTER: Final = 200
 
 Find = Callable[[re.Pattern[str], str], list[re.Match[str]]]
@@ -61,7 +61,7 @@ class Count(NamedTuple):
 
     @property
     def is_of_other_work(self) -> bool:
-        """Whether it is the training's own: a bar with a learning rate is, whatever its name."""
+        """Whether its name or rate is that of other work. A bar with a learning rate is always the training's."""
         if self.shows_learning_rate:
             return False
         if names_other_work(self.before):
@@ -189,7 +189,7 @@ def unscaled(number: str) -> int:
 
 
 def holds(text: str, *words: str) -> bool:
-    """Return whether *line* holds any of the *words*: cheaper than an expression, and most lines hold none."""
+    """Return whether *text* holds any of *words*. Cheaper than an expression, and most lines hold none."""
     text = text.lower()
     return any(word in text for word in words)
 

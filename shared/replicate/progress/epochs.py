@@ -34,7 +34,7 @@ EPOCH: Final = re.compile(
 )
 _LEADING_RATIO: Final = re.compile(r"[^\w|]{0,20}([0-9]{1,6})/([0-9]{1,6})[\])]?[\s:]")
 #: ``2|1450|Loss: ``, epoch and step.
-_LEADINGEPOCH: Final = re.compile(r"\s{0,9}([0-9]{1,6})\|[0-9]{1,12}\|\s?Loss")
+_LEADING_EPOCH: Final = re.compile(r"\s{0,9}([0-9]{1,6})\|[0-9]{1,12}\|\s?Loss")
 #: Llama's ``Epoch0`` and Lightning's bars.
 _NUMBERS_FROM_ZERO: Final = re.compile(r"epoch\d|\bv_num\b", re.IGNORECASE)
 _IS_STEPS: Final = re.compile(r"(?<![a-z])(?:step|iter(?:ation)?)s?\W{0,9}$", re.IGNORECASE)
@@ -75,7 +75,7 @@ def named_epoch(count: Count, plan: Plan, log: Log) -> Epoch | None:
     leading = _LEADING_RATIO.match(count.before) if count.is_bar else None
     if leading and (int(leading[2]) == plan.epochs or (plan.epochs is None and log.has_epoch_column)):
         return to_epoch(leading, 1, plan)
-    leading = _LEADINGEPOCH.match(count.before)
+    leading = _LEADING_EPOCH.match(count.before)
     return Epoch(int(leading[1]) - 1, plan.epochs or 0) if leading else None
 
 
@@ -85,12 +85,12 @@ def counts_epochs(count: Count, plan: Plan) -> bool:
 
 
 def counts_within_something(count: Count) -> bool:
-    """``3/9: 50%|█████     | 50/100``; what there are 9 of, only the input can tell."""
+    """``3/9: 50%|█████     | 50/100``: the 9 may be epochs or something else."""
     return count.is_bar and _LEADING_RATIO.match(count.before) is not None
 
 
 def to_epoch(epoch: re.Match[str], first: int, plan: Plan) -> Epoch:
-    """What *epoch*, a number and maybe a total, says. A trainer that counts from 0 ends with ``Epoch 9/9``."""
+    """Convert a match of `EPOCH`: a number and maybe a total. A trainer that counts from 0 ends with ``Epoch 9/9``."""
     return Epoch(int(epoch[1]) - first, int(epoch[2]) + 1 - first if epoch[2] else plan.epochs or 0)
 
 

@@ -2,8 +2,7 @@
 A training's log: its lines, last one first, and facts about the log as a whole. Pure.
 
 Logs are long and may be hostile, so the work is bounded: the last `_MOST_CHARACTERS`, in at most `_MOST_LINES` lines,
-of each line its last `_LONGEST_LINE`, until `_MOST_COUNTS` were found; and of what stands further above only what a
-plain search finds.
+of each line its last `_LONGEST_LINE`, until `_MOST_COUNTS` were found. The text further above is only searched.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _ABOVE: Final = 5_000
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|\x08")
 #: Text by users, or by a model about their images.
 _FREE_TEXT: Final = re.compile(r"[\W_]{0,40}(?:caption|prompt)s?\b", re.IGNORECASE)
-#: Of what stands below. A bar that counts steps may count those of all epochs.
+#: Heading of the lines below. A bar that counts steps may count those of all epochs.
 _HEADING: Final = re.compile(
     r"(?<![^\r\n])[^\w\r\n]{0,20}(?:(?:start|train)(?:ing)?\s)?epoch[\s:#]{0,3}(\d{1,6})(?:\s?(?:/|of)\s?(\d{1,6}))?"
     r"[^\w\r\n]{0,20}(?![^\r\n])",
@@ -57,7 +56,7 @@ class Log:
     def __init__(self, logs: str | list[JsonValue] | None) -> None:
         self._text = _text(logs)
         self._counts_left = _MOST_COUNTS
-        #: Offset of the line that is being read.
+        #: Offset of the current line.
         self._at = len(self._text) + 1
         self._heading: re.Match[str] | None = None
         self._heading_at = len(self._text) + 1
@@ -75,13 +74,13 @@ class Log:
                 yield plain[-_LONGEST_LINE:]
 
     def find(self, count: re.Pattern[str], line: str) -> list[re.Match[str]]:
-        """Where *count* stands in *line*. Each one found brings the reading of the log nearer to its end."""
+        """Return the matches of *count* in *line*; reading ends after `_MOST_COUNTS` matches in the whole log."""
         found = list(count.finditer(line))
         self._counts_left -= len(found)
         return found
 
     def heading(self) -> re.Match[str] | None:
-        """``Epoch 2/3``, the nearest that stands on a line of its own above the one that is being read."""
+        """Return the nearest heading (``Epoch 2/3`` on a line of its own) above the current line."""
         if self._heading_at < self._at:
             return self._heading
         self._heading, self._heading_at, at = None, -1, self._at
@@ -97,7 +96,7 @@ class Log:
         return self._heading
 
     def has_ended_above(self, total: int) -> bool:
-        """Return whether a bar that counts to *total* has ended above the line that is being read."""
+        """Return whether a bar that counts to *total* has ended above the current line."""
         if total not in self._ends and len(self._ends) < _MOST_BEGINNINGS:
             self._ends[total] = self._text.find(f"{total}/{total}")
         return 0 <= self._ends.get(total, -1) < self._at
@@ -126,7 +125,7 @@ class Log:
 
     @cached_property
     def first_epoch(self) -> int:
-        """Whether epochs are numbered from 0, as some trainers do."""
+        """The number of the first epoch: some trainers count from 0, the others from 1."""
         return 0 if _EPOCH_ZERO.search(self._text) else 1
 
     @cached_property
