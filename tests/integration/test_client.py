@@ -239,8 +239,11 @@ async def test_a_second_loop_at_the_same_time_is_refused(modelswap):
 
     with pytest.raises(RuntimeError, match="a loop over it runs already"):
         aiter(models)
-
+    with pytest.raises(RuntimeError, match="a loop over it runs already"):
+        await models.run(asyncio.sleep)
     await changes.aclose()
+
+    await aiter(models).aclose()
 
 
 async def test_subscribe_hands_out_the_wanted_events_as_they_are(modelswap):

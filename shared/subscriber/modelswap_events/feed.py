@@ -16,7 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from types import AsyncGeneratorType
+from typing import Any, Final, Generic, TypeVar, cast
 
 from modelswap_events.errors import Away, Refused
 from modelswap_events.ports import Broker, Link, Message, Position
@@ -50,21 +51,30 @@ class Feed(ABC, Generic[T]):
         self._broker = broker
         #: Held by the loop that runs; a new one waits until the one before has given back what it had in hand.
         self._turn = asyncio.Lock()
-        self._loop: Callable[[], object] = lambda: None
+        self._loop: Callable[[], AsyncGeneratorType[Any, None] | None] = lambda: None
         self._was_attached = False
 
     def __aiter__(self) -> AsyncGenerator[T, None]:
-        if self._loop() is not None:
-            raise RuntimeError("a loop over it runs already; open a second one for a second loop")
-        loop = self._iterate()
-        # Weak, so that a loop that was left is closed at once.
-        self._loop = weakref.ref(loop)
-        return loop
+        values = self._values()
+        self._begin(values)
+        return values
 
-    async def _iterate(self) -> AsyncGenerator[T, None]:
-        async with self._turn, aclosing(self._hand_out()) as items:
+    async def _values(self) -> AsyncGenerator[T, None]:
+        async with aclosing(self._in_turn()) as items:
             async for item in items:
                 yield item.value
+
+    async def _in_turn(self) -> AsyncGenerator[Handed[T], None]:
+        async with self._turn, aclosing(self._hand_out()) as items:
+            async for item in items:
+                yield item
+
+    def _begin(self, loop: AsyncGenerator[Any, None]) -> None:
+        before = self._loop()
+        if before is not None and before.ag_frame is not None:
+            raise RuntimeError("a loop over it runs already; make another one for a second loop")
+        # Weak, so that a loop that was left is closed at once.
+        self._loop = weakref.ref(cast("AsyncGeneratorType[Any, None]", loop))
 
     async def run(self, handle: Callable[[T], Awaitable[object]], *, attempts: int = ATTEMPTS) -> None:
         """
@@ -74,7 +84,9 @@ class Feed(ABC, Generic[T]):
         so many *attempts* the error is logged, the item goes to the subscription's overflow queue, and the next one
         follows.
         """
-        async with self._turn, aclosing(self._hand_out()) as items:
+        items = self._in_turn()
+        self._begin(items)
+        async with aclosing(items):
             async for item in items:
                 item.is_given_up = not await _try(handle, item.value, attempts)
 
