@@ -19,13 +19,14 @@ from modelswap_events.change import change_in
 from modelswap_events.testing import FakeModelswap
 from shared.contract.envelope import wrap
 from shared.contract.identity import ModelRef
+from shared.contract.topology import EVENTS_LOG, topology
+from shared.runtime.broker import declare
 from shared.runtime.clock import now
 from tests.broker import Broker
 from tests.proxy import Proxy, proxied
 
 DELIVERY_LIMIT: Final = 2
 TOKEN: Final = "token-of-the-product"
-LOG: Final = "modelswap.events.log"
 NAME: Final = "test"
 _PAGE_SIZE: Final = 2
 _PATIENCE_SECONDS: Final = 30
@@ -140,7 +141,7 @@ class OnRabbitMQ:
 
     async def publish_raw(self, headers: Mapping[str, str], body: bytes) -> None:
         properties = spec.Basic.Properties(headers=dict(headers), content_type="application/json", delivery_mode=2)
-        for queue in (LOG, *([self._queue] if self._exists else [])):
+        for queue in (EVENTS_LOG, *([self._queue] if self._exists else [])):
             await self._channel.basic_publish(body, routing_key=queue, properties=properties)
 
     async def overflow(self, length: int) -> list[str]:
@@ -222,7 +223,7 @@ async def on_rabbitmq(amqp_url: str) -> AsyncIterator[OnRabbitMQ]:
         await asyncio.start_server(api.serve, "127.0.0.1", 0) as server,
     ):
         api.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        await channel.queue_declare(LOG, durable=True, arguments={"x-queue-type": "stream"})
+        await declare(channel, topology().log)
         modelswap = OnRabbitMQ(broker, channel, amqp, api)
         await modelswap.add()
         try:
