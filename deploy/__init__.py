@@ -1,1 +1,1 @@
-"""How does modelswap get onto a machine?"""
+"""Deployment: image, compose settings, alerts, runbook, and private servers for development."""

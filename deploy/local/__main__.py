@@ -80,7 +80,7 @@ def environment(servers: Servers) -> dict[str, str]:
 
 
 def run(command: Sequence[str], servers: Servers) -> int:
-    """Run *command*; if we are killed, it is told to end."""
+    """Run *command*; if this process is killed, SIGTERM ends it."""
     die = functools.partial(die_with_parent, os.getpid())
     try:
         child = subprocess.Popen(command, env={**os.environ, **environment(servers)}, preexec_fn=die)  # noqa: PLW1509, S603 (one thread)
@@ -88,13 +88,13 @@ def run(command: Sequence[str], servers: Servers) -> int:
         raise LocalServersError(f"{command[0]} cannot be run: {error}") from error
     try:
         status = child.wait()
-    except KeyboardInterrupt:  # the terminal told the child as well
+    except KeyboardInterrupt:  # the terminal has interrupted the child as well
         status = _patiently(child)
     return status if status >= 0 else 128 - status
 
 
 def _patiently(child: subprocess.Popen[bytes]) -> int:
-    """Give *child* time to clean up before it is told to end."""
+    """Give *child* time to clean up before it is terminated."""
     try:
         return child.wait(_CLEANUP_SECONDS)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):

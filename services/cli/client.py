@@ -203,8 +203,8 @@ class Operators(Api):
     _url_setting = "MODELSWAP_OPS_URL"
     _auth_setting = "MODELSWAP_OPS_TOKENS"
     _list = "modelswap replays list, or modelswap dead-letters list"
-    # Freezing, canceling or dropping 100,000 dead letters takes half a minute on a busy machine (2026-11). An operator
-    # who is told too soon that there is no answer repeats the command, for dead letters that are taken by then.
+    # Freezing, canceling or dropping 100,000 dead letters takes half a minute on a busy machine (2026-11). With a
+    # shorter deadline an operator would repeat the command, for dead letters that are taken by then.
     _write_seconds = 120.0
 
     async def get_dead_letter(self, number: int) -> LetterView:

@@ -126,7 +126,7 @@ class Extractor:
             run = Run(event.training_id, event.started_at, None, now)
             return await self._find(event.output, event.destination, None, event.trainer_version, run)
         if training.status in (TrainingStatus.STARTING, TrainingStatus.PROCESSING):
-            # We were told that it succeeded: Replicate's API may lag behind its webhooks.
+            # The event says that it succeeded. Replicate's API may lag behind its webhooks.
             raise NotThereYet(f"training {training.id} is still {training.status!r} at Replicate")
         if training.status != TrainingStatus.SUCCEEDED:
             raise NotSucceeded(f"training {training.id} is {training.status!r} at Replicate")

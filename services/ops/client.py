@@ -152,7 +152,7 @@ class Services:
         _accept(await self._ask(self._state, "POST", f"{_training(training)}/retry-extraction"))
 
     async def never_started(self, ref: UUID, reason: str) -> None:
-        """Tell state that a training was never started. State ignores it if it has heard of the training since."""
+        """Report that a training was never started. State ignores it if an event of the training came since."""
         path = f"{_training(str(ref))}/never-started"
         _accept(await self._ask(self._state, "POST", path, body={"reason": reason}))
 

@@ -117,8 +117,8 @@ class Actions:
             case GiveUp(training, training_id, reason):
                 await self._give_up(training, training_id, reason, moment)
             case NeverStarted(training, reason):
-                tell = partial(self._state.never_started, training.ref, reason)
-                await self._end(training, RecoveryOutcome.NEVER_STARTED, reason, tell, moment)
+                publish = partial(self._state.never_started, training.ref, reason)
+                await self._end(training, RecoveryOutcome.NEVER_STARTED, reason, publish, moment)
             case Wait(training, is_absent):
                 await self._check_later(training, moment, is_absent=is_absent)
 
@@ -178,12 +178,12 @@ class Actions:
         training: Unfinished,
         outcome: RecoveryOutcome,
         reason: str,
-        tell: Callable[[], Awaitable[None]],
+        publish: Callable[[], Awaitable[None]],
         moment: datetime,
     ) -> None:
-        """Store an outcome, then *tell* it: after a crash in between it is told again, and counted once."""
+        """Store an outcome, then *publish* it: after a crash in between it is published again, but counted once."""
         is_new = await self._store.settle(training, outcome, reason, moment)
-        await tell()
+        await publish()
         await self._store.record_check(training, moment, look_at=after_report(training, moment, self._limits))
         if is_new:
             self._ended[outcome].inc()

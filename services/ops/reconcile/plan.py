@@ -1,16 +1,16 @@
 """
-What to do about trainings that should have ended by now: from what state and Replicate say to the next steps. Pure.
+Decides the next step for each overdue training, from the data of state and Replicate. Pure.
 
     Replicate's list shows it       ended: `Report`. Runs: `Wait`, or `Report` if state does not know yet that it runs
-    it does not                     `Fetch` for this one, at most three times and ever more rarely. A 404 is no end: a
-                                    wrong token gets one, too
-    its id is not known             the answer to ``POST /v1/trainings`` was lost, or never given. The list shows a
-                                    training whose webhook address *we* signed for it: `Report`. One that may be it:
-                                    `Identify`. None, again and again: `NeverStarted`
-    it is being verified for long   longer than all retries take, so the event got lost: `RetryExtraction`
-    any of these for days           `GiveUp`, after at least three looks, so that no outage of ours ends trainings
+    it does not                     `Fetch` this one, at most three times, with growing pauses. A 404 does not end it: a
+                                    wrong token is answered with 404, too
+    its id is not known             the answer to ``POST /v1/trainings`` was lost. The list shows a training with the
+                                    webhook address that we signed for it: `Report`. One that may be it: `Identify`.
+                                    None, in several checks: `NeverStarted`
+    it is being verified for long   longer than all retries take, so the event was lost: `RetryExtraction`
+    any of these for days           `GiveUp`, after at least three checks, so that no outage of ours ends trainings
 
-The longer a training is overdue, the later the next look, so that one that never ends does not cost for ever.
+The longer a training is overdue, the longer the pause before its next check.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Identify:
-    """It is the one of *candidates* that state does not know, if there is just one."""
+    """If state knows all of *candidates* but one, that one is the training."""
 
     training: Unfinished
     candidates: tuple[Training, ...]
-    #: The list would show it if it were none of these.
+    #: Whether the training is absent from the list if it is none of these.
     is_absent_otherwise: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Look again later."""
+    """Check again later."""
 
     training: Unfinished
     is_absent: bool = False
@@ -107,9 +107,9 @@ def plan(
     *others* have not ended and are not due, but may be what the list shows.
     """
     in_order = sorted(watched, key=lambda each: limits.due_at(each.training))
-    nameless = [each for each in (*(each.training for each in in_order), *others) if _has_no_id(each)]
-    candidates = {each.ref: listing.may_be(each) for each in nameless}
-    # One that may be two of ours is none: a guess could give a user another's model.
+    trainings = [*(each.training for each in in_order), *others]
+    candidates = {each.ref: listing.may_be(each) for each in trainings if each.training_id is None}
+    # A candidate of two trainings is ignored: a wrong guess would give a user another user's model.
     claimants = Counter(found.id for several in candidates.values() for found in several)
     sole = {ref: [found for found in several if claimants[found.id] == 1] for ref, several in candidates.items()}
     return [_step(each, listing, sole, now, limits) for each in in_order]
@@ -120,7 +120,7 @@ def _step(
 ) -> Step:
     training = watched.training
     if training.stage is Stage.VERIFYING:
-        return _step_of_verified(watched, now, limits)
+        return _step_of_verifying(watched, now, limits)
     found = listing.find(training)
     if found is not None:
         return _step_of_found(watched, found, now, limits)
@@ -129,12 +129,12 @@ def _step(
         return _step_of_missing(watched, training.training_id, now, limits, is_absent=is_absent)
     if candidates := sole[training.ref]:
         return Identify(training, tuple(candidates), is_absent)
-    return _step_of_nameless(watched, now, limits, is_absent=is_absent)
+    return _step_without_id(watched, now, limits, is_absent=is_absent)
 
 
-def _step_of_verified(watched: Watched, now: datetime, limits: Limits) -> Step:
+def _step_of_verifying(watched: Watched, now: datetime, limits: Limits) -> Step:
     training = watched.training
-    # Without an id it cannot be given up; state may still know what to extract.
+    # Without an id it cannot be given up. State may have an output to extract.
     if training.training_id is not None and _is_hopeless(watched, now, limits):
         why = f"whether its model works is not known since {training.updated_at:%F %R} UTC"
         return _give_up(training, training.training_id, now, why)
@@ -144,7 +144,7 @@ def _step_of_verified(watched: Watched, now: datetime, limits: Limits) -> Step:
 def _step_of_found(watched: Watched, found: Training, now: datetime, limits: Limits) -> Step:
     training = watched.training
     if found.has_ended:
-        # A list need not show everything.
+        # The list may leave out the output.
         is_poor = found.status == TrainingStatus.SUCCEEDED and found.output is None
         return (
             Fetch(training, found.id)
@@ -166,10 +166,10 @@ def _step_of_missing(
     return Wait(watched.training, is_absent)
 
 
-def _step_of_nameless(watched: Watched, now: datetime, limits: Limits, *, is_absent: bool) -> Step:
+def _step_without_id(watched: Watched, now: datetime, limits: Limits, *, is_absent: bool) -> Step:
     training, looks = watched.training, watched.memory.absences + 1
     is_late = now >= limits.due_at(training) + 2 * limits.after
-    # If it runs, a webhook has come.
+    # In a later stage, a webhook has shown that it runs.
     if training.stage is Stage.REQUESTED and is_absent and is_late and looks >= _ENOUGH_LOOKS:
         return NeverStarted(training, f"Replicate was never asked to start it: it lists none, after {looks} looks")
     if _is_hopeless(watched, now, limits):
@@ -196,7 +196,3 @@ def _is_hopeless(watched: Watched, now: datetime, limits: Limits) -> bool:
 def _in_words(age: timedelta) -> str:
     hours = age / timedelta(hours=1)
     return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"  # noqa: PLR2004 (two days)
-
-
-def _has_no_id(training: Unfinished) -> bool:
-    return training.training_id is None

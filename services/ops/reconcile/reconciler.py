@@ -111,13 +111,13 @@ class Reconciler:
             ModelswapError: if a dependency is down. What was done until then is remembered.
 
         """
-        overdue, nameless, unfinished = await self._overdue(moment)
+        overdue, without_id, unfinished = await self._overdue(moment)
         memories = await self._store.recall([training.ref for training in overdue])
         watched = [Watched(training, memories.get(training.ref, Memory())) for training in overdue]
         due = [each for each in watched if is_due(each, moment, self._limits)]
         if due:
             is_due_too = {each.training.ref for each in due}
-            others = [training for training in nameless if training.ref not in is_due_too]
+            others = [training for training in without_id if training.ref not in is_due_too]
             with suppress(OutOfCalls):
                 steps = plan(due, await self._list(due), now=moment, limits=self._limits, others=others)
                 await self._take(steps, moment)
@@ -129,14 +129,14 @@ class Reconciler:
 
     async def _overdue(self, moment: datetime) -> tuple[list[Unfinished], list[Unfinished], set[UUID]]:
         """Return the overdue trainings, those without Replicate's id, and the refs of all that have not ended."""
-        overdue, nameless, unfinished = [], [], set()
+        overdue, without_id, unfinished = [], [], set()
         async for training in self._state.unfinished():
             unfinished.add(training.ref)
             if training.training_id is None:
-                nameless.append(training)
+                without_id.append(training)
             if self._limits.due_at(training) <= moment:
                 overdue.append(training)
-        return overdue, nameless, unfinished
+        return overdue, without_id, unfinished
 
     async def _list(self, due: Sequence[Watched]) -> Listing:
         """Replicate's list, as far back as is needed or can be afforded."""

@@ -78,10 +78,10 @@ class Limits:
     def due_at(self, training: Unfinished) -> datetime:
         """Return when *training* should have ended."""
         if training.stage is Stage.VERIFYING:
-            # Earlier, two extractions would run at a time, and both report a failure.
+            # Before that, a retry could still be underway: two extractions would run at a time.
             return training.updated_at + self.retries + self.after
         if training.training_id is None:
-            # However long it may run: until its id is known, no model that it makes can be told from another's.
+            # Without waiting for its expected end: until its id is known, its model cannot be identified.
             return min(training.requested_at + self.after, training.overdue_at or _NEVER)
         return training.overdue_at or self._begun_at(training) + self.after
 
@@ -94,20 +94,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What was done about a training before."""
+    """Earlier checks of a training, as stored."""
 
     looks: int = 0
-    #: How many of them saw that Replicate does not list it.
+    #: How many of them in a row did not find it in Replicate's list.
     absences: int = 0
     gets: int = 0
     asked_at: datetime | None = None
-    #: Not before this.
+    #: Time of the next check.
     look_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """An overdue training, and what was done about it."""
+    """An overdue training and its earlier checks."""
 
     training: Unfinished
     memory: Memory = Memory()

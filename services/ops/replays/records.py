@@ -62,7 +62,7 @@ class Progress:
 
     rules: Rules
     counts: Counts
-    #: Is a process publishing dead letters of it now?
+    #: Whether a process is publishing its dead letters now.
     is_claimed: bool
     rate_per_second: float
     #: When the next dead letter may go; changed by each claim.

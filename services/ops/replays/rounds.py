@@ -254,7 +254,7 @@ class Undoer:
 
 
 async def _each(aside: SetAside[K], waiting: Sequence[K], works: Mapping[K, Coroutine[Any, Any, None]]) -> Round:
-    """Do all *works* at the same time; one that fails is set aside. The errors of those that wait are told again."""
+    """Do all *works* concurrently and set aside those that fail. The result repeats the errors of *waiting* items."""
     results = await asyncio.gather(*map(without_stray_cancel, works.values()), return_exceptions=True)
     aside.settle(dict(zip(works, results, strict=True)))
     errors = [*results, *map(aside.error_of, waiting)]

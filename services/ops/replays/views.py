@@ -196,7 +196,7 @@ class ReplayedLetterView(BaseModel):
     previous: str | None
     predicted: Outcome | None
     predicted_detail: str
-    #: Did it go with another body than its own?
+    #: Whether it was sent with an edited body.
     edited: bool
     sent_at: datetime | None
     ended_at: datetime | None

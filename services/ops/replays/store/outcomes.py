@@ -1,4 +1,4 @@
-"""Outcomes of replayed dead letters, as state and the dead letters tell them. Edge."""
+"""Outcomes of replayed dead letters, from events of state and from new dead letters. Edge."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ORIGINS: Final = """
     JOIN ops.replay_letters r ON r.replay_id = m.replay_id AND r.letter = m.letter
     JOIN ops.letters l ON l.number = r.letter
 """
-# State's word stands above a failure: what was sent twice may have failed once.
+# State's outcome replaces a failure: of a dead letter that was sent twice, one copy may have failed.
 _SETTLE: Final = """
     UPDATE ops.replay_letters r SET
         outcome = s.outcome, detail = s.detail, user_id = s.user_id, stage = s.stage, generation = s.generation,
@@ -81,7 +81,7 @@ class Outcomes(ReplaySession):
         await self._change(work)
 
     async def note_rollbacks(self, rollbacks: Sequence[ModelReverted]) -> None:
-        """Audit rollbacks of users' models; each once, however often it is told."""
+        """Audit rollbacks of users' models, each once even if its event comes again."""
 
         async def work(connection: Connection) -> None:
             await connection.execute(_LOCK_AUDIT)
