@@ -28,6 +28,8 @@ from tests.proxy import Proxy, proxied
 DELIVERY_LIMIT: Final = 2
 TOKEN: Final = "token-of-the-product"
 NAME: Final = "test"
+#: What each snapshot says to ask the next one for.
+SINCE: Final = "2026-11-28T11:55:00Z"
 _PAGE_SIZE: Final = 2
 _PATIENCE_SECONDS: Final = 30
 
@@ -127,6 +129,11 @@ class OnRabbitMQ:
         return subscribe(self._url, subscription=self._name, events=events)
 
     @property
+    def asked(self) -> list[dict[str, str]]:
+        """The parameters of each page that the API answered."""
+        return self._api.asked
+
+    @property
     def _url(self) -> str:
         return self._amqp.url(self._broker.url)
 
@@ -192,16 +199,18 @@ class SnapshotApi:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             target = urlsplit(head.split()[1])
             query = {name: values[0] for name, values in parse_qs(target.query).items()}
-            self.asked.append(query)
+            if not self.is_broken:
+                self.asked.append(query)
             assert target.path == "/v1/models"
             assert f"Authorization: Bearer {TOKEN}\r\n" in head
             begin = int(query.get("cursor", 0))
             shown = [item_of(change) for change in self.changes.values()]
             more = str(begin + _PAGE_SIZE) if begin + _PAGE_SIZE < len(shown) else None
-            body = json.dumps({"items": shown[begin : begin + _PAGE_SIZE], "next_cursor": more}).encode()
+            items = shown[begin : begin + _PAGE_SIZE]
+            page = {"items": items, "next_cursor": more, "next_updated_since": SINCE}
+            body = json.dumps(page).encode()
             status = "500 Internal Server Error" if self.is_broken else "200 OK"
-            date = now().strftime("%a, %d %b %Y %H:%M:%S GMT")
-            writer.write(f"HTTP/1.1 {status}\r\nDate: {date}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
             await writer.drain()
 
 

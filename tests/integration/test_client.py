@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from modelswap_events import Change, ExtractionFailed, ModelActivated
-from tests.subscriber import DELIVERY_LIMIT, InMemory, Modelswap, activated, first, on_rabbitmq, withdrawn
+from tests.subscriber import DELIVERY_LIMIT, SINCE, InMemory, Modelswap, activated, first, on_rabbitmq, withdrawn
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -201,6 +201,25 @@ async def test_the_loop_goes_on_after_an_outage(modelswap):
         after = await waiting
 
     assert (before, after) == ([("ann", 1)], [("ann", 2)])
+
+
+async def test_after_an_outage_only_what_changed_since_is_asked_for(amqp_url):
+    async with on_rabbitmq(amqp_url) as modelswap, aclosing(aiter(modelswap.models())) as changes:
+        for user in ("ann", "ben", "cleo"):
+            modelswap.commit(activated(user, 1))
+        await first(changes, 3)
+        async with modelswap.away():
+            waiting = asyncio.create_task(first(changes, 1))
+            await asyncio.sleep(0)
+            await modelswap.publish(activated("ann", 2))
+        await waiting
+
+    assert [(page.get("updated_since"), page.get("cursor")) for page in modelswap.asked] == [
+        (None, None),
+        (None, "2"),
+        (SINCE, None),
+        (SINCE, "2"),
+    ]
 
 
 async def test_a_deleted_queue_is_replaced_by_snapshot_and_log(modelswap):

@@ -11,14 +11,13 @@ import asyncio
 import http.client
 import io
 import ssl
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from http import HTTPStatus
 from socket import socket
 from typing import Annotated, Final, cast
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from modelswap_events.change import Change
 from modelswap_events.errors import Away, Refused
@@ -28,7 +27,7 @@ from shared.contract.identity import ModelRef
 
 _SECONDS: Final = 30.0
 _LARGEST_BYTES: Final = 8 * 1024 * 1024
-_PAGE_SIZE: Final = 200
+_PAGE_SIZE: Final = 500
 #: Refusals that are over after a while.
 _NOT_NOW: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 
@@ -52,7 +51,8 @@ class _Item(BaseModel):
 
 class _Items(BaseModel):
     items: tuple[_Item, ...]
-    next_cursor: str | None = None
+    next_cursor: str | None
+    next_updated_since: AwareDatetime
 
 
 class HttpApi:
@@ -84,7 +84,7 @@ class HttpApi:
         try:
             async with asyncio.timeout(self._seconds):
                 raw = await self._ask(f"{self._path}/v1/models?{query}")
-            status, date, body = _read(raw)
+            status, body = _read(raw)
         except (OSError, TimeoutError, http.client.HTTPException, EOFError) as error:
             raise Away(f"{self._where} does not answer: {str(error) or type(error).__name__}") from error
         if status != HTTPStatus.OK:
@@ -95,7 +95,7 @@ class HttpApi:
             found = _Items.model_validate_json(body)
         except ValidationError as error:
             raise Away(f"{self._where} answers like another version of modelswap, or is another server") from error
-        return Page(tuple(item.change() for item in found.items), found.next_cursor, date)
+        return Page(tuple(item.change() for item in found.items), found.next_cursor, found.next_updated_since)
 
     async def _ask(self, target: str) -> bytes:
         """Return all that comes until the connection is closed."""
@@ -125,13 +125,8 @@ class _Received:
         return io.BytesIO(self._raw)
 
 
-def _read(raw: bytes) -> tuple[int, datetime | None, bytes]:
-    """Return status, date and body of a response; raise if a part of it is missing."""
+def _read(raw: bytes) -> tuple[int, bytes]:
+    """Return status and body of a response; raise if a part of it is missing."""
     response = http.client.HTTPResponse(cast(socket, _Received(raw)), method="GET")
     response.begin()
-    body = response.read()
-    try:
-        date = parsedate_to_datetime(response.headers["Date"])
-    except (TypeError, ValueError):
-        date = None
-    return response.status, date and date.astimezone(UTC), body
+    return response.status, response.read()

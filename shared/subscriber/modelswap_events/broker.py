@@ -26,7 +26,9 @@ from modelswap_events.ports import Next, Position
 
 log = logging.getLogger("modelswap_events")
 
-_LOG: Final = "modelswap.events.log"
+LOG: Final = "modelswap.events.log"
+#: A subscription's queue has its name after this.
+PREFIX: Final = "modelswap.subscription."
 _OFFSET: Final = "x-stream-offset"
 #: AMQP's reply code.
 _ACCESS_REFUSED: Final = 403
@@ -73,7 +75,7 @@ class RabbitBroker:
     def __init__(self, url: str, subscription: str) -> None:
         self._url = url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat={_HEARTBEAT_SECONDS}"
         self._name = f"modelswap-events {subscription}"
-        self._queue = f"modelswap.subscription.{subscription}"
+        self._queue = f"{PREFIX}{subscription}"
 
     async def attach(self, position: Position) -> RabbitLink:
         """As `ports.Broker` says."""
@@ -147,9 +149,9 @@ class RabbitLink:
         try:
             await self._consume(self._queue, _QUEUE_PREFETCH, {})
         except ChannelNotFoundEntity:
-            log.warning("RabbitMQ has no queue %s: reading %s instead, until there is one", self._queue, _LOG)
+            log.warning("RabbitMQ has no queue %s: reading %s instead, until there is one", self._queue, LOG)
             offset = position.value if isinstance(position, Next) else position
-            await self._consume(_LOG, _LOG_PREFETCH, {_OFFSET: offset})
+            await self._consume(LOG, _LOG_PREFETCH, {_OFFSET: offset})
             self.is_log = True
 
     async def _consume(self, queue: str, prefetch: int, arguments: dict[str, str | int | datetime]) -> None:

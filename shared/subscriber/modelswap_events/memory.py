@@ -39,6 +39,8 @@ class Memory:
         self.log: list[Stored] = []
         self.links: set[MemoryLink] = set()
         self.is_away = False
+        #: Set if the service under test has ended, so that nothing will be handled any more.
+        self.is_abandoned = False
         self._changed = asyncio.Event()
 
     def publish(self, headers: Mapping[str, object], body: bytes) -> None:
@@ -54,13 +56,26 @@ class Memory:
             link.is_open = False
             link.wake()
 
+    def abandon(self, _: object = None) -> None:
+        """Have `until_idle` wait no longer."""
+        self.is_abandoned = True
+        self.tell()
+
     def tell(self) -> None:
         """Wake `until_idle`."""
         self._changed.set()
 
     async def until_idle(self, subscription: str) -> None:
-        """Wait until a consumer of the subscription has acked everything."""
+        """
+        Wait until a consumer of the subscription has acked everything.
+
+        Raises:
+            RuntimeError: if the service under test has ended instead.
+
+        """
         while not any(link.is_idle for link in self.links if link.subscription == subscription):
+            if self.is_abandoned:
+                raise RuntimeError("the service has ended")
             self._changed.clear()
             await self._changed.wait()
 

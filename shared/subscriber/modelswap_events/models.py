@@ -20,8 +20,6 @@ from modelswap_events.feed import Feed, Handed, envelope_in
 from modelswap_events.network import NETWORK
 from modelswap_events.ports import NEXT, Link, Network, Page
 
-#: Longer than any transaction of modelswap runs, and than its servers' clocks differ.
-_MARGIN: Final = timedelta(minutes=10)
 _REFRESH: Final = timedelta(minutes=10)
 
 
@@ -66,7 +64,7 @@ class Models(Feed[Change]):
         #: The highest generation of each user that was handled.
         self._handled: dict[str, int] = {}
         #: Whatever changed before was handled.
-        self._complete_until: datetime | None = None
+        self._since: datetime | None = None
         self._was_answered = False
 
     async def _hand_out(self) -> AsyncGenerator[Handed[Change], None]:
@@ -84,7 +82,6 @@ class Models(Feed[Change]):
     async def _snapshot(self) -> AsyncGenerator[Handed[Change], None]:
         """Yield what has changed since the snapshot before; everything, if there was none."""
         page, is_complete = await self._page(None), True
-        began = page.answered_at
         while True:
             for change in page.changes:
                 if self._is_news(change):
@@ -94,8 +91,8 @@ class Models(Feed[Change]):
             if page.next_cursor is None:
                 break
             page = await self._page(page.next_cursor)
-        if is_complete and began is not None:
-            self._complete_until = began - _MARGIN
+        if is_complete:
+            self._since = page.next_updated_since
 
     async def _events(self, link: Link) -> AsyncGenerator[Handed[Change], None]:
         """Yield what arrives until the link is lost or the snapshot is due again."""
@@ -115,9 +112,7 @@ class Models(Feed[Change]):
             await message.ack()
 
     async def _page(self, cursor: str | None) -> Page:
-        page = await self._until_there(
-            lambda: self._api.get_page(self._complete_until, cursor), raises=not self._was_answered
-        )
+        page = await self._until_there(lambda: self._api.get_page(self._since, cursor), raises=not self._was_answered)
         self._was_answered = True
         return page
 

@@ -82,8 +82,8 @@ class Page:
 
     changes: tuple[Change, ...]
     next_cursor: str | None
-    #: When the API answered, by its own clock; None if it does not say.
-    answered_at: datetime | None
+    #: What to ask the next snapshot for, once this one is complete. The same on each of its pages.
+    next_updated_since: datetime
 
 
 class Api(Protocol):

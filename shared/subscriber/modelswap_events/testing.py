@@ -144,7 +144,9 @@ class FakeModelswap:
     @asynccontextmanager
     async def running(self, work: Coroutine[object, object, object]) -> AsyncIterator[None]:
         """Run *work*, such as your service's loop, until the end of the block; raise its error if it failed."""
+        self._memory.is_abandoned = False
         task = asyncio.create_task(work)
+        task.add_done_callback(self._memory.abandon)
         try:
             yield
         finally:
@@ -159,6 +161,7 @@ class FakeModelswap:
 
         Raises:
             TimeoutError: if that takes longer than so many *seconds*.
+            RuntimeError: if the service in `running` has ended instead.
 
         """
         async with asyncio.timeout(seconds):
