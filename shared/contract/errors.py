@@ -41,6 +41,10 @@ class TransientError(ModelswapError):
     code = "transient"
     #: Maximum number of attempts; None = as many as there are retry delays, plus one.
     max_attempts: int | None = None
+    #: Whether the handler decides when to give up: attempts are unlimited, and the last delay is repeated.
+    is_patient: bool = False
+    #: Minimum delay before the next attempt (Retry-After), or None.
+    retry_after_seconds: float | None = None
 
 
 class DependencyDown(TransientError):
@@ -56,7 +60,6 @@ class DependencyDown(TransientError):
 
     def __init__(self, message: str, *, retry_after_seconds: float | None = None, code: str | None = None) -> None:
         super().__init__(message, code=code)
-        #: How long the dependency asked us to wait (Retry-After), or None.
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 from shared.contract.errors import PermanentError, TransientError
@@ -37,12 +38,16 @@ def next_step(
     Decide what follows when *attempt* (1-based) failed with *error*.
 
     *chance* (0..1) is the jitter: it picks this step's delay or the one before it, because without a plugin a broker
-    offers only queues with a fixed delay.
+    offers only queues with a fixed delay. After the error's own Retry-After, the first delay of at least that length
+    is picked, or else the longest.
     """
-    limit = len(delays) + 1
+    limit: float = len(delays) + 1
+    retry_after = None
     match error:
         case PermanentError():
             return DeadLetter()
+        case TransientError(is_patient=True):
+            limit, retry_after = inf, error.retry_after_seconds
         case TransientError(max_attempts=int(own)):
             limit = min(limit, own)
         case TransientError():
@@ -51,7 +56,10 @@ def next_step(
             limit = min(limit, UNKNOWN_ERROR_ATTEMPTS)
     if attempt >= limit:
         return DeadLetter()
-    step = attempt - 1
+    step = min(attempt, len(delays)) - 1
+    if retry_after is not None:
+        long_enough = (each for each in delays[step:] if each.total_seconds() >= retry_after)
+        return RetryIn(next(long_enough, max(delays)), attempt + 1)
     if step > 0 and chance < _EARLIER_SHARE:
         step -= 1
     return RetryIn(delays[step], attempt + 1)
