@@ -11,6 +11,7 @@ from uuid import uuid4
 import asyncpg
 
 from services.cli.local.roles import LOGINS, login_url, make_roles
+from services.notifier import migrate as notifier
 from services.ops import migrate as ops
 from services.state import migrate as state
 
@@ -35,7 +36,7 @@ _DISCONNECT_OTHERS: Final = """
 _HAS_GROWN: Final = "SELECT pg_database_size(current_database()) > 12 * 1024 * 1024"
 _RESTART_SEQUENCES: Final = """
     SELECT setval(format('%I.%I', schemaname, sequencename), start_value, false) FROM pg_sequences
-    WHERE schemaname IN ('state', 'ops')
+    WHERE schemaname IN ('state', 'ops', 'notifier')
 """
 
 
@@ -55,7 +56,7 @@ async def new_database(server_url: str) -> AsyncIterator[str]:
     """One with the tables of the services."""
     async with empty_database(server_url) as url:
         await make_roles(_without_database(url), _PASSWORDS, database=_name(url))
-        for migrations in (state.MIGRATIONS, ops.MIGRATIONS):
+        for migrations in (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS):
             await migrations.apply(logged_in(url, "owner"))
         yield url
 
@@ -139,7 +140,9 @@ async def refuse(url: str, change: str, when: str) -> None:
 
 
 async def _tables(connection: asyncpg.Connection) -> list[str]:
-    rows = await connection.fetch("SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('state', 'ops')")
+    rows = await connection.fetch(
+        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('state', 'ops', 'notifier')"
+    )
     return [f"{row['schemaname']}.{row['tablename']}" for row in rows]
 
 

@@ -29,7 +29,7 @@ SERVICE_TOKEN: Final = "token-of-ops-at-state"
 OPS_TOKEN: Final = "token-of-an-operator"
 READER_TOKEN: Final = "token-of-a-reader"
 REPLICATE_TOKEN: Final = "r8_simulator"
-SERVICES: Final = ("receiver", "extractor", "state", "ops")
+SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 #: Eight processes that start at once on a busy machine take more than one minute.
 _READY_SECONDS: Final = 240
 
@@ -128,6 +128,8 @@ class Stack:
             "MODELSWAP_REPLICATE_API_TOKEN": REPLICATE_TOKEN,
             "MODELSWAP_WEBHOOK_SECRETS": WEBHOOK_SECRET,
             "MODELSWAP_REF_SECRETS": secrets.token_urlsafe(),
+            "MODELSWAP_WEBHOOK_MASTER_SECRETS": secrets.token_urlsafe(),
+            "MODELSWAP_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
             "MODELSWAP_API_TOKENS": f"{API_TOKEN},service/ops:{SERVICE_TOKEN}",
             "MODELSWAP_API_URL": self.url("state"),
             "MODELSWAP_EXTRACTOR_URL": self.url("extractor"),
@@ -137,7 +139,9 @@ class Stack:
             **{f"MODELSWAP_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
             **(settings or {}),
         }
-        logins = {name: {"MODELSWAP_DATABASE_URL": logged_in(database_url, name)} for name in ("state", "ops")}
+        logins = {
+            name: {"MODELSWAP_DATABASE_URL": logged_in(database_url, name)} for name in ("state", "ops", "notifier")
+        }
         self.processes = {
             name: Process(name, {**self.environment, **logins.get(name, {})}, folder / f"{name}.log")
             for name in SERVICES

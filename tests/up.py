@@ -19,7 +19,7 @@ import httpx
 from tests.proc import look_into
 from tests.stack import plain_client
 
-SERVICES: Final = ("receiver", "extractor", "state", "ops", "simulator")
+SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier", "simulator")
 _LAST_LINE: Final = "Ctrl-C stops everything."
 
 

@@ -20,6 +20,7 @@ class Process(StrEnum):
     EXTRACTOR = "extractor"
     STATE = "state"
     OPS = "ops"
+    NOTIFIER = "notifier"
     SIMULATOR = "simulator"
 
 

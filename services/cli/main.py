@@ -19,6 +19,7 @@ from services.cli.operators.commands import audit, dead_letters
 from services.cli.operators.replay_commands import reconcile, replays
 from services.cli.problem import exit_code, explain
 from services.cli.product.commands import models, trainings
+from services.cli.webhooks.commands import webhooks
 from shared.contract.errors import ModelswapError
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ for name, commands in (
     ("dead-letters", dead_letters),
     ("replays", replays),
     ("reconcile", reconcile),
+    ("webhooks", webhooks),
     ("config", config),
     ("db", db),
     ("topology", topology),

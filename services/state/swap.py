@@ -48,6 +48,7 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelRef
 from shared.contract.text import clean
+from shared.contract.topology import STATE_QUEUE
 from shared.contract.values import Cause, Effect
 
 #: Effect of a replay, by the stage it moved a training to. Any other move is `Effect.MOVED`.
@@ -234,6 +235,7 @@ class _Batch:
             ReplaySettled(
                 training_id=cause.event.training_id,
                 replay=replay,
+                queue=STATE_QUEUE,
                 settled_by=cause.id,
                 event=cause.event.key,
                 error=cause.event.error if isinstance(cause.event, ExtractionFailed) else None,

@@ -258,19 +258,22 @@ class ModelSuperseded(UserEvent):
 
 
 class ReplaySettled(Event):
-    """State handled a replayed message, with or without effect. One that fails becomes a dead letter instead."""
+    """A replayed message was handled, with or without effect. One that fails becomes a dead letter instead."""
 
     key = "replay.settled.v1"
     replay: str
     """The replay mark of the message."""
+    queue: str = ""
+    """Where the message was handled."""
     settled_by: str
     """Id of the event whose handling settled the replay, and that event's routing key."""
     event: str = ""
     error: str | None = None
     """Error code of that event, if it reports a failure."""
     effect: Effect
-    user_id: UserId
-    stage: str
+    user_id: UserId | None = None
+    """Null if it does not concern a user's model, such as the delivery of a webhook."""
+    stage: str = ""
     """The training's stage after it."""
     generation: int | None = None
     """The user's current model after it, and its generation; null if there is none."""
@@ -298,6 +301,19 @@ class ModelReverted(UserEvent):
     reason: str
 
 
+class DeliveryRequested(Event):
+    """A public event is to be delivered to a webhook endpoint."""
+
+    key = "delivery.requested.v1"
+    delivery_id: UUID
+    endpoint_id: UUID
+    sending: int = Field(gt=0)
+    """Rises when the delivery is sent again on request; earlier messages about it are then out of date."""
+
+    def fact(self) -> tuple[object, ...]:
+        return (self.delivery_id, self.sending)
+
+
 #: Every event by its routing key.
 EVENTS: Final[dict[str, type[Event]]] = {
     event.key: event
@@ -315,5 +331,8 @@ EVENTS: Final[dict[str, type[Event]]] = {
         ModelSuperseded,
         ReplaySettled,
         ModelReverted,
+        DeliveryRequested,
     )
 }
+#: The events that other services subscribe to.
+PUBLIC_EVENTS: Final = tuple(event for event in EVENTS.values() if event.exchange == EVENTS_EXCHANGE)

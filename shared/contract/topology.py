@@ -8,7 +8,9 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
                         ├─▶ modelswap.progress ──┼──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
                         └─▶ modelswap.ops ───────┤                                   ▲
     modelswap.events ──┬──▶ modelswap.state      │              receiver: a webhook that no event can be made of
+                       ├──▶ modelswap.notifier ──┤
                        └──▶ modelswap.events.log │              (a stream: every public event, for subscribers)
+    modelswap.training ───▶ modelswap.deliveries ┤
                                                  └─ retry: published to modelswap.delay.<d> with the queue's own name
                                                     as routing key; on expiry the default exchange brings it back
 
@@ -33,9 +35,10 @@ from datetime import timedelta
 from typing import Final
 
 from shared.contract.events import (
-    EVENTS,
     EVENTS_EXCHANGE,
+    PUBLIC_EVENTS,
     TRAINING_EXCHANGE,
+    DeliveryRequested,
     Event,
     ExtractionFailed,
     ExtractionRequested,
@@ -54,6 +57,12 @@ EXTRACTOR_QUEUE: Final = "modelswap.extractor"
 STATE_QUEUE: Final = "modelswap.state"
 PROGRESS_QUEUE: Final = "modelswap.progress"
 OPS_QUEUE: Final = "modelswap.ops"
+#: Public events, for the webhook endpoints that want them.
+NOTIFIER_QUEUE: Final = "modelswap.notifier"
+#: One message for each delivery to a webhook endpoint.
+DELIVERIES_QUEUE: Final = "modelswap.deliveries"
+#: The notifier's queues.
+WEBHOOK_QUEUES: Final = (NOTIFIER_QUEUE, DELIVERIES_QUEUE)
 DEAD_QUEUE: Final = "modelswap.dead"
 #: A stream with every public event.
 EVENTS_LOG: Final = "modelswap.events.log"
@@ -62,7 +71,7 @@ DEAD_EXCHANGE: Final = "modelswap.dead"
 RECEIVER: Final = "modelswap.receiver"
 
 #: Routing keys of dead letters: the queue or service that dead-lettered the message.
-_DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, RECEIVER)
+_DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, *WEBHOOK_QUEUES, RECEIVER)
 #: Ends crash loops; retries are counted by `x-attempt`. RabbitMQ counts each lost connection and each ack timeout (half
 #: an hour), so an outage of two days must not reach this limit.
 DELIVERY_LIMIT: Final = 100
@@ -191,7 +200,7 @@ def delay_name(delay: timedelta) -> str:
 def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLimits()) -> Topology:
     """Build the whole topology, with one delay queue for each distinct delay."""
     levels = sorted(set(delays))
-    work = {
+    work: dict[str, tuple[type[Event], ...]] = {
         EXTRACTOR_QUEUE: (TrainingSucceeded, ExtractionRequested),
         STATE_QUEUE: (
             TrainingStarted,
@@ -203,6 +212,8 @@ def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLi
         ),
         PROGRESS_QUEUE: (TrainingProgressed,),
         OPS_QUEUE: (ReplaySettled, ModelReverted),
+        NOTIFIER_QUEUE: PUBLIC_EVENTS,
+        DELIVERIES_QUEUE: (DeliveryRequested,),
     }
     return Topology(
         exchanges=(
@@ -218,15 +229,13 @@ def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLi
             Queue(PROGRESS_QUEUE, _lossy(), is_lossy=True),
             _work(OPS_QUEUE),
             Queue(EVENTS_LOG, _log(log_limits)),
+            _spilling(NOTIFIER_QUEUE),
+            _spilling(DELIVERIES_QUEUE),
             *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
         ),
         bindings=(
             *(Binding(event.exchange, queue, event.key) for queue, events in work.items() for event in events),
-            *(
-                Binding(EVENTS_EXCHANGE, EVENTS_LOG, key)
-                for key, event in EVENTS.items()
-                if event.exchange == EVENTS_EXCHANGE
-            ),
+            *(Binding(EVENTS_EXCHANGE, EVENTS_LOG, event.key) for event in PUBLIC_EVENTS),
             *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in _DYING),
             *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
         ),
@@ -246,6 +255,14 @@ def _work(name: str) -> Queue:
             "x-max-length": _MAX_LENGTH,
         },
     )
+
+
+def _spilling(name: str) -> Queue:
+    # A full queue must hold up neither the swaps, whose events it gets, nor the delay queues, whose messages return to
+    # it: its oldest messages become dead letters instead. RabbitMQ does that at most once, with this overflow.
+    arguments = {**_work(name).arguments, "x-overflow": "drop-head"}
+    del arguments["x-dead-letter-strategy"]
+    return Queue(name, arguments)
 
 
 def _delay(delay: timedelta) -> dict[str, str | int]:

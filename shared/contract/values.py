@@ -54,6 +54,7 @@ class Effect(StrEnum):
     SUPERSEDED = "superseded"  #: The model was verified, but a newer one is already current.
     MOVED = "moved"  #: The training's stage changed; the user's current model did not.
     NOTHING = "nothing"  #: No effect: the fact was already applied.
+    DELIVERED = "delivered"  #: A webhook endpoint accepted it, or the event was handed to the endpoints that want it.
 
 
 class ProgressSource(StrEnum):

@@ -18,6 +18,7 @@ from shared.runtime.setting_files import FILE
 from shared.runtime.setting_types import (
     Count,
     HeaderToken,
+    Networks,
     Port,
     Seconds,
     Secrets,
@@ -49,6 +50,8 @@ __all__ = [
     "DatabaseSettings",
     "ExtractorSettings",
     "ListenSettings",
+    "NotifierClientSettings",
+    "NotifierSettings",
     "OpsClientSettings",
     "OpsSettings",
     "ReceiverSettings",
@@ -141,6 +144,27 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     reconcile_give_up_seconds: Seconds = 259_200.0
 
 
+class NotifierSettings(BrokerSettings, DatabaseSettings):
+    """`services.notifier`."""
+
+    notifier_port: Port = 8084
+    #: As state's.
+    api_tokens: SomeTokens
+    #: Secrets that the signing secrets of webhook endpoints are derived from: the first makes new ones, all are used,
+    #: for rotation.
+    webhook_master_secrets: Annotated[Secrets, Field(min_length=1)]
+    #: Networks that webhooks may go to although they are not public, and without TLS: for tests.
+    webhook_allowed_networks: Networks = ()
+    #: Seconds for a webhook's whole request and the begin of its response.
+    webhook_timeout_seconds: Seconds = 15.0
+    #: Requests to one endpoint at a time, of each process; one while it fails.
+    webhook_requests_per_endpoint: Annotated[int, Field(gt=0, le=1000)] = 8
+    #: Requests to all endpoints at a time; 65,535 is AMQP's limit of a prefetch count.
+    webhook_concurrency: Annotated[int, Field(gt=0, le=65_535)] = 256
+    #: Seconds after which a delivery that fails is given up: three days.
+    webhook_give_up_seconds: Seconds = 259_200.0
+
+
 class SimulatorSettings(Settings):
     """`services.simulator`."""
 
@@ -172,6 +196,14 @@ class OpsClientSettings(Settings):
     ops_tokens: SomeTokens
 
 
+class NotifierClientSettings(Settings):
+    """Commands that call the API of webhook endpoints."""
+
+    #: URL of `services.notifier`.
+    notifier_url: Url = "http://127.0.0.1:8084"
+    api_tokens: SomeTokens
+
+
 class TriggerSettings(ReplicateSettings):
     """`modelswap trigger`, which posts webhooks."""
 
@@ -192,10 +224,18 @@ PROCESSES: Final[dict[str, type[Settings]]] = {
     "extractor": ExtractorSettings,
     "state": StateSettings,
     "ops": OpsSettings,
+    "notifier": NotifierSettings,
     "simulator": SimulatorSettings,
 }
 #: Settings of the commands of `modelswap`.
-CLIENTS: Final = (ClientSettings, OpsClientSettings, TriggerSettings, ListenSettings, TopologySettings)
+CLIENTS: Final = (
+    ClientSettings,
+    NotifierClientSettings,
+    OpsClientSettings,
+    TriggerSettings,
+    ListenSettings,
+    TopologySettings,
+)
 #: Variables with our prefix that are read by tools and tests.
 _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_", "MODELSWAP_UP_FOLDER")
 

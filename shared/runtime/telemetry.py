@@ -50,3 +50,10 @@ failed_rounds: Final = Counter("modelswap_failed_rounds_total", "Rounds of a loo
 set_aside: Final = Gauge(
     "modelswap_set_aside", "Items of a loop that failed, and are retried after growing pauses.", ["loop"]
 )
+webhook_attempts: Final = Counter(
+    "modelswap_webhook_attempts_total", "Requests to webhook endpoints, by what became of the delivery.", ["result"]
+)
+#: Alert on it: their deliveries wait until somebody enables them again.
+webhook_endpoints_disabled: Final = Gauge(
+    "modelswap_webhook_endpoints_disabled", "Webhook endpoints that were disabled because they are gone or failing."
+)

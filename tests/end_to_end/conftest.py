@@ -124,7 +124,8 @@ def simulator(walk: tuple[Stack, Simulator]) -> Simulator:
 
 @pytest.fixture
 def settings(stack: Stack) -> dict[str, str]:
-    urls = {"MODELSWAP_OPS_URL": stack.url("ops"), "MODELSWAP_RECEIVER_URL": stack.url("receiver")}
+    names = {"OPS": "ops", "NOTIFIER": "notifier", "RECEIVER": "receiver"}
+    urls = {f"MODELSWAP_{name}_URL": stack.url(process) for name, process in names.items()}
     return {**stack.environment, **urls}
 
 

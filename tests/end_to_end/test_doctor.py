@@ -197,7 +197,7 @@ CASES: Final = {
 
 def seen(stack: Stack) -> dict[str, str]:
     """The environment of a command on this stack."""
-    urls = {"OPS_URL": stack.url("ops"), "RECEIVER_URL": stack.url("receiver")}
+    urls = {"OPS_URL": stack.url("ops"), "NOTIFIER_URL": stack.url("notifier"), "RECEIVER_URL": stack.url("receiver")}
     return {**stack.environment, **{f"MODELSWAP_{name}": url for name, url in urls.items()}}
 
 
@@ -221,10 +221,10 @@ async def test_what_is_broken_is_named_with_its_remedy(name: str, stack: Stack, 
 
 
 async def test_processes_that_are_not_started_yet_are_no_fault(stack: Stack):
-    with free_ports(4) as ports:
-        names = ("API_URL", "OPS_URL", "RECEIVER_URL", "EXTRACTOR_URL")
+    with free_ports(5) as ports:
+        names = ("API_URL", "OPS_URL", "NOTIFIER_URL", "RECEIVER_URL", "EXTRACTOR_URL")
         nowhere = {f"MODELSWAP_{name}": f"http://127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
     findings = await examine(seen(stack) | nowhere)
 
     told: dict[str, Finding] = {finding.check: finding for finding in findings}
-    assert {told[name].status for name in ("receiver", "extractor", "state", "ops")} == {WARNING}
+    assert {told[name].status for name in ("receiver", "extractor", "state", "ops", "notifier")} == {WARNING}

@@ -294,7 +294,7 @@ async def test_no_secret_is_in_any_log(servers: Urls, tmp_path: Path):
         secrets = [stack.environment[f"MODELSWAP_{name}"] for name in names]
         secrets += [
             logged_in(servers.database_url, name).partition("@")[0].rpartition(":")[2]
-            for name in ("owner", "state", "ops")
+            for name in ("owner", "state", "ops", "notifier")
         ]
         stopped = {name: process.stop() for name, process in stack.processes.items()}
         logged = "\n".join(process.log.read_text() for process in stack.processes.values())

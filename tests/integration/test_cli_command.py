@@ -124,7 +124,7 @@ def test_a_webhook_that_nothing_can_sign_is_not_sent(capsys):
 def test_when_nobody_answers_one_line_says_so_and_one_says_what_to_do(typed, seen, monkeypatch, capsys):
     monkeypatch.setenv("MODELSWAP_AMQP_URL", "amqp://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_DATABASE_URL", "postgresql://127.0.0.1:1/x")
-    for login in ("OWNER", "STATE", "OPS"):
+    for login in ("OWNER", "STATE", "OPS", "NOTIFIER"):
         monkeypatch.setenv(f"POSTGRES_{login}_PASSWORD", "a-password")
     monkeypatch.setenv("MODELSWAP_API_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_API_TOKENS", "t" * 16)
@@ -208,7 +208,7 @@ def test_the_doctor_says_of_each_missing_thing_what_to_do(monkeypatch, capsys):
 
 
 def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(monkeypatch, capsys):
-    names = ("OPS", "REPLICATE_API", "API", "EXTRACTOR", "RECEIVER", "PUBLIC")
+    names = ("OPS", "NOTIFIER", "REPLICATE_API", "API", "EXTRACTOR", "RECEIVER", "PUBLIC")
     for name, url in {"AMQP": "amqp", "DATABASE": "postgresql", **dict.fromkeys(names, "http")}.items():
         monkeypatch.setenv(f"MODELSWAP_{name}_URL", f"{url}://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_OPS_TOKENS", "t" * 16)
@@ -223,7 +223,8 @@ def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(mo
         "database": ("wrong", "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         "migrations": ("warning", "fix the database first"),
         **{
-            name: ("warning", f"start it: modelswap serve {name}") for name in ("receiver", "extractor", "state", "ops")
+            name: ("warning", f"start it: modelswap serve {name}")
+            for name in ("receiver", "extractor", "state", "ops", "notifier")
         },
         "queues": ("warning", "fix the broker first"),
         "outbox": ("warning", "fix the database first"),

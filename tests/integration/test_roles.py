@@ -14,11 +14,12 @@ import pytest
 
 from services.cli.local.roles import LOGINS, PASSWORDS, find_passwords, login_url, make_roles
 from services.cli.problem import Problem
+from services.notifier import migrate as notifier
 from services.ops import migrate as ops
 from services.state import migrate as state
 from tests.servers import private_servers
 
-SERVICES = ("state", "ops")
+SERVICES = ("state", "ops", "notifier")
 GIVEN = {login: f"password-of-{login}" for login in LOGINS}
 
 
@@ -48,7 +49,7 @@ async def server(folder: Path) -> AsyncIterator[Server]:
     with private_servers(print, rabbitmq=None, state=folder, durable=False, postgres_options=options) as private:
         made = Server(private.database_url, folder / "postgres/log")
         await make_roles(made.url, GIVEN)
-        for migrations in (state.MIGRATIONS, ops.MIGRATIONS):
+        for migrations in (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS):
             await migrations.apply(made.login("owner"))
         yield made
 
@@ -101,6 +102,9 @@ async def test_no_role_is_more_than_it_needs(superuser, login):
         *((login, "SELECT rolpassword FROM pg_authid") for login in LOGINS),
         *(("state", f"SELECT * FROM {table}") for table in ("ops.letters", "ops.audit", "ops.replays")),
         *(("ops", f"SELECT * FROM state.{table}") for table in ("user_models", "trainings", "outbox")),
+        *((login, "SELECT * FROM notifier.endpoints") for login in ("state", "ops")),
+        *(("notifier", f"SELECT * FROM {table}") for table in ("state.user_models", "ops.letters")),
+        ("notifier", "UPDATE notifier.events SET body = ''"),
         ("state", "CREATE TABLE state.t ()"),
         ("state", "DELETE FROM state.model_history"),
         ("state", "UPDATE state.model_history SET reason = ''"),

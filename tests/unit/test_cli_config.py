@@ -96,7 +96,7 @@ def test_every_form_of_an_address_that_postgres_knows_is_taken(address):
 def test_who_heeds_a_setting_is_said():
     assert entry("MODELSWAP_HOST", {}).processes == ("all",)
     assert entry("MODELSWAP_REF_SECRETS", {}).processes == ("receiver", "state", "ops")
-    assert entry("MODELSWAP_API_TOKENS", {}).processes == ("extractor", "state", "ops", "cli")
+    assert entry("MODELSWAP_API_TOKENS", {}).processes == ("extractor", "state", "ops", "notifier", "cli")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from services.cli.product import models
 from services.cli.product.models import print_model
 from services.cli.product.trainings import print_training
 from services.cli.table import Column, fit, print_facts, print_list, print_table
+from services.notifier.views import DeliveryStatus, DeliveryView, EndpointStatus, EndpointView
 from services.ops.letters.views import AuditView, GroupView, LetterLine, LetterStatus, LetterView
 from services.ops.reconcile.views import RecoveryView
 from services.ops.replays.plan import Outcome, Status
@@ -209,6 +210,33 @@ OVERDUE = RecoveryView(
 JUDGED = Judged(
     Past(training_id=TRAINING, user_id=USER, model=EARLIER, letter=104_217), Verdict.DIFFERENT, MODEL, "version", TEXT
 )
+ENDPOINT = EndpointView(
+    number=7,
+    id=REF,
+    url=f"https://hooks.example.com/{'x' * 40}",
+    events=["model.activated.v1", "model.withdrawn.v1"],
+    description=TEXT,
+    created_at=AT[0],
+    status=EndpointStatus.FAILING,
+    status_at=AT[1],
+    failing_since=AT[2],
+    last_success_at=AT[3],
+    old_secret_until=None,
+)
+DELIVERY = DeliveryView(
+    number=7,
+    id=REPLAY,
+    endpoint_id=REF,
+    event_id=str(UUID(int=7)),
+    event="model.activated.v1",
+    status=DeliveryStatus.RETRYING,
+    status_at=AT[1],
+    created_at=AT[0],
+    attempts=12,
+    response_status=500,
+    response=TEXT,
+    took_ms=1234,
+)
 SETTING = config.Entry(
     "MODELSWAP_REPLICATE_VERIFICATION_PATIENCE_SECONDS",
     f"https://hooks.example.com/{'x' * 90}",
@@ -226,6 +254,8 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.operators.replay_text.REPLAYS": (REPLAYED, {"replay"}),
     "services.cli.operators.replay_text.LETTERS": (OF_REPLAY, {"dead letter"}),
     "services.cli.operators.reconcile.TRAININGS": (OVERDUE, {"training"}),
+    "services.cli.webhooks.endpoints.ENDPOINTS": (ENDPOINT, {"endpoint"}),
+    "services.cli.webhooks.endpoints.DELIVERIES": (DELIVERY, {"delivery"}),
     "services.cli.backtest.outputs.TRAININGS": (JUDGED, {"training"}),
     "services.cli.backtest.outputs.LETTERS": (JUDGED, {"dead letter", "training"}),
     "services.cli.backtest.outputs.GROUPS": (

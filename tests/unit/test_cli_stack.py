@@ -10,7 +10,7 @@ from shared.runtime.settings import PROCESSES, ReceiverSettings, SettingsError
 PRIVATE = {
     "MODELSWAP_AMQP_URL": "amqp://mq",
     "MODELSWAP_DATABASE_URL": "postgresql://db",
-    **{f"MODELSWAP_{name}": text for name, text in generated(bytes(range(112))).items()},
+    **{f"MODELSWAP_{name}": text for name, text in generated(bytes(range(136))).items()},
 }
 
 
@@ -27,7 +27,7 @@ def test_each_process_is_given_its_own_login_to_the_database():
 
     given = {name: everything.environment_of(name)["MODELSWAP_DATABASE_URL"] for name in everything.services}
 
-    nothing = {"simulator": "", "receiver": "", "extractor": ""}
+    nothing = {"simulator": "", "receiver": "", "extractor": "", "notifier": ""}
     assert given == {"state": "postgresql://s@db", "ops": "postgresql://o@db", **nothing}
 
 
@@ -38,16 +38,16 @@ def test_without_logins_all_processes_share_the_given_one():
 
 
 def test_generated_secrets_all_differ():
-    made = generated(bytes(range(112)))
+    made = generated(bytes(range(136)))
 
-    assert len(set(made.values())) == len(made) == 4
+    assert len(set(made.values())) == len(made) == 5
 
 
 def test_the_simulator_takes_replicates_place_and_runs_first():
     planned = plan({**PRIVATE, "MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}, simulator=True)
 
     receiver = ReceiverSettings.load(planned.environment)
-    assert planned.services == ("simulator", "receiver", "extractor", "state", "ops")
+    assert planned.services == ("simulator", "receiver", "extractor", "state", "ops", "notifier")
     assert receiver.replicate_api_url == planned.urls["simulator"] == "http://127.0.0.1:8090"
     assert receiver.replicate_api_token is not None
     assert receiver.replicate_api_token.get_secret_value() == "r8_simulator"
@@ -59,7 +59,7 @@ def test_the_simulator_takes_replicates_place_and_runs_first():
 def test_without_it_replicate_is_asked():
     planned = plan({**PRIVATE, "MODELSWAP_REPLICATE_API_TOKEN": "r8_real"}, simulator=False)
 
-    assert planned.services == ("receiver", "extractor", "state", "ops")
+    assert planned.services == ("receiver", "extractor", "state", "ops", "notifier")
     assert "MODELSWAP_REPLICATE_API_URL" not in planned.environment
     assert planned.environment["MODELSWAP_REPLICATE_API_TOKEN"] == "r8_real"
 
@@ -89,6 +89,7 @@ def test_all_mistakes_of_all_processes_are_named_once():
     assert [line.split()[0].rstrip(":") for line in lines[1:]] == [
         *("MODELSWAP_AMQP_URL", "MODELSWAP_REF_SECRETS"),
         *("MODELSWAP_DATABASE_URL", "MODELSWAP_STATE_PORT", "MODELSWAP_API_TOKENS", "MODELSWAP_OPS_TOKENS"),
+        "MODELSWAP_WEBHOOK_MASTER_SECRETS",
     ]
 
 
@@ -120,6 +121,7 @@ def test_another_terminal_gets_every_setting_quoted():
     assert lines == [
         ["export", "MODELSWAP_API_TOKENS=it's $HOME"],
         ["export", "MODELSWAP_API_URL=http://127.0.0.1:8081"],
+        ["export", "MODELSWAP_NOTIFIER_URL=http://127.0.0.1:8084"],
         ["export", "MODELSWAP_OPS_URL=http://127.0.0.1:8083"],
         ["export", "MODELSWAP_RECEIVER_URL=http://127.0.0.1:8080"],
     ]

@@ -31,6 +31,8 @@ COMMANDS = {
     *("replays resume", "replays cancel", "replays undo"),
     *("trainings re-extract", "dead-letters try", "reconcile status"),
     *("docs asyncapi", "docs openapi", "docs schemas"),
+    *(f"webhooks {name}" for name in ("list", "add", "show", "edit", "remove", "rotate-secret", "test", "deliveries")),
+    "webhooks resend",
 }
 
 

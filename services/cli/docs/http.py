@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
+from services.notifier.api import create_api as notifier_api
 from services.ops.api import create_api as ops_api
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.reconcile.api import reconciliation_router
@@ -39,8 +40,12 @@ def _ops() -> Api:
     )
 
 
+def _notifier() -> Api:
+    return notifier_api(_NOTHING, _NOTHING, allowed=(), tokens=())
+
+
 #: How to create each documented API, by the name of its process. All are mounted at ``/v1``.
-APIS: Final[Mapping[str, Callable[[], Api]]] = {"state": _state, "ops": _ops}
+APIS: Final[Mapping[str, Callable[[], Api]]] = {"state": _state, "ops": _ops, "notifier": _notifier}
 
 
 def openapi(process: str) -> Document:

@@ -71,7 +71,7 @@ def _processes(field: str) -> tuple[str, ...]:
     if field in Settings.model_fields:
         return ("all",)
     owners: list[tuple[str, type[Settings]]] = [*PROCESSES.items(), *(("cli", client) for client in CLIENTS)]
-    return tuple(process for process, owner in owners if field in owner.model_fields)
+    return tuple(dict.fromkeys(process for process, owner in owners if field in owner.model_fields))
 
 
 def _shown(value: object) -> object:

@@ -4,7 +4,7 @@
     modelswap_owner        owns the database and applies the migrations; nothing else uses it
     modelswap_state_login  login of services.state; has the rights of modelswap_state
     modelswap_state        cannot log in; the migrations grant its rights
-    modelswap_ops_login, modelswap_ops  the same for services.ops
+    modelswap_ops_login, modelswap_ops  the same for services.ops; and modelswap_notifier_login, modelswap_notifier
 
 In Python and not a script of psql (2026-11): docker-compose.yml, `modelswap up --embedded` and the tests all use it;
 psql is not everywhere; and a database of an earlier version gets the rights of this one at the next start.
@@ -29,9 +29,15 @@ PASSWORDS: Final = {
     "owner": "POSTGRES_OWNER_PASSWORD",
     "state": "POSTGRES_STATE_PASSWORD",
     "ops": "POSTGRES_OPS_PASSWORD",
+    "notifier": "POSTGRES_NOTIFIER_PASSWORD",
 }
-LOGINS: Final = {"owner": "modelswap_owner", "state": "modelswap_state_login", "ops": "modelswap_ops_login"}
-_RIGHTS: Final = {"state": "modelswap_state", "ops": "modelswap_ops"}
+LOGINS: Final = {
+    "owner": "modelswap_owner",
+    "state": "modelswap_state_login",
+    "ops": "modelswap_ops_login",
+    "notifier": "modelswap_notifier_login",
+}
+_RIGHTS: Final = {"state": "modelswap_state", "ops": "modelswap_ops", "notifier": "modelswap_notifier"}
 #: The default of Postgres.
 _ITERATIONS: Final = 4096
 _SALT_BYTES: Final = 16
@@ -46,7 +52,7 @@ def find_passwords(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def login_url(url: str, login: str, password: str, *, database: str = DATABASE) -> str:
-    """Return *url* for *login* ("owner", "state" or "ops"), without the user that it names."""
+    """Return *url* for *login* ("owner", "state", "ops" or "notifier"), without the user that it names."""
     address = urlsplit(url)
     servers = address.netloc.rpartition("@")[2]
     netloc = f"{LOGINS[login]}:{quote(password, safe='')}@{servers}"
@@ -79,7 +85,7 @@ def _statements(passwords: Mapping[str, str], database: str) -> Iterator[str]:
     yield f"ALTER DATABASE {database} OWNER TO {LOGINS['owner']}"
     # By default every role may connect to every database, and make temporary tables there.
     yield f"REVOKE ALL ON DATABASE {database}, postgres, template1 FROM PUBLIC"
-    yield f"GRANT CONNECT ON DATABASE {database} TO {LOGINS['state']}, {LOGINS['ops']}"
+    yield f"GRANT CONNECT ON DATABASE {database} TO {', '.join(LOGINS[login] for login in _RIGHTS)}"
 
 
 def _verifier(password: str, salt: bytes) -> str:

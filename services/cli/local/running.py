@@ -10,10 +10,19 @@ from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding,
 from services.cli.local.health import Health, get_health, get_oldest_deliveries, reach_receiver
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, Problem
-from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, STATE_QUEUE
+from shared.contract.topology import (
+    DEAD_QUEUE,
+    DELIVERIES_QUEUE,
+    EXTRACTOR_QUEUE,
+    NOTIFIER_QUEUE,
+    OPS_QUEUE,
+    PROGRESS_QUEUE,
+    STATE_QUEUE,
+)
 from shared.runtime.setting_types import Url
 from shared.runtime.settings import (
     STATE_URL,
+    NotifierClientSettings,
     OpsClientSettings,
     OpsSettings,
     Settings,
@@ -28,6 +37,7 @@ _CONSUMERS: Final = {
     "extractor": (EXTRACTOR_QUEUE,),
     "state": (STATE_QUEUE, PROGRESS_QUEUE),
     "ops": (OPS_QUEUE, DEAD_QUEUE),
+    "notifier": (NOTIFIER_QUEUE, DELIVERIES_QUEUE),
 }
 
 
@@ -38,6 +48,7 @@ class _Addresses(Settings):
     extractor_url: Url = OpsSettings.model_fields["extractor_url"].default
     api_url: Url = STATE_URL
     ops_url: Url = OpsClientSettings.model_fields["ops_url"].default
+    notifier_url: Url = NotifierClientSettings.model_fields["notifier_url"].default
 
     def by_process(self) -> dict[str, str]:
         return {
@@ -45,6 +56,7 @@ class _Addresses(Settings):
             "extractor": self.extractor_url,
             "state": self.api_url,
             "ops": self.ops_url,
+            "notifier": self.notifier_url,
         }
 
 

@@ -12,6 +12,7 @@ from services.cli.events.subscription import broker_problems
 from services.cli.local.stack import Environment
 from services.cli.output import tell
 from services.cli.table import Column, print_list
+from services.notifier import migrate as notifier
 from services.ops import migrate as ops
 from services.state import migrate as state
 from shared.contract.topology import Topology
@@ -38,7 +39,7 @@ DIFFERENCES: Final[Sequence[Column[str]]] = (
     Column("what", lambda line: line.partition(": ")[0]),
     Column("difference", lambda line: line.partition(": ")[2], is_prose=True),
 )
-_SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS)
+_SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS)
 
 
 async def migrate(environment: Environment) -> list[str]:

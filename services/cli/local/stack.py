@@ -19,7 +19,7 @@ from shared.runtime.settings import (
     all_settings,
 )
 
-SERVICES: Final = ("receiver", "extractor", "state", "ops")
+SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 SIMULATOR: Final = "simulator"
 _URL: Final = "REPLICATE_API_URL"
 _AUTH: Final = "REPLICATE_API_TOKEN"
@@ -79,12 +79,13 @@ def completed(environment: Environment, settings: Mapping[str, str]) -> dict[str
 
 
 def generated(random: bytes) -> dict[str, str]:
-    """Return the secrets of a private stack, made from 112 *random* bytes."""
+    """Return the secrets of a private stack, made from 136 *random* bytes."""
     return {
         "API_TOKENS": random[:24].hex(),
         "REF_SECRETS": random[24:56].hex(),
         "SIMULATOR_WEBHOOK_SECRET": "whsec_" + base64.b64encode(random[56:88]).decode(),
         "OPS_TOKENS": random[88:112].hex(),
+        "WEBHOOK_MASTER_SECRETS": random[112:136].hex(),
     }
 
 
@@ -100,7 +101,7 @@ def plan(environment: Environment, *, simulator: bool, logins: Mapping[str, str]
 
 def exports(environment: Environment) -> str:
     """Return the shell commands that give another terminal the settings of this stack."""
-    asked = {"API_URL": "state", "OPS_URL": "ops", "RECEIVER_URL": "receiver"}
+    asked = {"API_URL": "state", "NOTIFIER_URL": "notifier", "OPS_URL": "ops", "RECEIVER_URL": "receiver"}
     urls = {name: url_of(environment, service) for name, service in asked.items()}
     everything = overridden(environment, urls)
     given = {name: text for name, text in everything.items() if name.startswith(PREFIX) and text}

@@ -43,7 +43,14 @@ Say = Callable[[str], object]
 
 #: Not a setting: the address of RabbitMQ's own console.
 _MANAGEMENT: Final = "RABBITMQ_MANAGEMENT_URL"
-_COLOURS: Final = {"receiver": "cyan", "extractor": "magenta", "state": "green", "ops": "yellow", "simulator": "blue"}
+_COLOURS: Final = {
+    "receiver": "cyan",
+    "extractor": "magenta",
+    "state": "green",
+    "ops": "yellow",
+    "notifier": "red",
+    "simulator": "blue",
+}
 
 
 def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
@@ -220,7 +227,7 @@ def _welcome(everything: Plan, hint: str, restart: str) -> str:
 
 def _secrets(state: Path | None) -> dict[str, str]:
     """Return the secrets of a private stack: those kept in *state*, and new ones for the missing."""
-    made = generated(secrets.token_bytes(112)) | {name: secrets.token_hex(24) for name in PASSWORDS.values()}
+    made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in PASSWORDS.values()}
     file = state / "secrets.json" if state else None
     if file is not None:
         made |= json.loads(file.read_text()) if file.exists() else {}

@@ -1,9 +1,10 @@
 """
 What the answers of other services mean for a replayed dead letter. Pure.
 
-A dead letter's outcome comes in one of two ways:
+A dead letter's outcome comes in one of three ways:
 
     state says it       `ReplaySettled`: swapped, superseded, moved, or nothing
+    the notifier does   `ReplaySettled`: delivered, or nothing; only of dead letters of its own queues
     a dead letter       it failed again, at the same queue or at one further on
 """
 
@@ -23,7 +24,7 @@ from shared.contract.events import (
 )
 from shared.contract.preview import Refusal
 from shared.contract.text import clean
-from shared.contract.topology import STATE_QUEUE
+from shared.contract.topology import STATE_QUEUE, WEBHOOK_QUEUES
 from shared.contract.values import Effect
 
 #: The training's stage while its model is being looked for.
@@ -32,6 +33,9 @@ _VERIFYING: Final = "verifying"
 
 def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
     """Return whether *settled* is the outcome of a dead letter of *queue*, not only a step on the way to it."""
+    if settled.queue in WEBHOOK_QUEUES or queue in WEBHOOK_QUEUES:
+        # What follows from a replay is delivered to webhook endpoints, too.
+        return settled.queue == queue
     match settled.event:
         case ExtractionFailed.key if settled.error == DESTINATION_UNKNOWN:
             # State requests the extraction again now, unless there is nothing to extract.
@@ -87,16 +91,21 @@ def refused(refusal: Refusal, *, error_code: str) -> LetterOutcome:
 def describe(event: ReplaySettled) -> str:
     """Describe an outcome."""
     match event.effect:
+        case Effect.NOTHING if event.queue in WEBHOOK_QUEUES:
+            said = "out of date: delivered before, sent again, or its endpoint is disabled or removed"
         case Effect.SWAPPED:
-            return f"user {event.user_id}: {model_name(event.previous)} → {model_name(event.model)}"
+            said = f"user {event.user_id}: {model_name(event.previous)} → {model_name(event.model)}"
         case Effect.SUPERSEDED if event.model is None:
-            return f"superseded: the model of user {event.user_id} was withdrawn after this training was requested"
+            said = f"superseded: the model of user {event.user_id} was withdrawn after this training was requested"
         case Effect.SUPERSEDED:
-            return f"superseded: user {event.user_id} uses a newer one, {model_name(event.model)}"
+            said = f"superseded: user {event.user_id} uses a newer one, {model_name(event.model)}"
         case Effect.MOVED:
-            return f"the training is {event.stage} now; user {event.user_id} keeps {model_name(event.model)}"
+            said = f"the training is {event.stage} now; user {event.user_id} keeps {model_name(event.model)}"
+        case Effect.DELIVERED:
+            said = "delivered"
         case Effect.NOTHING:
-            return f"the training was {event.stage} already; user {event.user_id} keeps {model_name(event.model)}"
+            said = f"the training was {event.stage} already; user {event.user_id} keeps {model_name(event.model)}"
+    return said
 
 
 def model_name(model: object) -> str:

@@ -30,7 +30,10 @@ from shared.replicate.translate import translate
 from shared.replicate.webhook_url import origin_from_headers
 
 #: These identify the event and its user, so they cannot be edited.
-_IDS: Final = ("training_id", "ref", "called_ref", "request_id", "user_id", "replay", "settled_by")
+_IDS: Final = (
+    *("training_id", "ref", "called_ref", "request_id", "user_id", "replay", "settled_by"),
+    *("delivery_id", "endpoint_id", "sending"),
+)
 #: Whose model it is: proven by our signature. If the dead letter has none, state knows it, and it may be edited.
 _DESTINATION: Final = "destination"
 #: Headers of the earlier attempts.

@@ -15,10 +15,17 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from services.ops.letters.views import LetterStatus
-from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE
+from shared.contract.topology import (
+    EXTRACTOR_QUEUE,
+    OPS_QUEUE,
+    PROGRESS_QUEUE,
+    RECEIVER,
+    STATE_QUEUE,
+    WEBHOOK_QUEUES,
+)
 
 #: Queues whose dead letters can be replayed.
-REPLAYABLE: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, RECEIVER)
+REPLAYABLE: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, *WEBHOOK_QUEUES, RECEIVER)
 #: Within a step, fewer outcomes than this are too few to judge by a share.
 _ENOUGH_OUTCOMES: Final = 10
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
@@ -50,6 +57,7 @@ class Outcome(StrEnum):
     SUPERSEDED = "superseded"  #: Its model works, but a newer one was live already.
     MOVED = "moved"  #: Its training is at another stage now; the user's model is as it was.
     NOTHING = "nothing"  #: It changed nothing: its effect was there before.
+    DELIVERED = "delivered"  #: A webhook endpoint accepted it, or its event was handed to the endpoints.
     FAILED = "failed"
     CANCELED = "canceled"  #: It did not go.
     SKIPPED = "skipped"  #: It could not be part of this replay.

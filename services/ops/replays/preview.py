@@ -18,7 +18,7 @@ from services.ops.replays.plan import Outcome
 from shared.contract.errors import DependencyDown, Malformed, ModelswapError
 from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed
 from shared.contract.preview import Answer, Message, Refusal
-from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER
+from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER, WEBHOOK_QUEUES
 
 log = structlog.get_logger()
 
@@ -59,6 +59,9 @@ async def _ask(letter: StoredLetter, mark: ReplayMark, services: Services) -> Le
         if isinstance(said, Malformed):
             raise said
         return LetterOutcome(Outcome.MOVED, "what it says is written down")
+    if letter.queue in WEBHOOK_QUEUES:
+        message_of(letter, mark).decode()
+        return LetterOutcome(Outcome.DELIVERED, "it is delivered again; whether it is accepted, only that shows")
     if letter.queue != RECEIVER:
         return await _follow(
             letter, message_of(letter, mark), services, is_for_extractor=letter.queue == EXTRACTOR_QUEUE

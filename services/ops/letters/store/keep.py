@@ -8,6 +8,7 @@ from uuid import UUID
 
 from services.ops.letters.letter import DeadLetter, ReplayMark
 from services.ops.session import Session
+from shared.contract.topology import WEBHOOK_QUEUES
 from shared.runtime.postgres import Connection, Pool
 
 #: Called, in the same transaction, when a replayed dead letter failed again: the replay, the number, the error.
@@ -80,8 +81,10 @@ class Archiving(Session):
             if new:
                 await connection.execute(_KEEP, *_columns(map(_new_row, new.values())))
             for letter in letters:
-                if letter.mark is not None:
-                    await self._failed(connection, letter.mark.replay_id, letter.mark.letter, letter.failure.text)
+                # A webhook that follows from a replay tells nothing about it.
+                mark, is_webhook = letter.mark, letter.failure.queue in WEBHOOK_QUEUES
+                if mark is not None and (mark.letter in returned or not is_webhook):
+                    await self._failed(connection, mark.replay_id, mark.letter, letter.failure.text)
 
         await self._transaction(work)
 

@@ -1,0 +1,1 @@
+"""Commands on webhook endpoints and their deliveries."""

@@ -1,0 +1,159 @@
+"""Commands on webhook endpoints and their deliveries."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from services.cli.choices import Format
+from services.cli.options import DryRun, Limit, Output, Yes, group, run_async
+
+webhooks = group(
+    """
+    Webhook endpoints: public events over HTTP.
+
+    \b
+    modelswap webhooks add https://hooks.example.com/modelswap --events model.activated.v1
+      shows the signing secret, once
+    modelswap webhooks test ENDPOINT
+      delivers a test
+    modelswap webhooks deliveries ENDPOINT
+      what came of it
+    """
+)
+
+Endpoint = Annotated[str, typer.Argument(help="Its id.")]
+Events = typer.Option("--events", metavar="EVENTS", help="Which events: model.activated.v1,model.withdrawn.v1 …")
+Description = typer.Option("--description", help="What it is for.")
+
+
+@webhooks.command("list")
+def webhooks_list(limit: Limit = 50, output: Output = Format.TABLE) -> None:
+    """List endpoints, newest first."""
+    from services.cli.webhooks.endpoints import list_endpoints
+
+    run_async(list_endpoints(limit=limit, output=output))
+
+
+@webhooks.command("add")
+def webhooks_add(
+    url: Annotated[str, typer.Argument(help="An https address on the public internet.")],
+    events: Annotated[str, Events],
+    description: Annotated[str, Description] = "",
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Add an endpoint, and show its signing secret.
+
+    Example: modelswap webhooks add https://hooks.example.com/modelswap --events model.activated.v1,model.withdrawn.v1
+    """
+    from services.cli.webhooks.endpoints import add
+
+    run_async(add(url, events, description, output))
+
+
+@webhooks.command("show")
+def webhooks_show(endpoint: Endpoint, output: Output = Format.TABLE) -> None:
+    """Show one endpoint."""
+    from services.cli.webhooks.endpoints import show
+
+    run_async(show(endpoint, output))
+
+
+@webhooks.command("edit")
+def webhooks_edit(
+    *,
+    endpoint: Endpoint,
+    url: Annotated[str | None, typer.Option(help="Another address.")] = None,
+    events: Annotated[str | None, Events] = None,
+    description: Annotated[str | None, Description] = None,
+    enabled: Annotated[
+        bool | None,
+        typer.Option("--enable/--pause", help="Let deliveries go on, also after it was disabled; or let them wait."),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Change an endpoint. What is not given stays as it is.
+
+    Example: modelswap webhooks edit 5f0e6b1c-2f0a-4c1e-9a55-6d6f64737770 --enable
+    """
+    from services.cli.webhooks.endpoints import edit
+
+    run_async(edit(endpoint, url=url, events=events, description=description, enabled=enabled, output=output))
+
+
+@webhooks.command("remove")
+def webhooks_remove(endpoint: Endpoint, *, yes: Yes = False, output: Output = Format.TABLE) -> None:
+    """
+    Remove an endpoint.
+
+    Deliveries that it has not got yet are lost.
+    """
+    from services.cli.webhooks.endpoints import remove
+
+    run_async(remove(endpoint, yes=yes, output=output))
+
+
+@webhooks.command("rotate-secret")
+def webhooks_rotate_secret(endpoint: Endpoint, output: Output = Format.TABLE) -> None:
+    """
+    Make a new signing secret, and show it.
+
+    For a day, webhooks are signed with the one before as well.
+    """
+    from services.cli.webhooks.endpoints import rotate_secret
+
+    run_async(rotate_secret(endpoint, output))
+
+
+@webhooks.command("test")
+def webhooks_test(endpoint: Endpoint, output: Output = Format.TABLE) -> None:
+    """Deliver a test event, which is no fact about a user."""
+    from services.cli.webhooks.endpoints import send_test
+
+    run_async(send_test(endpoint, output))
+
+
+@webhooks.command("deliveries")
+def webhooks_deliveries(
+    endpoint: Endpoint,
+    status: Annotated[
+        str | None, typer.Option("--status", help="waiting, queued, retrying, delivered or failed.")
+    ] = None,
+    limit: Limit = 20,
+    output: Output = Format.TABLE,
+) -> None:
+    """List an endpoint's deliveries, newest first."""
+    from services.cli.webhooks.endpoints import list_deliveries
+
+    run_async(list_deliveries(endpoint, status=status, limit=limit, output=output))
+
+
+@webhooks.command("resend")
+def webhooks_resend(
+    *,
+    endpoint: Endpoint,
+    delivery: Annotated[str | None, typer.Argument(help="Its id; or select several with --since.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="All that failed since then: 24h, 7d …")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Since then also those that were delivered.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """
+    Deliver again: one delivery, or all that failed since a time.
+
+    Example: modelswap webhooks resend 5f0e6b1c-2f0a-4c1e-9a55-6d6f64737770 --since 24h
+    """
+    from services.cli.webhooks.endpoints import resend_one, resend_since
+
+    if (delivery is None) == (since is None):
+        raise typer.BadParameter("name a delivery, or a time with --since", param_hint="DELIVERY")
+    if delivery is not None:
+        run_async(resend_one(endpoint, delivery, output))
+    else:
+        run_async(resend_since(endpoint, since or "", everything=everything, dry_run=dry_run, yes=yes, output=output))

@@ -1,0 +1,166 @@
+"""Webhook endpoints and their deliveries: requests to the notifier's API."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from services.cli.choices import Format
+from services.cli.client import Api, Body, segment
+from services.cli.confirm import confirm
+from services.cli.options import timestamp
+from services.cli.problem import Problem
+from services.cli.table import Column, print_list, print_one
+from services.notifier.views import DeliveryView, EndpointView, Resent, SecretView
+from shared.contract.answers import Page
+from shared.runtime.settings import NotifierClientSettings
+from shared.runtime.tokens import read_token
+
+_PATH: Final = "/v1/webhook-endpoints"
+
+ENDPOINTS: Final[Sequence[Column[EndpointView]]] = (
+    Column("endpoint", lambda each: each.id),
+    Column("status", lambda each: each.status, 1),
+    Column("url", lambda each: each.url, 2),
+    Column("events", lambda each: ", ".join(each.events), 3),
+    Column("failing since", lambda each: each.failing_since, 4),
+    Column("last success", lambda each: each.last_success_at, 6),
+    Column("description", lambda each: each.description, 5, is_prose=True),
+)
+DELIVERIES: Final[Sequence[Column[DeliveryView]]] = (
+    Column("delivery", lambda each: each.id),
+    Column("status", lambda each: each.status, 1),
+    Column("event", lambda each: each.event, 3),
+    Column("webhook-id", lambda each: each.event_id, 6),
+    Column("tries", lambda each: each.attempts, 5),
+    Column("answer", lambda each: each.response_status, 2),
+    Column("ms", lambda each: each.took_ms, 7),
+    Column("made", lambda each: each.created_at, 4),
+    Column("text", lambda each: each.response, 8, is_prose=True),
+)
+
+
+class Webhooks(Api):
+    """The API of webhook endpoints."""
+
+    _name = "the notifier's API"
+    _url_setting = "MODELSWAP_NOTIFIER_URL"
+    _auth_setting = "MODELSWAP_API_TOKENS"
+    _list = "modelswap webhooks list"
+
+    async def edit(self, endpoint: str, body: Body) -> EndpointView:
+        return await self._ask(EndpointView, "PATCH", _at(endpoint), body=body)
+
+    async def remove(self, endpoint: str) -> EndpointView:
+        return await self._ask(EndpointView, "DELETE", _at(endpoint))
+
+
+@asynccontextmanager
+async def notifier() -> AsyncIterator[Webhooks]:
+    """The notifier's API, with the address and the token of the environment."""
+    settings = NotifierClientSettings.load(os.environ)
+    async with Webhooks(settings.notifier_url, read_token(settings.api_tokens[0].get_secret_value()).secret) as api:
+        yield api
+
+
+def _at(endpoint: str, *more: str) -> str:
+    return "/".join([_PATH, segment(endpoint), *more])
+
+
+async def list_endpoints(*, limit: int, output: Format) -> None:
+    async with notifier() as api:
+        found = await api.list(Page[EndpointView], _PATH, limit=limit)
+    print_list(found, ENDPOINTS, output, empty="there are no webhook endpoints", limit=limit)
+
+
+async def add(url: str, events: str, description: str, output: Format) -> None:
+    body: Body = {"url": url, "events": [*_events(events)], "description": description}
+    async with notifier() as api:
+        made = await api.post(SecretView, _PATH, body, then="modelswap webhooks add --help")
+    _print(made, output)
+
+
+async def show(endpoint: str, output: Format) -> None:
+    async with notifier() as api:
+        _print(await api.get(EndpointView, _at(endpoint)), output)
+
+
+async def edit(
+    endpoint: str,
+    *,
+    url: str | None,
+    events: str | None,
+    description: str | None,
+    enabled: bool | None,
+    output: Format,
+) -> None:
+    """Change what is given."""
+    given: Body = {
+        "url": url,
+        "events": None if events is None else [*_events(events)],
+        "description": description,
+        "status": None if enabled is None else "enabled" if enabled else "paused",
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        raise Problem("say what is to change", then="modelswap webhooks edit --help")
+    async with notifier() as api:
+        _print(await api.edit(endpoint, changes), output)
+
+
+async def remove(endpoint: str, *, yes: bool, output: Format) -> None:
+    async with notifier() as api:
+        found = await api.get(EndpointView, _at(endpoint))
+        if not yes:
+            confirm(f"{found.url} gets no webhooks any more", "Remove it?", then="modelswap webhooks list")
+        _print(await api.remove(endpoint), output)
+
+
+async def rotate_secret(endpoint: str, output: Format) -> None:
+    async with notifier() as api:
+        _print(await api.post(SecretView, _at(endpoint, "rotate-secret")), output)
+
+
+async def send_test(endpoint: str, output: Format) -> None:
+    async with notifier() as api:
+        _print(await api.post(DeliveryView, _at(endpoint, "test")), output)
+
+
+async def list_deliveries(endpoint: str, *, status: str | None, limit: int, output: Format) -> None:
+    async with notifier() as api:
+        found = await api.list(Page[DeliveryView], _at(endpoint, "deliveries"), {"status": status}, limit=limit)
+    print_list(found, DELIVERIES, output, empty="there are no such deliveries", limit=limit)
+
+
+async def resend_one(endpoint: str, delivery: str, output: Format) -> None:
+    then = f"modelswap webhooks deliveries {shlex.quote(endpoint)}"
+    async with notifier() as api:
+        _print(
+            await api.post(DeliveryView, _at(endpoint, "deliveries", segment(delivery), "resend"), then=then), output
+        )
+
+
+async def resend_since(
+    endpoint: str, since: str, *, everything: bool, dry_run: bool, yes: bool, output: Format
+) -> None:
+    """Show how many deliveries it would be, ask, and deliver them again."""
+    body: Body = {"since": timestamp(since), "all": everything}
+    path = _at(endpoint, "resend")
+    async with notifier() as api:
+        done = await api.post(Resent, path, {**body, "dry_run": not yes})
+        if not dry_run and not yes and done.deliveries:
+            confirm(f"{done.deliveries} deliveries are sent again", "Send them?", then="modelswap webhooks deliveries")
+        if not dry_run and not yes:
+            done = await api.post(Resent, path, {**body})
+    print_one(done, output, data=done)
+
+
+def _events(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _print(found: EndpointView | DeliveryView, output: Format) -> None:
+    print_one(((name, value) for name, value in found if name != "number"), output, data=found)

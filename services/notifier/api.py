@@ -1,0 +1,205 @@
+"""The API of webhook endpoints. Edge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from operator import attrgetter
+from typing import Any, Final, Protocol
+from uuid import UUID, uuid4
+
+from services.notifier.addresses import Network, UnusableUrl, check_url
+from services.notifier.message import StoredEvent, make_test
+from services.notifier.signing import Seed, Signer
+from services.notifier.views import (
+    AddEndpoint,
+    DeliveryStatus,
+    DeliveryView,
+    EditEndpoint,
+    EndpointView,
+    NoDelivery,
+    NoEndpoint,
+    Resend,
+    Resent,
+    SecretView,
+)
+from shared.contract.answers import Mistake, Page
+from shared.contract.errors import ModelswapError
+from shared.contract.idempotency import IdempotencyKey, KeyReused
+from shared.runtime.clock import now
+from shared.runtime.description import raises
+from shared.runtime.http import Api, Cursor, Invalid, Key, Limit, from_cursor, new_api, page_of
+from shared.runtime.tokens import Token
+
+#: Status by class of error. Any other error is a bug.
+_STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NoEndpoint: HTTPStatus.NOT_FOUND,
+    NoDelivery: HTTPStatus.NOT_FOUND,
+}
+_TAG: Final = "webhook endpoints"
+_DESCRIPTION: Final = """
+Each request needs a bearer token: one of `MODELSWAP_API_TOKENS`. A reader's token can change nothing.
+
+Webhooks are signed as Standard Webhooks says; their body is a CloudEvent in structured mode. With an `Idempotency-Key`,
+a write can be repeated if its answer was lost: it is done once, and answered again.
+"""
+#: How long the secret before a rotation signs as well.
+_OLD_SECRET: Final = timedelta(days=1)
+_SALT_BYTES: Final = 32
+
+
+class Store(Protocol):
+    """The store."""
+
+    async def add_endpoint(
+        self, wanted: AddEndpoint, seed: Seed, key: IdempotencyKey | None
+    ) -> tuple[EndpointView, Seed]: ...
+
+    async def find_endpoint(self, endpoint_id: UUID) -> EndpointView | None: ...
+
+    async def list_endpoints(self, *, before: int | None, limit: int) -> Sequence[EndpointView]: ...
+
+    async def edit_endpoint(self, endpoint_id: UUID, wanted: EditEndpoint) -> EndpointView: ...
+
+    async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView: ...
+
+    async def rotate_secret(
+        self, endpoint_id: UUID, seed: Seed, *, old_until: datetime, key: IdempotencyKey | None
+    ) -> tuple[EndpointView, Seed]: ...
+
+    async def add_test(self, endpoint_id: UUID, event: StoredEvent, key: IdempotencyKey | None) -> DeliveryView: ...
+
+    async def list_deliveries(
+        self, endpoint_id: UUID, *, status: DeliveryStatus | None, before: int | None, limit: int
+    ) -> Sequence[DeliveryView]: ...
+
+    async def resend(self, endpoint_id: UUID, delivery_id: UUID, key: IdempotencyKey | None) -> DeliveryView: ...
+
+    async def resend_since(
+        self, endpoint_id: UUID, since: datetime, *, with_delivered: bool, key: IdempotencyKey | None
+    ) -> int: ...
+
+    async def count_since(self, endpoint_id: UUID, since: datetime, *, with_delivered: bool) -> int: ...
+
+
+def create_api(store: Store, signer: Signer, *, allowed: Sequence[Network], tokens: Sequence[Token]) -> Api:
+    """The API, to be mounted at ``/v1``; *allowed* as in `addresses.check_url`."""
+    api = new_api(
+        title="modelswap webhooks",
+        summary="Get public events over HTTP.",
+        description=_DESCRIPTION,
+        tags={_TAG: "Where events are delivered, which ones, and what came of each delivery."},
+        tokens=tokens,
+        statuses=_STATUS,
+    )
+    routes = _Routes(store, signer, allowed)
+    path = "/webhook-endpoints"
+    one = path + "/{endpoint_id}"
+
+    def add(method: str, at: str, operation: Callable[..., Any], model: Any, status: int = 200) -> None:
+        api.add_api_route(at, operation, methods=[method], tags=[_TAG], response_model=model, status_code=status)
+
+    add("POST", path, routes.add_endpoint, SecretView, 201)
+    add("GET", path, routes.list_endpoints, Page[EndpointView])
+    add("GET", one, routes.get_endpoint, EndpointView)
+    add("PATCH", one, routes.edit_endpoint, EndpointView)
+    add("DELETE", one, routes.remove_endpoint, EndpointView)
+    add("POST", f"{one}/rotate-secret", routes.rotate_secret, SecretView)
+    add("POST", f"{one}/test", routes.test_endpoint, DeliveryView, 202)
+    add("GET", f"{one}/deliveries", routes.list_deliveries, Page[DeliveryView])
+    add("POST", f"{one}/deliveries/{{delivery_id}}/resend", routes.resend_delivery, DeliveryView, 202)
+    add("POST", f"{one}/resend", routes.resend_deliveries, Resent, 202)
+    return api
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    store: Store
+    signer: Signer
+    allowed: Sequence[Network]
+
+    @raises(KeyReused)
+    async def add_endpoint(self, body: AddEndpoint, key: Key = None) -> SecretView:
+        """Add an endpoint. Its signing secret is in this response only."""
+        self._check(body.url)
+        idempotency = IdempotencyKey.of(key, {"add": body.model_dump(mode="json")})
+        view, seed = await self.store.add_endpoint(body, self._new_seed(), idempotency)
+        return SecretView.of(view, self.signer.secret_of(seed))
+
+    async def list_endpoints(self, limit: Limit = 50, cursor: Cursor = None) -> Page[EndpointView]:
+        """Endpoints, newest first."""
+        found = await self.store.list_endpoints(before=from_cursor(cursor), limit=limit + 1)
+        return page_of(found, limit, attrgetter("number"))
+
+    @raises(NoEndpoint)
+    async def get_endpoint(self, endpoint_id: UUID) -> EndpointView:
+        """One endpoint."""
+        found = await self.store.find_endpoint(endpoint_id)
+        if found is None:
+            raise NoEndpoint(f"there is no webhook endpoint {endpoint_id}")
+        return found
+
+    @raises(NoEndpoint)
+    async def edit_endpoint(self, endpoint_id: UUID, body: EditEndpoint) -> EndpointView:
+        """Change an endpoint: what is not given stays as it is."""
+        if body.url:
+            self._check(body.url)
+        return await self.store.edit_endpoint(endpoint_id, body)
+
+    @raises(NoEndpoint)
+    async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView:
+        """Remove an endpoint with its deliveries, and show it once more; those not delivered yet never are."""
+        return await self.store.remove_endpoint(endpoint_id)
+
+    @raises(NoEndpoint, KeyReused)
+    async def rotate_secret(self, endpoint_id: UUID, key: Key = None) -> SecretView:
+        """Make a new signing secret, which is in this response only. The one before signs as well for a day."""
+        idempotency = IdempotencyKey.of(key, {"rotate": str(endpoint_id)})
+        view, seed = await self.store.rotate_secret(
+            endpoint_id, self._new_seed(), old_until=now() + _OLD_SECRET, key=idempotency
+        )
+        return SecretView.of(view, self.signer.secret_of(seed))
+
+    @raises(NoEndpoint, KeyReused)
+    async def test_endpoint(self, endpoint_id: UUID, key: Key = None) -> DeliveryView:
+        """Deliver an event of type `dev.modelswap.webhook.test.v1`; the deliveries show what comes of it."""
+        event = make_test(uuid4(), endpoint_id, now())
+        return await self.store.add_test(endpoint_id, event, IdempotencyKey.of(key, {"test": str(endpoint_id)}))
+
+    @raises(NoEndpoint)
+    async def list_deliveries(
+        self, endpoint_id: UUID, status: DeliveryStatus | None = None, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[DeliveryView]:
+        """Deliveries of an endpoint, newest first; they are kept for 30 days."""
+        before = from_cursor(cursor)
+        found = await self.store.list_deliveries(endpoint_id, status=status, before=before, limit=limit + 1)
+        return page_of(found, limit, attrgetter("number"))
+
+    @raises(NoEndpoint, NoDelivery, KeyReused)
+    async def resend_delivery(self, endpoint_id: UUID, delivery_id: UUID, key: Key = None) -> DeliveryView:
+        """Deliver an event again, with the same `webhook-id`, whatever came of it so far."""
+        idempotency = IdempotencyKey.of(key, {"resend": str(endpoint_id), "delivery": str(delivery_id)})
+        return await self.store.resend(endpoint_id, delivery_id, idempotency)
+
+    @raises(NoEndpoint, KeyReused)
+    async def resend_deliveries(self, endpoint_id: UUID, body: Resend, key: Key = None) -> Resent:
+        """Deliver all failed events since a time again; with `all`, also those that were delivered."""
+        if body.dry_run:
+            count = await self.store.count_since(endpoint_id, body.since, with_delivered=body.all)
+            return Resent(deliveries=count, dry_run=True)
+        idempotency = IdempotencyKey.of(key, {"resend": str(endpoint_id), **body.model_dump(mode="json")})
+        count = await self.store.resend_since(endpoint_id, body.since, with_delivered=body.all, key=idempotency)
+        return Resent(deliveries=count)
+
+    def _check(self, url: str) -> None:
+        try:
+            check_url(url, self.allowed)
+        except UnusableUrl as error:
+            raise Invalid(Mistake(pointer="#/url", detail=str(error))) from error
+
+    def _new_seed(self) -> Seed:
+        return self.signer.new_seed(os.urandom(_SALT_BYTES))

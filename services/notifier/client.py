@@ -1,0 +1,164 @@
+"""
+Posts webhooks to addresses that others chose. Edge.
+
+The name is looked up and all its addresses are checked at each attempt, and the connection goes to one of the checked
+addresses: a name that leads elsewhere later (DNS rebinding) changes nothing. TLS still checks the certificate against
+the name. No redirect is followed, no proxy used, no connection kept, no body decompressed. A request ends after its
+time limit, however slowly the response comes; only the beginning of a response is read, and headers are limited by the
+HTTP library to 100 KiB.
+
+httpcore and not httpx, because httpx offers no way to choose the address (2026-11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any, Final, Protocol
+
+import httpcore
+import httpx
+
+from services.notifier.addresses import Network, NotPublic, is_allowed
+from services.notifier.attempts import Answer
+from shared.contract.text import clean
+
+_SECONDS: Final = 15.0
+#: For the beginning of the body, which is only shown.
+_BODY_SECONDS: Final = 1.0
+_BODY_BYTES: Final = 4096
+_MOST_ADDRESSES: Final = 4
+
+
+class Resolve(Protocol):
+    """Looks up the IP addresses of a name."""
+
+    async def __call__(self, host: str, port: int, /) -> Sequence[str]: ...
+
+
+async def look_up(host: str, port: int) -> Sequence[str]:
+    """
+    Look up *host* in a thread of its own.
+
+    Not in a pool of threads (the event loop's has four): a slow name server would delay the look-ups of all others.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Sequence[str]] = loop.create_future()
+
+    def finish(result: Sequence[str] | OSError) -> None:
+        if found.done():
+            return  # out of time
+        if isinstance(result, OSError):
+            found.set_exception(result)
+        else:
+            found.set_result(result)
+
+    def work() -> None:
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            result: Sequence[str] | OSError = list(dict.fromkeys(str(info[4][0]) for info in infos))
+        except OSError as error:
+            result = error
+        except ValueError:  # a label that is too long for IDNA
+            result = OSError(f"{host} is no host name")
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(finish, result)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await found
+
+
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Connects to checked addresses only."""
+
+    def __init__(self, resolve: Resolve, allowed: Sequence[Network], *, is_tls: bool) -> None:
+        self._resolve = resolve
+        self._allowed = allowed
+        self._is_tls = is_tls
+        self._sockets = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 (the library's interface)
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        found = await self._resolve(host, port)
+        for address in found:
+            if not is_allowed(ip_address(address), self._allowed, is_tls=self._is_tls):
+                raise NotPublic(f"{host} leads to {address}, which is not on the public internet")
+        error: Exception = OSError(f"{host} has no address")
+        for address in found[:_MOST_ADDRESSES]:
+            try:
+                return await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as failure:
+                error = failure
+        raise error
+
+
+class Client:
+    """Posts webhooks."""
+
+    def __init__(
+        self,
+        *,
+        allowed: Sequence[Network] = (),
+        resolve: Resolve = look_up,
+        tls: ssl.SSLContext | None = None,
+        seconds: float = _SECONDS,
+    ) -> None:
+        """*allowed* networks may be called although they are not public, and without TLS: for tests."""
+        self._allowed = allowed
+        self._resolve = resolve
+        self._tls = tls or httpx.create_ssl_context(trust_env=False)
+        self._seconds = seconds
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Post *body*; return the response, or why there is none."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        def took_ms() -> int:
+            return round((clock() - began) * 1000)
+
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._post(url, body, headers, took_ms)
+        except TimeoutError:
+            return Answer(None, f"no response within {self._seconds:g} s", took_ms())
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, NotPublic) as error:
+            said = str(error) or type(error).__name__
+            return Answer(None, clean(said, _BODY_BYTES), took_ms())
+
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str], took_ms: Callable[[], int]) -> Answer:
+        network = _CheckedNetwork(self._resolve, self._allowed, is_tls=url.startswith("https:"))
+        sent = {"user-agent": "modelswap-webhooks", "accept-encoding": "identity", **headers}
+        async with (
+            httpcore.AsyncConnectionPool(
+                ssl_context=self._tls, network_backend=network, max_keepalive_connections=0
+            ) as pool,
+            pool.stream("POST", url, headers=list(sent.items()), content=body) as response,
+        ):
+            ms = took_ms()
+            told = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
+            text = await _beginning(response.aiter_stream())
+            return Answer(response.status, text, ms, told.decode("latin-1"))
+
+
+async def _beginning(parts: AsyncIterable[bytes]) -> str:
+    """Read the beginning of a body; what is not there soon, or not readable, is left out."""
+    found = bytearray()
+    with suppress(TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in parts:
+                found += part[:_BODY_BYTES]
+                if len(found) >= _BODY_BYTES:
+                    break
+    return clean(bytes(found[:_BODY_BYTES]).decode("utf-8", "replace"), _BODY_BYTES)

@@ -1,0 +1,143 @@
+"""Store events with their deliveries, and the ends of attempts. Edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from services.notifier.attempts import End, Sending
+from services.notifier.message import StoredEvent
+from services.notifier.signing import Seed, Seeds
+from services.notifier.store.session import Session
+from services.notifier.views import DeliveryStatus, EndpointStatus
+from shared.contract.events import DeliveryRequested
+from shared.runtime import telemetry
+from shared.runtime.postgres import Connection, Record
+
+#: An endpoint is disabled when all its attempts failed for so long.
+FAILING_AFTER: Final = timedelta(days=5)
+
+# An event that no endpoint wants is not stored.
+_ADD_EVENTS: Final = """
+    INSERT INTO notifier.events (id, type, training_id, trace, body)
+    SELECT *
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::json[], $5::text[]) AS n (id, type, training_id, trace, body)
+    WHERE EXISTS (SELECT FROM notifier.endpoints p WHERE n.type = ANY (p.events))
+    ON CONFLICT (id) DO NOTHING
+"""
+_ADD_DELIVERIES: Final = """
+    INSERT INTO notifier.deliveries (endpoint_id, event_id)
+    SELECT p.id, n.id
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS n (id, type, position)
+    JOIN notifier.endpoints p ON n.type = ANY (p.events)
+    JOIN notifier.events e ON e.id = n.id
+    ORDER BY n.position
+    ON CONFLICT (endpoint_id, event_id) DO NOTHING
+"""
+_FIND: Final = """
+    SELECT d.sent_at, e.id AS event_id, e.type, e.body, p.url, p.status, p.not_before, p.salt, p.master, p.old_salt,
+           p.old_master, p.old_until
+    FROM notifier.deliveries d
+    JOIN notifier.events e ON e.id = d.event_id
+    JOIN notifier.endpoints p ON p.id = d.endpoint_id
+    WHERE d.id = $1 AND d.sending = $2 AND d.status <> 'delivered'
+"""
+# Messages about it are out of date from now on.
+_HOLD: Final = """
+    UPDATE notifier.deliveries
+    SET status = 'waiting', status_at = clock_timestamp(), sending = sending + 1, sent_at = NULL
+    WHERE id = $1 AND sending = $2 AND status <> 'delivered'
+"""
+_END: Final = """
+    UPDATE notifier.deliveries
+    SET status = $3, status_at = $4, attempts = attempts + 1, response_status = $5, response = $6, took_ms = $7
+    WHERE id = $1 AND sending = $2 AND status <> 'delivered'
+"""
+# Written at most once a minute while all is well.
+_NOTE_SUCCESS: Final = """
+    UPDATE notifier.endpoints SET last_success_at = $2, failing_since = NULL, not_before = NULL
+    WHERE id = $1 AND (failing_since IS NOT NULL OR not_before IS NOT NULL OR last_success_at IS NULL
+                       OR last_success_at < $2::timestamptz - interval '1 minute')
+"""
+_NOTE_FAILURE: Final = """
+    WITH old AS (SELECT id, status FROM notifier.endpoints WHERE id = $1 FOR NO KEY UPDATE)
+    UPDATE notifier.endpoints p SET
+        failing_since = coalesce(p.failing_since, $2),
+        not_before    = greatest(p.not_before, $3),
+        status        = CASE
+            WHEN p.status <> 'enabled' THEN p.status
+            WHEN $4::boolean THEN 'gone'
+            WHEN p.failing_since <= $2::timestamptz - $5::interval THEN 'failing'
+            ELSE p.status END
+    FROM old
+    WHERE p.id = old.id
+    RETURNING p.status, p.status <> old.status AS is_new
+"""
+_NOTE_STATUS: Final = "UPDATE notifier.endpoints SET status_at = $2 WHERE id = $1"
+
+
+class Deliveries(Session):
+    """What the handlers of the two queues need."""
+
+    async def add(self, events: Sequence[StoredEvent]) -> None:
+        """Store *events*, with one delivery for each endpoint that wants them; each once, however often they come."""
+        rows = [
+            [each.id for each in events],
+            [each.type for each in events],
+            [each.training_id for each in events],
+            [json.dumps(dict(each.trace)) for each in events],
+            [each.body for each in events],
+        ]
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(_ADD_EVENTS, *rows)
+            await connection.execute(_ADD_DELIVERIES, *rows[:2])
+
+        await self._change(work)
+
+    async def find(self, asked: DeliveryRequested) -> Sending | None:
+        """Return a delivery; None if it was delivered, sent again, or removed."""
+        rows = await self._fetch(_FIND, asked.delivery_id, asked.sending)
+        return _to_sending(rows[0]) if rows else None
+
+    async def hold(self, asked: DeliveryRequested) -> None:
+        """Let a delivery wait until its endpoint is enabled again."""
+        await self._fetch(_HOLD, asked.delivery_id, asked.sending)
+
+    async def record(self, asked: DeliveryRequested, end: End) -> EndpointStatus:
+        """Store the end of an attempt; return the endpoint's status if it changes with it, else ``enabled``."""
+        answer = end.answer
+
+        async def work(connection: Connection) -> EndpointStatus:
+            said = (answer.status, answer.text, answer.took_ms)
+            await connection.execute(_END, asked.delivery_id, asked.sending, end.status, end.at, *said)
+            if end.status is DeliveryStatus.DELIVERED:
+                await connection.execute(_NOTE_SUCCESS, asked.endpoint_id, end.at)
+                return EndpointStatus.ENABLED
+            row = await connection.fetchrow(
+                _NOTE_FAILURE, asked.endpoint_id, end.at, end.not_before, end.is_gone, FAILING_AFTER
+            )
+            if row is None or not row["is_new"]:
+                return EndpointStatus.ENABLED
+            await connection.execute(_NOTE_STATUS, asked.endpoint_id, end.at)
+            return EndpointStatus(row["status"])
+
+        status = await self._change(work)
+        telemetry.webhook_attempts.labels(end.status.value).inc()
+        return status
+
+
+def _to_sending(row: Record) -> Sending:
+    old = None if row["old_salt"] is None else Seed(row["old_salt"], row["old_master"])
+    return Sending(
+        event_id=row["event_id"],
+        event=row["type"],
+        body=row["body"],
+        sent_at=row["sent_at"],
+        url=row["url"],
+        endpoint=EndpointStatus(row["status"]),
+        not_before=row["not_before"],
+        seeds=Seeds(Seed(row["salt"], row["master"]), old, row["old_until"]),
+    )

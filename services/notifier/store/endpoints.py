@@ -1,0 +1,139 @@
+"""Add, show, edit and remove webhook endpoints. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID, uuid4
+
+from services.notifier.signing import Seed
+from services.notifier.store.session import END, Session, once
+from services.notifier.views import AddEndpoint, EditEndpoint, EndpointView, NoEndpoint
+from shared.contract.idempotency import IdempotencyKey
+from shared.runtime.postgres import Connection, Record
+
+_VIEW: Final = """
+    SELECT number, id, url, events, description, created_at, status, status_at, failing_since, last_success_at,
+           CASE WHEN old_until > clock_timestamp() THEN old_until END AS old_secret_until
+    FROM notifier.endpoints
+"""
+_BY_ID: Final = _VIEW + "WHERE id = $1"
+_LIST: Final = _VIEW + "WHERE number < $1 ORDER BY number DESC LIMIT $2"
+_ADD: Final = """
+    INSERT INTO notifier.endpoints (id, url, events, description, salt, master) VALUES ($1, $2, $3, $4, $5, $6)
+"""
+# A new address, or the wish to go on, forgets past failures.
+_EDIT: Final = """
+    UPDATE notifier.endpoints SET
+        url           = CASE WHEN $2 = '' THEN url ELSE $2 END,
+        events        = CASE WHEN cardinality($3::text[]) = 0 THEN events ELSE $3 END,
+        description   = coalesce($4, description),
+        status_at     = CASE WHEN coalesce($5, status) = status THEN status_at ELSE clock_timestamp() END,
+        status        = coalesce($5, status),
+        failing_since = CASE WHEN $2 <> '' OR $5 = 'enabled' THEN NULL ELSE failing_since END,
+        not_before    = CASE WHEN $2 <> '' OR $5 = 'enabled' THEN NULL ELSE not_before END
+    WHERE id = $1
+"""
+_REMOVE: Final = "DELETE FROM notifier.endpoints WHERE id = $1"
+_SEED: Final = "SELECT salt, master FROM notifier.endpoints WHERE id = $1"
+_ROTATE: Final = """
+    UPDATE notifier.endpoints SET old_salt = salt, old_master = master, old_until = $4, salt = $2, master = $3
+    WHERE id = $1
+    RETURNING true
+"""
+
+
+class Endpoints(Session):
+    """The endpoints."""
+
+    async def add_endpoint(
+        self, wanted: AddEndpoint, seed: Seed, key: IdempotencyKey | None
+    ) -> tuple[EndpointView, Seed]:
+        """Add an endpoint; with a *key* that was used before, return the one that it made."""
+
+        async def work(connection: Connection) -> tuple[EndpointView, Seed]:
+            async def make() -> str:
+                endpoint_id = uuid4()
+                await connection.execute(
+                    _ADD, endpoint_id, wanted.url, list(wanted.events), wanted.description, seed.salt, seed.master
+                )
+                return str(endpoint_id)
+
+            made = UUID(await once(connection, key, make))
+            return await get_endpoint(connection, made), await _get_seed(connection, made)
+
+        return await self._transaction(work)
+
+    async def find_endpoint(self, endpoint_id: UUID) -> EndpointView | None:
+        rows = await self._fetch(_BY_ID, endpoint_id)
+        return _to_view(rows[0]) if rows else None
+
+    async def list_endpoints(self, *, before: int | None, limit: int) -> Sequence[EndpointView]:
+        """Return at most *limit* endpoints numbered below *before*, newest first."""
+        return [_to_view(row) for row in await self._fetch(_LIST, END if before is None else before, limit)]
+
+    async def edit_endpoint(self, endpoint_id: UUID, wanted: EditEndpoint) -> EndpointView:
+        """Change what *wanted* gives."""
+
+        async def work(connection: Connection) -> EndpointView:
+            changes = (wanted.url, list(wanted.events), wanted.description, wanted.status)
+            await connection.execute(_EDIT, endpoint_id, *changes)
+            return await get_endpoint(connection, endpoint_id)
+
+        return await self._change(work)
+
+    async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView:
+        """Remove an endpoint with its deliveries; return it as it was."""
+
+        async def work(connection: Connection) -> EndpointView:
+            removed = await get_endpoint(connection, endpoint_id)
+            await connection.execute(_REMOVE, endpoint_id)
+            return removed
+
+        return await self._transaction(work)
+
+    async def rotate_secret(
+        self, endpoint_id: UUID, seed: Seed, *, old_until: datetime, key: IdempotencyKey | None
+    ) -> tuple[EndpointView, Seed]:
+        """Make *seed* that of the secret; the one before signs as well, until *old_until*."""
+
+        async def work(connection: Connection) -> tuple[EndpointView, Seed]:
+            async def make() -> str:
+                if not await connection.fetchval(_ROTATE, endpoint_id, seed.salt, seed.master, old_until):
+                    raise no_endpoint(endpoint_id)
+                return str(endpoint_id)
+
+            await once(connection, key, make)
+            return await get_endpoint(connection, endpoint_id), await _get_seed(connection, endpoint_id)
+
+        return await self._transaction(work)
+
+
+async def get_endpoint(connection: Connection, endpoint_id: UUID) -> EndpointView:
+    """
+    Return an endpoint.
+
+    Raises:
+        NoEndpoint: if it does not exist.
+
+    """
+    row = await connection.fetchrow(_BY_ID, endpoint_id)
+    if row is None:
+        raise no_endpoint(endpoint_id)
+    return _to_view(row)
+
+
+def no_endpoint(endpoint_id: UUID) -> NoEndpoint:
+    return NoEndpoint(f"there is no webhook endpoint {endpoint_id}")
+
+
+async def _get_seed(connection: Connection, endpoint_id: UUID) -> Seed:
+    row = await connection.fetchrow(_SEED, endpoint_id)
+    if row is None:
+        raise no_endpoint(endpoint_id)
+    return Seed(row["salt"], row["master"])
+
+
+def _to_view(row: Record) -> EndpointView:
+    return EndpointView(**row)

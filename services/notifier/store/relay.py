@@ -1,0 +1,104 @@
+"""Hand waiting deliveries to the broker; delete old ones. Edge."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Final
+
+from services.notifier.outbox import Publish, Round
+from services.notifier.store.session import Session
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.events import DeliveryRequested
+from shared.runtime import telemetry
+from shared.runtime.clock import now
+from shared.runtime.postgres import Connection, Pool, Record
+
+#: How long events and their deliveries are kept.
+KEEP: Final = timedelta(days=30)
+_KEEP_KEYS: Final = timedelta(days=1)
+#: Of one endpoint that fails, in the queue and the delays.
+_IN_BROKER_MOST: Final = 100
+_BATCH: Final = 200
+_PRUNE_BATCH: Final = 1000
+
+_DUE: Final = """
+    SELECT d.number, d.id, d.endpoint_id, d.sending, e.training_id, e.trace
+    FROM notifier.endpoints p
+    CROSS JOIN LATERAL (
+        SELECT number, id, endpoint_id, sending, event_id
+        FROM notifier.deliveries w
+        WHERE w.endpoint_id = p.id AND w.status = 'waiting'
+        ORDER BY number
+        LIMIT greatest(0, $1 - (SELECT count(*) FROM notifier.deliveries q
+                                WHERE q.endpoint_id = p.id AND q.status = 'queued'))
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) d
+    JOIN notifier.events e ON e.id = d.event_id
+    WHERE p.status = 'enabled' AND (p.not_before IS NULL OR p.not_before <= clock_timestamp())
+      AND (p.failing_since IS NULL
+           OR $2 > (SELECT count(*) FROM notifier.deliveries q
+                    WHERE q.endpoint_id = p.id AND q.status IN ('queued', 'retrying')))
+    LIMIT $3
+"""
+_MARK_QUEUED: Final = """
+    UPDATE notifier.deliveries
+    SET status = 'queued', status_at = clock_timestamp(), sent_at = coalesce(sent_at, clock_timestamp())
+    WHERE number = ANY ($1::bigint[]) AND status = 'waiting'
+"""
+_FIND_LOST: Final = """
+    UPDATE notifier.deliveries
+    SET status = 'waiting', status_at = clock_timestamp(), sending = sending + 1
+    WHERE number IN (SELECT number FROM notifier.deliveries
+                     WHERE status IN ('queued', 'retrying') AND status_at < $1 ORDER BY status_at LIMIT $2)
+"""
+_PRUNE_EVENTS: Final = """
+    DELETE FROM notifier.events
+    WHERE id IN (SELECT id FROM notifier.events WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
+"""
+_PRUNE_KEYS: Final = """
+    DELETE FROM notifier.idempotency_keys
+    WHERE key IN (SELECT key FROM notifier.idempotency_keys
+                  WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
+"""
+_COUNT_DISABLED: Final = "SELECT count(*) FROM notifier.endpoints WHERE status IN ('gone', 'failing')"
+
+
+class Relaying(Session):
+    """What the relay needs."""
+
+    def __init__(self, pool: Pool, *, at_once: int) -> None:
+        """At most *at_once* deliveries of one endpoint are queued."""
+        super().__init__(pool)
+        self._at_once = at_once
+
+    async def relay(self, publish: Publish) -> Round:
+        """Publish the next waiting deliveries, and mark those that the broker confirmed."""
+
+        async def work(connection: Connection) -> Round:
+            rows = await connection.fetch(_DUE, self._at_once, _IN_BROKER_MOST, _BATCH)
+            results = await publish([_to_envelope(row) for row in rows]) if rows else ()
+            confirmed = [row["number"] for row, end in zip(rows, results, strict=True) if end is None]
+            if confirmed:
+                await connection.execute(_MARK_QUEUED, confirmed)
+            return Round(len(confirmed), [end for end in results if end is not None])
+
+        return await self._transaction(work)
+
+    async def keep_in_order(self, *, lost_before: datetime) -> None:
+        """Let deliveries wait again whose message was lost, delete old rows, and count disabled endpoints."""
+        await self._fetch(_FIND_LOST, lost_before, _PRUNE_BATCH)
+        await self._fetch(_PRUNE_EVENTS, KEEP, _PRUNE_BATCH)
+        await self._fetch(_PRUNE_KEYS, _KEEP_KEYS, _PRUNE_BATCH)
+        (row,) = await self._fetch(_COUNT_DISABLED)
+        telemetry.webhook_endpoints_disabled.set(row["count"])
+
+
+def _to_envelope(row: Record) -> Envelope:
+    event = DeliveryRequested(
+        training_id=row["training_id"],
+        delivery_id=row["id"],
+        endpoint_id=row["endpoint_id"],
+        sending=row["sending"],
+    )
+    return wrap(event, source="notifier", now=now(), trace=json.loads(row["trace"]))

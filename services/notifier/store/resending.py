@@ -1,0 +1,124 @@
+"""Show deliveries, and send them again on request. Edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from services.notifier.message import StoredEvent
+from services.notifier.store.endpoints import get_endpoint
+from services.notifier.store.session import END, Session, once
+from services.notifier.views import DeliveryStatus, DeliveryView, NoDelivery
+from shared.contract.idempotency import IdempotencyKey
+from shared.runtime.postgres import Connection
+
+_VIEW: Final = """
+    SELECT d.number, d.id, d.endpoint_id, d.event_id, e.type AS event, d.status, d.status_at, d.created_at, d.attempts,
+           d.response_status, d.response, d.took_ms
+    FROM notifier.deliveries d JOIN notifier.events e ON e.id = d.event_id
+"""
+_BY_ID: Final = _VIEW + "WHERE d.id = $1 AND d.endpoint_id = $2"
+_LIST: Final = (
+    _VIEW
+    + """
+    WHERE d.endpoint_id = $1 AND d.number < $2 AND ($3::text IS NULL OR d.status = $3)
+    ORDER BY d.number DESC LIMIT $4
+"""
+)
+_ADD_EVENT: Final = """
+    INSERT INTO notifier.events (id, type, training_id, trace, body) VALUES ($1, $2, $3, $4, $5)
+"""
+_ADD_DELIVERY: Final = "INSERT INTO notifier.deliveries (endpoint_id, event_id) VALUES ($1, $2) RETURNING id"
+_AGAIN: Final = """
+    UPDATE notifier.deliveries
+    SET status = 'waiting', status_at = clock_timestamp(), sending = sending + 1, sent_at = NULL
+    WHERE endpoint_id = $1 AND
+"""
+_RESEND: Final = _AGAIN + "id = $2"
+_RESEND_SINCE: Final = (
+    _AGAIN + "created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered')) RETURNING true"
+)
+_COUNT_SINCE: Final = """
+    SELECT count(*) FROM notifier.deliveries
+    WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
+"""
+
+
+class Resending(Session):
+    """Deliveries, as the product's services see them."""
+
+    async def list_deliveries(
+        self, endpoint_id: UUID, *, status: DeliveryStatus | None, before: int | None, limit: int
+    ) -> Sequence[DeliveryView]:
+        """Return at most *limit* deliveries of an endpoint, numbered below *before*, newest first."""
+
+        async def work(connection: Connection) -> Sequence[DeliveryView]:
+            await get_endpoint(connection, endpoint_id)
+            rows = await connection.fetch(_LIST, endpoint_id, END if before is None else before, status, limit)
+            return [DeliveryView(**row) for row in rows]
+
+        return await self._transaction(work)
+
+    async def add_test(self, endpoint_id: UUID, event: StoredEvent, key: IdempotencyKey | None) -> DeliveryView:
+        """Send *event* to one endpoint, whichever events it wants."""
+
+        async def work(connection: Connection) -> DeliveryView:
+            await get_endpoint(connection, endpoint_id)
+
+            async def make() -> str:
+                trace = json.dumps(dict(event.trace))
+                await connection.execute(_ADD_EVENT, event.id, event.type, event.training_id, trace, event.body)
+                return str(await connection.fetchval(_ADD_DELIVERY, endpoint_id, event.id))
+
+            return await _get(connection, endpoint_id, UUID(await once(connection, key, make)))
+
+        return await self._change(work)
+
+    async def resend(self, endpoint_id: UUID, delivery_id: UUID, key: IdempotencyKey | None) -> DeliveryView:
+        """Send a delivery again, whatever its status; messages about it that are underway are out of date."""
+
+        async def work(connection: Connection) -> DeliveryView:
+            await get_endpoint(connection, endpoint_id)
+
+            async def make() -> str:
+                await connection.execute(_RESEND, endpoint_id, delivery_id)
+                return ""
+
+            await once(connection, key, make)
+            return await _get(connection, endpoint_id, delivery_id)
+
+        return await self._change(work)
+
+    async def resend_since(
+        self, endpoint_id: UUID, since: datetime, *, with_delivered: bool, key: IdempotencyKey | None
+    ) -> int:
+        """Send failed deliveries since a time again, or also delivered ones; return how many."""
+
+        async def work(connection: Connection) -> int:
+            await get_endpoint(connection, endpoint_id)
+
+            async def make() -> str:
+                return str(len(await connection.fetch(_RESEND_SINCE, endpoint_id, since, with_delivered)))
+
+            return int(await once(connection, key, make))
+
+        return await self._change(work)
+
+    async def count_since(self, endpoint_id: UUID, since: datetime, *, with_delivered: bool) -> int:
+        """Return how many deliveries `resend_since` would send."""
+
+        async def work(connection: Connection) -> int:
+            await get_endpoint(connection, endpoint_id)
+            return int(await connection.fetchval(_COUNT_SINCE, endpoint_id, since, with_delivered))
+
+        return await self._transaction(work)
+
+
+async def _get(connection: Connection, endpoint_id: UUID, delivery_id: UUID) -> DeliveryView:
+    row = await connection.fetchrow(_BY_ID, delivery_id, endpoint_id)
+    if row is None:
+        raise NoDelivery(f"webhook endpoint {endpoint_id} has no delivery {delivery_id}")
+    return DeliveryView(**row)

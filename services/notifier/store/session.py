@@ -1,0 +1,63 @@
+"""What all use cases share: a pool, transactions, idempotency keys, and the notice of changes. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from shared.contract.idempotency import IdempotencyKey
+from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
+
+T = TypeVar("T")
+
+#: Above every number, so that a page without a cursor begins with the newest row.
+END: Final = 2**63 - 1
+
+_FIND_KEY: Final = "SELECT request_digest, made FROM notifier.idempotency_keys WHERE key = $1"
+_TAKE_KEY: Final = """
+    INSERT INTO notifier.idempotency_keys (key, request_digest, made) VALUES ($1, $2, $3)
+    ON CONFLICT DO NOTHING
+    RETURNING true
+"""
+
+
+class Session:
+    """Base of the use cases."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        #: Set after each commit that may make a delivery due.
+        self.changed = asyncio.Event()
+
+    async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        return await in_transaction(self._pool, work)
+
+    async def _change(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        done = await self._transaction(work)
+        self.changed.set()
+        return done
+
+    async def _fetch(self, statement: str, *values: object) -> list[Record]:
+        async with acquired(self._pool) as connection:
+            return await connection.fetch(statement, *values)
+
+
+async def once(connection: Connection, key: IdempotencyKey | None, make: Callable[[], Awaitable[str]]) -> str:
+    """
+    Return what *make* returns; with a *key* that was used for the same request before, what it returned then.
+
+    Raises:
+        KeyReused: if *key* came with another request before.
+
+    """
+    if key is None:
+        return await make()
+    used = await connection.fetchrow(_FIND_KEY, key.key)
+    if used is not None:
+        key.check(used["request_digest"])
+        return str(used["made"])
+    made = await make()
+    if not await connection.fetchval(_TAKE_KEY, key.key, key.digest, made):
+        raise Conflict(f"the Idempotency-Key {key.key} was used just now")
+    return made
