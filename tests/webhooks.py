@@ -175,11 +175,11 @@ class Notifier:
         return found
 
     async def until(self, endpoint_id: str, is_so: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, Any]]:
-        """Wait until the endpoint's deliveries are as wanted."""
+        """Wait until the endpoint has deliveries, which are as wanted."""
         found: list[dict[str, Any]] = []
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not is_so(found := await self.deliveries(endpoint_id)):
+                while not ((found := await self.deliveries(endpoint_id)) and is_so(found)):
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise AssertionError(f"the deliveries are {found}") from None
