@@ -60,7 +60,7 @@ async def test_what_failed_before_it_was_registered_has_failed(stack: Stack, sim
     assert failed["failure"]["code"] == "training_failed"
 
 
-async def test_while_replicate_is_away_it_is_registered_and_found_later(stack: Stack, simulator: Simulator, user: str):
+async def test_a_registration_during_an_outage_is_completed_later(stack: Stack, simulator: Simulator, user: str):
     training = await ended(simulator, user)
     simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.get", status=503, next=2))
 

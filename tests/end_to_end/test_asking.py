@@ -40,7 +40,7 @@ async def post(stack: Stack, path: str, status: int, body: Any = None) -> dict[s
 
 
 @pytest.mark.parametrize("by", ["training", "user"])
-async def test_a_version_that_comes_too_late_is_found_at_the_second_look(stack, simulator, user, by):
+async def test_a_late_version_is_found_by_a_retried_extraction(stack, simulator, user, by):
     first = await start(stack, user)
     await stack.until_stage(first["training_id"], "active")
     old = await stack.model(user)
@@ -59,7 +59,7 @@ async def test_a_version_that_comes_too_late_is_found_at_the_second_look(stack, 
     assert (ended["current"], ended["failure"]) == (True, None)
 
 
-async def test_what_replicate_has_deleted_is_found_in_the_output_that_was_kept(stack, simulator, user):
+async def test_a_deleted_output_is_replaced_by_the_stored_one(stack, simulator, user):
     order(simulator, version_late_calls=_GIVES_UP)
     begun = await start(stack, user)
     await stack.until_stage(begun["training_id"], "unverified")
@@ -74,7 +74,7 @@ async def test_what_replicate_has_deleted_is_found_in_the_output_that_was_kept(s
     assert model["training_id"] == begun["training_id"]
 
 
-async def test_a_second_look_that_finds_the_same_nothing_ends_as_the_first_did(stack, simulator, user):
+async def test_a_retry_without_a_result_ends_like_the_first(stack, simulator, user):
     order(simulator, output={"weights": "$weights"})
     begun = await start(stack, user)
     before = await stack.until_stage(begun["training_id"], "unverified")
@@ -88,9 +88,7 @@ async def test_a_second_look_that_finds_the_same_nothing_ends_as_the_first_did(s
     assert after["updated_at"] > before["updated_at"]
 
 
-async def test_a_bare_version_is_completed_from_the_registration_where_the_webhook_proves_nothing(
-    stack, simulator, user
-):
+async def test_a_bare_version_is_completed_from_the_registration(stack, simulator, user):
     order(simulator, output="$version")
     destination = ModelName("acme", user)
     trainer = ModelRef.parse(TRAINER)
@@ -106,7 +104,7 @@ async def test_a_bare_version_is_completed_from_the_registration_where_the_webho
     assert await stack.dead_letters(training_id=begun.id) == []
 
 
-async def test_that_needs_nothing_from_replicate_that_was_in_the_webhook(stack, user):
+async def test_completing_a_version_uses_the_webhooks_output(stack, user):
     training = f"t-{user}"
     await stack.api.put(f"/v1/trainings/{training}", json={"user_id": user, "destination": f"acme/{user}"})
     body = {"id": training, "status": "succeeded", "output": RECORDED}
@@ -131,9 +129,7 @@ async def test_a_training_is_canceled_when_replicate_says_so(stack, simulator, u
     assert again.status_code == 409
 
 
-async def test_a_rollback_beats_an_older_training_that_ends_late_and_a_newer_one_beats_the_rollback(
-    stack, simulator, user
-):
+async def test_a_rollback_beats_older_trainings_and_not_newer_ones(stack, simulator, user):
     old, new = [await start(stack, user) for _ in range(2)]
     for each in (old, new):
         await stack.until_stage(each["training_id"], "active", "replaced", "superseded")

@@ -162,7 +162,7 @@ async def test_a_started_training_keeps_its_row(stack: Stack, simulator: Simulat
     assert (other["reference"], other["training_id"]) == (f"{bob.destination}:{bobs.makes}", bobs.id)
 
 
-async def test_what_nothing_confirms_is_set_aside_and_can_be_registered(
+async def test_an_unconfirmed_training_can_be_registered_later(
     stack: Stack, simulator: Simulator, door: httpx.AsyncClient
 ):
     alice = await person(stack, "alice", f"acme/shared-{uuid4().hex[:8]}")

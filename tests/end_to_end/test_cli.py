@@ -18,7 +18,7 @@ async def trigger(shell: Shell, stack: Stack, event: str, training: str, user: s
     assert (code, err) == (0, "")
 
 
-async def test_a_triggered_success_becomes_the_users_model_in_every_view(shell, stack, user):
+async def test_a_triggered_success_is_the_users_model_in_every_view(shell, stack, user):
     training = f"t-{user}"
 
     await trigger(shell, stack, "training.succeeded", training, user, "--version", RECORDED)
@@ -99,7 +99,7 @@ async def test_a_token_that_does_not_fit_is_said(settings):
     assert "does not accept the first token of MODELSWAP_API_TOKENS" in err
 
 
-async def test_where_no_secret_is_configured_replicate_is_asked_for_its_own(settings, stack, user):
+async def test_without_a_configured_secret_it_is_fetched(settings, stack, user):
     own = Shell({**settings, "MODELSWAP_WEBHOOK_SECRETS": "", "MODELSWAP_RECEIVER_URL": stack.url("receiver")})
 
     about = ("--training", f"t-{user}", "--user", user, "--destination", f"acme/{user}")

@@ -46,7 +46,7 @@ async def test_a_failed_training_is_found_shown_and_grouped(settings, training):
     assert group["open"] >= 1
 
 
-async def test_what_is_dropped_can_be_exported_and_restored_and_stands_in_the_audit(settings, training):
+async def test_dropped_letters_are_exported_restored_and_audited(settings, training):
     shell = Shell(settings)
     (line,) = await shell.json("dead-letters", "list", "--training", training)
     number = str(line["number"])

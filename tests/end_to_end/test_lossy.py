@@ -24,7 +24,7 @@ _NAMES: Final = (
 )
 
 
-async def test_trainings_become_models_while_the_queue_of_progress_is_away(servers: Urls, tmp_path: Path):
+async def test_trainings_become_models_without_the_progress_queue(servers: Urls, tmp_path: Path):
     async with (
         proxied(servers.amqp_url) as proxy,
         open_stack(tmp_path, amqp_url=proxy.url(servers.amqp_url), database_url=servers.database_url, speed=100.0) as (

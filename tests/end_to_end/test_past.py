@@ -31,9 +31,7 @@ async def until_tried(shell: Shell, training_ids: set[str]) -> dict[str, Any]:
             await asyncio.sleep(0.2)
 
 
-async def test_what_failed_is_tried_with_todays_parser_and_looked_at_again_for_a_reason(
-    shell: Shell, stack: Stack, simulator: Simulator
-):
+async def test_failed_outputs_are_tried_and_retried_for_a_reason(shell: Shell, stack: Stack, simulator: Simulator):
     user = f"past-{uuid4().hex[:8]}"
     simulator.order(FaultOrder(destination=f"acme/{user}-late", version_late_calls=10_000))
     simulator.order(FaultOrder(destination=f"acme/{user}-none", output={"weights": "$weights"}))

@@ -41,9 +41,7 @@ async def reconciliation(stack: Stack) -> dict[str, Any]:
     return shown
 
 
-async def test_fifty_trainings_of_which_no_webhook_arrives_all_end_right_though_ops_is_killed(
-    servers: Urls, tmp_path: Path
-):
+async def test_fifty_trainings_without_webhooks_end_right(servers: Urls, tmp_path: Path):
     async with silent_stack(servers, tmp_path) as (stack, simulator):
         ends = [Status.FAILED if number % 5 == 0 else Status.SUCCEEDED for number in range(TRAININGS)]
         for number, end in enumerate(ends):
@@ -78,9 +76,7 @@ async def test_fifty_trainings_of_which_no_webhook_arrives_all_end_right_though_
     assert warned != []
 
 
-async def test_a_start_whose_answer_was_lost_is_matched_to_the_training_that_replicate_runs(
-    servers: Urls, tmp_path: Path
-):
+async def test_a_start_with_a_lost_answer_is_matched_to_its_training(servers: Urls, tmp_path: Path):
     async with silent_stack(servers, tmp_path) as (stack, simulator):
         simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.create", status=502, takes_effect=True))
         body = {"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 100}}
@@ -93,7 +89,7 @@ async def test_a_start_whose_answer_was_lost_is_matched_to_the_training_that_rep
     assert (ended["training_id"], ended["current"]) == (run.id, True)
 
 
-async def test_a_training_that_was_never_started_ends_and_the_same_key_starts_another(servers: Urls, tmp_path: Path):
+async def test_a_never_started_training_ends_and_frees_its_key(servers: Urls, tmp_path: Path):
     async with silent_stack(servers, tmp_path) as (stack, simulator):
         body = {"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 100}}
         key = {"Idempotency-Key": str(uuid4())}

@@ -21,7 +21,7 @@ async def start(stack: Stack, user: str, destination: str) -> dict[str, Any]:
     return started
 
 
-async def test_a_version_that_only_the_list_shows_is_taken_where_it_is_one_trainings(servers: Urls, tmp_path: Path):
+async def test_a_version_found_in_the_list_is_used_if_unambiguous(servers: Urls, tmp_path: Path):
     # A training beside one that is not registered is tried again on the whole ladder.
     async with silent_stack(servers, tmp_path, MODELSWAP_RETRY_DELAYS="500ms,1s,1s,2s") as (stack, simulator):
         simulator.order(FaultOrder(data_removed=True, next=100))

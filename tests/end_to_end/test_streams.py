@@ -11,7 +11,7 @@ from tests.servers import Urls
 from tests.sse import Sent, follow_to_the_end
 
 
-async def test_a_client_sees_progress_that_only_rises_through_every_restart_of_state(servers: Urls, tmp_path: Path):
+async def test_followed_progress_only_rises_across_restarts(servers: Urls, tmp_path: Path):
     seen: list[Sent] = []
     settings = {"MODELSWAP_DRAIN_SECONDS": "30"}
 

@@ -60,7 +60,7 @@ async def test_a_training_ends_in_the_stage_that_is_triggered(event, stage, shel
     assert (model and model["training_id"]) == (training_id if stage == "active" else None)
 
 
-async def test_webhooks_that_come_twice_and_in_any_order_end_in_the_model(shell, stack, user):
+async def test_duplicated_and_shuffled_webhooks_end_in_the_model(shell, stack, user):
     webhooks = ("training.started", "training.progressed", "training.succeeded")
 
     out = await run(shell, *webhooks, "--user", user, "--destination", f"acme/{user}", "--times", "2", "--shuffle")
@@ -79,7 +79,7 @@ async def test_the_output_that_is_given_names_the_version_there_is(shell, stack,
     assert (await stack.model(user))["reference"] == f"acme/{user}:{'c' * 64}"
 
 
-async def test_another_replicate_is_not_asked_for_a_version_that_is_made_up(elsewhere, stack, user):
+async def test_a_made_up_version_is_refused_for_the_real_replicate(elsewhere, stack, user):
     about = ("training.succeeded", "--user", user, "--destination", f"acme/{user}")
 
     refused = await elsewhere.run("trigger", *about)
@@ -99,7 +99,7 @@ async def heard(stack: Stack, queue: str, count: int) -> list[Message]:
     return [Message(each.headers["ce-type"].removeprefix("dev.modelswap."), each.body) for each in messages]
 
 
-async def test_a_subscriber_bears_public_events_that_come_again_and_in_any_order(shell, stack, user):
+async def test_public_events_can_be_triggered_twice_and_shuffled(shell, stack, user):
     story = ("model.activated", "model.withdrawn", "model.activated", "--user", user)
 
     async with stack.broker.subscribed(EVENTS_EXCHANGE, "model.#") as queue:
@@ -114,7 +114,7 @@ async def test_a_subscriber_bears_public_events_that_come_again_and_in_any_order
     assert await stack.model(user) is None
 
 
-async def test_public_events_that_are_made_up_change_nothing_of_a_real_training(shell, stack, user):
+async def test_made_up_public_events_change_no_training(shell, stack, user):
     training_id = training_in(await run(shell, "training.started", "--user", user, "--destination", f"acme/{user}"))
     await stack.until_stage(training_id, "running")
     about = ("--user", user, "--training", training_id, "--destination", f"acme/{user}")
@@ -176,7 +176,7 @@ class Hook:
             self.taken.set()
 
 
-async def test_listeners_hear_a_swap_and_pass_it_on_signed_until_it_is_taken(shell, user):
+async def test_listen_forwards_a_swap_signed_until_accepted(shell, user):
     hook = Hook()
     async with await asyncio.start_server(hook.answer, "127.0.0.1", 0) as server, asyncio.timeout(60):
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"

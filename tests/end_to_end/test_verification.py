@@ -221,7 +221,7 @@ async def test_a_fault_that_passes_costs_the_user_nothing_but_time(proving: tupl
 
 
 @pytest.mark.parametrize("fault", THAT_STAY, ids=lambda fault: fault.fault)
-async def test_a_fault_that_only_an_operator_mends_pauses_the_extractor(proving: tuple[Stack, Simulator], fault: Of):
+async def test_a_refused_token_pauses_the_extractor(proving: tuple[Stack, Simulator], fault: Of):
     retrain = Retrain(*proving)
     await retrain.begin()
     retrain.order()
@@ -246,7 +246,7 @@ async def test_a_fault_that_only_an_operator_mends_pauses_the_extractor(proving:
     assert retrain.runs == 1
 
 
-async def test_a_run_is_paid_for_once_by_an_extractor_that_is_killed_while_it_waits(proving: tuple[Stack, Simulator]):
+async def test_a_killed_extractor_pays_for_one_run(proving: tuple[Stack, Simulator]):
     retrain = Retrain(*proving)
     await retrain.begin()
     retrain.order()

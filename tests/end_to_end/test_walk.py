@@ -249,7 +249,7 @@ async def test_a_prediction_posted_to_the_same_address_changes_nothing(stack: St
     assert letter["queue"] in {EXTRACTOR_QUEUE, STATE_QUEUE}
 
 
-async def test_a_training_that_the_product_starts_itself_is_found_by_its_address(stack: Stack, user: str):
+async def test_a_training_started_by_the_product_is_found_by_its_ref(stack: Stack, user: str):
     answer = await stack.api.post(
         "/v1/trainings",
         json={"user_id": user, "destination": "acme/u-42", "trainer": TRAINER, "input": {}, "start": False},
@@ -268,7 +268,7 @@ async def test_a_training_that_the_product_starts_itself_is_found_by_its_address
     assert model["reference"] == f"acme/u-42:{SELF_STARTED}"
 
 
-async def test_a_training_that_nobody_registered_waits_and_is_then_set_aside(stack: Stack):
+async def test_an_unregistered_training_becomes_a_dead_letter(stack: Stack):
     await deliver(stack, b'{"id":"stranger","status":"failed","error":"x"}', "msg-1")
 
     letter = await stack.dead_letter("stranger")

@@ -103,7 +103,7 @@ def test_an_apis_address_that_is_taken_can_be_used(host: str, path: str):
         ("amqp://mq/?auth=magic", "its auth is none of plain, external"),
     ],
 )
-def test_a_brokers_address_that_can_not_work_is_refused_with_a_sentence(address: str, said: str):
+def test_an_invalid_broker_address_is_refused_with_a_sentence(address: str, said: str):
     with pytest.raises(SettingsError) as refused:
         ExtractorSettings.load(GIVEN | {"MODELSWAP_AMQP_URL": address})
 
@@ -123,7 +123,7 @@ def test_a_brokers_address_that_can_not_work_is_refused_with_a_sentence(address:
         ("postgresql://u:p w@db/x", "written as %20"),
     ],
 )
-def test_a_databases_address_that_can_not_work_is_refused_with_a_sentence(address: str, said: str):
+def test_an_invalid_database_address_is_refused_with_a_sentence(address: str, said: str):
     with pytest.raises(SettingsError, match="MODELSWAP_DATABASE_URL: ") as refused:
         StateSettings.load(GIVEN | {"MODELSWAP_DATABASE_URL": address})
 
@@ -157,6 +157,6 @@ def test_a_value_that_ends_in_a_librarys_error_is_refused(name: str, text: str):
         OpsSettings.load(GIVEN | {name: text})
 
 
-def test_more_deliveries_at_a_time_than_amqp_can_count_are_refused():
+def test_a_concurrency_beyond_amqps_limit_is_refused():
     with pytest.raises(SettingsError, match="MODELSWAP_EXTRACTOR_CONCURRENCY"):
         ExtractorSettings.load(GIVEN | {"MODELSWAP_EXTRACTOR_CONCURRENCY": "65536"})

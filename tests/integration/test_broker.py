@@ -220,7 +220,7 @@ async def test_a_queue_that_a_message_missed_is_there_for_the_next(broker: Broke
 
 
 @pytest.mark.parametrize("turns", [2, 5, 10, 20])
-async def test_a_link_that_is_given_up_in_the_middle_confirms_or_does_not_and_nothing_else(broker: Broker, turns: int):
+async def test_a_publish_on_a_discarded_link_is_confirmed_or_not(broker: Broker, turns: int):
     sent = [message(succeeded(f"t{number}")) for number in range(200)]
     async with Publisher(broker.url, name="test", timeout_seconds=1) as publisher:
         await publisher.connect()
@@ -266,7 +266,7 @@ async def test_what_follows_is_published_before_the_delivery_is_acked(broker: Br
     assert second.headers["ce-causationid"] == first.headers["ce-id"]
 
 
-async def test_a_delivery_is_not_acked_while_what_follows_has_no_receipt(broker: Broker, publisher: Publisher):
+async def test_no_ack_before_the_follow_up_is_confirmed(broker: Broker, publisher: Publisher):
     handled = asyncio.Event()
 
     async def handle(envelope: Envelope) -> Sequence[Event]:
@@ -304,7 +304,7 @@ async def test_a_transient_error_is_retried_in_the_same_queue_only(broker: Broke
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
-async def test_a_permanent_error_is_a_dead_letter_at_once_with_its_reason(broker: Broker, publisher: Publisher):
+async def test_a_permanent_error_is_dead_lettered_at_once(broker: Broker, publisher: Publisher):
     async def handle(envelope: Envelope) -> Sequence[Event]:
         raise PermanentError("the version is three dots", code="bad_version_format")
 
@@ -390,9 +390,7 @@ async def test_while_a_dependency_is_down_no_attempt_is_counted(broker: Broker, 
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
-async def test_an_outage_of_more_questions_than_the_ladder_has_steps_makes_no_dead_letter(
-    broker: Broker, publisher: Publisher
-):
+async def test_an_outage_longer_than_all_retries_makes_no_dead_letter(broker: Broker, publisher: Publisher):
     asked = 0
     done = asyncio.Event()
 
@@ -498,7 +496,7 @@ async def test_while_the_broker_takes_nothing_a_delivery_waits(broker: Broker, r
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
-async def test_what_alone_is_refused_while_others_pass_ends_in_the_dead_letters(broker: Broker, publisher: Publisher):
+async def test_a_delivery_that_fails_alone_becomes_a_dead_letter(broker: Broker, publisher: Publisher):
     passed = asyncio.Event()
 
     async def handle(envelope: Envelope) -> Sequence[Event]:
@@ -584,7 +582,7 @@ async def test_one_bad_delivery_of_a_batch_harms_only_itself(broker: Broker, pub
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
-async def test_a_queue_that_somebody_deleted_comes_back_and_is_consumed(broker: Broker, publisher: Publisher):
+async def test_a_deleted_queue_is_declared_again_and_consumed(broker: Broker, publisher: Publisher):
     handled: asyncio.Queue[str] = asyncio.Queue()
 
     async def handle(envelope: Envelope) -> Sequence[Event]:
@@ -634,7 +632,7 @@ async def test_stopping_finishes_what_was_begun_and_leaves_the_rest(broker: Brok
     await broker.until(EXTRACTOR_QUEUE, 2)
 
 
-async def test_a_consumer_that_dies_again_and_again_ends_in_the_dead_letters(broker: Broker):
+async def test_a_delivery_that_keeps_crashing_becomes_a_dead_letter(broker: Broker):
     async with broker.channel() as channel:
         await channel.basic_publish(b"poison", exchange="", routing_key=EXTRACTOR_QUEUE)
     for _ in range(PLAN.queues[1].arguments["x-delivery-limit"] + 1):  # type: ignore[operator]
@@ -706,9 +704,7 @@ async def test_a_broken_link_is_reported_lost(broker: Broker):
     assert not link.is_open
 
 
-async def test_what_a_lossy_queue_holds_is_dropped_and_counted_where_others_are_retried(
-    broker: Broker, publisher: Publisher
-):
+async def test_failed_deliveries_of_a_lossy_queue_are_dropped(broker: Broker, publisher: Publisher):
     handled = asyncio.Event()
     tried: list[str] = []
 
@@ -772,9 +768,7 @@ async def test_a_lossy_queue_with_other_arguments_stops_no_process(broker: Broke
     ],
     ids=["headers", "body", "integer", "fraction", "surrogate", "object", "type", "key", "exchange"],
 )
-async def test_what_can_not_be_published_fails_before_anything_is_written(
-    poison: Outgoing, broker: Broker, publisher: Publisher
-):
+async def test_an_unpublishable_message_fails_before_any_write(poison: Outgoing, broker: Broker, publisher: Publisher):
     await publisher.connect()
     others = [message(succeeded(f"t{number}")) for number in range(100)]
 
@@ -806,7 +800,7 @@ async def test_what_the_broker_objects_to_harms_no_other_on_its_way(
     assert ends == [None] * 100
 
 
-async def test_what_follows_and_does_not_fit_makes_its_cause_a_dead_letter(broker: Broker, publisher: Publisher):
+async def test_an_oversized_follow_up_makes_its_cause_a_dead_letter(broker: Broker, publisher: Publisher):
     async def handle(envelope: Envelope) -> Sequence[Event]:
         return [TrainingStarted(training_id="t"), TrainingFailed.model_construct(training_id="t", reason="x" * 2**20)]
 
@@ -838,7 +832,7 @@ async def test_what_is_told_of_a_failure_and_does_not_fit_is_left_out(broker: Br
     assert letter.headers["x-dead-error"] == "permanent"
 
 
-async def test_a_dead_letter_that_can_not_be_published_is_left_to_the_broker(broker: Broker, refusing: Refusing):
+async def test_an_unpublishable_dead_letter_is_rejected_to_the_broker(broker: Broker, refusing: Refusing):
     async def handle(envelope: Envelope) -> Sequence[Event]:
         raise PermanentError("no")
 

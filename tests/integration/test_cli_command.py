@@ -72,7 +72,7 @@ def test_a_filter_ends_well_when_nobody_reads_on():
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
 @pytest.mark.parametrize("name", ["extract", "progress"])
-def test_a_filter_with_nothing_to_read_or_nowhere_to_write_has_nothing_to_do(name, closed):
+def test_a_filter_without_standard_input_or_output_ends(name, closed):
     command = f"{sys.executable} -m services.cli {name} {closed}"
 
     done = subprocess.run(["sh", "-c", command], input=b"{}\n", capture_output=True, cwd=ROOT, timeout=60, check=False)
@@ -121,7 +121,7 @@ def test_a_webhook_that_nothing_can_sign_is_not_sent(capsys):
         ("trigger training.started --training t1 --url http://127.0.0.1:1", "nothing answers"),
     ],
 )
-def test_when_nobody_answers_one_line_says_so_and_one_says_what_to_do(typed, seen, monkeypatch, capsys):
+def test_an_unreachable_api_is_two_lines_why_and_what_to_do(typed, seen, monkeypatch, capsys):
     monkeypatch.setenv("MODELSWAP_AMQP_URL", "amqp://127.0.0.1:1")
     monkeypatch.setenv("MODELSWAP_DATABASE_URL", "postgresql://127.0.0.1:1/x")
     for login in ("OWNER", "STATE", "OPS", "NOTIFIER"):
@@ -149,7 +149,7 @@ def test_when_the_broker_is_away_only_we_say_so(typed, monkeypatch):
 
 
 @pytest.mark.parametrize(("option", "seen"), [("--types", "model.activate"), ("--forward-to", "localhost:9000")])
-def test_listening_for_what_never_comes_or_passing_it_to_nowhere_is_a_mistake(option, seen, capsys):
+def test_invalid_types_and_targets_of_listen_are_refused(option, seen, capsys):
     code = main(["listen", option, seen])
 
     problem, then = capsys.readouterr().err.splitlines()
@@ -207,7 +207,7 @@ def test_the_doctor_says_of_each_missing_thing_what_to_do(monkeypatch, capsys):
     assert all(finding["then"] for finding in findings if finding["status"] == "wrong")
 
 
-def test_the_doctor_sends_nobody_to_repair_what_only_waits_for_something_else(monkeypatch, capsys):
+def test_the_doctor_names_the_cause_and_not_what_waits_for_it(monkeypatch, capsys):
     names = ("OPS", "NOTIFIER", "REPLICATE_API", "API", "EXTRACTOR", "RECEIVER", "PUBLIC")
     for name, url in {"AMQP": "amqp", "DATABASE": "postgresql", **dict.fromkeys(names, "http")}.items():
         monkeypatch.setenv(f"MODELSWAP_{name}_URL", f"{url}://127.0.0.1:1")

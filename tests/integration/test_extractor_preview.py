@@ -89,7 +89,7 @@ def checks(answer: Answer) -> tuple[str, ...]:
     return event.evidence.checks
 
 
-async def test_a_preview_is_the_event_that_would_follow_and_costs_nothing(extraction):
+async def test_a_preview_returns_the_follow_up_and_costs_nothing(extraction):
     answer = await extraction.preview(Message.of(succeeded()))
 
     assert answer.refusal is None
@@ -171,7 +171,7 @@ async def test_nobody_asks_without_a_token(extraction, headers):
     assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
 
 
-async def test_where_no_token_is_set_nobody_asks_at_all_and_it_says_why(extraction):
+async def test_without_configured_tokens_every_request_is_refused(extraction):
     async with extraction.ops(tokens=()) as client:
         answer = await client.post("/preview", json={})
         health = await client.get("/livez")
@@ -198,7 +198,7 @@ async def test_a_request_is_read_up_to_a_limit(extraction):
     assert answer.status_code == 413
 
 
-async def test_a_bug_is_answered_as_the_failure_that_a_delivery_would_meet():
+async def test_a_bug_is_answered_as_the_deliverys_failure():
     class Broken:
         async def handle(self, _: Envelope) -> Sequence[Event]:
             raise KeyError("version")

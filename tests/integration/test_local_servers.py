@@ -86,7 +86,7 @@ async def test_rabbitmq_knows_no_guest(restartable_servers):
 
 
 @pytest.mark.parametrize("way", ["kill", "stop"])
-async def test_rabbitmq_comes_back_with_its_messages_under_the_same_url(restartable_servers, way):
+async def test_a_restarted_rabbitmq_keeps_its_messages_and_url(restartable_servers, way):
     servers = restartable_servers
     await publish(servers.amqp_url, b"before")
     url = servers.amqp_url

@@ -174,12 +174,12 @@ async def test_an_older_version_runs_beside_a_newer_one(empty_database_url, migr
     assert await migrations.apply(empty_database_url) == []
 
 
-async def test_a_database_that_does_not_answer_is_a_dependency_that_is_down(unused_tcp_port, migrations):
+async def test_an_unreachable_database_is_a_dependency_down(unused_tcp_port, migrations):
     with pytest.raises(DependencyDown):
         await migrations.apply(f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/nowhere")
 
 
-async def test_a_database_that_was_never_migrated_is_told_from_one_that_was(empty_database_url, migrations):
+async def test_an_unmigrated_database_is_recognized(empty_database_url, migrations):
     pool = await connect_pool(empty_database_url, application_name="test", min_size=1, max_size=1)
     try:
         before = [await latest_migration(pool, migrations), await check_database(pool, migrations)]

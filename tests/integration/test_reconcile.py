@@ -304,7 +304,7 @@ async def test_what_never_began_is_said_to_state(scene: Scene):
     assert scene.published == []
 
 
-async def test_of_two_that_it_may_be_it_is_the_one_that_nobody_else_has(scene: Scene):
+async def test_of_two_candidates_the_unclaimed_one_is_identified(scene: Scene):
     trainer = "ostris/trainer:" + "0" * 64
     scene.state.trainings = [
         overdue(training_id=None, stage=Stage.REQUESTED, trainer=trainer),
@@ -508,7 +508,7 @@ async def test_no_transaction_is_open_while_one_process_works(store: Store, data
     assert (is_alone, found) == (True, [(1,)])
 
 
-async def test_what_came_to_its_end_is_forgotten_unless_we_found_it_out(store: Store):
+async def test_ended_trainings_are_forgotten_unless_recovered(store: Store):
     one, two, three = (overdue(number) for number in (1, 2, 3))
     for each in (one, two, three):
         await store.record_check(each, NOON, look_at=NOON)

@@ -205,7 +205,7 @@ async def test_trainings_are_listed_without_the_broken_ones(server, replicate):
     assert last.next_cursor is None
 
 
-async def test_the_last_runs_are_listed_without_the_broken_ones_and_not_for_ever(server, replicate):
+async def test_runs_are_listed_without_invalid_ones_and_bounded(server, replicate):
     server.will_say({"results": [{"id": "run", "status": "starting"}, {"id": "a/b"}, None], "next": "/?cursor=older"})
 
     runs = await replicate.list_predictions()
@@ -328,7 +328,7 @@ async def unused_port() -> int:
 @pytest.mark.parametrize(
     "said", [b"", answer(b"", 500), answer(b"", 503), answer(b"<html>")], ids=["silence", "500", "503", "html"]
 )
-async def test_whether_a_training_started_is_unknown_when_the_answer_is_lost(server, replicate, said):
+async def test_a_lost_answer_leaves_the_start_unknown(server, replicate, said):
     server.answers = [said]
 
     with pytest.raises(Unknown, match="may have started"):
@@ -422,7 +422,7 @@ async def test_replicates_own_files_may_be_fetched(url):
 
 
 @pytest.mark.parametrize("token", ["r8_canary\n", "r8 canary", "r8_cänary", "r8_canary\x00"])
-def test_a_token_that_no_header_can_hold_is_refused_without_repeating_it(token):
+def test_an_unsendable_token_is_refused_and_not_shown(token):
     with pytest.raises(ValueError, match="API token") as caught:
         Replicate(token)
 
@@ -468,7 +468,7 @@ async def test_calls_beyond_the_rate_wait_for_their_turn(server):
     assert 0 < waits[0] < waits[1]
 
 
-async def test_a_proxy_is_for_replicate_and_not_for_a_simulator_on_this_machine(server, monkeypatch):
+async def test_a_local_simulator_is_called_without_the_proxy(server, monkeypatch):
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", server.url)

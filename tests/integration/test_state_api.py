@@ -172,7 +172,7 @@ async def test_a_training_is_written_down_and_started(client, replicate, store):
     assert str(record.ref) == body["ref"]
 
 
-async def test_replicate_is_told_where_to_post_and_the_address_proves_whose_training_it_is(client, replicate):
+async def test_a_started_training_has_a_signed_webhook_address(client, replicate):
     body = (await client.post("/trainings", json=START)).json()
 
     ((trainer, destination, training_input, webhook, events),) = replicate.asked
@@ -197,7 +197,7 @@ async def test_the_current_model_stays_while_a_new_one_is_trained(client, store)
     "refusal",
     [Refused("train: 400 no such input", status=400), NotThere("train: 404 The destination does not exist")],
 )
-async def test_what_replicate_does_not_want_is_a_failed_training_with_its_reason(client, replicate, store, refusal):
+async def test_a_start_refused_by_replicate_fails_with_its_reason(client, replicate, store, refusal):
     replicate.error = refusal
 
     answer = await client.post("/trainings", json=START)
@@ -210,7 +210,7 @@ async def test_what_replicate_does_not_want_is_a_failed_training_with_its_reason
     )
 
 
-async def test_where_replicate_s_answer_is_lost_the_first_webhook_brings_its_id(client, replicate, store):
+async def test_after_a_lost_answer_the_first_webhook_brings_the_id(client, replicate, store):
     replicate.error = Unknown("no answer; it may have started")
 
     answer = await client.post("/trainings", json=START)
@@ -221,7 +221,7 @@ async def test_where_replicate_s_answer_is_lost_the_first_webhook_brings_its_id(
     assert (await client.get(f"/trainings/{ref}")).json()["training_id"] == "t77"
 
 
-async def test_a_training_that_was_never_started_fails_and_its_key_starts_another(client, replicate):
+async def test_the_key_of_a_never_started_training_starts_another(client, replicate):
     key = {"Idempotency-Key": "k"}
     replicate.error = Unknown("no answer; it may have started")
     lost = (await client.post("/trainings", json=START, headers=key)).json()
@@ -235,7 +235,7 @@ async def test_a_training_that_was_never_started_fails_and_its_key_starts_anothe
     assert (again.status_code, again.json()["training_id"], again.json()["generation"]) == (201, "t2", 2)
 
 
-async def test_a_training_whose_id_is_known_was_started_whatever_anybody_says(client):
+async def test_a_training_with_an_id_can_not_be_marked_never_started(client):
     ref = (await client.post("/trainings", json=START)).json()["ref"]
 
     answer = await client.post(f"/trainings/{ref}/never-started", json={"reason": "Replicate lists none"})
@@ -243,7 +243,7 @@ async def test_a_training_whose_id_is_known_was_started_whatever_anybody_says(cl
     assert (answer.status_code, answer.json()["stage"], answer.json()["failure"]) == (200, "requested", None)
 
 
-async def test_a_training_that_was_taken_for_never_started_goes_on_when_it_appears(client, replicate, store):
+async def test_a_training_marked_never_started_resumes_when_it_appears(client, replicate, store):
     replicate.error = Unknown("no answer; it may have started")
     ref = (await client.post("/trainings", json=START)).json()["ref"]
     await client.post(f"/trainings/{ref}/never-started", json={"reason": "Replicate lists none"})
@@ -254,7 +254,7 @@ async def test_a_training_that_was_taken_for_never_started_goes_on_when_it_appea
     assert (shown["ref"], shown["stage"], shown["failure"]) == (ref, "running", None)
 
 
-async def test_while_replicate_is_away_nothing_starts_and_the_same_request_may_be_made_again(client, replicate):
+async def test_during_an_outage_of_replicate_a_start_can_be_repeated(client, replicate):
     key = {"Idempotency-Key": "once"}
     replicate.error = DependencyDown("away", retry_after_seconds=7.2)
 
@@ -269,7 +269,7 @@ async def test_while_replicate_is_away_nothing_starts_and_the_same_request_may_b
     assert stages == ["requested", "failed"]
 
 
-async def test_a_training_that_runs_is_answered_so_even_where_its_id_could_not_be_kept(database_url):
+async def test_a_start_succeeds_even_if_its_id_can_not_be_stored(database_url):
     async with (
         Wire(database_url) as wire,
         opened_store(wire.url) as store,
@@ -284,7 +284,7 @@ async def test_a_training_that_runs_is_answered_so_even_where_its_id_could_not_b
     assert training["stage"] == "running"
 
 
-async def test_a_product_that_starts_its_trainings_itself_gets_the_address_to_post_to(client, replicate):
+async def test_a_registration_without_start_returns_the_webhook_url(client, replicate):
     answer = await client.post("/trainings", json={**REGISTER, "start": False, "total_steps": 900})
 
     assert answer.status_code == 201
@@ -573,7 +573,7 @@ async def test_the_history_shows_every_model_that_was_used(client, store):
     assert rest["next_cursor"] is None
 
 
-async def test_past_outputs_are_shown_since_a_time_newest_first_with_the_models_they_gave(client, store):
+async def test_outputs_since_a_time_are_listed_newest_first(client, store):
     for number in range(5):
         await store.adopt(registration(f"user-{number}", f"t{number}"))
     await store.apply([succeeded(f"t{number}") for number in range(4)])
@@ -608,7 +608,7 @@ async def test_a_time_that_does_not_say_all_of_itself_makes_no_sense(client, sin
 
 
 @pytest.mark.parametrize(("since", "count"), [("0001-01-01T00:00:00+14:00", 1), ("9999-12-31T23:59:59-14:00", 0)])
-async def test_a_time_beyond_all_that_utc_has_is_before_or_after_everything(client, store, since, count):
+async def test_times_outside_utc_are_before_or_after_everything(client, store, since, count):
     await store.adopt(registration("ada", "t1"))
     await store.apply([succeeded("t1")])
 
@@ -822,7 +822,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
     assert document["servers"] == [{"url": "/v1"}]
 
 
-async def test_the_description_names_every_answer_of_a_start_and_of_a_registration(asker):
+async def test_the_description_lists_all_answers_of_starts(asker):
     paths = (await asker.get("/openapi.json")).json()["paths"]
 
     successes = {

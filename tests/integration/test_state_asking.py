@@ -201,7 +201,7 @@ async def test_the_same_key_for_something_else_is_a_mistake(client, store, path)
     assert len(await requests(store)) == 1
 
 
-async def test_a_user_s_newest_training_without_a_model_is_the_one_that_is_looked_at(client, store):
+async def test_a_users_retry_picks_the_newest_training_without_model(client, store):
     await adopt(store, "t1", "t2", "t3", "t4", user_id="ada/1")
     await store.apply([not_verified("t1"), not_verified("t2"), ready("t3"), failed("t4")])
 
@@ -233,7 +233,7 @@ async def test_a_training_that_nobody_registered_can_not_be_looked_at(client):
     ],
     ids=["requested", "running", "failed", "canceled", "active"],
 )
-async def test_where_there_is_nothing_to_look_for_it_is_said_why_and_nothing_is_asked(client, store, events, kind):
+async def test_a_pointless_retry_is_refused_with_the_reason(client, store, events, kind):
     await adopt(store, "t1")
     await store.apply(events)
     before = (await client.get("/trainings/t1")).json()
@@ -277,7 +277,7 @@ async def test_a_deleted_user_is_not_looked_after(client, store, database_url):
     problem(await client.post("/users/ada/model/rollback", json=BACK), 409, "user-deleted")
 
 
-async def test_where_only_the_destination_was_missing_it_is_asked_for_again_with_what_was_received(store):
+async def test_a_missing_destination_is_added_by_a_new_extraction(store):
     await adopt(store, "t1", "t2")
     version = "f" * 64
     await store.apply([succeeded("t1", output=version, started_at=NOON)])
@@ -297,7 +297,7 @@ async def test_where_only_the_destination_was_missing_it_is_asked_for_again_with
 # Canceling
 
 
-async def test_replicate_is_asked_to_cancel_and_the_stage_waits_for_its_word(client, store, replicate):
+async def test_a_cancel_changes_the_stage_only_by_replicates_event(client, store, replicate):
     await adopt(store, "t1")
     await store.apply([started("t1")])
 
@@ -320,7 +320,7 @@ async def test_what_has_ended_can_not_be_canceled(client, store, replicate, even
     assert replicate.canceled == []
 
 
-async def test_a_training_whose_id_at_replicate_is_not_known_can_not_be_canceled_yet(client, replicate):
+async def test_a_training_without_an_id_can_not_be_canceled_yet(client, replicate):
     begun = (await client.post("/trainings", json={**REGISTER, "start": False})).json()
 
     problem(await client.post(f"/trainings/{begun['ref']}/cancel"), 409, "id-not-known-yet")
@@ -360,7 +360,7 @@ async def used(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("used")
-async def test_the_model_before_is_used_again_and_all_that_shows_it_says_so(client, store):
+async def test_a_rollback_shows_the_earlier_model_everywhere(client, store):
     answer = await client.post("/users/ada/model/rollback", json=BACK)
 
     current = await client.get("/users/ada/model")
@@ -444,7 +444,7 @@ async def test_a_reader_of_the_product_s_api_reads_and_changes_nothing(client, d
 
 
 @pytest.mark.usefixtures("used")
-async def test_a_current_training_shows_the_generation_of_the_users_model(client):
+async def test_an_active_training_shows_the_models_generation(client):
     await client.post("/users/ada/model/rollback", json=BACK)
 
     (active,) = (await client.get("/trainings?stage=active&user_id=ada")).json()["items"]
@@ -457,7 +457,7 @@ async def test_a_current_training_shows_the_generation_of_the_users_model(client
 
 @pytest.mark.usefixtures("used")
 @pytest.mark.parametrize("name", ["t1", "t2", "t3"])
-async def test_any_model_of_the_user_that_was_proven_good_may_be_chosen(client, name):
+async def test_a_rollback_may_name_any_verified_model_of_the_user(client, name):
     answer = await client.post("/users/ada/model/rollback", json={**BACK, "to": str(model_of(name))})
 
     assert (answer.status_code, answer.json()["training_id"]) == (200, name)
@@ -507,7 +507,7 @@ async def test_a_withdrawn_model_is_gone_and_all_that_shows_it_says_so(client, s
 
 @pytest.mark.usefixtures("used")
 @pytest.mark.parametrize("in_one_batch", [True, False])
-async def test_after_a_withdrawal_only_what_is_requested_afterwards_is_used(client, store, in_one_batch):
+async def test_after_a_withdrawal_only_later_trainings_become_current(client, store, in_one_batch):
     await client.post(WITHDRAW, json=BACK)
     await adopt(store, "t7")
 
@@ -593,7 +593,7 @@ async def test_the_same_withdrawal_with_the_same_key_happens_once(client, store)
 
 
 @pytest.mark.usefixtures("used")
-async def test_what_was_requested_before_is_ready_too_late_and_what_is_requested_afterwards_is_not(client, store):
+async def test_a_rollback_beats_older_requests_and_not_newer_ones(client, store):
     await client.post("/users/ada/model/rollback", json=BACK)
     await adopt(store, "t7")
 
@@ -671,7 +671,7 @@ async def test_a_dry_run_says_what_would_be_and_writes_nothing(client, database_
 
 
 @pytest.mark.usefixtures("used")
-async def test_the_same_rollback_with_the_same_key_happens_once_and_is_answered_the_same_for_ever(client, store):
+async def test_a_rollback_with_the_same_key_happens_once(client, store):
     headers = {**KEY, "If-Match": '"4"'}
 
     answers = await asyncio.gather(
@@ -708,7 +708,7 @@ async def test_a_rollback_whose_answer_was_lost_happens_once(database_url):
         assert [line.generation for line in await store.list_history("ada", before=None, limit=9)] == [3, 2, 1]
 
 
-async def test_of_two_trainings_that_made_the_same_model_the_newer_one_is_chosen(client, store):
+async def test_a_model_made_twice_is_credited_to_the_newer_training(client, store):
     same = model_of("t1")
     await adopt(store, "t1", "t2", "t3")
     await store.apply([ready("t1", model=same), ready("t2", model=same), ready("t3")])
@@ -721,9 +721,7 @@ async def test_of_two_trainings_that_made_the_same_model_the_newer_one_is_chosen
 
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2))
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_is_ready_registered_and_taken_back_at_once_the_model_only_ever_goes_forward(
-    store, dice, trainings, rollbacks, withdrawals
-):
+async def test_concurrent_changes_only_raise_the_generation(store, dice, trainings, rollbacks, withdrawals):
     user = uuid4().hex
     names = [f"{user}-{number}" for number in range(trainings)]
     seen: list[int] = []

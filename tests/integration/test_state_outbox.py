@@ -94,7 +94,7 @@ async def unpublished(database_url: str) -> int:
 # One round
 
 
-async def test_events_are_published_in_the_order_of_their_commits_and_once(store, database_url):
+async def test_events_are_published_once_in_commit_order(store, database_url):
     broker = Broker()
     await swap(store, 3)
 
@@ -137,7 +137,7 @@ async def test_a_long_outbox_is_published_in_rounds(store):
     assert broker.generations == [1, 2, 3, 4, 5]
 
 
-async def test_what_was_not_confirmed_is_published_again_and_the_rest_is_not(store, database_url):
+async def test_only_unconfirmed_events_are_published_again(store, database_url):
     refused = DependencyDown("a queue is full")
     broker = Broker(fails=lambda event: refused if b'"generation":2,' in event.body else None)
     await swap(store, 3)
@@ -166,7 +166,7 @@ async def test_one_relay_works_at_a_time(store):
     assert (broker.generations, other.generations) == ([1, 2], [])
 
 
-async def test_an_event_whose_mark_was_lost_is_published_again_under_the_same_id(database_url):
+async def test_an_unmarked_event_is_republished_with_the_same_id(database_url):
     async with Wire(database_url) as wire, opened_store(wire.url) as store:
         broker = Broker(meanwhile=wire.cut)
         await swap(store, 1)
@@ -183,7 +183,7 @@ async def test_an_event_whose_mark_was_lost_is_published_again_under_the_same_id
 # For as long as the process runs
 
 
-async def test_a_commit_of_this_process_is_published_without_waiting_for_the_next_look(store, database_url):
+async def test_a_commit_of_this_process_is_published_at_once(store, database_url):
     broker = Broker()
     await swap(store, 1)
 
@@ -307,7 +307,7 @@ async def test_an_event_of_a_newer_version_is_published_as_stored(store, databas
     assert broker.stored == [StoredEvent(**row, user_id="ada", headers=headers, body=body.encode())]
 
 
-async def test_a_stored_event_becomes_the_message_that_its_envelope_would_be(store):
+async def test_a_stored_event_and_its_envelope_give_the_same_message(store):
     sent: list[Outgoing] = []
 
     class Sink:
@@ -333,7 +333,7 @@ async def set_aside(database_url: str) -> list[tuple[int, str]]:
         return [tuple(row) for row in rows]
 
 
-async def test_an_event_that_can_not_be_published_is_set_aside_and_delays_nobody(store, database_url):
+async def test_an_unpublishable_event_is_set_aside_and_delays_no_other(store, database_url):
     refused = Unpublishable("the body takes 2 MiB")
     broker = Broker(fails=lambda event: refused if event.training_id == "ada-2" else None)
     await swap(store, 3)

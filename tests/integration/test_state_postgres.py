@@ -58,7 +58,7 @@ def test_the_state_says_who_can_heal_it(sqlstates, meaning):
         ("22P03 54000", "_bt_check_third_page", PermanentError),
     ],
 )
-def test_a_statement_that_met_a_foreign_session_is_no_messages_fault(sqlstates, source, meaning):
+def test_a_mixed_up_session_is_no_fault_of_the_message(sqlstates, source, meaning):
     errors = [asyncpg.PostgresError.new({"C": state, "M": "no", "R": source}) for state in sqlstates.split()]
 
     assert {type(classify(error)) for error in errors} == {meaning}
@@ -71,7 +71,7 @@ def test_a_wire_that_breaks_is_a_dependency_that_is_down(error):
 
 
 @pytest.mark.parametrize("error", [asyncpg.InterfaceError("closed"), asyncpg.InternalClientError("cannot switch")])
-async def test_the_library_s_own_errors_mean_a_lost_connection_where_it_is_lost(pool, error):
+async def test_library_errors_on_a_lost_connection_are_dependency_down(pool, error):
     async with acquired(pool) as connection:
         while_open = classify(error, connection)
         await connection.close()
@@ -89,7 +89,7 @@ async def test_a_value_that_no_column_takes_is_permanent(pool):
         await in_transaction(pool, lambda connection: connection.execute("SELECT $1::int", 2**40))
 
 
-async def test_two_transactions_that_met_are_tried_again_at_once_but_not_for_ever(pool):
+async def test_conflicts_are_retried_at_once_but_not_for_ever(pool):
     attempts = []
 
     async def meet(_: Connection) -> None:
@@ -114,7 +114,7 @@ async def test_work_that_failed_leaves_nothing_behind(pool):
         assert await connection.fetchval("SELECT count(*) FROM state.users") == 0
 
 
-async def test_work_that_is_cancelled_leaves_nothing_behind_and_its_connection_works(pool):
+async def test_cancelled_work_leaves_the_connection_usable(pool):
     begun = asyncio.Event()
 
     async def work(connection: Connection) -> None:
@@ -178,7 +178,7 @@ async def test_a_pool_lets_work_go_on_when_its_connections_were_cut(database_url
     assert len(answers) <= 3
 
 
-async def test_a_process_that_is_to_end_does_not_wait_for_a_postgres_that_says_nothing(database_url):
+async def test_a_stop_does_not_wait_for_a_silent_postgres(database_url):
     stopping = asyncio.Event()
     async with Wire(database_url) as wire:
         settings = DatabaseSettings(database_url=SecretStr(wire.url), drain_seconds=0.1)

@@ -187,7 +187,7 @@ async def test_even_the_owner_can_not_take_a_model_away(connection, database_url
                 await owner.execute(statement)
 
 
-async def test_the_model_of_a_deleted_user_can_be_taken_away_by_the_owner(connection, database_url):
+async def test_the_owner_can_delete_the_model_of_a_deleted_user(connection, database_url):
     async with connected(database_url) as owner:
         await owner.execute(f"UPDATE state.users SET deleted_at = now() {OF_ADA}")
         await owner.execute(f"DELETE FROM state.user_models {OF_ADA}")
@@ -195,6 +195,6 @@ async def test_the_model_of_a_deleted_user_can_be_taken_away_by_the_owner(connec
     assert [row["user_id"] for row in await connection.fetch("SELECT user_id FROM state.user_models")] == ["bob"]
 
 
-async def test_whoever_the_address_logs_in_as_the_service_acts_in_its_role(connection):
+async def test_a_service_acts_in_its_role_whatever_its_login(connection):
     assert await connection.fetchval("SELECT current_user") == ROLE
     assert await connection.fetchval("SELECT current_setting('is_superuser')") == "off"

@@ -122,7 +122,7 @@ async def test_every_swap_leaves_a_line_in_the_history(store):
     ]
 
 
-async def test_what_follows_is_in_the_outbox_in_the_order_of_its_commits(store, database_url):
+async def test_the_outbox_is_in_commit_order(store, database_url):
     for user_id, name in (("ada", "t1"), ("bob", "b1"), ("ada", "t2")):
         await store.adopt(registration(user_id, name))
 
@@ -155,7 +155,7 @@ async def test_a_batch_of_sixty_four_is_one_transaction(store, database_url):
         (not_verified("t1", "short_version"), Stage.UNVERIFIED, "short_version"),
     ],
 )
-async def test_a_training_that_came_to_nothing_says_why_and_touches_no_model(store, event, stage, code):
+async def test_a_failed_training_shows_why_and_changes_no_model(store, event, stage, code):
     await store.adopt(registration("ada", "t0"))
     await store.adopt(registration("ada", "t1"))
     await store.apply([ready("t0")])
@@ -168,7 +168,7 @@ async def test_a_training_that_came_to_nothing_says_why_and_touches_no_model(sto
     assert model.training_id == "t0"
 
 
-async def test_what_was_found_at_the_second_look_leaves_no_failure_behind(store):
+async def test_a_retried_extraction_clears_the_failure(store):
     await store.adopt(registration("ada", "t1"))
     await store.apply([succeeded("t1"), not_verified("t1")])
 
@@ -204,7 +204,7 @@ async def test_the_first_output_of_a_training_is_kept(store, database_url, *, to
 # One bad delivery harms only itself
 
 
-async def test_the_good_ones_of_a_batch_are_committed_beside_the_bad_ones(store, database_url):
+async def test_valid_events_are_committed_beside_invalid_ones(store, database_url):
     await store.adopt(registration("ada", "t1"))
     await store.adopt(registration("bob", "b1"))
     stranger = ready("b1", model=model_of("b1", ModelName("acme", "eve")))
@@ -217,7 +217,7 @@ async def test_the_good_ones_of_a_batch_are_committed_beside_the_bad_ones(store,
     assert (await get(store, "b1")).stage is Stage.UNVERIFIED
 
 
-async def test_what_can_not_be_stored_fails_the_batch_and_then_itself_alone(store):
+async def test_an_unstorable_event_fails_alone_after_its_batch(store):
     await store.adopt(registration("ada", "t1"))
     await store.adopt(registration("bob", "b1"))
     poison = succeeded("b1", trainer_version="\x00")
@@ -272,7 +272,7 @@ async def test_the_same_batch_again_changes_nothing(store, database_url):
     assert before == await rows(database_url, "SELECT * FROM state.trainings, state.user_models, state.outbox")
 
 
-async def test_even_without_the_inbox_the_same_batch_again_changes_nothing(store, database_url):
+async def test_a_repeated_batch_changes_nothing_even_without_the_inbox(store, database_url):
     await store.adopt(registration("ada", "t1"))
     batch = [started("t1"), succeeded("t1"), ready("t1")]
     await store.apply(batch)
@@ -285,7 +285,7 @@ async def test_even_without_the_inbox_the_same_batch_again_changes_nothing(store
     assert await rows(database_url, "SELECT stage FROM state.trainings") == [("active",)]
 
 
-async def test_a_commit_whose_answer_was_lost_is_done_again_without_effect(database_url):
+async def test_repeating_a_commit_with_a_lost_answer_has_no_effect(database_url):
     async with Wire(database_url) as wire, opened_store(wire.url) as store:
         await store.adopt(registration("ada", "t1"))
 
@@ -299,7 +299,7 @@ async def test_a_commit_whose_answer_was_lost_is_done_again_without_effect(datab
     assert await rows(database_url, "SELECT count(*) FROM state.model_history") == [(1,)]
 
 
-async def test_a_session_that_is_killed_in_the_middle_leaves_nothing_behind(store, database_url):
+async def test_a_killed_session_leaves_nothing_behind(store, database_url):
     await store.adopt(registration("ada", "t1"))
     async with connected(database_url) as other, other.transaction():
         await other.execute("SELECT FROM state.trainings FOR UPDATE")
@@ -323,7 +323,7 @@ async def until_somebody_waits(connection: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_while_postgres_is_away_it_is_a_dependency_that_is_down_and_then_all_goes_on(database_url):
+async def test_an_outage_of_postgres_is_dependency_down_and_recovers(database_url):
     async with Wire(database_url) as wire, opened_store(wire.url) as store:
         await store.adopt(registration("ada", "t1"))
 
@@ -339,7 +339,7 @@ async def test_while_postgres_is_away_it_is_a_dependency_that_is_down_and_then_a
 # Many writers at once
 
 
-async def test_a_newer_swap_by_somebody_who_did_not_take_the_lock_stands(store, database_url):
+async def test_a_newer_swap_without_the_lock_stands(store, database_url):
     for name in ("t1", "t2", "t3"):
         await store.adopt(registration("ada", name))
     await store.apply([ready("t1")])
@@ -537,7 +537,7 @@ async def write_all(store: Store, crowd: Crowd, *, writers: int) -> None:
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_whatever_several_writers_are_told_the_newest_good_training_is_live(store, ends, dice):
+async def test_with_concurrent_writers_the_newest_good_one_is_live(store, ends, dice):
     crowd = Crowd(ends, dice)
     await crowd.register(store)
 
@@ -547,7 +547,7 @@ async def test_whatever_several_writers_are_told_the_newest_good_training_is_liv
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_lost_answers_and_killed_sessions_change_nothing_about_that(database_url, seed):
+async def test_with_lost_answers_the_newest_good_one_is_live(database_url, seed):
     dice = random.Random(seed)
     crowd = Crowd([dice.choices(sorted(ENDS), k=4) for _ in range(6)], dice)
 
@@ -599,7 +599,7 @@ async def test_a_webhook_with_our_own_id_brings_replicate_s(store):
     assert (found.ref, found.stage) == (record.ref, Stage.ACTIVE)
 
 
-async def test_a_training_that_is_registered_meanwhile_is_found_at_the_next_attempt(store):
+async def test_a_training_registered_meanwhile_is_found_by_the_retry(store):
     first = await store.apply([ready("t1")])
     await store.adopt(registration("ada", "t1"))
     second = await store.apply([ready("t1")])
@@ -630,7 +630,7 @@ async def test_a_deleted_user_gets_no_new_training(store, database_url):
         await store.register(registration("ada"))
 
 
-async def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_that_made_it(store):
+async def test_a_looked_up_model_of_another_training_is_refused(store):
     await store.adopt(registration("ada", "t1"))
     await store.adopt(registration("ada", "t2"))
     await store.apply([ready("t1", looked_up=True)])
@@ -642,7 +642,7 @@ async def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_th
     assert (record.stage, record.failure and record.failure.code) == (Stage.UNVERIFIED, "model_of_another_training")
 
 
-async def test_a_looked_up_model_is_not_taken_while_another_training_can_have_made_it(store):
+async def test_a_looked_up_model_with_a_rival_is_refused(store):
     for name in ("t1", "t2"):
         await store.adopt(registration("ada", name))
     await store.adopt(registration("ada", "t3", destination=ModelName("acme", "elsewhere")))
@@ -659,7 +659,7 @@ async def test_a_looked_up_model_is_not_taken_while_another_training_can_have_ma
     assert (await get(store, "t1")).stage is Stage.ACTIVE
 
 
-async def test_where_users_share_a_destination_a_model_that_was_only_looked_up_is_nobodys(store):
+async def test_a_looked_up_model_at_a_shared_destination_is_refused(store):
     await store.adopt(registration("ada", "t1"))
     await store.adopt(registration("bob", "b1"))
     await store.adopt(registration("eve", "e1", destination=ModelName("acme", "eve")))
@@ -688,7 +688,7 @@ async def test_a_training_belongs_to_one_user_and_one_destination(store):
     assert (again.ref, is_new) == (first.ref, False)
 
 
-async def test_the_same_key_finds_the_same_training_and_another_request_is_refused(store):
+async def test_a_key_finds_its_training_and_refuses_another_request(store):
     key = IdempotencyKey("k", "one")
 
     records = await asyncio.gather(*(store.register(registration("ada"), key) for _ in range(5)))
@@ -724,7 +724,7 @@ async def test_a_start_that_replicate_refused_keeps_its_key(store):
     assert (again.ref, again.stage, is_new) == (record.ref, Stage.FAILED, False)
 
 
-async def test_a_start_is_not_called_failed_once_a_webhook_has_proven_otherwise(store):
+async def test_a_start_proven_by_a_webhook_can_not_be_failed(store):
     record, _ = await store.register(registration("ada"))
     await store.apply([started("t1", ref=record.ref)])
 
@@ -733,7 +733,7 @@ async def test_a_start_is_not_called_failed_once_a_webhook_has_proven_otherwise(
     assert (await get(store, "t1")).stage is Stage.RUNNING
 
 
-async def test_a_webhook_may_bring_replicate_s_id_before_its_answer_does(store):
+async def test_a_webhook_may_bring_the_id_before_the_answer(store):
     record, _ = await store.register(registration("ada"))
     await store.apply([started("t1", ref=record.ref)])
 
@@ -817,7 +817,7 @@ async def test_an_evaluation_that_is_misread_corrects_nothing(store):
     assert await reported(store, 1464, 2400, began + timedelta(minutes=4)) == (61, 1464, 2400)
 
 
-async def test_a_share_that_has_not_moved_for_minutes_is_corrected_by_a_log_that_has(store):
+async def test_a_stalled_progress_is_corrected_by_the_log(store):
     await store.adopt(registration("ada", "t1", total_steps=None))
     began = now()
     before = await reported(store, 120, 225, began)
@@ -872,7 +872,7 @@ async def test_progress_waits_for_nobody(store, database_url):
     assert [(await get(store, name)).progress for name in ("t1", "b1")] == [0, 50]
 
 
-async def test_progress_is_known_of_a_training_whose_id_no_other_webhook_brought_yet(store):
+async def test_progress_may_bring_the_id_of_a_training(store):
     record, _ = await store.register(registration("ada"))
 
     await store.record_progress([progressed("t1", 0.5, ref=record.ref)])
@@ -882,7 +882,7 @@ async def test_progress_is_known_of_a_training_whose_id_no_other_webhook_brought
     assert (found.progress, found.stage, found.training_id) == (50, Stage.RUNNING, None)
 
 
-async def test_progress_and_ends_at_the_same_moment_do_not_get_into_each_other_s_way(store):
+async def test_concurrent_progress_and_ends_do_not_conflict(store):
     names = [f"t{number}" for number in range(12)]
     for name in names:
         await store.adopt(registration(f"user of {name}", name))
@@ -924,7 +924,7 @@ async def test_a_training_is_found_by_our_own_id_too(store):
 # Replays and previews
 
 
-async def test_an_operators_replay_has_one_effect_however_often_it_is_handed_over(store, database_url):
+async def test_a_replay_delivered_twice_has_one_effect(store, database_url):
     await store.adopt(registration("ada", "t1"))
     await store.apply([not_verified("t1")])
 

@@ -246,7 +246,7 @@ async def test_nothing_is_asked_while_nobody_follows(store):
         assert process.store.asked == []
 
 
-async def test_a_client_that_takes_nothing_holds_up_nobody_and_is_told_the_latest(store):
+async def test_a_slow_client_delays_no_other_and_gets_the_latest(store):
     async with running(store) as (process, client):
         record = await store.find_training("t1")
         with process.watcher.followed(record, None) as slow:
@@ -282,7 +282,7 @@ async def test_a_client_that_vanishes_leaves_its_place(store):
     assert refused.headers["retry-after"] == "5"
 
 
-async def test_a_training_that_can_not_be_shown_silences_no_other_stream(store):
+async def test_an_unreadable_training_stops_no_other_stream(store):
     class Poisoned(Counting):
         async def find_trainings(self, refs: Sequence[UUID]) -> Sequence[TrainingView]:
             found = await super().find_trainings(refs)
@@ -319,7 +319,7 @@ async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
     assert watcher.count == 0
 
 
-async def test_a_proxy_hears_that_the_stream_lives_while_nothing_happens(store):
+async def test_an_idle_stream_sends_heartbeats(store):
     watcher = Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test"), heartbeat_seconds=0.01)
     record = await store.find_training("t1")
 
@@ -331,7 +331,7 @@ async def test_a_proxy_hears_that_the_stream_lives_while_nothing_happens(store):
     assert sent == [b"retry: 2000\n\n", b":\n\n", b":\n\n"]
 
 
-async def test_what_can_not_be_followed_is_a_problem_before_a_stream_begins(store):
+async def test_an_unknown_training_is_refused_before_the_stream_begins(store):
     async with running(store) as (_, client):
         unknown = await client.get("/v1/trainings/nobody/events")
         stranger = await client.get("/v1/trainings/t1/events", headers={"Authorization": "Bearer wrong"})

@@ -151,7 +151,7 @@ async def test_only_the_last_hundred_are_learned_from(store, database_url):
     assert await learned(database_url) == {"ostris/flux-dev-lora-trainer": (100, 5, 5, 5)}
 
 
-async def test_a_registration_that_names_no_trainer_learns_it_from_replicate(store, database_url):
+async def test_a_missing_trainer_is_learned_from_replicate(store, database_url):
     for number in range(MIN_TRAININGS):
         await store.adopt(registration("ada", f"t{number}"))
         said: dict[str, Any] = {"trainer": str(OTHER.model), "trainer_version": OTHER.version}
@@ -218,7 +218,7 @@ async def test_a_log_that_is_behind_the_guess_does_not_take_it_back(store):
     assert (ahead.progress, ahead.progress_source) == (97, ProgressSource.LOG)
 
 
-async def test_whatever_is_learned_meanwhile_no_process_shows_less_than_another_did(store, database_url):
+async def test_shown_progress_never_falls_across_processes(store, database_url):
     await store.adopt(registration("ada", "t1", trainer=TRAINER))
     await store.apply([envelope(TrainingStarted(training_id="t1", started_at=now() - timedelta(minutes=30)))])
     before = (await get(store, "t1")).progress

@@ -59,7 +59,7 @@ async def test_an_item_that_fails_harms_no_other_and_is_shown(error: Exception):
     assert loop.aside.check() == f"1 set aside, the last for {getattr(error, 'code', 'unexpected')}"
 
 
-async def test_an_item_is_tried_again_after_pauses_that_double_up_to_a_limit():
+async def test_an_items_pauses_double_up_to_a_limit():
     loop = Loop({"a": PermanentError("bad")})
     tried_at = []
     for loop.now in range(300):
@@ -98,7 +98,7 @@ async def test_what_a_dependency_refuses_to_one_alone_is_its_own_fault():
     assert (loop.tried, loop.shown()) == (["a", "b", "c"], 1)
 
 
-async def test_an_item_that_finds_a_dependency_down_comes_last_the_next_time():
+async def test_an_item_with_a_dependency_down_comes_last_next_time():
     loop = Loop({item: DependencyDown("away") for item in "ab"})
 
     downs = [await loop.round("abcd") for _ in range(2)]
@@ -116,7 +116,7 @@ async def test_together_means_alone_once_it_fails():
     assert Counter(loop.tried) == {"a": 3, "b": 2, "c": 2}
 
 
-async def test_of_those_tried_at_once_one_that_fails_among_others_is_at_fault():
+async def test_the_one_failure_among_concurrent_items_is_its_own():
     loop = Loop()
 
     loop.aside.settle(dict.fromkeys("ab", DependencyDown("away")))

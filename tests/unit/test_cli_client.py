@@ -24,7 +24,7 @@ def asks_at_once(monkeypatch):
     monkeypatch.setattr(client, "_AGAIN_SECONDS", 0.0)
 
 
-async def test_whoever_watches_waits_for_what_is_restarted_and_is_told_once(capsys):
+async def test_a_watch_waits_for_a_restart_and_says_so_once(capsys):
     ask = away_for(NoAnswer("nobody", then=""), NotNow("no database", then=""), NoAnswer("nobody", then=""))
 
     answer = await patiently(ask)

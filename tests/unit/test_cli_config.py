@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_setting_is_said_beside_it(environment, problem):
 @pytest.mark.parametrize(
     "address", ["nonsense", "http://mq:5672", "amqp://", "amqp://[mq", "amqp://mq:a", "amqp://mq:99999"]
 )
-def test_an_address_of_a_broker_that_is_none_is_a_mistake_that_shows_no_secret(address):
+def test_an_invalid_broker_address_shows_no_secret(address):
     address = address.replace("mq", f"me:{SECRET}@mq")
 
     problem = entry("MODELSWAP_AMQP_URL", {"MODELSWAP_AMQP_URL": address}).problem
@@ -108,12 +108,12 @@ def test_who_heeds_a_setting_is_said():
         ("MODELSWAP_DATABASE_URL", f"postgresql://db/x?password={SECRET}", "postgresql://db/x"),
     ],
 )
-def test_of_a_secret_only_the_harmless_parts_of_an_address_are_shown(name, text, shown):
+def test_of_a_secret_address_only_harmless_parts_are_shown(name, text, shown):
     assert entry(name, {name: text}).value == shown
 
 
 @pytest.mark.parametrize("output", list(Format))
-def test_nothing_that_is_printed_holds_a_secret_and_strangers_are_named(output, capsys):
+def test_printed_settings_hold_no_secret_and_name_unknown_ones(output, capsys):
     secrets = {
         name: f"x://{SECRET}@h"
         for name in all_settings()

@@ -100,7 +100,7 @@ async def test_what_can_not_help_is_reported_and_not_tried_again(status):
     assert target.names == ["1"]
 
 
-async def test_a_target_that_stays_down_is_given_up_and_the_next_event_is_tried():
+async def test_a_target_that_stays_down_gets_the_next_event():
     target = Target({"1": (503,)})
 
     lines = await passed_on(target, heard("1"), heard("2"))
@@ -109,7 +109,7 @@ async def test_a_target_that_stays_down_is_given_up_and_the_next_event_is_tried(
     assert lines[2].endswith("503 its reason; given up")
 
 
-async def test_the_events_of_a_training_keep_their_order_and_hold_up_no_other():
+async def test_events_keep_their_order_per_training_only():
     target = Target({"1": (503, 503, 204)})
 
     await passed_on(target, heard("1"), heard("2"), heard("3"), heard("other", "t2"))

@@ -47,7 +47,7 @@ def test_every_public_event_can_be_triggered():
     }
 
 
-def test_each_comes_over_the_wire_as_what_it_is_called_and_marked():
+def test_each_made_up_event_decodes_as_its_type_and_is_marked():
     for trigger, event in zip(PUBLIC, STORY.events(PUBLIC), strict=True):
         made_up = envelope(event, now=NOW)
         back = decode(made_up.headers(), CONTENT_TYPE, made_up.body())
@@ -56,7 +56,7 @@ def test_each_comes_over_the_wire_as_what_it_is_called_and_marked():
         assert (back.routing_key, back.is_made_up, back.event) == (f"{trigger}.v1", True, event)
 
 
-def test_the_generations_of_a_story_rise_and_its_models_follow_each_other():
+def test_made_up_generations_rise_and_models_follow_each_other():
     first, none, last = STORY.events([Trigger.MODEL_ACTIVATED, Trigger.MODEL_WITHDRAWN, Trigger.MODEL_ACTIVATED])
 
     assert isinstance(first, ModelActivated)
@@ -67,7 +67,7 @@ def test_the_generations_of_a_story_rise_and_its_models_follow_each_other():
     assert last.model != first.model
 
 
-def test_a_model_is_ready_and_then_activated_by_the_same_training():
+def test_one_training_is_ready_and_then_activated():
     ready, activated = STORY.events([Trigger.MODEL_READY, Trigger.MODEL_ACTIVATED])
 
     assert (ready.training_id, getattr(ready, "model", None)) == ("t1", getattr(activated, "model", ""))

@@ -38,7 +38,7 @@ def past(output: Any, model: ModelRef | None = None, *, name: str = "t1") -> Pas
         ({"version": "acme/ann:" + VERSION[:8]}, None, Verdict.ASKS, None),
     ],
 )
-def test_a_verdict_compares_what_is_read_today_with_what_is_known(
+def test_a_verdict_compares_todays_result_with_the_model(
     output: Any, model: ModelRef | None, verdict: Verdict, found: ModelRef | None
 ):
     judged = judge(past(output, model))

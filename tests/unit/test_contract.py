@@ -74,7 +74,7 @@ def test_a_version_is_sixty_four_lower_case_hex_digits(version: str):
 
 
 @given(st.text())
-def test_whatever_is_accepted_as_a_model_ref_is_written_as_it_was(text: str):
+def test_an_accepted_model_ref_is_written_unchanged(text: str):
     ref = ModelRef.parse(text)
 
     assert ref is None or str(ref) == text
@@ -229,7 +229,7 @@ def test_what_follows_a_failure(error: Exception, attempt: int, step: RetryIn | 
     assert next_step(error, attempt=attempt) == step
 
 
-def test_an_error_may_give_up_sooner_but_not_later_than_the_ladder():
+def test_an_error_may_allow_fewer_attempts_but_not_more():
     class ImpatientError(TransientError):
         max_attempts = 2
 
@@ -267,7 +267,7 @@ def test_the_jitter_picks_this_delay_or_the_one_below():
     assert picked == {RetryIn(DELAYS[1], 4), RetryIn(DELAYS[2], 4)}
 
 
-def test_every_work_queue_dies_into_the_dead_queue_and_never_into_a_delay():
+def test_work_queues_dead_letter_to_the_dead_queue():
     plan = topology()
     queues = {queue.name: queue.arguments for queue in plan.queues}
     dead = {binding.routing_key for binding in plan.bindings if binding.queue == DEAD_QUEUE}
@@ -317,7 +317,7 @@ def test_what_our_own_queues_hear_must_not_get_lost():
         (b"", ""),
     ],
 )
-def test_why_something_was_not_done_is_read_from_whatever_was_answered(answer, said):
+def test_a_refusals_reason_is_read_from_any_answer(answer, said):
     assert said_in(answer) == said
 
 

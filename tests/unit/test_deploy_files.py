@@ -77,7 +77,7 @@ def test_what_make_env_writes_is_enough_for_every_process(kind) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), PROCESSES.items(), ids=PROCESSES)
-def test_compose_gives_a_process_the_settings_it_reads_and_no_other(name, kind) -> None:
+def test_compose_gives_each_process_just_its_settings(name, kind) -> None:
     by_the_image = {"MODELSWAP_HOST", f"MODELSWAP_{name.upper()}_PORT"}
 
     given = re.findall(r"(?m)^ +(MODELSWAP_\w+):", in_full(SERVICES[name]))
@@ -85,7 +85,7 @@ def test_compose_gives_a_process_the_settings_it_reads_and_no_other(name, kind) 
     assert sorted(given) == sorted({setting(field) for field in kind.model_fields} - by_the_image)
 
 
-def test_compose_gives_the_command_every_setting_so_that_it_shows_and_checks_what_counts() -> None:
+def test_compose_gives_the_command_every_setting() -> None:
     by_the_image = {name for name in all_settings() if re.fullmatch(r"MODELSWAP_(HOST|\w+_PORT)", name)}
 
     given = re.findall(r"(?m)^ +(MODELSWAP_\w+):", in_full(SERVICES["cli"]))
@@ -119,7 +119,7 @@ def test_compose_holds_no_secret() -> None:
     assert [secret for secret in secrets if not re.match(r"\$\{\w+:\?", secret)] == []
 
 
-def test_compose_publishes_ports_on_this_machine_only_and_each_can_be_moved() -> None:
+def test_compose_publishes_movable_ports_on_loopback_only() -> None:
     published = re.findall(r"ports: (.+)", COMPOSE)
 
     moved_by = [re.fullmatch(r'\["127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\2"\]', ports) for ports in published]
@@ -165,7 +165,7 @@ def copy_for_make_env(to: Path) -> list[Path]:
     return [to / name for name in mounted]
 
 
-def test_make_env_writes_fresh_secrets_for_its_owner_alone_and_never_twice(tmp_path) -> None:
+def test_make_env_writes_private_fresh_secrets_once(tmp_path) -> None:
     copy_for_make_env(tmp_path)
 
     first = subprocess.run([tmp_path / "deploy/make_env.sh"], check=False, capture_output=True)
@@ -181,7 +181,7 @@ def test_make_env_writes_fresh_secrets_for_its_owner_alone_and_never_twice(tmp_p
     assert (tmp_path / ".env").read_text() == written
 
 
-def test_make_env_lets_the_servers_read_what_compose_mounts_however_it_was_cloned(tmp_path) -> None:
+def test_make_env_makes_mounted_files_readable(tmp_path) -> None:
     mounted = copy_for_make_env(tmp_path)
 
     subprocess.run([tmp_path / "deploy/make_env.sh"], check=True, capture_output=True)

@@ -108,7 +108,7 @@ def test_an_operation_names_only_the_problems_that_it_has():
     }
 
 
-def test_what_only_our_own_tools_ask_is_not_in_the_products_description():
+def test_internal_operations_are_not_in_the_description():
     document = APIS["state"].openapi()
 
     hidden = {"/preview", "/outputs", "/trainings/{training_id}/never-started"}

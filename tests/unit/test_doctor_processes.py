@@ -20,13 +20,13 @@ def test_items_that_are_set_aside_are_a_warning():
     assert (found.status, found.detail) == (WARNING, "ready, but owners: 2 set aside, the last for service_down")
 
 
-def test_a_process_that_is_not_ready_is_wrong_whatever_is_set_aside():
+def test_an_unready_process_is_wrong_despite_set_aside_items():
     health = Health(status="unavailable", version="1", checks={"archive": "RabbitMQ is away"}, set_aside=ASIDE)
 
     assert _process("ops", health, "1", WRONG).status == WRONG
 
 
-def test_what_may_be_lost_and_is_away_is_a_warning_of_a_process_that_is_ready():
+def test_an_optional_check_of_a_ready_process_is_a_warning():
     found = _process("state", Health(status="ok", version="1", checks={"progress": "no consumer"}), "1", WRONG)
 
     assert (found.status, found.detail) == (WARNING, "is ready, but: progress: no consumer")

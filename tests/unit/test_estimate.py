@@ -64,7 +64,7 @@ def test_a_clock_that_runs_behind_makes_no_negative_progress():
     assert shown(Stage.RUNNING, after=timedelta(minutes=-5)).progress == 0
 
 
-def test_nothing_is_guessed_of_a_training_whose_start_is_not_known():
+def test_without_a_start_nothing_is_estimated():
     assert shown(Stage.RUNNING, after=timedelta(hours=1), is_started=False).progress == 0
 
 
@@ -98,7 +98,7 @@ def test_the_rest_takes_as_long_as_the_log_s_pace_says():
     assert shown(Stage.RUNNING, after=timedelta(minutes=10), percent=25).eta_seconds == 30 * 60
 
 
-def test_the_rest_shrinks_while_the_log_is_silent_but_not_below_nothing():
+def test_the_rest_shrinks_without_logs_but_not_below_zero():
     silent = [
         shown(Stage.RUNNING, percent=50, reported_after=timedelta(minutes=10), after=timedelta(minutes=minutes))
         for minutes in (10, 15, 60)
@@ -107,7 +107,7 @@ def test_the_rest_shrinks_while_the_log_is_silent_but_not_below_nothing():
     assert [each.eta_seconds for each in silent] == [600, 300, 0]
 
 
-def test_two_percent_are_too_little_to_say_how_long_the_rest_takes():
+def test_two_percent_are_too_little_for_an_estimate():
     assert shown(Stage.RUNNING, after=timedelta(minutes=10), percent=2).eta_seconds is None
 
 
@@ -115,7 +115,7 @@ def test_two_percent_are_too_little_to_say_how_long_the_rest_takes():
 
 
 @pytest.mark.parametrize(("minutes", "percent"), [(0, 0), (5, 22), (10, 45), (20, 90), (25, 93), (24 * 60, 95)])
-def test_where_others_of_its_trainer_are_known_their_median_is_ninety_percent(minutes, percent):
+def test_the_trainers_median_duration_is_ninety_percent(minutes, percent):
     guess = shown(Stage.RUNNING, after=timedelta(minutes=minutes), learned=LEARNED)
 
     assert (guess.progress, guess.progress_source) == (percent, ProgressSource.ESTIMATE)
@@ -124,13 +124,13 @@ def test_where_others_of_its_trainer_are_known_their_median_is_ninety_percent(mi
 @pytest.mark.parametrize(
     ("minutes", "low", "middle", "high"), [(0, 15, 20, 25), (10, 5, 10, 15), (18, 0, 3.5, 7), (23, 0, 1, 2)]
 )
-def test_without_a_log_the_rest_takes_what_is_left_of_what_others_took(minutes, low, middle, high):
+def test_without_a_log_the_rest_follows_the_trainers_durations(minutes, low, middle, high):
     guess = shown(Stage.RUNNING, after=timedelta(minutes=minutes), learned=LEARNED)
 
     assert [60 * low, 60 * middle, 60 * high] == [guess.eta_low_seconds, guess.eta_seconds, guess.eta_high_seconds]
 
 
-def test_nobody_says_how_long_a_training_still_runs_that_runs_longer_than_others_did():
+def test_a_training_longer_than_others_has_no_estimate():
     late = shown(Stage.RUNNING, after=timedelta(hours=2), learned=LEARNED)
 
     assert (late.eta_low_seconds, late.eta_seconds, late.eta_high_seconds) == (0, 0, None)
@@ -144,20 +144,20 @@ def test_a_log_counts_the_more_the_further_it_is():
     assert [early, half] == [19 * 60, 10 * 60]
 
 
-def test_what_others_took_is_no_news_of_a_training_that_already_took_longer():
+def test_durations_do_not_apply_to_a_longer_training():
     slow = shown(Stage.RUNNING, after=timedelta(minutes=60), percent=50, learned=LEARNED)
 
     assert slow.eta_seconds == 60 * 60
 
 
-def test_a_training_is_overdue_only_well_after_all_others_would_have_ended():
+def test_a_training_is_overdue_well_after_the_longest_duration():
     overdue_at = shown(Stage.RUNNING, learned=LEARNED).overdue_at
 
     assert overdue_at == NOON + timedelta(minutes=36)
 
 
 @pytest.mark.parametrize("stage", [Stage.REQUESTED, Stage.RUNNING])
-def test_a_training_that_has_not_ended_can_be_overdue_whether_or_not_its_start_was_heard_of(stage):
+def test_a_training_can_be_overdue_without_a_known_start(stage):
     assert shown(stage, is_started=False, learned=LEARNED).overdue_at is not None
 
 
@@ -168,7 +168,7 @@ def test_a_training_that_has_ended_takes_no_more_time(stage):
     assert (ended.eta_seconds, ended.eta_low_seconds, ended.eta_high_seconds, ended.overdue_at) == (None,) * 4
 
 
-def test_where_nothing_is_learned_nothing_is_overdue_and_nobody_says_how_long_it_takes():
+def test_without_durations_nothing_is_overdue_or_estimated():
     guess = shown(Stage.RUNNING, after=timedelta(hours=3))
 
     assert (guess.eta_seconds, guess.eta_low_seconds, guess.eta_high_seconds, guess.overdue_at) == (None,) * 4
@@ -239,7 +239,7 @@ def test_no_date_however_wrong_is_too_much(started_at, after, learned):
     assert 0 <= progress(run, now=NOON + after).progress <= 95
 
 
-def test_a_start_long_before_we_heard_of_the_training_is_a_wrong_date():
+def test_a_start_long_before_the_request_is_ignored():
     run = Run(Stage.RUNNING, NOON, started_at=NOON - timedelta(days=700))
 
     assert progress(run, now=NOON + timedelta(minutes=30)).progress == 90
@@ -268,7 +268,7 @@ def test_of_many_reports_of_a_training_the_furthest_is_kept():
 
 
 @pytest.mark.parametrize(("fraction", "percent"), [(0.0, 0), (0.999, 99), (1.0, 99), (None, None)])
-def test_a_log_that_says_all_steps_are_done_is_not_believed_to_the_end(fraction, percent):
+def test_a_complete_log_is_not_shown_as_the_end(fraction, percent):
     assert [percent] == [report.percent for report in latest([progressed("one", fraction)])]
 
 

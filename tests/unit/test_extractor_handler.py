@@ -108,7 +108,7 @@ async def test_the_same_training_twice_is_the_same_event(extractor):
     assert once.id == twice.id
 
 
-async def test_a_foreign_webhook_proves_no_destination_and_still_names_its_model(extractor):
+async def test_a_foreign_webhook_names_its_model_but_no_destination(extractor):
     (event,) = await extractor.handle(succeeded(ref=None, destination=None))
 
     assert (event.ref, event.model) == (None, MODEL)
@@ -150,7 +150,7 @@ async def test_what_the_output_says_nothing_of_is_told_apart(extractor, replicat
     assert event.evidence.looked_up is looked_up
 
 
-async def test_half_a_version_of_a_model_that_is_not_there_is_a_matter_of_time(extractor, replicate):
+async def test_half_a_version_of_a_missing_model_is_retried(extractor, replicate):
     replicate.versions.clear()
 
     with pytest.raises(NotThereYet):
@@ -178,7 +178,7 @@ async def test_a_request_asks_replicate_again(extractor, replicate):
     assert (event.training_id, event.ref, event.model) == (TRAINING, OUR_REF, MODEL)
 
 
-async def test_a_redelivery_takes_what_is_known_and_a_new_request_asks_anew(replicate):
+async def test_a_redelivery_uses_memory_and_a_new_request_does_not(replicate):
     extractor = Extractor(replicate, Gate(replicate, Policy("predict"), find_flaw=look).verify, monotonic=lambda: 0)
     replicate.will_say, works = [{"status": "failed", "error": "no weights"}], replicate.will_say
     for _ in range(2):
@@ -192,7 +192,7 @@ async def test_a_redelivery_takes_what_is_known_and_a_new_request_asks_anew(repl
     assert (runs, len(events), len(replicate.inputs)) == (1, 1, 2)
 
 
-async def test_what_replicate_has_deleted_is_taken_from_what_was_received(extractor, replicate):
+async def test_a_deleted_output_is_taken_from_the_event(extractor, replicate):
     replicate.add_training(TRAINING, output=None, data_removed=True)
 
     assert await model_of(extractor, requested(output=OUTPUT)) == MODEL
@@ -202,12 +202,12 @@ async def test_so_is_a_training_that_replicate_has_forgotten(extractor):
     assert await model_of(extractor, requested(output=OUTPUT)) == MODEL
 
 
-async def test_a_forgotten_training_of_which_nothing_was_received_may_come_back(extractor):
+async def test_a_missing_training_without_output_is_retried(extractor):
     with pytest.raises(NotThere):
         await extractor.handle(requested())
 
 
-async def test_a_training_whose_output_nobody_has_any_more_has_no_model(extractor, replicate):
+async def test_a_training_whose_output_is_gone_has_no_model(extractor, replicate):
     replicate.add_training(TRAINING, output=None)
 
     with pytest.raises(NoModel):
@@ -215,7 +215,7 @@ async def test_a_training_whose_output_nobody_has_any_more_has_no_model(extracto
 
 
 @pytest.mark.parametrize("status", ["failed", "canceled", "aborted", "paused"])
-async def test_a_request_for_a_training_that_did_not_succeed_is_refused(extractor, replicate, status):
+async def test_a_request_for_an_unsuccessful_training_is_refused(extractor, replicate, status):
     replicate.add_training(TRAINING, status=status, output=OUTPUT)
 
     with pytest.raises(NotSucceeded, match=status):
@@ -223,7 +223,7 @@ async def test_a_request_for_a_training_that_did_not_succeed_is_refused(extracto
 
 
 @pytest.mark.parametrize("status", ["starting", "processing"])
-async def test_where_replicate_s_answer_lags_behind_its_webhook_it_is_asked_again(extractor, replicate, status):
+async def test_an_api_that_lags_behind_the_webhook_is_retried(extractor, replicate, status):
     replicate.add_training(TRAINING, status=status)
 
     with pytest.raises(NotThereYet, match=status):
@@ -275,7 +275,7 @@ async def test_nothing_is_told_of_a_message_that_was_none_of_ours(extractor):
 
 
 @pytest.mark.parametrize("output", ["9" * 64, {"version": "9" * 64}, "9" * 8])
-async def test_a_version_without_a_model_asks_for_the_destination_instead_of_failing(extractor, output):
+async def test_a_version_without_a_model_needs_the_destination(extractor, output):
     (event,) = await extractor.handle(succeeded(output=output, destination=None, ref=None))
 
     assert isinstance(event, ExtractionFailed)

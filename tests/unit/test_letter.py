@@ -237,7 +237,7 @@ def test_digest_parts_do_not_run_together():
     assert of("x", code="ab", kind="c") != of("x", code="a", kind="bc")
 
 
-def test_an_id_that_does_not_follow_from_the_body_is_not_believed():
+def test_an_id_not_derived_from_the_body_is_ignored():
     first, other = (TrainingSucceeded(training_id="t1", output=output) for output in ("one", "another"))
     forged = replace(of_event(other, NOON), headers=of_event(first, NOON).headers)
 

@@ -211,7 +211,7 @@ def test_an_output_too_large_to_go_on_is_malformed(output: bytes):
         decode(envelope.headers(), "application/json", b'{"training_id":"a","output":%s}' % output)
 
 
-def test_an_output_that_grows_too_large_when_written_anew_is_left_out():
+def test_an_output_that_encodes_too_large_is_left_out():
     body = b'{"id":"a","status":"succeeded","output":[' + b"1e15," * 100_000 + b"1]}"
 
     event = translate(decode_training(body), Origin(), size_bytes=len(body))
@@ -259,7 +259,7 @@ def test_where_model_ready_fits_model_activated_fits(user: str, trigger: str):
     check(largest(activated))
 
 
-def test_where_an_output_was_accepted_its_extraction_can_be_requested_again():
+def test_an_accepted_outputs_extraction_can_be_requested():
     accepted = TrainingSucceeded(
         training_id="t" * 128, user_id=LONGEST_USER, output="x" * (OUTPUT_BYTES - 2), error="\x01" * 4096
     )
@@ -374,7 +374,7 @@ def test_headers_larger_than_a_frame_are_refused(size: int):
     assert refusal.value.code == "message_too_large"
 
 
-def test_headers_that_just_fit_are_let_through_and_one_byte_more_is_not():
+def test_headers_fit_up_to_the_last_byte():
     def of(size: int) -> Outgoing:
         return Outgoing("", "q", b"", headers={"t": "x" * size})
 

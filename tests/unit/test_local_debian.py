@@ -18,7 +18,7 @@ SAMPLES = sorted((Path(__file__).parent.parent / "fixtures" / "apt").iterdir())
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_the_archive_is_told_from_updates_third_parties_and_what_is_switched_off(sample):
+def test_only_the_main_archive_is_used_as_a_mirror(sample):
     text = sample.read_text()
     parse = deb822_sources if sample.suffix == ".sources" else one_line_sources
 
@@ -27,7 +27,7 @@ def test_the_archive_is_told_from_updates_third_parties_and_what_is_switched_off
     assert found == [line.removeprefix("# expected: ") for line in text.splitlines() if line.startswith("# expected")]
 
 
-def test_a_mirror_is_asked_for_another_release_under_the_same_key():
+def test_another_release_of_a_mirror_keeps_its_key():
     mirror = Mirror("http://mirror.example/debian", "/usr/share/keyrings/debian-archive-keyring.gpg")
 
     line = mirror.line("forky")
@@ -77,5 +77,5 @@ def test_a_series_is_the_beginning_of_a_version(series, version, fits):
     assert _is_of(series, version) is fits
 
 
-def test_both_series_that_the_broker_is_tested_on_can_be_had_from_a_debian():
+def test_both_tested_rabbitmq_series_have_a_debian_release():
     assert {"3.10", "4"} <= {release.series for release in RELEASES if release.distribution == "debian"}

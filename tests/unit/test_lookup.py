@@ -133,7 +133,7 @@ async def test_what_is_not_listed_soon_after_the_end_may_still_be(replicate: Fak
         await found(replicate, Run("t1", START, at(10), now=at(20)))
 
 
-async def test_what_is_not_listed_long_after_the_end_is_said_to_be_missing(replicate: FakeReplicate):
+async def test_a_version_not_listed_long_after_the_end_is_missing(replicate: FakeReplicate):
     replicate.versions.clear()
 
     error = await refused(replicate)

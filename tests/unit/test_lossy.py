@@ -37,7 +37,7 @@ def message(event: Event) -> Outgoing:
     return to_message(wrap(event, source="test", now=now()), PLAN)
 
 
-def test_the_lossy_part_of_the_plan_is_the_queue_of_progress_alone():
+def test_only_the_progress_queue_is_lossy():
     assert [queue.name for queue in PLAN.lossy.queues] == [PROGRESS_QUEUE]
     assert [exchange.name for exchange in PLAN.lossy.exchanges] == ["modelswap.training"]
     assert {binding.queue for binding in PLAN.lossy.bindings} == {PROGRESS_QUEUE}

@@ -188,7 +188,7 @@ async def test_all_mistakes_are_told_at_once(asker):
     assert [error["pointer"] for error in answer.json()["errors"]] == ["query.limit", "#/reason", "#/count", "#/x"]
 
 
-def test_what_the_description_does_not_know_is_told_in_our_words_all_the_same():
+def test_errors_outside_the_description_are_in_our_words():
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(dict[str, datetime]).validate_python({"a": "x"})
 

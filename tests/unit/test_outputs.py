@@ -117,7 +117,7 @@ def test_a_name_alone_says_what_to_look_up():
     assert (lookup.code, lookup.model, lookup.prefix) == ("version_not_pinned", DESTINATION, None)
 
 
-def test_half_a_version_is_completed_by_the_only_one_that_begins_so():
+def test_half_a_version_is_completed_if_unambiguous():
     lookup = lookup_of({"version": "925da5f5"})
 
     ref = resolve(lookup, [made(OTHER), made(WHOLE)], START)
@@ -125,7 +125,7 @@ def test_half_a_version_is_completed_by_the_only_one_that_begins_so():
     assert DESTINATION.at(WHOLE) == ref
 
 
-def test_a_name_alone_is_completed_by_the_only_version_since_the_training_began():
+def test_a_bare_name_is_completed_by_the_only_new_version():
     lookup = lookup_of({"version": "acme/u-42"})
 
     ref = resolve(lookup, [made(WHOLE), made(OTHER, minutes_after_start=-1)], START)
@@ -278,7 +278,7 @@ _OUTPUTS_OR_JSON = _OUTPUTS | _OUTPUTS.map(json.dumps)
 @example({"version": f"mallory/u-42:{WHOLE}", "model": f"acme/u-42:{WHOLE}"}, DESTINATION, None, None)
 @example({"version": 10**5000}, DESTINATION, None, None)
 @example([{"version": OTHER}, {"model": "acme/u-42"}], None, "acme/u-42", OTHER)
-def test_whatever_the_output_only_a_ref_of_the_destination_comes_out(output, destination, trainer, trainer_version):
+def test_any_output_gives_a_ref_of_the_destination_or_an_error(output, destination, trainer, trainer_version):
     try:
         found = find_model(output, destination=destination, trainer=trainer, trainer_version=trainer_version)
     except NoModel as error:

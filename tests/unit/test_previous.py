@@ -49,11 +49,11 @@ PASTS = {
 
 
 @pytest.mark.parametrize(("past", "expected"), PASTS.items())
-def test_the_newest_model_before_that_was_not_taken_back_is_offered(past, expected):
+def test_the_newest_earlier_model_not_taken_back_is_offered(past, expected):
     assert model_before(history(past)) == (None if expected is None else ref(expected))
 
 
-def test_of_two_trainings_that_made_one_model_the_newer_is_offered():
+def test_of_two_trainings_with_one_model_the_newer_is_offered():
     older, newer, other = UUID(int=1), UUID(int=2), UUID(int=3)
     lines = [
         Line(Cause.TRAINING, older, model_of("A"), None),

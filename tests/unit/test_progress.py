@@ -118,11 +118,11 @@ def test_a_step_of_other_work_is_none_of_the_trainings(before, count):
 
 @pytest.mark.parametrize("rate", ["120.5MB/s", "2.1s/file", "12.1kit/s", "12157.40it/s", "9.2 tokens/s", "8.1key/s"])
 @pytest.mark.parametrize("training_input", [STEPS, {}])
-def test_a_bar_with_a_rate_of_other_work_is_none_of_the_trainings(rate, training_input):
+def test_a_bar_with_another_rate_is_not_the_trainings(rate, training_input):
     assert read_progress(f"lora:  12%|█▏        | 120/1000 [01:05<07:56, {rate}]", training_input) is None
 
 
-def test_a_training_that_never_wrote_a_bar_has_no_progress_however_much_it_wrote():
+def test_a_long_log_without_a_bar_has_no_progress():
     assert read_progress("lorem ipsum 12 dolor\n" * 100_000, STEPS) is None
 
 
@@ -144,7 +144,7 @@ def test_of_a_line_full_of_counts_the_last_ones_say_it(unit):
 
 @pytest.mark.parametrize("width", [160, 1990])
 @pytest.mark.parametrize("unit", ["|1/2", "iter 1/2 ", "1it [x] ", "step 3/2 ", "1 of 1 "])
-def test_reading_ends_after_thousands_of_counts_that_are_not_the_trainings(unit, width):
+def test_reading_ends_after_thousands_of_other_counts(unit, width):
     training = "train:  12%|█▏| 120/1000\n"
     line = unit * (width // len(unit)) + "\n"
     counts = width // len(unit)
@@ -182,7 +182,7 @@ def test_reading_ends_after_thousands_of_counts_that_are_not_the_trainings(unit,
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_the_number_of_steps_is_taken_from_the_input_where_it_is_one(training_input, steps):
+def test_the_number_of_steps_is_taken_from_a_valid_input(training_input, steps):
     assert configured_steps(training_input) == steps
 
 
@@ -289,7 +289,7 @@ def test_whatever_the_log_the_filter_answers_with_one_line(logs, training_input)
 
 @settings(max_examples=200)
 @given(st.integers(0, 1000), st.integers(1, 1000), st.text(st.characters(codec="utf-8"), max_size=20))
-def test_a_bar_that_counts_to_the_configured_steps_is_read_whatever_stands_above_it(step, steps, above):
+def test_a_bar_of_the_requested_steps_needs_no_name(step, steps, above):
     bar = f"lora: {100 * step // steps:3}%|███   | {min(step, steps)}/{steps} [00:01<00:01,  9.1it/s]"
 
     progress = read_progress(f"{above}\n{bar}\n", {"steps": steps})

@@ -48,7 +48,7 @@ def test_the_readmes_snippet_keeps_the_highest_generation():
         assert used(order) == {"u-42": None}
 
 
-def test_the_readmes_table_names_every_field_of_every_public_event():
+def test_the_readme_lists_every_field_of_public_events():
     rows = dict(re.findall(r"(?m)^\| `([\w.]+)` \|[^|]*\| (.+) \|$", SECTION))
 
     assert {key: shown(event) for key, event in PUBLIC.items()} == {

@@ -41,7 +41,7 @@ def test_each_status_is_one_error(status, kind, code):
     assert str(status) in str(seen)
 
 
-def test_what_only_a_human_ends_and_throttling_are_never_one_trainings_fault():
+def test_refusals_and_throttling_concern_all_trainings():
     down = [status for status in range(400, 600) if isinstance(error(status), DependencyDown)]
 
     alone = {status for status in down if error(status).may_concern_one}

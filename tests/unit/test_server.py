@@ -453,7 +453,7 @@ async def test_a_full_server_closes_the_connection_that_waits_longest(serve):
     assert [client.is_gone for client in silent] == [True, False, False]
 
 
-async def test_a_full_server_refuses_a_connection_where_all_are_worked_on(serve):
+async def test_a_server_full_of_requests_refuses_connections(serve):
     serving = serve(connections=2, requests=2)
     for _ in range(2):
         serving.connect().send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -463,7 +463,7 @@ async def test_a_full_server_refuses_a_connection_where_all_are_worked_on(serve)
     assert (status, problem(body)) == (503, "too-many-connections")
 
 
-async def test_a_busy_server_answers_for_its_health_and_refuses_the_rest(serve):
+async def test_an_overloaded_server_answers_only_health_checks(serve):
     serving = serve(connections=10, requests=3)
     working = [serving.connect() for _ in range(3)]
     for client in working:

@@ -120,7 +120,7 @@ def test_five_minutes_of_skew_are_fine(skew):
 
 
 @pytest.mark.parametrize("skew", [-301, 301, 86_400])
-def test_more_than_five_minutes_of_skew_are_stale_in_both_directions(skew):
+def test_more_than_five_minutes_of_skew_are_stale(skew):
     assert refusal(now=TIMESTAMP + skew) == "stale_timestamp"
 
 
@@ -131,7 +131,7 @@ def test_any_of_several_secrets_will_do():
     assert refusal(secrets=[]) == "wrong_signature"
 
 
-def test_any_of_several_signatures_will_do_and_unknown_versions_are_passed_over():
+def test_one_valid_signature_of_several_is_enough():
     check(signatures=f"v1a,AAAA v2,{SIGNATURE[3:]} v1,AAAA {SIGNATURE}")
 
 

@@ -130,7 +130,7 @@ def test_logs_can_be_huge_and_still_end_with_the_end():
         ("costs $5", "costs $5"),
     ],
 )
-def test_an_output_can_be_any_json_and_name_what_it_would_have_been(ordered, said):
+def test_an_ordered_output_may_be_any_json_with_placeholders(ordered, said):
     one = training(output=ordered)
     weights = f"https://replicate.delivery/xezq/{one.id}/trained_model.tar"
     expected = json.dumps(said).replace("{version}", one.makes).replace("{weights}", weights)
@@ -157,7 +157,7 @@ def test_a_version_can_be_somebody_elses():
             pytest.fail(f"no version in {other}")
 
 
-def test_a_healthy_training_tells_of_its_start_its_output_and_its_end():
+def test_a_healthy_training_posts_start_output_and_end():
     assert list(webhooks(training())) == [
         Due(STARTS, START, STARTS),
         Due(STARTS + 588, OUTPUT, STARTS + 588),
@@ -170,7 +170,7 @@ def test_nothing_is_told_that_was_not_asked_for(asked):
     assert {due.event for due in webhooks(training(events=[asked]))} == {asked}
 
 
-def test_logs_are_told_whenever_something_was_written_but_not_too_often():
+def test_new_logs_are_posted_at_intervals():
     told = [due.at for due in webhooks(training(steps=100, events=["logs"]))]
     often = [due.at for due in webhooks(training(steps=5000, events=["logs"]))]
     seldom = [due.at for due in webhooks(training(steps=5000, events=["logs"]), log_interval_seconds=60)]
@@ -204,7 +204,7 @@ def test_the_end_can_be_told_late():
     assert list(webhooks(training(late_seconds=60)))[-1] == Due(ENDS + 60, COMPLETED, ENDS)
 
 
-def test_logs_can_arrive_after_the_end_and_still_say_that_it_runs():
+def test_late_logs_arrive_after_the_end_as_processing():
     one = training(late_logs_seconds=5, events=["logs", "completed"])
     *_, end, late = webhooks(one)
 

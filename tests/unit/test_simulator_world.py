@@ -43,7 +43,7 @@ def train(where: World, destination: str = "acme/u-42") -> Training:
     return made
 
 
-def test_ids_follow_from_the_seed_whatever_the_order_of_destinations():
+def test_ids_follow_from_the_seed_in_any_order():
     one, other, third = world(seed=1), world(seed=1), world(seed=2)
     first = [train(one, name) for name in ("acme/a", "acme/b", "acme/a")]
     second = [train(other, name) for name in ("acme/a", "acme/a", "acme/b")]
@@ -199,12 +199,12 @@ def test_everything_that_chance_can_draw_is_valid_and_no_default():
     assert all(fault["description"] and fault["examples"] for fault in table().values())
 
 
-def test_a_chance_of_something_unknown_is_refused_with_what_there_is():
+def test_a_chance_of_an_unknown_fault_lists_the_known_ones():
     with pytest.raises(ValidationError, match=r"no fault is called duplicat; there are .*duplicate"):
         Knobs(chances={"duplicat": 0.1})
 
 
-def test_a_secret_that_can_not_sign_is_refused_without_being_repeated():
+def test_an_invalid_signing_secret_is_refused_and_not_shown():
     with pytest.raises(ValidationError) as caught:
         Knobs(secret="whsec_hunter2")
 

@@ -221,7 +221,7 @@ def orders(events: Iterable[Envelope]) -> Iterable[tuple[Envelope, ...]]:
 
 
 @pytest.mark.parametrize("ends", list(itertools.product(ENDS, repeat=4)), ids="-".join)
-def test_of_four_trainings_the_newest_good_one_is_live_in_whatever_order_they_end(ends):
+def test_of_four_trainings_the_newest_good_one_wins_in_any_order(ends):
     events = [ENDS[end](f"t{number}") for number, end in enumerate(ends, 1)]
 
     for order in orders(events):
@@ -233,7 +233,7 @@ def test_of_four_trainings_the_newest_good_one_is_live_in_whatever_order_they_en
 
 
 @pytest.mark.parametrize("ends", list(itertools.product(ENDS, repeat=2)), ids="-".join)
-def test_of_two_trainings_every_order_of_every_event_told_twice_ends_the_same(ends):
+def test_every_order_of_duplicated_events_ends_the_same(ends):
     events = [started("t1"), ENDS[ends[0]]("t1"), started("t2"), ENDS[ends[1]]("t2")]
 
     for order in orders(events):
@@ -276,7 +276,7 @@ def test_a_batch_comes_to_the_same_as_its_events_one_by_one(events, size):
     assert together == alone
 
 
-def test_an_older_training_that_ends_while_a_newer_one_runs_is_used_until_then():
+def test_an_older_model_is_used_while_a_newer_training_runs():
     world = World.of(training(1), training(2))
 
     world.take(started("t2"), ready("t1"))
@@ -287,7 +287,7 @@ def test_an_older_training_that_ends_while_a_newer_one_runs_is_used_until_then()
     assert [swap.previous for swap in world.history] == [None, model_of("t1")]
 
 
-def test_an_older_training_that_ends_after_a_newer_one_is_told_of_but_not_used():
+def test_an_older_training_that_ends_later_is_superseded():
     world = World.of(training(1), training(2))
 
     world.take(ready("t2"))
@@ -298,7 +298,7 @@ def test_an_older_training_that_ends_after_a_newer_one_is_told_of_but_not_used()
     assert (world.told[-1].generation, world.told[-1].current_generation) == (1, 2)
 
 
-def test_a_rollback_beats_every_training_that_was_requested_before_it():
+def test_a_rollback_beats_all_earlier_requests():
     rolled_back = CurrentModel(3, UUID(int=1), model_of("t1"))
     world = World.of(training(1, stage=Stage.ACTIVE), training(2))
     world.models["ada"] = rolled_back
@@ -329,7 +329,7 @@ def test_the_newest_reason_why_there_is_no_model_is_kept():
 
 
 @pytest.mark.parametrize("stage", [Stage.VERIFYING, Stage.UNVERIFIED])
-def test_what_has_no_model_is_looked_at_again_with_all_that_is_known(stage):
+def test_a_retried_extraction_has_all_known_facts(stage):
     world = World.of(
         training(
             1, stage=stage, output='{"version": ["é", null]}', trainer_version="f" * 64, started_at=NOON, user_id="ada"
@@ -389,7 +389,7 @@ def test_an_output_that_can_not_travel_is_left_to_replicate(output):
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["older fails", "older fails again", "newer ends"])))
 @pytest.mark.parametrize(("end", "stage"), [("good", Stage.ACTIVE), ("no model", Stage.UNVERIFIED)])
-def test_whatever_an_older_try_says_late_the_newer_one_ends_as_it_ends(order, end, stage):
+def test_a_late_result_of_an_older_extraction_changes_nothing(order, end, stage):
     world = World.of(training(1, stage=Stage.UNVERIFIED))
     world.retry_extraction(1, UUID(int=7))
     world.retry_extraction(1, UUID(int=8))
@@ -405,7 +405,7 @@ def test_whatever_an_older_try_says_late_the_newer_one_ends_as_it_ends(order, en
     assert world.stage(1) is stage
 
 
-def test_to_find_nothing_once_more_is_not_taken_for_the_first_time():
+def test_a_second_failure_is_a_fact_of_its_own():
     world = World.of(training(1))
     world.take(not_verified("t1"))
 
@@ -418,7 +418,7 @@ def test_to_find_nothing_once_more_is_not_taken_for_the_first_time():
 # Looking again, with the destination
 
 
-def test_where_only_the_destination_was_missing_it_is_added_and_the_model_looked_for_again():
+def test_a_missing_destination_is_added_for_a_new_extraction():
     world = World.of(training(1))
 
     world.take(started("t1"), succeeded("t1", output="f" * 64), destination_unknown("t1"))
@@ -482,9 +482,7 @@ def test_what_has_ended_otherwise_is_not_looked_at_again(stage):
 @pytest.mark.parametrize("newer", [None, *ENDS])
 @pytest.mark.parametrize("position", range(2, 5))
 @pytest.mark.parametrize("back_to", range(1, 4))
-def test_a_rollback_beats_all_that_was_requested_before_it_and_nothing_that_is_requested_later(
-    newer, position, back_to
-):
+def test_a_rollback_beats_earlier_and_not_later_requests(newer, position, back_to):
     happened = 0
     for order in orders([ready(f"t{number}") for number in range(1, 5)]):
         world = World.of(*map(training, range(1, 5)))
@@ -562,7 +560,7 @@ def test_a_withdrawal_leaves_no_model_and_says_who_and_why():
     assert (noted.previous, noted.model) == (model_of("t1"), None)
 
 
-def test_after_a_withdrawal_an_older_training_is_superseded_and_a_newer_one_is_used():
+def test_after_a_withdrawal_only_a_newer_training_is_used():
     world = World.of(training(1), training(2))
     world.take(ready("t2"))
     world.withdraw(3)
@@ -658,7 +656,7 @@ def test_users_do_not_touch_each_other():
 # What can be wrong with an event
 
 
-def test_an_event_of_a_training_that_nobody_registered_is_tried_again_and_not_remembered():
+def test_an_event_of_an_unknown_training_is_retried():
     world = World.of(training(1))
 
     results = world.take(ready("t1"), ready("t9"))
@@ -669,7 +667,7 @@ def test_an_event_of_a_training_that_nobody_registered_is_tried_again_and_not_re
     assert ready("t9").id not in world.inbox
 
 
-def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_that_made_it():
+def test_a_looked_up_model_of_another_training_is_refused():
     world = World.of(training(1), training(2))
 
     results = world.take(ready("t1"), ready("t2", model=model_of("t1"), looked_up=True))
@@ -679,7 +677,7 @@ def test_a_model_that_was_only_looked_up_is_not_taken_from_the_training_that_mad
     assert (world.models["ada"].generation, world.stage(2)) == (1, Stage.UNVERIFIED)
 
 
-def test_where_users_share_a_destination_a_model_that_was_only_looked_up_is_nobodys():
+def test_a_looked_up_model_at_a_shared_destination_is_refused():
     world = World.of(training(1), training(2, user_id="bob"))
 
     # It may be bob's already, of whose training nobody has heard yet.
@@ -717,7 +715,7 @@ BEFORE, AFTER = NOON - timedelta(hours=1), NOON + timedelta(hours=1)
         (None, NOON - timedelta(minutes=11), True),
     ],
 )
-def test_a_model_is_looked_up_only_where_no_other_training_can_have_made_it(started_at, completed_at, is_taken):
+def test_a_looked_up_model_without_rivals_is_accepted(started_at, completed_at, is_taken):
     others = [Rival(UUID(int=1), DESTINATION, None, None), Rival(UUID(int=2), DESTINATION, started_at, completed_at)]
     elsewhere = Rival(UUID(int=3), ModelName("acme", "other"), None, None)
     snapshot = Snapshot([training(1)], {}, rivals=[*others, elsewhere])
@@ -730,7 +728,7 @@ def test_a_model_is_looked_up_only_where_no_other_training_can_have_made_it(star
 
 
 @pytest.mark.parametrize(("registered", "is_taken"), [((), False), (["x1"], False), (["x1", "x2"], True)])
-def test_a_model_that_an_unregistered_training_can_have_made_is_nobodys(registered, is_taken):
+def test_a_model_with_an_unregistered_rival_is_refused(registered, is_taken):
     snapshot = Snapshot([training(1)], {}, registered=registered)
 
     changes = fold([ready("t1", looked_up=True, made_at=NOON, rivals=("x1", "x2"))], snapshot, now=NOON)
@@ -738,7 +736,7 @@ def test_a_model_that_an_unregistered_training_can_have_made_is_nobodys(register
     assert len(changes.swaps) == is_taken
 
 
-def test_a_model_somewhere_else_than_at_the_destination_is_never_used_however_often_it_is_told():
+def test_a_model_at_another_destination_is_never_used():
     stranger = model_of("t1", ModelName("acme", "bob"))
     world = World.of(training(1, stage=Stage.VERIFYING))
 
@@ -786,7 +784,7 @@ def test_a_webhook_that_proves_our_own_id_brings_replicate_s():
     assert world.models["ada"].model == model_of("t1")
 
 
-def test_within_a_batch_too_replicate_s_id_is_known_once_it_was_brought():
+def test_an_id_is_known_to_later_events_of_its_batch():
     world = World.of(training(1, training_id=None))
 
     assert world.take(started("t1", ref=UUID(int=1)), ready("t1")) == [None, None]
@@ -814,7 +812,7 @@ def test_replicate_s_id_counts_more_than_ours():
     assert [world.stage(1), world.stage(2)] == [Stage.ACTIVE, Stage.REQUESTED]
 
 
-def test_a_training_that_we_took_for_not_started_counts_when_replicate_runs_it_after_all():
+def test_a_training_marked_not_started_counts_when_it_runs():
     world = World.of(training(1, training_id=None, stage=Stage.FAILED))
 
     world.take(started("t1", ref=UUID(int=1)))
@@ -913,7 +911,7 @@ def test_a_replayed_letter_says_what_it_came_to(before, event, expected):
     assert settled(world, replayed(event)) == [("a-replay:1", *expected)]
 
 
-def test_a_replay_is_no_duplicate_of_the_first_time_but_of_itself():
+def test_a_replay_duplicates_itself_and_not_the_original():
     world = World.of(training(1))
     world.take(ready("t1"))
     again = replayed(ready("t1"))
@@ -932,7 +930,7 @@ def test_what_a_replay_swaps_says_so_and_carries_its_mark():
     assert {activated.replay, told.replay} == {"a-replay:1"}
 
 
-def test_a_replay_that_fails_here_is_told_by_its_dead_letter_alone():
+def test_a_replay_that_fails_here_publishes_no_outcome():
     world = World.of(training(1))
 
     assert settled(world, replayed(ready("t1", model=model_of("t1", ModelName("acme", "bob"))))) == []

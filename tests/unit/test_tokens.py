@@ -29,7 +29,7 @@ def test_an_entry_says_whose_a_token_is_and_what_it_may(entry, secret, caller):
 @pytest.mark.parametrize(
     ("settings", "name"), [(OpsClientSettings, "MODELSWAP_OPS_TOKENS"), (ClientSettings, "MODELSWAP_API_TOKENS")]
 )
-def test_an_entry_that_means_nothing_is_a_mistake_that_shows_no_secret(settings, name, entry):
+def test_an_invalid_entry_is_refused_and_shows_no_secret(settings, name, entry):
     with pytest.raises(SettingsError) as caught:
         settings.load({name: f"a-token-that-is-good,{entry or ':'}"})
 

@@ -42,7 +42,7 @@ def test_an_end_is_an_end_whatever_is_told_afterwards(stage):
     assert [None] * len(TOLD) == [next_stage(stage, fact) for fact in TOLD]
 
 
-def test_an_active_training_is_moved_by_nothing_but_a_newer_model():
+def test_an_active_training_moves_only_for_a_newer_model():
     moving = {fact: after for fact in Fact if (after := next_stage(Stage.ACTIVE, fact))}
 
     assert moving == {Fact.DISPLACED: Stage.REPLACED}
@@ -61,15 +61,15 @@ def test_a_ready_model_counts_however_little_was_told_before(stage):
     assert next_stage(stage, Fact.LOST) == Stage.SUPERSEDED
 
 
-def test_what_we_took_for_not_started_is_requested_again_when_replicate_runs_it():
+def test_a_not_started_training_is_requested_when_it_runs():
     assert moved_by(Fact.APPEARED) == {Stage.FAILED: Stage.REQUESTED}
 
 
-def test_only_what_succeeded_without_a_usable_model_is_looked_at_again():
+def test_only_unverified_trainings_can_be_extracted_again():
     assert moved_by(Fact.EXTRACTION_RETRIED) == {Stage.VERIFYING: Stage.VERIFYING, Stage.UNVERIFIED: Stage.VERIFYING}
 
 
-def test_only_a_model_that_was_proven_good_and_is_not_in_use_can_be_chosen():
+def test_only_a_verified_unused_model_can_be_chosen():
     assert moved_by(Fact.CHOSEN) == {Stage.REPLACED: Stage.ACTIVE, Stage.SUPERSEDED: Stage.ACTIVE}
 
 

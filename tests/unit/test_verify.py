@@ -196,7 +196,7 @@ async def test_a_run_that_says_nothing_about_the_model_is_inconclusive(replicate
     assert caught.value.max_attempts is not None
 
 
-async def test_a_model_that_boots_is_waited_for_as_long_as_patience_lasts(replicate, gate, clock):
+async def test_a_booting_model_is_awaited_for_the_patience(replicate, gate, clock):
     replicate.will_say = [{"status": "starting"}]
 
     with pytest.raises(StillRunning, match="starting"):
@@ -512,7 +512,7 @@ async def test_a_picture_that_is_gone_is_no_verdict(replicate, gate):
 
 
 @pytest.mark.parametrize("error", [DependencyDown("no connection"), NoAnswer("503"), BadAnswer("too long")])
-async def test_a_picture_that_can_not_be_fetched_holds_up_nobody_and_is_paid_for_once(replicate, gate, error):
+async def test_an_unreachable_picture_is_retried_and_paid_for_once(replicate, gate, error):
     fetch = replicate.fetch_output
 
     async def fail(_: str) -> bytes:
@@ -538,7 +538,7 @@ def replicate_falls_ill(replicate: FakeReplicate, error: Exception) -> Callable[
 
 
 @pytest.mark.parametrize("error", [DependencyDown("503"), OperatorNeeded("402")])
-async def test_while_replicate_is_away_nothing_is_decided_and_nothing_is_forgotten(replicate, clock, error):
+async def test_an_outage_of_replicate_decides_and_forgets_nothing(replicate, clock, error):
     replicate.will_say = [{"status": "starting"}] * 2 + [{"status": "succeeded", "output": OUTPUT}]
     gate = Gate(
         replicate, Policy(), find_flaw=look, monotonic=clock.monotonic, sleep=replicate_falls_ill(replicate, error)
