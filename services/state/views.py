@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from services.state.transitions import Stage
+from shared.contract.answers import Page
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.values import Cause, ProgressSource
 
@@ -116,23 +117,24 @@ class TrainingRow(TrainingView):
     number: int = Field(exclude=True)
 
 
+_MODEL_EXAMPLE: Final = {
+    "user_id": EXAMPLE.user_id,
+    "reference": EXAMPLE.model,
+    "owner": "acme",
+    "name": "user-42",
+    "version": "5c" * 32,
+    "generation": 7,
+    "ref": EXAMPLE.ref,
+    "training_id": EXAMPLE.training_id,
+    "trigger_word": "TOK",
+    "activated_at": "2026-11-24T12:20:00Z",
+}
+
+
 class ModelView(_View):
     """A user's current model. No field is ever null."""
 
-    model_config = example(
-        {
-            "user_id": EXAMPLE.user_id,
-            "reference": EXAMPLE.model,
-            "owner": "acme",
-            "name": "user-42",
-            "version": "5c" * 32,
-            "generation": 7,
-            "ref": EXAMPLE.ref,
-            "training_id": EXAMPLE.training_id,
-            "trigger_word": "TOK",
-            "activated_at": "2026-11-24T12:20:00Z",
-        }
-    )
+    model_config = example(_MODEL_EXAMPLE)
 
     user_id: str
     reference: ModelRef
@@ -151,6 +153,49 @@ class ModelView(_View):
     activated_at: datetime
     dry_run: bool = False
     """True if nothing was changed and this is what would be; else absent."""
+
+
+class UserModelView(_View):
+    """A user's current model, in a snapshot of all users' models."""
+
+    model_config = example(
+        {
+            "user_id": EXAMPLE.user_id,
+            "generation": 7,
+            "updated_at": "2026-11-24T12:20:00Z",
+            "model": _MODEL_EXAMPLE,
+        }
+    )
+
+    user_id: str
+    generation: int
+    updated_at: datetime
+    """When the model became current."""
+    model: ModelView
+
+
+class WithdrawnView(_View):
+    """A user whose model was withdrawn, and who has none since."""
+
+    model_config = example(
+        {"user_id": EXAMPLE.user_id, "generation": 8, "updated_at": "2026-11-24T15:00:00Z", "withdrawn": True}
+    )
+
+    user_id: str
+    generation: int
+    """Of the withdrawal."""
+    updated_at: datetime
+    """When the model was withdrawn."""
+    withdrawn: Literal[True]
+
+
+class SnapshotPage(Page[UserModelView | WithdrawnView]):
+    """One page of a snapshot, with the cursor of the next page."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    next_updated_since: datetime
+    """Give it as `updated_since` when you take the next snapshot. It is the same on every page of this one."""
 
 
 class OutputView(_View):

@@ -8,13 +8,15 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from services.state import adopting, extraction, rollback, starting
 from services.state.api import models as model_requests
+from services.state.api import snapshot as snapshot_requests
 from services.state.api import trainings as training_requests
 from services.state.api.models import Models
+from services.state.api.snapshot import Snapshots
 from services.state.api.sse import EXAMPLE, EventStream
 from services.state.api.trainings import Replicate, Trainings, WebhookAddress
 from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.streams import Watcher
-from services.state.views import ModelView, OutputView, SwapView, TrainingView, WithdrawalView
+from services.state.views import ModelView, OutputView, SnapshotPage, SwapView, TrainingView, WithdrawalView
 from shared.contract.answers import Page
 from shared.contract.errors import ModelswapError
 from shared.contract.idempotency import KeyReused
@@ -57,7 +59,7 @@ With an `Idempotency-Key`, a write can be repeated if its answer was lost: it is
 Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 
-class Store(training_requests.Store, model_requests.Store, Protocol):
+class Store(training_requests.Store, model_requests.Store, snapshot_requests.Store, Protocol):
     """The store."""
 
 
@@ -142,6 +144,7 @@ def create_api(
     add("POST", "/trainings/{training_id}/never-started", trainings.never_started, TrainingView, tag=TOOLS)
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
     add("GET", "/outputs", trainings.list_outputs, Page[OutputView], tag=TOOLS)
+    add("GET", "/models", Snapshots(store).list_models, SnapshotPage, tag=_MODELS)
     # A user id may hold slashes. The end of the path tells the routes apart.
     add("GET", "/users/{user_id:path}/trainings", trainings.list_user_trainings, Page[TrainingView])
     add("POST", "/users/{user_id:path}/retry-extraction", trainings.retry_user_extraction, TrainingView, status=202)

@@ -8,6 +8,7 @@ The store: every SQL statement of the service, in schema `state`, one file per u
 *registration*  new trainings
 *orders*        orders about a user's model or a training: rollback, withdrawal, retry of an extraction
 *queries*       what the API shows; never writes
+*snapshot*      pages of all users' models
 *relay*         the outbox, and pruning
 *durations*     statistics of how long trainings take
 """
@@ -23,10 +24,11 @@ from services.state.store.progress import ProgressReports
 from services.state.store.queries import Queries
 from services.state.store.registration import Registrations
 from services.state.store.relay import Outbox
+from services.state.store.snapshot import Snapshots
 
 #: The role with the service's few privileges.
 ROLE: Final = "modelswap_state"
 
 
-class Store(Events, ProgressReports, Registrations, Orders, Queries, Outbox, Durations):
+class Store(Events, ProgressReports, Registrations, Orders, Queries, Snapshots, Outbox, Durations):
     """All use cases on one pool."""

@@ -62,11 +62,12 @@ _LIST_OUTPUTS: Final = """
     ORDER BY number DESC
     LIMIT $3
 """
-_MODEL: Final = """
+#: The parts of the model of a row m.
+MODEL: Final = """
            m.model::text AS reference, split_part(m.model, '/', 1) AS owner,
-           split_part(split_part(m.model, ':', 1), '/', 2) AS name, split_part(m.model, ':', 2) AS version,
-           m.user_id, m.generation, t.training_id, m.ref, m.trigger_word
+           split_part(split_part(m.model, ':', 1), '/', 2) AS name, split_part(m.model, ':', 2) AS version
 """
+_MODEL: Final = MODEL + ", m.user_id, m.generation, t.training_id, m.ref, m.trigger_word"
 _FIND_MODEL: Final = f"""
     SELECT {_MODEL}, m.activated_at FROM state.user_models m JOIN state.trainings t USING (ref) WHERE m.user_id = $1
 """  # noqa: S608 (constants)
