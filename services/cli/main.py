@@ -13,6 +13,7 @@ import typer
 from services.cli.backtest.commands import dead_letters_try, trainings_re_extract
 from services.cli.docs.commands import docs
 from services.cli.events.commands import extract, listen, progress, trigger
+from services.cli.events.past_commands import events
 from services.cli.local.commands import config, db, demo, doctor, serve, topology, up
 from services.cli.mistyped import explain_mistake
 from services.cli.operators.commands import audit, dead_letters
@@ -55,6 +56,7 @@ for command in (demo, up, serve, doctor, audit, listen, trigger, extract, progre
 trainings.command("re-extract")(trainings_re_extract)
 dead_letters.command("try")(dead_letters_try)
 for name, commands in (
+    ("events", events),
     ("trainings", trainings),
     ("models", models),
     ("dead-letters", dead_letters),

@@ -15,5 +15,7 @@ FAILED_AT: Final = "x-failed-at"
 DEAD: Final = "x-dead-"
 #: Added by RabbitMQ when it dead-letters a message itself; the newest death first.
 DEATHS: Final = "x-death"
-#: Not copied to a retry or replay: headers that the broker adds in a delay queue, and those of an earlier death.
-BROKERS_OWN: Final = (DEATHS, "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count", DEAD)
+#: Added by RabbitMQ to each delivery from a stream: the place of the message in it.
+OFFSET: Final = "x-stream-offset"
+#: Not copied to another message: headers that the broker adds in a delay queue or a stream, or that tell of a death.
+BROKERS_OWN: Final = (DEATHS, "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count", OFFSET, DEAD)

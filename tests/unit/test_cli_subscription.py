@@ -3,7 +3,7 @@
 import pytest
 
 from services.cli.events.listen import describe
-from services.cli.events.subscription import Heard, public
+from services.cli.events.subscription import Heard, is_of, public
 from shared.contract.events import (
     EVENTS,
     EVENTS_EXCHANGE,
@@ -33,6 +33,22 @@ HEARD = Heard(
 )
 def test_a_type_without_a_version_means_every_version(kind, routing_key):
     assert public([kind]) == [(EVENTS_EXCHANGE, routing_key)]
+
+
+@pytest.mark.parametrize(
+    ("types", "are_meant"),
+    [
+        ([], True),
+        (["model.activated"], True),
+        (["model.activated.v1"], True),
+        (["model.ready", "model.*"], True),
+        (["model.#"], True),
+        (["model.activated.v2"], False),
+        (["model.ready"], False),
+    ],
+)
+def test_an_event_of_the_log_is_of_the_same_types(types, are_meant):
+    assert is_of(types, "model.activated.v1") is are_meant
 
 
 def test_no_type_means_all():

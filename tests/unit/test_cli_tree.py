@@ -30,6 +30,7 @@ COMMANDS = {
     *("dead-letters replay", "dead-letters edit", "replays list", "replays show", "replays start", "replays pause"),
     *("replays resume", "replays cancel", "replays undo"),
     *("trainings re-extract", "dead-letters try", "reconcile status"),
+    *("events list", "events tail", "events resend"),
     *("docs asyncapi", "docs openapi", "docs schemas"),
     *(f"webhooks {name}" for name in ("list", "add", "show", "edit", "remove", "rotate-secret", "test", "deliveries")),
     "webhooks resend",

@@ -42,7 +42,7 @@ async def listen(types: Sequence[str], forward_to: str | None, output: Format) -
             if output is Format.JSON:
                 print_json_line(heard.document())
             else:
-                console().print(_line(heard), soft_wrap=True)
+                console().print(line(heard), soft_wrap=True)
             forward(heard)
 
 
@@ -73,7 +73,8 @@ async def _forwarding(url: str | None, secret: str) -> AsyncIterator[Callable[[H
             yield forwarder.add
 
 
-def _line(heard: Heard) -> Text:
+def line(heard: Heard) -> Text:
+    """Return the line that shows an event."""
     time = heard.attributes.get("time", "")[11:19]
     kind = Text(f"{heard.routing_key:<20}", style="bold")
     said = describe(heard.event) if heard.event else "(unknown to this version)"

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import quote
 
@@ -63,7 +64,7 @@ async def subscribed(
         with broker_problems():
             async with answered("consume an exclusive queue"):
                 await _consume(link, bindings, messages)
-        yield _listen(link, messages)
+        yield _heard(link, messages)
     finally:
         await link.close()
 
@@ -89,21 +90,30 @@ async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: as
     await link.consume(queue, messages.put_nowait, no_ack=True)
 
 
-async def _listen(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Heard]:
+async def deliveries(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Delivery]:
+    """Yield what *link* puts into *messages*; a lost connection is a problem."""
     lost = asyncio.create_task(link.lost.wait())
+    following: asyncio.Task[Delivery] | None = None
     try:
         while True:
             following = asyncio.create_task(messages.get())
             await asyncio.wait((following, lost), return_when=asyncio.FIRST_COMPLETED)
             if not following.done():
-                following.cancel()
                 raise Problem("the connection to RabbitMQ was lost", then="run the same command again")
-            yield _heard(following.result())
+            yield following.result()
     finally:
         lost.cancel()
+        if following is not None:
+            following.cancel()
 
 
-def _heard(message: Delivery) -> Heard:
+async def _heard(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Heard]:
+    async for delivery in deliveries(link, messages):
+        yield heard(delivery)
+
+
+def heard(message: Delivery) -> Heard:
+    """Read a message, and decode its event if this version can."""
     attributes = {name[3:]: str(value) for name, value in message.headers.items() if name.startswith("ce-")}
     try:
         event = decode(message.headers, message.content_type, message.body).event
@@ -125,10 +135,21 @@ def _has_version(kind: str) -> bool:
     return version[:1] == "v" and version[1:].isdigit()
 
 
+def is_of(types: Sequence[str], routing_key: str) -> bool:
+    """Return whether an event is of one of *types*, or they are none; they mean the same as in `patterns`."""
+    names = (routing_key, routing_key.rpartition(".")[0])
+    return not types or any(fnmatchcase(name, kind.replace("#", "*")) for name in names for kind in types)
+
+
 def public(types: Sequence[str]) -> list[tuple[str, str]]:
     """Return the bindings for the public events of *types*, or for all."""
+    check_public(types)
+    return [(EVENTS_EXCHANGE, pattern) for pattern in patterns(types)]
+
+
+def check_public(types: Sequence[str]) -> None:
+    """Refuse a name that is no public event's."""
     for kind in types:
         if "*" not in kind and "#" not in kind and not any(key in (kind, f"{kind}.v1") for key in _PUBLIC):
             names = ", ".join(sorted(key.rpartition(".")[0] for key in _PUBLIC))
-            raise Problem(f"no public event is called {kind!r}", then=f"--types with one of {names}")
-    return [(EVENTS_EXCHANGE, pattern) for pattern in patterns(types)]
+            raise Problem(f"no public event is called {kind!r}", then=f"one of {names}")

@@ -7,7 +7,7 @@ Publishes and consumes without losing a message. Edge: the only package that use
 *transport*    the socket: fewer, larger writes; decodes before the client library does
 *link*         one connection with one channel; the meaning of its library's errors
 *declare*      declares the topology, and finds differences from it
-*events_log*   declares the stream of public events
+*events_log*   declares and reads the stream of public events
 *publisher*    publishes with confirms
 *lossy*        publishes messages that may be lost: once, on a connection of their own
 *persistent*   publishes the follow-ups of a delivery until they are confirmed
@@ -23,7 +23,7 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
-from shared.runtime.broker.events_log import EventsLog, declare_log
+from shared.runtime.broker.events_log import EventsLog, NoLog, declare_log, read_log
 from shared.runtime.broker.lossy import LOSSY_SECONDS, Parted
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
@@ -36,6 +36,7 @@ __all__ = [
     "Delivery",
     "Depth",
     "EventsLog",
+    "NoLog",
     "Outgoing",
     "Parted",
     "Publisher",
@@ -50,5 +51,6 @@ __all__ = [
     "depths",
     "diff",
     "one_by_one",
+    "read_log",
     "to_message",
 ]

@@ -1,5 +1,5 @@
 """
-The events log: declares the stream, and reports what is wrong with it. Edge.
+The events log: declares the stream, reports what is wrong with it, and reads it. Edge.
 
 RabbitMQ cannot change a stream's limits. One that was made with other limits than ours is used as it is and reported,
 as is one that cannot be declared: no process stops, and no event waits longer than the first answer.
@@ -8,17 +8,21 @@ as is one that cannot be declared: no process stops, and no event waits longer t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
+import aiormq
 import structlog
 
-from shared.contract.errors import DependencyDown
+from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.topology import EVENTS_LOG, Topology
 from shared.runtime import telemetry
-from shared.runtime.broker.declare import TopologyMismatch, declare
+from shared.runtime.broker.declare import TopologyMismatch, answered, declare
 from shared.runtime.broker.link import LINK_ERRORS, Link, say
+from shared.runtime.broker.message import Delivery
 from shared.runtime.periodic import run_periodically
 from shared.runtime.waiting import Stopped, unless_stopped
 
@@ -50,6 +54,30 @@ async def declare_log(link: Link, topology: Topology) -> str | None:
     await declare(channel, Topology((), (), plan.bindings))
     await channel.close()
     return difference
+
+
+class NoLog(PermanentError):
+    """There is no events log on the broker."""
+
+    code = "no_events_log"
+
+
+async def read_log(
+    link: Link, take: Callable[[Delivery], None], *, offset: str | int | datetime, prefetch: int
+) -> None:
+    """
+    Hand the events of the log to *take* from *offset* on (as `Link.consume` says); more come as they are acked.
+
+    Raises:
+        NoLog: if there is none.
+        LINK_ERRORS: if the broker does not answer, or refuses.
+
+    """
+    try:
+        async with answered(f"read {EVENTS_LOG}"):
+            await link.consume(EVENTS_LOG, take, prefetch=prefetch, offset=offset)
+    except aiormq.exceptions.ChannelNotFoundEntity as error:
+        raise NoLog(f"there is no {EVENTS_LOG} on the broker: state makes it, or `modelswap topology apply`") from error
 
 
 class EventsLog:

@@ -17,12 +17,14 @@ from uuid import uuid4
 
 import aio_pika
 import aiormq
+from aiormq import spec
 from pamqp.base import Frame
 from pamqp.common import FieldValue
 from pamqp.exceptions import PAMQPException
 from pamqp.frame import marshal
 from yarl import URL
 
+from shared.contract.dead import OFFSET
 from shared.contract.limits import FRAME_BYTES
 from shared.runtime.broker.decoding import Incoming
 from shared.runtime.broker.frames import publish_frames
@@ -148,7 +150,7 @@ class Link:
         """
         self._incoming.deliver(queue, take)
         await self.channel.basic_qos(prefetch_count=prefetch)
-        arguments: dict[str, FieldValue] | None = None if offset is None else {"x-stream-offset": offset}
+        arguments: dict[str, FieldValue] | None = None if offset is None else {OFFSET: offset}
         consuming = await self.channel.basic_consume(queue, _unused, no_ack=no_ack, arguments=arguments)
         return consuming.consumer_tag
 
@@ -192,6 +194,10 @@ class Link:
         """Write *frame*, which has no response; do nothing if the link is lost."""
         if self.is_open:
             self._writer.write(marshal(frame, self.channel.number))
+
+    def ack(self, delivery: Delivery) -> None:
+        """Ack one delivery."""
+        self.send(spec.Basic.Ack(delivery_tag=delivery.tag))
 
     def _on_confirm(self, tag: int, multiple: bool, is_ack: bool) -> None:  # noqa: FBT001 (a callback)
         numbers = list(takewhile(tag.__ge__, self._receipts)) if multiple else [tag]

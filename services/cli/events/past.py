@@ -1,0 +1,121 @@
+"""`modelswap events`: show public events from the log, and publish one of them again. Edge."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from pydantic import JsonValue
+
+from services.cli.choices import Format
+from services.cli.confirm import confirm
+from services.cli.events.listen import describe, line
+from services.cli.events.log import Logged, Wanted, follow, read_to_end
+from services.cli.events.subscription import check_public
+from services.cli.output import console, print_json_line, tell
+from services.cli.problem import Problem
+from services.cli.table import Column, print_list
+from services.cli.timestamp import read_timestamp
+from shared.contract.events import EVENTS_EXCHANGE
+from shared.contract.limits import carried, short
+from shared.runtime.broker import Outgoing, Publisher, Unroutable
+from shared.runtime.clock import now
+from shared.runtime.settings import BrokerSettings
+
+#: A subscription's queue is this and its name.
+_SUBSCRIPTION: Final = "modelswap.subscription."
+
+
+def _says(logged: Logged) -> str:
+    event = logged.heard().event
+    return describe(event) if event else "(unknown to this version)"
+
+
+EVENTS: Final[Sequence[Column[Logged]]] = (
+    Column("event", lambda each: each.delivery.routing_key, 1),
+    Column("of", lambda each: each.heard().attributes.get("subject", ""), 2),
+    Column("says", _says, 3, is_prose=True),
+    Column("published", lambda each: each.delivery.published_at, 4),
+    Column("offset", lambda each: each.offset, 5),
+    Column("id", lambda each: each.heard().attributes.get("id", "")),
+)
+
+
+async def list_events(types: Sequence[str], *, user_id: str | None, since: str, limit: int, output: Format) -> None:
+    """Print the newest *limit* events of the log."""
+    check_public(types)
+    wanted = Wanted(types, user_id, since=read_timestamp(since, now=now()))
+    newest: deque[Logged] = deque(maxlen=limit)
+    async for logged in read_to_end(_url(), wanted):
+        newest.append(logged)
+    found = list(reversed(newest))
+    data = [_document(each) for each in found]
+    print_list(found, EVENTS, output, empty="no such event is in the log", limit=limit, data=data)
+
+
+async def tail_events(types: Sequence[str], *, user_id: str | None, since: str | None, output: Format) -> None:
+    """Print events of the log until interrupted."""
+    check_public(types)
+    wanted = Wanted(types, user_id, since=None if since is None else read_timestamp(since, now=now()))
+    tell("following the log; Ctrl-C ends it")
+    async for logged in follow(_url(), wanted):
+        if output is Format.JSON:
+            print_json_line(_document(logged))
+        else:
+            console().print(line(logged.heard()), soft_wrap=True)
+
+
+async def resend_event(event_id: str, *, to: str | None, since: str | None, yes: bool) -> str:
+    """Publish an event of the log again, to every subscriber or to the subscription *to*; return what was done."""
+    wanted = Wanted(event_id=event_id, since=None if since is None else read_timestamp(since, now=now()))
+    found = await _newest(read_to_end(_url(), wanted))
+    if found is None:
+        raise Problem(f"no event {event_id} is in the log", then="modelswap events list --since 7d")
+    said = f"{found.delivery.routing_key} of {found.heard().attributes.get('subject', '')}: {_says(found)}"
+    target = f"the subscription {to}" if to else f"every queue that is bound to {EVENTS_EXCHANGE}"
+    if not yes:
+        confirm(
+            f"{said}\nit goes to {target}, with the same id and content as before",
+            "Publish it again?",
+            then="modelswap events list",
+            nothing="nothing was published",
+        )
+    settings = BrokerSettings.load(os.environ)
+    async with Publisher(
+        _url(), name="modelswap events", timeout_seconds=settings.publish_timeout_seconds
+    ) as publisher:
+        try:
+            await publisher.publish(_again(found, to))
+        except Unroutable as error:
+            then = "modelswap subscriptions list" if to else "modelswap topology apply"
+            raise Problem(f"there is no queue for it: {target}", then=then) from error
+    return f"{said}\npublished again to {target}"
+
+
+async def _newest(events: AsyncIterator[Logged]) -> Logged | None:
+    newest = None
+    async for logged in events:
+        newest = logged
+    return newest
+
+
+def _again(logged: Logged, to: str | None) -> Outgoing:
+    delivery = logged.delivery
+    return Outgoing(
+        exchange="" if to else EVENTS_EXCHANGE,
+        routing_key=f"{_SUBSCRIPTION}{to}" if to else delivery.routing_key,
+        body=delivery.body,
+        headers=carried(delivery.headers),
+        content_type=short(delivery.content_type),
+        message_type=short(delivery.headers.get("ce-type")),
+    )
+
+
+def _document(logged: Logged) -> dict[str, JsonValue]:
+    return {"offset": logged.offset, **logged.heard().document()}
+
+
+def _url() -> str:
+    return BrokerSettings.load(os.environ).amqp_url.get_secret_value()
