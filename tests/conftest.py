@@ -64,16 +64,21 @@ def amqp_url(servers: Urls) -> str:
 
 
 @pytest.fixture(scope="session", params=[pytest.param(series, id=f"rabbitmq-{series}") for series in RABBITMQ_SERIES])
-def broker_url(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[str]:
+def broker_urls(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[Urls]:
     """A RabbitMQ of each series that can be had on this machine."""
     if request.param == RABBITMQ_SERIES[-1]:
         shared: Urls = request.getfixturevalue("servers")
         # One that was given, or is Docker's, is taken for new.
         if shared.private_rabbitmq is None or shared.private_rabbitmq.startswith(f"{request.param}."):
-            yield shared.amqp_url
+            yield shared
             return
     with private_servers(say, rabbitmq=request.param, postgres=None) as private:
-        yield private.amqp_url
+        yield Urls(private.amqp_url, "", private.rabbitmq.binaries.version, private.management_url)
+
+
+@pytest.fixture(scope="session")
+def broker_url(broker_urls: Urls) -> str:
+    return broker_urls.amqp_url
 
 
 @pytest.fixture(scope="session")

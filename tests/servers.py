@@ -38,11 +38,16 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True, slots=True)
 class Urls:
-    """A broker and a database server that run. *private_rabbitmq* is the broker's version, if it is a private one."""
+    """
+    A broker and a database server that run.
+
+    *private_rabbitmq* is the broker's version, if it is a private one; then there is its management API, too.
+    """
 
     amqp_url: str
     database_url: str
     private_rabbitmq: str | None = None
+    management_url: str = ""
 
 
 @contextlib.contextmanager
@@ -76,7 +81,7 @@ def _given(say: Say) -> Urls | None:
 
 def _private(stack: contextlib.ExitStack, say: Say) -> Urls:
     private = stack.enter_context(local_servers(say=lambda line: say(f"servers: {line}")))
-    return Urls(private.amqp_url, private.database_url, private.rabbitmq.binaries.version)
+    return Urls(private.amqp_url, private.database_url, private.rabbitmq.binaries.version, private.management_url)
 
 
 def _in_docker(stack: contextlib.ExitStack, say: Say) -> Urls | None:

@@ -95,6 +95,12 @@ class Api:
         headers = {"Idempotency-Key": key, "If-Match": None if generation is None else f'"{generation}"'}
         return await self._ask(kind, "POST", path, body=body, headers=headers, then=then)
 
+    async def put(self, kind: type[M], path: str, body: Body, *, then: str = _HELP) -> M:
+        return await self._ask(kind, "PUT", path, body=body, then=then)
+
+    async def delete(self, kind: type[M], path: str, query: Query | None = None) -> M:
+        return await self._ask(kind, "DELETE", path, query=query)
+
     async def list(
         self,
         page: type[Page[V]],
@@ -202,7 +208,7 @@ class Operators(Api):
     _name = "the operators' API"
     _url_setting = "MODELSWAP_OPS_URL"
     _auth_setting = "MODELSWAP_OPS_TOKENS"
-    _list = "modelswap replays list, or modelswap dead-letters list"
+    _list = "modelswap replays list, modelswap dead-letters list or modelswap subscriptions list"
     # Freezing, canceling or dropping 100,000 dead letters takes half a minute on a busy machine (2026-11). With a
     # shorter deadline an operator would repeat the command, for dead letters that are taken by then.
     _write_seconds = 120.0

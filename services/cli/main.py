@@ -18,6 +18,7 @@ from services.cli.local.commands import config, db, demo, doctor, serve, topolog
 from services.cli.mistyped import explain_mistake
 from services.cli.operators.commands import audit, dead_letters
 from services.cli.operators.replay_commands import reconcile, replays
+from services.cli.operators.subscription_commands import subscriptions
 from services.cli.problem import exit_code, explain
 from services.cli.product.commands import models, trainings
 from services.cli.webhooks.commands import webhooks
@@ -63,6 +64,7 @@ for name, commands in (
     ("replays", replays),
     ("reconcile", reconcile),
     ("webhooks", webhooks),
+    ("subscriptions", subscriptions),
     ("config", config),
     ("db", db),
     ("topology", topology),

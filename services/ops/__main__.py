@@ -26,6 +26,10 @@ from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
 from services.ops.replays.waiting import Waiting
+from services.ops.session import Session
+from services.ops.subscriptions.api import subscription_router
+from services.ops.subscriptions.client import Subscriptions
+from services.ops.subscriptions.watcher import Watcher
 from shared.contract.envelope import Envelope
 from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE, topology
 from shared.replicate.client import Replicate
@@ -35,6 +39,7 @@ from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
+from shared.runtime.management import opened_management
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import OpsSettings, reveal
 from shared.runtime.tokens import read_token
@@ -65,6 +70,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             state_url=settings.api_url, extractor_url=settings.extractor_url, token=token, unreadable=unreadable
         ) as services,
         Replicate(replicate_token, settings.replicate_api_url) as replicate,
+        opened_management(settings.management_url, url) as management,
     ):
 
         async def publish(envelope: Envelope) -> None:
@@ -102,10 +108,13 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 "ops, which hears of failures": archive.check,
             }
         )
+        subscriptions = Subscriptions(management, url)
+        subscribers = Watcher(subscriptions)
         api = create_api(
             letter_routes(letters),
             replay_routes(replays, waiting),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
+            subscription_router(subscriptions, Session(pool)),
             tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)],
         )
         app = create_app(
@@ -116,6 +125,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 "outcomes": outcomes.check,
                 "reconciliation": reconciler.check,
             },
+            optional={"subscribers": subscribers.check},
             aside=(overdue, unreadable, ownerless, settled, archive.aside, *engine.aside),
         )
         await supervise(
@@ -126,6 +136,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             outcomes.run(stopping),
             reconciler.run(stopping),
             engine.run(stopping),
+            *([] if management is None else [subscribers.run(stopping)]),
             serve(
                 app,
                 host=settings.host,

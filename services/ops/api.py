@@ -12,9 +12,11 @@ from services.ops.letters.views import NoLetter, WrongStatus
 from services.ops.reconcile.trainings import RetryRefused
 from services.ops.replays.messages import EditRefused
 from services.ops.replays.records import NoReplay, NothingSelected, NotNow, TooManySelected
+from services.ops.subscriptions.views import NoManagement, NoSubscription
 from shared.contract.errors import ModelswapError
 from shared.contract.idempotency import KeyReused
 from shared.runtime.http import Api, new_api
+from shared.runtime.management import Inequivalent, ManagementRefused
 from shared.runtime.tokens import Token
 
 #: HTTP status by error. Any other error is a bug.
@@ -28,12 +30,17 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     NoLetter: HTTPStatus.NOT_FOUND,
     WrongStatus: HTTPStatus.CONFLICT,
     RetryRefused: HTTPStatus.CONFLICT,
+    NoSubscription: HTTPStatus.NOT_FOUND,
+    NoManagement: HTTPStatus.CONFLICT,
+    ManagementRefused: HTTPStatus.CONFLICT,
+    Inequivalent: HTTPStatus.CONFLICT,
 }
 #: Descriptions of the routers' tags.
 _TAGS: Final[Mapping[str, str]] = {
     "dead letters": "Messages that failed for good, in groups that most likely have one cause. They are kept, whole.",
     "replays": "Send dead letters again, step by step, after a dry run; and undo that.",
     "reconciliation": "Trainings that are overdue because no webhook came, and retries of extractions.",
+    "subscriptions": "Queues of services that consume our events. None of them can delay us or another service.",
     "audit": "Who did what, why, and what came of it.",
 }
 _DESCRIPTION: Final = (

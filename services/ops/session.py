@@ -36,6 +36,11 @@ class Session:
         async with acquired(self._pool) as connection:
             await connection.execute(statement, *values)
 
+    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None:
+        """Add an entry to the audit."""
+        async with acquired(self._pool) as connection:
+            await audit(connection, actor, action, target, reason=reason, outcome=outcome)
+
 
 async def audit(
     connection: Connection, actor: str, action: str, target: str, *, reason: str, outcome: str = ""

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 _AMQP_FORM: Final = "is not an address like amqp://user:password@host:5672/vhost"
 _POSTGRES_FORM: Final = "is not an address like postgresql://user:password@host:5432/database"
+_MANAGEMENT_FORM: Final = "is not an address like http://user:password@host:15672"
 _HTTP_FORM: Final = "is not an address like https://example.com"
 
 #: AMQP encodes the length of a name in one byte.
@@ -71,6 +72,29 @@ def amqp_url(url: str) -> str:
         raise ValueError(f"names a vhost of more than {_VHOST_BYTES} bytes")
     _check_parameters(parts.query, _AMQP_FILES, _AMQP_CHOICES)
     return url
+
+
+def management_url(url: str) -> str:
+    """Validate the URL of RabbitMQ's management API, with a user and a password."""
+    parts = _split(url, _MANAGEMENT_FORM)
+    is_plain = not (parts.query or parts.fragment or parts.path.strip("/"))
+    if parts.scheme not in ("http", "https") or not is_plain or not _is_server(parts.netloc):
+        raise ValueError(_MANAGEMENT_FORM)
+    if not (parts.username and parts.password):
+        raise ValueError(f"{_MANAGEMENT_FORM}: it lacks a user or a password")
+    return url
+
+
+def vhost_of(url: str) -> str:
+    """Return the vhost of a valid broker's URL."""
+    return unquote(urlsplit(url).path.removeprefix("/")) or "/"
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """Return the *url* of a server for another user; its parameters stay."""
+    parts = urlsplit(url)
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return parts._replace(netloc=f"{login}@{_servers(parts.netloc)}").geturl()
 
 
 def postgres_url(url: str) -> str:

@@ -83,6 +83,7 @@ class HttpClient:
         headers: Mapping[str, str | None] | None = None,
         seconds: float = SECONDS,
         deadline_seconds: float | None = None,
+        limit_bytes: int | None = None,
     ) -> httpx.Response:
         """
         Send a request with *body* as JSON, or *content* as it is, and return the response, whatever its status.
@@ -91,13 +92,14 @@ class HttpClient:
 
         Raises:
             NotReached, Hung, Unanswered: if nothing comes for *seconds*, or not all within *deadline_seconds* (if any).
+            ServiceFailed: if the body is larger than *limit_bytes* (if any).
 
         """
         url = self._url + path
         timeout = httpx.Timeout(seconds, connect=min(seconds, SECONDS))
         try:
             async with asyncio.timeout(deadline_seconds):
-                return await self._http.request(
+                async with self._http.stream(
                     method,
                     url,
                     params=_given(query),
@@ -105,13 +107,27 @@ class HttpClient:
                     content=content,
                     headers=_given(headers),
                     timeout=timeout,
-                )
+                ) as response:
+                    return await _whole(response, limit_bytes)
         except _NOT_REACHED as error:
             raise NotReached(url, type(error).__name__) from error
         except (httpx.TimeoutException, TimeoutError) as error:
             raise Hung(url, type(error).__name__) from error
         except httpx.HTTPError as error:
             raise Unanswered(url, type(error).__name__) from error
+
+
+async def _whole(response: httpx.Response, limit_bytes: int | None) -> httpx.Response:
+    """Read the body of *response*, up to *limit_bytes*."""
+    if limit_bytes is None:
+        await response.aread()
+        return response
+    body = bytearray()
+    async for piece in response.aiter_bytes():
+        body += piece
+        if len(body) > limit_bytes:
+            raise ServiceFailed(f"{response.url} answers with more than {limit_bytes} bytes")
+    return httpx.Response(response.status_code, content=bytes(body), request=response.request)
 
 
 def _given(values: Mapping[str, str | None] | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from shared.replicate.signature import decode_secret
-from shared.runtime.addresses import amqp_url, http_url, is_host, postgres_url
+from shared.runtime.addresses import amqp_url, http_url, is_host, management_url, postgres_url
 from shared.runtime.connections import Network
 from shared.runtime.tokens import read_token
 
@@ -55,6 +55,11 @@ def _amqp(url: SecretStr) -> SecretStr:
 
 def _postgres(url: SecretStr) -> SecretStr:
     postgres_url(url.get_secret_value())
+    return url
+
+
+def _management(url: SecretStr) -> SecretStr:
+    management_url(url.get_secret_value())
     return url
 
 
@@ -120,6 +125,7 @@ Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_le
 #: An HTTP URL, without a user or password.
 Url = Annotated[str, AfterValidator(http_url)]
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
+ManagementUrl = Annotated[SecretStr, AfterValidator(_management)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 #: Networks like 10.0.0.0/8, separated by commas.
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]

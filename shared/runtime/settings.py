@@ -18,6 +18,7 @@ from shared.runtime.setting_files import FILE
 from shared.runtime.setting_types import (
     Count,
     HeaderToken,
+    ManagementUrl,
     Networks,
     Port,
     Seconds,
@@ -129,6 +130,9 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     api_tokens: SomeTokens
     #: URL of `services.extractor`.
     extractor_url: Url = "http://127.0.0.1:8082"
+    #: URL of RabbitMQ's management API, with a user that has the tag administrator. Empty: no subscription can be added
+    #: or shown, and queues that could hold up all subscribers are not found.
+    management_url: ManagementUrl | None = None
     #: Days after which a resolved or dropped dead letter is deleted; open ones are always kept.
     ops_keep_settled_days: Annotated[float, Field(gt=0, le=3650)] = 90.0
     #: As the receiver's: they identify our trainings in Replicate's list.

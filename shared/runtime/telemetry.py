@@ -57,3 +57,11 @@ webhook_attempts: Final = Counter(
 webhook_endpoints_disabled: Final = Gauge(
     "modelswap_webhook_endpoints_disabled", "Webhook endpoints that were disabled because they are gone or failing."
 )
+#: Alert on it: when one of them is full, or its node is down, no subscriber hears of anything.
+blocking_queues: Final = Gauge(
+    "modelswap_blocking_queues", "Queues that others bound to our public events and that can hold up all subscribers."
+)
+#: Alert on it: a subscriber misses events.
+overflowed: Final = Gauge(
+    "modelswap_subscription_overflowed", "Events in the overflow queue of a subscription.", ["subscription"]
+)

@@ -27,6 +27,15 @@ from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.store import Store as Replays
 from services.ops.replays.waiting import Waiting
+from services.ops.session import Session
+from services.ops.subscriptions.api import subscription_router
+from services.ops.subscriptions.views import (
+    NoSubscription,
+    PasswordRotated,
+    Subscribe,
+    SubscriptionAdded,
+    SubscriptionView,
+)
 from services.state.api import WebhookAddress
 from services.state.api import create_api as state_api
 from services.state.streams import Watcher
@@ -75,6 +84,34 @@ class State:
         raise StateRefused(f"training {training} is not registered")
 
 
+class Subscriptions:
+    """As on a broker, without a broker."""
+
+    def __init__(self) -> None:
+        self._there: dict[str, SubscriptionView] = {}
+
+    async def list_all(self) -> list[SubscriptionView]:
+        return list(self._there.values())
+
+    async def get(self, name: str) -> SubscriptionView:
+        if name not in self._there:
+            raise NoSubscription(f"there is no subscription {name}")
+        return self._there[name]
+
+    async def put(self, name: str, wanted: Subscribe) -> SubscriptionAdded:
+        counts = {"waiting": 0, "consumers": 0, "overflowed": 0, "overflow_max_length": 1}
+        names = {"name": name, "queue": name, "user": name, "overflow_queue": name}
+        self._there[name] = SubscriptionView(**names, **counts, events=wanted.events, max_length=wanted.max_length or 1)
+        return SubscriptionAdded(**self._there[name].model_dump())
+
+    async def rotate_password(self, name: str) -> PasswordRotated:
+        return PasswordRotated(name=(await self.get(name)).name, amqp_url="amqp://broker")
+
+    async def remove(self, name: str) -> SubscriptionView:
+        await self.get(name)
+        return self._there.pop(name)
+
+
 class Handler:
     """Understands no message."""
 
@@ -106,6 +143,7 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
             letter_routes(Letters(pool, failed=replays.failed)),
             replay_routes(replays, Waiting({})),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
+            subscription_router(Subscriptions(), Session(pool)),
         )
         yield ops_api(*routers, tokens=[read_token(TOKEN)])
     finally:

@@ -34,6 +34,7 @@ COMMANDS = {
     *("docs asyncapi", "docs openapi", "docs schemas"),
     *(f"webhooks {name}" for name in ("list", "add", "show", "edit", "remove", "rotate-secret", "test", "deliveries")),
     "webhooks resend",
+    *(f"subscriptions {name}" for name in ("add", "list", "show", "rotate-password", "remove")),
 }
 
 
@@ -133,6 +134,7 @@ def test_no_command_is_async_because_nobody_would_await_it(path):
         "dead-letters list",
         "audit",
         "reconcile status",
+        "subscriptions show",
     ],
 )
 def test_whatever_reads_can_print_json(path):

@@ -32,7 +32,7 @@ README = (ROOT / "README.md").read_text()
 LINES = [(mark == "#", name, value) for mark, name, value in re.findall(r"(?m)^(#?)([A-Z_]+)=(.*)$", EXAMPLE)]
 #: Where `make env` puts a secret.
 LEFT_OUT = re.compile(r"^(?=,|$)|(?<=:)$")
-MADE_BY_COMPOSE = {"MODELSWAP_AMQP_URL", "MODELSWAP_DATABASE_URL"}
+MADE_BY_COMPOSE = {"MODELSWAP_AMQP_URL", "MODELSWAP_DATABASE_URL", "MODELSWAP_MANAGEMENT_URL"}
 SHARED = dict(re.findall(r"(?m)^x-([\w-]+): &\1\n((?:  .*\n)+)", COMPOSE))
 SERVICES = dict(re.findall(r"(?m)^  (\w+):\n((?:    .*\n)+)", COMPOSE.partition("\nservices:\n")[2]))
 

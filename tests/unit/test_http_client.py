@@ -98,3 +98,20 @@ async def test_pages_are_walked_up_to_the_limit(limit: int | None, names: str, p
     found = [name async for name in items(get_page, page_size=2, limit=limit)]
 
     assert ("".join(found), len(asked)) == (names, pages)
+
+
+async def test_a_body_over_the_limit_is_not_read_to_its_end():
+    endless = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n" + b"x" * 2000
+
+    async with server(endless, hangs_up=False) as url, HttpClient(url) as http:
+        with pytest.raises(ServiceFailed, match="more than 1000 bytes"):
+            await http.request("GET", limit_bytes=1000)
+
+
+async def test_a_body_within_the_limit_is_whole():
+    whole = b'HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{"name": "ada"}'
+
+    async with server(whole, hangs_up=True) as url, HttpClient(url) as http:
+        answer = await http.request("GET", limit_bytes=15)
+
+    assert read(Thing, answer) == Thing(name="ada")

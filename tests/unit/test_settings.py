@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.runtime.guessable import guessable
-from shared.runtime.settings import PROCESSES, ReceiverSettings, SettingsError, StateSettings
+from shared.runtime.settings import PROCESSES, OpsSettings, ReceiverSettings, SettingsError, StateSettings
 
 ROOT = Path(__file__).parents[2]
 #: What every process does with settings, whichever process it is.
@@ -57,6 +57,16 @@ def test_an_http_address_with_a_user_is_refused_and_not_shown(name, userinfo):
         StateSettings.load(GIVEN | {name: f"https://{userinfo}@example.com"})
 
     assert name in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://h:15672", "http://:s3cret@h", "http://u@h", "amqp://u:s3cret@h", "http://u:s3cret@h/api"]
+)
+def test_a_management_address_needs_a_login_and_no_path(address):
+    with pytest.raises(SettingsError, match="MODELSWAP_MANAGEMENT_URL") as caught:
+        OpsSettings.load(GIVEN | {"MODELSWAP_OPS_TOKENS": RANDOM, "MODELSWAP_MANAGEMENT_URL": address})
+
     assert "s3cret" not in str(caught.value)
 
 

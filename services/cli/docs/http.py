@@ -12,6 +12,7 @@ from services.ops.letters.api import create_router as letter_routes
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.waiting import Waiting
+from services.ops.subscriptions.api import subscription_router
 from services.state.api import WebhookAddress
 from services.state.api import create_api as state_api
 from services.state.streams import Watcher
@@ -36,6 +37,7 @@ def _ops() -> Api:
         letter_routes(_NOTHING),
         replay_routes(_NOTHING, Waiting({})),
         reconciliation_router(_NOTHING, _NOTHING, calls_per_minute=1),
+        subscription_router(_NOTHING, _NOTHING),
         tokens=(),
     )
 

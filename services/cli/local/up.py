@@ -129,7 +129,11 @@ def private_servers(
             passwords = find_passwords(made)
             asyncio.run(make_roles(private.database_url, passwords))
             logins = {login: login_url(private.database_url, login, text) for login, text in passwords.items()}
-            urls = {"AMQP_URL": private.amqp_url, "DATABASE_URL": logins.pop("owner")}
+            urls = {
+                "AMQP_URL": private.amqp_url,
+                "MANAGEMENT_URL": private.management_url,
+                "DATABASE_URL": logins.pop("owner"),
+            }
             settings = {name: text for name, text in made.items() if name not in PASSWORDS.values()}
             yield completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.management_url}, logins
     except LocalServersError as error:

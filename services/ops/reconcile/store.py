@@ -165,11 +165,6 @@ class Store(Session):
         """Return the trainings that are set aside, then the latest ones."""
         return [RecoveryView(**row) for row in await self._fetch(_LATEST, limit)]
 
-    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None:
-        """Add an entry to the audit."""
-        async with acquired(self._pool) as connection:
-            await audit(connection, actor, action, target, reason=reason, outcome=outcome)
-
 
 def _who(training: Unfinished) -> tuple[UUID, str | None, str]:
     return training.ref, training.training_id, training.user_id

@@ -1,0 +1,1 @@
+"""Subscriptions: a queue and a RabbitMQ user for each service that consumes our events."""

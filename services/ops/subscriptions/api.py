@@ -1,0 +1,118 @@
+"""The operators' routes for subscriptions; each write is in the audit. Edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Path, Query
+
+from services.ops.replays.views import Because
+from services.ops.subscriptions.views import (
+    Name,
+    NoManagement,
+    NoSubscription,
+    PasswordRotated,
+    Subscribe,
+    SubscriptionAdded,
+    SubscriptionView,
+)
+from shared.contract.answers import Page
+from shared.runtime.description import raises
+from shared.runtime.http import Asker, Cursor, Limit, from_cursor, to_cursor
+from shared.runtime.management import Inequivalent, ManagementRefused
+from shared.runtime.tokens import Caller
+
+_Name = Annotated[Name, Path()]
+
+
+class Subscriptions(Protocol):
+    """The subscriptions on the broker."""
+
+    async def list_all(self) -> list[SubscriptionView]: ...
+
+    async def get(self, name: str) -> SubscriptionView: ...
+
+    async def put(self, name: str, wanted: Subscribe) -> SubscriptionAdded: ...
+
+    async def rotate_password(self, name: str) -> PasswordRotated: ...
+
+    async def remove(self, name: str) -> SubscriptionView: ...
+
+
+class Audit(Protocol):
+    """The audit."""
+
+    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None: ...
+
+
+def subscription_router(subscriptions: Subscriptions, audit: Audit) -> APIRouter:
+    """The routes, to be put below ``/v1``."""
+    router = APIRouter()
+    routes = _Routes(subscriptions, audit)
+    for method, path, operation in (
+        ("GET", "/subscriptions", routes.list_subscriptions),
+        ("GET", "/subscriptions/{name}", routes.get_subscription),
+        ("PUT", "/subscriptions/{name}", routes.put_subscription),
+        ("DELETE", "/subscriptions/{name}", routes.remove_subscription),
+        ("POST", "/subscriptions/{name}/rotate-password", routes.rotate_password),
+    ):
+        router.add_api_route(path, operation, methods=[method], tags=["subscriptions"])
+    return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    subscriptions: Subscriptions
+    audit: Audit
+
+    @raises(NoManagement, ManagementRefused)
+    async def list_subscriptions(self, limit: Limit = 50, cursor: Cursor = None) -> Page[SubscriptionView]:
+        """Every subscription by name, and how far its service is behind. The counts are up to five seconds old."""
+        begin = from_cursor(cursor) or 0
+        found = await self.subscriptions.list_all()
+        more = to_cursor(begin + limit) if len(found) > begin + limit else None
+        return Page(items=found[begin : begin + limit], next_cursor=more)
+
+    @raises(NoSubscription, NoManagement, ManagementRefused)
+    async def get_subscription(self, name: _Name) -> SubscriptionView:
+        """One subscription, and how far its service is behind. The counts are up to five seconds old."""
+        return await self.subscriptions.get(name)
+
+    @raises(Inequivalent, NoManagement, ManagementRefused)
+    async def put_subscription(self, name: _Name, body: Subscribe, asker: Asker) -> SubscriptionAdded:
+        """
+        Add a subscription, or change its events and its limit. It may be repeated.
+
+        It makes a queue that never holds up anything else, and a RabbitMQ user that can only read: this queue, its
+        overflow queue, and the log of all events. A new user's password is in `amqp_url` of this answer alone.
+        """
+        added = await self.subscriptions.put(name, body)
+        done = "added" if added.amqp_url else "changed"
+        outcome = f"{', '.join(added.events)}; at most {added.max_length}"
+        await self._note(asker, done, name, body.reason, outcome)
+        return added
+
+    @raises(NoSubscription, NoManagement, ManagementRefused)
+    async def remove_subscription(
+        self, name: _Name, because: Annotated[Because, Query()], asker: Asker
+    ) -> SubscriptionView:
+        """
+        Remove a subscription with its user and all events that wait in its queues; returns what there was.
+
+        Its service can catch up later from the models (`GET /v1/models` of state) and the log of all events.
+        """
+        removed = await self.subscriptions.remove(name)
+        outcome = f"{removed.waiting} events waited, {removed.overflowed} in the overflow queue"
+        await self._note(asker, "removed", name, because.reason, outcome)
+        return removed
+
+    @raises(NoSubscription, NoManagement, ManagementRefused)
+    async def rotate_password(self, name: _Name, body: Because, asker: Asker) -> PasswordRotated:
+        """Give the subscription's user a new password; the old one ends at once, open connections stay open."""
+        rotated = await self.subscriptions.rotate_password(name)
+        await self._note(asker, "password_rotated", name, body.reason, "")
+        return rotated
+
+    async def _note(self, asker: Caller, done: str, name: str, reason: str, outcome: str) -> None:
+        await self.audit.audit(asker.name, f"subscription.{done}", f"subscription {name}", reason, outcome)
