@@ -83,7 +83,7 @@ def run(command: Sequence[str], servers: Servers) -> int:
     """Run *command*; if this process is killed, SIGTERM ends it."""
     die = functools.partial(die_with_parent, os.getpid())
     try:
-        child = subprocess.Popen(command, env={**os.environ, **environment(servers)}, preexec_fn=die)  # noqa: PLW1509, S603 (one thread)
+        child = subprocess.Popen(command, env={**os.environ, **environment(servers)}, preexec_fn=die)  # noqa: PLW1509 (one thread)
     except OSError as error:
         raise LocalServersError(f"{command[0]} cannot be run: {error}") from error
     try:

@@ -211,7 +211,7 @@ def _apt(folder: Path, *arguments: str, cwd: Path | None = None) -> str:
 def _run(command: Sequence[str], cwd: Path | None = None) -> str:
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise LocalServersError(f"this machine has no {command[0]}") from None
     if done.returncode:

@@ -137,7 +137,7 @@ class Postgres:
         initdb = [str(programs / "initdb"), f"--pgdata={data}", "--username=postgres", f"--pwfile={password}"]
         initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         initdb += [] if self._state.kept else ["--no-sync"]
-        made = subprocess.run(  # noqa: S603 (a program we found ourselves)
+        made = subprocess.run(
             initdb,
             env=self._environment,
             cwd="/",

@@ -115,7 +115,7 @@ class RabbitMQ:
 
         Raises: LocalServersError if it does not answer.
         """
-        done = subprocess.run(  # noqa: S603 (a program of the server's own Erlang)
+        done = subprocess.run(
             [self.binaries.epmd.with_name("erl_call"), "-n", self.name, "-e"],
             env=self._prepare(),
             input=f"{expression}.\n",
