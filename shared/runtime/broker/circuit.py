@@ -87,5 +87,5 @@ class CircuitBreaker:
 
     async def _wait(self) -> None:
         seconds = jittered_backoff_seconds(self._failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS)
-        # Never sooner than we were told.
+        # Not before the time of Retry-After.
         await asyncio.sleep(max(seconds, self._not_before - asyncio.get_running_loop().time()))

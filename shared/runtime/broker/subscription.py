@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 
+from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.circuit import CircuitBreaker
@@ -29,7 +30,7 @@ from shared.runtime.broker.message import Delivery
 from shared.runtime.broker.persistent import PersistentPublisher
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.clock import now
-from shared.runtime.waiting import Stopped, is_stray_cancel, jittered_backoff_seconds, unless_stopped, wait_for_any
+from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_stopped, wait_for_any, without_stray_cancel
 
 log = structlog.get_logger()
 
@@ -108,7 +109,7 @@ class Subscription:
         try:
             while not stopping.is_set():
                 try:
-                    await self._consume(stopping)
+                    await without_stray_cancel(self._consume(stopping))
                     failures = 1  # a link that is lost as soon as it is open must not cause a busy loop
                 except Stopped:
                     break
@@ -118,18 +119,12 @@ class Subscription:
                     failures += 1
                     self._away = str(error)
                     log.error("consumer.mismatch", queue=self._queue, detail=str(error))  # noqa: TRY400 (it says it all)
-                except LINK_ERRORS as error:
+                except (*LINK_ERRORS, DependencyDown) as error:
                     failures += 1
                     self._away = say(error)
                     log.warning(
                         "consumer.disconnected", queue=self._queue, error=repr(error), refused=is_refused(error)
                     )
-                except asyncio.CancelledError:
-                    if not is_stray_cancel():
-                        raise
-                    failures += 1
-                    self._away = "the connection to RabbitMQ was lost"
-                    log.warning("consumer.disconnected", queue=self._queue, error="the connection was lost")
                 pause = jittered_backoff_seconds(
                     failures, first=_RECONNECT_FIRST_SECONDS, longest=_RECONNECT_LONGEST_SECONDS
                 )
