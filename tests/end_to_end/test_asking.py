@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import jsonschema_rs
 import pytest
 
+from services.cli.docs.schemas import PUBLIC, event_schema, headers_schema
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from services.simulator.simulator import Simulator
+from shared.contract.envelope import TYPE_PREFIX
+from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.topology import STATE_QUEUE
 from shared.replicate.client import Replicate
+from tests.broker import Message
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED
 from tests.end_to_end.test_walk import TRAINER, deliver, start, told
 from tests.stack import REPLICATE_TOKEN, Stack
 
 #: More calls than the extractor makes before it gives up, and fewer than it makes when it is asked again as well.
 _GIVES_UP: Final = 10
+#: Messages of a run of this test, one file for each public event.
+CAPTURED: Final = Path(__file__).parents[1] / "fixtures" / "messages"
 
 
 @pytest.fixture
@@ -177,3 +185,32 @@ async def test_a_rollback_is_told_to_whoever_subscribes(stack, user):
     assert rolled["reference"] == f"acme/{user}:{RECORDED}"
     assert (event["model"], event["cause"]) == (rolled["reference"], "rollback")
     assert event["previous"] == f"acme/{user}:{SELF_STARTED}"
+
+
+async def test_every_public_event_is_sent_as_the_documents_say(stack, simulator, user):
+    sent: dict[str, Message] = {}
+    async with stack.broker.subscribed(EVENTS_EXCHANGE, "#") as queue:
+        # Five real seconds, which is long after the newer one.
+        order(simulator, duration_seconds=1500)
+        late = await start(stack, user)
+        new = await start(stack, user)
+        await stack.until_stage(new["training_id"], "active")
+        await stack.until_stage(late["training_id"], "superseded")
+        await post(stack, f"/v1/users/{user}/model/withdraw", 200, {"reason": "not hers"})
+        order(simulator, output="no version at all")
+        vain = await start(stack, user)
+        await stack.until_stage(vain["training_id"], "unverified")
+        trainings = {each["training_id"] for each in (late, new, vain)}
+        while sent.keys() != PUBLIC.keys():
+            message = await stack.broker.wait_for(queue)
+            if json.loads(message.body)["training_id"] in trainings:
+                sent[message.headers["ce-type"].removeprefix(TYPE_PREFIX)] = message
+
+    for key, message in sent.items():
+        body = json.loads(message.body)
+        jsonschema_rs.validate(event_schema(PUBLIC[key]), body)
+        jsonschema_rs.validate(headers_schema(), message.headers)
+        assert body["user_id"] == user
+        # What the tests of other languages read is still what is sent.
+        captured = json.loads((CAPTURED / f"{key}.json").read_text())
+        assert (captured["headers"].keys(), captured["body"].keys()) == (message.headers.keys(), body.keys()), message

@@ -3,17 +3,15 @@
 import asyncio
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.local.cache import cache_folder, made_once
 from services.simulator.app import running
 from services.simulator.faults import FaultOrder
 from services.simulator.simulator import Simulator
+from tests.tools import node_modules
 
 PACKAGE = "replicate@1.4.0"
 SCRIPT = Path(__file__).with_name("simulator_client.cjs")
@@ -36,21 +34,10 @@ class Calls:
         return error.get("status"), error["message"]
 
 
-def install(folder: Path) -> None:
-    options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-    subprocess.run(["npm", "install", *options, PACKAGE], check=True, capture_output=True, timeout=120)
-
-
 @pytest.fixture(scope="module")
 def modules() -> Path:
     """The folder of node's modules that has the client; it stays for later runs."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("node and npm are not installed")
-    try:
-        folder = made_once(cache_folder() / f"npm-{PACKAGE}", install, print)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"{PACKAGE} can not be installed: {error}")
-    return folder / "node_modules"
+    return node_modules(PACKAGE)
 
 
 @pytest.fixture(scope="module")

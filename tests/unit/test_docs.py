@@ -15,9 +15,9 @@ from services.cli.docs.asyncapi import asyncapi, example_of
 from services.cli.docs.schemas import HEADERS, PUBLIC, all_schemas, event_schema, headers_schema
 from services.cli.main import main
 from shared.contract.envelope import decode
-from shared.contract.topology import topology
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "contract"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 KINDS = ["asyncapi", "openapi", "schemas"]
 
 
@@ -83,12 +83,10 @@ def test_a_message_without_a_required_field_is_refused(key):
 def test_asyncapi_tells_of_every_public_event_and_no_other():
     document = asyncapi()
 
-    kinds = {exchange.name: exchange.kind for exchange in topology().exchanges}
     assert document["channels"].keys() == PUBLIC.keys()
     for key, channel in document["channels"].items():
         binding = channel["bindings"]["amqp"]
-        name = PUBLIC[key].exchange
-        assert (binding["exchange"]["name"], binding["exchange"]["type"]) == (name, kinds[name])
+        assert (binding["exchange"]["name"], binding["exchange"]["type"]) == ("modelswap.events", "topic")
         (message,) = (resolved(document, each) for each in channel["messages"].values())
         assert message["name"] == channel["address"] == key
         assert message["examples"]
@@ -98,6 +96,15 @@ def test_asyncapi_tells_of_every_public_event_and_no_other():
     }
     for promise in ("At least once", "No order", "highest generation wins", "ce-id"):
         assert promise in document["info"]["description"]
+
+
+def test_asyncapi_has_the_shape_of_asyncapi():
+    shape = json.loads((FIXTURES / "asyncapi-shape.json").read_text())
+    document = json.loads((FOLDER / "asyncapi.json").read_text())
+
+    jsonschema_rs.validate(shape, document)
+    next(iter(document["operations"].values()))["action"] = "shout"
+    assert not jsonschema_rs.is_valid(shape, document)
 
 
 def test_every_reference_of_a_document_leads_somewhere():
