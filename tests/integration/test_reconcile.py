@@ -108,14 +108,16 @@ class Replicate:
     unlisted: dict[str, Training] = field(default_factory=dict)
     page: int = 100
     error: Exception | None = None
+    #: The first page that is answered with the error.
+    fails_from: int = 0
     lists: int = 0
     gets: list[str] = field(default_factory=list)
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
         self.lists += 1
-        if self.error:
-            raise self.error
         begin = int(cursor or 0)
+        if self.error and begin >= self.fails_from:
+            raise self.error
         end = begin + self.page
         return TrainingsPage(tuple(self.listed[begin:end]), str(end) if end < len(self.listed) else None)
 
@@ -221,6 +223,7 @@ async def test_recovered_end_is_published_like_a_webhook_once(scene: Scene, data
         ref=UUID(int=1),
         recovered=True,
         destination=ModelName("acme", "ann"),
+        user_id="user-1",
         output=OUTPUT,
         created_at=NOON - HOUR,
     )
@@ -304,6 +307,19 @@ async def test_what_never_began_is_said_to_state(scene: Scene):
     assert scene.published == []
 
 
+async def test_what_never_began_ends_beside_a_later_training(scene: Scene):
+    trainer = "ostris/trainer:" + "0" * 64
+    scene.state.trainings = [
+        overdue(training_id=None, stage=Stage.REQUESTED, trainer=trainer),
+        overdue(2, requested_at=NOON + 9 * HOUR),
+    ]
+    scene.replicate.listed = [replicates(2, model="ostris/trainer")]
+
+    await scene.rounds(*(NOON + number * HOUR for number in range(3)))
+
+    assert [ref for ref, _ in scene.state.never] == [UUID(int=1)]
+
+
 async def test_of_two_candidates_the_unclaimed_one_is_identified(scene: Scene):
     trainer = "ostris/trainer:" + "0" * 64
     scene.state.trainings = [
@@ -368,6 +384,21 @@ async def test_replicate_outage_fails_no_training_and_is_shown(scene: Scene, err
         await scene.until_stored(str(error))
 
     assert scene.published == []
+
+
+async def test_pages_before_an_error_are_acted_on(scene: Scene):
+    shown, hidden, old = overdue(), overdue(2), overdue(3, training_id=None, stage=Stage.REQUESTED)
+    scene.state.trainings = [shown, hidden, old]
+    scene.replicate.page, scene.replicate.fails_from = 1, 1
+    scene.replicate.listed = [replicates(), replicates(2)]
+    scene.replicate.error = DependencyDown("throttled")
+
+    for hour in range(3):
+        with pytest.raises(DependencyDown):
+            await scene.rounds(NOON + hour * HOUR)
+
+    assert {each.event.training_id for each in scene.published} == {"t1"}
+    assert (scene.replicate.gets, scene.state.never) == ([], [])
 
 
 async def test_when_replicate_is_back_the_trouble_is_over(scene: Scene):

@@ -241,7 +241,16 @@ def test_a_training_with_another_address_is_not_it(webhook: str):
 def test_candidate_without_address_must_fit_otherwise():
     found = replicates(created_at=(BEGIN + MINUTE).isoformat())
 
-    assert step(nameless(), listing(found)) == Identify(nameless(), (found,), is_absent_otherwise=True)
+    assert step(nameless(), listing(found)) == Identify(nameless(), (found,), Wait(nameless(), is_absent=True))
+
+
+def test_candidates_of_others_do_not_keep_it_from_ending():
+    found = replicates(created_at=(BEGIN + MINUTE).isoformat())
+
+    decided = step(nameless(), listing(found), memory=Memory(looks=2, absences=2), age=3 * HOUR)
+
+    assert isinstance(decided, Identify)
+    assert isinstance(decided.otherwise, NeverStarted)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +418,12 @@ def test_looks_become_rarer_with_time(overdue_for: timedelta, distance: timedelt
     now = BEGIN + HOUR + overdue_for
 
     assert next_check(unfinished(), now, LIMITS) == now + distance
+
+
+def test_one_never_started_ends_soon_after_a_long_outage():
+    now = BEGIN + HOUR + timedelta(days=2)
+
+    assert next_check(nameless(), now, LIMITS, is_absent=True) == now + HOUR
 
 
 def test_what_was_told_is_not_told_again_at_once():

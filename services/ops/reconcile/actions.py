@@ -109,8 +109,8 @@ class Actions:
                 await self._report(training, found, moment)
             case Fetch(training, training_id):
                 await self._fetch(training, training_id, moment)
-            case Identify(training, candidates, is_absent):
-                await self._identify(training, candidates, moment, is_absent=is_absent)
+            case Identify(training, candidates, otherwise):
+                await self._identify(training, candidates, otherwise, moment)
             case RetryExtraction(training):
                 await self._state.retry_extraction(str(training.ref))
                 await self._store.record_check(training, moment, look_at=after_report(training, moment, self._limits))
@@ -148,13 +148,15 @@ class Actions:
         await self._report(training, found, moment)
 
     async def _identify(
-        self, training: Unfinished, candidates: Sequence[Training], moment: datetime, *, is_absent: bool
+        self, training: Unfinished, candidates: Sequence[Training], otherwise: Step, moment: datetime
     ) -> None:
         unregistered = [each for each in candidates if not await self._state.knows(each.id)]
-        if len(unregistered) == 1:
+        if not unregistered:
+            await self.take(otherwise, moment)
+        elif len(unregistered) == 1:
             await self._report(training, unregistered[0], moment)
         else:
-            await self._check_later(training, moment, is_absent=is_absent and not unregistered)
+            await self._check_later(training, moment)
 
     async def _give_up(self, training: Unfinished, training_id: TrainingId, reason: str, moment: datetime) -> None:
         known: dict[str, Any] = {"training_id": training_id, "ref": training.ref}
@@ -196,5 +198,5 @@ class Actions:
             )
 
     async def _check_later(self, training: Unfinished, moment: datetime, *, is_absent: bool = False) -> None:
-        look_at = next_check(training, moment, self._limits)
+        look_at = next_check(training, moment, self._limits, is_absent=is_absent)
         await self._store.record_check(training, moment, look_at=look_at, is_absent=is_absent)

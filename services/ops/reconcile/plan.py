@@ -49,16 +49,6 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
-class Identify:
-    """If state knows all of *candidates* but one, that one is the training."""
-
-    training: Unfinished
-    candidates: tuple[Training, ...]
-    #: Whether the training is absent from the list if it is none of these.
-    is_absent_otherwise: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Wait:
     """Check again later."""
 
@@ -88,6 +78,16 @@ class NeverStarted:
 
     training: Unfinished
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identify:
+    """If state knows all of *candidates* but one, that one is the training."""
+
+    training: Unfinished
+    candidates: tuple[Training, ...]
+    #: If state knows all of them.
+    otherwise: Wait | NeverStarted
 
 
 Step: TypeAlias = Report | Fetch | Identify | Wait | RetryExtraction | GiveUp | NeverStarted
@@ -127,9 +127,11 @@ def _step(
     is_absent = listing.reaches(training)
     if training.training_id is not None:
         return _step_of_missing(watched, training.training_id, now, limits, is_absent=is_absent)
-    if candidates := sole[training.ref]:
-        return Identify(training, tuple(candidates), is_absent)
-    return _step_without_id(watched, now, limits, is_absent=is_absent)
+    otherwise = _step_without_id(watched, now, limits, is_absent=is_absent)
+    # A list that was not read that far back may have another candidate.
+    if is_absent and (candidates := sole[training.ref]):
+        return Identify(training, tuple(candidates), otherwise)
+    return otherwise
 
 
 def _step_of_verifying(watched: Watched, now: datetime, limits: Limits) -> Step:
@@ -166,7 +168,7 @@ def _step_of_missing(
     return Wait(watched.training, is_absent)
 
 
-def _step_without_id(watched: Watched, now: datetime, limits: Limits, *, is_absent: bool) -> Step:
+def _step_without_id(watched: Watched, now: datetime, limits: Limits, *, is_absent: bool) -> Wait | NeverStarted:
     training, looks = watched.training, watched.memory.absences + 1
     is_late = now >= limits.due_at(training) + 2 * limits.after
     # In a later stage, a webhook has shown that it runs.

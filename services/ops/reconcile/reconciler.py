@@ -20,7 +20,7 @@ import structlog
 from services.ops.reconcile.actions import Actions, Publish, Replicate, State, Store
 from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.listing import Listing, oldest
-from services.ops.reconcile.plan import Step, plan
+from services.ops.reconcile.plan import Report, Step, plan
 from services.ops.reconcile.trainings import (
     Limits,
     Memory,
@@ -119,8 +119,12 @@ class Reconciler:
             is_due_too = {each.training.ref for each in due}
             others = [training for training in without_id if training.ref not in is_due_too]
             with suppress(OutOfCalls):
-                steps = plan(due, await self._list(due), now=moment, limits=self._limits, others=others)
-                await self._take(steps, moment)
+                listing, trouble = await self._list(due)
+                steps = plan(due, listing, now=moment, limits=self._limits, others=others)
+                # The pages before an error count: if each round needed all pages, a few errors would stop everything.
+                await self._take([step for step in steps if trouble is None or isinstance(step, Report)], moment)
+                if trouble is not None:
+                    raise trouble
         self._aside.keep_only(unfinished)
         await self._store.forget_others(unfinished)
         await self._store.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
@@ -138,20 +142,23 @@ class Reconciler:
                 overdue.append(training)
         return overdue, without_id, unfinished
 
-    async def _list(self, due: Sequence[Watched]) -> Listing:
-        """Replicate's list, as far back as is needed or can be afforded."""
+    async def _list(self, due: Sequence[Watched]) -> tuple[Listing, ModelswapError | None]:
+        """Return Replicate's list, as far back as is needed and can be afforded, and what ended the reading early."""
         listing = Listing(self._ref_secrets)
         since = oldest(due)
         cursor: str | None = None
-        while since is not None and not listing.goes_back_to(since):
-            if cursor is not None and self._budget.left < self._budget.per_minute * _LISTS_SHARE:
-                break
-            self._spend()
-            page = await self._replicate.list_trainings(cursor)
-            listing.add(page.trainings)
-            cursor = page.next_cursor
-            listing.is_whole = cursor is None
-        return listing
+        try:
+            while since is not None and not listing.goes_back_to(since):
+                if cursor is not None and self._budget.left < self._budget.per_minute * _LISTS_SHARE:
+                    break
+                self._spend()
+                page = await self._replicate.list_trainings(cursor)
+                listing.add(page.trainings)
+                cursor = page.next_cursor
+                listing.is_whole = cursor is None
+        except ModelswapError as error:
+            return listing, error
+        return listing, None
 
     def _spend(self) -> None:
         if not self._budget.spend(asyncio.get_running_loop().time()):

@@ -119,10 +119,17 @@ def is_due(watched: Watched, now: datetime, limits: Limits) -> bool:
     return limits.due_at(watched.training) <= now and (look_at is None or look_at <= now)
 
 
-def next_check(training: Unfinished, now: datetime, limits: Limits) -> datetime:
-    """Return when to check again: the later, the longer it is overdue."""
+def next_check(training: Unfinished, now: datetime, limits: Limits, *, is_absent: bool = False) -> datetime:
+    """
+    Return when to check again: the later, the longer it is overdue.
+
+    *is_absent*: Replicate's list does not show it. If its id is not known either, it was most likely never started; a
+    few such checks end it. So they do not wait ever longer, however late the first of them came after an outage.
+    """
+    is_ended_soon = is_absent and training.training_id is None
+    longest = limits.after if is_ended_soon else _LONGEST_DISTANCE
     distance = (now - limits.due_at(training)) / 2
-    return now + min(max(distance, limits.every), max(_LONGEST_DISTANCE, limits.every))
+    return now + max(min(distance, longest), limits.every)
 
 
 def after_report(training: Unfinished, now: datetime, limits: Limits) -> datetime:
