@@ -7,12 +7,18 @@ import json
 from uuid import uuid4
 
 import pytest
+from standardwebhooks import Webhook
 
 from services.simulator.faults import FaultOrder
 from services.simulator.simulator import Simulator
+from shared.contract.envelope import wrap
+from shared.contract.topology import topology
+from shared.runtime.broker import Publisher, to_message
+from shared.runtime.clock import now
 from tests.end_to_end.test_walk import start
 from tests.shell import Shell
 from tests.stack import READER_TOKEN, Stack
+from tests.webhooks import Endpoint, activated, answer
 
 
 @pytest.fixture
@@ -132,3 +138,44 @@ async def test_the_doctor_calls_nothing_well_that_only_ops_could_tell(settings):
 
     said = {each["check"]: each["status"] for each in findings}
     assert (said["dead letters"], said["webhooks"]) == ("warning", "warning")
+
+
+async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(settings, stack):
+    shell = Shell({**settings, "MODELSWAP_NOTIFIER_URL": stack.url("notifier")})
+    async with Endpoint(answer(410)) as server, Publisher(stack.broker.url, name="test") as publisher:
+        made = await shell.json("webhooks", "add", server.url, "--events", "model.activated.v1,model.withdrawn.v1")
+        endpoint = made["id"]
+        event = activated(f"webhooks-{uuid4().hex[:8]}", 1)
+        await publisher.publish(to_message(wrap(event, source="state", now=now()), topology()))
+        letter = await stack.dead_letter(event.training_id)
+        assert (letter["queue"], letter["error_code"]) == ("modelswap.deliveries", "webhook_endpoint_gone")
+        (disabled,) = await shell.json("webhooks", "list")
+        assert disabled["status"] == "gone"
+        _, dropped, _ = await shell.run("dead-letters", "drop", str(letter["number"]), "--reason", "of a test")
+        assert "is dropped" in dropped
+        await shell.json("dead-letters", "restore", str(letter["number"]), "--reason", "it was real")
+
+        server.behave = answer(200)
+        assert (await shell.json("webhooks", "edit", endpoint, "--enable"))["status"] == "enabled"
+        replay = ("dead-letters", "replay", str(letter["number"]), "--reason", "it works again")
+        predicted, _, _ = await shell.run(*replay, "--dry-run", "--watch")
+        code, said, _ = await shell.run(*replay, "--yes", "--watch")
+
+        assert (predicted, code) == (0, 0), said
+        (delivery,) = await shell.json("webhooks", "deliveries", endpoint, "--status", "delivered")
+        assert delivery["attempts"] == 2
+        assert (await shell.json("dead-letters", "show", str(letter["number"])))["status"] == "resolved"
+        rotated = await shell.json("webhooks", "rotate-secret", endpoint)
+        await shell.json("webhooks", "test", endpoint)
+        heard = (await server.until_heard(3))[-1]
+        for secret in (made["secret"], rotated["secret"]):
+            Webhook(secret).verify(heard.body, dict(heard.headers))
+        assert await shell.json("webhooks", "resend", endpoint, "--since", "1h", "--all", "--dry-run") == {
+            "deliveries": 2,
+            "dry_run": True,
+        }
+        _, shown, _ = await shell.run("webhooks", "show", endpoint)
+        assert made["secret"] not in shown
+        removed, _, _ = await shell.run("webhooks", "remove", endpoint, "--yes")
+        gone, _, why = await shell.run("webhooks", "show", endpoint)
+        assert (removed, gone, why.partition("\n")[0]) == (0, 1, f"modelswap: there is no webhook endpoint {endpoint}")

@@ -17,6 +17,10 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from services.extractor.api import create_api as extractor_api
+from services.notifier.api import create_api as notifier_api
+from services.notifier.migrate import ROLE as NOTIFIER_ROLE
+from services.notifier.signing import Signer
+from services.notifier.store import Store as Webhooks
 from services.ops.api import create_api as ops_api
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
@@ -151,6 +155,16 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
 
 
 @contextlib.asynccontextmanager
+async def webhooks_api(database_url: str) -> AsyncIterator[Api]:
+    pool = await connect_pool(database_url, application_name="test", role=NOTIFIER_ROLE, min_size=1, max_size=4)
+    try:
+        signer = Signer(["a-master-secret"])
+        yield notifier_api(Webhooks(pool, at_once=1), signer, allowed=(), tokens=[read_token(TOKEN)])
+    finally:
+        pool.terminate()
+
+
+@contextlib.asynccontextmanager
 async def extractors_api() -> AsyncIterator[Api]:
     yield extractor_api(Handler(), api_tokens=(TOKEN,))
 
@@ -231,6 +245,7 @@ async def test_the_apis_do_what_their_descriptions_say(database_url, tmp_path):
         found("state", product_api(database_url), "/v1", tmp_path),
         found("ops", operators_api(database_url), "/v1", tmp_path),
         found("extractor", extractors_api(), "", tmp_path),
+        found("notifier", webhooks_api(database_url), "/v1", tmp_path),
     )
 
     assert not any(said), "\n".join(said)
