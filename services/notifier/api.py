@@ -187,7 +187,7 @@ class _Routes:
 
     @raises(NoEndpoint, KeyReused)
     async def resend_deliveries(self, endpoint_id: UUID, body: Resend, key: Key = None) -> Resent:
-        """Deliver all failed events since a time again; with `all`, also those that were delivered."""
+        """Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered."""
         if body.dry_run:
             count = await self.store.count_since(endpoint_id, body.since, with_delivered=body.all)
             return Resent(deliveries=count, dry_run=True)

@@ -118,7 +118,7 @@ GRANT SELECT, INSERT, DELETE ON notifier.endpoints TO modelswap_notifier;
 GRANT UPDATE (url, events, description, status, status_at, failing_since, last_success_at, not_before, salt, master,
               old_salt, old_master, old_until) ON notifier.endpoints TO modelswap_notifier;
 GRANT SELECT, INSERT, DELETE ON notifier.events TO modelswap_notifier;
-GRANT SELECT, INSERT ON notifier.deliveries TO modelswap_notifier;
+GRANT SELECT, INSERT, DELETE ON notifier.deliveries TO modelswap_notifier;
 GRANT UPDATE (status, status_at, sending, sent_at, attempts, response_status, response, took_ms)
     ON notifier.deliveries TO modelswap_notifier;
 GRANT SELECT, INSERT, DELETE ON notifier.idempotency_keys TO modelswap_notifier;

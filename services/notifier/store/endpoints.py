@@ -35,6 +35,11 @@ _EDIT: Final = """
         not_before    = CASE WHEN $2 <> '' OR $5 = 'enabled' THEN NULL ELSE not_before END
     WHERE id = $1
 """
+_REMOVE_DELIVERIES: Final = """
+    DELETE FROM notifier.deliveries
+    WHERE number IN (SELECT number FROM notifier.deliveries WHERE endpoint_id = $1 LIMIT 5000)
+    RETURNING true
+"""
 _REMOVE: Final = "DELETE FROM notifier.endpoints WHERE id = $1"
 _SEED: Final = "SELECT salt, master FROM notifier.endpoints WHERE id = $1"
 _ROTATE: Final = """
@@ -85,6 +90,9 @@ class Endpoints(Session):
 
     async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView:
         """Remove an endpoint with its deliveries; return it as it was."""
+        # There may be more than one statement deletes within its time.
+        while await self._fetch(_REMOVE_DELIVERIES, endpoint_id):
+            pass
 
         async def work(connection: Connection) -> EndpointView:
             removed = await get_endpoint(connection, endpoint_id)

@@ -15,6 +15,9 @@ from services.notifier.views import DeliveryStatus, DeliveryView, NoDelivery
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Connection
 
+#: Deliveries that one request sends again.
+MOST_RESENT: Final = 10_000
+
 _VIEW: Final = """
     SELECT d.number, d.id, d.endpoint_id, d.event_id, e.type AS event, d.status, d.status_at, d.created_at, d.attempts,
            d.response_status, d.response, d.took_ms
@@ -35,12 +38,14 @@ _ADD_DELIVERY: Final = "INSERT INTO notifier.deliveries (endpoint_id, event_id) 
 _AGAIN: Final = """
     UPDATE notifier.deliveries
     SET status = 'waiting', status_at = clock_timestamp(), sending = sending + 1, sent_at = NULL
-    WHERE endpoint_id = $1 AND
+    WHERE {}
 """
-_RESEND: Final = _AGAIN + "id = $2"
-_RESEND_SINCE: Final = (
-    _AGAIN + "created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered')) RETURNING true"
-)
+_RESEND: Final = _AGAIN.format("endpoint_id = $1 AND id = $2")
+_RESEND_SINCE: Final = _AGAIN.format("""number IN (
+        SELECT number FROM notifier.deliveries
+        WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
+        ORDER BY number LIMIT $4)
+    RETURNING true""")
 _COUNT_SINCE: Final = """
     SELECT count(*) FROM notifier.deliveries
     WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
@@ -95,13 +100,14 @@ class Resending(Session):
     async def resend_since(
         self, endpoint_id: UUID, since: datetime, *, with_delivered: bool, key: IdempotencyKey | None
     ) -> int:
-        """Send failed deliveries since a time again, or also delivered ones; return how many."""
+        """Send failed deliveries since a time again, or also delivered ones; the oldest first. Return how many."""
 
         async def work(connection: Connection) -> int:
             await get_endpoint(connection, endpoint_id)
 
             async def make() -> str:
-                return str(len(await connection.fetch(_RESEND_SINCE, endpoint_id, since, with_delivered)))
+                wanted = (endpoint_id, since, with_delivered, MOST_RESENT)
+                return str(len(await connection.fetch(_RESEND_SINCE, *wanted)))
 
             return int(await once(connection, key, make))
 
@@ -112,7 +118,7 @@ class Resending(Session):
 
         async def work(connection: Connection) -> int:
             await get_endpoint(connection, endpoint_id)
-            return int(await connection.fetchval(_COUNT_SINCE, endpoint_id, since, with_delivered))
+            return min(int(await connection.fetchval(_COUNT_SINCE, endpoint_id, since, with_delivered)), MOST_RESENT)
 
         return await self._transaction(work)
 
