@@ -102,7 +102,7 @@ class Endpoint:
     heard: list[Heard] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     tls: ssl.SSLContext | None = None
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.2"
     port: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -164,6 +164,10 @@ class Notifier:
         endpoint: dict[str, Any] = answer.json()
         return endpoint
 
+    async def remove_all(self) -> None:
+        for endpoint in (await self.api.get("/webhook-endpoints", params={"limit": "200"})).json()["items"]:
+            (await self.api.delete(f"/webhook-endpoints/{endpoint['id']}")).raise_for_status()
+
     async def endpoint(self, endpoint_id: str) -> dict[str, Any]:
         found: dict[str, Any] = (await self.api.get(f"/webhook-endpoints/{endpoint_id}")).raise_for_status().json()
         return found
@@ -215,7 +219,7 @@ async def running_notifier(
                         if (await api.get(f"{base}/readyz")).is_success:
                             break
                     await asyncio.sleep(0.02)
-            assert not running.done(), running.exception()
+            assert not running.done(), running
             yield Notifier(api)
     finally:
         stopping.set()

@@ -62,7 +62,7 @@ def presenting(certificate: Path) -> ssl.SSLContext:
 
 
 async def test_the_checked_address_is_called_by_name_and_certificate(certificate):
-    names = Names(["127.0.0.1"])
+    names = Names(["127.0.0.2"])
     client = Client(allowed=LOOPBACK, resolve=names, tls=trusting(certificate))
     async with Endpoint(answer(200, b"ok"), tls=presenting(certificate)) as server:
         right = await client.post(f"https://{NAME}:{server.port}/a?b=c", b"{}", {"x": "y"})
@@ -92,7 +92,7 @@ async def test_a_name_that_leads_here_later_is_not_called(certificate):
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["::ffff:127.0.0.1"], ["::1%1"]])
 async def test_a_name_with_an_address_that_is_not_public_is_not_called(addresses):
-    async with Endpoint() as server:
+    async with Endpoint(host="0.0.0.0") as server:
         said = await Client(resolve=Names(addresses)).post(f"https://{NAME}:{server.port}/", b"{}", {})
 
         assert (said.status, "not on the public internet" in said.text, server.heard) == (None, True, [])
@@ -100,7 +100,7 @@ async def test_a_name_with_an_address_that_is_not_public_is_not_called(addresses
 
 @pytest.mark.parametrize("host", ["127.1", "0x7f.1", "2130706433", "0177.0.0.1", "localhost"])
 async def test_other_spellings_of_this_machine_are_not_called(host):
-    async with Endpoint() as server:
+    async with Endpoint(host="0.0.0.0") as server:
         said = await Client().post(f"https://{host}:{server.port}/", b"{}", {})
 
         assert (said.status, server.heard) == (None, [])
