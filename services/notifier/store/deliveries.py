@@ -19,6 +19,11 @@ from shared.runtime.postgres import Connection, Record
 #: An endpoint is disabled when all its attempts failed for so long.
 FAILING_AFTER: Final = timedelta(days=5)
 
+_ATTEMPTS: Final = {
+    status: telemetry.webhook_attempts.labels(status.value)
+    for status in (DeliveryStatus.DELIVERED, DeliveryStatus.RETRYING, DeliveryStatus.FAILED)
+}
+
 # An event that no endpoint wants is not stored.
 _ADD_EVENTS: Final = """
     INSERT INTO notifier.events (id, type, training_id, trace, body)
@@ -125,7 +130,7 @@ class Deliveries(Session):
             return EndpointStatus(row["status"])
 
         status = await self._change(work)
-        telemetry.webhook_attempts.labels(end.status.value).inc()
+        _ATTEMPTS[end.status].inc()
         return status
 
 
