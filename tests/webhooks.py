@@ -203,7 +203,6 @@ async def running_notifier(
         "MODELSWAP_NOTIFIER_PORT": str(port),
         "MODELSWAP_WEBHOOK_MASTER_SECRETS": "a-master-secret-for-tests",
         "MODELSWAP_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
-        "MODELSWAP_RETRY_DELAYS": "100ms,200ms",
         "MODELSWAP_DRAIN_SECONDS": "1",
         **{f"MODELSWAP_{name}": text for name, text in settings.items()},
     }

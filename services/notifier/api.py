@@ -30,13 +30,14 @@ from shared.contract.answers import Mistake, Page
 from shared.contract.errors import ModelswapError
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.runtime.clock import now
-from shared.runtime.description import raises
+from shared.runtime.description import kind_of, raises
 from shared.runtime.http import Api, Cursor, Invalid, Key, Limit, from_cursor, new_api, page_of
 from shared.runtime.tokens import Token
 
 #: Status by class of error. Any other error is a bug.
 _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    UnusableUrl: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoEndpoint: HTTPStatus.NOT_FOUND,
     NoDelivery: HTTPStatus.NOT_FOUND,
 }
@@ -122,7 +123,7 @@ class _Routes:
     signer: Signer
     allowed: Sequence[Network]
 
-    @raises(KeyReused)
+    @raises(UnusableUrl, KeyReused)
     async def add_endpoint(self, body: AddEndpoint, key: Key = None) -> SecretView:
         """Add an endpoint. Its signing secret is in this response only."""
         self._check(body.url)
@@ -143,7 +144,7 @@ class _Routes:
             raise NoEndpoint(f"there is no webhook endpoint {endpoint_id}")
         return found
 
-    @raises(NoEndpoint)
+    @raises(NoEndpoint, UnusableUrl)
     async def edit_endpoint(self, endpoint_id: UUID, body: EditEndpoint) -> EndpointView:
         """Change an endpoint: what is not given stays as it is."""
         if body.url:
@@ -199,7 +200,7 @@ class _Routes:
         try:
             check_url(url, self.allowed)
         except UnusableUrl as error:
-            raise Invalid(Mistake(pointer="#/url", detail=str(error))) from error
+            raise Invalid(Mistake(pointer="#/url", detail=str(error)), kind=kind_of(error.code)) from error
 
     def _new_seed(self) -> Seed:
         return self.signer.new_seed(os.urandom(_SALT_BYTES))
