@@ -10,17 +10,20 @@ Tests that kill servers always get private ones.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
 from deploy.local import Servers, Unavailable, local_servers
+from tests.databases import make_logins_cheap
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -65,6 +68,8 @@ def private_servers(say: Say, **wanted: Any) -> Iterator[Servers]:
             private = stack.enter_context(local_servers(say=say, **wanted))
         except Unavailable as error:
             pytest.skip(str(error))
+        if wanted.get("postgres", "auto") is not None:
+            _make_logins_cheap(private.database_url)
         yield private
 
 
@@ -81,7 +86,14 @@ def _given(say: Say) -> Urls | None:
 
 def _private(stack: contextlib.ExitStack, say: Say) -> Urls:
     private = stack.enter_context(local_servers(say=lambda line: say(f"servers: {line}")))
+    _make_logins_cheap(private.database_url)
     return Urls(private.amqp_url, private.database_url, private.rabbitmq.binaries.version, private.management_url)
+
+
+def _make_logins_cheap(database_url: str) -> None:
+    # In a thread: the tests have an event loop in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, make_logins_cheap(database_url)).result()
 
 
 def _in_docker(stack: contextlib.ExitStack, say: Say) -> Urls | None:

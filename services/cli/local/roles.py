@@ -39,7 +39,7 @@ LOGINS: Final = {
 }
 _RIGHTS: Final = {"state": "modelswap_state", "ops": "modelswap_ops", "notifier": "modelswap_notifier"}
 #: The default of Postgres.
-_ITERATIONS: Final = 4096
+ITERATIONS: Final = 4096
 _SALT_BYTES: Final = 16
 
 
@@ -59,8 +59,14 @@ def login_url(url: str, login: str, password: str, *, database: str = DATABASE) 
     return address._replace(netloc=netloc, path=f"/{database}").geturl()
 
 
-async def make_roles(url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
-    """Create *database* and its roles as the superuser of *url*, or update them; set the *passwords* of the logins."""
+async def make_roles(
+    url: str, passwords: Mapping[str, str], *, database: str = DATABASE, iterations: int = ITERATIONS
+) -> None:
+    """
+    Create *database* and its roles as the superuser of *url*, or update them; set the *passwords* of the logins.
+
+    *iterations* is how often a password is hashed, by each client at each login.
+    """
     connection = await connect(url, application_name="modelswap db roles")
     try:
         with translated_errors(connection):
@@ -69,17 +75,17 @@ async def make_roles(url: str, passwords: Mapping[str, str], *, database: str = 
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
                 await connection.execute(f"CREATE DATABASE {database}")
             async with connection.transaction():
-                for statement in _statements(passwords, database):
+                for statement in _statements(passwords, database, iterations):
                     await connection.execute(statement)
     finally:
         await connection.close(timeout=5)
 
 
-def _statements(passwords: Mapping[str, str], database: str) -> Iterator[str]:
+def _statements(passwords: Mapping[str, str], database: str, iterations: int) -> Iterator[str]:
     for role in (*_RIGHTS.values(), *LOGINS.values()):
         yield f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
     for login, role in LOGINS.items():
-        yield f"ALTER ROLE {role} LOGIN PASSWORD '{_verifier(passwords[login], os.urandom(_SALT_BYTES))}'"
+        yield f"ALTER ROLE {role} LOGIN PASSWORD '{password_hash(passwords[login], iterations)}'"
     for login, right in _RIGHTS.items():
         yield f"GRANT {right} TO {LOGINS[login]}"
     yield f"ALTER DATABASE {database} OWNER TO {LOGINS['owner']}"
@@ -88,10 +94,11 @@ def _statements(passwords: Mapping[str, str], database: str) -> Iterator[str]:
     yield f"GRANT CONNECT ON DATABASE {database} TO {', '.join(LOGINS[login] for login in _RIGHTS)}"
 
 
-def _verifier(password: str, salt: bytes) -> str:
+def password_hash(password: str, iterations: int) -> str:
     """Return the hash that Postgres stores for *password* (RFC 5803), because statements may be logged."""
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
+    salt = os.urandom(_SALT_BYTES)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server = hmac.digest(salted, b"Server Key", "sha256")
     told, stored_key, server_key = (base64.b64encode(part).decode() for part in (salt, stored, server))
-    return f"SCRAM-SHA-256${_ITERATIONS}:{told}${stored_key}:{server_key}"
+    return f"SCRAM-SHA-256${iterations}:{told}${stored_key}:{server_key}"
