@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Final
 
 import httpx
+from fastapi.routing import iter_route_contexts
 from starlette.types import Receive, Scope, Send
 
 from shared.contract.answers import KIND_PREFIX, kind_in
 from shared.runtime.http import Api, create_app
 
+#: By title and operations: to describe an API takes up to half a second, and many tests make one of their own.
+_descriptions: Final[dict[tuple[object, ...], dict[str, Any]]] = {}
 _scope: ContextVar[Scope] = ContextVar("_scope")
 
 
@@ -25,6 +28,9 @@ class DescribedTransport(httpx.ASGITransport):
 
     def __init__(self, api: Api, *, below: str = "/v1") -> None:
         self.api = api
+        operations = ((each.path, *sorted(each.methods or ())) for each in iter_route_contexts(api.routes))
+        self._key = (api.title, *operations)
+        api._whole = _descriptions.get(self._key)
         self._app = create_app(api, {}, below=below)
         super().__init__(self._remember_scope, raise_app_exceptions=False)
 
@@ -45,7 +51,8 @@ class DescribedTransport(httpx.ASGITransport):
         if "route" not in scope or response.status_code == 500:
             return None
         path: str = scope["route"].path_format
-        described: Any = self.api.whole()["paths"].get(path, {}).get(scope["method"].lower())
+        described: Any = _descriptions.setdefault(self._key, self.api.whole())["paths"]
+        described = described.get(path, {}).get(scope["method"].lower())
         if described is None:
             return None
         answer = described["responses"].get(str(response.status_code))
