@@ -2,8 +2,9 @@
 Start processes of the product as forks of one that has imported it.
 
 A new interpreter takes two seconds of CPU to import a service, and a run of the tests starts hundreds. What runs in the
-fork is the module itself, with its own arguments, environment, standard streams and exit code. Processes that
-`modelswap up` and `modelswap demo` start are new interpreters, in tests as well.
+fork is the module itself, with its own arguments, environment, standard streams and exit code. It ends with the tests,
+also when those are killed. Processes that `modelswap up` and `modelswap demo` start are new interpreters, in tests as
+well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import io
 import multiprocessing
 import os
@@ -18,10 +20,13 @@ import runpy
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any, Final
+
+from shared.runtime.guard import die_with_parent
 
 ROOT: Final = Path(__file__).parent.parent
 
@@ -64,6 +69,8 @@ def start(
 
 
 def _become(module: str, arguments: Sequence[str], environment: Mapping[str, str], output: int, errors: int) -> None:
+    gc.freeze()  # a collection would write to, and so copy, every page that is shared with the other forks
+    _end_with_the_tests()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
@@ -78,6 +85,13 @@ def _become(module: str, arguments: Sequence[str], environment: Mapping[str, str
         faulthandler.enable()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _end_with_the_tests() -> None:
+    """Be killed as soon as the process of the tests is gone, even if that was killed."""
+    # The server of forks ends when the last copy of this descriptor is closed, and each fork is given one.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+    die_with_parent(os.getppid(), signal.SIGKILL)
 
 
 def _stream(descriptor: int, mode: str, **options: Any) -> io.TextIOWrapper:
