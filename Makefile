@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration end-to-end chaos bench bench-backlog constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration end-to-end walks outages chaos bench bench-backlog constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -44,16 +44,21 @@ unit: setup ## tests without I/O
 integration: setup ## one edge at a time, against real servers
 	@echo "── integration tests"; $(BIN)/pytest tests/integration
 
-end-to-end: setup ## whole walks, and what dies on the way
-	@echo "── end-to-end tests"; $(BIN)/pytest tests/end_to_end
+end-to-end: walks outages ## whole walks, and what dies on the way
+
+walks: setup
+	@echo "── end-to-end tests on shared servers"; $(BIN)/pytest tests/end_to_end -m "not own_servers"
+
+outages: setup
+	@echo "── end-to-end tests with servers of their own"; $(BIN)/pytest tests/end_to_end -m own_servers
 
 chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings: an hour
 	@$(BIN)/pytest -o faulthandler_timeout=3600 -m chaos tests/end_to_end/test_chaos.py
 
-# Two of the three wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers of
-# its own; on servers that are given, they would take each other's messages.
+# Most of the parts wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers
+# of its own; on servers that are given, they would take each other's messages.
 test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
-	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,3) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,4) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
 		check integration end-to-end
 
 wheels: setup ## dist/: the wheels of modelswap, of its private servers, and of the client for subscribers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import os
@@ -32,11 +33,24 @@ REPLICATE_TOKEN: Final = "r8_simulator"
 SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 #: Eight processes that start at once on a busy machine take more than one minute.
 _READY_SECONDS: Final = 240
+#: Between two questions, whose answers take as much CPU as the work that is waited for.
+_FIRST_PAUSE: Final = 0.03
+_LONGEST_PAUSE: Final = 0.2
+
+
+#: Kept until the tests end: other runs on this machine look for ports as well.
+_reservations: Final = contextlib.ExitStack()
+atexit.register(_reservations.close)
 
 
 def free_port() -> int:
-    with free_ports(1) as (port,):
-        return port
+    (port,) = reserved_ports(1)
+    return port
+
+
+def reserved_ports(count: int) -> list[int]:
+    """So many free ports that no other run of the tests takes while this one lasts."""
+    return _reservations.enter_context(free_ports(count))
 
 
 def plain_client(**options: Any) -> httpx.AsyncClient:
@@ -119,8 +133,7 @@ class Stack:
     ) -> None:
         #: A tester's hands on its broker.
         self.broker = Broker(amqp_url)
-        with free_ports(len(SERVICES)) as ports:  # all at once: one that was given back may be given again
-            self.ports = dict(zip(SERVICES, ports, strict=True))
+        self.ports = dict(zip(SERVICES, reserved_ports(len(SERVICES)), strict=True))
         self.environment = {
             "MODELSWAP_AMQP_URL": amqp_url,
             "MODELSWAP_DATABASE_URL": logged_in(database_url, "owner"),
@@ -188,6 +201,7 @@ class Stack:
 
     async def _until_ready(self, name: str) -> None:
         said = "nothing yet"
+        pause = _FIRST_PAUSE
         try:
             async with asyncio.timeout(_READY_SECONDS), plain_client() as client:
                 while True:
@@ -198,7 +212,8 @@ class Stack:
                         said = answer.text
                         if answer.is_success:
                             return
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(pause)
+                    pause = min(1.5 * pause, _LONGEST_PAUSE)
         except TimeoutError:
             pass
         tail = "\n".join(self.processes[name].log.read_text().splitlines()[-15:])
@@ -246,6 +261,7 @@ class Stack:
     async def until_stage(self, training_id: str, *stages: str, seconds: float = 60) -> dict[str, Any]:
         """Wait until the training is in one of *stages*. Its first event may be what makes its id known."""
         seen: dict[str, Any] = {}
+        pause = _FIRST_PAUSE
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -255,6 +271,7 @@ class Stack:
                         answer.raise_for_status()
                         if seen["stage"] in stages:
                             return seen
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(pause)
+                    pause = min(1.5 * pause, _LONGEST_PAUSE)
         except TimeoutError:
             raise AssertionError(f"{training_id} did not come to {stages}: {seen}") from None

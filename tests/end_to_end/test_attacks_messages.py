@@ -108,7 +108,8 @@ async def test_hostile_messages_at_every_hop_harm_no_training(stack: Stack, simu
     users = [f"user-{uuid4().hex[:8]}" for _ in range(_TRAININGS)]
     async with stack.broker.subscribed(EVENTS_EXCHANGE, ModelActivated.key) as heard, attacked(stack) as answers:
         trainings = [(await start(stack, user))["training_id"] for user in users]
-        await asyncio.gather(*(stack.until_stage(training, "active") for training in trainings))
+        for training in trainings:
+            await stack.until_stage(training, "active")
         told = {json.loads((await stack.broker.wait_for(heard)).body)["training_id"] for _ in trainings}
         await stack.until_ready()
 

@@ -31,7 +31,7 @@ from tests.chaos.product import Product, running_twice
 from tests.chaos.script import CASE, Case, script
 from tests.cluster import running_cluster
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.own_servers]
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 #: At most: faults last seconds, and are to meet trainings.

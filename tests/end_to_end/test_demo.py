@@ -19,6 +19,7 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(child)
 
 
+@pytest.mark.own_servers
 @pytest.mark.skipif(sys.platform != "linux", reason="the family of a process is found in /proc")
 async def test_three_trainings_end_as_promised_and_nothing_is_left():
     demo = await asyncio.create_subprocess_exec(

@@ -66,7 +66,7 @@ class Readers:
                 continue
             if answer.status_code != 503:
                 self._judge(user, before, answer)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
 
     def _judge(self, user: str, before: tuple[int, str] | None, answer: httpx.Response) -> None:
         self.answers += 1

@@ -101,7 +101,7 @@ async def until(stack: Stack, replay: dict[str, Any], *statuses: str, seconds: f
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while seen.get("status") not in statuses:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
                 with contextlib.suppress(httpx.HTTPError):
                     seen = await ask(stack, f"/replays/{replay['id']}")
     assert seen.get("status") in statuses, seen
@@ -153,7 +153,8 @@ async def test_a_bug_that_hit_two_hundred_is_mended_replayed_and_undone(stack: S
     retrained = users[:RETRAINED]
     await in_parallel(lambda user: register(stack, f"first-{user}", user), retrained)
     await in_parallel(lambda user: succeed(stack, f"first-{user}", user, SELF_STARTED), retrained)
-    await in_parallel(lambda user: stack.until_stage(f"first-{user}", "active"), retrained)
+    for user in retrained:
+        await stack.until_stage(f"first-{user}", "active")
     await in_parallel(lambda user: register(stack, f"t-{user}", user), users)
 
     async with planted_bug(stack):
@@ -351,7 +352,8 @@ async def test_whatever_of_undoing_and_of_a_dry_run_is_left_when_ops_dies_is_don
     users = [f"user-{uuid4().hex[:8]}" for _ in range(INTERRUPTED)]
     await in_parallel(lambda user: register(stack, f"first-{user}", user), users)
     await in_parallel(lambda user: succeed(stack, f"first-{user}", user, SELF_STARTED), users)
-    await in_parallel(lambda user: stack.until_stage(f"first-{user}", "active"), users)
+    for user in users:
+        await stack.until_stage(f"first-{user}", "active")
     await set_aside(stack, users)
     await until_open(stack, INTERRUPTED, error_code="unknown_training")
     await in_parallel(lambda user: register(stack, user, user), users)
@@ -385,7 +387,7 @@ async def kill_ops_when(stack: Stack, replay: dict[str, Any], is_time: Callable[
     """Kill ops in the middle of its work on *replay*, and start it again."""
     async with asyncio.timeout(30):
         while not is_time(await ask(stack, f"/replays/{replay['id']}")):
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
     stack.processes["ops"].kill()
     stack.processes["ops"].start()
     await stack.until_ready("ops")
@@ -418,7 +420,7 @@ async def until_ended(stack: Stack, replay: dict[str, Any], count: int) -> None:
     ended = 0
     async with asyncio.timeout(90):
         while ended < count:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
             with contextlib.suppress(httpx.HTTPError):
                 ended = (await ask(stack, f"/replays/{replay['id']}"))["ended"]
 

@@ -77,7 +77,7 @@ async def test_every_status_has_its_effect_whatever_is_missing(stack: Stack, sta
     answers = await asyncio.gather(
         *(deliver(stack, json.dumps(case.training).encode(), f"msg-{case.id}") for case in all_cases)
     )
-    ends = await asyncio.gather(*(stack.until_stage(case.id, case.stage) for case in all_cases))
+    ends = [await stack.until_stage(case.id, case.stage) for case in all_cases]
     for queue in (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE):
         await stack.broker.until(queue, 0)
     models = [await stack.model(case.id) for case in all_cases]

@@ -24,7 +24,10 @@ from shared.runtime.ports import free_ports
 from tests.stack import ROOT
 from tests.up import SERVICES, Up, up
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc"),
+    pytest.mark.own_servers,
+]
 
 #: A training takes two seconds.
 _SPEED: Final = "300"
