@@ -92,6 +92,7 @@ class Copies:
         self._template_url = template_url
         self._kept = contextlib.AsyncExitStack()
         self._emptied_url: str | None = None
+        self._connection: asyncpg.Connection | None = None
         self._as_new: asyncpg.Record | None = None
         self._rows: dict[str, list[tuple[object, ...]]] = {}
 
@@ -108,31 +109,34 @@ class Copies:
         try:
             yield url
         finally:
-            if await self._emptied(url):
+            if await self._emptied():
                 self._emptied_url = url
             else:
                 await self._kept.aclose()
 
     async def _copy(self) -> str:
         url = await self._kept.enter_async_context(copy_of(self._template_url))
-        async with _connected(url) as connection:
-            self._as_new = await connection.fetchrow(_CATALOG)
-            for table in await _tables(connection):
-                rows = await connection.fetch(f"SELECT * FROM {table}")
-                self._rows[table] = [tuple(row) for row in rows]
+        # Kept as long as the copy: to connect takes as long as to delete the rows.
+        connection = self._connection = await self._kept.enter_async_context(_connected(url))
+        self._as_new = await connection.fetchrow(_CATALOG)
+        for table in await _tables(connection):
+            rows = await connection.fetch(f"SELECT * FROM {table}")
+            self._rows[table] = [tuple(row) for row in rows]
+        # Neither foreign keys nor triggers object.
+        await connection.execute("SET session_replication_role = replica")
         return url
 
-    async def _emptied(self, url: str) -> bool:
+    async def _emptied(self) -> bool:
         """Bring back the rows of the template; False if more than rows may have been changed."""
-        async with _connected(url) as connection:
-            await connection.execute(_DISCONNECT_OTHERS)
-            if await connection.fetchrow(_CATALOG) != self._as_new or await connection.fetchval(_HAS_GROWN):
-                return False
-            # Neither foreign keys nor triggers object.
-            await connection.execute("SET session_replication_role = replica")
-            await connection.execute(";".join(f"DELETE FROM {table}" for table in self._rows))
-            await connection.execute(_RESTART_SEQUENCES)
-            for table, rows in self._rows.items():
+        connection = self._connection
+        if connection is None or connection.is_closed():  # a test has ended all sessions
+            return False
+        await connection.execute(_DISCONNECT_OTHERS)
+        if await connection.fetchrow(_CATALOG) != self._as_new or await connection.fetchval(_HAS_GROWN):
+            return False
+        await connection.execute(";".join((*(f"DELETE FROM {table}" for table in self._rows), _RESTART_SEQUENCES)))
+        for table, rows in self._rows.items():
+            if rows:
                 schema, _, name = table.partition(".")
                 await connection.copy_records_to_table(name, schema_name=schema, records=rows)
         return True

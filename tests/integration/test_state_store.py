@@ -566,7 +566,8 @@ async def test_with_lost_answers_the_newest_good_one_is_live(database_url, seed)
                         async with one_killer:
                             await killer.execute(
                                 """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                                   WHERE datname = current_database() AND pid <> pg_backend_pid() LIMIT 1"""
+                                   WHERE datname = current_database() AND pid <> pg_backend_pid()
+                                   AND application_name = 'test' LIMIT 1"""
                             )
                 try:
                     assert set(await store.apply(batch)) <= {None}
