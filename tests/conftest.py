@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,6 +36,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seeds", default="", help="the seeds of tests/end_to_end/test_chaos.py: 7,8")
     group.addoption("--chaos-trainings", type=int, default=0, help="how many trainings each of them has")
+
+
+# The garbage collector finds nothing in what is imported and collected, and goes through all of it again and again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
