@@ -158,6 +158,8 @@ async def test_whatever_dies_every_user_ends_with_the_right_model(restartable_se
         speed=60.0,
         duration_seconds=600.0,
         chances=chances,
+        # A training lasts ten seconds: five logs of each are enough, and fifty would be most of the work.
+        log_interval_real_seconds=2,
         # A webhook is retried for long enough to outlive every restart here; who finds lost ones is another's story.
         retry_delays_real_seconds=(0.5, 1, 1, 2, 2, 4, 4, 8, 8, 8, 8, 8),
     ) as (stack, simulator):
