@@ -59,10 +59,10 @@ def settings() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code: the rehearsal mends it."""
+    """A copy of the code, and of its bytecode: the rehearsal mends it."""
     folder = tmp_path_factory.mktemp("code")
     for room in ("services", "shared", "deploy"):
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / room, folder / room)
     return folder
 
 
