@@ -15,6 +15,7 @@ from services.cli.docs.asyncapi import asyncapi, example_of
 from services.cli.docs.schemas import HEADERS, PUBLIC, all_schemas, event_schema, headers_schema
 from services.cli.main import main
 from shared.contract.envelope import decode
+from shared.contract.topology import EVENTS_LOG, topology
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "contract"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -83,6 +84,9 @@ def test_a_message_without_a_required_field_is_refused(key):
 def test_asyncapi_tells_of_every_public_event_and_no_other():
     document = asyncapi()
 
+    log = document["channels"].pop(EVENTS_LOG)
+    assert log["messages"].keys() == {event.__name__ for event in PUBLIC.values()}
+    assert log["bindings"]["amqp"]["queue"]["name"] in {queue.name for queue in topology().queues}
     assert document["channels"].keys() == PUBLIC.keys()
     for key, channel in document["channels"].items():
         binding = channel["bindings"]["amqp"]
@@ -92,7 +96,7 @@ def test_asyncapi_tells_of_every_public_event_and_no_other():
         assert message["examples"]
         assert "generation" in message["description"] or "current model" in message["description"]
     assert {each["channel"]["$ref"] for each in document["operations"].values()} == {
-        f"#/channels/{key}" for key in PUBLIC
+        f"#/channels/{key}" for key in (*PUBLIC, EVENTS_LOG)
     }
     for promise in ("At least once", "No order", "highest generation wins", "ce-id"):
         assert promise in document["info"]["description"]

@@ -13,7 +13,7 @@ from services.cli.events.made_up import Story
 from shared.contract.envelope import CONTENT_TYPE, TYPE_PREFIX, wrap
 from shared.contract.events import Event, ExtractionFailed, ModelReady, UserEvent
 from shared.contract.identity import ModelName
-from shared.contract.topology import Exchange, topology
+from shared.contract.topology import EVENTS_LOG, Exchange, topology
 
 Document = dict[str, Any]
 
@@ -32,6 +32,8 @@ What is promised of all of them:
 - **The highest generation wins.** A user's generations only rise, and not every number occurs. Of a user's
   `model.activated` and `model.withdrawn`, the one with the highest generation says which model the user has. Keep that
   generation, and ignore every event with the same or a lower one: then repetition and order do not matter.
+- **What was missed can be read again** from the log, as far back as it is kept. The state to begin with is the snapshot
+  `GET /v1/models`: take it first, then the log from just before it began.
 - **Under one version** a field may be added; none is removed, made optional or changed. A change that needs more is a
   new event (`.v2`), published beside the old one for a while.
 """
@@ -68,7 +70,7 @@ def asyncapi() -> Document:
             "license": {"name": "MIT"},
         },
         "defaultContentType": CONTENT_TYPE,
-        "channels": {key: _channel(event) for key, event in PUBLIC.items()},
+        "channels": {**{key: _channel(event) for key, event in PUBLIC.items()}, EVENTS_LOG: _log()},
         "operations": {
             f"publish{name}": {
                 "action": "send",
@@ -78,6 +80,13 @@ def asyncapi() -> Document:
                 "messages": [{"$ref": f"#/channels/{key}/messages/{name}"}],
             }
             for key, name in names.items()
+        }
+        | {
+            "keepEvents": {
+                "action": "send",
+                "channel": {"$ref": f"#/channels/{EVENTS_LOG}"},
+                "summary": "Every public event is kept in the log as well.",
+            }
         },
         "components": {
             "messages": {event.__name__: _message(event) for event in PUBLIC.values()},
@@ -99,8 +108,11 @@ def _channel(event: type[Event]) -> Document:
     return {
         "address": event.key,
         "title": event.key.rpartition(".")[0],
-        "description": f"Bind a queue of yours to the exchange `{exchange.name}` with this routing key.",
-        "messages": {event.__name__: {"$ref": f"#/components/messages/{event.__name__}"}},
+        "description": (
+            f"Published to the exchange `{exchange.name}` with this routing key. A subscription "
+            "(`PUT /v1/subscriptions/{name}` of the operators' API) has a queue that gets it."
+        ),
+        "messages": _messages(event),
         "bindings": {
             "amqp": {
                 "is": "routingKey",
@@ -114,6 +126,30 @@ def _channel(event: type[Event]) -> Document:
             }
         },
     }
+
+
+def _log() -> Document:
+    return {
+        "address": EVENTS_LOG,
+        "title": "the log",
+        "description": (
+            "A stream of all public events as the broker got them, kept for some days. Consume it like a queue, with a "
+            "prefetch count, acks, and the argument `x-stream-offset`: `first`, `next`, a time, or a number. Each "
+            "message has its own offset in the header `x-stream-offset`."
+        ),
+        "messages": _messages(*PUBLIC.values()),
+        "bindings": {
+            "amqp": {
+                "is": "queue",
+                "queue": {"name": EVENTS_LOG, "durable": True, "exclusive": False, "autoDelete": False},
+                "bindingVersion": "0.3.0",
+            }
+        },
+    }
+
+
+def _messages(*events: type[Event]) -> Document:
+    return {event.__name__: {"$ref": f"#/components/messages/{event.__name__}"} for event in events}
 
 
 def _exchange(name: str) -> Exchange:

@@ -35,9 +35,9 @@ def docs_asyncapi(*, check: _Check = False, folder: _Folder = _FOLDER) -> None:
 @docs.command("openapi")
 def docs_openapi(*, check: _Check = False, folder: _Folder = _FOLDER) -> None:
     """
-    Write openapi-state.json and openapi-ops.json: the HTTP APIs.
+    Write openapi-PROCESS.json for each HTTP API.
 
-    OpenAPI 3.1: the product's API and the operators'.
+    OpenAPI 3.1: the product's API (state), the operators' (ops), and that of webhook endpoints (notifier).
     """
     from services.cli.docs.http import APIS, openapi
 

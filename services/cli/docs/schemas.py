@@ -14,14 +14,14 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from shared.contract.envelope import TYPE_PREFIX
-from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
+from shared.contract.events import PUBLIC_EVENTS, Event
 from shared.contract.limits import ATTRIBUTE_CHARACTERS
 
 Schema = dict[str, Any]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 #: The class of every public event, by its routing key.
-PUBLIC: Final = {key: event for key, event in sorted(EVENTS.items()) if event.exchange == EVENTS_EXCHANGE}
+PUBLIC: Final = {event.key: event for event in sorted(PUBLIC_EVENTS, key=lambda event: event.key)}
 #: Name of the schema of the headers.
 HEADERS: Final = "headers"
 # With the schema of the type's own rule, such as a pattern, which pydantic drops where it describes what is serialized.

@@ -16,12 +16,12 @@ from pydantic import JsonValue
 from services.cli.problem import Problem
 from shared.contract.envelope import decode
 from shared.contract.errors import Malformed
-from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
+from shared.contract.events import EVENTS_EXCHANGE, PUBLIC_EVENTS, Event
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.declare import answered
 from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, say
 
-_PUBLIC: Final = frozenset(key for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE)
+_PUBLIC: Final = frozenset(event.key for event in PUBLIC_EVENTS)
 #: Characters that the HTTP binding of CloudEvents does not quote: printable ASCII without space, " and %.
 _HEADER_SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 

@@ -13,10 +13,10 @@ from services.ops.replays.views import Because
 from shared.contract.answers import NUMBER
 from shared.contract.checked import Checked
 from shared.contract.errors import PermanentError
-from shared.contract.events import EVENTS, EVENTS_EXCHANGE
+from shared.contract.events import PUBLIC_EVENTS
 
 #: Events that can be subscribed to.
-PUBLIC: Final = tuple(key for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE)
+PUBLIC: Final = tuple(event.key for event in PUBLIC_EVENTS)
 DEFAULT_LENGTH: Final = 100_000
 LONGEST: Final = 10_000_000
 _NAME: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
