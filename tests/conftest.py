@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seeds", default="", help="the seeds of tests/end_to_end/test_chaos.py: 7,8")
     group.addoption("--chaos-trainings", type=int, default=0, help="how many trainings each of them has")
+    group.addoption(
+        "--catching-up-swaps", type=int, default=120, help="how many swaps tests/end_to_end/test_catching_up.py has"
+    )
 
 
 # The garbage collector finds nothing in what is imported and collected, and goes through all of it again and again.

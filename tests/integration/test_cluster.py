@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 
 import httpx
 import pytest
 
 from deploy.local.rabbitmq import RabbitMQ
-from shared.contract.topology import PROGRESS_QUEUE
+from shared.contract.errors import DependencyDown
+from shared.contract.events import EVENTS_EXCHANGE
+from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, Topology, topology
+from shared.runtime.broker import Delivery, Outgoing, Publisher, declare, declare_log, read_log
+from shared.runtime.broker.link import Link
 from tests.cluster import running_cluster
 from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import start
@@ -50,7 +56,7 @@ async def test_a_node_dies_and_only_progress_waits_for_it(servers: Urls, tmp_pat
             ) as (stack, simulator),
         ):
             before = await swapped(stack, "ada")
-            holder = nodes[await holder_of_progress(nodes)]
+            holder = nodes[await holder_of(PROGRESS_QUEUE, nodes)]
 
             holder.kill()
             await stack.until_in_trouble("state", "progress")
@@ -74,9 +80,66 @@ async def test_a_node_dies_and_only_progress_waits_for_it(servers: Urls, tmp_pat
     assert answered == {202}
 
 
-async def holder_of_progress(nodes: Sequence[RabbitMQ]) -> int:
-    """The number of the node that the queue lives on."""
+async def test_a_node_dies_and_public_events_reach_queues_and_log(say: Callable[[str], None]):
+    """Also that with the log's own leader: a stream works while most of its nodes do, as a quorum queue."""
+    plan = topology()
+    with running_cluster(say) as nodes:
+        first = nodes[0].url
+        await declare_all(first, plan)
+        async with Publisher(first, name="test") as publisher:
+            await publisher.publish(event(0))
+        leader = await holder_of(EVENTS_LOG, nodes)
+        others = [node for node in nodes if node is not nodes[leader]]
+
+        nodes[leader].kill()
+        began, seconds = monotonic(), []
+        async with Publisher(others[0].url, name="test", topology=plan, timeout_seconds=10) as publisher:
+            for number in range(1, 6):
+                while True:
+                    with contextlib.suppress(DependencyDown):
+                        await publisher.publish(event(number))
+                        break
+                seconds.append(round(monotonic() - began, 1))
+        numbers = await read_all(others[1].url, until=5)
+
+    say(f"without the log's leader, confirmed after {seconds} s")
+    # What was not confirmed at first may be there twice.
+    assert sorted(set(numbers)) == [0, 1, 2, 3, 4, 5]
+    assert seconds[-1] < 60
+
+
+async def declare_all(url: str, plan: Topology) -> None:
+    link = await Link.open(url, name="test")
+    await declare(link.channel, plan.lasting)
+    assert await declare_log(link, plan) is None
+    await link.close()
+
+
+def event(number: int) -> Outgoing:
+    return Outgoing(EVENTS_EXCHANGE, "model.ready.v1", b"%d" % number)
+
+
+async def read_all(url: str, *, until: int) -> list[int]:
+    """The numbers of the events in the log, up to number *until*."""
+    numbers: list[int] = []
+    arrived = asyncio.Event()
+
+    def take(delivery: Delivery) -> None:
+        numbers.append(int(delivery.body))
+        if numbers[-1] == until:
+            arrived.set()
+
+    link = await Link.open(url, name="test")
+    async with asyncio.timeout(60):
+        await read_log(link, take, offset="first", prefetch=100)
+        await arrived.wait()
+    await link.close()
+    return numbers
+
+
+async def holder_of(queue: str, nodes: Sequence[RabbitMQ]) -> int:
+    """The number of the node that the queue, or its leader, is on."""
     async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{nodes[0].management_url}/api/queues/%2F/{PROGRESS_QUEUE}")
+        answer = await client.get(f"{nodes[0].management_url}/api/queues/%2F/{queue}")
     name = answer.raise_for_status().json()["node"]
     return next(number for number, node in enumerate(nodes) if node.name == name)
