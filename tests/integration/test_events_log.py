@@ -141,12 +141,18 @@ async def test_a_broker_that_is_away_is_no_answer_about_the_log():
     assert not log.asked.is_set()
 
 
-async def test_where_a_deploy_job_declares_the_log_is_not_asked_for():
-    log, stopping = EventsLog("amqp://127.0.0.1:1/", service="test", topology=PLAN, declares=False), asyncio.Event()
+async def test_where_a_deploy_job_declares_the_log_a_missing_one_is_reported_only(broker: Broker):
+    log = EventsLog(broker.url, service="test", topology=PLAN, declares=False, again_seconds=0.1)
+    stopping = asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(20):
         await log.asked.wait()
+        while "was not asked" in (missing := str(await log.check())):
+            await asyncio.sleep(0.01)
+        async with declared(broker):
+            while await log.check() is not None:
+                await asyncio.sleep(0.01)
         stopping.set()
         await running
 
-    assert await log.check() is None
+    assert missing == f"there is no {EVENTS_LOG}: `modelswap topology apply`"

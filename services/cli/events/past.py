@@ -18,14 +18,12 @@ from services.cli.output import console, print_json_line, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list
 from services.cli.timestamp import read_timestamp
+from services.ops.subscriptions.plan import queue_of
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.limits import carried, short
 from shared.runtime.broker import Outgoing, Publisher, Unroutable
 from shared.runtime.clock import now
 from shared.runtime.settings import BrokerSettings
-
-#: A subscription's queue is this and its name.
-_SUBSCRIPTION: Final = "modelswap.subscription."
 
 
 def _says(logged: Logged) -> str:
@@ -105,7 +103,7 @@ def _again(logged: Logged, to: str | None) -> Outgoing:
     delivery = logged.delivery
     return Outgoing(
         exchange="" if to else EVENTS_EXCHANGE,
-        routing_key=f"{_SUBSCRIPTION}{to}" if to else delivery.routing_key,
+        routing_key=queue_of(to) if to else delivery.routing_key,
         body=delivery.body,
         headers=carried(delivery.headers),
         content_type=short(delivery.content_type),

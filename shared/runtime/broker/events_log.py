@@ -56,6 +56,16 @@ async def declare_log(link: Link, topology: Topology) -> str | None:
     return difference
 
 
+async def _miss_log(link: Link) -> str | None:
+    """Return that there is no log, or None. A passive declare needs no right."""
+    try:
+        async with answered(f"look at {EVENTS_LOG}"):
+            await (await link.open_channel()).queue_declare(EVENTS_LOG, passive=True)
+    except aiormq.exceptions.ChannelNotFoundEntity:
+        return f"there is no {EVENTS_LOG}: `modelswap topology apply`"
+    return None
+
+
 class NoLog(PermanentError):
     """There is no events log on the broker."""
 
@@ -86,7 +96,7 @@ class EventsLog:
     def __init__(
         self, url: str, *, service: str, topology: Topology, declares: bool = True, again_seconds: float = 60.0
     ) -> None:
-        """Without *declares*, which means that a deploy job declares the log, nothing is done or reported."""
+        """Without *declares*, which means that a deploy job declares the log, only look whether it is there."""
         self._url = url
         self._name = f"{service} declares {EVENTS_LOG}"
         self._topology = topology
@@ -95,7 +105,7 @@ class EventsLog:
         #: Set once the log is declared, or RabbitMQ has refused that or left it unanswered. What is published before
         #: may be missing in the log.
         self.asked = asyncio.Event()
-        self._trouble = "RabbitMQ was not asked yet" if declares else None
+        self._trouble: str | None = "RabbitMQ was not asked yet"
         telemetry.log_trouble.set_function(lambda: self._trouble is not None)
 
     async def check(self) -> str | None:
@@ -106,8 +116,6 @@ class EventsLog:
         """Keep the log declared until *stopping* is set."""
         if not self._declares:
             self.asked.set()
-            await stopping.wait()
-            return
 
         async def declare_once() -> float:
             with suppress(Stopped):
@@ -120,11 +128,11 @@ class EventsLog:
         )
 
     async def _declare(self) -> str | None:
-        """Declare the log; return how an existing one differs, or None."""
+        """Declare the log, or look for it; return what is wrong with it, or None."""
         try:
             link = await Link.open(self._url, name=self._name)
             try:
-                return await declare_log(link, self._topology)
+                return await (declare_log(link, self._topology) if self._declares else _miss_log(link))
             except LINK_ERRORS:
                 if link.is_open:
                     self.asked.set()
@@ -134,10 +142,10 @@ class EventsLog:
         except LINK_ERRORS as error:
             raise DependencyDown(say(error)) from error
 
-    def _found(self, difference: str | None) -> None:
-        if difference is not None and difference != self._trouble:
-            log.warning("events_log.differs", stream=EVENTS_LOG, detail=difference)
-        self._trouble = difference
+    def _found(self, trouble: str | None) -> None:
+        if trouble is not None and trouble != self._trouble:
+            log.warning("events_log.trouble", stream=EVENTS_LOG, detail=trouble)
+        self._trouble = trouble
 
     async def _report(self, failure: str | None) -> None:
         if failure is not None:
