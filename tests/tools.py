@@ -27,8 +27,9 @@ def node_modules(*packages: str, instead: str = "") -> Path:
         pytest.skip(_because("node and npm are not installed", instead))
 
     def install(folder: Path) -> None:
-        options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-        _run("npm", "install", *options, *packages)
+        # Without a network it is soon known.
+        options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]
+        _run("npm", "install", *options, "--prefix", str(folder), *packages)
 
     return _installed("npm", packages, install, instead) / "node_modules"
 
@@ -37,7 +38,7 @@ def python_path(*packages: str) -> Path:
     """The folder for PYTHONPATH that has *packages*, each with its version; skips where they cannot be had."""
 
     def install(folder: Path) -> None:
-        _run(sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), *packages)
+        _run(sys.executable, "-m", "pip", "install", "--quiet", "--retries=1", "--target", str(folder), *packages)
 
     return _installed("pip", packages, install)
 
@@ -47,7 +48,8 @@ def _installed(kind: str, packages: tuple[str, ...], install: Callable[[Path], N
     try:
         return made_once(cache_folder() / f"{kind}-{name.replace('/', '-')}", install, print)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        pytest.skip(_because(f"{', '.join(packages)} cannot be installed: {error}", instead))
+        why = f"exit code {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else "no answer"
+        pytest.skip(_because(f"{', '.join(packages)} cannot be installed ({kind}: {why})", instead))
 
 
 def _because(reason: str, instead: str) -> str:
