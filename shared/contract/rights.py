@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shared.contract.events import (
+    DeliveryRequested,
     Event,
     ExtractionFailed,
     ExtractionRequested,
@@ -30,6 +31,7 @@ from shared.contract.topology import (
     OPS_QUEUE,
     PROGRESS_QUEUE,
     STATE_QUEUE,
+    WEBHOOK_QUEUES,
     Topology,
 )
 
@@ -74,6 +76,7 @@ _USES: Final = {
         (ModelActivated, ModelSuperseded, ModelWithdrawn, ModelReverted, ReplaySettled, ExtractionRequested),
     ),
     "ops": _Use((OPS_QUEUE, DEAD_QUEUE), (*_TRAINING_EVENTS, ExtractionFailed), to_queues=True),
+    "notifier": _Use(WEBHOOK_QUEUES, (DeliveryRequested, ReplaySettled)),
 }
 #: The RabbitMQ user of each process.
 USERS: Final = {process: f"modelswap-{process}" for process in _USES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -17,9 +18,11 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import asyncpg
+import httpx
 import pytest
 
 from services.cli.local.stack import TRAINER
+from shared.contract.rights import USERS
 from shared.runtime.ports import free_ports
 from tests.stack import ROOT
 from tests.up import SERVICES, Up, up
@@ -143,7 +146,30 @@ async def test_no_process_logs_in_as_a_superuser(running):
         ("modelswap_owner", False),
         ("modelswap_state_login", False),
         ("modelswap_ops_login", False),
+        ("modelswap_notifier_login", False),
     }
+
+
+async def test_each_process_logs_in_to_rabbitmq_as_its_own_user(running):
+    management_url = running.exported()["MODELSWAP_MANAGEMENT_URL"]
+    users: set[str] = set()
+
+    # RabbitMQ tells of a connection, and of its end, after some seconds.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(60), httpx.AsyncClient(base_url=management_url, trust_env=False) as management:
+            while users != set(USERS.values()):
+                await asyncio.sleep(0.2)
+                users = {each["user"] for each in (await management.get("/api/connections?columns=user")).json()}
+
+    assert users == set(USERS.values())
+
+
+async def test_an_operator_adds_a_subscription(running):
+    code, said = await running.modelswap("subscriptions", "add", "generator", "--events", "model.activated.v1")
+
+    assert code == 0
+    assert re.search(r"address +amqp://modelswap-subscription-generator:\S+@127", said)
+    assert (await running.modelswap("subscriptions", "remove", "generator", "--yes"))[0] == 0
 
 
 async def test_a_state_whose_services_were_superusers_is_refused(tmp_path):

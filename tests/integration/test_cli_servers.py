@@ -53,4 +53,4 @@ def test_a_missing_queue_is_named_and_made(broker_without_a_queue, monkeypatch, 
     assert "queue modelswap.delay.7s: missing" in json.loads(missing)
     assert applied == 0
     assert "exchanges" in said
-    assert (after, nothing) == (0, "every exchange and queue is as planned\n")
+    assert (after, nothing) == (0, "every exchange, queue and user is as planned\n")

@@ -22,13 +22,22 @@ def test_every_process_can_run_with_the_generated_secrets():
     assert len(loaded) == len(PROCESSES)
 
 
-def test_each_process_is_given_its_own_login_to_the_database():
-    everything = plan(PRIVATE, simulator=True, logins={"state": "postgresql://s@db", "ops": "postgresql://o@db"})
+def test_each_process_is_given_its_own_logins_and_no_other():
+    private = {**PRIVATE, "MODELSWAP_MANAGEMENT_URL": "http://u:p@mq"}
+    logins = {"state": {"DATABASE_URL": "postgresql://s@db", "AMQP_URL": "amqp://s@mq"}, "ops": {"MANAGEMENT_URL": "m"}}
 
-    given = {name: everything.environment_of(name)["MODELSWAP_DATABASE_URL"] for name in everything.services}
+    everything = plan(private, simulator=True, logins=logins)
 
-    nothing = {"simulator": "", "receiver": "", "extractor": "", "notifier": ""}
-    assert given == {"state": "postgresql://s@db", "ops": "postgresql://o@db", **nothing}
+    names = ("AMQP_URL", "DATABASE_URL", "MANAGEMENT_URL")
+    given = {
+        process: [everything.environment_of(process)[f"MODELSWAP_{name}"] for name in names]
+        for process in everything.services
+    }
+    assert given == {
+        **{process: ["", "", ""] for process in ("simulator", "receiver", "extractor", "notifier")},
+        "state": ["amqp://s@mq", "postgresql://s@db", ""],
+        "ops": ["", "", "m"],
+    }
 
 
 def test_without_logins_all_processes_share_the_given_one():

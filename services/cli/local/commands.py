@@ -13,7 +13,7 @@ from services.cli.options import Output, group, run_async
 
 config = group("Settings of the processes.")
 db = group("The database.")
-topology = group("Exchanges and queues on the broker.")
+topology = group("Exchanges, queues and users on the broker.")
 
 
 def demo() -> None:
@@ -150,14 +150,18 @@ def db_status(output: Output = Format.TABLE) -> None:
 @topology.command("apply")
 def topology_apply() -> None:
     """
-    Declare every exchange and queue.
+    Declare every exchange and queue, and create users.
 
-    Existing ones are not changed.
+    Existing exchanges and queues are not changed. The users are modelswap-receiver, modelswap-extractor and so on, one
+    for each process, with the rights that it needs. They are created, or updated, if RABBITMQ_RECEIVER_PASSWORD,
+    RABBITMQ_EXTRACTOR_PASSWORD and so on are set; this needs MODELSWAP_MANAGEMENT_URL.
     """
-    from services.cli.local import servers
+    from services.cli.local import servers, users
 
     there = run_async(servers.declare_topology(os.environ))
     print(f"{len(there.exchanges)} exchanges and {len(there.queues)} queues are declared")
+    if users.find_passwords(os.environ):
+        print(f"{len(users.PASSWORDS)} users are up to date")
 
 
 @topology.command("diff")

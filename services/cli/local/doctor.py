@@ -108,7 +108,7 @@ async def _topology(environment: Environment) -> str:
         if all(EVENTS_LOG in each and "missing" not in each for each in differences):
             raise Doubtful("; ".join(differences), then='"The events log" in deploy/runbook.md')
         raise Wrong("; ".join(differences))
-    return "every exchange and queue is as planned"
+    return "every exchange, queue and user is as planned"
 
 
 async def _database(environment: Environment) -> str:

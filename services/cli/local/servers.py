@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
@@ -10,7 +10,9 @@ from typing import Final
 from services.cli.choices import Format
 from services.cli.events.subscription import broker_problems
 from services.cli.local.stack import Environment
+from services.cli.local.users import differences, find_passwords, make_users
 from services.cli.output import tell
+from services.cli.problem import Problem
 from services.cli.table import Column, print_list
 from services.notifier import migrate as notifier
 from services.ops import migrate as ops
@@ -18,7 +20,9 @@ from services.state import migrate as state
 from shared.contract.topology import Topology
 from shared.runtime.broker import Depth, declare, declare_log, depths, diff
 from shared.runtime.broker.link import Link
+from shared.runtime.management import Management, opened_management
 from shared.runtime.postgres import connect, translated_errors
+from shared.runtime.setting_types import ManagementUrl
 from shared.runtime.settings import BrokerSettings, DatabaseSettings, TopologySettings
 
 _NAME = "modelswap topology"
@@ -34,7 +38,7 @@ MIGRATIONS: Final[Sequence[Column[tuple[str, datetime | None]]]] = (
     Column("migration", lambda each: each[0]),
     Column("applied", lambda each: each[1] or "no"),
 )
-#: For lines that name an exchange or a queue, then the difference.
+#: For lines that name an exchange, a queue or a user, then the difference.
 DIFFERENCES: Final[Sequence[Column[str]]] = (
     Column("what", lambda line: line.partition(": ")[0]),
     Column("difference", lambda line: line.partition(": ")[2], is_prose=True),
@@ -61,7 +65,11 @@ async def reach_broker(environment: Environment) -> None:
 
 
 async def declare_topology(environment: Environment) -> Topology:
-    """Declare every exchange and queue, the lossy ones last; existing ones are not changed."""
+    """
+    Declare every exchange and queue, the lossy ones last; existing ones are not changed.
+
+    Create the processes' users, too, if *environment* has their passwords.
+    """
     plan = TopologySettings.load(environment).topology
     for part in (plan.lasting, plan.lossy):
         async with _link(environment) as link:
@@ -69,14 +77,38 @@ async def declare_topology(environment: Environment) -> Topology:
     async with _link(environment) as link:
         if difference := await declare_log(link, plan):
             tell(difference)
+    if passwords := find_passwords(environment):
+        await _create_users(environment, passwords)
     return plan
 
 
+async def _create_users(environment: Environment, passwords: Mapping[str, str]) -> None:
+    """Create the RabbitMQ user of each process, or set its password and its rights."""
+    async with _management(environment) as management:
+        if management is None:
+            then = "set it: http://user:password@host:15672, with a user that has the tag administrator"
+            raise Problem("users are created through MODELSWAP_MANAGEMENT_URL, which is not set", then=then)
+        await make_users(management, passwords, TopologySettings.load(environment).topology)
+
+
 async def diff_topology(environment: Environment) -> list[str]:
-    """Return a line for each exchange or queue that is missing or differs."""
+    """Return a line for each exchange, queue or user of a process that is missing or differs."""
     settings = TopologySettings.load(environment)
     with broker_problems():
-        return await diff(settings.amqp_url.get_secret_value(), settings.topology)
+        found = await diff(settings.amqp_url.get_secret_value(), settings.topology)
+    async with _management(environment) as management:
+        return found if management is None else found + await differences(management, settings.topology)
+
+
+class _ManagementSettings(BrokerSettings):
+    management_url: ManagementUrl | None = None
+
+
+@asynccontextmanager
+async def _management(environment: Environment) -> AsyncIterator[Management | None]:
+    settings = _ManagementSettings.load(environment)
+    async with opened_management(settings.management_url, settings.amqp_url.get_secret_value()) as management:
+        yield management
 
 
 async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[str, Depth]:
@@ -118,5 +150,5 @@ def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: 
 
 def print_differences(differences: Sequence[str], output: Format) -> bool:
     """Print the differences; return True if there are none."""
-    print_list(differences, DIFFERENCES, output, empty="every exchange and queue is as planned")
+    print_list(differences, DIFFERENCES, output, empty="every exchange, queue and user is as planned")
     return not differences

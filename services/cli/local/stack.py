@@ -33,7 +33,12 @@ _LAST_PORT: Final = 65_535
 #: Wildcard addresses.
 _ANYWHERE: Final = ("0.0.0.0", "::")
 
+#: Settings that hold a login.
+_LOGINS: Final = ("AMQP_URL", "DATABASE_URL", "MANAGEMENT_URL")
+
 Environment = Mapping[str, str]
+#: For each process, settings (names without prefix) of its own.
+Logins = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +50,14 @@ class Plan:
     environment: Environment
     #: The address of each process.
     urls: Mapping[str, str]
-    #: The database URL of each process that logs in. Empty: all use that of *environment*.
-    logins: Mapping[str, str] = field(default_factory=dict)
+    #: The settings with which each process logs in to the servers. Empty: all use those of *environment*.
+    logins: Logins = field(default_factory=dict)
 
     def environment_of(self, name: str) -> Environment:
-        """Return the environment of the process *name*, with its own database URL only."""
+        """Return the environment of the process *name*, with its own logins only."""
         if not self.logins:
             return self.environment
-        return overridden(self.environment, {"DATABASE_URL": self.logins.get(name, "")})
+        return overridden(self.environment, {**dict.fromkeys(_LOGINS, ""), **self.logins.get(name, {})})
 
 
 def is_given(environment: Environment, name: str) -> bool:
@@ -89,8 +94,8 @@ def generated(random: bytes) -> dict[str, str]:
     }
 
 
-def plan(environment: Environment, *, simulator: bool, logins: Mapping[str, str] | None = None) -> Plan:
-    """Plan all services, optionally with the simulator in place of Replicate and with *logins* to the database."""
+def plan(environment: Environment, *, simulator: bool, logins: Logins | None = None) -> Plan:
+    """Plan all services, optionally with the simulator in place of Replicate and with *logins* to the servers."""
     ready = completed(environment, {"LOG_FORMAT": "console"})
     ready = completed(_with_simulator(ready) if simulator else ready, {"PUBLIC_URL": url_of(ready, "receiver")})
     ready = overridden(ready, {"API_URL": url_of(ready, "state"), "EXTRACTOR_URL": url_of(ready, "extractor")})

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from services.cli.local import control, servers
+from services.cli.local import control, roles, servers, users
 from services.cli.local.children import Children, Hear
-from services.cli.local.roles import PASSWORDS, find_passwords, login_url, make_roles
 from services.cli.local.stack import (
     TRAINER,
     Environment,
+    Logins,
     Plan,
     choose_replicate,
     completed,
@@ -36,6 +36,8 @@ from services.cli.local.stack import (
 from services.cli.local.supervisor import Supervisor
 from services.cli.output import console
 from services.cli.problem import Problem
+from shared.contract.rights import USERS
+from shared.runtime.addresses import with_login
 from shared.runtime.guarded import removed_afterwards
 from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
 
@@ -43,6 +45,8 @@ Say = Callable[[str], object]
 
 #: Not a setting: the address of RabbitMQ's own console.
 _MANAGEMENT: Final = "RABBITMQ_MANAGEMENT_URL"
+#: The names of the passwords of all logins to private servers.
+_PASSWORDS: Final = (*roles.PASSWORDS.values(), *users.PASSWORDS.values())
 _COLOURS: Final = {
     "receiver": "cyan",
     "extractor": "magenta",
@@ -74,7 +78,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
     try:
         with ExitStack() as stack:
             replicate = choose_replicate(environment, embedded=embedded, simulator=simulator)
-            logins: Mapping[str, str] = {}
+            logins: Logins = {}
             if embedded:
                 environment, logins = stack.enter_context(private_servers(environment, state, say))
             folder = stack.enter_context(_folder(state))
@@ -106,14 +110,12 @@ def _check_ports(everything: Plan) -> None:
 
 
 @contextmanager
-def private_servers(
-    environment: Environment, state: Path | None, say: Say
-) -> Iterator[tuple[Environment, Mapping[str, str]]]:
+def private_servers(environment: Environment, state: Path | None, say: Say) -> Iterator[tuple[Environment, Logins]]:
     """
     Run a private RabbitMQ and Postgres.
 
-    Yields *environment* with their addresses (the database URL is its owner's) and with generated secrets for missing
-    ones; and the database URLs of the processes that log in.
+    Yields *environment* with their addresses (of the database's owner and of RabbitMQ's administrator) and with
+    generated secrets for missing ones; and the settings with which each process logs in.
     """
     try:
         from deploy.local import LocalServersError, local_servers  # noqa: PLC0415 (only the extra "local" has it)
@@ -126,26 +128,41 @@ def private_servers(
     try:
         with local_servers(state=state, say=say) as private:
             made = _secrets(state)
-            passwords = find_passwords(made)
-            asyncio.run(make_roles(private.database_url, passwords))
-            logins = {login: login_url(private.database_url, login, text) for login, text in passwords.items()}
+            passwords = roles.find_passwords(made)
+            asyncio.run(roles.make_roles(private.database_url, passwords))
             urls = {
                 "AMQP_URL": private.amqp_url,
                 "MANAGEMENT_URL": private.management_url,
-                "DATABASE_URL": logins.pop("owner"),
+                "DATABASE_URL": roles.login_url(private.database_url, "owner", passwords["owner"]),
             }
-            settings = {name: text for name, text in made.items() if name not in PASSWORDS.values()}
-            yield completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.management_url}, logins
+            settings = {name: text for name, text in made.items() if name not in _PASSWORDS}
+            ready = completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.management_url}
+            # With the exchanges, without which RabbitMQ takes no rights of routing keys.
+            asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
+            yield ready, _logins(made, private.amqp_url, private.database_url, private.management_url)
     except LocalServersError as error:
         raise Problem(
             str(error), then="docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"
         ) from error
 
 
+def _logins(made: Mapping[str, str], amqp_url: str, database_url: str, management_url: str) -> Logins:
+    """Return the settings with which each process logs in to private servers, with the passwords in *made*."""
+    logins = {
+        process: {"AMQP_URL": with_login(amqp_url, USERS[process], password), "DECLARE_TOPOLOGY": "false"}
+        for process, password in users.find_passwords(made).items()
+    }
+    for process, password in roles.find_passwords(made).items():
+        if process in logins:
+            logins[process]["DATABASE_URL"] = roles.login_url(database_url, process, password)
+    logins["ops"]["MANAGEMENT_URL"] = management_url
+    return logins
+
+
 def _check_version_of(state: Path | None) -> None:
     """Refuse a *state* whose database belongs to the superuser: its ownership cannot be changed."""
     file = state and state / "secrets.json"
-    if file and file.exists() and not set(PASSWORDS.values()) <= json.loads(file.read_text()).keys():
+    if file and file.exists() and not set(roles.PASSWORDS.values()) <= json.loads(file.read_text()).keys():
         raise Problem(
             f"{state} was made by an earlier modelswap, whose services were superusers of its database",
             then=f"rm -r {shlex.quote(str(state))}, if you need nothing in it, or another folder for --state",
@@ -231,7 +248,7 @@ def _welcome(everything: Plan, hint: str, restart: str) -> str:
 
 def _secrets(state: Path | None) -> dict[str, str]:
     """Return the secrets of a private stack: those kept in *state*, and new ones for the missing."""
-    made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in PASSWORDS.values()}
+    made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in _PASSWORDS}
     file = state / "secrets.json" if state else None
     if file is not None:
         made |= json.loads(file.read_text()) if file.exists() else {}

@@ -1,0 +1,206 @@
+"""The RabbitMQ user of each process may do what the process needs, and is refused the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import uuid4
+
+import aiormq
+import pytest
+
+from services.cli.local.users import differences, make_users
+from shared.contract.envelope import Envelope, wrap
+from shared.contract.errors import PermanentError, TransientError
+from shared.contract.events import (
+    EVENTS_EXCHANGE,
+    TRAINING_EXCHANGE,
+    DeliveryRequested,
+    Event,
+    TrainingProgressed,
+    TrainingSucceeded,
+)
+from shared.contract.rights import USERS
+from shared.contract.topology import (
+    DEAD_QUEUE,
+    DELIVERIES_QUEUE,
+    EXTRACTOR_QUEUE,
+    OPS_QUEUE,
+    PROGRESS_QUEUE,
+    STATE_QUEUE,
+    WEBHOOK_QUEUES,
+    topology,
+)
+from shared.runtime.addresses import with_login
+from shared.runtime.broker import Consumer, Outgoing, Publisher, one_by_one, to_message
+from shared.runtime.broker.link import Link
+from shared.runtime.clock import now
+from shared.runtime.management import Management
+from tests.broker import Broker
+from tests.servers import Urls
+
+DELAYS = (timedelta(milliseconds=50),)
+PLAN = topology(DELAYS)
+QUEUES = {EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DEAD_QUEUE, *WEBHOOK_QUEUES}
+PASSWORDS = {process: f"password-of-{process}" for process in USERS}
+READS = {
+    "receiver": set(),
+    "extractor": {EXTRACTOR_QUEUE},
+    "state": {STATE_QUEUE, PROGRESS_QUEUE},
+    "ops": {OPS_QUEUE, DEAD_QUEUE},
+    "notifier": set(WEBHOOK_QUEUES),
+}
+
+
+@dataclass(frozen=True)
+class Users:
+    broker: Broker
+    management: Management
+
+    def url(self, process: str) -> str:
+        return with_login(self.broker.url, USERS[process], PASSWORDS[process])
+
+    @contextlib.asynccontextmanager
+    async def channel(self, process: str) -> AsyncIterator[aiormq.Channel]:
+        link = await Link.open(self.url(process), name="test")
+        try:
+            yield await link.open_channel()
+        finally:
+            await link.close()
+
+
+@pytest.fixture(scope="module")
+async def users(broker_urls: Urls) -> AsyncIterator[Users]:
+    if not broker_urls.management_url:
+        pytest.skip("the management API of this broker is not known")
+    async with (
+        Broker(broker_urls.amqp_url, PLAN) as broker,
+        Management(broker_urls.management_url, vhost="/") as management,
+    ):
+        await make_users(management, PASSWORDS, PLAN)
+        yield Users(broker, management)
+        for user in USERS.values():
+            await management.delete_user(user)
+
+
+@pytest.mark.parametrize("process", USERS)
+async def test_a_process_is_refused_the_queues_of_others(users, process):
+    for queue in sorted(QUEUES - READS[process]):
+        async with users.channel(process) as channel:
+            with pytest.raises(aiormq.exceptions.ChannelAccessRefused, match=queue):
+                await channel.basic_get(queue)
+
+
+@pytest.mark.parametrize(
+    ("process", "forbidden"),
+    [
+        (
+            "receiver",
+            [(EVENTS_EXCHANGE, "model.activated.v1"), (TRAINING_EXCHANGE, "replay.settled.v1"), ("", STATE_QUEUE)],
+        ),
+        (
+            "extractor",
+            [(EVENTS_EXCHANGE, "model.activated.v1"), (TRAINING_EXCHANGE, "training.failed.v1"), ("", STATE_QUEUE)],
+        ),
+        (
+            "state",
+            [(EVENTS_EXCHANGE, "model.ready.v1"), (TRAINING_EXCHANGE, "training.failed.v1"), ("", EXTRACTOR_QUEUE)],
+        ),
+        ("ops", [(EVENTS_EXCHANGE, "model.activated.v1"), (TRAINING_EXCHANGE, "replay.settled.v1")]),
+        (
+            "notifier",
+            [(EVENTS_EXCHANGE, "model.ready.v1"), (TRAINING_EXCHANGE, "training.failed.v1"), ("", STATE_QUEUE)],
+        ),
+    ],
+    ids=USERS,
+)
+async def test_a_process_is_refused_the_events_of_others(users, process, forbidden):
+    for exchange, key in forbidden:
+        async with users.channel(process) as channel:
+            with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+                await channel.basic_publish(b"{}", exchange=exchange, routing_key=key)
+
+
+@pytest.mark.parametrize("process", USERS)
+async def test_a_process_is_refused_to_declare_or_delete(users, process):
+    forbidden: Sequence[Callable[[aiormq.Channel], Awaitable[object]]] = (
+        lambda channel: channel.queue_declare("mine"),
+        lambda channel: channel.queue_delete(STATE_QUEUE),
+        lambda channel: channel.exchange_declare("mine"),
+        lambda channel: channel.queue_bind(EXTRACTOR_QUEUE, TRAINING_EXCHANGE, "#"),
+    )
+    for work in forbidden:
+        async with users.channel(process) as channel:
+            with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+                await work(channel)
+
+
+@pytest.mark.parametrize(
+    ("process", "queue", "event"),
+    [
+        ("extractor", EXTRACTOR_QUEUE, TrainingSucceeded(training_id="t1", output={})),
+        ("state", STATE_QUEUE, TrainingSucceeded(training_id="t1", output={})),
+        (
+            "notifier",
+            DELIVERIES_QUEUE,
+            DeliveryRequested(training_id="t1", delivery_id=uuid4(), endpoint_id=uuid4(), sending=1),
+        ),
+        ("state", PROGRESS_QUEUE, TrainingProgressed(training_id="t1", fraction=0.5, source="log")),
+    ],
+)
+async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue, event):
+    attempts = []
+
+    async def handle(envelope: Envelope) -> Sequence[Event]:
+        attempts.append(envelope)
+        # A lossy queue's delivery is not retried.
+        if len(attempts) == 1 and queue != PROGRESS_QUEUE:
+            raise TransientError("not yet")
+        raise PermanentError("never")
+
+    stopping = asyncio.Event()
+    async with users.broker, Publisher(users.url(process), name="test") as publisher:
+        consumer = Consumer(
+            users.url(process),
+            queue=queue,
+            service=process,
+            handle=one_by_one(handle),
+            publisher=publisher,
+            topology=PLAN,
+            delays=DELAYS,
+            batch_size=1,
+            declares=False,
+        )
+        running = asyncio.create_task(consumer.run(stopping))
+        source = "notifier" if process == "notifier" else "receiver"
+        async with Publisher(users.url(source), name="test") as sender:
+            await sender.publish(to_message(wrap(event, source=source, now=now()), PLAN))
+        await users.broker.wait_for(DEAD_QUEUE)
+        stopping.set()
+        await running
+
+    assert len(attempts) == (1 if queue == PROGRESS_QUEUE else 2)
+
+
+async def test_ops_can_publish_to_the_queue_where_a_message_failed(users):
+    async with Publisher(users.url("ops"), name="test") as publisher:
+        await publisher.publish(
+            Outgoing(exchange="", routing_key=EXTRACTOR_QUEUE, body=b"{}", headers={}, mandatory=True)
+        )
+
+    await users.broker.wait_for(EXTRACTOR_QUEUE)
+
+
+async def test_a_user_with_other_rights_is_a_difference(users):
+    assert await differences(users.management, PLAN) == []
+
+    await users.management.put("permissions", USERS["state"], body={"configure": ".*", "write": ".*", "read": ".*"})
+    await users.management.delete_user(USERS["ops"])
+    different = await differences(users.management, PLAN)
+    await make_users(users.management, PASSWORDS, PLAN)
+
+    assert different == ["user modelswap-state: has other rights", "user modelswap-ops: missing"]
+    assert await differences(users.management, PLAN) == []
