@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from services.cli.docs.compatibility import find_breaks, next_version, remedy
+from services.cli.docs.compatibility import find_breaks, remedy
 from services.cli.docs.schemas import all_schemas
 from services.cli.main import main
 
@@ -194,13 +194,17 @@ def test_an_event_that_is_gone_is_a_break_and_a_new_one_is_not():
 
 
 @pytest.mark.parametrize(
-    ("name", "following"), [("model.ready.v1", "model.ready.v2"), ("a.v9", "a.v10"), ("headers", "headers.v2")]
+    ("name", "told"),
+    [
+        ("model.ready.v1", "leave model.ready.v1 as it was released, and add the change as model.ready.v2 beside it"),
+        ("a.v9", "leave a.v9 as it was released, and add the change as a.v10 beside it"),
+        ("headers", "leave headers as it was released: events of all versions have it"),
+    ],
 )
-def test_the_remedy_is_a_new_version_beside_the_old_one(name, following):
+def test_the_remedy_is_a_new_version_beside_the_old_one(name, told):
     breaks = find_breaks({name: EVENT}, {name: {**EVENT, "type": "array"}})
 
-    assert next_version(name) == following
-    assert f"leave {name} as it was released, and add the change as {following} beside it" in remedy(breaks)
+    assert told in remedy(breaks)
 
 
 def test_the_events_of_today_keep_what_was_released():

@@ -44,14 +44,15 @@ def find_breaks(released: Mapping[str, Schema], current: Mapping[str, Schema]) -
 def remedy(breaks: Sequence[str]) -> str:
     """Return what to do about *breaks*."""
     names = dict.fromkeys(each.partition(" ")[0].rstrip(":") for each in breaks)
-    told = [f"leave {name} as it was released, and add the change as {next_version(name)} beside it" for name in names]
-    return f"{'; '.join(told)}. A new field must be optional: its default is None"
+    return f"{'; '.join(map(_remedy, names))}. A new field must be optional: its default is None"
 
 
-def next_version(name: str) -> str:
-    """Return the name of an event's next version: ``model.ready.v2`` after ``model.ready.v1``."""
+def _remedy(name: str) -> str:
     base, _, number = name.rpartition(".v")
-    return f"{base}.v{int(number) + 1}" if base and number.isdigit() else f"{name}.v2"
+    kept = f"leave {name} as it was released"
+    if not (base and number.isdigit()):
+        return f"{kept}: events of all versions have it"
+    return f"{kept}, and add the change as {base}.v{int(number) + 1} beside it"
 
 
 def _breaks(path: str, old: Schema, new: Schema) -> Iterator[str]:
