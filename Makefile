@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration end-to-end walks outages chaos bench bench-backlog constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages chaos bench bench-backlog constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -41,8 +41,13 @@ rules: setup ## who may import whom
 unit: setup ## tests without I/O
 	@$(BIN)/pytest tests/unit
 
-integration: setup ## one edge at a time, against real servers
-	@echo "── integration tests"; $(BIN)/pytest tests/integration
+integration: brokers edges ## one edge at a time, against real servers
+
+brokers: setup
+	@echo "── integration tests, brokers"; $(BIN)/pytest tests/integration -m "own_servers or every_rabbitmq"
+
+edges: setup
+	@echo "── integration tests, other edges"; $(BIN)/pytest tests/integration -m "not (own_servers or every_rabbitmq)"
 
 end-to-end: walks outages ## whole walks, and what dies on the way
 
@@ -58,7 +63,7 @@ chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings: an h
 # Most of the parts wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers
 # of its own; on servers that are given, they would take each other's messages.
 test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
-	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,4) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,5) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
 		check integration end-to-end
 
 wheels: setup ## dist/: the wheels of modelswap, of its private servers, and of the client for subscribers

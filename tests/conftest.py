@@ -53,8 +53,11 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and "restartable_servers" in item.fixturenames:
+        fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
+        if "restartable_servers" in fixtures:
             item.add_marker(pytest.mark.own_servers)
+        if "broker_url" in fixtures:
+            item.add_marker(pytest.mark.every_rabbitmq)
 
 
 @pytest.fixture(scope="session")
