@@ -32,6 +32,8 @@ from tests.stack import WEBHOOK_SECRET, Stack
 #: Recorded webhooks name versions that no simulated training made.
 RECORDED: Final = "925da5f563c07bb620a3bf3cc2185079b1cfc7d62f47a9c234e67dbc36eab738"
 SELF_STARTED: Final = "b" * 64
+#: As many steps as by default, in a quarter of the time: several tests wait for the end of them.
+_HURRY: Final = {"MODELSWAP_RETRY_DELAYS": "100ms,200ms,400ms,400ms,500ms,500ms,500ms,500ms"}
 
 
 class RecordedWorld(World):
@@ -108,7 +110,9 @@ async def open_stack(
 async def walk(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Stack, Simulator]]:
     """One product for all tests of a module; each has users and trainings of its own."""
     folder = tmp_path_factory.mktemp("walk")
-    async with open_stack(folder, amqp_url=servers.amqp_url, database_url=servers.database_url) as opened:
+    async with open_stack(
+        folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=_HURRY
+    ) as opened:
         yield opened
 
 

@@ -150,7 +150,7 @@ class Retrain:
                     self.seen.append(model)
                 if training["stage"] not in ("requested", "running", "verifying"):
                     return training
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
 
     async def model(self) -> str:
         model = await self.stack.model(self.user)
