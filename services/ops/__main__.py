@@ -125,7 +125,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 "outcomes": outcomes.check,
                 "reconciliation": reconciler.check,
             },
-            optional={"subscribers": subscribers.check},
+            optional={} if management is None else {"subscribers": subscribers.check},
             aside=(overdue, unreadable, ownerless, settled, archive.aside, *engine.aside),
         )
         await supervise(
