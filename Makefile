@@ -27,7 +27,7 @@ demo: setup ## three trainings before your eyes, on private servers
 	@$(BIN)/modelswap demo
 
 up: setup ## the same stack, until Ctrl-C; STATE=folder keeps it for the next time
-	@$(BIN)/modelswap up --embedded $(if $(STATE),--state "$(STATE)")
+	@$(BIN)/modelswap up --embedded $(if $(STATE),--state "$(STATE)") --example
 
 check: setup ## lint, types, import rules and unit tests: seconds, no server
 	@echo "── lint";         $(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -27,13 +27,11 @@ def without_settings() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
 
 
-class Up:
-    """One that runs: what it wrote, and another terminal with its settings."""
+class Talking:
+    """A process that runs, and the lines that it wrote."""
 
-    def __init__(self, process: asyncio.subprocess.Process, state: Path, folder: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.state = state
-        self._folder = folder
         self.out: list[str] = []
         self.err: list[str] = []
         self._grew = asyncio.Condition()
@@ -78,6 +76,15 @@ class Up:
             self.process.kill()
         await self.process.wait()
         await asyncio.gather(*self._reading)
+
+
+class Up(Talking):
+    """One that runs, and another terminal with its settings."""
+
+    def __init__(self, process: asyncio.subprocess.Process, state: Path, folder: Path) -> None:
+        super().__init__(process)
+        self.state = state
+        self._folder = folder
 
     def exported(self) -> dict[str, str]:
         """The settings that its file exports to another terminal."""
@@ -145,11 +152,11 @@ class Up:
 
 
 @asynccontextmanager
-async def up(state: Path, folder: Path, settings: Mapping[str, str]) -> AsyncIterator[Up]:
+async def up(state: Path, folder: Path, settings: Mapping[str, str], *options: str) -> AsyncIterator[Up]:
     """Everything, as soon as it is ready, with the code in *folder*."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "services.cli", "up", "--embedded", "--state", str(state)),
+        *("-m", "services.cli", "up", "--embedded", "--state", str(state), *options),
         cwd=folder,
         env={**without_settings(), "PYTHONPATH": str(folder), **settings},
         stdout=asyncio.subprocess.PIPE,

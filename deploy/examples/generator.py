@@ -1,7 +1,7 @@
 """
 An example of a subscriber: draws pictures with each user's current model, as modelswap tells of it.
 
-Environment: AMQP_URL, which `modelswap subscriptions add generator --events model.activated.v1,model.withdrawn.v1`
+Environment: AMQP_URL, which `modelswap subscriptions add example --events model.activated.v1,model.withdrawn.v1`
 prints; API_URL and API_TOKEN of modelswap's API.
 """
 
@@ -17,7 +17,7 @@ from typing import Final
 
 from modelswap_events import Change, ModelRef, Models, Refused
 
-NAME: Final = "generator"
+NAME: Final = "example"
 _NEEDED: Final = ("AMQP_URL", "API_URL", "API_TOKEN")
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,8 @@ import pytest
 from services.cli.local.stack import TRAINER
 from shared.contract.rights import USERS
 from shared.runtime.ports import free_ports
+from tests import visitor
+from tests.broker import Broker
 from tests.stack import ROOT
 from tests.up import SERVICES, Up, up
 
@@ -72,7 +75,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 async def running(state: Path, sources: Path, settings: dict[str, str]) -> AsyncIterator[Up]:
     """One for all tests of this file, which speaks to programs."""
-    async with up(state, sources, {**settings, "MODELSWAP_LOG_FORMAT": "json"}) as running:
+    async with up(state, sources, {**settings, "MODELSWAP_LOG_FORMAT": "json"}, "--example") as running:
         yield running
 
 
@@ -206,6 +209,53 @@ async def test_a_restart_that_can_not_be_says_why(running, typed, code, said):
 
     assert ended == code
     assert said in re.sub(r"[│\s]+", " ", out) or said in out
+
+
+async def test_the_example_prints_each_new_model(running):
+    active = await until_active(running, await train(running, "eva"))
+
+    said = await running.until_said("eva generation")
+
+    assert said.endswith(f"generator │ eva generation {active['generation']}: {active['reference']}")
+
+
+async def test_a_visitor_with_the_readme_alone_gets_every_model(running, tmp_path):
+    subscribe, install_client = visitor.block("sh")
+    lines = visitor.block("python")
+    python = await asyncio.to_thread(visitor.install, tmp_path, install_client)
+    code, said = await running.modelswap(*shlex.split(subscribe)[1:])
+    settings = running.exported()
+    environment = {
+        "AMQP_URL": re.findall(r"amqp://\S+", said)[0],
+        "API_URL": settings["MODELSWAP_API_URL"],
+        "API_TOKEN": settings["MODELSWAP_API_TOKENS"].partition(",")[0],
+    }
+
+    async def model_of(user: str) -> str:
+        return f"{user} {(await until_active(running, await train(running, user)))['reference']}"
+
+    before = await model_of("sub-1")
+    async with visitor.started(python, lines, environment) as first:
+        await first.until_said(before)
+        live = await model_of("sub-2")
+        await first.until_said(live)
+    meanwhile = await model_of("sub-3")
+    async with visitor.started(python, lines, environment) as again:
+        await again.until_said(meanwhile)
+        await Broker(settings["MODELSWAP_AMQP_URL"]).delete_queue("modelswap.subscription.generator")
+        await again.until_said("reading modelswap.events.log instead")
+        by_log = await model_of("sub-4")
+        await again.until_said(by_log)
+    last = await model_of("sub-5")
+    async with visitor.started(python, lines, environment) as at_last:
+        await at_last.until_said(last)
+        await at_last.until_said("reading modelswap.events.log instead")
+
+    assert code == 0
+    assert len(lines) <= 12
+    assert all(len(set(script.out)) == len(script.out) for script in (first, again, at_last))
+    assert {before, live, meanwhile, by_log, last} <= set(at_last.out)
+    assert (first.err, [line for line in again.err if "Traceback" in line]) == ([], [])
 
 
 def rehearsal() -> list[tuple[str, list[str]]]:

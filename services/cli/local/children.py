@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, Self
 
 from services.cli.local.health import wait_until_ready
+from services.cli.local.stack import GENERATOR
 from services.cli.problem import Problem
 from shared.runtime.guard import die_with_parent
 
@@ -53,6 +54,10 @@ class _Child:
             return "(a line of more than 1 MiB)\n"
 
 
+#: Of the processes that are no service.
+_MODULES: Final = {GENERATOR: "deploy.examples.generator"}
+
+
 class Children:
     """Processes ``python -m services.NAME``, as an async context manager that stops them all at its end."""
 
@@ -72,7 +77,7 @@ class Children:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            f"services.{name}",
+            _MODULES.get(name, f"services.{name}"),
             env=dict(environment),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,

@@ -49,6 +49,13 @@ def up(
             help="With a simulated Replicate. Default: with --embedded, unless MODELSWAP_REPLICATE_API_TOKEN is set.",
         ),
     ] = None,
+    example: Annotated[
+        bool,
+        typer.Option(
+            "--example",
+            help="With an example of a subscriber, deploy/examples/generator.py, which prints each change of a model.",
+        ),
+    ] = False,
     restart: Annotated[
         Process | None,
         typer.Option(
@@ -72,7 +79,7 @@ def up(
         return
     from services.cli.local.up import up as run
 
-    run(os.environ, embedded=embedded, state=state, simulator=simulator)
+    run(os.environ, embedded=embedded, state=state, simulator=simulator, example=example)
 
 
 def serve(name: Annotated[Process, typer.Argument(help="The process.")]) -> None:

@@ -21,6 +21,8 @@ from shared.runtime.settings import (
 
 SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 SIMULATOR: Final = "simulator"
+#: The example of a subscriber.
+GENERATOR: Final = "generator"
 _URL: Final = "REPLICATE_API_URL"
 _AUTH: Final = "REPLICATE_API_TOKEN"
 _DEFAULT_URL: Final = ReceiverSettings.model_fields["replicate_api_url"].default

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from services.cli.local.children import Children
-from services.cli.local.stack import Plan
+from services.cli.local.stack import Environment, Plan
 from services.cli.problem import Problem
 from shared.runtime.waiting import backoff_seconds
 
@@ -41,12 +41,22 @@ class Supervisor:
         self._plan = plan
         self._say = say
         self._group = group
+        #: The environments of the processes that are not in *plan*.
+        self._added: dict[str, Environment] = {}
         self._tasks = {name: group.create_task(self._keep(name)) for name in plan.services}
+
+    async def add(self, name: str, environment: Environment) -> None:
+        """Start one more process, and keep it running."""
+        self._added[name] = environment
+        await self._start(name)
+        self._tasks[name] = self._group.create_task(self._keep(name))
 
     async def restart(self, name: str) -> None:
         """Stop a process, start it, and return when it is ready."""
-        if name not in self._tasks:
-            raise Problem(f"there is no process {name!r}, only {', '.join(self._tasks)}", then="modelswap up --help")
+        if name not in self._plan.services:
+            raise Problem(
+                f"there is no process {name!r}, only {', '.join(self._plan.services)}", then="modelswap up --help"
+            )
         self._say(f"{name} is restarted")
         keeping = self._tasks[name]
         keeping.cancel()
@@ -70,7 +80,7 @@ class Supervisor:
             await self._start(name)
 
     async def _start(self, name: str) -> None:
-        await self._children.start(name, self._plan.environment_of(name))
+        await self._children.start(name, self._added.get(name) or self._plan.environment_of(name))
 
 
 def _report(death: Problem, ends: int, delay: float) -> str:

@@ -20,7 +20,9 @@ from rich.text import Text
 
 from services.cli.local import control, roles, servers, users
 from services.cli.local.children import Children, Hear
+from services.cli.local.example import check_that_there_is_one, example_environment
 from services.cli.local.stack import (
+    GENERATOR,
     TRAINER,
     Environment,
     Logins,
@@ -54,10 +56,11 @@ _COLOURS: Final = {
     "ops": "yellow",
     "notifier": "red",
     "simulator": "blue",
+    GENERATOR: "white",
 }
 
 
-def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None) -> None:
+def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None, example: bool) -> None:
     """Run all services until Ctrl-C and restart those that end; raise if one ends before all are ready."""
     for_programs = environment.get(f"{PREFIX}LOG_FORMAT") == "json"
     out = console(stderr=for_programs)
@@ -77,6 +80,8 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
 
     try:
         with ExitStack() as stack:
+            if example:
+                check_that_there_is_one()
             replicate = choose_replicate(environment, embedded=embedded, simulator=simulator)
             logins: Logins = {}
             if embedded:
@@ -91,7 +96,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
             if embedded:
                 hint, restart = f"source {_export(everything.environment, folder)}", "modelswap up --restart extractor"
             listener = stack.enter_context(control.listening(folder))
-            asyncio.run(_run(everything, listener, say, hear, _welcome(everything, hint, restart)))
+            asyncio.run(_run(everything, listener, say, hear, _welcome(everything, hint, restart), example=example))
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("modelswap: everything is stopped")
 
@@ -185,16 +190,19 @@ def _is_object(line: str) -> bool:
         return False
 
 
-async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, welcome: str) -> None:
+async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, welcome: str, *, example: bool) -> None:
     _stop_on_sigterm()
     await prepare(everything.environment, say)
     async with Children(hear) as children:
         for name in everything.services:
             await children.start(name, everything.environment_of(name))
         await children.until_ready(everything.urls)
+        subscriber = await example_environment(everything) if example else None
         say(welcome)
         async with asyncio.TaskGroup() as group:
             supervisor = Supervisor(children, everything, group, say)
+            if subscriber is not None:
+                await supervisor.add(GENERATOR, subscriber)
             await control.serve(listener, supervisor.restart)
 
 
