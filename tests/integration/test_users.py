@@ -35,7 +35,7 @@ from shared.contract.topology import (
     topology,
 )
 from shared.runtime.addresses import with_login
-from shared.runtime.broker import Consumer, Outgoing, Publisher, one_by_one, to_message
+from shared.runtime.broker import Consumer, EventsLog, Outgoing, Publisher, one_by_one, to_message
 from shared.runtime.broker.link import Link
 from shared.runtime.clock import now
 from shared.runtime.management import Management
@@ -183,6 +183,19 @@ async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue
         await running
 
     assert len(attempts) == (1 if queue == PROGRESS_QUEUE else 2)
+
+
+async def test_a_process_that_may_not_declare_the_log_reports_no_trouble_with_it(users):
+    log = EventsLog(users.url("state"), service="state", topology=PLAN, declares=False, again_seconds=0.05)
+    stopping = asyncio.Event()
+    running = asyncio.create_task(log.run(stopping))
+    async with asyncio.timeout(20):
+        while "was not asked" in str(found := await log.check()):
+            await asyncio.sleep(0.01)
+        stopping.set()
+        await running
+
+    assert found is None
 
 
 async def test_ops_can_publish_to_the_queue_where_a_message_failed(users):

@@ -57,12 +57,15 @@ async def declare_log(link: Link, topology: Topology) -> str | None:
 
 
 async def _miss_log(link: Link) -> str | None:
-    """Return that there is no log, or None. A passive declare needs no right."""
+    """Return that there is no log; None if there is one, or we may not know."""
     try:
         async with answered(f"look at {EVENTS_LOG}"):
             await (await link.open_channel()).queue_declare(EVENTS_LOG, passive=True)
     except aiormq.exceptions.ChannelNotFoundEntity:
         return f"there is no {EVENTS_LOG}: `modelswap topology apply`"
+    except aiormq.exceptions.ChannelAccessRefused:
+        # RabbitMQ 4 shows a queue only to a user who may declare it; 3.10 to every user (seen 2026-11).
+        return None
     return None
 
 
