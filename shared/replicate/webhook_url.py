@@ -2,8 +2,8 @@
 Webhook URLs: a signed claim (ref, destination, steps, user) that identifies our training. Pure.
 
 A webhook names neither the user nor the destination, so the webhook URL that we give to Replicate contains a token
-signed by us. It does not expire, because a training may take any time. It is not encrypted: Replicate, and every proxy
-on the way, can read it. The user in it is for subscribers only; state takes the user from the stored training.
+signed by us. It does not expire, because a training may take any time. Replicate, and every proxy on the way, can read
+it; the user in it is encrypted, and for subscribers only: state takes the user from the stored training.
 
 Replicate does not sign the URL that it posts to: a genuine body can be posted to another training's URL. So a claim is
 confirmed only if Replicate itself repeats the URL, in the ``webhook`` field of a signed body or of an API response. The
@@ -13,6 +13,7 @@ claim in the called URL is only a hint: a reason to look the training up at Repl
 from __future__ import annotations
 
 import hashlib
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,9 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from itsdangerous import BadData, URLSafeSerializer
 from pydantic import TypeAdapter, ValidationError
 
@@ -65,7 +69,7 @@ def webhook_url(public_url: str, claim: Claim, secrets: Sequence[str]) -> str:
     """Return the webhook URL for Replicate, signed with the first of *secrets*; without the user if that is long."""
     parts = [claim.ref.hex, str(claim.destination), claim.total_steps]
     sign = _serializer(tuple(secrets)).dumps
-    token = sign(parts if claim.user_id is None else [*parts, claim.user_id])
+    token = sign(parts if claim.user_id is None else [*parts, _encrypt(claim.user_id, tuple(secrets))])
     if len(token) > _MAX_TOKEN:
         token = sign(parts)
     return f"{public_url.rstrip('/')}/webhooks/replicate?ref={token!s}"
@@ -85,7 +89,7 @@ def _read_claim(token: str, secrets: tuple[str, ...]) -> Claim | None:
         match _serializer(secrets).loads(token):
             case [str(ref), str(destination), int() | None as total_steps, *user] if len(user) <= 1:
                 name = ModelName.parse(destination)
-                return Claim(UUID(ref), name, total_steps, _user(*user)) if name else None
+                return Claim(UUID(ref), name, total_steps, _decrypt(user, secrets)) if name else None
     except (BadData, ValueError):
         pass
     return None
@@ -157,6 +161,17 @@ def _user(value: object = None) -> str | None:
         return None
 
 
+def _encrypt(user_id: str, secrets: tuple[str, ...]) -> str:
+    return _cipher(secrets).encrypt(user_id.encode()).decode()
+
+
+def _decrypt(encrypted: Sequence[object], secrets: tuple[str, ...]) -> str | None:
+    try:
+        return _user(_cipher(secrets).decrypt(str(encrypted[0])).decode()) if encrypted else None
+    except (InvalidToken, ValueError):
+        return None
+
+
 def _uuid(value: object) -> UUID | None:
     try:
         return UUID(str(value))
@@ -170,3 +185,13 @@ def _serializer(secrets: tuple[str, ...]) -> URLSafeSerializer:
     return URLSafeSerializer(
         list(reversed(secrets)), salt="modelswap.webhook-url", signer_kwargs={"digest_method": hashlib.sha256}
     )
+
+
+@lru_cache(maxsize=16)
+def _cipher(secrets: tuple[str, ...]) -> MultiFernet:
+    # A key of its own: a secret is never used for two purposes.
+    return MultiFernet([Fernet(urlsafe_b64encode(_derived(secret))) for secret in secrets])
+
+
+def _derived(secret: str) -> bytes:
+    return HKDF(SHA256(), length=32, salt=None, info=b"modelswap.webhook-url.user").derive(secret.encode())
