@@ -56,7 +56,7 @@ def install(folder: Path, typed: str) -> Path:
     build = ("-m", "hatchling", "build", "--target", "wheel", "--directory", folder / "dist")
     run(sys.executable, *build, at=ROOT / "shared/subscriber")
     run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
-    run(*pip, "--no-deps", "--require-hashes", "-r", "pinned.txt")
+    run(*pip, "--no-compile", "--no-deps", "--require-hashes", "-r", "pinned.txt")
     # What it asks for is there by now, so the network is not needed.
     run(*pip, "--no-index", *typed.removeprefix("pip install ").split())
     return python

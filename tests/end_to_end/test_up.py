@@ -155,16 +155,17 @@ async def test_no_process_logs_in_as_a_superuser(running):
 
 async def test_each_process_logs_in_to_rabbitmq_as_its_own_user(running):
     management_url = running.exported()["MODELSWAP_MANAGEMENT_URL"]
+    expected = {*USERS.values(), "modelswap-subscription-example"}
     users: set[str] = set()
 
     # RabbitMQ tells of a connection, and of its end, after some seconds.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(60), httpx.AsyncClient(base_url=management_url, trust_env=False) as management:
-            while users != set(USERS.values()):
+            while users != expected:
                 await asyncio.sleep(0.2)
                 users = {each["user"] for each in (await management.get("/api/connections?columns=user")).json()}
 
-    assert users == set(USERS.values())
+    assert users == expected
 
 
 async def test_an_operator_adds_a_subscription(running):
