@@ -143,13 +143,13 @@ def is_of(types: Sequence[str], routing_key: str) -> bool:
 
 def public(types: Sequence[str]) -> list[tuple[str, str]]:
     """Return the bindings for the public events of *types*, or for all."""
-    check_public(types)
+    check_public(types, option="--types with ")
     return [(EVENTS_EXCHANGE, pattern) for pattern in patterns(types)]
 
 
-def check_public(types: Sequence[str]) -> None:
-    """Refuse a name that is no public event's."""
+def check_public(types: Sequence[str], *, option: str = "") -> None:
+    """Refuse a name that is no public event's; *option* is how another one is given."""
     for kind in types:
         if "*" not in kind and "#" not in kind and not any(key in (kind, f"{kind}.v1") for key in _PUBLIC):
             names = ", ".join(sorted(key.rpartition(".")[0] for key in _PUBLIC))
-            raise Problem(f"no public event is called {kind!r}", then=f"one of {names}")
+            raise Problem(f"no public event is called {kind!r}", then=f"{option}one of {names}")
