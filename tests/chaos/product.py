@@ -61,13 +61,13 @@ class Product:
     targets: Targets
 
     def count_messages(self) -> dict[str, int]:
-        """How many messages each queue holds, those in somebody's hands included."""
+        """How many messages each queue holds, those in somebody's hands included; not the log, which keeps them."""
         counted: dict[str, int] = {}
         # A node knows the messages of those queues whose leader it is.
         for node in self.targets.nodes.values():
             for name, messages in re.findall(r'\{"([^"]*)", (\d+)\}', node.evaluate(_COUNT_MESSAGES)):
                 counted[name] = max(int(messages), counted.get(name, 0))
-        return {queue.name: counted[queue.name] for queue in self.topology.queues}
+        return {queue.name: counted[queue.name] for queue in self.topology.queues if not queue.is_log}
 
     def logged(self, words: Collection[str]) -> list[str]:
         """What all processes logged about any of *words*, in the order of time."""
