@@ -12,11 +12,14 @@ import httpx
 import pytest
 
 from deploy.local.rabbitmq import RabbitMQ
+from services.ops.subscriptions.client import Subscriptions
 from shared.contract.errors import DependencyDown
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, Topology, topology
 from shared.runtime.broker import Delivery, Outgoing, Publisher, declare, declare_log, read_log
 from shared.runtime.broker.link import Link
+from shared.runtime.management import Management
+from tests.broker import Broker
 from tests.cluster import running_cluster
 from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import start
@@ -106,6 +109,22 @@ async def test_a_node_dies_and_public_events_reach_queues_and_log(say: Callable[
     # What was not confirmed at first may be there twice.
     assert sorted(set(numbers)) == [0, 1, 2, 3, 4, 5]
     assert seconds[-1] < 60
+
+
+async def test_a_subscribers_queue_on_a_dead_node_is_named(say: Callable[[str], None]):
+    with running_cluster(say) as (node, dead, _):
+        await declare_all(node.url, topology())
+        async with Broker(dead.url).channel() as channel:
+            await channel.queue_declare("theirs", durable=True)
+            await channel.queue_bind("theirs", EVENTS_EXCHANGE, "#")
+        dead.kill()
+
+        # Until the others have noticed.
+        async with asyncio.timeout(120), Management(node.management_url, vhost="/") as management:
+            while not (reasons := await Subscriptions(management, node.url).list_blocking()):
+                await asyncio.sleep(0.2)
+
+    assert reasons == ["theirs takes no events: it is down"]
 
 
 async def declare_all(url: str, plan: Topology) -> None:
