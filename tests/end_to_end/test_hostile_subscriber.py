@@ -47,6 +47,7 @@ _USERS: Final = 20
 #: Slow enough for a busy machine: what is measured is a swap, not the queue before it.
 _PACE_SECONDS: Final = 0.02
 _SETTLES_SECONDS: Final = 240
+_ANSWER_SECONDS: Final = 5
 #: So many swaps lie between two faults.
 _PAUSE: Final = 100
 _KINDS: Final = ("subscriber", "state", "rabbitmq", "postgres")
@@ -94,12 +95,14 @@ class Reader:
         self._link = link = await Link.open(self.url, name="generator")
         try:
             while True:
-                got = await link.channel.basic_get(self.queue)
+                # The library may wait for ever for an answer on a connection that was closed meanwhile.
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    got = await link.channel.basic_get(self.queue)
+                    if got.delivery_tag is not None:
+                        self._take(json.loads(got.body))
+                        await link.channel.basic_ack(got.delivery_tag)
                 if got.delivery_tag is None:
                     await asyncio.sleep(0.005)
-                    continue
-                self._take(json.loads(got.body))
-                await link.channel.basic_ack(got.delivery_tag)
         finally:
             await link.close()
 
@@ -167,6 +170,10 @@ class Product:
         await _until_done(lambda: self.publisher.publish(message))
         self.published[self.is_beside_hostile][user, record.generation] = asyncio.get_running_loop().time()
         self.requested += 1
+        # Few at a time, or the latencies are those of a backlog.
+        async with asyncio.timeout(_SETTLES_SECONDS):
+            while self.reader.used.get(user, (0, ""))[0] < record.generation:
+                await asyncio.sleep(0.005)
 
     async def strike(self, faults: Sequence[tuple[int, str]]) -> None:
         """Let each fault happen when so many swaps were requested."""
