@@ -21,6 +21,7 @@ import services.cli
 from services.cli.backtest.outputs import print_judged
 from services.cli.backtest.verdicts import Group, Judged, Past, Verdict
 from services.cli.choices import Format
+from services.cli.events.log import Logged
 from services.cli.local import config
 from services.cli.operators.dead_letters import print_letter
 from services.cli.operators.replay_text import print_replay
@@ -33,9 +34,12 @@ from services.ops.letters.views import AuditView, GroupView, LetterLine, LetterS
 from services.ops.reconcile.views import RecoveryView
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
+from services.ops.subscriptions.views import SubscriptionView
 from services.state.transitions import Stage
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.topology import EVENTS_LOG
+from shared.runtime.broker.message import Delivery
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TRAINING = "zz4ibbonubfz7carwiefibzgga"
@@ -244,6 +248,32 @@ SETTING = config.Entry(
     ("receiver", "extractor", "state", "ops"),
     None,
 )
+SUBSCRIPTION = SubscriptionView(
+    name="generator",
+    events=["model.activated.v1", "model.withdrawn.v1"],
+    max_length=100_000,
+    queue="modelswap.subscription.generator",
+    user="modelswap-subscription-generator",
+    waiting=31,
+    consumers=32,
+    oldest_at=AT[0],
+    overflow_queue="modelswap.subscription.generator.overflow",
+    overflowed=33,
+    overflow_max_length=100_001,
+)
+LOGGED = Logged(
+    offset=104_217,
+    delivery=Delivery(
+        queue=EVENTS_LOG,
+        tag=1,
+        exchange="modelswap.events",
+        routing_key="model.superseded.v1",
+        headers={"ce-id": str(UUID(int=7)), "ce-subject": TRAINING},
+        content_type="application/json",
+        body=b"{}",
+        published_at=NOW,
+    ),
+)
 #: Of each list an item, and the columns that a next command, or the question, needs whole.
 LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.product.trainings.TRAININGS": (ACTIVE, {"training"}),
@@ -254,6 +284,8 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.operators.replay_text.REPLAYS": (REPLAYED, {"replay"}),
     "services.cli.operators.replay_text.LETTERS": (OF_REPLAY, {"dead letter"}),
     "services.cli.operators.reconcile.TRAININGS": (OVERDUE, {"training"}),
+    "services.cli.operators.subscriptions.SUBSCRIPTIONS": (SUBSCRIPTION, {"subscription"}),
+    "services.cli.events.past.EVENTS": (LOGGED, {"id"}),
     "services.cli.webhooks.endpoints.ENDPOINTS": (ENDPOINT, {"endpoint"}),
     "services.cli.webhooks.endpoints.DELIVERIES": (DELIVERY, {"delivery"}),
     "services.cli.backtest.outputs.TRAININGS": (JUDGED, {"training"}),
