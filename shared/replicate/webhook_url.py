@@ -13,7 +13,7 @@ claim in the called URL is only a hint: a reason to look the training up at Repl
 from __future__ import annotations
 
 import hashlib
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,8 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from itsdangerous import BadData, URLSafeSerializer
@@ -69,7 +70,7 @@ def webhook_url(public_url: str, claim: Claim, secrets: Sequence[str]) -> str:
     """Return the webhook URL for Replicate, signed with the first of *secrets*; without the user if that is long."""
     parts = [claim.ref.hex, str(claim.destination), claim.total_steps]
     sign = _serializer(tuple(secrets)).dumps
-    token = sign(parts if claim.user_id is None else [*parts, _encrypt(claim.user_id, tuple(secrets))])
+    token = sign(parts if claim.user_id is None else [*parts, _encrypt(claim.user_id, claim.ref, secrets[0])])
     if len(token) > _MAX_TOKEN:
         token = sign(parts)
     return f"{public_url.rstrip('/')}/webhooks/replicate?ref={token!s}"
@@ -89,7 +90,7 @@ def _read_claim(token: str, secrets: tuple[str, ...]) -> Claim | None:
         match _serializer(secrets).loads(token):
             case [str(ref), str(destination), int() | None as total_steps, *user] if len(user) <= 1:
                 name = ModelName.parse(destination)
-                return Claim(UUID(ref), name, total_steps, _decrypt(user, secrets)) if name else None
+                return Claim(UUID(ref), name, total_steps, _decrypt(user, UUID(ref), secrets)) if name else None
     except (BadData, ValueError):
         pass
     return None
@@ -161,15 +162,17 @@ def _user(value: object = None) -> str | None:
         return None
 
 
-def _encrypt(user_id: str, secrets: tuple[str, ...]) -> str:
-    return _cipher(secrets).encrypt(user_id.encode()).decode()
+def _encrypt(user_id: str, ref: UUID, secret: str) -> str:
+    return urlsafe_b64encode(_cipher(secret).encrypt(user_id.encode(), [ref.bytes])).decode()
 
 
-def _decrypt(encrypted: Sequence[object], secrets: tuple[str, ...]) -> str | None:
-    try:
-        return _user(_cipher(secrets).decrypt(str(encrypted[0])).decode()) if encrypted else None
-    except (InvalidToken, ValueError):
-        return None
+def _decrypt(encrypted: Sequence[object], ref: UUID, secrets: Sequence[str]) -> str | None:
+    for secret in secrets if encrypted else ():
+        try:
+            return _user(_cipher(secret).decrypt(urlsafe_b64decode(str(encrypted[0])), [ref.bytes]).decode())
+        except (InvalidTag, ValueError):
+            continue
+    return None
 
 
 def _uuid(value: object) -> UUID | None:
@@ -188,10 +191,8 @@ def _serializer(secrets: tuple[str, ...]) -> URLSafeSerializer:
 
 
 @lru_cache(maxsize=16)
-def _cipher(secrets: tuple[str, ...]) -> MultiFernet:
-    # A key of its own: a secret is never used for two purposes.
-    return MultiFernet([Fernet(urlsafe_b64encode(_derived(secret))) for secret in secrets])
-
-
-def _derived(secret: str) -> bytes:
-    return HKDF(SHA256(), length=32, salt=None, info=b"modelswap.webhook-url.user").derive(secret.encode())
+def _cipher(secret: str) -> AESSIV:
+    # Deterministic: the same request is answered with the same URL. With a key of its own, since a secret serves one
+    # purpose only.
+    key = HKDF(SHA256(), length=64, salt=None, info=b"modelswap.webhook-url.user").derive(secret.encode())
+    return AESSIV(key)
