@@ -25,6 +25,8 @@ WALK: Final = [
     ("state", "model.swapped", "model.activated.v1"),
     ("state", "delivery.handled", "model.ready.v1"),
     ("state", "event.published", "model.activated.v1"),
+    ("notifier", "delivery.handled", "model.ready.v1"),
+    ("notifier", "delivery.handled", "model.activated.v1"),
 ]
 
 
@@ -64,14 +66,20 @@ def lines(stack: Stack, user: str, training_id: str) -> list[dict[str, Any]]:
     return [line for line in found if line.get("training_id") == training_id or line.get("user_id") == user]
 
 
-async def until_logged(stack: Stack, user: str, training_id: str, *names: str) -> list[dict[str, Any]]:
-    """Wait until each of *names* was logged: a line may follow what it tells of."""
+async def until_logged(
+    stack: Stack, user: str, training_id: str, *facts: tuple[str, str, str | None]
+) -> list[dict[str, Any]]:
+    """Wait until each of *facts* was logged: a line may follow what it tells of."""
     async with asyncio.timeout(30):
         while True:
             found = lines(stack, user, training_id)
-            if set(names) <= {line["event"] for line in found}:
+            if set(facts) <= {fact(line) for line in found}:
                 return found
             await asyncio.sleep(0.05)
+
+
+def fact(line: dict[str, Any]) -> tuple[str, str, str | None]:
+    return line["service"], line["event"], line.get("routing_key")
 
 
 async def test_each_fact_of_a_training_is_one_line_with_its_ids(stack: Stack):
@@ -80,10 +88,9 @@ async def test_each_fact_of_a_training_is_one_line_with_its_ids(stack: Stack):
     ref, webhook_url = await register(stack, user)
     await complete(stack, training_id, user, webhook_url)
     await stack.until_stage(ref, "active")
-    found = await until_logged(stack, user, training_id, *(name for _, name, _ in WALK))
+    found = await until_logged(stack, user, training_id, *WALK)
 
-    seen = [(line["service"], line["event"], line.get("routing_key")) for line in found]
-    assert sorted(WALK, key=str) == sorted(seen, key=str)
+    assert sorted(WALK, key=str) == sorted(map(fact, found), key=str)
     assert {line["level"] for line in found} == {"info"}
     walked = [line for line in found if line["event"] != "training.registered"]
     assert {line["trace_id"] for line in walked} == {TRACE}
@@ -105,6 +112,7 @@ async def test_a_rollback_is_one_line_that_says_why(stack: Stack):
     answer = await stack.api.post(f"/v1/users/{user}/model/rollback", json={"reason": "blurred"})
 
     assert answer.status_code == 200, answer.text
-    found = await until_logged(stack, user, begun["training_id"], "model.rolled_back")
+    rolled_back = ("state", "model.rolled_back", "model.activated.v1")
+    found = await until_logged(stack, user, begun["training_id"], rolled_back)
     (line,) = [line for line in found if line["event"] == "model.rolled_back"]
     assert (line["reason"], line["generation"], line["previous"]) == ("blurred", 3, current["reference"])
