@@ -3,9 +3,9 @@ Signing secrets of webhook endpoints: derived from a master secret, never stored
 
 A secret must be usable for signing, so storing only its hash is impossible. Instead of storing it encrypted, which
 takes a key as well, it is computed from the key: HMAC-SHA256 of the endpoint's random salt with a master secret
-(``MODELSWAP_WEBHOOK_MASTER_SECRETS``). Whoever reads the database alone can sign nothing; whoever has a master secret
-and the database can. An endpoint remembers the fingerprint of the master secret that it was made with, so that these
-can be rotated: the first makes new secrets, all others still sign for endpoints that were made with them.
+(``MODELSWAP_WEBHOOK_MASTER_SECRETS``). To sign, one needs a master secret and the database. An endpoint remembers the
+fingerprint of the master secret that it was made with, so that these can be rotated: the first makes new secrets, all
+others still sign for endpoints that were made with them.
 """
 
 from __future__ import annotations
