@@ -53,7 +53,7 @@ set_aside: Final = Gauge(
 webhook_attempts: Final = Counter(
     "modelswap_webhook_attempts_total", "Requests to webhook endpoints, by what became of the delivery.", ["result"]
 )
-#: Alert on it: their deliveries wait until somebody enables them again.
+#: Alert on it: their deliveries wait until an operator enables them again.
 webhook_endpoints_disabled: Final = Gauge(
     "modelswap_webhook_endpoints_disabled", "Webhook endpoints that were disabled because they are gone or failing."
 )

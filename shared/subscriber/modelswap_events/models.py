@@ -63,7 +63,7 @@ class Models(Feed[Change]):
         self._refresh_seconds = refresh.total_seconds()
         #: The highest generation of each user that was handled.
         self._handled: dict[str, int] = {}
-        #: Whatever changed before was handled.
+        #: All changes before this time were handled.
         self._since: datetime | None = None
         self._was_answered = False
 
