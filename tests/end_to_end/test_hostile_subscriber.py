@@ -29,9 +29,9 @@ from services.ops.subscriptions.client import Subscriptions
 from services.ops.subscriptions.views import Subscribe
 from services.state.store import Store
 from shared.contract.errors import DependencyDown, TransientError
-from shared.contract.topology import topology
+from shared.contract.topology import DEAD_QUEUE, STATE_QUEUE, topology
 from shared.runtime.broker import Publisher, to_message
-from shared.runtime.broker.link import LINK_ERRORS, Link
+from shared.runtime.broker.link import LINK_ERRORS, Link, no_bare_exception
 from shared.runtime.management import Management
 from shared.runtime.settings import StateSettings
 from shared.runtime.waiting import is_stray_cancel
@@ -96,11 +96,12 @@ class Reader:
         try:
             while True:
                 # The library may wait for ever for an answer on a connection that was closed meanwhile.
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    got = await link.channel.basic_get(self.queue)
-                    if got.delivery_tag is not None:
-                        self._take(json.loads(got.body))
-                        await link.channel.basic_ack(got.delivery_tag)
+                with no_bare_exception():
+                    async with asyncio.timeout(_ANSWER_SECONDS):
+                        got = await link.channel.basic_get(self.queue)
+                        if got.delivery_tag is not None:
+                            self._take(json.loads(got.body))
+                            await link.channel.basic_ack(got.delivery_tag)
                 if got.delivery_tag is None:
                     await asyncio.sleep(0.005)
         finally:
@@ -171,9 +172,30 @@ class Product:
         self.published[self.is_beside_hostile][user, record.generation] = asyncio.get_running_loop().time()
         self.requested += 1
         # Few at a time, or the latencies are those of a backlog.
-        async with asyncio.timeout(_SETTLES_SECONDS):
-            while self.reader.used.get(user, (0, ""))[0] < record.generation:
-                await asyncio.sleep(0.005)
+        try:
+            async with asyncio.timeout(_SETTLES_SECONDS):
+                while self.reader.used.get(user, (0, ""))[0] < record.generation:
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            pytest.fail(await self._where_is(user, training_id))
+
+    async def _where_is(self, user: str, training_id: str) -> str:
+        """Describe how far the model of *training_id* came."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            stage = await connection.fetchval("SELECT stage FROM state.trainings WHERE training_id = $1", training_id)
+            sent = await connection.fetch(
+                "SELECT id, routing_key, created_at, published_at FROM state.outbox WHERE training_id = $1", training_id
+            )
+        finally:
+            await connection.close()
+        broker = Broker(self.servers.amqp_url)
+        depths = {queue: await broker.depth(queue) for queue in (STATE_QUEUE, DEAD_QUEUE, self.reader.queue)}
+        return (
+            f"after {self.requested} swaps {user} got no model of {training_id}. It is {stage}; its "
+            f"outbox has {[tuple(row) for row in sent]}; the reader uses {self.reader.used.get(user)} after "
+            f"{self.reader.events} events; messages wait in {depths}"
+        )
 
     async def strike(self, faults: Sequence[tuple[int, str]]) -> None:
         """Let each fault happen when so many swaps were requested."""

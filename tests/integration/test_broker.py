@@ -53,7 +53,7 @@ from shared.runtime.broker import (
     one_by_one,
     to_message,
 )
-from shared.runtime.broker.link import Link
+from shared.runtime.broker.link import LINK_ERRORS, Link
 from shared.runtime.clock import now
 from tests.broker import Broker
 from tests.counts import counted
@@ -702,6 +702,29 @@ async def test_a_broken_link_is_reported_lost(broker: Broker):
 
     assert link.lost.is_set()
     assert not link.is_open
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda link: link.open_channel(),
+        lambda link: declare(link.channel, topology()),
+        lambda link: link.consume("x", print),
+    ],
+    ids=["channel", "declare", "consume"],
+)
+async def test_a_request_under_way_when_a_link_closes_is_a_link_error(
+    broker: Broker, request_of: Callable[[Link], Awaitable[object]]
+):
+    link = await Link.open(broker.url, name="test")
+    request = asyncio.ensure_future(request_of(link))
+    await asyncio.sleep(0)  # one turn of the loop: it has begun
+
+    # As the library does it when its reader ends, such as after connection.close-ok: without a reason.
+    await link.channel.connection.close(None)
+
+    with pytest.raises(LINK_ERRORS):
+        await request
 
 
 async def test_failed_deliveries_of_a_lossy_queue_are_dropped(broker: Broker, publisher: Publisher):

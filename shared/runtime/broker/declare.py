@@ -12,7 +12,7 @@ import aiormq
 
 from shared.contract.errors import PermanentError
 from shared.contract.topology import Exchange, Queue, Topology
-from shared.runtime.broker.link import Link
+from shared.runtime.broker.link import Link, no_bare_exception
 
 _ANSWER_SECONDS: Final = 10
 
@@ -34,11 +34,13 @@ async def answered(question: str) -> AsyncIterator[None]:
 
     Raises:
         Unanswered: if it takes longer.
+        LINK_ERRORS: if the connection is lost.
 
     """
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            yield
+        with no_bare_exception():
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                yield
     except TimeoutError as error:
         raise Unanswered(
             f"RabbitMQ did not answer within {_ANSWER_SECONDS} s to: {question}. In a cluster the node that holds it "

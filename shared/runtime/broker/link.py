@@ -8,8 +8,8 @@ read and written here, at a fraction of its cost (measured 2026-11).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import takewhile
 from typing import Final, Self, TypeVar, cast
@@ -60,6 +60,7 @@ _OPEN_SECONDS: Final = 10
 _CLOSE_SECONDS: Final = 1
 #: Of a publish's number, at the end of its message id.
 _NUMBER_DIGITS: Final = 12
+_CLOSED: Final = "the connection was closed"
 #: How often overdue confirms are looked for.
 _WATCH_SECONDS: Final = 0.1
 
@@ -109,8 +110,9 @@ class Link:
             connection = aio_pika.Connection(address, client_properties={"connection_name": name})
             connection.kwargs["transport_factory"] = transport
             try:
-                await connection.connect()
-                channel = await connection.channel()
+                with no_bare_exception():
+                    await connection.connect()
+                    channel = await connection.channel()
                 link._use(connection, cast(aiormq.Channel, await channel.get_underlay_channel()), transport.writer)
             except BaseException:
                 await _close(connection)
@@ -128,7 +130,8 @@ class Link:
 
     async def open_channel(self) -> aiormq.Channel:
         """Open another channel, for a request whose refusal closes it."""
-        return cast(aiormq.Channel, await self.channel.connection.channel())
+        with no_bare_exception():
+            return cast(aiormq.Channel, await self.channel.connection.channel())
 
     @property
     def is_open(self) -> bool:
@@ -149,9 +152,10 @@ class Link:
         *offset* says where to begin in a stream: ``first``, ``next``, ``last``, a number or a time.
         """
         self._incoming.deliver(queue, take)
-        await self.channel.basic_qos(prefetch_count=prefetch)
         arguments: dict[str, FieldValue] | None = None if offset is None else {OFFSET: offset}
-        consuming = await self.channel.basic_consume(queue, _unused, no_ack=no_ack, arguments=arguments)
+        with no_bare_exception():
+            await self.channel.basic_qos(prefetch_count=prefetch)
+            consuming = await self.channel.basic_consume(queue, _unused, no_ack=no_ack, arguments=arguments)
         return consuming.consumer_tag
 
     def publish(self, message: Outgoing, deadline: float) -> asyncio.Future[None]:
@@ -226,7 +230,8 @@ class Link:
             self._loop.call_later(_WATCH_SECONDS, self._watch)
 
     def _on_close(self, closing: asyncio.Future[object]) -> None:
-        self._lose(asyncio.CancelledError() if closing.cancelled() else closing.exception() or ConnectionError())
+        error = asyncio.CancelledError() if closing.cancelled() else closing.exception()
+        self._lose(ConnectionError(_CLOSED) if error is None or type(error) is Exception else error)
 
     def _lose(self, error: BaseException) -> None:
         self.lost.set()
@@ -243,9 +248,25 @@ async def _unused(_: object) -> None:
     """Stand for the callback of the library, which gets no delivery."""
 
 
+@contextmanager
+def no_bare_exception() -> Iterator[None]:
+    """
+    Raise ConnectionError, one of LINK_ERRORS, where the library raises a bare `Exception`.
+
+    It does so in each request that is under way, or begins, while a connection is closed without a reason, as after the
+    broker's `connection.close-ok` or the end of its reader (aiormq 7.2; seen in a chaos test, 2026-11).
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ConnectionError(_CLOSED) from error
+
+
 async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
     try:
-        with suppress(*LINK_ERRORS):
+        with suppress(*LINK_ERRORS), no_bare_exception():
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await connection.close()
     except asyncio.CancelledError:

@@ -25,7 +25,7 @@ from shared.runtime import telemetry
 from shared.runtime.broker.circuit import CircuitBreaker
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
 from shared.runtime.broker.inbox import Inbox, Stale
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, say
+from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, no_bare_exception, say
 from shared.runtime.broker.message import Delivery
 from shared.runtime.broker.persistent import PersistentPublisher
 from shared.runtime.broker.publisher import Publisher
@@ -152,7 +152,8 @@ class Subscription:
             await wait_for_any(stopping, link.lost)
             if link.is_open and consumer_tag is not None:
                 # Bounded, because the broker may be frozen.
-                await link.channel.basic_cancel(consumer_tag, timeout=_CANCEL_SECONDS)
+                with no_bare_exception():
+                    await link.channel.basic_cancel(consumer_tag, timeout=_CANCEL_SECONDS)
         finally:
             self._link = None
             inbox.close()
