@@ -256,7 +256,8 @@ async def test_a_visitor_with_the_readme_alone_gets_every_model(running, tmp_pat
     assert len(lines) <= 12
     assert all(len(set(script.out)) == len(script.out) for script in (first, again, at_last))
     assert {before, live, meanwhile, by_log, last} <= set(at_last.out)
-    assert (first.err, [line for line in again.err if "Traceback" in line]) == ([], [])
+    assert first.err == []
+    assert not [line for line in again.err if "Traceback" in line], "\n".join(again.err)
 
 
 def rehearsal() -> list[tuple[str, list[str]]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+import aiormq
 import pytest
 
 from modelswap_events import Change, ExtractionFailed, ModelActivated
+from tests.proxy import proxied
 from tests.subscriber import DELIVERY_LIMIT, SINCE, InMemory, Modelswap, activated, first, on_rabbitmq, withdrawn
 
 
@@ -201,6 +204,36 @@ async def test_the_loop_goes_on_after_an_outage(modelswap):
         after = await waiting
 
     assert (before, after) == ([("ann", 1)], [("ann", 2)])
+
+
+async def test_a_lost_connection_is_one_line_without_traceback(amqp_url, caplog):
+    caplog.set_level(logging.WARNING, "aiormq")
+    async with on_rabbitmq(amqp_url) as modelswap, aclosing(aiter(modelswap.subscribe())) as envelopes:
+        await modelswap.publish(activated("ann", 1))
+        await anext(envelopes)
+        waiting = asyncio.create_task(anext(envelopes))
+        async with modelswap.away():
+            while "again" not in caplog.text:
+                await asyncio.sleep(0.01)
+        await modelswap.publish(activated("ann", 2))
+        await waiting
+
+    lines = [(each.name, each.exc_info) for each in caplog.records if each.name != "asyncio"]
+    assert set(lines) == {("modelswap_events", None)}
+    assert caplog.messages[0].startswith("connecting to RabbitMQ again: the connection was lost")
+
+
+async def test_the_programs_own_connections_keep_their_logs(amqp_url, caplog):
+    caplog.set_level(logging.WARNING, "aiormq")
+    async with on_rabbitmq(amqp_url) as modelswap, proxied(amqp_url) as amqp:
+        await modelswap.publish(activated("ann", 1))
+        await first(aiter(modelswap.models()), 1)
+        connection = await aiormq.connect(amqp.url(amqp_url))
+        lost = connection.closing
+        amqp.cut()
+        await asyncio.wait([lost])
+
+    assert "aiormq.connection" in {each.name for each in caplog.records}
 
 
 async def test_after_an_outage_only_what_changed_since_is_asked_for(amqp_url):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -44,17 +45,42 @@ _SILENT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 30.0
 
 
+#: Set where the library works for us. Its tasks and their callbacks inherit it.
+_is_ours: ContextVar[bool] = ContextVar("_is_ours", default=False)
+
+
+def _is_of_others(_: logging.LogRecord) -> bool:
+    return not _is_ours.get()
+
+
+# The library logs each lost connection with a traceback; our own line says the same. The logs of other connections
+# that the program has stay as they are.
+for _module in ("aiormq.connection", "aiormq.channel"):
+    logging.getLogger(_module).addFilter(_is_of_others)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    token = _is_ours.set(True)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # a generator that is closed by another task ends in that task's context
+            _is_ours.reset(token)
+
+
 @asynccontextmanager
 async def _translated(what: str) -> AsyncIterator[None]:
     """
-    Translate the library's errors, with *what* we do as the beginning of the message.
+    Translate the library's errors, with *what* we do as the beginning of the message; suppress its logs.
 
     Raises:
         Refused, Away: instead of them.
 
     """
     try:
-        yield
+        with _quiet():
+            yield
     except (AuthenticationError, ProbableAuthenticationError) as error:
         raise Refused(f"{what}: RabbitMQ refuses the user or the password") from error
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
@@ -158,15 +184,19 @@ class RabbitLink:
         channel = await self._connection.channel()
         underlay = await channel.get_underlay_channel()
         await channel.set_qos(prefetch_count=prefetch)
+        # Before it consumes: the queue may be deleted at once.
+        underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(f"{queue} was deleted or moved"))
         source = await channel.get_queue(queue, ensure=False)
         await source.consume(self._take, arguments=dict(arguments))
-        underlay.on_consumer_cancel_callbacks.add(self._lose)
-        underlay.closing.add_done_callback(self._lose)
+        underlay.closing.add_done_callback(lambda closing: self._lose(_cause_of(closing)))
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         self._waiting.put_nowait(message)
 
-    def _lose(self, _: object = None) -> None:
+    def _lose(self, cause: str) -> None:
+        if self._is_lost:
+            return
+        log.warning("connecting to RabbitMQ again: %s", cause)
         self._is_lost = True
         self._waiting.put_nowait(None)
 
@@ -183,8 +213,7 @@ class RabbitLink:
             if self.is_log and loop.time() >= self._look_at:
                 self._look_at = loop.time() + _LOOK_SECONDS
                 if await self._has_queue():
-                    log.warning("RabbitMQ has queue %s again", self._queue)
-                    self._lose()
+                    self._lose(f"it has queue {self._queue} again")
         return None
 
     async def _has_queue(self) -> bool:
@@ -204,3 +233,8 @@ class RabbitLink:
         with suppress(Away):
             async with _translated("closing"), asyncio.timeout(_CLOSE_SECONDS):
                 await self._connection.close()
+
+
+def _cause_of(closing: asyncio.Future[object]) -> str:
+    error = None if closing.cancelled() else closing.exception()
+    return f"the connection was lost: {error}" if str(error or "") else "the connection was lost"
