@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deploy.local import debian
+from deploy.local import apt, debian
 from deploy.local.binaries import find_rabbitmq, get_postgres
 from deploy.local.cache import cache_folder
 from deploy.local.errors import LocalServersError, Unavailable
@@ -125,7 +125,7 @@ def doctor(rabbitmq: str, postgres: str) -> int:
 def _rabbitmq_to_be_used(series: str) -> str:
     if found := find_rabbitmq(series):
         return f"{found.version} ({found.origin})"
-    releases, mirrors = debian.releases(series), debian.mirrors()
+    releases, mirrors = debian.releases(series), apt.mirrors()
     if not (releases and mirrors and shutil.which("apt-get")):
         raise Unavailable("none is installed, and there is no apt to fetch one: see `brew install rabbitmq`, or Docker")
     names = " or else ".join(release.codename for release in releases)

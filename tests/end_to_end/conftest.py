@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 import pytest
+from playwright.async_api import Browser
 
+from deploy.local.errors import Unavailable
 from services.simulator.app import running
 from services.simulator.faults import Behaviour, Faults
 from services.simulator.job import NEVER, Life, Status
@@ -24,6 +26,7 @@ from shared.contract.topology import topology
 from shared.runtime.clock import now
 from shared.runtime.settings import StateSettings
 from tests.broker import Broker
+from tests.chromium import chromium
 from tests.databases import new_database
 from tests.servers import Urls
 from tests.shell import Shell
@@ -141,3 +144,14 @@ def shell(settings: dict[str, str]) -> Shell:
 @pytest.fixture
 def user() -> str:
     return f"cli-{uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+async def browser(say: Callable[[str], None]) -> AsyncIterator[Browser]:
+    """A Chromium; where none can be had, the tests that ask for it are skipped with the reason."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            opened = await stack.enter_async_context(chromium(say))
+        except Unavailable as error:
+            pytest.skip(str(error))
+        yield opened

@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.apt import Mirror, deb822_sources, one_line_sources, planned, without_credentials
 from deploy.local.binaries import _is_of
-from deploy.local.debian import (
-    RELEASES,
-    Mirror,
-    _worth_unpacking,
-    deb822_sources,
-    one_line_sources,
-    without_credentials,
-)
+from deploy.local.debian import RELEASES, needed
+from tests import chromium
 
 SAMPLES = sorted((Path(__file__).parent.parent / "fixtures" / "apt").iterdir())
 
@@ -57,9 +52,17 @@ Inst rabbitmq-server (4.0.5-6 Debian:13.1/stable [all])
 Conf rabbitmq-server (4.0.5-6 Debian:13.1/stable [all])
 """
 
-    names = list(_worth_unpacking(plan))
+    names = [name for name in planned(plan) if needed(name)]
 
     assert names == ["libc6", "zlib1g", "erlang-base", "rabbitmq-server"]
+
+
+def test_chromium_runs_with_the_c_library_of_the_machine():
+    plan = ["libc6", "libcap2", "libllvm15", "libgl1-mesa-dri", "libgbm1", "x11-utils", "fonts-dejavu-core"]
+
+    names = [name for name in plan if chromium.needed(name)]
+
+    assert names == ["libcap2", "libgbm1", "fonts-dejavu-core"]
 
 
 @pytest.mark.parametrize(
