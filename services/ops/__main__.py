@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 from services.ops.api import create_api
 from services.ops.client import Services
+from services.ops.console.app import create_console
+from services.ops.console.client import Clients
+from services.ops.console.console import Access, Console
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.archive import Archive
 from services.ops.letters.housekeeping import Owners, purge
@@ -71,6 +75,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         ) as services,
         Replicate(replicate_token, settings.replicate_api_url) as replicate,
         opened_management(settings.management_url, url) as management,
+        AsyncExitStack() as open_with,
     ):
 
         async def publish(envelope: Envelope) -> None:
@@ -110,13 +115,18 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         )
         subscriptions = Subscriptions(management, url)
         subscribers = Watcher(subscriptions)
+        ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
         api = create_api(
             letter_routes(letters),
             replay_routes(replays, waiting),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             subscription_router(subscriptions, Session(pool)),
-            tokens=[read_token(entry) for entry in reveal(settings.ops_tokens)],
+            tokens=ops_tokens,
         )
+        clients = await open_with.enter_async_context(
+            Clients(api, state_url=settings.api_url, notifier_url=settings.notifier_url, token=token)
+        )
+        access = Access(ops_tokens, trusted=settings.trusted_proxies, name_header=settings.console_name_header)
         app = create_app(
             api,
             {
@@ -127,6 +137,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             },
             optional={} if management is None else {"subscribers": subscribers.check},
             aside=(overdue, unreadable, ownerless, settled, archive.aside, *engine.aside),
+            console=create_console(Console(clients, access)),
         )
         await supervise(
             stopping,

@@ -186,10 +186,16 @@ def create_app(
     optional: Mapping[str, Check] | None = None,
     aside: Sequence[SetAside[Any]] = (),
     below: str = "/v1",
+    console: ASGIApp | None = None,
 ) -> Starlette:
-    """Create the application of *api* with health routes; *checks*, *optional* and *aside* as in `health_routes`."""
+    """
+    Create the application of *api* with health routes; *checks*, *optional* and *aside* as in `health_routes`.
+
+    *console* answers all other paths.
+    """
+    others = [] if console is None else [Mount("/", app=console)]
     app = Starlette(
-        routes=[*health_routes(checks, aside, optional=optional), Mount(below, app=api)],
+        routes=[*health_routes(checks, aside, optional=optional), Mount(below, app=api), *others],
         exception_handlers={HTTPException: answering({})},
     )
     # A redirect would repeat the Host header, which the client controls.

@@ -22,6 +22,8 @@ OPENAPI: Final = "/openapi.json"
 DOCS: Final = "/docs"
 #: Name of the caller in the scope.
 CALLER: Final = "modelswap.caller"
+#: Name in the scope of the person for whom this process itself makes the request. No request from outside can set it.
+PERSON: Final = "modelswap.person"
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
 
@@ -45,7 +47,7 @@ class RequireToken:
             return self._app
         if not self._tokens:
             return _CLOSED
-        caller = self._identify(dict(scope["headers"]))
+        caller = self._identify(dict(scope["headers"]), scope.get(PERSON))
         if isinstance(caller, Response):
             return caller
         if not caller.may_write and scope["method"] not in _READS:
@@ -53,11 +55,13 @@ class RequireToken:
         scope[CALLER] = caller
         return self._app
 
-    def _identify(self, headers: Mapping[bytes, bytes]) -> Caller | Response:
+    def _identify(self, headers: Mapping[bytes, bytes], person: str | None) -> Caller | Response:
         """Return the caller, or the response that refuses the request."""
         caller = self._find(headers)
         if caller is None:
             return _UNAUTHORIZED
+        if person is not None:
+            return replace(caller, name=person)
         said = headers.get(_ON_BEHALF_OF)
         if said is None:
             return caller

@@ -137,3 +137,5 @@ Count = Annotated[int, Field(gt=0, le=2**31)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 #: A secret that is sent in an HTTP header: printable ASCII without spaces.
 HeaderToken = Annotated[SecretStr, AfterValidator(_sendable)]
+#: The name of an HTTP header.
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]

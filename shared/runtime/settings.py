@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr
 from shared.runtime.setting_files import FILE
 from shared.runtime.setting_types import (
     Count,
+    HeaderName,
     HeaderToken,
     ManagementUrl,
     Networks,
@@ -71,6 +72,8 @@ __all__ = [
 
 #: Default URL of `services.state`.
 STATE_URL: Final = "http://127.0.0.1:8081"
+#: Default URL of `services.notifier`.
+NOTIFIER_URL: Final = "http://127.0.0.1:8084"
 
 
 class ReceiverSettings(BrokerSettings, ReplicateSettings):
@@ -135,6 +138,10 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     management_url: ManagementUrl | None = None
     #: Days after which a resolved or dropped dead letter is deleted; open ones are always kept.
     ops_keep_settled_days: Annotated[float, Field(gt=0, le=3650)] = 90.0
+    #: URL of `services.notifier`, which the console asks.
+    notifier_url: Url = NOTIFIER_URL
+    #: Header in which a trusted proxy names the person at the console, for the audit. Empty: the token's name.
+    console_name_header: HeaderName | None = None
     #: As the receiver's: they identify our trainings in Replicate's list.
     ref_secrets: Annotated[Secrets, Field(min_length=1)]
     #: Seconds after which a training is overdue, as long as its trainer has too few ended trainings to compute it. One
@@ -204,7 +211,7 @@ class NotifierClientSettings(Settings):
     """Commands that call the API of webhook endpoints."""
 
     #: URL of `services.notifier`.
-    notifier_url: Url = "http://127.0.0.1:8084"
+    notifier_url: Url = NOTIFIER_URL
     api_tokens: SomeTokens
 
 

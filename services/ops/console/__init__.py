@@ -1,0 +1,1 @@
+"""The console: the operators' screens, rendered on the server from what the APIs answer."""

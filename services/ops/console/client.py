@@ -1,0 +1,205 @@
+"""
+What the console asks: ops' own API within the process, the APIs of state and the notifier over HTTP. Edge.
+
+Ops' API is asked with the token that signed in. So what a person may do, what is valid, and who the audit names is
+decided there, and the console shows nothing that the API does not give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, JsonValue, ValidationError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.ops.console.session import Session
+from shared.contract.answers import KIND_PREFIX, Mistake, Problem
+from shared.runtime.client import HttpClient, ServiceDown, quoted, read, unexpected
+from shared.runtime.middleware import PERSON
+from shared.runtime.tokens import ON_BEHALF_OF, Token, from_header, to_header
+
+__all__ = ["Api", "Apis", "Away", "Clients", "Refused", "ServiceDown", "attempt", "quoted"]
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+Body = Mapping[str, JsonValue]
+Query = Mapping[str, str | None]
+
+#: A page that waits longer helps nobody.
+_READ_SECONDS: Final = 8.0
+#: State may ask Replicate, and a rollback waits for its user's lock.
+_WRITE_SECONDS: Final = 30.0
+_LIMIT_BYTES: Final = 64 * 1024 * 1024
+_PERSON: Final = b"modelswap-console-person"
+
+
+class Refused(Exception):
+    """An API refused a request, for the reason in *problem*."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+    @property
+    def status(self) -> int:
+        return self.problem.status
+
+    @property
+    def kind(self) -> str:
+        return self.problem.type.removeprefix(KIND_PREFIX)
+
+    @property
+    def errors(self) -> tuple[Mistake, ...]:
+        return tuple(self.problem.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A part of a page that cannot be shown now, and why."""
+
+    why: str
+
+
+class Api:
+    """One API, asked for one person."""
+
+    def __init__(self, client: HttpClient, headers: Mapping[str, str], *, may_write: bool, ours: bool = False) -> None:
+        """*ours*: the API knows the person's own token; others know a token of ops."""
+        self._client = client
+        self._headers = headers
+        self._may_write = may_write
+        self._ours = ours
+
+    async def get(self, kind: type[M], path: str, query: Query | None = None) -> M:
+        """Return the answer of ``GET /v1`` *path*; *query* leaves out what is None. Raises as `ask` does."""
+        return read(kind, await self.ask("GET", path, query=query))
+
+    async def post(self, kind: type[M], path: str, body: Body | None = None, *, key: str | None = None) -> M:
+        """Return the answer of ``POST /v1`` *path*; *key* is the form's idempotency key. Raises as `ask` does."""
+        return read(kind, await self.ask("POST", path, body=body, headers={"Idempotency-Key": key}))
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Body | None = None,
+        headers: Mapping[str, str | None] | None = None,
+    ) -> httpx.Response:
+        """
+        Return the successful response to a request.
+
+        Raises:
+            Refused: if the API refuses the request.
+            ServiceDown: if it does not answer, or fails.
+
+        """
+        reads = method == "GET"
+        if not reads and not self._may_write:
+            raise Refused(forbidden("this token may look, but change nothing"))
+        seconds = _READ_SECONDS if reads else _WRITE_SECONDS
+        response = await self._client.request(
+            method,
+            path,
+            query=query,
+            body=body,
+            headers={**self._headers, **(headers or {})},
+            seconds=seconds,
+            deadline_seconds=seconds,
+            limit_bytes=_LIMIT_BYTES,
+        )
+        if response.is_success:
+            return response
+        status = response.status_code
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise unexpected(response)
+        if not self._ours and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise ServiceDown(f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and there")
+        raise Refused(_problem_in(response))
+
+
+@dataclass(frozen=True, slots=True)
+class Apis:
+    """The APIs, asked for one person. Paths are those below ``/v1``."""
+
+    ops: Api
+    state: Api
+    notifier: Api
+
+
+class Clients:
+    """The console's clients, as an async context manager."""
+
+    def __init__(
+        self,
+        ops: ASGIApp,
+        *,
+        state_url: str,
+        notifier_url: str,
+        token: Token,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """*ops* is the API of this process; *token* is for the others, which *transport* leads to in a test."""
+        inside = httpx.ASGITransport(_InPerson(ops), raise_app_exceptions=False)
+        self._ops = HttpClient("http://ops", transport=inside)
+        self._state = HttpClient(f"{state_url}/v1", token=token.secret, transport=transport)
+        self._notifier = HttpClient(f"{notifier_url}/v1", token=token.secret, transport=transport)
+        self._may_speak_for_others = token.caller.may_speak_for_others
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for client in (self._ops, self._state, self._notifier):
+            await self._open.enter_async_context(client)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.aclose()
+
+    def of(self, session: Session) -> Apis:
+        """Return the APIs as the person of *session* may use them."""
+        name = to_header(session.name)
+        own = {"Authorization": f"Bearer {session.token.secret}", _PERSON.decode(): name}
+        others = {ON_BEHALF_OF: name} if self._may_speak_for_others else {}
+        may_write = session.may_write
+        return Apis(
+            ops=Api(self._ops, own, may_write=may_write, ours=True),
+            state=Api(self._state, others, may_write=may_write),
+            notifier=Api(self._notifier, others, may_write=may_write),
+        )
+
+
+class _InPerson:
+    """Hands the person's name to the API of this process, which takes it from nowhere else."""
+
+    def __init__(self, api: ASGIApp) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = dict(scope["headers"]).get(_PERSON, b"").decode("latin-1")
+        await self._api({**scope, PERSON: from_header(name)}, receive, send)
+
+
+async def attempt(asked: Awaitable[T]) -> T | Away:
+    """Return what is asked, or why it is away: so that a page shows its other parts."""
+    try:
+        return await asked
+    except ServiceDown as error:
+        return Away(str(error))
+
+
+def forbidden(detail: str) -> Problem:
+    """Return the problem of a request that the person may not make."""
+    return Problem(type=f"{KIND_PREFIX}forbidden", title="forbidden", status=403, detail=detail)
+
+
+def _problem_in(response: httpx.Response) -> Problem:
+    try:
+        return Problem.model_validate_json(response.content)
+    except ValidationError:
+        raise unexpected(response) from None

@@ -1,0 +1,256 @@
+"""What every screen of the console needs: who asks, the APIs, the templates. Edge."""
+
+from __future__ import annotations
+
+import mimetypes
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from services.ops.console.attempts import Attempts
+from services.ops.console.client import Apis, Clients, Refused, ServiceDown
+from services.ops.console.forms import Form
+from services.ops.console.session import Flash, Session, csrf_token, open_flash, seal_flash
+from services.ops.console.views import formats
+from services.ops.console.views.navigation import SECTIONS, section_of
+from services.ops.console.views.problems import ProblemView, problem_view
+from services.ops.letters.views import LetterCounts
+from shared.contract.answers import KIND_PREFIX, Problem
+from shared.runtime.clock import now
+from shared.runtime.connections import Network
+from shared.runtime.tokens import Token
+
+_HERE: Final = Path(__file__).parent
+SESSION_COOKIE: Final = "modelswap_session"
+FLASH_COOKIE: Final = "modelswap_flash"
+#: Names in the request's scope.
+SESSION: Final = "modelswap.console.session"
+FORM: Final = "modelswap.console.form"
+#: The count in the navigation is asked for once in so much time, for all people.
+_COUNTED_EVERY: Final = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use the console."""
+
+    tokens: tuple[Token, ...]
+    #: Networks of proxies, whose headers are believed.
+    trusted: tuple[Network, ...]
+    #: The header in which a trusted proxy names the person.
+    name_header: str | None = None
+
+
+class Done(NamedTuple):
+    """What came of a form: the page that is shown next, and the sentence on it."""
+
+    location: str
+    text: str
+    kind: str = "good"
+
+
+class Asset(NamedTuple):
+    """A static file."""
+
+    content: bytes
+    content_type: str
+    digest: str
+
+
+def _assets() -> dict[str, Asset]:
+    files = [file for file in (_HERE / "static").iterdir() if file.is_file()]
+    return {file.name: _asset(file) for file in files}
+
+
+def _asset(file: Path) -> Asset:
+    content = file.read_bytes()
+    kind = mimetypes.guess_type(file.name)[0] or "text/plain"
+    return Asset(content, kind, sha256(content).hexdigest()[:16])
+
+
+class Console:
+    """The console. Each screen's routes are given this."""
+
+    def __init__(self, clients: Clients, access: Access, *, clock: Callable[[], datetime] = now) -> None:
+        self.access = access
+        self.attempts = Attempts()
+        self.clock = clock
+        self.assets = _assets()
+        self._clients = clients
+        self._templates = self._environment()
+        self._open_letters: tuple[datetime, int | None] | None = None
+
+    # What a screen uses
+
+    def session(self, request: Request) -> Session:
+        """Return the session of the person who asks; every screen but the sign-in has one."""
+        session: Session = request.scope[SESSION]
+        return session
+
+    def apis(self, request: Request) -> Apis:
+        """Return the APIs, to be asked for the person who asks."""
+        return self._clients.of(self.session(request))
+
+    def form(self, request: Request) -> Form:
+        """Return the fields of a posted form, whose CSRF token is checked already."""
+        form: Form = request.scope[FORM]
+        return form
+
+    async def render(self, request: Request, template: str, *, status: int = 200, **view: Any) -> Response:
+        """Return the page of *template* with what it needs in *view*."""
+        session: Session | None = request.scope.get(SESSION)
+        flash = None if session is None else open_flash(request.cookies.get(FLASH_COOKIE, ""), session)
+        page = self._templates.get_template(template).render(
+            session=session,
+            flash=flash,
+            csrf=None if session is None else csrf_token(session),
+            sections=SECTIONS,
+            section=section_of(request.url.path),
+            open_letters=await self._count_open(request),
+            path=request.url.path,
+            query=request.query_params.get("q", "") if request.url.path == "/search" else "",
+            now=self.clock(),
+            **view,
+        )
+        response = HTMLResponse(page, status_code=status)
+        if FLASH_COOKIE in request.cookies and not is_partial(request.headers):
+            response.delete_cookie(FLASH_COOKIE, path="/")
+        return response
+
+    async def write(
+        self,
+        request: Request,
+        work: Callable[[Apis, Form], Awaitable[Done]],
+        *,
+        again: Callable[[ProblemView], Awaitable[Response]] | None = None,
+    ) -> Response:
+        """
+        Do the *work* of a posted form, then lead to the page where its outcome is seen.
+
+        If an API refuses, *again* renders the form with the problem beside it (the response's status is the
+        problem's); without it the problem has a page of its own.
+        """
+        try:
+            done = await work(self.apis(request), self.form(request))
+        except (Refused, ServiceDown) as error:
+            if again is None:
+                return await self.failed(request, error)
+            view = problem_view(as_problem(error))
+            response = await again(view)
+            response.status_code = view.status
+            return response
+        response = RedirectResponse(done.location, status_code=HTTPStatus.SEE_OTHER)
+        session = self.session(request)
+        flash = Flash.model_validate({"text": done.text, "kind": done.kind})
+        self.set_cookie(request, response, FLASH_COOKIE, seal_flash(flash, session), seconds=60)
+        return response
+
+    async def failed(self, request: Request, error: Exception) -> Response:
+        """Return the page that says why a request failed, and what to do."""
+        return await self.show_problem(request, as_problem(error))
+
+    async def show_problem(
+        self, request: Request, problem: Problem, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """Return the page of *problem*, with its status."""
+        view = problem_view(problem)
+        response = await self.render(request, "problem.html", status=view.status, problem=view)
+        response.headers.update(headers or {})
+        return response
+
+    # What the app uses
+
+    def is_trusted(self, request: Request) -> bool:
+        """Return whether the request comes from a trusted proxy."""
+        return request.client is not None and formats.is_in(request.client.host, self.access.trusted)
+
+    def client_address(self, request: Request) -> str:
+        """Return the client's address: of a trusted proxy's request, the last one that the proxy itself saw."""
+        direct = request.client.host if request.client else ""
+        if not self.is_trusted(request):
+            return direct
+        passed = [each.strip() for each in request.headers.get("x-forwarded-for", "").split(",")]
+        outside = [each for each in passed if each and not formats.is_in(each, self.access.trusted)]
+        return outside[-1] if outside else direct
+
+    def set_cookie(self, request: Request, response: Response, name: str, value: str, *, seconds: int) -> None:
+        """Set a cookie that no script reads, and that no other site's request carries."""
+        response.set_cookie(
+            name,
+            value,
+            max_age=seconds,
+            path="/",
+            secure=self._is_https(request),
+            httponly=True,
+            samesite="strict",
+        )
+
+    def _is_https(self, request: Request) -> bool:
+        forwarded = request.headers.get("x-forwarded-proto") if self.is_trusted(request) else None
+        return (forwarded or request.url.scheme) == "https"
+
+    # Below
+
+    async def _count_open(self, request: Request) -> int | None:
+        """Return the number of open dead letters; None if it is not known now."""
+        if SESSION not in request.scope:
+            return None
+        if self._open_letters is None or self.clock() - self._open_letters[0] >= _COUNTED_EVERY:
+            try:
+                counts = await self.apis(request).ops.get(LetterCounts, "/dead-letter-counts")
+                self._open_letters = (self.clock(), counts.open)
+            except (Refused, ServiceDown):
+                self._open_letters = (self.clock(), None)
+        return self._open_letters[1]
+
+    def _environment(self) -> Environment:
+        environment = Environment(
+            loader=FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters.update(formats.FILTERS)
+        environment.globals["asset"] = self._address_of
+        environment.globals["new_key"] = _new_key
+        environment.globals["since"] = _since
+        return environment
+
+    def _address_of(self, name: str) -> str:
+        return f"/static/{name}?v={self.assets[name].digest}"
+
+
+@pass_context
+def _since(context: Context, moment: datetime) -> str:
+    """Return how long ago *moment* was, in words."""
+    seconds: float = (context["now"] - moment).total_seconds()
+    return formats.ago(seconds)
+
+
+def _new_key() -> str:
+    """Return a new idempotency key, so that a form that is sent twice is done once."""
+    return secrets.token_urlsafe(16)
+
+
+def is_partial(headers: Headers) -> bool:
+    """Return whether a script asks for a part of a page."""
+    return "hx-request" in headers
+
+
+def as_problem(error: Exception) -> Problem:
+    """Return the problem that *error* is to a person."""
+    if isinstance(error, Refused):
+        return error.problem
+    return Problem(type=f"{KIND_PREFIX}unavailable", title="unavailable", status=503, detail=str(error))

@@ -1,0 +1,1 @@
+"""The screens, one file each: ask the APIs, make a view of the answers, render it."""

@@ -1,0 +1,73 @@
+"""Sign in and out: a token in exchange for a session. Edge."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from services.ops.console.console import SESSION_COOKIE, Console
+from services.ops.console.forms import local_path
+from services.ops.console.session import LASTS, begin, find_token, to_cookie
+from shared.runtime.tokens import Token
+
+log = structlog.get_logger()
+
+_UNKNOWN: Final = "This token is not known here. Paste the whole token, without its scope and name."
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the routes of signing in and out."""
+
+    async def show_form(request: Request) -> Response:
+        return await _form(console, request, local_path(request.query_params.get("next", "/")))
+
+    async def sign_in(request: Request) -> Response:
+        form = console.form(request)
+        following = local_path(form.get("next", "/"))
+        address, now = console.client_address(request), console.clock()
+        if pause := console.attempts.wait(address, now):
+            seconds = math.ceil(pause.total_seconds())
+            answer = await _form(console, request, following, mistake=f"Too many attempts: try again in {seconds} s.")
+            answer.status_code = HTTPStatus.TOO_MANY_REQUESTS
+            answer.headers["Retry-After"] = str(seconds)
+            return answer
+        token = find_token(form.text("token"), console.access.tokens)
+        if token is None:
+            console.attempts.failed(address, now)
+            log.warning("console.sign_in_refused", address=address)
+            answer = await _form(console, request, following, mistake=_UNKNOWN)
+            answer.status_code = HTTPStatus.UNAUTHORIZED
+            return answer
+        console.attempts.succeeded(address)
+        return signed_in(console, request, token, following)
+
+    async def sign_out(_: Request) -> Response:
+        response = RedirectResponse("/sign-in", status_code=HTTPStatus.SEE_OTHER)
+        response.delete_cookie(SESSION_COOKIE, path="/")
+        return response
+
+    return [
+        Route("/sign-in", show_form, methods=["GET"]),
+        Route("/sign-in", sign_in, methods=["POST"]),
+        Route("/sign-out", sign_out, methods=["POST"]),
+    ]
+
+
+def signed_in(console: Console, request: Request, token: Token, following: str) -> Response:
+    """Begin a session of *token*, and lead to the page *following*."""
+    session = begin(token, nonce=secrets.token_urlsafe(16), now=console.clock())
+    log.info("console.signed_in", name=session.name, role=session.role)
+    response = RedirectResponse(following, status_code=HTTPStatus.SEE_OTHER)
+    console.set_cookie(request, response, SESSION_COOKIE, to_cookie(session), seconds=int(LASTS.total_seconds()))
+    return response
+
+
+async def _form(console: Console, request: Request, following: str, *, mistake: str = "") -> Response:
+    return await console.render(request, "sign_in.html", following=following, mistake=mistake)

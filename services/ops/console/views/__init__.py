@@ -1,0 +1,1 @@
+"""What the templates need, made of the APIs' answers. Pure."""

@@ -1,0 +1,118 @@
+"""How values are written on a page: times, durations, numbers, sizes, JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, Final
+
+_MINUTE: Final = 60
+_HOUR: Final = 60 * _MINUTE
+_DAY: Final = 24 * _HOUR
+#: Up to this many seconds are written with a decimal.
+_PRECISE: Final = 10
+_KILO: Final = 1024
+
+
+def iso(moment: datetime) -> str:
+    """Return *moment* for the attribute ``datetime`` of an element ``time``."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def utc(moment: datetime) -> str:
+    """Return *moment* for people, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units, such as ``1 h 5 min``."""
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return _short(seconds)
+    if whole < _HOUR:
+        return _two(whole, _MINUTE, "min", 1, "s")
+    if whole < _DAY:
+        return _two(whole, _HOUR, "h", _MINUTE, "min")
+    return _two(whole, _DAY, "d", _HOUR, "h")
+
+
+def _short(seconds: float) -> str:
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    return f"{seconds:.1f} s" if seconds < _PRECISE else f"{round(seconds)} s"
+
+
+def _two(whole: int, large: int, large_name: str, small: int, small_name: str) -> str:
+    rest = whole % large // small
+    return f"{whole // large} {large_name}" + (f" {rest} {small_name}" if rest else "")
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, or how soon it will be, in its largest unit."""
+    distance = abs(seconds)
+    for size, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")):
+        if distance >= size:
+            said = f"{int(distance // size)} {name}"
+            return f"in {said}" if seconds < 0 else f"{said} ago"
+    return "now"
+
+
+def number(value: float) -> str:
+    """Return a number with its thousands apart."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes."""
+    if count < _KILO:
+        return f"{count} B"
+    amount = count / _KILO
+    for unit in ("KiB", "MiB"):
+        if amount < _KILO:
+            return f"{amount:.1f} {unit}"
+        amount /= _KILO
+    return f"{amount:.1f} GiB"
+
+
+def shape(value: object) -> str:
+    """Return what kind of JSON *value* is, for a template that walks through it."""
+    match value:
+        case Mapping():
+            return "object"
+        case str():
+            return "text"
+        case Sequence():
+            return "list"
+        case None | bool() | int() | float():
+            return "literal"
+    return "text"
+
+
+def literal(value: object) -> str:
+    """Return null, a boolean or a number as JSON writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@lru_cache(maxsize=4096)
+def is_in(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    """Return whether *address* belongs to one of *networks*."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
+
+
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    "iso": iso,
+    "utc": utc,
+    "duration": duration,
+    "number": number,
+    "size": size,
+    "shape": shape,
+    "literal": literal,
+}

@@ -1,0 +1,92 @@
+"""The console as a browser sees it: signed in, over ASGI or over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from html import unescape
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp
+
+from services.ops.console.app import create_console
+from services.ops.console.client import Clients
+from services.ops.console.console import Access, Console
+from shared.runtime.clock import now
+from shared.runtime.connections import PRIVATE_NETWORKS
+from shared.runtime.http import create_app
+from shared.runtime.tokens import read_token
+from tests.ops import OPERATOR, READER
+
+TOKENS = (read_token(f"operator/olga:{OPERATOR}"), read_token(f"reader/rita:{READER}"))
+ADDRESS = "http://console.example"
+
+
+class Browser:
+    """Reads pages and sends their forms, as a browser without scripts does."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.http.get(path, headers=headers)
+
+    async def sign_in(self, token: str = OPERATOR) -> httpx.Response:
+        return await self.http.post("/sign-in", data={"token": token})
+
+    async def post(self, path: str, *, page: str = "/", headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
+        """Send a form with the CSRF token that *page* has."""
+        token = csrf_in((await self.http.get(page)).text)
+        return await self.http.post(path, data={"csrf": token, **fields}, headers=headers)
+
+
+def csrf_in(page: str) -> str:
+    """The CSRF token in a page's forms."""
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
+    assert found is not None, page
+    return unescape(found[1])
+
+
+@contextlib.asynccontextmanager
+async def opened_console(
+    ops: ASGIApp,
+    others: ASGIApp | None = None,
+    *,
+    clock: Any = now,
+    tokens: Sequence[Any] = TOKENS,
+    name_header: str | None = None,
+    client: tuple[str, int] = ("203.0.113.9", 40000),
+) -> AsyncIterator[Browser]:
+    """
+    The console before *ops*, the operators' API, in one application as the process has it.
+
+    *others* answers for state and the notifier; without it, both are away.
+    """
+    transport = httpx.MockTransport(_refuse) if others is None else httpx.ASGITransport(others)
+    service = read_token("service/ops:token-of-ops")
+    async with Clients(
+        ops, state_url="http://state", notifier_url="http://notifier", token=service, transport=transport
+    ) as clients:
+        access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header)
+        app = create_app(ops, {}, console=create_console(Console(clients, access, clock=clock)))
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, client=client, raise_app_exceptions=False), base_url=ADDRESS
+        ) as http:
+            yield Browser(http)
+
+
+@contextlib.asynccontextmanager
+async def signed_in(
+    ops: ASGIApp, others: ASGIApp | None = None, *, token: str = OPERATOR, **options: Any
+) -> AsyncIterator[Browser]:
+    """The console, with somebody signed in."""
+    async with opened_console(ops, others, **options) as browser:
+        answer = await browser.sign_in(token)
+        assert answer.status_code == 303, answer.text
+        yield browser
+
+
+def _refuse(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("away", request=request)
