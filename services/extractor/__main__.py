@@ -72,7 +72,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
             stopping,
             consumer.run(stopping),
             serve(
-                create_app(api, {"consumer": consumer.check}, below=""),
+                create_app(api, {"consumer": consumer.check}, consumers={EXTRACTOR_QUEUE: consumer.check}, below=""),
                 host=settings.host,
                 port=settings.extractor_port,
                 stopping=stopping,

@@ -94,6 +94,7 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
                 "deliveries": deliveries.check,
                 "relay": relay.check,
             },
+            consumers={DELIVERIES_QUEUE: deliveries.check},
         )
         await supervise(
             stopping,

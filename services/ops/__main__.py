@@ -7,6 +7,8 @@ import sys
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
+from importlib.metadata import version
+from typing import Any
 from uuid import UUID
 
 from services.ops.api import create_api
@@ -19,6 +21,8 @@ from services.ops.letters.archive import Archive
 from services.ops.letters.housekeeping import Owners, purge
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import MIGRATIONS, ROLE
+from services.ops.processes.api import processes_router
+from services.ops.processes.client import Running
 from services.ops.reconcile.actions import Publish
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.reconcile.budget import CallBudget
@@ -41,6 +45,7 @@ from shared.runtime.aside import SetAside
 from shared.runtime.broker import Consumer, Publisher, RawConsumer, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
+from shared.runtime.health import Check, reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import opened_management
@@ -116,29 +121,43 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         subscriptions = Subscriptions(management, url)
         subscribers = Watcher(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
+        checks: dict[str, Check] = {
+            "database": partial(check_database, pool, MIGRATIONS),
+            "archive": archive.check,
+            "outcomes": outcomes.check,
+            "reconciliation": reconciler.check,
+        }
+        optional: dict[str, Check] = {} if management is None else {"subscribers": subscribers.check}
+        consumers: dict[str, Check] = {DEAD_QUEUE: archive.check, OPS_QUEUE: outcomes.check}
+        aside: list[SetAside[Any]] = [overdue, unreadable, ownerless, settled, archive.aside, *engine.aside]
+        running = Running(
+            {
+                "receiver": settings.receiver_url,
+                "extractor": settings.extractor_url,
+                "state": settings.api_url,
+                "notifier": settings.notifier_url,
+            },
+            reporter(checks, aside, optional=optional, consumers=consumers),
+            name="ops",
+            version=version("modelswap"),
+            amqp_url=url,
+            management=management,
+            topology=plan,
+        )
         api = create_api(
             letter_routes(letters),
             replay_routes(replays, waiting),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             subscription_router(subscriptions, Session(pool)),
+            processes_router(running),
             tokens=ops_tokens,
         )
         clients = await open_with.enter_async_context(
             Clients(api, state_url=settings.api_url, notifier_url=settings.notifier_url, token=token)
         )
         access = Access(ops_tokens, trusted=settings.trusted_proxies, name_header=settings.console_name_header)
-        app = create_app(
-            api,
-            {
-                "database": partial(check_database, pool, MIGRATIONS),
-                "archive": archive.check,
-                "outcomes": outcomes.check,
-                "reconciliation": reconciler.check,
-            },
-            optional={} if management is None else {"subscribers": subscribers.check},
-            aside=(overdue, unreadable, ownerless, settled, archive.aside, *engine.aside),
-            console=create_console(Console(clients, access)),
-        )
+        console = create_console(Console(clients, access))
+        app = create_app(api, checks, optional=optional, consumers=consumers, aside=aside, console=console)
         await supervise(
             stopping,
             archive.run(stopping),

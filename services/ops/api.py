@@ -41,6 +41,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "replays": "Send dead letters again, step by step, after a dry run; and undo that.",
     "reconciliation": "Trainings that are overdue because no webhook came, and retries of extractions.",
     "subscriptions": "Queues of services that consume our events. None of them can delay us or another service.",
+    "processes": "How the processes and the queues between them are now.",
     "audit": "Who did what, why, and what came of it.",
 }
 _DESCRIPTION: Final = (

@@ -31,6 +31,7 @@ from shared.runtime.client import (
     read,
     unexpected,
 )
+from shared.runtime.processes import get_health
 from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
 
 #: The extractor may ask Replicate several times, and a swap waits for its user's lock.
@@ -65,10 +66,6 @@ class _Training(BaseModel):
     user_id: str
 
 
-class _Health(BaseModel):
-    checks: Mapping[str, str]
-
-
 class Services:
     """State and the extractor, as an async context manager. Every method raises `ServiceDown` if one is away."""
 
@@ -84,7 +81,6 @@ class Services:
         """*unreadable* holds the trainings of state that cannot be read, by their refs."""
         self._state_url = state_url
         self._state = HttpClient(state_url, token=token.secret, transport=transport)
-        self._extractor_url = extractor_url
         self._extractor = HttpClient(extractor_url, token=token.secret, transport=transport)
         self._unreadable = unreadable
         self._may_speak_for_others = token.caller.may_speak_for_others
@@ -200,23 +196,13 @@ class Services:
 
     async def check_extractor(self) -> str | None:
         """Return what keeps the extractor from its work now, or None."""
-        return await self._check(self._extractor, self._extractor_url)
+        return await _check(self._extractor)
 
     async def check_state(self) -> str | None:
         """Return what keeps state from its work now, or None."""
-        return await self._check(self._state, self._state_url)
+        return await _check(self._state)
 
     # Below
-
-    async def _check(self, client: HttpClient, url: str) -> str | None:
-        try:
-            response = await client.request("GET", "/readyz", deadline_seconds=_CHECK_SECONDS)
-            checks = _Health.model_validate_json(response.content).checks
-        except ServiceDown as error:
-            return str(error)
-        except ValidationError:
-            return f"{url} answers like another version of modelswap"
-        return "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok") or None
 
     async def _preview(self, client: HttpClient, path: str, message: Message) -> Answer:
         response = await self._ask(client, "POST", path, body=message.model_dump(mode="json"), seconds=_LONG_SECONDS)
@@ -247,6 +233,14 @@ class Services:
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise unexpected(response)
         return response
+
+
+async def _check(client: HttpClient) -> str | None:
+    try:
+        health = await get_health(client, seconds=_CHECK_SECONDS)
+    except ServiceDown as error:
+        return str(error)
+    return "; ".join(health.problems) or None
 
 
 def _training(name: str) -> str:

@@ -109,6 +109,7 @@ async def _run(
             "outbox": relay.check,
         },
         optional={"progress": progress.check, "events_log": events_log.check},
+        consumers={STATE_QUEUE: facts.check, PROGRESS_QUEUE: progress.check},
         aside=(streams, trainers),
     )
     await supervise(

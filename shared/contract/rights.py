@@ -78,6 +78,8 @@ _USES: Final = {
     "ops": _Use((OPS_QUEUE, DEAD_QUEUE), (*_TRAINING_EVENTS, ExtractionFailed), to_queues=True),
     "notifier": _Use(WEBHOOK_QUEUES, (DeliveryRequested, ReplaySettled)),
 }
+#: Which queues each process consumes.
+CONSUMED: Final = {process: use.consumes for process, use in _USES.items()}
 #: The RabbitMQ user of each process.
 USERS: Final = {process: f"modelswap-{process}" for process in _USES}
 

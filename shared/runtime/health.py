@@ -1,4 +1,4 @@
-"""Health routes of every process: liveness, readiness and metrics."""
+"""Health routes of every process: liveness, readiness and metrics. Edge."""
 
 from __future__ import annotations
 
@@ -11,39 +11,64 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared.contract.health import OK, Health
 from shared.runtime.aside import SetAside
 
 #: Returns what is wrong, or None.
 Check = Callable[[], Awaitable[str | None]]
 
 
-def health_routes(
-    checks: Mapping[str, Check], aside: Sequence[SetAside[Any]] = (), *, optional: Mapping[str, Check] | None = None
-) -> list[Route]:
+def reporter(
+    checks: Mapping[str, Check],
+    aside: Sequence[SetAside[Any]] = (),
+    *,
+    optional: Mapping[str, Check] | None = None,
+    consumers: Mapping[str, Check] | None = None,
+) -> Callable[[], Awaitable[Health]]:
     """
-    Return ``/livez`` (uses no dependency), ``/readyz`` (runs every check) and ``/metrics`` (Prometheus text).
+    Return the function that runs every check.
 
-    ``/readyz`` also shows the items that loops have set *aside* and the findings of *optional* checks. They do not make
-    the process unready: its other work continues.
+    Items that loops have set *aside*, findings of *optional* checks, and paused *consumers* (by queue) are reported.
+    They do not make the process unready: its other work continues.
     """
     # Read once at start: later it could be the version that was installed meanwhile, not the running one.
     running = version("modelswap")
 
-    async def livez(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(_: Request) -> Response:
+    async def report() -> Health:
         found = {name: await check() for name, check in checks.items()}
         ready = not any(found.values())
         found |= {name: await check() for name, check in (optional or {}).items()}
-        body: dict[str, Any] = {
-            "status": "ok" if ready else "unavailable",
-            "version": running,
-            "checks": {name: problem or "ok" for name, problem in found.items()},
-        }
-        if held := {each.loop: said for each in aside if (said := each.check())}:
-            body["set_aside"] = held
-        return JSONResponse(body, status_code=200 if ready else 503)
+        return Health(
+            status=OK if ready else "unavailable",
+            version=running,
+            checks={name: problem or OK for name, problem in found.items()},
+            set_aside={each.loop: said for each in aside if (said := each.check())},
+            consumers={queue: await check() or OK for queue, check in (consumers or {}).items()},
+        )
+
+    return report
+
+
+def health_routes(
+    checks: Mapping[str, Check],
+    aside: Sequence[SetAside[Any]] = (),
+    *,
+    optional: Mapping[str, Check] | None = None,
+    consumers: Mapping[str, Check] | None = None,
+) -> list[Route]:
+    """Return ``/livez`` (uses no dependency), ``/readyz`` (as `reporter` says) and ``/metrics`` (Prometheus text)."""
+    report = reporter(checks, aside, optional=optional, consumers=consumers)
+
+    async def livez(_: Request) -> Response:
+        return JSONResponse({"status": OK})
+
+    async def readyz(_: Request) -> Response:
+        health = await report()
+        body = health.model_dump()
+        for name in ("set_aside", "consumers"):
+            if not body[name]:
+                del body[name]
+        return JSONResponse(body, status_code=200 if health.is_ready else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

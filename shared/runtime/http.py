@@ -184,18 +184,20 @@ def create_app(
     checks: Mapping[str, Check],
     *,
     optional: Mapping[str, Check] | None = None,
+    consumers: Mapping[str, Check] | None = None,
     aside: Sequence[SetAside[Any]] = (),
     below: str = "/v1",
     console: ASGIApp | None = None,
 ) -> Starlette:
     """
-    Create the application of *api* with health routes; *checks*, *optional* and *aside* as in `health_routes`.
+    Create the application of *api* with health routes; the checks and *aside* as in `health.reporter`.
 
     *console* answers all other paths.
     """
+    health = health_routes(checks, aside, optional=optional, consumers=consumers)
     others = [] if console is None else [Mount("/", app=console)]
     app = Starlette(
-        routes=[*health_routes(checks, aside, optional=optional), Mount(below, app=api), *others],
+        routes=[*health, Mount(below, app=api), *others],
         exception_handlers={HTTPException: answering({})},
     )
     # A redirect would repeat the Host header, which the client controls.

@@ -70,10 +70,10 @@ __all__ = [
     "unknown",
 ]
 
-#: Default URL of `services.state`.
+#: Default URLs of the services.
 STATE_URL: Final = "http://127.0.0.1:8081"
-#: Default URL of `services.notifier`.
-NOTIFIER_URL: Final = "http://127.0.0.1:8084"
+_RECEIVER_URL: Final = "http://127.0.0.1:8080"
+_NOTIFIER_URL: Final = "http://127.0.0.1:8084"
 
 
 class ReceiverSettings(BrokerSettings, ReplicateSettings):
@@ -133,13 +133,15 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     api_tokens: SomeTokens
     #: URL of `services.extractor`.
     extractor_url: Url = "http://127.0.0.1:8082"
+    #: URL of `services.receiver`: ops asks it how it is.
+    receiver_url: Url = _RECEIVER_URL
     #: URL of RabbitMQ's management API, with a user that has the tag administrator. Empty: no subscription can be added
     #: or shown, and queues that could hold up all subscribers are not found.
     management_url: ManagementUrl | None = None
     #: Days after which a resolved or dropped dead letter is deleted; open ones are always kept.
     ops_keep_settled_days: Annotated[float, Field(gt=0, le=3650)] = 90.0
     #: URL of `services.notifier`, which the console asks.
-    notifier_url: Url = NOTIFIER_URL
+    notifier_url: Url = _NOTIFIER_URL
     #: Header in which a trusted proxy names the person at the console, for the audit. Empty: the token's name.
     console_name_header: HeaderName | None = None
     #: As the receiver's: they identify our trainings in Replicate's list.
@@ -211,7 +213,7 @@ class NotifierClientSettings(Settings):
     """Commands that call the API of webhook endpoints."""
 
     #: URL of `services.notifier`.
-    notifier_url: Url = NOTIFIER_URL
+    notifier_url: Url = _NOTIFIER_URL
     api_tokens: SomeTokens
 
 
@@ -219,7 +221,7 @@ class TriggerSettings(ReplicateSettings):
     """`modelswap trigger`, which posts webhooks."""
 
     #: URL of `services.receiver`.
-    receiver_url: Url = "http://127.0.0.1:8080"
+    receiver_url: Url = _RECEIVER_URL
     webhook_secrets: SigningSecrets = ()
 
 

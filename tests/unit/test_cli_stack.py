@@ -130,7 +130,8 @@ def test_another_terminal_gets_every_setting_quoted():
     assert lines == [
         ["export", "MODELSWAP_API_TOKENS=it's $HOME"],
         ["export", "MODELSWAP_API_URL=http://127.0.0.1:8081"],
+        ["export", "MODELSWAP_EXTRACTOR_URL=http://127.0.0.1:8082"],
         ["export", "MODELSWAP_NOTIFIER_URL=http://127.0.0.1:8084"],
-        ["export", "MODELSWAP_OPS_URL=http://127.0.0.1:8083"],
         ["export", "MODELSWAP_RECEIVER_URL=http://127.0.0.1:8080"],
+        ["export", "MODELSWAP_OPS_URL=http://127.0.0.1:8083"],
     ]

@@ -7,15 +7,21 @@ import pytest
 from services.cli.choices import Format
 from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, how_to_ask_ops
 from services.cli.local.doctor import print_findings
-from services.cli.local.health import Health
-from services.cli.local.running import _process
+from services.cli.local.running import _finding
 from services.cli.problem import NoAnswer, NotNow, Problem
+from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
+from shared.runtime.client import ServiceFailed
+from shared.runtime.processes import oldest_deliveries
 
 ASIDE = {"owners": "2 set aside, the last for service_down"}
 
 
+def finding(health: Health) -> Finding:
+    return _finding("ops", judge("ops", health, "1"), WRONG)
+
+
 def test_items_that_are_set_aside_are_a_warning():
-    found = _process("ops", Health(status="ok", version="1", checks={"archive": "ok"}, set_aside=ASIDE), "1", WRONG)
+    found = finding(Health(status="ok", version="1", checks={"archive": "ok"}, set_aside=ASIDE))
 
     assert (found.status, found.detail) == (WARNING, "ready, but owners: 2 set aside, the last for service_down")
 
@@ -23,13 +29,51 @@ def test_items_that_are_set_aside_are_a_warning():
 def test_an_unready_process_is_wrong_despite_set_aside_items():
     health = Health(status="unavailable", version="1", checks={"archive": "RabbitMQ is away"}, set_aside=ASIDE)
 
-    assert _process("ops", health, "1", WRONG).status == WRONG
+    assert finding(health).status == WRONG
 
 
 def test_an_optional_check_of_a_ready_process_is_a_warning():
-    found = _process("state", Health(status="ok", version="1", checks={"progress": "no consumer"}), "1", WRONG)
+    found = finding(Health(status="ok", version="1", checks={"progress": "no consumer"}))
 
     assert (found.status, found.detail) == (WARNING, "is ready, but: progress: no consumer")
+
+
+def test_a_process_of_another_version_is_to_be_restarted():
+    found = finding(Health(status="ok", version="2", checks={}))
+
+    assert (found.status, found.then) == (WARNING, "restart ops")
+
+
+@pytest.mark.parametrize("away", [WARNING, WRONG])
+def test_nothing_is_broken_before_the_first_start(away: str):
+    seen = Seen(ProcessState.AWAY, "nothing listens at http://ops", "start it: modelswap serve ops")
+
+    assert _finding("ops", seen, away).status == away
+
+
+@pytest.mark.parametrize(
+    ("waiting", "consumers", "oldest", "problem"),
+    [
+        (0, 0, 0.0, None),
+        (3, 1, 60.0, None),
+        (3, 0, 0.0, "3 wait in q, which has no consumer"),
+        (3, 1, 61.0, "the oldest message of q is stuck for 61 s, 3 wait"),
+    ],
+)
+def test_a_queue_is_stuck_without_consumer_or_after_a_minute(waiting, consumers, oldest, problem):
+    assert why_stuck("q", waiting, consumers, oldest) == problem
+
+
+def test_the_oldest_message_is_read_from_the_metrics():
+    text = '# TYPE modelswap_oldest_delivery_seconds gauge\nmodelswap_oldest_delivery_seconds{queue="q"} 2.5\n'
+
+    assert oldest_deliveries(text, "http://state/metrics") == {"q": 2.5}
+
+
+@pytest.mark.parametrize("text", ["{", "modelswap_oldest_delivery_seconds 1\n", 'a{b="c} 1\n'])
+def test_what_is_no_metrics_is_refused(text: str):
+    with pytest.raises(ServiceFailed, match="http://state/metrics does not answer with metrics"):
+        oldest_deliveries(text, "http://state/metrics")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
 
 REVERT = Revert(UUID(int=1), "user-1", 7, "acme/ann:" + "a" * 64, "they are blurred", "olga")
 TOKEN = read_token("service/ops:a-token")
+HEALTHY = {"status": "ok", "version": "1"}
 MESSAGE = Message.model_construct(None, headers={}, content_type=None, body=b"{}")
 
 
@@ -162,9 +163,13 @@ async def test_an_answer_that_can_not_be_read_is_of_another_version():
 @pytest.mark.parametrize(
     ("status", "answer", "said"),
     [
-        (200, {"checks": {"consumer": "ok"}}, None),
-        (503, {"checks": {"database": "ok", "consumer": "Replicate answers 401"}}, "consumer: Replicate answers 401"),
-        (200, {}, "http://extractor answers like another version of modelswap"),
+        (200, {**HEALTHY, "checks": {"consumer": "ok"}}, None),
+        (
+            503,
+            {**HEALTHY, "checks": {"database": "ok", "consumer": "Replicate answers 401"}},
+            "consumer: Replicate answers 401",
+        ),
+        (200, {}, "http://extractor/readyz answers like another version of modelswap"),
     ],
 )
 async def test_a_service_is_asked_what_it_waits_for(status: int, answer: Any, said: str | None):

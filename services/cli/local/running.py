@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Mapping
 
 from services.cli.local import servers
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
-from services.cli.local.health import Health, get_health, get_oldest_deliveries, reach_receiver
+from services.cli.local.health import reach_receiver
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, Problem
-from shared.contract.topology import (
-    DEAD_QUEUE,
-    DELIVERIES_QUEUE,
-    EXTRACTOR_QUEUE,
-    NOTIFIER_QUEUE,
-    OPS_QUEUE,
-    PROGRESS_QUEUE,
-    STATE_QUEUE,
-)
+from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, why_stuck
+from shared.contract.rights import CONSUMED
+from shared.runtime.processes import look_at
 from shared.runtime.setting_types import Url
 from shared.runtime.settings import (
     STATE_URL,
@@ -27,18 +21,9 @@ from shared.runtime.settings import (
     OpsSettings,
     Settings,
     SettingsError,
+    TopologySettings,
     TriggerSettings,
 )
-
-#: A message that waits longer is stuck.
-_HELD_UP_SECONDS: Final = 60.0
-#: Which process consumes which queues.
-_CONSUMERS: Final = {
-    "extractor": (EXTRACTOR_QUEUE,),
-    "state": (STATE_QUEUE, PROGRESS_QUEUE),
-    "ops": (OPS_QUEUE, DEAD_QUEUE),
-    "notifier": (NOTIFIER_QUEUE, DELIVERIES_QUEUE),
-}
 
 
 class _Addresses(Settings):
@@ -70,55 +55,37 @@ async def processes(environment: Environment, version: str) -> list[Finding]:
         urls = _Addresses.load(environment).by_process()
     except SettingsError as error:
         return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)]
-    answers = await asyncio.gather(*(get_health(*each) for each in urls.items()), return_exceptions=True)
+    seen = await _look_at(urls, version)
     # Before the first start, nothing is broken.
-    started = any(not isinstance(answer, NoAnswer) for answer in answers)
-    return [
-        _process(name, answer, version, WRONG if started else WARNING)
-        for name, answer in zip(urls, answers, strict=True)
-    ]
+    started = any(each.state is not ProcessState.AWAY for each in seen.values())
+    return [_finding(name, each, WRONG if started else WARNING) for name, each in seen.items()]
 
 
-def _process(name: str, answer: Health | BaseException, version: str, away: str) -> Finding:
-    match answer:
-        case NoAnswer() as error:
-            return Finding(name, away, str(error), error.then)
-        case Problem() as error:
-            return Finding(name, WRONG, str(error), error.then)
-        case BaseException() as error:
-            raise error
-    if answer.problems:
-        said = "is ready, but" if answer.is_ready else "is not ready"
-        status = WARNING if answer.is_ready else WRONG
-        return Finding(name, status, f"{said}: {'; '.join(answer.problems)}", f"fix that; log of {name}")
-    if answer.set_aside:
-        said = "; ".join(f"{loop}: {text}" for loop, text in answer.set_aside.items())
-        return Finding(name, WARNING, f"ready, but {said}", '"Items are set aside" in deploy/runbook.md')
-    if answer.version != version:
-        return Finding(name, WARNING, f"is version {answer.version}, this command {version}", f"restart {name}")
-    return Finding(name, OK, f"ready, version {answer.version}")
+async def _look_at(urls: Mapping[str, str], version: str) -> dict[str, Seen]:
+    seen = await asyncio.gather(*(look_at(name, url, version) for name, url in urls.items()))
+    return dict(zip(urls, seen, strict=True))
+
+
+def _finding(name: str, seen: Seen, away: str) -> Finding:
+    status = {ProcessState.READY: OK, ProcessState.LIMITED: WARNING, ProcessState.AWAY: away}.get(seen.state, WRONG)
+    return Finding(name, status, seen.detail, seen.then)
 
 
 async def queues(environment: Environment) -> str:
     """Return how many messages wait, and for how long."""
-    depths = await servers.queue_depths(environment, [queue for each in _CONSUMERS.values() for queue in each])
+    plan = TopologySettings.load(environment).topology
+    consumer_of = {queue: name for name, queues in CONSUMED.items() for queue in queues if not plan.keeps(queue)}
+    depths = await servers.queue_depths(environment, consumer_of)
     urls = _Addresses.load(environment).by_process()
-    ages: dict[str, float] = {}
-    for name in _CONSUMERS:
-        try:
-            ages |= await get_oldest_deliveries(name, urls[name])
-        except Problem:
-            continue  # the check of the process reports it
+    # The check of a process reports one that does not answer.
+    seen = await _look_at({name: urls[name] for name in dict.fromkeys(consumer_of.values())}, "")
+    ages = {queue: age for each in seen.values() for queue, age in each.oldest.items()}
     problems, remedies = [], []
-    for name, names in _CONSUMERS.items():
-        for queue in names:
-            waiting, consumers = depths[queue]
-            if waiting and not consumers:
-                problems.append(f"{waiting} wait in {queue}, which has no consumer")
-                remedies.append(f"start {name}")
-            elif ages.get(queue, 0) > _HELD_UP_SECONDS:
-                problems.append(f"the oldest message of {queue} is stuck for {ages[queue]:.0f} s, {waiting} wait")
-                remedies.append(f"read the log of {name}")
+    for queue, name in consumer_of.items():
+        waiting, consumers = depths[queue]
+        if problem := why_stuck(queue, waiting, consumers, ages.get(queue, 0.0)):
+            problems.append(problem)
+            remedies.append(f"read the log of {name}" if consumers else f"start {name}")
     if problems:
         raise Wrong("; ".join(problems), "; ".join(dict.fromkeys(remedies)))
     oldest = max(ages.values(), default=0.0)
@@ -134,7 +101,7 @@ async def outbox(environment: Environment) -> str:
             "deploy/runbook.md: Events that cannot be published",
         )
     said = f"{waiting} committed events wait to be published, the oldest for {oldest:.0f} s"
-    if oldest > _HELD_UP_SECONDS:
+    if oldest > HELD_UP_SECONDS:
         raise Wrong(said)
     return said
 

@@ -38,6 +38,14 @@ _ANYWHERE: Final = ("0.0.0.0", "::")
 #: Settings that hold a login.
 _LOGINS: Final = ("AMQP_URL", "DATABASE_URL", "MANAGEMENT_URL")
 
+#: Settings with the addresses of processes that ops asks.
+_ADDRESSES: Final = {
+    "API_URL": "state",
+    "EXTRACTOR_URL": "extractor",
+    "NOTIFIER_URL": "notifier",
+    "RECEIVER_URL": "receiver",
+}
+
 Environment = Mapping[str, str]
 #: For each process, settings (names without prefix) of its own.
 Logins = Mapping[str, Mapping[str, str]]
@@ -100,7 +108,7 @@ def plan(environment: Environment, *, simulator: bool, logins: Logins | None = N
     """Plan all services, optionally with the simulator in place of Replicate and with *logins* to the servers."""
     ready = completed(environment, {"LOG_FORMAT": "console"})
     ready = completed(_with_simulator(ready) if simulator else ready, {"PUBLIC_URL": url_of(ready, "receiver")})
-    ready = overridden(ready, {"API_URL": url_of(ready, "state"), "EXTRACTOR_URL": url_of(ready, "extractor")})
+    ready = overridden(ready, {name: url_of(ready, service) for name, service in _ADDRESSES.items()})
     services = (SIMULATOR, *SERVICES) if simulator else SERVICES
     _check(ready, services)
     return Plan(services, ready, {name: url_of(ready, name) for name in services}, logins or {})
@@ -108,8 +116,7 @@ def plan(environment: Environment, *, simulator: bool, logins: Logins | None = N
 
 def exports(environment: Environment) -> str:
     """Return the shell commands that give another terminal the settings of this stack."""
-    asked = {"API_URL": "state", "NOTIFIER_URL": "notifier", "OPS_URL": "ops", "RECEIVER_URL": "receiver"}
-    urls = {name: url_of(environment, service) for name, service in asked.items()}
+    urls = {name: url_of(environment, service) for name, service in {**_ADDRESSES, "OPS_URL": "ops"}.items()}
     everything = overridden(environment, urls)
     given = {name: text for name, text in everything.items() if name.startswith(PREFIX) and text}
     return "".join(f"export {name}={shlex.quote(text)}\n" for name, text in given.items())

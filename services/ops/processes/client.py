@@ -1,0 +1,239 @@
+"""Asks the processes and RabbitMQ how everything runs. Each answer has a deadline; none makes the asker hang. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Generic, TypeVar
+
+from prometheus_client import generate_latest
+from pydantic import BaseModel, BeforeValidator
+
+from services.ops.processes.views import Processes, ProcessView, Queues, QueueView, Source, kind_of
+from shared.contract.errors import ModelswapError
+from shared.contract.health import Health, Seen, judge, why_stuck
+from shared.contract.rights import CONSUMED, exactly
+from shared.contract.topology import Queue, Topology
+from shared.runtime.broker import depths
+from shared.runtime.broker.link import LINK_ERRORS, say
+from shared.runtime.clock import now
+from shared.runtime.management import Management
+from shared.runtime.processes import look_at, oldest_deliveries
+
+T = TypeVar("T")
+
+#: For each process, and for RabbitMQ.
+_DEADLINE_SECONDS: Final = 3.0
+#: How long an answer is given to others who ask the same.
+_RECENT_SECONDS: Final = 2.0
+#: The largest page of the management API.
+_PAGE: Final = "500"
+_COLUMNS: Final = (
+    "name,messages_ready,messages_unacknowledged,consumers,"
+    "message_stats.publish_details.rate,message_stats.ack_details.rate"
+)
+_NO_MANAGEMENT: Final = "the rates are not known: MODELSWAP_MANAGEMENT_URL of ops is not set"
+
+
+def _object(value: object) -> object:
+    """Return an object for what RabbitMQ does not know yet, or writes as an empty list."""
+    return value if isinstance(value, dict) else {}
+
+
+class _Rate(BaseModel):
+    rate: float | None = None
+
+
+_Details = Annotated[_Rate, BeforeValidator(_object)]
+
+
+class _Stats(BaseModel):
+    publish_details: _Details = _Rate()
+    ack_details: _Details = _Rate()
+
+
+class _Counts(BaseModel):
+    """What RabbitMQ tells of a queue. Missing: not known."""
+
+    name: str
+    messages_ready: int | None = None
+    messages_unacknowledged: int | None = None
+    consumers: int | None = None
+    message_stats: Annotated[_Stats, BeforeValidator(_object)] = _Stats()
+
+
+class _Page(BaseModel):
+    items: Sequence[_Counts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What RabbitMQ tells of the queues, by name."""
+
+    source: Source
+    trouble: str
+    counts: Mapping[str, _Counts]
+
+
+class Running:
+    """What runs: the other processes by their addresses, this one, and the queues between them."""
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        itself: Callable[[], Awaitable[Health]],
+        *,
+        name: str,
+        version: str,
+        amqp_url: str,
+        management: Management | None,
+        topology: Topology,
+        deadline_seconds: float = _DEADLINE_SECONDS,
+    ) -> None:
+        """
+        Prepare to look.
+
+        *addresses* are those of the other processes; *name* and *version* are this one's, and *itself* is its health.
+        """
+        self._addresses = addresses
+        self._itself = itself
+        self._name = name
+        self._version = version
+        self._amqp_url = amqp_url
+        self._management = management
+        self._topology = topology
+        self._deadline_seconds = deadline_seconds
+        self._seen: _Recent[Mapping[str, Seen]] = _Recent(self._look)
+        self._counted: _Recent[_Answer] = _Recent(self._count)
+
+    async def processes(self) -> Processes:
+        """Return how every process is."""
+        seen = await self._seen.get()
+        return Processes(
+            at=now(), version=self._version, processes=[self._process(name, each) for name, each in seen.items()]
+        )
+
+    async def queues(self) -> Queues:
+        """Return how every queue is."""
+        seen, answer = await asyncio.gather(self._seen.get(), self._counted.get())
+        delays = frozenset(each.name for each in self._topology.exchanges if each.kind == "fanout")
+        queues = [self._queue(queue, delays, seen, answer.counts) for queue in self._topology.queues]
+        return Queues(at=now(), source=answer.source, trouble=answer.trouble, queues=queues)
+
+    # Processes
+
+    async def _look(self) -> Mapping[str, Seen]:
+        looks = (look_at(*each, self._version, seconds=self._deadline_seconds) for each in self._addresses.items())
+        *others, itself = await asyncio.gather(*looks, self._look_at_itself())
+        return {**dict(zip(self._addresses, others, strict=True)), self._name: itself}
+
+    async def _look_at_itself(self) -> Seen:
+        oldest = oldest_deliveries(generate_latest().decode(), self._name)
+        return judge(self._name, await self._itself(), self._version, oldest)
+
+    def _process(self, name: str, seen: Seen) -> ProcessView:
+        health = seen.health
+        return ProcessView(
+            name=name,
+            address=self._addresses.get(name),
+            state=seen.state,
+            detail=seen.detail,
+            then=seen.then,
+            version=health.version if health else None,
+            checks=health.checks if health else {},
+            set_aside=health.set_aside if health else {},
+        )
+
+    # Queues
+
+    async def _count(self) -> _Answer:
+        if self._management is None:
+            return await self._passively(_NO_MANAGEMENT)
+        query = {"name": exactly(*self._names), "use_regex": "true", "columns": _COLUMNS}
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                page = await self._management.find(_Page, "queues", query={**query, "page": "1", "page_size": _PAGE})
+        except TimeoutError:
+            return await self._passively("the rates are not known: RabbitMQ's management API does not answer in time")
+        except ModelswapError as error:
+            return await self._passively(f"the rates are not known: {error}")
+        return _Answer(Source.MANAGEMENT, "", {each.name: each for each in page.items} if page else {})
+
+    async def _passively(self, trouble: str) -> _Answer:
+        """Ask RabbitMQ itself, for lossy queues apart: where their node is down, they have no answer."""
+        parts = [[queue.name for queue in self._topology.queues if queue.is_lossy is lossy] for lossy in (False, True)]
+        found = await asyncio.gather(*map(self._depths, parts))
+        counts = {name: each for counts, _ in found for name, each in counts.items()}
+        troubles = [trouble, *(said for _, said in found if said)]
+        return _Answer(Source.AMQP if counts else Source.NONE, "; ".join(dict.fromkeys(troubles)), counts)
+
+    async def _depths(self, names: Sequence[str]) -> tuple[Mapping[str, _Counts], str]:
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                found = await depths(self._amqp_url, names)
+        except LINK_ERRORS as error:
+            return {}, say(error)
+        counts = {
+            name: _Counts(name=name, messages_ready=each.waiting, consumers=each.consumers)
+            for name, each in found.items()
+        }
+        return counts, ""
+
+    def _queue(
+        self, queue: Queue, delays: frozenset[str], seen: Mapping[str, Seen], counts: Mapping[str, _Counts]
+    ) -> QueueView:
+        name, consumed = queue.name, not queue.is_log
+        process = next((each for each, queues in CONSUMED.items() if consumed and name in queues), None)
+        found = seen.get(process) if process else None
+        oldest = found.oldest.get(name) if found else None
+        counted = counts.get(name)
+        return QueueView(
+            name=name,
+            kind=kind_of(queue, delays),
+            process=process,
+            ready=counted.messages_ready if counted else None,
+            unacked=counted.messages_unacknowledged if counted else None,
+            consumers=counted.consumers if counted else None,
+            oldest_seconds=oldest or None,
+            publish_rate=counted.message_stats.publish_details.rate if counted else None,
+            ack_rate=counted.message_stats.ack_details.rate if counted else None,
+            paused=found.health.paused.get(name) if found and found.health else None,
+            problem=self._problem(name, counted, oldest or 0.0) if process else None,
+        )
+
+    def _problem(self, name: str, counted: _Counts | None, oldest_seconds: float) -> str | None:
+        if counted is None or counted.messages_ready is None or counted.consumers is None:
+            return None
+        waiting = counted.messages_ready + (counted.messages_unacknowledged or 0)
+        return why_stuck(name, waiting, counted.consumers, oldest_seconds)
+
+    @property
+    def _names(self) -> list[str]:
+        return [queue.name for queue in self._topology.queues]
+
+
+class _Recent(Generic[T]):
+    """The result of *look*, shared by all who ask for it at the same moment or soon after."""
+
+    def __init__(self, look: Callable[[], Awaitable[T]]) -> None:
+        self._look = look
+        self._task: asyncio.Task[tuple[float, T]] | None = None
+
+    async def get(self) -> T:
+        if self._task is None or not self._is_recent(self._task):
+            self._task = asyncio.create_task(self._take())
+        # One who goes away does not take the answer from the others.
+        _, result = await asyncio.shield(self._task)
+        return result
+
+    async def _take(self) -> tuple[float, T]:
+        result = await self._look()
+        return asyncio.get_running_loop().time(), result
+
+    def _is_recent(self, task: asyncio.Task[tuple[float, T]]) -> bool:
+        if not task.done():
+            return True
+        if task.cancelled() or task.exception():
+            return False
+        return asyncio.get_running_loop().time() < task.result()[0] + _RECENT_SECONDS

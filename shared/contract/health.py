@@ -1,0 +1,97 @@
+"""
+Health of a process: what it says of itself, and what another makes of that. Pure.
+
+`modelswap doctor` and the operators' API judge alike, here. `shared.runtime.processes` asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel
+
+OK: Final = "ok"
+#: A message that waits longer is stuck.
+HELD_UP_SECONDS: Final = 60.0
+
+
+class Health(BaseModel):
+    """What a process says of itself: the answer of ``/readyz``."""
+
+    #: ``ok`` if it can do its work, except what may be lost.
+    status: str
+    version: str
+    #: For each check ``ok``, or what is wrong.
+    checks: Mapping[str, str]
+    #: For each loop that has set items aside, how many.
+    set_aside: Mapping[str, str] = {}
+    #: For each queue that it consumes ``ok``, or why its messages are not handled now.
+    consumers: Mapping[str, str] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status == OK
+
+    @property
+    def problems(self) -> list[str]:
+        return [f"{name}: {said}" for name, said in self.checks.items() if said != OK]
+
+    @property
+    def paused(self) -> dict[str, str]:
+        """Why the messages of a queue are not handled now, by queue."""
+        return {queue: said for queue, said in self.consumers.items() if said != OK}
+
+
+class ProcessState(StrEnum):
+    """How a process is."""
+
+    READY = "ready"  #: It does all its work.
+    LIMITED = "limited"  #: It is ready, but something needs an operator.
+    NOT_READY = "not_ready"  #: It runs, and waits for a dependency.
+    HANGS = "hangs"  #: It takes connections, and does not answer in time.
+    AWAY = "away"  #: Nothing listens at its address.
+    UNKNOWN = "unknown"  #: Something else answers at its address, or another version.
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How a process was found."""
+
+    state: ProcessState
+    #: What was found, in a sentence.
+    detail: str
+    #: What to do about it; empty: nothing.
+    then: str = ""
+    #: None if it did not say.
+    health: Health | None = None
+    #: Age in seconds of the oldest message that it works on, by queue.
+    oldest: Mapping[str, float] = field(default_factory=dict)
+
+
+def judge(name: str, health: Health, version: str, oldest: Mapping[str, float] | None = None) -> Seen:
+    """Return what the process *name* says of itself, compared with *version*."""
+    state, then = ProcessState.LIMITED, f"fix that; log of {name}"
+    if health.problems:
+        said = "is ready, but" if health.is_ready else "is not ready"
+        detail = f"{said}: {'; '.join(health.problems)}"
+        state = ProcessState.LIMITED if health.is_ready else ProcessState.NOT_READY
+    elif health.set_aside:
+        held = "; ".join(f"{loop}: {text}" for loop, text in health.set_aside.items())
+        detail, then = f"ready, but {held}", '"Items are set aside" in deploy/runbook.md'
+    elif health.version != version:
+        detail, then = f"is version {health.version}, and the asker {version}", f"restart {name}"
+    else:
+        state, detail, then = ProcessState.READY, f"ready, version {health.version}", ""
+    return Seen(state, detail, then, health, oldest or {})
+
+
+def why_stuck(queue: str, waiting: int, consumers: int, oldest_seconds: float) -> str | None:
+    """Return what is wrong with a queue in which *waiting* messages wait, the oldest for so long; None: nothing."""
+    if waiting and not consumers:
+        return f"{waiting} wait in {queue}, which has no consumer"
+    if oldest_seconds > HELD_UP_SECONDS:
+        return f"the oldest message of {queue} is stuck for {oldest_seconds:.0f} s, {waiting} wait"
+    return None

@@ -1,0 +1,87 @@
+"""
+Asks the processes of modelswap how they are, for `modelswap doctor` and for the operators' API. Edge.
+
+Each request has a deadline: a process that hangs must not make the asker hang.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
+
+from shared.contract.health import Health, ProcessState, Seen, judge
+from shared.runtime.client import HttpClient, Hung, NotReached, ServiceDown, ServiceFailed, another_version
+from shared.runtime.telemetry import OLDEST_DELIVERY
+
+#: A process that takes a connection and does not answer within this time hangs.
+DEADLINE_SECONDS: Final = 5.0
+_ANSWER_BYTES: Final = 4 * 1024 * 1024
+
+
+async def look_at(name: str, url: str, version: str, *, seconds: float = DEADLINE_SECONDS) -> Seen:
+    """Return how the process *name* at *url* is; *version* is the asker's. Never raises."""
+    async with HttpClient(url) as http:
+        try:
+            health = await get_health(http, seconds=seconds)
+        except ServiceDown as error:
+            return _not_heard(name, url, error, seconds)
+        try:
+            oldest = await get_oldest_deliveries(http, seconds=seconds) if health.consumers else {}
+        except ServiceDown:
+            oldest = {}  # it has just answered; the next look shows what is wrong
+    return judge(name, health, version, oldest)
+
+
+async def get_health(http: HttpClient, *, seconds: float = DEADLINE_SECONDS) -> Health:
+    """
+    Return what a process says of itself.
+
+    Raises:
+        ServiceDown: if it does not answer within *seconds*, or is no process of this version.
+
+    """
+    response = await http.request("GET", "/readyz", deadline_seconds=seconds, limit_bytes=_ANSWER_BYTES)
+    try:
+        return Health.model_validate_json(response.content)
+    except ValidationError as error:
+        raise another_version(response.url) from error
+
+
+async def get_oldest_deliveries(http: HttpClient, *, seconds: float = DEADLINE_SECONDS) -> dict[str, float]:
+    """
+    Return the age in seconds of the oldest message that a process works on, by queue.
+
+    Raises:
+        ServiceDown: if it does not answer within *seconds*, or not with metrics.
+
+    """
+    response = await http.request("GET", "/metrics", deadline_seconds=seconds, limit_bytes=_ANSWER_BYTES)
+    return oldest_deliveries(response.text, str(response.url))
+
+
+def oldest_deliveries(metrics: str, url: str) -> dict[str, float]:
+    """
+    Return the same from the text of *metrics*, of *url*.
+
+    Raises:
+        ServiceFailed: if it is none.
+
+    """
+    try:
+        samples = [each for family in text_string_to_metric_families(metrics) for each in family.samples]
+        return {each.labels["queue"]: each.value for each in samples if each.name == OLDEST_DELIVERY}
+    except (ValueError, KeyError) as error:
+        raise ServiceFailed(f"{url} does not answer with metrics") from error
+
+
+def _not_heard(name: str, url: str, error: ServiceDown, seconds: float) -> Seen:
+    match error:
+        case NotReached():
+            return Seen(ProcessState.AWAY, f"nothing listens at {url}", f"start it: modelswap serve {name}")
+        case Hung():
+            detail = f"it listens, but does not answer within {seconds:g} s: it hangs"
+            return Seen(ProcessState.HANGS, detail, f"read the log of {name}, then restart it")
+    then = f"correct the address of {name}, or start the version of modelswap that asks"
+    return Seen(ProcessState.UNKNOWN, f"what answers at {url} is not {name}, or an older version", then)
