@@ -64,7 +64,7 @@ async def opened_console(
 
     *others* answers for state and the notifier; without it, both are away.
     """
-    transport = httpx.MockTransport(_refuse) if others is None else httpx.ASGITransport(others)
+    transport = refuse_all() if others is None else httpx.ASGITransport(others)
     service = read_token("service/ops:token-of-ops")
     async with Clients(
         ops, state_url="http://state", notifier_url="http://notifier", token=service, transport=transport
@@ -88,5 +88,10 @@ async def signed_in(
         yield browser
 
 
-def _refuse(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("away", request=request)
+def refuse_all() -> httpx.AsyncBaseTransport:
+    """Leads to nothing: every service is away."""
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("away", request=request)
+
+    return httpx.MockTransport(refuse)

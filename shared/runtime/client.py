@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
@@ -21,6 +22,8 @@ V = TypeVar("V")
 Response = httpx.Response
 
 SECONDS: Final = 10.0
+#: Streams of events send something every 15 seconds.
+STREAM_SECONDS: Final = 45.0
 _NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
 #: Read once per process: to read the trusted certificates takes 60 ms of CPU, and plain HTTP needs a context, too.
 _tls_context = cache(httpx.create_ssl_context)
@@ -109,12 +112,35 @@ class HttpClient:
                     timeout=timeout,
                 ) as response:
                     return await _whole(response, limit_bytes)
-        except _NOT_REACHED as error:
-            raise NotReached(url, type(error).__name__) from error
-        except (httpx.TimeoutException, TimeoutError) as error:
-            raise Hung(url, type(error).__name__) from error
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            raise _away(url, error) from error
+
+    @asynccontextmanager
+    async def streaming(
+        self, path: str, *, headers: Mapping[str, str | None] | None = None, seconds: float = STREAM_SECONDS
+    ) -> AsyncIterator[httpx.Response]:
+        """
+        Begin a GET request whose response is read as it comes.
+
+        Raises:
+            NotReached, Hung, Unanswered: also while it is read, if nothing comes for *seconds*.
+
+        """
+        url = self._url + path
+        timeout = httpx.Timeout(seconds, connect=SECONDS)
+        try:
+            async with self._http.stream("GET", url, headers=_given(headers), timeout=timeout) as response:
+                yield response
         except httpx.HTTPError as error:
-            raise Unanswered(url, type(error).__name__) from error
+            raise _away(url, error) from error
+
+
+def _away(url: str, error: Exception) -> Unanswered:
+    if isinstance(error, _NOT_REACHED):
+        return NotReached(url, type(error).__name__)
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return Hung(url, type(error).__name__)
+    return Unanswered(url, type(error).__name__)
 
 
 async def _whole(response: httpx.Response, limit_bytes: int | None) -> httpx.Response:

@@ -7,7 +7,7 @@ decided there, and the console shows nothing that the API does not give.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,13 +17,15 @@ import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.ops.console.events import Event, events_in
+from services.ops.console.inside import Inside
 from services.ops.console.session import Session
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
 from shared.runtime.client import HttpClient, ServiceDown, quoted, read, unexpected
 from shared.runtime.middleware import PERSON
 from shared.runtime.tokens import ON_BEHALF_OF, Token, from_header, to_header
 
-__all__ = ["Api", "Apis", "Away", "Clients", "Refused", "ServiceDown", "attempt", "quoted"]
+__all__ = ["Api", "Apis", "Away", "Clients", "Event", "Refused", "ServiceDown", "attempt", "quoted"]
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -116,12 +118,32 @@ class Api:
         )
         if response.is_success:
             return response
+        raise self._why_not(response)
+
+    async def follow(self, path: str, *, last_id: str | None = None) -> AsyncIterator[Event]:
+        """
+        Yield the events of the stream ``GET /v1`` *path*, after the one with *last_id*, until it ends.
+
+        Close it (`contextlib.aclosing`) to leave the stream. Raises as `ask` does.
+        """
+        headers = {**self._headers, "Last-Event-ID": last_id}
+        async with self._client.streaming(path, headers=headers) as response:
+            if not response.is_success:
+                await response.aread()
+                raise self._why_not(response)
+            async for event in events_in(response.aiter_lines()):
+                yield event
+
+    def _why_not(self, response: httpx.Response) -> Refused | ServiceDown:
         status = response.status_code
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise unexpected(response)
+            return unexpected(response)
         if not self._ours and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise ServiceDown(f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and there")
-        raise Refused(_problem_in(response))
+            return ServiceDown(f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and there")
+        try:
+            return Refused(Problem.model_validate_json(response.content))
+        except ValidationError:
+            return unexpected(response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +168,7 @@ class Clients:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """*ops* is the API of this process; *token* is for the others, which *transport* leads to in a test."""
-        inside = httpx.ASGITransport(_InPerson(ops), raise_app_exceptions=False)
-        self._ops = HttpClient("http://ops", transport=inside)
+        self._ops = HttpClient("http://ops", transport=Inside(_InPerson(ops)))
         self._state = HttpClient(f"{state_url}/v1", token=token.secret, transport=transport)
         self._notifier = HttpClient(f"{notifier_url}/v1", token=token.secret, transport=transport)
         self._may_speak_for_others = token.caller.may_speak_for_others
@@ -196,10 +217,3 @@ async def attempt(asked: Awaitable[T]) -> T | Away:
 def forbidden(detail: str) -> Problem:
     """Return the problem of a request that the person may not make."""
     return Problem(type=f"{KIND_PREFIX}forbidden", title="forbidden", status=403, detail=detail)
-
-
-def _problem_in(response: httpx.Response) -> Problem:
-    try:
-        return Problem.model_validate_json(response.content)
-    except ValidationError:
-        raise unexpected(response) from None
