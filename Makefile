@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages chaos bench bench-backlog constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages chaos bench bench-backlog screenshots constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -87,6 +87,9 @@ bench: setup ## how fast, beside a plain pipeline, FastStream, taskiq and Celery
 
 bench-backlog: setup ## a backlog of 100,000 drained, and the cost beside a million stored trainings
 	@$(BIN)/python -m tests.bench.backlog $(OPTIONS)
+
+screenshots: setup ## every screen of the console with simulated data, into $(FOLDER)
+	@$(BIN)/python -m tests.screens "$(or $(FOLDER),dist/screenshots)" $(OPTIONS)
 
 env: ## .env for docker compose, with fresh random secrets
 	@sh deploy/make_env.sh

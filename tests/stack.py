@@ -133,6 +133,8 @@ class Stack:
     ) -> None:
         #: A tester's hands on its broker.
         self.broker = Broker(amqp_url)
+        #: With the tester's login, who may do everything.
+        self.database_url = database_url
         self.ports = dict(zip(SERVICES, reserved_ports(len(SERVICES)), strict=True))
         self.environment = {
             "MODELSWAP_AMQP_URL": amqp_url,
@@ -146,6 +148,7 @@ class Stack:
             "MODELSWAP_API_TOKENS": f"{API_TOKEN},service/ops:{SERVICE_TOKEN}",
             "MODELSWAP_API_URL": self.url("state"),
             "MODELSWAP_EXTRACTOR_URL": self.url("extractor"),
+            "MODELSWAP_NOTIFIER_URL": self.url("notifier"),
             "MODELSWAP_OPS_TOKENS": f"operator/olga:{OPS_TOKEN},reader:{READER_TOKEN}",
             "MODELSWAP_PUBLIC_URL": self.url("receiver"),
             "MODELSWAP_RETRY_DELAYS": "200ms,500ms,1s,2s,2s,2s,2s,2s",
