@@ -29,7 +29,9 @@ from tests.stack import API_TOKEN, WEBHOOK_SECRET, Process, Stack
 
 _SETTINGS: Final = {
     "MODELSWAP_VERIFY_LEVEL": "schema",
-    "MODELSWAP_RETRY_DELAYS": "200ms,500ms,1s,2s,4s,8s,8s,8s",
+    # In all longer than the reconciler takes to adopt a training whose creation was not answered: until then a model
+    # that is looked up may be that training's, and its event is tried again.
+    "MODELSWAP_RETRY_DELAYS": "200ms,500ms,1s,2s,4s,8s,8s,8s,15s,15s,15s",
     "MODELSWAP_RECONCILE_AFTER_SECONDS": "5",
     "MODELSWAP_RECONCILE_EVERY_SECONDS": "1",
     "MODELSWAP_RECONCILE_CALLS_PER_MINUTE": "3000",

@@ -11,6 +11,8 @@ import aiormq
 import pytest
 
 from modelswap_events import Change, ExtractionFailed, ModelActivated
+from modelswap_events.broker import translated
+from modelswap_events.errors import Away
 from tests.proxy import proxied
 from tests.subscriber import DELIVERY_LIMIT, SINCE, InMemory, Modelswap, activated, first, on_rabbitmq, withdrawn
 
@@ -221,6 +223,21 @@ async def test_a_lost_connection_is_one_line_without_traceback(amqp_url, caplog)
     lines = [(each.name, each.exc_info) for each in caplog.records if each.name != "asyncio"]
     assert set(lines) == {("modelswap_events", None)}
     assert caplog.messages[0].startswith("connecting to RabbitMQ again: the connection was lost")
+
+
+async def test_a_connection_that_closes_without_a_reason_is_away(amqp_url):
+    connection = await aiormq.connect(amqp_url)
+
+    async def ask() -> None:
+        async with translated("asking"):
+            await connection.channel()
+
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)  # one turn of the loop: it has begun
+    await connection.close(None)
+
+    with pytest.raises(Away, match="asking: the connection was closed"):
+        await asking
 
 
 async def test_the_programs_own_connections_keep_their_logs(amqp_url, caplog):

@@ -70,7 +70,7 @@ def _quiet() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _translated(what: str) -> AsyncIterator[None]:
+async def translated(what: str) -> AsyncIterator[None]:
     """
     Translate the library's errors, with *what* we do as the beginning of the message; suppress its logs.
 
@@ -87,6 +87,11 @@ async def _translated(what: str) -> AsyncIterator[None]:
         if isinstance(error, ChannelClosed) and error.args[:1] == (_ACCESS_REFUSED,):
             raise Refused(f"{what}: {error}") from error
         raise Away(f"{what}: {str(error) or type(error).__name__}") from error
+    except Exception as error:
+        # The library raises a bare Exception in a request under way when a connection is closed without a reason.
+        if type(error) is not Exception:
+            raise
+        raise Away(f"{what}: the connection was closed") from error
     except asyncio.CancelledError:
         # The library raises it too, in every task that waits on a connection that dies.
         task = asyncio.current_task()
@@ -106,7 +111,7 @@ class RabbitBroker:
     async def attach(self, position: Position) -> RabbitLink:
         """As `ports.Broker` says."""
         address = urlsplit(self._url)
-        async with _translated(f"RabbitMQ at {address.hostname}:{address.port or ''}"), asyncio.timeout(_OPEN_SECONDS):
+        async with translated(f"RabbitMQ at {address.hostname}:{address.port or ''}"), asyncio.timeout(_OPEN_SECONDS):
             connection = await aio_pika.connect(self._url, client_properties={"connection_name": self._name})
             link = RabbitLink(connection, self._queue)
             try:
@@ -143,7 +148,7 @@ class RabbitMessage:
 
     async def ack(self) -> None:
         with suppress(Away):
-            async with _translated("an ack"):
+            async with translated("an ack"):
                 await self._message.ack()
 
     async def reject(self) -> None:
@@ -151,7 +156,7 @@ class RabbitMessage:
             await self.ack()
             return
         with suppress(Away):
-            async with _translated("a reject"):
+            async with translated("a reject"):
                 await self._message.reject()
 
 
@@ -218,7 +223,7 @@ class RabbitLink:
 
     async def _has_queue(self) -> bool:
         try:
-            async with _translated("looking for the queue"), asyncio.timeout(_OPEN_SECONDS):
+            async with translated("looking for the queue"), asyncio.timeout(_OPEN_SECONDS):
                 # A refusal closes the channel.
                 channel: AbstractChannel = await self._connection.channel()
                 await channel.declare_queue(self._queue, passive=True)
@@ -231,7 +236,7 @@ class RabbitLink:
         """As `ports.Link` says; waits at most a second."""
         self._is_lost = True
         with suppress(Away):
-            async with _translated("closing"), asyncio.timeout(_CLOSE_SECONDS):
+            async with translated("closing"), asyncio.timeout(_CLOSE_SECONDS):
                 await self._connection.close()
 
 
