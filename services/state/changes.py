@@ -6,14 +6,16 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 from services.state.transitions import Stage
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import (
     Event,
+    ExtractionFailed,
     ModelActivated,
+    ModelReady,
     TrainingCanceled,
     TrainingEvent,
     TrainingFailed,
@@ -25,6 +27,15 @@ from shared.contract.values import Cause, SwapCause
 from shared.replicate.version import REGISTERED_WITHIN
 
 SOURCE: Final = "state"
+
+#: The fields of an event that its training's timeline shows, by class. None of them is large.
+_OF_ANY: Final[Mapping[str, bool | set[str]]] = {"recovered": True}
+_SHOWN: Final[Mapping[type[Event], Mapping[str, bool | set[str]]]] = {
+    TrainingFailed: {"reason": True, **_OF_ANY},
+    TrainingCanceled: {"reason": True, **_OF_ANY},
+    ModelReady: {"model": True, "evidence": {"shape", "looked_up", "made_at", "checks", "seconds"}},
+    ExtractionFailed: {"error": True, "detail": True, "request_id": True},
+}
 
 #: Result of one delivery: None if it was applied or changed nothing, else the error it alone failed with.
 Result = Exception | None
@@ -52,6 +63,8 @@ class Training:
     output: str | None = None
     trainer_version: str | None = None
     started_at: datetime | None = None
+    #: When its end was reported.
+    reported_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +130,7 @@ class TrainingChange:
     trainer_version: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
+    reported_at: datetime | None = None
 
     def keep_facts(self, event: TrainingEvent, time: datetime) -> None:
         """Keep Replicate's facts in *event*, which is of *time*. The first report of each fact is kept."""
@@ -131,9 +145,10 @@ class TrainingChange:
                     "trainer_version": event.trainer_version,
                     "started_at": event.started_at,
                     "completed_at": event.completed_at or time,
+                    "reported_at": time,
                 }
             case TrainingFailed() | TrainingCanceled():
-                facts = {"completed_at": event.completed_at or time}
+                facts = {"completed_at": event.completed_at or time, "reported_at": time}
         for name, value in facts.items():
             if getattr(self, name) is None:
                 setattr(self, name, _utc(value) if isinstance(value, datetime) else value)
@@ -152,6 +167,8 @@ class Swap:
     cause: SwapCause = Cause.TRAINING
     reason: str = ""
     actor: str = "modelswap"
+    #: When the end of its training was reported; None if that is unknown, or of no interest after a rollback.
+    reported_at: datetime | None = None
 
     def activated(self, training_id: str) -> ModelActivated:
         """Return the public event of this swap."""
@@ -197,6 +214,27 @@ class OutboxEvent:
         return cls(wrap(event, source=SOURCE, now=now), user_id, generation)
 
 
+class Applied(NamedTuple):
+    """A row of the inbox: an applied event, and what it did."""
+
+    user_id: str
+    ref: UUID
+    routing_key: str
+    occurred_at: datetime
+    #: The stage it moved the training to, if any.
+    stage: Stage | None
+    #: JSON.
+    detail: str | None
+
+    @classmethod
+    def of(cls, envelope: Envelope, training: Training, stage: Stage | None) -> Self:
+        """Return the row of *envelope*, which moved *training* to *stage*."""
+        event = envelope.event
+        shown = _SHOWN.get(type(event), _OF_ANY)
+        detail = event.model_dump_json(include=shown, exclude_defaults=True)
+        return cls(training.user_id, training.ref, event.key, envelope.time, stage, None if detail == "{}" else detail)
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Rows to write, and one result for each delivery."""
@@ -204,8 +242,8 @@ class Changes:
     results: Sequence[Result] = ()
     #: The user that each delivery is about, or None.
     users: Sequence[str | None] = ()
-    #: Inbox ids, each with its user.
-    applied: Mapping[str, str] = field(default_factory=dict)
+    #: Applied events by their inbox id.
+    applied: Mapping[str, Applied] = field(default_factory=dict)
     trainings: Sequence[TrainingChange] = ()
     swaps: Sequence[Swap] = ()
     outbox: Sequence[OutboxEvent] = ()

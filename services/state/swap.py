@@ -19,6 +19,7 @@ from uuid import UUID, uuid5
 
 from services.state.changes import (
     SOURCE,
+    Applied,
     Changes,
     CurrentModel,
     Failure,
@@ -86,7 +87,7 @@ class _Batch:
     changes: dict[UUID, TrainingChange] = field(default_factory=dict)
     swaps: list[Swap] = field(default_factory=list)
     outbox: list[OutboxEvent] = field(default_factory=list)
-    applied: dict[str, str] = field(default_factory=dict)
+    applied: dict[str, Applied] = field(default_factory=dict)
     _trainings: dict[UUID, Training] = field(init=False)
     #: Our ref by Replicate's training id.
     _refs: dict[str, UUID] = field(init=False)
@@ -109,7 +110,8 @@ class _Batch:
         stage = self._stage(training)
         failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
         if failed is None:
-            self.applied[key] = training.user_id
+            moved = self._stage(training)
+            self.applied[key] = Applied.of(envelope, training, None if moved == stage else moved)
             if envelope.replay is not None:
                 self._settle(training, stage, envelope, envelope.replay)
         return failed
@@ -206,6 +208,7 @@ class _Batch:
             previous,
             cause=Cause.TRAINING if cause.replay is None else Cause.REPLAY,
             reason="" if cause.replay is None else f"replay {cause.replay}",
+            reported_at=training.reported_at or self._change(training.ref).reported_at,
         )
         self._models[training.user_id] = CurrentModel(training.generation, training.ref, model)
         self.swaps.append(swap)

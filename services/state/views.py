@@ -38,12 +38,14 @@ def example(values: Mapping[str, Any], **keywords: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [dict(values)], **keywords})
 
 
-class _View(BaseModel):
+class View(BaseModel):
+    """Base of the answers."""
+
     # A field's docstring is its description in the API's document.
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class FailureView(_View):
+class FailureView(View):
     """Why a training has no usable model."""
 
     code: str
@@ -58,7 +60,7 @@ TRAINING_COLUMNS: Final = """
 """
 
 
-class TrainingView(_View):
+class TrainingView(View):
     """A training."""
 
     ref: UUID
@@ -131,7 +133,7 @@ _MODEL_EXAMPLE: Final = {
 }
 
 
-class ModelView(_View):
+class ModelView(View):
     """A user's current model. No field is ever null."""
 
     model_config = example(_MODEL_EXAMPLE)
@@ -155,7 +157,7 @@ class ModelView(_View):
     """True if nothing was changed and this is what would be; else absent."""
 
 
-class UserModelView(_View):
+class UserModelView(View):
     """A user's current model, in a snapshot of all users' models."""
 
     model_config = example(
@@ -174,7 +176,7 @@ class UserModelView(_View):
     model: ModelView
 
 
-class WithdrawnView(_View):
+class WithdrawnView(View):
     """A user whose model was withdrawn, and who has none since."""
 
     model_config = example(
@@ -198,7 +200,7 @@ class SnapshotPage(Page[UserModelView | WithdrawnView]):
     """Give it as `updated_since` when you take the next snapshot. It is the same on every page of this one."""
 
 
-class OutputView(_View):
+class OutputView(View):
     """The output of a training, and the model found in it."""
 
     ref: UUID
@@ -220,7 +222,7 @@ class OutputRow(OutputView):
     number: int = Field(exclude=True)
 
 
-class SwapView(_View):
+class SwapView(View):
     """A change of a user's current model."""
 
     model_config = example(

@@ -804,17 +804,22 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
     operations = {o["operationId"]: o for methods in document["paths"].values() for o in methods.values()}
     assert sorted(operations) == [
         "cancel_training",
+        "count_trainings",
         "follow_training",
         "get_model",
+        "get_swap_statistics",
+        "get_timeline",
         "get_training",
         "list_model_history",
         "list_models",
+        "list_swaps",
         "list_trainings",
         "list_user_trainings",
         "register_training",
         "retry_extraction",
         "retry_user_extraction",
         "roll_back_model",
+        "search",
         "start_training",
         "withdraw_model",
     ]

@@ -172,6 +172,7 @@ class World:
                 output=row.output or change.output,
                 trainer_version=row.trainer_version or change.trainer_version,
                 started_at=row.started_at or change.started_at,
+                reported_at=row.reported_at or change.reported_at,
             )
         for swap in changes.current:
             known = self.models.get(swap.user_id)
@@ -759,7 +760,7 @@ def test_late_events_of_a_deleted_user_do_nothing():
     changes = fold([ready("t1")], Snapshot([training(1)], {}, deleted_users={"ada"}), now=NOON)
 
     assert (changes.results, changes.swaps, changes.outbox) == ([None], [], [])
-    assert changes.applied == {ready("t1").id: "ada"}
+    assert list(changes.applied) == [ready("t1").id]
 
 
 def test_an_event_that_is_none_of_ours_is_set_aside():

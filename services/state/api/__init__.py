@@ -8,14 +8,17 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from services.state import adopting, extraction, rollback, starting
 from services.state.api import models as model_requests
+from services.state.api import overview as overview_requests
 from services.state.api import snapshot as snapshot_requests
 from services.state.api import trainings as training_requests
 from services.state.api.models import Models
 from services.state.api.snapshot import Snapshots
 from services.state.api.sse import EXAMPLE, EventStream
 from services.state.api.trainings import Replicate, Trainings, WebhookAddress
+from services.state.overview import SearchResults, SwapStatisticsView, TrainingCounts, UserSwapView
 from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.streams import Watcher
+from services.state.timeline import TimelineView
 from services.state.views import ModelView, OutputView, SnapshotPage, SwapView, TrainingView, WithdrawalView
 from shared.contract.answers import Page
 from shared.contract.errors import ModelswapError
@@ -59,7 +62,7 @@ With an `Idempotency-Key`, a write can be repeated if its answer was lost: it is
 Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 
-class Store(training_requests.Store, model_requests.Store, snapshot_requests.Store, Protocol):
+class Store(training_requests.Store, model_requests.Store, snapshot_requests.Store, overview_requests.Store, Protocol):
     """The store."""
 
 
@@ -90,6 +93,7 @@ def create_api(
     )
     trainings = Trainings(store, replicate, webhook, watcher, ask_later)
     models = Models(store)
+    overviews = overview_requests.Overviews(store)
 
     def add(
         method: str,
@@ -127,6 +131,7 @@ def create_api(
     add("POST", "/trainings", trainings.start_training, TrainingView, status=201, others=unknown)
     add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView, others=first)
     add("GET", "/trainings/{training_id}", trainings.get_training, TrainingView)
+    add("GET", "/trainings/{training_id}/timeline", overviews.get_timeline, TimelineView)
     add("POST", "/trainings/{training_id}/cancel", trainings.cancel_training, TrainingView, status=202)
     add("POST", "/trainings/{training_id}/retry-extraction", trainings.retry_extraction, TrainingView, status=202)
     api.add_api_route(
@@ -143,6 +148,10 @@ def create_api(
     )
     add("POST", "/trainings/{training_id}/never-started", trainings.never_started, TrainingView, tag=TOOLS)
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
+    add("GET", "/training-counts", overviews.count_trainings, TrainingCounts)
+    add("GET", "/swap-statistics", overviews.get_swap_statistics, SwapStatisticsView, tag=_MODELS)
+    add("GET", "/swaps", overviews.list_swaps, Page[UserSwapView], tag=_MODELS)
+    add("GET", "/search", overviews.search, SearchResults)
     add("GET", "/outputs", trainings.list_outputs, Page[OutputView], tag=TOOLS)
     add("GET", "/models", Snapshots(store).list_models, SnapshotPage, tag=_MODELS)
     # A user id may hold slashes. The end of the path tells the routes apart.

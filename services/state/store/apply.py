@@ -54,7 +54,8 @@ LOAD: Final = """
     )
     SELECT u.version, u.is_deleted,
            t.ref, t.training_id, t.user_id, t.generation, t.destination::text, t.trigger_word, t.stage,
-           t.trainer_version, t.started_at, CASE WHEN t.training_id = ANY($4::text[]) THEN t.output END AS output,
+           t.trainer_version, t.started_at, t.reported_at,
+           CASE WHEN t.training_id = ANY($4::text[]) THEN t.output END AS output,
            m.generation AS current_generation, m.ref AS current_ref, m.model::text AS current_model,
            CASE WHEN m.generation IS NULL THEN
                (SELECT h.generation FROM state.model_history h

@@ -30,7 +30,7 @@ Decide = Callable[[Connection, CurrentModel | None, int], Awaitable[Changes]]
 
 _TRAINING: Final = """
     SELECT ref, training_id, user_id, generation, destination::text, trigger_word, stage, trainer_version, started_at,
-           output, model::text
+           reported_at, output, model::text
     FROM state.trainings
 """
 _BY_REF: Final = _TRAINING + "WHERE ref = $1"

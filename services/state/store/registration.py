@@ -36,6 +36,9 @@ _REGISTER: Final = """
         SELECT $1, $2, generation, $3, $4, $5, $6, $7 FROM drawn
         ON CONFLICT (training_id) DO NOTHING
         RETURNING ref
+    ), named AS (
+        INSERT INTO state.model_parts (part, name) SELECT state.parts_of($4), $4
+        ON CONFLICT DO NOTHING
     )
     SELECT EXISTS (SELECT FROM drawn) AS has_drawn, EXISTS (SELECT FROM registered) AS is_registered
 """

@@ -130,6 +130,7 @@ def to_training(row: Record) -> Training:
         output=row["output"],
         trainer_version=row["trainer_version"],
         started_at=row["started_at"],
+        reported_at=row["reported_at"],
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from services.state.changes import Changes
+from services.state.changes import Applied, Changes
 from services.state.store.session import INSERT_OUTBOX, outbox_rows
 from shared.contract.events import ModelActivated, ModelSuperseded, ModelWithdrawn
 from shared.contract.identity import ModelRef
@@ -45,8 +45,11 @@ WRITE: Final = f"""
           AND (u.xmin = known.version OR known.version IS NULL)
         RETURNING u.user_id
     ), inbox AS (
-        INSERT INTO state.inbox (event_id)
-        SELECT event_id FROM unnest($3::text[], $4::text[]) AS i (event_id, user_id) WHERE {_OF_LOCKED}
+        INSERT INTO state.inbox (event_id, ref, event, occurred_at, stage, detail)
+        SELECT event_id, ref, event, occurred_at, stage, detail::json
+        FROM unnest($3::text[], $4::text[], $5::uuid[], $6::text[], $7::timestamptz[], $8::text[], $9::text[])
+            AS i (event_id, user_id, ref, event, occurred_at, stage, detail)
+        WHERE {_OF_LOCKED}
         ON CONFLICT DO NOTHING
     ), trainings AS (
         UPDATE state.trainings t SET
@@ -60,26 +63,29 @@ WRITE: Final = f"""
             trainer_version = coalesce(t.trainer_version, c.trainer_version),
             started_at      = coalesce(t.started_at, c.started_at),
             completed_at    = coalesce(t.completed_at, c.completed_at),
+            reported_at     = coalesce(t.reported_at, c.reported_at),
             expected_seconds = CASE c.stage WHEN 'running' THEN {EXPECTED_SECONDS} ELSE t.expected_seconds END,
             estimated_until = CASE WHEN t.stage = 'running' AND c.stage IN ('failed', 'canceled') THEN {ESTIMATED_UNTIL}
                                    ELSE t.estimated_until END,
             updated_at      = clock_timestamp()
-        FROM json_to_recordset($5::json) AS c (
+        FROM json_to_recordset($10::json) AS c (
             ref uuid, training_id text, stage text, model text, failure json, output text, trainer text,
-            trainer_version text, started_at timestamptz, completed_at timestamptz)
-        WHERE t.ref = c.ref AND t.ref = ANY($6::uuid[]) AND (t.{_OF_LOCKED}) IS TRUE -- by the index of the ref
+            trainer_version text, started_at timestamptz, completed_at timestamptz, reported_at timestamptz)
+        WHERE t.ref = c.ref AND t.ref = ANY($11::uuid[]) AND (t.{_OF_LOCKED}) IS TRUE -- by the index of the ref
     ), history AS (
         INSERT INTO state.model_history
-            (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, at)
-        SELECT user_id, generation, ref, model, trigger_word, cause, previous, actor, reason, statement_timestamp()
-        FROM json_to_recordset($7::json) AS s (
+            (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, reported_at, at)
+        SELECT user_id, generation, ref, model, trigger_word, cause, previous, actor, reason, reported_at,
+               statement_timestamp()
+        FROM json_to_recordset($12::json) AS s (
             user_id text, generation bigint, ref uuid, model text, trigger_word text, previous text, cause text,
-            actor text, reason text)
+            actor text, reason text, reported_at timestamptz)
         WHERE {_OF_LOCKED}
     ), models AS (
         INSERT INTO state.user_models AS m (user_id, generation, ref, model, trigger_word, activated_at)
         SELECT user_id, generation, ref, model, trigger_word, statement_timestamp()
-        FROM json_to_recordset($8::json) AS s (user_id text, generation bigint, ref uuid, model text, trigger_word text)
+        FROM json_to_recordset($13::json) AS s (
+            user_id text, generation bigint, ref uuid, model text, trigger_word text)
         WHERE {_OF_LOCKED}
         -- A trigger refuses a generation that does not rise.
         ON CONFLICT (user_id) DO UPDATE SET
@@ -89,7 +95,7 @@ WRITE: Final = f"""
             trigger_word = excluded.trigger_word,
             activated_at = excluded.activated_at
     ), outbox AS (
-        {INSERT_OUTBOX.format("$9").strip()}
+        {INSERT_OUTBOX.format("$14").strip()}
         WHERE {_OF_LOCKED}
     )
     SELECT user_id FROM locked
@@ -110,7 +116,7 @@ async def write(connection: Connection, changes: Changes, versions: Mapping[str,
         users,
         [versions[user] for user in users],
         list(changes.applied),
-        list(changes.applied.values()),
+        *([row[column] for row in changes.applied.values()] for column in range(len(Applied._fields))),
         _rows(changes.trainings),
         [change.ref for change in changes.trainings],
         _rows(changes.lines),
