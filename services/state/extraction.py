@@ -38,6 +38,12 @@ class NoTraining(PermanentError):
     code = "no_training"
 
 
+class NoOutput(PermanentError):
+    """Replicate has sent no output of the training."""
+
+    code = "no_output"
+
+
 class NotRetryable(PermanentError):
     """The training's extraction cannot be retried in its stage."""
 

@@ -176,3 +176,21 @@ async def test_a_failure_without_an_event_is_shown_all_the_same(client, store, d
 
 async def test_the_timeline_of_an_unknown_training_is_a_404(client):
     problem(await client.get(f"/trainings/{uuid4()}/timeline"), 404, "no-training")
+
+
+# Output
+
+
+async def test_the_output_is_shown_as_it_was_received(client, store):
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([succeeded("t1", output={"weights": "<b>", "version": None})])
+
+    body = (await client.get("/trainings/t1/output")).json()
+
+    assert (body["output"], body["stage"]) == ({"weights": "<b>", "version": None}, "verifying")
+
+
+async def test_a_training_without_output_says_so(client, store):
+    await store.adopt(registration("ada", "t1"))
+
+    problem(await client.get("/trainings/t1/output"), 404, "no-output")

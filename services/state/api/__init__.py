@@ -39,6 +39,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     starting.NotCancelable: HTTPStatus.CONFLICT,
     adopting.NotAtReplicate: HTTPStatus.NOT_FOUND,
     extraction.NoTraining: HTTPStatus.NOT_FOUND,
+    extraction.NoOutput: HTTPStatus.NOT_FOUND,
     extraction.NotRetryable: HTTPStatus.CONFLICT,
     rollback.NoModel: HTTPStatus.NOT_FOUND,
     rollback.NothingToRollBackTo: HTTPStatus.CONFLICT,
@@ -131,6 +132,7 @@ def create_api(
     add("POST", "/trainings", trainings.start_training, TrainingView, status=201, others=unknown)
     add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView, others=first)
     add("GET", "/trainings/{training_id}", trainings.get_training, TrainingView)
+    add("GET", "/trainings/{training_id}/output", trainings.get_output, OutputView)
     add("GET", "/trainings/{training_id}/timeline", overviews.get_timeline, TimelineView)
     add("POST", "/trainings/{training_id}/cancel", trainings.cancel_training, TrainingView, status=202)
     add("POST", "/trainings/{training_id}/retry-extraction", trainings.retry_extraction, TrainingView, status=202)

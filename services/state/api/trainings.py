@@ -15,7 +15,7 @@ from fastapi import Header, Path, Query, Response
 from services.state import adopting, starting
 from services.state.api.sse import EventStream
 from services.state.changes import Failure
-from services.state.extraction import NoTraining, NotRetryable
+from services.state.extraction import NoOutput, NoTraining, NotRetryable
 from services.state.registration import NOT_STARTED, RegisteredOtherwise, Registration, UserDeleted
 from services.state.requests import NeverStarted, RegisterTraining, StartTraining
 from services.state.starting import NotCancelable, StartRefused, cancel, start
@@ -50,6 +50,8 @@ class Store(starting.Trainings, adopting.Trainings, Protocol):
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
     ) -> list[TrainingRow]: ...
+
+    async def find_output(self, ref: UUID) -> OutputView | None: ...
 
     async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRow]: ...
 
@@ -135,6 +137,15 @@ class Trainings:
     async def get_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
         """Return a training by Replicate's id or by its `ref`."""
         return await self._get(training_id)
+
+    @raises(NoTraining, NoOutput)
+    async def get_output(self, training_id: Annotated[TrainingName, Path()]) -> OutputView:
+        """Return the output of a training as Replicate sent it; 404 `no-output` if it has sent none."""
+        record = await self._get(training_id)
+        found = await self.store.find_output(record.ref)
+        if found is None:
+            raise NoOutput(f"training {training_id} has no output")
+        return found
 
     @raises(NoTraining)
     async def follow_training(

@@ -16,6 +16,7 @@ from services.state.views import (
     TRAINING_COLUMNS,
     ModelView,
     OutputRow,
+    OutputView,
     SwapView,
     TrainingRow,
     WithdrawalView,
@@ -52,16 +53,19 @@ _LIST_TRAININGS: Final = {
     (True, True): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3 AND t.stage = $4" + _NEWEST_FIRST,
 }
 
-# The oldest number is found by the time of the request, so that pages are read by number.
-_LIST_OUTPUTS: Final = """
+_OUTPUT: Final = """
     SELECT number, ref, training_id, user_id, stage, destination::text, trainer, trainer_version,
            model::text AS reference, output
     FROM state.trainings
+"""
+_FIND_OUTPUT: Final = _OUTPUT + "WHERE ref = $1"
+# The oldest number is found by the time of the request, so that pages are read by number.
+_LIST_OUTPUTS: Final = f"""{_OUTPUT}
     WHERE number >= (SELECT number FROM state.trainings WHERE requested_at >= $1 ORDER BY requested_at LIMIT 1)
       AND number < $2 AND output IS NOT NULL AND training_id IS NOT NULL
     ORDER BY number DESC
     LIMIT $3
-"""
+"""  # noqa: S608 (constants)
 #: The parts of the model of a row m.
 MODEL: Final = """
            m.model::text AS reference, split_part(m.model, '/', 1) AS owner,
@@ -106,10 +110,15 @@ class Queries(Session):
         wanted = [value for value in (user_id, stage) if value is not None]
         return [_to_training(row) for row in await self._fetch(statement, _or_max(before), limit, *wanted)]
 
+    async def find_output(self, ref: UUID) -> OutputView | None:
+        """Return the output of a training; None if it has none."""
+        rows = await self._fetch(_FIND_OUTPUT, ref)
+        return _to_output(rows[0]) if rows and rows[0]["output"] is not None else None
+
     async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRow]:
         """Return a page of the outputs of trainings requested *since* then."""
         rows = await self._fetch(_LIST_OUTPUTS, since, _or_max(before), limit)
-        return [OutputRow.model_validate({**row, "output": json.loads(row["output"])}) for row in rows]
+        return [_to_output(row) for row in rows]
 
     async def find_model(self, user_id: str) -> ModelView | None:
         """Return a user's current model."""
@@ -168,6 +177,10 @@ def _to_training(row: Record) -> TrainingRow:
     code = row["failure_code"]
     failure = None if code is None else {"code": code, "reason": row["failure_reason"]}
     return TrainingRow.model_validate({**row, **asdict(progress(run, now=row["read_at"])), "failure": failure})
+
+
+def _to_output(row: Record) -> OutputRow:
+    return OutputRow.model_validate({**row, "output": json.loads(row["output"])})
 
 
 def _or_max(before: int | None) -> int:
