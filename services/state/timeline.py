@@ -31,7 +31,7 @@ from shared.contract.identity import ModelRef
 from shared.contract.values import Cause
 
 
-class Kind(StrEnum):
+class FactKind(StrEnum):
     """
     Kind of a fact in a training's timeline.
 
@@ -83,7 +83,7 @@ class FactView(View):
         }
     )
 
-    kind: Kind
+    kind: FactKind
     at: datetime
     seconds_since_previous: float | None = None
     """Seconds since the fact before it; null for the first."""
@@ -149,7 +149,7 @@ class Rows:
     stored: Sequence[StoredRow]
 
 
-_BY_CAUSE: Final = {Cause.ROLLBACK: Kind.ROLLED_BACK, Cause.WITHDRAWAL: Kind.WITHDRAWN}
+_BY_CAUSE: Final = {Cause.ROLLBACK: FactKind.ROLLED_BACK, Cause.WITHDRAWAL: FactKind.WITHDRAWN}
 
 
 def published_ids(training: TrainingView, lines: Iterable[LineRow]) -> list[str]:
@@ -173,8 +173,8 @@ def timeline(training: TrainingView, rows: Rows, *, limit: int) -> TimelineView:
         facts += _of_line(each)
     if training.failure is not None and training.stage not in {fact.stage for fact in facts}:
         detail: dict[str, JsonValue] = {"error": training.failure.code, "detail": training.failure.reason}
-        facts.append(FactView(kind=Kind.FAILED, at=training.updated_at, stage=training.stage, detail=detail))
-    order = list(Kind)
+        facts.append(FactView(kind=FactKind.FAILED, at=training.updated_at, stage=training.stage, detail=detail))
+    order = list(FactKind)
     facts.sort(key=lambda fact: (fact.at, order.index(fact.kind)))
     for before, after in pairwise(facts):
         after.seconds_since_previous = (after.at - before.at).total_seconds()
@@ -183,22 +183,22 @@ def timeline(training: TrainingView, rows: Rows, *, limit: int) -> TimelineView:
 
 
 def _of_training(training: TrainingView) -> Iterator[FactView]:
-    yield FactView(kind=Kind.REQUESTED, at=training.requested_at)
+    yield FactView(kind=FactKind.REQUESTED, at=training.requested_at)
     if training.started_at is not None:
-        yield FactView(kind=Kind.STARTED, at=training.started_at)
+        yield FactView(kind=FactKind.STARTED, at=training.started_at)
     if training.completed_at is not None:
-        yield FactView(kind=Kind.COMPLETED, at=training.completed_at)
+        yield FactView(kind=FactKind.COMPLETED, at=training.completed_at)
 
 
 def _of_applied(row: AppliedRow) -> FactView:
     event_id, _, replay = row.event_id.partition(" ")
     detail = json.loads(row.detail) if row.detail else {}
     if row.event == ModelReady.key:
-        kind = Kind.VERIFIED
+        kind = FactKind.VERIFIED
     elif row.event == ExtractionFailed.key:
-        kind = Kind.NOT_VERIFIED
+        kind = FactKind.NOT_VERIFIED
     else:
-        kind = Kind.RECOVERED if detail.pop("recovered", False) else Kind.REPORTED
+        kind = FactKind.RECOVERED if detail.pop("recovered", False) else FactKind.REPORTED
     return FactView(
         kind=kind,
         at=row.occurred_at,
@@ -213,20 +213,20 @@ def _of_applied(row: AppliedRow) -> FactView:
 
 def _of_line(row: LineRow) -> Iterator[FactView]:
     yield FactView(
-        kind=_BY_CAUSE.get(row.line.cause, Kind.SWAPPED),
+        kind=_BY_CAUSE.get(row.line.cause, FactKind.SWAPPED),
         at=row.line.at,
         detail=row.line.model_dump(mode="json", include={"generation", "cause", "actor", "reason", "reference"}),
     )
     # A withdrawal of its own model is the next line itself.
     if row.line.reference is not None and row.next_at is not None and row.next_cause is not Cause.WITHDRAWAL:
         by = None if row.next_model is None else str(row.next_model)
-        yield FactView(kind=Kind.DISPLACED, at=row.next_at, detail={"by": by, "cause": row.next_cause})
+        yield FactView(kind=FactKind.DISPLACED, at=row.next_at, detail={"by": by, "cause": row.next_cause})
 
 
 def _of_stored(row: StoredRow) -> FactView:
     if row.event.startswith("extraction.requested."):
-        return FactView(kind=Kind.EXTRACTION_REQUESTED, at=row.created_at, event=row.event, event_id=row.event_id)
+        return FactView(kind=FactKind.EXTRACTION_REQUESTED, at=row.created_at, event=row.event, event_id=row.event_id)
     detail: dict[str, JsonValue] = {} if row.set_aside_reason is None else {"set_aside": row.set_aside_reason}
-    kind = Kind.UNPUBLISHED if row.published_at is None else Kind.PUBLISHED
+    kind = FactKind.UNPUBLISHED if row.published_at is None else FactKind.PUBLISHED
     at = row.published_at or row.created_at
     return FactView(kind=kind, at=at, event=row.event, event_id=row.event_id, applied_at=row.created_at, detail=detail)

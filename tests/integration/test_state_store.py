@@ -242,7 +242,7 @@ async def test_an_unknown_training_fails_alone(store):
     assert isinstance(unknown, UnknownTraining)
 
 
-@pytest.mark.parametrize(("statement", "parameters"), [(LOAD, 7), (WRITE, 9)], ids=["load", "write"])
+@pytest.mark.parametrize(("statement", "parameters"), [(LOAD, 7), (WRITE, 14)], ids=["load", "write"])
 async def test_plan_made_on_empty_tables_finds_trainings_by_key(migrated_database, statement, parameters):
     # Not the lent one: Postgres may have counted rows of other tests in it.
     async with copy_of(migrated_database) as url:
