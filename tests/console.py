@@ -9,6 +9,7 @@ from html import unescape
 from typing import Any
 
 import httpx
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from services.ops.console.app import create_console
@@ -27,8 +28,9 @@ ADDRESS = "http://console.example"
 class Browser:
     """Reads pages and sends their forms, as a browser without scripts does."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, app: Starlette) -> None:
         self.http = http
+        self.app = app
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self.http.get(path, headers=headers)
@@ -57,6 +59,7 @@ async def opened_console(
     clock: Any = now,
     tokens: Sequence[Any] = TOKENS,
     name_header: str | None = None,
+    redeem: Any = None,
     client: tuple[str, int] = ("203.0.113.9", 40000),
 ) -> AsyncIterator[Browser]:
     """
@@ -69,12 +72,13 @@ async def opened_console(
     async with Clients(
         ops, state_url="http://state", notifier_url="http://notifier", token=service, transport=transport
     ) as clients:
-        access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header)
+        codes = {} if redeem is None else {"redeem": redeem}
+        access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header, **codes)
         app = create_app(ops, {}, console=create_console(Console(clients, access, clock=clock)))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app, client=client, raise_app_exceptions=False), base_url=ADDRESS
         ) as http:
-            yield Browser(http)
+            yield Browser(http, app)
 
 
 @contextlib.asynccontextmanager

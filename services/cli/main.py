@@ -14,7 +14,7 @@ from services.cli.backtest.commands import dead_letters_try, trainings_re_extrac
 from services.cli.docs.commands import docs
 from services.cli.events.commands import extract, listen, progress, trigger
 from services.cli.events.past_commands import events
-from services.cli.local.commands import config, db, demo, doctor, serve, topology, up
+from services.cli.local.commands import config, console, db, demo, doctor, serve, topology, up
 from services.cli.mistyped import explain_mistake
 from services.cli.operators.commands import audit, dead_letters
 from services.cli.operators.replay_commands import reconcile, replays
@@ -52,7 +52,7 @@ def options(
     """Options of the command itself."""
 
 
-for command in (demo, up, serve, doctor, audit, listen, trigger, extract, progress):
+for command in (demo, up, serve, doctor, console, audit, listen, trigger, extract, progress):
     app.command()(command)
 trainings.command("re-extract")(trainings_re_extract)
 dead_letters.command("try")(dead_letters_try)

@@ -35,6 +35,8 @@ from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
 from services.ops.replays.waiting import Waiting
 from services.ops.session import Session
+from services.ops.sign_in.api import sign_in_router
+from services.ops.sign_in.store import SignInCodes
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
 from services.ops.subscriptions.watcher import Watcher
@@ -121,6 +123,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         subscriptions = Subscriptions(management, url)
         subscribers = Watcher(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
+        codes = SignInCodes(pool, ops_tokens)
         checks: dict[str, Check] = {
             "database": partial(check_database, pool, MIGRATIONS),
             "archive": archive.check,
@@ -150,12 +153,18 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             subscription_router(subscriptions, Session(pool)),
             processes_router(running),
+            sign_in_router(codes),
             tokens=ops_tokens,
         )
         clients = await open_with.enter_async_context(
             Clients(api, state_url=settings.api_url, notifier_url=settings.notifier_url, token=token)
         )
-        access = Access(ops_tokens, trusted=settings.trusted_proxies, name_header=settings.console_name_header)
+        access = Access(
+            ops_tokens,
+            trusted=settings.trusted_proxies,
+            name_header=settings.console_name_header,
+            redeem=codes.redeem,
+        )
         console = create_console(Console(clients, access))
         app = create_app(api, checks, optional=optional, consumers=consumers, aside=aside, console=console)
         await supervise(

@@ -12,6 +12,8 @@ from services.ops.letters.views import NoLetter, WrongStatus
 from services.ops.reconcile.trainings import RetryRefused
 from services.ops.replays.messages import EditRefused
 from services.ops.replays.records import NoReplay, NothingSelected, NotNow, TooManySelected
+from services.ops.sign_in.codes import PATH as SIGN_IN_CODES
+from services.ops.sign_in.codes import NotAPersons
 from services.ops.subscriptions.views import NoManagement, NoSubscription
 from shared.contract.errors import ModelswapError
 from shared.contract.idempotency import KeyReused
@@ -34,6 +36,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     NoManagement: HTTPStatus.CONFLICT,
     ManagementRefused: HTTPStatus.CONFLICT,
     Inequivalent: HTTPStatus.CONFLICT,
+    NotAPersons: HTTPStatus.FORBIDDEN,
 }
 #: Descriptions of the routers' tags.
 _TAGS: Final[Mapping[str, str]] = {
@@ -42,6 +45,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "reconciliation": "Trainings that are overdue because no webhook came, and retries of extractions.",
     "subscriptions": "Queues of services that consume our events. None of them can delay us or another service.",
     "processes": "How the processes and the queues between them are now.",
+    "console": "One-time links that sign in to the console.",
     "audit": "Who did what, why, and what came of it.",
 }
 _DESCRIPTION: Final = (
@@ -58,6 +62,7 @@ def create_api(*routers: APIRouter, tokens: Sequence[Token]) -> Api:
         tags=_TAGS,
         tokens=tokens,
         statuses=_STATUS,
+        readers_write=(SIGN_IN_CODES,),
     )
     for router in routers:
         api.include_router(router)

@@ -10,7 +10,7 @@ import base64
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -35,7 +35,7 @@ from shared.runtime.description import PROBLEMS, describe, kind_of, without_tool
 from shared.runtime.docs import HEADERS as PAGE_HEADERS
 from shared.runtime.docs import page
 from shared.runtime.health import Check, health_routes
-from shared.runtime.middleware import CALLER, DOCS, OPENAPI, LimitBody, RequireToken, path_below
+from shared.runtime.middleware import CALLER, DOCS, OPENAPI, PRESENTED, LimitBody, RequireToken, path_below
 from shared.runtime.problems import problem
 from shared.runtime.tokens import Caller, Token
 
@@ -65,6 +65,11 @@ class Invalid(Exception):
 def _asker(request: Request) -> Caller:
     caller: Caller = request.scope[CALLER]
     return caller
+
+
+def _askers_token(request: Request) -> Token:
+    token: Token = request.scope[PRESENTED]
+    return token
 
 
 async def _refuse_unknown_parameters(request: Request) -> None:
@@ -108,6 +113,8 @@ Cursor = Annotated[
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 #: The caller that the request's token belongs to.
 Asker = Annotated[Caller, Depends(_asker)]
+#: The request's token.
+AskersToken = Annotated[Token, Depends(_askers_token)]
 
 
 class Api(FastAPI):
@@ -148,12 +155,13 @@ def new_api(
     tags: Mapping[str, str],
     tokens: Sequence[Token],
     statuses: Mapping[type[ModelswapError], HTTPStatus],
+    readers_write: Collection[str] = (),
 ) -> Api:
     """
     Create an API without routes.
 
-    *tags* describe the groups of operations. *statuses* are the HTTP statuses of our errors; any other error is
-    answered as an internal one.
+    *tags* describe the groups of operations. *readers_write* is as in `RequireToken`. *statuses* are the HTTP statuses
+    of our errors; any other error is answered as an internal one.
     """
     answer = answering(statuses)
     api = Api(
@@ -175,7 +183,7 @@ def new_api(
         ),
     )
     api.add_middleware(LimitBody)
-    api.add_middleware(RequireToken, tokens=tokens)
+    api.add_middleware(RequireToken, tokens=tokens, readers_write=readers_write)
     return api
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
@@ -22,6 +22,8 @@ OPENAPI: Final = "/openapi.json"
 DOCS: Final = "/docs"
 #: Name of the caller in the scope.
 CALLER: Final = "modelswap.caller"
+#: Name of the request's token in the scope.
+PRESENTED: Final = "modelswap.token"
 #: Name in the scope of the person for whom this process itself makes the request. No request from outside can set it.
 PERSON: Final = "modelswap.person"
 _READS: Final = ("GET", "HEAD", "OPTIONS")
@@ -35,9 +37,11 @@ class RequireToken:
     It also refuses writes with a read-only token, and requests on behalf of others without a service token.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[Token]) -> None:
+    def __init__(self, app: ASGIApp, tokens: Sequence[Token], readers_write: Collection[str] = ()) -> None:
+        """*readers_write* are the paths that a read-only token may post to."""
         self._app = app
-        self._tokens = [(token.secret.encode(), token.caller) for token in tokens]
+        self._tokens = [(token.secret.encode(), token) for token in tokens]
+        self._readers_write = readers_write
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._choose(scope)(scope, receive, send)
@@ -47,34 +51,37 @@ class RequireToken:
             return self._app
         if not self._tokens:
             return _CLOSED
-        caller = self._identify(dict(scope["headers"]), scope.get(PERSON))
+        headers = dict(scope["headers"])
+        token = self._find(headers)
+        if token is None:
+            return _UNAUTHORIZED
+        caller = _caller(token.caller, headers, scope.get(PERSON))
         if isinstance(caller, Response):
             return caller
-        if not caller.may_write and scope["method"] not in _READS:
+        may_write = caller.may_write or path_below(scope) in self._readers_write
+        if not may_write and scope["method"] not in _READS:
             return _FORBIDDEN
-        scope[CALLER] = caller
+        scope[CALLER], scope[PRESENTED] = caller, token
         return self._app
 
-    def _identify(self, headers: Mapping[bytes, bytes], person: str | None) -> Caller | Response:
-        """Return the caller, or the response that refuses the request."""
-        caller = self._find(headers)
-        if caller is None:
-            return _UNAUTHORIZED
-        if person is not None:
-            return replace(caller, name=person)
-        said = headers.get(_ON_BEHALF_OF)
-        if said is None:
-            return caller
-        if not caller.may_speak_for_others:
-            return _NOT_FOR_OTHERS
-        name = from_header(said.decode("latin-1"))
-        return _NO_NAME if name is None else replace(caller, name=name)
-
-    def _find(self, headers: Mapping[bytes, bytes]) -> Caller | None:
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    def _find(self, headers: Mapping[bytes, bytes]) -> Token | None:
+        scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
         # All are compared, so that the timing does not reveal which one matches.
-        found = [caller for known, caller in self._tokens if hmac.compare_digest(token, known)]
+        found = [token for known, token in self._tokens if hmac.compare_digest(secret, known)]
         return found[0] if found and scheme.lower() == b"bearer" else None
+
+
+def _caller(caller: Caller, headers: Mapping[bytes, bytes], person: str | None) -> Caller | Response:
+    """Return whom the token's *caller* acts for, or the response that refuses the request."""
+    if person is not None:
+        return replace(caller, name=person)
+    said = headers.get(_ON_BEHALF_OF)
+    if said is None:
+        return caller
+    if not caller.may_speak_for_others:
+        return _NOT_FOR_OTHERS
+    name = from_header(said.decode("latin-1"))
+    return _NO_NAME if name is None else replace(caller, name=name)
 
 
 class LimitBody:

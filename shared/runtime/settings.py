@@ -206,6 +206,8 @@ class OpsClientSettings(Settings):
 
     #: URL of `services.ops`.
     ops_url: Url = "http://127.0.0.1:8083"
+    #: URL under which browsers reach the console. Empty: that of `services.ops`.
+    console_url: Url | None = None
     ops_tokens: SomeTokens
 
 

@@ -41,6 +41,7 @@ async def test_three_trainings_end_as_promised_and_nothing_is_left():
     assert code == 0, said
     assert len(family) >= len(("receiver", "extractor", "state", "simulator", "postgres", "rabbitmq"))
     assert not [pid for pid in family if is_alive(pid)]
+    assert re.search(r"(?m)^console: http://127\.0\.0\.1:\d+/sign-in\?code=[\w-]{43} ", said)
     assert len(re.findall(r"^ yes ", said, re.MULTILINE)) == 4
     assert re.search(r"cleo uses the model that her retrain made; asked [1-9][0-9]+ times", said)
     for what in ("received", "verified", "committed", "published"):

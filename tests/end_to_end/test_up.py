@@ -176,6 +176,31 @@ async def test_an_operator_adds_a_subscription(running):
     assert (await running.modelswap("subscriptions", "remove", "generator", "--yes"))[0] == 0
 
 
+async def sign_in(link: str) -> int:
+    """Press the button of a one-time link; the status of the answer."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        return (await http.post(link.partition("?")[0], data={"code": link.partition("code=")[2]})).status_code
+
+
+async def test_the_link_of_up_signs_in_to_the_console(running):
+    link = (await running.until_said("console  ")).split()[1]
+
+    assert link.startswith(running.exported()["MODELSWAP_OPS_URL"] + "/sign-in?code=")
+    assert [await sign_in(link), await sign_in(link)] == [303, 401]
+
+
+async def test_a_command_prints_or_opens_a_link_without_the_token(running):
+    printed = await running.modelswap("console", "--print")
+    environment = shlex.quote(str(running.state / "env"))
+    opened = await running.type(f"source {environment} && BROWSER='echo %s' modelswap console")
+
+    (link,) = re.findall(r"(?m)^(http://\S+)$", printed[1])
+    assert (printed[0], opened[0], await sign_in(link)) == (0, 0, 303)
+    assert "/sign-in?code=" in opened[1]
+    assert "opened in your browser" in opened[1]
+    assert running.exported()["MODELSWAP_OPS_TOKENS"] not in printed[1] + opened[1]
+
+
 async def test_a_state_whose_services_were_superusers_is_refused(tmp_path):
     state = tmp_path
     state.chmod(0o711)

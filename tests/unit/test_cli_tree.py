@@ -25,7 +25,7 @@ COMMANDS = {
     *("db roles", "db migrate", "db status", "topology apply", "topology diff"),
     *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
     *(f"dead-letters {name}" for name in ("list", "groups", "show", "drop", "restore", "export")),
-    "audit",
+    *("audit", "console"),
     *("trainings retry-extraction", "trainings cancel", "models rollback", "models withdraw"),
     *("dead-letters replay", "dead-letters edit", "replays list", "replays show", "replays start", "replays pause"),
     *("replays resume", "replays cancel", "replays undo"),

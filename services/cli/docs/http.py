@@ -13,6 +13,7 @@ from services.ops.processes.api import processes_router
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.waiting import Waiting
+from services.ops.sign_in.api import sign_in_router
 from services.ops.subscriptions.api import subscription_router
 from services.state.api import WebhookAddress
 from services.state.api import create_api as state_api
@@ -40,6 +41,7 @@ def _ops() -> Api:
         reconciliation_router(_NOTHING, _NOTHING, calls_per_minute=1),
         subscription_router(_NOTHING, _NOTHING),
         processes_router(_NOTHING),
+        sign_in_router(_NOTHING),
         tokens=(),
     )
 

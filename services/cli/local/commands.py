@@ -102,6 +102,23 @@ def doctor(output: Output = Format.TABLE) -> None:
         raise typer.Exit(1)
 
 
+def console(
+    *,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the link, and open no browser.")] = False,
+) -> None:
+    """
+    Open the console in a browser, signed in.
+
+    With a link that works once, for ten minutes. It signs in as the first token of MODELSWAP_OPS_TOKENS, which is not
+    part of it. MODELSWAP_CONSOLE_URL is where the browser reaches the console, if not at MODELSWAP_OPS_URL.
+
+    Example: modelswap console --print
+    """
+    from services.cli.local.console import make_link, show
+
+    show(run_async(make_link(os.environ)), only_print=only_print)
+
+
 @config.command("show")
 def config_show(output: Output = Format.TABLE) -> None:
     """

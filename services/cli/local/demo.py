@@ -23,6 +23,7 @@ from services.cli.client import Product
 from services.cli.events.simulator import change_simulator
 from services.cli.events.subscription import Heard, subscribed
 from services.cli.local.children import Children
+from services.cli.local.console import console_address
 from services.cli.local.promises import Readings, promises
 from services.cli.local.stack import (
     SERVICES,
@@ -106,6 +107,7 @@ async def _run(everything: Plan, out: Console, say: Say) -> None:
             await children.start(name, everything.environment_of(name))
         await children.until_ready(everything.urls)
         say(f"{', '.join(everything.services)}: ready")
+        say(f"console: {await console_address(everything)}")
         async with (
             Product(everything.urls["state"], environment["MODELSWAP_API_TOKENS"]) as api,
             subscribed(environment["MODELSWAP_AMQP_URL"], _EVERYTHING, name="modelswap demo") as events,

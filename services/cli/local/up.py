@@ -20,6 +20,7 @@ from rich.text import Text
 
 from services.cli.local import control, roles, servers, users
 from services.cli.local.children import Children, Hear
+from services.cli.local.console import console_address
 from services.cli.local.example import check_that_there_is_one, example_environment
 from services.cli.local.stack import (
     GENERATOR,
@@ -96,7 +97,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
             if embedded:
                 hint, restart = f"source {_export(everything.environment, folder)}", "modelswap up --restart extractor"
             listener = stack.enter_context(control.listening(folder))
-            asyncio.run(_run(everything, listener, say, hear, _welcome(everything, hint, restart), example=example))
+            asyncio.run(_run(everything, listener, say, hear, _hints(everything, hint, restart), example=example))
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("modelswap: everything is stopped")
 
@@ -190,7 +191,7 @@ def _is_object(line: str) -> bool:
         return False
 
 
-async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, welcome: str, *, example: bool) -> None:
+async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, hints: str, *, example: bool) -> None:
     _stop_on_sigterm()
     await prepare(everything.environment, say)
     async with Children(hear) as children:
@@ -198,7 +199,7 @@ async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, 
             await children.start(name, everything.environment_of(name))
         await children.until_ready(everything.urls)
         subscriber = await example_environment(everything) if example else None
-        say(welcome)
+        say(f"\nconsole        {await console_address(everything)}\n{hints}")
         async with asyncio.TaskGroup() as group:
             supervisor = Supervisor(children, everything, group, say)
             if subscriber is not None:
@@ -211,12 +212,11 @@ def _stop_on_sigterm() -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
-def _welcome(everything: Plan, hint: str, restart: str) -> str:
+def _hints(everything: Plan, hint: str, restart: str) -> str:
     urls = everything.urls
     management = everything.environment.get(_MANAGEMENT)
     auth = '-H "Authorization: Bearer ${MODELSWAP_API_TOKENS%%,*}"'
     lines = [
-        "",
         f"webhooks       {urls['receiver']}/webhooks/replicate",
         f"product's API  {urls['state']}/v1/docs",
         *(f"{name:<15}{url}/readyz" for name, url in urls.items()),
@@ -244,6 +244,7 @@ def _welcome(everything: Plan, hint: str, restart: str) -> str:
     elif urls["receiver"] == StateSettings.load(everything.environment).public_url:
         lines.append("  # Replicate cannot reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
     lines += [
+        "  modelswap console              # another link to the console, opened in your browser",
         "  modelswap trainings watch",
         "  modelswap listen",
         f"  curl {auth} {urls['state']}/v1/users/ann/model",

@@ -21,12 +21,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.ops.console.client import Refused, ServiceDown, forbidden
+from services.ops.console.client import Refused, forbidden
 from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
 from services.ops.console.pages import now, sign_in, static
 from services.ops.console.session import Session, from_cookie, is_csrf_token
 from shared.contract.answers import KIND_PREFIX, Problem
+from shared.contract.errors import TransientError
 from shared.runtime.middleware import LimitBody
 from shared.runtime.tokens import from_header
 
@@ -62,7 +63,7 @@ def create_console(console: Console) -> ASGIApp:
 
     async def failed(request: Request, error: Exception) -> Response:
         match error:
-            case Refused() | ServiceDown():
+            case Refused() | TransientError():
                 return await console.failed(request, error)
             case HTTPException():
                 kind = _KINDS.get(error.status_code, "http")
@@ -74,7 +75,7 @@ def create_console(console: Console) -> ASGIApp:
 
     app = Starlette(
         routes=[route for screen in SCREENS for route in screen(console)],
-        exception_handlers=dict.fromkeys((Refused, ServiceDown, HTTPException), failed),
+        exception_handlers=dict.fromkeys((Refused, TransientError, HTTPException), failed),
     )
     app.router.redirect_slashes = False
     app.add_exception_handler(Exception, failed)

@@ -41,6 +41,10 @@ FORM: Final = "modelswap.console.form"
 _COUNTED_EVERY: Final = timedelta(seconds=5)
 
 
+async def _no_codes(_: str) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who may use the console."""
@@ -50,6 +54,8 @@ class Access:
     trusted: tuple[Network, ...]
     #: The header in which a trusted proxy names the person.
     name_header: str | None = None
+    #: Uses a one-time code up; returns the token that it stands for, or None if it is not valid.
+    redeem: Callable[[str], Awaitable[Token | None]] = _no_codes
 
 
 class Done(NamedTuple):

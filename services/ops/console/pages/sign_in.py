@@ -1,4 +1,4 @@
-"""Sign in and out: a token in exchange for a session. Edge."""
+"""Sign in and out: a token, or the code of a one-time link, in exchange for a session. Edge."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from shared.runtime.tokens import Token
 
 log = structlog.get_logger()
 
+_USED: Final = "This link was used already, or is too old. Make another one, or sign in with a token."
+#: A longer one is none of ours, and not shown again.
+_LONGEST_CODE: Final = 200
 _UNKNOWN: Final = "This token is not known here. Paste the whole token, without its scope and name."
 
 
@@ -26,7 +29,14 @@ def routes(console: Console) -> list[Route]:
     """Return the routes of signing in and out."""
 
     async def show_form(request: Request) -> Response:
-        return await _form(console, request, local_path(request.query_params.get("next", "/")))
+        # A preview of a link opens it, too. So the code is used up by the button alone.
+        code = request.query_params.get("code", "")
+        return await _form(
+            console,
+            request,
+            local_path(request.query_params.get("next", "/")),
+            code=code if len(code) <= _LONGEST_CODE else "",
+        )
 
     async def sign_in(request: Request) -> Response:
         form = console.form(request)
@@ -38,11 +48,12 @@ def routes(console: Console) -> list[Route]:
             answer.status_code = HTTPStatus.TOO_MANY_REQUESTS
             answer.headers["Retry-After"] = str(seconds)
             return answer
-        token = find_token(form.text("token"), console.access.tokens)
+        code = form.text("code")
+        token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
         if token is None:
             console.attempts.failed(address, now)
             log.warning("console.sign_in_refused", address=address)
-            answer = await _form(console, request, following, mistake=_UNKNOWN)
+            answer = await _form(console, request, following, mistake=_USED if code else _UNKNOWN)
             answer.status_code = HTTPStatus.UNAUTHORIZED
             return answer
         console.attempts.succeeded(address)
@@ -69,5 +80,5 @@ def signed_in(console: Console, request: Request, token: Token, following: str) 
     return response
 
 
-async def _form(console: Console, request: Request, following: str, *, mistake: str = "") -> Response:
-    return await console.render(request, "sign_in.html", following=following, mistake=mistake)
+async def _form(console: Console, request: Request, following: str, *, mistake: str = "", code: str = "") -> Response:
+    return await console.render(request, "sign_in.html", following=following, mistake=mistake, code=code)
