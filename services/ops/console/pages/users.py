@@ -1,0 +1,165 @@
+"""The screen of a user: the current model, its history, roll back, withdraw, retry. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+from pydantic import JsonValue
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.ops.console.answers import ChangeAnswer, ModelAnswer, TrainingAnswer
+from services.ops.console.client import Apis, Away, Refused, ServiceDown, attempt, quoted
+from services.ops.console.console import Console, Done, as_problem
+from services.ops.console.forms import Form
+from services.ops.console.pages.trainings import HELPERS
+from services.ops.console.views.problems import ProblemView, problem_view
+from services.ops.console.views.trainings import Plan, changes_of, may_retry, plan_of, user_path
+from services.ops.letters.views import LetterLine
+from shared.contract.answers import Page
+from shared.runtime.client import read
+
+_PAGE: Final = "50"
+_TRAININGS: Final = "20"
+_LETTERS: Final = "20"
+#: State asks for a reason in a dry run too, and keeps none.
+_PREVIEW: Final = "preview in the console"
+_VERBS: Final = ("rollback", "withdraw")
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the routes of a user. The id may hold slashes, so what is done stands at the end of the path."""
+
+    async def show_user(request: Request) -> Response:
+        return await _show_user(console, request)
+
+    async def roll_back(request: Request) -> Response:
+        async def work(apis: Apis, form: Form) -> Done:
+            user = _user(request)
+            body = {"to": form.text("to") or None, "reason": form.text("reason")}
+            path = f"/users/{quoted(user)}/model/rollback"
+            response = await apis.state.ask("POST", path, body=body, headers=_headers(form))
+            model = read(ModelAnswer, response)
+            return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are told.")
+
+        return await write(request, work)
+
+    async def withdraw(request: Request) -> Response:
+        async def work(apis: Apis, form: Form) -> Done:
+            user = _user(request)
+            path = f"/users/{quoted(user)}/model/withdraw"
+            response = await apis.state.ask("POST", path, body={"reason": form.text("reason")}, headers=_headers(form))
+            read(ChangeAnswer, response)
+            return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are told.")
+
+        return await write(request, work)
+
+    async def retry_extraction(request: Request) -> Response:
+        async def work(apis: Apis, form: Form) -> Done:
+            path = f"/users/{quoted(_user(request))}/retry-extraction"
+            training = await apis.state.post(TrainingAnswer, path, key=form.text("key"))
+            return Done(f"/trainings/{quoted(training.name)}", "The extraction was requested.")
+
+        return await write(request, work)
+
+    async def write(request: Request, work: Callable[[Apis, Form], Awaitable[Done]]) -> Response:
+        async def again(problem: ProblemView) -> Response:
+            return await _show_user(console, request, problem)
+
+        return await console.write(request, work, again=again)
+
+    return [
+        Route("/users/{user:path}", show_user, methods=["GET"]),
+        Route("/users/{user:path}/rollback", roll_back, methods=["POST"]),
+        Route("/users/{user:path}/withdraw", withdraw, methods=["POST"]),
+        Route("/users/{user:path}/retry-extraction", retry_extraction, methods=["POST"]),
+    ]
+
+
+async def _show_user(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
+    apis, user, given = console.apis(request), _user(request), request.query_params
+    current, history, trainings, letters = await asyncio.gather(
+        _find_model(apis, user),
+        apis.state.get(
+            Page[ChangeAnswer],
+            f"/users/{quoted(user)}/model/history",
+            {"limit": _PAGE, "cursor": given.get("cursor")},
+        ),
+        apis.state.get(Page[TrainingAnswer], f"/users/{quoted(user)}/trainings", {"limit": _TRAININGS}),
+        attempt(apis.ops.get(Page[LetterLine], "/dead-letters", {"user_id": user, "limit": _LETTERS})),
+    )
+    may_write = console.session(request).may_write
+    plan = None
+    if may_write:
+        try:
+            plan = await _plan(console, request, user, current)
+        except (Refused, ServiceDown) as error:
+            problem = problem or problem_view(as_problem(error))
+    retryable = next((each for each in trainings.items if may_retry(each)), None)
+    response = await console.render(
+        request,
+        "user.html",
+        user=user,
+        current=current,
+        changes=changes_of(user, history.items, current, may_write=may_write),
+        next_cursor=history.next_cursor,
+        is_first="cursor" not in given,
+        trainings=trainings.items,
+        underway=[each for each in trainings.items if each.is_underway],
+        letters=[] if isinstance(letters, Away) else letters.items,
+        letters_away=letters if isinstance(letters, Away) else None,
+        plan=plan,
+        problem=problem,
+        retryable=retryable if may_write else None,
+        may_write=may_write,
+        reason=console.form(request).get("reason", "") if request.method == "POST" else "",
+        **HELPERS,
+    )
+    if not (trainings.items or history.items or problem):
+        response.status_code = HTTPStatus.NOT_FOUND
+    return response
+
+
+async def _plan(console: Console, request: Request, user: str, current: ModelAnswer | None) -> Plan | None:
+    """Return what the rollback or withdrawal that is asked for would change, by a dry run."""
+    apis, wanted = console.apis(request), _wanted(console, request)
+    if wanted is None:
+        return None
+    verb, to = wanted
+    path = f"/users/{quoted(user)}/model/{verb}"
+    body: dict[str, JsonValue] = {"reason": _PREVIEW, "dry_run": True}
+    if verb == "withdraw":
+        return plan_of(current, await apis.state.post(ChangeAnswer, path, body))
+    return plan_of(current, await apis.state.post(ModelAnswer, path, {**body, "to": to or None}))
+
+
+def _wanted(console: Console, request: Request) -> tuple[str, str] | None:
+    """Return what is to be previewed, and the target of a rollback: by the address, or by a form that was refused."""
+    if request.method == "POST":
+        verb = request.url.path.rpartition("/")[2]
+        return (verb, console.form(request).text("to")) if verb in _VERBS else None
+    return next(((verb, request.query_params[verb]) for verb in _VERBS if verb in request.query_params), None)
+
+
+async def _find_model(apis: Apis, user: str) -> ModelAnswer | None:
+    try:
+        return await apis.state.get(ModelAnswer, f"/users/{quoted(user)}/model")
+    except Refused as error:
+        if error.kind == "no-model":
+            return None
+        raise
+
+
+def _headers(form: Form) -> dict[str, str | None]:
+    """Return the headers of a write: done once, and only if the model is still the one that was shown."""
+    generation = form.text("generation")
+    return {"Idempotency-Key": form.text("key") or None, "If-Match": f'"{generation}"' if generation else None}
+
+
+def _user(request: Request) -> str:
+    user: str = request.path_params["user"]
+    return user

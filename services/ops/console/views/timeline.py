@@ -1,0 +1,238 @@
+"""The timeline of a training as its page shows it: the facts of state, and its dead letters, in one order. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from pydantic import JsonValue
+
+from services.ops.console.answers import FactAnswer
+from services.ops.letters.views import LetterLine
+
+_EVENTS: Final = {
+    "training.started": "started",
+    "training.succeeded": "succeeded",
+    "training.failed": "failed",
+    "training.canceled": "canceled",
+}
+#: What a stage that a fact led to means, in words.
+_BECAME: Final = {
+    "active": "It became the user's current model.",
+    "superseded": "A newer model was current already, so the user keeps that one.",
+    "unverified": "The user keeps the model from before. The extraction can be retried.",
+}
+
+
+class Link(NamedTuple):
+    """Where an entry leads."""
+
+    path: str
+    text: str
+
+
+class Part(NamedTuple):
+    """A detail of an entry; code is shown in a fixed-width font."""
+
+    label: str
+    value: str
+    is_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the timeline."""
+
+    at: datetime
+    #: Of the mark: good, info, warn, bad or quiet.
+    tone: str
+    title: str
+    text: str = ""
+    parts: tuple[Part, ...] = ()
+    links: tuple[Link, ...] = ()
+    #: Seconds since the entry before; None for the first.
+    after: float | None = None
+
+
+def entries(facts: Iterable[FactAnswer], letters: Iterable[LetterLine]) -> Sequence[Entry]:
+    """Return the lines of a training's timeline, oldest first."""
+    # The order of facts at the same time is state's; a dead letter comes after what it is about.
+    found = sorted([*map(_of_fact, facts), *map(_of_letter, letters)], key=lambda entry: entry.at)
+    return [
+        *found[:1],
+        *(replace(later, after=(later.at - earlier.at).total_seconds()) for earlier, later in pairwise(found)),
+    ]
+
+
+def _of_fact(fact: FactAnswer) -> Entry:
+    entry = _KINDS.get(fact.kind, _other)(fact)
+    links = list(entry.links)
+    if fact.replay is not None:
+        replay, _, number = fact.replay.partition(":")
+        links += [Link(f"/replays/{replay}", "by a replay"), Link(f"/dead-letters/{number}", f"dead letter {number}")]
+    return replace(entry, links=tuple(links))
+
+
+def _requested(fact: FactAnswer) -> Entry:
+    return Entry(fact.at, "quiet", "Requested", "It drew its generation; the user's current model stays in use.")
+
+
+def _started(fact: FactAnswer) -> Entry:
+    return Entry(fact.at, "quiet", "Began at Replicate", "By Replicate's clock.")
+
+
+def _completed(fact: FactAnswer) -> Entry:
+    return Entry(fact.at, "quiet", "Ended at Replicate", "By Replicate's clock.")
+
+
+def _reported(fact: FactAnswer) -> Entry:
+    event = _name(fact)
+    tone = {"failed": "bad", "canceled": "warn"}.get(_EVENTS.get(event, ""), "info")
+    return Entry(fact.at, tone, f"Webhook: {_EVENTS.get(event, event)}", _text(fact, "reason"), _applied(fact))
+
+
+def _recovered(fact: FactAnswer) -> Entry:
+    entry = _reported(fact)
+    why = "Replicate was asked, because the webhook never came."
+    title = f"Asked Replicate: {_EVENTS.get(_name(fact), _name(fact))}"
+    return replace(entry, tone="warn", title=title, text=f"{why} {entry.text}".strip())
+
+
+def _extraction_requested(fact: FactAnswer) -> Entry:
+    return Entry(fact.at, "info", "Extraction requested again", "Its model is looked for once more.")
+
+
+def _verified(fact: FactAnswer) -> Entry:
+    evidence = fact.detail.get("evidence")
+    known: Mapping[str, JsonValue] = evidence if isinstance(evidence, Mapping) else {}
+    parts = [Part("model", _text(fact, "model"), is_code=True)]
+    if isinstance(checks := known.get("checks"), list):
+        parts.append(Part("checks passed", ", ".join(map(str, checks))))
+    if "shape" in known:
+        parts.append(Part("found by", str(known["shape"]), is_code=True))
+    if known.get("looked_up"):
+        parts.append(Part("looked up", "in Replicate's list of versions: the output does not name it"))
+    if isinstance(seconds := known.get("seconds"), int | float):
+        parts.append(Part("took", f"{seconds:.1f} s"))
+    text = _BECAME.get(fact.stage or "", "It changed nothing: the training had its model already.")
+    tone = "good" if fact.stage == "active" else "quiet"
+    return Entry(fact.at, tone, "Model found and verified", text, (*parts, *_applied(fact)))
+
+
+def _not_verified(fact: FactAnswer) -> Entry:
+    return Entry(
+        fact.at,
+        "warn",
+        f"No usable model: {_text(fact, 'error')}",
+        _join(_text(fact, "detail"), _BECAME.get(fact.stage or "", "")),
+        _applied(fact),
+    )
+
+
+def _swapped(fact: FactAnswer) -> Entry:
+    cause = {"replay": "By a replay."}.get(_text(fact, "cause"), "")
+    return Entry(fact.at, "good", "Swapped in", _join(cause, _reason(fact)), _change(fact))
+
+
+def _rolled_back(fact: FactAnswer) -> Entry:
+    return Entry(fact.at, "info", f"Rolled back to it by {_text(fact, 'actor')}", _reason(fact), _change(fact))
+
+
+def _withdrawn(fact: FactAnswer) -> Entry:
+    text = _join(_reason(fact), "The user has had no model since.")
+    return Entry(fact.at, "warn", f"Withdrawn by {_text(fact, 'actor')}", text, _change(fact))
+
+
+def _displaced(fact: FactAnswer) -> Entry:
+    by = "by a rollback" if _text(fact, "cause") == "rollback" else "by another model"
+    return Entry(fact.at, "quiet", f"Replaced {by}", parts=(Part("model", _text(fact, "by"), is_code=True),))
+
+
+def _published(fact: FactAnswer) -> Entry:
+    parts = [Part("event id", fact.event_id or "", is_code=True)]
+    return Entry(
+        fact.at, "good", f"Published: {_name(fact)}", "The broker confirmed it; subscribers get it.", (*parts,)
+    )
+
+
+def _unpublished(fact: FactAnswer) -> Entry:
+    aside = _text(fact, "set_aside")
+    why = f"It cannot be sent, and waits for a repair: {aside}" if aside else "It is committed, and sent soon."
+    return Entry(fact.at, "bad" if aside else "warn", f"Not published yet: {_name(fact)}", why)
+
+
+def _failed(fact: FactAnswer) -> Entry:
+    tone = "warn" if fact.stage == "unverified" else "bad"
+    return Entry(
+        fact.at, tone, f"{(fact.stage or 'failed').capitalize()}: {_text(fact, 'error')}", _text(fact, "detail")
+    )
+
+
+def _other(fact: FactAnswer) -> Entry:
+    # A newer state says more than this page knows.
+    return Entry(fact.at, "quiet", fact.kind.replace("_", " ").capitalize(), fact.event or "")
+
+
+def _of_letter(letter: LetterLine) -> Entry:
+    attempts = "attempt" if letter.attempts == 1 else "attempts"
+    return Entry(
+        letter.last_failed_at,
+        "bad" if letter.status == "open" else "quiet",
+        f"Dead letter: {letter.error_code}",
+        letter.error_text,
+        (Part("queue", letter.queue, is_code=True), Part("given up after", f"{letter.attempts} {attempts}")),
+        (Link(f"/dead-letters/{letter.number}", f"dead letter {letter.number}, {letter.status}"),),
+    )
+
+
+_KINDS: Final[Mapping[str, Callable[[FactAnswer], Entry]]] = {
+    "requested": _requested,
+    "started": _started,
+    "completed": _completed,
+    "reported": _reported,
+    "recovered": _recovered,
+    "extraction_requested": _extraction_requested,
+    "verified": _verified,
+    "not_verified": _not_verified,
+    "swapped": _swapped,
+    "rolled_back": _rolled_back,
+    "withdrawn": _withdrawn,
+    "displaced": _displaced,
+    "published": _published,
+    "unpublished": _unpublished,
+    "failed": _failed,
+}
+
+
+def _name(fact: FactAnswer) -> str:
+    """Return the event's name without its version."""
+    return (fact.event or "").rpartition(".")[0] or fact.event or ""
+
+
+def _text(fact: FactAnswer, name: str) -> str:
+    value = fact.detail.get(name)
+    return "" if value is None else str(value)
+
+
+def _reason(fact: FactAnswer) -> str:
+    reason = _text(fact, "reason")
+    return f"“{reason}”" if reason else ""
+
+
+def _change(fact: FactAnswer) -> tuple[Part, ...]:
+    return (Part("generation", _text(fact, "generation")),)
+
+
+def _applied(fact: FactAnswer) -> tuple[Part, ...]:
+    """Return how long the event was on its way to the database, if that is worth a word."""
+    if fact.applied_at is None:
+        return ()
+    seconds = (fact.applied_at - fact.at).total_seconds()
+    return () if seconds < 1 else (Part("applied", f"{seconds:.1f} s later"),)
+
+
+def _join(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))

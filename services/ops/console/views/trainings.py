@@ -1,0 +1,185 @@
+"""What the pages of trainings and of a user show. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from services.ops.console.answers import RETRYABLE, ChangeAnswer, ModelAnswer, TrainingAnswer
+from services.ops.console.views.formats import duration
+
+_NO_MODEL: Final = "no model"
+#: Characters of a version that tell two apart at a glance.
+_SHORT: Final = 10
+#: Ending characters of a time in an address: minutes are enough.
+_MINUTES: Final = "%Y-%m-%dT%H:%M"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training is, and when it should end."""
+
+    percent: int
+    #: From the time and not from the log.
+    is_estimate: bool
+    steps: str
+    #: How long it takes still; empty if that is unknown.
+    left: str
+    is_late: bool
+
+
+def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
+    """Return the progress of *training*."""
+    steps = "" if training.step is None else f"step {training.step:,}"
+    if steps and training.total_steps is not None:
+        steps += f" of {training.total_steps:,}"
+    return Progress(
+        percent=training.progress,
+        is_estimate=training.progress_source == "estimate",
+        steps=steps,
+        left=_left(training),
+        is_late=training.overdue_at is not None and training.overdue_at < now,
+    )
+
+
+def _left(training: TrainingAnswer) -> str:
+    if training.eta_seconds is None:
+        return ""
+    said = f"about {duration(training.eta_seconds)} left"
+    low, high = training.eta_low_seconds, training.eta_high_seconds
+    if low is not None and high is not None and low < high:
+        return f"{said} ({duration(low)} to {duration(high)})"
+    return said
+
+
+def user_path(user_id: str, **query: str | None) -> str:
+    """Return the address of a user's page. The id may hold any printable character."""
+    given = urlencode({name: value for name, value in query.items() if value is not None})
+    return f"/users/{quote(user_id, safe='')}" + (f"?{given}" if given else "")
+
+
+def list_path(filters: Mapping[str, str], **changed: str | None) -> str:
+    """Return the address of the list of trainings with *filters*, some of them *changed*."""
+    given = {name: value for name, value in {**filters, **changed}.items() if value}
+    return "/trainings" + (f"?{urlencode(given)}" if given else "")
+
+
+def short(reference: str | None) -> str:
+    """Return a model with the beginning of its version; its whole name belongs beside it."""
+    if reference is None:
+        return _NO_MODEL
+    name, colon, version = reference.partition(":")
+    return f"{name}{colon}{version[:_SHORT]}" + ("…" if len(version) > _SHORT else "")
+
+
+def may_retry(training: TrainingAnswer) -> bool:
+    """Return whether the extraction of its model can be retried."""
+    return training.stage in RETRYABLE
+
+
+def may_cancel(training: TrainingAnswer) -> bool:
+    """Return whether Replicate can be asked to cancel it."""
+    return training.stage in ("requested", "running") and training.training_id is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a user's model, and what can be done about it."""
+
+    change: ChangeAnswer
+    title: str
+    tone: str
+    #: Whether this is the user's model now.
+    is_current: bool
+    #: Where the roll back to it is previewed; None if it cannot be, or is current.
+    rollback_path: str | None
+
+
+_TITLES: Final = {
+    "training": ("Swapped in", "good"),
+    "replay": ("Swapped in by a replay", "good"),
+    "rollback": ("Rolled back", "info"),
+    "withdrawal": ("Withdrawn", "warn"),
+}
+
+
+def changes_of(
+    user_id: str, history: Sequence[ChangeAnswer], current: ModelAnswer | None, *, may_write: bool
+) -> Sequence[Change]:
+    """Return the changes of a user's model, newest first."""
+    return [_change(user_id, each, current, may_write=may_write) for each in history]
+
+
+def _change(user_id: str, change: ChangeAnswer, current: ModelAnswer | None, *, may_write: bool) -> Change:
+    title, tone = _TITLES.get(change.cause, (change.cause.capitalize(), "quiet"))
+    is_current = current is not None and current.generation == change.generation
+    is_used = current is not None and current.reference == change.reference
+    can = may_write and change.reference is not None and not is_used
+    return Change(
+        change=change,
+        title=title,
+        tone=tone,
+        is_current=is_current,
+        rollback_path=user_path(user_id, rollback=change.reference) if can else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a rollback or withdrawal would change, before it is done."""
+
+    #: The last part of the form's address.
+    verb: str
+    before: str
+    after: str
+    #: The target of the rollback, whole; None in a withdrawal.
+    to: str | None
+    #: Of the model that the plan was made with; None: there is none.
+    generation: int | None
+    new_generation: int
+
+
+def plan_of(current: ModelAnswer | None, planned: ModelAnswer | ChangeAnswer) -> Plan:
+    """Return the plan of a rollback to a model, or of a withdrawal, by the answer of its dry run."""
+    to = planned.reference if isinstance(planned, ModelAnswer) else None
+    return Plan(
+        verb="withdraw" if to is None else "rollback",
+        before=_NO_MODEL if current is None else current.reference,
+        after=_NO_MODEL if to is None else to,
+        to=to,
+        generation=None if current is None else current.generation,
+        new_generation=planned.generation,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From when until when; None: without a limit. Times in addresses are UTC."""
+
+    since: datetime | None
+    until: datetime | None
+
+    def query(self) -> Mapping[str, str]:
+        """Return the query of state's API."""
+        named = {"since": self.since, "until": self.until}
+        return {name: f"{moment:%Y-%m-%dT%H:%M:%S}Z" for name, moment in named.items() if moment is not None}
+
+
+def read_moment(text: str) -> datetime | None:
+    """Return the time in a field of an address, in UTC unless it says otherwise; None if it is not a time."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    try:
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    except OverflowError:
+        return None
+
+
+def minutes(moment: datetime | None) -> str:
+    """Return *moment* as the field of a form has it."""
+    return "" if moment is None else f"{moment:{_MINUTES}}"

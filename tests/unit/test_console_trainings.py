@@ -1,0 +1,239 @@
+"""What do the pages of trainings and users show?"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.ops.console.answers import ChangeAnswer, FactAnswer, ModelAnswer, TrainingAnswer
+from services.ops.console.views.timeline import entries
+from services.ops.console.views.trainings import (
+    changes_of,
+    list_path,
+    may_cancel,
+    may_retry,
+    progress_of,
+    read_moment,
+    short,
+    user_path,
+)
+from services.ops.letters.views import LetterLine
+from services.state.timeline import FactKind
+from services.state.transitions import Stage
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+MODEL = f"acme/ada:{'5c' * 32}"
+
+
+def training(**fields: Any) -> TrainingAnswer:
+    known: dict[str, Any] = dict.fromkeys(TrainingAnswer.model_fields)
+    known |= {"ref": UUID(int=1), "training_id": "t1", "user_id": "ada", "generation": 1, "stage": "running"}
+    known |= {"current": False, "destination": "acme/ada", "trigger_word": "TOK", "progress": 0}
+    known |= {"requested_at": NOON, "updated_at": NOON}
+    return TrainingAnswer.model_validate({**known, **fields})
+
+
+def change(generation: int, reference: str | None = MODEL, cause: str = "training") -> ChangeAnswer:
+    return ChangeAnswer(
+        generation=generation,
+        reference=reference,
+        previous_reference=None,
+        training_id="t1",
+        ref=UUID(int=1),
+        cause=cause,
+        actor="olga",
+        reason="",
+        at=NOON,
+    )
+
+
+def current(generation: int, reference: str = MODEL) -> ModelAnswer:
+    return ModelAnswer(
+        user_id="ada",
+        reference=reference,
+        generation=generation,
+        training_id="t1",
+        ref=UUID(int=1),
+        trigger_word="TOK",
+        activated_at=NOON,
+    )
+
+
+def fact(kind: str, seconds: float = 0, **fields: Any) -> FactAnswer:
+    return FactAnswer(kind=kind, at=NOON + timedelta(seconds=seconds), **fields)
+
+
+def letter(seconds: float, **fields: Any) -> LetterLine:
+    at = NOON + timedelta(seconds=seconds)
+    known: dict[str, Any] = dict.fromkeys(LetterLine.model_fields)
+    known |= {"number": 7, "status": "open", "queue": "modelswap.extractor", "error_code": "short_version"}
+    known |= {"error_class": "E", "error_text": "no model", "attempts": 3, "returns": 0, "fingerprint": "f"}
+    known |= dict.fromkeys(("first_failed_at", "last_failed_at", "archived_at", "status_at"), at) | {"body_bytes": 2}
+    return LetterLine.model_validate({**known, **fields})
+
+
+# The timeline
+
+
+def test_each_entry_says_how_long_after_the_one_before():
+    found = entries([fact("requested"), fact("started", 2), fact("swapped", 602)], [])
+
+    assert [entry.after for entry in found] == [None, 2.0, 600.0]
+
+
+def test_dead_letters_stand_among_the_facts():
+    found = entries([fact("requested"), fact("extraction_requested", 9)], [letter(5)])
+
+    assert [(entry.title, entry.after) for entry in found] == [
+        ("Requested", None),
+        ("Dead letter: short_version", 5.0),
+        ("Extraction requested again", 4.0),
+    ]
+    assert found[1].links[0].path == "/dead-letters/7"
+    assert found[1].parts[1].value == "3 attempts"
+
+
+def test_a_verified_model_shows_its_evidence():
+    evidence = {"shape": "version_field/model_ref", "checks": ["exists", "schema"], "seconds": 0.31}
+
+    (found,) = entries([fact("verified", stage="active", detail={"model": MODEL, "evidence": evidence})], [])
+
+    assert {part.label: part.value for part in found.parts} == {
+        "model": MODEL,
+        "checks passed": "exists, schema",
+        "found by": "version_field/model_ref",
+        "took": "0.3 s",
+    }
+    assert (found.tone, found.text) == ("good", "It became the user's current model.")
+
+
+def test_what_a_replay_did_leads_to_the_replay():
+    (found,) = entries([fact("verified", replay="5b0f:7")], [])
+
+    assert [link.path for link in found.links] == ["/replays/5b0f", "/dead-letters/7"]
+
+
+def test_a_slow_event_says_how_late_it_was_applied():
+    (found,) = entries([fact("reported", event="training.succeeded.v1", applied_at=NOON + timedelta(seconds=90))], [])
+
+    assert found.title == "Webhook: succeeded"
+    assert [(part.label, part.value) for part in found.parts] == [("applied", "90.0 s later")]
+
+
+@pytest.mark.parametrize("kind", [*FactKind, "a_kind_of_tomorrow"])
+@pytest.mark.parametrize(
+    "detail", [{}, {"evidence": None, "reason": None}, {"evidence": {"checks": 1, "seconds": "x"}}]
+)
+def test_every_kind_of_fact_has_a_title(kind, detail):
+    (found,) = entries([fact(str(kind), detail=detail)], [])
+
+    assert found.title
+    assert found.tone in {"good", "info", "warn", "bad", "quiet"}
+
+
+def test_facts_at_the_same_time_keep_their_order():
+    found = entries([fact("verified"), fact("swapped"), fact("published", event="model.activated.v1")], [letter(0)])
+
+    assert [entry.title for entry in found] == [
+        "Model found and verified",
+        "Swapped in",
+        "Published: model.activated",
+        "Dead letter: short_version",
+    ]
+
+
+# Progress
+
+
+def test_progress_by_the_log_and_by_an_estimate_are_told_apart():
+    by_log = progress_of(training(progress=40, progress_source="log", step=400, total_steps=1000), NOON)
+    guessed = progress_of(training(progress=40, progress_source="estimate"), NOON)
+
+    assert (by_log.is_estimate, by_log.steps) == (False, "step 400 of 1,000")
+    assert (guessed.is_estimate, guessed.steps) == (True, "")
+
+
+def test_the_time_left_has_its_range():
+    found = progress_of(training(eta_seconds=310, eta_low_seconds=200, eta_high_seconds=600), NOON)
+
+    assert found.left == "about 5 min 10 s left (3 min 20 s to 10 min)"
+    assert progress_of(training(), NOON).left == ""
+
+
+def test_a_training_is_late_once_it_should_have_ended():
+    assert progress_of(training(overdue_at=NOON - timedelta(seconds=1)), NOON).is_late
+    assert not progress_of(training(overdue_at=NOON), NOON).is_late
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_buttons_follow_the_stage(stage):
+    each = training(stage=stage)
+
+    assert may_retry(each) == (stage in {Stage.VERIFYING, Stage.UNVERIFIED})
+    assert may_cancel(each) == (stage in {Stage.REQUESTED, Stage.RUNNING})
+    assert not may_cancel(training(stage=stage, training_id=None))
+
+
+# The user
+
+
+def test_only_another_model_can_be_rolled_back_to():
+    other = f"acme/ada:{'0f' * 32}"
+    history = [change(3), change(2, other), change(1)]
+
+    found = changes_of("ada", history, current(3), may_write=True)
+
+    assert [each.is_current for each in found] == [True, False, False]
+    assert [each.rollback_path is not None for each in found] == [False, True, False]
+
+
+def test_after_a_withdrawal_every_model_can_be_used_again():
+    history = [change(2, None, "withdrawal"), change(1)]
+
+    found = changes_of("ada", history, None, may_write=True)
+
+    assert [(each.title, each.rollback_path is not None) for each in found] == [
+        ("Withdrawn", False),
+        ("Swapped in", True),
+    ]
+
+
+def test_a_reader_is_offered_no_rollback():
+    found = changes_of("ada", [change(1)], None, may_write=False)
+
+    assert found[0].rollback_path is None
+
+
+# Addresses
+
+
+def test_any_user_id_makes_one_segment_of_an_address():
+    assert user_path("a/b?c#d%") == "/users/a%2Fb%3Fc%23d%25"
+    assert user_path("ada", rollback=MODEL).startswith("/users/ada?rollback=acme%2Fada%3A5c")
+
+
+def test_an_address_holds_only_the_filters_that_are_given():
+    assert list_path({"stage": "running", "user_id": ""}, cursor="x") == "/trainings?stage=running&cursor=x"
+    assert list_path({"stage": "running"}, stage=None) == "/trainings"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-24T12:00", NOON),
+        (" 2026-11-24T13:00+01:00 ", NOON),
+        ("", None),
+        ("yesterday", None),
+        ("0001-01-01T00:00+14:00", None),
+    ],
+)
+def test_a_time_in_an_address_is_utc_unless_it_says_otherwise(text, moment):
+    assert read_moment(text) == moment
+
+
+def test_a_short_model_still_tells_two_versions_apart():
+    assert short(MODEL) == "acme/ada:5c5c5c5c5c…"
+    assert short(None) == "no model"
