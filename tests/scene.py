@@ -77,10 +77,13 @@ class Scene:
         return {
             "now": "/",
             "trainings": "/trainings",
+            "changes": "/trainings?show=changes",
             "training": f"/trainings/{self.training}",
             "training-running": f"/trainings/{self.running}",
             "training-unverified": f"/trainings/{self.unverified}",
             "user": f"/users/{self.user}",
+            "user-rollback": f"/users/{self.user}?rollback=",
+            "user-withdraw": f"/users/{self.user}?withdraw=",
             "dead-letters": "/dead-letters",
             "dead-letters-filtered": f"/dead-letters?fingerprint={self.group}",
             "dead-letter": f"/dead-letters/{self.letter}",

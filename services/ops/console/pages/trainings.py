@@ -158,7 +158,7 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
         problem=problem,
         may_retry=session.may_write and may_retry(training),
         may_cancel=session.may_write and may_cancel(training),
-        path=_path(training.name),
+        here=_path(training.name),
         **HELPERS,
     )
 

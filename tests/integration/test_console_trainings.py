@@ -1,0 +1,363 @@
+"""The console's screens of trainings and users, as a browser without scripts sees them, on a real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import pytest
+
+from services.ops.api import create_api as ops_api
+from services.ops.letters.api import create_router
+from services.ops.letters.store import Store as Letters
+from services.state.api import WebhookAddress, create_api
+from services.state.store import Store
+from services.state.streams import Watcher
+from shared.contract.identity import ModelName
+from shared.contract.topology import topology
+from shared.runtime.aside import SetAside
+from shared.runtime.http import create_app
+from shared.runtime.tokens import read_token
+from tests.console import TOKENS, Browser, signed_in
+from tests.integration.test_state_api import Replicate
+from tests.ops import OPERATOR, READER, archived, dead, opened_letters
+from tests.state import failed, model_of, not_verified, opened_store, ready, registration, replayed, started, succeeded
+
+HOSTILE = """<script>alert(1)</script>{{7*7}}'"&\u202e"""
+
+
+@dataclass
+class Desk:
+    """An operator's browser, and what is behind the console."""
+
+    browser: Browser
+    state: Store
+    letters: Letters
+    replicate: Replicate
+
+    async def page(self, path: str, status: int = 200) -> str:
+        answer = await self.browser.get(path)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+    async def swap(self, user: str, training: str, **fields: Any) -> None:
+        await self.state.adopt(registration(user, training, **fields))
+        assert await self.state.apply([succeeded(training), ready(training)]) == [None, None]
+
+
+@pytest.fixture
+async def stores(database_url: str) -> AsyncIterator[tuple[Store, Letters]]:
+    async with opened_store(database_url) as state, opened_letters(database_url) as letters:
+        yield state, letters
+
+
+@pytest.fixture
+async def desk(stores: tuple[Store, Letters], request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
+    state, letters = stores
+    replicate = Replicate()
+    api = create_api(
+        state,
+        replicate,
+        Watcher(state, asyncio.Event(), limit=1, aside=SetAside("test")),
+        webhook=WebhookAddress("https://hooks.example.com", ("a secret that signs our addresses",)),
+        api_tokens=("service/ops:token-of-ops",),
+    )
+    assert read_token("service/ops:token-of-ops").caller.may_speak_for_others
+    token = getattr(request, "param", OPERATOR)
+    async with signed_in(ops_api(create_router(letters), tokens=TOKENS), create_app(api, {}), token=token) as browser:
+        yield Desk(browser, state, letters, replicate)
+
+
+as_reader = pytest.mark.parametrize("desk", [READER], indirect=True)
+
+
+# Trainings
+
+
+async def test_trainings_are_listed_and_filtered(desk):
+    await desk.swap("ada", "t1")
+    await desk.state.adopt(registration("bob", "t2"))
+    await desk.state.apply([started("t2")])
+
+    every, running, of_ada = [
+        await desk.page(path) for path in ("/trainings", "/trainings?stage=running", "/trainings?user_id=ada&stage=")
+    ]
+
+    assert ["/trainings/t1" in page for page in (every, running, of_ada)] == [True, False, True]
+    assert ["/trainings/t2" in page for page in (every, running, of_ada)] == [True, True, False]
+    assert '<option value="running" selected>' in running
+
+
+async def test_a_list_without_trainings_says_what_to_type(desk):
+    assert "modelswap demo" in await desk.page("/trainings")
+    assert "No training is like that." in await desk.page("/trainings?stage=failed")
+
+
+async def test_an_unknown_stage_is_a_problem_and_no_fault(desk):
+    assert "stage" in await desk.page("/trainings?stage=nonsense", 422)
+
+
+async def test_pages_of_trainings_keep_the_filters(desk):
+    for number in range(51):
+        await desk.state.adopt(registration("ada", f"t{number}"))
+
+    first = await desk.page("/trainings?user_id=ada")
+    following = first.partition('rel="next"')[0].rpartition('href="')[2].partition('"')[0].replace("&amp;", "&")
+    second = await desk.page(following)
+
+    assert following.startswith("/trainings?user_id=ada&cursor=")
+    assert ("/trainings/t50" in first, "/trainings/t0" in first, "/trainings/t0" in second) == (True, False, True)
+
+
+async def test_changes_of_models_are_found_by_time(desk):
+    await desk.swap("ada", "t1")
+
+    assert "t1" in await desk.page("/trainings?show=changes")
+    assert "t1" in await desk.page("/trainings?show=changes&since=2026-01-01T14:05&until=")
+    assert "No user&#39;s model changed then." in await desk.page("/trainings?show=changes&until=2026-01-01T14:05")
+
+
+# One training
+
+
+async def test_a_training_shows_its_walk_and_its_dead_letters(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+    await archived(desk.letters, dead("t1", topology()))
+    await desk.state.apply([started("t1"), succeeded("t1"), not_verified("t1")])
+    await desk.state.apply([replayed(ready("t1"), "5b0f6d52-3c1e-4f0e-9a55-6d6f64737770:1")])
+
+    page = await desk.page("/trainings/t1")
+
+    for word in (
+        "Requested",
+        "Webhook: succeeded",
+        "No usable model: short_version",
+        "Model found and verified",
+        "checks passed",
+        "Swapped in",
+        "Not published yet: model.activated",
+        "Dead letter: no_version",
+        "/replays/5b0f6d52-3c1e-4f0e-9a55-6d6f64737770",
+        str(model_of("t1")),
+    ):
+        assert word in page, word
+    assert "hx-get" not in page
+
+
+async def test_a_running_training_is_asked_about_again(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+    await desk.state.apply([started("t1")])
+
+    assert 'hx-get="/trainings/t1" hx-trigger="every 3s"' in await desk.page("/trainings/t1")
+
+
+async def test_a_training_is_shown_by_its_ref_too(desk):
+    record, _ = await desk.state.register(registration("ada"))
+
+    page = await desk.page(f"/trainings/{record.ref}")
+
+    assert "Requested" in page
+    assert "Replicate has sent none." in page
+
+
+async def test_an_unknown_training_is_not_found(desk):
+    assert "not registered" in await desk.page("/trainings/nothing", 404)
+
+
+async def test_the_extraction_is_retried_with_a_button(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+    await desk.state.apply([succeeded("t1"), not_verified("t1")])
+
+    answer = await desk.browser.post("/trainings/t1/retry-extraction", page="/trainings/t1", key="once")
+    page = await desk.page("/trainings/t1")
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/trainings/t1")
+    assert "Extraction requested again" in page
+    assert "The extraction was requested." in page
+
+
+async def test_what_can_not_be_retried_is_told_beside_the_training(desk):
+    await desk.swap("ada", "t1")
+
+    answer = await desk.browser.post("/trainings/t1/retry-extraction", page="/trainings/t1", key="once")
+
+    assert answer.status_code == 409
+    assert "has its model already" in answer.text
+    assert "From request to subscriber" in answer.text
+
+
+async def test_a_training_is_canceled_with_a_button(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+    await desk.state.apply([started("t1")])
+
+    answer = await desk.browser.post("/trainings/t1/cancel", page="/trainings/t1")
+
+    assert answer.status_code == 303
+    assert desk.replicate.canceled == ["t1"]
+
+
+# Users
+
+
+async def test_a_user_shows_the_model_and_the_reason_of_each_change(desk):
+    await desk.swap("ada", "t1")
+    await desk.swap("ada", "t2")
+    answer = await desk.browser.post(
+        "/users/ada/rollback", page="/users/ada?rollback=", to=str(model_of("t1")), reason="too dark", key="once"
+    )
+    page = await desk.page("/users/ada")
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/users/ada")
+    assert "“too dark”" in page
+    assert "by olga" in page
+    model = await desk.state.find_model("ada")
+    assert model is not None
+    assert (str(model.reference), model.generation) == (str(model_of("t1")), 3)
+
+
+async def test_a_rollback_is_previewed_and_changes_nothing_yet(desk):
+    await desk.swap("ada", "t1")
+    await desk.swap("ada", "t2")
+
+    page = await desk.page("/users/ada?rollback=")
+
+    before, _, after = page.partition("Roll back this user")[2].partition("</tbody>")[0].partition("Afterwards")
+    assert (str(model_of("t2")) in before, str(model_of("t1")) in after) == (True, True)
+    assert 'name="generation" value="2"' in page
+    model = await desk.state.find_model("ada")
+    assert model is not None
+    assert model.generation == 2
+
+
+async def test_a_rollback_of_another_model_than_was_shown_is_refused(desk):
+    await desk.swap("ada", "t1")
+    await desk.swap("ada", "t2")
+
+    answer = await desk.browser.post(
+        "/users/ada/rollback", page="/users/ada", to=str(model_of("t1")), reason="too dark", generation="1", key="once"
+    )
+
+    assert answer.status_code == 412
+    assert "Changed meanwhile" in answer.text
+    # The reason is not lost, and the plan is that of the present model.
+    assert ">too dark</textarea>" in answer.text
+    assert 'name="generation" value="2"' in answer.text
+
+
+async def test_where_nothing_can_be_rolled_back_to_the_page_says_so(desk):
+    await desk.swap("ada", "t1")
+
+    assert "no other model" in await desk.page("/users/ada?rollback=")
+
+
+async def test_a_model_is_withdrawn_after_a_preview(desk):
+    await desk.swap("ada", "t1")
+
+    preview = await desk.page("/users/ada?withdraw=")
+    answer = await desk.browser.post(
+        "/users/ada/withdraw", page="/users/ada", reason="not ada", generation="1", key="once"
+    )
+    page = await desk.page("/users/ada")
+
+    assert "Withdraw this user" in preview
+    assert answer.status_code == 303
+    assert "The user has no model" in page
+    assert f"rollback={str(model_of('t1')).replace('/', '%2F').replace(':', '%3A')}" in page
+
+
+async def test_a_user_s_newest_extraction_is_retried(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+    await desk.state.apply([succeeded("t1"), not_verified("t1")])
+
+    answer = await desk.browser.post("/users/ada/retry-extraction", page="/users/ada", key="once")
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/trainings/t1")
+
+
+async def test_an_unknown_user_is_told_what_to_look_for(desk):
+    assert "No training of this user is known." in await desk.page("/users/nobody", 404)
+
+
+async def test_a_user_without_a_model_is_told_so(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+
+    assert "no model yet" in await desk.page("/users/ada")
+
+
+# Readers, outages, hostile strings
+
+
+@as_reader
+async def test_a_reader_sees_everything_and_no_button(desk):
+    await desk.swap("ada", "t1")
+    await desk.state.adopt(registration("ada", "t2"))
+    await desk.state.apply([succeeded("t2"), not_verified("t2")])
+
+    pages = [await desk.page(path) for path in ("/users/ada", "/users/ada?rollback=", "/trainings/t2", "/trainings")]
+
+    for page in pages:
+        assert page.count("<form") == page.count("/sign-out") + page.count('role="search"') + page.count(
+            'class="filters"'
+        ) + page.count('method="dialog"')
+        assert "Roll back" not in page
+        assert "Retry" not in page
+
+
+@as_reader
+@pytest.mark.parametrize(
+    "path", ["/users/ada/rollback", "/users/ada/withdraw", "/trainings/t1/cancel", "/trainings/t1/retry-extraction"]
+)
+async def test_a_forged_write_of_a_reader_is_refused(desk, path):
+    await desk.swap("ada", "t1")
+
+    answer = await desk.browser.post(path, page="/", reason="mine")
+
+    assert answer.status_code == 403
+    model = await desk.state.find_model("ada")
+    assert model is not None
+    assert model.generation == 1
+
+
+async def test_whatever_users_control_is_shown_as_it_is(desk):
+    user = "".join(each for each in HOSTILE if each.isprintable())
+    await desk.state.adopt(registration(user, "t1", trigger_word=user, destination=ModelName("acme", "x")))
+    await desk.state.apply([succeeded("t1", output={HOSTILE: [HOSTILE, None]}), not_verified("t1", error=user)])
+    await desk.state.adopt(registration(user, "t2"))
+    await desk.state.apply([failed("t2", HOSTILE)])
+    await archived(desk.letters, dead("t1", topology(), text=HOSTILE))
+
+    paths = ["/trainings", "/trainings/t1", "/trainings/t2", "/trainings?user_id=%3Cscript%3E"]
+    pages = [await desk.page(path) for path in paths]
+    answer = await desk.browser.http.get("/users/" + "".join(f"%{byte:02x}" for byte in user.encode()))
+
+    assert answer.status_code == 200
+    for page in (*pages, answer.text):
+        assert "<script>alert" not in page
+        assert "49'" not in page
+    assert str(escape(user)).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in pages[1]
+
+
+async def test_a_user_id_may_hold_slashes_and_the_end_of_a_path(desk):
+    await desk.swap("a/b/rollback", "t1")
+
+    page = await desk.page("/users/a%2Fb%2Frollback")
+    answer = await desk.browser.post(
+        "/users/a%2Fb%2Frollback/withdraw", page="/users/a%2Fb%2Frollback", reason="not hers", key="once"
+    )
+
+    assert 'action="/users/a%2Fb%2Frollback' not in page  # only a preview has the form
+    assert str(model_of("t1")) in page
+    assert answer.status_code == 303
+    assert await desk.state.find_model("a/b/rollback") is None
+
+
+async def test_a_page_without_state_says_what_is_away(stores):
+    _, letters = stores
+    async with signed_in(ops_api(create_router(letters), tokens=TOKENS)) as browser:
+        answers = [await browser.get(path) for path in ("/trainings", "/trainings/t1", "/users/ada")]
+
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert all("Not reachable now" in answer.text for answer in answers)
