@@ -22,27 +22,16 @@ from uuid import UUID
 
 from services.state.transitions import Stage
 from services.state.views import TrainingView
-from shared.contract.errors import TransientError
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically
+from shared.runtime.sse import HEARTBEAT, HEARTBEAT_SECONDS, RETRY, TooManyStreams
 from shared.runtime.waiting import wait_for_any
 
 _TICK_SECONDS: Final = 1.0
-#: A comment line keeps proxies from closing the connection.
-_HEARTBEAT_SECONDS: Final = 15.0
-_HEARTBEAT: Final = b":\n\n"
-#: Reconnection delay for clients.
-_RETRY: Final = b"retry: 2000\n\n"
 
 _UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class TooManyStreams(TransientError):
-    """The limit of clients that follow trainings is reached."""
-
-    code = "too_many_streams"
 
 
 class Trainings(Protocol):
@@ -97,7 +86,7 @@ class Follower:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield what to send until the training has ended or this process stops."""
-        yield _RETRY
+        yield RETRY
         while not self._stopping.is_set():
             self._news.clear()
             update = self._latest
@@ -108,7 +97,7 @@ class Follower:
                 return
             await wait_for_any(self._news, self._stopping, seconds=self._heartbeat_seconds)
             if not self._news.is_set():
-                yield _HEARTBEAT
+                yield HEARTBEAT
 
 
 class Watcher:
@@ -122,7 +111,7 @@ class Watcher:
         limit: int,
         aside: SetAside[UUID],
         tick_seconds: float = _TICK_SECONDS,
-        heartbeat_seconds: float = _HEARTBEAT_SECONDS,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         """
         Accept at most *limit* clients at a time; end their streams once *stopping* is set.

@@ -32,7 +32,7 @@ oldest_delivery: Final = Gauge(
     OLDEST_DELIVERY, "Age in seconds of the oldest message that this process works on; 0: none.", ["queue"]
 )
 swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
-streams: Final = Gauge("modelswap_streams", "Clients that follow a training.")
+streams: Final = Gauge("modelswap_streams", "Clients that follow a training or a replay.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
 #: Alert on it: subscribers do not receive committed events.
 delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events cannot be published.")

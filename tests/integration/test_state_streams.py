@@ -7,13 +7,14 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
 import httpx
 import pytest
 
-from services.state.api import EventStream, WebhookAddress, create_api
+from services.state.api import WebhookAddress, create_api
 from services.state.store import Store
 from services.state.streams import Update, Watcher
 from services.state.transitions import Stage
@@ -23,6 +24,7 @@ from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
+from shared.runtime.sse import EventStream
 from tests.sse import Sent, following
 from tests.stack import free_port
 from tests.state import (
@@ -314,7 +316,7 @@ async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
     async def never(*_: object) -> Any:
         await asyncio.Event().wait()
 
-    await EventStream(watcher, record, None, send_seconds=0.05)({"type": "http"}, never, never)
+    await EventStream(partial(watcher.followed, record, None), send_seconds=0.05)({"type": "http"}, never, never)
 
     assert watcher.count == 0
 

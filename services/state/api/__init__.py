@@ -13,7 +13,6 @@ from services.state.api import snapshot as snapshot_requests
 from services.state.api import trainings as training_requests
 from services.state.api.models import Models
 from services.state.api.snapshot import Snapshots
-from services.state.api.sse import EXAMPLE, EventStream
 from services.state.api.trainings import Replicate, Trainings, WebhookAddress
 from services.state.overview import SearchResults, SwapStatisticsView, TrainingCounts, UserSwapView
 from services.state.registration import RegisteredOtherwise, UserDeleted
@@ -26,9 +25,10 @@ from shared.contract.idempotency import KeyReused
 from shared.contract.preview import Answer
 from shared.runtime.description import TOOLS
 from shared.runtime.http import Api, new_api
+from shared.runtime.sse import EventStream
 from shared.runtime.tokens import read_token
 
-__all__ = ["EventStream", "WebhookAddress", "create_api"]
+__all__ = ["WebhookAddress", "create_api"]
 
 #: Status by class of error. Any other error is a bug.
 _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
@@ -57,6 +57,14 @@ _DESCRIPTION: Final = """
 Each request needs a bearer token: one of `MODELSWAP_API_TOKENS`. A reader's token can change nothing.
 
 With an `Idempotency-Key`, a write can be repeated if its answer was lost: it is done once, and answered again.
+"""
+
+#: Example in the API's description.
+_EXAMPLE: Final = """\
+id: 1764072000000000-042
+event: progress
+data: {"training_id": "zz4ibbonubfz7carwiefibzgga", "stage": "running", "progress": 42, "eta_seconds": 310, …}
+
 """
 
 #: Further responses of an operation, for its description.
@@ -128,7 +136,7 @@ def create_api(
     tagged = {"headers": {"ETag": {"description": "For If-None-Match and If-Match.", "schema": {"type": "string"}}}}
     model: Responses = {200: tagged}
     unchanged: Responses = {200: tagged, 304: {"description": "It has not changed.", **tagged}}
-    stream = {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}}
+    stream = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
     add("POST", "/trainings", trainings.start_training, TrainingView, status=201, others=unknown)
     add("PUT", "/trainings/{training_id}", trainings.register_training, TrainingView, others=first)
     add("GET", "/trainings/{training_id}", trainings.get_training, TrainingView)

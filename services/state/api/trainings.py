@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
 from typing import Annotated, Final, Protocol
@@ -13,7 +14,6 @@ from uuid import UUID
 from fastapi import Header, Path, Query, Response
 
 from services.state import adopting, starting
-from services.state.api.sse import EventStream
 from services.state.changes import Failure
 from services.state.extraction import NoOutput, NoTraining, NotRetryable
 from services.state.registration import NOT_STARTED, RegisteredOtherwise, Registration, UserDeleted
@@ -29,6 +29,7 @@ from shared.replicate.progress import configured_steps
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime.description import raises
 from shared.runtime.http import Cursor, Invalid, Key, Limit, from_cursor, page_of
+from shared.runtime.sse import EventStream
 
 #: An output may be half a megabyte.
 OutputLimit = Annotated[int, Query(ge=1, le=50)]
@@ -163,7 +164,7 @@ class Trainings:
         if update.is_last and update.id == last_event_id:
             # Browsers reconnect after any other answer.
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        return EventStream(self.watcher, record, last_event_id)
+        return EventStream(partial(self.watcher.followed, record, last_event_id))
 
     @raises(NoTraining, NotCancelable)
     async def cancel_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:

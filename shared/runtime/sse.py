@@ -1,52 +1,58 @@
-"""The response of server-sent events. Edge."""
+"""Server-sent events: the response that sends them, and what all streams of events have in common. Edge."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
 
-from fastapi import Response
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from services.state.streams import Follower, Watcher
-from services.state.views import TrainingView
+from shared.contract.errors import TransientError
 
 #: A client that takes nothing for so long is disconnected.
 _SEND_SECONDS: Final = 30.0
+#: A comment line keeps proxies from closing the connection.
+HEARTBEAT_SECONDS: Final = 15.0
+HEARTBEAT: Final = b":\n\n"
+#: Reconnection delay for clients.
+RETRY: Final = b"retry: 2000\n\n"
 
-#: Example in the API's description.
-EXAMPLE: Final = """\
-id: 1764072000000000-042
-event: progress
-data: {"training_id": "zz4ibbonubfz7carwiefibzgga", "stage": "running", "progress": 42, "eta_seconds": 310, …}
 
-"""
+class TooManyStreams(TransientError):
+    """The limit of open event streams is reached."""
+
+    code = "too_many_streams"
+
+
+class Follower(Protocol):
+    """A client of a stream."""
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield what to send until the stream ends."""
+        ...
 
 
 class EventStream(Response):
-    """Sends updates until the training has ended, the client leaves, or it takes nothing for too long."""
+    """Sends events until the stream ends, the client leaves, or it takes nothing for too long."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        watcher: Watcher,
-        record: TrainingView,
-        last_event_id: str | None,
-        *,
-        send_seconds: float = _SEND_SECONDS,
+        self, follow: Callable[[], AbstractContextManager[Follower]], *, send_seconds: float = _SEND_SECONDS
     ) -> None:
+        """*follow* registers the client until its context ends."""
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         # The length is unknown.
         del self.headers["content-length"]
-        self._watcher = watcher
-        self._record = record
-        self._last_event_id = last_event_id
+        self._follow = follow
         self._send_seconds = send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI)
-        with self._watcher.followed(self._record, self._last_event_id) as follower:
+        with self._follow() as follower:
             sending = asyncio.create_task(self._send(follower, send))
             leaving = asyncio.create_task(_until_gone(receive))
             try:
