@@ -10,21 +10,27 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+from fastapi import APIRouter
+
 from services.ops.letters.letter import ReplayMark
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
+from services.ops.replays.api import create_router
 from services.ops.replays.engine import Engine
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Status, Step
 from services.ops.replays.records import NewReplay, Revert
 from services.ops.replays.store import Store
+from services.ops.replays.streams import Watcher
 from services.ops.replays.views import ReplayView
+from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ReplaySettled
 from shared.contract.preview import Answer, Message
 from shared.contract.topology import STATE_QUEUE, topology
 from shared.contract.values import Effect
+from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.postgres import connect_pool
 from tests.state import NOON, connected, model_of, ready
@@ -164,11 +170,26 @@ class Answering:
     async def preview_state(self, message: Message) -> Answer:
         return self.state(message)
 
-    async def revert_model(self, revert: Revert) -> str | None:
+    async def revert_model(self, revert: Revert, *, dry_run: bool = False) -> str | None:
         if revert.user_id in self.unknown:
             raise DependencyDown(f"nobody knows about {revert.user_id}")
-        self.reverted.append(revert)
+        if not dry_run:
+            self.reverted.append(revert)
         return self.kept.get(revert.user_id)
+
+
+def routes(
+    store: Store,
+    services: Answering | None = None,
+    *,
+    waiting: Waiting | None = None,
+    watcher: Watcher | None = None,
+) -> APIRouter:
+    """The operators' routes for replays; without a *watcher*, those who follow one get the first event alone."""
+    waiting, stopping = waiting or Waiting({}), asyncio.Event()
+    stopping.set()
+    silent = Watcher(store, waiting, stopping, limit=10, aside=SetAside("test"))
+    return create_router(store, waiting, services or Answering(), watcher or silent)
 
 
 @contextlib.asynccontextmanager

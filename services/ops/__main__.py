@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from services.ops.api import create_api
@@ -33,6 +33,7 @@ from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
+from services.ops.replays.streams import Watcher as ReplayWatcher
 from services.ops.replays.waiting import Waiting
 from services.ops.session import Session
 from services.ops.sign_in.api import sign_in_router
@@ -55,6 +56,9 @@ from shared.runtime.postgres import Pool
 from shared.runtime.settings import OpsSettings, reveal
 from shared.runtime.tokens import read_token
 
+#: Operators' pages that may follow replays at a time.
+_STREAMS: Final = 200
+
 
 async def run(settings: OpsSettings, stopping: asyncio.Event) -> None:
     """Archive, repair and serve until *stopping* is set."""
@@ -74,6 +78,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     unreadable: SetAside[str] = SetAside("state's trainings")
     ownerless: SetAside[str] = SetAside("owners")
     settled: SetAside[int] = SetAside("purge")
+    streams: SetAside[UUID] = SetAside("replay streams")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
         Publisher(url, name="modelswap ops", timeout_seconds=settings.publish_timeout_seconds) as publisher,
@@ -120,6 +125,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 "ops, which hears of failures": archive.check,
             }
         )
+        watcher = ReplayWatcher(replays, waiting, stopping, limit=_STREAMS, aside=streams)
         subscriptions = Subscriptions(management, url)
         subscribers = Watcher(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
@@ -132,7 +138,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         }
         optional: dict[str, Check] = {} if management is None else {"subscribers": subscribers.check}
         consumers: dict[str, Check] = {DEAD_QUEUE: archive.check, OPS_QUEUE: outcomes.check}
-        aside: list[SetAside[Any]] = [overdue, unreadable, ownerless, settled, archive.aside, *engine.aside]
+        aside: list[SetAside[Any]] = [overdue, unreadable, ownerless, settled, streams, archive.aside, *engine.aside]
         running = Running(
             {
                 "receiver": settings.receiver_url,
@@ -149,7 +155,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         )
         api = create_api(
             letter_routes(letters),
-            replay_routes(replays, waiting),
+            replay_routes(replays, waiting, services, watcher),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             subscription_router(subscriptions, Session(pool)),
             processes_router(running),
@@ -175,6 +181,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             outcomes.run(stopping),
             reconciler.run(stopping),
             engine.run(stopping),
+            watcher.run(),
             *([] if management is None else [subscribers.run(stopping)]),
             serve(
                 app,

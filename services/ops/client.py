@@ -162,9 +162,9 @@ class Services:
         """Return what state would do with *message*."""
         return await self._preview(self._state, "/v1/preview", message)
 
-    async def revert_model(self, revert: Revert) -> str | None:
+    async def revert_model(self, revert: Revert, *, dry_run: bool = False) -> str | None:
         """
-        Roll a user's model back, or withdraw it if there was none before.
+        Roll a user's model back, or withdraw it if there was none before; a *dry_run* changes nothing.
 
         Return None if that is done, also earlier; else why the model is kept, for good.
         """
@@ -179,7 +179,7 @@ class Services:
             self._state,
             "POST",
             f"/v1/users/{quoted(revert.user_id)}/model/{verb}",
-            body={**target, "reason": _shortened(reason)},
+            body={**target, "reason": _shortened(reason), **({"dry_run": True} if dry_run else {})},
             headers={
                 **on_behalf_of,
                 "If-Match": f'"{revert.generation}"',

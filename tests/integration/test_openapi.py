@@ -28,9 +28,7 @@ from services.ops.migrate import ROLE as OPS_ROLE
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.reconcile.store import Store as Recoveries
 from services.ops.reconcile.trainings import StateRefused
-from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.store import Store as Replays
-from services.ops.replays.waiting import Waiting
 from services.ops.session import Session
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.views import (
@@ -54,6 +52,7 @@ from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
 from tests.apis import all_apis
 from tests.replays import archive_many
+from tests.replays import routes as replay_routes
 from tests.stack import free_port
 from tests.state import failed, opened_store, ready, registration, started
 
@@ -145,7 +144,7 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
         replays = Replays(pool)
         routers = (
             letter_routes(Letters(pool, failed=replays.failed)),
-            replay_routes(replays, Waiting({})),
+            replay_routes(replays),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
             subscription_router(Subscriptions(), Session(pool)),
         )

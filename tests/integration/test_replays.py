@@ -15,7 +15,6 @@ import pytest
 
 from services.ops.api import create_api
 from services.ops.letters.views import Filter
-from services.ops.replays.api import create_router
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.plan import Outcome, Status
@@ -47,6 +46,7 @@ from tests.replays import (
     letter_of,
     opened_replays,
     order,
+    routes,
     rows,
     running_engine,
     say,
@@ -311,7 +311,7 @@ async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, s
         return "consumer: Replicate answers 401"
 
     record, _ = await store.create(order(await archive_many(database_url, 2)))
-    router = create_router(store, Waiting({"the extractor": away}, long=timedelta(0)))
+    router = routes(store, waiting=Waiting({"the extractor": away}, long=timedelta(0)))
     api = create_app(create_api(router, tokens=[read_token(f"operator/olga:{OPERATOR}")]), {})
 
     async with (

@@ -12,6 +12,7 @@ from services.ops.letters.api import create_router as letter_routes
 from services.ops.processes.api import processes_router
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.replays.api import create_router as replay_routes
+from services.ops.replays.streams import Watcher as ReplayWatcher
 from services.ops.replays.waiting import Waiting
 from services.ops.sign_in.api import sign_in_router
 from services.ops.subscriptions.api import subscription_router
@@ -35,9 +36,11 @@ def _state() -> Api:
 
 
 def _ops() -> Api:
+    waiting = Waiting({})
+    watcher = ReplayWatcher(_NOTHING, waiting, asyncio.Event(), limit=1, aside=SetAside("docs"))
     return ops_api(
         letter_routes(_NOTHING),
-        replay_routes(_NOTHING, Waiting({})),
+        replay_routes(_NOTHING, waiting, _NOTHING, watcher),
         reconciliation_router(_NOTHING, _NOTHING, calls_per_minute=1),
         subscription_router(_NOTHING, _NOTHING),
         processes_router(_NOTHING),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 from starlette.convertors import StringConvertor, register_url_convertor
 
@@ -26,7 +26,9 @@ from services.ops.letters.views import (
     LetterStatus,
     LetterView,
     Move,
+    Name,
     NoLetter,
+    Suggestions,
     WrongStatus,
 )
 from shared.contract.answers import Page
@@ -45,16 +47,40 @@ class _Digits(StringConvertor):
 register_url_convertor("digits", _Digits())
 
 Number = Annotated[int, Path(ge=1, lt=2**63)]
+_BodyLimit = Annotated[
+    int | None, Query(ge=0, lt=2**31, description="How much of the body is answered; without a limit, all of it.")
+]
+_Seen = Annotated[
+    int | None, Query(ge=0, lt=2**53, description="The newest dead letter that you know; those above it are `new`.")
+]
+
+
+class _Bytes(Response):
+    """Bytes that a browser saves, and never shows."""
+
+    media_type = "application/octet-stream"
 
 
 class Store(Protocol):
     """The store of dead letters and of the audit."""
 
-    async def find(self, number: int) -> LetterView | None: ...
+    async def find(self, number: int, *, body_limit_bytes: int | None = None) -> LetterView | None: ...
+
+    async def find_body(self, number: int) -> bytes | None: ...
+
+    async def suggest(self, wanted: Filter) -> Suggestions: ...
 
     async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]: ...
 
-    async def list_groups(self, status: LetterStatus | None, *, before: int | None, limit: int) -> list[GroupView]: ...
+    async def list_groups(
+        self,
+        status: LetterStatus | None,
+        *,
+        before: int | None,
+        limit: int,
+        seen: int | None = None,
+        fingerprint: str | None = None,
+    ) -> list[GroupView]: ...
 
     async def list_audit(self, wanted: AuditFilter, *, before: int | None, limit: int) -> list[AuditView]: ...
 
@@ -91,11 +117,20 @@ def create_router(store: Store) -> APIRouter:
         router.add_api_route(path, operation, methods=[method], tags=[tag], response_model=model)
 
     add("GET", "/dead-letters", letters.list_dead_letters, Page[LetterLine])
+    add("GET", "/dead-letter-suggestions", letters.suggest_dead_letter_filters, Suggestions)
     add("GET", "/dead-letter-counts", letters.count_dead_letters, LetterCounts)
     add("GET", "/dead-letter-groups", letters.list_dead_letter_groups, Page[GroupView])
     add("POST", "/dead-letters/drop", letters.drop_dead_letters, Changed)
     add("POST", "/dead-letters/restore", letters.restore_dead_letters, Changed)
     add("GET", "/dead-letters/{number:digits}", letters.get_dead_letter, LetterView)
+    router.add_api_route(
+        "/dead-letters/{number:digits}/body",
+        letters.get_dead_letter_body,
+        methods=["GET"],
+        tags=["dead letters"],
+        response_class=_Bytes,
+        responses={200: {"description": "The body.", "content": {_Bytes.media_type: {"schema": {"type": "string"}}}}},
+    )
     add("POST", "/dead-letters/{number:digits}/drop", letters.drop_dead_letter, LetterView)
     add("POST", "/dead-letters/{number:digits}/restore", letters.restore_dead_letter, LetterView)
     add("GET", "/audit", letters.list_audit, Page[AuditView], "audit")
@@ -118,23 +153,53 @@ class _Routes:
         return await self.store.counts()
 
     async def list_dead_letter_groups(
-        self, status: LetterStatus | None = None, limit: Limit = 50, cursor: Cursor = None
+        self,
+        *,
+        status: LetterStatus | None = None,
+        fingerprint: Name | None = None,
+        seen: _Seen = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
     ) -> Page[GroupView]:
         """
         Dead letters that most likely have one cause, together; the newest kind of failure first.
 
-        With a *status*: groups that have a dead letter with it.
+        With a *status*: groups that have a dead letter with it. With a *fingerprint*: that group.
         """
-        found = await self.store.list_groups(status, before=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_groups(
+            status, before=from_cursor(cursor), limit=limit + 1, seen=seen, fingerprint=fingerprint
+        )
         return page_of(found, limit, attrgetter("oldest"))
 
+    async def suggest_dead_letter_filters(self, wanted: Annotated[Filter, Query()]) -> Suggestions:
+        """
+        The most frequent values among dead letters that a filter finds, to narrow it down.
+
+        The newest 10,000 are looked at.
+        """
+        return await self.store.suggest(wanted)
+
     @raises(NoLetter)
-    async def get_dead_letter(self, number: Number) -> LetterView:
+    async def get_dead_letter(self, number: Number, body_limit_bytes: _BodyLimit = None) -> LetterView:
         """One dead letter, whole: its headers, its bytes, its error."""
-        found = await self.store.find(number)
+        found = await self.store.find(number, body_limit_bytes=body_limit_bytes)
         if found is None:
             raise _no_letter(number)
         return found
+
+    @raises(NoLetter)
+    async def get_dead_letter_body(self, number: Number) -> Response:
+        """The body of one dead letter, byte for byte, as a file to save."""
+        found = await self.store.find_body(number)
+        if found is None:
+            raise _no_letter(number)
+        return _Bytes(
+            found,
+            headers={
+                "Content-Disposition": f'attachment; filename="dead-letter-{number}"',
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
 
     @raises(NoLetter, WrongStatus)
     async def drop_dead_letter(self, number: Number, body: Drop, asker: Asker) -> LetterView:

@@ -161,6 +161,18 @@ class DropMany(Drop):
         return self.filter or sorted(set(self.letters or ()))
 
 
+class Facet(StrEnum):
+    """A field of dead letters whose values are counted."""
+
+    STATUS = "status"
+    QUEUE = "queue"
+    ERROR_CODE = "error_code"
+    ERROR_CLASS = "error_class"
+    EVENT_TYPE = "event_type"
+    USER_ID = "user_id"
+    TRAINING_ID = "training_id"
+
+
 class LetterLine(BaseModel):
     """One dead letter among others."""
 
@@ -194,11 +206,29 @@ class LetterView(LetterLine):
     routing_key: str
     content_type: str | None
     headers: Mapping[str, Any]
-    #: Byte for byte.
+    #: Byte for byte; of a larger body than was asked for, its beginning.
     body_base64: str
     #: The same as text; null where it is none.
     body_text: str | None
     traceback: str
+
+
+class ValueCount(BaseModel):
+    """A value that dead letters have, and how many have it."""
+
+    value: str
+    letters: int
+
+
+class Suggestions(BaseModel):
+    """What the dead letters that a filter finds have in common, to narrow it down."""
+
+    #: How many dead letters were looked at: the newest ones.
+    letters: int
+    #: Whether these are all that the filter finds.
+    is_complete: bool
+    #: The most frequent values of each field, the most frequent first.
+    values: Mapping[Facet, Sequence[ValueCount]]
 
 
 class GroupView(BaseModel):
@@ -218,6 +248,10 @@ class GroupView(BaseModel):
     last_hour: int
     last_day: int
     last_week: int
+    #: How many failed in each of the last 24 hours, the oldest first.
+    hourly: Sequence[int] = ()
+    #: How many have a number above `seen`; 0 where none was given.
+    new: int = 0
     first_failed_at: datetime
     last_failed_at: datetime
     #: The newest dead letter, as an example, and the oldest.
@@ -256,6 +290,12 @@ class AuditFilter(BaseModel):
     actor: Name | None = None
     action: Name | None = None
     target: Name | None = None
+    #: At this time or later.
+    since: Moment | None = None
+    #: Before this time.
+    until: Moment | None = None
+    #: Words, or beginnings of words, in what it was done to, in the reason and in the outcome.
+    text: Name | None = None
 
 
 class LetterCounts(BaseModel):

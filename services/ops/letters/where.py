@@ -10,6 +10,12 @@ from services.ops.letters.views import Filter
 #: As the index splits words: at ASCII punctuation only, which is the same in every locale.
 _WORD: Final = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+")
 
+#: A condition that finds words in a text, as the index of that text is written.
+WORDS: Final = (
+    r"to_tsvector('simple', regexp_replace({}, '[^0-9A-Za-z\u0080-\U0010FFFF]+', ' ', 'g'))"
+    " @@ to_tsquery('simple', {})"
+)
+
 _CONDITIONS: Final = {
     "status": "status = {}",
     "queue": "queue = {}",
@@ -21,9 +27,7 @@ _CONDITIONS: Final = {
     "fingerprint": "fingerprint = {}",
     "since": "last_failed_at >= {}",
     "until": "last_failed_at < {}",
-    "text": "to_tsvector('simple', "
-    r"regexp_replace(error_class || ' ' || error_text, '[^0-9A-Za-z\u0080-\U0010FFFF]+', ' ', 'g'))"
-    " @@ to_tsquery('simple', {})",
+    "text": WORDS.format("error_class || ' ' || error_text", "{}"),
 }
 
 
@@ -31,9 +35,14 @@ def where(wanted: Filter) -> tuple[str, list[Any]]:
     """Return the conditions of *wanted*, with parameters from $1, and their values."""
     given = wanted.model_dump(exclude_none=True)
     if "text" in given:
-        given["text"] = " & ".join(f"'{word}':*" for word in _WORD.findall(given["text"])) or "-"
+        given["text"] = search(given["text"])
     conditions = [_CONDITIONS[name].format(f"${place}") for place, name in enumerate(given, start=1)]
     return " AND ".join(["true", *conditions]), list(given.values())
+
+
+def search(text: str) -> str:
+    """Return the query of `WORDS` for the words, or beginnings of words, in *text*; without one, it finds nothing."""
+    return " & ".join(f"'{word}':*" for word in _WORD.findall(text)) or "-"
 
 
 def by_number(wanted: Filter) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Header, Path, Query, Response
 
 from services.ops.letters.views import NoLetter
 from services.ops.replays.messages import EditRefused, StoredLetter, edited
@@ -19,16 +21,21 @@ from services.ops.replays.records import (
     NoReplay,
     NothingSelected,
     NotNow,
+    Revert,
     TooManySelected,
 )
+from services.ops.replays.streams import Watcher
 from services.ops.replays.views import (
     DEFAULT_RATE,
     DEFAULT_STOP_SHARE,
     Because,
     EditLetter,
     ReplayedLetterView,
+    ReplayedUserView,
+    ReplayOfLetterView,
     ReplayView,
     StartReplay,
+    UndonePreview,
     UndoReplay,
 )
 from services.ops.replays.waiting import Waiting
@@ -36,9 +43,23 @@ from shared.contract.answers import Mistake, Page
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.runtime.clock import now
 from shared.runtime.description import kind_of, raises
-from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, from_cursor, page_of
+from shared.runtime.http import Asker, Cursor, Invalid, Key, Limit, from_cursor, page_of, to_cursor
+from shared.runtime.sse import EventStream
 
 _NO_REASON: Final = Because()
+_Number = Annotated[int, Path(ge=1, lt=2**63)]
+#: State is asked about each user of a page, so many at a time.
+_UndoLimit = Annotated[int, Query(ge=1, le=50)]
+_ASKED_AT_A_TIME: Final = 8
+#: An edited body may have a megabyte.
+_EditsLimit = Annotated[int, Query(ge=1, le=20)]
+#: In the API's description.
+_EXAMPLE: Final = """\
+id: 1764072000000000
+event: replay
+data: {"replay": {"status": "running", "ended": 40, …}, "letters": [{"letter": 17, "outcome": "swapped", …}], …}
+
+"""
 
 
 class Store(Protocol):
@@ -53,8 +74,16 @@ class Store(Protocol):
     async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayView]: ...
 
     async def list_letters(
-        self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
+        self, replay_id: UUID, *, outcome: Outcome | None, predicted: Outcome | None, after: int | None, limit: int
     ) -> list[ReplayedLetterView]: ...
+
+    async def list_replays_of(self, letter: int, *, before: int | None, limit: int) -> list[ReplayOfLetterView]: ...
+
+    async def list_users(
+        self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
+    ) -> list[ReplayedUserView]: ...
+
+    async def list_to_undo(self, replay_id: UUID, *, after: int | None, limit: int) -> Mapping[int, Revert]: ...
 
     async def start(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
@@ -67,15 +96,25 @@ class Store(Protocol):
     async def undo(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
 
-def create_router(store: Store, waiting: Waiting) -> APIRouter:
+class State(Protocol):
+    """State's API."""
+
+    async def revert_model(self, revert: Revert, *, dry_run: bool) -> str | None: ...
+
+
+def create_router(store: Store, waiting: Waiting, state: State, watcher: Watcher) -> APIRouter:
     """The routes of replays."""
-    replays = _Replays(store, waiting)
+    replays = _Replays(store, waiting, state, watcher)
     router = APIRouter()
+    stream = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
     for method, path, operation, status in (
         ("POST", "/replays", replays.start_replay, HTTPStatus.ACCEPTED),
         ("GET", "/replays", replays.list_replays, HTTPStatus.OK),
         ("GET", "/replays/{replay_id}", replays.get_replay, HTTPStatus.OK),
         ("GET", "/replays/{replay_id}/letters", replays.list_replay_letters, HTTPStatus.OK),
+        ("GET", "/replays/{replay_id}/users", replays.list_replay_users, HTTPStatus.OK),
+        ("GET", "/replays/{replay_id}/undo-preview", replays.preview_undo, HTTPStatus.OK),
+        ("GET", "/dead-letters/{number}/replays", replays.list_replays_of_dead_letter, HTTPStatus.OK),
         ("POST", "/replays/{replay_id}/start", replays.start_planned_replay, HTTPStatus.ACCEPTED),
         ("POST", "/replays/{replay_id}/pause", replays.pause_replay, HTTPStatus.OK),
         ("POST", "/replays/{replay_id}/resume", replays.resume_replay, HTTPStatus.ACCEPTED),
@@ -84,6 +123,15 @@ def create_router(store: Store, waiting: Waiting) -> APIRouter:
         ("POST", "/dead-letters/{number}/edit-and-replay", replays.edit_and_replay, HTTPStatus.ACCEPTED),
     ):
         router.add_api_route(path, operation, methods=[method], tags=["replays"], status_code=status)
+    router.add_api_route(
+        "/replays/{replay_id}/events",
+        replays.follow_replay,
+        methods=["GET"],
+        tags=["replays"],
+        status_code=HTTPStatus.OK,
+        response_class=EventStream,
+        responses={200: {"description": "Events, until the client leaves.", "content": stream}},
+    )
     return router
 
 
@@ -91,6 +139,8 @@ def create_router(store: Store, waiting: Waiting) -> APIRouter:
 class _Replays:
     store: Store
     waiting: Waiting
+    state: State
+    watcher: Watcher
 
     @raises(NothingSelected, TooManySelected, KeyReused)
     async def start_replay(self, body: StartReplay, asker: Asker, key: Key = None) -> ReplayView:
@@ -113,10 +163,12 @@ class _Replays:
         return await self._create(new, key, body.model_dump(mode="json"))
 
     @raises(NoLetter, EditRefused, NothingSelected, KeyReused)
-    async def edit_and_replay(
-        self, number: Annotated[int, Path(ge=1, lt=2**63)], body: EditLetter, asker: Asker, key: Key = None
-    ) -> ReplayView:
-        """Replay one dead letter with another body. The dead letter itself stays as it is; ids cannot be edited."""
+    async def edit_and_replay(self, number: _Number, body: EditLetter, asker: Asker, key: Key = None) -> ReplayView:
+        """
+        Replay one dead letter with another body, or predict its outcome (`dry_run`).
+
+        The dead letter itself stays as it is; ids cannot be edited.
+        """
         letter = await self.store.find_letter(number)
         if letter is None:
             raise NoLetter(f"there is no dead letter {number}")
@@ -135,6 +187,7 @@ class _Replays:
             rate_per_second=DEFAULT_RATE,
             steps=(1,),
             stop_share=DEFAULT_STOP_SHARE,
+            is_dry_run=body.dry_run,
             edited_body=text,
         )
         return await self._create(new, key, {"edit": number, **body.model_dump(mode="json")})
@@ -151,12 +204,76 @@ class _Replays:
 
     @raises(NoReplay)
     async def list_replay_letters(
-        self, replay_id: UUID, outcome: Outcome | None = None, limit: Limit = 50, cursor: Cursor = None
+        self,
+        replay_id: UUID,
+        *,
+        outcome: Outcome | None = None,
+        predicted: Outcome | None = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
     ) -> Page[ReplayedLetterView]:
         """A replay's dead letters in the order in which they are sent, with their outcomes and predictions."""
         await self._get(replay_id)
-        found = await self.store.list_letters(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_letters(
+            replay_id, outcome=outcome, predicted=predicted, after=from_cursor(cursor), limit=limit + 1
+        )
         return page_of(found, limit, attrgetter("position"))
+
+    @raises(NoReplay)
+    async def list_replay_users(
+        self, replay_id: UUID, outcome: Outcome | None = None, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[ReplayedUserView]:
+        """
+        The users of a replay's dead letters: the model of each before it and after it.
+
+        As far as dead letters were not sent, that is the prediction of a dry run: of several of one user, the newest
+        training counts, as in a replay. With an *outcome*, such as `swapped`: users of whom a dead letter has it, or
+        would have it. Dead letters whose user is not known are left out.
+        """
+        await self._get(replay_id)
+        found = await self.store.list_users(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
+        return page_of(found, limit, attrgetter("position"))
+
+    @raises(NoReplay)
+    async def preview_undo(self, replay_id: UUID, limit: _UndoLimit = 20, cursor: Cursor = None) -> Page[UndonePreview]:
+        """What undoing a replay would do now to each user whose model it has set. State is asked; nothing changes."""
+        await self._get(replay_id)
+        found = await self.store.list_to_undo(replay_id, after=from_cursor(cursor), limit=limit + 1)
+        slots = asyncio.Semaphore(_ASKED_AT_A_TIME)
+
+        async def preview(position: int, revert: Revert) -> UndonePreview:
+            async with slots:
+                kept_because = await self.state.revert_model(revert, dry_run=True)
+            return UndonePreview(
+                position=position,
+                user_id=revert.user_id,
+                model=revert.model,
+                to=revert.to,
+                kept_because=kept_because or "",
+            )
+
+        shown = await asyncio.gather(*(preview(*each) for each in list(found.items())[:limit]))
+        last = list(found)[limit - 1] if len(found) > limit else None
+        return Page(items=shown, next_cursor=None if last is None else to_cursor(last))
+
+    @raises(NoReplay)
+    async def follow_replay(self, replay_id: UUID, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+        """
+        Follow a replay as server-sent events: `replay` first, and whenever it changes, at most once a second.
+
+        Each event's data is the replay as returned by a GET, and the dead letters that have their outcome since the
+        event before: with Last-Event-ID, since that one. So a client that reconnects misses nothing; an outcome may be
+        told twice. The stream goes on after the end of the replay, which may be undone.
+        """
+        first = await self.watcher.missed(await self._view(await self._get(replay_id)), last_event_id)
+        return EventStream(partial(self.watcher.followed, first, last_event_id))
+
+    async def list_replays_of_dead_letter(
+        self, number: _Number, limit: _EditsLimit = 10, cursor: Cursor = None
+    ) -> Page[ReplayOfLetterView]:
+        """The replays that had a dead letter, newest first: what came of it in each, and the edited body if any."""
+        found = await self.store.list_replays_of(number, before=from_cursor(cursor), limit=limit + 1)
+        return page_of(found, limit, attrgetter("number"))
 
     @raises(NoReplay, NotNow, NothingSelected)
     async def start_planned_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
@@ -192,7 +309,7 @@ class _Replays:
         return await self._view(record)
 
     async def _view(self, record: ReplayView) -> ReplayView:
-        return record.model_copy(update={"waiting_for": await self.waiting.reasons(record.sent_since, now=now())})
+        return await self.waiting.shown(record, now=now())
 
     async def _get(self, replay_id: UUID) -> ReplayView:
         record = await self.store.find(replay_id)

@@ -108,3 +108,5 @@ class Revert:
     to: str | None
     reason: str
     actor: str
+    #: The model that it set last, for those who ask before; empty: not read.
+    model: str = ""

@@ -99,6 +99,8 @@ class EditLetter(_Body):
     #: The data of its event, whole; of a dead letter of the receiver, the webhook's body. Ids stay.
     body: dict[str, JsonValue]
     reason: Reason
+    #: True: nothing is sent; the dead letter gets a prediction. ``start`` then replays it with this body.
+    dry_run: Flag = False
 
 
 class Because(_Body):
@@ -203,3 +205,64 @@ class ReplayedLetterView(BaseModel):
     #: ``reverted``, or ``kept`` with the reason.
     undo: str | None
     undo_detail: str
+
+
+class ReplayUpdate(BaseModel):
+    """A replay as it is now, and what became of its dead letters since the event before."""
+
+    replay: ReplayView
+    #: Those that have their outcome since then, at most 200, the latest last. One may be told twice.
+    letters: Sequence[ReplayedLetterView] = ()
+    #: How many more have; their outcomes are in the list of the replay's dead letters.
+    omitted: int = 0
+
+
+class ReplayedUserView(BaseModel):
+    """What a replay did to a user's model or, as far as it was not sent yet, would do by the prediction."""
+
+    #: The order in which their dead letters go; not shown.
+    position: Annotated[int, Field(exclude=True)] = 0
+    user_id: str
+    #: How many dead letters of the replay are about this user.
+    letters: int
+    #: How many of them had, or would have, each outcome.
+    outcomes: Mapping[Outcome, int]
+    #: Whether the user has, or would have, another model.
+    changes: bool
+    #: The model before, and after it; null: none, or not known.
+    before: str | None
+    after: str | None
+
+
+class UndonePreview(BaseModel):
+    """What undoing a replay would do to a user's model, as it is now."""
+
+    #: As above.
+    position: Annotated[int, Field(exclude=True)] = 0
+    user_id: str
+    #: The model that the replay set.
+    model: str
+    #: The model that the user would have again; null: none.
+    to: str | None
+    #: Why the user's model would stay as it is; empty: it would not.
+    kept_because: str
+
+
+class ReplayOfLetterView(BaseModel):
+    """A replay that had a dead letter, and what came of it."""
+
+    #: The order in which replays were created; not shown.
+    number: Annotated[int, Field(exclude=True)] = 0
+    replay_id: UUID
+    status: Status
+    actor: str
+    reason: str
+    created_at: datetime
+    outcome: Outcome
+    detail: str
+    predicted: Outcome | None
+    predicted_detail: str
+    sent_at: datetime | None
+    ended_at: datetime | None
+    #: The body that was sent instead of the dead letter's own; null: its own was.
+    edited_body: str | None

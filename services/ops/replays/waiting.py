@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
+from services.ops.replays.views import ReplayView
+
 #: Returns what is wrong, or None.
 Check: TypeAlias = Callable[[], Awaitable[str | None]]
 
@@ -25,6 +27,10 @@ class Waiting:
         self._asked_at: float | None = None
         self._said: Sequence[str] = ()
         self._lock = asyncio.Lock()
+
+    async def shown(self, record: ReplayView, *, now: datetime) -> ReplayView:
+        """Return *record* with what its sent dead letters wait for."""
+        return record.model_copy(update={"waiting_for": await self.reasons(record.sent_since, now=now)})
 
     async def reasons(self, sent_at: datetime | None, *, now: datetime) -> Sequence[str]:
         """Return what a dead letter sent at *sent_at* waits for; empty: nothing known, or not for long."""

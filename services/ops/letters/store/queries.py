@@ -1,20 +1,22 @@
-"""What the API shows of dead letters and of the audit. Edge."""
+"""What the API shows of dead letters. Edge."""
 
 from __future__ import annotations
 
 import base64
 import json
+from codecs import getincrementaldecoder
 from typing import Final
 
 from services.ops.letters.views import (
-    AuditFilter,
-    AuditView,
+    Facet,
     Filter,
     GroupView,
     LetterCounts,
     LetterLine,
     LetterStatus,
     LetterView,
+    Suggestions,
+    ValueCount,
 )
 from services.ops.letters.where import by_number, where
 from services.ops.session import END, Session
@@ -26,18 +28,20 @@ _LINE: Final = """
     octet_length(body) AS body_bytes
 """
 _FIND: Final = f"""
-    SELECT {_LINE}, exchange, routing_key, content_type, headers::text AS headers, body, traceback
+    SELECT {_LINE}, exchange, routing_key, content_type, headers::text AS headers, traceback,
+           CASE WHEN $2::integer IS NULL THEN body ELSE substring(body FROM 1 FOR $2) END AS body
     FROM ops.letters WHERE number = $1
 """  # noqa: S608 (our own columns)
+_FIND_BODY: Final = "SELECT body FROM ops.letters WHERE number = $1"
 
 # From one fingerprint straight to the next, however many dead letters it has; then each is counted from its index.
 # By their oldest dead letters, which do not change: so pages are stable, and a new kind of failure stands first.
 _GROUPS: Final = """
     WITH RECURSIVE kinds AS (
-        (SELECT fingerprint FROM ops.letters ORDER BY fingerprint LIMIT 1)
+        (SELECT fingerprint FROM ops.letters WHERE $5::text IS NULL OR fingerprint = $5 ORDER BY fingerprint LIMIT 1)
         UNION ALL
         SELECT (SELECT fingerprint FROM ops.letters WHERE fingerprint > kinds.fingerprint ORDER BY fingerprint LIMIT 1)
-        FROM kinds WHERE kinds.fingerprint IS NOT NULL
+        FROM kinds WHERE kinds.fingerprint IS NOT NULL AND $5 IS NULL
     ), page AS (
         SELECT kinds.fingerprint, ends.oldest, ends.newest
         FROM kinds, LATERAL (
@@ -53,7 +57,7 @@ _GROUPS: Final = """
         ORDER BY ends.oldest DESC
         LIMIT $2
     )
-    SELECT page.fingerprint, page.oldest, page.newest, counted.*, example.queue, example.error_code,
+    SELECT page.fingerprint, page.oldest, page.newest, counted.*, trend.hourly, example.queue, example.error_code,
            example.error_class, example.error_text
     FROM page, LATERAL (
         SELECT count(*) FILTER (WHERE status = 'open') AS open,
@@ -64,12 +68,41 @@ _GROUPS: Final = """
                count(*) FILTER (WHERE last_failed_at > clock_timestamp() - interval '1 day') AS last_day,
                count(*) FILTER (WHERE last_failed_at > clock_timestamp() - interval '7 days') AS last_week,
                min(last_failed_at) AS first_failed_at,
-               max(last_failed_at) AS last_failed_at
+               max(last_failed_at) AS last_failed_at,
+               count(*) FILTER (WHERE number > $4) AS new
         FROM ops.letters WHERE fingerprint = page.fingerprint
     ) AS counted, LATERAL (
+        SELECT array_agg(coalesce(failed.count, 0) ORDER BY ago DESC) AS hourly
+        FROM generate_series(0, 23) AS ago LEFT JOIN (
+            SELECT count(*),
+                   greatest(floor(extract(epoch FROM statement_timestamp() - last_failed_at) / 3600), 0)::integer AS ago
+            FROM ops.letters
+            WHERE fingerprint = page.fingerprint AND last_failed_at > statement_timestamp() - interval '1 day'
+            GROUP BY ago
+        ) AS failed USING (ago)
+    ) AS trend, LATERAL (
         SELECT queue, error_code, error_class, error_text FROM ops.letters WHERE number = page.newest
     ) AS example
     ORDER BY page.oldest DESC
+"""
+
+#: How many dead letters are looked at for suggestions, and how many values of each field are suggested.
+_LOOKED_AT: Final = 10_000
+_SUGGESTED: Final = 20
+# Each field apart, from the same rows.
+_SUGGEST: Final = """
+    WITH found AS MATERIALIZED (
+        SELECT {facets} FROM ops.letters WHERE {where} ORDER BY {order} DESC LIMIT {limit}
+    ), counted AS (
+        SELECT facet, value, count(*) AS letters,
+               row_number() OVER (PARTITION BY facet ORDER BY count(*) DESC, value) AS place
+        FROM found, LATERAL (VALUES {pairs}) AS pair (facet, value)
+        WHERE value IS NOT NULL GROUP BY facet, value
+    )
+    SELECT facet, value, letters FROM counted WHERE place <= {most}
+    UNION ALL
+    SELECT NULL, NULL, count(*) FROM found
+    ORDER BY facet, letters DESC, value
 """
 
 _COUNTS: Final = "SELECT count(*) FROM ops.letters WHERE status = $1"
@@ -78,9 +111,35 @@ _COUNTS: Final = "SELECT count(*) FROM ops.letters WHERE status = $1"
 class Queries(Session):
     """Reads only. Pages go down by number: what arrives meanwhile has a higher one, and moves nothing."""
 
-    async def find(self, number: int) -> LetterView | None:
-        rows = await self._fetch(_FIND, number)
+    async def find(self, number: int, *, body_limit_bytes: int | None = None) -> LetterView | None:
+        """Return a dead letter with at most *body_limit_bytes* of its body (None: all); None if it does not exist."""
+        rows = await self._fetch(_FIND, number, body_limit_bytes)
         return _view(rows[0]) if rows else None
+
+    async def find_body(self, number: int) -> bytes | None:
+        rows = await self._fetch(_FIND_BODY, number)
+        return rows[0]["body"] if rows else None
+
+    async def suggest(self, wanted: Filter) -> Suggestions:
+        """Return the most frequent values among the newest dead letters that *wanted* finds."""
+        conditions, values = where(wanted)
+        statement = _SUGGEST.format(
+            facets=", ".join(Facet),
+            where=conditions,
+            order=by_number(wanted),
+            # One more tells whether there are more.
+            limit=_LOOKED_AT + 1,
+            pairs=", ".join(f"('{facet}', {facet})" for facet in Facet),
+            most=_SUGGESTED,
+        )
+        found: dict[Facet, list[ValueCount]] = {facet: [] for facet in Facet}
+        letters = 0
+        for row in await self._fetch(statement, *values):
+            if row["facet"] is None:
+                letters = row["letters"]
+            else:
+                found[Facet(row["facet"])].append(ValueCount(value=row["value"], letters=row["letters"]))
+        return Suggestions(letters=min(letters, _LOOKED_AT), is_complete=letters <= _LOOKED_AT, values=found)
 
     async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]:
         """Return at most *limit* dead letters numbered below *before*, newest first."""
@@ -90,18 +149,24 @@ class Queries(Session):
         rows = await self._fetch(statement, *values, END if before is None else before, limit)
         return [LetterLine(**row) for row in rows]
 
-    async def list_groups(self, status: LetterStatus | None, *, before: int | None, limit: int) -> list[GroupView]:
-        """Return at most *limit* groups whose oldest dead letter is numbered below *before*, the newest kind first."""
-        rows = await self._fetch(_GROUPS, END if before is None else before, limit, status)
-        return [GroupView(**row) for row in rows]
+    async def list_groups(
+        self,
+        status: LetterStatus | None,
+        *,
+        before: int | None,
+        limit: int,
+        seen: int | None = None,
+        fingerprint: str | None = None,
+    ) -> list[GroupView]:
+        """
+        Return at most *limit* groups whose oldest dead letter is numbered below *before*, the newest kind first.
 
-    async def list_audit(self, wanted: AuditFilter, *, before: int | None, limit: int) -> list[AuditView]:
-        """Return at most *limit* entries numbered below *before*, newest first."""
-        given = wanted.model_dump(exclude_none=True)
-        conditions = " AND ".join(["number < $1", *(f"{name} = ${at}" for at, name in enumerate(given, start=3))])
-        statement = f"SELECT * FROM ops.audit WHERE {conditions} ORDER BY number DESC LIMIT $2"  # noqa: S608 (as above)
-        rows = await self._fetch(statement, END if before is None else before, limit, *given.values())
-        return [AuditView(**row) for row in rows]
+        Dead letters numbered above *seen* are counted as new. With a *fingerprint*, only that group.
+        """
+        rows = await self._fetch(
+            _GROUPS, END if before is None else before, limit, status, END if seen is None else seen, fingerprint
+        )
+        return [GroupView(**row) for row in rows]
 
     async def counts(self) -> LetterCounts:
         """Return how many dead letters have each status."""
@@ -113,11 +178,13 @@ def _view(row: Record) -> LetterView:
     found = dict(row)
     body: bytes = found.pop("body")
     headers = json.loads(found.pop("headers"))
-    return LetterView(**found, headers=headers, body_base64=base64.b64encode(body).decode(), body_text=_as_text(body))
+    text = _as_text(body, is_whole=len(body) == found["body_bytes"])
+    return LetterView(**found, headers=headers, body_base64=base64.b64encode(body).decode(), body_text=text)
 
 
-def _as_text(body: bytes) -> str | None:
+def _as_text(body: bytes, *, is_whole: bool) -> str | None:
     try:
-        return body.decode()
+        # A body that is cut may end within a character.
+        return getincrementaldecoder("utf-8")().decode(body, final=is_whole)
     except UnicodeDecodeError:
         return None

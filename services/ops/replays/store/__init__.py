@@ -9,6 +9,7 @@ The store of replays: their SQL, in schema `ops`, one file per use case. Edge.
 *preview*   predictions of a dry run
 *outcomes*  what state says, and what failed again
 *undo*      take swaps back
+*users*     their models before and after, and what an undo would do
 
 Locks: every change of a replay's status holds its row. An outcome is one change of one row, so it needs no lock.
 """
@@ -22,7 +23,8 @@ from services.ops.replays.store.queries import Queries
 from services.ops.replays.store.send import Sending
 from services.ops.replays.store.steer import Steering
 from services.ops.replays.store.undo import Undoing
+from services.ops.replays.store.users import Users
 
 
-class Store(Creation, Queries, Steering, Sending, Previews, Outcomes, Undoing):
+class Store(Creation, Queries, Steering, Sending, Previews, Outcomes, Undoing, Users):
     """All use cases on one pool."""

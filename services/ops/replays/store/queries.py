@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Outcome
 from services.ops.replays.store.session import GET_REPLAY, SELECT_REPLAY, ReplaySession, to_stored_letter
-from services.ops.replays.views import ReplayedLetterView, ReplayView
+from services.ops.replays.views import ReplayedLetterView, ReplayOfLetterView, ReplayView
 from services.ops.session import END
 
 _LIST: Final = SELECT_REPLAY.format("r.number < $1 ORDER BY r.number DESC LIMIT $2")
-_LIST_LETTERS: Final = """
-    SELECT letter, position, training_id, user_id, outcome, detail, stage, generation, model, previous, predicted,
-           predicted_detail, edited_body IS NOT NULL AS edited, sent_at, ended_at, undo, undo_detail
-    FROM ops.replay_letters
+_LETTER: Final = """
+    letter, position, training_id, user_id, outcome, detail, stage, generation, model, previous, predicted,
+    predicted_detail, edited_body IS NOT NULL AS edited, sent_at, ended_at, undo, undo_detail
+"""
+_LIST_LETTERS: Final = f"""
+    SELECT {_LETTER} FROM ops.replay_letters
     WHERE replay_id = $1 AND position > $2::bigint AND ($4::text IS NULL OR outcome = $4)
+      AND ($5::text IS NULL OR predicted = $5)
     ORDER BY position
+    LIMIT $3
+"""  # noqa: S608 (our own columns)
+_LIST_ENDED: Final = f"""
+    SELECT {_LETTER} FROM ops.replay_letters
+    WHERE replay_id = $1 AND ended_at >= $2
+    ORDER BY ended_at DESC
+    LIMIT $3
+"""  # noqa: S608 (our own columns)
+_LIST_REPLAYS_OF: Final = """
+    SELECT r.number, r.id AS replay_id, r.status, r.actor, r.reason, r.created_at, l.outcome, l.detail, l.predicted,
+           l.predicted_detail, l.sent_at, l.ended_at, convert_from(l.edited_body, 'UTF8') AS edited_body
+    FROM ops.replay_letters l JOIN ops.replays r ON r.id = l.replay_id
+    WHERE l.letter = $1 AND r.number < $2
+    ORDER BY r.number DESC
     LIMIT $3
 """
 _FIND_LETTER: Final = """
@@ -39,11 +57,27 @@ class Queries(ReplaySession):
         return [ReplayView.model_validate_json(row[0]) for row in rows]
 
     async def list_letters(
-        self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
+        self,
+        replay_id: UUID,
+        *,
+        outcome: Outcome | None,
+        predicted: Outcome | None = None,
+        after: int | None,
+        limit: int,
     ) -> list[ReplayedLetterView]:
         """Return at most *limit* dead letters of a replay behind position *after*, in the order of sending."""
-        rows = await self._fetch(_LIST_LETTERS, replay_id, after or 0, limit, outcome)
+        rows = await self._fetch(_LIST_LETTERS, replay_id, after or 0, limit, outcome, predicted)
         return [ReplayedLetterView(**row) for row in rows]
+
+    async def list_ended(self, replay_id: UUID, *, since: datetime, limit: int) -> list[ReplayedLetterView]:
+        """Return the last *limit* dead letters of a replay that have their outcome since then, the latest last."""
+        rows = await self._fetch(_LIST_ENDED, replay_id, since, limit)
+        return [ReplayedLetterView(**row) for row in reversed(rows)]
+
+    async def list_replays_of(self, letter: int, *, before: int | None, limit: int) -> list[ReplayOfLetterView]:
+        """Return at most *limit* replays numbered below *before* that had this dead letter, newest first."""
+        rows = await self._fetch(_LIST_REPLAYS_OF, letter, END if before is None else before, limit)
+        return [ReplayOfLetterView(**row) for row in rows]
 
     async def find_letter(self, number: int) -> StoredLetter | None:
         rows = await self._fetch(_FIND_LETTER, number)

@@ -1,0 +1,201 @@
+"""
+Following replays: reads all followed replays at once, and tells each client what has changed. Edge.
+
+One round a second reads them, however many clients there are; without clients there is none. A client that comes, or
+comes back after ops was restarted, gets the replay as it is now, and the outcomes since the last event that it got. So
+events of a slow client are put together, and nothing is kept for clients that have left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+from uuid import UUID
+
+from services.ops.replays.views import ReplayedLetterView, ReplayUpdate, ReplayView
+from services.ops.replays.waiting import Waiting
+from shared.runtime import telemetry
+from shared.runtime.aside import SetAside
+from shared.runtime.clock import now
+from shared.runtime.periodic import run_periodically
+from shared.runtime.sse import HEARTBEAT, HEARTBEAT_SECONDS, RETRY, TooManyStreams
+from shared.runtime.waiting import wait_for_any
+
+_TICK_SECONDS: Final = 1.0
+#: Outcomes in one event; the replay itself counts all of them.
+MOST_LETTERS: Final = 200
+#: An outcome may be committed this much later than its time, behind others.
+_OVERLAP: Final = timedelta(seconds=5)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: The longest number of microseconds that is a time.
+_ID_DIGITS: Final = 17
+
+
+class Replays(Protocol):
+    """The store of replays."""
+
+    async def find(self, replay_id: UUID) -> ReplayView | None: ...
+
+    async def list_ended(self, replay_id: UUID, *, since: datetime, limit: int) -> Sequence[ReplayedLetterView]: ...
+
+
+def event_id(moment: datetime) -> str:
+    """Return the id of an event that tells all outcomes up to *moment*."""
+    return str((moment - _EPOCH) // timedelta(microseconds=1))
+
+
+def moment_of(last_event_id: str | None) -> datetime | None:
+    """Return the time in an id of `event_id`; None if it is no such id."""
+    if last_event_id is None or not (last_event_id.isascii() and last_event_id.isdecimal()):
+        return None
+    return None if len(last_event_id) > _ID_DIGITS else _EPOCH + timedelta(microseconds=int(last_event_id))
+
+
+class Follower:
+    """A client."""
+
+    def __init__(self, update: ReplayUpdate, moment: datetime, stopping: asyncio.Event, heartbeat: float) -> None:
+        self._next: ReplayUpdate | None = update
+        self._moment = moment
+        self._news = asyncio.Event()
+        self._stopping = stopping
+        self._heartbeat_seconds = heartbeat
+
+    def notify(self, replay: ReplayView, letters: Sequence[ReplayedLetterView], moment: datetime) -> None:
+        """Send this next, together with what was not sent yet."""
+        before = self._next or ReplayUpdate(replay=replay)
+        together = [*before.letters, *letters]
+        shown = together[-MOST_LETTERS:]
+        omitted = before.omitted + len(together) - len(shown)
+        self._next = ReplayUpdate(replay=replay, letters=shown, omitted=omitted)
+        self._moment = moment
+        self._news.set()
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield what to send until this process stops."""
+        yield RETRY
+        while not self._stopping.is_set():
+            self._news.clear()
+            update, self._next = self._next, None
+            if update is not None:
+                yield f"id: {event_id(self._moment)}\nevent: replay\ndata: {update.model_dump_json()}\n\n".encode()
+            await wait_for_any(self._news, self._stopping, seconds=self._heartbeat_seconds)
+            if not self._news.is_set():
+                yield HEARTBEAT
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A replay that clients follow, as they know it."""
+
+    replay: ReplayView
+    #: The latest outcome that was read.
+    moment: datetime
+    #: The outcomes that were read last: some are read again.
+    letters: Sequence[ReplayedLetterView] = ()
+    followers: set[Follower] = field(default_factory=set)
+
+
+class Watcher:
+    """Reads followed replays and notifies their clients."""
+
+    def __init__(
+        self,
+        replays: Replays,
+        waiting: Waiting,
+        stopping: asyncio.Event,
+        *,
+        limit: int,
+        aside: SetAside[UUID],
+        tick_seconds: float = _TICK_SECONDS,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        """
+        Accept at most *limit* clients at a time; end their streams once *stopping* is set.
+
+        *aside* holds the replays that cannot be shown.
+        """
+        self._replays = replays
+        self._waiting = waiting
+        self._stopping = stopping
+        self._limit = limit
+        self._aside = aside
+        self._tick_seconds = tick_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._followed: dict[UUID, _Followed] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of clients."""
+        return sum(len(each.followers) for each in self._followed.values())
+
+    async def missed(self, replay: ReplayView, last_event_id: str | None) -> ReplayUpdate:
+        """Return what to tell a client first that got *last_event_id*, or nothing yet."""
+        since = moment_of(last_event_id)
+        if since is None:
+            return ReplayUpdate(replay=replay)
+        found = await self._replays.list_ended(replay.id, since=_earlier(since), limit=MOST_LETTERS + 1)
+        return ReplayUpdate(replay=replay, letters=found[-MOST_LETTERS:], omitted=max(0, len(found) - MOST_LETTERS))
+
+    @contextmanager
+    def followed(self, first: ReplayUpdate, last_event_id: str | None) -> Iterator[Follower]:
+        """
+        Register a client that is told *first*, and then what changes, until the context ends.
+
+        Raises:
+            TooManyStreams: if the limit is reached.
+
+        """
+        if self.count >= self._limit:
+            raise TooManyStreams(f"{self._limit} clients follow replays already")
+        moment = max(
+            [each.ended_at for each in first.letters if each.ended_at], default=moment_of(last_event_id) or now()
+        )
+        followed = self._followed.setdefault(first.replay.id, _Followed(first.replay, moment))
+        follower = Follower(first, moment, self._stopping, self._heartbeat_seconds)
+        followed.followers.add(follower)
+        telemetry.streams.inc()
+        try:
+            yield follower
+        finally:
+            telemetry.streams.dec()
+            followed.followers.discard(follower)
+            if not followed.followers:
+                self._followed.pop(first.replay.id, None)
+
+    async def run(self) -> None:
+        """Read until *stopping* is set; go on after every loss of Postgres."""
+        await run_periodically("replay streams", self._tick, self._stopping, first_seconds=self._tick_seconds)
+
+    async def _tick(self) -> float:
+        self._aside.keep_only(self._followed)
+        done = await self._aside.each(list(self._followed.values()), self._read, key=lambda each: each.replay.id)
+        if done.down:
+            raise done.down
+        return self._tick_seconds
+
+    async def _read(self, followed: _Followed) -> None:
+        record = await self._replays.find(followed.replay.id)
+        if record is None:
+            return
+        replay = await self._waiting.shown(record, now=now())
+        found = await self._replays.list_ended(replay.id, since=_earlier(followed.moment), limit=MOST_LETTERS)
+        letters = [each for each in found if each not in followed.letters]
+        if replay == followed.replay and not letters:
+            return
+        followed.replay, followed.letters = replay, found
+        followed.moment = _latest(letters) or followed.moment
+        for follower in tuple(followed.followers):
+            follower.notify(replay, letters, followed.moment)
+
+
+def _latest(letters: Sequence[ReplayedLetterView]) -> datetime | None:
+    return max((each.ended_at for each in letters if each.ended_at), default=None)
+
+
+def _earlier(moment: datetime) -> datetime:
+    return max(moment, _EPOCH + _OVERLAP) - _OVERLAP
