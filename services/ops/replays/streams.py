@@ -155,7 +155,7 @@ class Watcher:
         moment = max(
             [each.ended_at for each in first.letters if each.ended_at], default=moment_of(last_event_id) or now()
         )
-        followed = self._followed.setdefault(first.replay.id, _Followed(first.replay, moment))
+        followed = self._followed.setdefault(first.replay.id, _Followed(first.replay, moment, first.letters))
         follower = Follower(first, moment, self._stopping, self._heartbeat_seconds)
         followed.followers.add(follower)
         telemetry.streams.inc()
@@ -179,11 +179,13 @@ class Watcher:
         return self._tick_seconds
 
     async def _read(self, followed: _Followed) -> None:
-        record = await self._replays.find(followed.replay.id)
+        replay_id = followed.replay.id
+        # First, so that the replay counts each outcome that is told.
+        found = await self._replays.list_ended(replay_id, since=_earlier(followed.moment), limit=MOST_LETTERS)
+        record = await self._replays.find(replay_id)
         if record is None:
             return
         replay = await self._waiting.shown(record, now=now())
-        found = await self._replays.list_ended(replay.id, since=_earlier(followed.moment), limit=MOST_LETTERS)
         letters = [each for each in found if each not in followed.letters]
         if replay == followed.replay and not letters:
             return
