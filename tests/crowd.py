@@ -39,9 +39,10 @@ _TRAININGS: Final = """
         (ref, training_id, user_id, generation, destination, trainer, trainer_version, trigger_word, total_steps, stage,
          step, progress, progress_source, progress_at, model, failure_code, failure_reason, requested_at, started_at,
          completed_at, reported_at, updated_at)
-        SELECT ref, training_id, user_id, g, destination, 'ostris/flux-dev-lora-trainer', repeat('e', 64), 'TOK', 1000,
-               stage, CASE WHEN ended THEN 1000 ELSE 10 * (n % 90) END, CASE WHEN ended THEN 99 ELSE n % 90 END, 'log',
-               now(), CASE WHEN stage IN ('active', 'replaced', 'superseded') THEN model END,
+        SELECT ref, training_id, user_id, g, destination, 'ostris/flux-dev-lora-trainer:' || repeat('e', 64), NULL,
+               'TOK', 1000, stage, CASE WHEN ended THEN 1000 ELSE 10 * (n % 90) END,
+               CASE WHEN ended THEN 99 ELSE n % 90 END, 'log', now(),
+               CASE WHEN stage IN ('active', 'replaced', 'superseded') THEN model END,
                CASE stage WHEN 'failed' THEN 'failed' WHEN 'canceled' THEN 'canceled'
                     WHEN 'unverified' THEN 'no_version' END,
                CASE stage WHEN 'failed' THEN 'CUDA out of memory. Tried to allocate 20.00 MiB'
@@ -53,7 +54,8 @@ _TRAININGS: Final = """
     INSERT INTO state.model_history
         (user_id, generation, ref, model, trigger_word, cause, previous_model, actor, reason, at, reported_at)
         SELECT user_id, g, ref, model, 'TOK', 'training',
-               CASE WHEN g = 3 THEN (SELECT model FROM crowd AS first WHERE first.n = crowd.n - 2 * {users}) END,
+               CASE WHEN g = 3
+                    THEN 'acme/' || user_id || ':' || encode(sha256((n - 2 * {users})::text::bytea), 'hex') END,
                'state', 'training succeeded', at, reported_at
         FROM crowd WHERE stage IN ('active', 'replaced');
     INSERT INTO state.user_models (user_id, generation, ref, model, trigger_word, activated_at)
@@ -100,11 +102,35 @@ _LETTERS: Final = """
         ) AS known
         ORDER BY n;
 """
+_REPLAYS: Final = """
+    INSERT INTO ops.replays
+        (id, created_at, actor, reason, selection, rate_per_second, steps, stop_share, fingerprints, newest_letter,
+         status, started_at, ended_at)
+        SELECT md5('replay ' || n)::uuid, at, 'olga', 'parser fixed in 1.4.' || n, '{{"letters": []}}', 10,
+               ARRAY[1, {replayed}], 0.2, '{{}}', {letters}, 'done', at, at + interval '1 minute'
+        FROM (SELECT n, now() - make_interval(secs => {seconds} * (1 - n / 40.0)) AS at
+              FROM generate_series(1, 39) AS n) AS known;
+    INSERT INTO ops.replay_letters
+        (replay_id, position, letter, training_id, outcome, detail, user_id, stage, generation, model, previous,
+         sent_at, ended_at)
+        SELECT r.id, n, (r.number - 1) * {replayed} + n, 'tr' || md5('t' || n) || 'x', 'swapped',
+               'user crowd-' || n || ': no model → acme/crowd-' || n, 'crowd-' || n, 'active', 1,
+               'acme/crowd-' || n || ':' || encode(sha256(n::text::bytea), 'hex'), NULL, r.started_at, r.ended_at
+        FROM ops.replays AS r, generate_series(1, {replayed}) AS n;
+    INSERT INTO ops.audit (at, actor, action, target, reason, outcome)
+        SELECT now() - make_interval(secs => {seconds} * (1 - n::float8 / {letters})),
+               (ARRAY['olga', 'omar', 'ops'])[1 + n % 3],
+               (ARRAY['replay.started', 'replay.done', 'dead_letter.dropped', 'model.rolled_back'])[1 + n % 4],
+               (ARRAY['replay ' || md5(n::text)::uuid, 'dead letter ' || n, 'user crowd-' || n])[1 + n % 3],
+               'parser fixed in 1.4.' || n % 100, n % 7 || ' done, 0 failed'
+        FROM generate_series(1, {letters}) AS n;
+"""
 
 
 async def fill(database_url: str, *, trainings: int, letters: int, groups: int, days: float = 30) -> None:
     """
-    Store so many *trainings* (a third as many users) and *letters* of the last *days* in a database without any.
+    Store so many *trainings* (a third as many users) and *letters* of the last *days* in a database without any, and
+    replays of these letters and as many lines of the audit.
 
     *database_url* is that of a superuser: the rows fit together, so neither triggers nor foreign keys need to look.
     """
@@ -114,6 +140,7 @@ async def fill(database_url: str, *, trainings: int, letters: int, groups: int, 
         "running": RUNNING,
         "letters": letters,
         "groups": groups,
+        "replayed": max(1, letters // 40),
         "seconds": int(days * 24 * 3600),
     }
     async with connected(database_url) as connection:
@@ -122,4 +149,5 @@ async def fill(database_url: str, *, trainings: int, letters: int, groups: int, 
             await connection.execute(_TRAININGS.format(**numbers))
             if letters:
                 await connection.execute(_LETTERS.format(**numbers))
+                await connection.execute(_REPLAYS.format(**numbers))
         await connection.execute("VACUUM ANALYZE")

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from services.simulator.faults import FaultOrder
 from services.simulator.job import Status
@@ -52,9 +53,9 @@ _RUNNING: Final = ("ada", "ben", "cleo", "dora")
 #: Simulated seconds, so that a training runs as long as anybody looks.
 _LONG: Final = 40_000.0
 #: What users may control, and a page must show as it is.
-HOSTILE: Final = (
-    '<script>alert("owned")</script><img src=x onerror=alert(1)> {{7*7}} ${7*7} \' " & \u202egnp.exe \u0007'
-)
+HOSTILE: Final = '<script>alert("owned")</script><img src=x onerror=alert(1)> {{7*7}} ${7*7} \' "&amp;'
+#: Turns the direction of what follows it.
+_TURNED: Final = "\u202egnp.exe"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Scene:
     training: str
     running: str
     unverified: str
+    #: A training whose user's name and failure are hostile.
+    odd: str
     #: The incident's dead letters that are open, and their group.
     group: str
     letter: int
@@ -81,9 +84,11 @@ class Scene:
             "training": f"/trainings/{self.training}",
             "training-running": f"/trainings/{self.running}",
             "training-unverified": f"/trainings/{self.unverified}",
+            "training-hostile": f"/trainings/{self.odd}",
             "user": f"/users/{self.user}",
             "user-rollback": f"/users/{self.user}?rollback=",
             "user-withdraw": f"/users/{self.user}?withdraw=",
+            "user-hostile": f"/users/{quote(HOSTILE, safe='')}",
             "dead-letters": "/dead-letters",
             "dead-letters-filtered": f"/dead-letters?fingerprint={self.group}",
             "dead-letter": f"/dead-letters/{self.letter}",
@@ -109,6 +114,7 @@ async def set_scene(stack: Stack, simulator: Simulator, *, crowd: bool = True) -
     again = await start(stack, "maya")
     await stack.until_stage(again["training_id"], "active")
     await _others_fail(stack, simulator)
+    odd = await _odd_user(stack, simulator)
 
     await in_parallel(lambda user: register(stack, f"t-{user}", user), users)
     for user in retrained:
@@ -137,6 +143,7 @@ async def set_scene(stack: Stack, simulator: Simulator, *, crowd: bool = True) -
         training=again["training_id"],
         running=running,
         unverified=f"t-{VICTIMS[-1]}",
+        odd=odd,
         group=found[0]["fingerprint"],
         letter=max(numbers),
         hostile=hostile[0],
@@ -162,13 +169,22 @@ async def _others_fail(stack: Stack, simulator: Simulator) -> None:
             await asyncio.sleep(0.1)
 
 
+async def _odd_user(stack: Stack, simulator: Simulator) -> str:
+    """A user with a hostile name, whose training fails with a hostile reason; its id."""
+    faults = {"destination": "acme/odd", "outcome": Status.FAILED, "error": HOSTILE}
+    simulator.order(FaultOrder.model_validate(faults))
+    started = await start(stack, HOSTILE, destination="acme/odd", trigger_word="<b>TOK</b>")
+    await stack.until_stage(started["training_id"], "failed")
+    return str(started["training_id"])
+
+
 async def _replay(stack: Stack, numbers: list[int]) -> dict[str, str]:
     """One replay undone, one half done, one previewed; the last letters stay open."""
     undone = await say(
         stack, "/replays", {"letters": numbers[:2], "reason": "the parser reads it now", "steps": ["rest"]}
     )
     await until(stack, undone, "done")
-    await say(stack, f"/replays/{undone['id']}/undo", {"reason": "both pictures are blurred"})
+    await say(stack, f"/replays/{undone['id']}/undo", {"reason": HOSTILE})
     await until_undone(stack, undone)
     half = {
         "letters": numbers[2:9],
@@ -190,7 +206,7 @@ async def _odd_letters(stack: Stack) -> list[int]:
     known = {each["number"] for each in await stack.dead_letters(queue=EXTRACTOR_QUEUE, limit="200")}
     hostile = json.dumps({"training_id": "odd", "output": {HOSTILE: ["</script>" * 3, None]}, "logs": "wide" * 200})
     bodies = {
-        HOSTILE: (hostile.encode(), "application/json"),
+        HOSTILE + _TURNED: (hostile.encode(), "application/json"),
         "not JSON": (bytes(range(256)) * 4, "application/octet-stream"),
     }
     async with Publisher(stack.environment["MODELSWAP_AMQP_URL"], name="test", topology=topology()) as publisher:
