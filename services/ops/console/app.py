@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.ops.console.client import Refused, forbidden
 from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
-from services.ops.console.pages import now, sign_in, static, trainings, users
+from services.ops.console.pages import now, queues, sign_in, static, trainings, users, webhooks
 from services.ops.console.session import Session, from_cookie, is_csrf_token
 from shared.contract.answers import KIND_PREFIX, Problem
 from shared.contract.errors import TransientError
@@ -38,6 +38,8 @@ SCREENS: Final[tuple[Callable[[Console], list[Route]], ...]] = (
     now.routes,
     trainings.routes,
     users.routes,
+    queues.routes,
+    webhooks.routes,
     sign_in.routes,
     static.routes,
 )

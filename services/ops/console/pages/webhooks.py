@@ -1,0 +1,126 @@
+"""A webhook endpoint: its deliveries, to be sent again one by one or by time. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Final
+
+from pydantic import JsonValue
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.ops.console.client import Apis
+from services.ops.console.console import Console, Done
+from services.ops.console.forms import Form
+from services.ops.console.views.problems import ProblemView
+from services.ops.console.views.webhooks import (
+    PERIODS,
+    STATUSES,
+    Delivery,
+    Endpoint,
+    Preview,
+    Resent,
+    address,
+    delivery_row,
+    filters,
+)
+from shared.contract.answers import Page
+
+_PAGE: Final = "50"
+_ONE: Final = "/queues/webhooks/{endpoint:uuid}"
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the routes of an endpoint and its forms."""
+    screen = _Screen(console)
+    return [
+        Route(_ONE, screen.show),
+        Route(_ONE + "/deliveries/{delivery:uuid}/resend", screen.resend_one, methods=["POST"]),
+        Route(_ONE + "/preview", screen.preview, methods=["POST"]),
+        Route(_ONE + "/resend", screen.resend, methods=["POST"]),
+        Route(_ONE + "/enable", screen.enable, methods=["POST"]),
+    ]
+
+
+class _Screen:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    async def show(self, request: Request) -> Response:
+        return await self._show(request)
+
+    async def resend_one(self, request: Request) -> Response:
+        async def work(apis: Apis, form: Form) -> Done:
+            path = f"{_api_path(request)}/deliveries/{request.path_params['delivery']}/resend"
+            sent = await apis.notifier.post(Delivery, path, key=form.text("key"))
+            return Done(_page_path(request), f"The delivery of {sent.event} is sent again.")
+
+        return await self._console.write(request, work)
+
+    async def preview(self, request: Request) -> Response:
+        """Show how many deliveries the form would send again."""
+        form = self._console.form(request)
+        since = self._console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
+        wanted = Form(("since", since.isoformat()), ("all", form.text("all")))
+        body = {**_body(wanted), "dry_run": True}
+        found = await self._console.apis(request).notifier.post(Resent, f"{_api_path(request)}/resend", body)
+        return await self._show(request, preview=Preview(found.deliveries, since, form.text("all")))
+
+    async def resend(self, request: Request) -> Response:
+        async def work(apis: Apis, form: Form) -> Done:
+            sent = await apis.notifier.post(Resent, f"{_api_path(request)}/resend", _body(form), key=form.text("key"))
+            return Done(_page_path(request), f"{sent.deliveries} deliveries are sent again.")
+
+        async def again(problem: ProblemView) -> Response:
+            return await self._show(request, problem=problem)
+
+        return await self._console.write(request, work, again=again)
+
+    async def enable(self, request: Request) -> Response:
+        async def work(apis: Apis, _: Form) -> Done:
+            await apis.notifier.ask("PATCH", _api_path(request), body={"status": "enabled"})
+            return Done(_page_path(request), "The endpoint is enabled. Its waiting deliveries go on.")
+
+        return await self._console.write(request, work)
+
+    async def _show(
+        self, request: Request, *, preview: Preview | None = None, problem: ProblemView | None = None
+    ) -> Response:
+        notifier, path, here = self._console.apis(request).notifier, _api_path(request), _page_path(request)
+        status, cursor = (request.query_params.get(name) for name in ("status", "cursor"))
+        if status is not None and status not in STATUSES:
+            raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such status of deliveries")
+        query = {"status": status, "cursor": cursor, "limit": _PAGE}
+        endpoint, deliveries = await asyncio.gather(
+            notifier.get(Endpoint, path), notifier.get(Page[Delivery], f"{path}/deliveries", query)
+        )
+        following = deliveries.next_cursor
+        return await self._console.render(
+            request,
+            "webhook_endpoint.html",
+            endpoint=endpoint,
+            here=here,
+            rows=[delivery_row(each) for each in deliveries.items],
+            filters=filters(here, status),
+            chosen=status,
+            next=address(here, status=status, cursor=following) if following else None,
+            first=address(here, status=status) if cursor else None,
+            periods=list(PERIODS),
+            preview=preview,
+            problem=problem,
+        )
+
+
+def _api_path(request: Request) -> str:
+    return f"/webhook-endpoints/{request.path_params['endpoint']}"
+
+
+def _page_path(request: Request) -> str:
+    return f"/queues/webhooks/{request.path_params['endpoint']}"
+
+
+def _body(form: Form) -> dict[str, JsonValue]:
+    return {"since": form.text("since"), "all": form.text("all") == "on"}

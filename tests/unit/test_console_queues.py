@@ -1,0 +1,379 @@
+"""The screen of queues and processes: its states, what needs an operator, and what users control shown as it is."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+
+from services.ops.api import create_api
+from services.ops.console.client import Away
+from services.ops.console.pages.queues import part
+from services.ops.console.views.queues import queues_page
+from services.ops.console.views.webhooks import Delivery, Endpoint, delivery_row, filters
+from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
+from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView, RoundView
+from services.ops.subscriptions.views import NoManagement, SubscriptionView
+from shared.contract.answers import Page
+from shared.contract.health import ProcessState
+from shared.runtime.description import raises
+from shared.runtime.http import Api
+from tests.console import TOKENS, signed_in
+from tests.ops import READER
+
+NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
+HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\"'&\u202e"
+ID = UUID(int=7)
+
+
+def process(state: ProcessState = ProcessState.READY, **other: Any) -> ProcessView:
+    facts: dict[str, Any] = {
+        "name": "state",
+        "address": "http://state:8081",
+        "detail": "ready, version 1",
+        "then": "",
+        "version": "1",
+        "checks": {"database": "ok"},
+        "set_aside": {},
+    }
+    return ProcessView(state=state, **{**facts, **other})
+
+
+def queue(**other: Any) -> QueueView:
+    facts: dict[str, Any] = {
+        "name": "modelswap.state",
+        "kind": QueueKind.WORK,
+        "process": "state",
+        "ready": 0,
+        "unacked": 0,
+        "consumers": 1,
+        "oldest_seconds": None,
+        "publish_rate": 0.0,
+        "ack_rate": 0.0,
+        "paused": None,
+        "problem": None,
+    }
+    return QueueView(**{**facts, **other})
+
+
+def subscription(**other: Any) -> SubscriptionView:
+    facts: dict[str, Any] = {
+        "name": "generator",
+        "events": ["model.activated.v1"],
+        "max_length": 100,
+        "queue": "q",
+        "user": "u",
+        "waiting": 0,
+        "consumers": 1,
+        "overflow_queue": "q.overflow",
+        "overflowed": 0,
+        "overflow_max_length": 100,
+    }
+    return SubscriptionView(**{**facts, **other})
+
+
+def endpoint(**other: Any) -> Endpoint:
+    facts: dict[str, Any] = {
+        "id": ID,
+        "url": "https://app.example/hook",
+        "events": ["model.activated.v1"],
+        "description": "",
+        "status": "enabled",
+        "status_at": NOON,
+        "failing_since": None,
+        "last_success_at": None,
+    }
+    return Endpoint(**{**facts, **other})
+
+
+def delivery(**other: Any) -> Delivery:
+    facts: dict[str, Any] = {
+        "id": ID,
+        "event": "model.activated.v1",
+        "event_id": "e1",
+        "status": "failed",
+        "status_at": NOON,
+        "created_at": NOON,
+        "attempts": 2,
+        "response_status": 500,
+        "response": "no",
+        "took_ms": 12,
+    }
+    return Delivery(**{**facts, **other})
+
+
+def reconciliation(*, lost: bool = False, trouble: str = "", user: str = "ada") -> Reconciliation:
+    overdue = RecoveryView(
+        ref=ID,
+        training_id="t1",
+        user_id=user,
+        noticed_at=NOON,
+        looks=2,
+        gets=1,
+        look_at=NOON,
+        trouble=trouble,
+        outcome=None,
+        settled_at=None,
+    )
+    return Reconciliation(
+        webhooks_seem_lost=lost,
+        recovered=RecoveryCounts(last_hour=4, last_day=9),
+        given_up=RecoveryCounts(),
+        never_started=RecoveryCounts(),
+        last_round=RoundView(at=NOON, last_success_at=NOON, overdue=1, calls_left=59, trouble=trouble),
+        calls_per_minute=60,
+        set_aside=0,
+        trainings=[overdue],
+    )
+
+
+def view(
+    *, processes: Any = (), queues: Any = (), found: Any = None, subscriptions: Any = (), endpoints: Any = ()
+) -> Any:
+    return queues_page(
+        Processes(at=NOON, version="1", processes=processes),
+        Queues(at=NOON, source=Source.MANAGEMENT, trouble="", queues=queues),
+        found,
+        subscriptions,
+        endpoints,
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "word", "kind"),
+    [
+        ({}, "empty", "good"),
+        ({"ready": 3}, "working", "info"),
+        ({"unacked": 3}, "working", "info"),
+        ({"ready": None, "consumers": None}, "not known", "quiet"),
+        ({"consumers": 0}, "no consumer", "quiet"),
+        ({"consumers": 0, "problem": "3 wait"}, "no consumer", "bad"),
+        ({"problem": "the oldest is stuck"}, "stuck", "warn"),
+        ({"paused": "Postgres is away", "problem": "3 wait"}, "paused", "bad"),
+    ],
+)
+def test_a_queue_has_one_state_in_a_word(facts, word, kind):
+    (row,) = view(queues=[queue(**facts)]).queues
+
+    assert (row.word, row.kind) == (word, kind)
+
+
+def test_when_all_is_well_nothing_needs_an_operator():
+    found = view(
+        processes=[process()],
+        queues=[queue(ready=5)],
+        found=reconciliation(),
+        subscriptions=[subscription(waiting=3)],
+        endpoints=[endpoint(), endpoint(status="paused")],
+    )
+
+    assert found.concerns == []
+
+
+def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
+    found = view(
+        processes=[
+            process(ProcessState.LIMITED, detail="is version 2", then="restart state"),
+            process(ProcessState.AWAY, name="ops", detail="nothing listens", then="start it: modelswap serve ops"),
+        ],
+        queues=[queue(consumers=0, problem="3 wait"), queue(paused="Postgres is away")],
+        found=reconciliation(lost=True),
+        subscriptions=[subscription(overflowed=2), subscription(consumers=0, waiting=2)],
+        endpoints=[endpoint(status="failing")],
+    )
+
+    assert [each.kind for each in found.concerns] == ["bad"] * 6 + ["warn"] * 2
+    assert [each.then for each in found.concerns] == [
+        "start it: modelswap serve ops",
+        "start it: modelswap serve state",
+        '"A consumer waits" in deploy/runbook.md',
+        '"Webhooks do not arrive" in deploy/runbook.md',
+        "modelswap subscriptions show generator",
+        "",
+        "restart state",
+        "modelswap subscriptions show generator",
+    ]
+
+
+def test_delays_and_the_log_are_no_rows_of_work():
+    delay = queue(name="modelswap.delay.30s", kind=QueueKind.DELAY, process=None, ready=4)
+    log = queue(name="modelswap.events.log", kind=QueueKind.LOG, process=None, ready=1000)
+
+    found = view(queues=[queue(), delay, log])
+
+    assert [row.name for row in found.queues] == ["state"]
+    assert [(each.delay, each.waiting) for each in found.delays] == [("30s", 4)]
+    assert found.logged == 1000
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, "answered 500 after 12 ms"),
+        ({"response_status": None}, "no response after 12 ms"),
+        ({"attempts": 0}, "no attempt yet"),
+    ],
+)
+def test_the_last_attempt_of_a_delivery_is_said_in_words(facts, said):
+    assert delivery_row(delivery(**facts)).attempt == said
+
+
+def test_the_chosen_status_is_marked_and_each_has_an_address():
+    found = filters("/here", "failed")
+
+    assert [each.name for each in found if each.is_chosen] == ["failed"]
+    assert found[0].address == "/here"
+    assert found[1].address == "/here?status=failed"
+
+
+class Told:
+    """What the notifier was asked to do."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, Any]] = []
+
+
+def ops_api(text: str = "state", *, subscriptions_away: bool = False) -> Api:
+    """An operators' API whose every text is *text*."""
+    router = APIRouter()
+
+    @router.get("/processes")
+    async def processes() -> Processes:
+        away = process(ProcessState.AWAY, name=text, address=f"http://{text}", detail=text, then=text, version=text)
+        return Processes(at=NOON, version="1", processes=[process(), away])
+
+    @router.get("/queues")
+    async def queues() -> Queues:
+        named = queue(name=f"modelswap.{text}", paused=text, process=text)
+        return Queues(at=NOON, source=Source.AMQP, trouble=text, queues=[queue(), named])
+
+    @router.get("/reconciliation")
+    async def reconcile(limit: int) -> Reconciliation:
+        assert limit
+        return reconciliation(lost=True, trouble=text, user=text)
+
+    @router.get("/subscriptions")
+    @raises(NoManagement)
+    async def subscriptions(limit: int) -> Page[SubscriptionView]:
+        assert limit
+        if subscriptions_away:
+            raise NoManagement(f"MODELSWAP_MANAGEMENT_URL of ops is not set {text}")
+        return Page(items=[subscription(name=text, events=[text], overflowed=1)], next_cursor=None)
+
+    return create_api(router, tokens=TOKENS)
+
+
+def notifier(text: str = "hook", told: Told | None = None) -> FastAPI:
+    app = FastAPI()
+    one = "/v1/webhook-endpoints/{endpoint}"
+    shown = endpoint(url=f"https://{text}", description=text, status="failing", events=[text])
+
+    async def note(request: Request) -> Any:
+        body = await request.body()
+        if told is not None:
+            told.requests.append((request.method, request.url.path, body.decode()))
+
+    @app.get("/v1/webhook-endpoints")
+    async def endpoints() -> Page[Endpoint]:
+        return Page(items=[shown], next_cursor=None)
+
+    @app.get(one)
+    async def one_endpoint() -> Endpoint:
+        return shown
+
+    @app.patch(one)
+    async def edit(request: Request) -> Endpoint:
+        await note(request)
+        return shown
+
+    @app.get(f"{one}/deliveries")
+    async def deliveries() -> Page[Delivery]:
+        return Page(items=[delivery(event_id=text, response=text)], next_cursor="AAAAAAAAAAA")
+
+    @app.post(f"{one}/deliveries/{{each}}/resend")
+    async def resend_one(request: Request) -> Delivery:
+        await note(request)
+        return delivery()
+
+    @app.post(f"{one}/resend")
+    async def resend(request: Request) -> dict[str, int]:
+        await note(request)
+        return {"deliveries": 3}
+
+    return app
+
+
+async def test_hostile_names_are_shown_as_they_are():
+    async with signed_in(ops_api(HOSTILE), notifier(HOSTILE)) as browser:
+        pages = [await browser.get("/queues"), await browser.get(f"/queues/webhooks/{ID}")]
+
+    for answer in pages:
+        assert answer.status_code == 200
+        assert "<script>alert" not in answer.text
+        assert answer.text.count(escape(HOSTILE).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")) >= 3
+
+
+async def test_without_notifier_and_management_the_page_says_so():
+    async with signed_in(ops_api(subscriptions_away=True)) as browser:
+        answer = await browser.get("/queues")
+
+    assert answer.status_code == 200
+    assert "The subscriptions cannot be shown now." in answer.text
+    assert "MODELSWAP_MANAGEMENT_URL of ops is not set" in answer.text
+    assert "The webhook endpoints cannot be shown now." in answer.text
+
+
+async def test_a_part_that_hangs_does_not_hold_up_the_page():
+    found = await part(asyncio.Event().wait(), seconds=0.01)
+
+    assert found == Away("There is no answer within 0.01 seconds.")
+
+
+async def test_a_delivery_is_sent_again_once_however_often_the_form_is_sent():
+    told = Told()
+    async with signed_in(ops_api(), notifier(told=told)) as browser:
+        path = f"/queues/webhooks/{ID}"
+        answer = await browser.post(f"{path}/deliveries/{ID}/resend", page=path, key="k1")
+        shown = await browser.get(path)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, path)
+    assert [(method, where) for method, where, _ in told.requests] == [
+        ("POST", f"/v1/webhook-endpoints/{ID}/deliveries/{ID}/resend")
+    ]
+    assert "is sent again" in shown.text
+
+
+async def test_many_are_previewed_before_they_are_sent_again():
+    told = Told()
+    async with signed_in(ops_api(), notifier(told=told)) as browser:
+        path = f"/queues/webhooks/{ID}"
+        preview = await browser.post(f"{path}/preview", page=path, period="the last hour", all="on")
+        sent = await browser.post(f"{path}/resend", page=path, since="2026-11-29T11:00:00+00:00", all="on", key="k1")
+
+    assert "3 deliveries" in preview.text
+    assert (preview.status_code, sent.status_code) == (200, 303)
+    assert ['"dry_run":true' in body for _, _, body in told.requests] == [True, False]
+
+
+async def test_a_reader_sees_no_button_and_may_send_nothing():
+    told = Told()
+    async with signed_in(ops_api(), notifier(told=told), token=READER) as browser:
+        path = f"/queues/webhooks/{ID}"
+        shown = await browser.get(path)
+        refused = [await browser.post(f"{path}/{what}", page=path) for what in ("enable", "resend", "preview")]
+
+    main = shown.text.partition("<main")[2].partition("</main>")[0]
+    assert "<button" not in main
+    assert [answer.status_code for answer in refused] == [403, 403, 403]
+    assert told.requests == []
+
+
+@pytest.mark.parametrize("path", ["?status=lost", "/other"])
+async def test_what_does_not_exist_is_not_found(path):
+    async with signed_in(ops_api(), notifier()) as browser:
+        assert (await browser.get(f"/queues/webhooks/{ID}{path}")).status_code == 404
