@@ -17,6 +17,7 @@ from services.cli.output import tell
 from services.cli.problem import NoAnswer, NotNow, Problem
 from services.ops.letters.views import Changed, LetterView
 from services.ops.replays.views import ReplayView
+from services.state.timeline import TimelineView
 from services.state.views import ModelView, OutputView, SwapView, TrainingView
 from shared.contract.answers import Page, said_in
 from shared.runtime.client import SECONDS, HttpClient, Hung, ServiceFailed, Unanswered, items, quoted, read
@@ -181,6 +182,9 @@ class Product(Api):
 
     async def get_training(self, training_id: str) -> TrainingView:
         return await self.get(TrainingView, f"/v1/trainings/{segment(training_id)}")
+
+    async def get_timeline(self, training_id: str) -> TimelineView:
+        return await self.get(TimelineView, f"/v1/trainings/{segment(training_id)}/timeline")
 
     async def list_trainings(self, query: Query, *, limit: int) -> list[TrainingView]:
         return await self.list(Page[TrainingView], "/v1/trainings", query, limit=limit)

@@ -35,6 +35,7 @@ from services.ops.reconcile.views import RecoveryView
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from services.ops.subscriptions.views import SubscriptionView
+from services.state.timeline import FactKind, FactView
 from services.state.transitions import Stage
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.identity import ModelName, ModelRef
@@ -51,6 +52,20 @@ EARLIER = ModelRef("acme-studio", "portraits-of-user-42", "0f" * 32)
 TEXT = "the output names no version of acme-studio/portraits-of-user-42; Replicate may have deleted it since then"
 AT = [NOW + timedelta(minutes=minutes) for minutes in range(6)]
 
+FACT = FactView(
+    kind=FactKind.VERIFIED,
+    at=NOW,
+    seconds_since_previous=0.4,
+    event="model.ready.v1",
+    event_id=str(REF),
+    applied_at=NOW,
+    stage=Stage.ACTIVE,
+    replay=f"{REPLAY}:7",
+    detail={
+        "model": str(MODEL),
+        "evidence": {"shape": "version_field/model_ref", "checks": ["exists"], "seconds": 0.3},
+    },
+)
 LETTER = LetterLine(
     number=104_217,
     status=LetterStatus.OPEN,
@@ -277,6 +292,7 @@ LOGGED = Logged(
 #: Of each list an item, and the columns that a next command, or the question, needs whole.
 LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.product.trainings.TRAININGS": (ACTIVE, {"training"}),
+    "services.cli.product.trainings.TIMELINE": (FACT, {"at", "what"}),
     "services.cli.product.models.HISTORY": (SWAP, {"generation", "model"}),
     "services.cli.operators.dead_letters.LETTERS": (LETTER, {"dead letter"}),
     "services.cli.operators.dead_letters.GROUPS": (GROUP, {"group"}),

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = {
     *("demo", "up", "serve", "doctor", "listen", "trigger", "extract", "progress", "config show"),
     *("db roles", "db migrate", "db status", "topology apply", "topology diff"),
-    *("trainings list", "trainings show", "trainings watch", "models current", "models history"),
+    *("trainings list", "trainings show", "trainings timeline", "trainings watch", "models current", "models history"),
     *(f"dead-letters {name}" for name in ("list", "groups", "show", "drop", "restore", "export")),
     *("audit", "console"),
     *("trainings retry-extraction", "trainings cancel", "models rollback", "models withdraw"),

@@ -18,7 +18,9 @@ from services.ops.console.views.trainings import (
     progress_of,
     read_moment,
     short,
+    took,
     user_path,
+    why,
 )
 from services.ops.letters.views import LetterLine
 from services.state.timeline import FactKind
@@ -105,7 +107,7 @@ def test_a_verified_model_shows_its_evidence():
         "model": MODEL,
         "checks passed": "exists, schema",
         "found by": "version_field/model_ref",
-        "took": "0.3 s",
+        "took": "310 ms",
     }
     assert (found.tone, found.text) == ("good", "It became the user's current model.")
 
@@ -120,7 +122,7 @@ def test_a_slow_event_says_how_late_it_was_applied():
     (found,) = entries([fact("reported", event="training.succeeded.v1", applied_at=NOON + timedelta(seconds=90))], [])
 
     assert found.title == "Webhook: succeeded"
-    assert [(part.label, part.value) for part in found.parts] == [("applied", "90.0 s later")]
+    assert [(part.label, part.value) for part in found.parts] == [("applied", "1 min 30 s later")]
 
 
 @pytest.mark.parametrize("kind", [*FactKind, "a_kind_of_tomorrow"])
@@ -205,6 +207,32 @@ def test_a_reader_is_offered_no_rollback():
     found = changes_of("ada", [change(1)], None, may_write=False)
 
     assert found[0].rollback_path is None
+
+
+def test_a_swap_by_a_replay_leads_to_the_replay_and_the_letter():
+    replay = "5b0f6d52-3c1e-4f0e-9a55-6d6f64737770"
+    by_replay = change(1, cause="replay").model_copy(update={"reason": f"replay {replay}:7"})
+
+    assert why(by_replay).links == ((f"/replays/{replay}", "replay 5b0f6d52"), ("/dead-letters/7", "dead letter 7"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason", "words"),
+    [
+        ("training", "", "Its training ended, and the model was verified."),
+        ("rollback", "too dark", "“too dark”"),
+        ("replay", "by hand", "“by hand”"),
+        ("withdrawal", "", "No reason was given."),
+    ],
+)
+def test_every_change_says_why(cause, reason, words):
+    assert why(change(1, cause=cause).model_copy(update={"reason": reason})).text == words
+
+
+def test_an_ended_training_says_how_long_it_ran():
+    ran = training(started_at=NOON, completed_at=NOON + timedelta(minutes=9))
+
+    assert (took(ran), took(training())) == ("took 9 min", "")
 
 
 # Addresses

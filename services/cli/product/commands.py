@@ -36,6 +36,20 @@ def trainings_show(training: Annotated[str, TrainingArgument], output: Output = 
     run_async(show_training(training, output))
 
 
+@trainings.command("timeline")
+def trainings_timeline(training: Annotated[str, TrainingArgument], output: Output = Format.TABLE) -> None:
+    """
+    Show all that happened to a training, oldest first.
+
+    Each webhook, extraction and check with its evidence, swap, published event and replay, and the time between.
+
+    Example: modelswap trainings timeline zz4ibbonubfz7carwiefibzgga
+    """
+    from services.cli.product.trainings import show_timeline
+
+    run_async(show_timeline(training, output))
+
+
 @trainings.command("watch")
 def trainings_watch(training: Annotated[str | None, TrainingArgument] = None, output: Output = Format.TABLE) -> None:
     """

@@ -8,6 +8,7 @@ from functools import partial
 from shlex import quote as shell_quote
 from typing import Final, Self
 
+from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
@@ -15,6 +16,7 @@ from services.cli.choices import Format
 from services.cli.client import Product, patiently, product, segment, show_command
 from services.cli.output import console, print_json_line, printable
 from services.cli.table import Column, print_list, print_one
+from services.state.timeline import FactView
 from services.state.transitions import Stage
 from services.state.views import TrainingView
 
@@ -31,6 +33,15 @@ TRAININGS: Final[Sequence[Column[TrainingView]]] = (
     Column("requested", lambda each: each.requested_at, 4),
     Column("current", lambda each: "yes" if each.current else "", 5),
 )
+TIMELINE: Final[Sequence[Column[FactView]]] = (
+    Column("at", lambda each: each.at),
+    Column("seconds after", lambda each: each.seconds_since_previous, 2),
+    Column("what", lambda each: each.kind),
+    Column("event", lambda each: each.event, 3),
+    Column("stage", lambda each: each.stage, 1),
+    Column("replay", lambda each: each.replay, 5),
+    Column("detail", lambda each: to_json(each.detail).decode() if each.detail else None, 4, is_prose=True),
+)
 
 
 async def list_trainings(*, user_id: str | None, stage: str | None, limit: int, output: Format) -> None:
@@ -42,6 +53,12 @@ async def list_trainings(*, user_id: str | None, stage: str | None, limit: int, 
 async def show_training(training_id: str, output: Format) -> None:
     async with product() as api:
         print_training(await api.get_training(training_id), output)
+
+
+async def show_timeline(training_id: str, output: Format) -> None:
+    async with product() as api:
+        found = await api.get_timeline(training_id)
+    print_list(found.items, TIMELINE, output, empty="nothing is known of it", data=found)
 
 
 async def cancel(training_id: str, output: Format) -> None:

@@ -34,7 +34,9 @@ from services.ops.console.views.trainings import (
     progress_of,
     read_moment,
     short,
+    took,
     user_path,
+    why,
 )
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
@@ -49,6 +51,8 @@ HELPERS: Final[dict[str, Any]] = {
     "user_path": user_path,
     "list_path": list_path,
     "progress_of": progress_of,
+    "took": took,
+    "why": why,
 }
 
 

@@ -93,12 +93,13 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         attempt(apis.ops.get(Page[LetterLine], "/dead-letters", {"user_id": user, "limit": _LETTERS})),
     )
     may_write = console.session(request).may_write
-    plan = None
+    plan, is_choice = None, False
     if may_write:
         try:
             plan = await _plan(console, request, user, current)
         except (Refused, ServiceDown) as error:
-            problem = problem or problem_view(as_problem(error))
+            is_choice = isinstance(error, Refused) and error.kind == "nothing-to-roll-back-to"
+            problem = problem or (None if is_choice else problem_view(as_problem(error)))
     retryable = next((each for each in trainings.items if may_retry(each)), None)
     response = await console.render(
         request,
@@ -113,6 +114,7 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         letters=[] if isinstance(letters, Away) else letters.items,
         letters_away=letters if isinstance(letters, Away) else None,
         plan=plan,
+        is_choice=is_choice,
         problem=problem,
         retryable=retryable if may_write else None,
         may_write=may_write,

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from pydantic import JsonValue
 
 from services.ops.console.answers import FactAnswer
+from services.ops.console.views.formats import duration
 from services.ops.letters.views import LetterLine
 
 _EVENTS: Final = {
@@ -23,7 +24,7 @@ _EVENTS: Final = {
 _BECAME: Final = {
     "active": "It became the user's current model.",
     "superseded": "A newer model was current already, so the user keeps that one.",
-    "unverified": "The user keeps the model from before. The extraction can be retried.",
+    "unverified": "The user's model is unchanged. The extraction can be retried.",
 }
 
 
@@ -116,7 +117,7 @@ def _verified(fact: FactAnswer) -> Entry:
     if known.get("looked_up"):
         parts.append(Part("looked up", "in Replicate's list of versions: the output does not name it"))
     if isinstance(seconds := known.get("seconds"), int | float):
-        parts.append(Part("took", f"{seconds:.1f} s"))
+        parts.append(Part("took", duration(seconds)))
     text = _BECAME.get(fact.stage or "", "It changed nothing: the training had its model already.")
     tone = "good" if fact.stage == "active" else "quiet"
     return Entry(fact.at, tone, "Model found and verified", text, (*parts, *_applied(fact)))
@@ -231,8 +232,8 @@ def _applied(fact: FactAnswer) -> tuple[Part, ...]:
     if fact.applied_at is None:
         return ()
     seconds = (fact.applied_at - fact.at).total_seconds()
-    return () if seconds < 1 else (Part("applied", f"{seconds:.1f} s later"),)
+    return () if seconds < 1 else (Part("applied", f"{duration(seconds)} later"),)
 
 
 def _join(*sentences: str) -> str:
-    return " ".join(filter(None, sentences))
+    return " ".join(each if each[-1] in ".!?…”" else f"{each}." for each in sentences if each)

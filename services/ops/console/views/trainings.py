@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from services.ops.console.answers import RETRYABLE, ChangeAnswer, ModelAnswer, TrainingAnswer
@@ -16,6 +17,8 @@ _NO_MODEL: Final = "no model"
 _SHORT: Final = 10
 #: Ending characters of a time in an address: minutes are enough.
 _MINUTES: Final = "%Y-%m-%dT%H:%M"
+#: The reason that state writes for a swap by a replay.
+_REPLAYED: Final = re.compile(r"replay ([0-9a-f-]{36}):(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Progress:
 
 def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
     """Return the progress of *training*."""
+    is_late = training.overdue_at is not None and training.overdue_at < now
     steps = "" if training.step is None else f"step {training.step:,}"
     if steps and training.total_steps is not None:
         steps += f" of {training.total_steps:,}"
@@ -40,8 +44,8 @@ def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
         percent=training.progress,
         is_estimate=training.progress_source == "estimate",
         steps=steps,
-        left=_left(training),
-        is_late=training.overdue_at is not None and training.overdue_at < now,
+        left="" if is_late else _left(training),
+        is_late=is_late,
     )
 
 
@@ -85,11 +89,37 @@ def may_cancel(training: TrainingAnswer) -> bool:
     return training.stage in ("requested", "running") and training.training_id is not None
 
 
+class Why(NamedTuple):
+    """Why a user's model changed; *links* lead to the replay that changed it, and to its dead letter."""
+
+    text: str
+    links: Sequence[tuple[str, str]] = ()
+
+
+def why(change: ChangeAnswer) -> Why:
+    """Return the reason of *change* in words."""
+    if change.cause == "training":
+        return Why(change.reason or "Its training ended, and the model was verified.")
+    if change.cause == "replay" and (mark := _REPLAYED.fullmatch(change.reason)):
+        replay, number = mark.groups()
+        links = ((f"/replays/{replay}", f"replay {replay[:8]}"), (f"/dead-letters/{number}", f"dead letter {number}"))
+        return Why("", links)
+    return Why(f"“{change.reason}”" if change.reason else "No reason was given.")
+
+
+def took(training: TrainingAnswer) -> str:
+    """Return how long it ran at Replicate; empty if that is unknown."""
+    if training.started_at is None or training.completed_at is None:
+        return ""
+    return f"took {duration(max(0.0, (training.completed_at - training.started_at).total_seconds()))}"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A change of a user's model, and what can be done about it."""
 
     change: ChangeAnswer
+    why: Why
     title: str
     tone: str
     #: Whether this is the user's model now.
@@ -120,6 +150,7 @@ def _change(user_id: str, change: ChangeAnswer, current: ModelAnswer | None, *, 
     can = may_write and change.reference is not None and not is_used
     return Change(
         change=change,
+        why=why(change),
         title=title,
         tone=tone,
         is_current=is_current,
