@@ -24,6 +24,7 @@ CRDS = ROOT / "tests/fixtures/crds"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a name that is no value": ({"recevier": {}}, "recevier"),
     "a name that is no setting": ({"settings": {"MODELSWAP_LOGLEVEL": "debug"}}, "MODELSWAP_LOGLEVEL"),
+    "a setting among what is none": ({"env": {"MODELSWAP_LOG_LEVEL": "debug"}}, "MODELSWAP_LOG_LEVEL"),
     "a setting of another process": (
         {"receiver": {"settings": {"MODELSWAP_VERIFY_LEVEL": "schema"}}},
         "invalid propertyName 'MODELSWAP_VERIFY_LEVEL'",

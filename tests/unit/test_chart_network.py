@@ -110,6 +110,18 @@ def test_a_process_is_reached_at_its_port_by_whom_it_serves(name, process) -> No
     assert allowed(name, policy, "ingress") == expected_ingress(name, process)
 
 
+def test_a_receiver_that_has_the_webhooks_secrets_reaches_no_internet() -> None:
+    given = {
+        "MODELSWAP_REPLICATE_API_TOKEN": None,
+        "MODELSWAP_WEBHOOK_SECRETS": {"name": "modelswap-replicate", "key": "webhook-secrets"},
+    }
+    found = chart.parse(chart.render({"given": {"receiver": {"secrets": given}}})["given"])
+
+    (policy,) = [each for each in found if each["kind"] == "NetworkPolicy" and chart.component(each) == "receiver"]
+
+    assert {server for server, _ in allowed("default", policy, "egress")} == {"dns", "rabbitmq"}
+
+
 @each_set
 def test_jobs_reach_their_server_and_are_reached_by_none(name) -> None:
     policies = by_component(name, "NetworkPolicy")

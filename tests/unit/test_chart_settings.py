@@ -213,6 +213,17 @@ def test_processes_declare_the_topology_where_no_job_does(name, declares, tmp_pa
     assert ("topology" in pods(name)) is not declares
 
 
+def test_other_tools_get_their_variables_too() -> None:
+    """Such as the exporter of traces, which reads the environment itself."""
+    values = {"env": {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}}
+    found = chart.parse(chart.render({"traced": values})["traced"])
+
+    given = [each["data"].items() for each in found if each["kind"] == "ConfigMap"]
+
+    assert len(given) == len(NAMES)
+    assert all(values["env"].items() <= each for each in given)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_changed_settings_restart_the_process(name) -> None:
     changed = {"settings": {"MODELSWAP_LOG_LEVEL": "debug"}}

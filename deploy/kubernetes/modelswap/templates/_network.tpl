@@ -28,11 +28,11 @@
 {{- define "modelswap.egress" -}}
 {{- $policy := .root.Values.networkPolicy -}}
 - to:
-    {{- toYaml $policy.dns | nindent 4 }}
+    {{- toYaml $policy.dns.peers | nindent 4 }}
   ports:
-    - port: 53
+    - port: {{ $policy.dns.port }}
       protocol: UDP
-    - port: 53
+    - port: {{ $policy.dns.port }}
       protocol: TCP
 {{- if hasKey .secrets "MODELSWAP_AMQP_URL" }}
 - to:

@@ -42,7 +42,7 @@ listen, because these still find its address for a moment.
 {{- end -}}
 {{- end }}
 
-{{/* The settings of a process that are no secrets: (list $ "receiver"). */}}
+{{/* The variables of a process that are no secrets: (list $ "receiver"). */}}
 {{- define "modelswap.settings" -}}
 {{- $root := first . -}}
 {{- $name := last . -}}
@@ -58,7 +58,7 @@ listen, because these still find its address for a moment.
 {{- if eq $name "state" -}}
 {{- $_ := set $settings "MODELSWAP_PUBLIC_URL" (include "modelswap.publicUrl" $root) -}}
 {{- end -}}
-{{- $settings = mustMergeOverwrite $settings (deepCopy $root.Values.settings) (deepCopy $own.settings) -}}
+{{- $settings = mustMergeOverwrite $settings (deepCopy $root.Values.env) (deepCopy $root.Values.settings) (deepCopy $own.settings) -}}
 {{- range $setting := keys $settings | sortAlpha }}
 {{ $setting }}: {{ include "modelswap.text" (index $settings $setting) | quote }}
 {{- end }}
