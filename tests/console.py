@@ -38,7 +38,9 @@ class Browser:
     async def sign_in(self, token: str = OPERATOR) -> httpx.Response:
         return await self.http.post("/sign-in", data={"token": token})
 
-    async def post(self, path: str, *, page: str = "/", headers: Mapping[str, str] | None = None, **fields: Any) -> Any:
+    async def post(
+        self, path: str, *, page: str = "/search", headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> Any:
         """Send a form with the CSRF token that *page* has."""
         token = csrf_in((await self.http.get(page)).text)
         return await self.http.post(path, data={"csrf": token, **fields}, headers=headers)

@@ -9,6 +9,7 @@ import pytest
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import StreamingResponse
+from structlog.testing import capture_logs
 
 from services.ops.api import create_api
 from services.ops.console.client import Away, Clients, Refused, ServiceDown, attempt
@@ -97,7 +98,7 @@ async def test_what_is_not_there_is_refused_with_its_problem():
 
 async def test_an_api_that_fails_or_is_away_is_down():
     async with apis() as asked:
-        with pytest.raises(ServiceDown, match="500"):
+        with capture_logs(), pytest.raises(ServiceDown, match="500"):
             await asked.ops.get(Said, "/broken")
         assert isinstance(await attempt(asked.state.get(Said, "/who")), Away)
 

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.ops.console.client import Refused, forbidden
 from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
-from services.ops.console.pages import now, queues, sign_in, static, trainings, users, webhooks
+from services.ops.console.pages import now, queues, search, sign_in, static, trainings, users, webhooks
 from services.ops.console.session import Session, from_cookie, is_csrf_token
 from shared.contract.answers import KIND_PREFIX, Problem
 from shared.contract.errors import TransientError
@@ -40,6 +40,7 @@ SCREENS: Final[tuple[Callable[[Console], list[Route]], ...]] = (
     users.routes,
     queues.routes,
     webhooks.routes,
+    search.routes,
     sign_in.routes,
     static.routes,
 )
@@ -59,7 +60,10 @@ _HEADERS: Final[Mapping[str, str]] = {
 #: What needs no session. To sign in is protected against other sites by the origin alone.
 _OPEN: Final = ("/sign-in", "/static/")
 _READS: Final = ("GET", "HEAD")
-_KINDS: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+_HTTP: Final = {
+    404: ("not-found", "there is no page at this address"),
+    405: ("method-not-allowed", "a form is not sent to this address"),
+}
 
 
 def create_console(console: Console) -> ASGIApp:
@@ -70,10 +74,7 @@ def create_console(console: Console) -> ASGIApp:
             case Refused() | TransientError():
                 return await console.failed(request, error)
             case HTTPException():
-                kind = _KINDS.get(error.status_code, "http")
-                return await console.show_problem(
-                    request, _problem(error.status_code, kind, str(error.detail)), error.headers
-                )
+                return await console.show_problem(request, _problem_of(error), error.headers)
         log.error("console.broken", path=request.url.path, exc_info=error)
         return await console.show_problem(request, _problem(500, "internal", "an internal error; it is logged"))
 
@@ -171,6 +172,11 @@ _AGAIN: Final = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0">'
     "<title>modelswap</title></head><body><p>One moment …</p></body></html>"
 )
+
+
+def _problem_of(error: HTTPException) -> Problem:
+    kind, detail = _HTTP.get(error.status_code, ("http", error.detail))
+    return _problem(error.status_code, kind, detail)
 
 
 def _problem(status: int, kind: str, detail: str) -> Problem:

@@ -225,6 +225,7 @@ class Console:
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=formats.visible,
             trim_blocks=True,
             lstrip_blocks=True,
         )

@@ -27,6 +27,13 @@
     }
   }
 
+  const hour = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+  function showChartTimes() {
+    for (const title of document.querySelectorAll("title[data-at]")) {
+      say(title, `${hour.format(new Date(title.dataset.at))}: ${title.dataset.says}`);
+    }
+  }
+
   // Rows of a list are its links with data-row, or the first link of each row.
   function rows() {
     return [...document.querySelectorAll("main .list tbody tr")].map((row) => row.querySelector("a")).filter(Boolean);
@@ -92,7 +99,16 @@
   });
 
   // Parts of a page that htmx has replaced hold new times.
-  document.addEventListener("htmx:after:swap", showTimes);
+  function show() {
+    showTimes();
+    showChartTimes();
+  }
+  document.addEventListener("htmx:after:swap", show);
   setInterval(showTimes, 1000);
-  showTimes();
+  show();
+
+  // A page that nobody looks at is not asked for again and again.
+  document.addEventListener("htmx:before:request", (event) => {
+    if (document.hidden) event.preventDefault();
+  });
 })();

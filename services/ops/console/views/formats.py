@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
+from markupsafe import Markup
+
+#: Where there is no value.
+NOTHING: Final = "\N{EN DASH}"
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
 #: Up to this many seconds are written with a decimal.
 _PRECISE: Final = 10
 _KILO: Final = 1024
+_VERSION_DIGITS: Final = 8
+_HIDDEN: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
 
 
 def iso(moment: datetime) -> str:
@@ -51,6 +60,11 @@ def _two(whole: int, large: int, large_name: str, small: int, small_name: str) -
     return f"{whole // large} {large_name}" + (f" {rest} {small_name}" if rest else "")
 
 
+def roughly(seconds: float) -> str:
+    """Return a duration as an estimate is told: to the minute, or to the second below one."""
+    return duration(seconds if seconds < _MINUTE else round(seconds / _MINUTE) * _MINUTE)
+
+
 def ago(seconds: float) -> str:
     """Return how long ago something was, or how soon it will be, in its largest unit."""
     distance = abs(seconds)
@@ -76,6 +90,24 @@ def size(count: int) -> str:
             return f"{amount:.1f} {unit}"
         amount /= _KILO
     return f"{amount:.1f} GiB"
+
+
+def short_model(reference: str) -> str:
+    """Return ``owner/name:version`` with the first digits of its version."""
+    name, colon, version = reference.partition(":")
+    return f"{name}{colon}{version[:_VERSION_DIGITS]}…" if len(version) > _VERSION_DIGITS else reference
+
+
+def visible(value: object) -> object:
+    """
+    Return *value* with its control characters, and those that turn the direction of writing, as escapes.
+
+    Else a text could hide a part of itself, or show ``exe.png`` for a name that ends in ``.exe``.
+    """
+    if not isinstance(value, str) or not _HIDDEN.search(value):
+        return value
+    shown = _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
+    return Markup(shown) if isinstance(value, Markup) else shown  # noqa: S704 (as safe as it was)
 
 
 def shape(value: object) -> str:
@@ -114,5 +146,6 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "number": number,
     "size": size,
     "shape": shape,
+    "short_model": short_model,
     "literal": literal,
 }

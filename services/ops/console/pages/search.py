@@ -1,0 +1,57 @@
+"""The search: one box for trainings, users, models, and dead letters by their number. Edge."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from services.ops.console.client import Apis, Refused
+from services.ops.console.console import Console
+from services.ops.console.views import search as views
+from services.ops.console.views.state_records import SearchResults
+from services.ops.letters.views import LetterLine
+
+_NUMBER: Final = re.compile(r"#?([0-9]{1,18})")
+_LONGEST: Final = 300
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the route of the search."""
+
+    async def search(request: Request) -> Response:
+        text = request.query_params.get("q", "").strip()[:_LONGEST]
+        if not text:
+            return await console.render(request, "search.html", text="", hits=[], is_complete=True)
+        apis = console.apis(request)
+        letters, found = await _letter(apis, text), await _trainings(apis, text)
+        hits = [*letters, *views.hits(found)]
+        page = views.only_page(hits, is_complete=found.is_complete)
+        if page is not None:
+            return RedirectResponse(page, status_code=HTTPStatus.SEE_OTHER)
+        return await console.render(request, "search.html", text=text, hits=hits, is_complete=found.is_complete)
+
+    return [Route("/search", search)]
+
+
+async def _trainings(apis: Apis, text: str) -> SearchResults:
+    try:
+        return await apis.state.get(SearchResults, "/search", {"q": text})
+    except Refused:  # such as for a character that no id has
+        return SearchResults(items=[], is_complete=True)
+
+
+async def _letter(apis: Apis, text: str) -> list[views.Hit]:
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        return []
+    try:
+        letter = await apis.ops.get(LetterLine, f"/dead-letters/{number[1]}")
+    except Refused:
+        return []
+    name = f"dead letter {letter.number}"
+    return [views.Hit("dead letter", name, f"/dead-letters/{letter.number}", detail=letter.error_text[:200])]

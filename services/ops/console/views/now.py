@@ -1,0 +1,287 @@
+"""The screen Now: one sentence that says whether all is well, the walk, what runs, and how fast swaps are. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from services.ops.console.views import charts
+from services.ops.console.views.formats import NOTHING, duration, number, roughly
+from services.ops.console.views.state_records import StageCount, SwapsByHour, Training, TrainingCounts
+from services.ops.letters.views import GroupView, LetterCounts
+from services.ops.processes.views import Processes, Queues
+from services.ops.reconcile.views import Reconciliation
+from shared.contract.health import ProcessState
+
+#: The stages of the walk, and those that it ends in otherwise, with their colours.
+_WALK: Final = (("requested", "quiet"), ("running", "info"), ("verifying", "info"), ("active", "good"))
+_ENDS: Final = (
+    ("replaced", "quiet"),
+    ("superseded", "quiet"),
+    ("unverified", "warn"),
+    ("failed", "bad"),
+    ("canceled", "quiet"),
+)
+#: The stages of trainings that have not come to an end.
+UNFINISHED: Final = ("running", "verifying", "requested")
+_MEANING: Final = {
+    "requested": "asked for, not running yet",
+    "running": "Replicate trains",
+    "verifying": "the model is being checked",
+    "active": "the user's current model",
+    "replaced": "a newer model of the user is current",
+    "superseded": "verified, but a newer one was current already",
+    "unverified": "succeeded, but no usable model was found",
+    "failed": "Replicate reports a failure",
+    "canceled": "canceled before the end",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something that is not as it should be: bad needs an operator now, warn soon, info will pass."""
+
+    kind: str
+    text: str
+    detail: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stage with its trainings."""
+
+    name: str
+    kind: str
+    count: str
+    meaning: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A training on its way."""
+
+    name: str
+    address: str
+    user: str
+    user_address: str
+    stage: str
+    progress: int
+    step: str
+    is_estimated: bool
+    left: str
+    band: str
+    is_overdue: bool
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Swaps and their time, of the last day."""
+
+    #: Whether there is anything to draw.
+    any: bool
+    swaps: str
+    median: str
+    slowest: str
+    swaps_chart: Markup
+    seconds_chart: Markup
+
+
+def steps(counts: TrainingCounts | None, letters: LetterCounts | None) -> tuple[list[Step], list[Step]]:
+    """Return the stages of the walk, and how trainings end otherwise, with the dead letters."""
+    by_stage = {} if counts is None else {each.stage: each for each in counts.items}
+    walk = [_step(name, kind, by_stage) for name, kind in _WALK]
+    ends = [_step(name, kind, by_stage) for name, kind in _ENDS]
+    open_letters = NOTHING if letters is None else number(letters.open)
+    kind = "bad" if letters and letters.open else "quiet"
+    return walk, [*ends, Step("dead letters", kind, open_letters, "open dead letters", "/dead-letters")]
+
+
+def _step(name: str, kind: str, counts: Mapping[str, StageCount]) -> Step:
+    found = counts.get(name)
+    kind = kind if found and found.count else "quiet"
+    return Step(name, kind, _said(found), _MEANING[name], f"/trainings?stage={name}")
+
+
+def _said(found: StageCount | None) -> str:
+    if found is None:
+        return NOTHING
+    return number(found.count) if found.is_exact else f"~{number(_rounded(found.count))}"
+
+
+def _rounded(count: int) -> int:
+    return round(count, 2 - len(str(count)))
+
+
+def running(trainings: Sequence[Training], now: datetime) -> list[Running]:
+    """Return the trainings on their way, the oldest first: those need attention first."""
+    return [_running(each, now) for each in sorted(trainings, key=lambda each: each.requested_at)]
+
+
+def _running(training: Training, now: datetime) -> Running:
+    name = training.training_id or str(training.ref)
+    step = ""
+    if training.step is not None:
+        step = f"step {number(training.step)}"
+        if training.total_steps:
+            step += f" of {number(training.total_steps)}"
+    return Running(
+        name=name,
+        address=f"/trainings/{quote(name, safe='')}",
+        user=training.user_id,
+        user_address=f"/users/{quote(training.user_id, safe='')}",
+        stage=training.stage,
+        progress=training.progress,
+        step=step,
+        is_estimated=training.progress_source == "estimate",
+        left=_left(training),
+        band=_band(training),
+        is_overdue=training.overdue_at is not None and training.overdue_at < now,
+        since=training.started_at or training.requested_at,
+    )
+
+
+def _left(training: Training) -> str:
+    low, high = training.eta_low_seconds, training.eta_high_seconds
+    if low is not None and high is None:
+        return "longer than usual"
+    if training.eta_seconds is None:
+        return ""
+    return f"about {roughly(training.eta_seconds)}"
+
+
+def _band(training: Training) -> str:
+    low, high = training.eta_low_seconds, training.eta_high_seconds
+    return "" if low is None or high is None else f"{roughly(low)} to {roughly(high)} in 8 of 10 cases"
+
+
+def speed(swaps: SwapsByHour) -> Speed:
+    """Return the figures and charts of the swaps."""
+    total, hours = swaps.total, swaps.items
+    busiest = max((each.swaps for each in hours), default=0)
+    counts = [charts.Point(each.swaps, _plural(each.swaps, "swap"), each.hour) for each in hours]
+    titles = [_seconds_title(each.p50_seconds, each.p99_seconds) for each in hours]
+    median = [charts.Point(hour.p50_seconds, title, hour.hour) for hour, title in zip(hours, titles, strict=True)]
+    slowest = [charts.Point(hour.p99_seconds, title, hour.hour) for hour, title in zip(hours, titles, strict=True)]
+    return Speed(
+        any=total.swaps > 0,
+        swaps=number(total.swaps),
+        median=_seconds(total.p50_seconds),
+        slowest=_seconds(total.p99_seconds),
+        swaps_chart=charts.bars(
+            counts,
+            sentence=f"Swaps per hour: {number(total.swaps)} in {len(hours)} hours, at most {number(busiest)} in one.",
+        ),
+        seconds_chart=charts.lines(
+            [("info", median), ("quiet", slowest)],
+            sentence=f"From webhook to swap: half within {_seconds(total.p50_seconds)}, "
+            f"99 of 100 within {_seconds(total.p99_seconds)}.",
+        ),
+    )
+
+
+def _seconds_title(median: float | None, slowest: float | None) -> str:
+    return "no swap" if median is None else f"half within {_seconds(median)}, 99 % within {_seconds(slowest)}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return NOTHING if seconds is None else duration(seconds)
+
+
+def concerns(
+    *,
+    letters: LetterCounts | None,
+    groups: Sequence[GroupView],
+    reconciliation: Reconciliation | None,
+    away: str | None,
+    processes: Processes | None,
+    queues: Queues | None,
+) -> list[Concern]:
+    """Return what is not well, the worst first; *away* says why state does not answer."""
+    found = [
+        *([] if away is None else [Concern("bad", "services.state cannot be asked", away, "/queues")]),
+        *(each for each in _of_processes(processes) if away is None or not each.text.startswith("state ")),
+        *_of_queues(queues),
+        *_of_webhooks(reconciliation),
+        *_of_letters(letters, groups),
+    ]
+    return sorted(found, key=lambda each: ("bad", "warn", "info").index(each.kind))
+
+
+def _of_processes(processes: Processes | None) -> Iterator[Concern]:
+    for each in processes.processes if processes else ():
+        if each.state is not ProcessState.READY:
+            kind = "warn" if each.state is ProcessState.LIMITED else "bad"
+            detail = f"{each.detail} ({each.then})" if each.then else each.detail
+            yield Concern(kind, f"{each.name} needs attention", detail, "/queues")
+
+
+def _of_queues(queues: Queues | None) -> Iterator[Concern]:
+    for each in queues.queues if queues else ():
+        waiting = f", {number(each.ready)} wait" if each.ready else ""
+        if each.paused is not None:
+            yield Concern("bad", f"{each.name} is paused{waiting}", each.paused, "/queues")
+        elif each.problem is not None:
+            yield Concern("warn", f"{each.name} is held up{waiting}", each.problem, "/queues")
+
+
+def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> Iterator[Concern]:
+    if letters is not None and letters.open:
+        newest = f"Most of them: {groups[0].error_text}" if groups else ""
+        fresh = sum(each.last_hour for each in groups)
+        text = _plural(letters.open, "open dead letter") + (f", {number(fresh)} in the last hour" if fresh else "")
+        yield Concern("bad" if fresh else "warn", text, newest, "/dead-letters")
+    if letters is not None and letters.replaying:
+        verb = "is" if letters.replaying == 1 else "are"
+        yield Concern("info", f"{_plural(letters.replaying, 'dead letter')} {verb} being replayed", "", "/replays")
+
+
+def _of_webhooks(reconciliation: Reconciliation | None) -> Iterator[Concern]:
+    if reconciliation is None:
+        return
+    last = reconciliation.last_round
+    if reconciliation.webhooks_seem_lost:
+        count = _plural(reconciliation.recovered.last_hour, "training")
+        yield Concern(
+            "bad",
+            "Webhooks do not arrive",
+            f"{count} ended in the last hour without one, and were found by asking Replicate.",
+            "/queues",
+        )
+    if last.trouble:
+        yield Concern("warn", "Overdue trainings cannot be looked for", last.trouble, "/queues")
+    if last.overdue:
+        verb = "is" if last.overdue == 1 else "are"
+        yield Concern(
+            "info",
+            f"{_plural(last.overdue, 'training')} {verb} overdue",
+            "No webhook says that they ended; Replicate is asked.",
+            "/queues",
+        )
+
+
+def on_the_way(counts: TrainingCounts | None) -> int | None:
+    """Return how many trainings have not come to an end; None: not known."""
+    return None if counts is None else sum(each.count for each in counts.items if each.stage in UNFINISHED)
+
+
+def verdict(found: Sequence[Concern], unfinished: int | None, swaps: SwapsByHour | None) -> tuple[str, str]:
+    """Return the kind and the sentence that stand on top."""
+    if any(each.kind == "bad" for each in found):
+        return "bad", "Something needs you."
+    if any(each.kind == "warn" for each in found):
+        return "warn", "Nothing is urgent, but look at this."
+    runs = f"{_plural(unfinished, 'training')} on the way" if unfinished else "No training is on the way"
+    swapped = f", {_plural(swaps.total.swaps, 'swap')} in the last 24 hours" if swaps and swaps.total.swaps else ""
+    return "good", f"All is well. {runs}{swapped}, and nothing waits for you."
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{number(count)} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,51 @@
+"""The screen of a search: what was found, each with its page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from services.ops.console.views.formats import short_model
+from services.ops.console.views.state_records import SearchHit, SearchResults
+
+_MODEL: Final = "model"
+_USER: Final = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Something that was found; without an address there is no page of it alone."""
+
+    kind: str
+    name: str
+    address: str | None
+    stage: str | None = None
+    detail: str = ""
+
+
+def hits(found: SearchResults) -> list[Hit]:
+    """Return the hits of state's search."""
+    return [_hit(each) for each in found.items]
+
+
+def only_page(found: Sequence[Hit], *, is_complete: bool) -> str | None:
+    """Return the page to go to at once: that of the only hit."""
+    return found[0].address if is_complete and len(found) == 1 else None
+
+
+def _hit(hit: SearchHit) -> Hit:
+    if hit.kind == _USER:
+        detail = f"current model {short_model(hit.reference)}" if hit.reference else "no model yet"
+        return Hit(hit.kind, hit.name, user_page(hit.name), detail=detail)
+    if hit.kind == _MODEL:
+        if hit.user_id is None:
+            return Hit(hit.kind, hit.name, None, detail="several users train to it")
+        return Hit(hit.kind, hit.name, user_page(hit.user_id), detail=f"of user {hit.user_id}")
+    detail = f"of user {hit.user_id}" + (f", model {short_model(hit.reference)}" if hit.reference else "")
+    return Hit(hit.kind, hit.name, f"/trainings/{quote(hit.name, safe='')}", hit.stage, detail)
+
+
+def user_page(user_id: str) -> str:
+    return f"/users/{quote(user_id, safe='')}"

@@ -1,0 +1,363 @@
+"""What the console's pages are made of: the views of its own screens, charts, times, forms."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from markupsafe import Markup
+
+from services.ops.console.forms import BadForm, is_same_origin, local_path, read_form
+from services.ops.console.views import charts, formats, now, search
+from services.ops.console.views.navigation import section_of
+from services.ops.console.views.problems import problem_view
+from services.ops.console.views.state_records import (
+    HourStatistics,
+    SearchHit,
+    SearchResults,
+    StageCount,
+    SwapsByHour,
+    SwapStatistics,
+    Training,
+    TrainingCounts,
+)
+from services.ops.letters.views import LetterCounts
+from services.ops.processes.views import Processes, ProcessView, Queues, QueueView
+from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RoundView
+from shared.contract.answers import KIND_PREFIX, Problem
+
+NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
+HOSTILE = "\"><script>alert('x')</script>{{7*7}}"
+CALM = RoundView(at=NOON, last_success_at=NOON, overdue=0, calls_left=60, trouble="")
+
+
+def a_training(**facts: Any) -> Training:
+    return Training.model_validate(
+        {
+            "ref": UUID(int=1),
+            "training_id": "t1",
+            "user_id": "u1",
+            "stage": "running",
+            "destination": "acme/u1",
+            "progress": 34,
+            "progress_source": "log",
+            "step": 340,
+            "total_steps": 1000,
+            "eta_seconds": 400,
+            "eta_low_seconds": 300,
+            "eta_high_seconds": 500,
+            "overdue_at": None,
+            "requested_at": NOON - timedelta(minutes=9),
+            "started_at": None,
+            **facts,
+        }
+    )
+
+
+def a_reconciliation(*, lost: bool = False, last: RoundView = CALM) -> Reconciliation:
+    return Reconciliation(
+        webhooks_seem_lost=lost,
+        recovered=RecoveryCounts(last_hour=4 if lost else 0),
+        given_up=RecoveryCounts(),
+        never_started=RecoveryCounts(),
+        last_round=last,
+        calls_per_minute=60,
+        set_aside=0,
+        trainings=(),
+    )
+
+
+def a_process(name: str = "extractor", state: str = "ready") -> ProcessView:
+    return ProcessView.model_validate(
+        {
+            "name": name,
+            "address": None,
+            "state": state,
+            "detail": "says so",
+            "then": "restart it",
+            "version": "1",
+            "checks": {},
+            "set_aside": {},
+        }
+    )
+
+
+def processes(*found: ProcessView) -> Processes:
+    return Processes(at=NOON, version="1", processes=found)
+
+
+def queues(**facts: Any) -> Queues:
+    queue = QueueView.model_validate(
+        {
+            "name": "modelswap.extractor",
+            "kind": "work",
+            "process": "extractor",
+            "ready": 412,
+            "unacked": 0,
+            "consumers": 1,
+            "oldest_seconds": None,
+            "publish_rate": None,
+            "ack_rate": None,
+            "paused": None,
+            "problem": None,
+            **facts,
+        }
+    )
+    return Queues.model_validate({"at": NOON, "source": "amqp", "trouble": "", "queues": [queue]})
+
+
+def concerns(**known: Any) -> list[now.Concern]:
+    nothing = {
+        "letters": LetterCounts(),
+        "groups": [],
+        "reconciliation": a_reconciliation(),
+        "away": None,
+        "processes": processes(a_process()),
+        "queues": queues(),
+    }
+    return now.concerns(**{**nothing, **known})
+
+
+# Now
+
+
+def test_when_nothing_is_wrong_the_page_says_so():
+    kind, sentence = now.verdict(concerns(), 3, None)
+
+    assert (kind, sentence) == ("good", "All is well. 3 trainings on the way, and nothing waits for you.")
+
+
+@pytest.mark.parametrize(
+    ("known", "kind", "text"),
+    [
+        ({"letters": LetterCounts(open=1)}, "warn", "1 open dead letter"),
+        ({"letters": LetterCounts(replaying=2)}, "info", "2 dead letters are being replayed"),
+        ({"reconciliation": a_reconciliation(lost=True)}, "bad", "Webhooks do not arrive"),
+        ({"processes": processes(a_process(state="away"))}, "bad", "extractor needs attention"),
+        ({"processes": processes(a_process(state="limited"))}, "warn", "extractor needs attention"),
+        ({"queues": queues(paused="Replicate answers 503")}, "bad", "modelswap.extractor is paused, 412 wait"),
+        ({"queues": queues(problem="no consumer")}, "warn", "modelswap.extractor is held up, 412 wait"),
+        ({"away": "http://state does not answer"}, "bad", "services.state cannot be asked"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_urgency(known, kind, text):
+    found = concerns(**known)
+
+    assert [(each.kind, each.text) for each in found] == [(kind, text)]
+
+
+def test_an_overdue_training_is_news_but_no_alarm():
+    found = concerns(reconciliation=a_reconciliation(last=CALM.model_copy(update={"overdue": 2})))
+
+    assert [(each.kind, each.text) for each in found] == [("info", "2 trainings are overdue")]
+    assert now.verdict(found, 0, None)[0] == "good"
+
+
+def test_the_worst_stands_first():
+    found = concerns(letters=LetterCounts(open=1, replaying=1), away="away")
+
+    assert [each.kind for each in found] == ["bad", "warn", "info"]
+
+
+def test_state_that_is_away_is_named_once():
+    found = concerns(away="no answer", processes=processes(a_process("state", "away"), a_process("ops")))
+
+    assert [each.text for each in found] == ["services.state cannot be asked"]
+
+
+def test_what_nobody_knows_is_a_dash_and_no_zero():
+    walk, ends = now.steps(None, None)
+
+    assert {each.count for each in (*walk, *ends)} == {formats.NOTHING}
+
+
+def test_an_estimated_count_is_marked_and_rounded():
+    counts = TrainingCounts(items=[StageCount(stage="active", count=48_211, is_exact=False)])
+
+    walk, _ = now.steps(counts, LetterCounts())
+
+    assert walk[-1].count == "~48,000"
+
+
+def test_an_estimated_progress_is_marked():
+    (read,), (guessed,) = (now.running([a_training(progress_source=source)], NOON) for source in ("log", "estimate"))
+
+    assert (read.is_estimated, guessed.is_estimated) == (False, True)
+    assert (read.step, read.left) == ("step 340 of 1,000", "about 7 min")
+
+
+def test_a_training_beyond_its_time_is_overdue():
+    (late,) = now.running([a_training(overdue_at=NOON - timedelta(seconds=1), eta_high_seconds=None)], NOON)
+
+    assert late.is_overdue
+    assert late.left == "longer than usual"
+
+
+def test_names_in_addresses_are_quoted():
+    (shown,) = now.running([a_training(user_id="a/../b?c#d")], NOON)
+
+    assert shown.user_address == "/users/a%2F..%2Fb%3Fc%23d"
+
+
+def test_hours_without_a_swap_are_a_gap_and_no_zero_seconds():
+    hours = [HourStatistics(hour=NOON, swaps=n, p50_seconds=s, p99_seconds=s) for n, s in ((2, 1.0), (0, None), (1, 3))]
+
+    shown = now.speed(SwapsByHour(total=SwapStatistics(swaps=3, p50_seconds=1, p99_seconds=3), items=hours))
+
+    assert shown.seconds_chart.count("<circle") == 4
+    assert 'aria-label="From webhook to swap: half within 1.0 s, 99 of 100 within 3.0 s."' in shown.seconds_chart
+
+
+# Search
+
+
+def hit(kind: str, name: str, user: str | None = "u1", **facts: Any) -> SearchHit:
+    return SearchHit.model_validate(
+        {"kind": kind, "name": name, "user_id": user, "ref": None, "stage": None, "reference": None, **facts}
+    )
+
+
+def test_each_hit_leads_to_its_page():
+    found = [hit("training", "t/1", stage="active"), hit("user", "u 1"), hit("model", "a/b"), hit("model", "a/c", None)]
+
+    shown = search.hits(SearchResults(items=found, is_complete=True))
+
+    assert [each.address for each in shown] == ["/trainings/t%2F1", "/users/u%201", "/users/u1", None]
+
+
+@pytest.mark.parametrize(
+    ("names", "is_complete", "page"),
+    [(["t1"], True, "/trainings/t1"), (["t1"], False, None), (["t1", "t2"], True, None), ([], True, None)],
+)
+def test_the_only_hit_is_opened_at_once(names, is_complete, page):
+    found = search.hits(SearchResults(items=[hit("training", name) for name in names], is_complete=is_complete))
+
+    assert search.only_page(found, is_complete=is_complete) == page
+
+
+# Charts
+
+
+def test_a_chart_has_no_style_and_no_word_that_is_not_escaped():
+    points = [charts.Point(1, HOSTILE, NOON), charts.Point(None, HOSTILE)]
+    drawn = [
+        charts.bars(points, sentence=HOSTILE),
+        charts.lines([("info", points)], sentence=HOSTILE),
+        charts.sparkline([1, None, 2, 3], sentence=HOSTILE),
+        charts.stage_bar([charts.Part(1, HOSTILE, "good")], sentence=HOSTILE),
+    ]
+
+    for chart in drawn:
+        assert isinstance(chart, Markup)
+        assert "style=" not in chart
+        assert "<script" not in chart
+        assert 'role="img"' in chart
+
+
+def test_a_chart_of_nothing_is_drawn():
+    assert "<svg" in charts.bars([], sentence="nothing")
+    assert "<svg" in charts.lines([("info", [])], sentence="nothing")
+    assert "fill-none" in charts.stage_bar([charts.Part(0, "", "good")], sentence="nothing")
+
+
+def test_a_small_part_of_a_bar_is_seen():
+    drawn = charts.stage_bar([charts.Part(1_000_000, "", "good"), charts.Part(1, "", "bad")], sentence="")
+
+    assert 'class="fill-bad" x="474" y="0" width="5"' in drawn
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.0004, "0 ms"), (0.82, "820 ms"), (3.42, "3.4 s"), (59.7, "1 min"), (3900, "1 h 5 min"), (90_000, "1 d 1 h")],
+)
+def test_durations_have_two_units_at_most(seconds, said):
+    assert formats.duration(seconds) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.2, "now"), (75, "1 min ago"), (-75, "in 1 min"), (9e5, "10 d ago")])
+def test_ages_are_told_in_one_unit(seconds, said):
+    assert formats.ago(seconds) == said
+
+
+def test_characters_that_hide_or_turn_text_are_shown_as_escapes():
+    assert formats.visible("gnp\u202eexe\x07\n") == "gnp\\u202eexe\\u0007\n"
+    assert formats.visible(Markup("<b>")) == Markup("<b>")
+
+
+@pytest.mark.parametrize(
+    ("path", "section"),
+    [("/", "/"), ("/dead-letters/7", "/dead-letters"), ("/users/u1", "/trainings"), ("/search", None)],
+)
+def test_the_navigation_marks_where_you_are(path, section):
+    assert section_of(path) == section
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 412, 413, 418, 422, 429, 500, 503])
+def test_every_problem_has_a_title_and_a_sentence(status):
+    view = problem_view(Problem(type=f"{KIND_PREFIX}x", title="x", status=status, detail="it is so"))
+
+    assert view.title
+    assert view.detail == "It is so."
+
+
+# Forms
+
+
+def test_a_form_keeps_every_value_and_the_lines_of_a_text():
+    form = read_form(b"letters=1&letters=2&reason=a%0D%0Ab+&empty=", "application/x-www-form-urlencoded; charset=utf-8")
+
+    assert form.all("letters") == ["1", "2"]
+    assert form["reason"] == "a\nb "
+    assert form.text("reason") == "a\nb"
+    assert form.text("empty") == form.text("missing") == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"{}", "application/json"),
+        (b"a=%ff", "application/x-www-form-urlencoded"),
+        ("a=ü".encode(), "application/x-www-form-urlencoded"),
+        (b"&".join([b"a=1"] * 13_000), "application/x-www-form-urlencoded"),
+        (b"a=1", "multipart/form-data; boundary=x"),
+    ],
+)
+def test_what_is_no_form_is_refused(body, content_type):
+    with pytest.raises(BadForm):
+        read_form(body, content_type)
+
+
+@pytest.mark.parametrize(
+    ("headers", "ours"),
+    [
+        ({}, True),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://ops.example", "host": "ops.example"}, False),
+        ({"origin": "https://ops.example", "host": "ops.example"}, True),
+        ({"origin": "https://evil.example", "host": "ops.example"}, False),
+        ({"origin": "null", "host": "ops.example"}, False),
+    ],
+)
+def test_a_request_of_another_site_is_noticed(headers, ours):
+    assert is_same_origin(headers) is ours
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("/audit?actor=olga", "/audit?actor=olga"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("/a\\b", "/"),
+        ("/a\nb", "/"),
+        ("", "/"),
+    ],
+)
+def test_after_the_sign_in_only_a_page_of_ours_follows(given, path):
+    assert local_path(given) == path
