@@ -148,6 +148,7 @@ class Stack:
             "MODELSWAP_API_TOKENS": f"{API_TOKEN},service/ops:{SERVICE_TOKEN}",
             "MODELSWAP_API_URL": self.url("state"),
             "MODELSWAP_EXTRACTOR_URL": self.url("extractor"),
+            "MODELSWAP_RECEIVER_URL": self.url("receiver"),
             "MODELSWAP_NOTIFIER_URL": self.url("notifier"),
             "MODELSWAP_OPS_TOKENS": f"operator/olga:{OPS_TOKEN},reader:{READER_TOKEN}",
             "MODELSWAP_PUBLIC_URL": self.url("receiver"),

@@ -200,6 +200,13 @@ def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
     ]
 
 
+def test_an_endpoint_with_errors_is_marked_before_it_is_disabled():
+    found = view(endpoints=[endpoint(failing_since=NOON)])
+
+    assert [(row.kind, row.word) for row in found.endpoints] == [("warn", "errors")]
+    assert found.concerns == []
+
+
 def test_delays_and_the_log_are_no_rows_of_work():
     delay = queue(name="modelswap.delay.30s", kind=QueueKind.DELAY, process=None, ready=4)
     log = queue(name="modelswap.events.log", kind=QueueKind.LOG, process=None, ready=1000)

@@ -12,7 +12,7 @@ from services.ops.reconcile.views import Reconciliation, RecoveryView
 from services.ops.subscriptions.views import SubscriptionView
 from shared.contract.health import ProcessState
 
-Row = TypeVar("Row", "ProcessRow", "QueueRow", "SubscriptionRow", "EndpointRow")
+Row = TypeVar("Row", "ProcessRow", "QueueRow", "SubscriptionRow")
 
 #: Kind and word of a badge.
 _PROCESS: Final = {
@@ -120,13 +120,13 @@ def queues_page(
     process_rows = [_process(each) for each in processes.processes]
     consumed = [_queue(each) for each in queues.queues if each.kind not in (QueueKind.DELAY, QueueKind.LOG)]
     subscription_rows = [_subscription(each) for each in subscriptions]
-    endpoint_rows = [EndpointRow(each, _ENDPOINT.get(each.status, "quiet"), each.status) for each in endpoints]
+    endpoint_rows = [_endpoint_row(each) for each in endpoints]
     concerns = [
         *(Concern(row.kind, row.process.name, row.process.detail, row.process.then) for row in _bad(process_rows)),
         *(Concern(row.kind, row.name, row.why, _remedy(row)) for row in _bad(consumed)),
         *_reconciliation(reconciliation),
         *(_subscriber(row) for row in _bad(subscription_rows)),
-        *(_endpoint(row) for row in _bad(endpoint_rows)),
+        *(_endpoint(row) for row in endpoint_rows if row.kind == "bad"),
     ]
     return QueuesPage(
         concerns=sorted(concerns, key=lambda concern: concern.kind != "bad"),
@@ -208,6 +208,12 @@ def _subscriber(row: SubscriptionRow) -> Concern:
     else:
         text = f"{found.waiting} events wait, and no service consumes them."
     return Concern(row.kind, f"subscription {found.name}", text, f"modelswap subscriptions show {found.name}")
+
+
+def _endpoint_row(endpoint: Endpoint) -> EndpointRow:
+    if endpoint.status == "enabled" and endpoint.failing_since is not None:
+        return EndpointRow(endpoint, "warn", "errors")
+    return EndpointRow(endpoint, _ENDPOINT.get(endpoint.status, "quiet"), endpoint.status)
 
 
 def _endpoint(row: EndpointRow) -> Concern:
