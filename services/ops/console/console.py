@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from services.ops.console.attempts import Attempts
 from services.ops.console.client import Apis, Clients, Refused, ServiceDown
 from services.ops.console.forms import Form
-from services.ops.console.session import Flash, Session, csrf_token, open_flash, seal_flash
+from services.ops.console.session import Flash, Session, Tone, csrf_token, open_flash, seal_flash
 from services.ops.console.views import formats
 from services.ops.console.views.navigation import SECTIONS, section_of
 from services.ops.console.views.problems import ProblemView, problem_view
@@ -63,7 +63,7 @@ class Done(NamedTuple):
 
     location: str
     text: str
-    kind: str = "good"
+    kind: Tone = "good"
 
 
 class Asset(NamedTuple):
@@ -158,7 +158,7 @@ class Console:
             return response
         response = RedirectResponse(done.location, status_code=HTTPStatus.SEE_OTHER)
         session = self.session(request)
-        flash = Flash.model_validate({"text": done.text, "kind": done.kind})
+        flash = Flash(text=done.text, kind=done.kind)
         self.set_cookie(request, response, FLASH_COOKIE, seal_flash(flash, session), seconds=60)
         return response
 

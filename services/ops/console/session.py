@@ -48,13 +48,17 @@ class Session:
         return "operator" if self.may_write else "reader"
 
 
+#: How a sentence about what was done is shown.
+Tone = Literal["good", "info", "warn", "bad"]
+
+
 class Flash(BaseModel):
     """What came of a form, to be shown once, on the next page."""
 
     model_config = ConfigDict(frozen=True)
 
     text: str
-    kind: Literal["good", "warn", "bad"] = "good"
+    kind: Tone = "good"
 
 
 class _Cookie(BaseModel):
