@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Final, cast
 from urllib.parse import quote
 
@@ -27,12 +29,13 @@ def filled(path: str, value: str = "1") -> str:
     return "".join(fixed + (value if name else "") for fixed, name, _ in parts)
 
 
-async def session(stack: Stack, token: str) -> tuple[httpx.AsyncClient, str]:
+@contextlib.asynccontextmanager
+async def session(stack: Stack, token: str) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client that has signed in, and its CSRF token."""
-    client = plain_client(base_url=stack.url("ops"), timeout=60)
-    answer = await client.post("/sign-in", data={"token": token})
-    assert answer.status_code == 303, answer.text
-    return client, csrf_in((await client.get("/")).text)
+    async with plain_client(base_url=stack.url("ops"), timeout=60) as client:
+        answer = await client.post("/sign-in", data={"token": token})
+        assert answer.status_code == 303, answer.text
+        yield client, csrf_in((await client.get("/")).text)
 
 
 _TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -47,7 +47,7 @@ class Mouse:
     """Clicks, and counts them; a text that is typed counts as none."""
 
     page: Page
-    clicks: int = 0
+    effort: int = 0
 
     async def press(self, role: str, name: str) -> None:
         """Click on the first link or button with that name."""
@@ -61,12 +61,17 @@ class Mouse:
         """Open the first row of the list."""
         await self._click(rows(self.page).first)
 
+    async def search(self, text: str) -> None:
+        await self._click(self.page.get_by_role("searchbox", name="Search"))
+        await self.page.keyboard.type(text)
+        await self.page.keyboard.press("Enter")
+
     async def go_to(self, _: str, section: str) -> None:
         await self._click(self.page.get_by_role("navigation", name="Screens").get_by_role("link", name=section))
 
     async def _click(self, target: Locator) -> None:
         await target.click()
-        self.clicks += 1
+        self.effort += 1
 
 
 @dataclass
@@ -74,7 +79,7 @@ class Keyboard:
     """Reaches everything by keys alone, and counts them; a letter that is typed counts as none."""
 
     page: Page
-    keys: int = 0
+    effort: int = 0
 
     async def press(self, role: str, name: str) -> None:
         await self._reach(found(self.page, role, name))
@@ -105,7 +110,7 @@ class Keyboard:
 
     async def _key(self, key: str) -> None:
         await self.page.keyboard.press(key)
-        self.keys += 1
+        self.effort += 1
 
 
 def found(page: Page, role: str, name: str) -> Locator:

@@ -58,6 +58,22 @@ HOSTILE: Final = '<script>alert("owned")</script><img src=x onerror=alert(1)> {{
 _TURNED: Final = "\u202egnp.exe"
 
 
+#: The screens that have something to say about nothing.
+EMPTY: Final = {
+    "sign-in": "/sign-in",
+    "now": "/",
+    "trainings": "/trainings",
+    "changes": "/trainings?show=changes",
+    "dead-letters": "/dead-letters",
+    "dead-letters-list": "/dead-letters?show=list",
+    "replays": "/replays",
+    "replay-new": "/replays/new",
+    "queues": "/queues",
+    "audit": "/audit",
+    "search": "/search?q=na",
+}
+
+
 @dataclass(frozen=True)
 class Scene:
     """What there is to look at."""
@@ -78,9 +94,7 @@ class Scene:
     def screens(self) -> dict[str, str]:
         """The address of each screen."""
         return {
-            "now": "/",
-            "trainings": "/trainings",
-            "changes": "/trainings?show=changes",
+            **EMPTY,
             "training": f"/trainings/{self.training}",
             "training-running": f"/trainings/{self.running}",
             "training-unverified": f"/trainings/{self.unverified}",
@@ -89,16 +103,15 @@ class Scene:
             "user-rollback": f"/users/{self.user}?rollback=",
             "user-withdraw": f"/users/{self.user}?withdraw=",
             "user-hostile": f"/users/{quote(HOSTILE, safe='')}",
-            "dead-letters": "/dead-letters",
             "dead-letters-filtered": f"/dead-letters?fingerprint={self.group}",
             "dead-letter": f"/dead-letters/{self.letter}",
+            "dead-letter-edit": f"/dead-letters/{self.letter}/edit",
+            "dead-letter-drop": f"/dead-letters/drop?letters={self.letter}",
             "dead-letter-hostile": f"/dead-letters/{self.hostile}",
             "dead-letter-binary": f"/dead-letters/{self.binary}",
-            "replays": "/replays",
+            "replay-new-group": f"/replays/new?fingerprint={self.group}",
             **{f"replay-{name}": f"/replays/{number}" for name, number in self.replays.items()},
-            "queues": "/queues",
-            "audit": "/audit",
-            "search": "/search?q=na",
+            "replay-undo": f"/replays/{self.replays['half']}/undo",
         }
 
 

@@ -35,6 +35,8 @@ from tests.stack import OPS_TOKEN, Stack, plain_client
 from tests.state import connected
 
 _SERVICES: Final = ("state", "notifier", "ops")
+#: Rounds that connect and plan.
+_WARM_UP: Final = 3
 #: Each page, and what of the API it shows: of ops, or of state.
 _PAGES: Final[dict[str, tuple[str, ...]]] = {
     "/": ("state /training-counts", "state /swap-statistics", "state /trainings?stage=running", "/processes"),
@@ -99,14 +101,16 @@ async def _measured(stack: Stack, rounds: int, say: Console) -> None:
             while not await _answers(f"{stack.url('ops')}/livez"):
                 await asyncio.sleep(0.1)
         values = await _examples(stack)
-        client, _ = await session(stack, OPS_TOKEN)
-        async with client:
+        async with session(stack, OPS_TOKEN) as (client, _):
             made = Table("page", "p50 ms", "p95 ms", "KB", "API calls", "p50 ms", "p95 ms")
             for page, calls in _PAGES.items():
-                took, size = await _times(client, page.format(**values), rounds)
-                each = [await _times(*_of(stack, call.format(**values)), rounds) for call in calls]
-                asked = [sum(of_call) for of_call in zip(*(times for times, _ in each), strict=True)]
-                made.add_row(page, *_shown(took), f"{size / 1000:.0f}", "\n".join(calls), *_shown(asked))
+                asked = [(client, page.format(**values)), *(_of(stack, call.format(**values)) for call in calls)]
+                times, size = await _times(asked, rounds)
+                by_api = [sum(each[1:]) for each in times]
+                made.add_row(
+                    *(page, *_shown([each[0] for each in times]), f"{size / 1000:.0f}", "\n".join(calls)),
+                    *_shown(by_api),
+                )
             say.print(made)
     finally:
         for process in running:
@@ -139,17 +143,22 @@ def _of(stack: Stack, call: str) -> tuple[httpx.AsyncClient, str]:
     return (stack.api if service == "state" else stack.ops), f"/v1{path}"
 
 
-async def _times(client: httpx.AsyncClient, path: str, rounds: int) -> tuple[list[float], int]:
-    """How many milliseconds each request took (not a number: it was refused), and the size of the answer."""
-    times = []
-    for number in range(rounds + 3):
-        begun = time.perf_counter()
-        answer = await client.get(path)
-        if not answer.is_success:
-            return [math.nan] * rounds, 0
-        if number >= 3:  # the first ones connect and plan
-            times.append((time.perf_counter() - begun) * 1000)
-    return times, len(answer.content)
+async def _times(asked: Sequence[tuple[httpx.AsyncClient, str]], rounds: int) -> tuple[list[list[float]], int]:
+    """
+    Ask for each in turn, so that a busy machine slows all alike.
+
+    Returns the milliseconds of each in each round (not a number: it was refused), and the size of the first's answer.
+    """
+    times, size = [], 0
+    for _ in range(rounds + _WARM_UP):
+        took = []
+        for number, (client, path) in enumerate(asked):
+            begun = time.perf_counter()
+            answer = await client.get(path)
+            took.append((time.perf_counter() - begun) * 1000 if answer.is_success else math.nan)
+            size = len(answer.content) if number == 0 else size
+        times.append(took)
+    return times[_WARM_UP:], size
 
 
 def _shown(times: Sequence[float]) -> tuple[str, str]:
