@@ -34,6 +34,14 @@ def test_each_process_is_a_deployment_of_its_own(name) -> None:
     }
 
 
+def test_arguments_are_those_of_the_images_command() -> None:
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text()
+    commands = {" ".join(container(pod)["args"]) for pod in pods("default").values()}
+
+    assert 'ENTRYPOINT ["modelswap"]' in dockerfile
+    assert commands == {" ".join(COMPOSE[part]["command"]) for part in pods("default")}
+
+
 @each_set
 def test_every_pod_is_restricted(name) -> None:
     for pod in pods(name).values():
@@ -288,6 +296,7 @@ def test_consumers_scale_by_length_and_age_of_their_queue(process, queue) -> Non
     watched = dict(re.findall(r"(modelswap_\w+)\{.*?queue=\"([\w.]+)\"", age["metadata"]["query"]))
     (paused,) = (family.name for family in telemetry.paused.describe())
     assert watched == dict.fromkeys((telemetry.OLDEST_DELIVERY, paused), queue)
+    assert re.fullmatch(r"min_over_time\(\(.+\)\[2m:15s\]\)", age["metadata"]["query"])
 
 
 @pytest.mark.parametrize("process", ["extractor", "state"])
