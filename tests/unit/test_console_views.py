@@ -24,6 +24,8 @@ from services.ops.console.views.state_records import (
 from services.ops.letters.views import LetterCounts
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RoundView
+from services.state import overview
+from services.state import views as state_views
 from shared.contract.answers import KIND_PREFIX, Problem
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -111,7 +113,7 @@ def concerns(**known: Any) -> list[now.Concern]:
         "letters": LetterCounts(),
         "groups": [],
         "reconciliation": a_reconciliation(),
-        "away": None,
+        "away": {},
         "processes": processes(a_process()),
         "queues": queues(),
     }
@@ -137,7 +139,7 @@ def test_when_nothing_is_wrong_the_page_says_so():
         ({"processes": processes(a_process(state="limited"))}, "warn", "extractor needs attention"),
         ({"queues": queues(paused="Replicate answers 503")}, "bad", "modelswap.extractor is paused, 412 wait"),
         ({"queues": queues(problem="no consumer")}, "warn", "modelswap.extractor is held up, 412 wait"),
-        ({"away": "http://state does not answer"}, "bad", "services.state cannot be asked"),
+        ({"away": {"state": "http://state does not answer"}}, "bad", "services.state cannot be asked"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_urgency(known, kind, text):
@@ -154,15 +156,34 @@ def test_an_overdue_training_is_news_but_no_alarm():
 
 
 def test_the_worst_stands_first():
-    found = concerns(letters=LetterCounts(open=1, replaying=1), away="away")
+    found = concerns(letters=LetterCounts(open=1, replaying=1), away={"ops": "away"})
 
     assert [each.kind for each in found] == ["bad", "warn", "info"]
 
 
 def test_state_that_is_away_is_named_once():
-    found = concerns(away="no answer", processes=processes(a_process("state", "away"), a_process("ops")))
+    found = concerns(away={"state": "no answer"}, processes=processes(a_process("state", "away"), a_process("ops")))
 
     assert [each.text for each in found] == ["services.state cannot be asked"]
+
+
+def test_what_cannot_be_asked_is_never_called_well():
+    found = concerns(letters=None, reconciliation=None, processes=None, queues=None, away={"ops": "Postgres is away"})
+
+    assert now.verdict(found, None, None)[0] == "bad"
+
+
+def test_the_records_of_state_are_those_that_it_answers():
+    for ours, theirs in (
+        (Training, state_views.TrainingView),
+        (StageCount, overview.StageCount),
+        (SwapStatistics, overview.SwapStatistics),
+        (HourStatistics, overview.HourStatistics),
+        (SwapsByHour, overview.SwapStatisticsView),
+        (SearchHit, overview.SearchHit),
+        (SearchResults, overview.SearchResults),
+    ):
+        assert set(ours.model_fields) <= set(theirs.model_fields)
 
 
 def test_what_nobody_knows_is_a_dash_and_no_zero():

@@ -36,21 +36,29 @@ def routes(console: Console) -> list[Route]:
 
     async def show_now(request: Request) -> Response:
         ops, state = (apis := console.apis(request)).ops, apis.state
+        away: dict[str, str] = {}
+
+        async def part(service: str, asked: Awaitable[T]) -> T | None:
+            found = await attempt(asked)
+            if isinstance(found, Away):
+                away.setdefault(service, found.why)
+                return None
+            return found
+
         (counts, swaps, trainings), (letters, groups, reconciliation, processes, queues) = await asyncio.gather(
             asyncio.gather(
-                attempt(state.get(TrainingCounts, "/training-counts")),
-                attempt(state.get(SwapsByHour, "/swap-statistics", {"hours": "24"})),
-                attempt(_on_their_way(state)),
+                part("state", state.get(TrainingCounts, "/training-counts")),
+                part("state", state.get(SwapsByHour, "/swap-statistics", {"hours": "24"})),
+                part("state", _on_their_way(state)),
             ),
             asyncio.gather(
-                _given(ops.get(LetterCounts, "/dead-letter-counts")),
-                _given(ops.get(Page[GroupView], "/dead-letter-groups", {"status": "open", "limit": "50"})),
-                _given(ops.get(Reconciliation, "/reconciliation", {"limit": "0"})),
-                _given(ops.get(Processes, "/processes")),
-                _given(ops.get(Queues, "/queues")),
+                part("ops", ops.get(LetterCounts, "/dead-letter-counts")),
+                part("ops", ops.get(Page[GroupView], "/dead-letter-groups", {"status": "open", "limit": "50"})),
+                part("ops", ops.get(Reconciliation, "/reconciliation", {"limit": "0"})),
+                part("ops", ops.get(Processes, "/processes")),
+                part("ops", ops.get(Queues, "/queues")),
             ),
         )
-        away = next((each.why for each in (counts, swaps, trainings) if isinstance(each, Away)), None)
         failing = sorted(groups.items, key=lambda each: -each.open) if groups else []
         found = views.concerns(
             letters=letters,
@@ -60,21 +68,18 @@ def routes(console: Console) -> list[Route]:
             processes=processes,
             queues=queues,
         )
-        known_counts = None if isinstance(counts, Away) else counts
-        walk, ends = views.steps(known_counts, letters)
-        unfinished = views.on_the_way(known_counts)
-        on_their_way = None if isinstance(trainings, Away) else trainings
-        statistics = None if isinstance(swaps, Away) else swaps
+        walk, ends = views.steps(counts, letters)
+        unfinished = views.on_the_way(counts)
         return await console.render(
             request,
             "now.html",
-            verdict=views.verdict(found, unfinished, statistics),
+            verdict=views.verdict(found, unfinished, swaps),
             concerns=found,
             walk=walk,
             ends=ends,
-            running=None if on_their_way is None else views.running(on_their_way, console.clock()),
-            more=max(0, (unfinished or 0) - len(on_their_way or ())),
-            speed=views.speed(statistics) if statistics else None,
+            running=None if trainings is None else views.running(trainings, console.clock()),
+            more=max(0, (unfinished or 0) - len(trainings or ())),
+            speed=views.speed(swaps) if swaps else None,
             groups=failing[:5],
         )
 
@@ -86,8 +91,3 @@ async def _on_their_way(state: Api) -> list[Training]:
         *(state.get(Page[Training], "/trainings", {"stage": stage, "limit": _LISTED}) for stage in views.UNFINISHED)
     )
     return [training for page in pages for training in page.items]
-
-
-async def _given(asked: Awaitable[T]) -> T | None:
-    found = await attempt(asked)
-    return None if isinstance(found, Away) else found

@@ -14,7 +14,7 @@ from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number, roughly
 from services.ops.console.views.state_records import StageCount, SwapsByHour, Training, TrainingCounts
 from services.ops.letters.views import GroupView, LetterCounts
-from services.ops.processes.views import Processes, Queues
+from services.ops.processes.views import Processes, ProcessView, Queues
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.health import ProcessState
 
@@ -200,14 +200,14 @@ def concerns(
     letters: LetterCounts | None,
     groups: Sequence[GroupView],
     reconciliation: Reconciliation | None,
-    away: str | None,
+    away: Mapping[str, str],
     processes: Processes | None,
     queues: Queues | None,
 ) -> list[Concern]:
-    """Return what is not well, the worst first; *away* says why state does not answer."""
+    """Return what is not well, the worst first; *away* says why a service does not answer."""
     found = [
-        *([] if away is None else [Concern("bad", "services.state cannot be asked", away, "/queues")]),
-        *(each for each in _of_processes(processes) if away is None or not each.text.startswith("state ")),
+        *(Concern("bad", f"services.{name} cannot be asked", why, "/queues") for name, why in away.items()),
+        *_of_processes([each for each in (processes.processes if processes else ()) if each.name not in away]),
         *_of_queues(queues),
         *_of_webhooks(reconciliation),
         *_of_letters(letters, groups),
@@ -215,8 +215,8 @@ def concerns(
     return sorted(found, key=lambda each: ("bad", "warn", "info").index(each.kind))
 
 
-def _of_processes(processes: Processes | None) -> Iterator[Concern]:
-    for each in processes.processes if processes else ():
+def _of_processes(processes: Sequence[ProcessView]) -> Iterator[Concern]:
+    for each in processes:
         if each.state is not ProcessState.READY:
             kind = "warn" if each.state is ProcessState.LIMITED else "bad"
             detail = f"{each.detail} ({each.then})" if each.then else each.detail
