@@ -248,12 +248,18 @@ def test_each_hit_leads_to_its_page():
 
 @pytest.mark.parametrize(
     ("names", "is_complete", "page"),
-    [(["t1"], True, "/trainings/t1"), (["t1"], False, None), (["t1", "t2"], True, None), ([], True, None)],
+    [
+        (["t1"], True, "/trainings/t1"),
+        (["t1"], False, None),
+        (["t1", "t2"], True, None),
+        (["t", "t2"], False, "/trainings/t"),
+        ([], True, None),
+    ],
 )
-def test_the_only_hit_is_opened_at_once(names, is_complete, page):
+def test_the_only_hit_or_the_exact_one_is_opened_at_once(names, is_complete, page):
     found = search.hits(SearchResults(items=[hit("training", name) for name in names], is_complete=is_complete))
 
-    assert search.only_page(found, is_complete=is_complete) == page
+    assert search.page_of("t", found, is_complete=is_complete) == page
 
 
 # Charts

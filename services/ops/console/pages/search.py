@@ -30,7 +30,7 @@ def routes(console: Console) -> list[Route]:
         apis = console.apis(request)
         letters, found = await _letter(apis, text), await _trainings(apis, text)
         hits = [*letters, *views.hits(found)]
-        page = views.only_page(hits, is_complete=found.is_complete)
+        page = views.page_of(text, hits, is_complete=found.is_complete)
         if page is not None:
             return RedirectResponse(page, status_code=HTTPStatus.SEE_OTHER)
         return await console.render(request, "search.html", text=text, hits=hits, is_complete=found.is_complete)

@@ -107,8 +107,8 @@
   setInterval(showTimes, 1000);
   show();
 
-  // A page that nobody looks at is not asked for again and again.
+  // A page that nobody looks at is not asked for again and again. A stream is let through: it is opened only once.
   document.addEventListener("htmx:before:request", (event) => {
-    if (document.hidden) event.preventDefault();
+    if (document.hidden && event.target.getAttribute?.("hx-trigger")?.startsWith("every ")) event.preventDefault();
   });
 })();

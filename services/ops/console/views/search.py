@@ -30,8 +30,11 @@ def hits(found: SearchResults) -> list[Hit]:
     return [_hit(each) for each in found.items]
 
 
-def only_page(found: Sequence[Hit], *, is_complete: bool) -> str | None:
-    """Return the page to go to at once: that of the only hit."""
+def page_of(text: str, found: Sequence[Hit], *, is_complete: bool) -> str | None:
+    """Return the page to go to at once: that of the only hit, or of the training or user whose id is *text*."""
+    exact = [each for each in found if each.name == text and each.kind != _MODEL]
+    if len(exact) == 1:
+        return exact[0].address
     return found[0].address if is_complete and len(found) == 1 else None
 
 
