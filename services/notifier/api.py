@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 from uuid import UUID, uuid4
+
+from pydantic import StringConstraints
 
 from services.notifier.addresses import Network, UnusableUrl, check_url
 from services.notifier.message import StoredEvent, make_test
@@ -20,6 +22,7 @@ from services.notifier.views import (
     DeliveryView,
     EditEndpoint,
     EndpointView,
+    EventDeliveryView,
     NoDelivery,
     NoEndpoint,
     Resend,
@@ -27,6 +30,7 @@ from services.notifier.views import (
     SecretView,
 )
 from shared.contract.answers import Mistake, Page
+from shared.contract.checked import PRINTABLE
 from shared.contract.errors import ModelswapError
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.runtime.clock import now
@@ -41,6 +45,8 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     NoEndpoint: HTTPStatus.NOT_FOUND,
     NoDelivery: HTTPStatus.NOT_FOUND,
 }
+#: A `webhook-id`.
+EventId = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE]
 _TAG: Final = "webhook endpoints"
 _DESCRIPTION: Final = """
 Each request needs a bearer token: one of `MODELSWAP_API_TOKENS`. A reader's token can change nothing.
@@ -71,6 +77,10 @@ class Store(Protocol):
     async def rotate_secret(
         self, endpoint_id: UUID, seed: Seed, *, old_until: datetime, key: IdempotencyKey | None
     ) -> tuple[EndpointView, Seed]: ...
+
+    async def list_event_deliveries(
+        self, event_id: str, *, before: int | None, limit: int
+    ) -> Sequence[EventDeliveryView]: ...
 
     async def add_test(self, endpoint_id: UUID, event: StoredEvent, key: IdempotencyKey | None) -> DeliveryView: ...
 
@@ -113,6 +123,7 @@ def create_api(store: Store, signer: Signer, *, allowed: Sequence[Network], toke
     add("POST", f"{one}/test", routes.test_endpoint, DeliveryView, 202)
     add("GET", f"{one}/deliveries", routes.list_deliveries, Page[DeliveryView])
     add("POST", f"{one}/deliveries/{{delivery_id}}/resend", routes.resend_delivery, DeliveryView, 202)
+    add("GET", "/deliveries", routes.list_event_deliveries, Page[EventDeliveryView])
     add("POST", f"{one}/resend", routes.resend_deliveries, Resent, 202)
     return api
 
@@ -178,6 +189,13 @@ class _Routes:
         """Deliveries of an endpoint, newest first; they are kept for 30 days."""
         before = from_cursor(cursor)
         found = await self.store.list_deliveries(endpoint_id, status=status, before=before, limit=limit + 1)
+        return page_of(found, limit, attrgetter("number"))
+
+    async def list_event_deliveries(
+        self, event_id: EventId, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[EventDeliveryView]:
+        """Deliveries of an event to all endpoints, newest first; they are kept for 30 days."""
+        found = await self.store.list_event_deliveries(event_id, before=from_cursor(cursor), limit=limit + 1)
         return page_of(found, limit, attrgetter("number"))
 
     @raises(NoEndpoint, NoDelivery, KeyReused)

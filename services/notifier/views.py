@@ -145,6 +145,13 @@ class DeliveryView(BaseModel):
     took_ms: int | None
 
 
+class EventDeliveryView(DeliveryView):
+    """The delivery of an event to one of its endpoints."""
+
+    #: The endpoint's address.
+    url: str
+
+
 class Resent(BaseModel):
     """How many deliveries are sent again."""
 

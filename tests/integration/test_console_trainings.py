@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from services.notifier.api import create_api as notifier_api
+from services.notifier.message import stored
+from services.notifier.store import Store as Webhooks
+from services.notifier.views import AddEndpoint
 from services.ops.api import create_api as ops_api
 from services.ops.letters.api import create_router
 from services.ops.letters.store import Store as Letters
 from services.state.api import WebhookAddress, create_api
+from services.state.outbox import StoredEvent
 from services.state.store import Store
 from services.state.streams import Watcher
 from shared.contract.identity import ModelName
@@ -22,9 +28,21 @@ from shared.runtime.aside import SetAside
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token
 from tests.console import TOKENS, Browser, signed_in
+from tests.integration.test_notifier_api import SIGNER, opened_notifier
 from tests.integration.test_state_api import Replicate
 from tests.ops import OPERATOR, READER, archived, dead, opened_letters
-from tests.state import failed, model_of, not_verified, opened_store, ready, registration, replayed, started, succeeded
+from tests.state import (
+    decoded,
+    failed,
+    model_of,
+    not_verified,
+    opened_store,
+    ready,
+    registration,
+    replayed,
+    started,
+    succeeded,
+)
 
 HOSTILE = """<script>alert(1)</script>{{7*7}}'"&\u202e"""
 
@@ -36,6 +54,7 @@ class Desk:
     browser: Browser
     state: Store
     letters: Letters
+    webhooks: Webhooks
     replicate: Replicate
 
     async def page(self, path: str, status: int = 200) -> str:
@@ -49,14 +68,18 @@ class Desk:
 
 
 @pytest.fixture
-async def stores(database_url: str) -> AsyncIterator[tuple[Store, Letters]]:
-    async with opened_store(database_url) as state, opened_letters(database_url) as letters:
-        yield state, letters
+async def stores(database_url: str) -> AsyncIterator[tuple[Store, Letters, Webhooks]]:
+    async with (
+        opened_store(database_url) as state,
+        opened_letters(database_url) as letters,
+        opened_notifier(database_url) as (webhooks, _),
+    ):
+        yield state, letters, webhooks
 
 
 @pytest.fixture
-async def desk(stores: tuple[Store, Letters], request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
-    state, letters = stores
+async def desk(stores: tuple[Store, Letters, Webhooks], request: pytest.FixtureRequest) -> AsyncIterator[Desk]:
+    state, letters, webhooks = stores
     replicate = Replicate()
     api = create_api(
         state,
@@ -65,10 +88,18 @@ async def desk(stores: tuple[Store, Letters], request: pytest.FixtureRequest) ->
         webhook=WebhookAddress("https://hooks.example.com", ("a secret that signs our addresses",)),
         api_tokens=("service/ops:token-of-ops",),
     )
-    assert read_token("service/ops:token-of-ops").caller.may_speak_for_others
+    service = read_token("service/ops:token-of-ops")
+    apps = {
+        b"state": create_app(api, {}),
+        b"notifier": create_app(notifier_api(webhooks, SIGNER, allowed=(), tokens=[service]), {}),
+    }
+
+    async def others(scope: Scope, receive: Receive, send: Send) -> None:
+        await apps[dict(scope["headers"])[b"host"]](scope, receive, send)
+
     token = getattr(request, "param", OPERATOR)
-    async with signed_in(ops_api(create_router(letters), tokens=TOKENS), create_app(api, {}), token=token) as browser:
-        yield Desk(browser, state, letters, replicate)
+    async with signed_in(ops_api(create_router(letters), tokens=TOKENS), others, token=token) as browser:
+        yield Desk(browser, state, letters, webhooks, replicate)
 
 
 as_reader = pytest.mark.parametrize("desk", [READER], indirect=True)
@@ -145,6 +176,25 @@ async def test_a_training_shows_its_walk_and_its_dead_letters(desk):
     ):
         assert word in page, word
     assert "hx-get" not in page
+
+
+async def test_a_training_shows_which_endpoint_got_its_event(desk):
+    wanted = AddEndpoint(url="https://hooks.example.com/?a&b", events=("model.activated.v1",))
+    await desk.webhooks.add_endpoint(wanted, SIGNER.new_seed(b"s" * 32), None)
+    await desk.swap("ada", "t1")
+    sent: list[StoredEvent] = []
+
+    async def publish(events: Sequence[StoredEvent]) -> Sequence[None]:
+        sent.extend(events)
+        return [None] * len(events)
+
+    await desk.state.relay(publish, limit=10)
+    await desk.webhooks.add([stored(decoded(each)) for each in sent])
+
+    page = await desk.page("/trainings/t1")
+
+    assert "Waits to be delivered: model.activated" in page
+    assert "https://hooks.example.com/?a&amp;b" in page
 
 
 async def test_a_running_training_is_asked_about_again(desk):
@@ -355,7 +405,7 @@ async def test_a_user_id_may_hold_slashes_and_the_end_of_a_path(desk):
 
 
 async def test_a_page_without_state_says_what_is_away(stores):
-    _, letters = stores
+    _, letters, _ = stores
     async with signed_in(ops_api(create_router(letters), tokens=TOKENS)) as browser:
         answers = [await browser.get(path) for path in ("/trainings", "/trainings/t1", "/users/ada")]
 

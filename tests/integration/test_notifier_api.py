@@ -243,3 +243,17 @@ async def test_a_reader_may_look_only(notifier):
 
     await notifier.ask("GET", "")
     await notifier.ask("POST", "", 403, json=BODY)
+
+
+async def test_the_deliveries_of_one_event_name_their_endpoints(notifier):
+    urls = ["https://hooks.example.com/a", "https://hooks.example.com/b"]
+    ids = [await notifier.add(url=url) for url in urls]
+    await notifier.deliver(7, 8)
+    (sent, *_) = (await notifier.ask("GET", f"/{ids[0]}/deliveries"))["items"]
+
+    found = await notifier.api.get("/deliveries", params={"event_id": sent["event_id"]})
+    none = await notifier.api.get("/deliveries", params={"event_id": "nothing"})
+
+    assert sorted(each["url"] for each in found.json()["items"]) == urls
+    assert {each["event_id"] for each in found.json()["items"]} == {sent["event_id"]}
+    assert (none.status_code, none.json()) == (200, {"items": [], "next_cursor": None})

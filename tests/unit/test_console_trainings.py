@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from services.ops.console.answers import ChangeAnswer, FactAnswer, ModelAnswer, TrainingAnswer
-from services.ops.console.views.timeline import entries
+from services.ops.console.answers import ChangeAnswer, DeliveryAnswer, FactAnswer, ModelAnswer, TrainingAnswer
+from services.ops.console.views.timeline import delivered, entries
 from services.ops.console.views.trainings import (
     changes_of,
     list_path,
@@ -145,6 +145,27 @@ def test_facts_at_the_same_time_keep_their_order():
         "Published: model.activated",
         "Dead letter: short_version",
     ]
+
+
+def delivery(status: str, seconds: float, **fields: Any) -> DeliveryAnswer:
+    known: dict[str, Any] = {"endpoint_id": UUID(int=2), "event": "model.activated.v1", "attempts": 1}
+    known |= {"response_status": 200, "response": None, "url": "https://hooks.example.com"}
+    return DeliveryAnswer.model_validate(
+        {**known, "status": status, "status_at": NOON + timedelta(seconds=seconds), **fields}
+    )
+
+
+def test_the_walk_ends_at_the_subscriber():
+    found = entries([fact("published")], [], [delivery("retrying", 9, response_status=500, response="oops")])
+
+    assert (found[-1].title, found[-1].tone) == ("Not delivered yet, and tried again: model.activated", "warn")
+    assert found[-1].text == "It answered 500. oops."
+
+
+def test_only_the_newest_public_events_are_looked_for():
+    facts = [fact("verified", event_id=str(number)) for number in range(9)] + [fact("reported", event_id="x")]
+
+    assert delivered(facts) == ["3", "4", "5", "6", "7", "8"]
 
 
 # Progress

@@ -11,7 +11,7 @@ from uuid import UUID
 from services.notifier.message import StoredEvent
 from services.notifier.store.endpoints import get_endpoint
 from services.notifier.store.session import END, Session, once
-from services.notifier.views import DeliveryStatus, DeliveryView, NoDelivery
+from services.notifier.views import DeliveryStatus, DeliveryView, EventDeliveryView, NoDelivery
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Connection
 
@@ -31,6 +31,15 @@ _LIST: Final = (
     ORDER BY d.number DESC LIMIT $4
 """
 )
+_LIST_OF_EVENT: Final = """
+    SELECT d.number, d.id, d.endpoint_id, d.event_id, e.type AS event, d.status, d.status_at, d.created_at, d.attempts,
+           d.response_status, d.response, d.took_ms, p.url
+    FROM notifier.deliveries d
+    JOIN notifier.events e ON e.id = d.event_id
+    JOIN notifier.endpoints p ON p.id = d.endpoint_id
+    WHERE d.event_id = $1 AND d.number < $2
+    ORDER BY d.number DESC LIMIT $3
+"""
 _ADD_EVENT: Final = """
     INSERT INTO notifier.events (id, type, training_id, trace, body) VALUES ($1, $2, $3, $4, $5)
 """
@@ -64,6 +73,17 @@ class Resending(Session):
             await get_endpoint(connection, endpoint_id)
             rows = await connection.fetch(_LIST, endpoint_id, END if before is None else before, status, limit)
             return [DeliveryView(**row) for row in rows]
+
+        return await self._transaction(work)
+
+    async def list_event_deliveries(
+        self, event_id: str, *, before: int | None, limit: int
+    ) -> Sequence[EventDeliveryView]:
+        """Return at most *limit* deliveries of an event, numbered below *before*, newest first."""
+
+        async def work(connection: Connection) -> Sequence[EventDeliveryView]:
+            rows = await connection.fetch(_LIST_OF_EVENT, event_id, END if before is None else before, limit)
+            return [EventDeliveryView(**row) for row in rows]
 
         return await self._transaction(work)
 

@@ -1,4 +1,4 @@
-"""What the console reads in the answers of state's API. Pure. Fields that no page shows are ignored."""
+"""What the console reads in the answers of state and the notifier. Pure. Fields that no page shows are ignored."""
 
 from __future__ import annotations
 
@@ -126,6 +126,19 @@ class ChangeAnswer(_Answer):
     actor: str
     reason: str
     at: datetime
+
+
+class DeliveryAnswer(_Answer):
+    """The delivery of an event to a webhook endpoint, by the notifier."""
+
+    endpoint_id: UUID
+    event: str
+    status: str
+    status_at: datetime
+    attempts: int
+    response_status: int | None
+    response: str | None
+    url: str
 
 
 class StageCount(_Answer):

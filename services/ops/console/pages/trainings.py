@@ -15,16 +15,17 @@ from starlette.routing import Route
 from services.ops.console.answers import (
     STAGES,
     ChangeAnswer,
+    DeliveryAnswer,
     FactAnswer,
     OutputAnswer,
     TimelineAnswer,
     TrainingAnswer,
 )
-from services.ops.console.client import Apis, Away, Refused, attempt, quoted
+from services.ops.console.client import Apis, Away, Refused, ServiceDown, attempt, quoted
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.timeline import entries
+from services.ops.console.views.timeline import delivered, entries
 from services.ops.console.views.trainings import (
     Span,
     list_path,
@@ -43,6 +44,7 @@ from shared.contract.answers import Page
 
 _PAGE: Final = "50"
 _LETTERS: Final = "50"
+_DELIVERIES: Final = "20"
 #: Characters of an output that are shown as text.
 _OUTPUT_CHARACTERS: Final = 20_000
 #: What the templates of these screens call.
@@ -139,6 +141,7 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
         attempt(_find_output(apis, name)),
         attempt(_find_letters(apis, training)),
     )
+    deliveries = [] if isinstance(timeline, Away) else await attempt(_find_deliveries(apis, timeline))
     facts: list[FactAnswer] = [] if isinstance(timeline, Away) else list(timeline.items)
     lines: list[LetterLine] = [] if isinstance(letters, Away) else list(letters)
     text = "" if output is None or isinstance(output, Away) else json.dumps(output.output, ensure_ascii=False)
@@ -148,11 +151,16 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
         "training.html",
         training=training,
         progress=progress_of(training, console.clock()),
-        entries=entries(facts, lines),
+        entries=entries(facts, lines, [] if isinstance(deliveries, Away) else deliveries),
         is_complete=not isinstance(timeline, Away) and timeline.is_complete,
         away=[
             (part, what)
-            for part, what in ((timeline, "The timeline"), (output, "The output"), (letters, "Its dead letters"))
+            for part, what in (
+                (timeline, "The timeline"),
+                (output, "The output"),
+                (letters, "Its dead letters"),
+                (deliveries, "What webhook endpoints got"),
+            )
             if isinstance(part, Away)
         ],
         output=None if isinstance(output, Away) else output,
@@ -174,6 +182,17 @@ async def _find_output(apis: Apis, name: str) -> OutputAnswer | None:
         if error.status == HTTPStatus.NOT_FOUND:
             return None
         raise
+
+
+async def _find_deliveries(apis: Apis, timeline: TimelineAnswer) -> list[DeliveryAnswer]:
+    queries = [{"event_id": event_id, "limit": _DELIVERIES} for event_id in delivered(timeline.items)]
+    asked = (apis.notifier.get(Page[DeliveryAnswer], "/deliveries", query) for query in queries)
+    try:
+        pages = await asyncio.gather(*asked)
+    except Refused as error:
+        # While versions are mixed. The rest of the page is shown all the same.
+        raise ServiceDown(f"the notifier answers {error.status}: {error}") from error
+    return [each for page in pages for each in page.items]
 
 
 async def _find_letters(apis: Apis, training: TrainingAnswer) -> list[LetterLine]:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
-from services.ops.console.answers import FactAnswer
+from services.ops.console.answers import DeliveryAnswer, FactAnswer
 from services.ops.console.views.formats import duration
 from services.ops.letters.views import LetterLine
 
@@ -58,10 +58,24 @@ class Entry:
     after: float | None = None
 
 
-def entries(facts: Iterable[FactAnswer], letters: Iterable[LetterLine]) -> Sequence[Entry]:
+#: Facts that are, or follow from, public events.
+_PUBLIC: Final = ("published", "verified", "not_verified")
+#: The most events whose deliveries a page shows.
+_DELIVERED: Final = 6
+
+
+def delivered(facts: Iterable[FactAnswer]) -> Sequence[str]:
+    """Return the ids of the newest events that webhook endpoints may want."""
+    return [fact.event_id for fact in facts if fact.event_id and fact.kind in _PUBLIC][-_DELIVERED:]
+
+
+def entries(
+    facts: Iterable[FactAnswer], letters: Iterable[LetterLine], deliveries: Iterable[DeliveryAnswer] = ()
+) -> Sequence[Entry]:
     """Return the lines of a training's timeline, oldest first."""
     # The order of facts at the same time is state's; a dead letter comes after what it is about.
-    found = sorted([*map(_of_fact, facts), *map(_of_letter, letters)], key=lambda entry: entry.at)
+    found = [*map(_of_fact, facts), *map(_of_delivery, deliveries), *map(_of_letter, letters)]
+    found.sort(key=lambda entry: entry.at)
     return [
         *found[:1],
         *(replace(later, after=(later.at - earlier.at).total_seconds()) for earlier, later in pairwise(found)),
@@ -175,6 +189,21 @@ def _failed(fact: FactAnswer) -> Entry:
 def _other(fact: FactAnswer) -> Entry:
     # A newer state says more than this page knows.
     return Entry(fact.at, "quiet", fact.kind.replace("_", " ").capitalize(), fact.event or "")
+
+
+_DELIVERIES: Final = {
+    "delivered": ("good", "Delivered"),
+    "failed": ("bad", "Not delivered, and given up"),
+    "retrying": ("warn", "Not delivered yet, and tried again"),
+}
+
+
+def _of_delivery(delivery: DeliveryAnswer) -> Entry:
+    tone, title = _DELIVERIES.get(delivery.status, ("info", "Waits to be delivered"))
+    answer = "" if delivery.response_status is None else f"It answered {delivery.response_status}"
+    parts = (Part("endpoint", delivery.url, is_code=True), Part("attempts", str(delivery.attempts)))
+    said = _join(answer, (delivery.response or "")[:300] if delivery.status != "delivered" else "")
+    return Entry(delivery.status_at, tone, f"{title}: {delivery.event.rpartition('.')[0]}", said, parts)
 
 
 def _of_letter(letter: LetterLine) -> Entry:
