@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -11,10 +12,14 @@ import httpx
 import pytest
 
 from services.state.rollback import RollbackOrder
-from services.state.store import Store
+from services.state.store import ROLE, Store
+from services.state.store.queries import LIST_TRAININGS
 from services.state.transitions import Stage
 from shared.contract.identity import ModelName
 from shared.runtime.clock import now
+from shared.runtime.postgres import acquired, connect_pool
+from tests.crowd import fill
+from tests.databases import copy_of
 from tests.integration.test_state_api import Replicate, problem, product
 from tests.state import connected, failed, model_of, opened_store, ready, registration, started, succeeded
 
@@ -222,3 +227,22 @@ async def test_no_character_is_special_in_a_search(client, store, q):
 
 async def test_a_search_for_nothing_is_refused(client):
     problem(await client.get("/search", params={"q": ""}), 422, "invalid")
+
+
+# Large tables
+
+
+@pytest.mark.parametrize(("is_of_user", "has_stage"), [(False, False), (False, True), (True, False), (True, True)])
+async def test_a_list_of_trainings_reads_few_rows(migrated_database, is_of_user, has_stage):
+    wanted = ["'crowd-7'"] * is_of_user + ["'unverified'"] * has_stage
+    async with copy_of(migrated_database) as url:
+        await fill(url, trainings=3000, letters=0, groups=1)
+        pool = await connect_pool(url, application_name="test", role=ROLE, plans_once=True, min_size=1, max_size=1)
+        async with acquired(pool) as connection:
+            await connection.execute(f"PREPARE list AS {LIST_TRAININGS[is_of_user, has_stage]}")
+            plan = await connection.fetch(f"EXPLAIN (ANALYZE) EXECUTE list ({', '.join(['1000000', '5', *wanted])})")
+        pool.terminate()
+    removed = [int(found[1]) for line in plan if (found := re.search(r"Rows Removed by Filter: (\d+)", line[0]))]
+
+    assert not [line for line in plan if "Seq Scan on trainings" in line[0]]
+    assert sum(removed) <= 3

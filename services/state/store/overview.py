@@ -24,35 +24,39 @@ from shared.runtime.postgres import Connection, Record, acquired
 _EXACT: Final = 10_000
 
 _COUNTS: Final = """
+    WITH known AS MATERIALIZED (
+        -- What Postgres knows since it last analyzed the table.
+        SELECT c.reltuples AS trainings, p.most_common_vals::text::text[] AS stages, p.most_common_freqs AS shares
+        FROM pg_class c, pg_stats p
+        WHERE c.oid = 'state.trainings'::regclass
+          AND (p.schemaname, p.tablename, p.attname) = ('state', 'trainings', 'stage')
+    )
     SELECT s.stage,
            (SELECT count(*) FROM (SELECT FROM state.trainings t WHERE t.stage = s.stage ORDER BY t.number LIMIT $2) x)
                AS counted,
-           -- What Postgres knows since it last analyzed the table.
-           (SELECT c.reltuples * p.most_common_freqs[array_position(p.most_common_vals::text::text[], s.stage)]
-            FROM pg_class c, pg_stats p
-            WHERE c.oid = 'state.trainings'::regclass
-              AND (p.schemaname, p.tablename, p.attname) = ('state', 'trainings', 'stage')) AS estimated
+           (SELECT trainings * shares[array_position(stages, s.stage)] FROM known) AS estimated
     FROM unnest($1::text[]) WITH ORDINALITY AS s (stage, place)
     ORDER BY place
 """
-# From an index alone.
+# From an index alone. Floats, because numbers of any precision take much longer.
 _STATISTICS: Final = """
-    WITH swaps AS (
-        SELECT date_trunc('hour', at, 'UTC') AS hour,
-               CASE WHEN cause = 'training' THEN greatest(0, extract(epoch FROM at - reported_at)) END AS seconds
+    WITH now AS (
+        SELECT floor(date_part('epoch', statement_timestamp()) / 3600)::bigint AS hour
+    ), swaps AS (
+        SELECT floor(date_part('epoch', at) / 3600)::bigint AS hour,
+               CASE WHEN cause = 'training' THEN greatest(0, date_part('epoch', at - reported_at)) END AS seconds
         FROM state.model_history
-        WHERE at >= date_trunc('hour', now(), 'UTC') - make_interval(hours => $1 - 1) AND cause <> 'withdrawal'
-    ), hours AS (
-        SELECT date_trunc('hour', now(), 'UTC') - make_interval(hours => ago) AS hour
-        FROM generate_series(0, $1 - 1) AS ago
+        WHERE at >= to_timestamp(3600 * ((SELECT hour FROM now) - $1 + 1)) AND cause <> 'withdrawal'
     ), counted AS (
-        SELECT hour, count(*) AS swaps,
-               percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY seconds)::float8[] AS seconds
+        SELECT hour, count(*) AS swaps, percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY seconds) AS seconds
         FROM swaps
         GROUP BY GROUPING SETS ((hour), ())
+    ), hours AS (
+        SELECT hour - ago AS hour FROM now, generate_series(0, $1 - 1) AS ago UNION ALL SELECT NULL
     )
-    SELECT h.hour, coalesce(c.swaps, 0) AS swaps, c.seconds[1] AS p50_seconds, c.seconds[2] AS p99_seconds
-    FROM (SELECT hour FROM hours UNION ALL SELECT NULL) h LEFT JOIN counted c ON c.hour IS NOT DISTINCT FROM h.hour
+    SELECT to_timestamp(3600 * h.hour) AS hour, coalesce(c.swaps, 0) AS swaps, c.seconds[1] AS p50_seconds,
+           c.seconds[2] AS p99_seconds
+    FROM hours h LEFT JOIN counted c ON c.hour IS NOT DISTINCT FROM h.hour
     ORDER BY h.hour NULLS LAST
 """
 # All swaps of one moment are on one page: there are at most as many as events in a batch.

@@ -46,9 +46,11 @@ _FIND_BY_REF: Final = _TRAINING + "WHERE t.ref = $1"
 _FIND_TRAININGS: Final = _TRAINING + "WHERE t.ref = ANY($1::uuid[])"
 _NEWEST_FIRST: Final = " ORDER BY t.number DESC LIMIT $2"
 #: By whether a user and a stage are given. Each statement has an index of its own.
-_LIST_TRAININGS: Final = {
+LIST_TRAININGS: Final = {
     (False, False): _TRAINING + "WHERE t.number < $1" + _NEWEST_FIRST,
-    (False, True): _TRAINING + "WHERE t.number < $1 AND t.stage = $3" + _NEWEST_FIRST,
+    # Not "of this stage": few trainings may be in it, and all could be read to find them, by number.
+    (False, True): _TRAINING
+    + "WHERE (t.stage, t.number) < ($3, $1) AND t.stage >= $3 ORDER BY t.stage DESC, t.number DESC LIMIT $2",
     (True, False): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3" + _NEWEST_FIRST,
     (True, True): _TRAINING + "WHERE t.number < $1 AND t.user_id = $3 AND t.stage = $4" + _NEWEST_FIRST,
 }
@@ -106,7 +108,7 @@ class Queries(Session):
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
     ) -> list[TrainingRow]:
         """Return a page of trainings by the number of their registration."""
-        statement = _LIST_TRAININGS[user_id is not None, stage is not None]
+        statement = LIST_TRAININGS[user_id is not None, stage is not None]
         wanted = [value for value in (user_id, stage) if value is not None]
         return [_to_training(row) for row in await self._fetch(statement, _or_max(before), limit, *wanted)]
 
