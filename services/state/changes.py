@@ -29,10 +29,9 @@ from shared.replicate.version import REGISTERED_WITHIN
 SOURCE: Final = "state"
 
 #: The fields of an event that its training's timeline shows, by class. None of them is large.
-_OF_ANY: Final[Mapping[str, bool | set[str]]] = {"recovered": True}
 _SHOWN: Final[Mapping[type[Event], Mapping[str, bool | set[str]]]] = {
-    TrainingFailed: {"reason": True, **_OF_ANY},
-    TrainingCanceled: {"reason": True, **_OF_ANY},
+    TrainingFailed: {"reason": True, "recovered": True},
+    TrainingCanceled: {"reason": True, "recovered": True},
     ModelReady: {"model": True, "evidence": {"shape", "looked_up", "made_at", "checks", "seconds"}},
     ExtractionFailed: {"error": True, "detail": True, "request_id": True},
 }
@@ -230,9 +229,12 @@ class Applied(NamedTuple):
     def of(cls, envelope: Envelope, training: Training, stage: Stage | None) -> Self:
         """Return the row of *envelope*, which moved *training* to *stage*."""
         event = envelope.event
-        shown = _SHOWN.get(type(event), _OF_ANY)
-        detail = event.model_dump_json(include=shown, exclude_defaults=True)
-        return cls(training.user_id, training.ref, event.key, envelope.time, stage, None if detail == "{}" else detail)
+        detail = None
+        if (shown := _SHOWN.get(type(event))) is not None:
+            detail = event.model_dump_json(include=shown, exclude_defaults=True)
+        elif isinstance(event, TrainingEvent) and event.recovered:
+            detail = '{"recovered":true}'
+        return cls(training.user_id, training.ref, event.key, envelope.time, stage, detail)
 
 
 @dataclass(frozen=True, slots=True)

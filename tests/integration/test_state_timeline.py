@@ -151,15 +151,19 @@ async def test_a_superseded_training_says_so(client, store):
     assert [item["event"] for item in items if item["kind"] == "unpublished"] == ["model.superseded.v1"]
 
 
-async def test_a_found_end_is_recovered_not_reported(client, store):
+@pytest.mark.parametrize(
+    ("end", "stage", "detail"),
+    [(failed("t1"), "failed", {"reason": "out of memory"}), (succeeded("t1"), "verifying", {})],
+    ids=["failed", "succeeded"],
+)
+async def test_a_found_end_is_recovered_not_reported(client, store, end, stage, detail):
     await store.adopt(registration("ada", "t1"))
-    event = failed("t1").event
-    await store.apply([envelope(event.model_copy(update={"recovered": True}))])
+    await store.apply([envelope(end.event.model_copy(update={"recovered": True}))])
 
     items = await timeline_of(client, "t1")
 
     (found,) = [item for item in items if item["kind"] == "recovered"]
-    assert (found["stage"], found["detail"]) == ("failed", {"reason": "out of memory"})
+    assert (found["stage"], found["detail"]) == (stage, detail)
 
 
 async def test_a_failure_without_an_event_is_shown_all_the_same(client, store, database_url):
