@@ -182,7 +182,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             reconciler.run(stopping),
             engine.run(stopping),
             watcher.run(),
-            *([] if management is None else [subscribers.run(stopping)]),
+            *([] if management is None else [subscribers.run(stopping), running.run(stopping)]),
             serve(
                 app,
                 host=settings.host,

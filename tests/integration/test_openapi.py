@@ -25,11 +25,15 @@ from services.ops.api import create_api as ops_api
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import ROLE as OPS_ROLE
+from services.ops.processes.api import processes_router
+from services.ops.processes.client import Running
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.reconcile.store import Store as Recoveries
 from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.store import Store as Replays
 from services.ops.session import Session
+from services.ops.sign_in.api import sign_in_router
+from services.ops.sign_in.store import SignInCodes
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.views import (
     NoSubscription,
@@ -44,8 +48,10 @@ from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
 from shared.contract.errors import PermanentError
 from shared.contract.events import Event
+from shared.contract.topology import topology
 from shared.replicate.training import Training
 from shared.runtime.aside import SetAside
+from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
 from shared.runtime.lifecycle import serve
 from shared.runtime.postgres import connect_pool
@@ -142,15 +148,25 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
     pool = await connect_pool(database_url, application_name="test", role=OPS_ROLE, min_size=1, max_size=4)
     try:
         replays = Replays(pool)
+        token = read_token(TOKEN)
         routers = (
             letter_routes(Letters(pool, failed=replays.failed)),
             replay_routes(replays),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
             subscription_router(Subscriptions(), Session(pool)),
+            processes_router(_alone()),
+            sign_in_router(SignInCodes(pool, [token])),
         )
-        yield ops_api(*routers, tokens=[read_token(TOKEN)])
+        yield ops_api(*routers, tokens=[token])
     finally:
         pool.terminate()
+
+
+def _alone() -> Running:
+    """Ops without the other processes and RabbitMQ."""
+    report = reporter({})
+    nowhere = "amqp://127.0.0.1:1/"
+    return Running({}, report, name="ops", version="1", amqp_url=nowhere, management=None, topology=topology())
 
 
 @contextlib.asynccontextmanager

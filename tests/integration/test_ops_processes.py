@@ -81,15 +81,14 @@ async def answering(answer: bytes = b"") -> AsyncIterator[str]:
         await server.wait_closed()
 
 
-async def asked(
-    path: str,
+def running(
     addresses: Mapping[str, str] | None = None,
     *,
     amqp_url: str = "amqp://127.0.0.1:1/",
     management: Management | None = None,
     seconds: float = 20.0,
-) -> dict[str, Any]:
-    running = Running(
+) -> Running:
+    return Running(
         addresses or {},
         itself,
         name="ops",
@@ -99,6 +98,13 @@ async def asked(
         topology=PLAN,
         deadline_seconds=seconds,
     )
+
+
+async def asked(path: str, addresses: Mapping[str, str] | None = None, **options: Any) -> dict[str, Any]:
+    return await told(running(addresses, **options), path)
+
+
+async def told(running: Running, path: str) -> dict[str, Any]:
     api = create_api(processes_router(running), tokens=[read_token("reader/rita:token-of-rita")])
     headers = {"Authorization": "Bearer token-of-rita"}
     async with httpx.AsyncClient(transport=DescribedTransport(api), base_url="http://ops/v1", headers=headers) as http:
@@ -170,7 +176,7 @@ async def test_what_hangs_or_is_away_or_another_has_its_name():
     assert [each["version"] for each in seen.values()] == [None, None, None, VERSION]
 
 
-async def test_rates_and_what_is_handled_come_from_the_management_api(broker_urls: Urls):
+async def test_rates_ages_and_what_is_handled_come_from_the_management_api(broker_urls: Urls):
     if not broker_urls.management_url:
         pytest.skip("the management API of this broker is not known")
     async with (
@@ -178,12 +184,14 @@ async def test_rates_and_what_is_handled_come_from_the_management_api(broker_url
         Management(broker_urls.management_url, vhost="/") as management,
         broker.channel() as channel,
     ):
+        ops = running(amqp_url=broker.url, management=management)
+        await told(ops, "/queues")
         await channel.basic_publish(b"waits", exchange="", routing_key=EXTRACTOR_QUEUE)
         answer = await until(
-            lambda: asked("/queues", amqp_url=broker.url, management=management),
+            lambda: told(ops, "/queues"),
             lambda answer: (
                 by_name(answer)[EXTRACTOR_QUEUE]["ready"] == 1
-                and by_name(answer)[EXTRACTOR_QUEUE]["publish_rate"] is not None
+                and None not in (by_name(answer)[EXTRACTOR_QUEUE][each] for each in ("publish_rate", "oldest_seconds"))
             ),
         )
 
@@ -249,8 +257,8 @@ async def test_many_who_ask_at_once_cause_one_look():
         looks += 1
         return await itself()
 
-    running = Running({}, look, name="ops", version=VERSION, amqp_url="", management=None, topology=PLAN)
+    ops = Running({}, look, name="ops", version=VERSION, amqp_url="", management=None, topology=PLAN)
 
-    await asyncio.gather(*(running.processes() for _ in range(20)))
+    await asyncio.gather(*(ops.processes() for _ in range(20)))
 
     assert looks == 1

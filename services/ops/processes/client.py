@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel, BeforeValidator
 
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView, Source, kind_of
+from services.ops.subscriptions.arrivals import Arrivals
 from shared.contract.errors import ModelswapError
 from shared.contract.health import Health, Seen, judge, why_stuck
 from shared.contract.rights import CONSUMED, exactly
@@ -19,6 +20,7 @@ from shared.runtime.broker import depths
 from shared.runtime.broker.link import LINK_ERRORS, say
 from shared.runtime.clock import now
 from shared.runtime.management import Management
+from shared.runtime.periodic import run_periodically
 from shared.runtime.processes import look_at, oldest_deliveries
 
 T = TypeVar("T")
@@ -27,11 +29,13 @@ T = TypeVar("T")
 _DEADLINE_SECONDS: Final = 3.0
 #: How long an answer is given to others who ask the same.
 _RECENT_SECONDS: Final = 2.0
+#: How often queues are counted, so that the age of what waits without a consumer is known.
+_SAMPLE_SECONDS: Final = 30.0
 #: The largest page of the management API.
 _PAGE: Final = "500"
 _COLUMNS: Final = (
     "name,messages_ready,messages_unacknowledged,consumers,"
-    "message_stats.publish_details.rate,message_stats.ack_details.rate"
+    "message_stats.publish,message_stats.publish_details.rate,message_stats.ack_details.rate"
 )
 _NO_MANAGEMENT: Final = "the rates are not known: MODELSWAP_MANAGEMENT_URL of ops is not set"
 
@@ -49,6 +53,8 @@ _Details = Annotated[_Rate, BeforeValidator(_object)]
 
 
 class _Stats(BaseModel):
+    #: How many messages ever arrived.
+    publish: int = 0
     publish_details: _Details = _Rate()
     ack_details: _Details = _Rate()
 
@@ -106,6 +112,7 @@ class Running:
         self._deadline_seconds = deadline_seconds
         self._seen: _Recent[Mapping[str, Seen]] = _Recent(self._look)
         self._counted: _Recent[_Answer] = _Recent(self._count)
+        self._arrivals = Arrivals()
 
     async def processes(self) -> Processes:
         """Return how every process is."""
@@ -120,6 +127,15 @@ class Running:
         delays = frozenset(each.name for each in self._topology.exchanges if each.kind == "fanout")
         queues = [self._queue(queue, delays, seen, answer.counts) for queue in self._topology.queues]
         return Queues(at=now(), source=answer.source, trouble=answer.trouble, queues=queues)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Count the queues until *stopping* is set, as long as the management API is known."""
+        if self._management is not None:
+            await run_periodically("queues", self._sample, stopping)
+
+    async def _sample(self) -> float:
+        await self._counted.get()
+        return _SAMPLE_SECONDS
 
     # Processes
 
@@ -158,7 +174,9 @@ class Running:
             return await self._passively("the rates are not known: RabbitMQ's management API does not answer in time")
         except ModelswapError as error:
             return await self._passively(f"the rates are not known: {error}")
-        return _Answer(Source.MANAGEMENT, "", {each.name: each for each in page.items} if page else {})
+        counts = {each.name: each for each in page.items} if page else {}
+        self._arrivals.note({name: each.message_stats.publish for name, each in counts.items()}, at=now())
+        return _Answer(Source.MANAGEMENT, "", counts)
 
     async def _passively(self, trouble: str) -> _Answer:
         """Ask RabbitMQ itself, for lossy queues apart: where their node is down, they have no answer."""
@@ -186,8 +204,10 @@ class Running:
         name, consumed = queue.name, not queue.is_log
         process = next((each for each, queues in CONSUMED.items() if consumed and name in queues), None)
         found = seen.get(process) if process else None
-        oldest = found.oldest.get(name) if found else None
         counted = counts.get(name)
+        oldest = found.oldest.get(name) if found else None
+        if counted is not None and consumed and (oldest is None or not counted.consumers):
+            oldest = self._waiting_seconds(counted)
         return QueueView(
             name=name,
             kind=kind_of(queue, delays),
@@ -201,6 +221,13 @@ class Running:
             paused=found.health.paused.get(name) if found and found.health else None,
             problem=self._problem(name, counted, oldest or 0.0) if process else None,
         )
+
+    def _waiting_seconds(self, counted: _Counts) -> float | None:
+        """Return how long the oldest message has waited, by the order of arrival; None if that is not known."""
+        waiting = (counted.messages_ready or 0) + (counted.messages_unacknowledged or 0)
+        at, arrived = now(), counted.message_stats.publish
+        oldest_at = self._arrivals.oldest(counted.name, arrived=arrived, waiting=waiting, now=at)
+        return (at - oldest_at).total_seconds() if oldest_at is not None else None
 
     def _problem(self, name: str, counted: _Counts | None, oldest_seconds: float) -> str | None:
         if counted is None or counted.messages_ready is None or counted.consumers is None:

@@ -74,7 +74,8 @@ class QueueView(_View):
     #: How many are being handled.
     unacked: int | None
     consumers: int | None
-    #: Age of the oldest message that is being handled; those that wait are younger.
+    #: Age of the oldest message that is being handled; those that wait are younger. Without a consumer: of the oldest
+    #: that waits, to half a minute, if it came since this process runs.
     oldest_seconds: float | None
     #: Messages a second that arrive, and that are done with.
     publish_rate: float | None
