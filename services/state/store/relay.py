@@ -16,19 +16,23 @@ _KEEP_INBOX: Final = timedelta(days=30)
 _KEEP_KEYS: Final = timedelta(days=1)
 
 # The mark of a published event may be lost in a crash: the event is then published again, as it may be anyway. So this
-# does not wait for the disk.
-_TRY_LOCK: Final = """
-    SELECT pg_try_advisory_xact_lock(hashtextextended('state.outbox', 0))
-           AND set_config('synchronous_commit', 'off', true) = 'off' AS is_locked,
-           (SELECT count(*) FROM state.outbox WHERE set_aside_at IS NOT NULL AND published_at IS NULL) AS set_aside
-"""
-# Not "after the last published id": a lower id may be committed later.
+# does not wait for the disk. Rows that another relay has marked since this statement began are published again too.
+# Not "after the last published id": a lower id may be committed later. Without an unpublished event: one row, id null.
 _UNPUBLISHED: Final = """
-    SELECT id, user_id, training_id, exchange, routing_key, headers, body
-    FROM state.outbox
-    WHERE published_at IS NULL AND set_aside_at IS NULL
+    WITH turn AS MATERIALIZED (
+        SELECT pg_try_advisory_xact_lock(hashtextextended('state.outbox', 0))
+               AND set_config('synchronous_commit', 'off', true) = 'off' AS is_locked,
+               (SELECT count(*) FROM state.outbox WHERE set_aside_at IS NOT NULL AND published_at IS NULL) AS set_aside
+    )
+    SELECT turn.*, unpublished.*
+    FROM turn LEFT JOIN LATERAL (
+        SELECT id, user_id, training_id, exchange, routing_key, headers, body
+        FROM state.outbox
+        WHERE published_at IS NULL AND set_aside_at IS NULL AND turn.is_locked
+        ORDER BY id
+        LIMIT $1
+    ) unpublished ON true
     ORDER BY id
-    LIMIT $1
 """
 _MARK_PUBLISHED: Final = "UPDATE state.outbox SET published_at = clock_timestamp() WHERE id = ANY($1::bigint[])"
 _SET_ASIDE: Final = """
@@ -68,10 +72,11 @@ class Outbox(Session):
         """
 
         async def work(connection: Connection) -> Round | None:
-            turn = await connection.fetchrow(_TRY_LOCK)
-            if turn is None or not turn["is_locked"]:
+            found = await connection.fetch(_UNPUBLISHED, limit)
+            turn = found[0]
+            if not turn["is_locked"]:
                 return None
-            rows = await connection.fetch(_UNPUBLISHED, limit)
+            rows = [row for row in found if row["id"] is not None]
             results = await publish([_to_event(row) for row in rows]) if rows else ()
             ends = dict(zip((row["id"] for row in rows), results, strict=True))
             confirmed = [number for number, end in ends.items() if end is None]
