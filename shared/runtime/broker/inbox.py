@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -57,14 +56,22 @@ class Inbox:
         batch: list[Delivery] = []
         is_urgent = False
         following = None if self._closed or self._stopping.is_set() else await self._waiting.get()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LONGEST_WAIT_SECONDS if can_wait else None):
-                while following is not None:
-                    batch.append(following)
-                    is_urgent = is_urgent or following.routing_key not in can_wait
-                    if len(batch) == limit or (is_urgent and self._waiting.empty()):
-                        break
+        until = asyncio.get_running_loop().time() + _LONGEST_WAIT_SECONDS
+        while following is not None:
+            batch.append(following)
+            is_urgent = is_urgent or following.routing_key not in can_wait
+            if len(batch) == limit:
+                break
+            if not self._waiting.empty():
+                following = self._waiting.get_nowait()
+                continue
+            if is_urgent:
+                break
+            try:
+                async with asyncio.timeout_at(until):
                     following = await self._waiting.get()
+            except TimeoutError:
+                break
         if following is None:
             self._waiting.put_nowait(None)  # for the next worker
         return batch
