@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
@@ -235,7 +235,9 @@ class _Replays:
         return page_of(found, limit, attrgetter("position"))
 
     @raises(NoReplay)
-    async def preview_undo(self, replay_id: UUID, limit: _UndoLimit = 20, cursor: Cursor = None) -> Page[UndonePreview]:
+    async def preview_undo(
+        self, replay_id: UUID, asker: Asker, limit: _UndoLimit = 20, cursor: Cursor = None
+    ) -> Page[UndonePreview]:
         """What undoing a replay would do now to each user whose model it has set. State is asked; nothing changes."""
         await self._get(replay_id)
         found = await self.store.list_to_undo(replay_id, after=from_cursor(cursor), limit=limit + 1)
@@ -243,7 +245,7 @@ class _Replays:
 
         async def preview(position: int, revert: Revert) -> UndonePreview:
             async with slots:
-                kept_because = await self.state.revert_model(revert, dry_run=True)
+                kept_because = await self.state.revert_model(replace(revert, actor=asker.name), dry_run=True)
             return UndonePreview(
                 position=position,
                 user_id=revert.user_id,
