@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from html import escape
+from typing import cast
 
 import pytest
 from starlette.types import ASGIApp
 
 from services.ops.api import create_api as ops_api
+from services.ops.console.app import SCREENS
+from services.ops.console.console import Console
 from services.ops.letters.api import create_router
 from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import Filter
@@ -154,3 +158,20 @@ async def test_a_search_for_anything_has_a_page(product, text):
 
     assert "Type the id" in page if not text else "Nothing is called that." in page
     assert "<script>" not in page
+
+
+_WORDS = ("", "%00", "%FF", "%F0%9F%92%A9", "-1", "0", "9" * 40, "%3Cscript%3E", "%E2%80%AE", "a%2F..%2Fb", "x" * 900)
+_NAMES = ("q", "status", "stage", "user_id", "cursor", "since", "until", "fingerprint", "text", "next", "code", "tab")
+
+
+async def test_no_address_is_a_fault_whatever_is_typed(product):
+    paths = {route.path for screen in SCREENS for route in screen(cast("Console", None))} - {"/sign-out"}
+    asked = [re.sub(r"{[^}]+}", word or "x", path) for path in paths for word in _WORDS]
+    asked += [f"{path}?{'&'.join(f'{name}={word}' for name in _NAMES)}" for path in paths for word in _WORDS]
+    async with signed_in(product.ops_api, product.state_api) as browser:
+        answers = [await browser.get(path) for path in asked]
+        posted = [await browser.post(path, reason="<script>", key="") for path in sorted(paths)]
+
+    assert len(paths) > 5
+    assert [str(answer.url) for answer in (*answers, *posted) if answer.status_code >= 500] == []
+    assert [str(answer.url) for answer in (*answers, *posted) if "<script>" in answer.text] == []

@@ -51,6 +51,14 @@ async def test_without_a_session_a_page_leads_to_the_sign_in():
     assert answer.headers["location"] == "/sign-in?next=%2Fdead-letters%3Fstatus%3Dopen"
 
 
+@pytest.mark.parametrize("host", ["x/static/", "x/sign-in?", "[", "x y", "x#"])
+async def test_no_host_header_makes_a_page_open(host):
+    async with opened_console(an_api()) as browser:
+        answer = await browser.get("/dead-letters", Host=host)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=%2Fdead-letters")
+
+
 async def test_a_known_token_signs_in_and_leads_back():
     async with opened_console(an_api()) as browser:
         answer = await browser.http.post("/sign-in", data={"token": f" {OPERATOR} ", "next": "/audit"})

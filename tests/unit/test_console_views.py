@@ -368,6 +368,7 @@ def test_what_is_no_form_is_refused(body, content_type):
         ({"origin": "https://ops.example", "host": "ops.example"}, True),
         ({"origin": "https://evil.example", "host": "ops.example"}, False),
         ({"origin": "null", "host": "ops.example"}, False),
+        ({"origin": "http://[", "host": "ops.example"}, False),
     ],
 )
 def test_a_request_of_another_site_is_noticed(headers, ours):

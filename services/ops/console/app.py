@@ -16,13 +16,13 @@ import structlog
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.ops.console.client import Refused, forbidden
-from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial
+from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial, path_of
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
 from services.ops.console.pages import now, queues, search, sign_in, static, trainings, users, webhooks
 from services.ops.console.session import Session, from_cookie, is_csrf_token
@@ -75,7 +75,7 @@ def create_console(console: Console) -> ASGIApp:
                 return await console.failed(request, error)
             case HTTPException():
                 return await console.show_problem(request, _problem_of(error), error.headers)
-        log.error("console.broken", path=request.url.path, exc_info=error)
+        log.error("console.broken", path=path_of(request), exc_info=error)
         return await console.show_problem(request, _problem(500, "internal", "an internal error; it is logged"))
 
     app = Starlette(
@@ -116,7 +116,7 @@ class _Guard:
         session = self._session(request)
         if session is not None:
             request.scope[SESSION] = session
-        is_open = request.url.path.startswith(_OPEN)
+        is_open = path_of(request).startswith(_OPEN)
         if session is None and not is_open:
             return _to_sign_in(request)
         if request.method in _READS:
@@ -134,6 +134,8 @@ class _Guard:
             return _problem(400, "bad-request", str(error))
         except HTTPException as error:
             return _problem(413, "too-large", error.detail)
+        except ClientDisconnect:
+            return _problem(400, "bad-request", "the form did not arrive")
         request.scope[FORM] = form
         return None if session is None else _refused(request, session, form)
 
@@ -151,7 +153,7 @@ def _refused(request: Request, session: Session, form: Form) -> Problem | None:
     """Return why the person of *session* may not send *form*, or None."""
     if not is_csrf_token(request.headers.get("x-csrf-token", form.get("csrf", "")), session):
         return forbidden("the form is of another session: go back, reload the page, try again")
-    if not session.may_write and request.url.path != "/sign-out":
+    if not session.may_write and path_of(request) != "/sign-out":
         return forbidden("this token may look, but change nothing")
     return None
 
@@ -160,12 +162,13 @@ def _to_sign_in(request: Request) -> Response:
     if is_partial(request.headers):
         # The whole page is loaded again, and led to the sign-in.
         return Response(status_code=HTTPStatus.UNAUTHORIZED, headers={"HX-Refresh": "true"})
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    query = request.scope["query_string"].decode("latin-1")
+    here = path_of(request) + (f"?{query}" if query else "")
     if request.method in _READS and request.headers.get("sec-fetch-site") == "cross-site":
         # A link from elsewhere, such as a chat: browsers keep a strict cookie back. From our own page they send it.
         return HTMLResponse(_AGAIN)
-    query = urlencode({"next": here}) if request.method in _READS and here != "/" else ""
-    return RedirectResponse(f"/sign-in?{query}" if query else "/sign-in", status_code=HTTPStatus.SEE_OTHER)
+    back = f"?{urlencode({'next': here})}" if request.method in _READS and here != "/" else ""
+    return RedirectResponse(f"/sign-in{back}", status_code=HTTPStatus.SEE_OTHER)
 
 
 _AGAIN: Final = (

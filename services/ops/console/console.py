@@ -122,10 +122,10 @@ class Console:
             flash=flash,
             csrf=None if session is None else csrf_token(session),
             sections=SECTIONS,
-            section=section_of(request.url.path),
+            section=section_of(path_of(request)),
             open_letters=await self._count_open(request),
-            path=request.url.path,
-            query=request.query_params.get("q", "") if request.url.path == "/search" else "",
+            path=path_of(request),
+            query=request.query_params.get("q", "") if path_of(request) == "/search" else "",
             now=self.clock(),
             **view,
         )
@@ -204,7 +204,7 @@ class Console:
 
     def _is_https(self, request: Request) -> bool:
         forwarded = request.headers.get("x-forwarded-proto") if self.is_trusted(request) else None
-        return (forwarded or request.url.scheme) == "https"
+        return (forwarded or request.scope["scheme"]) == "https"
 
     # Below
 
@@ -249,6 +249,12 @@ def _since(context: Context, moment: datetime) -> str:
 def _new_key() -> str:
     """Return a new idempotency key, so that a form that is sent twice is done once."""
     return secrets.token_urlsafe(16)
+
+
+def path_of(request: Request) -> str:
+    """Return the path as the server routes it. `Request.url` is made of the Host header, which the client controls."""
+    path: str = request.scope["path"]
+    return path
 
 
 def is_partial(headers: Headers) -> bool:
