@@ -90,6 +90,8 @@ class Scene:
     hostile: int
     binary: int
     replays: dict[str, str]
+    #: A webhook endpoint.
+    endpoint: str
 
     def screens(self) -> dict[str, str]:
         """The address of each screen."""
@@ -112,6 +114,7 @@ class Scene:
             "replay-new-group": f"/replays/new?fingerprint={self.group}",
             **{f"replay-{name}": f"/replays/{number}" for name, number in self.replays.items()},
             "replay-undo": f"/replays/{self.replays['half']}/undo",
+            "webhook-endpoint": f"/queues/webhooks/{self.endpoint}",
         }
 
 
@@ -149,7 +152,7 @@ async def set_scene(stack: Stack, simulator: Simulator, *, crowd: bool = True) -
     hostile = await _odd_letters(stack)
     dropped = (await ask(stack, "/dead-letters", error_code="destination_mismatch", limit=1))["items"][0]["number"]
     await say(stack, f"/dead-letters/{dropped}/drop", {"reason": "the product deleted that user"})
-    await _listeners(stack)
+    endpoint = await _listeners(stack)
     running = await _running(stack, simulator)
     return Scene(
         user="maya",
@@ -162,6 +165,7 @@ async def set_scene(stack: Stack, simulator: Simulator, *, crowd: bool = True) -
         hostile=hostile[0],
         binary=hostile[1],
         replays=replays,
+        endpoint=endpoint,
     )
 
 
@@ -242,8 +246,8 @@ async def _odd_letters(stack: Stack) -> list[int]:
             await asyncio.sleep(0.1)
 
 
-async def _listeners(stack: Stack) -> None:
-    """A subscription, and a webhook endpoint that does not answer."""
+async def _listeners(stack: Stack) -> str:
+    """A subscription, and a webhook endpoint that does not answer; the endpoint's id."""
     body = {"events": ["model.activated.v1"], "description": "the app's notifications"}
     async with plain_client(base_url=stack.url("notifier"), headers=stack.api.headers) as notifier:
         made = await notifier.post("/v1/webhook-endpoints", json={**body, "url": "http://127.0.0.1:9/modelswap"})
@@ -252,6 +256,7 @@ async def _listeners(stack: Stack) -> None:
         assert answer.is_success, answer.text
     if "MODELSWAP_MANAGEMENT_URL" in stack.environment:
         await stack.ops.put("/v1/subscriptions/generator", json={"events": ["model.activated.v1"]})
+    return str(made.json()["id"])
 
 
 async def _running(stack: Stack, simulator: Simulator) -> str:

@@ -27,7 +27,7 @@ from tests.console import TOKENS, signed_in
 from tests.ops import READER
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
-HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\"'&\u202e"
+HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\"'&"
 ID = UUID(int=7)
 
 

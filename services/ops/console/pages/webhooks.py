@@ -72,7 +72,8 @@ class _Screen:
     async def resend(self, request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
             sent = await apis.notifier.post(Resent, f"{_api_path(request)}/resend", _body(form), key=form.text("key"))
-            return Done(_page_path(request), f"{sent.deliveries} deliveries are sent again.")
+            said = "1 delivery is" if sent.deliveries == 1 else f"{sent.deliveries} deliveries are"
+            return Done(_page_path(request), f"{said} sent again.")
 
         async def again(problem: ProblemView) -> Response:
             return await self._show(request, problem=problem)
