@@ -249,6 +249,21 @@ async def test_a_queue_says_why_it_is_paused_and_how_old_its_oldest_is():
     assert (queues["modelswap.progress"]["paused"], queues["modelswap.progress"]["oldest_seconds"]) == (None, None)
 
 
+async def test_checks_that_hang_do_not_hang_the_answer():
+    async def hangs() -> Health:
+        await asyncio.Event().wait()
+        return await itself()
+
+    ops = Running(
+        {}, hangs, name="ops", version=VERSION, amqp_url="", management=None, topology=PLAN, deadline_seconds=0.05
+    )
+
+    (seen,) = (await told(ops, "/processes"))["processes"]
+
+    assert (seen["state"], seen["version"]) == ("not_ready", None)
+    assert seen["detail"] == "its checks did not end within 0.05 s: what it depends on hangs"
+
+
 async def test_many_who_ask_at_once_cause_one_look():
     looks = 0
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView, Source, kind_of
 from services.ops.subscriptions.arrivals import Arrivals
 from shared.contract.errors import ModelswapError
-from shared.contract.health import Health, Seen, judge, why_stuck
+from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
 from shared.contract.rights import CONSUMED, exactly
 from shared.contract.topology import Queue, Topology
 from shared.runtime.broker import depths
@@ -145,8 +145,13 @@ class Running:
         return {**dict(zip(self._addresses, others, strict=True)), self._name: itself}
 
     async def _look_at_itself(self) -> Seen:
-        oldest = oldest_deliveries(generate_latest().decode(), self._name)
-        return judge(self._name, await self._itself(), self._version, oldest)
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                health = await self._itself()
+        except TimeoutError:
+            detail = f"its checks did not end within {self._deadline_seconds:g} s: what it depends on hangs"
+            return Seen(ProcessState.NOT_READY, detail, f"Postgres may be frozen; log of {self._name}")
+        return judge(self._name, health, self._version, oldest_deliveries(generate_latest().decode(), self._name))
 
     def _process(self, name: str, seen: Seen) -> ProcessView:
         health = seen.health
