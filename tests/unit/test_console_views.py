@@ -225,8 +225,18 @@ def test_hours_without_a_swap_are_a_gap_and_no_zero_seconds():
 
     shown = now.speed(SwapsByHour(total=SwapStatistics(swaps=3, p50_seconds=1, p99_seconds=3), items=hours))
 
+    assert shown.seconds_chart is not None
     assert shown.seconds_chart.count("<circle") == 4
     assert 'aria-label="From webhook to swap: half within 1.0 s, 99 of 100 within 3.0 s."' in shown.seconds_chart
+
+
+def test_one_hour_alone_makes_no_line():
+    hour = HourStatistics(hour=NOON, swaps=2, p50_seconds=1, p99_seconds=2)
+
+    shown = now.speed(SwapsByHour(total=SwapStatistics(swaps=2, p50_seconds=1, p99_seconds=2), items=[hour]))
+
+    assert shown.seconds_chart is None
+    assert (shown.median, shown.slowest) == ("1.0 s", "2.0 s")
 
 
 # Search

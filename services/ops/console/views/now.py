@@ -91,7 +91,8 @@ class Speed:
     median: str
     slowest: str
     swaps_chart: Markup
-    seconds_chart: Markup
+    #: None if there are too few hours for a line.
+    seconds_chart: Markup | None
 
 
 def steps(counts: TrainingCounts | None, letters: LetterCounts | None) -> tuple[list[Step], list[Step]]:
@@ -183,7 +184,9 @@ def speed(swaps: SwapsByHour) -> Speed:
             [("info", median), ("quiet", slowest)],
             sentence=f"From webhook to swap: half within {_seconds(total.p50_seconds)}, "
             f"99 of 100 within {_seconds(total.p99_seconds)}.",
-        ),
+        )
+        if sum(each.value is not None for each in median) > 1
+        else None,
     )
 
 
@@ -236,7 +239,9 @@ def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> It
     if letters is not None and letters.open:
         newest = f"Most of them: {groups[0].error_text}" if groups else ""
         fresh = sum(each.last_hour for each in groups)
-        text = _plural(letters.open, "open dead letter") + (f", {number(fresh)} in the last hour" if fresh else "")
+        text = _plural(letters.open, "open dead letter")
+        # Also those that were repaired since.
+        text += f"; {_plural(fresh, 'message')} failed in the last hour" if fresh else ""
         yield Concern("bad" if fresh else "warn", text, newest, "/dead-letters")
     if letters is not None and letters.replaying:
         verb = "is" if letters.replaying == 1 else "are"
