@@ -175,10 +175,6 @@ class Topology:
         """Return whether *queue* is lossy."""
         return any(each.name == queue and each.is_lossy for each in self.queues)
 
-    def keeps(self, queue: str) -> bool:
-        """Return whether *queue* is the events log, which keeps its messages however often they are read."""
-        return any(each.name == queue and each.is_log for each in self.queues)
-
     def loses(self, exchange: str, routing_key: str) -> bool:
         """Return whether a message with this exchange and routing key reaches lossy queues only."""
         return (exchange, routing_key) in self.lost

@@ -21,7 +21,6 @@ from shared.runtime.settings import (
     OpsSettings,
     Settings,
     SettingsError,
-    TopologySettings,
     TriggerSettings,
 )
 
@@ -73,8 +72,7 @@ def _finding(name: str, seen: Seen, away: str) -> Finding:
 
 async def queues(environment: Environment) -> str:
     """Return how many messages wait, and for how long."""
-    plan = TopologySettings.load(environment).topology
-    consumer_of = {queue: name for name, queues in CONSUMED.items() for queue in queues if not plan.keeps(queue)}
+    consumer_of = {queue: name for name, queues in CONSUMED.items() for queue in queues}
     depths = await servers.queue_depths(environment, consumer_of)
     urls = _Addresses.load(environment).by_process()
     # The check of a process reports one that does not answer.

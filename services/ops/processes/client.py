@@ -206,12 +206,12 @@ class Running:
     def _queue(
         self, queue: Queue, delays: frozenset[str], seen: Mapping[str, Seen], counts: Mapping[str, _Counts]
     ) -> QueueView:
-        name, consumed = queue.name, not queue.is_log
-        process = next((each for each, queues in CONSUMED.items() if consumed and name in queues), None)
+        name = queue.name
+        process = next((each for each, queues in CONSUMED.items() if name in queues), None)
         found = seen.get(process) if process else None
         counted = counts.get(name)
         oldest = found.oldest.get(name) if found else None
-        if counted is not None and consumed and (oldest is None or not counted.consumers):
+        if counted is not None and process and (oldest is None or not counted.consumers):
             oldest = self._waiting_seconds(counted)
         return QueueView(
             name=name,
