@@ -201,7 +201,11 @@ async def test_a_running_training_is_asked_about_again(desk):
     await desk.state.adopt(registration("ada", "t1"))
     await desk.state.apply([started("t1")])
 
-    assert 'hx-get="/trainings/t1" hx-trigger="every 3s"' in await desk.page("/trainings/t1")
+    page = await desk.page("/trainings/t1")
+
+    assert 'hx-get="/trainings/t1" hx-trigger="every 3s"' in page
+    # What a person has opened, such as the question whether to cancel, is not closed by that.
+    assert '"morphIgnore": ["data-htmx-powered", "open"]' in page
 
 
 async def test_a_training_is_shown_by_its_ref_too(desk):
