@@ -17,7 +17,7 @@ RUNNING: Final = 8
 _TRAININGS: Final = """
     CREATE TEMPORARY TABLE crowd ON COMMIT DROP AS
         SELECT n, u, g, 'crowd-' || u AS user_id, md5('crowd' || n)::uuid AS ref,
-               'tr' || md5('t' || n) || 'x' AS training_id, 'acme/crowd-' || u AS destination,
+               't' || substr(md5('t' || n), 1, 24) AS training_id, 'acme/crowd-' || u AS destination,
                'acme/crowd-' || u || ':' || encode(sha256(n::text::bytea), 'hex') AS model,
                CASE WHEN g = 1 AND runs THEN 'active' WHEN g = 1 THEN 'replaced' WHEN g = 3 AND runs THEN 'running'
                     WHEN g = 3 THEN 'active'
@@ -84,12 +84,12 @@ _LETTERS: Final = """
             SELECT *, now() - make_interval(secs => {seconds} * (1 - n::float8 / {letters})) AS at,
                    CASE WHEN g % 3 = 2 THEN 'modelswap.state' ELSE 'modelswap.extractor' END AS queue,
                    CASE WHEN g % 3 = 2 THEN 'model.ready.v1' ELSE 'training.succeeded.v1' END AS event,
-                   'tr' || md5('t' || n) || 'x' AS training_id,
-                   (ARRAY['no_version', 'destination_mismatch', 'unknown_training', 'ambiguous',
+                   't' || substr(md5('t' || n), 1, 24) AS training_id,
+                   (ARRAY['no_version', 'bad_version_format', 'unknown_training', 'ambiguous',
                           'unexpected'])[1 + g % 5]
                        AS code,
-                   (ARRAY['NoModel', 'Mismatch', 'UnknownTraining', 'NoModel', 'KeyError'])[1 + g % 5] AS class,
-                   (ARRAY['the output names no model version', 'the output names a model of somebody else',
+                   (ARRAY['NoVersion', 'BadVersion', 'UnknownTraining', 'Ambiguous', 'KeyError'])[1 + g % 5] AS class,
+                   (ARRAY['the output has no version', 'the version has 40 hex digits, not 64',
                           'no such training is registered', 'two versions are possible', '''version'''])[1 + g % 5]
                        AS words
             FROM (
@@ -113,7 +113,7 @@ _REPLAYS: Final = """
     INSERT INTO ops.replay_letters
         (replay_id, position, letter, training_id, outcome, detail, user_id, stage, generation, model, previous,
          sent_at, ended_at)
-        SELECT r.id, n, (r.number - 1) * {replayed} + n, 'tr' || md5('t' || n) || 'x', 'swapped',
+        SELECT r.id, n, (r.number - 1) * {replayed} + n, 't' || substr(md5('t' || n), 1, 24), 'swapped',
                'user crowd-' || n || ': no model → acme/crowd-' || n, 'crowd-' || n, 'active', 1,
                'acme/crowd-' || n || ':' || encode(sha256(n::text::bytea), 'hex'), NULL, r.started_at, r.ended_at
         FROM ops.replays AS r, generate_series(1, {replayed}) AS n;

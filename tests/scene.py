@@ -118,8 +118,8 @@ class Scene:
         }
 
 
-async def set_scene(stack: Stack, simulator: Simulator, *, crowd: bool = True) -> Scene:
-    """Let all of it happen; *crowd* adds a past of 30 days."""
+async def set_scene(stack: Stack, simulator: Simulator, *, crowd: bool = True, made_up: bool = True) -> Scene:
+    """Let all of it happen; *crowd* adds a past of 30 days, *made_up* dead letters that no service of ours made."""
     if crowd:
         await fill(stack.database_url, trainings=3000, letters=220, groups=9)
     users, retrained = list(VICTIMS), VICTIMS[:RETRAINED]
@@ -149,7 +149,7 @@ async def set_scene(stack: Stack, simulator: Simulator, *, crowd: bool = True) -
     assert model is not None
     rolled = await stack.api.post("/v1/users/maya/model/rollback", json={"reason": "the new one squints"})
     assert rolled.is_success, rolled.text
-    hostile = await _odd_letters(stack)
+    hostile = await _odd_letters(stack) if made_up else [0, 0]
     dropped = (await ask(stack, "/dead-letters", error_code="destination_mismatch", limit=1))["items"][0]["number"]
     await say(stack, f"/dead-letters/{dropped}/drop", {"reason": "the product deleted that user"})
     endpoint = await _listeners(stack)

@@ -39,10 +39,9 @@ _SCHEMES: Final[tuple[Scheme, ...]] = ("light", "dark")
 _HEIGHTS: Final = {360: 740, 1280: 800, 2560: 1300}
 _MOST: Final = 4000
 #: The screens of the README and the runbook.
-_CHOSEN: Final = ("now", "training", "dead-letters", "replay-previewed", "replay-half")
+_CHOSEN: Final = ("now", "dead-letters", "replay-previewed", "replay-half")
 _CHOSEN_WIDTH: Final = 1280
 _CHOSEN_HEIGHT: Final = 900
-_CHOSEN_COLOURS: Final = 96
 _SETTINGS: Final = {"MODELSWAP_RETRY_DELAYS": "100ms,200ms"}
 
 
@@ -54,7 +53,11 @@ async def main(options: argparse.Namespace) -> None:
         urls = {"amqp_url": servers.amqp_url, "database_url": servers.database_url}
         stack, simulator = await opened.enter_async_context(open_stack(folder, settings=settings, **urls))
         print("screens: the services run; now the scene is set")
-        screens = EMPTY if options.empty else (await set_scene(stack, simulator, crowd=options.past)).screens()
+        screens = (
+            EMPTY
+            if options.empty
+            else (await set_scene(stack, simulator, crowd=options.past, made_up=not options.chosen)).screens()
+        )
         browser = await opened.enter_async_context(chromium(print))
         options.folder.mkdir(parents=True, exist_ok=True)
         wanted = _wanted(screens, _CHOSEN if options.chosen else options.only, whole=options.chosen)
@@ -80,7 +83,8 @@ def _wanted(screens: Mapping[str, str], only: Sequence[str], *, whole: bool) -> 
 def _make_small(file: Path) -> None:
     with Image.open(file) as picture:
         top = picture.convert("RGB").crop((0, 0, picture.width, min(picture.height, _CHOSEN_HEIGHT)))
-    top.quantize(_CHOSEN_COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+    top.save(file.with_suffix(".webp"), quality=80, method=6)
+    file.unlink()
 
 
 @dataclass(frozen=True)
