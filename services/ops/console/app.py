@@ -24,7 +24,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.ops.console.client import Refused, forbidden
 from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial, path_of
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
-from services.ops.console.pages import now, queues, search, sign_in, static, trainings, users, webhooks
+from services.ops.console.pages import (
+    audit,
+    letters,
+    now,
+    queues,
+    replays,
+    search,
+    sign_in,
+    static,
+    trainings,
+    users,
+    webhooks,
+)
 from services.ops.console.session import Session, from_cookie, is_csrf_token
 from shared.contract.answers import KIND_PREFIX, Problem
 from shared.contract.errors import TransientError
@@ -41,6 +53,9 @@ SCREENS: Final[tuple[Callable[[Console], list[Route]], ...]] = (
     queues.routes,
     webhooks.routes,
     search.routes,
+    letters.routes,
+    replays.routes,
+    audit.routes,
     sign_in.routes,
     static.routes,
 )

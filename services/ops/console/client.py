@@ -7,7 +7,7 @@ decided there, and the console shows nothing that the API does not give.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -120,7 +120,7 @@ class Api:
             return response
         raise self._why_not(response)
 
-    async def follow(self, path: str, *, last_id: str | None = None) -> AsyncIterator[Event]:
+    async def follow(self, path: str, *, last_id: str | None = None) -> AsyncGenerator[Event, None]:
         """
         Yield the events of the stream ``GET /v1`` *path*, after the one with *last_id*, until it ends.
 

@@ -116,23 +116,28 @@ class Console:
     async def render(self, request: Request, template: str, *, status: int = 200, **view: Any) -> Response:
         """Return the page of *template* with what it needs in *view*."""
         session: Session | None = request.scope.get(SESSION)
-        flash = None if session is None else open_flash(request.cookies.get(FLASH_COOKIE, ""), session)
-        page = self._templates.get_template(template).render(
-            session=session,
-            flash=flash,
-            csrf=None if session is None else csrf_token(session),
+        page = self.fragment(
+            request,
+            template,
+            flash=None if session is None else open_flash(request.cookies.get(FLASH_COOKIE, ""), session),
             sections=SECTIONS,
             section=section_of(path_of(request)),
             open_letters=await self._count_open(request),
             path=path_of(request),
             query=request.query_params.get("q", "") if path_of(request) == "/search" else "",
-            now=self.clock(),
             **view,
         )
         response = HTMLResponse(page, status_code=status)
         if FLASH_COOKIE in request.cookies and not is_partial(request.headers):
             response.delete_cookie(FLASH_COOKIE, path="/")
         return response
+
+    def fragment(self, request: Request, template: str, **view: Any) -> str:
+        """Return the part of a page that *template* is, for a stream of events."""
+        session: Session | None = request.scope.get(SESSION)
+        return self._templates.get_template(template).render(
+            session=session, csrf=None if session is None else csrf_token(session), now=self.clock(), **view
+        )
 
     async def write(
         self,

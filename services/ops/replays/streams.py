@@ -82,7 +82,9 @@ class Follower:
             self._news.clear()
             update, self._next = self._next, None
             if update is not None:
-                yield f"id: {event_id(self._moment)}\nevent: replay\ndata: {update.model_dump_json()}\n\n".encode()
+                # In ASCII: some readers of streams take rare characters for ends of lines.
+                data = update.model_dump_json(ensure_ascii=True)
+                yield f"id: {event_id(self._moment)}\nevent: replay\ndata: {data}\n\n".encode()
             await wait_for_any(self._news, self._stopping, seconds=self._heartbeat_seconds)
             if not self._news.is_set():
                 yield HEARTBEAT

@@ -98,6 +98,21 @@
     if (event.target.closest?.("[data-help]")) help();
   });
 
+  // One checkbox for all of its form.
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches?.("input[data-all]")) return;
+    for (const each of event.target.form.querySelectorAll("tbody input[type=checkbox]")) {
+      each.checked = event.target.checked;
+    }
+  });
+
+  // Whether a page that follows something is connected.
+  function connected(is) {
+    for (const element of document.querySelectorAll("[data-live-state]")) element.hidden = is;
+  }
+  document.addEventListener("htmx:sse:error", () => connected(false));
+  document.addEventListener("htmx:sse:after:connection", () => connected(true));
+
   // Parts of a page that htmx has replaced hold new times.
   function show() {
     showTimes();

@@ -23,6 +23,8 @@ _VERSION_DIGITS: Final = 8
 _HIDDEN: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
+#: The version of a model ref, wherever it stands in a text: the beginning is enough to compare.
+_VERSION: Final = re.compile(r":([0-9a-f]{12})[0-9a-f]{52}\b", re.ASCII)
 
 
 def iso(moment: datetime) -> str:
@@ -139,6 +141,11 @@ def is_in(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool
     return any(parsed in network for network in networks)
 
 
+def short_models(text: str) -> str:
+    """Return *text* with each model ref as ``owner/name:0123456789ab…``."""
+    return _VERSION.sub(r":\1…", text)
+
+
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "iso": iso,
     "utc": utc,
@@ -148,4 +155,5 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "shape": shape,
     "short_model": short_model,
     "literal": literal,
+    "short_models": short_models,
 }

@@ -1,0 +1,41 @@
+"""The screen Audit: who did what, why, with what outcome. Edge."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.ops.console.console import Console
+from services.ops.console.views.audit import entry_of
+from services.ops.console.views.filters import AUDIT_FIELDS, address, asked, chips, given
+from services.ops.letters.views import AuditView
+from shared.contract.answers import Page
+
+PATH: Final = "/audit"
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the route of the audit."""
+
+    async def show_audit(request: Request) -> Response:
+        chosen, cursor = given(request.query_params, AUDIT_FIELDS), request.query_params.get("cursor")
+        wanted = asked(chosen, console.clock())
+        found = await console.apis(request).ops.get(Page[AuditView], PATH, {**wanted, "cursor": cursor})
+        return await console.render(
+            request,
+            "audit.html",
+            entries=[entry_of(each) for each in found.items],
+            chosen=chosen,
+            fields=AUDIT_FIELDS,
+            chips=chips(PATH, chosen, AUDIT_FIELDS),
+            actors=sorted({each.actor for each in found.items}),
+            actions=sorted({each.action for each in found.items}),
+            address=address,
+            next=found.next_cursor and address(PATH, chosen, {"cursor": found.next_cursor}),
+            first=cursor and address(PATH, chosen),
+        )
+
+    return [Route(PATH, show_audit)]

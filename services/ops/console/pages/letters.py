@@ -1,0 +1,261 @@
+"""The screens of dead letters: groups, those that a filter finds, one of them whole, drop and restore. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Final
+
+from pydantic import JsonValue
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from services.ops.console.client import Apis, Refused, attempt, quoted
+from services.ops.console.console import Console, Done
+from services.ops.console.forms import Form
+from services.ops.console.views.audit import entry_of
+from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, is_object, pretty
+from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given
+from services.ops.console.views.letters import (
+    PATH,
+    change_sentence,
+    changed_sentence,
+    found_count,
+    group_row,
+    offers,
+    selection_of,
+    trend,
+    typed,
+)
+from services.ops.console.views.looks import COOKIE, Look
+from services.ops.console.views.problems import ProblemView
+from services.ops.letters.views import (
+    AuditView,
+    Changed,
+    GroupView,
+    LetterCounts,
+    LetterLine,
+    LetterStatus,
+    LetterView,
+    Suggestions,
+)
+from services.ops.replays.views import ReplayOfLetterView, ReplayView
+from shared.contract.answers import KIND_PREFIX, Mistake, Page, Problem
+
+_ANY: Final = "any"
+_VERBS: Final = ("drop", "restore")
+#: How long a browser remembers what was seen.
+_REMEMBERED_SECONDS: Final = 90 * 24 * 3600
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the routes of dead letters."""
+    screens = _Letters(console)
+    return [
+        Route(PATH, screens.show_all, methods=["GET"]),
+        Route(f"{PATH}/seen", screens.all_seen, methods=["POST"]),
+        Route(f"{PATH}/drop", screens.show_change, methods=["GET"]),
+        Route(f"{PATH}/drop", screens.change, methods=["POST"]),
+        Route(f"{PATH}/restore", screens.show_change, methods=["GET"]),
+        Route(f"{PATH}/restore", screens.change, methods=["POST"]),
+        Route(f"{PATH}/{{number}}", screens.show_one, methods=["GET"]),
+        Route(f"{PATH}/{{number}}/body", screens.save_body, methods=["GET"]),
+        Route(f"{PATH}/{{number}}/edit", screens.show_edit, methods=["GET"]),
+        Route(f"{PATH}/{{number}}/edit", screens.edit, methods=["POST"]),
+    ]
+
+
+class _Letters:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    # Lists
+
+    async def show_all(self, request: Request) -> Response:
+        chosen = given(request.query_params, LETTER_FIELDS)
+        if set(chosen) - {"status"} or request.query_params.get("show") == "list":
+            return await self._show_list(request, chosen)
+        return await self._show_groups(request, chosen.get("status", LetterStatus.OPEN.value))
+
+    async def _show_groups(self, request: Request, status: str) -> Response:
+        console, ops = self._console, self._console.apis(request).ops
+        now, cursor = console.clock(), request.query_params.get("cursor")
+        known = Look.read(request.cookies.get(COOKIE, ""))
+        look = (known or Look.first(now)).again(now)
+        wanted = None if status == _ANY else status
+        groups, counts, newest = await asyncio.gather(
+            ops.get(
+                Page[GroupView],
+                "/dead-letter-groups",
+                {"status": wanted, "seen": str(look.seen) if known else None, "cursor": cursor},
+            ),
+            ops.get(LetterCounts, "/dead-letter-counts"),
+            ops.get(Page[LetterLine], "/dead-letters", {"limit": "1"}),
+        )
+        shown = look.showing(max((each.number for each in newest.items), default=0))
+        response = await console.render(
+            request,
+            "letters.html",
+            rows=[group_row(each, wanted, now) for each in groups.items],
+            counts=counts,
+            chosen_status=status,
+            new=sum(each.new for each in groups.items),
+            look=look,
+            next=groups.next_cursor and address(PATH, {"status": status, "cursor": groups.next_cursor}),
+            first=cursor and address(PATH, {"status": status}),
+        )
+        # The first time, everything is known from now on.
+        self._remember(request, response, shown if known else shown.all_seen(now))
+        return response
+
+    async def all_seen(self, request: Request) -> Response:
+        now = self._console.clock()
+        response = RedirectResponse(PATH, status_code=HTTPStatus.SEE_OTHER)
+        look = Look.read(request.cookies.get(COOKIE, "")) or Look.first(now)
+        self._remember(request, response, look.all_seen(now))
+        return response
+
+    def _remember(self, request: Request, response: Response, look: Look) -> None:
+        self._console.set_cookie(request, response, COOKIE, look.cookie(), seconds=_REMEMBERED_SECONDS)
+
+    async def _show_list(self, request: Request, chosen: dict[str, str]) -> Response:
+        console, ops = self._console, self._console.apis(request).ops
+        now, cursor = console.clock(), request.query_params.get("cursor")
+        wanted = asked(chosen, now)
+        fingerprint = chosen.get("fingerprint")
+        letters, suggestions, groups = await asyncio.gather(
+            ops.get(Page[LetterLine], "/dead-letters", {**wanted, "cursor": cursor}),
+            ops.get(Suggestions, "/dead-letter-suggestions", wanted),
+            ops.get(Page[GroupView], "/dead-letter-groups", {"fingerprint": fingerprint or "-", "limit": "1"}),
+        )
+        group = groups.items[0] if fingerprint and groups.items else None
+        here = {**chosen, "show": "list"}
+        return await console.render(
+            request,
+            "letters_found.html",
+            letters=letters.items,
+            chosen=chosen,
+            fields=LETTER_FIELDS,
+            statuses=list(LetterStatus),
+            chips=chips(PATH, chosen, LETTER_FIELDS),
+            offers=offers(suggestions, chosen),
+            typed=typed(suggestions),
+            found=found_count(suggestions),
+            group=group,
+            trend=None if group is None else trend(group, now),
+            replay_all=address("/replays/new", wanted, {"status": None}) if set(chosen) - {"status"} else None,
+            drop_all=address(f"{PATH}/drop", wanted, {"status": None}) if set(chosen) - {"status"} else None,
+            next=letters.next_cursor and address(PATH, here, {"cursor": letters.next_cursor}),
+            first=cursor and address(PATH, here),
+        )
+
+    # One
+
+    async def show_one(self, request: Request) -> Response:
+        console, ops = self._console, self._console.apis(request).ops
+        letter = await ops.get(LetterView, _of(request), {"body_limit_bytes": str(SHOWN_BYTES)})
+        replays, entries = await asyncio.gather(
+            attempt(ops.get(Page[ReplayOfLetterView], f"/dead-letters/{letter.number}/replays", {"limit": "20"})),
+            attempt(ops.get(Page[AuditView], "/audit", {"target": f"dead letter {letter.number}", "limit": "20"})),
+        )
+        body = body_of(letter)
+        past = replays.items if isinstance(replays, Page) else ()
+        return await console.render(
+            request,
+            "letter.html",
+            letter=letter,
+            body=body,
+            text=None if body.text is None else pretty(body.text) if body.tree is not None else body.text,
+            may_edit=not body.is_cut and is_object(body.text),
+            replays=[
+                (each, None if each.edited_body is None or body.text is None else diff(body.text, each.edited_body))
+                for each in past
+            ],
+            entries=[entry_of(each) for each in entries.items] if isinstance(entries, Page) else [],
+        )
+
+    async def save_body(self, request: Request) -> Response:
+        answer = await self._console.apis(request).ops.ask("GET", f"{_of(request)}/body")
+        kept = ("content-type", "content-disposition")
+        return Response(answer.content, headers={name: answer.headers[name] for name in kept})
+
+    # Edit
+
+    async def show_edit(self, request: Request) -> Response:
+        return await self._edit_form(request)
+
+    async def _edit_form(
+        self, request: Request, *, typed: Form | None = None, problem: ProblemView | None = None
+    ) -> Response:
+        ops = self._console.apis(request).ops
+        letter = await ops.get(LetterView, _of(request))
+        return await self._console.render(
+            request,
+            "letter_edit.html",
+            letter=letter,
+            is_editable=is_object(letter.body_text),
+            text=pretty(letter.body_text or "") if typed is None else typed.get("body", ""),
+            reason="" if typed is None else typed.text("reason"),
+            problem=problem,
+        )
+
+    async def edit(self, request: Request) -> Response:
+        """Predict what the edited dead letter would do: it is sent from the replay's own page."""
+
+        async def work(apis: Apis, form: Form) -> Done:
+            body = {"body": _json(form.get("body", "")), "reason": form.text("reason"), "dry_run": True}
+            made = await apis.ops.post(ReplayView, f"{_of(request)}/edit-and-replay", body, key=form.get("key"))
+            return Done(f"/replays/{made.id}", "Nothing is sent yet: look at what it would do, then start it.", "info")
+
+        async def again(problem: ProblemView) -> Response:
+            return await self._edit_form(request, typed=self._console.form(request), problem=problem)
+
+        return await self._console.write(request, work, again=again)
+
+    # Drop and restore
+
+    async def show_change(self, request: Request) -> Response:
+        verb = request.url.path.rpartition("/")[2]
+        now, query = self._console.clock(), request.query_params
+        selection = selection_of(query.getlist("letters"), asked(given(query, LETTER_FIELDS), now))
+        body = {**selection.body, "reason": "a dry run", "dry_run": True}
+        planned = await self._console.apis(request).ops.post(Changed, f"/dead-letters/{verb}", body)
+        return await self._console.render(
+            request,
+            "letters_change.html",
+            verb=verb,
+            selection=selection,
+            planned=planned,
+            sentence=change_sentence(verb, planned),
+        )
+
+    async def change(self, request: Request) -> Response:
+        verb = request.url.path.rpartition("/")[2]
+
+        async def work(apis: Apis, form: Form) -> Done:
+            selection = selection_of(form.all("letters"), given(form, LETTER_FIELDS))
+            up_to = form.text("up_to")
+            body = {**selection.body, "reason": form.text("reason"), "up_to": int(up_to) if up_to.isdecimal() else None}
+            changed = await apis.ops.post(Changed, f"/dead-letters/{verb}", body)
+            numbers = form.all("letters")
+            back = f"{PATH}/{numbers[0]}" if len(numbers) == 1 else PATH
+            return Done(back, changed_sentence(verb, changed))
+
+        return await self._console.write(request, work)
+
+
+def _of(request: Request) -> str:
+    """Return the API's path of the dead letter of this page."""
+    return f"/dead-letters/{quoted(request.path_params['number'])}"
+
+
+def _json(text: str) -> JsonValue:
+    try:
+        parsed: JsonValue = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        said = Mistake(pointer="#/body", detail=str(error))
+        kind = f"{KIND_PREFIX}invalid"
+        raise Refused(Problem(type=kind, title="invalid", status=422, detail="it is no JSON", errors=[said])) from error
+    return parsed

@@ -1,0 +1,268 @@
+"""The screens of replays: what would happen, what happens, what it came to, and undo. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from functools import partial
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.ops.console.client import Apis, Refused, ServiceDown, attempt, quoted
+from services.ops.console.console import Console, Done
+from services.ops.console.forms import Form
+from services.ops.console.views.filters import LETTER_FIELDS, address, asked, given
+from services.ops.console.views.letters import found_count, offers, selection_of
+from services.ops.console.views.problems import ProblemView
+from services.ops.console.views.replays import KINDS, number_of, replay_page, steps_of
+from services.ops.letters.views import LetterStatus, Suggestions
+from services.ops.replays.views import (
+    DEFAULT_RATE,
+    DEFAULT_STEPS,
+    DEFAULT_STOP_SHARE,
+    ReplayedLetterView,
+    ReplayedUserView,
+    ReplayUpdate,
+    ReplayView,
+    UndonePreview,
+)
+from shared.contract.answers import Page
+from shared.runtime.sse import HEARTBEAT, HEARTBEAT_SECONDS, RETRY, EventStream
+
+PATH: Final = "/replays"
+#: What each button does: the API's verb, and the sentence afterwards.
+_VERBS: Final[Mapping[str, tuple[str, str]]] = {
+    "start": ("start", "It is running."),
+    "pause": ("pause", "It is paused: no more are sent. What was sent still gets its outcome."),
+    "resume": ("resume", "It goes on. Failures so far do not stop it any more."),
+    "cancel": ("cancel", "It is canceled: dead letters that were not sent are open again."),
+    "undo": ("undo", "The models are being taken back, user by user."),
+}
+_TYPED: Final[Mapping[str, str]] = {
+    "reason": "",
+    "rate": f"{DEFAULT_RATE:g}",
+    "steps": ", ".join(map(str, DEFAULT_STEPS)),
+    "stop": f"{DEFAULT_STOP_SHARE * 100:g}",
+}
+
+
+def routes(console: Console) -> list[Route]:
+    """Return the routes of replays."""
+    screens = _Replays(console)
+    return [
+        Route(PATH, screens.show_all, methods=["GET"]),
+        Route(PATH, screens.create, methods=["POST"]),
+        Route(f"{PATH}/new", screens.show_form, methods=["GET"]),
+        Route(f"{PATH}/{{replay}}", screens.show_one, methods=["GET"]),
+        Route(f"{PATH}/{{replay}}/live", screens.follow, methods=["GET"]),
+        Route(f"{PATH}/{{replay}}/undo", screens.show_undo, methods=["GET"]),
+        *(Route(f"{PATH}/{{replay}}/{verb}", partial(screens.steer, verb=verb), methods=["POST"]) for verb in _VERBS),
+    ]
+
+
+class _Replays:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    async def show_all(self, request: Request) -> Response:
+        cursor = request.query_params.get("cursor")
+        found = await self._console.apis(request).ops.get(Page[ReplayView], PATH, {"limit": "30", "cursor": cursor})
+        return await self._console.render(
+            request,
+            "replays.html",
+            replays=[replay_page(each) for each in found.items],
+            next=found.next_cursor and address(PATH, {"cursor": found.next_cursor}),
+            first=cursor and PATH,
+        )
+
+    # A new one
+
+    async def show_form(self, request: Request) -> Response:
+        query, now = request.query_params, self._console.clock()
+        return await self._form(request, query.getlist("letters"), asked(given(query, LETTER_FIELDS), now), _TYPED)
+
+    async def _form(
+        self,
+        request: Request,
+        numbers: list[str],
+        chosen: Mapping[str, str],
+        typed: Mapping[str, str],
+        *,
+        problem: ProblemView | None = None,
+    ) -> Response:
+        selection = selection_of(numbers, chosen)
+        found = None
+        if not numbers and selection.fields:
+            wanted = {**chosen, "status": LetterStatus.OPEN.value}
+            found = await self._console.apis(request).ops.get(Suggestions, "/dead-letter-suggestions", wanted)
+        return await self._console.render(
+            request,
+            "replay_new.html",
+            selection=selection,
+            found=None if found is None else found_count(found),
+            offers=[] if found is None else offers(found, {"status": "", **chosen}),
+            typed={name: typed.get(name, default) for name, default in _TYPED.items()},
+            problem=problem,
+        )
+
+    async def create(self, request: Request) -> Response:
+        """Predict what a replay would do: it is started from its own page."""
+        form = self._console.form(request)
+        numbers, chosen = form.all("letters"), given(form, LETTER_FIELDS)
+
+        async def work(apis: Apis, form: Form) -> Done:
+            share = number_of(form.text("stop"))
+            body: dict[str, Any] = {
+                **selection_of(numbers, chosen).body,
+                "reason": form.text("reason"),
+                "rate_per_second": number_of(form.text("rate")),
+                "steps": steps_of(form.text("steps")),
+                "stop_when_failed_share": share / 100 if isinstance(share, float) else share,
+                "dry_run": True,
+            }
+            made = await apis.ops.post(ReplayView, PATH, body, key=form.get("key"))
+            return Done(f"{PATH}/{made.id}", "Nothing is sent yet: look at what it would do, then start it.", "info")
+
+        async def again(problem: ProblemView) -> Response:
+            return await self._form(request, numbers, chosen, form, problem=problem)
+
+        return await self._console.write(request, work, again=again)
+
+    # One
+
+    async def show_one(self, request: Request) -> Response:
+        ops = self._console.apis(request).ops
+        replay = await ops.get(ReplayView, _of(request))
+        return await self._console.render(request, "replay.html", **await self._view(request, replay))
+
+    async def _view(self, request: Request, replay: ReplayView) -> dict[str, Any]:
+        """Return what the page, or its parts that change, need."""
+        ops, query = self._console.apis(request).ops, request.query_params
+        shows = "letters" if query.get("show") == "letters" else "users"
+        here = {name: query.get(name) for name in ("show", "outcome", "predicted")}
+        view = replay_page(replay)
+        path, cursor = f"/replays/{replay.id}", query.get("cursor")
+        asked_for = {"outcome": query.get("outcome"), "cursor": cursor}
+        users: Page[ReplayedUserView] | None = None
+        letters: Page[ReplayedLetterView] | None = None
+        if shows == "users":
+            users = await ops.get(Page[ReplayedUserView], f"{path}/users", asked_for)
+        else:
+            letters = await ops.get(
+                Page[ReplayedLetterView], f"{path}/letters", {**asked_for, "predicted": query.get("predicted")}
+            )
+        found = users or letters
+        following = found.next_cursor if found else None
+        return {
+            "view": view,
+            "view_kinds": KINDS,
+            "replay": replay,
+            "shows": shows,
+            "users": users.items if users else (),
+            "letters": letters.items if letters else (),
+            "chosen": query.get("outcome") or query.get("predicted") or "",
+            "address_of": partial(_address_of, replay, view.is_plan),
+            "live": address(f"{path}/live", here, {"cursor": cursor}),
+            "next": following and address(path, here, {"cursor": following}),
+            "first": cursor and address(path, here),
+        }
+
+    async def follow(self, request: Request) -> Response:
+        """Send the parts of a replay's page that change, whenever they do."""
+        await self._console.apis(request).ops.get(ReplayView, _of(request))
+
+        @contextmanager
+        def followed() -> Iterator[_Follower]:
+            yield _Follower(self, request)
+
+        return EventStream(followed)
+
+    async def parts(self, request: Request, replay: ReplayView) -> str:
+        """Return the parts that change."""
+        return self._console.fragment(request, "replay_parts.html", **await self._view(request, replay))
+
+    def updates(self, request: Request) -> AsyncGenerator[ReplayView, None]:
+        return _updates(self._console.apis(request), _of(request))
+
+    async def steer(self, request: Request, *, verb: str) -> Response:
+        async def work(apis: Apis, form: Form) -> Done:
+            path, said = _VERBS[verb]
+            record = await apis.ops.post(ReplayView, f"{_of(request)}/{path}", {"reason": form.text("reason")})
+            return Done(f"{PATH}/{record.id}", said)
+
+        return await self._console.write(request, work)
+
+    # Undo
+
+    async def show_undo(self, request: Request) -> Response:
+        ops, cursor = self._console.apis(request).ops, request.query_params.get("cursor")
+        replay = await ops.get(ReplayView, _of(request))
+        preview = await attempt(ops.get(Page[UndonePreview], f"{_of(request)}/undo-preview", {"cursor": cursor}))
+        path = f"{PATH}/{replay.id}/undo"
+        page = preview if isinstance(preview, Page) else None
+        return await self._console.render(
+            request,
+            "replay_undo.html",
+            view=replay_page(replay),
+            replay=replay,
+            users=page.items if page else (),
+            away=None if page else preview,
+            next=page.next_cursor and address(path, {"cursor": page.next_cursor}) if page else None,
+            first=cursor and path,
+        )
+
+
+class _Follower:
+    """A browser that follows a replay."""
+
+    def __init__(self, screens: _Replays, request: Request) -> None:
+        self._screens = screens
+        self._request = request
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the parts that change, until ops stops or the replay cannot be asked for; browsers come again."""
+        yield RETRY
+        async with aclosing(self._screens.updates(self._request)) as updates:
+            following = asyncio.ensure_future(anext(updates))
+            try:
+                while True:
+                    done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS)
+                    if not done:
+                        yield HEARTBEAT
+                        continue
+                    try:
+                        replay = following.result()
+                        yield _event(await self._screens.parts(self._request, replay))
+                    except (StopAsyncIteration, Refused, ServiceDown):
+                        return
+                    following = asyncio.ensure_future(anext(updates))
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+
+
+async def _updates(apis: Apis, path: str) -> AsyncGenerator[ReplayView, None]:
+    async with aclosing(apis.ops.follow(f"{path}/events")) as events:
+        async for event in events:
+            yield ReplayUpdate.model_validate_json(event.data).replay
+
+
+def _event(html: str) -> bytes:
+    # Not str.splitlines, which knows ends of lines that browsers do not.
+    lines = "".join(f"data: {line}\n" for line in re.split(r"\r\n|\r|\n", html))
+    return f"{lines}\n".encode()
+
+
+def _of(request: Request) -> str:
+    """Return the API's path of the replay of this page."""
+    return f"/replays/{quoted(request.path_params['replay'])}"
+
+
+def _address_of(replay: ReplayView, is_plan: bool, outcome: str) -> str:  # noqa: FBT001 (bound by partial)
+    """Return the address of the dead letters that have this outcome, or this prediction."""
+    return address(f"{PATH}/{replay.id}", {"show": "letters", "predicted" if is_plan else "outcome": outcome})

@@ -1,0 +1,67 @@
+"""The audit as its screen shows it: each entry with a link to what it is about. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from services.ops.console.views.filters import LETTER_FIELDS, address
+from services.ops.letters.views import AuditView
+
+_UUID: Final = re.compile(r"[0-9a-f-]{36}", re.ASCII)
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+_FIELDS: Final = "|".join(LETTER_FIELDS)
+_FIELD: Final = re.compile(rf"({_FIELDS}) (.*?)(?=, (?:{_FIELDS}) |$)", re.DOTALL)
+#: The status colour of what was done, by its last word.
+_KINDS: Final = {
+    "started": "info",
+    "resumed": "info",
+    "done": "good",
+    "restored": "info",
+    "dropped": "quiet",
+    "paused": "warn",
+    "stopped": "bad",
+    "canceled": "quiet",
+    "undone": "warn",
+    "undo_started": "warn",
+    "rolled_back": "warn",
+    "withdrawn": "bad",
+    "planned": "quiet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the audit."""
+
+    entry: AuditView
+    #: Where its target is shown; None: on no screen.
+    address: str | None
+    kind: str
+    word: str
+
+
+def entry_of(entry: AuditView) -> Entry:
+    """Return *entry* with the link to its target."""
+    subject, _, verb = entry.action.rpartition(".")
+    word = f"{subject} {verb}".strip().replace("_", " ")
+    return Entry(entry, target_address(entry.target), _KINDS.get(verb, "quiet"), word)
+
+
+def target_address(target: str) -> str | None:
+    """Return the address of the page that shows *target*; None if there is none."""
+    for begin, form, path in (
+        ("dead letter ", _NUMBER, "/dead-letters/"),
+        ("replay ", _UUID, "/replays/"),
+        ("user ", None, "/users/"),
+        ("training ", None, "/trainings/"),
+    ):
+        if target.startswith(begin):
+            name = target.removeprefix(begin)
+            return f"{path}{quote(name, safe='')}" if name and (form is None or form.fullmatch(name)) else None
+    if target.startswith("dead letters with "):
+        chosen = dict(_FIELD.findall(target.removeprefix("dead letters with ")))
+        return address("/dead-letters", chosen) if chosen else None
+    return "/queues" if target.startswith("subscription ") else None

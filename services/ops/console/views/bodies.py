@@ -1,0 +1,144 @@
+"""The body of a dead letter for people: as a JSON tree, as text, and as bytes; bounded. Pure."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from services.ops.letters.views import LetterView
+
+#: How much of a body is asked for, and shown as text.
+SHOWN_BYTES: Final = 64 * 1024
+#: How much is shown as bytes.
+_DUMPED_BYTES: Final = 2048
+_LINE_BYTES: Final = 16
+#: A tree with more parts helps nobody, and slows the browser down.
+_MOST_NODES: Final = 2000
+_MOST_DEPTH: Final = 40
+_MOST_LINES: Final = 3000
+_SPACE, _DELETE = 0x20, 0x7F
+
+
+@dataclass(frozen=True, slots=True)
+class DumpLine:
+    """Sixteen bytes."""
+
+    offset: str
+    bytes: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body."""
+
+    size_bytes: int
+    #: Whether only its beginning is here.
+    is_cut: bool
+    #: What a JSON object or list holds; None: it is neither, or too large to be shown as a tree.
+    tree: Mapping[str, Any] | Sequence[Any] | None
+    #: None: it is no text.
+    text: str | None
+    dump: Sequence[DumpLine]
+    #: Bytes beyond those of the dump.
+    undumped_bytes: int
+
+
+def body_of(letter: LetterView) -> Body:
+    """Return the body of *letter*, which may be the beginning only."""
+    content = base64.b64decode(letter.body_base64)
+    is_cut = len(content) < letter.body_bytes
+    dumped = content[:_DUMPED_BYTES]
+    return Body(
+        size_bytes=letter.body_bytes,
+        is_cut=is_cut,
+        tree=None if is_cut or letter.body_text is None else _tree(letter.body_text),
+        text=letter.body_text,
+        dump=_dump(dumped),
+        undumped_bytes=letter.body_bytes - len(dumped),
+    )
+
+
+def _tree(text: str) -> Mapping[str, Any] | Sequence[Any] | None:
+    parsed = parse(text)
+    if not isinstance(parsed, dict | list):
+        return None
+    return parsed if _is_small(parsed) else None
+
+
+def parse(text: str) -> Any:
+    """Return the JSON value in *text*; None if it is none, or nested too deeply."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_small(value: Any) -> bool:
+    level, nodes = [value], 1
+    for _ in range(_MOST_DEPTH):
+        level = [part for each in level for part in _parts(each)]
+        nodes += len(level)
+        if nodes > _MOST_NODES:
+            return False
+        if not level:
+            return True
+    return False
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    match value:
+        case dict():
+            return list(value.values())
+        case list():
+            return value
+    return ()
+
+
+def _dump(content: bytes) -> list[DumpLine]:
+    rows = (content[begin : begin + _LINE_BYTES] for begin in range(0, len(content), _LINE_BYTES))
+    return [
+        DumpLine(
+            offset=f"{number * _LINE_BYTES:06x}",
+            bytes=row.hex(" "),
+            text="".join(chr(byte) if _SPACE <= byte < _DELETE else "·" for byte in row),
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def pretty(text: str) -> str:
+    """Return JSON *text* with one field a line; any other text as it is."""
+    parsed = parse(text)
+    if not isinstance(parsed, dict | list):
+        return text
+    try:
+        return json.dumps(parsed, indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def is_object(text: str | None) -> bool:
+    """Return whether *text* is a JSON object, which an operator can edit."""
+    return text is not None and isinstance(parse(text), dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLine:
+    """A line of a difference; *kind* is added, removed, place or same."""
+
+    kind: str
+    text: str
+
+
+def diff(before: str, after: str) -> list[DiffLine]:
+    """Return how *after* differs from *before*, line by line of their JSON."""
+    old, new = pretty(before).splitlines()[:_MOST_LINES], pretty(after).splitlines()[:_MOST_LINES]
+    lines = islice(difflib.unified_diff(old, new, lineterm="", n=2), 2, _MOST_LINES)
+    kinds = {"+": "added", "-": "removed", "@": "place"}
+    return [DiffLine(kinds.get(line[:1], "same"), line) for line in lines]

@@ -1,0 +1,87 @@
+"""Filters that live in a page's address: read from it, written into it, and taken out one by one. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import urlencode
+
+#: The fields of a filter of dead letters, in the order of their form.
+LETTER_FIELDS: Final[Mapping[str, str]] = {
+    "text": "Words in the error",
+    "queue": "Queue",
+    "error_code": "Error",
+    "error_class": "Error class",
+    "event_type": "Event",
+    "user_id": "User",
+    "training_id": "Training",
+    "fingerprint": "Group",
+    "since": "Failed since",
+    "until": "Failed before",
+    "status": "Status",
+}
+AUDIT_FIELDS: Final[Mapping[str, str]] = {
+    "text": "Words",
+    "actor": "Who",
+    "action": "What",
+    "target": "Of what",
+    "since": "Since",
+    "until": "Before",
+}
+_TIMES: Final = ("since", "until")
+_AGE: Final = re.compile(r"(\d{1,6})\s*(min|m|h|d|w)", re.ASCII)
+_UNITS: Final = {"min": "minutes", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+#: A day, or a day and a time, without an offset: UTC.
+_LOCAL: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A part of a filter, and the address of the page without it."""
+
+    label: str
+    value: str
+    without: str
+
+
+def given(query: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the *fields* that *query* has, in their order, as they were typed."""
+    return {name: query[name].strip() for name in fields if query.get(name, "").strip()}
+
+
+def asked(chosen: Mapping[str, str], now: datetime) -> dict[str, str]:
+    """Return *chosen* as the API takes it: ages such as 2h, and times without an offset, become times in UTC."""
+    return {name: moment(text, now) if name in _TIMES else text for name, text in chosen.items()}
+
+
+def moment(text: str, now: datetime) -> str:
+    """Return the time that *text* means; *text* itself if it is neither an age nor a time without an offset."""
+    age = _AGE.fullmatch(text)
+    if age:
+        try:
+            return _iso(now - timedelta(**{_UNITS[age[2]]: int(age[1])}))
+        except OverflowError:
+            return "0001-01-01T00:00:00Z"
+    local = _LOCAL.fullmatch(text)
+    return f"{local[1]}T{local[2] or '00:00'}{local[3] or ':00'}Z" if local else text
+
+
+def _iso(when: datetime) -> str:
+    return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def address(path: str, *queries: Mapping[str, str | Sequence[str] | None]) -> str:
+    """Return *path* with a query; later *queries* win, and what is empty is left out."""
+    together: dict[str, str | Sequence[str] | None] = {}
+    for query in queries:
+        together |= query
+    kept = {name: value for name, value in together.items() if value}
+    return f"{path}?{urlencode(kept, doseq=True)}" if kept else path
+
+
+def chips(path: str, chosen: Mapping[str, str], fields: Mapping[str, str]) -> list[Chip]:
+    """Return each part of the filter *chosen*, with the address without it."""
+    return [Chip(fields[name], value, address(path, chosen, {name: None})) for name, value in chosen.items()]

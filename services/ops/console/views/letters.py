@@ -1,0 +1,139 @@
+"""Dead letters as their screens show them: groups with their trend, selections, suggestions. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from services.ops.console.views.charts import Point, bars
+from services.ops.console.views.filters import LETTER_FIELDS, address
+from services.ops.console.views.formats import number
+from services.ops.letters.views import Changed, Facet, GroupView, LetterStatus, Suggestions
+
+PATH: Final = "/dead-letters"
+#: How many values of each field are offered as links.
+_OFFERED: Final = 6
+#: A page's checkboxes; more are selected by a filter.
+_NAMED: Final = 12
+_VERBS: Final = {"drop": "dropped", "restore": "open again"}
+#: The status that each verb changes.
+_FROM: Final = {"drop": LetterStatus.OPEN, "restore": LetterStatus.DROPPED}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """A group among others."""
+
+    group: GroupView
+    address: str
+    trend: Markup
+
+
+def group_row(group: GroupView, status: str | None, now: datetime) -> GroupRow:
+    """Return the row of *group*; its address shows the dead letters with *status*."""
+    where = address(PATH, {"fingerprint": group.fingerprint, "status": status})
+    return GroupRow(group, where, trend(group, now))
+
+
+def trend(group: GroupView, now: datetime) -> Markup:
+    """Return the chart of a group's failures in each of the last 24 hours."""
+    count = len(group.hourly)
+    points = [
+        Point(failed, f"{number(failed)} failed", now - timedelta(hours=count - place))
+        for place, failed in enumerate(group.hourly)
+    ]
+    said = f"{number(group.last_day)} failures in the last 24 hours, {number(group.last_hour)} in the last hour"
+    return bars(points, sentence=said, kind="bad")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A value that narrows a filter down, and the address with it."""
+
+    value: str
+    letters: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """The values of one field."""
+
+    label: str
+    offers: Sequence[Offer]
+
+
+def offers(suggestions: Suggestions, chosen: Mapping[str, str]) -> list[Offers]:
+    """Return the values that tell the found dead letters apart, by fields that *chosen* does not have."""
+    found = []
+    for facet in Facet:
+        values = suggestions.values.get(facet, ())
+        # A value that all of them have tells nothing apart, and neither does one that each has alone.
+        tells = [each for each in values if each.letters < suggestions.letters]
+        if facet.value not in chosen and tells and tells[0].letters > 1:
+            shown = [
+                Offer(each.value, each.letters, address(PATH, chosen, {facet.value: each.value}))
+                for each in tells[:_OFFERED]
+            ]
+            found.append(Offers(LETTER_FIELDS[facet.value], shown))
+    return found
+
+
+def typed(suggestions: Suggestions) -> dict[str, list[str]]:
+    """Return the values that are suggested while a field is typed."""
+    return {facet.value: [each.value for each in values] for facet, values in suggestions.values.items()}
+
+
+def found_count(suggestions: Suggestions) -> str:
+    """Return how many dead letters a filter finds, in words."""
+    count = number(suggestions.letters)
+    if not suggestions.is_complete:
+        return f"More than {count} dead letters"
+    return f"{count} dead letter{'' if suggestions.letters == 1 else 's'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Dead letters that something is done to: named ones, or all that a filter finds."""
+
+    #: As they were given, to be sent again by a form.
+    fields: Sequence[tuple[str, str]]
+    #: As the API takes it.
+    body: Mapping[str, Any]
+    sentence: str
+
+
+def selection_of(numbers: Sequence[str], chosen: Mapping[str, str]) -> Selection:
+    """Return the selection of *numbers*, or else of the filter *chosen*, whose times are written out."""
+    if numbers:
+        few = ", ".join(numbers[:_NAMED])
+        more = f" and {number(len(numbers) - _NAMED)} more" if len(numbers) > _NAMED else ""
+        said = f"Dead letter{'' if len(numbers) == 1 else 's'} {few}{more}"
+        return Selection([("letters", each) for each in numbers], {"letters": [_count(each) for each in numbers]}, said)
+    kept = {name: value for name, value in chosen.items() if name != "status"}
+    said = ", ".join(f"{LETTER_FIELDS[name].lower()} {value}" for name, value in kept.items())
+    return Selection(list(kept.items()), {"filter": kept}, f"All with {said}" if kept else "No dead letter")
+
+
+def _count(text: str) -> int | str:
+    # What is no number is refused by the API, with its reason.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(2**63)) else text
+
+
+def change_sentence(verb: str, planned: Changed) -> str:
+    """Return what a drop or a restore would do."""
+    said = f"{number(planned.letters)} dead letter{'' if planned.letters == 1 else 's'} would be {_VERBS[verb]}."
+    if planned.unchanged:
+        others = ", ".join(f"{number(count)} {status}" for status, count in planned.unchanged.items())
+        said += f" Unchanged stay {others}: only those that are {_FROM[verb]} are changed."
+    return said
+
+
+def changed_sentence(verb: str, changed: Changed) -> str:
+    """Return what a drop or a restore has done."""
+    is_one = changed.letters == 1
+    return f"{number(changed.letters)} dead letter{' is' if is_one else 's are'} {_VERBS[verb]}. It is in the audit."

@@ -1,0 +1,513 @@
+"""The screens of dead letters, replays and the audit over a real Postgres, as a browser without scripts sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from services.ops.api import create_api
+from services.ops.console.app import create_console
+from services.ops.console.client import Clients
+from services.ops.console.console import Access, Console
+from services.ops.letters.api import create_router as letter_routes
+from services.ops.letters.store import Store as Letters
+from services.ops.migrate import ROLE
+from services.ops.replays.plan import Status
+from services.ops.replays.store import Store as Replays
+from services.ops.replays.streams import Watcher
+from services.ops.replays.waiting import Waiting
+from shared.contract.topology import EXTRACTOR_QUEUE, topology
+from shared.runtime.aside import SetAside
+from shared.runtime.broker import Outgoing
+from shared.runtime.http import Api, create_app
+from shared.runtime.lifecycle import serve
+from shared.runtime.postgres import connect_pool
+from shared.runtime.tokens import read_token
+from tests.console import TOKENS, Browser, refuse_all, signed_in
+from tests.ops import OPERATOR, READER, archived, dead
+from tests.replays import (
+    Answering,
+    Listed,
+    archive,
+    archive_many,
+    letter_of,
+    order,
+    routes,
+    running_engine,
+    say,
+    settled,
+    until,
+)
+from tests.scene import HOSTILE
+from tests.stack import free_port
+from tests.state import connected, model_of, succeeded
+
+PLAN = topology()
+
+
+@dataclass
+class Ops:
+    """The operators' API, and what stands behind it."""
+
+    api: Api
+    letters: Letters
+    replays: Replays
+    services: Answering
+
+
+@pytest.fixture
+async def ops(database_url: str) -> AsyncIterator[Ops]:
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
+    replays, services = Replays(pool), Answering()
+    letters = Letters(pool, failed=replays.failed)
+    try:
+        yield Ops(
+            create_api(letter_routes(letters), routes(replays, services), tokens=TOKENS), letters, replays, services
+        )
+    finally:
+        pool.terminate()
+
+
+@pytest.fixture
+async def browser(ops: Ops) -> AsyncIterator[Browser]:
+    async with signed_in(ops.api) as browser:
+        yield browser
+
+
+def letter(training_id: str, **options: Any) -> Outgoing:
+    return dead(training_id, PLAN, **options)
+
+
+async def execute(database_url: str, statement: str, *values: Any) -> None:
+    async with connected(database_url) as connection:
+        await connection.execute(statement, *values)
+
+
+async def page(browser: Browser, path: str) -> str:
+    answer = await browser.get(path)
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def said(text: str) -> str:
+    """What a page says, without its tags."""
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", text)))
+
+
+def hidden(text: str) -> dict[str, list[str]]:
+    """The hidden fields of a page's forms."""
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', text):
+        found.setdefault(name, []).append(html.unescape(value))
+    return found
+
+
+ALL_SCREENS = ("/dead-letters", "/dead-letters?show=list", "/replays", "/replays/new", "/audit")
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("/dead-letters", "No dead letter is open"),
+        ("/dead-letters?status=any", "No group has such a dead letter"),
+        ("/dead-letters?show=list", "No dead letter fits this filter"),
+        ("/dead-letters?queue=nothing", "No dead letter fits this filter"),
+        ("/replays", "No dead letter was replayed yet"),
+        ("/replays/new", "Choose dead letters first"),
+        ("/audit", "Nobody has changed anything yet"),
+        ("/audit?actor=olga", "No entry fits this filter"),
+    ],
+)
+async def test_an_empty_database_is_told_in_a_sentence(browser, path, sentence):
+    assert sentence in said(await page(browser, path))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/dead-letters/9", 404),
+        ("/dead-letters/none", 404),
+        ("/dead-letters/9%3Fx=1", 404),
+        ("/dead-letters/9/body", 404),
+        ("/dead-letters/9/edit", 404),
+        ("/dead-letters?status=lost", 422),
+        ("/dead-letters?since=yesterday", 422),
+        ("/dead-letters?cursor=x", 422),
+        ("/replays/9", 422),
+        ("/replays/00000000-0000-0000-0000-000000000000", 404),
+        ("/replays/00000000-0000-0000-0000-000000000000/live", 404),
+        ("/replays/00000000-0000-0000-0000-000000000000/undo", 404),
+        ("/audit?until=x", 422),
+        ("/dead-letters/drop?letters=9", 404),
+        ("/dead-letters/drop", 422),
+    ],
+)
+async def test_what_is_not_there_is_a_problem_with_its_status(browser, path, status):
+    answer = await browser.get(path)
+
+    assert answer.status_code == status
+    assert 'class="narrow"' in answer.text
+
+
+# Dead letters
+
+
+async def test_a_group_leads_to_its_letters_and_one_of_them(ops, browser):
+    await archived(ops.letters, letter("t1"), letter("t2"))
+
+    groups = await page(browser, "/dead-letters")
+    address = html.unescape(re.findall(r'href="(/dead-letters\?fingerprint=[^"]+)"', groups)[0])
+    found = await page(browser, address)
+    one = await page(browser, "/dead-letters/1")
+
+    assert "no version in the output" in said(groups)
+    assert "2 dead letters" in said(found)
+    assert re.findall(r'href="/dead-letters/(\d+)"', found) == ["2", "1"]
+    assert "training_id" in one
+    assert "Traceback" in one
+
+
+async def test_what_came_since_the_last_look_is_marked(ops, browser):
+    await archived(ops.letters, letter("t1"))
+    first = await page(browser, "/dead-letters")
+    await archived(ops.letters, letter("t2"))
+    again = await page(browser, "/dead-letters")
+    await browser.post("/dead-letters/seen", page="/dead-letters")
+    seen = await page(browser, "/dead-letters")
+
+    assert ["1 new since you looked" in said(each) for each in (first, again, seen)] == [False, True, False]
+
+
+async def test_a_filter_stays_in_the_addresses_of_its_page(ops, browser):
+    await archived(ops.letters, *(letter(f"t{number}") for number in range(60)))
+
+    found = await page(browser, f"/dead-letters?queue={EXTRACTOR_QUEUE}&since=9999w")
+    following = html.unescape(re.findall(r'href="([^"]+)" rel="next"', found)[0])
+    second = await page(browser, following)
+
+    assert f'value="{EXTRACTOR_QUEUE}"' in found
+    assert "since=9999w" in following
+    assert len(re.findall(r'name="letters" value="\d+"', second)) == 10
+
+
+_INSERT_HOSTILE = """
+    INSERT INTO ops.letters
+        (digest, queue, exchange, routing_key, content_type, headers, body, event_type, event_id, training_id, user_id,
+         error_code, error_class, error_text, traceback, attempts, first_failed_at, last_failed_at, fingerprint)
+    SELECT 'd', $3, $1, $1, $1, json_build_object($1::text, $1), $2, $1, $1, $1, $1, $1, $1, $1, $1, 1, now(), now(), $1
+"""
+
+
+async def test_hostile_strings_are_shown_as_they_are(ops, browser, database_url):
+    body = json.dumps({"training_id": "odd", "output": {HOSTILE: HOSTILE}}).encode()
+    await execute(database_url, _INSERT_HOSTILE, HOSTILE, body, EXTRACTOR_QUEUE)
+    record, _ = await ops.replays.create(order([1], reason=HOSTILE, is_dry_run=True))
+    screens = (*ALL_SCREENS, "/dead-letters/1", f"/replays/{record.id}", "/replays/new?letters=1")
+
+    pages = {path: await page(browser, path) for path in screens}
+
+    for path, text in pages.items():
+        assert "<script>alert" not in text, path
+        assert "<img src=x" not in text, path
+    for path in set(screens) - {"/replays/new", "/replays/new?letters=1"}:
+        assert HOSTILE in html.unescape(pages[path]), path
+
+
+async def test_ten_megabytes_are_a_small_page_and_a_whole_file(ops, browser):
+    body = b'{"a": "' + b"x" * 10_000_000 + b'"}'
+    await archived(ops.letters, Outgoing("modelswap.dead", "q", body, {}, content_type="application/json"))
+
+    shown = await page(browser, "/dead-letters/1")
+    saved = await browser.get("/dead-letters/1/body")
+
+    assert len(shown) < 200_000
+    assert "only its beginning is shown" in said(shown)
+    assert saved.content == body
+    assert saved.headers["content-disposition"].startswith("attachment")
+    assert saved.headers["content-type"] == "application/octet-stream"
+
+
+async def test_a_binary_body_is_shown_as_bytes(ops, browser):
+    await archived(ops.letters, Outgoing("modelswap.dead", "q", b"\xff\x00<b>", {}, content_type=None))
+
+    shown = await page(browser, "/dead-letters/1")
+
+    assert "ff 00 3c 62 3e" in shown
+    assert "··&lt;b&gt;" in shown
+
+
+async def test_a_letter_is_dropped_and_restored_with_a_reason(ops, browser):
+    await archived(ops.letters, letter("t1"))
+
+    form = await page(browser, "/dead-letters/drop?letters=1")
+    dropped = await browser.post("/dead-letters/drop", letters="1", up_to="1", reason="of the load test")
+    after = await page(browser, "/dead-letters/1")
+    restored = await browser.post("/dead-letters/restore", letters="1", reason="it matters")
+    audit = await page(browser, "/audit")
+
+    assert "1 dead letter would be dropped" in said(form)
+    assert hidden(form)["up_to"] == ["1"]
+    assert (dropped.status_code, dropped.headers["location"]) == (303, "/dead-letters/1")
+    assert "1 dead letter is dropped" in said(after)
+    assert "/dead-letters/restore?letters=1" in after
+    assert restored.status_code == 303
+    assert all(each in said(audit) for each in ("of the load test", "it matters", "olga", "open to dropped"))
+    assert 'href="/dead-letters/1"' in audit
+
+
+async def test_a_drop_without_a_reason_is_refused(ops, browser):
+    await archived(ops.letters, letter("t1"))
+
+    refused = await browser.post("/dead-letters/drop", letters="1", reason=" ")
+
+    assert refused.status_code == 422
+    assert "#/reason" in refused.text
+
+
+async def test_an_edited_letter_is_predicted_and_its_change_shown(ops, browser, database_url):
+    (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
+    body = json.loads(letter_of(succeeded("t1")).body)
+
+    form = await page(browser, f"/dead-letters/{number}/edit")
+    no_json = await browser.post(f"/dead-letters/{number}/edit", body="{no", reason="cut off")
+    other_id = await browser.post(
+        f"/dead-letters/{number}/edit", body=json.dumps({**body, "training_id": "t2"}), reason="cut off"
+    )
+    made = await browser.post(
+        f"/dead-letters/{number}/edit", body=json.dumps({**body, "output": {"version": "corrected"}}), reason="cut off"
+    )
+    planned = await page(browser, made.headers["location"])
+    past = await page(browser, f"/dead-letters/{number}")
+
+    assert "&#34;training_id&#34;" in form
+    assert (no_json.status_code, "{no" in no_json.text) == (422, True)
+    assert (other_id.status_code, "cannot be edited" in other_id.text) == (422, True)
+    assert "Start the replay of 1" in said(planned)
+    assert "corrected" in past
+    assert 'class="added"' in past
+
+
+# Replays
+
+
+async def test_a_group_is_replayed_after_a_look_at_users_old_and_new(ops, browser, database_url):
+    numbers = await archive_many(database_url, 3)
+    await execute(database_url, "UPDATE ops.letters SET user_id = 'ada'")
+    broker = Listed()
+
+    form = await page(browser, "/replays/new?fingerprint=a-cause")
+    made = await browser.post(
+        "/replays",
+        fingerprint=hidden(form)["fingerprint"][0],
+        reason="parser fixed",
+        rate="100",
+        steps="1, rest",
+        stop="20",
+        key="once",
+    )
+    address = made.headers["location"]
+    await execute(
+        database_url,
+        "UPDATE ops.replay_letters SET predicted = 'swapped', generation = position, model = $1, previous = $2",
+        str(model_of("t2")),
+        str(model_of("t1")),
+    )
+    planned = await page(browser, address)
+    sent_before = len(broker.taken)
+    started = await browser.post(f"{address}/start", reason="")
+    async with running_engine(ops.replays, broker):
+        async with asyncio.timeout(10):
+            while not broker.taken:
+                await broker.changed.wait()
+    running = await page(browser, address)
+
+    assert "3 dead letters of these are open" in said(form)
+    assert f"acme/ada:{model_of('t1').version[:12]}… → acme/ada:{model_of('t2').version[:12]}…" in said(planned)
+    assert (sent_before, started.status_code) == (0, 303)
+    assert broker.marks[0].endswith(f":{numbers[0]}")
+    assert f"{address}/pause" in running
+
+
+async def test_a_form_that_is_refused_keeps_what_was_typed(ops, browser, database_url):
+    await archive_many(database_url, 1)
+
+    refused = await browser.post(
+        "/replays", letters="1", reason="parser fixed", rate="fast", steps="1, many", stop="20"
+    )
+
+    assert refused.status_code == 422
+    assert all(f'value="{typed}"' in refused.text for typed in ("fast", "1, many"))
+    assert "parser fixed" in refused.text
+    assert hidden(refused.text)["letters"] == ["1"]
+    assert (await page(browser, "/replays")).count("/replays/") == 0
+
+
+async def test_a_replay_is_paused_resumed_and_canceled(ops, browser, database_url):
+    record, _ = await ops.replays.create(order(await archive_many(database_url, 2)))
+    address, seen = f"/replays/{record.id}", []
+
+    for verb in ("pause", "resume", "cancel", "pause"):
+        answer = await browser.post(f"{address}/{verb}", reason=f"to {verb}")
+        seen.append((answer.status_code, (await ops.replays.find(record.id)).status))
+    shown = await page(browser, address)
+
+    assert seen == [(303, "paused"), (303, "running"), (303, "canceled"), (409, "canceled")]
+    assert "to cancel" in said(shown)
+
+
+async def test_an_undo_is_shown_for_each_user_before_the_button(ops, browser, database_url):
+    numbers = await archive_many(database_url, 2)
+    record, _ = await ops.replays.create(order(numbers))
+    await say(
+        ops.replays,
+        settled(f"{record.id}:{numbers[0]}", user_id="ada"),
+        settled(f"{record.id}:{numbers[1]}", user_id="bob"),
+    )
+    ops.services.kept = {"bob": "user bob has another model by now"}
+    async with running_engine(ops.replays, Listed(), ops.services):
+        await until(ops.replays, record.id, Status.DONE)
+
+        before = await page(browser, f"/replays/{record.id}/undo")
+        reverted_before = len(ops.services.reverted)
+        await browser.post(f"/replays/{record.id}/undo", reason="all blurred")
+        async with asyncio.timeout(10):
+            while (found := await ops.replays.find(record.id)).undo.status != "undone":
+                await asyncio.sleep(0.02)
+    after = await page(browser, f"/replays/{record.id}")
+
+    assert f"→ acme/ada:{model_of('t0').version[:12]}…" in said(before)
+    assert "user bob has another model by now" in said(before)
+    assert (reverted_before, found.undo.reverted) == (0, 1)
+    assert "Undone by olga: all blurred" in said(after)
+
+
+async def test_an_undo_is_not_previewed_while_state_is_away(ops, browser, database_url):
+    (number,) = await archive_many(database_url, 1)
+    record, _ = await ops.replays.create(order([number]))
+    await say(ops.replays, settled(f"{record.id}:{number}", user_id="ada"))
+    ops.services.unknown = {"ada"}
+
+    shown = await page(browser, f"/replays/{record.id}/undo")
+
+    assert "What an undo would do cannot be shown now" in said(shown)
+
+
+# Readers
+
+
+async def test_a_reader_sees_every_screen_and_no_button(ops, database_url):
+    numbers = await archive_many(database_url, 2)
+    record, _ = await ops.replays.create(order(numbers, is_dry_run=True))
+    async with signed_in(ops.api, token=READER) as reader:
+        pages = {
+            path: await page(reader, path)
+            for path in (
+                *ALL_SCREENS,
+                "/dead-letters/1",
+                "/dead-letters/1/edit",
+                "/replays/new?letters=1",
+                f"/replays/{record.id}",
+                f"/replays/{record.id}/undo",
+            )
+        }
+        refused = await reader.post(f"/replays/{record.id}/start", reason="")
+        drop = await reader.get("/dead-letters/drop?letters=1")
+
+    for path, text in pages.items():
+        buttons = re.findall(r'method="post" action="([^"]+)"', text) + re.findall(r'formaction="([^"]+)"', text)
+        assert set(buttons) <= {"/sign-out"}, path
+    assert (refused.status_code, drop.status_code) == (403, 403)
+    assert (await ops.replays.find(record.id)).status is Status.PREVIEWING
+
+
+# Live
+
+
+class Process:
+    """What of an ops process serves the console."""
+
+    def __init__(self, replays: Replays, port: int) -> None:
+        self.stopping = asyncio.Event()
+        waiting = Waiting({})
+        self.watcher = Watcher(replays, waiting, self.stopping, limit=10, aside=SetAside("test"), tick_seconds=0.02)
+        self.api = create_api(routes(replays, waiting=waiting, watcher=self.watcher), tokens=TOKENS)
+        self.port = port
+
+    async def run(self) -> None:
+        service = read_token("service/ops:token-of-ops")
+        async with Clients(
+            self.api, state_url="http://s", notifier_url="http://n", token=service, transport=refuse_all()
+        ) as clients:
+            app = create_app(self.api, {}, console=create_console(Console(clients, Access(TOKENS, trusted=()))))
+            await asyncio.gather(
+                self.watcher.run(), serve(app, host="127.0.0.1", port=self.port, stopping=self.stopping)
+            )
+
+
+@contextlib.asynccontextmanager
+async def running(replays: Replays, port: int, cookies: httpx.Cookies) -> AsyncIterator[httpx.AsyncClient]:
+    process = Process(replays, port)
+    serving = asyncio.create_task(process.run())
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", cookies=cookies, timeout=10) as http:
+        try:
+            async with asyncio.timeout(10):
+                while True:
+                    with contextlib.suppress(httpx.TransportError):
+                        await http.get("/livez")
+                        break
+                    await asyncio.sleep(0.02)
+            if "modelswap_session" not in http.cookies:
+                await http.post("/sign-in", data={"token": OPERATOR})
+                cookies.update(http.cookies)
+            yield http
+        finally:
+            process.stopping.set()
+            await serving
+
+
+async def parts(http: httpx.AsyncClient, replay_id: Any) -> AsyncGenerator[str, None]:
+    """The parts of a page that a stream sends, one event after the other."""
+    async with http.stream("GET", f"/replays/{replay_id}/live") as answer:
+        assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/event-stream")
+        lines: list[str] = []
+        async for line in answer.aiter_lines():
+            if line.startswith("data:"):
+                lines.append(line.removeprefix("data: "))
+            elif not line and lines:
+                yield "\n".join(lines)
+                lines = []
+
+
+async def test_several_people_see_the_same_also_after_a_restart(ops, database_url):
+    numbers = await archive_many(database_url, 2)
+    await execute(database_url, "UPDATE ops.letters SET user_id = 'ada'")
+    record, _ = await ops.replays.create(order(numbers))
+    port, cookies, seen = free_port(), httpx.Cookies(), []
+
+    for number in numbers:
+        async with running(ops.replays, port, cookies) as http, contextlib.AsyncExitStack() as watching:
+            people = [await watching.enter_async_context(contextlib.aclosing(parts(http, record.id))) for _ in range(2)]
+            before = [await anext(person) for person in people]
+            await say(ops.replays, settled(f"{record.id}:{number}", user_id="ada"))
+            after = [await until_told(person, "swapped") for person in people]
+        seen.append((before[0] == before[1], [said(each).count("swapped") > 0 for each in after]))
+
+    assert seen == [(True, [True, True]), (True, [True, True])]
+    assert all(f'hx-target="#{each}"' in after[0] for each in ("replay-state", "replay-actions", "replay-table"))
+
+
+async def until_told(person: AsyncIterator[str], word: str) -> str:
+    async with asyncio.timeout(10):
+        async for part in person:
+            if word in said(part):
+                return part
+    raise AssertionError("the stream has ended")
