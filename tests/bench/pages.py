@@ -48,7 +48,7 @@ _PAGES: Final[dict[str, tuple[str, ...]]] = {
         "state /users/{user}/model/history",
         "state /users/{user}/trainings",
     ),
-    "/search?q=crowd-77": ("state /search?q=crowd-77",),
+    "/search?q=acme/crowd-7": ("state /search?q=acme/crowd-7",),
     "/dead-letters": ("/dead-letter-groups", "/dead-letter-counts"),
     "/dead-letters?fingerprint={group}": ("/dead-letters?fingerprint={group}",),
     "/dead-letters?status=open": ("/dead-letters?status=open",),
