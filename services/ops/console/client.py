@@ -93,9 +93,10 @@ class Api:
         query: Query | None = None,
         body: Body | None = None,
         headers: Mapping[str, str | None] | None = None,
+        limit_bytes: int | None = _LIMIT_BYTES,
     ) -> httpx.Response:
         """
-        Return the successful response to a request.
+        Return the successful response to a request, with at most *limit_bytes*; None: all of it, and its headers.
 
         Raises:
             Refused: if the API refuses the request.
@@ -114,7 +115,7 @@ class Api:
             headers={**self._headers, **(headers or {})},
             seconds=seconds,
             deadline_seconds=seconds,
-            limit_bytes=_LIMIT_BYTES,
+            limit_bytes=limit_bytes,
         )
         if response.is_success:
             return response

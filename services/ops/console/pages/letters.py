@@ -177,7 +177,7 @@ class _Letters:
         )
 
     async def save_body(self, request: Request) -> Response:
-        answer = await self._console.apis(request).ops.ask("GET", f"{_of(request)}/body")
+        answer = await self._console.apis(request).ops.ask("GET", f"{_of(request)}/body", limit_bytes=None)
         kept = ("content-type", "content-disposition")
         return Response(answer.content, headers={name: answer.headers[name] for name in kept})
 
