@@ -11,14 +11,14 @@ from functools import partial
 from services.notifier.api import create_api
 from services.notifier.attempts import Attempts, Slots
 from services.notifier.client import Client, Resolve, look_up
-from services.notifier.fanout import Fanout
 from services.notifier.migrate import MIGRATIONS, ROLE
 from services.notifier.outbox import Relay
+from services.notifier.reader import Reader
 from services.notifier.signing import Signer
 from services.notifier.store import Store
 from shared.contract.envelope import Envelope
-from shared.contract.topology import DELIVERIES_QUEUE, NOTIFIER_QUEUE, topology
-from shared.runtime.broker import Consumer, Publisher, one_by_one, to_message
+from shared.contract.topology import DELIVERIES_QUEUE, EVENTS_LOG, topology
+from shared.runtime.broker import Consumer, Publisher, one_by_one, opened_log, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
@@ -60,23 +60,20 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
             sends = (publisher.publish(to_message(envelope, plan)) for envelope in envelopes)
             return await asyncio.gather(*sends, return_exceptions=True)
 
-        consumer = partial(
-            Consumer,
+        reader = Reader(store, partial(opened_log, url, f"{_SOURCE} reads {EVENTS_LOG}"), publisher.publish)
+        deliveries = Consumer(
             url,
+            queue=DELIVERIES_QUEUE,
             service=_SOURCE,
+            handle=one_by_one(attempts.handle),
             publisher=publisher,
             topology=plan,
             delays=settings.retry_delays,
-            drain_seconds=settings.drain_seconds,
-            declares=settings.declare_topology,
-        )
-        events = consumer(queue=NOTIFIER_QUEUE, handle=Fanout(store).handle, prefetch=128)
-        deliveries = consumer(
-            queue=DELIVERIES_QUEUE,
-            handle=one_by_one(attempts.handle),
             workers=settings.webhook_concurrency,
             batch_size=1,
             prefetch=settings.webhook_concurrency,
+            drain_seconds=settings.drain_seconds,
+            declares=settings.declare_topology,
         )
         # A message may be in the longest delay, and come back to a busy endpoint once.
         lost_after = 2 * max(settings.retry_delays) + timedelta(hours=1)
@@ -90,15 +87,16 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
             ),
             {
                 "database": partial(check_database, pool, MIGRATIONS),
-                "events": events.check,
+                "events": reader.check,
                 "deliveries": deliveries.check,
                 "relay": relay.check,
             },
+            optional={"gap": reader.check_gap},
             consumers={DELIVERIES_QUEUE: deliveries.check},
         )
         await supervise(
             stopping,
-            events.run(stopping),
+            reader.run(stopping),
             deliveries.run(stopping),
             relay.run(stopping),
             relay.keep_in_order(stopping),

@@ -26,11 +26,11 @@ from uuid import UUID
 
 import structlog
 
-from services.notifier.message import CONTENT_TYPE
+from services.notifier.message import CONTENT_TYPE, StoredEvent, stored
 from services.notifier.signing import Seeds, Signer
 from services.notifier.views import DeliveryStatus, EndpointStatus
 from shared.contract.envelope import Envelope
-from shared.contract.errors import Malformed, PermanentError, TransientError
+from shared.contract.errors import PermanentError, TransientError
 from shared.contract.events import DeliveryRequested, Event, ReplaySettled
 from shared.contract.topology import DELIVERIES_QUEUE
 from shared.contract.values import Effect
@@ -111,6 +111,8 @@ class End:
 class Store(Protocol):
     """The deliveries."""
 
+    async def add(self, events: Sequence[StoredEvent]) -> None: ...
+
     async def find(self, asked: DeliveryRequested) -> Sending | None: ...
 
     async def hold(self, asked: DeliveryRequested) -> None: ...
@@ -177,19 +179,21 @@ class Attempts:
 
     async def handle(self, envelope: Envelope) -> Sequence[Event]:
         """
-        Make one attempt.
+        Make one attempt; or store the deliveries of a public event, which is a replayed dead letter of the reader.
 
         Raises:
+            Malformed: if it is neither.
             EndpointBusy, NotAccepted: if the delivery is to be retried.
             GivenUp: if it is to be a dead letter.
 
         """
         asked = envelope.event
         if not isinstance(asked, DeliveryRequested):
-            raise Malformed(f"{asked.key} is no delivery", code="unexpected_event")
+            await self._store.add([stored(envelope)])
+            return settled(envelope, Effect.DELIVERED)
         with self._slots.taken(asked.endpoint_id):
             effect = await self._attempt(asked)
-        return settled(envelope, effect, DELIVERIES_QUEUE)
+        return settled(envelope, effect)
 
     async def _attempt(self, asked: DeliveryRequested) -> Effect:
         ids = {"endpoint_id": str(asked.endpoint_id), "delivery_id": str(asked.delivery_id)}
@@ -255,7 +259,7 @@ def retry_after(header: str, now: datetime) -> timedelta | None:
     return min(timedelta(seconds=math.ceil(seconds)), _LONGEST_RETRY_AFTER) if seconds > 0 else None
 
 
-def settled(envelope: Envelope, effect: Effect, queue: str) -> Sequence[Event]:
+def settled(envelope: Envelope, effect: Effect) -> Sequence[Event]:
     """Return the event that reports the outcome of a replayed message; none if it was not replayed."""
     if envelope.replay is None:
         return ()
@@ -263,7 +267,7 @@ def settled(envelope: Envelope, effect: Effect, queue: str) -> Sequence[Event]:
         ReplaySettled(
             training_id=envelope.event.training_id,
             replay=envelope.replay,
-            queue=queue,
+            queue=DELIVERIES_QUEUE,
             settled_by=envelope.id,
             event=envelope.routing_key,
             effect=effect,

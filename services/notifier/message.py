@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,12 +11,16 @@ from typing import Final
 from uuid import UUID
 
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope
+from shared.contract.errors import Malformed
+from shared.contract.events import EVENTS_EXCHANGE
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 #: Type of a test: no public event, so that no subscriber takes it for a fact about a user.
 TEST: Final = "webhook.test.v1"
 #: Stands where a training's id is expected.
 _NO_TRAINING: Final = "webhook-test"
+#: It is sent as a header, and a dot separates it from the timestamp in what is signed.
+_ID: Final = re.compile(r"[0-9A-Za-z_-]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +33,21 @@ class StoredEvent:
     training_id: str
     trace: Mapping[str, str]
     body: str
+    time: datetime
 
 
 def stored(envelope: Envelope) -> StoredEvent:
-    """Return a public event as it is sent: its attributes and its data, nothing else."""
+    """
+    Return a public event as it is sent: its attributes and its data, nothing else.
+
+    Raises:
+        Malformed: if it is not public, or has an id that cannot be a webhook's.
+
+    """
+    if envelope.event.exchange != EVENTS_EXCHANGE:
+        raise Malformed(f"{envelope.routing_key} is no public event", code="unexpected_event")
+    if not _ID.fullmatch(envelope.id):
+        raise Malformed("the event's id cannot be the id of a webhook")
     headers = envelope.headers()
     attributes = {
         name.removeprefix("ce-"): text
@@ -45,6 +61,7 @@ def stored(envelope: Envelope) -> StoredEvent:
         training_id=envelope.event.training_id,
         trace=envelope.trace,
         body=_body(attributes, data),
+        time=envelope.time,
     )
 
 
@@ -58,7 +75,8 @@ def make_test(event_id: UUID, endpoint_id: UUID, now: datetime) -> StoredEvent:
         "time": now.isoformat().replace("+00:00", "Z"),
         "subject": str(endpoint_id),
     }
-    return StoredEvent(str(event_id), TEST, _NO_TRAINING, {}, _body(attributes, {"endpoint_id": str(endpoint_id)}))
+    body = _body(attributes, {"endpoint_id": str(endpoint_id)})
+    return StoredEvent(str(event_id), TEST, _NO_TRAINING, {}, body, now)
 
 
 def _body(attributes: Mapping[str, str], data: object) -> str:

@@ -27,11 +27,12 @@ from shared.contract.events import (
 from shared.contract.topology import (
     DEAD_EXCHANGE,
     DEAD_QUEUE,
+    DELIVERIES_QUEUE,
+    EVENTS_LOG,
     EXTRACTOR_QUEUE,
     OPS_QUEUE,
     PROGRESS_QUEUE,
     STATE_QUEUE,
-    WEBHOOK_QUEUES,
     Topology,
 )
 
@@ -65,6 +66,7 @@ class _Use:
     publishes: tuple[type[Event], ...]
     #: Whether it publishes to queues by their names, such as a replay does.
     to_queues: bool = False
+    reads_log: bool = False
 
 
 _TRAINING_EVENTS: Final = (TrainingStarted, TrainingProgressed, TrainingSucceeded, TrainingFailed, TrainingCanceled)
@@ -76,7 +78,7 @@ _USES: Final = {
         (ModelActivated, ModelSuperseded, ModelWithdrawn, ModelReverted, ReplaySettled, ExtractionRequested),
     ),
     "ops": _Use((OPS_QUEUE, DEAD_QUEUE), (*_TRAINING_EVENTS, ExtractionFailed), to_queues=True),
-    "notifier": _Use(WEBHOOK_QUEUES, (DeliveryRequested, ReplaySettled)),
+    "notifier": _Use((DELIVERIES_QUEUE,), (DeliveryRequested, ReplaySettled), reads_log=True),
 }
 #: Which queues each process consumes.
 CONSUMED: Final = {process: use.consumes for process, use in _USES.items()}
@@ -96,4 +98,5 @@ def rights_of(process: str, plan: Topology) -> Rights:
     if use.to_queues:
         written.add(_DEFAULT_EXCHANGE)
     topics = {exchange: exactly(*names) for exchange, names in keys.items()}
-    return Rights(write=exactly(*written), read=exactly(*use.consumes), topics=topics)
+    read = (*use.consumes, EVENTS_LOG) if use.reads_log else use.consumes
+    return Rights(write=exactly(*written), read=exactly(*read), topics=topics)

@@ -8,8 +8,8 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
                         ├─▶ modelswap.progress ──┼──────────────────────────────▶ modelswap.dead ─▶ modelswap.dead
                         └─▶ modelswap.ops ───────┤                                   ▲
     modelswap.events ──┬──▶ modelswap.state      │              receiver: a webhook that no event can be made of
-                       ├──▶ modelswap.notifier ──┤
-                       └──▶ modelswap.events.log │              (a stream: every public event, for subscribers)
+                       └──▶ modelswap.events.log │              (a stream: every public event, for subscribers
+                                                 │               and for the notifier)
     modelswap.training ───▶ modelswap.deliveries ┤
                                                  └─ retry: published to modelswap.delay.<d> with the queue's own name
                                                     as routing key; on expiry the default exchange brings it back
@@ -57,12 +57,10 @@ EXTRACTOR_QUEUE: Final = "modelswap.extractor"
 STATE_QUEUE: Final = "modelswap.state"
 PROGRESS_QUEUE: Final = "modelswap.progress"
 OPS_QUEUE: Final = "modelswap.ops"
-#: Public events, for the webhook endpoints that want them.
-NOTIFIER_QUEUE: Final = "modelswap.notifier"
 #: One message for each delivery to a webhook endpoint.
 DELIVERIES_QUEUE: Final = "modelswap.deliveries"
-#: The notifier's queues.
-WEBHOOK_QUEUES: Final = (NOTIFIER_QUEUE, DELIVERIES_QUEUE)
+#: Queues of an earlier version: they fill up, as nothing consumes them. What they hold is in the events log.
+RETIRED_QUEUES: Final = ("modelswap.notifier",)
 DEAD_QUEUE: Final = "modelswap.dead"
 #: A stream with every public event.
 EVENTS_LOG: Final = "modelswap.events.log"
@@ -71,7 +69,7 @@ DEAD_EXCHANGE: Final = "modelswap.dead"
 RECEIVER: Final = "modelswap.receiver"
 
 #: Routing keys of dead letters: the queue or service that dead-lettered the message.
-_DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, *WEBHOOK_QUEUES, RECEIVER)
+_DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DELIVERIES_QUEUE, RECEIVER)
 #: Ends crash loops; retries are counted by `x-attempt`. RabbitMQ counts each lost connection and each ack timeout (half
 #: an hour), so an outage of two days must not reach this limit.
 DELIVERY_LIMIT: Final = 100
@@ -212,7 +210,6 @@ def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLi
         ),
         PROGRESS_QUEUE: (TrainingProgressed,),
         OPS_QUEUE: (ReplaySettled, ModelReverted),
-        NOTIFIER_QUEUE: PUBLIC_EVENTS,
         DELIVERIES_QUEUE: (DeliveryRequested,),
     }
     return Topology(
@@ -229,7 +226,6 @@ def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLi
             Queue(PROGRESS_QUEUE, _lossy(), is_lossy=True),
             _work(OPS_QUEUE),
             Queue(EVENTS_LOG, _log(log_limits)),
-            _spilling(NOTIFIER_QUEUE),
             _spilling(DELIVERIES_QUEUE),
             *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
         ),
@@ -258,8 +254,8 @@ def _work(name: str) -> Queue:
 
 
 def _spilling(name: str) -> Queue:
-    # A full queue must hold up neither the swaps, whose events it gets, nor the delay queues, whose messages return to
-    # it: its oldest messages become dead letters instead. RabbitMQ does that at most once, with this overflow.
+    # A full queue must not hold up the delay queues, whose messages return to it: its oldest ones become dead letters.
+    # RabbitMQ does that at most once, with this overflow.
     arguments = {**_work(name).arguments, "x-overflow": "drop-head"}
     del arguments["x-dead-letter-strategy"]
     return Queue(name, arguments)

@@ -40,6 +40,10 @@ delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events can
 unpublishable: Final = Gauge("modelswap_outbox_set_aside", "Events that cannot be published as they are.")
 #: Alert on it: subscribers cannot catch up, or not as far as the settings say.
 log_trouble: Final = Gauge("modelswap_events_log_trouble", "1 if the events log is missing, or has other limits.")
+#: Alert on it: webhook endpoints miss events.
+log_gaps: Final = Counter(
+    "modelswap_events_log_gaps_total", "How often the notifier found that events were gone before it read them."
+)
 overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings that should have ended by now.")
 #: Alert on the recovered: webhooks do not arrive.
 reconciled: Final = Counter(

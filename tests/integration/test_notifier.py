@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 from shared.contract.envelope import decode, wrap
 from shared.contract.events import Event
-from shared.contract.topology import DEAD_QUEUE, NOTIFIER_QUEUE, topology
+from shared.contract.topology import DEAD_QUEUE, DELIVERIES_QUEUE, EVENTS_LOG, topology
 from shared.runtime.broker import Publisher, to_message
 from shared.runtime.clock import now
 from tests.broker import Broker
@@ -50,6 +50,8 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 async def broker(amqp_url: str) -> AsyncIterator[Broker]:
+    # The log may hold events of other tests.
+    await Broker(amqp_url).delete_queue(EVENTS_LOG)
     async with Broker(amqp_url, PLAN) as broker:
         yield broker
 
@@ -154,10 +156,10 @@ async def test_a_redirect_is_not_followed(notifier, publisher):
         assert other.heard == []
 
 
-async def test_what_is_no_public_event_is_a_dead_letter(notifier, broker):
-    await broker.publish_raw(NOTIFIER_QUEUE, b"")
+async def test_what_is_no_delivery_is_a_dead_letter(notifier, broker):
+    await broker.publish_raw(DELIVERIES_QUEUE, b"")
 
-    assert (await broker.wait_for(DEAD_QUEUE)).headers["x-dead-queue"] == NOTIFIER_QUEUE
+    assert (await broker.wait_for(DEAD_QUEUE)).headers["x-dead-queue"] == DELIVERIES_QUEUE
 
 
 #: Endpoints that harm, by what they do.

@@ -27,31 +27,32 @@ from shared.contract.rights import USERS
 from shared.contract.topology import (
     DEAD_QUEUE,
     DELIVERIES_QUEUE,
+    EVENTS_LOG,
     EXTRACTOR_QUEUE,
     OPS_QUEUE,
     PROGRESS_QUEUE,
     STATE_QUEUE,
-    WEBHOOK_QUEUES,
     topology,
 )
 from shared.runtime.addresses import with_login
-from shared.runtime.broker import Consumer, EventsLog, Outgoing, Publisher, one_by_one, to_message
+from shared.runtime.broker import Consumer, EventsLog, Outgoing, Publisher, one_by_one, opened_log, to_message
 from shared.runtime.broker.link import Link
 from shared.runtime.clock import now
 from shared.runtime.management import Management
 from tests.broker import Broker
 from tests.servers import Urls
+from tests.webhooks import activated
 
 DELAYS = (timedelta(milliseconds=50),)
 PLAN = topology(DELAYS)
-QUEUES = {EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DEAD_QUEUE, *WEBHOOK_QUEUES}
+QUEUES = {EVENTS_LOG, EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DEAD_QUEUE, DELIVERIES_QUEUE}
 PASSWORDS = {process: f"password-of-{process}" for process in USERS}
 READS = {
     "receiver": set(),
     "extractor": {EXTRACTOR_QUEUE},
     "state": {STATE_QUEUE, PROGRESS_QUEUE},
     "ops": {OPS_QUEUE, DEAD_QUEUE},
-    "notifier": set(WEBHOOK_QUEUES),
+    "notifier": {DELIVERIES_QUEUE, EVENTS_LOG},
 }
 
 
@@ -183,6 +184,14 @@ async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue
         await running
 
     assert len(attempts) == (1 if queue == PROGRESS_QUEUE else 2)
+
+
+async def test_the_notifier_can_read_the_log(users):
+    async with Publisher(users.url("state"), name="test") as publisher:
+        await publisher.publish(to_message(wrap(activated("ann", 1), source="state", now=now()), PLAN))
+
+    async with opened_log(users.url("notifier"), "test", 0) as events:
+        assert await events.take(20)
 
 
 async def test_a_process_that_may_not_declare_the_log_reports_no_trouble_with_it(users):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
@@ -28,12 +29,11 @@ from services.notifier.attempts import (
     retry_after,
     settled,
 )
-from services.notifier.message import make_test, stored
+from services.notifier.message import StoredEvent, make_test, stored
 from services.notifier.signing import MasterSecretMissing, Seeds, Signer
 from services.notifier.views import DeliveryStatus, EndpointStatus
 from shared.contract.envelope import decode, wrap
 from shared.contract.events import DeliveryRequested
-from shared.contract.topology import DELIVERIES_QUEUE
 from shared.contract.values import Effect
 from shared.runtime.clock import now
 from tests.webhooks import activated
@@ -224,6 +224,10 @@ class Stored:
         self.held: list[DeliveryRequested] = []
         self.ends: list[End] = []
         self.becomes = EndpointStatus.ENABLED
+        self.added: list[StoredEvent] = []
+
+    async def add(self, events: Sequence[StoredEvent]) -> None:
+        self.added += events
 
     async def find(self, _: DeliveryRequested) -> Sending | None:
         return self.sending
@@ -254,7 +258,15 @@ async def test_an_accepted_delivery_is_recorded_and_reports_a_replay():
     follow = await attempts(store, Answer(200, "ok", 3)).handle(envelope)
 
     assert [end.status for end in store.ends] == [DeliveryStatus.DELIVERED]
-    assert list(follow) == list(settled(envelope, Effect.DELIVERED, DELIVERIES_QUEUE))
+    assert list(follow) == list(settled(envelope, Effect.DELIVERED))
+
+
+async def test_a_replayed_public_event_is_stored_for_its_endpoints():
+    store, envelope = Stored(), replace(wrap(activated("ann", 3), source="state", now=NOW), replay="a-mark")
+
+    follow = await attempts(store, Answer(200, "ok", 3)).handle(envelope)
+
+    assert (store.added, list(follow)) == ([stored(envelope)], list(settled(envelope, Effect.DELIVERED)))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def allowed(pattern: str) -> set[str]:
         ("extractor", {"extractor"}, {"events", "dead", "delay.5s"}),
         ("state", {"state", "progress"}, {"training", "events", "dead", "delay.5s"}),
         ("ops", {"ops", "dead"}, {"training", "events", "dead", "delay.5s", "amq.default"}),
-        ("notifier", {"notifier", "deliveries"}, {"training", "dead", "delay.5s"}),
+        ("notifier", {"deliveries", "events.log"}, {"training", "dead", "delay.5s"}),
     ],
 )
 def test_a_user_reads_and_writes_what_its_process_needs(process, reads, writes):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from services.notifier.store.deliveries import Deliveries
 from services.notifier.store.endpoints import Endpoints
+from services.notifier.store.reading import Reading
 from services.notifier.store.relay import Relaying
 from services.notifier.store.resending import Resending
 
 
-class Store(Deliveries, Endpoints, Relaying, Resending):
+class Store(Deliveries, Endpoints, Reading, Relaying, Resending):
     """All use cases."""

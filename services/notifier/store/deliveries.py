@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from services.notifier.attempts import End, Sending
@@ -24,21 +25,24 @@ _ATTEMPTS: Final = {
     for status in (DeliveryStatus.DELIVERED, DeliveryStatus.RETRYING, DeliveryStatus.FAILED)
 }
 
+# Events may be read again: those from before an endpoint was added are not for it. Clocks may differ by a minute.
 # An event that no endpoint wants is not stored.
-_ADD_EVENTS: Final = """
+_WANTED: Final = """
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::json[], $6::text[])
+         WITH ORDINALITY AS n (id, type, time, training_id, trace, body, position)
+    JOIN notifier.endpoints p ON n.type = ANY (p.events) AND p.created_at <= n.time + interval '1 minute'
+"""
+_ADD_EVENTS: Final = f"""
     INSERT INTO notifier.events (id, type, training_id, trace, body)
-    SELECT *
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::json[], $5::text[]) AS n (id, type, training_id, trace, body)
-    WHERE EXISTS (SELECT FROM notifier.endpoints p WHERE n.type = ANY (p.events))
+    SELECT n.id, n.type, n.training_id, n.trace, n.body {_WANTED}
     ON CONFLICT (id) DO NOTHING
 """
-_ADD_DELIVERIES: Final = """
+# The lock is that of the foreign key, before an endpoint can be removed.
+_ADD_DELIVERIES: Final = f"""
     INSERT INTO notifier.deliveries (endpoint_id, event_id)
-    SELECT p.id, n.id
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS n (id, type, position)
-    JOIN notifier.endpoints p ON n.type = ANY (p.events)
-    JOIN notifier.events e ON e.id = n.id
+    SELECT p.id, n.id {_WANTED}
     ORDER BY n.position
+    FOR KEY SHARE OF p
     ON CONFLICT (endpoint_id, event_id) DO NOTHING
 """
 _FIND: Final = """
@@ -84,23 +88,11 @@ _NOTE_STATUS: Final = "UPDATE notifier.endpoints SET status_at = $2 WHERE id = $
 
 
 class Deliveries(Session):
-    """What the handlers of the two queues need."""
+    """What the handler of deliveries needs."""
 
     async def add(self, events: Sequence[StoredEvent]) -> None:
         """Store *events*, with one delivery for each endpoint that wants them; each once, however often they come."""
-        rows = [
-            [each.id for each in events],
-            [each.type for each in events],
-            [each.training_id for each in events],
-            [json.dumps(dict(each.trace)) for each in events],
-            [each.body for each in events],
-        ]
-
-        async def work(connection: Connection) -> None:
-            await connection.execute(_ADD_EVENTS, *rows)
-            await connection.execute(_ADD_DELIVERIES, *rows[:2])
-
-        await self._change(work)
+        await self._change(partial(add_events, events=events))
 
     async def find(self, asked: DeliveryRequested) -> Sending | None:
         """Return a delivery; None if it was delivered, sent again, or removed."""
@@ -132,6 +124,20 @@ class Deliveries(Session):
         status = await self._change(work)
         _ATTEMPTS[end.status].inc()
         return status
+
+
+async def add_events(connection: Connection, events: Sequence[StoredEvent]) -> None:
+    """Do the work of `Deliveries.add` in a transaction of *connection*."""
+    rows = [
+        [each.id for each in events],
+        [each.type for each in events],
+        [each.time for each in events],
+        [each.training_id for each in events],
+        [json.dumps(dict(each.trace)) for each in events],
+        [each.body for each in events],
+    ]
+    await connection.execute(_ADD_EVENTS, *rows)
+    await connection.execute(_ADD_DELIVERIES, *rows)
 
 
 def _to_sending(row: Record) -> Sending:

@@ -24,7 +24,7 @@ from shared.contract.events import (
 )
 from shared.contract.preview import Refusal
 from shared.contract.text import clean
-from shared.contract.topology import STATE_QUEUE, WEBHOOK_QUEUES
+from shared.contract.topology import DELIVERIES_QUEUE, STATE_QUEUE
 from shared.contract.values import Effect
 
 #: The training's stage while its model is being looked for.
@@ -33,7 +33,7 @@ _VERIFYING: Final = "verifying"
 
 def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bool:
     """Return whether *settled* is the outcome of a dead letter of *queue*, not only a step on the way to it."""
-    if settled.queue in WEBHOOK_QUEUES or queue in WEBHOOK_QUEUES:
+    if DELIVERIES_QUEUE in (settled.queue, queue):
         # What follows from a replay is delivered to webhook endpoints, too.
         return settled.queue == queue
     match settled.event:
@@ -91,7 +91,7 @@ def refused(refusal: Refusal, *, error_code: str) -> LetterOutcome:
 def describe(event: ReplaySettled) -> str:
     """Describe an outcome."""
     match event.effect:
-        case Effect.NOTHING if event.queue in WEBHOOK_QUEUES:
+        case Effect.NOTHING if event.queue == DELIVERIES_QUEUE:
             said = "out of date: delivered before, sent again, or its endpoint is disabled or removed"
         case Effect.SWAPPED:
             said = f"user {event.user_id}: {model_name(event.previous)} → {model_name(event.model)}"

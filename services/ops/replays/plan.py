@@ -16,16 +16,16 @@ from uuid import UUID
 
 from services.ops.letters.views import LetterStatus
 from shared.contract.topology import (
+    DELIVERIES_QUEUE,
     EXTRACTOR_QUEUE,
     OPS_QUEUE,
     PROGRESS_QUEUE,
     RECEIVER,
     STATE_QUEUE,
-    WEBHOOK_QUEUES,
 )
 
 #: Queues whose dead letters can be replayed.
-REPLAYABLE: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, *WEBHOOK_QUEUES, RECEIVER)
+REPLAYABLE: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, DELIVERIES_QUEUE, RECEIVER)
 #: Within a step, fewer outcomes than this are too few to judge by a share.
 _ENOUGH_OUTCOMES: Final = 10
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)

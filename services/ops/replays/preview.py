@@ -18,7 +18,7 @@ from services.ops.replays.plan import Outcome
 from shared.contract.errors import DependencyDown, Malformed, ModelswapError
 from shared.contract.events import ExtractionFailed, ModelReady, ReplaySettled, TrainingProgressed
 from shared.contract.preview import Answer, Message, Refusal
-from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER, WEBHOOK_QUEUES
+from shared.contract.topology import DELIVERIES_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ async def _ask(letter: StoredLetter, mark: ReplayMark, services: Services) -> Le
         if isinstance(said, Malformed):
             raise said
         return LetterOutcome(Outcome.MOVED, "what it says is written down")
-    if letter.queue in WEBHOOK_QUEUES:
+    if letter.queue == DELIVERIES_QUEUE:
         message_of(letter, mark).decode()
         return LetterOutcome(Outcome.DELIVERED, "it is delivered again; whether it is accepted, only that shows")
     if letter.queue != RECEIVER:

@@ -8,6 +8,7 @@ Publishes and consumes without losing a message. Edge: the only package that use
 *link*         one connection with one channel; the meaning of its library's errors
 *declare*      declares the topology, and finds differences from it
 *events_log*   declares and reads the stream of public events
+*log_reader*   reads it in batches
 *publisher*    publishes with confirms
 *lossy*        publishes messages that may be lost: once, on a connection of their own
 *persistent*   publishes the follow-ups of a delivery until they are confirmed
@@ -24,6 +25,8 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
 from shared.runtime.broker.events_log import EventsLog, NoLog, declare_log, read_log
+from shared.runtime.broker.item import Item, read
+from shared.runtime.broker.log_reader import LogLost, OpenLog, offset_of, opened_log
 from shared.runtime.broker.lossy import LOSSY_SECONDS, Parted
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
@@ -36,7 +39,10 @@ __all__ = [
     "Delivery",
     "Depth",
     "EventsLog",
+    "Item",
+    "LogLost",
     "NoLog",
+    "OpenLog",
     "Outgoing",
     "Parted",
     "Publisher",
@@ -50,7 +56,10 @@ __all__ = [
     "declare_log",
     "depths",
     "diff",
+    "offset_of",
     "one_by_one",
+    "opened_log",
+    "read",
     "read_log",
     "to_message",
 ]

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import aiormq
 
 from shared.contract.errors import PermanentError
-from shared.contract.topology import Exchange, Queue, Topology
+from shared.contract.topology import RETIRED_QUEUES, Exchange, Queue, Topology
 from shared.runtime.broker.link import Link, no_bare_exception
 
 _ANSWER_SECONDS: Final = 10
@@ -78,7 +78,7 @@ async def declare(channel: aiormq.Channel, topology: Topology) -> None:
 
 
 async def diff(url: str, topology: Topology) -> list[str]:
-    """Return one line per exchange or queue of *topology* that is missing or differs. Changes nothing."""
+    """Return a line for each exchange or queue that is missing, differs from *topology*, or is retired."""
     questions: dict[str, _Question] = {
         **{f"exchange {exchange.name}": partial(_find_exchange, exchange) for exchange in topology.exchanges},
         **{f"queue {queue.name}": partial(_find_queue, queue) for queue in topology.queues},
@@ -86,6 +86,9 @@ async def diff(url: str, topology: Topology) -> list[str]:
     link = await Link.open(url, name="modelswap topology diff")
     try:
         found = {name: await _objection(link, question) for name, question in questions.items()}
+        for queue in RETIRED_QUEUES:
+            if await _objection(link, partial(_look_at, queue)) is None:
+                found[f"queue {queue}"] = "left from an earlier version: `modelswap topology apply` deletes it"
     finally:
         await link.close()
     return [f"{name}: {objection}" for name, objection in found.items() if objection]
@@ -135,13 +138,17 @@ async def _objection(link: Link, question: _Question) -> str | None:
     return None
 
 
+async def _look_at(queue: str, channel: aiormq.Channel) -> None:
+    await channel.queue_declare(queue, passive=True)
+
+
 async def _find_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:
     await channel.exchange_declare(exchange.name, passive=True)
     await _declare_exchange(exchange, channel)  # it is there: this only compares
 
 
 async def _find_queue(queue: Queue, channel: aiormq.Channel) -> None:
-    await channel.queue_declare(queue.name, passive=True)
+    await _look_at(queue.name, channel)
     await _declare_queue(queue, channel)  # it is there: this only compares
 
 

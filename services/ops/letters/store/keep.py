@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.ops.letters.letter import DeadLetter, ReplayMark
 from services.ops.session import Session
-from shared.contract.topology import WEBHOOK_QUEUES
+from shared.contract.topology import DELIVERIES_QUEUE
 from shared.runtime.postgres import Connection, Pool
 
 #: Called, in the same transaction, when a replayed dead letter failed again: the replay, the number, the error.
@@ -82,7 +82,7 @@ class Archiving(Session):
                 await connection.execute(_KEEP, *_columns(map(_new_row, new.values())))
             for letter in letters:
                 # A webhook that follows from a replay tells nothing about it.
-                mark, is_webhook = letter.mark, letter.failure.queue in WEBHOOK_QUEUES
+                mark, is_webhook = letter.mark, letter.failure.queue == DELIVERIES_QUEUE
                 if mark is not None and (mark.letter in returned or not is_webhook):
                     await self._failed(connection, mark.replay_id, mark.letter, letter.failure.text)
 

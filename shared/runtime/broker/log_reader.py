@@ -1,0 +1,91 @@
+"""Reads the events log in batches. Edge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Final
+
+from aiormq import spec
+
+from shared.contract.dead import OFFSET
+from shared.contract.errors import DependencyDown
+from shared.contract.topology import EVENTS_LOG
+from shared.runtime.broker.events_log import read_log
+from shared.runtime.broker.link import LINK_ERRORS, Link, say
+from shared.runtime.broker.message import Delivery
+from shared.runtime.waiting import wait_for_any
+
+_BATCH: Final = 200
+
+
+class LogLost(DependencyDown):
+    """The connection was lost, or the log was deleted."""
+
+    code = "events_log_lost"
+
+
+class OpenLog:
+    """The log, from some place on."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._waiting: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, delivery: Delivery) -> None:
+        """Take one event from the link."""
+        self._waiting.append(delivery)
+        self._arrived.set()
+
+    async def take(self, seconds: float) -> Sequence[Delivery]:
+        """
+        Return the next events as soon as there are some; none if that takes longer than *seconds*.
+
+        Raises:
+            LogLost: if there will be no more.
+
+        """
+        if not self._waiting:
+            self._arrived.clear()
+            await wait_for_any(self._arrived, self._link.lost, seconds=seconds)
+        if not self._link.is_open:
+            raise LogLost(f"the connection to RabbitMQ was lost, or {EVENTS_LOG} was deleted")
+        return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+
+    def ack(self, last: Delivery) -> None:
+        """Ask for more in place of all events up to *last*."""
+        self._link.send(spec.Basic.Ack(delivery_tag=last.tag, multiple=True))
+
+
+@asynccontextmanager
+async def opened_log(url: str, name: str, offset: int | datetime) -> AsyncIterator[OpenLog]:
+    """
+    Read the log from *offset* on (as `Link.consume` says); operators see the connection's *name* in RabbitMQ.
+
+    Raises:
+        NoLog: if there is none.
+        DependencyDown: if the broker does not answer, or refuses.
+
+    """
+    try:
+        link = await Link.open(url, name=name)
+    except LINK_ERRORS as error:
+        raise DependencyDown(say(error)) from error
+    log = OpenLog(link)
+    try:
+        try:
+            await read_log(link, log.put, offset=offset, prefetch=2 * _BATCH)
+        except LINK_ERRORS as error:
+            raise DependencyDown(say(error)) from error
+        yield log
+    finally:
+        await link.close()
+
+
+def offset_of(delivery: Delivery) -> int:
+    """Return the place of an event in the log."""
+    return int(delivery.headers[OFFSET])
