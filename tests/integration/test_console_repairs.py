@@ -487,6 +487,11 @@ async def parts(http: httpx.AsyncClient, replay_id: Any) -> AsyncGenerator[str, 
                 lines = []
 
 
+def _without_keys(page: str) -> str:
+    """The page without the idempotency keys of its forms, which are made anew for each person."""
+    return re.sub(r'name="key" value="[^"]+"', "", page)
+
+
 async def test_several_people_see_the_same_also_after_a_restart(ops, database_url):
     numbers = await archive_many(database_url, 2)
     await execute(database_url, "UPDATE ops.letters SET user_id = 'ada'")
@@ -499,7 +504,9 @@ async def test_several_people_see_the_same_also_after_a_restart(ops, database_ur
             before = [await anext(person) for person in people]
             await say(ops.replays, settled(f"{record.id}:{number}", user_id="ada"))
             after = [await until_told(person, "swapped") for person in people]
-        seen.append((before[0] == before[1], [said(each).count("swapped") > 0 for each in after]))
+        seen.append(
+            (_without_keys(before[0]) == _without_keys(before[1]), [said(each).count("swapped") > 0 for each in after])
+        )
 
     assert seen == [(True, [True, True]), (True, [True, True])]
     assert all(f'hx-target="#{each}"' in after[0] for each in ("replay-state", "replay-actions", "replay-table"))
