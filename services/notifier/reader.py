@@ -77,6 +77,9 @@ class Reader:
         self._publish = publish
         self._silent_seconds = silent_seconds
         self._trouble: str | None = "the events log was not read yet"
+        #: Set until an event that was published at this time or later. What cannot be read before it is not ours, or
+        #: was set aside already.
+        self._begin: datetime | None = None
         #: Publish time of the oldest event at work.
         self._oldest: datetime | None = None
         self._handled, self._dead = (telemetry.deliveries.labels(EVENTS_LOG, end) for end in ("handled", "dead"))
@@ -120,6 +123,7 @@ class Reader:
     async def _read(self, turn: Turn) -> NoReturn:
         """Read from the last event on, for ever."""
         last = await turn.position()
+        self._begin = None
         if last.offset is not None:
             async with self._open(last.offset) as events:
                 batch = await events.take(self._silent_seconds)
@@ -127,6 +131,8 @@ class Reader:
                 if missed is not None:
                     gap = f"{missed} events were deleted from {EVENTS_LOG} before they were read" if missed else None
                     await self._follow(turn, events, batch, last.offset, gap)
+        # AMQP's times are whole seconds.
+        self._begin = last.time.replace(microsecond=0)
         async with self._open(last.since) as events:
             batch = await self._next(turn, events)
             first, gap = _position_of(batch[0]), None
@@ -180,6 +186,9 @@ class Reader:
 
     async def _stored(self, item: Item) -> StoredEvent | None:
         """Return an event as it is stored; None if it is not for webhooks."""
+        published_at = item.delivery.published_at
+        if self._begin is not None and published_at is not None and published_at >= self._begin:
+            self._begin = None
         if item.envelope is None:
             await self._set_aside(item.delivery, item.error)
             return None
@@ -194,9 +203,12 @@ class Reader:
             return None
 
     async def _set_aside(self, delivery: Delivery, error: Exception | None) -> None:
-        """Make *delivery* a dead letter."""
+        """Make *delivery* a dead letter, unless it was published before we began."""
         error = error or Malformed("it cannot be decoded")
         facts = {"queue": EVENTS_LOG, "offset": offset_of(delivery), "message_id": delivery.headers.get("ce-id")}
+        if self._begin is not None:
+            log.info("delivery.ignored", reason="published before the notifier began", error=code_of(error), **facts)
+            return
         log.error("delivery.dead_lettered", error=code_of(error), detail=clean(str(error)), **facts)
         self._dead.inc()
         try:

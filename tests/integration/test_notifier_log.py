@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 import pytest
+from aiormq import spec
 
 from services.notifier.migrate import ROLE
 from services.notifier.reader import Reader
@@ -211,6 +212,19 @@ async def test_a_broken_event_is_a_dead_letter_and_the_rest_goes_on(bench):
         letter = await broker.wait_for(DEAD_QUEUE)
 
     assert (letter.headers["x-dead-queue"], letter.headers["x-dead-error"]) == (DELIVERIES_QUEUE, "malformed")
+
+
+async def test_a_broken_event_from_before_the_first_start_is_ignored(bench):
+    async with Broker(bench.broker.url, PLAN) as broker:
+        async with broker.channel() as channel:
+            for properties in (spec.Basic.Properties(), spec.Basic.Properties(timestamp=now() - timedelta(minutes=5))):
+                await channel.basic_publish(b"{}", routing_key=EVENTS_LOG, properties=properties)
+        await bench.publish("ann")
+
+        async with bench.reading():
+            await bench.until_stored("ann")
+
+        assert await broker.depth(DEAD_QUEUE) == 0
 
 
 async def test_an_event_that_postgres_refuses_is_a_dead_letter(bench, database_url):
