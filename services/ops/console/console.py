@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import mimetypes
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
-from jinja2.runtime import Context
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -21,6 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from services.ops.console.attempts import Attempts
 from services.ops.console.client import Apis, Clients, Refused, ServiceDown
 from services.ops.console.forms import Form
+from services.ops.console.rendering import templates
 from services.ops.console.session import Flash, Session, Tone, csrf_token, open_flash, seal_flash
 from services.ops.console.views import formats
 from services.ops.console.views.navigation import SECTIONS, section_of
@@ -31,7 +26,6 @@ from shared.runtime.clock import now
 from shared.runtime.connections import Network
 from shared.runtime.tokens import Token
 
-_HERE: Final = Path(__file__).parent
 SESSION_COOKIE: Final = "modelswap_session"
 FLASH_COOKIE: Final = "modelswap_flash"
 #: Names in the request's scope.
@@ -66,25 +60,6 @@ class Done(NamedTuple):
     kind: Tone = "good"
 
 
-class Asset(NamedTuple):
-    """A static file."""
-
-    content: bytes
-    content_type: str
-    digest: str
-
-
-def _assets() -> dict[str, Asset]:
-    files = [file for file in (_HERE / "static").iterdir() if file.is_file()]
-    return {file.name: _asset(file) for file in files}
-
-
-def _asset(file: Path) -> Asset:
-    content = file.read_bytes()
-    kind = mimetypes.guess_type(file.name)[0] or "text/plain"
-    return Asset(content, kind, sha256(content).hexdigest()[:16])
-
-
 class Console:
     """The console. Each screen's routes are given this."""
 
@@ -92,9 +67,7 @@ class Console:
         self.access = access
         self.attempts = Attempts()
         self.clock = clock
-        self.assets = _assets()
         self._clients = clients
-        self._templates = self._environment()
         self._open_letters: tuple[datetime, int | None] | None = None
 
     # What a screen uses
@@ -135,8 +108,10 @@ class Console:
     def fragment(self, request: Request, template: str, **view: Any) -> str:
         """Return the part of a page that *template* is, for a stream of events."""
         session: Session | None = request.scope.get(SESSION)
-        return self._templates.get_template(template).render(
-            session=session, csrf=None if session is None else csrf_token(session), now=self.clock(), **view
+        return (
+            templates()
+            .get_template(template)
+            .render(session=session, csrf=None if session is None else csrf_token(session), now=self.clock(), **view)
         )
 
     async def write(
@@ -224,36 +199,6 @@ class Console:
             except (Refused, ServiceDown):
                 self._open_letters = (self.clock(), None)
         return self._open_letters[1]
-
-    def _environment(self) -> Environment:
-        environment = Environment(
-            loader=FileSystemLoader(_HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            finalize=formats.visible,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters.update(formats.FILTERS)
-        environment.globals["asset"] = self._address_of
-        environment.globals["new_key"] = _new_key
-        environment.globals["since"] = _since
-        return environment
-
-    def _address_of(self, name: str) -> str:
-        return f"/static/{name}?v={self.assets[name].digest}"
-
-
-@pass_context
-def _since(context: Context, moment: datetime) -> str:
-    """Return how long ago *moment* was, in words."""
-    seconds: float = (context["now"] - moment).total_seconds()
-    return formats.ago(seconds)
-
-
-def _new_key() -> str:
-    """Return a new idempotency key, so that a form that is sent twice is done once."""
-    return secrets.token_urlsafe(16)
 
 
 def path_of(request: Request) -> str:

@@ -10,16 +10,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.console import Console
+from services.ops.console.rendering import assets
 
 #: The digest is part of the address, so a file at an address never changes.
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
-def routes(console: Console) -> list[Route]:
+def routes(_: Console) -> list[Route]:
     """Return the route of static files."""
 
     async def show_file(request: Request) -> Response:
-        asset = console.assets.get(request.path_params["name"])
+        asset = assets().get(request.path_params["name"])
         if asset is None:
             raise HTTPException(404, "there is no such file")
         cache = _FOR_EVER if request.query_params.get("v") == asset.digest else "no-cache"
