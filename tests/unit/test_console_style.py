@@ -1,4 +1,4 @@
-"""Does the console's style sheet say what its text looks like?"""
+"""The console's style sheet: its blocks are balanced, so that no rule is lost."""
 
 import re
 from itertools import accumulate

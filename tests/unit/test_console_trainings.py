@@ -1,4 +1,4 @@
-"""What do the pages of trainings and users show?"""
+"""The views of trainings and users, on answers of the APIs."""
 
 from __future__ import annotations
 

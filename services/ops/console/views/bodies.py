@@ -17,7 +17,7 @@ SHOWN_BYTES: Final = 64 * 1024
 #: How much is shown as bytes.
 _DUMPED_BYTES: Final = 2048
 _LINE_BYTES: Final = 16
-#: A tree with more parts helps nobody, and slows the browser down.
+#: A larger tree slows the browser down, and is not read.
 _MOST_NODES: Final = 2000
 _MOST_DEPTH: Final = 40
 _MOST_LINES: Final = 3000
