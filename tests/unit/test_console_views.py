@@ -7,20 +7,20 @@ from uuid import UUID
 import pytest
 from markupsafe import Markup
 
+from services.ops.console.answers import (
+    CountsAnswer,
+    HitAnswer,
+    HourStatistics,
+    SearchAnswer,
+    StageCount,
+    StatisticsAnswer,
+    SwapStatistics,
+    TrainingAnswer,
+)
 from services.ops.console.forms import BadForm, is_same_origin, local_path, read_form
 from services.ops.console.views import charts, formats, now, search
 from services.ops.console.views.navigation import section_of
 from services.ops.console.views.problems import problem_view
-from services.ops.console.views.state_records import (
-    HourStatistics,
-    SearchHit,
-    SearchResults,
-    StageCount,
-    SwapsByHour,
-    SwapStatistics,
-    Training,
-    TrainingCounts,
-)
 from services.ops.letters.views import LetterCounts
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RoundView
@@ -33,12 +33,17 @@ HOSTILE = "\"><script>alert('x')</script>{{7*7}}"
 CALM = RoundView(at=NOON, last_success_at=NOON, overdue=0, calls_left=60, trouble="")
 
 
-def a_training(**facts: Any) -> Training:
-    return Training.model_validate(
+def a_training(**facts: Any) -> TrainingAnswer:
+    return TrainingAnswer.model_validate(
         {
+            **dict.fromkeys(TrainingAnswer.model_fields),
             "ref": UUID(int=1),
             "training_id": "t1",
             "user_id": "u1",
+            "generation": 1,
+            "current": False,
+            "trigger_word": "TOK",
+            "updated_at": NOON,
             "stage": "running",
             "destination": "acme/u1",
             "progress": 34,
@@ -175,13 +180,13 @@ def test_what_cannot_be_asked_is_never_called_well():
 
 def test_the_records_of_state_are_those_that_it_answers():
     for ours, theirs in (
-        (Training, state_views.TrainingView),
+        (TrainingAnswer, state_views.TrainingView),
         (StageCount, overview.StageCount),
         (SwapStatistics, overview.SwapStatistics),
         (HourStatistics, overview.HourStatistics),
-        (SwapsByHour, overview.SwapStatisticsView),
-        (SearchHit, overview.SearchHit),
-        (SearchResults, overview.SearchResults),
+        (StatisticsAnswer, overview.SwapStatisticsView),
+        (HitAnswer, overview.SearchHit),
+        (SearchAnswer, overview.SearchResults),
     ):
         assert set(ours.model_fields) <= set(theirs.model_fields)
 
@@ -193,7 +198,7 @@ def test_what_nobody_knows_is_a_dash_and_no_zero():
 
 
 def test_an_estimated_count_is_marked_and_rounded():
-    counts = TrainingCounts(items=[StageCount(stage="active", count=48_211, is_exact=False)])
+    counts = CountsAnswer(items=[StageCount(stage="active", count=48_211, is_exact=False)])
 
     walk, _ = now.steps(counts, LetterCounts())
 
@@ -223,7 +228,7 @@ def test_names_in_addresses_are_quoted():
 def test_hours_without_a_swap_are_a_gap_and_no_zero_seconds():
     hours = [HourStatistics(hour=NOON, swaps=n, p50_seconds=s, p99_seconds=s) for n, s in ((2, 1.0), (0, None), (1, 3))]
 
-    shown = now.speed(SwapsByHour(total=SwapStatistics(swaps=3, p50_seconds=1, p99_seconds=3), items=hours))
+    shown = now.speed(StatisticsAnswer(total=SwapStatistics(swaps=3, p50_seconds=1, p99_seconds=3), items=hours))
 
     assert shown.seconds_chart is not None
     assert shown.seconds_chart.count("<circle") == 4
@@ -233,7 +238,7 @@ def test_hours_without_a_swap_are_a_gap_and_no_zero_seconds():
 def test_one_hour_alone_makes_no_line():
     hour = HourStatistics(hour=NOON, swaps=2, p50_seconds=1, p99_seconds=2)
 
-    shown = now.speed(SwapsByHour(total=SwapStatistics(swaps=2, p50_seconds=1, p99_seconds=2), items=[hour]))
+    shown = now.speed(StatisticsAnswer(total=SwapStatistics(swaps=2, p50_seconds=1, p99_seconds=2), items=[hour]))
 
     assert shown.seconds_chart is None
     assert (shown.median, shown.slowest) == ("1.0 s", "2.0 s")
@@ -242,8 +247,8 @@ def test_one_hour_alone_makes_no_line():
 # Search
 
 
-def hit(kind: str, name: str, user: str | None = "u1", **facts: Any) -> SearchHit:
-    return SearchHit.model_validate(
+def hit(kind: str, name: str, user: str | None = "u1", **facts: Any) -> HitAnswer:
+    return HitAnswer.model_validate(
         {"kind": kind, "name": name, "user_id": user, "ref": None, "stage": None, "reference": None, **facts}
     )
 
@@ -251,7 +256,7 @@ def hit(kind: str, name: str, user: str | None = "u1", **facts: Any) -> SearchHi
 def test_each_hit_leads_to_its_page():
     found = [hit("training", "t/1", stage="active"), hit("user", "u 1"), hit("model", "a/b"), hit("model", "a/c", None)]
 
-    shown = search.hits(SearchResults(items=found, is_complete=True))
+    shown = search.hits(SearchAnswer(items=found, is_complete=True))
 
     assert [each.address for each in shown] == ["/trainings/t%2F1", "/users/u%201", "/users/u1", None]
 
@@ -267,7 +272,7 @@ def test_each_hit_leads_to_its_page():
     ],
 )
 def test_the_only_hit_or_the_exact_one_is_opened_at_once(names, is_complete, page):
-    found = search.hits(SearchResults(items=[hit("training", name) for name in names], is_complete=is_complete))
+    found = search.hits(SearchAnswer(items=[hit("training", name) for name in names], is_complete=is_complete))
 
     assert search.page_of("t", found, is_complete=is_complete) == page
 

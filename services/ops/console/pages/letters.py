@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from services.ops.console.client import Apis, Refused, attempt, quoted
-from services.ops.console.console import Console, Done
+from services.ops.console.console import Console, Done, path_of
 from services.ops.console.forms import Form
 from services.ops.console.views.audit import entry_of
 from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, is_object, pretty
@@ -217,7 +217,7 @@ class _Letters:
     # Drop and restore
 
     async def show_change(self, request: Request) -> Response:
-        verb = request.url.path.rpartition("/")[2]
+        verb = path_of(request).rpartition("/")[2]
         now, query = self._console.clock(), request.query_params
         selection = selection_of(query.getlist("letters"), asked(given(query, LETTER_FIELDS), now))
         body = {**selection.body, "reason": "a dry run", "dry_run": True}
@@ -232,7 +232,7 @@ class _Letters:
         )
 
     async def change(self, request: Request) -> Response:
-        verb = request.url.path.rpartition("/")[2]
+        verb = path_of(request).rpartition("/")[2]
 
         async def work(apis: Apis, form: Form) -> Done:
             selection = selection_of(form.all("letters"), given(form, LETTER_FIELDS))

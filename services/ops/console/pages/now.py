@@ -16,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.ops.console.answers import UNDERWAY, CountsAnswer, StatisticsAnswer, TrainingAnswer
 from services.ops.console.client import Api, Away, attempt
 from services.ops.console.console import Console
 from services.ops.console.views import now as views
-from services.ops.console.views.state_records import SwapsByHour, Training, TrainingCounts
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, Queues
 from services.ops.reconcile.views import Reconciliation
@@ -47,8 +47,8 @@ def routes(console: Console) -> list[Route]:
 
         (counts, swaps, trainings), (letters, groups, reconciliation, processes, queues) = await asyncio.gather(
             asyncio.gather(
-                part("state", state.get(TrainingCounts, "/training-counts")),
-                part("state", state.get(SwapsByHour, "/swap-statistics", {"hours": "24"})),
+                part("state", state.get(CountsAnswer, "/training-counts")),
+                part("state", state.get(StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
                 part("state", _on_their_way(state)),
             ),
             asyncio.gather(
@@ -86,8 +86,8 @@ def routes(console: Console) -> list[Route]:
     return [Route("/", show_now)]
 
 
-async def _on_their_way(state: Api) -> list[Training]:
+async def _on_their_way(state: Api) -> list[TrainingAnswer]:
     pages = await asyncio.gather(
-        *(state.get(Page[Training], "/trainings", {"stage": stage, "limit": _LISTED}) for stage in views.UNFINISHED)
+        *(state.get(Page[TrainingAnswer], "/trainings", {"stage": stage, "limit": _LISTED}) for stage in UNDERWAY)
     )
     return [training for page in pages for training in page.items]

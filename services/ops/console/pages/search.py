@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from services.ops.console.answers import SearchAnswer
 from services.ops.console.client import Apis, Refused
 from services.ops.console.console import Console
 from services.ops.console.views import search as views
-from services.ops.console.views.state_records import SearchResults
 from services.ops.letters.views import LetterLine
 
 _NUMBER: Final = re.compile(r"#?([0-9]{1,18})")
@@ -38,11 +38,11 @@ def routes(console: Console) -> list[Route]:
     return [Route("/search", search)]
 
 
-async def _trainings(apis: Apis, text: str) -> SearchResults:
+async def _trainings(apis: Apis, text: str) -> SearchAnswer:
     try:
-        return await apis.state.get(SearchResults, "/search", {"q": text})
+        return await apis.state.get(SearchAnswer, "/search", {"q": text})
     except Refused:  # such as for a character that no id has
-        return SearchResults(items=[], is_complete=True)
+        return SearchAnswer(items=[], is_complete=True)
 
 
 async def _letter(apis: Apis, text: str) -> list[views.Hit]:

@@ -36,6 +36,7 @@ from services.ops.console.views.trainings import (
     read_moment,
     short,
     took,
+    training_path,
     user_path,
     why,
 )
@@ -87,7 +88,7 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             name = _name(request)
             await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=form.text("key"))
-            return Done(_path(name), "The extraction was requested. Its outcome will stand in the timeline.")
+            return Done(training_path(name), "The extraction was requested. Its outcome will stand in the timeline.")
 
         return await _write(console, request, work)
 
@@ -95,7 +96,9 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, _: Form) -> Done:
             name = _name(request)
             await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
-            return Done(_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so.")
+            return Done(
+                training_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so."
+            )
 
         return await _write(console, request, work)
 
@@ -170,7 +173,7 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
         problem=problem,
         may_retry=session.may_write and may_retry(training),
         may_cancel=session.may_write and may_cancel(training),
-        here=_path(training.name),
+        here=training_path(training.name),
         **HELPERS,
     )
 
@@ -205,7 +208,3 @@ async def _find_letters(apis: Apis, training: TrainingAnswer) -> list[LetterLine
 def _name(request: Request) -> str:
     name: str = request.path_params["training"]
     return name
-
-
-def _path(name: str) -> str:
-    return f"/trainings/{quoted(name)}"

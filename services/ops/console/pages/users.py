@@ -14,11 +14,11 @@ from starlette.routing import Route
 
 from services.ops.console.answers import ChangeAnswer, ModelAnswer, TrainingAnswer
 from services.ops.console.client import Apis, Away, Refused, ServiceDown, attempt, quoted
-from services.ops.console.console import Console, Done, as_problem
+from services.ops.console.console import Console, Done, as_problem, path_of
 from services.ops.console.forms import Form
 from services.ops.console.pages.trainings import HELPERS
 from services.ops.console.views.problems import ProblemView, problem_view
-from services.ops.console.views.trainings import Plan, changes_of, may_retry, plan_of, user_path
+from services.ops.console.views.trainings import Plan, changes_of, may_retry, plan_of, training_path, user_path
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
 from shared.runtime.client import read
@@ -62,7 +62,7 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             path = f"/users/{quoted(_user(request))}/retry-extraction"
             training = await apis.state.post(TrainingAnswer, path, key=form.text("key"))
-            return Done(f"/trainings/{quoted(training.name)}", "The extraction was requested.")
+            return Done(training_path(training.name), "The extraction was requested.")
 
         return await write(request, work)
 
@@ -142,7 +142,7 @@ async def _plan(console: Console, request: Request, user: str, current: ModelAns
 def _wanted(console: Console, request: Request) -> tuple[str, str] | None:
     """Return what is to be previewed, and the target of a rollback: by the address, or by a form that was refused."""
     if request.method == "POST":
-        verb = request.url.path.rpartition("/")[2]
+        verb = path_of(request).rpartition("/")[2]
         return (verb, console.form(request).text("to")) if verb in _VERBS else None
     return next(((verb, request.query_params[verb]) for verb in _VERBS if verb in request.query_params), None)
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from services.ops.console.client import Apis
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
+from services.ops.console.views.filters import address
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.webhooks import (
     PERIODS,
@@ -23,7 +24,6 @@ from services.ops.console.views.webhooks import (
     Endpoint,
     Preview,
     Resent,
-    address,
     delivery_row,
     filters,
 )
@@ -107,8 +107,8 @@ class _Screen:
             rows=[delivery_row(each) for each in deliveries.items],
             filters=filters(here, status),
             chosen=status,
-            next=address(here, status=status, cursor=following) if following else None,
-            first=address(here, status=status) if cursor else None,
+            next=address(here, {"status": status, "cursor": following}) if following else None,
+            first=address(here, {"status": status}) if cursor else None,
             periods=list(PERIODS),
             preview=preview,
             problem=problem,

@@ -94,10 +94,10 @@ def size(count: int) -> str:
     return f"{amount:.1f} GiB"
 
 
-def short_model(reference: str) -> str:
-    """Return ``owner/name:version`` with the first digits of its version."""
+def short_model(reference: str, *, digits: int = _VERSION_DIGITS) -> str:
+    """Return ``owner/name:version`` with the first *digits* of its version."""
     name, colon, version = reference.partition(":")
-    return f"{name}{colon}{version[:_VERSION_DIGITS]}…" if len(version) > _VERSION_DIGITS else reference
+    return f"{name}{colon}{version[:digits]}…" if len(version) > digits else reference
 
 
 def visible(value: object) -> object:

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
-from urllib.parse import quote
 
 from markupsafe import Markup
 
+from services.ops.console.answers import UNDERWAY, CountsAnswer, StageCount, StatisticsAnswer, TrainingAnswer
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number, roughly
-from services.ops.console.views.state_records import StageCount, SwapsByHour, Training, TrainingCounts
+from services.ops.console.views.trainings import progress_of, training_path, user_path
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, ProcessView, Queues
 from services.ops.reconcile.views import Reconciliation
@@ -27,8 +27,6 @@ _ENDS: Final = (
     ("failed", "bad"),
     ("canceled", "quiet"),
 )
-#: The stages of trainings that have not come to an end.
-UNFINISHED: Final = ("running", "verifying", "requested")
 _MEANING: Final = {
     "requested": "asked for, not running yet",
     "running": "Replicate trains",
@@ -95,7 +93,7 @@ class Speed:
     seconds_chart: Markup | None
 
 
-def steps(counts: TrainingCounts | None, letters: LetterCounts | None) -> tuple[list[Step], list[Step]]:
+def steps(counts: CountsAnswer | None, letters: LetterCounts | None) -> tuple[list[Step], list[Step]]:
     """Return the stages of the walk, and how trainings end otherwise, with the dead letters."""
     by_stage = {} if counts is None else {each.stage: each for each in counts.items}
     walk = [_step(name, kind, by_stage) for name, kind in _WALK]
@@ -121,35 +119,30 @@ def _rounded(count: int) -> int:
     return round(count, 2 - len(str(count)))
 
 
-def running(trainings: Sequence[Training], now: datetime) -> list[Running]:
+def running(trainings: Sequence[TrainingAnswer], now: datetime) -> list[Running]:
     """Return the trainings on their way, the oldest first: those need attention first."""
     return [_running(each, now) for each in sorted(trainings, key=lambda each: each.requested_at)]
 
 
-def _running(training: Training, now: datetime) -> Running:
-    name = training.training_id or str(training.ref)
-    step = ""
-    if training.step is not None:
-        step = f"step {number(training.step)}"
-        if training.total_steps:
-            step += f" of {number(training.total_steps)}"
+def _running(training: TrainingAnswer, now: datetime) -> Running:
+    progress = progress_of(training, now)
     return Running(
-        name=name,
-        address=f"/trainings/{quote(name, safe='')}",
+        name=training.name,
+        address=training_path(training.name),
         user=training.user_id,
-        user_address=f"/users/{quote(training.user_id, safe='')}",
+        user_address=user_path(training.user_id),
         stage=training.stage,
-        progress=training.progress,
-        step=step,
-        is_estimated=training.progress_source == "estimate",
+        progress=progress.percent,
+        step=progress.steps,
+        is_estimated=progress.is_estimate,
         left=_left(training),
         band=_band(training),
-        is_overdue=training.overdue_at is not None and training.overdue_at < now,
+        is_overdue=progress.is_late,
         since=training.started_at or training.requested_at,
     )
 
 
-def _left(training: Training) -> str:
+def _left(training: TrainingAnswer) -> str:
     low, high = training.eta_low_seconds, training.eta_high_seconds
     if low is not None and high is None:
         return "longer than usual"
@@ -158,12 +151,12 @@ def _left(training: Training) -> str:
     return f"about {roughly(training.eta_seconds)}"
 
 
-def _band(training: Training) -> str:
+def _band(training: TrainingAnswer) -> str:
     low, high = training.eta_low_seconds, training.eta_high_seconds
     return "" if low is None or high is None else f"{roughly(low)} to {roughly(high)} in 8 of 10 cases"
 
 
-def speed(swaps: SwapsByHour) -> Speed:
+def speed(swaps: StatisticsAnswer) -> Speed:
     """Return the figures and charts of the swaps."""
     total, hours = swaps.total, swaps.items
     busiest = max((each.swaps for each in hours), default=0)
@@ -272,12 +265,12 @@ def _of_webhooks(reconciliation: Reconciliation | None) -> Iterator[Concern]:
         )
 
 
-def on_the_way(counts: TrainingCounts | None) -> int | None:
+def on_the_way(counts: CountsAnswer | None) -> int | None:
     """Return how many trainings have not come to an end; None: not known."""
-    return None if counts is None else sum(each.count for each in counts.items if each.stage in UNFINISHED)
+    return None if counts is None else sum(each.count for each in counts.items if each.stage in UNDERWAY)
 
 
-def verdict(found: Sequence[Concern], unfinished: int | None, swaps: SwapsByHour | None) -> tuple[str, str]:
+def verdict(found: Sequence[Concern], unfinished: int | None, swaps: StatisticsAnswer | None) -> tuple[str, str]:
     """Return the kind and the sentence that stand on top."""
     if any(each.kind == "bad" for each in found):
         return "bad", "Something needs you."

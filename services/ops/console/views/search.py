@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
 
+from services.ops.console.answers import HitAnswer, SearchAnswer
 from services.ops.console.views.formats import short_model
-from services.ops.console.views.state_records import SearchHit, SearchResults
+from services.ops.console.views.trainings import training_path, user_path
 
 _MODEL: Final = "model"
 _USER: Final = "user"
@@ -25,7 +25,7 @@ class Hit:
     detail: str = ""
 
 
-def hits(found: SearchResults) -> list[Hit]:
+def hits(found: SearchAnswer) -> list[Hit]:
     """Return the hits of state's search."""
     return [_hit(each) for each in found.items]
 
@@ -38,17 +38,13 @@ def page_of(text: str, found: Sequence[Hit], *, is_complete: bool) -> str | None
     return found[0].address if is_complete and len(found) == 1 else None
 
 
-def _hit(hit: SearchHit) -> Hit:
+def _hit(hit: HitAnswer) -> Hit:
     if hit.kind == _USER:
         detail = f"current model {short_model(hit.reference)}" if hit.reference else "no model yet"
-        return Hit(hit.kind, hit.name, user_page(hit.name), detail=detail)
+        return Hit(hit.kind, hit.name, user_path(hit.name), detail=detail)
     if hit.kind == _MODEL:
         if hit.user_id is None:
             return Hit(hit.kind, hit.name, None, detail="several users train to it")
-        return Hit(hit.kind, hit.name, user_page(hit.user_id), detail=f"of user {hit.user_id}")
+        return Hit(hit.kind, hit.name, user_path(hit.user_id), detail=f"of user {hit.user_id}")
     detail = f"of user {hit.user_id}" + (f", model {short_model(hit.reference)}" if hit.reference else "")
-    return Hit(hit.kind, hit.name, f"/trainings/{quote(hit.name, safe='')}", hit.stage, detail)
-
-
-def user_page(user_id: str) -> str:
-    return f"/users/{quote(user_id, safe='')}"
+    return Hit(hit.kind, hit.name, training_path(hit.name), hit.stage, detail)

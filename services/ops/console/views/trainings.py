@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from services.ops.console.answers import RETRYABLE, ChangeAnswer, ModelAnswer, TrainingAnswer
-from services.ops.console.views.formats import duration
+from services.ops.console.views.filters import address
+from services.ops.console.views.formats import duration, number, short_model
 
 _NO_MODEL: Final = "no model"
 #: Characters of a version that tell two apart at a glance.
@@ -37,9 +38,9 @@ class Progress:
 def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
     """Return the progress of *training*."""
     is_late = training.overdue_at is not None and training.overdue_at < now
-    steps = "" if training.step is None else f"step {training.step:,}"
+    steps = "" if training.step is None else f"step {number(training.step)}"
     if steps and training.total_steps is not None:
-        steps += f" of {training.total_steps:,}"
+        steps += f" of {number(training.total_steps)}"
     return Progress(
         percent=training.progress,
         is_estimate=training.progress_source == "estimate",
@@ -59,6 +60,11 @@ def _left(training: TrainingAnswer) -> str:
     return said
 
 
+def training_path(name: str) -> str:
+    """Return the address of a training's page, by its name."""
+    return f"/trainings/{quote(name, safe='')}"
+
+
 def user_path(user_id: str, **query: str | None) -> str:
     """Return the address of a user's page. The id may hold any printable character."""
     given = urlencode({name: value for name, value in query.items() if value is not None})
@@ -67,16 +73,14 @@ def user_path(user_id: str, **query: str | None) -> str:
 
 def list_path(filters: Mapping[str, str], **changed: str | None) -> str:
     """Return the address of the list of trainings with *filters*, some of them *changed*."""
-    given = {name: value for name, value in {**filters, **changed}.items() if value}
-    return "/trainings" + (f"?{urlencode(given)}" if given else "")
+    return address("/trainings", filters, changed)
 
 
 def short(reference: str | None) -> str:
     """Return a model with the beginning of its version; its whole name belongs beside it."""
     if reference is None:
         return _NO_MODEL
-    name, colon, version = reference.partition(":")
-    return f"{name}{colon}{version[:_SHORT]}" + ("…" if len(version) > _SHORT else "")
+    return short_model(reference, digits=_SHORT)
 
 
 def may_retry(training: TrainingAnswer) -> bool:

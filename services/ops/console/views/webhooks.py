@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import urlencode
 from uuid import UUID
 
 from pydantic import BaseModel
+
+from services.ops.console.views.filters import address
 
 #: The statuses of deliveries, as filters, and the kind of each one's badge.
 STATUSES: Final[Mapping[str, str]] = {
@@ -99,13 +100,7 @@ def delivery_row(delivery: Delivery) -> DeliveryRow:
 def filters(path: str, chosen: str | None) -> list[Filter]:
     """Return the links to the deliveries of each status at *path*."""
     names = {"all": None, **{name: name for name in STATUSES}}
-    return [Filter(name, address(path, status=status), status == chosen) for name, status in names.items()]
-
-
-def address(path: str, **query: str | None) -> str:
-    """Return *path* with those of *query* that are given."""
-    given = {name: value for name, value in query.items() if value}
-    return f"{path}?{urlencode(given)}" if given else path
+    return [Filter(name, address(path, {"status": status}), status == chosen) for name, status in names.items()]
 
 
 def _attempt(delivery: Delivery) -> str:
