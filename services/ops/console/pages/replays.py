@@ -35,13 +35,13 @@ from shared.contract.answers import Page
 from shared.runtime.sse import HEARTBEAT, HEARTBEAT_SECONDS, RETRY, EventStream
 
 PATH: Final = "/replays"
-#: What each button does: the API's verb, and the sentence afterwards.
-_VERBS: Final[Mapping[str, tuple[str, str]]] = {
-    "start": ("start", "It is running."),
-    "pause": ("pause", "It is paused: no more are sent. What was sent still gets its outcome."),
-    "resume": ("resume", "It goes on. Failures so far do not stop it any more."),
-    "cancel": ("cancel", "It is canceled: dead letters that were not sent are open again."),
-    "undo": ("undo", "The models are being taken back, user by user."),
+#: The buttons, by the API's verbs, and what is said afterwards.
+_VERBS: Final[Mapping[str, str]] = {
+    "start": "It is running.",
+    "pause": "It is paused: no more are sent. What was sent still gets its outcome.",
+    "resume": "It goes on. Failures so far do not stop it any more.",
+    "cancel": "It is canceled: dead letters that were not sent are open again.",
+    "undo": "The models are being taken back, user by user.",
 }
 _TYPED: Final[Mapping[str, str]] = {
     "reason": "",
@@ -191,9 +191,8 @@ class _Replays:
 
     async def steer(self, request: Request, *, verb: str) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
-            path, said = _VERBS[verb]
-            record = await apis.ops.post(ReplayView, f"{_of(request)}/{path}", {"reason": form.text("reason")})
-            return Done(f"{PATH}/{record.id}", said)
+            record = await apis.ops.post(ReplayView, f"{_of(request)}/{verb}", {"reason": form.text("reason")})
+            return Done(f"{PATH}/{record.id}", _VERBS[verb])
 
         return await self._console.write(request, work)
 

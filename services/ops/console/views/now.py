@@ -12,6 +12,7 @@ from markupsafe import Markup
 from services.ops.console.answers import UNDERWAY, CountsAnswer, StageCount, StatisticsAnswer, TrainingAnswer
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number, roughly
+from services.ops.console.views.queues import PROCESS_BADGES
 from services.ops.console.views.trainings import progress_of, training_path, user_path
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, ProcessView, Queues
@@ -214,7 +215,7 @@ def concerns(
 def _of_processes(processes: Sequence[ProcessView]) -> Iterator[Concern]:
     for each in processes:
         if each.state is not ProcessState.READY:
-            kind = "warn" if each.state is ProcessState.LIMITED else "bad"
+            kind, _ = PROCESS_BADGES[each.state]
             detail = f"{each.detail} ({each.then})" if each.then else each.detail
             yield Concern(kind, f"{each.name} needs attention", detail, "/queues")
 

@@ -14,8 +14,8 @@ from shared.contract.health import ProcessState
 
 Row = TypeVar("Row", "ProcessRow", "QueueRow", "SubscriptionRow")
 
-#: Kind and word of a badge.
-_PROCESS: Final = {
+#: Kind and word of the badge of a process.
+PROCESS_BADGES: Final = {
     ProcessState.READY: ("good", "ready"),
     ProcessState.LIMITED: ("warn", "limited"),
     ProcessState.NOT_READY: ("bad", "not ready"),
@@ -151,7 +151,7 @@ def _bad(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def _process(process: ProcessView) -> ProcessRow:
-    kind, word = _PROCESS[process.state]
+    kind, word = PROCESS_BADGES[process.state]
     passed = [name for name, said in process.checks.items() if said == "ok"]
     return ProcessRow(process, kind, word, passed)
 
