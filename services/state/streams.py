@@ -13,8 +13,8 @@ only the latest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -22,11 +22,9 @@ from uuid import UUID
 
 from services.state.transitions import Stage
 from services.state.views import TrainingView
-from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically
-from shared.runtime.sse import HEARTBEAT, HEARTBEAT_SECONDS, RETRY, TooManyStreams
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.sse import HEARTBEAT_SECONDS, Followers, chunks_of
 
 _TICK_SECONDS: Final = 1.0
 
@@ -84,20 +82,18 @@ class Follower:
             self._latest = update
             self._news.set()
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield what to send until the training has ended or this process stops."""
-        yield RETRY
-        while not self._stopping.is_set():
-            self._news.clear()
-            update = self._latest
-            if update.id != self._seen:
-                yield update.encode("progress" if update.stage == self._stage else "stage")
-                self._seen, self._stage = update.id, update.stage
-            if update.is_last:
-                return
-            await wait_for_any(self._news, self._stopping, seconds=self._heartbeat_seconds)
-            if not self._news.is_set():
-                yield HEARTBEAT
+        return chunks_of(
+            self._take, news=self._news, stopping=self._stopping, heartbeat_seconds=self._heartbeat_seconds
+        )
+
+    def _take(self) -> tuple[bytes, bool]:
+        update, event = self._latest, b""
+        if update.id != self._seen:
+            event = update.encode("progress" if update.stage == self._stage else "stage")
+            self._seen, self._stage = update.id, update.stage
+        return event, update.is_last
 
 
 class Watcher:
@@ -120,39 +116,26 @@ class Watcher:
         """
         self._trainings = trainings
         self._stopping = stopping
-        self._limit = limit
         self._aside = aside
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
-        self._followers: dict[UUID, set[Follower]] = {}
+        self._followers: Followers[Follower] = Followers(limit=limit, things="trainings")
 
     @property
     def count(self) -> int:
         """Number of clients."""
-        return sum(map(len, self._followers.values()))
+        return self._followers.count
 
-    @contextmanager
-    def followed(self, record: TrainingView, last_event_id: str | None) -> Iterator[Follower]:
+    def followed(self, record: TrainingView, last_event_id: str | None) -> AbstractContextManager[Follower]:
         """
         Register a client that follows *record* until the context ends.
 
         Raises:
-            TooManyStreams: if the limit is reached.
+            TooManyStreams: on entering the context, if the limit is reached.
 
         """
-        if self.count >= self._limit:
-            raise TooManyStreams(f"{self._limit} clients follow trainings already")
         follower = Follower(Update.of(record), last_event_id, self._stopping, self._heartbeat_seconds)
-        followers = self._followers.setdefault(record.ref, set())
-        followers.add(follower)
-        telemetry.streams.inc()
-        try:
-            yield follower
-        finally:
-            telemetry.streams.dec()
-            followers.discard(follower)
-            if not followers:
-                self._followers.pop(record.ref, None)
+        return self._followers.added(record.ref, follower)
 
     async def run(self) -> None:
         """Read until *stopping* is set; go on after every loss of Postgres."""
@@ -160,7 +143,7 @@ class Watcher:
 
     async def _tick(self) -> float:
         # A client that comes during the query may have got a newer update already.
-        followed = {ref: tuple(followers) for ref, followers in self._followers.items()}
+        followed = self._followers.all()
         if not followed:
             return self._tick_seconds
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, Generic, Protocol, TypeVar
+from uuid import UUID
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.contract.errors import TransientError
+from shared.runtime import telemetry
+from shared.runtime.waiting import wait_for_any
 
 #: A client that takes nothing for so long is disconnected.
 _SEND_SECONDS: Final = 30.0
@@ -34,6 +37,71 @@ class Follower(Protocol):
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield what to send until the stream ends."""
         ...
+
+
+F = TypeVar("F", bound=Follower)
+
+
+class Followers(Generic[F]):
+    """The clients that follow things, by the ids of these."""
+
+    def __init__(self, *, limit: int, things: str) -> None:
+        """Accept at most *limit* clients at a time; *things* are named in the refusal."""
+        self._limit = limit
+        self._things = things
+        self._by_id: dict[UUID, set[F]] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of clients."""
+        return sum(map(len, self._by_id.values()))
+
+    def all(self) -> Mapping[UUID, tuple[F, ...]]:
+        """Return those who follow now, by what they follow."""
+        return {followed: tuple(followers) for followed, followers in self._by_id.items()}
+
+    @contextmanager
+    def added(self, followed: UUID, follower: F) -> Iterator[F]:
+        """
+        Register *follower* until the context ends.
+
+        Raises:
+            TooManyStreams: if the limit is reached.
+
+        """
+        if self.count >= self._limit:
+            raise TooManyStreams(f"{self._limit} clients follow {self._things} already")
+        followers = self._by_id.setdefault(followed, set())
+        followers.add(follower)
+        telemetry.streams.inc()
+        try:
+            yield follower
+        finally:
+            telemetry.streams.dec()
+            followers.discard(follower)
+            if not followers:
+                self._by_id.pop(followed, None)
+
+
+async def chunks_of(
+    take: Callable[[], tuple[bytes, bool]], *, news: asyncio.Event, stopping: asyncio.Event, heartbeat_seconds: float
+) -> AsyncGenerator[bytes, None]:
+    """
+    Yield what *take* returns at first and whenever *news* is set, until it is the last or *stopping* is set.
+
+    *take* returns an encoded event, or nothing, and whether no other follows.
+    """
+    yield RETRY
+    while not stopping.is_set():
+        news.clear()
+        event, is_last = take()
+        if event:
+            yield event
+        if is_last:
+            return
+        await wait_for_any(news, stopping, seconds=heartbeat_seconds)
+        if not news.is_set():
+            yield HEARTBEAT
 
 
 class EventStream(Response):

@@ -11,19 +11,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
 from services.ops.replays.views import ReplayedLetterView, ReplayUpdate, ReplayView
 from services.ops.replays.waiting import Waiting
-from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.periodic import run_periodically
-from shared.runtime.sse import HEARTBEAT, HEARTBEAT_SECONDS, RETRY, TooManyStreams
-from shared.runtime.waiting import wait_for_any
+from shared.runtime.sse import HEARTBEAT_SECONDS, Followers, chunks_of
 
 _TICK_SECONDS: Final = 1.0
 #: Outcomes in one event; the replay itself counts all of them.
@@ -75,19 +73,19 @@ class Follower:
         self._moment = moment
         self._news.set()
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield what to send until this process stops."""
-        yield RETRY
-        while not self._stopping.is_set():
-            self._news.clear()
-            update, self._next = self._next, None
-            if update is not None:
-                # In ASCII: some readers of streams take rare characters for ends of lines.
-                data = update.model_dump_json(ensure_ascii=True)
-                yield f"id: {event_id(self._moment)}\nevent: replay\ndata: {data}\n\n".encode()
-            await wait_for_any(self._news, self._stopping, seconds=self._heartbeat_seconds)
-            if not self._news.is_set():
-                yield HEARTBEAT
+        return chunks_of(
+            self._take, news=self._news, stopping=self._stopping, heartbeat_seconds=self._heartbeat_seconds
+        )
+
+    def _take(self) -> tuple[bytes, bool]:
+        update, self._next = self._next, None
+        if update is None:
+            return b"", False
+        # In ASCII: some readers of streams take rare characters for ends of lines.
+        data = update.model_dump_json(ensure_ascii=True)
+        return f"id: {event_id(self._moment)}\nevent: replay\ndata: {data}\n\n".encode(), False
 
 
 @dataclass(slots=True)
@@ -99,7 +97,6 @@ class _Followed:
     moment: datetime
     #: The outcomes that were read last: some are read again.
     letters: Sequence[ReplayedLetterView] = ()
-    followers: set[Follower] = field(default_factory=set)
 
 
 class Watcher:
@@ -124,16 +121,11 @@ class Watcher:
         self._replays = replays
         self._waiting = waiting
         self._stopping = stopping
-        self._limit = limit
         self._aside = aside
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
+        self._followers: Followers[Follower] = Followers(limit=limit, things="replays")
         self._followed: dict[UUID, _Followed] = {}
-
-    @property
-    def count(self) -> int:
-        """Number of clients."""
-        return sum(len(each.followers) for each in self._followed.values())
 
     async def missed(self, replay: ReplayView, last_event_id: str | None) -> ReplayUpdate:
         """Return what to tell a client first that got *last_event_id*, or nothing yet."""
@@ -152,22 +144,15 @@ class Watcher:
             TooManyStreams: if the limit is reached.
 
         """
-        if self.count >= self._limit:
-            raise TooManyStreams(f"{self._limit} clients follow replays already")
-        moment = max(
-            [each.ended_at for each in first.letters if each.ended_at], default=moment_of(last_event_id) or now()
-        )
-        followed = self._followed.setdefault(first.replay.id, _Followed(first.replay, moment, first.letters))
+        replay_id, moment = first.replay.id, _latest(first.letters) or moment_of(last_event_id) or now()
         follower = Follower(first, moment, self._stopping, self._heartbeat_seconds)
-        followed.followers.add(follower)
-        telemetry.streams.inc()
         try:
-            yield follower
+            with self._followers.added(replay_id, follower):
+                self._followed.setdefault(replay_id, _Followed(first.replay, moment, first.letters))
+                yield follower
         finally:
-            telemetry.streams.dec()
-            followed.followers.discard(follower)
-            if not followed.followers:
-                self._followed.pop(first.replay.id, None)
+            if replay_id not in self._followers.all():
+                self._followed.pop(replay_id, None)
 
     async def run(self) -> None:
         """Read until *stopping* is set; go on after every loss of Postgres."""
@@ -193,7 +178,7 @@ class Watcher:
             return
         followed.replay, followed.letters = replay, found
         followed.moment = _latest(letters) or followed.moment
-        for follower in tuple(followed.followers):
+        for follower in self._followers.all().get(replay_id, ()):
             follower.notify(replay, letters, followed.moment)
 
 
