@@ -23,6 +23,8 @@ from tests.ops import OPERATOR, READER
 
 TOKENS = (read_token(f"operator/olga:{OPERATOR}"), read_token(f"reader/rita:{READER}"))
 ADDRESS = "http://console.example"
+#: What a user could write; it is shown as it is.
+HOSTILE = """<script>alert(1)</script>{{7*7}}'"&\u202e"""
 
 
 class Browser:

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter
 
 from services.ops.letters.letter import ReplayMark
+from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
 from services.ops.replays.api import create_router
@@ -125,13 +126,20 @@ async def rows(database_url: str, statement: str, *values: Any) -> list[tuple[An
 
 
 @contextlib.asynccontextmanager
-async def opened_replays(database_url: str) -> AsyncIterator[Store]:
-    """The store as the service has it: in the role that may do little."""
+async def opened_repairs(database_url: str) -> AsyncIterator[tuple[Letters, Store]]:
+    """The stores of dead letters and of replays as the service has them: in the role that may do little."""
     pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
     try:
-        yield Store(pool)
+        replays = Store(pool)
+        yield Letters(pool, failed=replays.failed), replays
     finally:
         pool.terminate()
+
+
+@contextlib.asynccontextmanager
+async def opened_replays(database_url: str) -> AsyncIterator[Store]:
+    async with opened_repairs(database_url) as (_, replays):
+        yield replays
 
 
 @dataclass

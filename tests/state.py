@@ -138,6 +138,12 @@ async def connected(database_url: str) -> AsyncIterator[Connection]:
         await connection.close()
 
 
+async def execute(database_url: str, statement: str, *values: Any) -> None:
+    """Run a statement as the owner."""
+    async with connected(database_url) as connection:
+        await connection.execute(statement, *values)
+
+
 class Wire:
     """A TCP connection to Postgres that passes everything on, until told otherwise."""
 

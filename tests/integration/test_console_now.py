@@ -33,13 +33,11 @@ from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.postgres import connect_pool
-from tests.console import TOKENS, signed_in
+from tests.console import HOSTILE, TOKENS, signed_in
 from tests.integration.test_reconcile import State
 from tests.integration.test_state_api import Replicate
 from tests.ops import READER, archived, dead
 from tests.state import opened_store, ready, registration, started, succeeded
-
-HOSTILE = """<script>alert(1)</script>{{7*7}}'"&\u202e"""
 
 
 class Running:

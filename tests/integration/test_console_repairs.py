@@ -20,7 +20,6 @@ from services.ops.console.client import Clients
 from services.ops.console.console import Access, Console
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
-from services.ops.migrate import ROLE
 from services.ops.replays.plan import Status
 from services.ops.replays.store import Store as Replays
 from services.ops.replays.streams import Watcher
@@ -30,7 +29,6 @@ from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import Api, create_app
 from shared.runtime.lifecycle import serve
-from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
 from tests.console import TOKENS, Browser, refuse_all, signed_in
 from tests.ops import OPERATOR, READER, archived, dead
@@ -40,6 +38,7 @@ from tests.replays import (
     archive,
     archive_many,
     letter_of,
+    opened_repairs,
     order,
     routes,
     running_engine,
@@ -49,7 +48,7 @@ from tests.replays import (
 )
 from tests.scene import HOSTILE
 from tests.stack import free_port
-from tests.state import connected, model_of, succeeded
+from tests.state import execute, model_of, succeeded
 
 PLAN = topology()
 
@@ -66,15 +65,10 @@ class Ops:
 
 @pytest.fixture
 async def ops(database_url: str) -> AsyncIterator[Ops]:
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
-    replays, services = Replays(pool), Answering()
-    letters = Letters(pool, failed=replays.failed)
-    try:
-        yield Ops(
-            create_api(letter_routes(letters), routes(replays, services), tokens=TOKENS), letters, replays, services
-        )
-    finally:
-        pool.terminate()
+    services = Answering()
+    async with opened_repairs(database_url) as (letters, replays):
+        api = create_api(letter_routes(letters), routes(replays, services), tokens=TOKENS)
+        yield Ops(api, letters, replays, services)
 
 
 @pytest.fixture
@@ -85,11 +79,6 @@ async def browser(ops: Ops) -> AsyncIterator[Browser]:
 
 def letter(training_id: str, **options: Any) -> Outgoing:
     return dead(training_id, PLAN, **options)
-
-
-async def execute(database_url: str, statement: str, *values: Any) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute(statement, *values)
 
 
 async def page(browser: Browser, path: str) -> str:

@@ -27,7 +27,7 @@ from shared.contract.topology import topology
 from shared.runtime.aside import SetAside
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token
-from tests.console import TOKENS, Browser, signed_in
+from tests.console import HOSTILE, TOKENS, Browser, signed_in
 from tests.integration.test_notifier_api import SIGNER, opened_notifier
 from tests.integration.test_state_api import Replicate
 from tests.ops import OPERATOR, READER, archived, dead, opened_letters
@@ -43,8 +43,6 @@ from tests.state import (
     started,
     succeeded,
 )
-
-HOSTILE = """<script>alert(1)</script>{{7*7}}'"&\u202e"""
 
 
 @dataclass

@@ -31,7 +31,7 @@ from shared.runtime.postgres import connect_pool
 from tests.databases import refuse
 from tests.ops import NOON, OPERATOR, READER, archived, opened_letters, operators_api
 from tests.ops import dead as dead_letter
-from tests.state import connected
+from tests.state import execute
 
 PLAN = topology()
 HOUR = timedelta(hours=1)
@@ -62,11 +62,6 @@ async def letters(store: Store, **wanted: Any) -> list[Any]:
 async def the_letter(store: Store) -> Any:
     (found,) = await letters(store)
     return found
-
-
-async def execute(database_url: str, statement: str) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute(statement)
 
 
 # Storing

@@ -17,7 +17,6 @@ from services.ops.api import create_api
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import DROP
-from services.ops.migrate import ROLE
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store import Store as Replays
 from services.ops.replays.streams import MOST_LETTERS, Watcher
@@ -30,7 +29,6 @@ from shared.runtime.broker import Outgoing
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
-from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
 from tests.described import DescribedTransport
 from tests.ops import NOON, OPERATOR, archived, dead
@@ -40,6 +38,7 @@ from tests.replays import (
     archive,
     archive_many,
     letter_of,
+    opened_repairs,
     order,
     routes,
     running_engine,
@@ -49,7 +48,7 @@ from tests.replays import (
 )
 from tests.sse import events
 from tests.stack import free_port
-from tests.state import connected, model_of, ready, succeeded
+from tests.state import connected, execute, model_of, ready, succeeded
 
 PLAN = topology()
 HOUR = timedelta(hours=1)
@@ -74,26 +73,17 @@ class Ops:
 
 @pytest.fixture
 async def ops(database_url: str) -> AsyncIterator[Ops]:
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
-    replays, services = Replays(pool), Answering()
-    letters = Letters(pool, failed=replays.failed)
-    api = create_api(letter_routes(letters), routes(replays, services), tokens=TOKENS)
-    async with httpx.AsyncClient(
-        transport=DescribedTransport(api), base_url="http://ops/v1", headers=HEADERS
-    ) as client:
-        try:
+    services = Answering()
+    async with opened_repairs(database_url) as (letters, replays):
+        api = create_api(letter_routes(letters), routes(replays, services), tokens=TOKENS)
+        async with httpx.AsyncClient(
+            transport=DescribedTransport(api), base_url="http://ops/v1", headers=HEADERS
+        ) as client:
             yield Ops(client, letters, replays, services)
-        finally:
-            pool.terminate()
 
 
 def letter(training_id: str, **options: Any) -> Outgoing:
     return dead(training_id, PLAN, **options)
-
-
-async def execute(database_url: str, statement: str, *values: Any) -> None:
-    async with connected(database_url) as connection:
-        await connection.execute(statement, *values)
 
 
 # Groups and filters
