@@ -86,6 +86,7 @@ class Extractor:
             rivals=found.rivals or None,
             checks=checks,
             seconds=self._monotonic() - began,
+            retries=envelope.retries,
         )
         return [
             ModelReady(

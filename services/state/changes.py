@@ -32,7 +32,7 @@ SOURCE: Final = "state"
 _SHOWN: Final[Mapping[type[Event], Mapping[str, bool | set[str]]]] = {
     TrainingFailed: {"reason": True, "recovered": True},
     TrainingCanceled: {"reason": True, "recovered": True},
-    ModelReady: {"model": True, "evidence": {"shape", "looked_up", "made_at", "checks", "seconds"}},
+    ModelReady: {"model": True, "evidence": {"shape", "looked_up", "made_at", "checks", "seconds", "retries"}},
     ExtractionFailed: {"error": True, "detail": True, "request_id": True},
 }
 
@@ -234,6 +234,8 @@ class Applied(NamedTuple):
             detail = event.model_dump_json(include=shown, exclude_defaults=True)
         elif isinstance(event, TrainingEvent) and event.recovered:
             detail = '{"recovered":true}'
+        if envelope.retries is not None:
+            detail = json.dumps({**json.loads(detail or "{}"), "retries": envelope.retries.model_dump(mode="json")})
         return cls(training.user_id, training.ref, event.key, envelope.time, stage, detail)
 
 

@@ -28,7 +28,7 @@ from shared.contract.events import (
     UserEvent,
 )
 from shared.contract.identity import ModelRef
-from shared.contract.values import Cause
+from shared.contract.values import Cause, Retries
 
 
 class FactKind(StrEnum):
@@ -92,6 +92,10 @@ class FactView(View):
     event_id: str | None = None
     applied_at: datetime | None = None
     """When the event was committed."""
+    retries: Retries | None = None
+    """Of `verified`: how many attempts finding and checking the model took; null if the first one succeeded."""
+    applied_retries: Retries | None = None
+    """How many attempts applying the event took; null if the first one succeeded."""
     stage: Stage | None = None
     """The stage that the training moved to by it."""
     replay: str | None = None
@@ -193,6 +197,7 @@ def _of_training(training: TrainingView) -> Iterator[FactView]:
 def _of_applied(row: AppliedRow) -> FactView:
     event_id, _, replay = row.event_id.partition(" ")
     detail = json.loads(row.detail) if row.detail else {}
+    applied_retries, retries = detail.pop("retries", None), detail.get("evidence", {}).pop("retries", None)
     if row.event == ModelReady.key:
         kind = FactKind.VERIFIED
     elif row.event == ExtractionFailed.key:
@@ -205,6 +210,8 @@ def _of_applied(row: AppliedRow) -> FactView:
         event=row.event,
         event_id=event_id,
         applied_at=row.received_at,
+        retries=retries,
+        applied_retries=applied_retries,
         stage=None if row.stage is None else Stage(row.stage),
         replay=replay or None,
         detail=detail,

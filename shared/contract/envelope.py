@@ -16,10 +16,12 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from shared.contract.dead import FAILED_AT, FAILED_BY, attempt_in
 from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS, Event
 from shared.contract.limits import ATTRIBUTE_CHARACTERS, EVENT_BYTES, attribute
 from shared.contract.trace import TRACE_HEADERS, trace_context, trace_id_in
+from shared.contract.values import Retries
 
 TYPE_PREFIX: Final = "dev.modelswap."
 CONTENT_TYPE: Final = "application/json"
@@ -46,6 +48,8 @@ class Envelope:
     trace: Mapping[str, str] = field(default_factory=dict)
     #: The replay mark of `services.ops` that caused this event; None if no replay did.
     replay: str | None = None
+    #: Which attempt at handling it this is; None at the first. Of this delivery, so it is not sent along.
+    retries: Retries | None = None
     #: A synthetic event of `modelswap trigger`, for testing subscribers.
     is_made_up: bool = False
 
@@ -132,6 +136,7 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         trace=trace_context(*([headers[name]] if name in headers else [] for name in TRACE_HEADERS)),
         # Always a header, in structured mode too: ops marks the message without rewriting its body.
         replay=attribute(headers.get(REPLAY_HEADER)),
+        retries=_retries(headers),
         is_made_up=TRIGGER_HEADER in headers,
     )
 
@@ -145,6 +150,13 @@ def _unfold(body: bytes) -> tuple[dict[str, object], bytes]:
         raise Malformed("a structured CloudEvent that is not a JSON object with data") from error
 
 
+def _retries(headers: Headers) -> Retries | None:
+    attempt, failed_at = attempt_in(headers), _moment(attribute(headers.get(FAILED_AT)) or "")
+    if attempt == 1 or failed_at is None:
+        return None
+    return Retries(attempt=attempt, first_failed_at=failed_at, last_error=attribute(headers.get(FAILED_BY)) or "")
+
+
 def _text(attributes: Mapping[str, object], name: str) -> str:
     value = attribute(attributes.get(name))
     if value is None:
@@ -156,11 +168,18 @@ def _text(attributes: Mapping[str, object], name: str) -> str:
 
 
 def _time(text: str) -> datetime:
+    moment = _moment(text)
+    if moment is None:
+        raise Malformed(f"ce-time {text[:64]!r} is not a time")
+    return moment
+
+
+def _moment(text: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise Malformed(f"ce-time {text[:64]!r} is not a time") from error
+    except (ValueError, OverflowError):
+        return None
 
 
 def _first(error: ValidationError) -> str:

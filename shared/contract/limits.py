@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from shared.contract.dead import ATTEMPT, BROKERS_OWN, FAILED_AT
+from shared.contract.dead import ATTEMPT, BROKERS_OWN, FAILED_AT, FAILED_BY
 from shared.contract.errors import PermanentError
 from shared.contract.trace import TRACE_HEADERS
 
@@ -49,6 +49,7 @@ _OURS: Final = frozenset(
         *TRACE_HEADERS,
         ATTEMPT,
         FAILED_AT,
+        FAILED_BY,
     }
 )
 

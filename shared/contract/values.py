@@ -64,6 +64,19 @@ class ProgressSource(StrEnum):
     ESTIMATE = "estimate"  #: Estimated from the elapsed time.
 
 
+class Retries(BaseModel):
+    """A success that was not the first attempt."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    attempt: int = Field(ge=2)
+    """The attempt that succeeded."""
+    first_failed_at: datetime
+    """When the first attempt failed."""
+    last_error: str = Field(default="", max_length=255)
+    """Error code of the attempt before; empty if that is not known."""
+
+
 class Evidence(BaseModel):
     """How a model was found, and which checks it passed."""
 
@@ -81,3 +94,5 @@ class Evidence(BaseModel):
     """The checks it passed, in order."""
     seconds: float = Field(ge=0)
     """How long the checks took."""
+    retries: Retries | None = None
+    """How many attempts it took; missing if the first one succeeded."""

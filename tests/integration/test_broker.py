@@ -37,6 +37,7 @@ from shared.contract.topology import (
     Topology,
     topology,
 )
+from shared.contract.values import Retries
 from shared.replicate.errors import NoAnswer
 from shared.runtime import telemetry
 from shared.runtime.broker import (
@@ -284,13 +285,13 @@ async def test_no_ack_before_the_follow_up_is_confirmed(broker: Broker, publishe
 
 
 async def test_a_transient_error_is_retried_in_the_same_queue_only(broker: Broker, publisher: Publisher):
-    attempts: list[int] = []
+    attempts: list[Retries | None] = []
     done = asyncio.Event()
 
     async def handle(envelope: Envelope) -> Sequence[Event]:
-        attempts.append(len(attempts) + 1)
+        attempts.append(envelope.retries)
         if len(attempts) < 3:
-            raise TransientError("not yet")
+            raise TransientError("not yet", code=f"not_yet_{len(attempts)}")
         done.set()
         return ()
 
@@ -299,7 +300,13 @@ async def test_a_transient_error_is_retried_in_the_same_queue_only(broker: Broke
         await done.wait()
         await broker.until(EXTRACTOR_QUEUE, 0)
 
-    assert attempts == [1, 2, 3]
+    first, second, third = attempts
+    assert first is None
+    assert second
+    assert third
+    assert second.first_failed_at == third.first_failed_at
+    assert (second.attempt, third.attempt) == (2, 3)
+    assert (second.last_error, third.last_error) == ("not_yet_1", "not_yet_2")
     assert await broker.depth(STATE_QUEUE) == 1
     assert await broker.depth(DEAD_QUEUE) == 0
 

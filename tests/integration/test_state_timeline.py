@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,8 @@ import pytest
 
 from services.state.rollback import RollbackOrder, WithdrawalOrder
 from services.state.store import Store
+from shared.contract.events import ModelReady
+from shared.contract.values import Retries
 from tests.integration.test_state_api import Replicate, problem, product
 from tests.state import (
     NOON,
@@ -164,6 +167,27 @@ async def test_a_found_end_is_recovered_not_reported(client, store, end, stage, 
 
     (found,) = [item for item in items if item["kind"] == "recovered"]
     assert (found["stage"], found["detail"]) == (stage, detail)
+
+
+async def test_a_timeline_says_at_which_attempt_it_was(client, store):
+    retries = Retries(attempt=3, first_failed_at=NOON, last_error="not_there_yet")
+    late = Retries(attempt=2, first_failed_at=NOON, last_error="unknown_training")
+    event = ready("t1").event
+    assert isinstance(event, ModelReady)
+    verified = event.model_copy(update={"evidence": event.evidence.model_copy(update={"retries": retries})})
+    await store.adopt(registration("ada", "t1"))
+    await store.apply([replace(succeeded("t1"), retries=late)])
+    await store.apply([envelope(verified, at=NOON + timedelta(seconds=40))])
+
+    items = await timeline_of(client, "t1")
+
+    by_kind = {item["kind"]: item for item in items}
+    said = {"attempt": 3, "first_failed_at": "2026-11-24T12:00:00Z", "last_error": "not_there_yet"}
+    assert (by_kind["verified"]["retries"], by_kind["verified"].get("applied_retries")) == (said, None)
+    assert by_kind["reported"]["applied_retries"]["last_error"] == "unknown_training"
+    assert by_kind["reported"].get("retries") is None
+    assert "retries" not in by_kind["reported"]["detail"]
+    assert "retries" not in by_kind["verified"]["detail"]["evidence"]
 
 
 async def test_a_failure_without_an_event_is_shown_all_the_same(client, store, database_url):

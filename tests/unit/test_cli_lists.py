@@ -40,6 +40,7 @@ from services.state.transitions import Stage
 from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.topology import EVENTS_LOG
+from shared.contract.values import Retries
 from shared.runtime.broker.message import Delivery
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -59,6 +60,7 @@ FACT = FactView(
     event="model.ready.v1",
     event_id=str(REF),
     applied_at=NOW,
+    retries=Retries(attempt=3, first_failed_at=NOW, last_error="not_there_yet"),
     stage=Stage.ACTIVE,
     replay=f"{REPLAY}:7",
     detail={

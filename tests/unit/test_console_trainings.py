@@ -25,6 +25,7 @@ from services.ops.console.views.trainings import (
 from services.ops.letters.views import LetterLine
 from services.state.timeline import FactKind
 from services.state.transitions import Stage
+from shared.contract.values import Retries
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MODEL = f"acme/ada:{'5c' * 32}"
@@ -123,6 +124,23 @@ def test_a_slow_event_says_how_late_it_was_applied():
 
     assert found.title == "Webhook: succeeded"
     assert [(part.label, part.value) for part in found.parts] == [("applied", "1 min 30 s later")]
+
+
+def test_a_success_after_retries_names_its_attempt():
+    retries = Retries(attempt=3, first_failed_at=NOON, last_error="not_there_yet")
+    unknown = Retries(attempt=2, first_failed_at=NOON, last_error="")
+
+    verified, reported = entries(
+        [
+            fact("verified", 40, retries=retries),
+            fact("reported", 50, applied_at=NOON + timedelta(seconds=55), applied_retries=unknown),
+        ],
+        [],
+    )
+
+    assert verified.title == "Model found and verified at attempt 3"
+    assert ("retries", "40 s since the first failure; attempt 2 failed with not_there_yet", False) in verified.parts
+    assert reported.parts == (("applied", "5.0 s later, at attempt 2", False),)
 
 
 @pytest.mark.parametrize("kind", [*FactKind, "a_kind_of_tomorrow"])

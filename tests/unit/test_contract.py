@@ -38,7 +38,7 @@ from shared.contract.topology import (
     delay_name,
     topology,
 )
-from shared.contract.values import Evidence
+from shared.contract.values import Evidence, Retries
 
 NOW = datetime(2026, 11, 24, 1, 2, 3, 456789, tzinfo=UTC)
 VERSION = "925da5f563c07bb620a3bf3cc2185079b1cfc7d62f47a9c234e67dbc36eab738"
@@ -204,6 +204,28 @@ def test_trace_context_goes_on_with_what_follows():
 
     assert follows.headers()["traceparent"] == "00-1-2-01"
     assert follows.headers()["ce-causationid"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("headers", "retries"),
+    [
+        ({}, None),
+        ({"x-attempt": 1, "x-failed-at": NOW.isoformat()}, None),
+        ({"x-attempt": 3, "x-failed-at": "then"}, None),
+        ({"x-attempt": 3, "x-failed-at": NOW.isoformat()}, Retries(attempt=3, first_failed_at=NOW)),
+        (
+            {"x-attempt": 3, "x-failed-at": NOW.isoformat(), "x-failed-by": "e"},
+            Retries(attempt=3, first_failed_at=NOW, last_error="e"),
+        ),
+    ],
+)
+def test_a_delivery_says_which_attempt_it_is(headers, retries):
+    sent = wrap(READY, source="test", now=NOW)
+
+    received = decode({**sent.headers(), **headers}, "application/json", sent.body())
+
+    assert received.retries == retries
+    assert not {"x-attempt", "x-failed-at", "x-failed-by"} & received.headers().keys()
 
 
 def test_the_same_fact_has_the_same_id_and_another_fact_another():

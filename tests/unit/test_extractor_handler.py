@@ -1,6 +1,6 @@
 """The extractor: a training that succeeded becomes a model that works, or an error that says why not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
-from shared.contract.values import Evidence
+from shared.contract.values import Evidence, Retries
 from shared.replicate.errors import NotThere
 from tests.fakes import FakeReplicate, look
 
@@ -85,6 +85,14 @@ async def test_a_model_that_works_is_ready_and_says_why(extractor):
         evidence=Evidence(shape=event.evidence.shape, checks=("exists", "schema"), seconds=3),
     )
     assert event.evidence.shape
+
+
+async def test_a_model_found_after_retries_says_so(extractor):
+    retries = Retries(attempt=3, first_failed_at=NOW, last_error="not_there_yet")
+
+    (ready,) = await extractor.handle(replace(succeeded(), retries=retries))
+
+    assert ready.evidence.retries == retries
 
 
 @pytest.mark.parametrize("event", [succeeded, requested])

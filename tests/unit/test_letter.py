@@ -106,7 +106,7 @@ def test_first_failure_survives_retries():
     )
 
     for hour in range(3):
-        message = retry(delivered(message), step(hour + 2), now=NOON + timedelta(hours=hour))
+        message = retry(delivered(message), step(hour + 2), ValueError("x"), now=NOON + timedelta(hours=hour))
     dead = dead_letter(delivered(message), PermanentError("x"), now=NOON + timedelta(hours=3))
     failure = to_dead_letter(dead, now=NOON + timedelta(days=1)).failure
 
@@ -346,7 +346,7 @@ values = st.recursive(
 )
 names = st.text() | st.sampled_from(
     [
-        *("x-death", "ce-id", "ce-type", "ce-replay", "webhook-id", "x-attempt", "x-failed-at"),
+        *("x-death", "ce-id", "ce-type", "ce-replay", "webhook-id", "x-attempt", "x-failed-at", "x-failed-by"),
         *(
             f"x-dead-{name}"
             for name in ("queue", "error", "class", "text", "traceback", "attempts", "first-failure", "last-failure")

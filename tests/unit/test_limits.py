@@ -314,7 +314,7 @@ _values = st.recursive(
 _names = (
     st.sampled_from(
         ["ce-id", "ce-type", "ce-source", "ce-time", "ce-subject", "ce-causationid", "ce-replay", "traceparent",
-         "tracestate", "x-attempt", "x-failed-at", "x-death", "x-dead-text", "CC", "BCC"]
+         "tracestate", "x-attempt", "x-failed-at", "x-failed-by", "x-death", "x-dead-text", "CC", "BCC"]
     )
     | st.text(max_size=20)
     | st.text(min_size=100, max_size=255)
@@ -329,7 +329,7 @@ def test_a_copy_fits_whatever_the_headers_of_the_original(headers: dict[str, obj
     step = next_step(error, attempt=1)
     assert isinstance(step, RetryIn)
 
-    for copy in (dead_letter(given_up, error, now=NOW), retry(given_up, step, now=NOW)):
+    for copy in (dead_letter(given_up, error, now=NOW), retry(given_up, step, error, now=NOW)):
         check(copy)
         assert not {"CC", "BCC", "x-death"} & copy.headers.keys()
 

@@ -34,7 +34,10 @@ def webhook(status: str = "thinking", **fields):
 
 
 def test_letter_is_sent_byte_for_byte_with_headers_and_mark():
-    letter = letter_of(ready("t1"), headers={**ready("t1").headers(), "x-attempt": 3, "x-failed-at": "then", "own": 1})
+    letter = letter_of(
+        ready("t1"),
+        headers={**ready("t1").headers(), "x-attempt": 3, "x-failed-at": "then", "x-failed-by": "x", "own": 1},
+    )
 
     assert headers_of(letter, MARK) == {**ready("t1").headers(), "own": 1, REPLAY_HEADER: str(MARK)}
     assert message_of(letter, MARK).body == letter.body

@@ -33,12 +33,25 @@ TRAININGS: Final[Sequence[Column[TrainingView]]] = (
     Column("requested", lambda each: each.requested_at, 4),
     Column("current", lambda each: "yes" if each.current else "", 5),
 )
+
+
+def _retries(fact: FactView) -> str | None:
+    """Return at which attempt a model was verified, or an event applied, if that was not the first one."""
+    said = [
+        f"{what} at attempt {each.attempt}, after {(at - each.first_failed_at).total_seconds():.0f} s"
+        for what, each, at in (("verified", fact.retries, fact.at), ("applied", fact.applied_retries, fact.applied_at))
+        if each is not None and at is not None
+    ]
+    return "; ".join(said) or None
+
+
 TIMELINE: Final[Sequence[Column[FactView]]] = (
     Column("at", lambda each: each.at),
     Column("seconds after", lambda each: each.seconds_since_previous, 2),
     Column("what", lambda each: each.kind),
     Column("event", lambda each: each.event, 3),
     Column("stage", lambda each: each.stage, 1),
+    Column("retries", _retries, 6),
     Column("replay", lambda each: each.replay, 5),
     Column("detail", lambda each: to_json(each.detail).decode() if each.detail else None, 4, is_prose=True),
 )

@@ -9,6 +9,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from shared.contract.values import Retries
+
 #: Stages in the order of a training's walk; in the first three it changes by itself.
 STAGES: Final = (
     "requested",
@@ -83,6 +85,8 @@ class FactAnswer(_Answer):
     event: str | None = None
     event_id: str | None = None
     applied_at: datetime | None = None
+    retries: Retries | None = None
+    applied_retries: Retries | None = None
     stage: str | None = None
     replay: str | None = None
     detail: Mapping[str, JsonValue] = {}

@@ -18,6 +18,7 @@ from pydantic import JsonValue, ValidationError
 
 from services.ops.letters.letter import ReplayMark
 from shared.contract.answers import Mistake
+from shared.contract.dead import ATTEMPT, FAILED_AT, FAILED_BY
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event
@@ -37,7 +38,7 @@ _IDS: Final = (
 #: Whose model it is: proven by our signature. If the dead letter has none, state knows it, and it may be edited.
 _DESTINATION: Final = "destination"
 #: Headers of the earlier attempts.
-_RETRIES: Final = ("x-attempt", "x-failed-at")
+_RETRIES: Final = (ATTEMPT, FAILED_AT, FAILED_BY)
 
 
 class EditRefused(PermanentError):

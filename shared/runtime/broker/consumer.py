@@ -238,7 +238,7 @@ class Consumer:
                 "delivery.retried", delay_seconds=step.delay.total_seconds(), exc_info=unexpected and error, **facts
             )
             self._retried.inc()
-            return [retry(delivery, step, now=now())]
+            return [retry(delivery, step, error, now=now())]
         log.error("delivery.dead_lettered", exc_info=unexpected and error, **facts)
         self._dead.inc()
         events = self._on_dead_letter(item.envelope, error) if item.envelope is not None else ()

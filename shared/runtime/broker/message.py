@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from shared.contract.dead import ATTEMPT, DEAD, FAILED_AT
+from shared.contract.dead import ATTEMPT, DEAD, FAILED_AT, FAILED_BY, attempt_in
 from shared.contract.envelope import CONTENT_TYPE, Envelope
 from shared.contract.errors import code_of
 from shared.contract.limits import COPY_BYTES, EVENT_BYTES, ROUTING_HEADERS, carried, clip, short
@@ -18,7 +18,6 @@ from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
 #: Limits of a dead letter's texts, so that with the copied headers they fit into one frame.
 _TEXT_BYTES: Final = 4096
 _TRACEBACK_BYTES: Final = 16_384
-_ATTEMPTS_MOST: Final = 2**31 - 1
 
 Headers = Mapping[str, Any]
 
@@ -57,8 +56,7 @@ class Delivery:
     @property
     def attempt(self) -> int:
         """The 1-based number of this attempt."""
-        attempt = self.headers.get(ATTEMPT)
-        return min(attempt, _ATTEMPTS_MOST) if isinstance(attempt, int) and attempt > 0 else 1
+        return attempt_in(self.headers)
 
 
 def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
@@ -76,9 +74,10 @@ def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
     )
 
 
-def retry(delivery: Delivery, step: RetryIn, *, now: datetime) -> Outgoing:
-    """Return a copy of the message that returns to its queue after the step's delay."""
-    headers = {FAILED_AT: now.isoformat(), **carried(delivery.headers), ATTEMPT: step.attempt}
+def retry(delivery: Delivery, step: RetryIn, error: BaseException, *, now: datetime) -> Outgoing:
+    """Return a copy of the message, which failed with *error*, that returns to its queue after the step's delay."""
+    kept = carried(delivery.headers)
+    headers = {FAILED_AT: now.isoformat(), **kept, ATTEMPT: step.attempt, FAILED_BY: code_of(error)}
     return _again(delivery, delay_name(step.delay), headers)
 
 

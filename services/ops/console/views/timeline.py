@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from services.ops.console.answers import DeliveryAnswer, FactAnswer
 from services.ops.console.views.formats import duration
 from services.ops.letters.views import LetterLine
+from shared.contract.values import Retries
 
 _EVENTS: Final = {
     "training.started": "started",
@@ -132,9 +133,14 @@ def _verified(fact: FactAnswer) -> Entry:
         parts.append(Part("looked up", "in Replicate's list of versions: the output does not name it"))
     if isinstance(seconds := known.get("seconds"), int | float):
         parts.append(Part("took", duration(seconds)))
+    title = "Model found and verified"
+    if (retries := fact.retries) is not None:
+        title += f" at attempt {retries.attempt}"
+        since = duration((fact.at - retries.first_failed_at).total_seconds())
+        parts.append(Part("retries", f"{since} since the first failure{_last_error(retries)}"))
     text = _BECAME.get(fact.stage or "", "It changed nothing: the training had its model already.")
     tone = "good" if fact.stage == "active" else "quiet"
-    return Entry(fact.at, tone, "Model found and verified", text, (*parts, *_applied(fact)))
+    return Entry(fact.at, tone, title, text, (*parts, *_applied(fact)))
 
 
 def _not_verified(fact: FactAnswer) -> Entry:
@@ -257,11 +263,18 @@ def _change(fact: FactAnswer) -> tuple[Part, ...]:
 
 
 def _applied(fact: FactAnswer) -> tuple[Part, ...]:
-    """Return how long the event was on its way to the database, if that is worth a word."""
+    """Return how long the event was on its way to the database, and with how many attempts, if worth a word."""
     if fact.applied_at is None:
         return ()
-    seconds = (fact.applied_at - fact.at).total_seconds()
-    return () if seconds < 1 else (Part("applied", f"{duration(seconds)} later"),)
+    later = (fact.applied_at - fact.at).total_seconds()
+    if (retries := fact.applied_retries) is not None:
+        said = f"{duration(later)} later, at attempt {retries.attempt}{_last_error(retries)}"
+        return (Part("applied", said),)
+    return () if later < 1 else (Part("applied", f"{duration(later)} later"),)
+
+
+def _last_error(retries: Retries) -> str:
+    return f"; attempt {retries.attempt - 1} failed with {retries.last_error}" if retries.last_error else ""
 
 
 def _join(*sentences: str) -> str:
