@@ -157,12 +157,18 @@ def test_the_image_is_made_of_named_files_only() -> None:
 
 def copy_for_make_env(to: Path) -> list[Path]:
     """What `make env` needs, readable by its owner alone; returns what compose mounts of it."""
-    mounted = re.findall(r"- \./(\S+?):/", COMPOSE)
-    for name in ("deploy/example.env", "deploy/make_env.sh", *mounted):
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, to / name)
-        (to / name).chmod(0o700)
-    return [to / name for name in mounted]
+    mounted = [
+        file for name in re.findall(r"- \./(\S+?):/", COMPOSE) for file in [ROOT / name, *(ROOT / name).rglob("*")]
+    ]
+    for path in (ROOT / "deploy/example.env", ROOT / "deploy/make_env.sh", *mounted):
+        copied = to / path.relative_to(ROOT)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            copied.mkdir(exist_ok=True)
+        else:
+            shutil.copy(path, copied)
+        copied.chmod(0o700)
+    return [to / path.relative_to(ROOT) for path in mounted]
 
 
 def test_make_env_writes_private_fresh_secrets_once(tmp_path) -> None:
@@ -187,7 +193,8 @@ def test_make_env_makes_mounted_files_readable(tmp_path) -> None:
     subprocess.run([tmp_path / "deploy/make_env.sh"], check=True, capture_output=True)
 
     assert mounted
-    assert [file for file in mounted if not file.stat().st_mode & 0o004] == []
+    readable = {True: 0o005, False: 0o004}
+    assert [path for path in mounted if ~path.stat().st_mode & readable[path.is_dir()]] == []
 
 
 def test_alerts_watch_what_is_counted() -> None:
