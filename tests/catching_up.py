@@ -15,7 +15,8 @@ import httpx
 
 from shared.contract.dead import OFFSET
 from shared.runtime.broker import Delivery, read_log
-from shared.runtime.broker.link import LINK_ERRORS, Link
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.clock import now
 
 _CHANGES: Final = ("model.activated.v1", "model.withdrawn.v1")

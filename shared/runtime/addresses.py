@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
+from shared.contract.brokers import split_addresses
+
 _AMQP_FORM: Final = "is not an address like amqp://user:password@host:5672/vhost"
 _POSTGRES_FORM: Final = "is not an address like postgresql://user:password@host:5432/database"
 _MANAGEMENT_FORM: Final = "is not an address like http://user:password@host:15672"
@@ -59,13 +61,30 @@ def http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def amqp_urls(text: str) -> str:
+    """Validate a broker's addresses, separated by commas: nodes of one cluster, so all have the same vhost."""
+    addresses = split_addresses(text)
+    for number, address in enumerate(addresses, start=1):
+        try:
+            amqp_url(address)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} (address {number} of {len(addresses)})" if addresses[1:] else str(error)
+            ) from None
+        if vhost_of(address) != vhost_of(text):
+            raise ValueError(
+                f"names another vhost in address {number} than in address 1: all must be nodes of one cluster"
+            )
+    return text
+
+
 def amqp_url(url: str) -> str:
-    """Validate a broker's URL."""
+    """Validate one address of a broker."""
     parts = _split(url, _AMQP_FORM)
     if parts.scheme not in ("amqp", "amqps") or parts.fragment:
         raise ValueError(_AMQP_FORM)
     if "," in _servers(parts.netloc):
-        raise ValueError("names several brokers: give one address, such as a load balancer's before them")
+        raise ValueError("names several hosts in one address: write amqp://user:password@one/vhost,amqp://… for each")
     if not _is_server(parts.netloc):
         raise ValueError(_AMQP_FORM)
     if len(unquote(parts.path.removeprefix("/")).encode()) > _VHOST_BYTES:
@@ -85,16 +104,25 @@ def management_url(url: str) -> str:
     return url
 
 
-def vhost_of(url: str) -> str:
-    """Return the vhost of a valid broker's URL."""
-    return unquote(urlsplit(url).path.removeprefix("/")) or "/"
+def vhost_of(text: str) -> str:
+    """Return the vhost of a broker's valid addresses."""
+    return unquote(urlsplit(split_addresses(text)[0]).path.removeprefix("/")) or "/"
 
 
-def with_login(url: str, user: str, password: str) -> str:
-    """Return the *url* of a server for another user; its parameters stay."""
+def with_login(text: str, user: str, password: str) -> str:
+    """Return *text*, one or more addresses of a server, for another user; parameters stay."""
+    return ",".join(_with_login(address, user, password) for address in split_addresses(text))
+
+
+def _with_login(url: str, user: str, password: str) -> str:
     parts = urlsplit(url)
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
     return parts._replace(netloc=f"{login}@{_servers(parts.netloc)}").geturl()
+
+
+def without_parameters(text: str) -> str:
+    """Return *text*, one or more addresses, without parameters, such as files of this machine."""
+    return ",".join(address.partition("?")[0] for address in split_addresses(text))
 
 
 def postgres_url(url: str) -> str:

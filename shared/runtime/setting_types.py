@@ -14,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from shared.replicate.signature import decode_secret
-from shared.runtime.addresses import amqp_url, http_url, is_host, management_url, postgres_url
+from shared.runtime.addresses import amqp_urls, http_url, is_host, management_url, postgres_url
 from shared.runtime.connections import Network
 from shared.runtime.tokens import read_token
 
@@ -49,7 +49,7 @@ def _delays(value: object) -> object:
 
 
 def _amqp(url: SecretStr) -> SecretStr:
-    amqp_url(url.get_secret_value())
+    amqp_urls(url.get_secret_value())
     return url
 
 
@@ -124,6 +124,7 @@ SomeTokens = Annotated[Tokens, Field(min_length=1)]
 Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
 #: An HTTP URL, without a user or password.
 Url = Annotated[str, AfterValidator(http_url)]
+#: One or more addresses of a broker, separated by commas.
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
 ManagementUrl = Annotated[SecretStr, AfterValidator(_management)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]

@@ -96,7 +96,7 @@ class Settings(BaseModel):
 class BrokerSettings(Settings):
     """Settings of processes that use RabbitMQ."""
 
-    #: amqp://user:password@host:port/vhost
+    #: amqp://user:password@host:port/vhost; of a cluster one for each node, separated by commas
     amqp_url: AmqpUrl
     #: Seconds to wait for the broker's confirm of a message; the receiver then answers 503.
     publish_timeout_seconds: Seconds = 5.0

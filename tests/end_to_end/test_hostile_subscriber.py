@@ -31,7 +31,8 @@ from services.state.store import Store
 from shared.contract.errors import DependencyDown, TransientError
 from shared.contract.topology import DEAD_QUEUE, STATE_QUEUE, topology
 from shared.runtime.broker import Publisher, to_message
-from shared.runtime.broker.link import LINK_ERRORS, Link, no_bare_exception
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS, no_bare_exception
 from shared.runtime.management import Management
 from shared.runtime.settings import StateSettings
 from shared.runtime.waiting import is_stray_cancel

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.contract.errors import DependencyDown
-from shared.runtime.addresses import amqp_url, http_url, postgres_url
-from shared.runtime.broker.link import LINK_ERRORS, Link
+from shared.runtime.addresses import amqp_urls, http_url, postgres_url, with_login, without_parameters
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.postgres import UnusableAddress, connect
 from shared.runtime.settings import ExtractorSettings, OpsSettings, SettingsError, StateSettings
 
@@ -68,7 +69,7 @@ def is_on_this_machine(host: str) -> bool:
 async def test_a_brokers_address_that_is_taken_can_be_used(user: str, host: str, vhost: str, query: str):
     address = f"amqp://{user}@{host}/{vhost}" + (f"?{query}" if query else "")
 
-    if is_taken(amqp_url, address) and is_on_this_machine(host):
+    if is_taken(amqp_urls, address) and is_on_this_machine(host):
         with pytest.raises(LINK_ERRORS):
             await Link.open(address, name="test")
 
@@ -94,8 +95,11 @@ def test_an_apis_address_that_is_taken_can_be_used(host: str, path: str):
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("amqp://guest:guest@mq-1:5672,mq-2:5672/", "names several brokers"),
-        ("amqp://mq-1,mq-2/", "names several brokers"),
+        ("amqp://guest:guest@mq-1:5672,mq-2:5672/", "names several hosts in one address"),
+        ("amqp://mq-1,mq-2/", "names several hosts in one address"),
+        ("amqp://mq-1/a,amqp://mq-2/b", "names another vhost in address 2 than in address 1"),
+        ("amqp://mq-1/a,http://mq-2/a", "vhost (address 2 of 2)"),
+        ("amqp://mq-1/a,amqp://mq-2/a,amqp://u:p@/a", "vhost (address 3 of 3)"),
         ("amqp://@/", "is not an address like amqp://"),
         ("amqp://mq/" + "v" * 256, "more than 255 bytes"),
         ("amqp://mq/50%", "% itself as %25"),
@@ -110,6 +114,13 @@ def test_an_invalid_broker_address_is_refused_with_a_sentence(address: str, said
     (line,) = str(refused.value).splitlines()[1:]
     assert line.startswith("  MODELSWAP_AMQP_URL: ")
     assert said in line
+
+
+@pytest.mark.parametrize("address", ["amqp://u:a,b@mq/c,d", "amqp://one/v,amqps://two:5671/v, amqp://three/v"])
+def test_one_and_several_broker_addresses_are_taken(address: str):
+    taken = ExtractorSettings.load(GIVEN | {"MODELSWAP_AMQP_URL": address}).amqp_url
+
+    assert taken.get_secret_value() == address
 
 
 @pytest.mark.parametrize(
@@ -128,6 +139,14 @@ def test_an_invalid_database_address_is_refused_with_a_sentence(address: str, sa
         StateSettings.load(GIVEN | {"MODELSWAP_DATABASE_URL": address})
 
     assert said in str(refused.value)
+
+
+def test_each_of_several_addresses_gets_the_login_of_another_user():
+    ours = "amqps://modelswap:sesame@one:5671/v?cafile=/ca.pem,amqps://modelswap:sesame@two/v"
+
+    assert without_parameters(with_login(ours, "mailer", "a,b")) == (
+        "amqps://mailer:a%2Cb@one:5671/v,amqps://mailer:a%2Cb@two/v"
+    )
 
 
 async def test_what_only_the_library_knows_to_be_wrong_is_no_outage():

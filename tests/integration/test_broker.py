@@ -54,7 +54,8 @@ from shared.runtime.broker import (
     one_by_one,
     to_message,
 )
-from shared.runtime.broker.link import LINK_ERRORS, Link
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.clock import now
 from tests.broker import Broker
 from tests.counts import counted

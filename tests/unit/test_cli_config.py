@@ -105,6 +105,7 @@ def test_who_heeds_a_setting_is_said():
         ("MODELSWAP_API_TOKENS", f"{SECRET},service/ops:{SECRET}-2", ["********", "********"]),
         ("MODELSWAP_REPLICATE_API_TOKEN", SECRET, "********"),
         ("MODELSWAP_AMQP_URL", f"amqp://me:{SECRET}@{SECRET}@mq:5672/v?x={SECRET}", "amqp://********@mq:5672/v"),
+        ("MODELSWAP_AMQP_URL", f"amqp://me:{SECRET}@a/v,amqps://b/v?x={SECRET}", "amqp://********@a/v,amqps://b/v"),
         ("MODELSWAP_DATABASE_URL", f"postgresql://db/x?password={SECRET}", "postgresql://db/x"),
     ],
 )

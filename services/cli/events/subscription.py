@@ -19,7 +19,8 @@ from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS_EXCHANGE, PUBLIC_EVENTS, Event
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.declare import answered
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, say
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, say
 
 _PUBLIC: Final = frozenset(event.key for event in PUBLIC_EVENTS)
 #: Characters that the HTTP binding of CloudEvents does not quote: printable ASCII without space, " and %.

@@ -13,6 +13,7 @@ from pydantic import SecretStr, create_model
 from services.cli.choices import Format
 from services.cli.output import tell
 from services.cli.table import Column, print_list
+from shared.contract.brokers import split_addresses
 from shared.runtime.settings import (
     CLIENTS,
     PREFIX,
@@ -77,7 +78,7 @@ def _processes(field: str) -> tuple[str, ...]:
 def _shown(value: object) -> object:
     match value:
         case SecretStr():
-            return _masked(value.get_secret_value())
+            return ",".join(map(_masked, split_addresses(value.get_secret_value())))
         case tuple():
             return [_shown(each) for each in value]
         case timedelta():

@@ -17,7 +17,7 @@ from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
 from shared.contract.rights import CONSUMED, exactly
 from shared.contract.topology import Queue, Topology
 from shared.runtime.broker import depths
-from shared.runtime.broker.link import LINK_ERRORS, say
+from shared.runtime.broker.link_errors import LINK_ERRORS, say
 from shared.runtime.clock import now
 from shared.runtime.management import Management
 from shared.runtime.periodic import run_periodically

@@ -36,7 +36,7 @@ from services.ops.subscriptions.views import (
 )
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.topology import topology
-from shared.runtime.addresses import with_login
+from shared.runtime.addresses import with_login, without_parameters
 from shared.runtime.clock import now
 from shared.runtime.management import Management
 
@@ -243,7 +243,7 @@ class Subscriptions:
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
         await self._management.put_user(user_of(name), password)
         # Its parameters name files of ours.
-        return with_login(self._amqp_url, user_of(name), password).partition("?")[0]
+        return without_parameters(with_login(self._amqp_url, user_of(name), password))
 
     async def _queues(self) -> dict[str, _Queue]:
         """Return the queues of all subscriptions by name."""

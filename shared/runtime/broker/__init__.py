@@ -5,7 +5,8 @@ Publishes and consumes without losing a message. Edge: the only package that use
 *frames*       encodes a message as AMQP frames; pure
 *decoding*     decodes deliveries and confirms; pure
 *transport*    the socket: fewer, larger writes; decodes before the client library does
-*link*         one connection with one channel; the meaning of its library's errors
+*link*         one connection with one channel
+*link_errors*  what the client library raises, and what it means
 *declare*      declares the topology, and finds differences from it
 *events_log*   declares and reads the stream of public events
 *log_reader*   reads it in batches

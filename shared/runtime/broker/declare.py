@@ -12,7 +12,8 @@ import aiormq
 
 from shared.contract.errors import PermanentError
 from shared.contract.topology import RETIRED_QUEUES, Exchange, Queue, Topology
-from shared.runtime.broker.link import Link, no_bare_exception
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import no_bare_exception
 
 _ANSWER_SECONDS: Final = 10
 

@@ -21,7 +21,8 @@ from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.topology import EVENTS_LOG, RETIRED_QUEUES, Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
-from shared.runtime.broker.link import LINK_ERRORS, Link, say
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS, say
 from shared.runtime.broker.message import Delivery
 from shared.runtime.periodic import run_periodically
 from shared.runtime.waiting import Stopped, unless_stopped

@@ -1,5 +1,5 @@
 """
-Link: one connection with one channel, and the meaning of the library's errors.
+Link: one connection with one channel.
 
 The client library opens, closes and keeps up the connection, declares, and starts to consume. Messages and confirms are
 read and written here, at a fraction of its cost (measured 2026-11).
@@ -8,8 +8,9 @@ read and written here, at a fraction of its cost (measured 2026-11).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import random
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from itertools import takewhile
 from typing import Final, Self, TypeVar, cast
@@ -17,60 +18,38 @@ from uuid import uuid4
 
 import aio_pika
 import aiormq
+import structlog
 from aiormq import spec
 from pamqp.base import Frame
 from pamqp.common import FieldValue
-from pamqp.exceptions import PAMQPException
 from pamqp.frame import marshal
 from yarl import URL
 
+from shared.contract.brokers import in_turn
 from shared.contract.dead import OFFSET
 from shared.contract.limits import FRAME_BYTES
 from shared.runtime.broker.decoding import Incoming
 from shared.runtime.broker.frames import publish_frames
+from shared.runtime.broker.link_errors import CLOSED, LINK_ERRORS, Nacked, Returned, no_bare_exception, say
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.broker.transport import Transport
 from shared.runtime.clock import now
 from shared.runtime.waiting import is_stray_cancel
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
-
-#: Errors of a lost connection. A frozen broker causes TimeoutError; see also `is_stray_cancel`.
-LINK_ERRORS: Final = (
-    aiormq.exceptions.AMQPError,
-    PAMQPException,
-    OSError,
-    RuntimeError,
-    StopAsyncIteration,
-    TimeoutError,
-)
-
-#: The broker closed the channel or the connection because of a published message.
-CONTENT_ERRORS: Final = (
-    aiormq.exceptions.ChannelPreconditionFailed,
-    aiormq.exceptions.ConnectionFrameError,
-    aiormq.exceptions.ConnectionSyntaxError,
-    aiormq.exceptions.ConnectionUnexpectedFrame,
-    aiormq.exceptions.ConnectionNotImplemented,
-)
 
 #: A frozen broker is detected after about three times this.
 _HEARTBEAT_SECONDS: Final = 10
 _OPEN_SECONDS: Final = 10
+#: Of several addresses each has less time: a frozen node takes connections, and never answers.
+_OPEN_ONE_OF_SEVERAL_SECONDS: Final = 3
 _CLOSE_SECONDS: Final = 1
 #: Of a publish's number, at the end of its message id.
 _NUMBER_DIGITS: Final = 12
-_CLOSED: Final = "the connection was closed"
 #: How often overdue confirms are looked for.
 _WATCH_SECONDS: Final = 0.1
-
-
-class Returned(Exception):
-    """A mandatory message reached no queue."""
-
-
-class Nacked(Exception):
-    """The broker refused a message."""
 
 
 class Link:
@@ -99,12 +78,24 @@ class Link:
         """
         Connect to *url*; operators see the connection's *name* in RabbitMQ.
 
+        Of several addresses, each is tried once, from a random one on.
+
         Raises:
-            LINK_ERRORS: if it fails or times out.
+            LINK_ERRORS: if it fails or times out; the last address's error.
 
         """
+        *others, last = in_turn(url, chance=random.random())  # noqa: S311 (spreads load)
+        for address in others:
+            try:
+                return await cls._open(address, name, _OPEN_ONE_OF_SEVERAL_SECONDS)
+            except LINK_ERRORS as error:
+                log.info("broker.next_address", connection=name, detail=say(error))
+        return await cls._open(last, name, _OPEN_ONE_OF_SEVERAL_SECONDS if others else _OPEN_SECONDS)
+
+    @classmethod
+    async def _open(cls, url: str, name: str, seconds: float) -> Self:
         link = cls()
-        async with asyncio.timeout(_OPEN_SECONDS):
+        async with asyncio.timeout(seconds):
             transport = Transport(link._incoming)
             address = URL(url).update_query(heartbeat=_HEARTBEAT_SECONDS)
             connection = aio_pika.Connection(address, client_properties={"connection_name": name})
@@ -231,7 +222,7 @@ class Link:
 
     def _on_close(self, closing: asyncio.Future[object]) -> None:
         error = asyncio.CancelledError() if closing.cancelled() else closing.exception()
-        self._lose(ConnectionError(_CLOSED) if error is None or type(error) is Exception else error)
+        self._lose(ConnectionError(CLOSED) if error is None or type(error) is Exception else error)
 
     def _lose(self, error: BaseException) -> None:
         self.lost.set()
@@ -248,22 +239,6 @@ async def _unused(_: object) -> None:
     """Stand for the callback of the library, which gets no delivery."""
 
 
-@contextmanager
-def no_bare_exception() -> Iterator[None]:
-    """
-    Raise ConnectionError, one of LINK_ERRORS, where the library raises a bare `Exception`.
-
-    It does so in each request that is under way, or begins, while a connection is closed without a reason, as after the
-    broker's `connection.close-ok` or the end of its reader (aiormq 7.2; seen in a chaos test, 2026-11).
-    """
-    try:
-        yield
-    except Exception as error:
-        if type(error) is not Exception:
-            raise
-        raise ConnectionError(_CLOSED) from error
-
-
 async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
     try:
         with suppress(*LINK_ERRORS), no_bare_exception():
@@ -272,22 +247,3 @@ async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
     except asyncio.CancelledError:
         if not is_stray_cancel():
             raise
-
-
-def is_refused(error: BaseException) -> bool:
-    """Return whether the broker refused us (credentials, permissions), so that retrying does not help."""
-    refusals = (
-        aiormq.exceptions.ProbableAuthenticationError,
-        aiormq.exceptions.AuthenticationError,
-        aiormq.exceptions.ChannelAccessRefused,
-        aiormq.exceptions.ConnectionNotAllowed,
-    )
-    return isinstance(error, refusals)
-
-
-def say(error: BaseException) -> str:
-    """Describe a connection's *error* in a sentence for operators."""
-    if is_refused(error):
-        return f"RabbitMQ refuses us: {error}"
-    said = str(error) or type(error).__name__
-    return said if said.startswith("RabbitMQ") else f"RabbitMQ does not answer: {said}"

@@ -15,7 +15,8 @@ from shared.contract.dead import OFFSET
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import EVENTS_LOG
 from shared.runtime.broker.events_log import read_log
-from shared.runtime.broker.link import LINK_ERRORS, Link, say
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS, say
 from shared.runtime.broker.message import Delivery
 from shared.runtime.waiting import wait_for_any
 

@@ -26,7 +26,8 @@ from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
 from shared.runtime.broker.declare import declare
-from shared.runtime.broker.link import CONTENT_ERRORS, LINK_ERRORS, Link, Nacked, Returned, say
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import CONTENT_ERRORS, LINK_ERRORS, Nacked, Returned, say
 from shared.runtime.broker.message import Outgoing
 from shared.runtime.waiting import is_stray_cancel
 

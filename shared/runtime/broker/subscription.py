@@ -25,7 +25,8 @@ from shared.runtime import telemetry
 from shared.runtime.broker.circuit import CircuitBreaker
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
 from shared.runtime.broker.inbox import Inbox, Stale
-from shared.runtime.broker.link import LINK_ERRORS, Link, is_refused, no_bare_exception, say
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, no_bare_exception, say
 from shared.runtime.broker.message import Delivery
 from shared.runtime.broker.persistent import PersistentPublisher
 from shared.runtime.broker.publisher import Publisher

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ from aio_pika.exceptions import (
 
 from modelswap_events.errors import Away, Refused
 from modelswap_events.ports import Next, Position
+from shared.contract.brokers import in_turn
 
 log = logging.getLogger("modelswap_events")
 
@@ -35,6 +37,8 @@ _OFFSET: Final = "x-stream-offset"
 _ACCESS_REFUSED: Final = 403
 _HEARTBEAT_SECONDS: Final = 10
 _OPEN_SECONDS: Final = 20
+#: A frozen node takes connections, and never answers.
+_OPEN_ONE_OF_SEVERAL_SECONDS: Final = 5
 _CLOSE_SECONDS: Final = 1
 #: Of the queue one at a time (see `feed`). The log counts no deliveries, and a stream is read in bulk.
 _QUEUE_PREFETCH: Final = 1
@@ -101,18 +105,27 @@ async def translated(what: str) -> AsyncIterator[None]:
 
 
 class RabbitBroker:
-    """RabbitMQ at *url*, for one subscription."""
+    """RabbitMQ at *url*, for one subscription; of a cluster, one or more addresses separated by commas."""
 
     def __init__(self, url: str, subscription: str) -> None:
-        self._url = url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat={_HEARTBEAT_SECONDS}"
+        self._url = url
         self._name = f"modelswap-events {subscription}"
         self._queue = f"{PREFIX}{subscription}"
 
     async def attach(self, position: Position) -> RabbitLink:
-        """As `ports.Broker` says."""
-        address = urlsplit(self._url)
-        async with translated(f"RabbitMQ at {address.hostname}:{address.port or ''}"), asyncio.timeout(_OPEN_SECONDS):
-            connection = await aio_pika.connect(self._url, client_properties={"connection_name": self._name})
+        """As `ports.Broker` says. Several addresses are tried in turn, from a random one on."""
+        *others, last = in_turn(self._url, chance=random.random())  # noqa: S311 (spreads load)
+        for address in others:
+            try:
+                return await self._attach(address, position, _OPEN_ONE_OF_SEVERAL_SECONDS)
+            except Away as error:
+                log.info("%s; trying the next address", error)
+        return await self._attach(last, position, _OPEN_SECONDS)
+
+    async def _attach(self, url: str, position: Position, seconds: float) -> RabbitLink:
+        address = urlsplit(url)
+        async with translated(f"RabbitMQ at {address.hostname}:{address.port or ''}"), asyncio.timeout(seconds):
+            connection = await aio_pika.connect(_beating(url), client_properties={"connection_name": self._name})
             link = RabbitLink(connection, self._queue)
             try:
                 await link.consume(position)
@@ -120,6 +133,11 @@ class RabbitBroker:
                 await link.close()
                 raise
         return link
+
+
+def _beating(url: str) -> str:
+    """Return *url* with our heartbeat, unless it has one."""
+    return url if "heartbeat=" in url else f"{url}{'&' if '?' in url else '?'}heartbeat={_HEARTBEAT_SECONDS}"
 
 
 @dataclass(frozen=True, slots=True)

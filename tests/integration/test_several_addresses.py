@@ -1,0 +1,86 @@
+"""A broker with several addresses: whichever answers is used, and clients spread over all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from time import monotonic
+from typing import Final
+
+import pytest
+
+from modelswap_events.broker import RabbitBroker
+from modelswap_events.errors import Away
+from shared.contract.topology import topology
+from shared.runtime.broker import declare
+from shared.runtime.broker.link import Link
+from shared.runtime.broker.link_errors import LINK_ERRORS
+from tests.proxy import Proxy, proxied
+
+#: Nobody listens there.
+DEAD: Final = "amqp://guest:sesame@127.0.0.1:1/"
+
+
+@pytest.fixture
+async def nodes(amqp_url: str) -> AsyncIterator[list[Proxy]]:
+    """Two addresses of the same broker."""
+    async with proxied(amqp_url) as one, proxied(amqp_url) as other:
+        yield [one, other]
+
+
+async def test_clients_spread_over_all_addresses(amqp_url: str, nodes: list[Proxy]):
+    addresses = ",".join(node.url(amqp_url) for node in nodes)
+
+    async with AsyncExitStack() as links:
+        for _ in range(20):
+            link = await Link.open(addresses, name="test")
+            links.push_async_callback(link.close)
+
+    # By chance all are on one in one of 500,000 runs.
+    assert all(node.connections for node in nodes)
+    assert sum(node.connections for node in nodes) == 20
+
+
+async def test_a_dead_address_is_passed_over(amqp_url: str, nodes: list[Proxy]):
+    addresses = f"{DEAD},{nodes[0].url(amqp_url)}"
+
+    # All begin with the living one in one of a thousand runs.
+    for number in range(1, 11):
+        link = await Link.open(addresses, name="test")
+        await link.close()
+        assert nodes[0].connections == number
+
+
+async def test_a_frozen_node_is_passed_over_in_seconds(amqp_url: str, nodes: list[Proxy]):
+    frozen, node = nodes
+    frozen.is_silent = True
+    addresses = f"{frozen.url(amqp_url)},{node.url(amqp_url)}"
+
+    while not frozen.connections:
+        began = monotonic()
+        link = await Link.open(addresses, name="test")
+        await link.close()
+
+    assert monotonic() - began < 6
+
+
+async def test_a_subscriber_passes_over_a_dead_address(amqp_url: str, nodes: list[Proxy]):
+    declaring = await Link.open(amqp_url, name="test")
+    await declare(declaring.channel, topology().log)
+    await declaring.close()
+    broker = RabbitBroker(f"{DEAD},{nodes[0].url(amqp_url)}", "nobody")
+
+    for number in range(1, 6):
+        link = await broker.attach(0)
+        await link.close()
+        assert nodes[0].connections == number
+
+
+async def test_dead_addresses_are_an_outage_without_secrets():
+    with pytest.raises(LINK_ERRORS) as failed:
+        await Link.open(f"{DEAD}, {DEAD}", name="test")
+    with pytest.raises(Away) as away:
+        await RabbitBroker(f"{DEAD},{DEAD}", "nobody").attach(0)
+
+    assert "Connect call failed" in str(failed.value)
+    assert "sesame" not in f"{failed.value}{away.value}"
