@@ -17,7 +17,7 @@ from services.extractor.picture_process import find_flaw_apart
 from services.extractor.verify import Gate, Models
 from shared.contract.envelope import Envelope
 from shared.contract.events import Event, ModelReady
-from shared.contract.topology import EXTRACTOR_QUEUE, topology
+from shared.contract.topology import EXTRACTOR_QUEUE
 from shared.replicate.client import Replicate
 from shared.runtime.broker import Consumer, Publisher, one_by_one
 from shared.runtime.http import create_app
@@ -41,7 +41,7 @@ async def run(settings: ExtractorSettings, stopping: asyncio.Event) -> None:
 async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicate: Api) -> None:
     """Consume until *stopping* is set, asking *replicate*."""
     url = settings.amqp_url.get_secret_value()
-    plan = topology(settings.retry_delays)
+    plan = settings.topology
     async with Publisher(
         url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds
     ) as publisher:

@@ -17,7 +17,7 @@ from services.notifier.reader import Reader
 from services.notifier.signing import Signer
 from services.notifier.store import Store
 from shared.contract.envelope import Envelope
-from shared.contract.topology import DELIVERIES_QUEUE, EVENTS_LOG, topology
+from shared.contract.topology import DELIVERIES_QUEUE, EVENTS_LOG
 from shared.runtime.broker import Consumer, Publisher, one_by_one, opened_log, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
@@ -38,7 +38,7 @@ async def run(settings: NotifierSettings, stopping: asyncio.Event, *, resolve: R
 
 
 async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, resolve: Resolve) -> None:
-    plan = topology(settings.retry_delays)
+    plan = settings.topology
     url = settings.amqp_url.get_secret_value()
     at_once = settings.webhook_requests_per_endpoint
     store = Store(pool, at_once=at_once)

@@ -42,7 +42,7 @@ from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
 from services.ops.subscriptions.watcher import Watcher
 from shared.contract.envelope import Envelope
-from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE, topology
+from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE
 from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Consumer, Publisher, RawConsumer, to_message
@@ -68,7 +68,7 @@ async def run(settings: OpsSettings, stopping: asyncio.Event) -> None:
 
 
 async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> None:
-    plan = topology(settings.retry_delays)
+    plan = settings.topology
     url = settings.amqp_url.get_secret_value()
     tokens = [read_token(entry) for entry in reveal(settings.api_tokens)]
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])

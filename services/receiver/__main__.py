@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, suppress
 
 from services.receiver.app import ANSWER_SECONDS, WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
-from shared.contract.topology import topology
 from shared.replicate.client import Replicate
 from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, Unconfirmed
 from shared.runtime.health import health_routes
@@ -20,7 +19,7 @@ from shared.runtime.waiting import Stopped, unless_stopped
 
 async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
     """Serve until *stopping* is set."""
-    plan = topology(settings.retry_delays)
+    plan = settings.topology
     async with AsyncExitStack() as stack:
         account = None
         if settings.replicate_api_token is not None:

@@ -17,20 +17,24 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
 A work queue dead-letters to `modelswap.dead` only, never into the delays: that would be a cycle without a rejection,
 which RabbitMQ drops. Every limit is explicit and positive: unset and -1 lose messages on one version or another.
 
-In a cluster every quorum queue has a replica on three nodes (RabbitMQ's default), and works while two of them live. The
-lossy queue is on one node only: where that is down, RabbitMQ answers a declare or a consume of it after 64 s, with an
-error. So it is declared and consumed apart from the others (2026-11).
+In a cluster every quorum queue has a replica on three nodes (RabbitMQ's default) or on as many as the setting
+`queue_replicas` says, and works while most of these live. With the setting, leaders are spread over the nodes; else
+each is on the node where it was declared. The lossy queue is on one node only, on purpose: a report of progress is not
+worth a majority. Where that node is down, RabbitMQ answers a declare or a consume of it after 64 s, with an error. So
+it is declared and consumed apart from the others. RabbitMQ compares how a queue is declared, its placement included; we
+take a queue that exists as it is placed (2026-11).
 
 The events log is a stream: it keeps every public event for a while, however often it is read. It has a replica on every
-node that was in the cluster when it was made, and takes events while most of them live, as the quorum queues do. Its
-limits are set when it is made: RabbitMQ refuses a declare with other limits. So it too is declared apart, by state and
-by `modelswap topology apply` alone (`shared.runtime.broker.events_log`), and no process fails because of it.
+node that was in the cluster when it was made, or on as many as the setting says; it takes events while most of them
+live, as the quorum queues do. Its limits are set when it is made: RabbitMQ refuses a declare with other limits. So it
+too is declared apart, by state and by `modelswap topology apply` alone (`shared.runtime.broker.events_log`), and no
+process fails because of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -81,6 +85,11 @@ _PROGRESS_TTL: Final = timedelta(minutes=10)
 #: RabbitMQ deletes whole segments of a stream, never the newest one: this many make up the log's largest size.
 _LOG_SEGMENTS: Final = 20
 _LARGEST_SEGMENT_BYTES: Final = 100_000_000
+#: The argument with the number of replicas, by the type of a queue. A classic one has none, and RabbitMQ 3.10 takes no
+#: other placement of it: it is on the node that state is connected to when it makes it, a random one of several.
+_REPLICAS: Final = {"quorum": "x-quorum-initial-group-size", "stream": "x-initial-cluster-size"}
+_LEADER: Final = "x-queue-leader-locator"
+PLACEMENT: Final = (*_REPLICAS.values(), _LEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,8 @@ class Queue:
 
     name: str
     arguments: Mapping[str, str | int]
+    #: Arguments that say where in a cluster RabbitMQ makes it. One that exists stays where it is.
+    placement: Mapping[str, str | int] = field(default_factory=dict)
     #: True if its messages may be lost. Durable queues and their messages never wait for such a queue.
     is_lossy: bool = False
 
@@ -195,8 +206,14 @@ def delay_name(delay: timedelta) -> str:
     return f"modelswap.delay.{milliseconds}ms"
 
 
-def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLimits()) -> Topology:
-    """Build the whole topology, with one delay queue for each distinct delay."""
+def topology(
+    delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLimits(), replicas: int | None = None
+) -> Topology:
+    """
+    Build the whole topology, with one delay queue for each distinct delay.
+
+    With *replicas*, quorum queues and the log are on so many nodes of a cluster, led by the one that leads the fewest.
+    """
     levels = sorted(set(delays))
     work: dict[str, tuple[type[Event], ...]] = {
         EXTRACTOR_QUEUE: (TrainingSucceeded, ExtractionRequested),
@@ -219,15 +236,18 @@ def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLi
             Exchange(DEAD_EXCHANGE, "direct"),
             *(Exchange(delay_name(delay), "fanout") for delay in levels),
         ),
-        queues=(
-            Queue(DEAD_QUEUE, _dead()),
-            _work(EXTRACTOR_QUEUE),
-            _work(STATE_QUEUE),
-            Queue(PROGRESS_QUEUE, _lossy(), is_lossy=True),
-            _work(OPS_QUEUE),
-            Queue(EVENTS_LOG, _log(log_limits)),
-            _spilling(DELIVERIES_QUEUE),
-            *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
+        queues=tuple(
+            replace(queue, placement=_placement(queue, replicas))
+            for queue in (
+                Queue(DEAD_QUEUE, _dead()),
+                _work(EXTRACTOR_QUEUE),
+                _work(STATE_QUEUE),
+                Queue(PROGRESS_QUEUE, _lossy(), is_lossy=True),
+                _work(OPS_QUEUE),
+                Queue(EVENTS_LOG, _log(log_limits)),
+                _spilling(DELIVERIES_QUEUE),
+                *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
+            )
         ),
         bindings=(
             *(Binding(event.exchange, queue, event.key) for queue, events in work.items() for event in events),
@@ -236,6 +256,11 @@ def topology(delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLi
             *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
         ),
     )
+
+
+def _placement(queue: Queue, replicas: int | None) -> dict[str, str | int]:
+    argument = _REPLICAS.get(str(queue.arguments["x-queue-type"]))
+    return {} if replicas is None or argument is None else {argument: replicas, _LEADER: "balanced"}
 
 
 def _work(name: str) -> Queue:

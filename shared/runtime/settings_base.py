@@ -104,6 +104,14 @@ class BrokerSettings(Settings):
     declare_topology: bool = True
     #: Delays between the attempts at a message; a message that failed after the last one is dead-lettered.
     retry_delays: Delays = DELAYS
+    #: Nodes of a RabbitMQ cluster that keep a copy of each queue (but progress) and of the events log. It counts where
+    #: one is made, and then leaders are spread over the nodes. Empty: RabbitMQ's defaults.
+    queue_replicas: Annotated[int, Field(ge=1, le=99)] | None = None
+
+    @property
+    def topology(self) -> Topology:
+        """Every exchange and queue, as these settings want them."""
+        return topology(self.retry_delays, replicas=self.queue_replicas)
 
 
 class TopologySettings(BrokerSettings):
@@ -117,7 +125,8 @@ class TopologySettings(BrokerSettings):
     @property
     def topology(self) -> Topology:
         """Every exchange and queue, as these settings want them."""
-        return topology(self.retry_delays, LogLimits(self.events_log_max_age_days, self.events_log_max_bytes))
+        limits = LogLimits(self.events_log_max_age_days, self.events_log_max_bytes)
+        return topology(self.retry_delays, limits, self.queue_replicas)
 
 
 class ReplicateSettings(Settings):

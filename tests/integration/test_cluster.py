@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
@@ -125,6 +126,22 @@ async def test_a_subscribers_queue_on_a_dead_node_is_named(say: Callable[[str], 
                 await asyncio.sleep(0.2)
 
     assert reasons == ["theirs takes no events: it is down"]
+
+
+async def test_queues_have_as_many_replicas_as_set_and_leaders_spread(say: Callable[[str], None]):
+    plan = topology(replicas=3)
+    with running_cluster(say) as nodes:
+        # As one address does that is tried first by all.
+        await declare_all(nodes[0].url, plan)
+        async with httpx.AsyncClient(base_url=nodes[0].management_url) as client:
+            queues = (await client.get("/api/queues/%2F")).raise_for_status().json()
+
+    placed = {queue["name"]: queue for queue in queues if queue["type"] != "classic"}
+    assert placed.keys() == {queue.name for queue in plan.queues if queue.placement}
+    assert {len(queue["members"]) for queue in placed.values()} == {3}
+    leaders = Counter(queue["node"] for queue in placed.values())
+    say(f"leaders: {sorted(leaders.values())}")
+    assert len(leaders) == 3
 
 
 async def declare_all(url: str, plan: Topology) -> None:

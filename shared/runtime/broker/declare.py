@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, NamedTuple
@@ -11,11 +12,15 @@ from typing import Final, NamedTuple
 import aiormq
 
 from shared.contract.errors import PermanentError
-from shared.contract.topology import RETIRED_QUEUES, Exchange, Queue, Topology
+from shared.contract.topology import PLACEMENT, RETIRED_QUEUES, Exchange, Queue, Topology
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import no_bare_exception
 
 _ANSWER_SECONDS: Final = 10
+#: What RabbitMQ 3.10 and 4 say of the first argument that differs.
+_INEQUIVALENT: Final = re.compile(
+    r"inequivalent arg '(?P<argument>[^']+)'.* but current is (?:none|(?:the value )?'(?P<found>[^']*)')", re.DOTALL
+)
 
 
 class TopologyMismatch(PermanentError):
@@ -158,4 +163,25 @@ async def _declare_exchange(exchange: Exchange, channel: aiormq.Channel) -> None
 
 
 async def _declare_queue(queue: Queue, channel: aiormq.Channel) -> None:
-    await channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))
+    """Declare *queue*; one that exists may be placed otherwise in the cluster."""
+    arguments = {**queue.arguments, **queue.placement}
+    uncompared = set(PLACEMENT)
+    while True:
+        trial = await channel.connection.channel()  # a refusal closes it
+        try:
+            await trial.queue_declare(queue.name, durable=True, arguments=dict(arguments))
+        except aiormq.exceptions.ChannelPreconditionFailed as error:
+            differs = _INEQUIVALENT.search(str(error))
+            if differs is None or differs["argument"] not in uncompared:
+                raise
+            uncompared.remove(differs["argument"])
+            arguments = _with_found(arguments, differs["argument"], differs["found"])
+        else:
+            await trial.close()
+            return
+
+
+def _with_found(arguments: Mapping[str, str | int], name: str, found: str | None) -> dict[str, str | int]:
+    """Return *arguments* with the value of *name* that RabbitMQ *found* in an existing queue, or without it."""
+    others = {each: value for each, value in arguments.items() if each != name}
+    return others if found is None else others | {name: int(found) if found.isdecimal() else found}

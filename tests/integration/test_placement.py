@@ -1,0 +1,61 @@
+"""Where a queue is placed in a cluster counts when it is made; one that exists is used as it is placed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+
+import pytest
+
+from shared.contract.topology import Queue, Topology, topology
+from shared.runtime.broker import TopologyMismatch, declare, diff
+from shared.runtime.broker.link import Link
+
+pytestmark = pytest.mark.every_rabbitmq
+
+NAME = "test.placed"
+
+
+def plan(kind: str, replicas: int | None) -> Topology:
+    """One of our queues of that *kind*, under a name of its own."""
+    ours = next(each for each in topology(replicas=replicas).queues if each.arguments["x-queue-type"] == kind)
+    return Topology((), (replace(ours, name=NAME),), ())
+
+
+def with_arguments(queue: Queue, arguments: Mapping[str, str | int]) -> Topology:
+    return Topology((), (replace(queue, arguments={**queue.arguments, **arguments}),), ())
+
+
+@pytest.fixture
+async def link(broker_url: str) -> AsyncIterator[Link]:
+    link = await Link.open(broker_url, name="test")
+    try:
+        yield link
+    finally:
+        await link.channel.queue_delete(NAME)
+        await link.close()
+
+
+@pytest.mark.parametrize("kind", ["quorum", "stream", "classic"])
+@pytest.mark.parametrize(("before", "after"), [(None, 3), (3, None), (3, 5)])
+async def test_an_existing_queue_may_be_placed_otherwise(
+    link: Link, broker_url: str, kind: str, before: int | None, after: int | None
+):
+    await declare(link.channel, plan(kind, before))
+
+    await declare(link.channel, plan(kind, after))
+
+    assert link.is_open
+    assert await diff(broker_url, plan(kind, after)) == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 3), (3, 3), (3, 5)])
+async def test_what_differs_beside_the_placement_is_refused(
+    link: Link, broker_url: str, before: int | None, after: int | None
+):
+    await declare(link.channel, plan("quorum", before))
+    other = with_arguments(plan("quorum", after).queues[0], {"x-max-length": 7})
+
+    with pytest.raises(TopologyMismatch, match="'x-max-length' for queue"):
+        await declare(link.channel, other)
+    assert ["differs" in line for line in await diff(broker_url, other)] == [True]
