@@ -38,7 +38,7 @@ _TRAININGS: Final = """
     INSERT INTO state.trainings
         (ref, training_id, user_id, generation, destination, trainer, trainer_version, trigger_word, total_steps, stage,
          step, progress, progress_source, progress_at, model, failure_code, failure_reason, requested_at, started_at,
-         completed_at, reported_at, updated_at)
+         completed_at, reported_at, updated_at, webhook_missed)
         SELECT ref, training_id, user_id, g, destination, 'ostris/flux-dev-lora-trainer:' || repeat('e', 64), NULL,
                'TOK', 1000, stage, CASE WHEN ended THEN 1000 ELSE 10 * (n % 90) END,
                CASE WHEN ended THEN 99 ELSE n % 90 END, 'log', now(),
@@ -48,7 +48,8 @@ _TRAININGS: Final = """
                CASE stage WHEN 'failed' THEN 'CUDA out of memory. Tried to allocate 20.00 MiB'
                     WHEN 'canceled' THEN 'canceled' WHEN 'unverified' THEN 'the output names no model version' END,
                requested_at, requested_at + interval '20 seconds', CASE WHEN ended THEN completed_at END,
-               CASE WHEN ended THEN reported_at END, CASE WHEN ended THEN at ELSE now() END
+               CASE WHEN ended THEN reported_at END, CASE WHEN ended THEN at ELSE now() END,
+               CASE WHEN ended THEN n % 37 = 0 END
         FROM (SELECT *, stage <> 'running' AS ended FROM crowd) AS known
         ORDER BY n;
     INSERT INTO state.model_history

@@ -130,6 +130,8 @@ class TrainingChange:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     reported_at: datetime | None = None
+    #: Whether Replicate had to be asked for its end; None if there is no end that a webhook would have reported.
+    webhook_missed: bool | None = None
 
     def keep_facts(self, event: TrainingEvent, time: datetime) -> None:
         """Keep Replicate's facts in *event*, which is of *time*. The first report of each fact is kept."""
@@ -145,9 +147,14 @@ class TrainingChange:
                     "started_at": event.started_at,
                     "completed_at": event.completed_at or time,
                     "reported_at": time,
+                    "webhook_missed": _missed(event),
                 }
             case TrainingFailed() | TrainingCanceled():
-                facts = {"completed_at": event.completed_at or time, "reported_at": time}
+                facts = {
+                    "completed_at": event.completed_at or time,
+                    "reported_at": time,
+                    "webhook_missed": _missed(event),
+                }
         for name, value in facts.items():
             if getattr(self, name) is None:
                 setattr(self, name, _utc(value) if isinstance(value, datetime) else value)
@@ -262,6 +269,11 @@ class Changes:
     def current(self) -> Collection[Swap]:
         """The last swap of each user."""
         return {swap.user_id: swap for swap in self.swaps}.values()
+
+
+def _missed(event: TrainingSucceeded | TrainingFailed | TrainingCanceled) -> bool | None:
+    # Without a time, it is no end that Replicate knows: the training was given up.
+    return None if event.recovered and event.completed_at is None else event.recovered
 
 
 def _utc(time: datetime) -> datetime:

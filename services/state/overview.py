@@ -57,6 +57,34 @@ class SwapStatisticsView(View):
     """Oldest hour first, hours without swaps too; the last one has not ended."""
 
 
+class WebhookStatistics(View):
+    """Trainings that ended in some time, and how many of their ends no webhook reported."""
+
+    ended: int
+    """Without those that were registered after their end, or given up: they had no webhook to miss."""
+    missed: int
+    """Those whose end was found by asking Replicate."""
+    missed_share: float | None
+    """0..1; null if none ended."""
+
+
+class HourWebhooks(WebhookStatistics):
+    """Ends of trainings in an hour."""
+
+    model_config = example({"hour": "2026-11-24T12:00:00Z", "ended": 140, "missed": 7, "missed_share": 0.05})
+
+    hour: datetime
+    """When it began, in UTC."""
+
+
+class WebhookStatisticsView(View):
+    """Ends of trainings in the last hours."""
+
+    total: WebhookStatistics
+    items: Sequence[HourWebhooks]
+    """Oldest hour first, hours in which none ended too; the last one has not ended."""
+
+
 class UserSwapView(SwapView):
     """A change of a user's current model, in the list of all users' changes."""
 

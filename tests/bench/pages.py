@@ -39,7 +39,13 @@ _SERVICES: Final = ("state", "notifier", "ops")
 _WARM_UP: Final = 3
 #: Each page, and what of the API it shows: of ops, or of state.
 _PAGES: Final[dict[str, tuple[str, ...]]] = {
-    "/": ("state /training-counts", "state /swap-statistics", "state /trainings?stage=running", "/processes"),
+    "/": (
+        "state /training-counts",
+        "state /swap-statistics",
+        "state /webhook-statistics",
+        "state /trainings?stage=running",
+        "/processes",
+    ),
     "/trainings": ("state /trainings",),
     "/trainings?stage=failed": ("state /trainings?stage=failed",),
     "/trainings/{training}": ("state /trainings/{training}", "state /trainings/{training}/timeline"),

@@ -13,15 +13,29 @@ import pytest
 
 from services.state.rollback import RollbackOrder
 from services.state.store import ROLE, Store
+from services.state.store.overview import WEBHOOKS
 from services.state.store.queries import LIST_TRAININGS
 from services.state.transitions import Stage
+from shared.contract.envelope import Envelope
+from shared.contract.events import TrainingFailed
 from shared.contract.identity import ModelName
 from shared.runtime.clock import now
 from shared.runtime.postgres import acquired, connect_pool
 from tests.crowd import fill
 from tests.databases import copy_of
 from tests.integration.test_state_api import Replicate, problem, product
-from tests.state import connected, failed, model_of, opened_store, ready, registration, started, succeeded
+from tests.state import (
+    connected,
+    envelope,
+    execute,
+    failed,
+    model_of,
+    opened_store,
+    ready,
+    registration,
+    started,
+    succeeded,
+)
 
 
 @pytest.fixture
@@ -132,6 +146,55 @@ async def test_a_swap_keeps_when_its_webhook_came(store, database_url):
 
     assert row is not None
     assert row["reported_at"] == row["of_training"] == succeeded("t1").time
+
+
+# Missed webhooks
+
+
+def ended(training: str, *, recovered: bool, completed_at: datetime | None) -> Envelope:
+    event = TrainingFailed(training_id=training, reason="x", recovered=recovered, completed_at=completed_at)
+    return envelope(event, at=now())
+
+
+async def test_ends_without_a_webhook_are_counted_as_missed(client, store):
+    for number in range(1, 6):
+        await store.adopt(registration("ada", f"t{number}"))
+    soon = now() + timedelta(minutes=1)
+
+    await store.apply(
+        [
+            ended("t1", recovered=False, completed_at=soon),
+            ended("t2", recovered=True, completed_at=soon),
+            # A webhook that comes late changes nothing.
+            succeeded("t2", completed_at=soon),
+            # Registered after its end, and given up: there was no webhook to miss.
+            ended("t3", recovered=True, completed_at=now() - timedelta(hours=1)),
+            ended("t4", recovered=True, completed_at=None),
+        ]
+    )
+    found = (await client.get("/webhook-statistics", params={"hours": 2})).json()
+
+    assert found["total"] == {"ended": 2, "missed": 1, "missed_share": 0.5}
+    assert sum(hour["ended"] for hour in found["items"]) == 2
+    assert len(found["items"]) == 2
+
+
+async def test_no_end_has_no_share_of_missed_webhooks(client):
+    found = (await client.get("/webhook-statistics")).json()
+
+    assert found["total"] == {"ended": 0, "missed": 0, "missed_share": None}
+    assert len(found["items"]) == 24
+
+
+async def test_missed_webhooks_are_counted_from_an_index(migrated_database):
+    async with copy_of(migrated_database) as url:
+        await fill(url, trainings=3000, letters=0, groups=1)
+        await execute(url, "VACUUM ANALYZE state.trainings")
+        async with connected(url) as connection:
+            await connection.execute("SET enable_seqscan = off")
+            plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {WEBHOOKS}".replace("$1", "24")))
+
+    assert "Index Only Scan using trainings_by_report" in plan
 
 
 # Swaps

@@ -16,9 +16,11 @@ from services.ops.console.answers import (
     StatisticsAnswer,
     SwapStatistics,
     TrainingAnswer,
+    WebhooksAnswer,
 )
 from services.ops.console.forms import BadForm, is_same_origin, local_path, read_form
 from services.ops.console.views import charts, formats, now, search
+from services.ops.console.views.missed import missed
 from services.ops.console.views.navigation import section_of
 from services.ops.console.views.problems import problem_view
 from services.ops.letters.views import LetterCounts
@@ -113,11 +115,17 @@ def queues(**facts: Any) -> Queues:
     return Queues.model_validate({"at": NOON, "source": "amqp", "trouble": "", "queues": [queue]})
 
 
+def webhooks(missed: int = 0, ended: int = 0) -> WebhooksAnswer:
+    facts = {"ended": ended, "missed": missed, "missed_share": missed / ended if ended else None}
+    return WebhooksAnswer.model_validate({"total": facts, "items": [{**facts, "hour": NOON}]})
+
+
 def concerns(**known: Any) -> list[now.Concern]:
     nothing = {
         "letters": LetterCounts(),
         "groups": [],
         "reconciliation": a_reconciliation(),
+        "webhooks": webhooks(),
         "away": {},
         "processes": processes(a_process()),
         "queues": queues(),
@@ -151,6 +159,22 @@ def test_what_is_wrong_is_named_with_its_urgency(known, kind, text):
     found = concerns(**known)
 
     assert [(each.kind, each.text) for each in found] == [(kind, text)]
+
+
+def test_missed_webhooks_are_news_with_their_share():
+    found = concerns(webhooks=webhooks(missed=3, ended=40))
+
+    assert [(each.kind, each.text) for each in found] == [("info", "7.5 % of the webhooks from Replicate were missed")]
+    assert found[0].detail.startswith("In 1 hours, 3 of 40 trainings ended")
+    assert not concerns(webhooks=webhooks(ended=40))
+
+
+def test_missed_webhooks_have_a_chart_only_if_there_are_any():
+    some, none, nothing = (missed(webhooks(*counts)) for counts in ((1, 4000), (0, 9), (0, 0)))
+
+    assert (some.share, some.chart is None) == ("under 0.1 %", False)
+    assert (none.share, none.chart) == ("0 %", None)
+    assert (nothing.share, nothing.sentence) == (formats.NOTHING, "In 1 hours, no training ended.")
 
 
 def test_an_overdue_training_is_news_but_no_alarm():

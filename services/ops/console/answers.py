@@ -180,6 +180,27 @@ class StatisticsAnswer(_Answer):
     items: Sequence[HourStatistics]
 
 
+class WebhookStatistics(_Answer):
+    """Trainings that ended, and those whose end no webhook reported."""
+
+    ended: int
+    missed: int
+    missed_share: float | None
+
+
+class HourWebhooks(WebhookStatistics):
+    """Ends of trainings in the hour from then on."""
+
+    hour: datetime
+
+
+class WebhooksAnswer(_Answer):
+    """Ends of trainings in the last hours, the oldest first."""
+
+    total: WebhookStatistics
+    items: Sequence[HourWebhooks]
+
+
 class HitAnswer(_Answer):
     """Something that a search found: a ``training``, a ``user`` or a ``model``."""
 

@@ -14,7 +14,13 @@ from services.state.api import trainings as training_requests
 from services.state.api.models import Models
 from services.state.api.snapshot import Snapshots
 from services.state.api.trainings import Replicate, Trainings, WebhookAddress
-from services.state.overview import SearchResults, SwapStatisticsView, TrainingCounts, UserSwapView
+from services.state.overview import (
+    SearchResults,
+    SwapStatisticsView,
+    TrainingCounts,
+    UserSwapView,
+    WebhookStatisticsView,
+)
 from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.streams import Watcher
 from services.state.timeline import TimelineView
@@ -160,6 +166,7 @@ def create_api(
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
     add("GET", "/training-counts", overviews.count_trainings, TrainingCounts)
     add("GET", "/swap-statistics", overviews.get_swap_statistics, SwapStatisticsView, tag=_MODELS)
+    add("GET", "/webhook-statistics", overviews.get_webhook_statistics, WebhookStatisticsView)
     add("GET", "/swaps", overviews.list_swaps, Page[UserSwapView], tag=_MODELS)
     add("GET", "/search", overviews.search, SearchResults)
     add("GET", "/outputs", trainings.list_outputs, Page[OutputView], tag=TOOLS)

@@ -16,6 +16,7 @@ from services.state.overview import (
     SwapStatisticsView,
     TrainingCounts,
     UserSwapView,
+    WebhookStatisticsView,
 )
 from services.state.timeline import TimelineView
 from shared.contract.answers import Moment, Page
@@ -45,6 +46,8 @@ class Store(Protocol):
 
     async def swap_statistics(self, hours: int) -> SwapStatisticsView: ...
 
+    async def webhook_statistics(self, hours: int) -> WebhookStatisticsView: ...
+
     async def list_swaps(self, *, since: datetime, until: datetime, limit: int) -> list[UserSwapView]: ...
 
     async def search(self, text: str, *, limit: int) -> SearchResults: ...
@@ -70,6 +73,10 @@ class Overviews:
         reconciler found it, to the commit. A swap that waited for an operator counts with all of its wait.
         """
         return await self.store.swap_statistics(hours)
+
+    async def get_webhook_statistics(self, hours: Hours = 24) -> WebhookStatisticsView:
+        """Return how many trainings ended in each of the last hours, and how many of these ends no webhook reported."""
+        return await self.store.webhook_statistics(hours)
 
     async def list_swaps(
         self, since: Moment = _EPOCH, until: Moment = _END, limit: Limit = 50, cursor: Cursor = None

@@ -8,12 +8,15 @@ from uuid import UUID
 
 from services.state.overview import (
     HourStatistics,
+    HourWebhooks,
     SearchHit,
     SearchResults,
     StageCount,
     SwapStatistics,
     SwapStatisticsView,
     UserSwapView,
+    WebhookStatistics,
+    WebhookStatisticsView,
 )
 from services.state.store.session import Session
 from services.state.transitions import Stage
@@ -56,6 +59,26 @@ _STATISTICS: Final = """
     )
     SELECT to_timestamp(3600 * h.hour) AS hour, coalesce(c.swaps, 0) AS swaps, c.seconds[1] AS p50_seconds,
            c.seconds[2] AS p99_seconds
+    FROM hours h LEFT JOIN counted c ON c.hour IS NOT DISTINCT FROM h.hour
+    ORDER BY h.hour NULLS LAST
+"""
+# From an index alone.
+WEBHOOKS: Final = """
+    WITH now AS (
+        SELECT floor(date_part('epoch', statement_timestamp()) / 3600)::bigint AS hour
+    ), ends AS (
+        SELECT floor(date_part('epoch', reported_at) / 3600)::bigint AS hour, webhook_missed
+        FROM state.trainings
+        WHERE reported_at >= to_timestamp(3600 * ((SELECT hour FROM now) - $1 + 1)) AND webhook_missed IS NOT NULL
+    ), counted AS (
+        SELECT hour, count(*) AS ended, count(*) FILTER (WHERE webhook_missed) AS missed
+        FROM ends
+        GROUP BY GROUPING SETS ((hour), ())
+    ), hours AS (
+        SELECT hour - ago AS hour FROM now, generate_series(0, $1 - 1) AS ago UNION ALL SELECT NULL
+    )
+    SELECT to_timestamp(3600 * h.hour) AS hour, coalesce(c.ended, 0) AS ended, coalesce(c.missed, 0) AS missed,
+           c.missed::float8 / nullif(c.ended, 0) AS missed_share
     FROM hours h LEFT JOIN counted c ON c.hour IS NOT DISTINCT FROM h.hour
     ORDER BY h.hour NULLS LAST
 """
@@ -114,6 +137,13 @@ class Overview(Session):
         *rows, total = [dict(row) for row in await self._fetch(_STATISTICS, hours)]
         return SwapStatisticsView(
             total=SwapStatistics.model_validate(total), items=[HourStatistics.model_validate(row) for row in rows]
+        )
+
+    async def webhook_statistics(self, hours: int) -> WebhookStatisticsView:
+        """Return how many trainings ended in the last *hours*, the current one included, and without a webhook."""
+        *rows, total = [dict(row) for row in await self._fetch(WEBHOOKS, hours)]
+        return WebhookStatisticsView(
+            total=WebhookStatistics.model_validate(total), items=[HourWebhooks.model_validate(row) for row in rows]
         )
 
     async def list_swaps(self, *, since: datetime, until: datetime, limit: int) -> list[UserSwapView]:

@@ -64,13 +64,17 @@ WRITE: Final = f"""
             started_at      = coalesce(t.started_at, c.started_at),
             completed_at    = coalesce(t.completed_at, c.completed_at),
             reported_at     = coalesce(t.reported_at, c.reported_at),
+            webhook_missed  = CASE WHEN t.reported_at IS NULL
+                                        AND t.requested_at < coalesce(t.completed_at, c.completed_at)
+                                   THEN c.webhook_missed ELSE t.webhook_missed END,
             expected_seconds = CASE c.stage WHEN 'running' THEN {EXPECTED_SECONDS} ELSE t.expected_seconds END,
             estimated_until = CASE WHEN t.stage = 'running' AND c.stage IN ('failed', 'canceled') THEN {ESTIMATED_UNTIL}
                                    ELSE t.estimated_until END,
             updated_at      = clock_timestamp()
         FROM json_to_recordset($10::json) AS c (
             ref uuid, training_id text, stage text, model text, failure json, output text, trainer text,
-            trainer_version text, started_at timestamptz, completed_at timestamptz, reported_at timestamptz)
+            trainer_version text, started_at timestamptz, completed_at timestamptz, reported_at timestamptz,
+            webhook_missed boolean)
         WHERE t.ref = c.ref AND t.ref = ANY($11::uuid[]) AND (t.{_OF_LOCKED}) IS TRUE -- by the index of the ref
     ), history AS (
         INSERT INTO state.model_history

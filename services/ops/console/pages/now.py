@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.answers import UNDERWAY, CountsAnswer, StatisticsAnswer, TrainingAnswer
+from services.ops.console.answers import UNDERWAY, CountsAnswer, StatisticsAnswer, TrainingAnswer, WebhooksAnswer
 from services.ops.console.client import Api, Away, attempt
 from services.ops.console.console import Console
 from services.ops.console.views import now as views
@@ -45,10 +45,14 @@ def routes(console: Console) -> list[Route]:
                 return None
             return found
 
-        (counts, swaps, trainings), (letters, groups, reconciliation, processes, queues) = await asyncio.gather(
+        (
+            (counts, swaps, webhooks, trainings),
+            (letters, groups, reconciliation, processes, queues),
+        ) = await asyncio.gather(
             asyncio.gather(
                 part("state", state.get(CountsAnswer, "/training-counts")),
                 part("state", state.get(StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
+                part("state", state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
                 part("state", _on_their_way(state)),
             ),
             asyncio.gather(
@@ -64,6 +68,7 @@ def routes(console: Console) -> list[Route]:
             letters=letters,
             groups=failing,
             reconciliation=reconciliation,
+            webhooks=webhooks,
             away=away,
             processes=processes,
             queues=queues,

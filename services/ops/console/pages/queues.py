@@ -10,8 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.ops.console.answers import WebhooksAnswer
 from services.ops.console.client import Apis, Away, Refused, attempt
 from services.ops.console.console import Console
+from services.ops.console.views.missed import missed
 from services.ops.console.views.queues import queues_page
 from services.ops.console.views.webhooks import Endpoint
 from services.ops.processes.views import Processes, Queues
@@ -33,10 +35,11 @@ def routes(console: Console) -> list[Route]:
     async def show_queues(request: Request) -> Response:
         apis = console.apis(request)
         # What is in this process answers always: the rest may be away, and the page says so.
-        processes, queues, reconciliation, subscriptions, endpoints = await asyncio.gather(
+        processes, queues, reconciliation, webhooks, subscriptions, endpoints = await asyncio.gather(
             apis.ops.get(Processes, "/processes"),
             apis.ops.get(Queues, "/queues"),
             part(apis.ops.get(Reconciliation, "/reconciliation", {"limit": _MOST})),
+            part(apis.state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
             part(_subscriptions(apis)),
             part(_endpoints(apis)),
         )
@@ -53,6 +56,7 @@ def routes(console: Console) -> list[Route]:
             page=page,
             at=queues.at,
             reconciliation=reconciliation,
+            missed=None if isinstance(webhooks, Away) else missed(webhooks),
             subscriptions=subscriptions,
             endpoints=endpoints,
         )

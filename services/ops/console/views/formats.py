@@ -19,6 +19,7 @@ _DAY: Final = 24 * _HOUR
 #: Up to this many seconds are written with a decimal.
 _PRECISE: Final = 10
 _KILO: Final = 1024
+_LEAST_PERCENT: Final = 0.1
 _VERSION_DIGITS: Final = 8
 _HIDDEN: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
@@ -80,6 +81,12 @@ def ago(seconds: float) -> str:
 def number(value: float) -> str:
     """Return a number with its thousands apart."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def percent(share: float) -> str:
+    """Return a share, 0 to 1, in percent: what is not zero is not shown as zero."""
+    value = share * 100
+    return "under 0.1 %" if 0 < value < _LEAST_PERCENT else f"{value:.1f}".removesuffix(".0") + " %"
 
 
 def size(count: int) -> str:

@@ -9,9 +9,17 @@ from typing import Final
 
 from markupsafe import Markup
 
-from services.ops.console.answers import UNDERWAY, CountsAnswer, StageCount, StatisticsAnswer, TrainingAnswer
+from services.ops.console.answers import (
+    UNDERWAY,
+    CountsAnswer,
+    StageCount,
+    StatisticsAnswer,
+    TrainingAnswer,
+    WebhooksAnswer,
+)
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number, roughly
+from services.ops.console.views.missed import missed
 from services.ops.console.views.queues import PROCESS_BADGES
 from services.ops.console.views.trainings import progress_of, training_path, user_path
 from services.ops.letters.views import GroupView, LetterCounts
@@ -197,6 +205,7 @@ def concerns(
     letters: LetterCounts | None,
     groups: Sequence[GroupView],
     reconciliation: Reconciliation | None,
+    webhooks: WebhooksAnswer | None,
     away: Mapping[str, str],
     processes: Processes | None,
     queues: Queues | None,
@@ -206,7 +215,7 @@ def concerns(
         *(Concern("bad", f"services.{name} cannot be asked", why, "/queues") for name, why in away.items()),
         *_of_processes([each for each in (processes.processes if processes else ()) if each.name not in away]),
         *_of_queues(queues),
-        *_of_webhooks(reconciliation),
+        *_of_webhooks(reconciliation, webhooks),
         *_of_letters(letters, groups),
     ]
     return sorted(found, key=lambda each: ("bad", "warn", "info").index(each.kind))
@@ -242,7 +251,15 @@ def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> It
         yield Concern("info", f"{_plural(letters.replaying, 'dead letter')} {verb} being replayed", "", "/replays")
 
 
-def _of_webhooks(reconciliation: Reconciliation | None) -> Iterator[Concern]:
+def _of_webhooks(reconciliation: Reconciliation | None, webhooks: WebhooksAnswer | None) -> Iterator[Concern]:
+    if webhooks is not None and webhooks.total.missed:
+        found = missed(webhooks)
+        yield Concern(
+            "info",
+            f"{found.share} of the webhooks from Replicate were missed",
+            f"{found.sentence} Replicate was asked for them.",
+            "/queues",
+        )
     if reconciliation is None:
         return
     last = reconciliation.last_round
