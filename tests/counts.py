@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from typing import NamedTuple
+
+from prometheus_client import Counter, Gauge, Histogram
 
 Series = dict[tuple[str, ...], float]
 
@@ -15,3 +17,20 @@ def counted(metric: Counter | Gauge) -> Series:
         for sample in family.samples
         if not sample.name.endswith("_created")
     }
+
+
+class Observed(NamedTuple):
+    """What was observed: how many, and their sum."""
+
+    times: float
+    total: float
+
+
+def observed(metric: Histogram) -> dict[tuple[str, ...], Observed]:
+    """What *metric* observed, by its labels' values."""
+    samples = [sample for family in metric.collect() for sample in family.samples]
+    times, total = (
+        {tuple(each.labels.values()): each.value for each in samples if each.name.endswith(end)}
+        for end in ("_count", "_sum")
+    )
+    return {labels: Observed(times[labels], total[labels]) for labels in times}

@@ -8,17 +8,21 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
+from uuid import UUID
 
 import structlog
 
 from services.extractor.api import create_api
-from services.extractor.handler import Extractor, Trainings
+from services.extractor.handler import Extractor, Trainings, Verify
 from services.extractor.picture_process import find_flaw_apart
 from services.extractor.verify import Gate, Models
 from shared.contract.envelope import Envelope
+from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.events import Event, ModelReady
+from shared.contract.identity import ModelRef
 from shared.contract.topology import EXTRACTOR_QUEUE
 from shared.replicate.client import Replicate
+from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Publisher, one_by_one
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
@@ -34,7 +38,7 @@ class Api(Trainings, Models, Protocol):
 async def run(settings: ExtractorSettings, stopping: asyncio.Event) -> None:
     """Consume until *stopping* is set."""
     token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
-    async with Replicate(token, settings.replicate_api_url) as replicate:
+    async with Replicate(token, settings.replicate_api_url, observe=telemetry.count_replicate_request) as replicate:
         await consume(settings, stopping, replicate)
 
 
@@ -46,7 +50,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
         url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds
     ) as publisher:
         gate = Gate(replicate, settings, find_flaw=find_flaw_apart)
-        extractor = Extractor(replicate, gate.verify, monotonic=time.monotonic)
+        extractor = Extractor(replicate, partial(_verify, gate.verify), monotonic=time.monotonic)
         api = create_api(
             Extractor(replicate, gate.check_without_run, monotonic=time.monotonic),
             api_tokens=reveal(settings.api_tokens),
@@ -89,6 +93,24 @@ async def _handle(extractor: Extractor, envelope: Envelope) -> Sequence[Event]:
         if isinstance(event, ModelReady):
             log.info("model.verified", model=str(event.model), **event.evidence.model_dump(mode="json"))
     return events
+
+
+async def _verify(verify: Verify, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
+    """Verify a model, and count how long it took."""
+    began, result = time.monotonic(), "undecided"
+    try:
+        checks = await verify(ref, request_id=request_id)
+    except PermanentError:
+        result = "refused"
+        raise
+    except DependencyDown:
+        result = "unavailable"
+        raise
+    else:
+        result = "passed"
+        return checks
+    finally:
+        telemetry.verify_seconds.labels(result).observe(time.monotonic() - began, telemetry.exemplar())
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import opened_management
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import OpsSettings, reveal
+from shared.runtime.telemetry import count_replicate_request
 from shared.runtime.tokens import read_token
 
 #: Operators' pages that may follow replays at a time.
@@ -85,7 +86,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         Services(
             state_url=settings.api_url, extractor_url=settings.extractor_url, token=token, unreadable=unreadable
         ) as services,
-        Replicate(replicate_token, settings.replicate_api_url) as replicate,
+        Replicate(replicate_token, settings.replicate_api_url, observe=count_replicate_request) as replicate,
         opened_management(settings.management_url, url) as management,
         AsyncExitStack() as open_with,
     ):

@@ -87,8 +87,10 @@ class WebhookEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one webhook: an ASGI application of its own, without Starlette's wrapper for functions."""
+        began = time.perf_counter()
         answer = await self._answer(Request(scope, receive))
         await answer(scope, receive, send)
+        telemetry.webhook_seconds.observe(time.perf_counter() - began, telemetry.exemplar())
 
     async def _answer(self, request: Request) -> Response:
         try:

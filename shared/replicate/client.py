@@ -33,6 +33,7 @@ REPLICATE_URL: Final = "https://api.replicate.com"
 #: Hosts of Replicate's output files. Strict, so that no other name is ever resolved.
 _FILES_HOST: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*replicate\.delivery")
 
+_NAME_IN_BRACES: Final = re.compile(r"\{\w+\}")
 _READS_PER_MINUTE: Final = 3000
 _PREDICTIONS_PER_MINUTE: Final = 600
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -49,8 +50,18 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _tls_context = cache(httpx.create_ssl_context)
 
 
+#: Told each request's route (a template, without ids), its status and its seconds. The status is that of HTTP, or
+#: `NO_CONNECTION` or `NO_ANSWER`.
+Observe = Callable[[str, str, float], None]
+NO_CONNECTION: Final = "no_connection"
+NO_ANSWER: Final = "no_answer"
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+def _unobserved(_: str, __: str, ___: float) -> None:
+    pass
 
 
 class Replicate:
@@ -66,6 +77,7 @@ class Replicate:
         url: str = REPLICATE_URL,
         *,
         timeout_seconds: float = 20,
+        observe: Observe = _unobserved,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -75,6 +87,7 @@ class Replicate:
         self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
         self._url = httpx.URL(url.rstrip("/"))
         self._timeout_seconds = timeout_seconds
+        self._observe = observe
         self._clock = clock
         self._sleep = sleep
         self._reads = Budget(_READS_PER_MINUTE)
@@ -97,12 +110,12 @@ class Replicate:
         await self._http.aclose()
 
     async def get_training(self, training_id: str) -> Training:
-        return await self._ask(f"get training {training_id}", decode_training, "GET", "trainings", training_id)
+        return await self._ask(f"get training {training_id}", decode_training, "GET /v1/trainings/{id}", training_id)
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
         """Return a page of the account's trainings, without their logs. Invalid items are skipped."""
         decode = Page[JsonValue].model_validate_json
-        page = await self._ask("list trainings", decode, "GET", "trainings", cursor=cursor)
+        page = await self._ask("list trainings", decode, "GET /v1/trainings", cursor=cursor)
         return TrainingsPage(tuple(valid(page.results, Training)), page.next_cursor)
 
     async def create_training(
@@ -121,7 +134,7 @@ class Replicate:
 
         """
         what = f"train {destination} with {trainer}"
-        path = ("models", trainer.owner, trainer.name, "versions", trainer.version, "trainings")
+        route = "POST /v1/models/{owner}/{name}/versions/{version}/trainings"
         body: dict[str, JsonValue] = {
             "destination": str(destination),
             "input": dict(inputs),
@@ -129,23 +142,23 @@ class Replicate:
             "webhook_events_filter": [*events],
         }
         try:
-            return await self._ask(what, decode_training, "POST", *path, body=body)
+            return await self._ask(what, decode_training, route, *trainer, body=body)
         except (BadAnswer, NoAnswer) as error:
             raise Unknown(f"{error}; it may have started") from error
 
     async def cancel_training(self, training_id: str) -> Training:
         what = f"cancel training {training_id}"
-        return await self._ask(what, decode_training, "POST", "trainings", training_id, "cancel")
+        return await self._ask(what, decode_training, "POST /v1/trainings/{id}/cancel", training_id)
 
     async def get_version(self, ref: ModelRef) -> Version:
-        path = ("models", ref.owner, ref.name, "versions", ref.version)
-        return await self._ask(f"get version {ref}", Version.model_validate_json, "GET", *path)
+        route = "GET /v1/models/{owner}/{name}/versions/{version}"
+        return await self._ask(f"get version {ref}", Version.model_validate_json, route, *ref)
 
     async def list_versions(self, model: ModelName) -> list[Version]:
         """Return the versions of *model*, newest first, at most a thousand."""
-        path = ("models", model.owner, model.name, "versions")
+        route = "GET /v1/models/{owner}/{name}/versions"
         decode = Page[Version].model_validate_json
-        return await self._items(f"list versions of {model}", decode, *path, most_pages=_MAX_PAGES)
+        return await self._items(f"list versions of {model}", decode, route, *model, most_pages=_MAX_PAGES)
 
     async def create_prediction(
         self,
@@ -157,20 +170,19 @@ class Replicate:
         return await self._ask(
             f"run {ref}",
             decode_prediction,
-            "POST",
-            "predictions",
+            "POST /v1/predictions",
             body={"version": str(ref), "input": dict(inputs)},
             headers={"Cancel-After": f"{cancel_after_seconds}s"},
             budget=self._predictions,
         )
 
     async def get_prediction(self, prediction_id: str) -> Prediction:
-        return await self._ask(f"get run {prediction_id}", decode_prediction, "GET", "predictions", prediction_id)
+        return await self._ask(f"get run {prediction_id}", decode_prediction, "GET /v1/predictions/{id}", prediction_id)
 
     async def list_predictions(self) -> list[Prediction]:
         """Return the account's latest runs, newest first, from API and website. Invalid items are skipped."""
         decode = Page[JsonValue].model_validate_json
-        items = await self._items("list runs", decode, "predictions", most_pages=_MAX_RUN_PAGES)
+        items = await self._items("list runs", decode, "GET /v1/predictions", most_pages=_MAX_RUN_PAGES)
         return list(valid(items, Prediction))
 
     async def fetch_output(self, url: str) -> bytes:
@@ -189,7 +201,7 @@ class Replicate:
         if not self._serves_files(address):
             raise ForeignAddress(f"an output on {address.host[:100]!r}, which is not Replicate's")
         what = f"fetch an output from {address.host}"
-        status, headers, body = await self._send(what, self._http.build_request("GET", address))
+        status, headers, body = await self._send(what, "GET output", self._http.build_request("GET", address))
         if status == HTTPStatus.OK:
             return body
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -199,12 +211,12 @@ class Replicate:
 
     async def webhook_secret(self) -> str:
         """Return the secret that Replicate signs this account's webhooks with."""
-        path = ("webhooks", "default", "secret")
-        return (await self._ask("get the webhook secret", Secret.model_validate_json, "GET", *path)).key
+        route = "GET /v1/webhooks/default/secret"
+        return (await self._ask("get the webhook secret", Secret.model_validate_json, route)).key
 
     async def account(self) -> str:
         """Return the name of the token's account."""
-        return (await self._ask("get the account", Account.model_validate_json, "GET", "account")).username
+        return (await self._ask("get the account", Account.model_validate_json, "GET /v1/account")).username
 
     def _serves_files(self, address: httpx.URL) -> bool:
         if address.userinfo:
@@ -214,13 +226,13 @@ class Replicate:
         return (address.scheme, address.port) == ("https", None) and _FILES_HOST.fullmatch(address.host) is not None
 
     async def _items(
-        self, what: str, decode: Callable[[bytes], Page[_Item]], *path: str, most_pages: int
+        self, what: str, decode: Callable[[bytes], Page[_Item]], route: str, *ids: str, most_pages: int
     ) -> list[_Item]:
         """Return the items on the first *most_pages* pages of a list."""
         items: list[_Item] = []
         cursor = None
         for _ in range(most_pages):
-            page = await self._ask(what, decode, "GET", *path, cursor=cursor)
+            page = await self._ask(what, decode, route, *ids, cursor=cursor)
             items += page.results
             cursor = page.next_cursor
             if cursor is None:
@@ -231,16 +243,18 @@ class Replicate:
         self,
         what: str,
         decode: Callable[[bytes], _Result],
-        method: str,
-        *path: str,
+        route: str,
+        *ids: str,
         cursor: str | None = None,
         body: Mapping[str, JsonValue] | None = None,
         headers: Mapping[str, str] | None = None,
         budget: Budget | None = None,
     ) -> _Result:
+        """Send a request to *route*, which has a place in braces for each of *ids*."""
+        method, _, path = _filled(route, ids).partition(" ")
         request = self._http.build_request(
             method,
-            f"{self._url}/v1/{_join(path)}",
+            f"{self._url}{path}",
             params={"cursor": cursor} if cursor else None,
             json=body,
             headers={**self._authorization, **(headers or {})},
@@ -248,7 +262,7 @@ class Replicate:
         wait_seconds = (budget or self._reads).take(self._clock())
         if wait_seconds:
             await self._sleep(wait_seconds)
-        status, answered, content = await self._send(what, request)
+        status, answered, content = await self._send(what, route, request)
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise error_for(what, status, answered, content)
         try:
@@ -256,25 +270,33 @@ class Replicate:
         except (NotATraining, ValidationError) as error:
             raise BadAnswer(f"{what}: {error}") from error
 
-    async def _send(self, what: str, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+    async def _send(self, what: str, route: str, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+        began, status = self._clock(), NO_ANSWER
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 response = await self._http.send(request, stream=True)
                 try:
-                    return response.status_code, response.headers, await _read(what, response)
+                    body = await _read(what, response)
+                    status = str(response.status_code)
+                    return response.status_code, response.headers, body
                 finally:
                     await response.aclose()
         except _NOT_SENT as error:
+            status = NO_CONNECTION
             raise DependencyDown(f"{what}: no connection ({type(error).__name__})", code="replicate_down") from error
         except (httpx.TransportError, TimeoutError) as error:
             raise NoAnswer(f"{what}: no answer ({type(error).__name__})") from error
+        finally:
+            self._observe(route, status, self._clock() - began)
 
 
-def _join(path: Sequence[str]) -> str:
-    if not all(part.strip(".") for part in path):
+def _filled(route: str, ids: Sequence[str]) -> str:
+    """Return *route* with *ids* in place of its names in braces."""
+    if not all(each.strip(".") for each in ids):
         # httpx would resolve "." and "..", and the token would go to another URL.
-        raise ValueError(f"{path!r} is no path of Replicate's")
-    return "/".join(quote(part, safe="") for part in path)
+        raise ValueError(f"{ids!r} make no path of Replicate's")
+    rest = iter(ids)
+    return _NAME_IN_BRACES.sub(lambda _: quote(next(rest), safe=""), route)
 
 
 def _origin(address: httpx.URL) -> tuple[str, str, int | None]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shared.contract.health import OK, Health
 from shared.runtime.aside import SetAside
+
+_OPENMETRICS: Final = "application/openmetrics-text"
 
 #: Returns what is wrong, or None.
 Check = Callable[[], Awaitable[str | None]]
@@ -56,7 +59,7 @@ def health_routes(
     optional: Mapping[str, Check] | None = None,
     consumers: Mapping[str, Check] | None = None,
 ) -> list[Route]:
-    """Return ``/livez`` (uses no dependency), ``/readyz`` (as `reporter` says) and ``/metrics`` (Prometheus text)."""
+    """Return ``/livez`` (uses no dependency), ``/readyz`` (as `reporter` says) and ``/metrics``."""
     report = reporter(checks, aside, optional=optional, consumers=consumers)
 
     async def livez(_: Request) -> Response:
@@ -70,8 +73,11 @@ def health_routes(
                 del body[name]
         return JSONResponse(body, status_code=200 if health.is_ready else 503)
 
-    async def metrics(_: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        # Only OpenMetrics has exemplars. The library fails on some headers, so it is not handed any.
+        accepts = _OPENMETRICS in request.headers.get("accept", "")
+        encode, media_type = choose_encoder(_OPENMETRICS if accepts else "")
+        return Response(encode(REGISTRY), media_type=media_type)
 
     return [
         Route("/livez", livez),

@@ -2,17 +2,40 @@
 Metrics. A user id is never a label.
 
 Code that counts creates its label values at start: a series that first appears with 1 has no increase in Prometheus.
+
+Several processes of one service each count their own work: add it up (`sum`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+from shared.contract.trace import trace_id_in
 
 OLDEST_DELIVERY: Final = "modelswap_oldest_delivery_seconds"
 
+#: Each step is about twice the one before, from the fastest that was measured (5 ms) to an hour of retries. A minute,
+#: which the alerts promise, is a bound of its own.
+_SWAP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+#: Mostly one confirmed publish, of a millisecond. Replicate waits "a few seconds"; our own limit is three.
+_WEBHOOK_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 30)
+#: From one transaction to a verification that waits for a cold model, or an outage that is waited for.
+_HANDLE_SECONDS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 60, 300, 900)
+#: The free checks are two requests; a run takes seconds, or minutes if the model is cold.
+_VERIFY_SECONDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+#: A request is given up after 20 seconds.
+_REPLICATE_SECONDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+
+Info("modelswap_build", "The version that runs.").info({"version": version("modelswap")})
+
 webhooks: Final = Counter("modelswap_webhooks_total", "Webhooks by answer.", ["result"])
+webhook_seconds: Final = Histogram(
+    "modelswap_webhook_seconds", "Time to answer a webhook, also to refuse it.", buckets=_WEBHOOK_SECONDS
+)
 connections: Final = Gauge("modelswap_connections", "Open HTTP connections.")
 refused_connections: Final = Counter(
     "modelswap_connections_refused_total", "HTTP connections that were refused or closed, by reason.", ["reason"]
@@ -31,7 +54,33 @@ paused: Final = Gauge(
 oldest_delivery: Final = Gauge(
     OLDEST_DELIVERY, "Age in seconds of the oldest message that this process works on; 0: none.", ["queue"]
 )
+handle_seconds: Final = Histogram(
+    "modelswap_handle_seconds",
+    "Time from taking a batch of deliveries to acking it, with all waits for a dependency.",
+    ["queue"],
+    buckets=_HANDLE_SECONDS,
+)
+verify_seconds: Final = Histogram(
+    "modelswap_verify_seconds", "Time to verify a model, by result.", ["result"], buckets=_VERIFY_SECONDS
+)
+replicate_requests: Final = Counter(
+    "modelswap_replicate_requests_total",
+    "Requests to Replicate's API, by route and HTTP status; no_connection and no_answer if there was no response.",
+    ["route", "status"],
+)
+replicate_request_seconds: Final = Histogram(
+    "modelswap_replicate_request_seconds",
+    "Time of a request to Replicate's API.",
+    ["route"],
+    buckets=_REPLICATE_SECONDS,
+)
 swaps: Final = Counter("modelswap_swaps_total", "Committed swaps.")
+swap_seconds: Final = Histogram(
+    "modelswap_swap_seconds",
+    "Time from the report that a training succeeded, mostly a webhook, to the commit of its swap. "
+    "Rollbacks and replays are not counted.",
+    buckets=_SWAP_SECONDS,
+)
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training or a replay.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
 #: Alert on it: subscribers do not receive committed events.
@@ -69,3 +118,20 @@ blocking_queues: Final = Gauge(
 overflowed: Final = Gauge(
     "modelswap_subscription_overflowed", "Events in the overflow queue of a subscription.", ["subscription"]
 )
+
+#: Returns the trace context of the active trace. Set where traces are kept; None: no traces are kept.
+active_trace: Callable[[], Mapping[str, object]] | None = None
+
+
+def exemplar(trace: Mapping[str, object] | None = None) -> dict[str, str] | None:
+    """Return the exemplar of an observation: its trace, given by its context or else active; None without traces."""
+    if active_trace is None:
+        return None
+    trace_id = trace_id_in((active_trace() if trace is None else trace).get("traceparent"))
+    return {"trace_id": trace_id} if trace_id else None
+
+
+def count_replicate_request(route: str, status: str, seconds: float) -> None:
+    """Count a request to Replicate's API."""
+    replicate_requests.labels(route, status).inc()
+    replicate_request_seconds.labels(route).observe(seconds, exemplar())

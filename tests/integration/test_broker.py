@@ -58,7 +58,7 @@ from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.clock import now
 from tests.broker import Broker
-from tests.counts import counted
+from tests.counts import counted, observed
 from tests.hostile import HOSTILE, UNREADABLE
 from tests.proxy import proxied
 
@@ -266,6 +266,22 @@ async def test_what_follows_is_published_before_the_delivery_is_acked(broker: Br
     assert first.headers["ce-type"] == "dev.modelswap.training.succeeded.v1"
     assert second.headers["ce-type"] == "dev.modelswap.training.started.v1"
     assert second.headers["ce-causationid"] == first.headers["ce-id"]
+
+
+async def test_a_delivery_is_timed_to_its_ack(broker: Broker, publisher: Publisher, monkeypatch: pytest.MonkeyPatch):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    monkeypatch.setattr(telemetry, "active_trace", dict)
+    telemetry.handle_seconds.clear()
+
+    async with consuming(broker, publisher, started):
+        one = wrap(succeeded(), source="test", now=now(), trace={"traceparent": trace})
+        await publisher.publish(to_message(one, PLAN))
+        async with asyncio.timeout(30):
+            while observed(telemetry.handle_seconds)[(EXTRACTOR_QUEUE,)].times != 1:
+                await asyncio.sleep(0.01)
+
+    samples = [sample for family in telemetry.handle_seconds.collect() for sample in family.samples]
+    assert [each.exemplar.labels for each in samples if each.exemplar] == [{"trace_id": trace.split("-")[1]}]
 
 
 async def test_no_ack_before_the_follow_up_is_confirmed(broker: Broker, publisher: Publisher):

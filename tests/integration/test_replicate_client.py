@@ -12,7 +12,7 @@ import pytest
 
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
-from shared.replicate.client import REPLICATE_URL, Replicate
+from shared.replicate.client import NO_ANSWER, NO_CONNECTION, REPLICATE_URL, Replicate
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded, Refused, Unknown
 
 TOKEN = "r8_canary"
@@ -103,6 +103,34 @@ async def test_a_training_is_asked_for_with_the_token(server, replicate):
     assert (request.method, request.target) == ("GET", "/v1/trainings/abc")
     assert request.headers["authorization"] == f"Bearer {TOKEN}"
     assert request.headers["accept-encoding"] == "identity"
+
+
+async def test_a_request_is_counted_by_its_route_without_ids(server, unused_port):
+    seen: list[tuple[str, str]] = []
+
+    def observe(route: str, status: str, seconds: float) -> None:
+        assert seconds >= 0
+        seen.append((route, status))
+
+    server.will_say(TRAINING)
+    async with Replicate(TOKEN, server.url, observe=observe) as replicate:
+        await replicate.cancel_training("abc")
+        server.will_say({}, status=404)
+        with pytest.raises(NotThere):
+            await replicate.get_version(REF)
+        server.answers = [answer(b"{")[:-1]]
+        with pytest.raises(NoAnswer):
+            await replicate.account()
+    async with Replicate(TOKEN, f"http://127.0.0.1:{unused_port}", observe=observe) as replicate:
+        with pytest.raises(DependencyDown):
+            await replicate.list_trainings()
+
+    assert seen == [
+        ("POST /v1/trainings/{id}/cancel", "200"),
+        ("GET /v1/models/{owner}/{name}/versions/{version}", "404"),
+        ("GET /v1/account", NO_ANSWER),
+        ("GET /v1/trainings", NO_CONNECTION),
+    ]
 
 
 async def test_a_training_is_created_with_everything_it_needs(server, replicate):

@@ -33,7 +33,7 @@ from shared.replicate.signature import sign
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing, Unconfirmed
-from tests.counts import counted
+from tests.counts import counted, observed
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "webhooks"
 INDEX = [json.loads(line) for line in (FOLDER / "index.jsonl").read_text().splitlines()]
@@ -445,7 +445,7 @@ async def test_without_a_confirm_the_webhook_is_answered_503(receiver: httpx.Asy
 async def test_every_answer_is_counted_from_the_beginning(published: Published):
     telemetry.webhooks.clear()
     async with client_of(published, Secrets((SECRET,), None, lambda: 0.0)) as receiver:
-        at_first = counted(telemetry.webhooks)
+        at_first, timed = counted(telemetry.webhooks), observed(telemetry.webhook_seconds)[()]
         for headers in ({}, *UNSIGNED.values()):
             await post(receiver, GOOD, headers)
         for body in (GOOD, b"{}", b" " * (LIMIT + 1)):
@@ -459,6 +459,7 @@ async def test_every_answer_is_counted_from_the_beginning(published: Published):
     assert set(at_first.values()) == {0}
     assert at_last.keys() == at_first.keys()
     assert all(at_last.values())
+    assert observed(telemetry.webhook_seconds)[()].times == timed.times + sum(at_last.values())
 
 
 async def test_another_method_or_path_is_no_webhook(receiver: httpx.AsyncClient):

@@ -18,12 +18,11 @@ from services.state.changes import Changes, CurrentModel, Result, Rival, Snapsho
 from services.state.extraction import lacks_destination
 from services.state.ownership import looked_up_model, rivals_of
 from services.state.store.session import Session, to_model_name, to_model_ref, to_training
-from services.state.store.write import log_committed, write
+from services.state.store.write import report_committed, write
 from services.state.swap import claimed_ref, fold, inbox_id
 from shared.contract.envelope import Envelope
 from shared.contract.errors import PermanentError
 from shared.contract.identity import ModelRef
-from shared.runtime import telemetry
 from shared.runtime.clock import now
 from shared.runtime.postgres import Conflict, Connection, Record, acquired
 
@@ -114,10 +113,9 @@ class Events(Session):
         return await self._dry_run(lambda connection: _apply_locked(connection, [envelope]))
 
     def _committed(self, changes: Changes) -> list[Result]:
-        telemetry.swaps.inc(len(changes.swaps))
         if changes.outbox:
             self.outbox_filled.set()
-        log_committed(changes)
+        report_committed(changes, now())
         return list(changes.results)
 
 

@@ -13,12 +13,11 @@ from services.state.extraction import NoTraining, retry_extraction
 from services.state.rollback import Line, RollbackOrder, Target, WithdrawalOrder, model_before, roll_back, withdraw
 from services.state.store.queries import get_swapped_model, get_training, get_withdrawal
 from services.state.store.session import Session, find_key, lock_user, take_key, to_model_ref, to_training
-from services.state.store.write import log_committed, write_locked
+from services.state.store.write import report_committed, write_locked
 from services.state.views import ModelView, TrainingView, WithdrawalView
 from shared.contract.idempotency import IdempotencyKey
 from shared.contract.identity import ModelRef
 from shared.contract.values import Cause
-from shared.runtime import telemetry
 from shared.runtime.clock import now
 from shared.runtime.postgres import Connection, Record
 
@@ -150,9 +149,8 @@ class Orders(Session):
             answer, _ = await self._dry_run(work)
             return answer
         answer, changes = await self._transaction(work)
-        telemetry.swaps.inc(len(changes.swaps))
         self.outbox_filled.set()
-        log_committed(changes)
+        report_committed(changes, now())
         return answer
 
 

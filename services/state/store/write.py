@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
 
-from services.state.changes import Applied, Changes
+from services.state.changes import Applied, Changes, Swap
 from services.state.store.session import INSERT_OUTBOX, outbox_rows
 from shared.contract.events import ModelActivated, ModelSuperseded, ModelWithdrawn
 from shared.contract.identity import ModelRef
 from shared.contract.values import Cause
+from shared.runtime import telemetry
 from shared.runtime.logs import log_fact
 from shared.runtime.postgres import Connection
 
@@ -137,8 +139,9 @@ async def write_locked(connection: Connection, changes: Changes, user_id: str) -
         await connection.execute(_DELETE_MODEL, withdrawal.user_id, withdrawal.generation)
 
 
-def log_committed(changes: Changes) -> None:
-    """Log each swap, rollback, withdrawal and superseded model of *changes*."""
+def report_committed(changes: Changes, now: datetime) -> None:
+    """Count the swaps of *changes*, which were committed *now*, and log what happened to models."""
+    telemetry.swaps.inc(len(changes.swaps))
     lines = {(line.user_id, line.generation): line for line in changes.lines}
     for each in changes.outbox:
         facts: dict[str, object] = {"generation": each.generation}
@@ -156,6 +159,10 @@ def log_committed(changes: Changes) -> None:
                 continue
         if (line := lines.get((each.user_id, each.generation))) is not None:
             facts |= {"actor": line.actor, "reason": line.reason}
+            if isinstance(line, Swap) and line.cause is Cause.TRAINING and line.reported_at is not None:
+                # Another machine's clock took the first of these times.
+                seconds = max(0.0, (now - line.reported_at).total_seconds())
+                telemetry.swap_seconds.observe(seconds, telemetry.exemplar(each.envelope.trace))
         log_fact(log, name, each.envelope, **facts)
 
 

@@ -86,6 +86,7 @@ class Subscription:
         self._away = "RabbitMQ was not asked yet"
         telemetry.paused.labels(queue).set_function(lambda: self._trouble() is not None)
         telemetry.oldest_delivery.labels(queue).set_function(self._oldest_seconds)
+        self._handle_seconds = telemetry.handle_seconds.labels(queue)
 
     async def check(self) -> str | None:
         """Return what keeps deliveries from being handled now, or None."""
@@ -188,12 +189,15 @@ class Subscription:
         task.add_done_callback(self._busy.discard)
 
     async def _work(self, inbox: Inbox) -> None:
+        clock = asyncio.get_running_loop().time
         while batch := await inbox.take(self._batch_size, can_wait=self._can_wait):
+            began = clock()
             self._published[id(batch)] = batch[0].published_at or now()
             try:
                 await self._process(batch, inbox)
             finally:
                 del self._published[id(batch)]
+            self._handle_seconds.observe(clock() - began, telemetry.exemplar(batch[0].headers))
 
     def _oldest_seconds(self) -> float:
         """Return the age of the oldest delivery in progress; waiting ones are younger."""
