@@ -1,10 +1,11 @@
 """
 Message headers that record failed attempts. Pure.
 
-``x-attempt``   1-based number of this attempt. Our own, because RabbitMQ's counters differ between versions.
-``x-failed-at`` when the first attempt failed.
-``x-failed-by`` error code of the attempt before this one.
-``x-dead-*``    on a dead letter: its queue, its error, the number of attempts, and its original exchange and key.
+``x-attempt``      1-based number of this attempt. Our own, because RabbitMQ's counters differ between versions.
+``x-published-at`` when the message was published first: a retry is published anew.
+``x-failed-at``    when the first attempt failed.
+``x-failed-by``    error code of the attempt before this one.
+``x-dead-*``       on a dead letter: its queue, its error, the number of attempts, and its original exchange and key.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from collections.abc import Mapping
 from typing import Final
 
 ATTEMPT: Final = "x-attempt"
+PUBLISHED_AT: Final = "x-published-at"
 FAILED_AT: Final = "x-failed-at"
 FAILED_BY: Final = "x-failed-by"
+#: On a retry.
+RETRY_HEADERS: Final = (ATTEMPT, PUBLISHED_AT, FAILED_AT, FAILED_BY)
 DEAD: Final = "x-dead-"
 #: Added by RabbitMQ when it dead-letters a message itself; the newest death first.
 DEATHS: Final = "x-death"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from shared.contract.dead import ATTEMPT, BROKERS_OWN, FAILED_AT, FAILED_BY
+from shared.contract.dead import BROKERS_OWN, RETRY_HEADERS
 from shared.contract.errors import PermanentError
 from shared.contract.trace import TRACE_HEADERS
 
@@ -47,9 +47,7 @@ _OURS: Final = frozenset(
         *(f"ce-{name}" for name in ("specversion", "id", "type", "source", "time", "subject", "causationid")),
         *(f"ce-{name}" for name in ("replay", "trigger")),
         *TRACE_HEADERS,
-        ATTEMPT,
-        FAILED_AT,
-        FAILED_BY,
+        *RETRY_HEADERS,
     }
 )
 

@@ -20,8 +20,11 @@ from shared.contract.envelope import wrap
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ModelWithdrawn
 from shared.contract.identity import ModelRef
+from shared.contract.retry import RetryIn
 from shared.contract.values import Cause
 from shared.runtime import telemetry
+from shared.runtime.broker import Delivery
+from shared.runtime.broker.message import retry
 from shared.runtime.health import health_routes
 from tests.counts import counted, observed
 
@@ -143,6 +146,24 @@ async def test_an_unknown_version_of_openmetrics_gets_ours() -> None:
     answer = await scraped(f"{OPENMETRICS};version=x")
 
     assert (answer.status_code, answer.text[-6:]) == (200, "# EOF\n")
+
+
+def test_a_retry_is_as_old_as_its_first_message() -> None:
+    first = Delivery("q", 1, "", "q", {}, None, b"", published_at=NOON)
+    again = retry(first, RetryIn(timedelta(minutes=10), 2), NotThereYet(""), now=NOON + timedelta(minutes=1))
+    later = replace(first, headers=again.headers, published_at=NOON + timedelta(minutes=1))
+    again = retry(later, RetryIn(timedelta(hours=1), 3), NotThereYet(""), now=NOON + timedelta(minutes=11))
+
+    last = replace(later, headers=again.headers, published_at=NOON + timedelta(minutes=11))
+
+    assert (first.first_published_at, last.first_published_at) == (NOON, NOON)
+
+
+@pytest.mark.parametrize("said", [7, "", "yesterday", "2026-11-24T12:00:00", datetime(1, 1, 1, tzinfo=UTC)])
+def test_an_invalid_first_time_is_ignored(said: object) -> None:
+    delivery = Delivery("q", 1, "", "q", {"x-published-at": said}, None, b"", published_at=NOON)
+
+    assert delivery.first_published_at == NOON
 
 
 def test_without_traces_there_is_no_exemplar() -> None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from services.ops.letters.failure import Failure, Message, failure_of
 from services.ops.letters.fingerprint import digest_of, fingerprint
 from services.ops.letters.headers import to_encodable, to_name, to_plain
-from shared.contract.dead import ATTEMPT, BROKERS_OWN, FAILED_AT, FAILED_BY
+from shared.contract.dead import BROKERS_OWN, RETRY_HEADERS
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, decode, is_structured
 from shared.contract.errors import Malformed
 from shared.contract.topology import RECEIVER
@@ -118,7 +118,7 @@ def _fact(message: Message) -> str | None:
 
 def _is_added(name: str) -> bool:
     """Return whether this header was added after the message was published."""
-    return name.startswith(BROKERS_OWN) or name in (ATTEMPT, FAILED_AT, FAILED_BY)
+    return name.startswith(BROKERS_OWN) or name in RETRY_HEADERS
 
 
 def _document(body: bytes) -> Mapping[str, Any]:

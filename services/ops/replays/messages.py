@@ -18,7 +18,7 @@ from pydantic import JsonValue, ValidationError
 
 from services.ops.letters.letter import ReplayMark
 from shared.contract.answers import Mistake
-from shared.contract.dead import ATTEMPT, FAILED_AT, FAILED_BY
+from shared.contract.dead import RETRY_HEADERS
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event
@@ -37,8 +37,6 @@ _IDS: Final = (
 )
 #: Whose model it is: proven by our signature. If the dead letter has none, state knows it, and it may be edited.
 _DESTINATION: Final = "destination"
-#: Headers of the earlier attempts.
-_RETRIES: Final = (ATTEMPT, FAILED_AT, FAILED_BY)
 
 
 class EditRefused(PermanentError):
@@ -68,7 +66,7 @@ class StoredLetter:
 
 def headers_of(letter: StoredLetter, mark: ReplayMark) -> dict[str, str | int]:
     """Return the dead letter's own headers, as far as they can be published, and the mark."""
-    own = {name: value for name, value in carried(letter.headers).items() if name not in _RETRIES}
+    own = {name: value for name, value in carried(letter.headers).items() if name not in RETRY_HEADERS}
     return {**own, REPLAY_HEADER: str(mark)}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from shared.contract.dead import ATTEMPT, DEAD, FAILED_AT, FAILED_BY, attempt_in
+from shared.contract.dead import ATTEMPT, DEAD, FAILED_AT, FAILED_BY, PUBLISHED_AT, attempt_in
 from shared.contract.envelope import CONTENT_TYPE, Envelope
 from shared.contract.errors import code_of
 from shared.contract.limits import COPY_BYTES, EVENT_BYTES, ROUTING_HEADERS, carried, clip, short
@@ -50,13 +50,23 @@ class Delivery:
     headers: Headers
     content_type: str | None
     body: bytes
-    #: The publisher's timestamp.
+    #: The publisher's timestamp. A retry is published anew.
     published_at: datetime | None = None
 
     @property
     def attempt(self) -> int:
         """The 1-based number of this attempt."""
         return attempt_in(self.headers)
+
+    @property
+    def first_published_at(self) -> datetime | None:
+        """When the message of the first attempt was published."""
+        said = self.headers.get(PUBLISHED_AT)
+        try:
+            first = datetime.fromisoformat(said) if isinstance(said, str) else None
+        except ValueError:
+            first = None
+        return first if first is not None and first.tzinfo is not None else self.published_at
 
 
 def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
@@ -77,7 +87,8 @@ def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
 def retry(delivery: Delivery, step: RetryIn, error: BaseException, *, now: datetime) -> Outgoing:
     """Return a copy of the message, which failed with *error*, that returns to its queue after the step's delay."""
     kept = carried(delivery.headers)
-    headers = {FAILED_AT: now.isoformat(), **kept, ATTEMPT: step.attempt, FAILED_BY: code_of(error)}
+    first = {PUBLISHED_AT: (delivery.published_at or now).isoformat(), FAILED_AT: now.isoformat()}
+    headers = {**first, **kept, ATTEMPT: step.attempt, FAILED_BY: code_of(error)}
     return _again(delivery, delay_name(step.delay), headers)
 
 

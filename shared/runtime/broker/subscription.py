@@ -80,7 +80,7 @@ class Subscription:
         self.publisher = PersistentPublisher(publisher, queue)
         self._busy: set[asyncio.Task[None]] = set()
         self._link: Link | None = None
-        #: Publish time of the first message of each batch in progress.
+        #: When the oldest message of each batch in progress was published first.
         self._published: dict[int, datetime] = {}
         #: Why there is no link.
         self._away = "RabbitMQ was not asked yet"
@@ -192,7 +192,7 @@ class Subscription:
         clock = asyncio.get_running_loop().time
         while batch := await inbox.take(self._batch_size, can_wait=self._can_wait):
             began = clock()
-            self._published[id(batch)] = batch[0].published_at or now()
+            self._published[id(batch)] = min(each.first_published_at or now() for each in batch)
             try:
                 await self._process(batch, inbox)
             finally:
