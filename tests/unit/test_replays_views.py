@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
+import httpx
 import pytest
 
 from services.cli.choices import Format
+from services.cli.client import Operators
 from services.cli.operators.replay_text import print_replay
-from services.cli.operators.replays import ask_before
+from services.cli.operators.replays import ask_before, follow
 from services.cli.problem import Problem
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import UNDERWAY, ReplayView
@@ -103,3 +105,14 @@ def test_what_changes_one_is_not_asked_about(monkeypatch):
 
     for verb in ("undo", "cancel"):
         ask_before(verb, replay({Outcome.SWAPPED: 1, Outcome.WAITING: 1}))
+
+
+async def test_following_says_the_end_though_no_outcome_is_new(capsys):
+    running = replay({Outcome.SWAPPED: 3})
+    done = running.model_copy(update={"status": Status.DONE, "ended_at": NOW})
+
+    answer = httpx.Response(200, text=done.model_dump_json())
+    async with Operators("http://ops", "a-token", transport=httpx.MockTransport(lambda _: answer)) as api:
+        await follow(api, running, None, shows=True)
+
+    assert capsys.readouterr().out == "done: 3 of 3: 3 swapped\n"

@@ -69,13 +69,13 @@ async def replay(body: Body, *, dry_run: bool, yes: bool, watch: bool, output: F
             if output is not Format.JSON and dry_run:
                 speed = f"{made.rate_per_second:g} per second"
                 tell(f"replay {short_id(made)}: a dry run of {made.letters} dead letters, {speed}")
-            made = await _follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
+            made = await follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
             if dry_run:
                 await _print_whole(api, made, output, outcome=None, limit=total(made) + 1)
                 return True
             made = await _start_if_confirmed(api, made, str(body["reason"]))
         if watch:
-            made = await _follow(api, made, None, shows=output is not Format.JSON)
+            made = await follow(api, made, None, shows=output is not Format.JSON)
     print_replay(made, output)
     return not made.outcomes.get(Outcome.FAILED)
 
@@ -96,7 +96,7 @@ async def show(replay_id: str, *, outcome: str | None, limit: int, watch: bool, 
     async with operators() as api:
         found = await _find(api, replay_id)
         if watch:
-            found = await _follow(api, found, None, shows=output is not Format.JSON)
+            found = await follow(api, found, None, shows=output is not Format.JSON)
         await _print_whole(api, found, output, outcome=outcome, limit=limit)
 
 
@@ -110,7 +110,7 @@ async def steer(
             ask_before(verb, found)
         found = await api.steer_replay(str(found.id), verb, reason)
         if watch:
-            found = await _follow(api, found, None, shows=output is not Format.JSON)
+            found = await follow(api, found, None, shows=output is not Format.JSON)
     print_replay(found, output)
     return not found.outcomes.get(Outcome.FAILED)
 
@@ -161,9 +161,9 @@ async def _start_if_confirmed(api: Operators, planned: ReplayView, reason: str) 
     return await api.steer_replay(replay_id, "start", reason)
 
 
-async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, shows: bool) -> ReplayView:
+async def follow(api: Operators, found: ReplayView, seconds: float | None, *, shows: bool) -> ReplayView:
     """
-    Wait until it no longer changes by itself, at most *seconds*; with *shows*, print a line for each change.
+    Wait until it no longer changes by itself, at most *seconds*; *shows* prints a line for each change and the end.
 
     What holds it up is always said.
     """
@@ -176,7 +176,7 @@ async def _follow(api: Operators, found: ReplayView, seconds: float | None, *, s
                 if (said := held_up_by(later)) != trouble:
                     trouble = said
                     tell(f"replay {short_id(later)} {f'waits: {trouble}' if trouble else 'goes on'}")
-                if shows and later.outcomes != found.outcomes:
+                if shows and (later.outcomes != found.outcomes or not is_underway(later)):
                     so_far = f"{later.ended} of {later.letters}: {counted(later.outcomes)}"
                     console().print(f"{later.status}: {so_far}", soft_wrap=True)
                 found = later
