@@ -217,7 +217,7 @@ async def test_a_broken_event_is_a_dead_letter_and_the_rest_goes_on(bench):
 async def test_a_broken_event_from_before_the_first_start_is_ignored(bench):
     async with Broker(bench.broker.url, PLAN) as broker:
         async with broker.channel() as channel:
-            for properties in (spec.Basic.Properties(), spec.Basic.Properties(timestamp=now() - timedelta(minutes=5))):
+            for properties in (spec.Basic.Properties(), spec.Basic.Properties(timestamp=now() - timedelta(days=1))):
                 await channel.basic_publish(b"{}", routing_key=EVENTS_LOG, properties=properties)
         await bench.publish("ann")
 
