@@ -20,6 +20,7 @@ from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.archive import Archive
 from services.ops.letters.housekeeping import Owners, purge
 from services.ops.letters.store import Store as Letters
+from services.ops.measures import Measures
 from services.ops.migrate import MIGRATIONS, ROLE
 from services.ops.processes.api import processes_router
 from services.ops.processes.client import Running
@@ -52,6 +53,7 @@ from shared.runtime.health import Check, reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import opened_management
+from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import OpsSettings, reveal
 from shared.runtime.telemetry import count_replicate_request
@@ -179,6 +181,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             archive.run(stopping),
             Owners(letters, services.user_of, ownerless).run(stopping),
             purge(letters, timedelta(days=settings.ops_keep_settled_days), stopping, settled),
+            keep_measuring(Measures(letters, replays), stopping),
             outcomes.run(stopping),
             reconciler.run(stopping),
             engine.run(stopping),

@@ -11,6 +11,7 @@ from uuid import UUID
 from services.state.api import WebhookAddress, create_api
 from services.state.duration_stats import keep_updating
 from services.state.inquiries import Inquiries
+from services.state.measures import Measures
 from services.state.migrate import MIGRATIONS
 from services.state.outbox import Relay, publish_to
 from services.state.store import ROLE, Store
@@ -24,6 +25,7 @@ from shared.runtime.broker import BatchHandler, Consumer, EventsLog, Publisher
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
+from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import StateSettings, reveal
 from shared.runtime.telemetry import count_replicate_request
@@ -120,6 +122,7 @@ async def _run(
         run_relay(),
         events_log.run(stopping),
         keep_updating(store, stopping, trainers),
+        keep_measuring(Measures(store), stopping),
         inquiries.run(stopping),
         watcher.run(),
         serve(

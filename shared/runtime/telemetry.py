@@ -3,13 +3,16 @@ Metrics. A user id is never a label.
 
 Code that counts creates its label values at start: a series that first appears with 1 has no increase in Prometheus.
 
-Several processes of one service each count their own work: add it up (`sum`).
+Several processes of one service each count their own work: add it up (`sum`). Gauges that are read from the database
+are the same in each of them: take the largest (`max`). A process that has not read them, or failed to, has no value:
+`max` ignores NaN. A loop reads them (`shared.runtime.measuring`), so that no scrape asks the database.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from math import nan
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, Info
@@ -81,8 +84,17 @@ swap_seconds: Final = Histogram(
     "Rollbacks and replays are not counted.",
     buckets=_SWAP_SECONDS,
 )
+#: Read from the database.
+trainings: Final = Gauge("modelswap_trainings", "Trainings by stage; above 10,000 estimated.", ["stage"])
+#: Read from the database. Alert on it: always 0.
+users_without_model: Final = Gauge(
+    "modelswap_users_without_model", "Users whose model was swapped in and never withdrawn, but who have none."
+)
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training or a replay.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
+#: Read from the database, and so is the age.
+outbox_pending: Final = Gauge("modelswap_outbox_pending", "Committed events that are not published yet, up to 100,000.")
+outbox_oldest: Final = Gauge("modelswap_outbox_oldest_seconds", "Age in seconds of the oldest of them; 0: none.")
 #: Alert on it: subscribers do not receive committed events.
 delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events cannot be published.")
 #: Alert on it: subscribers do not receive these until an operator repairs them.
@@ -93,6 +105,14 @@ log_trouble: Final = Gauge("modelswap_events_log_trouble", "1 if the events log 
 log_gaps: Final = Counter(
     "modelswap_events_log_gaps_total", "How often the notifier found that events were gone before it read them."
 )
+#: Read from the database, and so is the age.
+dead_letters: Final = Gauge("modelswap_dead_letters", "Dead letters by status, of each up to 100,000.", ["status"])
+dead_letters_oldest: Final = Gauge(
+    "modelswap_dead_letters_oldest_seconds", "Time in seconds since the oldest open dead letter came; 0: none is open."
+)
+#: Read from the database.
+replays: Final = Gauge("modelswap_replays", "Replays that have not ended, by status.", ["status"])
+replay_letters: Final = Gauge("modelswap_replay_letters", "Dead letters of running replays, by outcome.", ["outcome"])
 overdue: Final = Gauge("modelswap_trainings_overdue", "Trainings that should have ended by now.")
 #: Alert on the recovered: webhooks do not arrive.
 reconciled: Final = Counter(
@@ -118,6 +138,10 @@ blocking_queues: Final = Gauge(
 overflowed: Final = Gauge(
     "modelswap_subscription_overflowed", "Events in the overflow queue of a subscription.", ["subscription"]
 )
+
+#: Those that are read from the database and have no labels.
+for _each in (users_without_model, outbox_pending, outbox_oldest, dead_letters_oldest):
+    _each.set(nan)
 
 #: Returns the trace context of the active trace. Set where traces are kept; None: no traces are kept.
 active_trace: Callable[[], Mapping[str, object]] | None = None

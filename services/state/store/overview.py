@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from services.state.measures import Backlog, CheckedUsers
 from services.state.overview import (
     HourStatistics,
     HourWebhooks,
@@ -25,6 +26,7 @@ from shared.runtime.postgres import Connection, Record, acquired
 
 #: So many are counted; more are estimated.
 _EXACT: Final = 10_000
+_PENDING_MOST: Final = 100_000
 
 _COUNTS: Final = """
     WITH known AS MATERIALIZED (
@@ -93,6 +95,32 @@ _LIST_SWAPS: Final = """
     FETCH FIRST $3 ROWS WITH TIES
 """
 
+_BACKLOG: Final = """
+    SELECT count(*) AS events,
+           coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest_seconds
+    FROM (
+        SELECT created_at FROM state.outbox
+        WHERE published_at IS NULL AND set_aside_at IS NULL
+        ORDER BY id
+        LIMIT $1
+    ) pending
+"""
+# Who had a model and did not have it withdrawn must have one. One statement sees all tables as of one moment.
+_CHECK_USERS: Final = """
+    WITH page AS MATERIALIZED (
+        SELECT user_id, deleted_at FROM state.users WHERE user_id > $1 ORDER BY user_id LIMIT $2
+    ), checked AS (
+        SELECT user_id,
+               deleted_at IS NULL
+               AND NOT EXISTS (SELECT FROM state.user_models m WHERE m.user_id = page.user_id)
+               AND (SELECT h.cause FROM state.model_history h
+                    WHERE h.user_id = page.user_id ORDER BY h.generation DESC LIMIT 1) <> 'withdrawal' AS lacks_model
+        FROM page
+    )
+    SELECT count(*) FILTER (WHERE lacks_model) AS without_model, CASE WHEN count(*) = $2 THEN max(user_id) END AS last
+    FROM checked
+"""
+
 _TRAINING: Final = """
     SELECT 'training' AS kind, coalesce(training_id, ref::text) AS name, user_id, ref, stage, model::text AS reference
     FROM state.trainings
@@ -145,6 +173,14 @@ class Overview(Session):
         return WebhookStatisticsView(
             total=WebhookStatistics.model_validate(total), items=[HourWebhooks.model_validate(row) for row in rows]
         )
+
+    async def measure_outbox(self) -> Backlog:
+        """Return how many events wait to be published, up to 100,000, and how long the oldest has waited."""
+        return Backlog(*(await self._fetch(_BACKLOG, _PENDING_MOST))[0])
+
+    async def check_users(self, *, after: str, limit: int) -> CheckedUsers:
+        """Look at *limit* users with ids above *after*: how many lost their model?"""
+        return CheckedUsers(*(await self._fetch(_CHECK_USERS, after, limit))[0])
 
     async def list_swaps(self, *, since: datetime, until: datetime, limit: int) -> list[UserSwapView]:
         """Return *limit* changes of users' models, newest first, and all others of the time of the last one."""

@@ -105,6 +105,18 @@ _SUGGEST: Final = """
     ORDER BY facet, letters DESC, value
 """
 
+_COUNTED_MOST: Final = 100_000
+_COUNT_SOME: Final = """
+    SELECT s.status,
+           (SELECT count(*) FROM (
+               SELECT FROM ops.letters l WHERE l.status = s.status ORDER BY l.number LIMIT $2
+           ) found) AS letters
+    FROM unnest($1::text[]) AS s (status)
+"""
+_OLDEST_SECONDS: Final = """
+    SELECT extract(epoch FROM clock_timestamp() - archived_at)::float8 AS seconds
+    FROM ops.letters WHERE status = 'open' ORDER BY number LIMIT 1
+"""
 _COUNTS: Final = "SELECT count(*) FROM ops.letters WHERE status = $1"
 
 
@@ -172,6 +184,16 @@ class Queries(Session):
         """Return how many dead letters have each status."""
         async with acquired(self._pool) as connection:
             return LetterCounts(**{status: await connection.fetchval(_COUNTS, status) for status in LetterStatus})
+
+    async def count_some(self) -> dict[LetterStatus, int]:
+        """Count the dead letters of each status, up to 100,000."""
+        rows = await self._fetch(_COUNT_SOME, list(LetterStatus), _COUNTED_MOST)
+        return {LetterStatus(row["status"]): row["letters"] for row in rows}
+
+    async def oldest_seconds(self) -> float:
+        """Return how long ago the oldest open dead letter came; 0 if none is open."""
+        rows = await self._fetch(_OLDEST_SECONDS)
+        return float(rows[0]["seconds"]) if rows else 0.0
 
 
 def _view(row: Record) -> LetterView:

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from services.ops.replays.messages import StoredLetter
-from services.ops.replays.plan import Outcome
+from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store.session import GET_REPLAY, SELECT_REPLAY, ReplaySession, to_stored_letter
 from services.ops.replays.views import ReplayedLetterView, ReplayOfLetterView, ReplayView
 from services.ops.session import END
@@ -38,6 +38,12 @@ _LIST_REPLAYS_OF: Final = """
     ORDER BY r.number DESC
     LIMIT $3
 """
+_COUNT_OPEN: Final = "SELECT status, count(*) FROM ops.replays WHERE ended_at IS NULL GROUP BY status"
+_COUNT_RUNNING_LETTERS: Final = """
+    SELECT outcome, count(*) FROM ops.replay_letters
+    WHERE replay_id = ANY(ARRAY(SELECT id FROM ops.replays WHERE status = 'running'))
+    GROUP BY outcome
+"""
 _FIND_LETTER: Final = """
     SELECT number, queue, headers, content_type, body, event_type, training_id, error_code, first_failed_at
     FROM ops.letters WHERE number = $1
@@ -55,6 +61,14 @@ class Queries(ReplaySession):
         """Return at most *limit* replays numbered below *before*, newest first."""
         rows = await self._fetch(_LIST, END if before is None else before, limit)
         return [ReplayView.model_validate_json(row[0]) for row in rows]
+
+    async def count_open(self) -> dict[Status, int]:
+        """Count the replays that have not ended, by status."""
+        return {Status(row["status"]): row["count"] for row in await self._fetch(_COUNT_OPEN)}
+
+    async def count_running_letters(self) -> dict[Outcome, int]:
+        """Count the dead letters of running replays, by outcome. The engine counts them each second."""
+        return {Outcome(row["outcome"]): row["count"] for row in await self._fetch(_COUNT_RUNNING_LETTERS)}
 
     async def list_letters(
         self,
