@@ -8,7 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +69,18 @@ class Postgres:
         """Crash it: at its next start it has to recover."""
         self._running().stop(_CRASH)
 
+    def follow(self, primary: Postgres) -> None:
+        """Start it as a streaming standby of *primary*, with a copy of its data; what it had is deleted."""
+        self.end()
+        programs = self._programs()
+        copy = [str(programs / "pg_basebackup"), f"--pgdata={self._make_data()}", f"--dbname={primary.url}"]
+        self._run([*copy, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], "copy its primary")
+        self.start()
+
+    def promote(self) -> None:
+        """Make a standby take writes."""
+        self._run([str(self._programs() / "pg_ctl"), f"--pgdata={self._folder / 'data'}", "promote"], "promote itself")
+
     def end(self) -> None:
         if self._process is not None:
             self._process.end()
@@ -99,7 +111,7 @@ class Postgres:
             if connection.recv(1) not in (b"N", b"S"):
                 return False
         # It answers while it still recovers. The last line of this file knows.
-        return (self._folder / "data" / "postmaster.pid").read_text().split()[-1] == "ready"
+        return (self._folder / "data" / "postmaster.pid").read_text().split()[-1] in ("ready", "standby")
 
     def _running(self) -> Process:
         if self._process is None:
@@ -127,18 +139,29 @@ class Postgres:
         return self._folder / self.binaries.folder.relative_to(package.parent)
 
     def _create(self, programs: Path) -> None:
-        data, password = self._folder / "data", self._folder / "password"
-        shutil.rmtree(data, ignore_errors=True)  # incomplete, from an interrupted run
-        data.mkdir(mode=0o700)
+        password = self._folder / "password"
         password.touch(mode=0o600)
         password.write_text(self._state.password)
-        for path in (data, password):
-            os.chown(path, self._owner.user, self._owner.group)
-        initdb = [str(programs / "initdb"), f"--pgdata={data}", "--username=postgres", f"--pwfile={password}"]
-        initdb += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
+        os.chown(password, self._owner.user, self._owner.group)
+        initdb = [str(programs / "initdb"), f"--pgdata={self._make_data()}", "--username=postgres"]
+        initdb += [f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"]
         initdb += [] if self._state.kept else ["--no-sync"]
-        made = subprocess.run(
-            initdb,
+        try:
+            self._run(initdb, "make its data folder")
+        finally:
+            password.unlink()
+
+    def _make_data(self) -> Path:
+        data = self._folder / "data"
+        shutil.rmtree(data, ignore_errors=True)  # incomplete, from an interrupted run; or a standby's old one
+        data.mkdir(mode=0o700)
+        os.chown(data, self._owner.user, self._owner.group)
+        return data
+
+    def _run(self, command: Sequence[str], purpose: str) -> None:
+        """Run a program of Postgres as its owner."""
+        done = subprocess.run(
+            command,
             env=self._environment,
             cwd="/",
             user=self._owner.user if _is_root() else None,
@@ -148,9 +171,8 @@ class Postgres:
             text=True,
             check=False,
         )
-        password.unlink()
-        if made.returncode:
-            raise LocalServersError(f"Postgres could not make its data folder: {made.stderr.strip()}")
+        if done.returncode:
+            raise LocalServersError(f"Postgres could not {purpose}: {done.stderr.strip()}")
 
 
 def _is_root() -> bool:

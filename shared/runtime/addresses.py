@@ -25,6 +25,7 @@ _VHOST_BYTES: Final = 255
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE | re.ASCII)
 _NUMBERS: Final = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _HOST_BYTES: Final = 253
+_POSTGRES_PORT: Final = 5432
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2})|%00")
 _BLANK: Final = re.compile(r"[\x00-\x20\x7f-\xa0\ud800-\udfff]")
 
@@ -34,7 +35,8 @@ _POSTGRES_FILES: Final = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfil
 _AMQP_CHOICES: Final = {"auth": ("plain", "external")}
 _POSTGRES_CHOICES: Final = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+    # The others are those of servers that take no writes.
+    "target_session_attrs": ("any", "primary", "read-write"),
 }
 
 
@@ -138,6 +140,13 @@ def postgres_url(url: str) -> str:
         if name == "port" and not all(_is_port(port) for port in text.split(",")):
             raise ValueError("its port is not a number from 1 to 65535")
     return url
+
+
+def servers_of(url: str) -> list[tuple[str, int]]:
+    """Return host and port of each server that a database's valid URL names before its database."""
+    servers = [server for server in _servers(urlsplit(url).netloc).split(",") if server and not _is_socket(server)]
+    parts = [urlsplit(f"//{server}") for server in servers]
+    return [(each.hostname or "", each.port or _POSTGRES_PORT) for each in parts]
 
 
 def _split(url: str, form: str) -> SplitResult:

@@ -26,6 +26,7 @@ from asyncpg.exceptions import ClientConfigurationError
 from asyncpg.pool import PoolConnectionProxy
 
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
+from shared.runtime.postgres_servers import Servers
 
 T = TypeVar("T")
 
@@ -35,7 +36,6 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 #: How often work is retried at once after a conflict.
 _AGAIN_AT_ONCE: Final = 2
-_CONNECT_SECONDS: Final = 5.0
 _ACQUIRE_SECONDS: Final = 3.0
 #: A query over a dead network costs twice this: once for itself, once for cleaning up.
 _COMMAND_SECONDS: Final = 8.0
@@ -59,6 +59,15 @@ _MIXED_UP: Final = ("26", "34", "42P03", "42P05")
 _UNREADABLE: Final = ("22P03", "54000")
 _PERMANENT: Final = ("22", "23", "42", "54")
 _ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+#: The server takes no more writes, or is away: after a failover, another one takes them.
+_LEFT: Final = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.PostgresConnectionError,
+    OSError,
+)
 _POOLER: Final = (
     "MODELSWAP_DATABASE_URL leads to a pooler that does not keep sessions, such as PgBouncer in transaction mode: "
     "give the address of Postgres itself"
@@ -114,10 +123,9 @@ async def connect_pool(
         session["plan_cache_mode"] = "force_generic_plan"
     with _connecting():
         pool = await asyncpg.create_pool(
-            url,
+            connect=Servers(url).connect,
             min_size=min_size,
             max_size=max_size,
-            timeout=_CONNECT_SECONDS,
             command_timeout=_COMMAND_SECONDS,
             max_inactive_connection_lifetime=_IDLE_SECONDS,
             server_settings=session,
@@ -147,7 +155,7 @@ async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyn
     # A statement that waits for a table's lock blocks all later ones, so the wait is limited.
     session = {"application_name": application_name, "timezone": "UTC", "lock_timeout": "10000"}
     with _connecting():
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, server_settings=session)
+        connection = await Servers(url).connect(server_settings=session)
         try:
             await _check_session(connection, session)
         except BaseException:
@@ -226,7 +234,11 @@ async def acquired(pool: Pool) -> AsyncIterator[Connection]:
     with translated_errors():
         async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
             with translated_errors(connection):
-                yield connection
+                try:
+                    yield connection
+                except _LEFT:
+                    await pool.expire_connections()  # the others are to that server, too
+                    raise
 
 
 @contextmanager

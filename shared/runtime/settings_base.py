@@ -140,7 +140,7 @@ class ReplicateSettings(Settings):
 class DatabaseSettings(Settings):
     """Settings of processes that use Postgres."""
 
-    #: postgresql://user:password@host:port/database
+    #: postgresql://user:password@host:port/database; with a standby, user:password@one:port,two:port/database
     database_url: PostgresUrl
     #: Connections to Postgres of each process.
     database_pool_size: Annotated[int, Field(ge=2, le=1000)] = 8

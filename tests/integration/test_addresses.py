@@ -132,6 +132,10 @@ def test_one_and_several_broker_addresses_are_taken(address: str):
         ("postgresql://db/x?sslrootcert=/no/such", "its sslrootcert names a file that is not there"),
         ("postgresql:///x?port=a", "its port is not a number"),
         ("postgresql://u:p w@db/x", "written as %20"),
+        (
+            "postgresql://a,b/x?target_session_attrs=read-only",
+            "target_session_attrs is none of any, primary",
+        ),
     ],
 )
 def test_an_invalid_database_address_is_refused_with_a_sentence(address: str, said: str):

@@ -1,0 +1,89 @@
+"""Two Postgres servers, one of which streams to the other: a failover, and the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import asyncpg
+import pytest
+
+from deploy.local.binaries import get_postgres
+from deploy.local.errors import Unavailable
+from deploy.local.postgres import Postgres
+from deploy.local.state import temporary_state
+from tests.databases import make_logins_cheap
+
+_OPTIONS: Final = {"wal_keep_size": "256MB"}
+
+
+class Pair:
+    """A primary, and a standby that has every commit before the primary confirms it."""
+
+    def __init__(self, primary: Postgres, standby: Postgres) -> None:
+        self.primary = primary
+        self.standby = standby
+
+    @property
+    def url(self) -> str:
+        """The address of both, which stays the same after a failover."""
+        first, second = sorted((self.primary.url, self.standby.url))
+        servers = f"{first.rpartition('/')[0]},{second.rpartition('@')[2]}"
+        return f"{servers}?target_session_attrs=read-write"
+
+    async def begin(self) -> None:
+        """Let the standby follow, and the primary wait for it."""
+        await make_logins_cheap(self.primary.url)
+        await self._follow()
+
+    async def fail_over(self) -> None:
+        """Crash the primary, and promote the standby, which is then alone."""
+        await asyncio.to_thread(self.primary.kill)
+        await self.promote()
+
+    async def promote(self) -> None:
+        """Promote the standby, whatever the primary does."""
+        self.primary, self.standby = self.standby, self.primary
+        await asyncio.to_thread(self.primary.promote)
+        await _set_synchronous(self.primary, "")
+
+    async def rejoin(self) -> None:
+        """Let the server that was the primary follow the one that is it now."""
+        await self._follow()
+
+    async def _follow(self) -> None:
+        await asyncio.to_thread(self.standby.follow, self.primary)
+        await _set_synchronous(self.primary, "*")
+
+
+async def _set_synchronous(server: Postgres, names: str) -> None:
+    await _tell(server, f"ALTER SYSTEM SET synchronous_standby_names = '{names}'", "SELECT pg_reload_conf()")
+
+
+async def _tell(server: Postgres, *statements: str) -> None:
+    connection = await asyncpg.connect(server.url)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def two_postgres() -> Iterator[Pair]:
+    """A running primary, and a standby that is not started yet: `Pair.begin` does."""
+    try:
+        binaries = get_postgres("auto")
+    except Unavailable as error:
+        pytest.skip(str(error))
+    with contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(temporary_state()) for _ in range(2))
+        states = (first, replace(second, password=first.password))
+        servers = [Postgres(binaries, state, durable=False, options=_OPTIONS) for state in states]
+        for server in servers:
+            stack.callback(server.end)
+        servers[0].start()
+        yield Pair(*servers)
