@@ -12,7 +12,7 @@ from services.receiver.webhook_secrets import Secrets
 from shared.replicate.client import Replicate
 from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, Unconfirmed
 from shared.runtime.health import health_routes
-from shared.runtime.lifecycle import main, serve
+from shared.runtime.lifecycle import main, serve_as
 from shared.runtime.settings import ReceiverSettings, reveal
 from shared.runtime.telemetry import count_replicate_request
 from shared.runtime.waiting import Stopped, unless_stopped
@@ -75,14 +75,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
             endpoint,
             routes=health_routes({"broker": broker, "webhook_secret": secret}, optional={"progress": parted.check}),
         )
-        await serve(
-            app,
-            host=settings.host,
-            port=settings.receiver_port,
-            stopping=stopping,
-            drain_seconds=settings.drain_seconds,
-            limits=settings.limits,
-        )
+        await serve_as(app, settings, port=settings.receiver_port, stopping=stopping)
 
 
 if __name__ == "__main__":

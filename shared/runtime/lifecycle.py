@@ -122,6 +122,18 @@ async def serve(
     await serving
 
 
+async def serve_as(app: Starlette, settings: Settings, *, port: int, stopping: asyncio.Event) -> None:
+    """Serve *app* on *port*, with the address and the limits of *settings*, as `serve` does."""
+    await serve(
+        app,
+        host=settings.host,
+        port=port,
+        stopping=stopping,
+        drain_seconds=settings.drain_seconds,
+        limits=settings.limits,
+    )
+
+
 async def supervise(stopping: asyncio.Event, *parts: Coroutine[None, None, None]) -> None:
     """
     Run *parts* together until all have ended.
