@@ -25,6 +25,7 @@ from shared.runtime.http import Api
 from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
 from tests.described import DescribedTransport
+from tests.state import connected
 from tests.webhooks import activated
 
 PATH = "/webhook-endpoints"
@@ -236,6 +237,19 @@ async def test_a_message_that_was_lost_is_replaced(notifier):
 
     (again,) = await notifier.relay()
     assert (again.delivery_id, again.sending) == (lost.delivery_id, 2)
+
+
+async def test_an_idempotency_key_is_kept_for_a_day(notifier, database_url):
+    made = [await notifier.ask("POST", "", 201, json=BODY, headers={"Idempotency-Key": key}) for key in ("old", "new")]
+    async with connected(database_url) as connection:
+        await connection.execute(
+            "UPDATE notifier.idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'"
+        )
+
+    await notifier.store.keep_in_order(lost_before=now() - timedelta(hours=1))
+
+    again = [await notifier.ask("POST", "", 201, json=BODY, headers={"Idempotency-Key": key}) for key in ("old", "new")]
+    assert [one["id"] == other["id"] for one, other in zip(made, again, strict=True)] == [False, True]
 
 
 async def test_a_reader_may_look_only(notifier):

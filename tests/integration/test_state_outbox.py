@@ -397,7 +397,10 @@ async def test_old_rows_are_deleted_and_what_is_unpublished_never(store, databas
         await connection.execute(
             """UPDATE state.outbox SET published_at = now() - interval '8 days' WHERE published_at IS NOT NULL;
                UPDATE state.inbox SET received_at = now() - interval '31 days';
-               INSERT INTO state.inbox VALUES ('new');"""
+               INSERT INTO state.inbox VALUES ('new');
+               INSERT INTO state.idempotency_keys (key, request_digest, ref, created_at)
+               SELECT age, '', ref, now() - age::interval
+               FROM unnest(ARRAY['25 hours', '23 hours']) AS age, (SELECT ref FROM state.trainings LIMIT 1) AS known;"""
         )
 
     deleted = [await store.prune(limit=2) for _ in range(3)]
@@ -407,3 +410,4 @@ async def test_old_rows_are_deleted_and_what_is_unpublished_never(store, databas
     async with connected(database_url) as connection:
         assert await connection.fetchval("SELECT count(*) FROM state.outbox") == 1
         assert await connection.fetchval("SELECT string_agg(event_id, ',') FROM state.inbox") == "new"
+        assert await connection.fetchval("SELECT string_agg(key, ',') FROM state.idempotency_keys") == "23 hours"

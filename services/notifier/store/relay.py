@@ -12,11 +12,11 @@ from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import DeliveryRequested
 from shared.runtime import telemetry
 from shared.runtime.clock import now
+from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection, Pool, Record
 
 #: How long events and their deliveries are kept.
 KEEP: Final = timedelta(days=30)
-_KEEP_KEYS: Final = timedelta(days=1)
 #: Of one endpoint that fails, in the queue and the delays.
 _IN_BROKER_MOST: Final = 100
 _BATCH: Final = 200
@@ -56,11 +56,6 @@ _PRUNE_EVENTS: Final = """
     DELETE FROM notifier.events
     WHERE id IN (SELECT id FROM notifier.events WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
 """
-_PRUNE_KEYS: Final = """
-    DELETE FROM notifier.idempotency_keys
-    WHERE key IN (SELECT key FROM notifier.idempotency_keys
-                  WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
-"""
 _COUNT_DISABLED: Final = "SELECT count(*) FROM notifier.endpoints WHERE status IN ('gone', 'failing')"
 
 
@@ -89,7 +84,7 @@ class Relaying(Session):
         """Let deliveries wait again whose message was lost, delete old rows, and count disabled endpoints."""
         await self._fetch(_FIND_LOST, lost_before, _PRUNE_BATCH)
         await self._fetch(_PRUNE_EVENTS, KEEP, _PRUNE_BATCH)
-        await self._fetch(_PRUNE_KEYS, _KEEP_KEYS, _PRUNE_BATCH)
+        await prune_keys(self._pool, "notifier", limit=_PRUNE_BATCH)
         (row,) = await self._fetch(_COUNT_DISABLED)
         telemetry.webhook_endpoints_disabled.set(row["count"])
 

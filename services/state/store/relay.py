@@ -9,11 +9,11 @@ from typing import Final
 from services.state.outbox import Publish, Round, StoredEvent
 from services.state.store.session import Session
 from shared.contract.limits import Unpublishable
+from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection, Record
 
 _KEEP_PUBLISHED: Final = timedelta(days=7)
 _KEEP_INBOX: Final = timedelta(days=30)
-_KEEP_KEYS: Final = timedelta(days=1)
 
 # The mark of a published event may be lost in a crash: the event is then published again, as it may be anyway. So this
 # does not wait for the disk. Rows that another relay has marked since this statement began are published again too.
@@ -52,11 +52,6 @@ _PRUNE_INBOX: Final = """
     WHERE event_id IN (SELECT event_id FROM state.inbox WHERE received_at < clock_timestamp() - $1::interval LIMIT $2)
     RETURNING true
 """
-_PRUNE_KEYS: Final = """
-    DELETE FROM state.idempotency_keys
-    WHERE key IN (SELECT key FROM state.idempotency_keys WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
-    RETURNING true
-"""
 
 
 class Outbox(Session):
@@ -93,8 +88,9 @@ class Outbox(Session):
 
     async def prune(self, *, limit: int) -> int:
         """Delete at most *limit* old rows of each table; return the largest number deleted from one."""
-        tables = ((_PRUNE_OUTBOX, _KEEP_PUBLISHED), (_PRUNE_INBOX, _KEEP_INBOX), (_PRUNE_KEYS, _KEEP_KEYS))
-        return max([len(await self._fetch(statement, keep, limit)) for statement, keep in tables])
+        tables = ((_PRUNE_OUTBOX, _KEEP_PUBLISHED), (_PRUNE_INBOX, _KEEP_INBOX))
+        deleted = [len(await self._fetch(statement, keep, limit)) for statement, keep in tables]
+        return max(*deleted, await prune_keys(self._pool, "state", limit=limit))
 
 
 def _to_event(row: Record) -> StoredEvent:

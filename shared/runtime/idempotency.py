@@ -1,0 +1,21 @@
+"""Prunes idempotency keys, which state and the notifier keep in a table of the same form. Edge."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from shared.runtime.postgres import Pool, acquired
+
+_KEEP: Final = timedelta(days=1)
+_PRUNE: Final = """
+    DELETE FROM {0}.idempotency_keys
+    WHERE key IN (SELECT key FROM {0}.idempotency_keys WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
+    RETURNING true
+"""
+
+
+async def prune_keys(pool: Pool, schema: str, *, limit: int) -> int:
+    """Delete at most *limit* old keys of *schema*; return how many were deleted."""
+    async with acquired(pool) as connection:
+        return len(await connection.fetch(_PRUNE.format(schema), _KEEP, limit))
