@@ -108,13 +108,16 @@ _REPLAYS: Final = """
         (id, created_at, actor, reason, selection, rate_per_second, steps, stop_share, fingerprints, newest_letter,
          status, started_at, ended_at)
         SELECT md5('replay ' || n)::uuid, at, 'olga', 'parser fixed in 1.4.' || n, '{{"letters": []}}', 10,
-               ARRAY[1, {replayed}], 0.2, '{{}}', {letters}, 'done', at, at + interval '1 minute'
+               ARRAY[1, {replayed}], 0.2,
+               ARRAY(SELECT DISTINCT fingerprint FROM ops.letters
+                     WHERE number > (n - 1) * {replayed} AND number <= n * {replayed}),
+               n * {replayed}, 'done', at, at + interval '1 minute'
         FROM (SELECT n, now() - make_interval(secs => {seconds} * (1 - n / 40.0)) AS at
               FROM generate_series(1, 39) AS n) AS known;
     INSERT INTO ops.replay_letters
-        (replay_id, position, letter, training_id, outcome, detail, user_id, stage, generation, model, previous,
-         sent_at, ended_at)
-        SELECT r.id, n, (r.number - 1) * {replayed} + n, 't' || substr(md5('t' || n), 1, 24), 'swapped',
+        (replay_id, position, letter, training_id, predicted, outcome, detail, user_id, stage, generation, model,
+         previous, sent_at, ended_at)
+        SELECT r.id, n, (r.number - 1) * {replayed} + n, 't' || substr(md5('t' || n), 1, 24), 'swapped', 'swapped',
                'user crowd-' || n || ': no model → acme/crowd-' || n, 'crowd-' || n, 'active', 1,
                'acme/crowd-' || n || ':' || encode(sha256(n::text::bytea), 'hex'), NULL, r.started_at, r.ended_at
         FROM ops.replays AS r, generate_series(1, {replayed}) AS n;
