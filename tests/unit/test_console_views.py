@@ -309,7 +309,7 @@ def test_a_chart_has_no_style_and_no_word_that_is_not_escaped():
     drawn = [
         charts.bars(points, sentence=HOSTILE),
         charts.lines([("info", points)], sentence=HOSTILE),
-        charts.sparkline([1, None, 2, 3], sentence=HOSTILE),
+        charts.sparkbars([1, 0, 2, 3], sentence=HOSTILE),
         charts.stage_bar([charts.Part(1, HOSTILE, "good")], sentence=HOSTILE),
     ]
 
@@ -324,6 +324,12 @@ def test_a_chart_of_nothing_is_drawn():
     assert "<svg" in charts.bars([], sentence="nothing")
     assert "<svg" in charts.lines([("info", [])], sentence="nothing")
     assert "fill-none" in charts.stage_bar([charts.Part(0, "", "good")], sentence="nothing")
+
+
+def test_small_bars_are_one_path_without_the_empty_ones():
+    chart = charts.sparkbars([0, 2, 1, 0], sentence="two, then one", kind="bad")
+
+    assert '<path class="fill-bad" d="M121 96v-96h118V96zM241 96v-48h118V96z"/>' in chart
 
 
 def test_a_small_part_of_a_bar_is_seen():

@@ -98,7 +98,7 @@ class _Letters:
         response = await console.render(
             request,
             "letters.html",
-            rows=[group_row(each, wanted, now) for each in groups.items],
+            rows=[group_row(each, wanted) for each in groups.items],
             counts=counts,
             chosen_status=status,
             new=sum(each.new for each in groups.items),

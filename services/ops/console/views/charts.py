@@ -60,6 +60,19 @@ def bars(points: Sequence[Point], *, sentence: str, kind: str = "info", highest:
     return _chart(drawn, sentence)
 
 
+def sparkbars(values: Sequence[int], *, sentence: str, kind: str = "info") -> Markup:
+    """Return bars without titles, for a cell of a table: one path, since a page has many of them."""
+    top, width = max([*values, 1]), _WIDTH / max(len(values), 1)
+    heights = [max(_LEAST, value / top * _HEIGHT) if value else 0 for value in values]
+    path = "".join(
+        f"M{_n(place * width + _GAP / 2)} {_HEIGHT}v-{_n(height)}h{_n(width - _GAP)}V{_HEIGHT}z"
+        for place, height in enumerate(heights)
+        if height
+    )
+    base = Markup('<rect class="fill-none" x="0" y="{}" width="{}" height="1"/>').format(_HEIGHT - 1, _WIDTH)
+    return _chart(base + Markup('<path class="fill-{}" d="{}"/>').format(kind, path), sentence)
+
+
 def lines(series: Sequence[tuple[str, Sequence[Point]]], *, sentence: str) -> Markup:
     """Return a chart with one line for each (kind, points), from zero to the highest value; a None is a gap."""
     top = max([each.value or 0 for _, points in series for each in points] + [1e-9])
@@ -85,11 +98,6 @@ def lines(series: Sequence[tuple[str, Sequence[Point]]], *, sentence: str) -> Ma
             _title(point), _n(index * step), _n(step), _HEIGHT
         )
     return _chart(drawn, sentence)
-
-
-def sparkline(values: Sequence[float | None], *, sentence: str, kind: str = "info") -> Markup:
-    """Return a line without titles, for a cell of a table."""
-    return lines([(kind, [Point(value, "") for value in values])], sentence=sentence)
 
 
 def stage_bar(parts: Sequence[Part], *, sentence: str) -> Markup:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from services.ops.console.views.charts import Point, bars
+from services.ops.console.views.charts import Point, bars, sparkbars
 from services.ops.console.views.filters import LETTER_FIELDS, address
 from services.ops.console.views.formats import number
 from services.ops.letters.views import Changed, Facet, GroupView, LetterStatus, Suggestions
@@ -33,10 +33,10 @@ class GroupRow:
     trend: Markup
 
 
-def group_row(group: GroupView, status: str | None, now: datetime) -> GroupRow:
+def group_row(group: GroupView, status: str | None) -> GroupRow:
     """Return the row of *group*; its address shows the dead letters with *status*."""
     where = address(PATH, {"fingerprint": group.fingerprint, "status": status})
-    return GroupRow(group, where, trend(group, now))
+    return GroupRow(group, where, sparkbars(group.hourly, sentence=_lately(group), kind="bad"))
 
 
 def trend(group: GroupView, now: datetime) -> Markup:
@@ -46,8 +46,11 @@ def trend(group: GroupView, now: datetime) -> Markup:
         Point(failed, f"{number(failed)} failed", now - timedelta(hours=count - place))
         for place, failed in enumerate(group.hourly)
     ]
-    said = f"{number(group.last_day)} failures in the last 24 hours, {number(group.last_hour)} in the last hour"
-    return bars(points, sentence=said, kind="bad")
+    return bars(points, sentence=_lately(group), kind="bad")
+
+
+def _lately(group: GroupView) -> str:
+    return f"{number(group.last_day)} failures in the last 24 hours, {number(group.last_hour)} in the last hour"
 
 
 @dataclass(frozen=True, slots=True)
