@@ -38,23 +38,23 @@ _FIND_BODY: Final = "SELECT body FROM ops.letters WHERE number = $1"
 # By their oldest dead letters, which do not change: so pages are stable, and a new kind of failure stands first.
 _GROUPS: Final = """
     WITH RECURSIVE kinds AS (
-        (SELECT fingerprint FROM ops.letters WHERE $5::text IS NULL OR fingerprint = $5 ORDER BY fingerprint LIMIT 1)
+        (SELECT fingerprint, number AS oldest FROM ops.letters WHERE $5::text IS NULL OR fingerprint = $5
+         ORDER BY fingerprint, number LIMIT 1)
         UNION ALL
-        SELECT (SELECT fingerprint FROM ops.letters WHERE fingerprint > kinds.fingerprint ORDER BY fingerprint LIMIT 1)
-        FROM kinds WHERE kinds.fingerprint IS NOT NULL AND $5 IS NULL
+        SELECT following.* FROM kinds, LATERAL (
+            SELECT fingerprint, number FROM ops.letters WHERE fingerprint > kinds.fingerprint
+            ORDER BY fingerprint, number LIMIT 1
+        ) AS following
+        WHERE $5 IS NULL
     ), page AS (
-        SELECT kinds.fingerprint, ends.oldest, ends.newest
-        FROM kinds, LATERAL (
-            SELECT
-                (SELECT number FROM ops.letters WHERE fingerprint = kinds.fingerprint ORDER BY number LIMIT 1)
-                    AS oldest,
-                (SELECT number FROM ops.letters WHERE fingerprint = kinds.fingerprint ORDER BY number DESC LIMIT 1)
-                    AS newest
-        ) AS ends
-        WHERE kinds.fingerprint IS NOT NULL AND ends.oldest < $1
+        SELECT fingerprint, oldest,
+               (SELECT number FROM ops.letters WHERE fingerprint = kinds.fingerprint ORDER BY number DESC LIMIT 1)
+                   AS newest
+        FROM kinds
+        WHERE oldest < $1
           AND ($3::text IS NULL OR EXISTS (
               SELECT FROM ops.letters WHERE fingerprint = kinds.fingerprint AND status = $3))
-        ORDER BY ends.oldest DESC
+        ORDER BY oldest DESC
         LIMIT $2
     )
     SELECT page.fingerprint, page.oldest, page.newest, counted.*, trend.hourly, example.queue, example.error_code,
@@ -89,20 +89,17 @@ _GROUPS: Final = """
 #: How many dead letters are looked at for suggestions, and how many values of each field are suggested.
 _LOOKED_AT: Final = 10_000
 _SUGGESTED: Final = 20
-# Each field apart, from the same rows.
+# Each field apart, from the same rows; without a field, all of them.
 _SUGGEST: Final = """
-    WITH found AS MATERIALIZED (
-        SELECT {facets} FROM ops.letters WHERE {where} ORDER BY {order} DESC LIMIT {limit}
-    ), counted AS (
-        SELECT facet, value, count(*) AS letters,
-               row_number() OVER (PARTITION BY facet ORDER BY count(*) DESC, value) AS place
-        FROM found, LATERAL (VALUES {pairs}) AS pair (facet, value)
-        WHERE value IS NOT NULL GROUP BY facet, value
+    WITH counted AS (
+        SELECT CASE 0 {names} END AS facet, coalesce({facets}) AS value, count(*) AS letters
+        FROM (SELECT {facets} FROM ops.letters WHERE {where} ORDER BY {order} DESC LIMIT {limit}) AS found
+        GROUP BY GROUPING SETS ({sets}, ())
+    ), placed AS (
+        SELECT *, row_number() OVER (PARTITION BY facet ORDER BY letters DESC, value COLLATE "C") AS place
+        FROM counted WHERE facet IS NULL OR value IS NOT NULL
     )
-    SELECT facet, value, letters FROM counted WHERE place <= {most}
-    UNION ALL
-    SELECT NULL, NULL, count(*) FROM found
-    ORDER BY facet, letters DESC, value
+    SELECT facet, value, letters FROM placed WHERE place <= {most} ORDER BY facet, letters DESC, value COLLATE "C"
 """
 
 _COUNTED_MOST: Final = 100_000
@@ -141,7 +138,8 @@ class Queries(Session):
             order=by_number(wanted),
             # One more tells whether there are more.
             limit=_LOOKED_AT + 1,
-            pairs=", ".join(f"('{facet}', {facet})" for facet in Facet),
+            names=" ".join(f"WHEN grouping({facet}) THEN '{facet}'" for facet in Facet),
+            sets=", ".join(f"({facet})" for facet in Facet),
             most=_SUGGESTED,
         )
         found: dict[Facet, list[ValueCount]] = {facet: [] for facet in Facet}
