@@ -36,6 +36,7 @@ from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token
+from tests.crowd import fill
 from tests.databases import refuse
 from tests.ops import OPERATOR
 from tests.replays import (
@@ -113,6 +114,15 @@ async def test_the_selection_is_frozen(database_url, store, broker):
     assert broker.marks == [f"{record.id}:{number}" for number in numbers]
     assert after is not None
     assert after.arrived_since == 2
+
+
+async def test_what_arrived_since_is_counted_up_to_a_thousand(database_url, store):
+    await fill(database_url, trainings=3, letters=1200, groups=1)
+
+    newest, *_, oldest = await store.list_replays(before=None, limit=50)
+
+    assert (newest.arrived_since, newest.arrived) == (30, "30")
+    assert (oldest.arrived_since, oldest.arrived) == (1000, "1,000 or more")
 
 
 async def test_only_open_letters_that_fit_are_selected(database_url, store):

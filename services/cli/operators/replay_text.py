@@ -73,7 +73,7 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
         ("steps end after", ", ".join(map(str, found.steps))),
         ("rate per second", f"{found.rate_per_second:g}"),
         ("stops above", f"{found.stop_when_failed_share:.0%} failed"),
-        ("arrived since", found.arrived_since),
+        ("arrived since", found.arrived),
         ("created", found.created_at),
         ("started", found.started_at),
         ("ended at", found.ended_at),

@@ -22,6 +22,8 @@ FASTEST_RATE: Final = 1000.0
 DEFAULT_STEPS: Final[tuple[Step, ...]] = (1, "5%", REST)
 DEFAULT_STOP_SHARE: Final = 0.2
 _MOST_NAMED: Final = 10_000
+#: `ReplayView.arrived_since` counts no further.
+MOST_ARRIVED: Final = 1000
 _ALONE: Final = (
     "Each dead letter is predicted alone, against the present state: where several belong to one user, the later ones "
     "meet the changes of the earlier ones."
@@ -152,7 +154,7 @@ class ReplayView(BaseModel):
     outcomes: Mapping[Outcome, int]
     #: How many would have each, as far as a dry run has asked.
     predictions: Mapping[Outcome, int]
-    #: How many dead letters with the same fingerprints came since. They are not part of it.
+    #: How many dead letters with the same fingerprints came since, counted up to 1,000. They are not part of it.
     arrived_since: int
     created_at: datetime
     started_at: datetime | None
@@ -172,6 +174,11 @@ class ReplayView(BaseModel):
     def ended(self) -> int:
         """How many of them have their outcome."""
         return Counts.of(self.outcomes).ended
+
+    @property
+    def arrived(self) -> str:
+        """`arrived_since` in words."""
+        return f"{self.arrived_since:,}{' or more' if self.arrived_since >= MOST_ARRIVED else ''}"
 
     @computed_field  # type: ignore[prop-decorator]
     @property

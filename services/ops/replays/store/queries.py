@@ -8,11 +8,11 @@ from uuid import UUID
 
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Outcome, Status
-from services.ops.replays.store.session import GET_REPLAY, SELECT_REPLAY, ReplaySession, to_stored_letter
+from services.ops.replays.store.session import GET_REPLAY, ReplaySession, select_replays, to_stored_letter
 from services.ops.replays.views import ReplayedLetterView, ReplayOfLetterView, ReplayView
 from services.ops.session import END
 
-_LIST: Final = SELECT_REPLAY.format("r.number < $1 ORDER BY r.number DESC LIMIT $2")
+_LIST: Final = select_replays("r.number < $1 ORDER BY r.number DESC LIMIT $2")
 _LETTER: Final = """
     letter, position, training_id, user_id, outcome, detail, stage, generation, model, previous, predicted,
     predicted_detail, edited_body IS NOT NULL AS edited, sent_at, ended_at, undo, undo_detail

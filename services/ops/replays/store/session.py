@@ -11,14 +11,13 @@ from uuid import UUID
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Status
 from services.ops.replays.records import NoReplay, NotNow
-from services.ops.replays.views import ReplayView
+from services.ops.replays.views import MOST_ARRIVED, ReplayView
 from services.ops.session import SLICE, Session, audit
 from shared.runtime.postgres import Connection, Pool, Record
 
 T = TypeVar("T")
 
-#: The row of `ReplayView`, as JSON.
-SELECT_REPLAY: Final = """
+_SELECT_REPLAYS: Final = """
     SELECT to_json(v) FROM (
         SELECT r.id, r.number, r.status, r.status_reason, r.trouble, r.reason, r.actor, r.selection, r.rate_per_second,
                r.steps, r.stop_share AS stop_when_failed_share, r.created_at, r.started_at, r.ended_at,
@@ -29,8 +28,10 @@ SELECT_REPLAY: Final = """
                (SELECT coalesce(json_object_agg(predicted, count), '{{}}') FROM (
                    SELECT predicted, count(*) FROM ops.replay_letters
                    WHERE replay_id = r.id AND predicted IS NOT NULL GROUP BY predicted) p) AS predictions,
-               (SELECT count(*) FROM ops.letters l
-                WHERE l.fingerprint = ANY(r.fingerprints) AND l.number > r.newest_letter) AS arrived_since,
+               (SELECT count(*) FROM (
+                   SELECT FROM ops.letters l
+                   WHERE l.fingerprint = ANY(r.fingerprints) AND l.number > r.newest_letter LIMIT {most_arrived}) a
+               ) AS arrived_since,
                CASE WHEN r.undo_status IS NOT NULL THEN (
                    SELECT json_build_object(
                        'status', r.undo_status, 'actor', r.undo_actor, 'reason', r.undo_reason,
@@ -39,10 +40,17 @@ SELECT_REPLAY: Final = """
                        'waiting', count(DISTINCT user_id) FILTER (WHERE undo = 'waiting'))
                    FROM ops.replay_letters WHERE replay_id = r.id AND undo IS NOT NULL)
                END AS undo
-        FROM ops.replays r WHERE {}
+        FROM ops.replays r WHERE {which}
     ) v
 """
-GET_REPLAY: Final = SELECT_REPLAY.format("r.id = $1")
+
+
+def select_replays(which: str) -> str:
+    """Return the statement that selects rows of `ReplayView` as JSON, for the condition *which* of replays ``r``."""
+    return _SELECT_REPLAYS.format(which=which, most_arrived=MOST_ARRIVED)
+
+
+GET_REPLAY: Final = select_replays("r.id = $1")
 _LOCK_REPLAY: Final = "SELECT status FROM ops.replays WHERE id = $1 FOR NO KEY UPDATE"
 _SET_STATUS: Final = """
     UPDATE ops.replays SET
