@@ -111,6 +111,8 @@ class EndpointView(BaseModel):
     status_at: datetime
     #: The first failed attempt since the last success.
     failing_since: datetime | None
+    #: Failed attempts since the last success, of all its deliveries.
+    failed_attempts: int
     last_success_at: datetime | None
     #: How long its previous secret signs as well, after a rotation.
     old_secret_until: datetime | None

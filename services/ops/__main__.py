@@ -16,6 +16,8 @@ from services.ops.client import Services
 from services.ops.console.app import create_console
 from services.ops.console.client import Clients
 from services.ops.console.console import Access, Console
+from services.ops.endpoints.api import endpoints_router
+from services.ops.endpoints.client import Endpoints
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.archive import Archive
 from services.ops.letters.housekeeping import Owners, purge
@@ -88,6 +90,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         Services(
             state_url=settings.api_url, extractor_url=settings.extractor_url, token=token, unreadable=unreadable
         ) as services,
+        Endpoints(settings.notifier_url, token) as endpoints,
         Replicate(replicate_token, settings.replicate_api_url, observe=count_replicate_request) as replicate,
         opened_management(settings.management_url, url) as management,
         AsyncExitStack() as open_with,
@@ -161,6 +164,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             replay_routes(replays, waiting, services, watcher),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             subscription_router(subscriptions, Session(pool)),
+            endpoints_router(endpoints, Session(pool)),
             processes_router(running),
             sign_in_router(codes),
             tokens=ops_tokens,

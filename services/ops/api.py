@@ -8,6 +8,7 @@ from typing import Final
 
 from fastapi import APIRouter
 
+from services.ops.endpoints.views import EndpointRefused
 from services.ops.letters.views import NoLetter, WrongStatus
 from services.ops.reconcile.trainings import RetryRefused
 from services.ops.replays.messages import EditRefused
@@ -32,6 +33,7 @@ _STATUS: Final[Mapping[type[ModelswapError], HTTPStatus]] = {
     NoLetter: HTTPStatus.NOT_FOUND,
     WrongStatus: HTTPStatus.CONFLICT,
     RetryRefused: HTTPStatus.CONFLICT,
+    EndpointRefused: HTTPStatus.CONFLICT,
     NoSubscription: HTTPStatus.NOT_FOUND,
     NoManagement: HTTPStatus.CONFLICT,
     ManagementRefused: HTTPStatus.CONFLICT,
@@ -44,6 +46,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "replays": "Send dead letters again, step by step, after a dry run; and undo that.",
     "reconciliation": "Trainings that are overdue because no webhook came, and retries of extractions.",
     "subscriptions": "Queues of services that consume our events. None of them can delay us or another service.",
+    "webhook endpoints": "Let an endpoint's deliveries go on, and send them again. The notifier's API has the rest.",
     "processes": "How the processes and the queues between them are now.",
     "console": "One-time links that sign in to the console.",
     "audit": "Who did what, why, and what came of it.",

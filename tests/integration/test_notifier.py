@@ -126,7 +126,27 @@ async def test_a_refused_delivery_is_retried_with_the_same_id(notifier, publishe
 
         assert (done["attempts"], done["response_status"], done["response"]) == (3, 200, "ok")
         assert len({heard.headers["webhook-id"] for heard in server.heard}) == 1
-        assert (await notifier.endpoint(endpoint["id"]))["failing_since"] is None
+        shown = await notifier.endpoint(endpoint["id"])
+        assert (shown["failing_since"], shown["failed_attempts"]) == (None, 0)
+
+
+async def test_failed_attempts_are_counted_since_the_last_success(notifier, publisher):
+    statuses = [500, 200]
+
+    async def behave(writer: asyncio.StreamWriter) -> None:
+        await answer(statuses.pop(0) if statuses else 503)(writer)
+
+    async with Endpoint(behave) as server:
+        endpoint = await notifier.add(server.url)
+        await publish(publisher, activated("ann", 1))
+        await notifier.until(endpoint["id"], lambda found: found[0]["status"] == "delivered")
+        await publish(publisher, activated("ann", 2))
+        failing, _ = await notifier.until(endpoint["id"], lambda found: len(found) == 2 and found[0]["attempts"] >= 2)
+
+        shown = await notifier.endpoint(endpoint["id"])
+
+    assert shown["failed_attempts"] >= failing["attempts"]
+    assert shown["failing_since"] is not None
 
 
 async def test_an_endpoint_that_is_gone_is_disabled_and_told(notifier, publisher, broker):

@@ -7,13 +7,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import jsonschema_rs
 import pytest
+from pydantic import JsonValue
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from services.extractor.api import create_api as extractor_api
@@ -22,6 +24,8 @@ from services.notifier.migrate import ROLE as NOTIFIER_ROLE
 from services.notifier.signing import Signer
 from services.notifier.store import Store as Webhooks
 from services.ops.api import create_api as ops_api
+from services.ops.endpoints.api import endpoints_router
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled, EndpointRefused
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import ROLE as OPS_ROLE
@@ -51,6 +55,7 @@ from shared.contract.events import Event
 from shared.contract.topology import topology
 from shared.replicate.training import Training
 from shared.runtime.aside import SetAside
+from shared.runtime.clock import now
 from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
 from shared.runtime.lifecycle import serve
@@ -121,6 +126,21 @@ class Subscriptions:
         return self._there.pop(name)
 
 
+class Endpoints:
+    """Those of a notifier that knows every endpoint, but not every delivery."""
+
+    async def enable(self, endpoint: UUID) -> EndpointEnabled:
+        return EndpointEnabled(url=f"https://example.com/{endpoint}", status_at=now())
+
+    async def resend(self, _: UUID, wanted: Mapping[str, JsonValue], __: str | None) -> DeliveriesResent:
+        return DeliveriesResent(deliveries=len(wanted))
+
+    async def resend_one(self, _: UUID, delivery: UUID, __: str | None) -> DeliveryResent:
+        if delivery.int % 2:
+            raise EndpointRefused(f"there is no delivery {delivery}")
+        return DeliveryResent(event="model.activated.v1", event_id=str(delivery))
+
+
 class Handler:
     """Understands no message."""
 
@@ -154,6 +174,7 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
             replay_routes(replays),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
             subscription_router(Subscriptions(), Session(pool)),
+            endpoints_router(Endpoints(), Session(pool)),
             processes_router(_alone()),
             sign_in_router(SignInCodes(pool, [token])),
         )

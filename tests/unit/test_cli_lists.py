@@ -232,6 +232,7 @@ JUDGED = Judged(
     Past(training_id=TRAINING, user_id=USER, model=EARLIER, letter=104_217), Verdict.DIFFERENT, MODEL, "version", TEXT
 )
 ENDPOINT = EndpointView(
+    failed_attempts=14,
     number=7,
     id=REF,
     url=f"https://hooks.example.com/{'x' * 40}",

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 
 from services.ops.api import create_api
 from services.ops.console.client import Away
 from services.ops.console.pages.queues import part
 from services.ops.console.views.queues import queues_page
 from services.ops.console.views.webhooks import Delivery, Endpoint, delivery_row, filters
+from services.ops.endpoints.api import endpoints_router
+from services.ops.endpoints.client import Endpoints
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView, RoundView
 from services.ops.subscriptions.views import NoManagement, SubscriptionView
@@ -23,12 +28,14 @@ from shared.contract.answers import Page
 from shared.contract.health import ProcessState
 from shared.runtime.description import raises
 from shared.runtime.http import Api
-from tests.console import TOKENS, signed_in
-from tests.ops import READER
+from tests.console import TOKENS, Browser, signed_in
+from tests.ops import OPERATOR, READER
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\"'&"
 ID = UUID(int=7)
+#: A delivery that the notifier does not have.
+GONE = UUID(int=8)
 
 
 def process(state: ProcessState = ProcessState.READY, **other: Any) -> ProcessView:
@@ -86,6 +93,7 @@ def endpoint(**other: Any) -> Endpoint:
         "status": "enabled",
         "status_at": NOON,
         "failing_since": None,
+        "failed_attempts": 0,
         "last_success_at": None,
     }
     return Endpoint(**{**facts, **other})
@@ -239,10 +247,24 @@ def test_the_chosen_status_is_marked_and_each_has_an_address():
 
 
 class Told:
-    """What the notifier was asked to do."""
+    """What the notifier was asked to do, and what the audit says of it."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []
+        self.audited: list[tuple[str, ...]] = []
+
+    async def audit(self, *entry: str) -> None:
+        self.audited.append(entry)
+
+
+@contextlib.asynccontextmanager
+async def at_endpoint(told: Told, *, token: str = OPERATOR) -> AsyncIterator[Browser]:
+    """A browser of the screen of an endpoint, with the real routes between it and the notifier."""
+    app = notifier(told=told)
+    async with Endpoints("http://notifier", TOKENS[0], transport=httpx.ASGITransport(app)) as endpoints:
+        api = create_api(endpoints_router(endpoints, told), tokens=TOKENS)
+        async with signed_in(api, app, token=token) as browser:
+            yield browser
 
 
 def ops_api(text: str = "state", *, subscriptions_away: bool = False) -> Api:
@@ -283,7 +305,8 @@ def notifier(text: str = "hook", told: Told | None = None) -> FastAPI:
     async def note(request: Request) -> Any:
         body = await request.body()
         if told is not None:
-            told.requests.append((request.method, request.url.path, body.decode()))
+            key = request.headers.get("idempotency-key", "")
+            told.requests.append((request.method, f"{request.url.path} {key}".strip(), body.decode()))
 
     @app.get("/v1/webhook-endpoints")
     async def endpoints() -> Page[Endpoint]:
@@ -303,7 +326,9 @@ def notifier(text: str = "hook", told: Told | None = None) -> FastAPI:
         return Page(items=[delivery(event_id=text, response=text)], next_cursor="AAAAAAAAAAA")
 
     @app.post(f"{one}/deliveries/{{each}}/resend")
-    async def resend_one(request: Request) -> Delivery:
+    async def resend_one(request: Request, each: UUID) -> Delivery:
+        if each == GONE:
+            raise HTTPException(404, "no such delivery")
         await note(request)
         return delivery()
 
@@ -341,38 +366,76 @@ async def test_a_part_that_hangs_does_not_hold_up_the_page():
     assert found == Away("There is no answer within 0.01 seconds.")
 
 
-async def test_a_delivery_is_sent_again_once_however_often_the_form_is_sent():
+async def test_a_delivery_is_sent_again_for_a_reason():
     told = Told()
-    async with signed_in(ops_api(), notifier(told=told)) as browser:
+    async with at_endpoint(told) as browser:
         path = f"/queues/webhooks/{ID}"
-        answer = await browser.post(f"{path}/deliveries/{ID}/resend", page=path, key="k1")
+        answer = await browser.post(f"{path}/deliveries/{ID}/resend", page=path, key="k1", reason="their bug is fixed")
         shown = await browser.get(path)
 
     assert (answer.status_code, answer.headers["location"]) == (303, path)
     assert [(method, where) for method, where, _ in told.requests] == [
-        ("POST", f"/v1/webhook-endpoints/{ID}/deliveries/{ID}/resend")
+        ("POST", f"/v1/webhook-endpoints/{ID}/deliveries/{ID}/resend k1")
+    ]
+    assert told.audited == [
+        (
+            "olga",
+            "webhook_endpoint.resent",
+            f"webhook endpoint {ID}",
+            "their bug is fixed",
+            "model.activated.v1 e1 sent again",
+        )
     ]
     assert "is sent again" in shown.text
 
 
 async def test_many_are_previewed_before_they_are_sent_again():
     told = Told()
-    async with signed_in(ops_api(), notifier(told=told)) as browser:
+    since = "2026-11-29T11:00:00+00:00"
+    async with at_endpoint(told) as browser:
         path = f"/queues/webhooks/{ID}"
         preview = await browser.post(f"{path}/preview", page=path, period="the last hour", all="on")
-        sent = await browser.post(f"{path}/resend", page=path, since="2026-11-29T11:00:00+00:00", all="on", key="k1")
+        sent = await browser.post(f"{path}/resend", page=path, since=since, all="on", key="k1", reason="fixed")
 
     assert "3 deliveries" in preview.text
     assert (preview.status_code, sent.status_code) == (200, 303)
     assert ['"dry_run":true' in body for _, _, body in told.requests] == [True, False]
+    assert [entry[3:] for entry in told.audited] == [("fixed", f"3 deliveries since {since} sent again")]
+
+
+async def test_an_endpoint_is_enabled_for_a_reason():
+    told = Told()
+    async with at_endpoint(told) as browser:
+        path = f"/queues/webhooks/{ID}"
+        without = await browser.post(f"{path}/enable", page=path)
+        answer = await browser.post(f"{path}/enable", page=path, reason="they answer again")
+
+    assert (without.status_code, answer.status_code) == (422, 303)
+    assert [method for method, _, _ in told.requests] == ["PATCH"]
+    assert [entry[1:] for entry in told.audited] == [
+        ("webhook_endpoint.enabled", f"webhook endpoint {ID}", "they answer again", "https://hook")
+    ]
+
+
+async def test_what_the_notifier_refuses_is_said_and_not_audited():
+    told = Told()
+    async with at_endpoint(told) as browser:
+        path = f"/queues/webhooks/{ID}"
+        answer = await browser.post(f"{path}/deliveries/{GONE}/resend", page=path, key="k1", reason="try")
+
+    assert answer.status_code == 409
+    assert "The notifier refuses it" in answer.text
+    assert told.audited == []
 
 
 async def test_a_reader_sees_no_button_and_may_send_nothing():
     told = Told()
-    async with signed_in(ops_api(), notifier(told=told), token=READER) as browser:
+    async with at_endpoint(told, token=READER) as browser:
         path = f"/queues/webhooks/{ID}"
         shown = await browser.get(path)
-        refused = [await browser.post(f"{path}/{what}", page=path) for what in ("enable", "resend", "preview")]
+        refused = [
+            await browser.post(f"{path}/{what}", page=path, reason="x") for what in ("enable", "resend", "preview")
+        ]
 
     main = shown.text.partition("<main")[2].partition("</main>")[0]
     assert "<button" not in main

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from services.notifier.api import create_api as notifier_api
 from services.ops.api import create_api as ops_api
+from services.ops.endpoints.api import endpoints_router
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.processes.api import processes_router
 from services.ops.reconcile.api import reconciliation_router
@@ -43,6 +44,7 @@ def _ops() -> Api:
         replay_routes(_NOTHING, waiting, _NOTHING, watcher),
         reconciliation_router(_NOTHING, _NOTHING, calls_per_minute=1),
         subscription_router(_NOTHING, _NOTHING),
+        endpoints_router(_NOTHING, _NOTHING),
         processes_router(_NOTHING),
         sign_in_router(_NOTHING),
         tokens=(),

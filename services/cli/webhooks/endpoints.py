@@ -27,7 +27,8 @@ ENDPOINTS: Final[Sequence[Column[EndpointView]]] = (
     Column("url", lambda each: each.url, 2),
     Column("events", lambda each: ", ".join(each.events), 3),
     Column("failing since", lambda each: each.failing_since, 4),
-    Column("last success", lambda each: each.last_success_at, 6),
+    Column("failed attempts", lambda each: each.failed_attempts, 6),
+    Column("last success", lambda each: each.last_success_at, 7),
     Column("description", lambda each: each.description, 5, is_prose=True),
 )
 DELIVERIES: Final[Sequence[Column[DeliveryView]]] = (

@@ -74,6 +74,7 @@ _NOTE_FAILURE: Final = """
     WITH old AS (SELECT id, status FROM notifier.endpoints WHERE id = $1 FOR NO KEY UPDATE)
     UPDATE notifier.endpoints p SET
         failing_since = coalesce(p.failing_since, $2),
+        failed_attempts = CASE WHEN p.failing_since IS NULL THEN 1 ELSE p.failed_attempts + 1 END,
         not_before    = greatest(p.not_before, $3),
         status        = CASE
             WHEN p.status <> 'enabled' THEN p.status

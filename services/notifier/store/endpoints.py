@@ -15,6 +15,7 @@ from shared.runtime.postgres import Connection, Record
 
 _VIEW: Final = """
     SELECT number, id, url, events, description, created_at, status, status_at, failing_since, last_success_at,
+           CASE WHEN failing_since IS NULL THEN 0 ELSE failed_attempts END AS failed_attempts,
            CASE WHEN old_until > clock_timestamp() THEN old_until END AS old_secret_until
     FROM notifier.endpoints
 """

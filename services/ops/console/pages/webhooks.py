@@ -23,10 +23,10 @@ from services.ops.console.views.webhooks import (
     Delivery,
     Endpoint,
     Preview,
-    Resent,
     delivery_row,
     filters,
 )
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 
 _PAGE: Final = "50"
@@ -55,7 +55,7 @@ class _Screen:
     async def resend_one(self, request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
             path = f"{_api_path(request)}/deliveries/{request.path_params['delivery']}/resend"
-            sent = await apis.notifier.post(Delivery, path, key=form.text("key"))
+            sent = await apis.ops.post(DeliveryResent, path, _because(form), key=form.text("key"))
             return Done(_page_path(request), f"The delivery of {sent.event} is sent again.")
 
         return await self._console.write(request, work)
@@ -66,12 +66,13 @@ class _Screen:
         since = self._console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
         wanted = Form(("since", since.isoformat()), ("all", form.text("all")))
         body = {**_body(wanted), "dry_run": True}
-        found = await self._console.apis(request).notifier.post(Resent, f"{_api_path(request)}/resend", body)
+        found = await self._console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
         return await self._show(request, preview=Preview(found.deliveries, since, form.text("all")))
 
     async def resend(self, request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
-            sent = await apis.notifier.post(Resent, f"{_api_path(request)}/resend", _body(form), key=form.text("key"))
+            body = {**_body(form), **_because(form)}
+            sent = await apis.ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.text("key"))
             said = "1 delivery is" if sent.deliveries == 1 else f"{sent.deliveries} deliveries are"
             return Done(_page_path(request), f"{said} sent again.")
 
@@ -81,8 +82,8 @@ class _Screen:
         return await self._console.write(request, work, again=again)
 
     async def enable(self, request: Request) -> Response:
-        async def work(apis: Apis, _: Form) -> Done:
-            await apis.notifier.ask("PATCH", _api_path(request), body={"status": "enabled"})
+        async def work(apis: Apis, form: Form) -> Done:
+            await apis.ops.post(EndpointEnabled, f"{_api_path(request)}/enable", _because(form))
             return Done(_page_path(request), "The endpoint is enabled. Its waiting deliveries go on.")
 
         return await self._console.write(request, work)
@@ -125,3 +126,7 @@ def _page_path(request: Request) -> str:
 
 def _body(form: Form) -> dict[str, JsonValue]:
     return {"since": form.text("since"), "all": form.text("all") == "on"}
+
+
+def _because(form: Form) -> dict[str, JsonValue]:
+    return {"reason": form.text("reason")}

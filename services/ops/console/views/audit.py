@@ -18,6 +18,8 @@ _FIELD: Final = re.compile(rf"({_FIELDS}) (.*?)(?=, (?:{_FIELDS}) |$)", re.DOTAL
 _KINDS: Final = {
     "started": "info",
     "resumed": "info",
+    "enabled": "info",
+    "resent": "info",
     "done": "good",
     "restored": "info",
     "dropped": "quiet",
@@ -55,6 +57,7 @@ def target_address(target: str) -> str | None:
     for begin, form, path in (
         ("dead letter ", _NUMBER, "/dead-letters/"),
         ("replay ", _UUID, "/replays/"),
+        ("webhook endpoint ", _UUID, "/queues/webhooks/"),
         ("user ", None, "/users/"),
         ("training ", None, "/trainings/"),
     ):

@@ -39,6 +39,7 @@ class Endpoint(BaseModel):
     status: str
     status_at: datetime
     failing_since: datetime | None
+    failed_attempts: int
     last_success_at: datetime | None
 
 
@@ -55,12 +56,6 @@ class Delivery(BaseModel):
     response_status: int | None
     response: str | None
     took_ms: int | None
-
-
-class Resent(BaseModel):
-    """How many deliveries are sent again, or would be."""
-
-    deliveries: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,92 @@
+"""The operators' routes for webhook endpoints; each change is in the audit. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import JsonValue
+
+from services.ops.endpoints.views import (
+    ChangeEndpoint,
+    DeliveriesResent,
+    DeliveryResent,
+    EndpointEnabled,
+    EndpointRefused,
+    ResendDeliveries,
+)
+from shared.runtime.description import raises
+from shared.runtime.http import Asker, Key
+from shared.runtime.tokens import Caller
+
+
+class Endpoints(Protocol):
+    """The notifier's endpoints."""
+
+    async def enable(self, endpoint: UUID) -> EndpointEnabled: ...
+
+    async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent: ...
+
+    async def resend_one(self, endpoint: UUID, delivery: UUID, key: str | None) -> DeliveryResent: ...
+
+
+class Audit(Protocol):
+    """The audit."""
+
+    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None: ...
+
+
+def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
+    """The routes, to be put below ``/v1``."""
+    router = APIRouter()
+    routes = _Routes(endpoints, audit)
+    one = "/webhook-endpoints/{endpoint_id}"
+    for path, operation in (
+        (f"{one}/enable", routes.enable_endpoint),
+        (f"{one}/resend", routes.resend_deliveries),
+        (f"{one}/deliveries/{{delivery_id}}/resend", routes.resend_delivery),
+    ):
+        router.add_api_route(path, operation, methods=["POST"], tags=["webhook endpoints"])
+    return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Routes:
+    endpoints: Endpoints
+    audit: Audit
+
+    @raises(EndpointRefused)
+    async def enable_endpoint(self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker) -> EndpointEnabled:
+        """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
+        enabled = await self.endpoints.enable(endpoint_id)
+        await self._note(asker, "enabled", endpoint_id, body, enabled.url)
+        return enabled
+
+    @raises(EndpointRefused)
+    async def resend_deliveries(
+        self, endpoint_id: UUID, body: ResendDeliveries, asker: Asker, key: Key = None
+    ) -> DeliveriesResent:
+        """Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered."""
+        wanted = body.model_dump(mode="json", exclude={"reason"})
+        sent = await self.endpoints.resend(endpoint_id, wanted, key)
+        which = "deliveries" if body.all else "failed deliveries"
+        outcome = f"{sent.deliveries} {which} since {body.since.isoformat()} sent again"
+        await self._note(asker, "resent", endpoint_id, body, outcome)
+        return sent
+
+    @raises(EndpointRefused)
+    async def resend_delivery(
+        self, endpoint_id: UUID, delivery_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
+    ) -> DeliveryResent:
+        """Deliver an event again, with the same `webhook-id`, whatever came of it so far."""
+        sent = await self.endpoints.resend_one(endpoint_id, delivery_id, key)
+        await self._note(asker, "resent", endpoint_id, body, f"{sent.event} {sent.event_id} sent again")
+        return sent
+
+    async def _note(self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, outcome: str) -> None:
+        await self.audit.audit(
+            asker.name, f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}", because.reason, outcome
+        )

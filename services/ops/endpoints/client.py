@@ -1,0 +1,74 @@
+"""Client of the notifier: changes webhook endpoints. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final, Self, TypeVar
+from uuid import UUID
+
+import httpx
+from pydantic import BaseModel, JsonValue
+
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled, EndpointRefused
+from shared.contract.answers import said_in
+from shared.runtime.client import HttpClient, ServiceDown, read
+from shared.runtime.tokens import Token
+
+M = TypeVar("M", bound=BaseModel)
+
+_SECONDS: Final = 30.0
+_LIMIT_BYTES: Final = 1024 * 1024
+
+
+class Endpoints:
+    """The notifier's endpoints, as an async context manager. Every method raises `ServiceDown` if it is away."""
+
+    def __init__(self, url: str, token: Token, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._http = HttpClient(f"{url}/v1/webhook-endpoints", token=token.secret, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.__aexit__()
+
+    async def enable(self, endpoint: UUID) -> EndpointEnabled:
+        """Let the deliveries of an endpoint go on."""
+        return await self._ask(EndpointEnabled, "PATCH", f"/{endpoint}", {"status": "enabled"})
+
+    async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent:
+        """Send the *wanted* deliveries of an endpoint again, once for each *key*."""
+        return await self._ask(DeliveriesResent, "POST", f"/{endpoint}/resend", wanted, key)
+
+    async def resend_one(self, endpoint: UUID, delivery: UUID, key: str | None) -> DeliveryResent:
+        """Send one delivery again, once for each *key*."""
+        return await self._ask(DeliveryResent, "POST", f"/{endpoint}/deliveries/{delivery}/resend", None, key)
+
+    async def _ask(
+        self, kind: type[M], method: str, path: str, body: Mapping[str, JsonValue] | None, key: str | None = None
+    ) -> M:
+        """
+        Return the answer to a change.
+
+        Raises:
+            EndpointRefused: if the notifier refuses it.
+
+        """
+        response = await self._http.request(
+            method,
+            path,
+            body=body,
+            headers={"Idempotency-Key": key},
+            seconds=_SECONDS,
+            deadline_seconds=_SECONDS,
+            limit_bytes=_LIMIT_BYTES,
+        )
+        if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise ServiceDown(
+                f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of the notifier"
+            )
+        if response.is_client_error:
+            raise EndpointRefused(f"the notifier refuses it: {said_in(response.content)}")
+        return read(kind, response)

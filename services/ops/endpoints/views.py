@@ -1,0 +1,56 @@
+"""Requests and answers of the operators' routes for webhook endpoints. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from services.ops.letters.views import Reason
+from shared.contract.answers import Flag, Moment
+from shared.contract.errors import PermanentError
+
+
+class EndpointRefused(PermanentError):
+    """The notifier refuses a change of a webhook endpoint, and says why."""
+
+    code = "endpoint_refused"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChangeEndpoint(_Body):
+    """Why an endpoint is changed, or a delivery sent again."""
+
+    reason: Reason
+
+
+class ResendDeliveries(ChangeEndpoint):
+    """Which deliveries of an endpoint to send again, and why."""
+
+    #: Those of events from this time on.
+    since: Moment
+    #: False: only those that failed. True: also those that were delivered.
+    all: Flag = False
+
+
+class EndpointEnabled(BaseModel):
+    """An endpoint whose deliveries go on."""
+
+    url: str
+    status_at: datetime
+
+
+class DeliveryResent(BaseModel):
+    """A delivery that is sent again."""
+
+    event: str
+    event_id: str
+
+
+class DeliveriesResent(BaseModel):
+    """How many deliveries are sent again."""
+
+    deliveries: int
