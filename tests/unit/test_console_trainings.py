@@ -17,7 +17,6 @@ from services.ops.console.views.trainings import (
     may_retry,
     progress_of,
     read_moment,
-    short,
     took,
     user_path,
     why,
@@ -299,8 +298,3 @@ def test_an_address_holds_only_the_filters_that_are_given():
 )
 def test_a_time_in_an_address_is_utc_unless_it_says_otherwise(text, moment):
     assert read_moment(text) == moment
-
-
-def test_a_short_model_still_tells_two_versions_apart():
-    assert short(MODEL) == "acme/ada:5c5c5c5c5c…"
-    assert short(None) == "no model"

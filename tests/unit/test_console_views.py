@@ -150,8 +150,9 @@ def test_when_nothing_is_wrong_the_page_says_so():
         ({"reconciliation": a_reconciliation(lost=True)}, "bad", "Webhooks do not arrive"),
         ({"processes": processes(a_process(state="away"))}, "bad", "extractor needs attention"),
         ({"processes": processes(a_process(state="limited"))}, "warn", "extractor needs attention"),
-        ({"queues": queues(paused="Replicate answers 503")}, "bad", "modelswap.extractor is paused, 412 wait"),
-        ({"queues": queues(problem="no consumer")}, "warn", "modelswap.extractor is held up, 412 wait"),
+        ({"queues": queues(paused="Replicate answers 503")}, "bad", "modelswap.extractor: paused, 412 wait"),
+        ({"queues": queues(problem="the oldest is old")}, "warn", "modelswap.extractor: stuck, 412 wait"),
+        ({"queues": queues(problem="412 wait", consumers=0)}, "bad", "modelswap.extractor: no consumer, 412 wait"),
         ({"away": {"state": "http://state does not answer"}}, "bad", "services.state cannot be asked"),
     ],
 )
@@ -352,6 +353,13 @@ def test_durations_have_two_units_at_most(seconds, said):
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "now"), (75, "1 min ago"), (-75, "in 1 min"), (9e5, "10 d ago")])
 def test_ages_are_told_in_one_unit(seconds, said):
     assert formats.ago(seconds) == said
+
+
+def test_models_are_shortened_the_same_everywhere_in_a_text():
+    model = f"acme/ada:{'5c' * 32}"
+
+    assert formats.short_models(model) == "acme/ada:5c5c5c5c5c5c…"
+    assert formats.short_models(f"{model} and {model}0") == f"acme/ada:5c5c5c5c5c5c… and {model}0"
 
 
 def test_characters_that_hide_or_turn_text_are_shown_as_escapes():

@@ -34,7 +34,6 @@ from services.ops.console.views.trainings import (
     minutes,
     progress_of,
     read_moment,
-    short,
     took,
     training_path,
     user_path,
@@ -50,7 +49,6 @@ _DELIVERIES: Final = "20"
 _OUTPUT_CHARACTERS: Final = 20_000
 #: What the templates of these screens call.
 HELPERS: Final[dict[str, Any]] = {
-    "short": short,
     "user_path": user_path,
     "list_path": list_path,
     "progress_of": progress_of,

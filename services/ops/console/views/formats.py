@@ -20,7 +20,6 @@ _DAY: Final = 24 * _HOUR
 _PRECISE: Final = 10
 _KILO: Final = 1024
 _LEAST_PERCENT: Final = 0.1
-_VERSION_DIGITS: Final = 8
 _HIDDEN: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
@@ -101,12 +100,6 @@ def size(count: int) -> str:
     return f"{amount:.1f} GiB"
 
 
-def short_model(reference: str, *, digits: int = _VERSION_DIGITS) -> str:
-    """Return ``owner/name:version`` with the first *digits* of its version."""
-    name, colon, version = reference.partition(":")
-    return f"{name}{colon}{version[:digits]}…" if len(version) > digits else reference
-
-
 def visible(value: object) -> object:
     """
     Return *value* with its control characters, and those that turn the direction of writing, as escapes.
@@ -160,7 +153,6 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "number": number,
     "size": size,
     "shape": shape,
-    "short_model": short_model,
     "literal": literal,
     "short_models": short_models,
 }

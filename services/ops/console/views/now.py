@@ -20,7 +20,7 @@ from services.ops.console.answers import (
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number, roughly
 from services.ops.console.views.missed import missed
-from services.ops.console.views.queues import PROCESS_BADGES
+from services.ops.console.views.queues import PROCESS_BADGES, queue_rows
 from services.ops.console.views.trainings import progress_of, training_path, user_path
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, ProcessView, Queues
@@ -230,12 +230,10 @@ def _of_processes(processes: Sequence[ProcessView]) -> Iterator[Concern]:
 
 
 def _of_queues(queues: Queues | None) -> Iterator[Concern]:
-    for each in queues.queues if queues else ():
-        waiting = f", {number(each.ready)} wait" if each.ready else ""
-        if each.paused is not None:
-            yield Concern("bad", f"{each.name} is paused{waiting}", each.paused, "/queues")
-        elif each.problem is not None:
-            yield Concern("warn", f"{each.name} is held up{waiting}", each.problem, "/queues")
+    for row in queue_rows(queues) if queues else ():
+        if row.kind in ("bad", "warn"):
+            waiting = f", {number(row.queue.ready)} wait" if row.queue.ready else ""
+            yield Concern(row.kind, f"{row.queue.name}: {row.word}{waiting}", row.why, "/queues")
 
 
 def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> Iterator[Concern]:

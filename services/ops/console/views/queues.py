@@ -118,7 +118,7 @@ def queues_page(
 ) -> QueuesPage:
     """Return what the page shows; *reconciliation* is None if it could not be asked."""
     process_rows = [_process(each) for each in processes.processes]
-    consumed = [_queue(each) for each in queues.queues if each.kind not in (QueueKind.DELAY, QueueKind.LOG)]
+    consumed = queue_rows(queues)
     subscription_rows = [_subscription(each) for each in subscriptions]
     endpoint_rows = [_endpoint_row(each) for each in endpoints]
     concerns = [
@@ -156,9 +156,10 @@ def _process(process: ProcessView) -> ProcessRow:
     return ProcessRow(process, kind, word, passed)
 
 
-def _queue(queue: QueueView) -> QueueRow:
-    kind, word, why = _state(queue)
-    return QueueRow(queue, queue.name.removeprefix(_PREFIX), kind, word, why)
+def queue_rows(queues: Queues) -> list[QueueRow]:
+    """Return the queues that a process consumes, each judged: the same on every screen."""
+    consumed = [each for each in queues.queues if each.kind not in (QueueKind.DELAY, QueueKind.LOG)]
+    return [QueueRow(each, each.name.removeprefix(_PREFIX), *_state(each)) for each in consumed]
 
 
 def _state(queue: QueueView) -> tuple[str, str, str]:

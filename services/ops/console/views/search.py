@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.ops.console.answers import HitAnswer, SearchAnswer
-from services.ops.console.views.formats import short_model
+from services.ops.console.views.formats import short_models
 from services.ops.console.views.trainings import training_path, user_path
 
 _MODEL: Final = "model"
@@ -40,11 +40,11 @@ def page_of(text: str, found: Sequence[Hit], *, is_complete: bool) -> str | None
 
 def _hit(hit: HitAnswer) -> Hit:
     if hit.kind == _USER:
-        detail = f"current model {short_model(hit.reference)}" if hit.reference else "no model yet"
+        detail = f"current model {short_models(hit.reference)}" if hit.reference else "no model yet"
         return Hit(hit.kind, hit.name, user_path(hit.name), detail=detail)
     if hit.kind == _MODEL:
         if hit.user_id is None:
             return Hit(hit.kind, hit.name, None, detail="several users train to it")
         return Hit(hit.kind, hit.name, user_path(hit.user_id), detail=f"of user {hit.user_id}")
-    detail = f"of user {hit.user_id}" + (f", model {short_model(hit.reference)}" if hit.reference else "")
+    detail = f"of user {hit.user_id}" + (f", model {short_models(hit.reference)}" if hit.reference else "")
     return Hit(hit.kind, hit.name, training_path(hit.name), hit.stage, detail)

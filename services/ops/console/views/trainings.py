@@ -11,11 +11,9 @@ from urllib.parse import quote, urlencode
 
 from services.ops.console.answers import RETRYABLE, ChangeAnswer, ModelAnswer, TrainingAnswer
 from services.ops.console.views.filters import address
-from services.ops.console.views.formats import duration, number, short_model
+from services.ops.console.views.formats import duration, number
 
 _NO_MODEL: Final = "no model"
-#: Characters of a version that tell two apart at a glance.
-_SHORT: Final = 10
 #: Ending characters of a time in an address: minutes are enough.
 _MINUTES: Final = "%Y-%m-%dT%H:%M"
 #: The reason that state writes for a swap by a replay.
@@ -74,13 +72,6 @@ def user_path(user_id: str, **query: str | None) -> str:
 def list_path(filters: Mapping[str, str], **changed: str | None) -> str:
     """Return the address of the list of trainings with *filters*, some of them *changed*."""
     return address("/trainings", filters, changed)
-
-
-def short(reference: str | None) -> str:
-    """Return a model with the beginning of its version; its whole name belongs beside it."""
-    if reference is None:
-        return _NO_MODEL
-    return short_model(reference, digits=_SHORT)
 
 
 def may_retry(training: TrainingAnswer) -> bool:
