@@ -34,7 +34,7 @@ from shared.runtime.postgres import Connection, connect, connect_pool
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DESTINATION = ModelName("acme", "ada")
 #: In the parameters of the statement that writes a batch, and of no other.
-BATCH = b'"ref": "'
+BATCH = b'"ref":"'
 
 
 def model_of(training_id: str, destination: ModelName = DESTINATION) -> ModelRef:

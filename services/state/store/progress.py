@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Final
+
+from pydantic_core import to_json
 
 from services.state.estimate import latest
 from services.state.store.session import Session
@@ -72,7 +72,7 @@ class ProgressReports(Session):
             DependencyDown: if Postgres is away.
 
         """
-        rows = json.dumps([asdict(report) for report in latest(envelopes)], default=str)
+        rows = to_json(latest(envelopes)).decode()
 
         async def work(connection: Connection) -> None:
             # Progress may be lost: the next report repeats it, so this does not wait for the disk.

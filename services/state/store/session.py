@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 from uuid import UUID
+
+from pydantic_core import to_json
 
 from services.state.changes import OutboxEvent, Training
 from services.state.registration import UserDeleted
@@ -101,7 +102,7 @@ async def take_key(
 
 def outbox_rows(events: Iterable[OutboxEvent]) -> str:
     """Return the rows of `INSERT_OUTBOX`: messages exactly as the relay will publish them."""
-    return json.dumps([_outbox_row(each) for each in events])
+    return to_json([_outbox_row(each) for each in events]).decode()
 
 
 def _outbox_row(each: OutboxEvent) -> Mapping[str, Any]:

@@ -9,12 +9,12 @@ decided without a lock are written only for users whose row still has the versio
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import structlog
+from pydantic_core import to_json
 
 from services.state.changes import Applied, Changes, Swap
 from services.state.store.session import INSERT_OUTBOX, outbox_rows
@@ -177,4 +177,4 @@ def _rows(items: Iterable[Any]) -> str:
         }
         for item in items
     ]
-    return json.dumps(rows, default=str)
+    return to_json(rows).decode()
