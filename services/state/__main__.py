@@ -82,7 +82,8 @@ async def _run(
             can_wait=[TrainingSucceeded],
         )
 
-    facts, progress = consumer(STATE_QUEUE, handle, 64), consumer(PROGRESS_QUEUE, handle_progress, 200)
+    # Under load, both events of a training are mostly in one batch if that is large: its row is then written once.
+    facts, progress = consumer(STATE_QUEUE, handle, 256), consumer(PROGRESS_QUEUE, handle_progress, 200)
 
     relay = Relay(store, publish_to(publisher, plan))
     events_log = EventsLog(
