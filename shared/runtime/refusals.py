@@ -45,3 +45,4 @@ HEAD_TOO_LARGE: Final = Refusal(
 )
 TOO_MANY_CONNECTIONS: Final = Refusal(503, "too-many-connections", "too many connections are open: try again later")
 OVERLOADED: Final = Refusal(503, "overloaded", "too many requests are worked on: try again in a moment")
+REFUSALS: Final = (BAD_REQUEST, TIMEOUT, URL_TOO_LONG, HEAD_TOO_LARGE, TOO_MANY_CONNECTIONS, OVERLOADED)

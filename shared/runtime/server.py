@@ -35,6 +35,7 @@ from shared.runtime.refusals import (
     MAX_HEADERS,
     MAX_URL_BYTES,
     OVERLOADED,
+    REFUSALS,
     TIMEOUT,
     TOO_MANY_CONNECTIONS,
     URL_TOO_LONG,
@@ -47,6 +48,8 @@ log = structlog.get_logger()
 _MAX_PIPELINED: Final = 8
 #: Answered even under overload, so that an orchestrator does not restart a busy process.
 _HEALTH: Final = frozenset({b"/livez", b"/healthz", b"/readyz", b"/metrics"})
+#: A connection that is closed without an answer is counted as this.
+_DROPPED: Final = "dropped"
 #: How long a client that is refused may take to read the answer.
 _LINGER_SECONDS: Final = 1.0
 _DESCRIPTORS: Final = 4096
@@ -63,6 +66,8 @@ class Server(uvicorn.Server):
         most = min(limits.connections, _raise_descriptors() - _OTHER_DESCRIPTORS)
         requests = limits.requests * most // limits.connections
         self.connections = Connections(replace(limits, connections=most, requests=requests))
+        for kind in (_DROPPED, *(each.kind for each in REFUSALS)):
+            telemetry.refused_connections.labels(kind)
         super().__init__(_Config(app, self.connections, drain_seconds))
 
     @contextlib.contextmanager
@@ -231,7 +236,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def drop(self) -> None:
         """Close at once, without an answer."""
         if self._state is not _State.REFUSED:
-            self._count("dropped")
+            self._count(_DROPPED)
         self._state = _State.REFUSED
         self._leave_application()
         self.transport.abort()
