@@ -30,13 +30,13 @@ from shared.runtime.clock import now
 from shared.runtime.logs import log_fact
 from shared.runtime.periodic import run_periodically
 from shared.runtime.postgres import Conflict
+from shared.runtime.session_lock import STAND_BY_SECONDS
 from shared.runtime.waiting import Stopped, unless_stopped
 
 log = structlog.get_logger()
 
-#: How often another process's lock is tried, and our own kept.
-_STAND_BY_SECONDS: Final = 2.0
-_PING_SECONDS: Final = 5.0
+#: How often a reader without events checks that it still has the lock.
+_CHECK_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.5
 #: The last event that was handled is in the log, so RabbitMQ sends it at once.
 _SILENT_SECONDS: Final = 10.0
@@ -54,7 +54,7 @@ class Turn(Protocol):
 
     async def store(self, events: Sequence[StoredEvent], position: Position, gap: str | None) -> None: ...
 
-    async def ping(self) -> None: ...
+    async def check(self) -> None: ...
 
 
 class Store(Protocol):
@@ -118,7 +118,7 @@ class Reader:
         async with self._store.turn() as turn:
             if turn is not None:
                 await self._read(turn)
-        return _STAND_BY_SECONDS
+        return STAND_BY_SECONDS
 
     async def _read(self, turn: Turn) -> NoReturn:
         """Read from the last event on, for ever."""
@@ -158,8 +158,8 @@ class Reader:
 
     async def _next(self, turn: Turn, events: OpenLog) -> Sequence[Delivery]:
         self._trouble = None
-        while not (batch := await events.take(_PING_SECONDS)):
-            await turn.ping()
+        while not (batch := await events.take(_CHECK_SECONDS)):
+            await turn.check()
         return batch
 
     async def _keep(self, turn: Turn, batch: Sequence[Delivery], gap: str | None) -> None:

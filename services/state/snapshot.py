@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
 #: How long before the start of a snapshot the next one begins. A change gets its time when it is written, and is seen
-#: once it is committed. The limits of state's sessions (`shared.runtime.postgres`: 5 s for a statement, 15 s between
+#: once it is committed. The limits of state's sessions (`shared.runtime.postgres`: 5 s for a statement, 7 s between
 #: two) allow a minute and a half between the two at most. The rest covers clocks that differ after a failover.
 OVERLAP: Final = timedelta(minutes=5)
 #: Two times in microseconds, and the bytes of a user's id, in hexadecimal; every text that matches is a position.

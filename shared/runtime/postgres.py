@@ -44,7 +44,9 @@ _IDLE_SECONDS: Final = 60.0
 _SESSION: Final = {
     "statement_timeout": "5000",
     "lock_timeout": "3000",
-    "idle_in_transaction_session_timeout": "15000",
+    # Longer than the relay waits for the broker's confirms. A process that is frozen in a transaction holds its locks,
+    # and so delays the others, for as long.
+    "idle_in_transaction_session_timeout": "7000",
     "timezone": "UTC",
     # Compiling costs more than running our statements.
     "jit": "off",

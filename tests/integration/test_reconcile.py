@@ -520,6 +520,17 @@ async def test_one_process_works_at_a_time(store: Store):
     assert (*both, third) == (True, False, True)
 
 
+async def test_of_two_processes_one_does_a_round(store: Store):
+    first, second = Scene(store), Scene(store)
+
+    await first.reconciler._alone()
+    done = await store.last_round()
+    await second.reconciler._alone()
+
+    assert done.last_success_at is not None
+    assert await store.last_round() == done
+
+
 async def test_a_round_that_fails_lets_the_next_process_work(store: Store):
     with contextlib.suppress(ValueError):
         async with store.alone():

@@ -143,7 +143,7 @@ async def test_every_session_acts_in_the_role_and_has_its_limits(pool):
         await connection.execute("RESET ALL")
     again = await in_transaction(pool, ask)
 
-    assert first == again == [ROLE, "5s", "3s", "15s", "UTC"]
+    assert first == again == [ROLE, "5s", "3s", "7s", "UTC"]
 
 
 async def test_a_plan_that_a_migration_made_stale_is_made_anew(pool, database_url):

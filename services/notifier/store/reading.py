@@ -11,16 +11,8 @@ from services.notifier.message import StoredEvent
 from services.notifier.position import Position
 from services.notifier.store.deliveries import add_events
 from services.notifier.store.session import Session
-from shared.runtime.postgres import Connection, acquired, translated_errors
+from shared.runtime.session_lock import SessionLock, session_lock
 
-# A lock of the session. Postgres releases it when the process dies, or is silent for a while: a reader pings.
-_TRY_LOCK: Final = "SELECT pg_try_advisory_lock(hashtextextended('notifier.events_log', 0))"
-_BEGIN: Final = "SELECT set_config('idle_session_timeout', '30s', false)"
-_UNLOCK: Final = """
-    SELECT pg_advisory_unlock(hashtextextended('notifier.events_log', 0)),
-           set_config('idle_session_timeout', '0', false)
-"""
-_PING: Final = "SELECT true"
 _POSITION: Final = """SELECT published_at, "offset", fingerprint FROM notifier.position WHERE only_one"""
 # If a crash takes the last of them, it takes their deliveries too, and they are read again. So this does not wait for
 # the disk.
@@ -35,33 +27,32 @@ _LATE_GAP: Final = "SELECT gap FROM notifier.position WHERE gap_at > clock_times
 
 
 class Turn:
-    """The right to read: on the connection that holds the lock, so that nothing is stored without it."""
+    """The right to read: in the session that holds the lock, so that nothing is stored without it."""
 
-    def __init__(self, connection: Connection, changed: asyncio.Event) -> None:
-        self._connection = connection
+    def __init__(self, lock: SessionLock, changed: asyncio.Event) -> None:
+        self._lock = lock
         self._changed = changed
 
     async def position(self) -> Position:
         """Return the last event that was stored."""
-        with translated_errors(self._connection):
-            row = await self._connection.fetchrow(_POSITION)
+        async with self._lock.session() as connection:
+            row = await connection.fetchrow(_POSITION)
         assert row is not None  # noqa: S101 (the migration made it)
         return Position(row["published_at"], row["offset"], row["fingerprint"])
 
     async def store(self, events: Sequence[StoredEvent], position: Position, gap: str | None) -> None:
         """Store *events* as `Deliveries.add` does, the new *position*, and the *gap* before them if there is one."""
-        with translated_errors(self._connection):
-            async with self._connection.transaction():
-                if events:
-                    await add_events(self._connection, events)
-                at = (position.time, position.offset, position.fingerprint)
-                await self._connection.execute(_MOVE, *at, gap)
+        async with self._lock.session() as connection, connection.transaction():
+            if events:
+                await add_events(connection, events)
+            at = (position.time, position.offset, position.fingerprint)
+            await connection.execute(_MOVE, *at, gap)
         self._changed.set()
 
-    async def ping(self) -> None:
-        """Keep the lock; raise DependencyDown if it is lost."""
-        with translated_errors(self._connection):
-            await self._connection.execute(_PING)
+    async def check(self) -> None:
+        """Raise DependencyDown if the lock is lost."""
+        async with self._lock.session() as connection:
+            await connection.execute("SELECT true")
 
 
 class Reading(Session):
@@ -70,15 +61,8 @@ class Reading(Session):
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Turn | None]:
         """Hold the lock of the one process that reads; None if another one has it."""
-        async with acquired(self._pool) as connection:
-            if not await connection.fetchval(_TRY_LOCK):
-                yield None
-                return
-            try:
-                await connection.execute(_BEGIN)
-                yield Turn(connection, self.changed)
-            finally:
-                await connection.execute(_UNLOCK)
+        async with session_lock(self._pool, "notifier.events_log") as lock:
+            yield None if lock is None else Turn(lock, self.changed)
 
     async def late_gap(self) -> str | None:
         """Return the last gap, if it was less than a day ago."""

@@ -13,7 +13,7 @@ import structlog
 
 from services.ops.reconcile.plan import Fetch, GiveUp, Identify, NeverStarted, Report, RetryExtraction, Step, Wait
 from services.ops.reconcile.trainings import Limits, Memory, Stage, Unfinished, after_report, next_check
-from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome
+from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, RoundView
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import Event, ExtractionFailed, TrainingFailed
 from shared.contract.identity import TrainingId
@@ -76,6 +76,8 @@ class Store(Protocol):
     async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None: ...
 
     async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None: ...
+
+    async def last_round(self) -> RoundView: ...
 
     async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
 

@@ -3,7 +3,8 @@ The reconciler: finds the end of trainings whose webhooks never came, for as lon
 
 A round reads the trainings that have not ended for state; if some are overdue, it reads Replicate's list, and asks for
 single trainings that the list does not show. An end is published as the receiver would have done it, so if both do,
-the fact has one effect. One process works at a time, and what it did is kept in Postgres.
+the fact has one effect. One process works at a time, and what it did is kept in Postgres; another one takes over a
+round that it cannot end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -36,12 +37,13 @@ from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.periodic import run_periodically
+from shared.runtime.session_lock import STAND_BY_SECONDS
 
 log = structlog.get_logger()
 
 #: Replicate's list is read with this share of the calls at most: the others are for single trainings.
 _LISTS_SHARE: Final = 0.5
-#: Postgres ends a round that takes longer.
+#: A round that takes longer is ended.
 _LONGEST_ROUND_SECONDS: Final = 240.0
 _WARN_EVERY_SECONDS: Final = 600.0
 _TROUBLE_LIMIT: Final = 1000
@@ -88,14 +90,19 @@ class Reconciler:
         return self._trouble
 
     async def _alone(self) -> float:
-        """Do one round if no other process does; return the seconds until the next."""
+        """Do one round if one is due and no other process does it; return the seconds until the next try."""
         try:
             async with asyncio.timeout(_LONGEST_ROUND_SECONDS), self._store.alone() as is_alone:
-                if is_alone:
+                if is_alone and await self._is_due():
                     await self.round(now())
         except TimeoutError as error:
             raise DependencyDown("a round took too long; the next one goes on", code="round_too_long") from error
-        return self._limits.every.total_seconds()
+        return min(STAND_BY_SECONDS, self._limits.every.total_seconds())
+
+    async def _is_due(self) -> bool:
+        """Did the last round of any process begin long enough ago?"""
+        last = (await self._store.last_round()).last_success_at
+        return last is None or not timedelta() <= now() - last < self._limits.every
 
     async def _report(self, trouble: str | None) -> None:
         self._trouble = trouble

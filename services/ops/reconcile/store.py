@@ -12,19 +12,10 @@ from services.ops.reconcile.plan import MOST_GETS
 from services.ops.reconcile.trainings import Memory, Unfinished
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, RecoveryView, RoundView
 from services.ops.session import ITSELF, Session, audit
-from shared.runtime.postgres import Connection, acquired
+from shared.runtime.postgres import Connection
+from shared.runtime.session_lock import session_lock
 
 _KEEP: Final = timedelta(days=30)
-
-# A lock of the session, so that no transaction is open while Replicate is asked. Postgres releases it when the process
-# dies, or is frozen for longer than any round takes.
-_TRY_LOCK: Final = """
-    SELECT pg_try_advisory_lock(hashtextextended('ops.reconciliation', 0)),
-           set_config('idle_session_timeout', '5min', false)
-"""
-_UNLOCK: Final = """
-    SELECT pg_advisory_unlock(hashtextextended('ops.reconciliation', 0)), set_config('idle_session_timeout', '0', false)
-"""
 
 _RECALL: Final = """
     SELECT ref, looks, absences, gets, asked_at, look_at FROM ops.recoveries WHERE ref = ANY($1::uuid[])
@@ -98,13 +89,8 @@ class Store(Session):
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[bool]:
         """Hold the lock of the one process that reconciles; False if another process has it."""
-        async with acquired(self._pool) as connection:
-            is_alone = bool(await connection.fetchval(_TRY_LOCK))
-            try:
-                yield is_alone
-            finally:
-                if is_alone:
-                    await connection.execute(_UNLOCK)
+        async with session_lock(self._pool, "ops.reconciliation") as lock:
+            yield lock is not None
 
     async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]:
         """Return what was done about these trainings so far, by ref."""

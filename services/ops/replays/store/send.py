@@ -28,7 +28,7 @@ from shared.contract.text import clean
 from shared.runtime.postgres import Connection, acquired
 
 #: Longer than publishing takes. Dead letters that were claimed by a process that died wait as long.
-CLAIM_SECONDS: Final = 15.0
+CLAIM_SECONDS: Final = 7.0
 
 _AT_WORK: Final = """
     SELECT id AS replay_id, status, coalesce(undo_status = 'undoing', false) AS is_undoing, rate_per_second, trouble
