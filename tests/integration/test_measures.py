@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from math import isnan
+from pathlib import Path
 
 import pytest
 
 from services.ops import measures as ops
 from services.state import measures as state
 from services.state.overview import StageCount
-from services.state.rollback import WithdrawalOrder
+from services.state.rollback import RollbackOrder, WithdrawalOrder
 from services.state.store import Store
 from shared.runtime import telemetry
 from shared.runtime.measuring import keep_measuring
 from tests.counts import counted
-from tests.replays import archive_many, opened_repairs, order
-from tests.state import Wire, execute, opened_store, ready, registration, started, succeeded
+from tests.replays import archive_many, opened_repairs, order, rows
+from tests.state import Wire, execute, model_of, opened_store, ready, registration, started, succeeded
 
+RUNBOOK = (Path(__file__).parents[2] / "deploy/runbook.md").read_text()
 WITHOUT_LABELS = (
     telemetry.users_without_model,
     telemetry.outbox_pending,
@@ -81,6 +84,16 @@ async def test_a_user_who_lost_a_model_is_counted(store, database_url):
     await measures.measure()
 
     assert counted(telemetry.users_without_model)[()] == 1
+
+    # As the runbook says.
+    model = model_of("t-dora")
+    lost = RUNBOOK.partition("## A user lost a model")[2].partition("\n## ")[0]
+    (who,) = re.findall(r"```sql\n(.*?)```", lost, re.DOTALL)
+    assert await rows(database_url, who) == [("dora", 1, str(model))]
+    await store.roll_back(RollbackOrder("dora", model, "it was lost", "eve"))
+    await measures.measure()
+    await measures.measure()
+    assert counted(telemetry.users_without_model)[()] == 0
 
 
 async def test_all_users_are_checked_page_by_page(store, database_url):

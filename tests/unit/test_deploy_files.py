@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from prometheus_client import Counter, Gauge
+import yaml
+from prometheus_client import Counter, Gauge, Histogram
 
 from services.ops.reconcile.reconciler import Reconciler
 from services.ops.replays.views import UNDERWAY
@@ -25,6 +26,7 @@ EXAMPLE = (ROOT / "deploy/example.env").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 ALERTS = (ROOT / "deploy/monitoring/alerts.yml").read_text()
+RULES = [rule for group in yaml.safe_load(ALERTS)["groups"] for rule in group["rules"]]
 RUNBOOK = (ROOT / "deploy/runbook.md").read_text()
 README = (ROOT / "README.md").read_text()
 
@@ -198,12 +200,9 @@ def test_make_env_makes_mounted_files_readable(tmp_path) -> None:
 
 
 def test_alerts_watch_what_is_counted() -> None:
-    metrics = [each for each in vars(telemetry).values() if isinstance(each, Counter | Gauge)]
-    counted = {
-        family.name + ("_total" if family.type == "counter" else "")
-        for metric in metrics
-        for family in metric.describe()
-    }
+    metrics = [each for each in vars(telemetry).values() if isinstance(each, Counter | Gauge | Histogram)]
+    ends = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count"]}
+    counted = {family.name + end for metric in metrics for family in metric.describe() for end in ends[family.type]}
 
     watched = set(re.findall(r"\bmodelswap_\w+", ALERTS))
 
@@ -235,6 +234,20 @@ def test_a_consumer_shows_what_it_may_come_to_from_the_beginning() -> None:
     Consumer("", queue="q", service="test", handle=unused, publisher=unused, topology=topology())
 
     assert counted(telemetry.deliveries) == {("q", "handled"): 0, ("q", "retried"): 0, ("q", "dead"): 0}
+
+
+@pytest.mark.parametrize("alert", [rule for rule in RULES if "alert" in rule], ids=lambda rule: rule["alert"])
+def test_an_alert_says_how_urgent_it_is_and_what_to_do(alert) -> None:
+    assert alert["labels"]["severity"] in {"critical", "warning"}
+    assert alert["annotations"]["summary"].endswith(".")
+    assert alert["annotations"]["runbook"].startswith("deploy/runbook.md#")
+
+
+def test_the_promised_minute_is_a_bound_of_its_buckets() -> None:
+    bounds = {sample.labels.get("le") for family in telemetry.swap_seconds.collect() for sample in family.samples}
+
+    assert 'le="60.0"' in ALERTS
+    assert "60.0" in bounds
 
 
 def test_alerts_lead_to_a_place_in_the_runbook() -> None:
