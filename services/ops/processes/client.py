@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Generic, TypeVar
 
 from prometheus_client import generate_latest
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel
 
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView, Source, kind_of
+from services.ops.subscriptions.answers import KNOWN
 from services.ops.subscriptions.arrivals import Arrivals
 from shared.contract.errors import ModelswapError
 from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
@@ -40,16 +41,11 @@ _COLUMNS: Final = (
 _NO_MANAGEMENT: Final = "the rates are not known: MODELSWAP_MANAGEMENT_URL of ops is not set"
 
 
-def _object(value: object) -> object:
-    """Return an object for what RabbitMQ does not know yet, or writes as an empty list."""
-    return value if isinstance(value, dict) else {}
-
-
 class _Rate(BaseModel):
     rate: float | None = None
 
 
-_Details = Annotated[_Rate, BeforeValidator(_object)]
+_Details = Annotated[_Rate, KNOWN]
 
 
 class _Stats(BaseModel):
@@ -66,7 +62,7 @@ class _Counts(BaseModel):
     messages_ready: int | None = None
     messages_unacknowledged: int | None = None
     consumers: int | None = None
-    message_stats: Annotated[_Stats, BeforeValidator(_object)] = _Stats()
+    message_stats: Annotated[_Stats, KNOWN] = _Stats()
 
 
 class _Page(BaseModel):

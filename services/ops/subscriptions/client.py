@@ -6,12 +6,21 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Final
 
-from pydantic import BaseModel, BeforeValidator, Field, JsonValue, RootModel
+from pydantic import JsonValue
 
+from services.ops.subscriptions.answers import (
+    Binding,
+    Bindings,
+    BoundAnswer,
+    PageAnswer,
+    PoliciesAnswer,
+    Q,
+    QueueAnswer,
+)
 from services.ops.subscriptions.arrivals import Arrivals
-from services.ops.subscriptions.blocking import BoundQueue, why_blocking
+from services.ops.subscriptions.blocking import why_blocking
 from services.ops.subscriptions.plan import (
     OVERFLOW,
     OVERFLOW_LENGTH,
@@ -40,8 +49,6 @@ from shared.runtime.addresses import with_login, without_parameters
 from shared.runtime.clock import now
 from shared.runtime.management import Management
 
-Q = TypeVar("Q", bound=BaseModel)
-
 _PASSWORD_BYTES: Final = 24
 #: The largest page of the management API.
 _PAGE: Final = 500
@@ -50,76 +57,6 @@ _MOST_PAGES: Final = 20
 _MOST_EXCHANGES: Final = 50
 _BOUND_COLUMNS: Final = "name,state,arguments,effective_policy_definition"
 _COLUMNS: Final = "name,messages,consumers,message_stats.publish"
-
-
-def _object(value: object) -> object:
-    """Return an object for what RabbitMQ does not know yet, or writes as an empty list."""
-    return value if isinstance(value, dict) else {}
-
-
-def _count(value: object) -> object:
-    return value if isinstance(value, int) else 0
-
-
-#: A count, which RabbitMQ does not know for some seconds after a queue was declared.
-_Count = Annotated[int, BeforeValidator(_count)]
-
-
-class _Stats(BaseModel):
-    publish: _Count = 0
-
-
-class _Queue(BaseModel):
-    name: str
-    messages: _Count = 0
-    consumers: _Count = 0
-    message_stats: Annotated[_Stats, BeforeValidator(_object)] = _Stats()
-
-
-class _Page(BaseModel, Generic[Q]):
-    items: Sequence[Q]
-    page_count: int = 1
-
-
-class _Limit(BaseModel):
-    max_length: int = Field(default=LONGEST, alias="max-length")
-
-
-class _Policy(BaseModel):
-    name: str
-    definition: Annotated[_Limit, BeforeValidator(_object)]
-
-
-class _Policies(RootModel[list[_Policy]]):
-    pass
-
-
-class _Overflow(BaseModel):
-    overflow: str = ""
-    argument: str = Field(default="", alias="x-overflow")
-
-
-class _Bound(BaseModel):
-    name: str
-    state: str = ""
-    arguments: Annotated[_Overflow, BeforeValidator(_object)] = _Overflow()
-    effective_policy_definition: Annotated[_Overflow, BeforeValidator(_object)] = _Overflow()
-
-    def queue(self) -> BoundQueue:
-        """Return the queue; of argument and policy the argument counts."""
-        overflow = self.arguments.argument or self.effective_policy_definition.overflow
-        return BoundQueue(self.name, overflow, self.state)
-
-
-class _Binding(BaseModel):
-    destination: str
-    destination_type: str
-    routing_key: str
-    properties_key: str
-
-
-class _Bindings(RootModel[list[_Binding]]):
-    pass
 
 
 class Subscriptions:
@@ -152,7 +89,7 @@ class Subscriptions:
         """Return why each queue of others that gets public events holds up all subscribers, or could."""
         bound = await self._bound_queues()
         # From the list: asked for one queue alone, RabbitMQ 4.3 says that it runs while its node is down (2026-11).
-        queues = await self._list(_Page[_Bound], {"columns": _BOUND_COLUMNS}) if bound else []
+        queues = await self._list(PageAnswer[BoundAnswer], {"columns": _BOUND_COLUMNS}) if bound else []
         reasons = (why_blocking(queue.queue()) for queue in queues if queue.name in bound)
         return sorted(reason for reason in reasons if reason)
 
@@ -167,8 +104,8 @@ class Subscriptions:
                     exchanges.append(binding.destination)
         return {queue for queue in queues if queue not in self._ours and not queue.startswith(PREFIX)}
 
-    async def _find(self, queue: str) -> _Queue | None:
-        return await self._management.find(_Queue, "queues", queue, query={"columns": _COLUMNS})
+    async def _find(self, queue: str) -> QueueAnswer | None:
+        return await self._management.find(QueueAnswer, "queues", queue, query={"columns": _COLUMNS})
 
     async def get(self, name: str) -> SubscriptionView:
         """
@@ -245,12 +182,12 @@ class Subscriptions:
         # Its parameters name files of ours.
         return without_parameters(with_login(self._amqp_url, user_of(name), password))
 
-    async def _queues(self) -> dict[str, _Queue]:
+    async def _queues(self) -> dict[str, QueueAnswer]:
         """Return the queues of all subscriptions by name."""
         query = {"name": f"^{re.escape(PREFIX)}", "use_regex": "true", "columns": _COLUMNS}
-        return {queue.name: queue for queue in await self._list(_Page[_Queue], query)}
+        return {queue.name: queue for queue in await self._list(PageAnswer[QueueAnswer], query)}
 
-    async def _list(self, kind: type[_Page[Q]], query: Mapping[str, str]) -> list[Q]:
+    async def _list(self, kind: type[PageAnswer[Q]], query: Mapping[str, str]) -> list[Q]:
         """Return the queues that *query* selects, page by page."""
         queues: list[Q] = []
         for page in range(1, _MOST_PAGES + 1):
@@ -263,18 +200,18 @@ class Subscriptions:
 
     async def _limits(self) -> dict[str, int]:
         """Return the limits that policies set, by their names: what queues say of it is up to five seconds old."""
-        found = await self._management.find(_Policies, "policies")
+        found = await self._management.find(PoliciesAnswer, "policies")
         return {each.name: each.definition.max_length for each in found.root} if found else {}
 
-    async def _bindings(self) -> dict[str, list[_Binding]]:
+    async def _bindings(self) -> dict[str, list[Binding]]:
         """Return the bindings of the exchange of public events by queue."""
         bindings = defaultdict(list)
         for binding in await self._bindings_from(EVENTS_EXCHANGE):
             bindings[binding.destination].append(binding)
         return bindings
 
-    async def _bindings_from(self, exchange: str) -> Sequence[_Binding]:
-        found = await self._management.find(_Bindings, "exchanges", exchange, "bindings", "source")
+    async def _bindings_from(self, exchange: str) -> Sequence[Binding]:
+        found = await self._management.find(Bindings, "exchanges", exchange, "bindings", "source")
         return found.root if found else ()
 
     @property
@@ -287,7 +224,7 @@ class Subscriptions:
         return self._given
 
     def _view(
-        self, name: str, queue: _Queue, overflow: _Queue | None, bindings: Sequence[_Binding], max_length: int
+        self, name: str, queue: QueueAnswer, overflow: QueueAnswer | None, bindings: Sequence[Binding], max_length: int
     ) -> SubscriptionView:
         arrived = queue.message_stats.publish
         return SubscriptionView(
