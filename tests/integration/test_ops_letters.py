@@ -17,9 +17,10 @@ import pytest
 from services.cli.client import Operators
 from services.cli.operators.dead_letters import change_if_confirmed
 from services.cli.problem import Problem
+from services.ops.letters.audit import AuditFilter
 from services.ops.letters.housekeeping import Owners, purge_some
 from services.ops.letters.store import Store
-from services.ops.letters.views import DROP, AuditFilter, Filter, LetterStatus
+from services.ops.letters.views import DROP, Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.migrate import ROLE
 from shared.contract.envelope import REPLAY_HEADER

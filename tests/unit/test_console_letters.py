@@ -24,8 +24,8 @@ from services.ops.console.views.letters import (
 )
 from services.ops.console.views.looks import Look
 from services.ops.console.views.replays import number_of, replay_page, selection_text, steps_of
+from services.ops.letters.audit import AuditView
 from services.ops.letters.views import (
-    AuditView,
     Changed,
     Facet,
     GroupView,

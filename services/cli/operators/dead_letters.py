@@ -14,7 +14,8 @@ from services.cli.options import timestamp
 from services.cli.output import console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
-from services.ops.letters.views import AuditView, Changed, GroupView, LetterLine, LetterView
+from services.ops.letters.audit import AuditView
+from services.ops.letters.views import Changed, GroupView, LetterLine, LetterView
 from shared.contract.answers import Page
 
 LETTERS: Final[Sequence[Column[LetterLine]]] = (

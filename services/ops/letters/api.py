@@ -11,11 +11,10 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from services.ops.letters.audit import AuditFilter, AuditView
 from services.ops.letters.views import (
     DROP,
     RESTORE,
-    AuditFilter,
-    AuditView,
     Changed,
     Drop,
     DropMany,

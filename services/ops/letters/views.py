@@ -1,4 +1,4 @@
-"""Requests and answers of the API of dead letters and the audit. Pure."""
+"""Requests and answers of the API of dead letters. Pure."""
 
 from __future__ import annotations
 
@@ -268,34 +268,6 @@ class Changed(BaseModel):
     unchanged: Mapping[LetterStatus, int] = {}
     #: The highest number among all dead letters that were looked at; null: there is none.
     newest: int | None = None
-
-
-class AuditView(BaseModel):
-    """Who did what, why, and what came of it."""
-
-    number: int
-    at: datetime
-    actor: str
-    action: str
-    target: str
-    reason: str
-    outcome: str
-
-
-class AuditFilter(BaseModel):
-    """Which entries of the audit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    actor: Name | None = None
-    action: Name | None = None
-    target: Name | None = None
-    #: At this time or later.
-    since: Moment | None = None
-    #: Before this time.
-    until: Moment | None = None
-    #: Words, or beginnings of words, in what it was done to, in the reason and in the outcome.
-    text: Name | None = None
 
 
 class LetterCounts(BaseModel):

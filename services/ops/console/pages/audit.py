@@ -11,7 +11,7 @@ from starlette.routing import Route
 from services.ops.console.console import Console
 from services.ops.console.views.audit import entry_of
 from services.ops.console.views.filters import AUDIT_FIELDS, address, asked, chips, given
-from services.ops.letters.views import AuditView
+from services.ops.letters.audit import AuditView
 from shared.contract.answers import Page
 
 PATH: Final = "/audit"

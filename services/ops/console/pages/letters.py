@@ -31,8 +31,8 @@ from services.ops.console.views.letters import (
 )
 from services.ops.console.views.looks import COOKIE, Look
 from services.ops.console.views.problems import ProblemView
+from services.ops.letters.audit import AuditView
 from services.ops.letters.views import (
-    AuditView,
     Changed,
     GroupView,
     LetterCounts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from services.ops.letters.views import AuditFilter, AuditView
+from services.ops.letters.audit import AuditFilter, AuditView
 from services.ops.letters.where import WORDS, search
 from services.ops.session import END, Session
 

@@ -1,0 +1,38 @@
+"""Requests and answers of the API of the audit. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from services.ops.letters.views import Name
+from shared.contract.answers import Moment
+
+
+class AuditView(BaseModel):
+    """Who did what, why, and what came of it."""
+
+    number: int
+    at: datetime
+    actor: str
+    action: str
+    target: str
+    reason: str
+    outcome: str
+
+
+class AuditFilter(BaseModel):
+    """Which entries of the audit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actor: Name | None = None
+    action: Name | None = None
+    target: Name | None = None
+    #: At this time or later.
+    since: Moment | None = None
+    #: Before this time.
+    until: Moment | None = None
+    #: Words, or beginnings of words, in what it was done to, in the reason and in the outcome.
+    text: Name | None = None
