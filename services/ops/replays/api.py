@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
@@ -25,6 +24,7 @@ from services.ops.replays.records import (
     TooManySelected,
 )
 from services.ops.replays.streams import Watcher
+from services.ops.replays.undo_preview import State, preview_undo
 from services.ops.replays.views import (
     DEFAULT_RATE,
     DEFAULT_STOP_SHARE,
@@ -48,9 +48,8 @@ from shared.runtime.sse import EventStream
 
 _NO_REASON: Final = Because()
 _Number = Annotated[int, Path(ge=1, lt=2**63)]
-#: State is asked about each user of a page, so many at a time.
+#: State is asked about each user of a page.
 _UndoLimit = Annotated[int, Query(ge=1, le=50)]
-_ASKED_AT_A_TIME: Final = 8
 #: An edited body may have a megabyte.
 _EditsLimit = Annotated[int, Query(ge=1, le=20)]
 #: In the API's description.
@@ -94,12 +93,6 @@ class Store(Protocol):
     async def cancel(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
     async def undo(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
-
-
-class State(Protocol):
-    """State's API."""
-
-    async def revert_model(self, revert: Revert, *, dry_run: bool) -> str | None: ...
 
 
 def create_router(store: Store, waiting: Waiting, state: State, watcher: Watcher) -> APIRouter:
@@ -241,20 +234,7 @@ class _Replays:
         """What undoing a replay would do now to each user whose model it has set. State is asked; nothing changes."""
         await self._get(replay_id)
         found = await self.store.list_to_undo(replay_id, after=from_cursor(cursor), limit=limit + 1)
-        slots = asyncio.Semaphore(_ASKED_AT_A_TIME)
-
-        async def preview(position: int, revert: Revert) -> UndonePreview:
-            async with slots:
-                kept_because = await self.state.revert_model(replace(revert, actor=asker.name), dry_run=True)
-            return UndonePreview(
-                position=position,
-                user_id=revert.user_id,
-                model=revert.model,
-                to=revert.to,
-                kept_because=kept_because or "",
-            )
-
-        shown = await asyncio.gather(*(preview(*each) for each in list(found.items())[:limit]))
+        shown = await preview_undo(self.state, list(found.items())[:limit], actor=asker.name)
         last = list(found)[limit - 1] if len(found) > limit else None
         return Page(items=shown, next_cursor=None if last is None else to_cursor(last))
 
