@@ -33,6 +33,13 @@ _VERIFY_SECONDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 12
 #: A request is given up after 20 seconds.
 _REPLICATE_SECONDS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 
+
+def _unread(gauge: Gauge) -> Gauge:
+    """Return *gauge* without a value."""
+    gauge.set(nan)
+    return gauge
+
+
 Info("modelswap_build", "The version that runs.").info({"version": version("modelswap")})
 
 webhooks: Final = Counter("modelswap_webhooks_total", "Webhooks by answer.", ["result"])
@@ -87,14 +94,18 @@ swap_seconds: Final = Histogram(
 #: Read from the database.
 trainings: Final = Gauge("modelswap_trainings", "Trainings by stage; above 10,000 estimated.", ["stage"])
 #: Read from the database. Alert on it: always 0.
-users_without_model: Final = Gauge(
-    "modelswap_users_without_model", "Users whose model was swapped in and never withdrawn, but who have none."
+users_without_model: Final = _unread(
+    Gauge("modelswap_users_without_model", "Users whose model was swapped in and never withdrawn, but who have none.")
 )
 streams: Final = Gauge("modelswap_streams", "Clients that follow a training or a replay.")
 published: Final = Counter("modelswap_outbox_published_total", "Events that the relay published.")
 #: Read from the database, and so is the age.
-outbox_pending: Final = Gauge("modelswap_outbox_pending", "Committed events that are not published yet, up to 100,000.")
-outbox_oldest: Final = Gauge("modelswap_outbox_oldest_seconds", "Age in seconds of the oldest of them; 0: none.")
+outbox_pending: Final = _unread(
+    Gauge("modelswap_outbox_pending", "Committed events that are not published yet, up to 100,000.")
+)
+outbox_oldest: Final = _unread(
+    Gauge("modelswap_outbox_oldest_seconds", "Age in seconds of the oldest event that is not published yet; 0: none.")
+)
 #: Alert on it: subscribers do not receive committed events.
 delayed: Final = Gauge("modelswap_outbox_delayed", "1 while committed events cannot be published.")
 #: Alert on it: subscribers do not receive these until an operator repairs them.
@@ -107,8 +118,11 @@ log_gaps: Final = Counter(
 )
 #: Read from the database, and so is the age.
 dead_letters: Final = Gauge("modelswap_dead_letters", "Dead letters by status, of each up to 100,000.", ["status"])
-dead_letters_oldest: Final = Gauge(
-    "modelswap_dead_letters_oldest_seconds", "Time in seconds since the oldest open dead letter came; 0: none is open."
+dead_letters_oldest: Final = _unread(
+    Gauge(
+        "modelswap_dead_letters_oldest_seconds",
+        "Time in seconds since the oldest open dead letter came; 0: none is open.",
+    )
 )
 #: Read from the database.
 replays: Final = Gauge("modelswap_replays", "Replays that have not ended, by status.", ["status"])
@@ -138,10 +152,6 @@ blocking_queues: Final = Gauge(
 overflowed: Final = Gauge(
     "modelswap_subscription_overflowed", "Events in the overflow queue of a subscription.", ["subscription"]
 )
-
-#: Those that are read from the database and have no labels.
-for _each in (users_without_model, outbox_pending, outbox_oldest, dead_letters_oldest):
-    _each.set(nan)
 
 #: Returns the trace context of the active trace. Set where traces are kept; None: no traces are kept.
 active_trace: Callable[[], Mapping[str, object]] | None = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
@@ -32,6 +34,7 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MODEL = ModelRef("acme", "ada", "a" * 64)
 SWAP = Swap("ada", 3, uuid4(), MODEL, "TOK", None, reported_at=NOON - timedelta(seconds=7))
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+RUNBOOK = (Path(__file__).parents[2] / "deploy/runbook.md").read_text()
 OPENMETRICS = "application/openmetrics-text"
 
 
@@ -164,6 +167,19 @@ def test_an_invalid_first_time_is_ignored(said: object) -> None:
     delivery = Delivery("q", 1, "", "q", {"x-published-at": said}, None, b"", published_at=NOON)
 
     assert delivery.first_published_at == NOON
+
+
+def test_the_runbook_lists_every_metric() -> None:
+    rows = [
+        f"| `{family.name}{'_total' * (family.type == 'counter')}` | {family.type} "
+        f"| {', '.join(f'`{label}`' for label in metric._labelnames)} | {family.documentation} |"
+        for metric in vars(telemetry).values()
+        if isinstance(metric, Counter | Gauge | Histogram)
+        for family in metric.describe()
+    ]
+
+    table = RUNBOOK.partition("## What is measured")[2].partition("\n## ")[0]
+    assert [line for line in table.splitlines() if line.startswith("| `")] == rows
 
 
 def test_without_traces_there_is_no_exemplar() -> None:
