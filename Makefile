@@ -57,7 +57,7 @@ walks: setup
 outages: setup
 	@echo "── end-to-end tests with servers of their own"; $(BIN)/pytest tests/end_to_end -m own_servers
 
-chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings: an hour
+chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings on two RabbitMQs: two hours
 	@$(BIN)/pytest -o faulthandler_timeout=3600 -m chaos tests/end_to_end/test_chaos.py
 
 # Most of the parts wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers

@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
     group.addoption("--chaos-seeds", default="", help="the seeds of tests/end_to_end/test_chaos.py: 7,8")
     group.addoption("--chaos-trainings", type=int, default=0, help="how many trainings each of them has")
+    group.addoption("--chaos-rabbitmq", default="", help="on which RabbitMQ: 3.10,4")
     group.addoption(
         "--catching-up-swaps", type=int, default=120, help="how many swaps tests/end_to_end/test_catching_up.py has"
     )

@@ -4,8 +4,9 @@ Faults of every kind at once, from a seed: at the end every user has the right m
 `tests/chaos` has the script of a run, its faults, the product that they strike, and the oracle that judges it.
 
     pytest tests/end_to_end/test_chaos.py                            one seed, 100 trainings
-    make chaos                                                       ten seeds of 1,000, and one on three nodes
-    pytest -m chaos ... --chaos-seeds 7,8 --chaos-trainings 300      these
+    make chaos                                                       ten seeds of 1,000 on RabbitMQ 3.10 and on 4, and
+                                                                     one on three nodes
+    pytest -m chaos ... --chaos-seeds 7,8 --chaos-trainings 300      these; --chaos-rabbitmq 4: on this one
 
 What happens follows from the seed; when it meets whom does not, so a run that failed may pass the next time.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +32,9 @@ from tests.chaos.oracle import Oracle, Wrong
 from tests.chaos.product import Product, running_twice
 from tests.chaos.script import CASE, Case, script
 from tests.cluster import running_cluster
+from tests.conftest import RABBITMQ_SERIES
+from tests.servers import private_servers
+from tests.stack import API_TOKEN, OPS_TOKEN, READER_TOKEN, REPLICATE_TOKEN, SERVICE_TOKEN, WEBHOOK_SECRET, plain_client
 
 pytestmark = [pytest.mark.chaos, pytest.mark.own_servers]
 
@@ -40,6 +45,7 @@ _AT_ONCE: Final = 16
 #: After the last fault everything must be reached within this, on a busy machine too.
 _SETTLES_SECONDS: Final = 480
 _MOST_SHOWN: Final = 10
+_SECRETS: Final = (WEBHOOK_SECRET, REPLICATE_TOKEN, API_TOKEN, SERVICE_TOKEN, OPS_TOKEN, READER_TOKEN)
 #: The logs of so many of them are shown, and so many lines.
 _MOST_LOGGED: Final = 3
 _MOST_LINES: Final = 100
@@ -51,16 +57,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         given = metafunc.config.getoption("--chaos-seeds")
         default = range(1, 11) if is_asked_for and "three_nodes" not in metafunc.function.__name__ else (1,)
         metafunc.parametrize("seed", [int(each) for each in given.split(",")] if given else default)
+    if "series" in metafunc.fixturenames:
+        given = metafunc.config.getoption("--chaos-rabbitmq")
+        metafunc.parametrize("series", given.split(",") if given else RABBITMQ_SERIES if is_asked_for else ["auto"])
     if "trainings" in metafunc.fixturenames:
         given = metafunc.config.getoption("--chaos-trainings")
         metafunc.parametrize("trainings", [given or (1000 if is_asked_for else 100)])
 
 
 async def test_under_chaos_every_user_ends_with_the_right_model(
-    restartable_servers: Servers, tmp_path: Path, say: Callable[[str], None], seed: int, trainings: int
+    servers_of: Servers, tmp_path: Path, say: Callable[[str], None], seed: int, trainings: int
 ):
-    servers = restartable_servers
-    await endure(tmp_path, say, seed=seed, trainings=trainings, nodes=[servers.rabbitmq], postgres=servers.postgres)
+    nodes = [servers_of.rabbitmq]
+    await endure(tmp_path, say, seed=seed, trainings=trainings, nodes=nodes, postgres=servers_of.postgres)
+
+
+@pytest.fixture
+def servers_of(request: pytest.FixtureRequest, say: Callable[[str], None], series: str) -> Iterator[Servers]:
+    """Servers that a test may kill, with this RabbitMQ."""
+    if series == "auto":
+        yield request.getfixturevalue("restartable_servers")
+        return
+    with private_servers(say, rabbitmq=series) as private:
+        yield private
 
 
 async def test_under_chaos_on_three_nodes_every_user_ends_with_the_right_model(
@@ -99,8 +118,12 @@ async def endure(
         wrong = {*missing, *await oracle.verdict()}
         ended = [name for name, process in product.targets.processes.items() if not process.is_alive]
         wrong |= {Wrong(name, "ended by itself") for name in (*product.targets.died, *ended)}
+        wrong |= {Wrong("logs", f"tell a secret: {line}") for line in product.logged(_SECRETS)}
+        kinds = Counter(str(fault.kind) for fault in faults)
         say(
-            f"seed {seed}: {len(faults)} faults in {calm - begun:.0f} s, settled {settled - calm:.0f} s later; "
+            f"seed {seed}: {len(faults)} faults in {calm - begun:.0f} s "
+            f"({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}), "
+            f"settled {settled - calm:.0f} s later; "
             f"{len(product.world.trainings())} trainings, {len(product.subscriber.activated)} swaps, "
             f"models read {oracle.looks} times; {len(wrong)} wrong"
         )
@@ -153,9 +176,24 @@ async def until_settled(product: Product, oracle: Oracle) -> list[Wrong]:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_SETTLES_SECONDS):
             await product.simulator.settled()
-            while missing := await oracle.missing() or waiting(product):
+            while missing := await oracle.missing() or waiting(product) or await unready(product):
                 await asyncio.sleep(0.5)
     return missing
+
+
+async def unready(product: Product) -> list[Wrong]:
+    """Which processes cannot do their work, although all faults are over."""
+    wrong: list[Wrong] = []
+    async with plain_client() as client:
+        for name, port in product.targets.ports.items():
+            try:
+                answer = await client.get(f"http://127.0.0.1:{port}/readyz")
+            except httpx.TransportError as error:
+                wrong.append(Wrong(name, f"does not answer: {error!r}"))
+            else:
+                if not answer.is_success:
+                    wrong.append(Wrong(name, f"is not ready: {answer.text}"))
+    return wrong
 
 
 def waiting(product: Product) -> list[Wrong]:
