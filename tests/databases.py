@@ -54,11 +54,11 @@ async def empty_database(server_url: str, *, template: str = "template1") -> Asy
 
 
 @contextlib.asynccontextmanager
-async def new_database(server_url: str) -> AsyncIterator[str]:
-    """One with the tables of the services."""
+async def new_database(server_url: str, *, is_migrated: bool = True) -> AsyncIterator[str]:
+    """One with the roles and tables of the services."""
     async with empty_database(server_url) as url:
         await make_roles(_without_database(url), _PASSWORDS, database=_name(url), iterations=_ITERATIONS)
-        for migrations in (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS):
+        for migrations in (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS) if is_migrated else ():
             await migrations.apply(logged_in(url, "owner"))
         yield url
 

@@ -10,10 +10,9 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Mapping
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import httpx
 
@@ -58,6 +57,20 @@ def plain_client(**options: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(verify=False, trust_env=False, **options)
 
 
+class Running(Protocol):
+    """A process of the operating system."""
+
+    @property
+    def pid(self) -> int | None: ...
+
+    @property
+    def exitcode(self) -> int | None: ...
+
+    def is_alive(self) -> bool: ...
+
+    def join(self, timeout: float) -> None: ...
+
+
 class Process:
     """One process of the product, and what it logged."""
 
@@ -67,7 +80,7 @@ class Process:
         self._module = module or f"services.{name}"
         self.environment = {**os.environ, **environment}
         self.log = log
-        self._running: ForkServerProcess | None = None
+        self._running: Running | None = None
 
     def with_module(self, module: str) -> Process:
         """Another process in its place, with the same settings."""

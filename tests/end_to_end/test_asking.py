@@ -25,7 +25,7 @@ from tests.end_to_end.test_walk import TRAINER, deliver, start, told
 from tests.stack import REPLICATE_TOKEN, Stack
 
 #: More calls than the extractor makes before it gives up, and fewer than it makes when it is asked again as well.
-_GIVES_UP: Final = 10
+GIVES_UP: Final = 10
 #: Messages of a run of this test, one file for each public event.
 CAPTURED: Final = Path(__file__).parents[1] / "fixtures" / "messages"
 
@@ -52,7 +52,7 @@ async def test_a_late_version_is_found_by_a_retried_extraction(stack, simulator,
     first = await start(stack, user)
     await stack.until_stage(first["training_id"], "active")
     old = await stack.model(user)
-    order(simulator, version_late_calls=_GIVES_UP)
+    order(simulator, version_late_calls=GIVES_UP)
     begun = await start(stack, user)
     given_up = await stack.until_stage(begun["training_id"], "unverified")
     meanwhile = await stack.model(user)
@@ -68,7 +68,7 @@ async def test_a_late_version_is_found_by_a_retried_extraction(stack, simulator,
 
 
 async def test_a_deleted_output_is_replaced_by_the_stored_one(stack, simulator, user):
-    order(simulator, version_late_calls=_GIVES_UP)
+    order(simulator, version_late_calls=GIVES_UP)
     begun = await start(stack, user)
     await stack.until_stage(begun["training_id"], "unverified")
     simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.get", status=404, next=1))
