@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Final, Protocol
 from uuid import UUID, uuid4
 
-from pydantic import StringConstraints
+from pydantic import BaseModel, StringConstraints
 
 from services.notifier.addresses import Network, UnusableUrl, check_url
 from services.notifier.message import StoredEvent, make_test
@@ -111,7 +111,7 @@ def create_api(store: Store, signer: Signer, *, allowed: Sequence[Network], toke
     path = "/webhook-endpoints"
     one = path + "/{endpoint_id}"
 
-    def add(method: str, at: str, operation: Callable[..., Any], model: Any, status: int = 200) -> None:
+    def add(method: str, at: str, operation: Callable[..., object], model: type[BaseModel], status: int = 200) -> None:
         api.add_api_route(at, operation, methods=[method], tags=[_TAG], response_model=model, status_code=status)
 
     add("POST", path, routes.add_endpoint, SecretView, 201)

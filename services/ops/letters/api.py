@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
@@ -112,7 +112,9 @@ def create_router(store: Store) -> APIRouter:
     router = APIRouter()
     letters = _Routes(store)
 
-    def add(method: str, path: str, operation: Any, model: Any, tag: str = "dead letters") -> None:
+    def add(
+        method: str, path: str, operation: Callable[..., object], model: type[BaseModel], tag: str = "dead letters"
+    ) -> None:
         router.add_api_route(path, operation, methods=[method], tags=[tag], response_model=model)
 
     add("GET", "/dead-letters", letters.list_dead_letters, Page[LetterLine])

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from shared.contract.answers import NUMBER, Flag, Moment
 from shared.contract.checked import PRINTABLE, Checked
@@ -126,7 +126,7 @@ def _of_any_status(given: Filter) -> Filter:
     return selective(given)
 
 
-def fields(*names: str) -> list[Any]:
+def fields(*names: str) -> list[JsonValue]:
     """Return, for each name, the JSON Schema of an object that has this field: options for anyOf and oneOf."""
     return [{"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in names]
 

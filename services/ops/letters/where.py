@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from services.ops.letters.views import Filter
 
@@ -31,7 +31,7 @@ _CONDITIONS: Final = {
 }
 
 
-def where(wanted: Filter) -> tuple[str, list[Any]]:
+def where(wanted: Filter) -> tuple[str, list[object]]:
     """Return the conditions of *wanted*, with parameters from $1, and their values."""
     given = wanted.model_dump(exclude_none=True)
     if "text" in given:

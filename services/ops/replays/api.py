@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Final, Protocol
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -286,7 +286,7 @@ class _Replays:
         """Roll back every model that a replay set, of users who still use it. For the others, say why not."""
         return await self._view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
 
-    async def _create(self, new: NewReplay, key: str | None, request: Mapping[str, Any]) -> ReplayView:
+    async def _create(self, new: NewReplay, key: str | None, request: Mapping[str, object]) -> ReplayView:
         record, _ = await self.store.create(new, IdempotencyKey.of(key, request))
         return await self._view(record)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
+
+from pydantic import JsonValue
 
 from services.ops.letters.views import Filter
 from services.ops.replays.plan import Counts, Rules, Status, Step
@@ -45,7 +46,7 @@ class NewReplay:
     actor: str
     reason: str
     #: As in the request.
-    selection: Mapping[str, Any]
+    selection: Mapping[str, JsonValue]
     #: Their numbers, or a filter.
     letters: Sequence[int] | Filter
     rate_per_second: float

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
@@ -32,7 +32,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 #: One round of a replay; None where it has no work of this kind.
-DoRound: TypeAlias = Callable[[Work], Coroutine[Any, Any, Round | None]]
+DoRound: TypeAlias = Callable[[Work], Coroutine[None, None, Round | None]]
 
 #: Another process sends: it will not be long.
 _BUSY_SECONDS: Final = 0.5
@@ -253,7 +253,7 @@ class Undoer:
         )
 
 
-async def _each(aside: SetAside[K], waiting: Sequence[K], works: Mapping[K, Coroutine[Any, Any, None]]) -> Round:
+async def _each(aside: SetAside[K], waiting: Sequence[K], works: Mapping[K, Coroutine[None, None, None]]) -> Round:
     """Do all *works* concurrently and set aside those that fail. The result repeats the errors of *waiting* items."""
     results = await asyncio.gather(*map(without_stray_cancel, works.values()), return_exceptions=True)
     aside.settle(dict(zip(works, results, strict=True)))

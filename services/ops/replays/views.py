@@ -91,7 +91,7 @@ class StartReplay(_Body):
             return sorted(set(self.letters))
         return Filter(fingerprint=self.group) if self.filter is None else self.filter
 
-    def selection(self) -> Mapping[str, Any]:
+    def selection(self) -> Mapping[str, JsonValue]:
         return self.model_dump(mode="json", include={"letters", "group", "filter"}, exclude_none=True)
 
 

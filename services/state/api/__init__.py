@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeAlias
 
+from pydantic import BaseModel
+
 from services.state import adopting, extraction, rollback, starting
 from services.state.api import models as model_requests
 from services.state.api import overview as overview_requests
@@ -113,8 +115,8 @@ def create_api(
     def add(
         method: str,
         path: str,
-        operation: Callable[..., Any],
-        model: Any,
+        operation: Callable[..., object],
+        model: type[BaseModel],
         *,
         tag: str = _TRAININGS,
         status: int = 200,

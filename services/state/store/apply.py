@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from services.state.changes import Changes, CurrentModel, Result, Rival, Snapshot
@@ -169,7 +169,7 @@ async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapsh
     )
     if not rows:
         return Snapshot(trainings=(), models={})
-    batch: Any = rows[0]  # some columns are the same in every row
+    batch = rows[0]  # some columns are the same in every row
     return Snapshot(
         trainings=[to_training(row) for row in rows],
         models={row["user_id"]: _to_current(row) for row in rows if row["current_generation"] is not None},
@@ -193,7 +193,7 @@ def _to_made(text: str) -> tuple[ModelRef, UUID]:
     return to_model_ref(model), UUID(ref)
 
 
-def _to_rival(row: Any) -> Rival:
+def _to_rival(row: Record) -> Rival:
     started_at, completed_at = (
         None if row[name] is None else datetime.fromisoformat(row[name]) for name in ("started_at", "completed_at")
     )

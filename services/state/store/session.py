@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from pydantic_core import to_json
@@ -105,7 +105,7 @@ def outbox_rows(events: Iterable[OutboxEvent]) -> str:
     return to_json([_outbox_row(each) for each in events]).decode()
 
 
-def _outbox_row(each: OutboxEvent) -> Mapping[str, Any]:
+def _outbox_row(each: OutboxEvent) -> Mapping[str, object]:
     envelope = each.envelope
     return {
         "event_id": envelope.id,

@@ -9,6 +9,7 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, Final
 
+from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -117,7 +118,7 @@ class _Replays:
 
         async def work(apis: Apis, form: Form) -> Done:
             share = number_of(form.text("stop"))
-            body: dict[str, Any] = {
+            body: dict[str, JsonValue] = {
                 **selection_of(numbers, chosen).body,
                 "reason": form.text("reason"),
                 "rate_per_second": number_of(form.text("rate")),

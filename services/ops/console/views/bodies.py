@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Final
+
+from pydantic import JsonValue
 
 from services.ops.letters.views import LetterView
 
@@ -41,7 +43,7 @@ class Body:
     #: Whether only its beginning is here.
     is_cut: bool
     #: What a JSON object or list holds; None: it is neither, or too large to be shown as a tree.
-    tree: Mapping[str, Any] | Sequence[Any] | None
+    tree: JsonValue
     #: None: it is no text.
     text: str | None
     dump: Sequence[DumpLine]
@@ -64,22 +66,23 @@ def body_of(letter: LetterView) -> Body:
     )
 
 
-def _tree(text: str) -> Mapping[str, Any] | Sequence[Any] | None:
+def _tree(text: str) -> JsonValue:
     parsed = parse(text)
     if not isinstance(parsed, dict | list):
         return None
     return parsed if _is_small(parsed) else None
 
 
-def parse(text: str) -> Any:
+def parse(text: str) -> JsonValue:
     """Return the JSON value in *text*; None if it is none, or nested too deeply."""
     try:
-        return json.loads(text)
+        parsed: JsonValue = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return parsed
 
 
-def _is_small(value: Any) -> bool:
+def _is_small(value: JsonValue) -> bool:
     level, nodes = [value], 1
     for _ in range(_MOST_DEPTH):
         level = [part for each in level for part in _parts(each)]
@@ -91,7 +94,7 @@ def _is_small(value: Any) -> bool:
     return False
 
 
-def _parts(value: Any) -> Sequence[Any]:
+def _parts(value: JsonValue) -> Sequence[JsonValue]:
     match value:
         case dict():
             return list(value.values())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from markupsafe import Markup
+from pydantic import JsonValue
 
 from services.ops.console.views.charts import Point, bars, sparkbars
 from services.ops.console.views.filters import LETTER_FIELDS, address
@@ -106,7 +107,7 @@ class Selection:
     #: As they were given, to be sent again by a form.
     fields: Sequence[tuple[str, str]]
     #: As the API takes it.
-    body: Mapping[str, Any]
+    body: Mapping[str, JsonValue]
     sentence: str
 
 
@@ -119,7 +120,7 @@ def selection_of(numbers: Sequence[str], chosen: Mapping[str, str]) -> Selection
         return Selection([("letters", each) for each in numbers], {"letters": [_count(each) for each in numbers]}, said)
     kept = {name: value for name, value in chosen.items() if name != "status"}
     said = ", ".join(f"{LETTER_FIELDS[name].lower()} {value}" for name, value in kept.items())
-    return Selection(list(kept.items()), {"filter": kept}, f"All with {said}" if kept else "No dead letter")
+    return Selection(list(kept.items()), {"filter": {**kept}}, f"All with {said}" if kept else "No dead letter")
 
 
 def _count(text: str) -> int | str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from markupsafe import Markup
+from pydantic import JsonValue
 
 from services.ops.console.views.charts import Part, stage_bar
 from services.ops.console.views.filters import LETTER_FIELDS
@@ -136,7 +137,7 @@ def may_undo(replay: ReplayView) -> bool:
     return bool(replay.outcomes.get(Outcome.SWAPPED)) and (replay.undo is None or replay.undo.status != "undoing")
 
 
-def selection_text(selection: Mapping[str, Any]) -> str:
+def selection_text(selection: Mapping[str, JsonValue]) -> str:
     """Return which dead letters a replay was asked for, in words."""
     match selection:
         case {"letters": [one]}:
@@ -159,7 +160,7 @@ def steps_text(replay: ReplayView) -> str:
     return ", then ".join(number(size) for size in sizes)
 
 
-def steps_of(text: str) -> list[int | str]:
+def steps_of(text: str) -> list[JsonValue]:
     """Return the steps that were typed, such as ``1, 5%, rest``; the API says what is wrong with one."""
     steps = [each.strip() for each in text.split(",") if each.strip()]
     return [int(each) if each.isascii() and each.isdecimal() and len(each) <= _DIGITS else each for each in steps]

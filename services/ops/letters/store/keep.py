@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from services.ops.letters.letter import DeadLetter, ReplayMark
@@ -99,11 +99,11 @@ async def _return(connection: Connection, replayed: Mapping[ReplayMark, DeadLett
     return {row["number"] for row in rows}
 
 
-def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _returned_row(mark: ReplayMark, letter: DeadLetter) -> tuple[Any, ...]:
+def _returned_row(mark: ReplayMark, letter: DeadLetter) -> tuple[object, ...]:
     failure = letter.failure
     return (
         mark.letter,
@@ -120,7 +120,7 @@ def _returned_row(mark: ReplayMark, letter: DeadLetter) -> tuple[Any, ...]:
     )
 
 
-def _new_row(letter: DeadLetter) -> tuple[Any, ...]:
+def _new_row(letter: DeadLetter) -> tuple[object, ...]:
     failure = letter.failure
     return (
         letter.digest,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.ops.letters.views import Filter, LetterStatus
@@ -50,6 +50,16 @@ _INSERT_LETTERS: Final = """
 """
 
 
+class _Row(NamedTuple):
+    """A row of `_INSERT_LETTERS`, without its position."""
+
+    letter: int
+    outcome: Outcome
+    detail: str = ""
+    training_id: str | None = None
+    user_id: str | None = None
+
+
 class Creation(ReplaySession):
     """Create replays."""
 
@@ -92,12 +102,12 @@ async def _create(connection: Connection, new: NewReplay) -> None:
     if isinstance(new.letters, Sequence):
         known = {letter["number"] for letter in found}
         rows += [_skipped(number, "there is no such dead letter") for number in new.letters if number not in known]
-    taken = [row["letter"] for row in rows if row["outcome"] != Outcome.SKIPPED]
+    taken = [row.letter for row in rows if row.outcome != Outcome.SKIPPED]
     if not taken:
         raise NothingSelected(_why_nothing(rows))
     # Skipped ones come last, so that the positions of the others are without gaps.
-    rows.sort(key=lambda row: row["outcome"] == Outcome.SKIPPED)
-    numbered = [{**row, "position": position} for position, row in enumerate(rows, start=1)]
+    rows.sort(key=lambda row: row.outcome == Outcome.SKIPPED)
+    numbered = [{**row._asdict(), "position": position} for position, row in enumerate(rows, start=1)]
     await connection.execute(
         _INSERT_REPLAY,
         new.id,
@@ -131,21 +141,21 @@ async def _select(connection: Connection, letters: Sequence[int] | Filter) -> li
     return found
 
 
-def _row(letter: Record, outcome: Outcome) -> dict[str, Any]:
-    """Return the row of `_INSERT_LETTERS`: with *outcome*, or skipped and why."""
+def _row(letter: Record, outcome: Outcome) -> _Row:
+    """Return the row of *letter* with *outcome*, or skipped and why."""
     why = why_not_replayable(letter["queue"]) or why_not_open(letter["status"], letter["replay_id"])
     known = {"training_id": letter["training_id"], "user_id": letter["user_id"]}
     if why is not None:
-        return {**_skipped(letter["number"], why), **known}
-    return {"letter": letter["number"], "outcome": outcome, "detail": "", **known}
+        return _skipped(letter["number"], why)._replace(**known)
+    return _Row(letter["number"], outcome, **known)
 
 
-def _skipped(number: int, why: str) -> dict[str, Any]:
-    return {"letter": number, "outcome": Outcome.SKIPPED, "detail": why}
+def _skipped(number: int, why: str) -> _Row:
+    return _Row(number, Outcome.SKIPPED, why)
 
 
-def _why_nothing(rows: Sequence[Mapping[str, Any]]) -> str:
+def _why_nothing(rows: Sequence[_Row]) -> str:
     if not rows:
         return "no open dead letter is selected: there is nothing to replay"
-    few = "; ".join(f"dead letter {row['letter']}: {row['detail']}" for row in rows[:_REASONS])
+    few = "; ".join(f"dead letter {row.letter}: {row.detail}" for row in rows[:_REASONS])
     return f"none of these dead letters can be replayed: {few}{'; …' if len(rows) > _REASONS else ''}"
