@@ -121,7 +121,10 @@ class Api(FastAPI):
     """One of our APIs: its description lists the problems of each operation, and has an HTML page."""
 
     def __init__(self, *, statuses: Mapping[type[ModelswapError], HTTPStatus], **options: Any) -> None:
-        super().__init__(**options)
+        # FastAPI's own spans and logs would hold paths with user ids, and texts of errors.
+        super().__init__(
+            **options, telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+        )
         self._statuses = statuses
         self._whole: dict[str, Any] | None = None
         self.add_route(DOCS, self._show_page)
