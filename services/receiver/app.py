@@ -12,7 +12,7 @@ A webhook with an unknown status is answered 202 too: it is kept whole as a dead
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -34,11 +34,12 @@ from shared.replicate.signature import BadSignature, verify
 from shared.replicate.training import NotATraining, decode_training
 from shared.replicate.translate import UnknownStatus, translate
 from shared.replicate.webhook_url import ForeignRef, Origin, find_origin, origin_headers
-from shared.runtime import telemetry
+from shared.runtime import telemetry, tracing
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.clock import now
 from shared.runtime.logs import log_fact
 from shared.runtime.problems import problem
+from shared.runtime.span import Kind
 
 log = structlog.get_logger()
 
@@ -59,6 +60,11 @@ _RESULTS: Final = (
     "wrong_signature",
 )
 _ACCEPTED: Final = Response(status_code=202)
+_PATH: Final = "/webhooks/replicate"
+#: Of its span.
+_ABOUT: Final = {"http.request.method": "POST", "http.route": _PATH}
+#: The first status that is our own failure.
+_FAILED: Final = 500
 
 
 class TooLarge(PermanentError):
@@ -88,11 +94,18 @@ class WebhookEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one webhook: an ASGI application of its own, without Starlette's wrapper for functions."""
         began = time.perf_counter()
-        answer = await self._answer(Request(scope, receive))
-        await answer(scope, receive, send)
-        telemetry.webhook_seconds.observe(time.perf_counter() - began, telemetry.exemplar())
+        request = Request(scope, receive)
+        # Headers are not signed. With tracing on, what they say is a link: a trace, and whether it is kept, is our own.
+        outside = trace_context(*map(request.headers.getlist, TRACE_HEADERS))
+        with tracing.span(f"POST {_PATH}", Kind.SERVER, _ABOUT, links=[outside], is_root=True) as span:
+            answer = await self._answer(request, span.context or outside)
+            span.set("http.response.status_code", answer.status_code)
+            if answer.status_code >= _FAILED:
+                span.fail(str(answer.status_code))
+            await answer(scope, receive, send)
+            telemetry.webhook_seconds.observe(time.perf_counter() - began, telemetry.exemplar())
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, trace: Mapping[str, str]) -> Response:
         try:
             body = await self._read(request)  # the server limits its time
         except ClientDisconnect:
@@ -101,7 +114,7 @@ class WebhookEndpoint:
             return _refusal(413, error)
         try:
             await self._authenticate(request, body)
-            envelope = await self._publish(request, body)
+            envelope = await self._publish(request, body, trace)
         except (BadSignature, ForeignRef, NotATraining) as error:
             return _refusal(400 if isinstance(error, NotATraining) else 401, error)
         except Unpublishable as error:  # not even as a dead letter, so a 5xx and its retries would not help
@@ -140,19 +153,18 @@ class WebhookEndpoint:
 
         await self.secrets.check(check)
 
-    async def _publish(self, request: Request, body: bytes) -> Envelope | None:
+    async def _publish(self, request: Request, body: bytes, trace: Mapping[str, str]) -> Envelope | None:
         """Publish and return the event that *body* reports; None if the webhook became a dead letter instead."""
         training = decode_training(body)
         called = request.query_params.getlist("ref") if request.scope["query_string"] else ()
         origin = find_origin(training, called, self.ref_secrets)
-        trace = trace_context(*map(request.headers.getlist, TRACE_HEADERS))
         try:
             event = translate(training, origin, size_bytes=len(body))
             envelope = wrap(event, source="receiver", now=now(), trace=trace)
             await self.publisher.publish(to_message(envelope, self.topology))
         except (UnknownStatus, Unpublishable) as error:
             log.warning("webhook.parked", training_id=training.id, error=error.code, detail=str(error))
-            await self.publisher.publish(dead_letter(_as_delivery(request, body, origin), error, now=now()))
+            await self.publisher.publish(dead_letter(_as_delivery(request, body, origin, trace), error, now=now()))
             return None
         return envelope
 
@@ -162,7 +174,7 @@ def create_app(endpoint: WebhookEndpoint, *, routes: Sequence[BaseRoute] = ()) -
     for result in _RESULTS:
         telemetry.webhooks.labels(result)
     app = Starlette(
-        routes=[Route("/webhooks/replicate", endpoint, methods=["POST"]), *routes],
+        routes=[Route(_PATH, endpoint, methods=["POST"]), *routes],
         exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
     )
     # A redirect would repeat the Host header, which the client controls.
@@ -178,14 +190,14 @@ def _only(request: Request, name: str) -> str:
     return values[0] if values else ""
 
 
-def _as_delivery(request: Request, body: bytes, origin: Origin) -> Delivery:
+def _as_delivery(request: Request, body: bytes, origin: Origin, trace: Mapping[str, str]) -> Delivery:
     """Wrap the webhook itself as a delivery with its origin, so that it can be dead-lettered like any message."""
     return Delivery(
         queue=RECEIVER,
         tag=0,
         exchange="",
         routing_key=request.url.path,
-        headers={"webhook-id": request.headers.get("webhook-id", ""), **origin_headers(origin)},
+        headers={"webhook-id": request.headers.get("webhook-id", ""), **origin_headers(origin), **trace},
         content_type="application/json",
         body=body,
     )

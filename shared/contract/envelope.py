@@ -20,7 +20,7 @@ from shared.contract.dead import FAILED_AT, FAILED_BY, attempt_in
 from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS, Event
 from shared.contract.limits import ATTRIBUTE_CHARACTERS, EVENT_BYTES, attribute
-from shared.contract.trace import TRACE_HEADERS, trace_context, trace_id_in
+from shared.contract.trace import trace_id_in, trace_in
 from shared.contract.values import Retries
 
 TYPE_PREFIX: Final = "dev.modelswap."
@@ -133,7 +133,7 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         source=_text(attributes, "source"),
         time=_time(_text(attributes, "time")),
         causation_id=attribute(attributes.get("causationid")),
-        trace=trace_context(*([headers[name]] if name in headers else [] for name in TRACE_HEADERS)),
+        trace=trace_in(headers),
         # Always a header, in structured mode too: ops marks the message without rewriting its body.
         replay=attribute(headers.get(REPLAY_HEADER)),
         retries=_retries(headers),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
+
+Value = TypeVar("Value")
 
 #: Plain headers, as OpenTelemetry expects.
 TRACE_HEADERS: Final = ("traceparent", "tracestate")
@@ -13,6 +15,8 @@ TRACE_HEADERS: Final = ("traceparent", "tracestate")
 _STATE_CHARACTERS: Final = 512
 _STATE_MEMBERS: Final = 32
 _PARENT_CHARACTERS: Final = 256
+#: Bit of the flags.
+_SAMPLED: Final = 1
 # A later version may append fields to the four of version 00.
 _PARENT: Final = re.compile(
     r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<known>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})"
@@ -36,10 +40,28 @@ def trace_context(parents: Sequence[object], states: Sequence[object]) -> dict[s
     return {"traceparent": parent, **({"tracestate": state} if state else {})}
 
 
+def trace_in(headers: Mapping[str, object]) -> dict[str, str]:
+    """Return the trace context in a message's *headers*; empty if there is none, or no valid one."""
+    if TRACE_HEADERS[0] not in headers:
+        return {}
+    return trace_context(*([headers[name]] if name in headers else [] for name in TRACE_HEADERS))
+
+
+def in_trace(headers: Mapping[str, Value], trace: Mapping[str, str]) -> dict[str, Value | str]:
+    """Return *headers* with *trace* in place of their own trace context."""
+    return {**{name: value for name, value in headers.items() if name not in TRACE_HEADERS}, **trace}
+
+
 def trace_id_in(parent: object) -> str | None:
     """Return the trace id of a valid traceparent, else None."""
     valid = _read_parent([parent])
     return valid.split("-")[1] if valid else None
+
+
+def sampled_trace_id_in(parent: object) -> str | None:
+    """Return the trace id of a valid traceparent whose trace is kept, else None."""
+    valid = _read_parent([parent])
+    return valid.split("-")[1] if valid and int(valid[-2:], 16) & _SAMPLED else None
 
 
 def _read_parent(values: Sequence[object]) -> str | None:

@@ -16,7 +16,7 @@ import structlog
 from starlette.applications import Starlette
 
 from shared.contract.errors import ModelswapError
-from shared.runtime import logs
+from shared.runtime import logs, tracing
 from shared.runtime.connections import Limits
 from shared.runtime.guessable import guessable
 from shared.runtime.server import Server
@@ -48,13 +48,17 @@ def main(service: str, settings_class: type[S], run: Callable[[S, asyncio.Event]
         sys.stderr.write(f"{service}: {error}\nSee `modelswap config show`.\n")
         return EXIT_SETTINGS
     logs.configure(service, level=settings.log_level, renderer=settings.log_format)
+    tracing.start(service)
     # Imported objects stay, and a delivery creates hundreds of short-lived objects: with the default threshold, garbage
     # collection took a third of the CPU time (measured 2026-11).
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(_run(settings, run))
+    try:
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            return runner.run(_run(settings, run))
+    finally:
+        tracing.stop()
 
 
 async def _run(settings: S, run: Callable[[S, asyncio.Event], Coroutine[None, None, None]]) -> int:

@@ -26,6 +26,8 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingProgressed
+from shared.contract.trace import trace_id_in
+from shared.runtime import tracing
 from shared.runtime.clock import now
 
 #: Libraries whose logs are not actionable, or duplicate ours.
@@ -36,6 +38,7 @@ _NOISE = {
     "httpcore": logging.WARNING,
     "uvicorn": logging.WARNING,
     "asyncio": logging.WARNING,
+    "opentelemetry.exporter": logging.CRITICAL,
 }
 
 #: Facts that every line of this task carries.
@@ -46,8 +49,10 @@ def configure(service: str, *, level: str = "info", renderer: str = "json") -> N
     """Send our own log lines and the libraries' to standard output, as *service*."""
 
     def add_facts(_: object, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        parent = tracing.context().get("traceparent")
         return {
             "service": service,
+            **({} if parent is None else {"trace_id": trace_id_in(parent)}),
             **_about.get(),
             **event,
             "level": level,

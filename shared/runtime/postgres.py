@@ -27,6 +27,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
 from shared.runtime.postgres_servers import Servers
+from shared.runtime.statements import trace_statements
 
 T = TypeVar("T")
 
@@ -132,6 +133,7 @@ async def connect_pool(
             max_inactive_connection_lifetime=_IDLE_SECONDS,
             server_settings=session,
             reset=_leave_as_is,
+            init=trace_statements,
         )
         try:
             async with pool.acquire() as one:

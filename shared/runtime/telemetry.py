@@ -10,16 +10,18 @@ are the same in each of them: take the largest (`max`). A process that has not r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from math import nan
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
-from shared.contract.trace import trace_id_in
+from shared.contract.trace import sampled_trace_id_in
+from shared.runtime import tracing
 
 OLDEST_DELIVERY: Final = "modelswap_oldest_delivery_seconds"
+_SUCCESS: Final = "2"
 
 #: Each step is about twice the one before, from the fastest that was measured (5 ms) to an hour of retries. A minute,
 #: which the alerts promise, is a bound of its own.
@@ -153,19 +155,21 @@ overflowed: Final = Gauge(
     "modelswap_subscription_overflowed", "Events in the overflow queue of a subscription.", ["subscription"]
 )
 
-#: Returns the trace context of the active trace. Set where traces are kept; None: no traces are kept.
-active_trace: Callable[[], Mapping[str, object]] | None = None
-
 
 def exemplar(trace: Mapping[str, object] | None = None) -> dict[str, str] | None:
-    """Return the exemplar of an observation: its trace, given by its context or else active; None without traces."""
-    if active_trace is None:
+    """Return the exemplar of an observation: its trace, by *trace* or else the current one; None if it is not kept."""
+    if not tracing.is_on():
         return None
-    trace_id = trace_id_in((active_trace() if trace is None else trace).get("traceparent"))
+    trace_id = sampled_trace_id_in((tracing.context() if trace is None else trace).get("traceparent"))
     return {"trace_id": trace_id} if trace_id else None
 
 
-def count_replicate_request(route: str, status: str, seconds: float) -> None:
-    """Count a request to Replicate's API."""
+def record_replicate_request(route: str, status: str, seconds: float) -> None:
+    """Count a request to Replicate's API, and record its span."""
     replicate_requests.labels(route, status).inc()
     replicate_request_seconds.labels(route).observe(seconds, exemplar())
+    method, _, template = route.partition(" ")
+    attributes: dict[str, str | int] = {"http.request.method": method, "url.template": template}
+    if status.isdigit():
+        attributes["http.response.status_code"] = int(status)
+    tracing.ended(route, seconds, attributes, error=None if status.startswith(_SUCCESS) else status)

@@ -39,7 +39,7 @@ from shared.contract.topology import (
 )
 from shared.contract.values import Retries
 from shared.replicate.errors import NoAnswer
-from shared.runtime import telemetry
+from shared.runtime import telemetry, tracing
 from shared.runtime.broker import (
     Consumer,
     Outgoing,
@@ -58,6 +58,7 @@ from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.clock import now
 from tests.broker import Broker
+from tests.collector import Traced
 from tests.counts import counted, observed
 from tests.hostile import HOSTILE, UNREADABLE
 from tests.proxy import proxied
@@ -270,7 +271,7 @@ async def test_what_follows_is_published_before_the_delivery_is_acked(broker: Br
 
 async def test_a_delivery_is_timed_to_its_ack(broker: Broker, publisher: Publisher, monkeypatch: pytest.MonkeyPatch):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    monkeypatch.setattr(telemetry, "active_trace", dict)
+    monkeypatch.setattr(tracing, "_spans", Traced({}))
     telemetry.handle_seconds.clear()
 
     async with consuming(broker, publisher, started):

@@ -24,10 +24,11 @@ from shared.contract.events import ModelWithdrawn
 from shared.contract.identity import ModelRef
 from shared.contract.retry import RetryIn
 from shared.contract.values import Cause
-from shared.runtime import telemetry
+from shared.runtime import telemetry, tracing
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.message import retry
 from shared.runtime.health import health_routes
+from tests.collector import Traced
 from tests.counts import counted, observed
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -35,13 +36,15 @@ MODEL = ModelRef("acme", "ada", "a" * 64)
 SWAP = Swap("ada", 3, uuid4(), MODEL, "TOK", None, reported_at=NOON - timedelta(seconds=7))
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 RUNBOOK = (Path(__file__).parents[2] / "deploy/runbook.md").read_text()
+#: Its trace is not kept.
+UNSAMPLED = f"00-{TRACE}-b7ad6b7169203331-00"
 OPENMETRICS = "application/openmetrics-text"
 
 
 @pytest.fixture
 def traces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Traces are kept, and one is active."""
-    monkeypatch.setattr(telemetry, "active_trace", lambda: {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"})
+    monkeypatch.setattr(tracing, "_spans", Traced({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
     yield
     telemetry.swap_seconds.clear()
 
@@ -186,7 +189,7 @@ def test_without_traces_there_is_no_exemplar() -> None:
     assert telemetry.exemplar({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}) is None
 
 
-@pytest.mark.parametrize("headers", [{}, {"traceparent": "x"}, {"traceparent": 7}])
+@pytest.mark.parametrize("headers", [{}, {"traceparent": "x"}, {"traceparent": 7}, {"traceparent": UNSAMPLED}])
 def test_an_observation_outside_of_a_trace_has_no_exemplar(traces: None, headers: dict[str, object]) -> None:
     assert telemetry.exemplar(headers) is None
     assert telemetry.exemplar() == {"trace_id": TRACE}

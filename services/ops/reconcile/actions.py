@@ -22,7 +22,8 @@ from shared.replicate.errors import NotThere
 from shared.replicate.training import Training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import Origin
-from shared.runtime import telemetry
+from shared.runtime import telemetry, tracing
+from shared.runtime.span import NO_SPAN, Kind
 
 log = structlog.get_logger()
 
@@ -105,7 +106,12 @@ class Actions:
         self._ended = {outcome: telemetry.reconciled.labels(outcome) for outcome in RecoveryOutcome}
 
     async def take(self, step: Step, moment: datetime) -> None:
-        """Do what *step* says."""
+        """Do what *step* says; all but waiting is a trace of its own."""
+        is_wait = isinstance(step, Wait)
+        with NO_SPAN if is_wait else tracing.span("reconcile", Kind.INTERNAL):
+            await self._take(step, moment)
+
+    async def _take(self, step: Step, moment: datetime) -> None:
         match step:
             case Report(training, found):
                 await self._report(training, found, moment)

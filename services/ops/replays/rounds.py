@@ -21,9 +21,11 @@ from services.ops.replays.records import Progress, Revert, Round, Work
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.limits import COPY_BYTES, short
 from shared.contract.topology import RECEIVER, Topology
-from shared.contract.trace import trace_id_in
+from shared.contract.trace import in_trace, trace_id_in, trace_in
+from shared.runtime import tracing
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing, to_message
+from shared.runtime.span import Context, Kind
 from shared.runtime.waiting import without_stray_cancel
 
 log = structlog.get_logger()
@@ -136,25 +138,30 @@ class Sender:
         return Round(list(down.values()), is_underway=bool(sent), seconds=0.0)
 
     async def _send(self, letter: StoredLetter, mark: ReplayMark) -> None:
-        await self._publisher.publish(self._outgoing(letter, mark))
-        log.info(
-            "dead_letter.replayed",
-            replay=str(mark.replay_id),
-            letter=mark.letter,
-            queue=letter.queue,
-            training_id=letter.training_id,
-            message_id=letter.headers.get("ce-id"),
-            trace_id=trace_id_in(letter.headers.get("traceparent")),
-        )
+        failed = trace_in(letter.headers)
+        about: dict[str, str | int] = {"modelswap.replay": str(mark.replay_id), "modelswap.dead_letter": mark.letter}
+        # The trace that failed may be days old, so what follows is a trace of its own.
+        with tracing.span("replay", Kind.INTERNAL, about, links=[failed], is_root=True) as span:
+            trace = span.context or failed
+            await self._publisher.publish(self._outgoing(letter, mark, trace))
+            log.info(
+                "dead_letter.replayed",
+                replay=str(mark.replay_id),
+                letter=mark.letter,
+                queue=letter.queue,
+                training_id=letter.training_id,
+                message_id=letter.headers.get("ce-id"),
+                trace_id=trace_id_in(trace.get("traceparent")),
+            )
 
-    def _outgoing(self, letter: StoredLetter, mark: ReplayMark) -> Outgoing:
+    def _outgoing(self, letter: StoredLetter, mark: ReplayMark, trace: Context) -> Outgoing:
         if letter.queue == RECEIVER:
-            return to_message(translated(letter, mark), self._plan)
+            return to_message(replace(translated(letter, mark), trace=trace), self._plan)
         return Outgoing(
             exchange="",
             routing_key=letter.queue,
             body=letter.body,
-            headers=headers_of(letter, mark),
+            headers=in_trace(headers_of(letter, mark), trace),
             content_type=short(letter.content_type),
             message_type=short(letter.headers.get("ce-type")),
             correlation_id=short(letter.training_id),

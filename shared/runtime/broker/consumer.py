@@ -38,9 +38,10 @@ from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.inbox import Inbox
-from shared.runtime.broker.item import Item, bound, read
+from shared.runtime.broker.item import Item, begin, bound
 from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, retry, to_message
 from shared.runtime.broker.publisher import Publisher
+from shared.runtime.broker.spans import handling
 from shared.runtime.broker.subscription import Subscription
 from shared.runtime.clock import now
 from shared.runtime.logs import log_fact
@@ -148,12 +149,19 @@ class Consumer:
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         """Handle one batch, from decoding to the ack."""
-        items = self._without_made_up([read(delivery) for delivery in batch])
-        known = [item for item in items if item.envelope is not None]
-        results = iter(await self._until_answered(known, inbox) if known else ())
-        ends = [(item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items]
-        await _together([self._conclude(item, messages, inbox) for item, messages in ends if messages])
-        inbox.ack(batch)
+        begun = [begin(delivery) for delivery in batch]
+        try:
+            items = self._without_made_up(begun)
+            known = [item for item in items if item.envelope is not None]
+            results = iter(await self._until_answered(known, inbox) if known else ())
+            ends = [
+                (item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items
+            ]
+            await _together([self._conclude(item, messages, inbox) for item, messages in ends if messages])
+            inbox.ack(batch)
+        finally:
+            for item in begun:
+                item.span.end()
 
     def _without_made_up(self, items: Sequence[Item]) -> Sequence[Item]:
         """Leave out the synthetic events of `modelswap trigger`: they are only for testing subscribers."""
@@ -190,7 +198,7 @@ class Consumer:
         envelopes = [item.envelope for item in items if item.envelope is not None]
         began = asyncio.get_running_loop().time()
         try:
-            with bound(items):
+            with bound(items), handling(self._queue, [item.span for item in items]):
                 results = await self._handle(envelopes)
         except DependencyDown:
             raise
@@ -231,6 +239,7 @@ class Consumer:
             **item.ids,
         }
         unexpected = code == UNEXPECTED
+        item.span.fail(code)
         if self._subscription.is_lossy and not isinstance(error, PermanentError):
             return self._drop(code, exc_info=unexpected and error, **facts)
         if isinstance(step, RetryIn):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared.contract.envelope import Envelope, decode
 from shared.contract.errors import Malformed
 from shared.runtime.broker.message import Delivery
+from shared.runtime.broker.spans import processing
 from shared.runtime.logs import about, facts_of
+from shared.runtime.span import NO_SPAN, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Item:
     error: Malformed | None
     #: Ids that every log line about it carries.
     ids: Mapping[str, str] = field(default_factory=dict)
+    span: Span = NO_SPAN
 
 
 def read(delivery: Delivery) -> Item:
@@ -30,6 +33,13 @@ def read(delivery: Delivery) -> Item:
     except Malformed as error:
         return Item(delivery, None, error)
     return Item(delivery, envelope, None, facts_of(envelope))
+
+
+def begin(delivery: Delivery) -> Item:
+    """Decode *delivery*, and start its span."""
+    delivery, span = processing(delivery)
+    item = read(delivery)
+    return item if span is NO_SPAN else replace(item, span=span)
 
 
 def bound(items: Sequence[Item]) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ the one that was refused.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Self
 
 import aiormq
@@ -25,10 +26,12 @@ import structlog
 from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
+from shared.contract.trace import in_trace
 from shared.runtime.broker.declare import declare
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import CONTENT_ERRORS, LINK_ERRORS, Nacked, Returned, say
 from shared.runtime.broker.message import Outgoing
+from shared.runtime.broker.spans import publishing
 from shared.runtime.waiting import is_stray_cancel
 
 log = structlog.get_logger()
@@ -96,6 +99,12 @@ class Publisher:
             Unpublishable: if the message can never be published.
 
         """
+        with publishing(message) as span:
+            if span.context:
+                message = replace(message, headers=in_trace(message.headers, span.context))
+            await self._publish(message)
+
+    async def _publish(self, message: Outgoing) -> None:
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
             try:

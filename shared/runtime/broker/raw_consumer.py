@@ -27,6 +27,7 @@ from shared.runtime.aside import SetAside
 from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Delivery, put_back
 from shared.runtime.broker.publisher import Publisher
+from shared.runtime.broker.spans import handling, processing
 from shared.runtime.broker.subscription import Subscription
 
 log = structlog.get_logger()
@@ -89,7 +90,13 @@ class RawConsumer:
         return await self._subscription.check()
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
-        refused = await self._until_answered(batch, inbox)
+        spans = [processing(delivery)[1] for delivery in batch]
+        try:
+            with handling(self._queue, spans):
+                refused = await self._until_answered(batch, inbox)
+        finally:
+            for span in spans:
+                span.end()
         later = {delivery.tag for delivery in refused}
         kept = [delivery for delivery in batch if delivery.tag not in later]
         if self.aside:
