@@ -206,6 +206,8 @@ class LetterView(LetterLine):
     routing_key: str
     content_type: str | None
     headers: Mapping[str, Any]
+    #: The trace in which it failed.
+    trace_id: str | None = None
     #: Byte for byte; of a larger body than was asked for, its beginning.
     body_base64: str
     #: The same as text; null where it is none.

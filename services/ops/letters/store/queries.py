@@ -20,6 +20,7 @@ from services.ops.letters.views import (
 )
 from services.ops.letters.where import by_number, where
 from services.ops.session import END, Session
+from shared.contract.trace import trace_id_in
 from shared.runtime.postgres import Record, acquired
 
 _LINE: Final = """
@@ -199,7 +200,13 @@ def _view(row: Record) -> LetterView:
     body: bytes = found.pop("body")
     headers = json.loads(found.pop("headers"))
     text = _as_text(body, is_whole=len(body) == found["body_bytes"])
-    return LetterView(**found, headers=headers, body_base64=base64.b64encode(body).decode(), body_text=text)
+    return LetterView(
+        **found,
+        headers=headers,
+        trace_id=trace_id_in(headers.get("traceparent")),
+        body_base64=base64.b64encode(body).decode(),
+        body_text=text,
+    )
 
 
 def _as_text(body: bytes, *, is_whole: bool) -> str | None:
