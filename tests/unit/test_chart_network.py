@@ -122,6 +122,18 @@ def test_a_receiver_that_has_the_webhooks_secrets_reaches_no_internet() -> None:
     assert {server for server, _ in allowed("default", policy, "egress")} == {"dns", "rabbitmq"}
 
 
+def test_processes_reach_the_collector_that_they_send_traces_to() -> None:
+    values = {"env": {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318"}}
+    found = chart.parse(chart.render({"traced": values})["traced"])
+
+    policies = {chart.component(each): each for each in found if each["kind"] == "NetworkPolicy"}
+    reached = {process: allowed("default", policies[process], "egress") for process in NAMES}
+
+    assert reached == {
+        process: expected_egress("default", PROCESSES[process]) | {("prometheus", 4318)} for process in NAMES
+    }
+
+
 @each_set
 def test_jobs_reach_their_server_and_are_reached_by_none(name) -> None:
     policies = by_component(name, "NetworkPolicy")

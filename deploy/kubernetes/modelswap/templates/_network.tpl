@@ -64,6 +64,12 @@
     - port: 1024
       endPort: 65535
 {{- end }}
+{{- if hasKey .root.Values.env "OTEL_EXPORTER_OTLP_ENDPOINT" }}
+- to:
+    {{- toYaml $policy.traces.peers | nindent 4 }}
+  ports:
+    - port: {{ $policy.traces.port }}
+{{- end }}
 {{- range $asked := dig .name (dict) (include "modelswap.asks" .root | fromYaml) | values | sortAlpha }}
 - to:
     - podSelector:
