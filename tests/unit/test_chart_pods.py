@@ -283,6 +283,18 @@ def test_what_scales_has_no_fixed_number_of_replicas() -> None:
     assert of_kind("default", "ScaledObject", "HorizontalPodAutoscaler") == []
 
 
+def test_the_receiver_scales_by_the_cpu_that_it_asks_for() -> None:
+    (scaler,) = of_kind("production", "HorizontalPodAutoscaler")
+
+    (metric,) = scaler["spec"]["metrics"]
+
+    assert 2 <= scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"]
+    assert metric["resource"]["name"] == "cpu"
+    # Of the request: without one, Kubernetes scales nothing.
+    assert 0 < metric["resource"]["target"]["averageUtilization"] < 100
+    assert container(pods("production")["receiver"])["resources"]["requests"]["cpu"]
+
+
 @pytest.mark.parametrize(("process", "queue"), [("extractor", EXTRACTOR_QUEUE), ("state", STATE_QUEUE)])
 def test_consumers_scale_by_length_and_age_of_their_queue(process, queue) -> None:
     spec = by_component("production", "ScaledObject")[process]["spec"]
