@@ -48,7 +48,7 @@ async def measure(runs: Sequence[Run], plan: Plan, say: Callable[[str], object])
     """Measure *runs*, whose processes all run from the first to the last round."""
     for run in runs:
         await run.until_ready()
-        await run.throughput(plan.warm_up)
+        await run.throughput(await run.register(plan.warm_up))
         say(f"{run.name}: warm")
     results = {run: Measured(run.name) for run in runs}
     await _measure_idle(results)
@@ -72,12 +72,14 @@ async def _measure_idle(results: Mapping[Run, Measured]) -> None:
 
 
 async def _measure_round(run: Run, plan: Plan, result: Measured) -> None:
+    trainings = await run.register(plan.trainings)  # no part of the walk that is measured
     lines, before = run.log_lines(), cpu_seconds(run.everybody())
-    result.per_second.append(await run.throughput(plan.trainings))
+    result.per_second.append(await run.throughput(trainings))
     await asyncio.sleep(_LAST_ACKS_SECONDS)
     after = cpu_seconds(run.everybody())
     result.cpu_us.append({name: (after[name] - before[name]) / plan.trainings * 1e6 for name in after})
     result.log_lines_per_training = (run.log_lines() - lines) / plan.trainings
     if plan.timed_trainings:
-        result.latencies_ms += await run.latencies_ms(plan.timed_trainings, plan.per_second)
+        timed = await run.register(plan.timed_trainings)
+        result.latencies_ms += await run.latencies_ms(timed, plan.per_second)
     result.memory_mb.append(memory_mb(run.own()))
