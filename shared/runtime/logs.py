@@ -4,8 +4,8 @@ Logs: one JSON object per line on standard output, without secrets or local vari
 Every fact about a training is one line at info with its ids (`facts_of`), so that one `grep` for a training, a user, a
 message or a trace finds its path through all processes. Progress arrives every second, so its lines are at debug.
 
-Our own lines are written directly to standard output, at half the cost of the standard library's handlers; lines of
-libraries go through those handlers and look the same.
+Our own lines are written directly to standard output, at less than half the cost of the standard library's handlers;
+lines of libraries go through those handlers and look the same.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
+from typing import Any
 
 import structlog
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingProgressed
@@ -41,6 +42,9 @@ _NOISE = {
     "opentelemetry.exporter": logging.CRITICAL,
 }
 
+#: Local variables may hold a token: frames only.
+_render_exception = ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20))
+
 #: Facts that every line of this task carries.
 _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
 
@@ -48,7 +52,7 @@ _about: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxy
 def configure(service: str, *, level: str = "info", renderer: str = "json") -> None:
     """Send our own log lines and the libraries' to standard output, as *service*."""
 
-    def add_facts(_: object, level: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def add_facts(_: object, level: str, event: EventDict) -> EventDict:
         parent = tracing.context().get("traceparent")
         return {
             "service": service,
@@ -56,25 +60,22 @@ def configure(service: str, *, level: str = "info", renderer: str = "json") -> N
             **_about.get(),
             **event,
             "level": level,
-            "timestamp": now().isoformat().replace("+00:00", "Z"),
+            "timestamp": now(),
         }
 
     last: list[Processor]
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    logger_class = structlog.make_filtering_bound_logger(threshold)
     if renderer == "console":
         last = [
             structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     else:
-        # Local variables may hold a token: frames only.
-        last = [
-            ExceptionRenderer(ExceptionDictTransformer(show_locals=False, max_frames=20)),
-            _to_json,
-        ]
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+        last = [_render_exception, _to_json]
+        logger_class = _json_logger(logger_class, add_facts)
     structlog.configure(
-        # Few: a training has seven lines, and each processor is called for each of them.
         processors=[add_facts, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        wrapper_class=logger_class,
         logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
@@ -102,11 +103,35 @@ def about(facts: Mapping[str, str]) -> Iterator[None]:
         _about.reset(token)
 
 
-def _to_json(_: object, __: str, event: structlog.typing.EventDict) -> str:
+def _json_logger(base: Any, add_facts: Callable[[object, str, EventDict], EventDict]) -> Any:
+    """
+    Return the class of loggers like *base* that write their lines themselves.
+
+    A training has seven lines, and structlog's way through its processors took a third of each (measured 2026-11).
+    """
+    write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush
+
+    class JsonLogger(base):  # type: ignore[misc]
+        def _proxy_to_logger(self, level: str, event: str, **facts: object) -> None:
+            facts["event"] = event
+            line = add_facts(None, level, facts)
+            if "exc_info" in line:
+                line = _render_exception(None, level, line)
+            write(_encoded(line) + b"\n")
+            flush()
+
+    return JsonLogger
+
+
+def _to_json(_: object, __: str, event: EventDict) -> str:
+    return _encoded(event).decode()
+
+
+def _encoded(event: EventDict) -> bytes:
     try:
-        return to_json(event, ensure_ascii=True, fallback=repr).decode()
+        return to_json(event, ensure_ascii=True, fallback=repr)
     except PydanticSerializationError:  # half of a surrogate pair
-        return json.dumps(event, default=repr)
+        return json.dumps(to_jsonable_python(event, fallback=repr)).encode()
 
 
 def facts_of(envelope: Envelope) -> dict[str, str]:

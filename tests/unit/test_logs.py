@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import structlog
@@ -34,3 +35,34 @@ def test_an_object_of_any_kind_is_said_as_its_repr(capsys: pytest.CaptureFixture
     structlog.get_logger().info("x", what=str.upper)
 
     assert json.loads(capsys.readouterr().out)["what"] == repr(str.upper)
+
+
+@pytest.mark.parametrize("log", [structlog.get_logger(), logging.getLogger("library")], ids=["ours", "a library's"])
+def test_a_traceback_has_frames_but_no_local_variables(log, capsys: pytest.CaptureFixture[str]):
+    logs.configure("test")
+    token = "hunter2"
+
+    try:
+        len(token) / 0
+    except ZeroDivisionError:
+        log.exception("x.failed")
+
+    line = capsys.readouterr().out
+    assert token not in line
+    [error] = json.loads(line)["exception"]
+    assert (error["exc_type"], error["frames"][0]["name"]) == (
+        "ZeroDivisionError",
+        "test_a_traceback_has_frames_but_no_local_variables",
+    )
+
+
+def test_lines_of_ours_and_of_libraries_have_the_same_fields(capsys: pytest.CaptureFixture[str]):
+    logs.configure("test")
+
+    with logs.about({"training_id": "t1"}):
+        structlog.get_logger().warning("x")
+        logging.getLogger("library").warning("x")
+
+    ours, others = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert ours == {**others, "timestamp": ours["timestamp"]}
+    assert ours["training_id"] == "t1"
