@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.action == "doctor":
             return doctor(options.rabbitmq, options.postgres)
         with local_servers(
-            rabbitmq=options.rabbitmq, postgres=options.postgres, state=options.state, say=say
+            rabbitmq=options.rabbitmq, postgres=options.postgres, nodes=options.nodes, state=options.state, say=say
         ) as servers:
             return run(command, servers) if command else up(servers)
     except LocalServersError as error:
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("action", choices=["run", "up", "doctor"])
     parser.add_argument("--rabbitmq", default="auto", metavar="SERIES", help="3.10, 4 or auto (default)")
     parser.add_argument("--postgres", default="auto", metavar="SERIES", help="15, 17, ... or auto (default)")
+    parser.add_argument("--nodes", type=int, default=1, metavar="NUMBER", help="of RabbitMQ; 1 (default) or more")
     parser.add_argument("--state", type=Path, metavar="FOLDER", help="keep data, ports and password in FOLDER")
     return parser
 

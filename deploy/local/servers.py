@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.binaries import get_postgres, get_rabbitmq
+from deploy.local.cluster import launched_nodes
 from deploy.local.errors import LocalServersError, Say
 from deploy.local.postgres import Postgres
 from deploy.local.rabbitmq import RabbitMQ
@@ -19,14 +20,15 @@ from deploy.local.state import kept_state, temporary_state
 class Servers:
     """Running servers, ready for connections."""
 
-    _rabbitmq: RabbitMQ | None
+    nodes: Sequence[RabbitMQ]
     _postgres: Postgres | None
 
     @property
     def rabbitmq(self) -> RabbitMQ:
-        if self._rabbitmq is None:
+        """The first node, which mostly is the only one."""
+        if not self.nodes:
             raise LocalServersError("no RabbitMQ was asked for")
-        return self._rabbitmq
+        return self.nodes[0]
 
     @property
     def postgres(self) -> Postgres:
@@ -36,7 +38,8 @@ class Servers:
 
     @property
     def amqp_url(self) -> str:
-        return self.rabbitmq.url
+        """The address of each node, separated by commas."""
+        return ",".join([self.rabbitmq.url, *(node.url for node in self.nodes[1:])])
 
     @property
     def management_url(self) -> str:
@@ -60,6 +63,7 @@ def local_servers(
     *,
     rabbitmq: str | None = "auto",
     postgres: str | None = "auto",
+    nodes: int = 1,
     state: Path | None = None,
     durable: bool | None = None,
     postgres_options: Mapping[str, str] | None = None,
@@ -69,6 +73,7 @@ def local_servers(
     Run a private RabbitMQ and a private Postgres on loopback for the length of the block.
 
     *rabbitmq* and *postgres* name a series ("3.10", "4"; "15"), "auto" for any, or None for no such server.
+    With several *nodes*, RabbitMQ is a cluster.
     *state* is a folder that keeps data, ports and password for the next run; without it everything is deleted
     afterwards, even after ``kill -9``. *durable* (by default when there is a *state*) makes Postgres wait for the disk.
 
@@ -79,7 +84,6 @@ def local_servers(
     postgres_binaries = get_postgres(postgres) if postgres else None
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(kept_state(state, say) if state else temporary_state())
-        broker = RabbitMQ(rabbitmq_binaries, place) if rabbitmq_binaries else None
         database = (
             Postgres(
                 postgres_binaries,
@@ -90,15 +94,19 @@ def local_servers(
             if postgres_binaries
             else None
         )
-        wanted = [server for server in (broker, database) if server]
-        for server in wanted:
-            stack.callback(server.end)
-            server.launch()
+        brokers: Sequence[RabbitMQ] = ()
+        if rabbitmq_binaries:
+            brokers = stack.enter_context(launched_nodes(rabbitmq_binaries, place, nodes, say))
+        if database:
+            stack.callback(database.end)
+            database.launch()
+        wanted: list[RabbitMQ | Postgres] = [*brokers, *([database] if database else [])]
         for server in wanted:
             server.wait_until_ready()
-        names = " and ".join(_described(server) for server in wanted)
+        names = " and ".join(dict.fromkeys(_described(server) for server in wanted))
+        names = f"{nodes} nodes of {names}" if len(brokers) > 1 else names
         say(f"{names}: private, on loopback only, ready after {time.monotonic() - began:.1f} s")
-        yield Servers(broker, database)
+        yield Servers(brokers, database)
 
 
 def _described(server: RabbitMQ | Postgres) -> str:

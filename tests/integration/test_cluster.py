@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import httpx
 import pytest
 
+from deploy.local import LocalServersError, local_servers
 from deploy.local.rabbitmq import RabbitMQ
 from services.ops.subscriptions.client import Subscriptions
 from shared.contract.errors import DependencyDown
@@ -142,6 +144,21 @@ async def test_queues_have_as_many_replicas_as_set_and_leaders_spread(say: Calla
     leaders = Counter(queue["node"] for queue in placed.values())
     say(f"leaders: {sorted(leaders.values())}")
     assert len(leaders) == 3
+
+
+async def test_a_kept_cluster_is_there_again_and_never_smaller(walkable_folder: Path, say: Callable[[str], None]):
+    run = partial(local_servers, state=walkable_folder / "state", postgres=None, say=say)
+    with run(nodes=3) as first:
+        await declare_all(first.amqp_url, topology())
+        async with Publisher(first.amqp_url, name="test") as publisher:
+            await publisher.publish(event(0))
+    with run(nodes=3) as second:
+        numbers = await read_all(second.amqp_url, until=0)
+    with pytest.raises(LocalServersError, match="has more than 1 nodes: start as many"):
+        run().__enter__()
+
+    assert second.amqp_url == first.amqp_url
+    assert numbers == [0]
 
 
 async def declare_all(url: str, plan: Topology) -> None:

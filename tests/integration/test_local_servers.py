@@ -202,7 +202,7 @@ def test_a_server_that_cannot_be_had_says_what_to_type():
 
 
 def test_what_was_not_asked_for_is_not_there(restartable_servers):
-    only_a_broker = Servers(restartable_servers.rabbitmq, None)
+    only_a_broker = Servers([restartable_servers.rabbitmq], None)
 
     with pytest.raises(LocalServersError, match="no Postgres was asked for"):
         _ = only_a_broker.database_url

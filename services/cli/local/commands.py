@@ -33,6 +33,9 @@ def up(
     embedded: Annotated[
         bool, typer.Option("--embedded", help="With a private RabbitMQ and Postgres, and generated secrets.")
     ] = False,
+    nodes: Annotated[
+        int, typer.Option(min=1, max=9, help="With --embedded: so many nodes of RabbitMQ, as one broker.")
+    ] = 1,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -77,9 +80,11 @@ def up(
         run_async(ask_to_restart(folder_of_up(state), restart.value))
         print(f"{restart.value} is ready again")
         return
+    if nodes > 1 and not embedded:
+        raise typer.BadParameter("is for private servers: add --embedded", param_hint="--nodes")
     from services.cli.local.up import up as run
 
-    run(os.environ, embedded=embedded, state=state, simulator=simulator, example=example)
+    run(os.environ, nodes=nodes if embedded else 0, state=state, simulator=simulator, example=example)
 
 
 def serve(name: Annotated[Process, typer.Argument(help="The process.")]) -> None:

@@ -61,8 +61,13 @@ _COLOURS: Final = {
 }
 
 
-def up(environment: Environment, *, embedded: bool, state: Path | None, simulator: bool | None, example: bool) -> None:
-    """Run all services until Ctrl-C and restart those that end; raise if one ends before all are ready."""
+def up(environment: Environment, *, nodes: int, state: Path | None, simulator: bool | None, example: bool) -> None:
+    """
+    Run all services until Ctrl-C and restart those that end; raise if one ends before all are ready.
+
+    *nodes* is the number of private RabbitMQ nodes; with 0, RabbitMQ and Postgres are those of *environment*.
+    """
+    embedded = nodes > 0
     for_programs = environment.get(f"{PREFIX}LOG_FORMAT") == "json"
     out = console(stderr=for_programs)
     # In a script's background, Ctrl-C is ignored by default: the command would outlive the script.
@@ -86,7 +91,7 @@ def up(environment: Environment, *, embedded: bool, state: Path | None, simulato
             replicate = choose_replicate(environment, embedded=embedded, simulator=simulator)
             logins: Logins = {}
             if embedded:
-                environment, logins = stack.enter_context(private_servers(environment, state, say))
+                environment, logins = stack.enter_context(private_servers(environment, state, say, nodes=nodes))
             folder = stack.enter_context(_folder(state))
             # This terminal may have the setting of another run, with that run's folder.
             environment = overridden(environment, {"SIMULATOR_STATE": str(folder / "simulator.sqlite3")})
@@ -116,9 +121,11 @@ def _check_ports(everything: Plan) -> None:
 
 
 @contextmanager
-def private_servers(environment: Environment, state: Path | None, say: Say) -> Iterator[tuple[Environment, Logins]]:
+def private_servers(
+    environment: Environment, state: Path | None, say: Say, *, nodes: int = 1
+) -> Iterator[tuple[Environment, Logins]]:
     """
-    Run a private RabbitMQ and Postgres.
+    Run a private RabbitMQ, on so many *nodes*, and a private Postgres.
 
     Yields *environment* with their addresses (of the database's owner and of RabbitMQ's administrator) and with
     generated secrets for missing ones; and the settings with which each process logs in.
@@ -132,7 +139,7 @@ def private_servers(environment: Environment, state: Path | None, say: Say) -> I
         ) from error
     _check_version_of(state)
     try:
-        with local_servers(state=state, say=say) as private:
+        with local_servers(nodes=nodes, state=state, say=say) as private:
             made = _secrets(state)
             passwords = roles.find_passwords(made)
             asyncio.run(roles.make_roles(private.database_url, passwords))
@@ -142,6 +149,8 @@ def private_servers(environment: Environment, state: Path | None, say: Say) -> I
                 "DATABASE_URL": roles.login_url(private.database_url, "owner", passwords["owner"]),
             }
             settings = {name: text for name, text in made.items() if name not in _PASSWORDS}
+            if nodes > 1:
+                settings["QUEUE_REPLICAS"] = str(nodes)
             ready = completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.management_url}
             # With the exchanges, without which RabbitMQ takes no rights of routing keys.
             asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
