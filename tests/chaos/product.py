@@ -85,9 +85,19 @@ class Product:
 
 @contextlib.asynccontextmanager
 async def running_twice(
-    folder: Path, cases: Sequence[Case], *, seed: int, nodes: Sequence[RabbitMQ], postgres: Postgres
+    folder: Path,
+    cases: Sequence[Case],
+    *,
+    seed: int,
+    nodes: Sequence[RabbitMQ],
+    postgres: Postgres,
+    postgres_url: str = "",
 ) -> AsyncIterator[Product]:
-    """Two of each process, against a Replicate that plays *cases*; *nodes* are one RabbitMQ."""
+    """
+    Two of each process, against a Replicate that plays *cases*; *nodes* are one RabbitMQ.
+
+    With a *postgres_url*, which may name two servers, the processes have every server's address, and no proxy.
+    """
     simulator = Simulator(
         seed=seed,
         speed=60.0,
@@ -99,7 +109,7 @@ async def running_twice(
     world = simulator.world = ScriptedWorld(simulator.knobs, cases)
     async with contextlib.AsyncExitStack() as opened:
         enter = opened.enter_async_context
-        database_url = await enter(new_database(postgres.url))
+        database_url = await enter(new_database(postgres_url or postgres.url))
         replicate_url = await enter(running(simulator))
         public, api = await enter(proxied(takes_turns=True)), await enter(proxied(takes_turns=True))
         shared = {
@@ -113,7 +123,7 @@ async def running_twice(
         stacks = []
         for number in (1, 2):
             to_broker = await enter(proxied(*brokers[number - 1 :], *brokers[: number - 1]))
-            to_database = await enter(proxied(database_url))
+            to_database = await enter(proxied(postgres.url))
             to_replicate = await enter(proxied(replicate_url))
             proxies |= {
                 f"rabbitmq of {number}": to_broker,
@@ -125,8 +135,8 @@ async def running_twice(
             stacks.append(
                 Stack(
                     own,
-                    amqp_url=to_broker.url(brokers[0]),
-                    database_url=to_database.url(database_url),
+                    amqp_url=",".join(brokers) if postgres_url else to_broker.url(brokers[0]),
+                    database_url=database_url if postgres_url else to_database.url(database_url),
                     replicate_url=to_replicate.url(replicate_url),
                     settings=shared,
                 )
@@ -135,7 +145,7 @@ async def running_twice(
         api.servers = [("127.0.0.1", stack.ports["state"]) for stack in stacks]
         plan = topology(StateSettings.load(stacks[0].environment).retry_delays)
         # Not by the roads that are cut.
-        broker = await enter(Broker((await enter(proxied(*brokers))).url(brokers[0]), plan))
+        broker = await enter(Broker((await enter(proxied(*brokers, takes_turns=True))).url(brokers[0]), plan))
         subscriber = await enter(Subscriber(broker.url))
         async with asyncio.TaskGroup() as tasks:
             for stack in stacks:
