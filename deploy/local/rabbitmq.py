@@ -62,11 +62,18 @@ def port_mapper(binaries: RabbitMQBinaries, state: State) -> Process:
 class RabbitMQ:
     """One private RabbitMQ, with a port mapper (epmd) of its own; or one node of a cluster, which shares one."""
 
-    def __init__(self, binaries: RabbitMQBinaries, state: State, *, cluster: Sequence[str] = ()) -> None:
-        """*cluster*: the names of all nodes; then the port mapper runs already, and all share cookie and password."""
+    def __init__(
+        self, binaries: RabbitMQBinaries, state: State, *, cluster: Sequence[str] = (), configuration: str = ""
+    ) -> None:
+        """
+        Add lines of *configuration* to its own.
+
+        *cluster*: the names of all nodes; then the port mapper runs already, and all share cookie and password.
+        """
         self.binaries = binaries
         self._state = state
         self._cluster = cluster
+        self._configuration = configuration
         self._folder = state.folder / "rabbitmq"
         self._epmd: Process | None = None
         self._node: Process | None = None
@@ -187,6 +194,7 @@ class RabbitMQ:
                 f"cluster_formation.classic_config.nodes.{number} = {name}\n"
                 for number, name in enumerate(self._cluster, start=1)
             )
+            + self._configuration
         )
         (folder / "plugins").write_text("[rabbitmq_management].\n")
         environment = {

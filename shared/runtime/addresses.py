@@ -189,5 +189,7 @@ def _check_parameters(query: str, files: Sequence[str], choices: Mapping[str, Se
     for name, text in parameters:
         if name in choices and text not in choices[name]:
             raise ValueError(f"its {name} is none of {', '.join(choices[name])}")
+        if name == "cacertfile":
+            raise ValueError("its cacertfile is called cafile here")
         if name in files and not Path(text).exists():
             raise ValueError(f"its {name} names a file that is not there")

@@ -28,6 +28,7 @@ from asyncpg.pool import PoolConnectionProxy
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
 from shared.runtime.postgres_servers import Servers
 from shared.runtime.statements import trace_statements
+from shared.runtime.tls import say_tls
 
 T = TypeVar("T")
 
@@ -207,7 +208,8 @@ def _connecting() -> Iterator[None]:
             raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
         raise UnusableAddress(f"{_POOLER} ({error})") from error
     except _ERRORS as error:
-        raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
+        said = say_tls("Postgres", error) or _say(error)
+        raise DependencyDown(f"no connection to Postgres: {said}", code="database_down") from error
 
 
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:

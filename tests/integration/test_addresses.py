@@ -104,6 +104,7 @@ def test_an_apis_address_that_is_taken_can_be_used(host: str, path: str):
         ("amqp://mq/" + "v" * 256, "more than 255 bytes"),
         ("amqp://mq/50%", "% itself as %25"),
         ("amqps://mq/?cafile=/no/such", "its cafile names a file that is not there"),
+        ("amqps://mq/?cacertfile=/ca.pem", "its cacertfile is called cafile here"),
         ("amqp://mq/?auth=magic", "its auth is none of plain, external"),
     ],
 )

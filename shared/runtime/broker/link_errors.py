@@ -9,6 +9,8 @@ from typing import Final
 import aiormq
 from pamqp.exceptions import PAMQPException
 
+from shared.runtime.tls import say_tls
+
 #: Errors of a lost connection. A frozen broker causes TimeoutError; see also `is_stray_cancel`.
 LINK_ERRORS: Final = (
     aiormq.exceptions.AMQPError,
@@ -70,5 +72,7 @@ def say(error: BaseException) -> str:
     """Describe a connection's *error* in a sentence for operators."""
     if is_refused(error):
         return f"RabbitMQ refuses us: {error}"
+    if sentence := say_tls("RabbitMQ", error):
+        return sentence
     said = str(error) or type(error).__name__
     return said if said.startswith("RabbitMQ") else f"RabbitMQ does not answer: {said}"
