@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages chaos chaos-cluster bench bench-backlog screenshots constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -62,6 +62,9 @@ chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings on tw
 
 chaos-cluster: setup ## nodes of RabbitMQ die one by one, then Postgres fails over: 5,000 trainings each, half an hour
 	@$(BIN)/pytest -s -o faulthandler_timeout=3600 -m chaos tests/end_to_end/test_chaos_cluster.py
+
+alerts: setup ## every alert, on a stack that is broken on purpose: a quarter of an hour
+	@$(BIN)/pytest -m alerts tests/end_to_end/test_alerts.py
 
 # Most of the parts wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers
 # of its own; on servers that are given, they would take each other's messages.

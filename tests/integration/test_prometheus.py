@@ -11,18 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local import Servers
 from tests.dashboards import MONITORING, boards, expressions, rules, selectors
-from tests.prometheus import program
+from tests.prometheus import program, serve_metrics
 from tests.stack import free_port, plain_client
 
 CONFIGURATION: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-#: An Erlang expression: what RabbitMQ's image does at its start, on a port of our own.
-_SERVE_METRICS = """begin
-    Listens = [{{ip, "127.0.0.1"}}, {{port, {port}}}],
-    application:set_env(rabbitmq_prometheus, tcp_config, Listens, [{{persistent, true}}]),
-    {{ok, File}} = application:get_env(rabbit, enabled_plugins_file),
-    ok = file:write_file(File, "[rabbitmq_management, rabbitmq_prometheus]."),
-    rabbit_plugins:ensure(File)
-end"""
 
 
 def test_prometheus_accepts_its_configuration_and_rules() -> None:
@@ -44,7 +36,7 @@ def asked_of_rabbitmq() -> Iterator[str]:
 
 async def test_rabbitmq_serves_what_the_dashboards_show(restartable_servers: Servers) -> None:
     port = free_port()
-    restartable_servers.rabbitmq.evaluate(_SERVE_METRICS.format(port=port))
+    serve_metrics(restartable_servers.rabbitmq, port)
     jobs = [job for job in CONFIGURATION["scrape_configs"] if job["job_name"].startswith("rabbitmq")]
 
     served = set()

@@ -1,15 +1,21 @@
-"""Prometheus and Grafana of docker-compose.yml find what they are to show, and each other."""
+"""Prometheus and Grafana of docker-compose.yml find what they show, and the runbook says which alerts fire when."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from shared.runtime.settings import PROCESSES
+from tests.breakages import CASES, runbook_table
+from tests.dashboards import rules
+from tests.prometheus import faster
 
 ROOT = Path(__file__).parents[2]
+RUNBOOK = (ROOT / "deploy/runbook.md").read_text()
 MONITORING = ROOT / "deploy/monitoring"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 PROMETHEUS: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
@@ -61,3 +67,33 @@ def test_grafana_finds_its_files_where_they_are_mounted() -> None:
     assert provider["options"]["path"] == mounts["deploy/monitoring/dashboards"]
     assert Path(home).parent == Path(mounts["deploy/monitoring/dashboards"])
     assert (MONITORING / "dashboards" / Path(home).name).exists()
+
+
+def test_every_alert_was_seen_to_fire() -> None:
+    alerts = {rule["alert"] for rule in rules() if "alert" in rule}
+
+    assert {name for alerts in CASES.values() for name in alerts.must} == alerts
+
+
+@pytest.mark.parametrize("rule", [rule for rule in rules() if "alert" in rule], ids=lambda rule: rule["alert"])
+def test_the_runbook_says_when_an_alert_is_over(rule) -> None:
+    place = rule["annotations"]["runbook"].removeprefix("deploy/runbook.md#")
+    sections = {
+        title.lower().replace(" ", "-"): text
+        for title, text in re.findall(r"(?m)^## (.+)\n((?:(?!## ).*\n)+)", RUNBOOK)
+    }
+
+    assert "It is over" in sections[place]
+
+
+def test_the_runbook_says_which_alerts_fire() -> None:
+    assert runbook_table() in RUNBOOK
+
+
+def test_faster_rules_have_every_time_divided() -> None:
+    rule = {"alert": "A", "for": "5m", "expr": 'max(a_seconds{x!="y"}) > 120 and increase(b{le="60.0"}[1h]) > 3'}
+
+    (group,) = faster({"groups": [{"name": "g", "rules": [rule]}]}, 60)["groups"]
+
+    changed = {"for": "5000ms", "expr": 'max(a_seconds{x!="y"}) > 2.0 and increase(b{le="60.0"}[60000ms]) > 3'}
+    assert group["rules"] == [rule | changed]
