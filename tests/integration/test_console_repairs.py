@@ -320,7 +320,7 @@ async def test_a_group_is_replayed_after_a_look_at_users_old_and_new(ops, browse
     running = await page(browser, address)
 
     assert "3 dead letters of these are open" in said(form)
-    assert f"acme/ada:{model_of('t1').version[:12]}… → acme/ada:{model_of('t2').version[:12]}…" in said(planned)
+    assert f"acme/ada:{model_of('t1').version[:8]}… → acme/ada:{model_of('t2').version[:8]}…" in said(planned)
     assert (sent_before, started.status_code) == (0, 303)
     assert broker.marks[0].endswith(f":{numbers[0]}")
     assert f"{address}/pause" in running
@@ -373,7 +373,7 @@ async def test_an_undo_is_shown_for_each_user_before_the_button(ops, browser, da
                 await asyncio.sleep(0.02)
     after = await page(browser, f"/replays/{record.id}")
 
-    assert f"→ acme/ada:{model_of('t0').version[:12]}…" in said(before)
+    assert f"→ acme/ada:{model_of('t0').version[:8]}…" in said(before)
     assert "user bob has another model by now" in said(before)
     assert (reverted_before, found.undo.reverted) == (0, 1)
     assert "Undone by olga: all blurred" in said(after)

@@ -358,8 +358,8 @@ def test_ages_are_told_in_one_unit(seconds, said):
 def test_models_are_shortened_the_same_everywhere_in_a_text():
     model = f"acme/ada:{'5c' * 32}"
 
-    assert formats.short_models(model) == "acme/ada:5c5c5c5c5c5c…"
-    assert formats.short_models(f"{model} and {model}0") == f"acme/ada:5c5c5c5c5c5c… and {model}0"
+    assert formats.short_models(model) == "acme/ada:5c5c5c5c…"
+    assert formats.short_models(f"{model} and {model}0") == f"acme/ada:5c5c5c5c… and {model}0"
 
 
 def test_characters_that_hide_or_turn_text_are_shown_as_escapes():

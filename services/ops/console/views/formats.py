@@ -24,7 +24,7 @@ _HIDDEN: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
 #: The version of a model ref, wherever it stands in a text: the beginning is enough to compare.
-_VERSION: Final = re.compile(r":([0-9a-f]{12})[0-9a-f]{52}\b", re.ASCII)
+_VERSION: Final = re.compile(r":([0-9a-f]{8})[0-9a-f]{56}\b", re.ASCII)
 
 
 def iso(moment: datetime) -> str:
@@ -142,7 +142,7 @@ def is_in(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool
 
 
 def short_models(text: str) -> str:
-    """Return *text* with each model ref as ``owner/name:0123456789ab…``."""
+    """Return *text* with each model ref as ``owner/name:01234567…``."""
     return _VERSION.sub(r":\1…", text)
 
 
