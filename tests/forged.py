@@ -1,14 +1,13 @@
-"""Requests to the console that no page sends: forged, odd, and any that its routes could get."""
+"""Requests to the console that no page sends: forged, and any that its routes could get."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Final, cast
-from urllib.parse import quote
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, cast
 
 import httpx
-from hypothesis import strategies as st
 
 from services.ops.console.app import SCREENS
 from services.ops.console.console import Console
@@ -38,49 +37,51 @@ async def session(stack: Stack, token: str) -> AsyncIterator[tuple[httpx.AsyncCl
         yield client, csrf_in((await client.get("/")).text)
 
 
-_TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-_ODD: Final = st.sampled_from(
-    [
-        *("", "-1", "0", str(2**63), "9" * 400, "NaN", "1e999", "\x00", "../../etc/passwd", HOSTILE, "x" * 3000),
-        *("00000000-0000-0000-0000-000000000000", "open", "rest", "true", "maya", "[1]", '{"a": 1}'),
-        *("2026-11-29T00:00:00Z", "0001-01-01T00:00:00+14:00", "24h"),
-    ]
+_ODD: Final = (
+    *("", "-1", "0", str(2**63), "9" * 400, "NaN", "1e999", "\x00", "../../etc/passwd", HOSTILE, "x" * 3000),
+    *("00000000-0000-0000-0000-000000000000", "open", "rest", "true", "on", "maya", "[1]", '{"a": 1}'),
+    *("2026-11-29T00:00:00Z", "0001-01-01T00:00:00+14:00", "24h"),
 )
-_VALUE: Final = st.one_of(_ODD, st.integers(1, 30).map(str), _TEXT)
-_SEGMENT: Final = st.one_of(_VALUE.map(lambda text: quote(text, safe="")), st.sampled_from(["%FF", "%00", "%2e%2e"]))
-_QUERIES: Final = st.sampled_from(
-    [
-        *(
-            "q",
-            "cursor",
-            "limit",
-            "status",
-            "fingerprint",
-            "queue",
-            "since",
-            "until",
-            "text",
-            "outcome",
-            "stage",
-            "odd",
-        ),
-        *("odd", "user_id", "actor", "action", "target", "code", "event", "error_code", "training_id", "group"),
-    ]
+_QUERIES: Final = (
+    *("q", "cursor", "limit", "status", "fingerprint", "queue", "since", "until", "text", "outcome", "stage", "show"),
+    *("user_id", "actor", "action", "target", "code", "event", "error_code", "training_id", "group", "letters", "v"),
+    *("rollback", "withdraw", "undo", "next"),
 )
-_FIELDS: Final = st.sampled_from(
-    [
-        *("reason", "rate_per_second", "steps", "letters", "group", "body", "to", "key", "next", "dry_run", "number"),
-        *("training_id", "status", "odd"),
-    ]
+_FIELDS: Final = (
+    *("reason", "rate_per_second", "steps", "letters", "group", "fingerprint", "body", "to", "key", "next", "number"),
+    *("training_id", "status", "up_to", "period", "since", "all", "token"),
 )
+_PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
-@st.composite
-def requests(draw: st.DrawFn) -> tuple[str, str, dict[str, str], dict[str, str]]:
-    """Any request of a signed-in operator: its method, path, query and form."""
-    method, path = draw(st.sampled_from([(each, path) for each in ("GET", "POST") for path in routes(each)]))
-    parts = [part.partition("{") for part in path.split("}")]
-    asked = "".join(fixed + (draw(_SEGMENT) if name else "") for fixed, name, _ in parts)
-    query = draw(st.dictionaries(_QUERIES, _VALUE, max_size=4))
-    form = draw(st.dictionaries(_FIELDS, _VALUE, max_size=5)) if method == "POST" else {}
-    return method, asked, query, form
+def described(known: Mapping[str, str], csrf: str) -> dict[str, Any]:
+    """
+    Describe every route of the console in OpenAPI, to somebody whose forms have the token *csrf*.
+
+    *known* has a value for each parameter of a path, with which there is something to see.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for method in ("GET", "POST"):
+        for path in routes(method):
+            names = _PARAMETER.findall(path)
+            operation = paths.setdefault(_PARAMETER.sub(r"{\1}", path), {})[method.lower()] = {
+                "parameters": [
+                    *(_parameter("path", name, {"anyOf": [{"enum": [known[name]]}, _ANYTHING]}) for name in names),
+                    *(_parameter("query", name, _ANYTHING) for name in _QUERIES),
+                ],
+                "responses": {"default": {"description": "A page."}},
+            }
+            if method == "POST":
+                fields = {"csrf": {"const": csrf}, **dict.fromkeys(_FIELDS, _ANYTHING)}
+                form = {"schema": {"type": "object", "properties": fields, "required": ["csrf"]}}
+                operation["requestBody"] = {"content": {"application/x-www-form-urlencoded": form}}
+    return {"openapi": "3.1.0", "info": {"title": "console", "version": "1"}, "paths": paths}
+
+
+_ANYTHING: Final = {
+    "anyOf": [{"enum": list(_ODD)}, {"type": "integer", "minimum": 1, "maximum": 30}, {"type": "string"}]
+}
+
+
+def _parameter(place: str, name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"in": place, "name": name, "required": place == "path", "schema": schema}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -62,6 +60,7 @@ from shared.runtime.lifecycle import serve
 from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
 from tests.apis import all_apis
+from tests.fuzzer import schemathesis
 from tests.replays import archive_many
 from tests.replays import routes as replay_routes
 from tests.stack import free_port
@@ -70,8 +69,6 @@ from tests.state import failed, opened_store, ready, registration, started
 TOKEN: Final = "token-of-whoever-asks"
 #: Cases for each operation, beside those that are made of each limit of the schemas.
 CASES: Final = 4
-HOOKS: Final = Path(__file__).parents[1] / "schemathesis_hooks.py"
-SECONDS: Final = 300
 
 
 class Replicate:
@@ -231,30 +228,6 @@ async def is_open(port: int) -> bool:
     return True
 
 
-async def schemathesis(document: Path, url: str) -> tuple[int, str]:
-    """What schemathesis finds, the same at each run: its exit code, and what it says."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "schemathesis.cli", "run", str(document), "--url", url),
-        *("--header", f"Authorization: Bearer {TOKEN}"),
-        *("--checks", "all", "--continue-on-failure", "--no-color"),
-        *("--max-examples", str(CASES), "--generation-deterministic", "--seed", "1"),
-        *("--request-timeout", "60", "--suppress-health-check", "all", "--warnings", "off"),
-        cwd=document.parent,
-        env={**os.environ, "PYTHONWARNINGS": "ignore", "SCHEMATHESIS_HOOKS": str(HOOKS)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(SECONDS):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode or 0, said.decode(errors="replace")
-
-
 def without_classes(part: Any) -> Any:
     """*part* of a description without patterns of classes like ``\\p{L}``, which schemathesis knows only roughly."""
     if isinstance(part, list):
@@ -271,7 +244,8 @@ async def found(service: str, opened: AbstractAsyncContextManager[Api], below: s
         document = directory / f"{service}.json"
         # With the tools, which the served description leaves out.
         document.write_text(json.dumps(without_classes(api.whole())))
-        code, said = await schemathesis(document, url)
+        token = f"Authorization: Bearer {TOKEN}"
+        code, said = await schemathesis(document, url, "--header", token, "--checks", "all", most_examples=CASES)
     return said if code else ""
 
 

@@ -417,6 +417,16 @@ async def test_an_endpoint_is_enabled_for_a_reason():
     ]
 
 
+async def test_a_form_whose_key_is_no_header_is_refused():
+    told = Told()
+    async with at_endpoint(told) as browser:
+        path = f"/queues/webhooks/{ID}"
+        answer = await browser.post(f"{path}/deliveries/{ID}/resend", page=path, reason="x", key="k\u00e9")
+
+    assert answer.status_code == 400
+    assert told.requests == []
+
+
 async def test_what_the_notifier_refuses_is_said_and_not_audited():
     told = Told()
     async with at_endpoint(told) as browser:

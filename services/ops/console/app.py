@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.ops.console.client import Refused, forbidden
+from services.ops.console.client import Refused, forbidden, our_problem
 from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial, path_of
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
 from services.ops.console.pages import (
@@ -38,7 +38,7 @@ from services.ops.console.pages import (
     webhooks,
 )
 from services.ops.console.session import Session, from_cookie, is_csrf_token
-from shared.contract.answers import KIND_PREFIX, Problem
+from shared.contract.answers import Problem
 from shared.contract.errors import TransientError
 from shared.runtime.middleware import LimitBody
 from shared.runtime.tokens import from_header
@@ -91,7 +91,7 @@ def create_console(console: Console) -> ASGIApp:
             case HTTPException():
                 return await console.show_problem(request, _problem_of(error), error.headers)
         log.error("console.broken", path=path_of(request), exc_info=error)
-        return await console.show_problem(request, _problem(500, "internal", "an internal error; it is logged"))
+        return await console.show_problem(request, our_problem(500, "internal", "an internal error; it is logged"))
 
     app = Starlette(
         routes=[route for screen in SCREENS for route in screen(console)],
@@ -146,11 +146,11 @@ class _Guard:
         try:
             form = read_form(await request.body(), request.headers.get("content-type", ""))
         except BadForm as error:
-            return _problem(400, "bad-request", str(error))
+            return our_problem(400, "bad-request", str(error))
         except HTTPException as error:
-            return _problem(413, "too-large", error.detail)
+            return our_problem(413, "too-large", error.detail)
         except ClientDisconnect:
-            return _problem(400, "bad-request", "the form did not arrive")
+            return our_problem(400, "bad-request", "the form did not arrive")
         request.scope[FORM] = form
         return None if session is None else _refused(request, session, form)
 
@@ -194,8 +194,4 @@ _AGAIN: Final = (
 
 def _problem_of(error: HTTPException) -> Problem:
     kind, detail = _HTTP.get(error.status_code, ("http", error.detail))
-    return _problem(error.status_code, kind, detail)
-
-
-def _problem(status: int, kind: str, detail: str) -> Problem:
-    return Problem(type=KIND_PREFIX + kind, title=kind, status=status, detail=detail)
+    return our_problem(error.status_code, kind, detail)

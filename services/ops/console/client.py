@@ -7,6 +7,7 @@ decided there, and the console shows nothing that the API does not give.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _READ_SECONDS: Final = 8.0
 _WRITE_SECONDS: Final = 30.0
 _LIMIT_BYTES: Final = 64 * 1024 * 1024
 _PERSON: Final = b"modelswap-console-person"
+_HEADER: Final = re.compile(r"[\x20-\x7e]*")
 
 
 class Refused(Exception):
@@ -106,6 +108,8 @@ class Api:
         reads = method == "GET"
         if not reads and not self._may_write:
             raise Refused(forbidden("this token may look, but change nothing"))
+        if any(value is not None and not _HEADER.fullmatch(value) for value in (headers or {}).values()):
+            raise Refused(our_problem(400, "bad-request", "a hidden field of the form was changed"))
         seconds = _READ_SECONDS if reads else _WRITE_SECONDS
         response = await self._client.request(
             method,
@@ -217,4 +221,9 @@ async def attempt(asked: Awaitable[T]) -> T | Away:
 
 def forbidden(detail: str) -> Problem:
     """Return the problem of a request that the person may not make."""
-    return Problem(type=f"{KIND_PREFIX}forbidden", title="forbidden", status=403, detail=detail)
+    return our_problem(403, "forbidden", detail)
+
+
+def our_problem(status: int, kind: str, detail: str) -> Problem:
+    """Return a problem of the console's own."""
+    return Problem(type=KIND_PREFIX + kind, title=kind, status=status, detail=detail)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from services.ops.console.attempts import Attempts
-from services.ops.console.client import Apis, Clients, Refused, ServiceDown
+from services.ops.console.client import Apis, Clients, Refused, ServiceDown, our_problem
 from services.ops.console.forms import Form
 from services.ops.console.rendering import templates
 from services.ops.console.session import Flash, Session, Tone, csrf_token, open_flash, seal_flash
@@ -21,7 +21,7 @@ from services.ops.console.views import formats
 from services.ops.console.views.navigation import SECTIONS, section_of
 from services.ops.console.views.problems import ProblemView, problem_view
 from services.ops.letters.views import LetterCounts
-from shared.contract.answers import KIND_PREFIX, Problem
+from shared.contract.answers import Problem
 from shared.runtime.clock import now
 from shared.runtime.connections import Network
 from shared.runtime.tokens import Token
@@ -216,4 +216,4 @@ def as_problem(error: Exception) -> Problem:
     """Return the problem that *error* is to a person."""
     if isinstance(error, Refused):
         return error.problem
-    return Problem(type=f"{KIND_PREFIX}unavailable", title="unavailable", status=503, detail=str(error))
+    return our_problem(503, "unavailable", str(error))
