@@ -43,7 +43,8 @@ class Servers:
 
     @property
     def management_url(self) -> str:
-        return self.rabbitmq.management_url
+        """The management API of each node, separated by commas."""
+        return ",".join([self.rabbitmq.management_url, *(node.management_url for node in self.nodes[1:])])
 
     @property
     def database_url(self) -> str:

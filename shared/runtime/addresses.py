@@ -95,15 +95,16 @@ def amqp_url(url: str) -> str:
     return url
 
 
-def management_url(url: str) -> str:
-    """Validate the URL of RabbitMQ's management API, with a user and a password."""
-    parts = _split(url, _MANAGEMENT_FORM)
-    is_plain = not (parts.query or parts.fragment or parts.path.strip("/"))
-    if parts.scheme not in ("http", "https") or not is_plain or not _is_server(parts.netloc):
-        raise ValueError(_MANAGEMENT_FORM)
-    if not (parts.username and parts.password):
-        raise ValueError(f"{_MANAGEMENT_FORM}: it lacks a user or a password")
-    return url
+def management_urls(text: str) -> str:
+    """Validate URLs of RabbitMQ's management API, separated by commas, each with a user and a password."""
+    for url in split_addresses(text):
+        parts = _split(url, _MANAGEMENT_FORM)
+        is_plain = not (parts.query or parts.fragment or parts.path.strip("/"))
+        if parts.scheme not in ("http", "https") or not is_plain or not _is_server(parts.netloc):
+            raise ValueError(_MANAGEMENT_FORM)
+        if not (parts.username and parts.password):
+            raise ValueError(f"{_MANAGEMENT_FORM}: it lacks a user or a password")
+    return text
 
 
 def vhost_of(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -19,10 +20,11 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, JsonValue, RootModel, SecretStr, ValidationError
 
 from shared.contract.answers import said_in
+from shared.contract.brokers import split_addresses
 from shared.contract.errors import PermanentError
 from shared.contract.rights import NOTHING, Rights
 from shared.runtime.addresses import vhost_of
-from shared.runtime.client import HttpClient, Response, quoted, read, unexpected
+from shared.runtime.client import HttpClient, Response, Unanswered, quoted, read, unexpected
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -72,12 +74,10 @@ class Management:
     """The management API of one vhost, as an async context manager. Every method raises `ServiceDown` if it is away."""
 
     def __init__(self, url: str, *, vhost: str) -> None:
-        """*url* has a user and a password."""
-        parts = urlsplit(url)
-        self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
-        self._http = HttpClient(self.url)
+        """*url* has a user and a password; of a cluster it may be several, separated by commas."""
+        #: Of each node; the one that answered last is asked first.
+        self._nodes = deque(map(_address_and_login, split_addresses(url)))
+        self._http = HttpClient("")
         self._vhost = vhost
 
     async def __aenter__(self) -> Self:
@@ -159,19 +159,11 @@ class Management:
         query: Mapping[str, str | None] | None = None,
         body: Mapping[str, JsonValue] | None = None,
     ) -> Response:
-        response = await self._http.request(
-            method,
-            path,
-            query=query,
-            body=body,
-            headers=self._headers,
-            deadline_seconds=_DEADLINE_SECONDS,
-            limit_bytes=_ANSWER_BYTES,
-        )
+        response = await self._answer(method, path, query, body)
         match response.status_code:
             case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                 raise ManagementRefused(
-                    f"RabbitMQ's management API at {self.url} refuses the user of MODELSWAP_MANAGEMENT_URL: "
+                    f"RabbitMQ's management API at {self._nodes[0][0]} refuses the user of MODELSWAP_MANAGEMENT_URL: "
                     "it needs the tag administrator and rights in the vhost"
                 )
             case HTTPStatus.BAD_REQUEST:
@@ -181,6 +173,39 @@ class Management:
         if not response.is_success:
             raise unexpected(response)
         return response
+
+    async def _answer(
+        self, method: str, path: str, query: Mapping[str, str | None] | None, body: Mapping[str, JsonValue] | None
+    ) -> Response:
+        """Ask one node after the other: every request may be repeated."""
+
+        async def ask(node: tuple[str, str]) -> Response:
+            address, login = node
+            return await self._http.request(
+                method,
+                address + path,
+                query=query,
+                body=body,
+                headers={"Authorization": login},
+                deadline_seconds=_DEADLINE_SECONDS,
+                limit_bytes=_ANSWER_BYTES,
+            )
+
+        *others, last = self._nodes
+        for node in others:
+            try:
+                return await ask(node)
+            except Unanswered:
+                if self._nodes[0] == node:
+                    self._nodes.rotate(-1)
+        return await ask(last)
+
+
+def _address_and_login(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    return address, f"Basic {base64.b64encode(login.encode()).decode()}"
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from shared.replicate.signature import decode_secret
-from shared.runtime.addresses import amqp_urls, http_url, is_host, management_url, postgres_url
+from shared.runtime.addresses import amqp_urls, http_url, is_host, management_urls, postgres_url
 from shared.runtime.connections import Network
 from shared.runtime.tokens import read_token
 
@@ -59,7 +59,7 @@ def _postgres(url: SecretStr) -> SecretStr:
 
 
 def _management(url: SecretStr) -> SecretStr:
-    management_url(url.get_secret_value())
+    management_urls(url.get_secret_value())
     return url
 
 
@@ -126,6 +126,7 @@ Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_le
 Url = Annotated[str, AfterValidator(http_url)]
 #: One or more addresses of a broker, separated by commas.
 AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
+#: One or more, separated by commas.
 ManagementUrl = Annotated[SecretStr, AfterValidator(_management)]
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
 #: Networks like 10.0.0.0/8, separated by commas.

@@ -135,8 +135,9 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     extractor_url: Url = "http://127.0.0.1:8082"
     #: URL of `services.receiver`: ops asks it how it is.
     receiver_url: Url = _RECEIVER_URL
-    #: URL of RabbitMQ's management API, with a user that has the tag administrator. Empty: no subscription can be added
-    #: or shown, and queues that could hold up all subscribers are not found.
+    #: URL of RabbitMQ's management API, with a user that has the tag administrator; of a cluster one for each node,
+    #: separated by commas. Empty: no subscription can be added or shown, and queues that could hold up all subscribers
+    #: are not found.
     management_url: ManagementUrl | None = None
     #: Days after which a resolved or dropped dead letter is deleted; open ones are always kept.
     ops_keep_settled_days: Annotated[float, Field(gt=0, le=3650)] = 90.0

@@ -15,7 +15,10 @@ from shared.contract.topology import topology
 from shared.runtime.broker import declare
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS
+from shared.runtime.client import ServiceDown
+from shared.runtime.management import Management
 from tests.proxy import Proxy, proxied
+from tests.servers import Urls
 
 #: Nobody listens there.
 DEAD: Final = "amqp://guest:sesame@127.0.0.1:1/"
@@ -74,6 +77,19 @@ async def test_a_subscriber_passes_over_a_dead_address(amqp_url: str, nodes: lis
         link = await broker.attach(0)
         await link.close()
         assert nodes[0].connections == number
+
+
+async def test_the_management_api_of_a_dead_node_is_passed_over(servers: Urls):
+    if not servers.management_url:
+        pytest.skip("the management API of this broker is not known")
+    dead = "http://guest:sesame@127.0.0.1:1"
+
+    async with Management(f"{dead},{servers.management_url}", vhost="/") as management:
+        assert await management.has_user("modelswap")
+        assert not await management.has_user("nobody")
+    async with Management(f"{dead},{dead}", vhost="/") as management:
+        with pytest.raises(ServiceDown, match=r"/api/users/nobody does not answer"):
+            await management.has_user("nobody")
 
 
 async def test_dead_addresses_are_an_outage_without_secrets():

@@ -151,7 +151,7 @@ def private_servers(
             settings = {name: text for name, text in made.items() if name not in _PASSWORDS}
             if nodes > 1:
                 settings["QUEUE_REPLICAS"] = str(nodes)
-            ready = completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.management_url}
+            ready = completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.rabbitmq.management_url}
             # With the exchanges, without which RabbitMQ takes no rights of routing keys.
             asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
             yield ready, _logins(made, private.amqp_url, private.database_url, private.management_url)
