@@ -74,7 +74,7 @@ def health_routes(
         return JSONResponse(body, status_code=200 if health.is_ready else 503)
 
     async def metrics(request: Request) -> Response:
-        # Only OpenMetrics has exemplars. The library fails on some headers, so it is not handed any.
+        # Only OpenMetrics has exemplars. The library raises on some headers, so it is never given one of a client.
         accepts = _OPENMETRICS in request.headers.get("accept", "")
         encode, media_type = choose_encoder(_OPENMETRICS if accepts else "")
         return Response(encode(REGISTRY), media_type=media_type)
