@@ -56,7 +56,7 @@ async def measure(runs: Sequence[Run], plan: Plan, say: Callable[[str], object])
         # There and back, so that none always follows the same one.
         for run in runs if number % 2 == 0 else reversed(runs):
             result = results[run]
-            await _measure_round(run, plan, result)
+            await measure_round(run, plan, result)
             speed, cpu = result.per_second[-1], sum(result.cpu_us[-1].values())
             say(f"round {number + 1} of {plan.rounds}, {run.name}: {speed:.0f} trainings/s, {cpu:.0f} µs CPU each")
     return list(results.values())
@@ -71,7 +71,8 @@ async def _measure_idle(results: Mapping[Run, Measured]) -> None:
         result.memory_mb.append(memory_mb(run.own()))
 
 
-async def _measure_round(run: Run, plan: Plan, result: Measured) -> None:
+async def measure_round(run: Run, plan: Plan, result: Measured) -> None:
+    """Measure one round of *run* into *result*."""
     trainings = await run.register(plan.trainings)  # no part of the walk that is measured
     lines, before = run.log_lines(), cpu_seconds(run.everybody())
     result.per_second.append(await run.throughput(trainings))

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import asyncpg
@@ -61,10 +62,16 @@ class Run:
         self._made = 0
 
     @contextmanager
-    def processes(self, roles: Collection[str] = ("receiver", "extractor", "state")) -> Iterator[None]:
-        """Run the processes of these *roles*; end them afterwards."""
+    def processes(
+        self,
+        roles: Collection[str] = ("receiver", "extractor", "state"),
+        *,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> Iterator[None]:
+        """Run the processes of these *roles*, with *more* variables; end them afterwards."""
         environment = {
             **os.environ,
+            **more,
             "MODELSWAP_AMQP_URL": self._servers.amqp_url,
             "MODELSWAP_DATABASE_URL": self._servers.database_url,
             "MODELSWAP_WEBHOOK_SECRETS": WEBHOOK_SECRET,
