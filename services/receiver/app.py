@@ -31,7 +31,7 @@ from shared.contract.limits import Unpublishable
 from shared.contract.topology import RECEIVER, Topology
 from shared.contract.trace import TRACE_HEADERS, trace_context
 from shared.replicate.signature import BadSignature, verify
-from shared.replicate.training import NotATraining, decode_training
+from shared.replicate.training import NotATraining, Training, decode_training
 from shared.replicate.translate import UnknownStatus, translate
 from shared.replicate.webhook_url import ForeignRef, Origin, find_origin, origin_headers
 from shared.runtime import telemetry, tracing
@@ -112,15 +112,17 @@ class WebhookEndpoint:
             return problem(408, "request-timeout", "the body did not arrive")
         except TooLarge as error:
             return _refusal(413, error)
+        training: Training | None = None
         try:
             await self._authenticate(request, body)
-            envelope = await self._publish(request, body, trace)
+            training = decode_training(body)
+            envelope = await self._publish(request, body, training, trace)
         except (BadSignature, ForeignRef, NotATraining) as error:
             return _refusal(400 if isinstance(error, NotATraining) else 401, error)
         except Unpublishable as error:  # not even as a dead letter, so a 5xx and its retries would not help
-            return _lost(error)
+            return _lost(error, training)
         except (DependencyDown, TimeoutError) as error:
-            return _unavailable(error)
+            return _unavailable(error, training)
         telemetry.webhooks.labels("accepted").inc()
         if envelope is not None:
             log_fact(log, "webhook.accepted", envelope, webhook_id=request.headers.get("webhook-id"))
@@ -153,9 +155,10 @@ class WebhookEndpoint:
 
         await self.secrets.check(check)
 
-    async def _publish(self, request: Request, body: bytes, trace: Mapping[str, str]) -> Envelope | None:
-        """Publish and return the event that *body* reports; None if the webhook became a dead letter instead."""
-        training = decode_training(body)
+    async def _publish(
+        self, request: Request, body: bytes, training: Training, trace: Mapping[str, str]
+    ) -> Envelope | None:
+        """Publish and return the event that *training* is; None if the webhook became a dead letter instead."""
         called = request.query_params.getlist("ref") if request.scope["query_string"] else ()
         origin = find_origin(training, called, self.ref_secrets)
         try:
@@ -205,18 +208,19 @@ def _as_delivery(request: Request, body: bytes, origin: Origin, trace: Mapping[s
 
 def _refusal(status: int, error: ModelswapError) -> Response:
     telemetry.webhooks.labels(error.code).inc()
-    log.warning("webhook.refused", status=status, error=error.code, detail=str(error))
+    log.info("webhook.refused", status=status, error=error.code, detail=str(error))
     return problem(status, error.code.replace("_", "-"), str(error))
 
 
-def _lost(error: Unpublishable) -> Response:
-    log.error("webhook.lost", error=error.code, detail=str(error), hint="what ended is found by asking Replicate")
+def _lost(error: Unpublishable, training: Training | None) -> Response:
+    hint = "what ended is found by asking Replicate"
+    log.error("webhook.lost", error=error.code, detail=str(error), hint=hint, training_id=training and training.id)
     return _refusal(413, Unpublishable(str(error), code="unpublishable"))
 
 
-def _unavailable(error: Exception) -> Response:
+def _unavailable(error: Exception, training: Training | None) -> Response:
     telemetry.webhooks.labels("unavailable").inc()
-    log.error("webhook.unavailable", detail=str(error) or type(error).__name__)
+    log.error("webhook.unavailable", detail=str(error) or type(error).__name__, training_id=training and training.id)
     return problem(503, "unavailable", "try again: the webhook could not be kept", headers=_RETRY_AFTER)
 
 

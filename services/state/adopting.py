@@ -97,7 +97,7 @@ async def adopt(
     except NotThere as error:
         raise NotAtReplicate(f"Replicate has no training {training_id}, or none that our token may see") from error
     except (ModelswapError, TimeoutError) as error:
-        log.warning("training.not_asked_about", training_id=training_id, detail=str(error) or type(error).__name__)
+        log.info("training.not_asked_about", training_id=training_id, detail=str(error) or type(error).__name__)
         record, is_new = await trainings.adopt(registration)
         ask_later(training_id)
         return Adopted(record, is_new, is_asked_later=True)

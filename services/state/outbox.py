@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 import structlog
@@ -48,14 +48,23 @@ class StoredEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """A row of the outbox that can never be published as it is."""
+
+    number: int
+    training_id: str
+    error: Unpublishable
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """Result of one round of the relay."""
 
     published: int
     #: Why others were not published; they are tried again.
     failures: Sequence[BaseException] = ()
-    #: Rows that were set aside in this round, and why.
-    unpublishable: Mapping[int, Unpublishable] = field(default_factory=dict)
+    #: Rows that were set aside in this round.
+    unpublishable: Sequence[SetAside] = ()
     #: Number of all rows that are set aside.
     set_aside: int = 0
 
@@ -161,12 +170,13 @@ class Relay:
 
     def _report(self, done: Round) -> None:
         """Log the rows that were set aside."""
-        for number, refused in done.unpublishable.items():
+        for row in done.unpublishable:
             log.error(
                 "outbox.set_aside",
-                number=number,
-                error=refused.code,
-                detail=str(refused),
+                number=row.number,
+                training_id=row.training_id,
+                error=row.error.code,
+                detail=str(row.error),
                 hint="deploy/runbook.md: Events that cannot be published",
             )
         telemetry.unpublishable.set(done.set_aside)

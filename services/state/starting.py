@@ -83,7 +83,7 @@ async def start(
     try:
         created = await replicate.create_training(trainer, record.destination, training_input, webhook, WEBHOOK_EVENTS)
     except Unknown as error:
-        log.warning("training.start_unknown", ref=str(record.ref), user_id=record.user_id, detail=str(error))
+        log.info("training.start_unknown", ref=str(record.ref), user_id=record.user_id, detail=str(error))
         return record
     except (Refused, NotThere) as error:
         await trainings.fail_start(record, Failure(StartRefused.code, clean(str(error))))
@@ -95,7 +95,7 @@ async def start(
         attached = await trainings.attach(record, created.id)
     except TransientError as error:
         # It runs: an error would make the caller start a second one.
-        log.warning("training.not_attached", ref=str(record.ref), training_id=created.id, detail=str(error))
+        log.info("training.not_attached", ref=str(record.ref), training_id=created.id, detail=str(error))
         return record.model_copy(update={"training_id": created.id})
     log.info("training.started", ref=str(record.ref), user_id=record.user_id, training_id=attached.training_id)
     return attached

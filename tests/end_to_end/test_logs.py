@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from services.simulator.faults import ApiFaultOrder
+from services.simulator.simulator import Simulator
 from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.end_to_end.conftest import SELF_STARTED
-from tests.stack import SERVICES, WEBHOOK_SECRET, Stack, plain_client
+from tests.stack import ROOT, SERVICES, WEBHOOK_SECRET, Stack, plain_client
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 TRACE: Final = uuid4().hex
+README: Final = (ROOT / "README.md").read_text()
 #: What the walk of one training is made of: process, name of the line, routing key.
 WALK: Final = [
     ("state", "training.registered", None),
@@ -100,6 +104,23 @@ async def test_each_fact_of_a_training_is_one_line_with_its_ids(stack: Stack):
     assert swapped["model"] == f"acme/{user}:{SELF_STARTED}"
 
 
+async def test_a_retry_asks_nobody_to_act(stack: Stack, simulator: Simulator):
+    user, training_id = f"user-{uuid4().hex[:8]}", f"t{uuid4().hex[:25]}"
+    simulator.world.orders.add_for_calls(ApiFaultOrder(route="versions.get", status=404, next=1))
+
+    ref, webhook_url = await register(stack, user)
+    await complete(stack, training_id, user, webhook_url)
+    await stack.until_stage(ref, "active")
+    found = await until_logged(stack, user, training_id, *WALK)
+
+    (retried,) = [line for line in found if fact(line) not in WALK]
+    assert (retried["service"], retried["event"], retried["error"], retried["attempt"]) == (
+        *("extractor", "delivery.retried"),
+        *("version_not_there_yet", 1),
+    )
+    assert {line["level"] for line in found} == {"info"}
+
+
 async def test_a_rollback_is_one_line_that_says_why(stack: Stack):
     user = f"user-{uuid4().hex[:8]}"
     for _ in range(2):
@@ -116,3 +137,19 @@ async def test_a_rollback_is_one_line_that_says_why(stack: Stack):
     found = await until_logged(stack, user, begun["training_id"], rolled_back)
     (line,) = [line for line in found if line["event"] == "model.rolled_back"]
     assert (line["reason"], line["generation"], line["previous"]) == ("blurred", 3, current["reference"])
+
+
+async def test_every_line_has_the_documented_keys(stack: Stack):
+    said = re.search(r"Every line has ([^;]*);", README)
+    assert said is not None
+    documented = set(re.findall(r"`(\w+)`", said[1]))
+
+    lines = {name: stack.processes[name].lines() for name in SERVICES}
+
+    assert documented == {"timestamp", "level", "service", "event"}
+    assert all(lines.values())
+    for name, found in lines.items():
+        assert {line["service"] for line in found} == {name}
+        assert all(documented <= line.keys() for line in found)
+        assert {line["event"] for line in found if not re.fullmatch(r"[a-z_]+\.[a-z_]+", line["event"])} == set()
+        assert all(line["routing_key"] for line in found if "message_id" in line and "queue" in line)

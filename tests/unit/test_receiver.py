@@ -13,6 +13,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.types import Message
+from structlog.testing import capture_logs
 
 from services.receiver.app import WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
@@ -379,10 +380,16 @@ async def test_a_webhook_that_no_event_can_carry_is_kept_whole(receiver: httpx.A
 async def test_an_unpublishable_webhook_is_answered_413(receiver: httpx.AsyncClient, published: Published):
     published.broken = Unpublishable("it does not fit")
 
-    answer = await post(receiver, GOOD)
+    with capture_logs() as logs:
+        answer = await post(receiver, GOOD)
 
     assert answer.status_code == 413
     assert "retry-after" not in answer.headers
+    assert [(line["event"], line.get("training_id")) for line in logs] == [
+        ("webhook.parked", json.loads(GOOD)["id"]),
+        ("webhook.lost", json.loads(GOOD)["id"]),
+        ("webhook.refused", None),
+    ]
 
 
 UNSIGNED = {

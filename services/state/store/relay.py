@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 from typing import Final
 
-from services.state.outbox import Publish, Round, StoredEvent
+from services.state.outbox import Publish, Round, SetAside, StoredEvent
 from services.state.store.session import Session
 from shared.contract.limits import Unpublishable
 from shared.runtime.idempotency import prune_keys
@@ -75,13 +75,17 @@ class Outbox(Session):
             results = await publish([_to_event(row) for row in rows]) if rows else ()
             ends = dict(zip((row["id"] for row in rows), results, strict=True))
             confirmed = [number for number, end in ends.items() if end is None]
-            set_aside = {number: end for number, end in ends.items() if isinstance(end, Unpublishable)}
+            set_aside = tuple(
+                SetAside(row["id"], row["training_id"], end)
+                for row, end in zip(rows, results, strict=True)
+                if isinstance(end, Unpublishable)
+            )
             failures = [end for end in ends.values() if end is not None and not isinstance(end, Unpublishable)]
             if confirmed:
                 await connection.execute(_MARK_PUBLISHED, confirmed)
             if set_aside:
-                reasons = [f"{error.code}: {error}" for error in set_aside.values()]
-                await connection.execute(_SET_ASIDE, list(set_aside), reasons)
+                reasons = [f"{row.error.code}: {row.error}" for row in set_aside]
+                await connection.execute(_SET_ASIDE, [row.number for row in set_aside], reasons)
             return Round(len(confirmed), tuple(failures), set_aside, turn["set_aside"] + len(set_aside))
 
         return await self._transaction(work)

@@ -205,7 +205,7 @@ class Consumer:
         except Exception as error:  # noqa: BLE001 (the one place: it ends in a retry or a dead letter)
             if len(envelopes) == 1:
                 return [error]
-            log.warning("batch.split", queue=self._queue, size=len(envelopes), error=repr(error))
+            log.info("batch.split", queue=self._queue, size=len(envelopes), error=repr(error))
             return [result for item in items for result in await self._attempt([item], inbox)]
         if any(self._is_answer(result) for result in results if not isinstance(result, Exception)):
             self._answered_since = max(self._answered_since, began)
@@ -241,11 +241,10 @@ class Consumer:
         unexpected = code == UNEXPECTED
         item.span.fail(code)
         if self._subscription.is_lossy and not isinstance(error, PermanentError):
-            return self._drop(code, exc_info=unexpected and error, **facts)
+            return self._drop(code, error if unexpected else None, **facts)
         if isinstance(step, RetryIn):
-            log.warning(
-                "delivery.retried", delay_seconds=step.delay.total_seconds(), exc_info=unexpected and error, **facts
-            )
+            write = log.warning if unexpected else log.info
+            write("delivery.retried", delay_seconds=step.delay.total_seconds(), exc_info=unexpected and error, **facts)
             self._retried.inc()
             return [retry(delivery, step, error, now=now())]
         log.error("delivery.dead_lettered", exc_info=unexpected and error, **facts)
@@ -256,14 +255,15 @@ class Consumer:
             dead_letter(delivery, error, now=now()),
         ]
 
-    def _drop(self, why: str, **facts: object) -> list[Outgoing]:
+    def _drop(self, why: str, bug: Exception | None, **facts: object) -> list[Outgoing]:
         """
         Drop a delivery of a lossy queue instead of retrying it.
 
         While the lossy queue's node is down, a message that returns from a delay queue is refused there, and would
         block the retries of all other queues in the same delay queue.
         """
-        log.warning("delivery.dropped", **facts)
+        write = log.warning if bug else log.info
+        write("delivery.dropped", exc_info=bug, **facts)
         telemetry.dropped.labels(why).inc()
         return []
 

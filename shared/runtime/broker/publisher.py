@@ -220,7 +220,7 @@ class _Line:
         if (
             link is not None and link is self._link and isinstance(error, CONTENT_ERRORS)
         ):  # once for all that were on it
-            log.warning("publisher.link_closed", connection=self._name, detail=str(error))
+            log.info("publisher.link_closed", connection=self._name, detail=str(error))
         self._discard(link)
         if link is not None and isinstance(error, CONTENT_ERRORS):
             return _Objection(str(error))

@@ -122,7 +122,7 @@ class RawConsumer:
             raise
         except Exception as error:  # noqa: BLE001 (each is tried alone, and set aside with its error)
             if len(batch) > 1:
-                log.warning("batch.split", queue=self._queue, size=len(batch), error=repr(error))
+                log.info("batch.split", queue=self._queue, size=len(batch), error=repr(error))
                 return [each for delivery in batch for each in await self._attempt([delivery], inbox)]
             self.aside.add(_name(batch[0]), error)
             self._retried.inc()

@@ -52,7 +52,7 @@ def routes(console: Console) -> list[Route]:
         token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
         if token is None:
             console.attempts.failed(address, now)
-            log.warning("console.sign_in_refused", address=address)
+            log.info("console.sign_in_refused", address=address)
             answer = await _form(console, request, following, mistake=_USED if code else _UNKNOWN)
             answer.status_code = HTTPStatus.UNAUTHORIZED
             return answer
