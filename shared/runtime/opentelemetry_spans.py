@@ -127,7 +127,8 @@ class OpenTelemetry:
 
     def ended(self, name: str, seconds: float, attributes: Attributes, error: str | None) -> None:
         """Record a span that has ended just now, as `tracing.ended` says."""
-        if api.get_current_span() is api.INVALID_SPAN:
+        # Not `is_recording`: the current span may have ended meanwhile.
+        if not api.get_current_span().get_span_context().trace_flags.sampled:
             return
         span = self._tracer.start_span(
             name,
