@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -63,7 +63,7 @@ class Product:
     #: Where each training that began must end.
     ends: dict[str, str] = field(default_factory=dict)
     ended: int = 0
-    _endings = cycle(_ENDINGS)
+    _endings: Iterator[tuple[dict[str, Any], str]] = field(default_factory=lambda: cycle(_ENDINGS))
 
     async def train(self) -> None:
         """Start one training, and wait for its end."""
