@@ -115,10 +115,7 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
     """
     if len(body) > EVENT_BYTES:
         raise Malformed(f"an event of {len(body)} bytes; {EVENT_BYTES} are allowed", code="message_too_large")
-    if is_structured(content_type):
-        attributes, body = _unfold(body)
-    else:
-        attributes = {name[3:]: value for name, value in headers.items() if name.startswith("ce-")}
+    attributes, body = _unfold(body) if is_structured(content_type) else (headers, body)
     kind = _text(attributes, "type")
     event_class = EVENTS.get(kind.removeprefix(TYPE_PREFIX)) if kind.startswith(TYPE_PREFIX) else None
     if event_class is None:
@@ -132,7 +129,7 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
         id=_text(attributes, "id"),
         source=_text(attributes, "source"),
         time=_time(_text(attributes, "time")),
-        causation_id=attribute(attributes.get("causationid")),
+        causation_id=attribute(attributes.get("ce-causationid")),
         trace=trace_in(headers),
         # Always a header, in structured mode too: ops marks the message without rewriting its body.
         replay=attribute(headers.get(REPLAY_HEADER)),
@@ -141,24 +138,26 @@ def decode(headers: Headers, content_type: str | None, body: bytes) -> Envelope:
     )
 
 
-def _unfold(body: bytes) -> tuple[dict[str, object], bytes]:
+def _unfold(body: bytes) -> tuple[Headers, bytes]:
+    """Return the attributes of a structured event as the headers that they are in binary mode, and its data."""
     try:
         document = json.loads(body)
         data = document.pop("data")
-        return document, json.dumps(data).encode()
+        return {f"ce-{name}": value for name, value in document.items()}, json.dumps(data).encode()
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise Malformed("a structured CloudEvent that is not a JSON object with data") from error
 
 
 def _retries(headers: Headers) -> Retries | None:
-    attempt, failed_at = attempt_in(headers), _moment(attribute(headers.get(FAILED_AT)) or "")
-    if attempt == 1 or failed_at is None:
+    attempt = attempt_in(headers)
+    failed_at = None if attempt == 1 else _moment(attribute(headers.get(FAILED_AT)) or "")
+    if failed_at is None:
         return None
     return Retries(attempt=attempt, first_failed_at=failed_at, last_error=attribute(headers.get(FAILED_BY)) or "")
 
 
-def _text(attributes: Mapping[str, object], name: str) -> str:
-    value = attribute(attributes.get(name))
+def _text(attributes: Headers, name: str) -> str:
+    value = attribute(attributes.get(f"ce-{name}"))
     if value is None:
         raise Malformed(
             f"not a CloudEvent: attribute {name!r} is missing, or not printable text of at most "
