@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages screens ups alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -49,13 +49,23 @@ brokers: setup
 edges: setup
 	@echo "── integration tests, other edges"; $(BIN)/pytest tests/integration -m "not (own_servers or every_rabbitmq)"
 
-end-to-end: walks outages ## whole walks, and what dies on the way
+# Parts of the end-to-end tests that would make the two others last longest.
+SCREENS := $(wildcard tests/end_to_end/test_console_*.py)
+UPS     := tests/end_to_end/test_up.py tests/end_to_end/test_demo.py
+
+end-to-end: walks outages screens ups ## whole walks, what dies on the way, and what people see of it
 
 walks: setup
-	@echo "── end-to-end tests on shared servers"; $(BIN)/pytest tests/end_to_end -m "not own_servers"
+	@echo "── end-to-end tests on shared servers"; $(BIN)/pytest tests/end_to_end -m "not own_servers" $(SCREENS:%=--ignore=%)
 
 outages: setup
-	@echo "── end-to-end tests with servers of their own"; $(BIN)/pytest tests/end_to_end -m own_servers
+	@echo "── end-to-end tests with servers of their own"; $(BIN)/pytest tests/end_to_end -m own_servers $(UPS:%=--ignore=%)
+
+screens: setup
+	@echo "── end-to-end tests in a browser"; $(BIN)/pytest $(SCREENS)
+
+ups: setup
+	@echo "── end-to-end tests of up and demo"; $(BIN)/pytest $(UPS)
 
 chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings on two RabbitMQs: two hours
 	@$(BIN)/pytest -o faulthandler_timeout=3600 -m chaos tests/end_to_end/test_chaos.py
@@ -69,7 +79,7 @@ alerts: setup ## every alert, on a stack that is broken on purpose: a quarter of
 # Most of the parts wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers
 # of its own; on servers that are given, they would take each other's messages.
 test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
-	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,5) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,7) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
 		check integration end-to-end
 
 wheels: setup ## dist/: the wheels of modelswap, of its private servers, and of the client for subscribers
