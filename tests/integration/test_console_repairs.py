@@ -165,6 +165,16 @@ async def test_a_group_leads_to_its_letters_and_one_of_them(ops, browser):
     assert "Traceback" in one
 
 
+async def test_the_navigation_counts_what_the_page_counts(ops, browser):
+    await archived(ops.letters, letter("t1"))
+    await page(browser, "/audit")  # counts for all pages of the next seconds
+    await archived(ops.letters, letter("t2"))
+
+    groups = await page(browser, "/dead-letters")
+
+    assert 'title="open dead letters">2<' in groups
+
+
 async def test_what_came_since_the_last_look_is_marked(ops, browser):
     await archived(ops.letters, letter("t1"))
     first = await page(browser, "/dead-letters")

@@ -87,15 +87,16 @@ class Console:
         return form
 
     async def render(self, request: Request, template: str, *, status: int = 200, **view: Any) -> Response:
-        """Return the page of *template* with what it needs in *view*."""
+        """Return the page of *template* with what it needs in *view*; one that knows ``open_letters`` gives them."""
         session: Session | None = request.scope.get(SESSION)
+        if "open_letters" not in view:
+            view["open_letters"] = await self._count_open(request)
         page = self.fragment(
             request,
             template,
             flash=None if session is None else open_flash(request.cookies.get(FLASH_COOKIE, ""), session),
             sections=SECTIONS,
             section=section_of(path_of(request)),
-            open_letters=await self._count_open(request),
             path=path_of(request),
             query=request.query_params.get("q", "") if path_of(request) == "/search" else "",
             **view,

@@ -100,6 +100,7 @@ class _Letters:
             "letters.html",
             rows=[group_row(each, wanted) for each in groups.items],
             counts=counts,
+            open_letters=counts.open,
             chosen_status=status,
             new=sum(each.new for each in groups.items),
             look=look,

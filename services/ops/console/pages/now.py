@@ -86,6 +86,7 @@ def routes(console: Console) -> list[Route]:
             more=max(0, (unfinished or 0) - len(trainings or ())),
             speed=views.speed(swaps) if swaps else None,
             groups=failing[:5],
+            open_letters=None if letters is None else letters.open,
         )
 
     return [Route("/", show_now)]
