@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from shared.runtime import tracing
 from shared.runtime.span import NO_SPAN, Context
 
 #: A trace has ended when what was expected is there, so this only bounds a test that fails.
@@ -122,6 +124,19 @@ def collecting() -> Iterator[Collector]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def tracing_here(service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """Trace what this process does in the block; afterwards the collector has it."""
+    with collecting() as collector:
+        for name, value in collector.environment.items():
+            monkeypatch.setenv(name, value)
+        tracing.start(service)
+        try:
+            yield collector
+        finally:
+            tracing.stop()
 
 
 def _read(request: Any) -> Iterator[Span]:

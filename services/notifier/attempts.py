@@ -192,10 +192,10 @@ class Attempts:
             await self._store.add([stored(envelope)])
             return settled(envelope, Effect.DELIVERED)
         with self._slots.taken(asked.endpoint_id):
-            effect = await self._attempt(asked)
+            effect = await self._attempt(asked, envelope.trace)
         return settled(envelope, effect)
 
-    async def _attempt(self, asked: DeliveryRequested) -> Effect:
+    async def _attempt(self, asked: DeliveryRequested, trace: Mapping[str, str]) -> Effect:
         ids = {"endpoint_id": str(asked.endpoint_id), "delivery_id": str(asked.delivery_id)}
         sending = await self._store.find(asked)
         if sending is None:
@@ -212,7 +212,7 @@ class Attempts:
             raise busy
         body = sending.body.encode()
         signed = self._signer.headers(sending.seeds.at(now), sending.event_id, now, body)
-        answer = await self._post(sending.url, body, {"content-type": CONTENT_TYPE, **signed})
+        answer = await self._post(sending.url, body, {"content-type": CONTENT_TYPE, **trace, **signed})
         end = judge(answer, sent_at=sending.sent_at or now, now=self._now(), give_up_after=self._give_up_after)
         self._slots.note(asked.endpoint_id, is_accepted=answer.is_accepted)
         status = await self._store.record(asked, end)

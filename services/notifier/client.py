@@ -27,6 +27,7 @@ import httpx
 from services.notifier.addresses import Network, NotPublic, is_allowed
 from services.notifier.attempts import Answer
 from shared.contract.text import clean
+from shared.runtime import tracing
 
 _SECONDS: Final = 15.0
 #: For the beginning of the body, which is only shown.
@@ -122,6 +123,13 @@ class Client:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Post *body*; return the response, or why there is none."""
+        answer = await self._answer(url, body, headers)
+        status = {} if answer.status is None else {"http.response.status_code": answer.status}
+        error = None if answer.is_accepted else str(answer.status or "no_answer")
+        tracing.ended("POST", answer.took_ms / 1000, {"http.request.method": "POST", **status}, error=error)
+        return answer
+
+    async def _answer(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         clock = asyncio.get_running_loop().time
         began = clock()
 

@@ -15,7 +15,8 @@ from tests.end_to_end.conftest import SELF_STARTED, open_stack
 from tests.end_to_end.test_logs import TRACE, complete, register
 from tests.end_to_end.test_replays import planted_bug, say, until
 from tests.servers import Urls
-from tests.stack import API_TOKEN, OPS_TOKEN, REPLICATE_TOKEN, SERVICES, Stack
+from tests.stack import API_TOKEN, OPS_TOKEN, REPLICATE_TOKEN, SERVICES, Stack, plain_client
+from tests.webhooks import Endpoint
 
 #: What state does in Postgres about an event.
 APPLIED: Final = """
@@ -50,6 +51,19 @@ receiver SERVER POST /webhooks/replicate
 {below(3, ACTIVATED)}
 {below(2, HEARD)}
 """
+ANNOUNCED: Final = "          state PRODUCER publish modelswap.events:model.activated.v1\n"
+#: What the notifier does for an endpoint.
+TOLD: Final = """
+notifier PRODUCER publish modelswap.training:delivery.requested.v1
+  notifier CONSUMER process modelswap.training:delivery.requested.v1:modelswap.deliveries
+    notifier CLIENT BEGIN
+    notifier CLIENT COMMIT
+    notifier CLIENT POST
+    notifier CLIENT SELECT notifier.deliveries SELECT notifier.events SELECT notifier.endpoints
+    notifier CLIENT UPDATE notifier.deliveries
+    notifier CLIENT UPDATE notifier.endpoints
+"""
+WALK_AND_TOLD: Final = WALK.replace(ANNOUNCED, f"{ANNOUNCED}{below(6, TOLD)}\n")
 RETRIED: Final = f"""
 receiver SERVER POST /webhooks/replicate
   receiver PRODUCER publish {SUCCEEDED}
@@ -218,3 +232,17 @@ async def test_a_replay_names_the_trace_that_failed(stack, collector):
         ("dead_letter.replayed", began.trace_id),
         ("delivery.handled", began.trace_id),
     ]
+
+
+async def test_a_webhook_endpoint_is_told_the_trace(stack, collector):
+    async with Endpoint(host="127.0.0.1") as endpoint, plain_client(headers=stack.api.headers) as client:
+        body = {"url": endpoint.url, "events": ["model.activated.v1"]}
+        added = await client.post(f"{stack.url('notifier')}/v1/webhook-endpoints", json=body)
+        _, training_id = await train(stack)
+        (heard,) = await endpoint.until_heard(1)
+        trace_id = await collector.trace_of(training_id)
+        (await client.delete(f"{stack.url('notifier')}/v1/webhook-endpoints/{added.json()['id']}")).raise_for_status()
+
+    await collector.until_tree(trace_id, WALK_AND_TOLD)
+
+    assert heard.headers["traceparent"].split("-")[1] == trace_id

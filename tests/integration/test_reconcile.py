@@ -24,13 +24,16 @@ from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ExtractionFailed, TrainingFailed, TrainingStarted, TrainingSucceeded
 from shared.contract.identity import ModelName
+from shared.contract.trace import trace_id_in
 from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import webhook_url
+from shared.runtime import tracing
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.postgres import Pool, connect_pool
+from tests.collector import tracing_here
 from tests.state import connected
 
 HOUR: Final = timedelta(hours=1)
@@ -138,6 +141,8 @@ class Scene:
     state: State = field(default_factory=State)
     replicate: Replicate = field(default_factory=Replicate)
     published: list[Envelope] = field(default_factory=list)
+    #: The trace that each of them was published in.
+    traces: list[str | None] = field(default_factory=list)
     error: Exception | None = None
     budget: CallBudget = field(default_factory=lambda: CallBudget(60))
     seconds: float = 0.0
@@ -159,6 +164,7 @@ class Scene:
         if self.error:
             raise self.error
         self.published.append(envelope)
+        self.traces.append(trace_id_in(tracing.context().get("traceparent")))
 
     async def rounds(self, *moments: datetime) -> None:
         for self.state.moment in moments:
@@ -209,6 +215,19 @@ async def test_what_is_not_overdue_costs_nothing(scene: Scene):
     await scene.rounds(NOON - timedelta(seconds=1))
 
     assert (scene.replicate.lists, scene.published) == (0, [])
+
+
+async def test_what_is_recovered_begins_a_trace_of_its_own(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    scene.state.trainings = [overdue(1), overdue(2)]
+    scene.replicate.listed = [replicates(1), replicates(2)]
+
+    with tracing_here("ops", monkeypatch) as collector:
+        await scene.rounds(NOON)
+
+    begun = [span for span in collector.spans if span.name == "reconcile"]
+    assert sorted(span.trace_id for span in begun) == sorted(filter(None, scene.traces))
+    assert len({*scene.traces}) == 2
+    assert {span.parent_id for span in begun} == {""}
 
 
 async def test_recovered_end_is_published_like_a_webhook_once(scene: Scene, database_url: str):

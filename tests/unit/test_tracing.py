@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +19,7 @@ from shared.runtime.broker.message import Outgoing
 from shared.runtime.broker.spans import handling, processing, publishing
 from shared.runtime.span import NO_SPAN, Kind
 from shared.runtime.statements import summarize
-from tests.collector import Collector, collecting
+from tests.collector import Collector, tracing_here
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -26,12 +29,8 @@ MESSAGE = Outgoing("modelswap.events", "model.ready.v1", b"{}", {"ce-id": "1", "
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     """Tracing is on; its spans are there after `tracing.stop`."""
-    with collecting() as found:
-        for name, value in found.environment.items():
-            monkeypatch.setenv(name, value)
-        tracing.start("test")
+    with tracing_here("test", monkeypatch) as found:
         yield found
-        tracing.stop()
 
 
 def delivered(tag: int) -> Delivery:
@@ -98,6 +97,31 @@ def test_an_invalid_variable_is_said_and_no_failure(monkeypatch):
 
     assert [line["event"] for line in logs] == ["tracing.off"]
     assert not tracing.is_on()
+
+
+def test_a_collector_that_is_away_is_said_once(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    exporter = importlib.import_module("shared.runtime.opentelemetry_spans")._Exporter()
+
+    with capture_logs() as logs:
+        for _ in range(2):
+            exporter.export([])
+
+    assert [line["event"] for line in logs] == ["tracing.failing"]
+
+
+def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{hanging.getsockname()[1]}")
+        tracing.start("test")
+        with tracing.span("work", Kind.INTERNAL):
+            pass
+        began = time.monotonic()
+
+        tracing.stop()
+
+        assert time.monotonic() - began < 5  # its timeout is 10 s
 
 
 def test_a_message_continues_its_trace(collector):

@@ -16,6 +16,7 @@ Publishes and consumes without losing a message. Edge: the only package that use
 *inbox*        the deliveries of one link, and their acks
 *circuit*      circuit breaker for a dependency that is down
 *subscription* consumes one queue, reconnecting whenever the connection is lost
+*spans*        spans of OpenTelemetry around publishes and deliveries
 *consumer*     hands a queue's events to a handler; publishes the follow-ups, then acks
 *raw_consumer* hands a queue's messages undecoded to a store, then acks
 
