@@ -134,7 +134,7 @@ async def endure(
         oracle = Oracle(product.world, product.database_url, product.subscriber)
         requested: set[int] = set()
         struck: list[tuple[Blow, datetime]] = []
-        begun = time.monotonic()
+        begun, begun_at = time.monotonic(), now()
         async with oracle.watching():
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(request_all(product, cases, requested))
@@ -148,9 +148,11 @@ async def endure(
             f"{trainings} trainings in {calm - begun:.0f} s, settled {settled - calm:.0f} s later; "
             f"{len(product.subscriber.activated)} swaps, models read {oracle.looks} times; {len(wrong)} wrong"
         )
+        quiet = await longest_pause(product, begun_at, struck[0][1])
+        say(f"  before the first blow: at most {quiet:.1f} s without a swap")
         for blow, at in struck:
-            pauses = await longest_pause(product, at, at + timedelta(seconds=blow.seconds + 60))
-            say(f"  {blow.name} for {blow.seconds:.0f} s: at most {pauses:.1f} s without a swap")
+            pause = await longest_pause(product, at, at + timedelta(seconds=blow.seconds + 60))
+            say(f"  {blow.name} for {blow.seconds:.0f} s: at most {pause:.1f} s without a swap")
         if wrong:
             pytest.fail(report(_SEED, [], sorted(wrong), product), pytrace=False)
 
