@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
 from math import isnan
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from services.state.overview import StageCount
 from services.state.rollback import RollbackOrder, WithdrawalOrder
 from services.state.store import Store
 from shared.runtime import telemetry
+from shared.runtime.clock import now
 from shared.runtime.measuring import keep_measuring
-from tests.counts import counted
+from tests.counts import counted, observed
 from tests.replays import archive_many, opened_repairs, order, rows
 from tests.state import Wire, execute, model_of, opened_store, ready, registration, started, succeeded
 
@@ -40,6 +43,24 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 async def swap(store: Store, user: str) -> None:
     await store.adopt(registration(user, f"t-{user}"))
     assert await store.apply([succeeded(f"t-{user}"), ready(f"t-{user}")]) == [None, None]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_swap_is_timed_from_the_receipt_of_its_webhook(store, together):
+    """Also if the model comes in another batch, and says nothing of that time."""
+    await store.adopt(registration("ada", "t1"))
+    report = replace(succeeded("t1"), time=now() - timedelta(seconds=30))
+    before = observed(telemetry.swap_seconds)[()]
+
+    if together:
+        await store.apply([report, ready("t1")])
+    else:
+        await store.apply([report])
+        await store.apply([ready("t1")])
+
+    times, total = observed(telemetry.swap_seconds)[()]
+    assert times == before.times + 1
+    assert 30 <= total - before.total < 60
 
 
 async def test_state_measures_its_trainings_and_its_outbox(store, database_url):
