@@ -239,12 +239,13 @@ async def event_too_large(broken: Broken) -> AsyncGenerator[None]:
 async def events_log_made_anew(broken: Broken) -> AsyncGenerator[None]:
     """The events log is deleted, and made anew with other limits."""
     await broken.train_to_the_end(1)
-    async with broken.stack.broker.channel() as channel:
+    async with broken.stack.broker.channel() as channel, broken.stack.broker.link() as link:
         await channel.queue_delete(EVENTS_LOG)
         await channel.queue_declare(EVENTS_LOG, durable=True, arguments={"x-queue-type": "stream", "x-max-age": "1h"})
+        await declare_log(link, topology())  # its bindings; its limits stay
+        await broken.train_to_the_end(1)
         yield
         await channel.queue_delete(EVENTS_LOG)
-    async with broken.stack.broker.link() as link:
         await declare_log(link, topology())
 
 
@@ -317,13 +318,13 @@ async def dead_letter_forgotten(broken: Broken) -> AsyncGenerator[None]:
     """A dead letter is open for two days."""
     broken.simulator.order(FaultOrder(output=_UNREADABLE))
     (training,) = await broken.train()
-    letter = await broken.stack.dead_letter(training)
+    await broken.stack.dead_letter(training)
     async with connected(broken.owner_url) as database:
         await database.execute(
-            "UPDATE ops.letters SET archived_at = archived_at - interval '2 days' WHERE id = $1", letter["id"]
+            "UPDATE ops.letters SET archived_at = archived_at - interval '2 days' WHERE training_id = $1", training
         )
         yield
-        await database.execute("UPDATE ops.letters SET status = 'dropped' WHERE id = $1", letter["id"])
+        await database.execute("UPDATE ops.letters SET status = 'dropped' WHERE training_id = $1", training)
 
 
 @case
@@ -381,12 +382,13 @@ CASES: Final[dict[Case, Alerts]] = {
     model_lost: Alerts({"ModelswapUserWithoutModel"}),
     progress_unroutable: Alerts({"ModelswapProgressDropped"}),
     event_too_large: Alerts({"ModelswapEventsSetAside"}),
-    events_log_made_anew: Alerts({"ModelswapEventsLogTrouble", "ModelswapWebhooksMissed"}, {"ModelswapConsumerWaits"}),
-    endpoint_gone: Alerts({"ModelswapWebhookEndpointDisabled"}),
+    endpoint_gone: Alerts({"ModelswapDeadLetters", "ModelswapWebhookEndpointDisabled"}),
     subscribers_queue_full: Alerts({"ModelswapEventsDelayed", "ModelswapQueueCanBlock"}),
     subscriber_away: Alerts({"ModelswapSubscriptionOverflows"}),
     webhook_too_large: Alerts({"ModelswapWebhooksLost"}),
     flood: Alerts({"ModelswapConnectionsRefused"}),
+    # The last one: mending it is one more gap, which the notifier finds with the next event.
+    events_log_made_anew: Alerts({"ModelswapEventsLogTrouble", "ModelswapWebhooksMissed"}, {"ModelswapConsumerWaits"}),
 }
 
 
