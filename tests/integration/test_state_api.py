@@ -649,7 +649,7 @@ async def test_whoever_has_no_token_learns_nothing(store, replicate):
         ]
         answers.append(await stranger.get("/no-such-route"))
 
-    assert len(answers) == 23 * (1 + len(wrong)) + 1
+    assert len(answers) == 24 * (1 + len(wrong)) + 1
     for answer in answers:
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -811,6 +811,7 @@ async def test_the_description_names_every_operation_and_its_problems(asker):
         "get_swap_statistics",
         "get_timeline",
         "get_training",
+        "get_webhook_statistics",
         "list_model_history",
         "list_models",
         "list_swaps",
