@@ -151,18 +151,21 @@ async def test_what_is_not_there_is_a_problem_with_its_status(browser, path, sta
 
 
 async def test_a_group_leads_to_its_letters_and_one_of_them(ops, browser):
-    await archived(ops.letters, letter("t1"), letter("t2"))
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    await archived(ops.letters, letter("t1", traceparent=f"00-{trace_id}-00f067aa0ba902b7-01"), letter("t2"))
 
     groups = await page(browser, "/dead-letters")
     address = html.unescape(re.findall(r'href="(/dead-letters\?fingerprint=[^"]+)"', groups)[0])
     found = await page(browser, address)
-    one = await page(browser, "/dead-letters/1")
+    one, other = [await page(browser, f"/dead-letters/{number}") for number in (1, 2)]
 
     assert "no version in the output" in said(groups)
     assert "2 dead letters" in said(found)
     assert re.findall(r'href="/dead-letters/(\d+)"', found) == ["2", "1"]
     assert "training_id" in one
     assert "Traceback" in one
+    assert f"Trace {trace_id}" in said(one)
+    assert "Trace 4" not in said(other)
 
 
 async def test_the_navigation_counts_what_the_page_counts(ops, browser):
