@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages screens ups alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages pairs screens ups alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -51,15 +51,19 @@ edges: setup
 
 # Parts of the end-to-end tests that would make the two others last longest.
 SCREENS := $(wildcard tests/end_to_end/test_console_*.py)
+PAIRS   := tests/end_to_end/test_handover.py tests/end_to_end/test_mixed_versions.py
 UPS     := tests/end_to_end/test_up.py tests/end_to_end/test_demo.py
 
-end-to-end: walks outages screens ups ## whole walks, what dies on the way, and what people see of it
+end-to-end: walks outages pairs screens ups ## whole walks, what dies on the way, and what people see of it
 
 walks: setup
-	@echo "── end-to-end tests on shared servers"; $(BIN)/pytest tests/end_to_end -m "not own_servers" $(SCREENS:%=--ignore=%)
+	@echo "── end-to-end tests on shared servers"; $(BIN)/pytest tests/end_to_end -m "not own_servers" $(SCREENS:%=--ignore=%) $(PAIRS:%=--ignore=%)
 
 outages: setup
 	@echo "── end-to-end tests with servers of their own"; $(BIN)/pytest tests/end_to_end -m own_servers $(UPS:%=--ignore=%)
+
+pairs: setup
+	@echo "── end-to-end tests with two processes of a service"; $(BIN)/pytest $(PAIRS)
 
 screens: setup
 	@echo "── end-to-end tests in a browser"; $(BIN)/pytest $(SCREENS)
@@ -79,7 +83,7 @@ alerts: setup ## every alert, on a stack that is broken on purpose: a quarter of
 # Most of the parts wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers
 # of its own; on servers that are given, they would take each other's messages.
 test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
-	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,7) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,8) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
 		check integration end-to-end
 
 wheels: setup ## dist/: the wheels of modelswap, of its private servers, and of the client for subscribers
