@@ -105,9 +105,9 @@ def about(facts: Mapping[str, str]) -> Iterator[None]:
 
 def _json_logger(base: Any, add_facts: Callable[[object, str, EventDict], EventDict]) -> Any:
     """
-    Return the class of loggers like *base* that write their lines themselves.
+    Return a class of loggers with the methods of *base* that build and write their lines themselves.
 
-    A training has seven lines, and structlog's way through its processors took a third of each (measured 2026-11).
+    That costs a quarter less CPU than structlog's loop over processors (measured 2026-11). A training has seven lines.
     """
     write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush
 
