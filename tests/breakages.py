@@ -1,4 +1,4 @@
-"""What can be broken in a stack, each with the alerts that must fire, for `tests/end_to_end/test_alerts.py`."""
+"""What can be broken in a stack, and mended. Which alerts must fire then: `tests/alerts.py`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import functools
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 from uuid import uuid4
 
 import httpx
@@ -341,66 +340,3 @@ async def model_lost(broken: Broken) -> AsyncGenerator[None]:
     order = {"to": model["reference"], "reason": "it was lost"}
     answer = await broken.stack.api.post(f"/v1/users/{user}/model/rollback", json=order)
     assert answer.is_success, answer.text
-
-
-class Alerts(NamedTuple):
-    """Those that must fire, and those that may: whether they do depends on what was under way."""
-
-    must: AbstractSet[str]
-    may: AbstractSet[str] = frozenset()
-    #: By this all times of the rules are divided: 10 minutes are 10 seconds.
-    times_faster: int = 60
-
-
-#: What waits for RabbitMQ or Postgres shows it in these as well, if it was under way.
-_HELD_UP: Final = {
-    "ModelswapEventsDelayed",
-    "ModelswapEventsLogTrouble",
-    "ModelswapProgressDropped",
-    "ModelswapQueueBehind",
-    "ModelswapWebhooksRefused",
-}
-#: They look back for hours, so they do not end with what they fire for.
-LASTING: Final = {"ModelswapCompletionsLate", "ModelswapCompletionsLateForDays"}
-#: What is broken → which alerts fire, and no others.
-CASES: Final[dict[Case, Alerts]] = {
-    # On a busy machine, a healthy stack may well take some seconds.
-    nothing: Alerts(set(), times_faster=10),
-    dead_process: Alerts({"ModelswapProcessGone"}),
-    broker_down: Alerts({"ModelswapConsumerWaits"}, _HELD_UP),
-    disk_full: Alerts({"ModelswapRabbitmqAlarm"}, {"ModelswapConsumerWaits", *_HELD_UP}),
-    database_down: Alerts(
-        {"ModelswapConsumerWaits", "ModelswapEventsDelayed", "ModelswapNotMeasured"}, {"ModelswapQueueBehind"}
-    ),
-    replicate_5xx: Alerts({"ModelswapConsumerWaits", "ModelswapReplicateFails"}, {"ModelswapQueueBehind"}),
-    replicate_slow: Alerts({"ModelswapQueueBehind"}, {"ModelswapConsumerWaits", "ModelswapReplicateFails", *LASTING}),
-    webhooks_dropped: Alerts({"ModelswapWebhooksDoNotArrive", *LASTING}),
-    wrong_secret: Alerts({"ModelswapWebhooksRefused"}, {"ModelswapWebhooksDoNotArrive", *LASTING}),
-    parser_bug: Alerts({"ModelswapDeadLetters", *LASTING}),
-    dead_letter_forgotten: Alerts({"ModelswapDeadLetters", "ModelswapDeadLettersOld"}),
-    dead_letter_unstorable: Alerts({"ModelswapItemsSetAside"}),
-    model_lost: Alerts({"ModelswapUserWithoutModel"}),
-    progress_unroutable: Alerts({"ModelswapProgressDropped"}),
-    event_too_large: Alerts({"ModelswapEventsSetAside"}),
-    endpoint_gone: Alerts({"ModelswapDeadLetters", "ModelswapWebhookEndpointDisabled"}),
-    subscribers_queue_full: Alerts({"ModelswapEventsDelayed", "ModelswapQueueCanBlock"}),
-    subscriber_away: Alerts({"ModelswapSubscriptionOverflows"}),
-    webhook_too_large: Alerts({"ModelswapWebhooksLost"}),
-    flood: Alerts({"ModelswapConnectionsRefused"}),
-    # The last one: mending it is one more gap, which the notifier finds with the next event.
-    events_log_made_anew: Alerts({"ModelswapEventsLogTrouble", "ModelswapWebhooksMissed"}, {"ModelswapConsumerWaits"}),
-}
-
-
-def described(broken: Case) -> str:
-    """What is broken, in a sentence."""
-    return (broken.__doc__ or "").rstrip(".")
-
-
-def runbook_table() -> str:
-    """What `deploy/runbook.md` says of the cases."""
-    lines = ["| what is broken | alerts that fire | these as well, if something was under way |", "|---|---|---|"]
-    for each, alerts in CASES.items():
-        must, may = (", ".join(f"`{name}`" for name in sorted(names)) for names in (alerts.must, alerts.may))
-        lines.append(f"| {described(each)} | {must or 'none'} | {may} |")
-    return "\n".join(lines)

@@ -19,7 +19,8 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.breakages import CASES, LASTING, SETTINGS, Broken, Case, dead_process, described
+from tests.alerts import CASES, LASTING, described
+from tests.breakages import SETTINGS, Broken, Case, dead_process
 from tests.end_to_end.conftest import open_stack
 from tests.lossy import readiness
 from tests.prometheus import running_prometheus, serve_metrics

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from shared.runtime.settings import PROCESSES
-from tests.breakages import CASES, runbook_table
+from tests.alerts import CASES, runbook_table
 from tests.dashboards import rules
 from tests.prometheus import faster
 
