@@ -34,6 +34,9 @@ log.console.level = warning
 log.file = false
 """
 
+#: How soon a frozen node counts as down, which by default takes a minute: the events log waits so long for a leader.
+_AMONG_NODES: Final = "net_ticktime = 15\n"
+
 
 def node_name(ports: Ports) -> str:
     """Return a fixed node name: the machine's own may not resolve, or change, and another name is an empty broker."""
@@ -194,6 +197,7 @@ class RabbitMQ:
                 f"cluster_formation.classic_config.nodes.{number} = {name}\n"
                 for number, name in enumerate(self._cluster, start=1)
             )
+            + (_AMONG_NODES if self._cluster else "")
             + self._configuration
         )
         (folder / "plugins").write_text("[rabbitmq_management].\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -112,6 +114,28 @@ async def test_a_node_dies_and_public_events_reach_queues_and_log(say: Callable[
     # What was not confirmed at first may be there twice.
     assert sorted(set(numbers)) == [0, 1, 2, 3, 4, 5]
     assert seconds[-1] < 60
+
+
+async def test_a_node_freezes_and_public_events_wait_until_it_counts_as_down(say: Callable[[str], None]):
+    """Only the nodes' own heartbeat (`net_ticktime`) tells that the log's leader is frozen."""
+    plan = topology(replicas=3)
+    with running_cluster(say) as nodes:
+        await declare_all(nodes[0].url, plan)
+        frozen = nodes[await holder_of(EVENTS_LOG, nodes)]
+        others = ",".join(node.url for node in nodes if node is not frozen)
+
+        os.kill(frozen.pid, signal.SIGSTOP)
+        began = monotonic()
+        async with Publisher(others, name="test", topology=plan, timeout_seconds=5) as publisher:
+            while True:
+                with contextlib.suppress(DependencyDown):
+                    await publisher.publish(event(1))
+                    break
+        seconds = monotonic() - began
+        os.kill(frozen.pid, signal.SIGCONT)
+
+    say(f"without the log's leader, which is frozen, confirmed after {seconds:.0f} s")
+    assert seconds < 40
 
 
 async def test_a_subscribers_queue_on_a_dead_node_is_named(say: Callable[[str], None]):
