@@ -194,6 +194,32 @@ def test_a_trace_that_is_not_sampled_stays_so(flags, collector):
     assert collector.spans == []
 
 
+def test_an_api_adds_no_spans_with_addresses_to_another_tracer():
+    """Such as that of `opentelemetry-instrument`: FastAPI would put the path with its user into a span."""
+    program = """
+import asyncio, httpx
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from shared.runtime.http import create_app, new_api
+
+exporter, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+app = create_app(new_api(title="t", summary="s", tags={}, tokens=[], statuses={}), {})
+
+async def ask():
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        print((await client.get("/v1/users/ada/model")).status_code, len(exporter.get_finished_spans()))
+
+asyncio.run(ask())
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert found.stdout == "403 0\n"
+
+
 @pytest.mark.parametrize(
     ("statement", "summary"),
     [
