@@ -64,6 +64,7 @@ class TrainingUnreadable(PermanentError):
 
 class _Training(BaseModel):
     user_id: str
+    stage: str
 
 
 class Services:
@@ -132,6 +133,10 @@ class Services:
             return False
         _accept(response)
         return True
+
+    async def stage_of(self, ref: UUID) -> str:
+        """Return the stage of a training now."""
+        return read(_Training, await self._ask(self._state, "GET", _training(str(ref)))).stage
 
     async def user_of(self, training_id: str) -> str | None:
         """Return the user of a training, by Replicate's id; None if it is not registered."""

@@ -84,6 +84,8 @@ class State:
     looked_at_again: list[datetime] = field(default_factory=list)
     moment: datetime = NOON
     never: list[tuple[UUID, str]] = field(default_factory=list)
+    #: Stages that have changed since the trainings were listed.
+    changed: dict[UUID, str] = field(default_factory=dict)
 
     async def unfinished(self) -> AsyncIterator[Unfinished]:
         for training in self.trainings:
@@ -91,6 +93,9 @@ class State:
 
     async def knows(self, training_id: str) -> bool:
         return any(training.training_id == training_id for training in self.trainings)
+
+    async def stage_of(self, ref: UUID) -> str:
+        return next(self.changed.get(ref, each.stage) for each in self.trainings if each.ref == ref)
 
     async def retry_extraction(self, training: str) -> None:
         self.looked_at_again.append(self.moment)
@@ -515,6 +520,16 @@ async def test_that_one_runs_is_told_where_nobody_knew(scene: Scene):
     assert [each.event for each in scene.published] == [
         TrainingStarted(training_id="t1", ref=UUID(int=1), recovered=True)
     ]
+
+
+async def test_an_end_that_state_heard_of_in_the_round_is_not_reported(scene: Scene):
+    scene.state.trainings = [overdue(1), overdue(2)]
+    scene.replicate.listed = [replicates(1), replicates(2)]
+    scene.state.changed = {UUID(int=1): "active"}
+
+    await scene.rounds(NOON)
+
+    assert [each.event.training_id for each in scene.published] == ["t2"]
 
 
 async def test_many_recovered_ones_are_a_warning(scene: Scene):

@@ -52,6 +52,8 @@ class State(Protocol):
 
     async def knows(self, training_id: str) -> bool: ...
 
+    async def stage_of(self, ref: UUID) -> str: ...
+
     async def retry_extraction(self, training: str) -> None: ...
 
     async def never_started(self, ref: UUID, reason: str) -> None: ...
@@ -131,7 +133,14 @@ class Actions:
                 await self._check_later(training, moment, is_absent=is_absent)
 
     async def _report(self, training: Unfinished, found: Training, moment: datetime) -> None:
-        """Publish what Replicate says of a training, as its webhook would have done."""
+        """
+        Publish what Replicate says of a training, as its webhook would have done.
+
+        Not if an event came since the round began, which may be minutes ago. After an hour Replicate removes the
+        output: an end that is reported a second time, and without it, would become a dead letter.
+        """
+        if found.has_ended and await self._state.stage_of(training.ref) != training.stage:
+            return
         event = translate(found, Origin(training.claim), size_bytes=_ANY_SIZE, recovered=True)
         if found.has_ended:
             known = training.model_copy(update={"training_id": found.id})
