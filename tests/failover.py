@@ -37,7 +37,7 @@ class Pair:
     async def begin(self) -> None:
         """Let the standby follow, and the primary wait for it."""
         await make_logins_cheap(self.primary.url)
-        await self._follow()
+        await self.rejoin()
 
     async def fail_over(self) -> None:
         """Crash the primary, and promote the standby, which is then alone."""
@@ -45,16 +45,13 @@ class Pair:
         await self.promote()
 
     async def promote(self) -> None:
-        """Promote the standby, whatever the primary does."""
+        """Promote the standby, also where the primary still runs."""
         self.primary, self.standby = self.standby, self.primary
         await asyncio.to_thread(self.primary.promote)
         await _set_synchronous(self.primary, "")
 
     async def rejoin(self) -> None:
-        """Let the server that was the primary follow the one that is it now."""
-        await self._follow()
-
-    async def _follow(self) -> None:
+        """Let the server that is not the primary follow it."""
         await asyncio.to_thread(self.standby.follow, self.primary)
         await _set_synchronous(self.primary, "*")
 
