@@ -38,12 +38,14 @@ CASES: Final[dict[Case, Alerts]] = {
     breakages.database_down: Alerts(
         {"ModelswapConsumerWaits", "ModelswapEventsDelayed", "ModelswapNotMeasured"}, {"ModelswapQueueBehind"}
     ),
-    breakages.replicate_5xx: Alerts({"ModelswapConsumerWaits", "ModelswapReplicateFails"}, {"ModelswapQueueBehind"}),
+    breakages.replicate_5xx: Alerts(
+        {"ModelswapConsumerWaits", "ModelswapReplicateFails"}, {"ModelswapQueueBehind", *LASTING}
+    ),
     breakages.replicate_slow: Alerts(
         {"ModelswapQueueBehind"}, {"ModelswapConsumerWaits", "ModelswapReplicateFails", *LASTING}
     ),
     breakages.webhooks_dropped: Alerts({"ModelswapWebhooksDoNotArrive", *LASTING}),
-    breakages.wrong_secret: Alerts({"ModelswapWebhooksRefused"}, {"ModelswapWebhooksDoNotArrive", *LASTING}),
+    breakages.wrong_secret: Alerts({"ModelswapWebhooksRefused", "ModelswapWebhooksDoNotArrive", *LASTING}),
     breakages.parser_bug: Alerts({"ModelswapDeadLetters", *LASTING}),
     breakages.dead_letter_forgotten: Alerts({"ModelswapDeadLetters", "ModelswapDeadLettersOld"}),
     breakages.dead_letter_unstorable: Alerts({"ModelswapItemsSetAside"}),
