@@ -466,7 +466,8 @@ async def test_the_commands_do_it_all(stack: Stack, shell: Shell, tmp_path: Path
 async def test_who_may_only_look_sees_everything_and_changes_nothing(stack: Stack):
     document = await ask(stack, "/openapi.json")
     routes = [(method, path) for path, methods in document["paths"].items() for method in methods]
-    ids = {"number": "999999", "replay_id": str(uuid4()), "training_id": "t1", "name": "generator"}
+    unknown = {name: str(uuid4()) for name in ("replay_id", "endpoint_id", "delivery_id")}
+    ids = {**unknown, "number": "999999", "training_id": "t1", "name": "generator"}
     async with httpx.AsyncClient(
         base_url=f"{stack.url('ops')}/v1", headers={"Authorization": f"Bearer {READER_TOKEN}"}
     ) as reader:
