@@ -205,7 +205,12 @@ class Reader:
     async def _set_aside(self, delivery: Delivery, error: Exception | None) -> None:
         """Make *delivery* a dead letter, unless it was published before we began."""
         error = error or Malformed("it cannot be decoded")
-        facts = {"queue": EVENTS_LOG, "offset": offset_of(delivery), "message_id": delivery.headers.get("ce-id")}
+        facts = {
+            "queue": EVENTS_LOG,
+            "offset": offset_of(delivery),
+            "routing_key": delivery.routing_key,
+            "message_id": delivery.headers.get("ce-id"),
+        }
         if self._begin is not None:
             log.info("delivery.ignored", reason="published before the notifier began", error=code_of(error), **facts)
             return

@@ -152,4 +152,4 @@ async def test_every_line_has_the_documented_keys(stack: Stack):
         assert {line["service"] for line in found} == {name}
         assert all(documented <= line.keys() for line in found)
         assert {line["event"] for line in found if not re.fullmatch(r"[a-z_]+\.[a-z_]+", line["event"])} == set()
-        assert all(line["routing_key"] for line in found if "message_id" in line and "queue" in line)
+        assert all("routing_key" in line for line in found if "message_id" in line and "queue" in line)

@@ -42,6 +42,7 @@ class Archive:
                 log.info(
                     "dead_letter.kept",
                     queue=letter.failure.queue,
+                    routing_key=letter.failure.routing_key,
                     error=letter.failure.code,
                     attempts=letter.failure.attempts,
                     training_id=letter.training_id,

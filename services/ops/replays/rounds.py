@@ -149,6 +149,7 @@ class Sender:
                 replay=str(mark.replay_id),
                 letter=mark.letter,
                 queue=letter.queue,
+                routing_key=letter.event_type,
                 training_id=letter.training_id,
                 message_id=letter.headers.get("ce-id"),
                 trace_id=trace_id_in(trace.get("traceparent")),
