@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from services.ops.console.app import create_console
-from services.ops.console.client import Clients
+from services.ops.console.client import Audit, Clients
 from services.ops.console.console import Access, Console
 from shared.runtime.clock import now
 from shared.runtime.connections import PRIVATE_NETWORKS
@@ -25,6 +25,10 @@ TOKENS = (read_token(f"operator/olga:{OPERATOR}"), read_token(f"reader/rita:{REA
 ADDRESS = "http://console.example"
 #: What a user could write; it is shown as it is.
 HOSTILE = """<script>alert(1)</script>{{7*7}}'"&\u202e"""
+
+
+async def no_audit(*_: str) -> None:
+    """Audit nothing."""
 
 
 class Browser:
@@ -64,6 +68,7 @@ async def opened_console(
     tokens: Sequence[Any] = TOKENS,
     name_header: str | None = None,
     redeem: Any = None,
+    audit: Audit = no_audit,
     client: tuple[str, int] = ("203.0.113.9", 40000),
 ) -> AsyncIterator[Browser]:
     """
@@ -74,7 +79,7 @@ async def opened_console(
     transport = refuse_all() if others is None else httpx.ASGITransport(others)
     service = read_token("service/ops:token-of-ops")
     async with Clients(
-        ops, state_url="http://state", notifier_url="http://notifier", token=service, transport=transport
+        ops, state_url="http://state", notifier_url="http://notifier", token=service, audit=audit, transport=transport
     ) as clients:
         codes = {} if redeem is None else {"redeem": redeem}
         access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header, **codes)

@@ -170,7 +170,13 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             tokens=ops_tokens,
         )
         clients = await open_with.enter_async_context(
-            Clients(api, state_url=settings.api_url, notifier_url=settings.notifier_url, token=token)
+            Clients(
+                api,
+                state_url=settings.api_url,
+                notifier_url=settings.notifier_url,
+                token=token,
+                audit=Session(pool).audit,
+            )
         )
         access = Access(
             ops_tokens,

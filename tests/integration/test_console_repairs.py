@@ -30,7 +30,7 @@ from shared.runtime.broker import Outgoing
 from shared.runtime.http import Api, create_app
 from shared.runtime.lifecycle import serve
 from shared.runtime.tokens import read_token
-from tests.console import TOKENS, Browser, refuse_all, signed_in
+from tests.console import TOKENS, Browser, no_audit, refuse_all, signed_in
 from tests.ops import OPERATOR, READER, archived, dead
 from tests.replays import (
     Answering,
@@ -447,7 +447,12 @@ class Process:
     async def run(self) -> None:
         service = read_token("service/ops:token-of-ops")
         async with Clients(
-            self.api, state_url="http://s", notifier_url="http://n", token=service, transport=refuse_all()
+            self.api,
+            state_url="http://s",
+            notifier_url="http://n",
+            token=service,
+            audit=no_audit,
+            transport=refuse_all(),
         ) as clients:
             app = create_app(self.api, {}, console=create_console(Console(clients, Access(TOKENS, trusted=()))))
             await asyncio.gather(

@@ -17,6 +17,7 @@ from services.notifier.store import Store as Webhooks
 from services.notifier.views import AddEndpoint
 from services.ops.api import create_api as ops_api
 from services.ops.letters.api import create_router
+from services.ops.letters.audit import AuditFilter
 from services.ops.letters.store import Store as Letters
 from services.state.api import WebhookAddress, create_api
 from services.state.outbox import StoredEvent
@@ -60,6 +61,10 @@ class Desk:
         assert answer.status_code == status, answer.text
         return answer.text
 
+    async def audit(self) -> list[tuple[str, str, str]]:
+        found = await self.letters.list_audit(AuditFilter(), before=None, limit=9)
+        return [(each.actor, each.action, each.target) for each in found]
+
     async def swap(self, user: str, training: str, **fields: Any) -> None:
         await self.state.adopt(registration(user, training, **fields))
         assert await self.state.apply([succeeded(training), ready(training)]) == [None, None]
@@ -96,7 +101,8 @@ async def desk(stores: tuple[Store, Letters, Webhooks], request: pytest.FixtureR
         await apps[dict(scope["headers"])[b"host"]](scope, receive, send)
 
     token = getattr(request, "param", OPERATOR)
-    async with signed_in(ops_api(create_router(letters), tokens=TOKENS), others, token=token) as browser:
+    ops = ops_api(create_router(letters), tokens=TOKENS)
+    async with signed_in(ops, others, token=token, audit=letters.audit) as browser:
         yield Desk(browser, state, letters, webhooks, replicate)
 
 
@@ -229,6 +235,7 @@ async def test_the_extraction_is_retried_with_a_button(desk):
     assert (answer.status_code, answer.headers["location"]) == (303, "/trainings/t1")
     assert "Extraction requested again" in page
     assert "The extraction was requested." in page
+    assert await desk.audit() == [("olga", "training.retry_extraction", "training t1")]
 
 
 async def test_what_can_not_be_retried_is_told_beside_the_training(desk):
@@ -237,6 +244,7 @@ async def test_what_can_not_be_retried_is_told_beside_the_training(desk):
     answer = await desk.browser.post("/trainings/t1/retry-extraction", page="/trainings/t1", key="once")
 
     assert answer.status_code == 409
+    assert await desk.audit() == []
     assert "has its model already" in answer.text
     assert "From request to subscriber" in answer.text
 
@@ -249,6 +257,7 @@ async def test_a_training_is_canceled_with_a_button(desk):
 
     assert answer.status_code == 303
     assert desk.replicate.canceled == ["t1"]
+    assert await desk.audit() == [("olga", "training.cancel", "training t1")]
 
 
 # Users
@@ -327,6 +336,7 @@ async def test_a_user_s_newest_extraction_is_retried(desk):
     answer = await desk.browser.post("/users/ada/retry-extraction", page="/users/ada", key="once")
 
     assert (answer.status_code, answer.headers["location"]) == (303, "/trainings/t1")
+    assert await desk.audit() == [("olga", "training.retry_extraction", "training t1")]
 
 
 async def test_an_unknown_user_is_told_what_to_look_for(desk):

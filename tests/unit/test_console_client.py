@@ -17,7 +17,7 @@ from services.ops.console.session import begin
 from shared.runtime.http import Api as HttpApi
 from shared.runtime.http import Asker
 from shared.runtime.tokens import read_token
-from tests.console import TOKENS, refuse_all
+from tests.console import TOKENS, no_audit, refuse_all
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 OLGA, RITA = TOKENS
@@ -65,7 +65,12 @@ def an_api(left: asyncio.Event | None = None) -> HttpApi:
 @contextlib.asynccontextmanager
 async def apis(token=OLGA, *, name=None, left=None):
     async with Clients(
-        an_api(left), state_url="http://state", notifier_url="http://notifier", token=SERVICE, transport=refuse_all()
+        an_api(left),
+        state_url="http://state",
+        notifier_url="http://notifier",
+        token=SERVICE,
+        audit=no_audit,
+        transport=refuse_all(),
     ) as clients:
         yield clients.of(begin(token, name=name, nonce="n", now=NOON))
 

@@ -8,9 +8,10 @@ decided there, and the console shows nothing that the API does not give.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Final, Self, TypeVar
 
@@ -26,12 +27,16 @@ from shared.runtime.client import HttpClient, ServiceDown, quoted, read, unexpec
 from shared.runtime.middleware import PERSON
 from shared.runtime.tokens import ON_BEHALF_OF, Token, from_header, to_header
 
-__all__ = ["Api", "Apis", "Away", "Clients", "Event", "Refused", "ServiceDown", "attempt", "quoted"]
+__all__ = ["BY_BUTTON", "Api", "Apis", "Away", "Clients", "Event", "Refused", "ServiceDown", "attempt", "quoted"]
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 Body = Mapping[str, JsonValue]
 Query = Mapping[str, str | None]
+#: Adds an entry to the audit: actor, action, target, reason, outcome.
+Audit = Callable[[str, str, str, str, str], Awaitable[None]]
+#: The reason of what is done by a button that asks for none.
+BY_BUTTON: Final = "by a button of the console"
 
 #: A page that waits longer helps nobody.
 _READ_SECONDS: Final = 8.0
@@ -158,6 +163,8 @@ class Apis:
     ops: Api
     state: Api
     notifier: Api
+    #: Adds to the audit what the person asked state for, which reports no event of it: action, target, reason, outcome.
+    audit: Callable[[str, str, str, str], Awaitable[None]]
 
 
 class Clients:
@@ -170,6 +177,7 @@ class Clients:
         state_url: str,
         notifier_url: str,
         token: Token,
+        audit: Audit,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """*ops* is the API of this process; *token* is for the others, which *transport* leads to in a test."""
@@ -177,6 +185,7 @@ class Clients:
         self._state = HttpClient(f"{state_url}/v1", token=token.secret, transport=transport)
         self._notifier = HttpClient(f"{notifier_url}/v1", token=token.secret, transport=transport)
         self._may_speak_for_others = token.caller.may_speak_for_others
+        self._audit = audit
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -197,6 +206,7 @@ class Clients:
             ops=Api(self._ops, own, may_write=may_write, ours=True),
             state=Api(self._state, others, may_write=may_write),
             notifier=Api(self._notifier, others, may_write=may_write),
+            audit=partial(self._audit, session.name),
         )
 
 

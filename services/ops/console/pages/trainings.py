@@ -21,7 +21,7 @@ from services.ops.console.answers import (
     TimelineAnswer,
     TrainingAnswer,
 )
-from services.ops.console.client import Apis, Away, Refused, ServiceDown, attempt, quoted
+from services.ops.console.client import BY_BUTTON, Apis, Away, Refused, ServiceDown, attempt, quoted
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.problems import ProblemView
@@ -86,6 +86,7 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             name = _name(request)
             await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=form.text("key"))
+            await apis.audit("training.retry_extraction", f"training {name}", BY_BUTTON, "asked")
             return Done(training_path(name), "The extraction was requested. Its outcome will stand in the timeline.")
 
         return await _write(console, request, work)
@@ -94,6 +95,7 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, _: Form) -> Done:
             name = _name(request)
             await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
+            await apis.audit("training.cancel", f"training {name}", BY_BUTTON, "Replicate was asked")
             return Done(
                 training_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so."
             )

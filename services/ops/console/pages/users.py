@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.answers import ChangeAnswer, ModelAnswer, TrainingAnswer
-from services.ops.console.client import Apis, Away, Refused, ServiceDown, attempt, quoted
+from services.ops.console.client import BY_BUTTON, Apis, Away, Refused, ServiceDown, attempt, quoted
 from services.ops.console.console import Console, Done, as_problem, path_of
 from services.ops.console.forms import Form
 from services.ops.console.pages.trainings import HELPERS
@@ -62,6 +62,7 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             path = f"/users/{quoted(_user(request))}/retry-extraction"
             training = await apis.state.post(TrainingAnswer, path, key=form.text("key"))
+            await apis.audit("training.retry_extraction", f"training {training.name}", BY_BUTTON, "asked")
             return Done(training_path(training.name), "The extraction was requested.")
 
         return await write(request, work)
