@@ -28,6 +28,8 @@ class Proxy:
     connections: int = 0
     #: How many connections have fallen silent, or were so from the beginning.
     silenced: int = 0
+    #: How many pieces of what clients send are held up now.
+    held: int = 0
     port: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _flowing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -112,7 +114,11 @@ class Proxy:
                 answering.cancel()
                 await self._fall_silent()
             tail = seen[-64:]
-            await self._flowing.wait()
+            self.held += 1
+            try:
+                await self._flowing.wait()
+            finally:
+                self.held -= 1
             server.write(chunk)
             await server.drain()
 
