@@ -335,7 +335,7 @@ async def dead_letter_forgotten(broken: Broken) -> AsyncGenerator[None]:
 
 @case
 async def model_lost(broken: Broken) -> AsyncGenerator[None]:
-    """Somebody who may do everything in Postgres deletes a user's model."""
+    """A superuser of Postgres deletes a user's model."""
     (training,) = await broken.train()
     user = (await broken.stack.until_stage(training, "active"))["user_id"]
     model = await broken.stack.model(user)

@@ -56,7 +56,7 @@ _PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 def described(known: Mapping[str, str], csrf: str) -> dict[str, Any]:
     """
-    Describe every route of the console in OpenAPI, to somebody whose forms have the token *csrf*.
+    Describe every route of the console in OpenAPI, for a person whose forms have the token *csrf*.
 
     *known* has a value for each parameter of a path, with which there is something to see.
     """
