@@ -164,7 +164,9 @@ async def test_a_subscriber_that_begins_in_the_middle_ends_with_what_postgres_ha
             # All other events are before this one in the log.
             await product.swap("the last")
             await subscriber.until("the last")
-            kept = dict(subscriber.models)
+            # The broker's log may have late events of the stack that other tests share.
+            ours = {*product.users, "withdrawn", "the last"}
+            kept = {user: model for user, model in subscriber.models.items() if user in ours}
     expected = await product.models()
 
     say(
