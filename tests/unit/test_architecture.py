@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def test_every_package_is_a_folder_on_the_page_and_vice_versa():
     told = {path for folder, _ in rows(section("The folders").partition("### ")[0]) for path in PATH.findall(folder)}
 
     assert {folder for folder in told if folder.startswith(CODE)} == packages() - set(CODE)
+
+
+def test_no_other_folder_is_in_the_repository():
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    folders = {path.partition("/")[0] for path in tracked.split("\0") if "/" in path}
+    assert folders == {".ci", "deploy", "services", "shared", "tests"}
 
 
 def test_the_layers_on_the_page_are_those_of_the_import_rules():
