@@ -125,7 +125,7 @@ async def connect_pool(
         session["role"] = role
     if plans_once:
         session["plan_cache_mode"] = "force_generic_plan"
-    with _connecting():
+    with _connecting(url):
         pool = await asyncpg.create_pool(
             connect=Servers(url).connect,
             min_size=min_size,
@@ -159,7 +159,7 @@ async def connect(url: str, *, application_name: str) -> asyncpg.Connection[asyn
     """
     # A statement that waits for a table's lock blocks all later ones, so the wait is limited.
     session = {"application_name": application_name, "timezone": "UTC", "lock_timeout": "10000"}
-    with _connecting():
+    with _connecting(url):
         connection = await Servers(url).connect(server_settings=session)
         try:
             await _check_session(connection, session)
@@ -197,7 +197,7 @@ async def _check_sharing(one: Connection, other: Connection) -> None:
 
 
 @contextmanager
-def _connecting() -> Iterator[None]:
+def _connecting(url: str) -> Iterator[None]:
     # No message is the cause of a failure here; a missing role, for instance, is created by the first migration.
     try:
         yield
@@ -209,6 +209,9 @@ def _connecting() -> Iterator[None]:
         raise UnusableAddress(f"{_POOLER} ({error})") from error
     except _ERRORS as error:
         said = say_tls("Postgres", error) or _say(error)
+        if isinstance(error, asyncpg.ConnectionDoesNotExistError) and said == _say(error) and "sslcert=" in url:
+            # Our certificate is checked last (TLS 1.3), and the reset of the closed connection can overtake the alert.
+            said = f"{said}; Postgres may not accept our client certificate"
         raise DependencyDown(f"no connection to Postgres: {said}", code="database_down") from error
 
 
