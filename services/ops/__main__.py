@@ -20,7 +20,7 @@ from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.client import Endpoints
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.archive import Archive
-from services.ops.letters.housekeeping import Owners, purge
+from services.ops.letters.housekeeping import closing, owners, purge
 from services.ops.letters.store import Store as Letters
 from services.ops.measures import Measures
 from services.ops.migrate import MIGRATIONS, ROLE
@@ -82,6 +82,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     overdue: SetAside[UUID] = SetAside("reconciler")
     unreadable: SetAside[str] = SetAside("state's trainings")
     ownerless: SetAside[str] = SetAside("owners")
+    unclosed: SetAside[str] = SetAside("closing")
     settled: SetAside[int] = SetAside("purge")
     streams: SetAside[UUID] = SetAside("replay streams")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
@@ -144,7 +145,16 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         }
         optional: dict[str, Check] = {} if management is None else {"subscribers": subscribers.check}
         consumers: dict[str, Check] = {DEAD_QUEUE: archive.check, OPS_QUEUE: outcomes.check}
-        aside: list[SetAside[Any]] = [overdue, unreadable, ownerless, settled, streams, archive.aside, *engine.aside]
+        aside: list[SetAside[Any]] = [
+            overdue,
+            unreadable,
+            ownerless,
+            unclosed,
+            settled,
+            streams,
+            archive.aside,
+            *engine.aside,
+        ]
         running = Running(
             {
                 "receiver": settings.receiver_url,
@@ -189,7 +199,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         await supervise(
             stopping,
             archive.run(stopping),
-            Owners(letters, services.user_of, ownerless).run(stopping),
+            owners(letters, services.find_training, ownerless).run(stopping),
+            closing(letters, services.find_training, unclosed).run(stopping),
             purge(letters, timedelta(days=settings.ops_keep_settled_days), stopping, settled),
             keep_measuring(Measures(letters, replays), stopping),
             outcomes.run(stopping),

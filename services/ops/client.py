@@ -11,8 +11,9 @@ from typing import Final, Self
 from uuid import UUID
 
 import httpx
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
+from services.ops.letters.ended import LetterTraining
 from services.ops.reconcile.trainings import Stage, StateRefused, Unfinished
 from services.ops.replays.records import Revert
 from shared.contract.answers import Page, kind_in, said_in
@@ -60,11 +61,6 @@ class TrainingUnreadable(PermanentError):
     """State returned a training that this version cannot read."""
 
     code = "training_unreadable"
-
-
-class _Training(BaseModel):
-    user_id: str
-    stage: str
 
 
 class Services:
@@ -136,17 +132,17 @@ class Services:
 
     async def stage_of(self, ref: UUID) -> str:
         """Return the stage of a training now."""
-        return read(_Training, await self._ask(self._state, "GET", _training(str(ref)))).stage
+        return read(LetterTraining, await self._ask(self._state, "GET", _training(str(ref)))).stage
 
-    async def user_of(self, training_id: str) -> str | None:
-        """Return the user of a training, by Replicate's id; None if it is not registered."""
+    async def find_training(self, training_id: str) -> LetterTraining | None:
+        """Return a training, by Replicate's id; None if it is not registered."""
         if parse_ref(training_id) is not None:
             # A broken message may hold a ref in its place: state would answer with the training of that ref.
             return None
         response = await self._ask(self._state, "GET", _training(training_id))
         if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
             return None
-        return read(_Training, response).user_id
+        return read(LetterTraining, response)
 
     async def retry_extraction(self, training: str) -> None:
         """Ask state to retry the extraction of a training (Replicate's id, or our ref) that has succeeded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from uuid import uuid4
@@ -12,12 +13,14 @@ from standardwebhooks import Webhook
 from services.simulator.faults import FaultOrder
 from services.simulator.simulator import Simulator
 from shared.contract.envelope import wrap
+from shared.contract.identity import ModelName
 from shared.contract.topology import topology
 from shared.runtime.broker import Publisher, to_message
 from shared.runtime.clock import now
 from tests.end_to_end.test_walk import start
 from tests.shell import Shell
 from tests.stack import READER_TOKEN, Stack
+from tests.state import model_of, ready
 from tests.webhooks import Endpoint, activated, answer
 
 
@@ -68,6 +71,25 @@ async def test_dropped_letters_are_exported_restored_and_audited(settings, train
     assert [(each["actor"], each["action"], each["reason"]) for each in audit] == [
         ("olga", "dead_letter.dropped", "of a test")
     ]
+
+
+async def test_a_letter_is_closed_once_another_event_swaps(settings, stack, training):
+    letter = await stack.dead_letter(training)
+    asked = await stack.until_stage(training, "unverified")
+    owner, name = asked["destination"].split("/")
+    async with Publisher(stack.broker.url, name="test") as publisher:
+        verified = ready(training, model=model_of(training, ModelName(owner, name)))
+        await publisher.publish(to_message(verified, topology()))
+
+    async with asyncio.timeout(90):
+        while (shown := await stack.dead_letter(training))["status"] == "open":
+            await asyncio.sleep(0.2)
+
+    model = (await stack.model(asked["user_id"]) or {})["reference"]
+    why = f"by another event the training got its model, {model}, and is active"
+    assert (shown["status"], shown["status_reason"]) == ("resolved", why)
+    (entry,) = await Shell(settings).json("audit", "--target", f"dead letter {letter['number']}")
+    assert (entry["actor"], entry["action"], entry["reason"]) == ("ops", "dead_letter.resolved", why)
 
 
 async def test_where_one_letter_is_not_there_none_is_dropped(settings, training):

@@ -18,13 +18,14 @@ from services.cli.client import Operators
 from services.cli.operators.dead_letters import change_if_confirmed
 from services.cli.problem import Problem
 from services.ops.letters.audit import AuditFilter
-from services.ops.letters.housekeeping import Owners, purge_some
+from services.ops.letters.ended import LetterTraining
+from services.ops.letters.housekeeping import closing, owners, purge_some
 from services.ops.letters.store import Store
 from services.ops.letters.views import DROP, Filter, LetterStatus
 from services.ops.letters.where import by_number, where
 from services.ops.migrate import ROLE
 from shared.contract.envelope import REPLAY_HEADER
-from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
+from shared.contract.topology import DELIVERIES_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.client import ServiceFailed
@@ -37,6 +38,7 @@ from tests.state import execute
 PLAN = topology()
 HOUR = timedelta(hours=1)
 REPLAY = UUID(int=7)
+MODEL = f"acme/user-1:{'5c' * 32}"
 MARK = {REPLAY_HEADER: f"{REPLAY}:1"}
 
 
@@ -191,16 +193,16 @@ async def test_a_training_that_can_not_be_asked_about_hides_no_owner(store, erro
     await archived(store, dead("t1"), dead("t2"), dead("t3"))
     asked = []
 
-    async def ask(training_id: str) -> str:
+    async def ask(training_id: str) -> LetterTraining:
         asked.append(training_id)
         if training_id == "t1":
             raise error
-        return "ada"
+        return LetterTraining(user_id="ada", stage="active")
 
     aside: SetAside[str] = SetAside("test")
-    owners = Owners(store, ask, aside)
+    look_ups = owners(store, ask, aside)
 
-    assert [await owners.round() for _ in range(2)] == [3, 0]
+    assert [await look_ups.round() for _ in range(2)] == [3, 0]
 
     assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t2", "t3"}
     assert (asked, aside.waiting()) == (["t1", "t2", "t3"], ["t1"])
@@ -214,6 +216,62 @@ async def test_an_owner_is_written_on_all_letters_of_a_training(store):
 
     assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t1"}
     assert [training for _, training in await store.without_user(after=0, limit=9)] == ["t2"]
+
+
+async def closed(store: Store, stage: str) -> None:
+    """As if state, asked about each open dead letter's training, had answered with this stage."""
+
+    async def ask(training_id: str) -> LetterTraining | None:
+        known = LetterTraining(user_id="ada", stage=stage, reference=MODEL)
+        return known if training_id == "t1" else None
+
+    look_ups = closing(store, ask, SetAside("test"))
+    while await look_ups.round():
+        pass
+
+
+async def test_the_end_of_a_training_closes_its_letters(store):
+    await archived(store, dead("t1"), dead("t1", queue=STATE_QUEUE), dead("t1", queue=DELIVERIES_QUEUE), dead("t2"))
+
+    await closed(store, "verifying")
+    before = [letter.status for letter in await letters(store)]
+    await closed(store, "active")
+    await closed(store, "active")
+
+    why = f"by another event the training got its model, {MODEL}, and is active"
+    assert before == ["open"] * 4
+    assert [(each.number, each.status, each.status_reason) for each in reversed(await letters(store))] == [
+        (1, "resolved", why),
+        (2, "resolved", why),
+        (3, "open", ""),
+        (4, "open", ""),
+    ]
+    entries = await store.list_audit(AuditFilter(action="dead_letter.resolved"), before=None, limit=9)
+    assert [(each.actor, each.target, each.reason) for each in reversed(entries)] == [
+        ("ops", "dead letter 1", why),
+        ("ops", "dead letter 2", why),
+    ]
+
+
+async def test_a_letter_in_a_replay_is_left_to_the_replay(store, database_url):
+    await archived(store, dead("t1"))
+    await execute(database_url, f"UPDATE ops.letters SET status = 'replaying', replay_id = '{REPLAY}'")
+
+    await closed(store, "active")
+
+    assert (await the_letter(store)).status == "replaying"
+
+
+async def test_the_reason_ends_with_the_status_it_explains(store):
+    await archived(store, dead("t1"))
+    await closed(store, "canceled")
+    resolved = await the_letter(store)
+
+    await archived(store, dead("t1", at=NOON + HOUR))
+
+    opened = await the_letter(store)
+    assert (resolved.status, resolved.status_reason) == ("resolved", "by another event the training is canceled")
+    assert (opened.status, opened.status_reason) == ("open", "")
 
 
 # Looking

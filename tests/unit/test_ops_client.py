@@ -55,7 +55,7 @@ async def answering(
 QUESTIONS: dict[str, Callable[[Services], Awaitable[Any]]] = {
     "unfinished": lambda services: anext(services.unfinished()),
     "knows": lambda services: services.knows("t1"),
-    "user_of": lambda services: services.user_of("t1"),
+    "find_training": lambda services: services.find_training("t1"),
     "retry_extraction": lambda services: services.retry_extraction("t1"),
     "never_started": lambda services: services.never_started(UUID(int=1), "nobody heard of it"),
     "preview_extractor": lambda services: services.preview_extractor(MESSAGE),
@@ -70,7 +70,7 @@ def problem(kind: str, status: int) -> dict[str, Any]:
 
 async def test_a_ref_in_a_letter_is_nobodys_training_id():
     async with answering(200, {"user_id": "ann"}) as (client, asked):
-        assert await client.user_of(str(UUID(int=1))) is None
+        assert await client.find_training(str(UUID(int=1))) is None
 
     assert asked == []
 
@@ -157,7 +157,7 @@ async def test_unreachable_service_is_down_for_every_request(asked: str, status:
 async def test_an_answer_that_can_not_be_read_is_of_another_version():
     async with answering(200, {}) as (client, _):
         with pytest.raises(ServiceDown, match="another version"):
-            await client.user_of("t1")
+            await client.find_training("t1")
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,6 @@ async def test_what_state_refuses_is_an_error_of_its_own():
 
 
 @pytest.mark.parametrize("status", [404, 422])
-async def test_nobody_owns_a_training_that_is_not_registered(status: int):
+async def test_a_training_that_is_not_registered_is_not_found(status: int):
     async with answering(status, problem("no-training", status)) as (client, _):
-        assert await client.user_of("t1") is None
+        assert await client.find_training("t1") is None

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from services.ops.letters.ended import LetterTraining, why_closed
 from services.state import transitions
 from services.state.transitions import Fact, Stage, accepts_model, next_stage
 
@@ -88,3 +89,10 @@ def test_every_stage_can_be_reached():
 def test_the_drawing_shows_every_stage(stage):
     assert transitions.__doc__ is not None
     assert stage in transitions.__doc__
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_letters_are_closed_once_no_event_counts(stage):
+    ended = LetterTraining(user_id="ada", stage=stage, reference=f"acme/ada:{'5c' * 32}")
+
+    assert (why_closed(ended) is None) == accepts_model(stage)

@@ -1,4 +1,4 @@
-"""Background work on dead letters: look up their users, and purge settled ones. Edge."""
+"""Background work on dead letters: look up their trainings, and purge settled ones. Edge."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Final, Protocol
 
+from services.ops.letters.ended import LetterTraining, why_closed
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically
 
-#: Returns the user a training is registered for; None if it is not registered.
-FindUser = Callable[[str], Awaitable[str | None]]
+#: Returns a training by Replicate's id; None if it is not registered.
+FindTraining = Callable[[str], Awaitable[LetterTraining | None]]
 
-_USERS_AT_ONCE: Final = 10
-#: At most twenty look-ups a second.
+_LETTERS_AT_ONCE: Final = 10
+#: At most twenty look-ups a second, of each kind.
 _BETWEEN_SECONDS: Final = 0.5
 _IDLE_SECONDS: Final = 5.0
 #: A training may be registered after its dead letter came: after so many idle rounds all are looked up once more.
-_ROUNDS_BEFORE_ALL: Final = 120
+_ROUNDS_BEFORE_ALL_OWNERS: Final = 120
+#: A training may end at any time.
+_ROUNDS_BEFORE_ALL_OPEN: Final = 4
 _PURGED_AT_ONCE: Final = 500
 _PURGE_SECONDS: Final = 600.0
 
@@ -30,33 +33,53 @@ class Store(Protocol):
 
     async def set_user(self, training_id: str, user_id: str) -> None: ...
 
+    async def open_of_trainings(self, *, after: int, limit: int) -> list[tuple[int, str]]: ...
+
+    async def close(self, training_id: str, reason: str) -> None: ...
+
     async def settled(self, keep: timedelta, *, limit: int, without: Collection[int]) -> list[int]: ...
 
     async def forget(self, numbers: Sequence[int]) -> None: ...
 
 
-class Owners:
-    """Looks up the users of dead letters that name only a training."""
+class LetterList(Protocol):
+    """Dead letters numbered above *after*, with their trainings."""
 
-    def __init__(self, store: Store, find_user: FindUser, aside: SetAside[str]) -> None:
+    async def __call__(self, *, after: int, limit: int) -> list[tuple[int, str]]: ...
+
+
+class LookUps:
+    """Looks up the trainings of dead letters, a few at a time, and after a while all of them once more."""
+
+    def __init__(
+        self,
+        name: str,
+        letters: LetterList,
+        look_up: Callable[[str], Awaitable[None]],
+        aside: SetAside[str],
+        *,
+        rounds_before_all: int,
+    ) -> None:
         """*aside* holds the trainings that cannot be looked up, by Replicate's ids."""
-        self._store = store
-        self._find_user = find_user
+        self._name = name
+        self._letters = letters
+        self._look_up = look_up
         self._aside = aside
+        self._rounds_before_all = rounds_before_all
         self._after = 0
         self._idle = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Look up users until *stopping* is set."""
+        """Look up trainings until *stopping* is set."""
 
         async def work() -> float:
             return _BETWEEN_SECONDS if await self.round() else _IDLE_SECONDS
 
-        await run_periodically("owners", work, stopping)
+        await run_periodically(self._name, work, stopping)
 
     async def round(self) -> int:
-        """Look up the users of the next dead letters; return how many dead letters there were."""
-        letters = await self._store.without_user(after=self._after, limit=_USERS_AT_ONCE)
+        """Look up the trainings of the next dead letters; return how many dead letters there were."""
+        letters = await self._letters(after=self._after, limit=_LETTERS_AT_ONCE)
         done = await self._aside.each(dict.fromkeys(training_id for _, training_id in letters), self._look_up, key=str)
         if done.down:
             raise done.down
@@ -64,14 +87,36 @@ class Owners:
             self._after = letters[-1][0]
         else:
             self._idle += 1
-            if self._idle >= _ROUNDS_BEFORE_ALL:
+            if self._idle >= self._rounds_before_all:
                 self._idle = self._after = 0
         return len(letters)
 
-    async def _look_up(self, training_id: str) -> None:
-        user_id = await self._find_user(training_id)
-        if user_id is not None:
-            await self._store.set_user(training_id, user_id)
+
+def owners(store: Store, find_training: FindTraining, aside: SetAside[str]) -> LookUps:
+    """Look up the users of dead letters that name only a training."""
+
+    async def look_up(training_id: str) -> None:
+        training = await find_training(training_id)
+        if training is not None:
+            await store.set_user(training_id, training.user_id)
+
+    return LookUps("owners", store.without_user, look_up, aside, rounds_before_all=_ROUNDS_BEFORE_ALL_OWNERS)
+
+
+def closing(store: Store, find_training: FindTraining, aside: SetAside[str]) -> LookUps:
+    """
+    Close open dead letters whose trainings have ended otherwise.
+
+    State is asked, and does not tell: so a swap costs nothing more, and ops works beside any version of state.
+    """
+
+    async def look_up(training_id: str) -> None:
+        training = await find_training(training_id)
+        reason = None if training is None else why_closed(training)
+        if reason is not None:
+            await store.close(training_id, reason)
+
+    return LookUps("closing", store.open_of_trainings, look_up, aside, rounds_before_all=_ROUNDS_BEFORE_ALL_OPEN)
 
 
 async def purge(store: Store, keep: timedelta, stopping: asyncio.Event, aside: SetAside[int]) -> None:

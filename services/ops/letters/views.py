@@ -44,7 +44,7 @@ class LetterStatus(StrEnum):
     OPEN = "open"
     #: Part of a running replay.
     REPLAYING = "replaying"
-    #: A replay of it succeeded.
+    #: A replay of it succeeded, or its training ended by another event.
     RESOLVED = "resolved"
     #: An operator decided not to repair it.
     DROPPED = "dropped"
@@ -193,6 +193,8 @@ class LetterLine(BaseModel):
     last_failed_at: datetime
     archived_at: datetime
     status_at: datetime
+    #: Why it is resolved, if no replay resolved it; empty otherwise.
+    status_reason: str = ""
     fingerprint: str
     #: The replay that has it now, or had it last.
     replay_id: UUID | None

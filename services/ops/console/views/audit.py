@@ -21,6 +21,7 @@ _KINDS: Final = {
     "enabled": "info",
     "resent": "info",
     "done": "good",
+    "resolved": "good",
     "restored": "info",
     "dropped": "quiet",
     "paused": "warn",

@@ -5,7 +5,7 @@ The store of dead letters and of the audit: their SQL, in schema `ops`, one file
 *queries*       what the API shows; never writes
 *audit*         the same of the audit
 *move*          drop and restore
-*housekeeping*  whose trainings they are about; purge
+*housekeeping*  whose trainings they are about; close, purge
 """
 
 from __future__ import annotations

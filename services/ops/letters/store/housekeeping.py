@@ -1,4 +1,4 @@
-"""Housekeeping of dead letters: whose trainings they are about, and purging settled ones. Edge."""
+"""Housekeeping of dead letters: whose trainings they are about, closing and purging. Edge."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Final
 
+from services.ops.letters.ended import QUEUES
 from services.ops.session import ITSELF, Session, audit
 from shared.runtime.postgres import Connection
 
@@ -15,6 +16,23 @@ _WITHOUT_USER: Final = """
     ORDER BY number LIMIT $2
 """
 _SET_USER: Final = "UPDATE ops.letters SET user_id = $2 WHERE training_id = $1 AND user_id IS NULL"
+_OPEN: Final = """
+    SELECT number, training_id FROM ops.letters
+    WHERE status = 'open' AND training_id IS NOT NULL AND queue = ANY($3::text[]) AND number > $1
+    ORDER BY number LIMIT $2
+"""
+# Locked in order of their numbers, so that two transactions cannot block each other.
+_CLOSE: Final = """
+    WITH chosen AS (
+        SELECT number FROM ops.letters WHERE training_id = $1 AND status = 'open' AND queue = ANY($2::text[])
+        ORDER BY number FOR NO KEY UPDATE
+    ), closed AS (
+        UPDATE ops.letters l SET status = 'resolved', status_reason = $3
+        FROM chosen WHERE l.number = chosen.number RETURNING l.number
+    )
+    INSERT INTO ops.audit (actor, action, target, reason, outcome)
+    SELECT $4, 'dead_letter.resolved', 'dead letter ' || number, $3, 'open to resolved' FROM closed
+"""
 _SETTLED: Final = """
     SELECT number FROM ops.letters
     WHERE status IN ('resolved', 'dropped') AND status_at < clock_timestamp() - $1::interval
@@ -42,6 +60,14 @@ class Housekeeping(Session):
     async def set_user(self, training_id: str, user_id: str) -> None:
         """Store whose training it is, on all of its dead letters."""
         await self._execute(_SET_USER, training_id, user_id)
+
+    async def open_of_trainings(self, *, after: int, limit: int) -> list[tuple[int, str]]:
+        """Return (number, training id) of open dead letters numbered above *after* that their trainings' end closes."""
+        return [(row["number"], row["training_id"]) for row in await self._fetch(_OPEN, after, limit, QUEUES)]
+
+    async def close(self, training_id: str, reason: str) -> None:
+        """Resolve, for this reason, the open dead letters of a training that has ended."""
+        await self._execute(_CLOSE, training_id, QUEUES, reason, ITSELF)
 
     async def settled(self, keep: timedelta, *, limit: int, without: Collection[int] = ()) -> list[int]:
         """Return the numbers of at most *limit* dead letters settled longer ago than *keep*, oldest first."""

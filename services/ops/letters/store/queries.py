@@ -25,7 +25,8 @@ from shared.runtime.postgres import Record, acquired
 
 _LINE: Final = """
     number, status, queue, event_type, event_id, training_id, user_id, error_code, error_class, error_text, attempts,
-    returns, first_failed_at, last_failed_at, archived_at, status_at, fingerprint, replay_id,
+    returns, first_failed_at, last_failed_at, archived_at, status_at, status_reason, fingerprint,
+    replay_id,
     octet_length(body) AS body_bytes
 """
 _FIND: Final = f"""
