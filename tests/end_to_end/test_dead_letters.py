@@ -178,7 +178,8 @@ async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(s
         await shell.json("dead-letters", "restore", str(letter["number"]), "--reason", "it was real")
 
         server.behave = answer(200)
-        assert (await shell.json("webhooks", "edit", endpoint, "--enable"))["status"] == "enabled"
+        enabled = await shell.json("webhooks", "edit", endpoint, "--enable", "--reason", "it is mended")
+        assert enabled["status"] == "enabled"
         replay = ("dead-letters", "replay", str(letter["number"]), "--reason", "it works again")
         predicted, _, _ = await shell.run(*replay, "--dry-run", "--watch")
         code, said, _ = await shell.run(*replay, "--yes", "--watch")
@@ -192,10 +193,17 @@ async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(s
         heard = (await server.until_heard(3))[-1]
         for secret in (made["secret"], rotated["secret"]):
             Webhook(secret).verify(heard.body, dict(heard.headers))
-        assert await shell.json("webhooks", "resend", endpoint, "--since", "1h", "--all", "--dry-run") == {
-            "deliveries": 2,
-            "dry_run": True,
-        }
+        again = ("webhooks", "resend", endpoint, "--since", "1h", "--all", "--reason", "lost there")
+        assert await shell.json(*again, "--dry-run") == {"deliveries": 2, "dry_run": True}
+        assert await shell.json(*again, "--yes") == {"deliveries": 2, "dry_run": False}
+        one = await shell.json("webhooks", "resend", endpoint, delivery["id"], "--reason", "lost there")
+        assert (one["id"], one["event"]) == (delivery["id"], "model.activated.v1")
+        entries = await shell.json("audit", "--target", f"webhook endpoint {endpoint}")
+        assert [(each["action"], each["reason"]) for each in entries] == [
+            ("webhook_endpoint.resent", "lost there"),
+            ("webhook_endpoint.resent", "lost there"),
+            ("webhook_endpoint.enabled", "it is mended"),
+        ]
         _, shown, _ = await shell.run("webhooks", "show", endpoint)
         assert made["secret"] not in shown
         removed, _, _ = await shell.run("webhooks", "remove", endpoint, "--yes")

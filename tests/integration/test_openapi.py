@@ -135,7 +135,7 @@ class Endpoints:
     async def resend_one(self, _: UUID, delivery: UUID, __: str | None) -> DeliveryResent:
         if delivery.int % 2:
             raise EndpointRefused(f"there is no delivery {delivery}")
-        return DeliveryResent(event="model.activated.v1", event_id=str(delivery))
+        return DeliveryResent(id=delivery, event="model.activated.v1", event_id=str(delivery))
 
 
 class Handler:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from services.cli.choices import Format
-from services.cli.options import DryRun, Limit, Output, Yes, group, run_async
+from services.cli.options import AuditReason, DryRun, Limit, Output, Yes, group, run_async, timestamp
 
 webhooks = group(
     """
@@ -72,16 +72,27 @@ def webhooks_edit(
         bool | None,
         typer.Option("--enable/--pause", help="Let deliveries go on, also after it was disabled; or let them wait."),
     ] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why it is enabled. It is kept in the audit.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """
     Change an endpoint. What is not given stays as it is.
 
-    Example: modelswap webhooks edit 5f0e6b1c-2f0a-4c1e-9a55-6d6f64737770 --enable
+    Example: modelswap webhooks edit 5f0e6b1c-2f0a-4c1e-9a55-6d6f64737770 --enable --reason "it is mended"
     """
     from services.cli.webhooks.endpoints import edit
 
-    run_async(edit(endpoint, url=url, events=events, description=description, enabled=enabled, output=output))
+    if enabled and reason is None:
+        raise typer.BadParameter("say why it is enabled, for the audit", param_hint="--reason")
+    if reason is not None and not enabled:
+        raise typer.BadParameter("is for --enable only", param_hint="--reason")
+    given = {
+        "url": url,
+        "events": events,
+        "description": description,
+        "status": None if enabled is not False else "paused",
+    }
+    run_async(edit(endpoint, given, enable_because=reason, output=output))
 
 
 @webhooks.command("remove")
@@ -140,6 +151,7 @@ def webhooks_resend(
         str | None, typer.Option("--since", metavar="TIME", help="All that failed since then: 24h, 7d …")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Since then also those that were delivered.")] = False,
+    reason: AuditReason,
     dry_run: DryRun = False,
     yes: Yes = False,
     output: Output = Format.TABLE,
@@ -147,13 +159,21 @@ def webhooks_resend(
     """
     Deliver again: one delivery, or all that failed since a time.
 
-    Example: modelswap webhooks resend 5f0e6b1c-2f0a-4c1e-9a55-6d6f64737770 --since 24h
+    Example: modelswap webhooks resend 5f0e6b1c-2f0a-4c1e-9a55-6d6f64737770 --since 24h --reason "it was down"
     """
     from services.cli.webhooks.endpoints import resend_one, resend_since
 
     if (delivery is None) == (since is None):
         raise typer.BadParameter("name a delivery, or a time with --since", param_hint="DELIVERY")
     if delivery is not None:
-        run_async(resend_one(endpoint, delivery, output))
+        run_async(resend_one(endpoint, delivery, reason, output))
     else:
-        run_async(resend_since(endpoint, since or "", everything=everything, dry_run=dry_run, yes=yes, output=output))
+        run_async(
+            resend_since(
+                endpoint,
+                {"since": timestamp(since or ""), "all": everything, "reason": reason},
+                dry_run=dry_run,
+                yes=yes,
+                output=output,
+            )
+        )

@@ -1,25 +1,29 @@
-"""Webhook endpoints and their deliveries: requests to the notifier's API."""
+"""Webhook endpoints and their deliveries: requests to the notifier's API, and to ops where a change has a reason."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+from pydantic import JsonValue
+
 from services.cli.choices import Format
-from services.cli.client import Api, Body, segment
+from services.cli.client import Api, Body, operators, segment
 from services.cli.confirm import confirm
-from services.cli.options import timestamp
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
-from services.notifier.views import DeliveryView, EndpointView, Resent, SecretView
+from services.notifier.views import DeliveryView, EndpointView, SecretView
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 from shared.runtime.settings import NotifierClientSettings
 from shared.runtime.tokens import read_token
 
+#: The same in the notifier's API and, for changes that are audited, in the operators'.
 _PATH: Final = "/v1/webhook-endpoints"
+_LIST: Final = "modelswap webhooks list"
 
 ENDPOINTS: Final[Sequence[Column[EndpointView]]] = (
     Column("endpoint", lambda each: each.id),
@@ -50,7 +54,7 @@ class Webhooks(Api):
     _name = "the notifier's API"
     _url_setting = "MODELSWAP_NOTIFIER_URL"
     _auth_setting = "MODELSWAP_API_TOKENS"
-    _list = "modelswap webhooks list"
+    _list = _LIST
 
     async def edit(self, endpoint: str, body: Body) -> EndpointView:
         return await self._ask(EndpointView, "PATCH", _at(endpoint), body=body)
@@ -89,27 +93,21 @@ async def show(endpoint: str, output: Format) -> None:
         _print(await api.get(EndpointView, _at(endpoint)), output)
 
 
-async def edit(
-    endpoint: str,
-    *,
-    url: str | None,
-    events: str | None,
-    description: str | None,
-    enabled: bool | None,
-    output: Format,
-) -> None:
-    """Change what is given."""
-    given: Body = {
-        "url": url,
-        "events": None if events is None else [*_events(events)],
-        "description": description,
-        "status": None if enabled is None else "enabled" if enabled else "paused",
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    if not changes:
+async def edit(endpoint: str, given: Mapping[str, str | None], *, enable_because: str | None, output: Format) -> None:
+    """Change what is *given*; then enable the endpoint if there is a reason to."""
+    changes: dict[str, JsonValue] = {name: value for name, value in given.items() if value is not None}
+    if "events" in changes:
+        changes["events"] = [*_events(given["events"] or "")]
+    if not changes and enable_because is None:
         raise Problem("say what is to change", then="modelswap webhooks edit --help")
     async with notifier() as api:
-        _print(await api.edit(endpoint, changes), output)
+        if changes:
+            found = await api.edit(endpoint, changes)
+        if enable_because is not None:
+            async with operators() as ops:
+                await ops.post(EndpointEnabled, _at(endpoint, "enable"), {"reason": enable_because}, then=_LIST)
+            found = await api.get(EndpointView, _at(endpoint))
+        _print(found, output)
 
 
 async def remove(endpoint: str, *, yes: bool, output: Format) -> None:
@@ -136,26 +134,22 @@ async def list_deliveries(endpoint: str, *, status: str | None, limit: int, outp
     print_list(found, DELIVERIES, output, empty="there are no such deliveries", limit=limit)
 
 
-async def resend_one(endpoint: str, delivery: str, output: Format) -> None:
+async def resend_one(endpoint: str, delivery: str, reason: str, output: Format) -> None:
     then = f"modelswap webhooks deliveries {shlex.quote(endpoint)}"
-    async with notifier() as api:
-        _print(
-            await api.post(DeliveryView, _at(endpoint, "deliveries", segment(delivery), "resend"), then=then), output
-        )
+    path = _at(endpoint, "deliveries", segment(delivery), "resend")
+    async with operators() as api:
+        _print(await api.post(DeliveryResent, path, {"reason": reason}, then=then), output)
 
 
-async def resend_since(
-    endpoint: str, since: str, *, everything: bool, dry_run: bool, yes: bool, output: Format
-) -> None:
+async def resend_since(endpoint: str, wanted: Body, *, dry_run: bool, yes: bool, output: Format) -> None:
     """Show how many deliveries it would be, ask, and deliver them again."""
-    body: Body = {"since": timestamp(since), "all": everything}
     path = _at(endpoint, "resend")
-    async with notifier() as api:
-        done = await api.post(Resent, path, {**body, "dry_run": not yes})
+    async with operators() as api:
+        done = await api.post(DeliveriesResent, path, {**wanted, "dry_run": dry_run or not yes}, then=_LIST)
         if not dry_run and not yes and done.deliveries:
             confirm(f"{done.deliveries} deliveries are sent again", "Send them?", then="modelswap webhooks deliveries")
         if not dry_run and not yes:
-            done = await api.post(Resent, path, {**body})
+            done = await api.post(DeliveriesResent, path, wanted, then=_LIST)
     print_one(done, output, data=done)
 
 
@@ -163,5 +157,5 @@ def _events(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def _print(found: EndpointView | DeliveryView, output: Format) -> None:
+def _print(found: EndpointView | DeliveryView | DeliveryResent, output: Format) -> None:
     print_one(((name, value) for name, value in found if name != "number"), output, data=found)

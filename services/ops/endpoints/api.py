@@ -72,6 +72,8 @@ class _Routes:
         """Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered."""
         wanted = body.model_dump(mode="json", exclude={"reason"})
         sent = await self.endpoints.resend(endpoint_id, wanted, key)
+        if body.dry_run:
+            return sent
         which = "deliveries" if body.all else "failed deliveries"
         outcome = f"{sent.deliveries} {which} since {body.since.isoformat()} sent again"
         await self._note(asker, "resent", endpoint_id, body, outcome)
@@ -81,7 +83,7 @@ class _Routes:
     async def resend_delivery(
         self, endpoint_id: UUID, delivery_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
     ) -> DeliveryResent:
-        """Deliver an event again, with the same `webhook-id`, whatever came of it so far."""
+        """Deliver an event again, with the same `webhook-id`, also if it was delivered before."""
         sent = await self.endpoints.resend_one(endpoint_id, delivery_id, key)
         await self._note(asker, "resent", endpoint_id, body, f"{sent.event} {sent.event_id} sent again")
         return sent

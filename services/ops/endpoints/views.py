@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +35,8 @@ class ResendDeliveries(ChangeEndpoint):
     since: Moment
     #: False: only those that failed. True: also those that were delivered.
     all: Flag = False
+    #: True: nothing is sent, and nothing is in the audit; the answer says how many would be.
+    dry_run: Flag = False
 
 
 class EndpointEnabled(BaseModel):
@@ -46,6 +49,7 @@ class EndpointEnabled(BaseModel):
 class DeliveryResent(BaseModel):
     """A delivery that is sent again."""
 
+    id: UUID
     event: str
     event_id: str
 
@@ -54,3 +58,4 @@ class DeliveriesResent(BaseModel):
     """How many deliveries are sent again."""
 
     deliveries: int
+    dry_run: bool = False
