@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # Compose mounts these, and the containers' own users read them, whatever umask they were cloned with.
-chmod -R a+rX deploy/rabbitmq/rabbitmq.conf deploy/examples/generator.py deploy/monitoring
+chmod -R a+rX deploy/rabbitmq deploy/examples/generator.py deploy/monitoring
 
 if [ -e .env ]; then
     echo ".env exists already. Its passwords are those of the volumes; to begin anew: docker compose down --volumes && rm .env" >&2

@@ -24,6 +24,7 @@ from tests.counts import counted
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "deploy/example.env").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
+COMPOSE_FILES = COMPOSE + (ROOT / "deploy/compose.cluster.yml").read_text()
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 ALERTS = (ROOT / "deploy/monitoring/alerts.yml").read_text()
 RULES = [rule for group in yaml.safe_load(ALERTS)["groups"] for rule in group["rules"]]
@@ -107,7 +108,7 @@ def test_a_process_that_still_starts_can_be_told_to_stop(name: str) -> None:
 
 
 def test_compose_refuses_to_start_without_what_has_no_default() -> None:
-    demanded = {name for name, _ in re.findall(r"\$\{(\w+):\?([^}]+)\}", COMPOSE)}
+    demanded = {name for name, _ in re.findall(r"\$\{(\w+):\?([^}]+)\}", COMPOSE_FILES)}
     answered = {name for commented, name, _ in LINES if not commented}
 
     assert demanded <= answered
@@ -160,7 +161,9 @@ def test_the_image_is_made_of_named_files_only() -> None:
 def copy_for_make_env(to: Path) -> list[Path]:
     """What `make env` needs, readable by its owner alone; returns what compose mounts of it."""
     mounted = [
-        file for name in re.findall(r"- \./(\S+?):/", COMPOSE) for file in [ROOT / name, *(ROOT / name).rglob("*")]
+        file
+        for name in re.findall(r"- \./(\S+?):/", COMPOSE_FILES)
+        for file in [ROOT / name, *(ROOT / name).rglob("*")]
     ]
     for path in (ROOT / "deploy/example.env", ROOT / "deploy/make_env.sh", *mounted):
         copied = to / path.relative_to(ROOT)

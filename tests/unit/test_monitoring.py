@@ -23,7 +23,8 @@ PROMETHEUS: dict[str, Any] = yaml.safe_load((MONITORING / "prometheus.yml").read
 
 def targets_of(job: str) -> list[str]:
     (found,) = (each for each in PROMETHEUS["scrape_configs"] if each["job_name"] == job)
-    return [target for group in found["static_configs"] for target in group["targets"]]
+    files = [MONITORING / file for group in found["file_sd_configs"] for file in group["files"]]
+    return [target for file in files for group in yaml.safe_load(file.read_text()) for target in group["targets"]]
 
 
 def container_ports(service: str) -> list[str]:
