@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, StringConstraints
 
 from services.notifier.addresses import Network, UnusableUrl, check_url
-from services.notifier.message import StoredEvent, make_test
+from services.notifier.message import make_test
 from services.notifier.signing import Seed, Signer
+from services.notifier.store import Store
 from services.notifier.views import (
     AddEndpoint,
     DeliveryStatus,
@@ -57,44 +58,6 @@ a write can be repeated if its answer was lost: it is done once, and answered ag
 #: How long the secret before a rotation signs as well.
 _OLD_SECRET: Final = timedelta(days=1)
 _SALT_BYTES: Final = 32
-
-
-class Store(Protocol):
-    """The store."""
-
-    async def add_endpoint(
-        self, wanted: AddEndpoint, seed: Seed, key: IdempotencyKey | None
-    ) -> tuple[EndpointView, Seed]: ...
-
-    async def find_endpoint(self, endpoint_id: UUID) -> EndpointView | None: ...
-
-    async def list_endpoints(self, *, before: int | None, limit: int) -> Sequence[EndpointView]: ...
-
-    async def edit_endpoint(self, endpoint_id: UUID, wanted: EditEndpoint) -> EndpointView: ...
-
-    async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView: ...
-
-    async def rotate_secret(
-        self, endpoint_id: UUID, seed: Seed, *, old_until: datetime, key: IdempotencyKey | None
-    ) -> tuple[EndpointView, Seed]: ...
-
-    async def list_event_deliveries(
-        self, event_id: str, *, before: int | None, limit: int
-    ) -> Sequence[EventDeliveryView]: ...
-
-    async def add_test(self, endpoint_id: UUID, event: StoredEvent, key: IdempotencyKey | None) -> DeliveryView: ...
-
-    async def list_deliveries(
-        self, endpoint_id: UUID, *, status: DeliveryStatus | None, before: int | None, limit: int
-    ) -> Sequence[DeliveryView]: ...
-
-    async def resend(self, endpoint_id: UUID, delivery_id: UUID, key: IdempotencyKey | None) -> DeliveryView: ...
-
-    async def resend_since(
-        self, endpoint_id: UUID, since: datetime, *, with_delivered: bool, key: IdempotencyKey | None
-    ) -> int: ...
-
-    async def count_since(self, endpoint_id: UUID, since: datetime, *, with_delivered: bool) -> int: ...
 
 
 def create_api(store: Store, signer: Signer, *, allowed: Sequence[Network], tokens: Sequence[Token]) -> Api:

@@ -9,39 +9,17 @@ no queue. A crash between the broker's confirm and the commit repeats a message,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
-from shared.contract.envelope import Envelope
+from services.notifier.store import Store
+from services.notifier.store.relay import Publish
 from shared.runtime.periodic import run_periodically
 
 #: For deliveries that became due in another process, or by time.
 _POLL_SECONDS: Final = 1.0
 _HOUSEKEEPING_SECONDS: Final = 60.0
-
-#: Publishes messages; returns one result for each, None if the broker confirmed it.
-Publish = Callable[[Sequence[Envelope]], Awaitable[Sequence[BaseException | None]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Result of one round."""
-
-    published: int
-    failures: Sequence[BaseException]
-
-
-class Store(Protocol):
-    """The stored deliveries."""
-
-    #: Set after each commit of this process that may make a delivery due.
-    changed: asyncio.Event
-
-    async def relay(self, publish: Publish) -> Round: ...
-
-    async def keep_in_order(self, *, lost_before: datetime) -> None: ...
 
 
 class Relay:

@@ -14,12 +14,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn
 
 import structlog
 
 from services.notifier.message import StoredEvent, stored
 from services.notifier.position import Position
+from services.notifier.store import Store
+from services.notifier.store.reading import Turn
 from shared.contract.errors import DependencyDown, Malformed, ModelswapError, code_of
 from shared.contract.limits import Unpublishable
 from shared.contract.text import clean
@@ -45,24 +47,6 @@ _SILENT_SECONDS: Final = 10.0
 Open = Callable[[int | datetime], AbstractAsyncContextManager[OpenLog]]
 #: Publishes a message and waits for the confirm.
 Publish = Callable[[Outgoing], Awaitable[None]]
-
-
-class Turn(Protocol):
-    """The right to read."""
-
-    async def position(self) -> Position: ...
-
-    async def store(self, events: Sequence[StoredEvent], position: Position, gap: str | None) -> None: ...
-
-    async def check(self) -> None: ...
-
-
-class Store(Protocol):
-    """The position, and the lock of the one that reads."""
-
-    def turn(self) -> AbstractAsyncContextManager[Turn | None]: ...
-
-    async def late_gap(self) -> str | None: ...
 
 
 class Reader:

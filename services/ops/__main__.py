@@ -77,7 +77,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     url = settings.amqp_url.get_secret_value()
     tokens = [read_token(entry) for entry in reveal(settings.api_tokens)]
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
-    replays, recoveries = Replays(pool), Recoveries(pool)
+    session, replays, recoveries = Session(pool), Replays(pool), Recoveries(pool)
     letters = Letters(pool, failed=replays.failed)
     overdue: SetAside[UUID] = SetAside("reconciler")
     unreadable: SetAside[str] = SetAside("state's trainings")
@@ -173,8 +173,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             letter_routes(letters),
             replay_routes(replays, waiting, services, watcher),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
-            subscription_router(subscriptions, Session(pool)),
-            endpoints_router(endpoints, Session(pool)),
+            subscription_router(subscriptions, session.audit),
+            endpoints_router(endpoints, session.audit),
             processes_router(running),
             sign_in_router(codes),
             tokens=ops_tokens,
@@ -185,7 +185,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 state_url=settings.api_url,
                 notifier_url=settings.notifier_url,
                 token=token,
-                audit=Session(pool).audit,
+                audit=session.audit,
             )
         )
         access = Access(

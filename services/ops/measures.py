@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import nan
-from typing import Protocol
 
-from services.ops.letters.views import LetterStatus
+from services.ops.letters.store import Store as Letters
 from services.ops.replays.plan import Outcome, Status
+from services.ops.replays.store import Store as Replays
 from shared.runtime import telemetry
 
 _ENDED = (Status.DONE, Status.CANCELED)
-
-
-class Letters(Protocol):
-    """The store of dead letters."""
-
-    async def count_some(self) -> Mapping[LetterStatus, int]: ...
-
-    async def oldest_seconds(self) -> float: ...
-
-
-class Replays(Protocol):
-    """The store of replays."""
-
-    async def count_open(self) -> Mapping[Status, int]: ...
-
-    async def count_running_letters(self) -> Mapping[Outcome, int]: ...
 
 
 class Measures:

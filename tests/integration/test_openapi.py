@@ -170,8 +170,8 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
             letter_routes(Letters(pool, failed=replays.failed)),
             replay_routes(replays),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
-            subscription_router(Subscriptions(), Session(pool)),
-            endpoints_router(Endpoints(), Session(pool)),
+            subscription_router(Subscriptions(), Session(pool).audit),
+            endpoints_router(Endpoints(), Session(pool).audit),
             processes_router(_alone()),
             sign_in_router(SignInCodes(pool, [token])),
         )

@@ -70,7 +70,7 @@ async def opened(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Management, Audit]]:
     audit = Audit()
     async with Management(management_url or urls.management_url, vhost="/") as management:
-        router = subscription_router(Subscriptions(management, urls.amqp_url), audit)
+        router = subscription_router(Subscriptions(management, urls.amqp_url), audit.audit)
         api = create_api(router, tokens=[read_token("operator/olga:token-of-olga")])
         headers = {"Authorization": "Bearer token-of-olga"}
         async with httpx.AsyncClient(

@@ -262,7 +262,7 @@ async def at_endpoint(told: Told, *, token: str = OPERATOR) -> AsyncIterator[Bro
     """A browser of the screen of an endpoint, with the real routes between it and the notifier."""
     app = notifier(told=told)
     async with Endpoints("http://notifier", TOKENS[0], transport=httpx.ASGITransport(app)) as endpoints:
-        api = create_api(endpoints_router(endpoints, told), tokens=TOKENS)
+        api = create_api(endpoints_router(endpoints, told.audit), tokens=TOKENS)
         async with signed_in(api, app, token=token) as browser:
             yield browser
 

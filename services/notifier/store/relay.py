@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.notifier.outbox import Publish, Round
 from services.notifier.store.session import Session
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import DeliveryRequested
@@ -21,6 +22,9 @@ KEEP: Final = timedelta(days=30)
 _IN_BROKER_MOST: Final = 100
 _BATCH: Final = 200
 _PRUNE_BATCH: Final = 1000
+
+#: Publishes messages; returns one result for each, None if the broker confirmed it.
+Publish = Callable[[Sequence[Envelope]], Awaitable[Sequence[BaseException | None]]]
 
 _DUE: Final = """
     SELECT d.number, d.id, d.endpoint_id, d.sending, e.training_id, e.trace
@@ -57,6 +61,14 @@ _PRUNE_EVENTS: Final = """
     WHERE id IN (SELECT id FROM notifier.events WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
 """
 _COUNT_DISABLED: Final = "SELECT count(*) FROM notifier.endpoints WHERE status IN ('gone', 'failing')"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Result of one round."""
+
+    published: int
+    failures: Sequence[BaseException]
 
 
 class Relaying(Session):

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.ops.console.events import Event, events_in
 from services.ops.console.inside import Inside
 from services.ops.console.session import Session
+from services.ops.letters.audit import Audit
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
 from shared.runtime.client import HttpClient, ServiceDown, quoted, read, unexpected
 from shared.runtime.middleware import PERSON
@@ -33,8 +34,6 @@ M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 Body = Mapping[str, JsonValue]
 Query = Mapping[str, str | None]
-#: Adds an entry to the audit: actor, action, target, reason, outcome.
-Audit = Callable[[str, str, str, str, str], Awaitable[None]]
 #: The reason of what is done by a button that asks for none.
 BY_BUTTON: Final = "by a button of the console"
 

@@ -18,6 +18,7 @@ from services.ops.endpoints.views import (
     EndpointRefused,
     ResendDeliveries,
 )
+from services.ops.letters.audit import Audit
 from shared.runtime.description import raises
 from shared.runtime.http import Asker, Key
 from shared.runtime.tokens import Caller
@@ -31,12 +32,6 @@ class Endpoints(Protocol):
     async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent: ...
 
     async def resend_one(self, endpoint: UUID, delivery: UUID, key: str | None) -> DeliveryResent: ...
-
-
-class Audit(Protocol):
-    """The audit."""
-
-    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None: ...
 
 
 def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
@@ -89,6 +84,6 @@ class _Routes:
         return sent
 
     async def _note(self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, outcome: str) -> None:
-        await self.audit.audit(
+        await self.audit(
             asker.name, f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}", because.reason, outcome
         )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from services.ops.letters.audit import AuditFilter, AuditView
+from services.ops.letters.store import Store
 from services.ops.letters.views import (
     DROP,
     RESTORE,
@@ -58,40 +59,6 @@ class _Bytes(Response):
     """Bytes that a browser saves, and never shows."""
 
     media_type = "application/octet-stream"
-
-
-class Store(Protocol):
-    """The store of dead letters and of the audit."""
-
-    async def find(self, number: int, *, body_limit_bytes: int | None = None) -> LetterView | None: ...
-
-    async def find_body(self, number: int) -> bytes | None: ...
-
-    async def suggest(self, wanted: Filter) -> Suggestions: ...
-
-    async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]: ...
-
-    async def list_groups(
-        self,
-        status: LetterStatus | None,
-        *,
-        before: int | None,
-        limit: int,
-        seen: int | None = None,
-        fingerprint: str | None = None,
-    ) -> list[GroupView]: ...
-
-    async def list_audit(self, wanted: AuditFilter, *, before: int | None, limit: int) -> list[AuditView]: ...
-
-    async def counts(self) -> LetterCounts: ...
-
-    async def move(self, number: int, move: Move, *, actor: str, reason: str) -> bool: ...
-
-    async def preview_move(self, wanted: Sequence[int] | Filter, move: Move, *, up_to: int | None) -> Changed: ...
-
-    async def move_many(
-        self, wanted: Sequence[int] | Filter, move: Move, *, actor: str, reason: str, up_to: int | None
-    ) -> Changed: ...
 
 
 class _Paged(BaseModel):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
 from services.ops.letters.views import Name
 from shared.contract.answers import Moment
+
+#: Adds an entry to the audit: actor, action, target, reason, outcome.
+Audit: TypeAlias = Callable[[str, str, str, str, str], Awaitable[None]]
 
 
 class AuditView(BaseModel):

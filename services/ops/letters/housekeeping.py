@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final, Protocol
 
 from services.ops.letters.ended import LetterTraining, why_closed
+from services.ops.letters.store import Store
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically
 
@@ -24,22 +25,6 @@ _ROUNDS_BEFORE_ALL_OWNERS: Final = 120
 _ROUNDS_BEFORE_ALL_OPEN: Final = 4
 _PURGED_AT_ONCE: Final = 500
 _PURGE_SECONDS: Final = 600.0
-
-
-class Store(Protocol):
-    """The store of dead letters."""
-
-    async def without_user(self, *, after: int, limit: int) -> list[tuple[int, str]]: ...
-
-    async def set_user(self, training_id: str, user_id: str) -> None: ...
-
-    async def open_of_trainings(self, *, after: int, limit: int) -> list[tuple[int, str]]: ...
-
-    async def close(self, training_id: str, reason: str) -> None: ...
-
-    async def settled(self, keep: timedelta, *, limit: int, without: Collection[int]) -> list[int]: ...
-
-    async def forget(self, numbers: Sequence[int]) -> None: ...
 
 
 class LetterList(Protocol):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
@@ -12,8 +12,9 @@ from uuid import UUID
 import structlog
 
 from services.ops.reconcile.plan import Fetch, GiveUp, Identify, NeverStarted, Report, RetryExtraction, Step, Wait
-from services.ops.reconcile.trainings import Limits, Memory, Stage, Unfinished, after_report, next_check
-from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, RoundView
+from services.ops.reconcile.store import Store
+from services.ops.reconcile.trainings import Limits, Stage, Unfinished, after_report, next_check
+from services.ops.reconcile.views import RecoveryOutcome
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import Event, ExtractionFailed, TrainingFailed
 from shared.contract.identity import TrainingId
@@ -57,32 +58,6 @@ class State(Protocol):
     async def retry_extraction(self, training: str) -> None: ...
 
     async def never_started(self, ref: UUID, reason: str) -> None: ...
-
-
-class Store(Protocol):
-    """The store of recoveries."""
-
-    def alone(self) -> AbstractAsyncContextManager[bool]: ...
-
-    async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]: ...
-
-    async def record_check(
-        self, training: Unfinished, now: datetime, *, look_at: datetime, is_absent: bool = False, trouble: str = ""
-    ) -> None: ...
-
-    async def count_get(self, training: Unfinished, now: datetime) -> bool: ...
-
-    async def settle(self, training: Unfinished, outcome: RecoveryOutcome, reason: str, now: datetime) -> bool: ...
-
-    async def forget_others(self, unfinished: set[UUID]) -> None: ...
-
-    async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None: ...
-
-    async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None: ...
-
-    async def last_round(self) -> RoundView: ...
-
-    async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
 
 
 class Actions:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
 
+from services.ops.reconcile.store import Store
 from services.ops.reconcile.trainings import RetryRefused, StateRefused
 from services.ops.reconcile.views import (
     ExtractionRetried,
     Reconciliation,
     RecoveryCounts,
     RecoveryOutcome,
-    RecoveryView,
     RetryExtraction,
-    RoundView,
     webhooks_seem_lost,
 )
 from shared.contract.identity import TrainingName
@@ -25,20 +22,6 @@ from shared.runtime.description import raises
 from shared.runtime.http import Asker
 
 Most = Annotated[int, Query(ge=0, le=200)]
-
-
-class Store(Protocol):
-    """The store of recoveries."""
-
-    async def last_round(self) -> RoundView: ...
-
-    async def counts(self, now: datetime) -> Mapping[RecoveryOutcome, RecoveryCounts]: ...
-
-    async def set_aside(self) -> int: ...
-
-    async def latest(self, limit: int) -> list[RecoveryView]: ...
-
-    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None: ...
 
 
 class State(Protocol):

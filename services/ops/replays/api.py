@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from services.ops.letters.views import NoLetter
-from services.ops.replays.messages import EditRefused, StoredLetter, edited
+from services.ops.replays.messages import EditRefused, edited
 from services.ops.replays.plan import Outcome
 from services.ops.replays.records import (
     NewReplay,
     NoReplay,
     NothingSelected,
     NotNow,
-    Revert,
     TooManySelected,
 )
+from services.ops.replays.store import Store
 from services.ops.replays.streams import Watcher
 from services.ops.replays.undo_preview import State, preview_undo
 from services.ops.replays.views import (
@@ -59,40 +59,6 @@ event: replay
 data: {"replay": {"status": "running", "ended": 40, …}, "letters": [{"letter": 17, "outcome": "swapped", …}], …}
 
 """
-
-
-class Store(Protocol):
-    """The store of replays."""
-
-    async def create(self, new: NewReplay, key: IdempotencyKey | None = None) -> tuple[ReplayView, bool]: ...
-
-    async def find_letter(self, number: int) -> StoredLetter | None: ...
-
-    async def find(self, replay_id: UUID) -> ReplayView | None: ...
-
-    async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayView]: ...
-
-    async def list_letters(
-        self, replay_id: UUID, *, outcome: Outcome | None, predicted: Outcome | None, after: int | None, limit: int
-    ) -> list[ReplayedLetterView]: ...
-
-    async def list_replays_of(self, letter: int, *, before: int | None, limit: int) -> list[ReplayOfLetterView]: ...
-
-    async def list_users(
-        self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
-    ) -> list[ReplayedUserView]: ...
-
-    async def list_to_undo(self, replay_id: UUID, *, after: int | None, limit: int) -> Mapping[int, Revert]: ...
-
-    async def start(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
-
-    async def pause(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
-
-    async def resume(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
-
-    async def cancel(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
-
-    async def undo(self, replay_id: UUID, *, actor: str, reason: str) -> ReplayView: ...
 
 
 def create_router(store: Store, waiting: Waiting, state: State, watcher: Watcher) -> APIRouter:

@@ -25,9 +25,9 @@ from services.ops.replays.rounds import (
     Publisher,
     Sender,
     Services,
-    Store,
     Undoer,
 )
+from services.ops.replays.store import Store
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.topology import Topology
 from shared.runtime.aside import SetAside

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 import structlog
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.answers import LetterOutcome
 from services.ops.replays.messages import StoredLetter, headers_of, translated
 from services.ops.replays.plan import Done, Send, Status, Stop, decide
 from services.ops.replays.preview import Services as Previews
 from services.ops.replays.preview import predict
-from services.ops.replays.records import Progress, Revert, Round, Work
+from services.ops.replays.records import Revert, Round, Work
+from services.ops.replays.store import Store
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.limits import COPY_BYTES, short
 from shared.contract.topology import RECEIVER, Topology
@@ -45,42 +44,6 @@ _ROUND_SECONDS: Final = 0.2
 _PREVIEWS: Final = 16
 _PREVIEWS_AT_A_TIME: Final = 4
 _REVERTS: Final = 8
-
-
-class Store(Protocol):
-    """The store of replays."""
-
-    def changes(self) -> asyncio.Event: ...
-
-    async def at_work(self) -> Sequence[Work]: ...
-
-    async def set_trouble(self, replay_id: UUID, trouble: str) -> None: ...
-
-    async def progress(self, replay_id: UUID) -> Progress | None: ...
-
-    async def claim(self, replay_id: UUID, *, limit: int, next_at: datetime) -> list[StoredLetter]: ...
-
-    async def record(
-        self, replay_id: UUID, *, sent: Sequence[int], unsent: Mapping[int, str], given_back: Sequence[int]
-    ) -> None: ...
-
-    async def end(self, replay_id: UUID, status: Status, *, reason: str, outcome: str) -> None: ...
-
-    async def to_preview(
-        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
-    ) -> list[StoredLetter]: ...
-
-    async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, LetterOutcome]) -> None: ...
-
-    async def end_preview(self, replay_id: UUID) -> None: ...
-
-    async def to_revert(
-        self, replay_id: UUID, *, limit: int, after: str = "", without: Sequence[str] = ()
-    ) -> list[Revert]: ...
-
-    async def remember_revert(self, revert: Revert, *, kept_because: str | None) -> None: ...
-
-    async def end_undo(self, replay_id: UUID) -> None: ...
 
 
 class Services(Previews, Protocol):

@@ -13,9 +13,10 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
+from services.ops.replays.store import Store
 from services.ops.replays.views import ReplayedLetterView, ReplayUpdate, ReplayView
 from services.ops.replays.waiting import Waiting
 from shared.runtime.aside import SetAside
@@ -31,14 +32,6 @@ _OVERLAP: Final = timedelta(seconds=5)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: The longest number of microseconds that is a time.
 _ID_DIGITS: Final = 17
-
-
-class Replays(Protocol):
-    """The store of replays."""
-
-    async def find(self, replay_id: UUID) -> ReplayView | None: ...
-
-    async def list_ended(self, replay_id: UUID, *, since: datetime, limit: int) -> Sequence[ReplayedLetterView]: ...
 
 
 def event_id(moment: datetime) -> str:
@@ -104,7 +97,7 @@ class Watcher:
 
     def __init__(
         self,
-        replays: Replays,
+        replays: Store,
         waiting: Waiting,
         stopping: asyncio.Event,
         *,

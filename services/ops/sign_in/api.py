@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Protocol
 
 import structlog
 from fastapi import APIRouter
 
 from services.ops.sign_in.codes import PATH, NotAPersons, SignInCode
+from services.ops.sign_in.store import SignInCodes
 from shared.runtime.description import raises
 from shared.runtime.http import AskersToken
-from shared.runtime.tokens import Token
 
 log = structlog.get_logger()
 
 
-class Codes(Protocol):
-    """The store of codes."""
-
-    async def make(self, token: Token) -> SignInCode: ...
-
-
-def sign_in_router(codes: Codes) -> APIRouter:
+def sign_in_router(codes: SignInCodes) -> APIRouter:
     """The route, to be put below ``/v1``."""
     router = APIRouter()
 

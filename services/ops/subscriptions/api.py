@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
 
+from services.ops.letters.audit import Audit
 from services.ops.replays.views import Because
 from services.ops.subscriptions.views import (
     Name,
@@ -38,12 +39,6 @@ class Subscriptions(Protocol):
     async def rotate_password(self, name: str) -> PasswordRotated: ...
 
     async def remove(self, name: str) -> SubscriptionView: ...
-
-
-class Audit(Protocol):
-    """The audit."""
-
-    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None: ...
 
 
 def subscription_router(subscriptions: Subscriptions, audit: Audit) -> APIRouter:
@@ -115,4 +110,4 @@ class _Routes:
         return rotated
 
     async def _note(self, asker: Caller, done: str, name: str, reason: str, outcome: str) -> None:
-        await self.audit.audit(asker.name, f"subscription.{done}", f"subscription {name}", reason, outcome)
+        await self.audit(asker.name, f"subscription.{done}", f"subscription {name}", reason, outcome)
