@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from functools import cache
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
@@ -22,8 +21,6 @@ V = TypeVar("V")
 Response = httpx.Response
 
 SECONDS: Final = 10.0
-#: Streams of events send something every 15 seconds.
-STREAM_SECONDS: Final = 45.0
 _NOT_REACHED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
 #: Read once per process: to read the trusted certificates takes 60 ms of CPU, and plain HTTP needs a context, too.
 _tls_context = cache(httpx.create_ssl_context)
@@ -113,25 +110,6 @@ class HttpClient:
                 ) as response:
                     return await _whole(response, limit_bytes)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            raise _away(url, error) from error
-
-    @asynccontextmanager
-    async def streaming(
-        self, path: str, *, headers: Mapping[str, str | None] | None = None, seconds: float = STREAM_SECONDS
-    ) -> AsyncIterator[httpx.Response]:
-        """
-        Begin a GET request whose response is read as it comes.
-
-        Raises:
-            NotReached, Hung, Unanswered: also while it is read, if nothing comes for *seconds*.
-
-        """
-        url = self._url + path
-        timeout = httpx.Timeout(seconds, connect=SECONDS)
-        try:
-            async with self._http.stream("GET", url, headers=_given(headers), timeout=timeout) as response:
-                yield response
-        except httpx.HTTPError as error:
             raise _away(url, error) from error
 
 

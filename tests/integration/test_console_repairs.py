@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import html
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
 from services.ops.api import create_api
-from services.ops.console.app import create_console
-from services.ops.console.client import Clients
-from services.ops.console.console import Access, Console
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.replays.plan import Status
 from services.ops.replays.store import Store as Replays
-from services.ops.replays.streams import Watcher
-from services.ops.replays.waiting import Waiting
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
-from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
-from shared.runtime.http import Api, create_app
-from shared.runtime.lifecycle import serve
-from shared.runtime.tokens import read_token
-from tests.console import TOKENS, Browser, no_audit, refuse_all, signed_in
-from tests.ops import OPERATOR, READER, archived, dead
+from shared.runtime.http import Api
+from tests.console import TOKENS, Browser, signed_in
+from tests.ops import READER, archived, dead
 from tests.replays import (
     Answering,
     Listed,
@@ -47,7 +37,6 @@ from tests.replays import (
     until,
 )
 from tests.scene import HOSTILE
-from tests.stack import free_port
 from tests.state import execute, model_of, succeeded
 
 PLAN = topology()
@@ -133,7 +122,6 @@ async def test_an_empty_database_is_told_in_a_sentence(browser, path, sentence):
         ("/dead-letters?cursor=x", 422),
         ("/replays/9", 422),
         ("/replays/00000000-0000-0000-0000-000000000000", 404),
-        ("/replays/00000000-0000-0000-0000-000000000000/live", 404),
         ("/replays/00000000-0000-0000-0000-000000000000/undo", 404),
         ("/audit?until=x", 422),
         ("/dead-letters/drop?letters=9", 404),
@@ -434,92 +422,16 @@ async def test_a_reader_sees_every_screen_and_no_button(ops, database_url):
 # Live
 
 
-class Process:
-    """What of an ops process serves the console."""
-
-    def __init__(self, replays: Replays, port: int) -> None:
-        self.stopping = asyncio.Event()
-        waiting = Waiting({})
-        self.watcher = Watcher(replays, waiting, self.stopping, limit=10, aside=SetAside("test"), tick_seconds=0.02)
-        self.api = create_api(routes(replays, waiting=waiting, watcher=self.watcher), tokens=TOKENS)
-        self.port = port
-
-    async def run(self) -> None:
-        service = read_token("service/ops:token-of-ops")
-        async with Clients(
-            self.api,
-            state_url="http://s",
-            notifier_url="http://n",
-            token=service,
-            audit=no_audit,
-            transport=refuse_all(),
-        ) as clients:
-            app = create_app(self.api, {}, console=create_console(Console(clients, Access(TOKENS, trusted=()))))
-            await asyncio.gather(
-                self.watcher.run(), serve(app, host="127.0.0.1", port=self.port, stopping=self.stopping)
-            )
-
-
-@contextlib.asynccontextmanager
-async def running(replays: Replays, port: int, cookies: httpx.Cookies) -> AsyncIterator[httpx.AsyncClient]:
-    process = Process(replays, port)
-    serving = asyncio.create_task(process.run())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", cookies=cookies, timeout=10) as http:
-        try:
-            async with asyncio.timeout(10):
-                while True:
-                    with contextlib.suppress(httpx.TransportError):
-                        await http.get("/livez")
-                        break
-                    await asyncio.sleep(0.02)
-            if "modelswap_session" not in http.cookies:
-                await http.post("/sign-in", data={"token": OPERATOR})
-                cookies.update(http.cookies)
-            yield http
-        finally:
-            process.stopping.set()
-            await serving
-
-
-async def parts(http: httpx.AsyncClient, replay_id: Any) -> AsyncGenerator[str, None]:
-    """The parts of a page that a stream sends, one event after the other."""
-    async with http.stream("GET", f"/replays/{replay_id}/live") as answer:
-        assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (200, "text/event-stream")
-        lines: list[str] = []
-        async for line in answer.aiter_lines():
-            if line.startswith("data:"):
-                lines.append(line.removeprefix("data: "))
-            elif not line and lines:
-                yield "\n".join(lines)
-                lines = []
-
-
-def _shared(page: str) -> str:
-    """What of a page does not depend on who sees it and when: all but its forms' keys, and how long ago a time is."""
-    return re.sub(r'name="key" value="[^"]+"|data-ago>[^<]+<', "", page)
-
-
-async def test_several_people_see_the_same_also_after_a_restart(ops, database_url):
-    numbers = await archive_many(database_url, 2)
+async def test_the_page_of_a_replay_asks_for_itself_again(ops, browser, database_url):
+    (number,) = await archive_many(database_url, 1)
     await execute(database_url, "UPDATE ops.letters SET user_id = 'ada'")
-    record, _ = await ops.replays.create(order(numbers))
-    port, cookies, seen = free_port(), httpx.Cookies(), []
+    record, _ = await ops.replays.create(order([number]))
+    address = f"/replays/{record.id}?show=letters"
+    before = await page(browser, address)
 
-    for number in numbers:
-        async with running(ops.replays, port, cookies) as http, contextlib.AsyncExitStack() as watching:
-            people = [await watching.enter_async_context(contextlib.aclosing(parts(http, record.id))) for _ in range(2)]
-            before = [await anext(person) for person in people]
-            await say(ops.replays, settled(f"{record.id}:{number}", user_id="ada"))
-            after = [await until_told(person, "swapped") for person in people]
-        seen.append((_shared(before[0]) == _shared(before[1]), [said(each).count("swapped") > 0 for each in after]))
+    await say(ops.replays, settled(f"{record.id}:{number}", user_id="ada"))
+    again = re.findall(r'id="replay" hx-get="([^"]+)" hx-trigger="every 2s" hx-select="#replay"', before)
+    after = await page(browser, again[0])
 
-    assert seen == [(True, [True, True]), (True, [True, True])]
-    assert all(f'hx-target="#{each}"' in after[0] for each in ("replay-state", "replay-actions", "replay-table"))
-
-
-async def until_told(person: AsyncIterator[str], word: str) -> str:
-    async with asyncio.timeout(10):
-        async for part in person:
-            if word in said(part):
-                return part
-    raise AssertionError("the stream has ended")
+    assert again == [address]
+    assert ("swapped" in said(before), "swapped" in said(after)) == (False, True)

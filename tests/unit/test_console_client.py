@@ -1,14 +1,11 @@
-"""What the console asks: requests within the process, rights, names, streams, and APIs that are away."""
+"""What the console asks: requests within the process, rights, names, and APIs that are away."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.responses import StreamingResponse
 from structlog.testing import capture_logs
 
 from services.ops.api import create_api
@@ -28,7 +25,7 @@ class Said(BaseModel):
     name: str
 
 
-def an_api(left: asyncio.Event | None = None) -> HttpApi:
+def an_api() -> HttpApi:
     router = APIRouter()
 
     @router.get("/who")
@@ -43,29 +40,13 @@ def an_api(left: asyncio.Event | None = None) -> HttpApi:
     async def broken() -> Said:
         raise RuntimeError("a bug")
 
-    @router.get("/events")
-    async def events() -> StreamingResponse:
-        async def endless() -> AsyncIterator[str]:
-            try:
-                yield ":\n\nretry: 2000\n\n"
-                number = 0
-                while True:
-                    number += 1
-                    yield f"id: {number}\nevent: tick\ndata: {number}\n\n"
-                    await asyncio.sleep(0)
-            finally:
-                if left is not None:
-                    left.set()
-
-        return StreamingResponse(endless(), media_type="text/event-stream")
-
     return create_api(router, tokens=TOKENS)
 
 
 @contextlib.asynccontextmanager
-async def apis(token=OLGA, *, name=None, left=None):
+async def apis(token=OLGA, *, name=None):
     async with Clients(
-        an_api(left),
+        an_api(),
         state_url="http://state",
         notifier_url="http://notifier",
         token=SERVICE,
@@ -106,12 +87,3 @@ async def test_an_api_that_fails_or_is_away_is_down():
         with capture_logs(), pytest.raises(ServiceDown, match="500"):
             await asked.ops.get(Said, "/broken")
         assert isinstance(await attempt(asked.state.get(Said, "/who")), Away)
-
-
-async def test_an_endless_stream_is_read_as_it_comes_and_left():
-    left = asyncio.Event()
-    async with apis(left=left) as asked, contextlib.aclosing(asked.ops.follow("/events")) as stream:
-        seen = [await anext(stream) for _ in range(3)]
-
-    assert [(event.id, event.name, event.data) for event in seen] == [(str(n), "tick", str(n)) for n in (1, 2, 3)]
-    await asyncio.wait_for(left.wait(), 5)

@@ -8,7 +8,7 @@ decided there, and the console shows nothing that the API does not give.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +19,6 @@ import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.ops.console.events import Event, events_in
-from services.ops.console.inside import Inside
 from services.ops.console.session import Session
 from services.ops.letters.audit import Audit
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
@@ -28,7 +26,7 @@ from shared.runtime.client import HttpClient, ServiceDown, quoted, read, unexpec
 from shared.runtime.middleware import PERSON
 from shared.runtime.tokens import ON_BEHALF_OF, Token, from_header, to_header
 
-__all__ = ["BY_BUTTON", "Api", "Apis", "Away", "Clients", "Event", "Refused", "ServiceDown", "attempt", "quoted"]
+__all__ = ["BY_BUTTON", "Api", "Apis", "Away", "Clients", "Refused", "ServiceDown", "attempt", "quoted"]
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -129,20 +127,6 @@ class Api:
             return response
         raise self._why_not(response)
 
-    async def follow(self, path: str, *, last_id: str | None = None) -> AsyncGenerator[Event, None]:
-        """
-        Yield the events of the stream ``GET /v1`` *path*, after the one with *last_id*, until it ends.
-
-        Close it (`contextlib.aclosing`) to leave the stream. Raises as `ask` does.
-        """
-        headers = {**self._headers, "Last-Event-ID": last_id}
-        async with self._client.streaming(path, headers=headers) as response:
-            if not response.is_success:
-                await response.aread()
-                raise self._why_not(response)
-            async for event in events_in(response.aiter_lines()):
-                yield event
-
     def _why_not(self, response: httpx.Response) -> Refused | ServiceDown:
         status = response.status_code
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -180,7 +164,7 @@ class Clients:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """*ops* is the API of this process; *token* is for the others, which *transport* leads to in a test."""
-        self._ops = HttpClient("http://ops", transport=Inside(_InPerson(ops)))
+        self._ops = HttpClient("http://ops", transport=httpx.ASGITransport(_InPerson(ops), raise_app_exceptions=False))
         self._state = HttpClient(f"{state_url}/v1", token=token.secret, transport=transport)
         self._notifier = HttpClient(f"{notifier_url}/v1", token=token.secret, transport=transport)
         self._may_speak_for_others = token.caller.may_speak_for_others

@@ -91,29 +91,24 @@ class Console:
         session: Session | None = request.scope.get(SESSION)
         if "open_letters" not in view:
             view["open_letters"] = await self._count_open(request)
-        page = self.fragment(
-            request,
-            template,
-            flash=None if session is None else open_flash(request.cookies.get(FLASH_COOKIE, ""), session),
-            sections=SECTIONS,
-            section=section_of(path_of(request)),
-            path=path_of(request),
-            query=request.query_params.get("q", "") if path_of(request) == "/search" else "",
-            **view,
+        page = (
+            templates()
+            .get_template(template)
+            .render(
+                session=session,
+                csrf=None if session is None else csrf_token(session),
+                flash=None if session is None else open_flash(request.cookies.get(FLASH_COOKIE, ""), session),
+                sections=SECTIONS,
+                section=section_of(path_of(request)),
+                query=request.query_params.get("q", "") if path_of(request) == "/search" else "",
+                now=self.clock(),
+                **view,
+            )
         )
         response = HTMLResponse(page, status_code=status)
         if FLASH_COOKIE in request.cookies and not is_partial(request.headers):
             response.delete_cookie(FLASH_COOKIE, path="/")
         return response
-
-    def fragment(self, request: Request, template: str, **view: Any) -> str:
-        """Return the part of a page that *template* is, for a stream of events."""
-        session: Session | None = request.scope.get(SESSION)
-        return (
-            templates()
-            .get_template(template)
-            .render(session=session, csrf=None if session is None else csrf_token(session), now=self.clock(), **view)
-        )
 
     async def write(
         self,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.client import Apis, Refused, ServiceDown, attempt, quoted
+from services.ops.console.client import Apis, attempt, quoted
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, given
@@ -28,12 +25,10 @@ from services.ops.replays.views import (
     DEFAULT_STOP_SHARE,
     ReplayedLetterView,
     ReplayedUserView,
-    ReplayUpdate,
     ReplayView,
     UndonePreview,
 )
 from shared.contract.answers import Page
-from shared.runtime.sse import HEARTBEAT, HEARTBEAT_SECONDS, RETRY, EventStream
 
 PATH: Final = "/replays"
 #: The buttons, by the API's verbs, and what is said afterwards.
@@ -60,7 +55,6 @@ def routes(console: Console) -> list[Route]:
         Route(PATH, screens.create, methods=["POST"]),
         Route(f"{PATH}/new", screens.show_form, methods=["GET"]),
         Route(f"{PATH}/{{replay}}", screens.show_one, methods=["GET"]),
-        Route(f"{PATH}/{{replay}}/live", screens.follow, methods=["GET"]),
         Route(f"{PATH}/{{replay}}/undo", screens.show_undo, methods=["GET"]),
         *(Route(f"{PATH}/{{replay}}/{verb}", partial(screens.steer, verb=verb), methods=["POST"]) for verb in _VERBS),
     ]
@@ -137,58 +131,32 @@ class _Replays:
     # One
 
     async def show_one(self, request: Request) -> Response:
-        ops = self._console.apis(request).ops
-        replay = await ops.get(ReplayView, _of(request))
-        return await self._console.render(request, "replay.html", **await self._view(request, replay))
-
-    async def _view(self, request: Request, replay: ReplayView) -> dict[str, Any]:
-        """Return what the page, or its parts that change, need."""
         ops, query = self._console.apis(request).ops, request.query_params
+        replay = await ops.get(ReplayView, _of(request))
+        view, path, cursor = replay_page(replay), f"{PATH}/{replay.id}", query.get("cursor")
         shows = "letters" if query.get("show") == "letters" else "users"
         here = {name: query.get(name) for name in ("show", "outcome", "predicted")}
-        view = replay_page(replay)
-        path, cursor = f"/replays/{replay.id}", query.get("cursor")
-        asked_for = {"outcome": query.get("outcome"), "cursor": cursor}
-        users: Page[ReplayedUserView] | None = None
-        letters: Page[ReplayedLetterView] | None = None
+        asked_for = {"outcome": here["outcome"], "cursor": cursor}
+        found: Page[ReplayedUserView] | Page[ReplayedLetterView]
         if shows == "users":
-            users = await ops.get(Page[ReplayedUserView], f"{path}/users", asked_for)
+            found = await ops.get(Page[ReplayedUserView], f"{path}/users", asked_for)
         else:
-            letters = await ops.get(
-                Page[ReplayedLetterView], f"{path}/letters", {**asked_for, "predicted": query.get("predicted")}
-            )
-        found = users or letters
-        following = found.next_cursor if found else None
-        return {
-            "view": view,
-            "view_kinds": KINDS,
-            "replay": replay,
-            "shows": shows,
-            "users": users.items if users else (),
-            "letters": letters.items if letters else (),
-            "chosen": query.get("outcome") or query.get("predicted") or "",
-            "address_of": partial(_address_of, replay, view.is_plan),
-            "live": address(f"{path}/live", here, {"cursor": cursor}),
-            "next": following and address(path, here, {"cursor": following}),
-            "first": cursor and address(path, here),
-        }
-
-    async def follow(self, request: Request) -> Response:
-        """Send the parts of a replay's page that change, whenever they do."""
-        await self._console.apis(request).ops.get(ReplayView, _of(request))
-
-        @contextmanager
-        def followed() -> Iterator[_Follower]:
-            yield _Follower(self, request)
-
-        return EventStream(followed)
-
-    async def parts(self, request: Request, replay: ReplayView) -> str:
-        """Return the parts that change."""
-        return self._console.fragment(request, "replay_parts.html", **await self._view(request, replay))
-
-    def updates(self, request: Request) -> AsyncGenerator[ReplayView, None]:
-        return _updates(self._console.apis(request), _of(request))
+            asked_for["predicted"] = here["predicted"]
+            found = await ops.get(Page[ReplayedLetterView], f"{path}/letters", asked_for)
+        return await self._console.render(
+            request,
+            "replay.html",
+            view=view,
+            view_kinds=KINDS,
+            replay=replay,
+            shows=shows,
+            rows=found.items,
+            chosen=here["outcome"] or here["predicted"] or "",
+            address_of=partial(_address_of, replay, view.is_plan),
+            here=address(path, here, {"cursor": cursor}),
+            next=found.next_cursor and address(path, here, {"cursor": found.next_cursor}),
+            first=cursor and address(path, here),
+        )
 
     async def steer(self, request: Request, *, verb: str) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
@@ -215,47 +183,6 @@ class _Replays:
             next=page.next_cursor and address(path, {"cursor": page.next_cursor}) if page else None,
             first=cursor and path,
         )
-
-
-class _Follower:
-    """A browser that follows a replay."""
-
-    def __init__(self, screens: _Replays, request: Request) -> None:
-        self._screens = screens
-        self._request = request
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the parts that change, until ops stops or the replay cannot be asked for; browsers come again."""
-        yield RETRY
-        async with aclosing(self._screens.updates(self._request)) as updates:
-            following = asyncio.ensure_future(anext(updates))
-            try:
-                while True:
-                    done, _ = await asyncio.wait({following}, timeout=HEARTBEAT_SECONDS)
-                    if not done:
-                        yield HEARTBEAT
-                        continue
-                    try:
-                        replay = following.result()
-                        yield _event(await self._screens.parts(self._request, replay))
-                    except (StopAsyncIteration, Refused, ServiceDown):
-                        return
-                    following = asyncio.ensure_future(anext(updates))
-            finally:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
-
-
-async def _updates(apis: Apis, path: str) -> AsyncGenerator[ReplayView, None]:
-    async with aclosing(apis.ops.follow(f"{path}/events")) as events:
-        async for event in events:
-            yield ReplayUpdate.model_validate_json(event.data).replay
-
-
-def _event(html: str) -> bytes:
-    # Not str.splitlines, which knows ends of lines that browsers do not.
-    lines = "".join(f"data: {line}\n" for line in re.split(r"\r\n|\r|\n", html))
-    return f"{lines}\n".encode()
 
 
 def _of(request: Request) -> str:

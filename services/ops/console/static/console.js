@@ -106,12 +106,12 @@
     }
   });
 
-  // Whether a page that follows something is connected.
+  // Whether the last request for the newer state of a page was answered.
   function connected(is) {
-    for (const element of document.querySelectorAll("[data-live-state]")) element.hidden = is;
+    document.querySelector("[data-not-connected]").hidden = is;
   }
-  document.addEventListener("htmx:sse:error", () => connected(false));
-  document.addEventListener("htmx:sse:after:connection", () => connected(true));
+  document.addEventListener("htmx:error", () => connected(false));
+  document.addEventListener("htmx:after:request", () => connected(true));
 
   // Parts of a page that htmx has replaced hold new times.
   function show() {
@@ -122,7 +122,7 @@
   setInterval(showTimes, 1000);
   show();
 
-  // A page that nobody looks at is not asked for again and again. A stream is let through: it is opened only once.
+  // A page that nobody looks at is not asked for again and again.
   document.addEventListener("htmx:before:request", (event) => {
     if (document.hidden && event.target.getAttribute?.("hx-trigger")?.startsWith("every ")) event.preventDefault();
   });
