@@ -153,6 +153,7 @@ async def test_changes_of_models_are_found_by_time(desk):
     assert "t1" in await desk.page("/trainings?show=changes")
     assert "t1" in await desk.page("/trainings?show=changes&since=2026-01-01T14:05&until=")
     assert "No user&#39;s model changed then." in await desk.page("/trainings?show=changes&until=2026-01-01T14:05")
+    assert "since" in await desk.page("/trainings?show=changes&since=yesterday", 422)
 
 
 # One training

@@ -12,7 +12,7 @@ import pytest
 
 from services.ops.console.views.audit import entry_of, target_address
 from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, is_object, pretty
-from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, moment
+from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, moment, pager
 from services.ops.console.views.letters import (
     change_sentence,
     changed_sentence,
@@ -85,6 +85,16 @@ def test_a_chip_leads_to_the_page_without_it():
 def test_an_address_repeats_what_is_given_several_times():
     assert address("/replays/new", {"letters": ["1", "2"]}, {"status": None}) == "/replays/new?letters=1&letters=2"
     assert address("/audit", {"text": ""}) == "/audit"
+
+
+def test_the_other_pages_of_a_list_keep_its_filter():
+    first, second = (
+        pager("/audit", {"actor": "ada", "text": None}, cursor=at, following=to)
+        for at, to in ((None, "b"), ("b", None))
+    )
+
+    assert first == ("/audit?actor=ada&cursor=b", None)
+    assert second == (None, "/audit?actor=ada")
 
 
 # New since you looked

@@ -12,11 +12,9 @@ from services.ops.console.answers import ChangeAnswer, DeliveryAnswer, FactAnswe
 from services.ops.console.views.timeline import delivered, entries
 from services.ops.console.views.trainings import (
     changes_of,
-    list_path,
     may_cancel,
     may_retry,
     progress_of,
-    read_moment,
     took,
     user_path,
     why,
@@ -199,8 +197,14 @@ def test_progress_by_the_log_and_by_an_estimate_are_told_apart():
 def test_the_time_left_has_its_range():
     found = progress_of(training(eta_seconds=310, eta_low_seconds=200, eta_high_seconds=600), NOON)
 
-    assert found.left == "about 5 min 10 s left (3 min 20 s to 10 min)"
-    assert progress_of(training(), NOON).left == ""
+    assert (found.left, found.band) == ("about 5 min left", "3 min to 10 min")
+    assert (progress_of(training(), NOON).left, progress_of(training(), NOON).band) == ("", "")
+
+
+def test_a_training_beyond_its_time_takes_longer_than_usual():
+    found = progress_of(training(overdue_at=NOON - timedelta(seconds=1), eta_low_seconds=0), NOON)
+
+    assert (found.is_late, found.left) == (True, "longer than usual")
 
 
 def test_a_training_is_late_once_it_should_have_ended():
@@ -279,22 +283,3 @@ def test_an_ended_training_says_how_long_it_ran():
 def test_any_user_id_makes_one_segment_of_an_address():
     assert user_path("a/b?c#d%") == "/users/a%2Fb%3Fc%23d%25"
     assert user_path("ada", rollback=MODEL).startswith("/users/ada?rollback=acme%2Fada%3A5c")
-
-
-def test_an_address_holds_only_the_filters_that_are_given():
-    assert list_path({"stage": "running", "user_id": ""}, cursor="x") == "/trainings?stage=running&cursor=x"
-    assert list_path({"stage": "running"}, stage=None) == "/trainings"
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("2026-11-24T12:00", NOON),
-        (" 2026-11-24T13:00+01:00 ", NOON),
-        ("", None),
-        ("yesterday", None),
-        ("0001-01-01T00:00+14:00", None),
-    ],
-)
-def test_a_time_in_an_address_is_utc_unless_it_says_otherwise(text, moment):
-    assert read_moment(text) == moment

@@ -230,26 +230,6 @@ def test_an_estimated_count_is_marked_and_rounded():
     assert walk[-1].count == "~48,000"
 
 
-def test_an_estimated_progress_is_marked():
-    (read,), (guessed,) = (now.running([a_training(progress_source=source)], NOON) for source in ("log", "estimate"))
-
-    assert (read.is_estimated, guessed.is_estimated) == (False, True)
-    assert (read.step, read.left) == ("step 340 of 1,000", "about 7 min")
-
-
-def test_a_training_beyond_its_time_is_overdue():
-    (late,) = now.running([a_training(overdue_at=NOON - timedelta(seconds=1), eta_high_seconds=None)], NOON)
-
-    assert late.is_overdue
-    assert late.left == "longer than usual"
-
-
-def test_names_in_addresses_are_quoted():
-    (shown,) = now.running([a_training(user_id="a/../b?c#d")], NOON)
-
-    assert shown.user_address == "/users/a%2F..%2Fb%3Fc%23d"
-
-
 def test_hours_without_a_swap_are_a_gap_and_no_zero_seconds():
     hours = [HourStatistics(hour=NOON, swaps=n, p50_seconds=s, p99_seconds=s) for n, s in ((2, 1.0), (0, None), (1, 3))]
 

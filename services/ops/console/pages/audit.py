@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from services.ops.console.console import Console
 from services.ops.console.views.audit import entry_of
-from services.ops.console.views.filters import AUDIT_FIELDS, address, asked, chips, given
+from services.ops.console.views.filters import AUDIT_FIELDS, address, asked, chips, given, pager
 from services.ops.letters.audit import AuditView
 from shared.contract.answers import Page
 
@@ -34,8 +34,7 @@ def routes(console: Console) -> list[Route]:
             actors=sorted({each.actor for each in found.items}),
             actions=sorted({each.action for each in found.items}),
             address=address,
-            next=found.next_cursor and address(PATH, chosen, {"cursor": found.next_cursor}),
-            first=cursor and address(PATH, chosen),
+            pager=pager(PATH, chosen, cursor=cursor, following=found.next_cursor),
         )
 
     return [Route(PATH, show_audit)]

@@ -17,7 +17,7 @@ from services.ops.console.console import Console, Done, path_of
 from services.ops.console.forms import Form
 from services.ops.console.views.audit import entry_of
 from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, is_object, pretty
-from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given
+from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, pager
 from services.ops.console.views.letters import (
     PATH,
     change_sentence,
@@ -104,8 +104,7 @@ class _Letters:
             chosen_status=status,
             new=sum(each.new for each in groups.items),
             look=look,
-            next=groups.next_cursor and address(PATH, {"status": status, "cursor": groups.next_cursor}),
-            first=cursor and address(PATH, {"status": status}),
+            pager=pager(PATH, {"status": status}, cursor=cursor, following=groups.next_cursor),
         )
         # The first time, everything is known from now on.
         self._remember(request, response, shown if known else shown.all_seen(now))
@@ -132,7 +131,6 @@ class _Letters:
             ops.get(Page[GroupView], "/dead-letter-groups", {"fingerprint": fingerprint or "-", "limit": "1"}),
         )
         group = groups.items[0] if fingerprint and groups.items else None
-        here = {**chosen, "show": "list"}
         return await console.render(
             request,
             "letters_found.html",
@@ -148,8 +146,7 @@ class _Letters:
             trend=None if group is None else trend(group, now),
             replay_all=address("/replays/new", wanted, {"status": None}) if set(chosen) - {"status"} else None,
             drop_all=address(f"{PATH}/drop", wanted, {"status": None}) if set(chosen) - {"status"} else None,
-            next=letters.next_cursor and address(PATH, here, {"cursor": letters.next_cursor}),
-            first=cursor and address(PATH, here),
+            pager=pager(PATH, {**chosen, "show": "list"}, cursor=cursor, following=letters.next_cursor),
         )
 
     # One

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from services.ops.console.answers import UNDERWAY, CountsAnswer, StatisticsAnswer, TrainingAnswer, WebhooksAnswer
 from services.ops.console.client import Api, Away, attempt
 from services.ops.console.console import Console
+from services.ops.console.pages.trainings import HELPERS
 from services.ops.console.views import now as views
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, Queues
@@ -82,11 +84,12 @@ def routes(console: Console) -> list[Route]:
             concerns=found,
             walk=walk,
             ends=ends,
-            running=None if trainings is None else views.running(trainings, console.clock()),
+            running=trainings,
             more=max(0, (unfinished or 0) - len(trainings or ())),
             speed=views.speed(swaps) if swaps else None,
             groups=failing[:5],
             open_letters=None if letters is None else letters.open,
+            **HELPERS,
         )
 
     return [Route("/", show_now)]
@@ -96,4 +99,5 @@ async def _on_their_way(state: Api) -> list[TrainingAnswer]:
     pages = await asyncio.gather(
         *(state.get(Page[TrainingAnswer], "/trainings", {"stage": stage, "limit": _LISTED}) for stage in UNDERWAY)
     )
-    return [training for page in pages for training in page.items]
+    # The oldest first: those need attention first.
+    return sorted((each for page in pages for each in page.items), key=attrgetter("requested_at"))

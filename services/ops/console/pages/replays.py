@@ -14,7 +14,7 @@ from starlette.routing import Route
 from services.ops.console.client import Apis, attempt, quoted
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
-from services.ops.console.views.filters import LETTER_FIELDS, address, asked, given
+from services.ops.console.views.filters import LETTER_FIELDS, address, asked, given, pager
 from services.ops.console.views.letters import found_count, offers, selection_of
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.replays import KINDS, number_of, replay_page, steps_of
@@ -71,8 +71,7 @@ class _Replays:
             request,
             "replays.html",
             replays=[replay_page(each) for each in found.items],
-            next=found.next_cursor and address(PATH, {"cursor": found.next_cursor}),
-            first=cursor and PATH,
+            pager=pager(PATH, {}, cursor=cursor, following=found.next_cursor),
         )
 
     # A new one
@@ -154,8 +153,7 @@ class _Replays:
             chosen=here["outcome"] or here["predicted"] or "",
             address_of=partial(_address_of, replay, view.is_plan),
             here=address(path, here, {"cursor": cursor}),
-            next=found.next_cursor and address(path, here, {"cursor": found.next_cursor}),
-            first=cursor and address(path, here),
+            pager=pager(path, here, cursor=cursor, following=found.next_cursor),
         )
 
     async def steer(self, request: Request, *, verb: str) -> Response:
@@ -180,8 +178,7 @@ class _Replays:
             replay=replay,
             users=page.items if page else (),
             away=None if page else preview,
-            next=page.next_cursor and address(path, {"cursor": page.next_cursor}) if page else None,
-            first=cursor and path,
+            pager=pager(path, {}, cursor=cursor, following=page.next_cursor if page else None),
         )
 
 

@@ -24,16 +24,13 @@ from services.ops.console.answers import (
 from services.ops.console.client import BY_BUTTON, Apis, Away, Refused, ServiceDown, attempt, quoted
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
+from services.ops.console.views.filters import address, asked, given, pager
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.timeline import delivered, entries
 from services.ops.console.views.trainings import (
-    Span,
-    list_path,
     may_cancel,
     may_retry,
-    minutes,
     progress_of,
-    read_moment,
     took,
     training_path,
     user_path,
@@ -42,6 +39,9 @@ from services.ops.console.views.trainings import (
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
 
+PATH: Final = "/trainings"
+_FIELDS: Final = ("stage", "user_id")
+_TIMES: Final = ("since", "until")
 _PAGE: Final = "50"
 _LETTERS: Final = "50"
 _DELIVERIES: Final = "20"
@@ -50,7 +50,6 @@ _OUTPUT_CHARACTERS: Final = 20_000
 #: What the templates of these screens call.
 HELPERS: Final[dict[str, Any]] = {
     "user_path": user_path,
-    "list_path": list_path,
     "progress_of": progress_of,
     "took": took,
     "why": why,
@@ -61,21 +60,20 @@ def routes(console: Console) -> list[Route]:
     """Return the routes of trainings."""
 
     async def show_list(request: Request) -> Response:
-        given = request.query_params
-        if given.get("show") == "changes":
+        if request.query_params.get("show") == "changes":
             return await _show_changes(console, request)
-        filters = {name: given.get(name, "").strip() for name in ("stage", "user_id")}
-        query = {name: value or None for name, value in filters.items()}
+        chosen, cursor = given(request.query_params, _FIELDS), request.query_params.get("cursor")
         page = await console.apis(request).state.get(
-            Page[TrainingAnswer], "/trainings", {**query, "limit": _PAGE, "cursor": given.get("cursor")}
+            Page[TrainingAnswer], PATH, {**chosen, "limit": _PAGE, "cursor": cursor}
         )
         return await console.render(
             request,
             "trainings.html",
-            page=page,
-            filters=filters,
+            trainings=page.items,
+            chosen=chosen,
             stages=STAGES,
-            is_first="cursor" not in given,
+            here=address(PATH, chosen),
+            pager=pager(PATH, chosen, cursor=cursor, following=page.next_cursor),
             **HELPERS,
         )
 
@@ -103,7 +101,7 @@ def routes(console: Console) -> list[Route]:
         return await _write(console, request, work)
 
     return [
-        Route("/trainings", show_list),
+        Route(PATH, show_list),
         Route("/trainings/{training}", show_training, methods=["GET"]),
         Route("/trainings/{training}/retry-extraction", retry_extraction, methods=["POST"]),
         Route("/trainings/{training}/cancel", cancel, methods=["POST"]),
@@ -111,20 +109,16 @@ def routes(console: Console) -> list[Route]:
 
 
 async def _show_changes(console: Console, request: Request) -> Response:
-    given = request.query_params
-    span = Span(read_moment(given.get("since", "")), read_moment(given.get("until", "")))
+    chosen, cursor = given(request.query_params, _TIMES), request.query_params.get("cursor")
     page = await console.apis(request).state.get(
-        Page[ChangeAnswer], "/swaps", {**span.query(), "limit": _PAGE, "cursor": given.get("cursor")}
+        Page[ChangeAnswer], "/swaps", {**asked(chosen, console.clock()), "limit": _PAGE, "cursor": cursor}
     )
-    filters = {"show": "changes", "since": given.get("since", ""), "until": given.get("until", "")}
     return await console.render(
         request,
         "changes.html",
-        page=page,
-        filters=filters,
-        since=minutes(span.since),
-        until=minutes(span.until),
-        is_first="cursor" not in given,
+        changes=page.items,
+        chosen=chosen,
+        pager=pager(PATH, {**chosen, "show": "changes"}, cursor=cursor, following=page.next_cursor),
         **HELPERS,
     )
 

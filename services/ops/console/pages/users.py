@@ -17,6 +17,7 @@ from services.ops.console.client import BY_BUTTON, Apis, Away, Refused, ServiceD
 from services.ops.console.console import Console, Done, as_problem, path_of
 from services.ops.console.forms import Form
 from services.ops.console.pages.trainings import HELPERS
+from services.ops.console.views.filters import pager
 from services.ops.console.views.problems import ProblemView, problem_view
 from services.ops.console.views.trainings import Plan, changes_of, may_retry, plan_of, training_path, user_path
 from services.ops.letters.views import LetterLine
@@ -82,13 +83,13 @@ def routes(console: Console) -> list[Route]:
 
 
 async def _show_user(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
-    apis, user, given = console.apis(request), _user(request), request.query_params
+    apis, user, cursor = console.apis(request), _user(request), request.query_params.get("cursor")
     current, history, trainings, letters = await asyncio.gather(
         _find_model(apis, user),
         apis.state.get(
             Page[ChangeAnswer],
             f"/users/{quoted(user)}/model/history",
-            {"limit": _PAGE, "cursor": given.get("cursor")},
+            {"limit": _PAGE, "cursor": cursor},
         ),
         apis.state.get(Page[TrainingAnswer], f"/users/{quoted(user)}/trainings", {"limit": _TRAININGS}),
         attempt(apis.ops.get(Page[LetterLine], "/dead-letters", {"user_id": user, "limit": _LETTERS})),
@@ -108,8 +109,7 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         user=user,
         current=current,
         changes=changes_of(user, history.items, current, may_write=may_write),
-        next_cursor=history.next_cursor,
-        is_first="cursor" not in given,
+        pager=pager(user_path(user), {}, cursor=cursor, following=history.next_cursor),
         trainings=trainings.items,
         underway=[each for each in trainings.items if each.is_underway],
         letters=[] if isinstance(letters, Away) else letters.items,

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from services.ops.console.client import Apis
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
-from services.ops.console.views.filters import address
+from services.ops.console.views.filters import pager
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.webhooks import (
     PERIODS,
@@ -99,7 +99,6 @@ class _Screen:
         endpoint, deliveries = await asyncio.gather(
             notifier.get(Endpoint, path), notifier.get(Page[Delivery], f"{path}/deliveries", query)
         )
-        following = deliveries.next_cursor
         return await self._console.render(
             request,
             "webhook_endpoint.html",
@@ -108,8 +107,7 @@ class _Screen:
             rows=[delivery_row(each) for each in deliveries.items],
             filters=filters(here, status),
             chosen=status,
-            next=address(here, {"status": status, "cursor": following}) if following else None,
-            first=address(here, {"status": status}) if cursor else None,
+            pager=pager(here, {"status": status}, cursor=cursor, following=deliveries.next_cursor),
             periods=list(PERIODS),
             preview=preview,
             problem=problem,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
 #: The fields of a filter of dead letters, in the order of their form.
@@ -47,7 +47,7 @@ class Chip:
     without: str
 
 
-def given(query: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+def given(query: Mapping[str, str], fields: Iterable[str]) -> dict[str, str]:
     """Return the *fields* that *query* has, in their order, as they were typed."""
     return {name: query[name].strip() for name in fields if query.get(name, "").strip()}
 
@@ -80,6 +80,20 @@ def address(path: str, *queries: Mapping[str, str | Sequence[str] | None]) -> st
         together |= query
     kept = {name: value for name, value in together.items() if value}
     return f"{path}?{urlencode(kept, doseq=True)}" if kept else path
+
+
+class Pager(NamedTuple):
+    """Addresses of a list's next page and of its first one; None: there is none, or it is this one."""
+
+    next: str | None
+    first: str | None
+
+
+def pager(path: str, chosen: Mapping[str, str | None], *, cursor: str | None, following: str | None) -> Pager:
+    """Return the pager of the page at *cursor* of the list at *path*, filtered as *chosen*."""
+    return Pager(
+        address(path, chosen, {"cursor": following}) if following else None, address(path, chosen) if cursor else None
+    )
 
 
 def chips(path: str, chosen: Mapping[str, str], fields: Mapping[str, str]) -> list[Chip]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from markupsafe import Markup
@@ -14,14 +13,12 @@ from services.ops.console.answers import (
     CountsAnswer,
     StageCount,
     StatisticsAnswer,
-    TrainingAnswer,
     WebhooksAnswer,
 )
 from services.ops.console.views import charts
-from services.ops.console.views.formats import NOTHING, duration, number, roughly
+from services.ops.console.views.formats import NOTHING, duration, number
 from services.ops.console.views.missed import missed
 from services.ops.console.views.queues import PROCESS_BADGES, queue_rows
-from services.ops.console.views.trainings import progress_of, training_path, user_path
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, ProcessView, Queues
 from services.ops.reconcile.views import Reconciliation
@@ -71,24 +68,6 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A training on its way."""
-
-    name: str
-    address: str
-    user: str
-    user_address: str
-    stage: str
-    progress: int
-    step: str
-    is_estimated: bool
-    left: str
-    band: str
-    is_overdue: bool
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Speed:
     """Swaps and their time, of the last day."""
 
@@ -126,43 +105,6 @@ def _said(found: StageCount | None) -> str:
 
 def _rounded(count: int) -> int:
     return round(count, 2 - len(str(count)))
-
-
-def running(trainings: Sequence[TrainingAnswer], now: datetime) -> list[Running]:
-    """Return the trainings on their way, the oldest first: those need attention first."""
-    return [_running(each, now) for each in sorted(trainings, key=lambda each: each.requested_at)]
-
-
-def _running(training: TrainingAnswer, now: datetime) -> Running:
-    progress = progress_of(training, now)
-    return Running(
-        name=training.name,
-        address=training_path(training.name),
-        user=training.user_id,
-        user_address=user_path(training.user_id),
-        stage=training.stage,
-        progress=progress.percent,
-        step=progress.steps,
-        is_estimated=progress.is_estimate,
-        left=_left(training),
-        band=_band(training),
-        is_overdue=progress.is_late,
-        since=training.started_at or training.requested_at,
-    )
-
-
-def _left(training: TrainingAnswer) -> str:
-    low, high = training.eta_low_seconds, training.eta_high_seconds
-    if low is not None and high is None:
-        return "longer than usual"
-    if training.eta_seconds is None:
-        return ""
-    return f"about {roughly(training.eta_seconds)}"
-
-
-def _band(training: TrainingAnswer) -> str:
-    low, high = training.eta_low_seconds, training.eta_high_seconds
-    return "" if low is None or high is None else f"{roughly(low)} to {roughly(high)} in 8 of 10 cases"
 
 
 def speed(swaps: StatisticsAnswer) -> Speed:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from services.ops.console.answers import RETRYABLE, ChangeAnswer, ModelAnswer, TrainingAnswer
-from services.ops.console.views.filters import address
-from services.ops.console.views.formats import duration, number
+from services.ops.console.views.formats import duration, number, roughly
 
 _NO_MODEL: Final = "no model"
-#: Ending characters of a time in an address: minutes are enough.
-_MINUTES: Final = "%Y-%m-%dT%H:%M"
 #: The reason that state writes for a swap by a replay.
 _REPLAYED: Final = re.compile(r"replay ([0-9a-f-]{36}):(\d{1,18})", re.ASCII)
 
@@ -28,14 +25,16 @@ class Progress:
     #: From the time and not from the log.
     is_estimate: bool
     steps: str
-    #: How long it takes still; empty if that is unknown.
+    #: How long it takes still, and in 8 of 10 cases; empty if that is unknown.
     left: str
+    band: str
     is_late: bool
 
 
 def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
     """Return the progress of *training*."""
     is_late = training.overdue_at is not None and training.overdue_at < now
+    low, high = training.eta_low_seconds, training.eta_high_seconds
     steps = "" if training.step is None else f"step {number(training.step)}"
     if steps and training.total_steps is not None:
         steps += f" of {number(training.total_steps)}"
@@ -43,19 +42,16 @@ def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
         percent=training.progress,
         is_estimate=training.progress_source == "estimate",
         steps=steps,
-        left="" if is_late else _left(training),
+        left=_left(training, is_late=is_late),
+        band=f"{roughly(low)} to {roughly(high)}" if low is not None and high is not None and low < high else "",
         is_late=is_late,
     )
 
 
-def _left(training: TrainingAnswer) -> str:
-    if training.eta_seconds is None:
-        return ""
-    said = f"about {duration(training.eta_seconds)} left"
-    low, high = training.eta_low_seconds, training.eta_high_seconds
-    if low is not None and high is not None and low < high:
-        return f"{said} ({duration(low)} to {duration(high)})"
-    return said
+def _left(training: TrainingAnswer, *, is_late: bool) -> str:
+    if training.eta_low_seconds is not None and training.eta_high_seconds is None:
+        return "longer than usual"
+    return "" if is_late or training.eta_seconds is None else f"about {roughly(training.eta_seconds)} left"
 
 
 def training_path(name: str) -> str:
@@ -67,11 +63,6 @@ def user_path(user_id: str, **query: str | None) -> str:
     """Return the address of a user's page. The id may hold any printable character."""
     given = urlencode({name: value for name, value in query.items() if value is not None})
     return f"/users/{quote(user_id, safe='')}" + (f"?{given}" if given else "")
-
-
-def list_path(filters: Mapping[str, str], **changed: str | None) -> str:
-    """Return the address of the list of trainings with *filters*, some of them *changed*."""
-    return address("/trainings", filters, changed)
 
 
 def may_retry(training: TrainingAnswer) -> bool:
@@ -179,33 +170,3 @@ def plan_of(current: ModelAnswer | None, planned: ModelAnswer | ChangeAnswer) ->
         generation=None if current is None else current.generation,
         new_generation=planned.generation,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """From when until when; None: without a limit. Times in addresses are UTC."""
-
-    since: datetime | None
-    until: datetime | None
-
-    def query(self) -> Mapping[str, str]:
-        """Return the query of state's API."""
-        named = {"since": self.since, "until": self.until}
-        return {name: f"{moment:%Y-%m-%dT%H:%M:%S}Z" for name, moment in named.items() if moment is not None}
-
-
-def read_moment(text: str) -> datetime | None:
-    """Return the time in a field of an address, in UTC unless it says otherwise; None if it is not a time."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    try:
-        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
-    except OverflowError:
-        return None
-
-
-def minutes(moment: datetime | None) -> str:
-    """Return *moment* as the field of a form has it."""
-    return "" if moment is None else f"{moment:{_MINUTES}}"
