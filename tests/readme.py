@@ -1,4 +1,4 @@
-"""What README tells subscribers, to be run."""
+"""What subscribers are told, to be run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-README: Final = (Path(__file__).parents[1] / "README.md").read_text()
-SECTION: Final = README.partition("**Subscribe.**")[2].partition("\n**Try what goes wrong.**")[0]
+README: Final = (Path(__file__).parents[1] / "shared/subscriber/README.md").read_text()
+SECTION: Final = README.partition("## In any language")[2]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A subscriber who has nothing of us but README and the client's wheel, in a virtual environment of its own."""
+"""A subscriber who has nothing of us but its README and the client's wheel, in a virtual environment of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.readme import README
 from tests.up import Talking
 
 ROOT: Final = Path(__file__).parents[1]
-_SECTION: Final = README.partition("**Subscribe in Python.**")[2].partition("\n**Subscribe.**")[0]
+_SECTION: Final = README.partition("## In Python")[2].partition("\n## ")[0]
 _CONSTRAINTS: Final = (ROOT / "constraints.txt").read_text()
 
 
@@ -44,7 +44,7 @@ def pinned(*names: str) -> str:
 
 
 def install(folder: Path, typed: str) -> Path:
-    """Make a virtual environment in *folder*, type README's pip *typed* there; returns its Python."""
+    """Make a virtual environment in *folder*, type the README's pip *typed* there; returns its Python."""
     python = folder / "venv/bin/python"
 
     def run(*command: object, at: Path = folder) -> None:

@@ -18,7 +18,7 @@ from tests.stack import ROOT, SERVICES, WEBHOOK_SECRET, Stack, plain_client
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 TRACE: Final = uuid4().hex
-README: Final = (ROOT / "README.md").read_text()
+PAGE: Final = (ROOT / "deploy/README.md").read_text()
 #: What the walk of one training is made of: process, name of the line, routing key.
 WALK: Final = [
     ("state", "training.registered", None),
@@ -140,7 +140,7 @@ async def test_a_rollback_is_one_line_that_says_why(stack: Stack):
 
 
 async def test_every_line_has_the_documented_keys(stack: Stack):
-    said = re.search(r"Every line has ([^;]*);", README)
+    said = re.search(r"Every line has ([^;]*);", PAGE)
     assert said is not None
     documented = set(re.findall(r"`(\w+)`", said[1]))
 

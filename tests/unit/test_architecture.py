@@ -125,3 +125,20 @@ def test_the_four_recipes_are_on_the_page():
 @pytest.mark.parametrize(("page", "limit"), [("ARCHITECTURE.md", 230), ("CONTRIBUTING.md", 100)])
 def test_a_page_stays_a_page(page, limit):
     assert len(PAGES[page].splitlines()) < limit
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which links reach the headings of *page*."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "deploy/README.md", "deploy/runbook.md", "shared/subscriber/README.md", *PAGES]
+)
+def test_every_link_of_a_page_leads_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([\w-]+))?\)", (ROOT / page).read_text())
+    places = [((ROOT / page).parent / path if path else ROOT / page, anchor) for path, anchor in links]
+
+    assert [str(place) for place, anchor in places if not place.exists()] == []
+    assert [(str(place), anchor) for place, anchor in places if anchor and anchor not in anchors(place)] == []

@@ -59,9 +59,14 @@ def help_of(path: tuple[str, ...]) -> Result:
     return CliRunner().invoke(app, [*path, "--help"])
 
 
+PAGES = [ROOT / folder / "README.md" for folder in (".", "deploy", "shared/subscriber", "services/simulator")] + [
+    ROOT / "deploy/runbook.md"
+]
+
+
 def told() -> set[str]:
-    """What people are told to type: in the README and the runbook, and by every help."""
-    pages = [(ROOT / name).read_text() for name in ("README.md", "deploy/runbook.md")]
+    """What people are told to type: in every page, and by every help."""
+    pages = [page.read_text() for page in PAGES]
     # With compose it is the same commands.
     pages = [re.sub(r"docker compose run --rm (?:-T )?cli ", "modelswap ", page) for page in pages]
     pages += [inspect.cleandoc(command.help or "") for command in TREE.values()]

@@ -29,7 +29,7 @@ DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 ALERTS = (ROOT / "deploy/monitoring/alerts.yml").read_text()
 RULES = [rule for group in yaml.safe_load(ALERTS)["groups"] for rule in group["rules"]]
 RUNBOOK = (ROOT / "deploy/runbook.md").read_text()
-README = (ROOT / "README.md").read_text()
+SIMULATOR = (ROOT / "services/simulator/README.md").read_text()
 
 #: As the example shows them: (commented out?, name, value).
 LINES = [(mark == "#", name, value) for mark, name, value in re.findall(r"(?m)^(#?)([A-Z_]+)=(.*)$", EXAMPLE)]
@@ -270,8 +270,8 @@ def test_how_long_retries_take_is_told_as_it_is() -> None:
     assert told in UNDERWAY
 
 
-def test_the_faults_that_the_readme_orders_can_be_ordered() -> None:
-    ordered = re.findall(r"/_simulator/(faults|api-faults) -d '(.*)'", README)
+def test_the_faults_that_the_page_orders_can_be_ordered() -> None:
+    ordered = re.findall(r"/_simulator/(faults|api-faults) -d '(.*)'", SIMULATOR)
 
     assert {kind for kind, _ in ordered} == {"faults", "api-faults"}
     for kind, body in ordered:

@@ -1,4 +1,4 @@
-"""What README tells subscribers is what the events are: the snippet runs, and the table names every field."""
+"""What subscribers are told is what the events are: the snippet runs, and the table names every field."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from shared.runtime.settings import ClientSettings
 from shared.runtime.tokens import read_token
 
 _MODULE: Final = "deploy.examples.generator"
-#: Not the one that README adds.
+#: Not the one that the subscribers' page adds.
 _PATH: Final = "/v1/subscriptions/example"
 _REASON: Final = "modelswap up --example"
 

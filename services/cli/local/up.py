@@ -248,7 +248,7 @@ def _hints(everything: Plan, hint: str, restart: str) -> str:
         lines += [
             f"  # the simulator stands in for Replicate; its trainings run {speed:g} times as fast as real ones",
             f"  curl {auth} -H 'Content-Type: application/json' {urls['state']}/v1/trainings -d '{body}'",
-            f"  curl {urls['simulator']}/_simulator/faults    # faults to order: see README.md",
+            f"  curl {urls['simulator']}/_simulator/faults    # faults to order: see services/simulator/README.md",
         ]
     elif urls["receiver"] == StateSettings.load(everything.environment).public_url:
         lines.append("  # Replicate cannot reach this machine: point MODELSWAP_PUBLIC_URL at a tunnel to the receiver")
