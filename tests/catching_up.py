@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import httpx
 
-from shared.contract.dead import OFFSET
+from shared.contract.headers import OFFSET
 from shared.runtime.broker import Delivery, read_log
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS

@@ -27,9 +27,9 @@ from starlette.types import Receive, Scope, Send
 from services.receiver.webhook_secrets import Secrets
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
+from shared.contract.headers import TRACE_HEADERS, trace_context
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import RECEIVER, Topology
-from shared.contract.trace import TRACE_HEADERS, trace_context
 from shared.replicate.signature import BadSignature, verify
 from shared.replicate.training import NotATraining, Training, decode_training
 from shared.replicate.translate import UnknownStatus, translate

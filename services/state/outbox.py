@@ -17,9 +17,9 @@ from typing import Final, Protocol, TypeAlias
 import structlog
 
 from shared.contract.errors import DependencyDown
+from shared.contract.headers import trace_id_in
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
-from shared.contract.trace import trace_id_in
 from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing
 from shared.runtime.periodic import run_periodically

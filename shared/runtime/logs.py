@@ -1,8 +1,9 @@
 """
 Logs: one JSON object per line on standard output, without secrets or local variables. Edge.
 
-Every fact about a training is one line at info with its ids (`facts_of`), so that one `grep` for a training, a user, a
-message or a trace finds its path through all processes. Progress arrives every second, so its lines are at debug.
+Every fact about a training is one line at info with its ids (`Envelope.ids`), so that one `grep` for a training, a
+user, a message or a trace finds its path through all processes. Progress arrives every second, so its lines are at
+debug.
 
 Our own lines are written directly to standard output, at less than half the cost of the standard library's handlers;
 lines of libraries go through those handlers and look the same.
@@ -27,7 +28,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingProgressed
-from shared.contract.trace import trace_id_in
+from shared.contract.headers import trace_id_in
 from shared.runtime import tracing
 from shared.runtime.clock import now
 
@@ -134,26 +135,13 @@ def _encoded(event: EventDict) -> bytes:
         return json.dumps(to_jsonable_python(event, fallback=repr)).encode()
 
 
-def facts_of(envelope: Envelope) -> dict[str, str]:
-    """Return the ids by which the log lines about *envelope* are found."""
-    event = envelope.event
-    facts = {"routing_key": envelope.routing_key, "training_id": event.training_id, "message_id": envelope.id}
-    # Not getattr: where there is no such field, pydantic takes 12 µs to say so.
-    user_id = vars(event).get("user_id")
-    if user_id is not None:
-        facts["user_id"] = user_id
-    if envelope.trace_id is not None:
-        facts["trace_id"] = envelope.trace_id
-    return facts
-
-
 def log_fact(
     log: FilteringBoundLogger, name: str, envelope: Envelope, ids: Mapping[str, str] | None = None, /, **facts: object
 ) -> None:
     """
     Log the event *name* of *envelope* at info, or at debug if the envelope only reports progress.
 
-    *ids* are the result of `facts_of`, if the caller has it already.
+    *ids* are those of *envelope*, if the caller has them already.
     """
     write = log.debug if isinstance(envelope.event, TrainingProgressed) else log.info
-    write(name, **facts, **(facts_of(envelope) if ids is None else ids))
+    write(name, **facts, **(envelope.ids() if ids is None else ids))

@@ -17,7 +17,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, Info
 
-from shared.contract.trace import sampled_trace_id_in
+from shared.contract.headers import sampled_trace_id_in
 from shared.runtime import tracing
 
 OLDEST_DELIVERY: Final = "modelswap_oldest_delivery_seconds"

@@ -23,8 +23,8 @@ from services.ops.reconcile.views import Reconciliation, RecoveryCounts, Recover
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ExtractionFailed, TrainingFailed, TrainingStarted, TrainingSucceeded
+from shared.contract.headers import trace_id_in
 from shared.contract.identity import ModelName
-from shared.contract.trace import trace_id_in
 from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Training

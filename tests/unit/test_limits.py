@@ -24,6 +24,7 @@ from shared.contract.events import (
     ReplaySettled,
     TrainingSucceeded,
 )
+from shared.contract.headers import trace_context
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.limits import (
     COPY_BYTES,
@@ -35,7 +36,6 @@ from shared.contract.limits import (
 )
 from shared.contract.retry import RetryIn, next_step
 from shared.contract.topology import topology
-from shared.contract.trace import trace_context
 from shared.contract.values import Cause, Effect, Evidence
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate

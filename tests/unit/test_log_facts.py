@@ -9,7 +9,7 @@ import structlog
 
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import Event, ModelActivated, ModelReady
-from shared.runtime.logs import facts_of, log_fact
+from shared.runtime.logs import log_fact
 
 REF = "0" * 32
 MODEL = f"acme/u-1:{'a' * 64}"
@@ -31,7 +31,7 @@ def test_a_line_names_the_user_where_the_event_does(event, user):
 
     expected = {"routing_key": event.key, "training_id": "t1", "message_id": envelope.id, **user}
 
-    assert facts_of(envelope) == expected
+    assert envelope.ids() == expected
 
 
 def test_ids_that_were_read_before_are_not_read_again():

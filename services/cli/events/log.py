@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from services.cli.events.subscription import Heard, broker_problems, deliveries, heard, is_of
-from shared.contract.dead import OFFSET
+from shared.contract.headers import OFFSET
 from shared.runtime.broker import Delivery, read_log
 from shared.runtime.broker.link import Link
 from shared.runtime.clock import now

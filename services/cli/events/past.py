@@ -20,7 +20,8 @@ from services.cli.table import Column, print_list
 from services.cli.timestamp import read_timestamp
 from services.ops.subscriptions.plan import queue_of
 from shared.contract.events import EVENTS_EXCHANGE
-from shared.contract.limits import carried, short
+from shared.contract.headers import carried
+from shared.contract.limits import short
 from shared.runtime.broker import Outgoing, Publisher, Unroutable
 from shared.runtime.clock import now
 from shared.runtime.settings import BrokerSettings

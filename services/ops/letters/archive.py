@@ -11,7 +11,7 @@ import structlog
 
 from services.ops.letters.failure import Message
 from services.ops.letters.letter import DeadLetter, to_dead_letter
-from shared.contract.trace import trace_id_in
+from shared.contract.headers import trace_id_in
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from services.ops.letters.headers import NAME_LIMIT, Headers, to_count, to_name, to_time
-from shared.contract.dead import ATTEMPT, DEAD, DEATHS, FAILED_AT
+from shared.contract.headers import ATTEMPT, DEAD, DEATHS, FAILED_AT
 from shared.contract.text import clean
 
 _TEXT_LIMIT: Final = 4096

@@ -17,9 +17,9 @@ from uuid import UUID
 from services.ops.letters.failure import Failure, Message, failure_of
 from services.ops.letters.fingerprint import digest_of, fingerprint
 from services.ops.letters.headers import to_encodable, to_name, to_plain
-from shared.contract.dead import BROKERS_OWN, RETRY_HEADERS
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, decode, is_structured
 from shared.contract.errors import Malformed
+from shared.contract.headers import BROKERS_OWN, RETRY_HEADERS
 from shared.contract.topology import RECEIVER
 
 #: A larger body is kept, but not searched for a training's id.

@@ -18,11 +18,11 @@ from pydantic import JsonValue, ValidationError
 
 from services.ops.letters.letter import ReplayMark
 from shared.contract.answers import Mistake
-from shared.contract.dead import RETRY_HEADERS
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
 from shared.contract.events import EVENTS, Event
-from shared.contract.limits import EVENT_BYTES, carried
+from shared.contract.headers import RETRY_HEADERS, carried
+from shared.contract.limits import EVENT_BYTES
 from shared.contract.mistakes import mistakes_in
 from shared.contract.preview import Message
 from shared.contract.topology import RECEIVER

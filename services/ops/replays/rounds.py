@@ -18,9 +18,9 @@ from services.ops.replays.preview import predict
 from services.ops.replays.records import Revert, Round, Work
 from services.ops.replays.store import Store
 from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.headers import in_trace, trace_id_in, trace_in
 from shared.contract.limits import COPY_BYTES, short
 from shared.contract.topology import RECEIVER, Topology
-from shared.contract.trace import in_trace, trace_id_in, trace_in
 from shared.runtime import tracing
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing, to_message

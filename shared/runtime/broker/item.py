@@ -10,7 +10,7 @@ from shared.contract.envelope import Envelope, decode
 from shared.contract.errors import Malformed
 from shared.runtime.broker.message import Delivery
 from shared.runtime.broker.spans import processing
-from shared.runtime.logs import about, facts_of
+from shared.runtime.logs import about
 from shared.runtime.span import NO_SPAN, Span
 
 
@@ -32,7 +32,7 @@ def read(delivery: Delivery) -> Item:
         envelope = decode(delivery.headers, delivery.content_type, delivery.body)
     except Malformed as error:
         return Item(delivery, None, error)
-    return Item(delivery, envelope, None, facts_of(envelope))
+    return Item(delivery, envelope, None, envelope.ids())
 
 
 def begin(delivery: Delivery) -> Item:

@@ -26,7 +26,7 @@ from pamqp.frame import marshal
 from yarl import URL
 
 from shared.contract.brokers import in_turn
-from shared.contract.dead import OFFSET
+from shared.contract.headers import OFFSET
 from shared.contract.limits import FRAME_BYTES
 from shared.runtime.broker.decoding import Incoming
 from shared.runtime.broker.frames import publish_frames

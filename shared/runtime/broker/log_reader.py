@@ -11,8 +11,8 @@ from typing import Final
 
 from aiormq import spec
 
-from shared.contract.dead import OFFSET
 from shared.contract.errors import DependencyDown
+from shared.contract.headers import OFFSET
 from shared.contract.topology import EVENTS_LOG
 from shared.runtime.broker.events_log import read_log
 from shared.runtime.broker.link import Link

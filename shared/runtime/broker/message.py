@@ -8,10 +8,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from shared.contract.dead import ATTEMPT, DEAD, FAILED_AT, FAILED_BY, PUBLISHED_AT, attempt_in
 from shared.contract.envelope import CONTENT_TYPE, Envelope
 from shared.contract.errors import code_of
-from shared.contract.limits import COPY_BYTES, EVENT_BYTES, ROUTING_HEADERS, carried, clip, short
+from shared.contract.headers import (
+    ATTEMPT,
+    DEAD,
+    FAILED_AT,
+    FAILED_BY,
+    PUBLISHED_AT,
+    ROUTING_HEADERS,
+    attempt_in,
+    carried,
+)
+from shared.contract.limits import COPY_BYTES, EVENT_BYTES, clip, short
 from shared.contract.retry import RetryIn
 from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
 

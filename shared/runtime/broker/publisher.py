@@ -24,9 +24,9 @@ import aiormq
 import structlog
 
 from shared.contract.errors import DependencyDown
+from shared.contract.headers import in_trace
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
-from shared.contract.trace import in_trace
 from shared.runtime.broker.declare import declare
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import CONTENT_ERRORS, LINK_ERRORS, Nacked, Returned, say

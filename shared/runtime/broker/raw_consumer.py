@@ -19,8 +19,9 @@ from typing import Final
 
 import structlog
 
+from shared.contract.envelope import attribute
 from shared.contract.errors import DependencyDown
-from shared.contract.limits import Unpublishable, attribute
+from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside

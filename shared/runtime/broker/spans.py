@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from shared.contract.dead import ATTEMPT
-from shared.contract.limits import attribute
-from shared.contract.trace import in_trace, trace_in
+from shared.contract.envelope import attribute
+from shared.contract.headers import ATTEMPT, in_trace, trace_in
 from shared.runtime import tracing
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.span import NO_SPAN, Kind, Span

@@ -20,7 +20,7 @@ from services.ops.letters.views import (
 )
 from services.ops.letters.where import by_number, where
 from services.ops.session import END, Session
-from shared.contract.trace import trace_id_in
+from shared.contract.headers import trace_id_in
 from shared.runtime.postgres import Record, acquired
 
 _LINE: Final = """
