@@ -7,13 +7,12 @@ another training at the same destination may have made it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
 from services.state.changes import Snapshot, Training
 from shared.contract.errors import PermanentError, TransientError
-from shared.contract.events import Event, ModelReady
 from shared.contract.identity import ModelRef
 from shared.contract.values import Evidence
 
@@ -101,13 +100,3 @@ def doubt(
                 f"has its model, retry: POST /v1/trainings/{training.training_id or training.ref}/retry-extraction"
             )
     return None
-
-
-def looked_up_model(event: Event) -> ModelRef | None:
-    """Return the ready model if only Replicate's list named its version."""
-    return event.model if isinstance(event, ModelReady) and event.evidence.looked_up else None
-
-
-def rivals_of(event: Event) -> Sequence[str]:
-    """Return the ids of other trainings at Replicate that may have made the ready model."""
-    return (event.evidence.rivals or ()) if isinstance(event, ModelReady) else ()

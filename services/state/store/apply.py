@@ -16,12 +16,12 @@ from uuid import UUID
 
 from services.state.changes import Changes, CurrentModel, Result, Rival, Snapshot
 from services.state.extraction import lacks_destination
-from services.state.ownership import looked_up_model, rivals_of
 from services.state.store.session import Session, to_model_name, to_model_ref, to_training
 from services.state.store.write import report_committed, write
 from services.state.swap import claimed_ref, fold, inbox_id
 from shared.contract.envelope import Envelope
 from shared.contract.errors import PermanentError
+from shared.contract.events import ModelReady
 from shared.contract.identity import ModelRef
 from shared.runtime.clock import now
 from shared.runtime.postgres import Conflict, Connection, Record, acquired
@@ -157,7 +157,8 @@ def _names(envelopes: Sequence[Envelope]) -> tuple[Sequence[str], Sequence[UUID]
 
 async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapshot:
     events = [envelope.event for envelope in envelopes]
-    looked_up = [model for event in events if (model := looked_up_model(event)) is not None]
+    ready = [event for event in events if isinstance(event, ModelReady)]
+    looked_up = [event.model for event in ready if event.evidence.looked_up]
     rows = await connection.fetch(
         LOAD,
         *_names(envelopes),
@@ -165,7 +166,7 @@ async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapsh
         [event.training_id for event in events if lacks_destination(event)],
         [str(model) for model in looked_up],
         [str(model.model) for model in looked_up],
-        [name for event in events for name in rivals_of(event)],
+        [rival for event in ready for rival in event.evidence.rivals or ()],
     )
     if not rows:
         return Snapshot(trainings=(), models={})

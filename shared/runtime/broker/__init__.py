@@ -1,7 +1,7 @@
 """
 Publishes and consumes without losing a message. Edge: the only package that uses AMQP.
 
-*message*      messages, retries and dead letters as bytes and headers; pure
+*message*      messages, retries and dead letters as bytes and headers, and back; pure
 *frames*       encodes a message as AMQP frames; pure
 *decoding*     decodes deliveries and confirms; pure
 *transport*    the socket: fewer, larger writes; decodes before the client library does
@@ -10,9 +10,8 @@ Publishes and consumes without losing a message. Edge: the only package that use
 *declare*      declares the topology, and finds differences from it
 *events_log*   declares and reads the stream of public events
 *log_reader*   reads it in batches
-*publisher*    publishes with confirms
+*publisher*    publishes with confirms, once or until confirmed
 *lossy*        publishes messages that may be lost: once, on a connection of their own
-*persistent*   publishes the follow-ups of a delivery until they are confirmed
 *inbox*        the deliveries of one link, and their acks
 *circuit*      circuit breaker for a dependency that is down
 *subscription* consumes one queue, reconnecting whenever the connection is lost
@@ -27,10 +26,9 @@ connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconn
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
 from shared.runtime.broker.events_log import EventsLog, NoLog, declare_log, read_log
-from shared.runtime.broker.item import Item, read
 from shared.runtime.broker.log_reader import LogLost, OpenLog, offset_of, opened_log
 from shared.runtime.broker.lossy import LOSSY_SECONDS, Parted
-from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, to_message
+from shared.runtime.broker.message import Delivery, Item, Outgoing, dead_letter, read, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
 from shared.runtime.broker.raw_consumer import RawConsumer
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -38,13 +39,12 @@ from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE, Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.inbox import Inbox
-from shared.runtime.broker.item import Item, begin, bound
-from shared.runtime.broker.message import Delivery, Outgoing, dead_letter, retry, to_message
+from shared.runtime.broker.message import Delivery, Item, Outgoing, dead_letter, read, retry, to_message
 from shared.runtime.broker.publisher import Publisher
-from shared.runtime.broker.spans import handling
+from shared.runtime.broker.spans import handling, processing
 from shared.runtime.broker.subscription import Subscription
 from shared.runtime.clock import now
-from shared.runtime.logs import log_fact
+from shared.runtime.logs import about, log_fact
 
 log = structlog.get_logger()
 
@@ -149,7 +149,7 @@ class Consumer:
 
     async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
         """Handle one batch, from decoding to the ack."""
-        begun = [begin(delivery) for delivery in batch]
+        begun = [read(*processing(delivery)) for delivery in batch]
         try:
             items = self._without_made_up(begun)
             known = [item for item in items if item.envelope is not None]
@@ -198,7 +198,8 @@ class Consumer:
         envelopes = [item.envelope for item in items if item.envelope is not None]
         began = asyncio.get_running_loop().time()
         try:
-            with bound(items), handling(self._queue, [item.span for item in items]):
+            ids = about(items[0].ids) if len(items) == 1 else nullcontext()
+            with ids, handling(self._queue, [item.span for item in items]):
                 results = await self._handle(envelopes)
         except DependencyDown:
             raise
@@ -220,24 +221,17 @@ class Consumer:
                 return []
             case events:
                 self._handled.inc()
-                self._log_handled(item, events)
+                if item.envelope is not None:
+                    follow = [event.key for event in events]
+                    facts = {"queue": self._queue, "attempt": item.delivery.attempt, "follow": follow}
+                    log_fact(log, "delivery.handled", item.envelope, item.ids, **facts)
                 return [self._message(event, item.envelope) for event in events]
-
-    def _log_handled(self, item: Item, events: Sequence[Event]) -> None:
-        if item.envelope is not None:
-            facts = {"queue": self._queue, "attempt": item.delivery.attempt, "follow": [event.key for event in events]}
-            log_fact(log, "delivery.handled", item.envelope, item.ids, **facts)
 
     def _failed(self, item: Item, error: Exception) -> list[Outgoing]:
         delivery, code = item.delivery, code_of(error)
         step = next_step(error, attempt=delivery.attempt, delays=self._delays, chance=random.random())  # noqa: S311
-        facts = {
-            "queue": self._queue,
-            "attempt": delivery.attempt,
-            "error": code,
-            "detail": clean(str(error)),
-            **item.ids,
-        }
+        detail = clean(str(error))
+        facts = {"queue": self._queue, "attempt": delivery.attempt, "error": code, "detail": detail, **item.ids}
         unexpected = code == UNEXPECTED
         item.span.fail(code)
         if self._subscription.is_lossy and not isinstance(error, PermanentError):

@@ -1,4 +1,4 @@
-"""Messages: envelopes, retries and dead letters as bytes and headers. Pure."""
+"""Messages: envelopes, retries and dead letters as bytes and headers, and decoded again. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from shared.contract.envelope import CONTENT_TYPE, Envelope
-from shared.contract.errors import code_of
+from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
+from shared.contract.errors import Malformed, code_of
 from shared.contract.headers import (
     ATTEMPT,
     DEAD,
@@ -23,6 +23,7 @@ from shared.contract.headers import (
 from shared.contract.limits import COPY_BYTES, EVENT_BYTES, clip, short
 from shared.contract.retry import RetryIn
 from shared.contract.topology import DEAD_EXCHANGE, Topology, delay_name
+from shared.runtime.span import NO_SPAN, Span
 
 #: Limits of a dead letter's texts, so that with the copied headers they fit into one frame.
 _TEXT_BYTES: Final = 4096
@@ -76,6 +77,27 @@ class Delivery:
         except ValueError:
             first = None
         return first if first is not None and first.tzinfo is not None else self.published_at
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A delivery with its decoded envelope, or its decoding error."""
+
+    delivery: Delivery
+    envelope: Envelope | None
+    error: Malformed | None
+    #: Ids that every log line about it carries.
+    ids: Mapping[str, str] = field(default_factory=dict)
+    span: Span = NO_SPAN
+
+
+def read(delivery: Delivery, span: Span = NO_SPAN) -> Item:
+    """Decode *delivery*."""
+    try:
+        envelope = decode(delivery.headers, delivery.content_type, delivery.body)
+    except Malformed as error:
+        return Item(delivery, None, error, span=span)
+    return Item(delivery, envelope, None, envelope.ids(), span)
 
 
 def to_message(envelope: Envelope, topology: Topology) -> Outgoing:
