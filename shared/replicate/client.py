@@ -1,9 +1,7 @@
 """
-Client of Replicate's API. Edge: the only file that calls Replicate.
+Client of Replicate's API: one method for each route that we use. Edge.
 
-It never retries a call: the broker's delays retry the delivery, and the consumer's circuit breaker sends one probe.
-Tried with stamina (2026-11): an outage with 64 deliveries then gets 192 calls instead of 64, and each delivery is held
-until its Retry-After.
+`http` sends the requests, and never retries one.
 """
 
 from __future__ import annotations
@@ -12,20 +10,16 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cache
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Final, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 from pydantic import JsonValue, ValidationError
 
-from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.answers import Account, Page, Secret, TrainingsPage, valid
-from shared.replicate.budget import Budget
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, Unknown, error_for
+from shared.replicate.http import Http, Observe, unobserved
 from shared.replicate.training import NotATraining, Prediction, Training, decode_prediction, decode_training
 from shared.replicate.version import Version
 
@@ -33,35 +27,13 @@ REPLICATE_URL: Final = "https://api.replicate.com"
 #: Hosts of Replicate's output files. Strict, so that no other name is ever resolved.
 _FILES_HOST: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*replicate\.delivery")
 
-_NAME_IN_BRACES: Final = re.compile(r"\{\w+\}")
-_READS_PER_MINUTE: Final = 3000
-_PREDICTIONS_PER_MINUTE: Final = 600
-_MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 #: Pages of a model's versions that are read: a thousand versions.
 _MAX_PAGES: Final = 10
 #: Pages of the account's predictions that are read: the last three hundred.
 _MAX_RUN_PAGES: Final = 3
-#: Limit of each step of a request; httpx has none for the whole request, so `Replicate` adds one.
-_STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3, pool=3)
-_CONNECTIONS: Final = httpx.Limits(max_connections=20, max_keepalive_connections=10)
-#: The request was not sent, so it had no effect.
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-#: Read once per process: to read the trusted certificates takes 60 ms of CPU, and plain HTTP needs a context, too.
-_tls_context = cache(httpx.create_ssl_context)
-
-
-#: Told each request's route (a template, without ids), its status and its seconds. The status is that of HTTP, or
-#: `NO_CONNECTION` or `NO_ANSWER`.
-Observe = Callable[[str, str, float], None]
-NO_CONNECTION: Final = "no_connection"
-NO_ANSWER: Final = "no_answer"
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-def _unobserved(_: str, __: str, ___: float) -> None:
-    pass
 
 
 class Replicate:
@@ -77,37 +49,17 @@ class Replicate:
         url: str = REPLICATE_URL,
         *,
         timeout_seconds: float = 20,
-        observe: Observe = _unobserved,
+        observe: Observe = unobserved,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if not (token.isascii() and token.isprintable()) or " " in token:
-            # The HTTP library would quote the token in its own error.
-            raise ValueError("the Replicate API token holds characters that no token has; is there a line break in it?")
-        self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
-        self._url = httpx.URL(url.rstrip("/"))
-        self._timeout_seconds = timeout_seconds
-        self._observe = observe
-        self._clock = clock
-        self._sleep = sleep
-        self._reads = Budget(_READS_PER_MINUTE)
-        self._predictions = Budget(_PREDICTIONS_PER_MINUTE)
-        # A configured proxy cannot reach a simulator on this machine.
-        trust_env = not _is_this_machine(self._url.host)
-        self._http = httpx.AsyncClient(
-            timeout=_STEP_TIMEOUTS,
-            limits=_CONNECTIONS,
-            headers={"Accept-Encoding": "identity", "User-Agent": "modelswap"},
-            follow_redirects=False,
-            trust_env=trust_env,
-            verify=_tls_context(trust_env=trust_env),
-        )
+        self._http = Http(token, url, timeout_seconds=timeout_seconds, observe=observe, clock=clock, sleep=sleep)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def get_training(self, training_id: str) -> Training:
         return await self._ask(f"get training {training_id}", decode_training, "GET /v1/trainings/{id}", training_id)
@@ -173,7 +125,6 @@ class Replicate:
             "POST /v1/predictions",
             body={"version": str(ref), "input": dict(inputs)},
             headers={"Cancel-After": f"{cancel_after_seconds}s"},
-            budget=self._predictions,
         )
 
     async def get_prediction(self, prediction_id: str) -> Prediction:
@@ -201,7 +152,7 @@ class Replicate:
         if not self._serves_files(address):
             raise ForeignAddress(f"an output on {address.host[:100]!r}, which is not Replicate's")
         what = f"fetch an output from {address.host}"
-        status, headers, body = await self._send(what, "GET output", self._http.build_request("GET", address))
+        status, headers, body = await self._http.fetch(what, address)
         if status == HTTPStatus.OK:
             return body
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -221,7 +172,7 @@ class Replicate:
     def _serves_files(self, address: httpx.URL) -> bool:
         if address.userinfo:
             return False
-        if self._url != REPLICATE_URL and _origin(address) == _origin(self._url):
+        if self._http.url != REPLICATE_URL and _origin(address) == _origin(self._http.url):
             return True  # a simulator serves output files from its API's host
         return (address.scheme, address.port) == ("https", None) and _FILES_HOST.fullmatch(address.host) is not None
 
@@ -248,75 +199,14 @@ class Replicate:
         cursor: str | None = None,
         body: Mapping[str, JsonValue] | None = None,
         headers: Mapping[str, str] | None = None,
-        budget: Budget | None = None,
     ) -> _Result:
-        """Send a request to *route*, which has a place in braces for each of *ids*."""
-        method, _, path = _filled(route, ids).partition(" ")
-        request = self._http.build_request(
-            method,
-            f"{self._url}{path}",
-            params={"cursor": cursor} if cursor else None,
-            json=body,
-            headers={**self._authorization, **(headers or {})},
-        )
-        wait_seconds = (budget or self._reads).take(self._clock())
-        if wait_seconds:
-            await self._sleep(wait_seconds)
-        status, answered, content = await self._send(what, route, request)
-        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
-            raise error_for(what, status, answered, content)
+        """Ask, as `Http.ask` says, and decode the response."""
+        content = await self._http.ask(what, route, *ids, cursor=cursor, body=body, headers=headers)
         try:
             return decode(content)
         except (NotATraining, ValidationError) as error:
             raise BadAnswer(f"{what}: {error}") from error
 
-    async def _send(self, what: str, route: str, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
-        began, status = self._clock(), NO_ANSWER
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                response = await self._http.send(request, stream=True)
-                try:
-                    body = await _read(what, response)
-                    status = str(response.status_code)
-                    return response.status_code, response.headers, body
-                finally:
-                    await response.aclose()
-        except _NOT_SENT as error:
-            status = NO_CONNECTION
-            raise DependencyDown(f"{what}: no connection ({type(error).__name__})", code="replicate_down") from error
-        except (httpx.TransportError, TimeoutError) as error:
-            raise NoAnswer(f"{what}: no answer ({type(error).__name__})") from error
-        finally:
-            self._observe(route, status, self._clock() - began)
-
-
-def _filled(route: str, ids: Sequence[str]) -> str:
-    """Return *route* with *ids* in place of its names in braces."""
-    if not all(each.strip(".") for each in ids):
-        # httpx would resolve "." and "..", and the token would go to another URL.
-        raise ValueError(f"{ids!r} make no path of Replicate's")
-    rest = iter(ids)
-    return _NAME_IN_BRACES.sub(lambda _: quote(next(rest), safe=""), route)
-
 
 def _origin(address: httpx.URL) -> tuple[str, str, int | None]:
     return address.scheme, address.host, address.port
-
-
-async def _read(what: str, response: httpx.Response) -> bytes:
-    # Raw, so that nothing is decompressed: a few kilobytes of gzip can expand to gigabytes.
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise BadAnswer(f"{what}: an encoding that was not asked for")
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise BadAnswer(f"{what}: more than {_MAX_BODY_BYTES} bytes")
-    return bytes(body)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
-from shared.replicate.client import NO_ANSWER, NO_CONNECTION, REPLICATE_URL, Replicate
+from shared.replicate.client import REPLICATE_URL, Replicate
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded, Refused, Unknown
+from shared.replicate.http import NO_ANSWER, NO_CONNECTION
 
 TOKEN = "r8_canary"
 REF = ModelRef("acme", "u-42", "9" * 64)
@@ -446,7 +448,7 @@ async def test_nothing_is_fetched_from_anywhere_else(api, url):
 )
 async def test_replicates_own_files_may_be_fetched(url):
     async with Replicate(TOKEN) as replicate:
-        assert replicate._serves_files(replicate._http.build_request("GET", url).url)
+        assert replicate._serves_files(httpx.URL(url))
 
 
 @pytest.mark.parametrize("token", ["r8_canary\n", "r8 canary", "r8_cänary", "r8_canary\x00"])

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.replicate.budget import Budget
+from shared.replicate.http import Budget
 
 
 def test_after_a_pause_some_may_go_at_once():
