@@ -15,26 +15,16 @@ Exchanges, queues and bindings, as data. Pure: `shared.runtime.broker` declares 
                                                     as routing key; on expiry the default exchange brings it back
 
 A work queue dead-letters to `modelswap.dead` only, never into the delays: that would be a cycle without a rejection,
-which RabbitMQ drops. Every limit is explicit and positive: unset and -1 lose messages on one version or another.
+which RabbitMQ drops. `queues` has the arguments of each kind of queue.
 
-In a cluster every quorum queue has a replica on three nodes (RabbitMQ's default) or on as many as the setting
-`queue_replicas` says, and works while most of these live. With the setting, leaders are spread over the nodes; else
-each is on the node where it was declared. The lossy queue is on one node only, on purpose: a report of progress is not
-worth a majority. Where that node is down, RabbitMQ answers a declare or a consume of it after 64 s, with an error. So
-it is declared and consumed apart from the others. RabbitMQ compares how a queue is declared, its placement included; we
-take a queue that exists as it is placed (2026-11).
-
-The events log is a stream: it keeps every public event for a while, however often it is read. It has a replica on every
-node that was in the cluster when it was made, or on as many as the setting says; it takes events while most of them
-live, as the quorum queues do. Its limits are set when it is made: RabbitMQ refuses a declare with other limits. So it
-too is declared apart, by state and by `modelswap topology apply` alone (`shared.runtime.broker.events_log`), and no
-process fails because of it.
+The lossy queue and the events log are declared and consumed apart from the other queues, so that no process waits for
+them: see `queues`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -55,6 +45,18 @@ from shared.contract.events import (
     TrainingStarted,
     TrainingSucceeded,
 )
+from shared.contract.queues import (
+    LOG_LIMITS,
+    LogLimits,
+    Queue,
+    dead_queue,
+    delay_queue,
+    log_queue,
+    lossy_queue,
+    placed,
+    spilling_queue,
+    work_queue,
+)
 from shared.contract.retry import DELAYS
 
 EXTRACTOR_QUEUE: Final = "modelswap.extractor"
@@ -74,30 +76,6 @@ RECEIVER: Final = "modelswap.receiver"
 
 #: Routing keys of dead letters: the queue or service that dead-lettered the message.
 _DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DELIVERIES_QUEUE, RECEIVER)
-#: Ends crash loops; retries are counted by `x-attempt`. RabbitMQ counts each lost connection and each ack timeout (half
-#: an hour), so an outage of two days must not reach this limit.
-DELIVERY_LIMIT: Final = 100
-#: Out of reach: a dead letter that is fetched and returned many times must not be dropped.
-_DEAD_DELIVERY_LIMIT: Final = 1_000_000
-_MAX_LENGTH: Final = 100_000
-_PROGRESS_MAX_LENGTH: Final = 10_000
-_PROGRESS_TTL: Final = timedelta(minutes=10)
-#: RabbitMQ deletes whole segments of a stream, never the newest one: this many make up the log's largest size.
-_LOG_SEGMENTS: Final = 20
-_LARGEST_SEGMENT_BYTES: Final = 100_000_000
-#: The argument with the number of replicas, by the type of a queue. A classic one has none, and RabbitMQ 3.10 takes no
-#: other placement of it: it is on the node that state is connected to when it makes it, a random one of several.
-_REPLICAS: Final = {"quorum": "x-quorum-initial-group-size", "stream": "x-initial-cluster-size"}
-_LEADER: Final = "x-queue-leader-locator"
-PLACEMENT: Final = (*_REPLICAS.values(), _LEADER)
-
-
-@dataclass(frozen=True, slots=True)
-class LogLimits:
-    """How much of the past the events log keeps: what is older, or more, is deleted, oldest segment first."""
-
-    max_age_days: int = 7
-    max_bytes: int = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +84,6 @@ class Exchange:
 
     name: str
     kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """A queue to declare."""
-
-    name: str
-    arguments: Mapping[str, str | int]
-    #: Arguments that say where in a cluster RabbitMQ makes it. One that exists stays where it is.
-    placement: Mapping[str, str | int] = field(default_factory=dict)
-    #: True if its messages may be lost. Durable queues and their messages never wait for such a queue.
-    is_lossy: bool = False
-
-    @property
-    def is_log(self) -> bool:
-        """Whether it is the events log, which no process needs in order to work."""
-        return self.arguments.get("x-queue-type") == "stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +168,7 @@ def delay_name(delay: timedelta) -> str:
 
 
 def topology(
-    delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LogLimits(), replicas: int | None = None
+    delays: Iterable[timedelta] = DELAYS, log_limits: LogLimits = LOG_LIMITS, replicas: int | None = None
 ) -> Topology:
     """
     Build the whole topology, with one delay queue for each distinct delay.
@@ -237,16 +198,16 @@ def topology(
             *(Exchange(delay_name(delay), "fanout") for delay in levels),
         ),
         queues=tuple(
-            replace(queue, placement=_placement(queue, replicas))
+            placed(queue, replicas)
             for queue in (
-                Queue(DEAD_QUEUE, _dead()),
-                _work(EXTRACTOR_QUEUE),
-                _work(STATE_QUEUE),
-                Queue(PROGRESS_QUEUE, _lossy(), is_lossy=True),
-                _work(OPS_QUEUE),
-                Queue(EVENTS_LOG, _log(log_limits)),
-                _spilling(DELIVERIES_QUEUE),
-                *(Queue(delay_name(delay), _delay(delay)) for delay in levels),
+                dead_queue(DEAD_QUEUE),
+                work_queue(EXTRACTOR_QUEUE, dead_exchange=DEAD_EXCHANGE),
+                work_queue(STATE_QUEUE, dead_exchange=DEAD_EXCHANGE),
+                lossy_queue(PROGRESS_QUEUE),
+                work_queue(OPS_QUEUE, dead_exchange=DEAD_EXCHANGE),
+                log_queue(EVENTS_LOG, log_limits),
+                spilling_queue(DELIVERIES_QUEUE, dead_exchange=DEAD_EXCHANGE),
+                *(delay_queue(delay_name(delay), delay) for delay in levels),
             )
         ),
         bindings=(
@@ -256,70 +217,3 @@ def topology(
             *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
         ),
     )
-
-
-def _placement(queue: Queue, replicas: int | None) -> dict[str, str | int]:
-    argument = _REPLICAS.get(str(queue.arguments["x-queue-type"]))
-    return {} if replicas is None or argument is None else {argument: replicas, _LEADER: "balanced"}
-
-
-def _work(name: str) -> Queue:
-    return Queue(
-        name,
-        {
-            "x-queue-type": "quorum",
-            "x-delivery-limit": DELIVERY_LIMIT,
-            "x-dead-letter-exchange": DEAD_EXCHANGE,
-            "x-dead-letter-routing-key": name,
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-            "x-max-length": _MAX_LENGTH,
-        },
-    )
-
-
-def _spilling(name: str) -> Queue:
-    # A full queue must not hold up the delay queues, whose messages return to it: its oldest ones become dead letters.
-    # RabbitMQ does that at most once, with this overflow.
-    arguments = {**_work(name).arguments, "x-overflow": "drop-head"}
-    del arguments["x-dead-letter-strategy"]
-    return Queue(name, arguments)
-
-
-def _delay(delay: timedelta) -> dict[str, str | int]:
-    # No dead-letter routing key: the message keeps its own, which names the queue to return to.
-    return {
-        "x-queue-type": "quorum",
-        "x-message-ttl": round(delay / timedelta(milliseconds=1)),
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
-        "x-max-length": _MAX_LENGTH,
-    }
-
-
-def _dead() -> dict[str, str | int]:
-    return {
-        "x-queue-type": "quorum",
-        "x-delivery-limit": _DEAD_DELIVERY_LIMIT,
-        "x-overflow": "reject-publish",
-        "x-max-length": _MAX_LENGTH,
-    }
-
-
-def _lossy() -> dict[str, str | int]:
-    return {
-        "x-queue-type": "classic",
-        "x-max-length": _PROGRESS_MAX_LENGTH,
-        "x-overflow": "drop-head",
-        "x-message-ttl": round(_PROGRESS_TTL / timedelta(milliseconds=1)),
-    }
-
-
-def _log(limits: LogLimits) -> dict[str, str | int]:
-    return {
-        "x-queue-type": "stream",
-        "x-max-age": f"{limits.max_age_days}D",
-        "x-max-length-bytes": limits.max_bytes,
-        "x-stream-max-segment-size-bytes": min(limits.max_bytes // _LOG_SEGMENTS, _LARGEST_SEGMENT_BYTES),
-    }

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from shared.contract.errors import ModelswapError
+from shared.contract.queues import LogLimits
 from shared.contract.retry import DELAYS
-from shared.contract.topology import LogLimits, Topology, topology
+from shared.contract.topology import Topology, topology
 from shared.runtime.connections import PRIVATE_NETWORKS, Limits
 from shared.runtime.setting_files import read_files
 from shared.runtime.setting_types import (

@@ -26,6 +26,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.limits import EVENT_BYTES, Unpublishable
+from shared.contract.queues import Queue
 from shared.contract.topology import (
     DEAD_EXCHANGE,
     DEAD_QUEUE,
@@ -33,7 +34,6 @@ from shared.contract.topology import (
     PROGRESS_QUEUE,
     STATE_QUEUE,
     Binding,
-    Queue,
     Topology,
     topology,
 )

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from shared.contract.events import EVENTS_EXCHANGE
-from shared.contract.topology import EVENTS_LOG, RETIRED_QUEUES, LogLimits, Topology, topology
+from shared.contract.queues import LogLimits
+from shared.contract.topology import EVENTS_LOG, RETIRED_QUEUES, Topology, topology
 from shared.runtime.broker import Delivery, EventsLog, Outgoing, Publisher, declare_log, diff, read_log
 from shared.runtime.clock import now
 from tests.broker import Broker

@@ -21,7 +21,8 @@ from services.notifier.store import Store
 from services.notifier.views import AddEndpoint
 from shared.contract.envelope import wrap
 from shared.contract.events import EVENTS_EXCHANGE, ExtractionFailed
-from shared.contract.topology import DEAD_QUEUE, DELIVERIES_QUEUE, EVENTS_LOG, LogLimits, Topology, topology
+from shared.contract.queues import LogLimits
+from shared.contract.topology import DEAD_QUEUE, DELIVERIES_QUEUE, EVENTS_LOG, Topology, topology
 from shared.runtime.broker import Outgoing, Publisher, declare_log, offset_of, opened_log, to_message
 from shared.runtime.clock import now
 from shared.runtime.postgres import connect, connect_pool

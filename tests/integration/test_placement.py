@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from shared.contract.topology import Queue, Topology, topology
+from shared.contract.queues import Queue
+from shared.contract.topology import Topology, topology
 from shared.runtime.broker import TopologyMismatch, declare, diff
 from shared.runtime.broker.link import Link
 

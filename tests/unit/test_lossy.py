@@ -9,7 +9,8 @@ import pytest
 from shared.contract.envelope import wrap
 from shared.contract.errors import DependencyDown
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event, TrainingProgressed, TrainingSucceeded
-from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, STATE_QUEUE, Exchange, LogLimits, topology
+from shared.contract.queues import LogLimits
+from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, STATE_QUEUE, Exchange, topology
 from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing, Parted, Unconfirmed, Unroutable, to_message
 from shared.runtime.clock import now

@@ -15,8 +15,9 @@ from services.ops.subscriptions.answers import KNOWN
 from services.ops.subscriptions.arrivals import Arrivals
 from shared.contract.errors import ModelswapError
 from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
+from shared.contract.queues import Queue
 from shared.contract.rights import CONSUMED, exactly
-from shared.contract.topology import Queue, Topology
+from shared.contract.topology import Topology
 from shared.runtime.broker import depths
 from shared.runtime.broker.link_errors import LINK_ERRORS, say
 from shared.runtime.clock import now

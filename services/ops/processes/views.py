@@ -9,7 +9,8 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from shared.contract.health import ProcessState
-from shared.contract.topology import DEAD_QUEUE, Queue
+from shared.contract.queues import Queue
+from shared.contract.topology import DEAD_QUEUE
 
 
 class QueueKind(StrEnum):

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import aiormq
 
 from shared.contract.errors import PermanentError
-from shared.contract.topology import PLACEMENT, RETIRED_QUEUES, Exchange, Queue, Topology
+from shared.contract.queues import PLACEMENT, Queue
+from shared.contract.topology import RETIRED_QUEUES, Exchange, Topology
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import no_bare_exception
 
