@@ -18,9 +18,8 @@ from starlette.applications import Starlette
 from shared.contract.errors import ModelswapError
 from shared.runtime import logs, tracing
 from shared.runtime.connections import Limits
-from shared.runtime.guessable import guessable
 from shared.runtime.server import Server
-from shared.runtime.settings import Settings, SettingsError, unknown
+from shared.runtime.settings import Settings, SettingsError, guessable, unknown
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()

@@ -7,6 +7,7 @@ A `ValueError` here becomes one line of `SettingsError`, after the setting's nam
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Annotated, Final
@@ -26,12 +27,25 @@ _LONGEST_DELAY_SECONDS: Final = 30 * 86_400
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _split(value: object) -> object:
-    return _parts(value) if isinstance(value, str) else value
+def _each(parse: Callable[[str], object]) -> BeforeValidator:
+    """Return the validator that parses each part of a text whose parts are separated by commas."""
+
+    def validate(value: object) -> object:
+        return (
+            tuple(parse(part.strip()) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        )
+
+    return BeforeValidator(validate)
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _secret(check: Callable[[str], object]) -> AfterValidator:
+    """Return the validator that calls *check* with a secret's text."""
+
+    def validate(secret: SecretStr) -> SecretStr:
+        check(secret.get_secret_value())
+        return secret
+
+    return AfterValidator(validate)
 
 
 def _delay(text: str) -> timedelta:
@@ -44,35 +58,15 @@ def _delay(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
-def _delays(value: object) -> object:
-    return tuple(map(_delay, _parts(value))) if isinstance(value, str) else value
-
-
-def _amqp(url: SecretStr) -> SecretStr:
-    amqp_urls(url.get_secret_value())
-    return url
-
-
-def _postgres(url: SecretStr) -> SecretStr:
-    postgres_url(url.get_secret_value())
-    return url
-
-
-def _management(url: SecretStr) -> SecretStr:
-    management_urls(url.get_secret_value())
-    return url
-
-
 def _host(name: str) -> str:
     if not is_host(name):
         raise ValueError("is not a host like 127.0.0.1, :: or localhost")
     return name
 
 
-def _sendable(secret: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[\x21-\x7e]*", secret.get_secret_value()):
+def _sendable(secret: str) -> None:
+    if not re.fullmatch(r"[\x21-\x7e]*", secret):
         raise ValueError("has a character that no HTTP header can carry: letters, digits and signs of ASCII only")
-    return secret
 
 
 def _network(text: str) -> Network:
@@ -82,21 +76,7 @@ def _network(text: str) -> Network:
         raise ValueError(f"{text!r} is not a network like 10.0.0.0/8") from error
 
 
-def _networks(value: object) -> object:
-    return tuple(map(_network, _parts(value))) if isinstance(value, str) else value
-
-
-def _signing(secret: SecretStr) -> SecretStr:
-    decode_secret(secret.get_secret_value())
-    return secret
-
-
-def _long(secret: SecretStr) -> SecretStr:
-    _check_length(secret.get_secret_value())
-    return secret
-
-
-def _check_length(secret: str) -> None:
+def _long(secret: str) -> None:
     if len(secret.encode()) < SECRET_MIN_BYTES:
         raise ValueError(f"is shorter than {SECRET_MIN_BYTES} characters; `openssl rand -hex 24` makes a good one")
 
@@ -104,8 +84,8 @@ def _check_length(secret: str) -> None:
 def _tokens(entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     secrets = [read_token(entry.get_secret_value()).secret for entry in entries]
     for secret in secrets:
-        _check_length(secret)
-        _sendable(SecretStr(secret))
+        _long(secret)
+        _sendable(secret)
     if len(set(secrets)) < len(secrets):
         raise ValueError("one token is there twice")
     return entries
@@ -113,24 +93,24 @@ def _tokens(entries: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 Host = Annotated[str, AfterValidator(_host)]
 #: Secrets of 128 bits or more, separated by commas.
-Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_long)], ...], BeforeValidator(_split)]
+Secrets = Annotated[tuple[Annotated[SecretStr, _secret(_long)], ...], _each(str)]
 #: A signing secret of webhooks: ``whsec_`` and base64.
-SigningSecret = Annotated[SecretStr, AfterValidator(_signing)]
-SigningSecrets = Annotated[tuple[SigningSecret, ...], BeforeValidator(_split)]
+SigningSecret = Annotated[SecretStr, _secret(decode_secret)]
+SigningSecrets = Annotated[tuple[SigningSecret, ...], _each(str)]
 #: API tokens with a scope and a name: ``TOKEN``, ``reader:TOKEN``, ``operator/NAME:TOKEN``, ``service/NAME:TOKEN``.
 Tokens = Annotated[Secrets, AfterValidator(_tokens)]
 SomeTokens = Annotated[Tokens, Field(min_length=1)]
 #: Delays like 500ms, 5s, 2m, 1h, separated by commas; each from 1 ms to 720 h.
-Delays = Annotated[tuple[timedelta, ...], BeforeValidator(_delays), Field(min_length=1)]
+Delays = Annotated[tuple[timedelta, ...], _each(_delay), Field(min_length=1)]
 #: An HTTP URL, without a user or password.
 Url = Annotated[str, AfterValidator(http_url)]
 #: One or more addresses of a broker, separated by commas.
-AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
+AmqpUrl = Annotated[SecretStr, _secret(amqp_urls)]
 #: One or more, separated by commas.
-ManagementUrl = Annotated[SecretStr, AfterValidator(_management)]
-PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres)]
+ManagementUrl = Annotated[SecretStr, _secret(management_urls)]
+PostgresUrl = Annotated[SecretStr, _secret(postgres_url)]
 #: Networks like 10.0.0.0/8, separated by commas.
-Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
+Networks = Annotated[tuple[Network, ...], _each(_network)]
 #: 0 lets the system choose a free port.
 Port = Annotated[int, Field(ge=0, le=65535)]
 #: At least one; the limit is that of a Postgres or RabbitMQ integer.
@@ -138,6 +118,6 @@ Count = Annotated[int, Field(gt=0, le=2**31)]
 #: Seconds, up to a year.
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
 #: A secret that is sent in an HTTP header: printable ASCII without spaces.
-HeaderToken = Annotated[SecretStr, AfterValidator(_sendable)]
+HeaderToken = Annotated[SecretStr, _secret(_sendable)]
 #: The name of an HTTP header.
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]

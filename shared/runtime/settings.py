@@ -14,7 +14,6 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr
 
-from shared.runtime.setting_files import FILE
 from shared.runtime.setting_types import (
     Count,
     HeaderName,
@@ -31,6 +30,7 @@ from shared.runtime.setting_types import (
     Url,
 )
 from shared.runtime.settings_base import (
+    FILE,
     PREFIX,
     BrokerSettings,
     DatabaseSettings,
@@ -38,6 +38,7 @@ from shared.runtime.settings_base import (
     Settings,
     SettingsError,
     TopologySettings,
+    guessable,
     reveal,
     setting,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "TopologySettings",
     "TriggerSettings",
     "all_settings",
+    "guessable",
     "reveal",
     "setting",
     "unknown",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -20,7 +21,6 @@ from shared.contract.queues import LogLimits
 from shared.contract.retry import DELAYS
 from shared.contract.topology import Topology, topology
 from shared.runtime.connections import PRIVATE_NETWORKS, Limits
-from shared.runtime.setting_files import read_files
 from shared.runtime.setting_types import (
     AmqpUrl,
     Count,
@@ -34,6 +34,9 @@ from shared.runtime.setting_types import (
 )
 
 PREFIX: Final = "MODELSWAP_"
+FILE: Final = "_FILE"
+#: A random secret has more different characters than this: 16 hexadecimal digits have 10 on average.
+_VARIED_CHARACTERS: Final = 7
 
 
 class SettingsError(ModelswapError):
@@ -82,7 +85,7 @@ class Settings(BaseModel):
 
         """
         given = os.environ if environment is None else environment
-        values, mistakes = read_files({name: text for name, text in given.items() if name.startswith(PREFIX) and text})
+        values, mistakes = _read_files({name: text for name, text in given.items() if name.startswith(PREFIX) and text})
         own = {field: values[setting(field)] for field in cls.model_fields if setting(field) in values}
         try:
             settings = cls.model_validate(own)
@@ -155,6 +158,33 @@ def setting(field: str) -> str:
 def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
     """Return the plain secrets."""
     return tuple(secret.get_secret_value() for secret in secrets)
+
+
+def guessable(settings: Settings) -> list[str]:
+    """Return the names of settings with a secret of our own that has too few different characters to be random."""
+    own = ("api_tokens", "ops_tokens", "ref_secrets")
+    return [
+        setting(field)
+        for field in own
+        if any(len(set(secret)) < _VARIED_CHARACTERS for secret in reveal(getattr(settings, field, ())))
+    ]
+
+
+def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Replace each ``NAME_FILE`` by ``NAME`` with the file's content; also return an error line per unreadable file."""
+    read, mistakes = dict(values), []
+    for name, path in values.items():
+        if not name.endswith(FILE):
+            continue
+        target = name.removesuffix(FILE)
+        if target in values:
+            mistakes.append(f"{target} is given twice, also as {name}")
+            continue
+        try:
+            read[target] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            mistakes.append(f"{name}: {type(error).__name__} while reading {path}")
+    return read, mistakes
 
 
 def _mistake(problem: ErrorDetails) -> str:

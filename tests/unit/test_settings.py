@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.runtime.guessable import guessable
-from shared.runtime.settings import PROCESSES, OpsSettings, ReceiverSettings, SettingsError, StateSettings
+from shared.runtime.settings import PROCESSES, OpsSettings, ReceiverSettings, SettingsError, StateSettings, guessable
 
 ROOT = Path(__file__).parents[2]
 #: What every process does with settings, whichever process it is.

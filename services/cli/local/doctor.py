@@ -27,7 +27,6 @@ from shared.contract.errors import DependencyDown
 from shared.contract.topology import EVENTS_LOG
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded
-from shared.runtime.guessable import guessable
 from shared.runtime.postgres import connect
 from shared.runtime.setting_types import Secrets
 from shared.runtime.settings import (
@@ -37,6 +36,7 @@ from shared.runtime.settings import (
     Settings,
     SettingsError,
     all_settings,
+    guessable,
     reveal,
     unknown,
 )
