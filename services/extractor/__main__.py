@@ -25,7 +25,7 @@ from shared.replicate.client import Replicate
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Publisher, one_by_one
 from shared.runtime.http import create_app
-from shared.runtime.lifecycle import main, serve_as, supervise
+from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.settings import ExtractorSettings, reveal
 
 log = structlog.get_logger()
@@ -75,7 +75,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
         await supervise(
             stopping,
             consumer.run(stopping),
-            serve_as(
+            serve(
                 create_app(api, {"consumer": consumer.check}, consumers={EXTRACTOR_QUEUE: consumer.check}, below=""),
                 settings,
                 port=settings.extractor_port,

@@ -22,7 +22,7 @@ from shared.runtime.broker import Consumer, Publisher, one_by_one, opened_log, t
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
-from shared.runtime.lifecycle import main, serve_as, supervise
+from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import NotifierSettings, reveal
 from shared.runtime.tokens import read_token
@@ -100,7 +100,7 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
             deliveries.run(stopping),
             relay.run(stopping),
             relay.keep_in_order(stopping),
-            serve_as(app, settings, port=settings.notifier_port, stopping=stopping),
+            serve(app, settings, port=settings.notifier_port, stopping=stopping),
         )
 
 

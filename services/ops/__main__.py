@@ -53,7 +53,7 @@ from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.health import Check, reporter
 from shared.runtime.http import create_app
-from shared.runtime.lifecycle import main, serve_as, supervise
+from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import opened_management
 from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import Pool
@@ -208,7 +208,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             engine.run(stopping),
             watcher.run(),
             *([] if management is None else [subscribers.run(stopping), running.run(stopping)]),
-            serve_as(app, settings, port=settings.ops_port, stopping=stopping),
+            serve(app, settings, port=settings.ops_port, stopping=stopping),
         )
 
 

@@ -11,8 +11,8 @@ from services.receiver.app import ANSWER_SECONDS, WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
 from shared.replicate.client import Replicate
 from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, Unconfirmed
-from shared.runtime.health import health_routes
-from shared.runtime.lifecycle import main, serve_as
+from shared.runtime.health import health_routes, reporter
+from shared.runtime.lifecycle import main, serve
 from shared.runtime.settings import ReceiverSettings, reveal
 from shared.runtime.telemetry import record_replicate_request
 from shared.runtime.waiting import Stopped, unless_stopped
@@ -71,11 +71,9 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
             tolerance_seconds=settings.webhook_tolerance_seconds,
             max_body_bytes=settings.max_body_bytes,
         )
-        app = create_app(
-            endpoint,
-            routes=health_routes({"broker": broker, "webhook_secret": secret}, optional={"progress": parted.check}),
-        )
-        await serve_as(app, settings, port=settings.receiver_port, stopping=stopping)
+        report = reporter({"broker": broker, "webhook_secret": secret}, optional={"progress": parted.check})
+        app = create_app(endpoint, routes=health_routes(report))
+        await serve(app, settings, port=settings.receiver_port, stopping=stopping)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from services.simulator.job import Status
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
 from shared.runtime.connections import Limits
-from shared.runtime.health import health_routes
+from shared.runtime.health import health_routes, reporter
 from shared.runtime.lifecycle import listen
 from shared.runtime.server import Server
 
@@ -46,7 +46,7 @@ def create_app(simulator: Simulator) -> Starlette:
         routes=[
             *replicate,
             Mount("/_simulator", Router(control.routes(), redirect_slashes=False)),
-            *health_routes({}),
+            *health_routes(reporter({})),
         ],
         exception_handlers={HTTPException: _not_routed, Refused: _refused},
     )

@@ -24,7 +24,7 @@ from shared.runtime.aside import SetAside
 from shared.runtime.broker import BatchHandler, Consumer, EventsLog, Publisher
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
-from shared.runtime.lifecycle import main, serve_as, supervise
+from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import Pool
 from shared.runtime.settings import StateSettings, reveal
@@ -126,7 +126,7 @@ async def _run(
         keep_measuring(Measures(store), stopping),
         inquiries.run(stopping),
         watcher.run(),
-        serve_as(app, settings, port=settings.state_port, stopping=stopping),
+        serve(app, settings, port=settings.state_port, stopping=stopping),
     )
 
 

@@ -19,6 +19,8 @@ _OPENMETRICS: Final = "application/openmetrics-text"
 
 #: Returns what is wrong, or None.
 Check = Callable[[], Awaitable[str | None]]
+#: Returns how the process is.
+Report = Callable[[], Awaitable[Health]]
 
 
 def reporter(
@@ -27,7 +29,7 @@ def reporter(
     *,
     optional: Mapping[str, Check] | None = None,
     consumers: Mapping[str, Check] | None = None,
-) -> Callable[[], Awaitable[Health]]:
+) -> Report:
     """
     Return the function that runs every check.
 
@@ -52,15 +54,8 @@ def reporter(
     return report
 
 
-def health_routes(
-    checks: Mapping[str, Check],
-    aside: Sequence[SetAside[Any]] = (),
-    *,
-    optional: Mapping[str, Check] | None = None,
-    consumers: Mapping[str, Check] | None = None,
-) -> list[Route]:
-    """Return ``/livez`` (uses no dependency), ``/readyz`` (as `reporter` says) and ``/metrics``."""
-    report = reporter(checks, aside, optional=optional, consumers=consumers)
+def health_routes(report: Report) -> list[Route]:
+    """Return ``/livez`` (uses no dependency), ``/readyz`` and ``/metrics``."""
 
     async def livez(_: Request) -> Response:
         return JSONResponse({"status": OK})

@@ -34,7 +34,7 @@ from shared.runtime.aside import SetAside
 from shared.runtime.description import PROBLEMS, describe, kind_of, without_tools
 from shared.runtime.docs import HEADERS as PAGE_HEADERS
 from shared.runtime.docs import page
-from shared.runtime.health import Check, health_routes
+from shared.runtime.health import Check, health_routes, reporter
 from shared.runtime.middleware import CALLER, DOCS, OPENAPI, PRESENTED, LimitBody, RequireToken, path_below
 from shared.runtime.problems import problem
 from shared.runtime.tokens import Caller, Token
@@ -205,7 +205,7 @@ def create_app(
 
     *console* answers all other paths.
     """
-    health = health_routes(checks, aside, optional=optional, consumers=consumers)
+    health = health_routes(reporter(checks, aside, optional=optional, consumers=consumers))
     others = [] if console is None else [Mount("/", app=console)]
     app = Starlette(
         routes=[*health, Mount(below, app=api), *others],

@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 
 from shared.contract.errors import ModelswapError
 from shared.runtime import logs, tracing
-from shared.runtime.connections import Limits
 from shared.runtime.server import Server
 from shared.runtime.settings import Settings, SettingsError, guessable, unknown
 from shared.runtime.waiting import wait_for_any
@@ -100,41 +99,23 @@ async def _until_cut_off(running: Coroutine[None, None, None], stopping: asyncio
         await task
 
 
-async def serve(
-    app: Starlette,
-    *,
-    host: str,
-    port: int,
-    stopping: asyncio.Event,
-    drain_seconds: float = 5.0,
-    limits: Limits | None = None,
-) -> None:
+async def serve(app: Starlette, settings: Settings, *, port: int, stopping: asyncio.Event) -> None:
     """
-    Serve *app* until *stopping* is set; then finish the requests in progress.
+    Serve *app* on *port*, with the address and the limits of *settings*.
+
+    Once *stopping* is set, finish the requests in progress.
 
     Raises:
         CannotListen: if the port is in use, or may not be opened.
 
     """
-    listener = listen(host, port)
-    server = Server(app, limits=limits, drain_seconds=drain_seconds)
+    listener = listen(settings.host, port)
+    server = Server(app, limits=settings.limits, drain_seconds=settings.drain_seconds)
     serving, ended = asyncio.create_task(server.serve(sockets=[listener])), asyncio.Event()
     serving.add_done_callback(lambda _: ended.set())
     await wait_for_any(ended, stopping)
     server.should_exit = True
     await serving
-
-
-async def serve_as(app: Starlette, settings: Settings, *, port: int, stopping: asyncio.Event) -> None:
-    """Serve *app* on *port*, with the address and the limits of *settings*, as `serve` does."""
-    await serve(
-        app,
-        host=settings.host,
-        port=port,
-        stopping=stopping,
-        drain_seconds=settings.drain_seconds,
-        limits=settings.limits,
-    )
 
 
 async def supervise(stopping: asyncio.Event, *parts: Coroutine[None, None, None]) -> None:

@@ -58,6 +58,7 @@ from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
 from shared.runtime.lifecycle import serve
 from shared.runtime.postgres import connect_pool
+from shared.runtime.settings import Settings
 from shared.runtime.tokens import read_token
 from tests.apis import all_apis
 from tests.fuzzer import schemathesis
@@ -206,9 +207,7 @@ async def extractors_api() -> AsyncIterator[Api]:
 async def served(api: Api, below: str) -> AsyncIterator[str]:
     """The address of the *api*, which is served as in its own process."""
     port, stopping = free_port(), asyncio.Event()
-    serving = asyncio.create_task(
-        serve(create_app(api, {}, below=below), host="127.0.0.1", port=port, stopping=stopping)
-    )
+    serving = asyncio.create_task(serve(create_app(api, {}, below=below), Settings(), port=port, stopping=stopping))
     try:
         async with asyncio.timeout(10):
             while not await is_open(port):

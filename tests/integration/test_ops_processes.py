@@ -21,6 +21,7 @@ from shared.runtime.http import create_app, new_api
 from shared.runtime.lifecycle import serve
 from shared.runtime.management import Management
 from shared.runtime.ports import free_ports
+from shared.runtime.settings import Settings
 from shared.runtime.telemetry import oldest_delivery
 from shared.runtime.tokens import read_token
 from tests.broker import Broker
@@ -52,7 +53,7 @@ async def process(checks: Mapping[str, Check], **consumers: str | None) -> Async
     api = new_api(title="a process", summary="Test.", tags={}, tokens=(), statuses={})
     app = create_app(api, checks, consumers={f"modelswap.{name}": saying(said) for name, said in consumers.items()})
     with free_ports(1) as (port,):
-        serving = asyncio.create_task(serve(app, host="127.0.0.1", port=port, stopping=stopping))
+        serving = asyncio.create_task(serve(app, Settings(), port=port, stopping=stopping))
         try:
             await asyncio.sleep(0)  # now it listens
             yield f"http://127.0.0.1:{port}"

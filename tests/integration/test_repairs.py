@@ -29,6 +29,7 @@ from shared.runtime.broker import Outgoing
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
+from shared.runtime.settings import Settings
 from shared.runtime.tokens import read_token
 from tests.described import DescribedTransport
 from tests.ops import NOON, OPERATOR, archived, dead
@@ -399,9 +400,7 @@ class Process:
         self._app, self._port = create_app(api, {}), port
 
     async def run(self) -> None:
-        await asyncio.gather(
-            self.watcher.run(), serve(self._app, host="127.0.0.1", port=self._port, stopping=self.stopping)
-        )
+        await asyncio.gather(self.watcher.run(), serve(self._app, Settings(), port=self._port, stopping=self.stopping))
 
 
 @contextlib.asynccontextmanager

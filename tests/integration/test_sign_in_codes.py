@@ -19,6 +19,7 @@ from shared.runtime.http import Api
 from shared.runtime.lifecycle import serve
 from shared.runtime.ports import free_ports
 from shared.runtime.postgres import connect_pool
+from shared.runtime.settings import Settings
 from shared.runtime.tokens import Token, read_token
 from tests.console import TOKENS, Browser, opened_console
 from tests.described import DescribedTransport
@@ -161,7 +162,7 @@ async def test_no_log_has_a_code_or_a_token(database_url, capfd):
     stopping = asyncio.Event()
     async with opened_console(api, redeem=codes.redeem) as browser:
         with free_ports(1) as (port,):
-            serving = asyncio.create_task(serve(browser.app, host="127.0.0.1", port=port, stopping=stopping))
+            serving = asyncio.create_task(serve(browser.app, Settings(), port=port, stopping=stopping))
             await asyncio.sleep(0)  # now it listens
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
                 made = await http.post("/v1/sign-in-codes", headers={"Authorization": f"Bearer {OPERATOR}"})

@@ -24,6 +24,7 @@ from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
+from shared.runtime.settings import Settings
 from shared.runtime.sse import EventStream
 from tests.sse import Sent, following
 from tests.stack import free_port
@@ -70,9 +71,7 @@ class Process:
         self._app = create_app(api, {})
 
     async def run(self) -> None:
-        await asyncio.gather(
-            self.watcher.run(), serve(self._app, host="127.0.0.1", port=self.port, stopping=self.stopping)
-        )
+        await asyncio.gather(self.watcher.run(), serve(self._app, Settings(), port=self.port, stopping=self.stopping))
 
     async def until_followed_by(self, clients: int) -> None:
         async with asyncio.timeout(10):

@@ -12,7 +12,7 @@ from services.receiver.app import WebhookEndpoint, create_app
 from services.state.migrate import MIGRATIONS
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.runtime import lifecycle, telemetry
-from shared.runtime.health import health_routes
+from shared.runtime.health import health_routes, reporter
 from shared.runtime.settings import PROCESSES
 from tests import chart
 from tests.chart import ROOT, SETS, by_component, component, container, is_found, of_kind, pods
@@ -112,7 +112,7 @@ def test_a_pod_that_ends_still_listens_to_clients_from_outside(name) -> None:
 
 @each_set
 def test_probes_ask_what_every_process_answers(name) -> None:
-    answered = {route.path for route in health_routes({})}
+    answered = {route.path for route in health_routes(reporter({}))}
 
     for process in NAMES:
         only = container(pods(name)[process])

@@ -27,7 +27,7 @@ from shared.contract.values import Cause
 from shared.runtime import telemetry, tracing
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.message import retry
-from shared.runtime.health import health_routes
+from shared.runtime.health import health_routes, reporter
 from tests.collector import Traced
 from tests.counts import counted, observed
 
@@ -123,7 +123,7 @@ async def test_a_verification_is_timed_by_its_result(error: Exception | None, re
 
 
 async def scraped(accept: str) -> httpx.Response:
-    transport = httpx.ASGITransport(Starlette(routes=health_routes({})))
+    transport = httpx.ASGITransport(Starlette(routes=health_routes(reporter({}))))
     async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
         return await client.get("/metrics", headers={"Accept": accept})
 

@@ -13,7 +13,7 @@ from services.receiver.app import create_app as create_receiver
 from services.simulator.app import create_app as create_simulator
 from services.simulator.simulator import Simulator
 from shared.contract.topology import topology
-from shared.runtime.health import health_routes
+from shared.runtime.health import health_routes, reporter
 from shared.runtime.http import create_app, new_api
 from shared.runtime.tokens import read_token
 
@@ -21,7 +21,7 @@ from shared.runtime.tokens import read_token
 def receiver() -> Starlette:
     unused = cast("Any", None)
     endpoint = WebhookEndpoint(unused, unused, topology(), ref_secrets=(), tolerance_seconds=1, max_body_bytes=1)
-    return create_receiver(endpoint, routes=health_routes({}))
+    return create_receiver(endpoint, routes=health_routes(reporter({})))
 
 
 def api() -> Starlette:
