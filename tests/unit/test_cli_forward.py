@@ -9,8 +9,10 @@ import pytest
 
 from services.cli.events.forward import Forwarder
 from services.cli.events.subscription import Heard
+from shared.contract.envelope import CONTENT_TYPE, wrap
 from shared.contract.events import ModelActivated
 from shared.replicate.signature import verify
+from shared.runtime.broker import Delivery
 from shared.runtime.clock import now
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -46,7 +48,18 @@ def heard(name: str, training_id: str = "t1") -> Heard:
         ref="00000000-0000-0000-0000-000000000001",
         model=f"demo/ann:{'a' * 64}",
     )
-    return Heard("model.activated.v1", {"id": name}, event.model_dump_json().encode(), event)
+    envelope = wrap(event, source="test", now=now())
+    return Heard(
+        Delivery(
+            queue="",
+            tag=1,
+            exchange=event.exchange,
+            routing_key=event.key,
+            headers={**envelope.headers(), "ce-id": name},
+            content_type=CONTENT_TYPE,
+            body=envelope.body(),
+        )
+    )
 
 
 async def passed_on(target: Target, *events: Heard, waiting_most: int = 100) -> list[str]:

@@ -21,7 +21,7 @@ import services.cli
 from services.cli.backtest.outputs import print_judged
 from services.cli.backtest.verdicts import Group, Judged, Past, Verdict
 from services.cli.choices import Format
-from services.cli.events.log import Logged
+from services.cli.events.subscription import Heard
 from services.cli.local import config
 from services.cli.operators.dead_letters import print_letter
 from services.cli.operators.replay_text import print_replay
@@ -280,14 +280,13 @@ SUBSCRIPTION = SubscriptionView(
     overflowed=33,
     overflow_max_length=100_001,
 )
-LOGGED = Logged(
-    offset=104_217,
-    delivery=Delivery(
+LOGGED = Heard(
+    Delivery(
         queue=EVENTS_LOG,
         tag=1,
         exchange="modelswap.events",
         routing_key="model.superseded.v1",
-        headers={"ce-id": str(UUID(int=7)), "ce-subject": TRAINING},
+        headers={"ce-id": str(UUID(int=7)), "ce-subject": TRAINING, "x-stream-offset": 104_217},
         content_type="application/json",
         body=b"{}",
         published_at=NOW,

@@ -12,13 +12,19 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelRef
 from shared.contract.values import Evidence
+from shared.runtime.broker import Delivery
 
 MODEL = ModelRef("demo", "ann", "a" * 64)
 HEARD = Heard(
-    routing_key="model.activated.v1",
-    attributes={"specversion": "1.0", "id": "1", "subject": 'jürgen "j" 100%'},
-    body=b'{"user_id": "ann"}',
-    event=None,
+    Delivery(
+        queue="",
+        tag=1,
+        exchange=EVENTS_EXCHANGE,
+        routing_key="model.activated.v1",
+        headers={"ce-specversion": "1.0", "ce-id": "1", "ce-subject": 'jürgen "j" 100%'},
+        content_type="application/json",
+        body=b'{"user_id": "ann"}',
+    )
 )
 
 

@@ -95,7 +95,7 @@ class Forwarder:
         attempts = len(self._delays) + 1
         for number, delay in enumerate((*self._delays, None), start=1):
             async with self._turns:
-                status, reason = await self._post(heard.body, self._headers(heard))
+                status, reason = await self._post(heard.delivery.body, self._headers(heard))
             said = f"{_name(heard)}, attempt {number} of {attempts}: {_say(status, reason)}"
             if not _is_retried(status):
                 self._tell(said)
@@ -106,8 +106,8 @@ class Forwarder:
 
     def _headers(self, heard: Heard) -> dict[str, str]:
         headers = heard.http_headers()
-        message_id = headers.get("ce-id") or hashlib.sha256(heard.body).hexdigest()
-        return {**headers, **signed_headers([self._secret], message_id, int(now().timestamp()), heard.body)}
+        message_id = headers.get("ce-id") or hashlib.sha256(heard.delivery.body).hexdigest()
+        return {**headers, **signed_headers([self._secret], message_id, int(now().timestamp()), heard.delivery.body)}
 
 
 def _is_retried(status: int | None) -> bool:
@@ -127,7 +127,7 @@ def _say(status: int | None, reason: str) -> str:
 
 
 def _name(heard: Heard) -> str:
-    return f"{heard.routing_key} {heard.attributes.get('id', '')}".rstrip()
+    return f"{heard.delivery.routing_key} {heard.attributes.get('id', '')}".rstrip()
 
 
 def _training(heard: Heard) -> str:

@@ -76,11 +76,16 @@ async def _forwarding(url: str | None, secret: str) -> AsyncIterator[Callable[[H
 def line(heard: Heard) -> Text:
     """Return the line that shows an event."""
     time = heard.attributes.get("time", "")[11:19]
-    kind = Text(f"{heard.routing_key:<20}", style="bold")
-    said = describe(heard.event) if heard.event else "(unknown to this version)"
+    kind = Text(f"{heard.delivery.routing_key:<20}", style="bold")
+    said = describe_heard(heard)
     if _MADE_UP in heard.attributes:
         said += " (made up by modelswap trigger)"
     return Text.assemble((time, "dim"), "  ", kind, "  ", printable(f"{heard.attributes.get('subject', '')}  {said}"))
+
+
+def describe_heard(heard: Heard) -> str:
+    """Describe the event of a message."""
+    return describe(heard.event) if heard.event else "(unknown to this version)"
 
 
 def describe(event: Event) -> str:

@@ -11,9 +11,9 @@ from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.confirm import confirm
-from services.cli.events.listen import describe, line
-from services.cli.events.log import Logged, Wanted, follow, read_to_end
-from services.cli.events.subscription import check_public
+from services.cli.events.listen import describe_heard, line
+from services.cli.events.log import Wanted, follow, read_to_end
+from services.cli.events.subscription import Heard, check_public
 from services.cli.output import console, print_json_line, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list
@@ -23,22 +23,17 @@ from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.headers import carried
 from shared.contract.limits import short
 from shared.runtime.broker import Outgoing, Publisher, Unroutable
+from shared.runtime.broker.log_reader import offset_of
 from shared.runtime.clock import now
 from shared.runtime.settings import BrokerSettings
 
-
-def _says(logged: Logged) -> str:
-    event = logged.heard().event
-    return describe(event) if event else "(unknown to this version)"
-
-
-EVENTS: Final[Sequence[Column[Logged]]] = (
+EVENTS: Final[Sequence[Column[Heard]]] = (
     Column("event", lambda each: each.delivery.routing_key, 1),
-    Column("of", lambda each: each.heard().attributes.get("subject", ""), 2),
-    Column("says", _says, 3, is_prose=True),
+    Column("of", lambda each: each.attributes.get("subject", ""), 2),
+    Column("says", describe_heard, 3, is_prose=True),
     Column("published", lambda each: each.delivery.published_at, 4),
-    Column("offset", lambda each: each.offset, 5),
-    Column("id", lambda each: each.heard().attributes.get("id", "")),
+    Column("offset", lambda each: offset_of(each.delivery), 5),
+    Column("id", lambda each: each.attributes.get("id", "")),
 )
 
 
@@ -46,9 +41,9 @@ async def list_events(types: Sequence[str], *, user_id: str | None, since: str, 
     """Print the newest *limit* events of the log."""
     check_public(types)
     wanted = Wanted(types, user_id, since=read_timestamp(since, now=now()))
-    newest: deque[Logged] = deque(maxlen=limit)
-    async for logged in read_to_end(_url(), wanted):
-        newest.append(logged)
+    newest: deque[Heard] = deque(maxlen=limit)
+    async for heard in read_to_end(_url(), wanted):
+        newest.append(heard)
     found = list(reversed(newest))
     data = [_document(each) for each in found]
     print_list(found, EVENTS, output, empty="no such event is in the log", limit=limit, data=data)
@@ -59,11 +54,11 @@ async def tail_events(types: Sequence[str], *, user_id: str | None, since: str |
     check_public(types)
     wanted = Wanted(types, user_id, since=None if since is None else read_timestamp(since, now=now()))
     tell("following the log; Ctrl-C ends it")
-    async for logged in follow(_url(), wanted):
+    async for heard in follow(_url(), wanted):
         if output is Format.JSON:
-            print_json_line(_document(logged))
+            print_json_line(_document(heard))
         else:
-            console().print(line(logged.heard()), soft_wrap=True)
+            console().print(line(heard), soft_wrap=True)
 
 
 async def resend_event(event_id: str, *, to: str | None, since: str | None, yes: bool) -> str:
@@ -72,7 +67,7 @@ async def resend_event(event_id: str, *, to: str | None, since: str | None, yes:
     found = await _newest(read_to_end(_url(), wanted))
     if found is None:
         raise Problem(f"no event {event_id} is in the log", then="modelswap events list --since 7d")
-    said = f"{found.delivery.routing_key} of {found.heard().attributes.get('subject', '')}: {_says(found)}"
+    said = f"{found.delivery.routing_key} of {found.attributes.get('subject', '')}: {describe_heard(found)}"
     target = f"the subscription {to}" if to else f"every queue that is bound to {EVENTS_EXCHANGE}"
     if not yes:
         confirm(
@@ -93,15 +88,15 @@ async def resend_event(event_id: str, *, to: str | None, since: str | None, yes:
     return f"{said}\npublished again to {target}"
 
 
-async def _newest(events: AsyncIterator[Logged]) -> Logged | None:
+async def _newest(events: AsyncIterator[Heard]) -> Heard | None:
     newest = None
-    async for logged in events:
-        newest = logged
+    async for heard in events:
+        newest = heard
     return newest
 
 
-def _again(logged: Logged, to: str | None) -> Outgoing:
-    delivery = logged.delivery
+def _again(heard: Heard, to: str | None) -> Outgoing:
+    delivery = heard.delivery
     return Outgoing(
         exchange="" if to else EVENTS_EXCHANGE,
         routing_key=queue_of(to) if to else delivery.routing_key,
@@ -112,8 +107,8 @@ def _again(logged: Logged, to: str | None) -> Outgoing:
     )
 
 
-def _document(logged: Logged) -> dict[str, JsonValue]:
-    return {"offset": logged.offset, **logged.heard().document()}
+def _document(heard: Heard) -> dict[str, JsonValue]:
+    return {"offset": offset_of(heard.delivery), **heard.document()}
 
 
 def _url() -> str:

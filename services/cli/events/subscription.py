@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Final
 from urllib.parse import quote
 
@@ -27,16 +28,24 @@ _PUBLIC: Final = frozenset(event.key for event in PUBLIC_EVENTS)
 _HEADER_SAFE: Final = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Heard:
     """One message as it was received."""
 
-    routing_key: str
-    #: The CloudEvents attributes, by their names without ``ce-``.
-    attributes: Mapping[str, str]
-    body: bytes
-    #: The decoded event; None if this version cannot decode it.
-    event: Event | None
+    delivery: Delivery
+
+    @cached_property
+    def attributes(self) -> Mapping[str, str]:
+        """The CloudEvents attributes, by their names without ``ce-``."""
+        return {name[3:]: str(value) for name, value in self.delivery.headers.items() if name.startswith("ce-")}
+
+    @cached_property
+    def event(self) -> Event | None:
+        """The decoded event; None if this version cannot decode it."""
+        try:
+            return decode(self.delivery.headers, self.delivery.content_type, self.delivery.body).event
+        except Malformed:
+            return None
 
     def http_headers(self) -> dict[str, str]:
         """Return the attributes as headers of CloudEvents' binary mode over HTTP."""
@@ -45,7 +54,7 @@ class Heard:
 
     def document(self) -> dict[str, JsonValue]:
         """Return the whole as one JSON object: CloudEvents' structured mode."""
-        return {**self.attributes, "datacontenttype": "application/json", "data": _json(self.body)}
+        return {**self.attributes, "datacontenttype": "application/json", "data": _json(self.delivery.body)}
 
 
 def patterns(types: Sequence[str]) -> list[str]:
@@ -65,7 +74,7 @@ async def subscribed(
         with broker_problems():
             async with answered("consume an exclusive queue"):
                 await _consume(link, bindings, messages)
-        yield _heard(link, messages)
+        yield _received(link, messages)
     finally:
         await link.close()
 
@@ -91,7 +100,7 @@ async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: as
     await link.consume(queue, messages.put_nowait, no_ack=True)
 
 
-async def deliveries(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Delivery]:
+async def _received(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Heard]:
     """Yield what *link* puts into *messages*; a lost connection is a problem."""
     lost = asyncio.create_task(link.lost.wait())
     following: asyncio.Task[Delivery] | None = None
@@ -101,26 +110,11 @@ async def deliveries(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIter
             await asyncio.wait((following, lost), return_when=asyncio.FIRST_COMPLETED)
             if not following.done():
                 raise Problem("the connection to RabbitMQ was lost", then="run the same command again")
-            yield following.result()
+            yield Heard(following.result())
     finally:
         lost.cancel()
         if following is not None:
             following.cancel()
-
-
-async def _heard(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Heard]:
-    async for delivery in deliveries(link, messages):
-        yield heard(delivery)
-
-
-def heard(message: Delivery) -> Heard:
-    """Read a message, and decode its event if this version can."""
-    attributes = {name[3:]: str(value) for name, value in message.headers.items() if name.startswith("ce-")}
-    try:
-        event = decode(message.headers, message.content_type, message.body).event
-    except Malformed:
-        event = None
-    return Heard(message.routing_key, attributes, message.body, event)
 
 
 def _json(body: bytes) -> JsonValue:

@@ -186,7 +186,7 @@ class Show:
         """Print the events on the broker."""
         async for heard in events:
             if heard.event is None:
-                raise Problem(f"{heard.routing_key} cannot be decoded", then="modelswap listen -o json")
+                raise Problem(f"{heard.delivery.routing_key} cannot be decoded", then="modelswap listen -o json")
             await self._print(heard.event)
 
     async def _print(self, event: Event) -> None:

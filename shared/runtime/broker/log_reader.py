@@ -63,7 +63,7 @@ class OpenLog:
 
 
 @asynccontextmanager
-async def opened_log(url: str, name: str, offset: int | datetime) -> AsyncIterator[OpenLog]:
+async def opened_log(url: str, name: str, offset: str | int | datetime) -> AsyncIterator[OpenLog]:
     """
     Read the log from *offset* on (as `Link.consume` says); operators see the connection's *name* in RabbitMQ.
 
