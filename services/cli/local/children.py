@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
 
-from services.cli.local.health import wait_until_ready
 from services.cli.local.stack import GENERATOR
 from services.cli.problem import Problem
+from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.guard import die_with_parent
 
 _READY_SECONDS: Final = 60
+_READY_POLL_SECONDS: Final = 0.1
 #: More than a process needs to finish its work.
 _STOP_SECONDS: Final = 15
 _LONGEST_LINE: Final = 1024 * 1024
@@ -127,6 +128,16 @@ class Children:
         child = tasks[task]
         said = "\n".join(f"  {line}" for line in child.last_lines) or "  (nothing)"
         return Problem(f"{child.name} ended with exit code {task.result()}. It said:\n{said}", then=_AGAIN)
+
+
+async def wait_until_ready(url: str) -> None:
+    """Return as soon as the process at *url* is ready. The caller sets the deadline."""
+    async with HttpClient(url) as http:
+        while True:
+            with suppress(Unanswered):  # it does not listen yet
+                if (await http.request("GET", "/readyz")).is_success:
+                    return
+            await asyncio.sleep(_READY_POLL_SECONDS)
 
 
 def _send(signal_it: Callable[[], None]) -> None:

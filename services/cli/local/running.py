@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
 
 from services.cli.local import servers
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
-from services.cli.local.health import reach_receiver
 from services.cli.local.stack import Environment
-from services.cli.problem import NoAnswer, Problem
+from shared.contract.answers import kind_in
 from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, why_stuck
 from shared.contract.rights import CONSUMED
-from shared.runtime.processes import look_at
+from shared.runtime.client import HttpClient, Unanswered
+from shared.runtime.processes import DEADLINE_SECONDS, look_at
 from shared.runtime.setting_types import Url
 from shared.runtime.settings import (
     STATE_URL,
@@ -23,6 +25,8 @@ from shared.runtime.settings import (
     SettingsError,
     TriggerSettings,
 )
+
+_WEBHOOKS: Final = "/webhooks/replicate"
 
 
 class _Addresses(Settings):
@@ -107,10 +111,29 @@ async def outbox(environment: Environment) -> str:
 async def public_address(environment: Environment) -> str:
     """Check that the public address leads to our receiver."""
     url = _PublicUrl.load(environment).public_url
-    try:
-        await reach_receiver(url)
-    except NoAnswer as error:
-        raise Doubtful(f"not known: {error}", then=error.then) from error
-    except Problem as error:
-        raise Wrong(str(error), error.then) from error
+    await reach_receiver(url)
     return f"{url} leads to the receiver"
+
+
+async def reach_receiver(public_url: str) -> None:
+    """
+    Post an unsigned webhook to *public_url*, as Replicate would; return if our receiver refuses it.
+
+    Raises:
+        Doubtful: if nothing answers here.
+        Wrong: if it is redirected, or something else answers.
+
+    """
+    try:
+        async with HttpClient(public_url) as http:
+            response = await http.request("POST", _WEBHOOKS, seconds=DEADLINE_SECONDS)
+    except Unanswered as error:
+        then = "from this machine it may be out of reach: try it from another, such as a phone"
+        raise Doubtful(f"not known: {public_url} does not answer here ({error.why})", then=then) from error
+    if response.is_redirect:
+        where = response.headers.get("location", "nowhere")
+        then = "set MODELSWAP_PUBLIC_URL to where it redirects to, or let the proxy answer itself"
+        raise Wrong(f"{public_url} redirects to {where[:200]!r}, and Replicate follows no redirect", then)
+    if response.status_code != HTTPStatus.UNAUTHORIZED or kind_in(response.content) is None:
+        then = f"let {_WEBHOOKS} of MODELSWAP_PUBLIC_URL lead to the receiver"
+        raise Wrong(f"{public_url} answers {response.status_code}, and not as our receiver does", then)
