@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -9,6 +10,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from services.cli.options import group
+from services.cli.problem import Problem
+
+Document = Mapping[str, Any]
 
 docs = group("The contract as documents, made from the code.")
 
@@ -52,21 +56,38 @@ def docs_schemas(*, check: _Check = False, freeze: _Freeze = False, folder: _Fol
     Each is named by its routing key. headers.json is that of the headers of them all. Nothing is written if they break
     what the last release promised (the folder frozen): exit code 1, with what to do.
     """
-    from services.cli.docs import files
     from services.cli.docs.compatibility import find_breaks, remedy
     from services.cli.docs.schemas import all_schemas
-    from services.cli.problem import Problem
 
     schemas = all_schemas()
-    if breaks := find_breaks(files.read(folder / "frozen"), schemas):
+    released = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((folder / "frozen").glob("*.json"))}
+    if breaks := find_breaks(released, schemas):
         raise Problem(f"this breaks subscribers: {'; '.join(breaks)}", then=remedy(breaks))
     for place in ("schemas", "frozen") if freeze else ("schemas",):
         documents = {folder / place / f"{name}.json": schema for name, schema in schemas.items()}
         _write_or_check(documents, folder / place, check=check)
 
 
-def _write_or_check(documents: Mapping[Path, Mapping[str, Any]], folder: Path | None = None, *, check: bool) -> None:
-    from services.cli.docs import files
+def _write_or_check(documents: Mapping[Path, Document], folder: Path | None = None, *, check: bool) -> None:
+    """
+    Write *documents*, and delete other documents in *folder*; or compare them with the files.
 
-    (files.check if check else files.write)(documents, folder)
+    Raises:
+        Problem: if a file differs, is missing, or is in *folder* without being one of them.
+
+    """
+    texts = {path: json.dumps(each, indent=2, ensure_ascii=False) + "\n" for path, each in documents.items()}
+    others = [path for path in sorted(folder.glob("*.json")) if path not in documents] if folder else []
+    if check:
+        differing = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
+        if wrong := [*differing, *others]:
+            names = ", ".join(map(str, wrong))
+            then = "make docs, and commit the documents with the change"
+            raise Problem(f"not what the code says: {names}", then=then)
+    else:
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        for path in others:
+            path.unlink()
     print(f"{', '.join(path.name for path in documents)}: {'as the code says' if check else 'written'}")
