@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from shlex import quote as shell_quote
 from typing import ClassVar, Final, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel, JsonValue, SecretStr
 
 from services.cli.output import tell
 from services.cli.problem import NoAnswer, NotNow, Problem
@@ -76,7 +75,7 @@ class Api:
         await self._http.__aexit__(*error)
 
     async def get(self, kind: type[M], path: str, query: Query | None = None) -> M:
-        return await self._ask(kind, "GET", path, query=query)
+        return await self.ask(kind, "GET", path, query=query)
 
     async def post(
         self,
@@ -94,13 +93,7 @@ class Api:
         *key* is the Idempotency-Key. With a *generation*, the request counts only while the user's model has it.
         """
         headers = {"Idempotency-Key": key, "If-Match": None if generation is None else f'"{generation}"'}
-        return await self._ask(kind, "POST", path, body=body, headers=headers, then=then)
-
-    async def put(self, kind: type[M], path: str, body: Body, *, then: str = _HELP) -> M:
-        return await self._ask(kind, "PUT", path, body=body, then=then)
-
-    async def delete(self, kind: type[M], path: str, query: Query | None = None) -> M:
-        return await self._ask(kind, "DELETE", path, query=query)
+        return await self.ask(kind, "POST", path, body=body, headers=headers, then=then)
 
     async def list(
         self,
@@ -126,7 +119,7 @@ class Api:
         """Yield at most *limit* items (None: all), the newest first, with one page in memory."""
         return items(lambda at: self.get(page, path, {**(query or {}), **at}), limit=limit, page_size=page_size)
 
-    async def _ask(
+    async def ask(
         self,
         kind: type[M],
         method: str,
@@ -137,6 +130,7 @@ class Api:
         headers: Mapping[str, str | None] | None = None,
         then: str = _HELP,
     ) -> M:
+        """Send a request and return the answer as *kind*; *then* is what to try where the request is refused."""
         seconds = self._read_seconds if method == "GET" else self._write_seconds
         try:
             response = await self._http.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
@@ -236,20 +230,21 @@ class Operators(Api):
         return await self.post(ReplayView, path, {"reason": reason}, then=f"modelswap replays show {replay_id}")
 
 
-@asynccontextmanager
-async def product() -> AsyncIterator[Product]:
-    """The product's API, with the address and the token of the environment."""
-    settings = ClientSettings.load(os.environ)
-    async with Product(settings.api_url, read_token(settings.api_tokens[0].get_secret_value()).secret) as api:
-        yield api
+def product() -> Product:
+    """Return the product's API, with the address and the token of the environment."""
+    settings = ClientSettings.load()
+    return Product(settings.api_url, first_secret(settings.api_tokens))
 
 
-@asynccontextmanager
-async def operators(environment: Mapping[str, str] | None = None) -> AsyncIterator[Operators]:
-    """The operators' API, with the address and the token of the environment."""
-    settings = OpsClientSettings.load(os.environ if environment is None else environment)
-    async with Operators(settings.ops_url, read_token(settings.ops_tokens[0].get_secret_value()).secret) as api:
-        yield api
+def operators(environment: Mapping[str, str] | None = None) -> Operators:
+    """Return the operators' API, with the address and the token of the environment."""
+    settings = OpsClientSettings.load(environment)
+    return Operators(settings.ops_url, first_secret(settings.ops_tokens))
+
+
+def first_secret(tokens: Sequence[SecretStr]) -> str:
+    """Return the secret of the first entry of a token list."""
+    return read_token(tokens[0].get_secret_value()).secret
 
 
 async def patiently(ask: Callable[[], Awaitable[V]]) -> V:

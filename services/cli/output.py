@@ -6,8 +6,11 @@ import json
 import sys
 from typing import Final
 
+import typer
 from pydantic import BaseModel
 from rich.console import Console
+
+from services.cli.problem import Problem
 
 #: Wider than any line, so that nothing is wrapped for a program.
 _PIPED_WIDTH: Final = 10_000
@@ -29,6 +32,20 @@ def tell(text: str) -> None:
     """Print *text* to standard error; results go to standard output."""
     sys.stderr.write("\n".join(map(printable, text.splitlines())) + "\n")
     sys.stderr.flush()
+
+
+def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was changed") -> None:
+    """
+    Show *what* would change, ask *question* and return after a yes; a no is a problem: *nothing*, and *then*.
+
+    Without a terminal it is a problem, too: there ``--yes`` is required.
+    """
+    if not sys.stdin.isatty():
+        first, *_ = what.splitlines()
+        raise Problem(f"there is no terminal to ask at: {printable(first)}", then="the same command with --yes")
+    tell(what)
+    if not typer.confirm(question, err=True):
+        raise Problem(nothing, then=then)
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from services.cli.options import read_timestamp
 from services.cli.problem import Problem
-from services.cli.timestamp import read_timestamp
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

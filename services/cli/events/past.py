@@ -10,14 +10,13 @@ from typing import Final
 from pydantic import JsonValue
 
 from services.cli.choices import Format
-from services.cli.confirm import confirm
 from services.cli.events.listen import describe_heard, line
 from services.cli.events.log import Wanted, follow, read_to_end
 from services.cli.events.subscription import Heard, check_public
-from services.cli.output import console, print_json_line, tell
+from services.cli.options import read_timestamp
+from services.cli.output import confirm, console, print_json_line, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list
-from services.cli.timestamp import read_timestamp
 from services.ops.subscriptions.plan import queue_of
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.headers import carried

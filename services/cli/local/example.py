@@ -5,13 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Final
 
-from services.cli.client import Body, operators
+from services.cli.client import Body, first_secret, operators
 from services.cli.local.stack import Environment, Plan, overridden, without_settings
 from services.cli.problem import Problem
 from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded
 from shared.contract.events import ModelActivated, ModelWithdrawn
 from shared.runtime.settings import ClientSettings
-from shared.runtime.tokens import read_token
 
 _MODULE: Final = "deploy.examples.generator"
 #: Not the one that the subscribers' page adds.
@@ -30,14 +29,13 @@ async def example_environment(everything: Plan) -> Environment:
     settings = overridden(everything.environment, {"OPS_URL": everything.urls["ops"]})
     body: Body = {"events": [ModelActivated.key, ModelWithdrawn.key], "reason": _REASON}
     async with operators(settings) as api:
-        amqp_url = (await api.put(SubscriptionAdded, _PATH, body)).amqp_url
+        amqp_url = (await api.ask(SubscriptionAdded, "PUT", _PATH, body=body)).amqp_url
         if amqp_url is None:
             rotated = await api.post(PasswordRotated, f"{_PATH}/rotate-password", {"reason": _REASON})
             amqp_url = rotated.amqp_url
-    tokens = ClientSettings.load(settings).api_tokens
     return {
         **without_settings(everything.environment),
         "AMQP_URL": amqp_url,
         "API_URL": everything.urls["state"],
-        "API_TOKEN": read_token(tokens[0].get_secret_value()).secret,
+        "API_TOKEN": first_secret(ClientSettings.load(settings).api_tokens),
     }

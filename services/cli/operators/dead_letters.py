@@ -9,9 +9,8 @@ from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.client import Body, Operators, operators
-from services.cli.confirm import confirm
 from services.cli.options import timestamp
-from services.cli.output import console, print_json, print_json_line, printable
+from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
 from services.ops.letters.audit import AuditView

@@ -12,7 +12,6 @@ from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.client import Body, Operators, operators, patiently, segment
-from services.cli.confirm import confirm
 from services.cli.operators.dead_letters import selection
 from services.cli.operators.replay_text import (
     LETTERS,
@@ -25,7 +24,7 @@ from services.cli.operators.replay_text import (
     short_id,
     total,
 )
-from services.cli.output import console, tell
+from services.cli.output import confirm, console, tell
 from services.cli.problem import Problem
 from services.cli.table import print_list
 from services.ops.replays.plan import Outcome, Status

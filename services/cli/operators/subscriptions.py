@@ -9,8 +9,7 @@ from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.client import Body, operators, segment
-from services.cli.confirm import confirm
-from services.cli.output import tell
+from services.cli.output import confirm, tell
 from services.cli.table import Column, print_list, print_one
 from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded, SubscriptionView
 from shared.contract.answers import Page
@@ -33,7 +32,9 @@ async def add(name: str, events: str, *, max_length: int | None, reason: str, ou
     # None: as before.
     body: Body = {"events": keys, "max_length": max_length, "reason": reason}
     async with operators() as api:
-        added = await api.put(SubscriptionAdded, _path(name), body, then="modelswap subscriptions add --help")
+        added = await api.ask(
+            SubscriptionAdded, "PUT", _path(name), body=body, then="modelswap subscriptions add --help"
+        )
     _print(added, output, address=added.amqp_url)
 
 
@@ -65,7 +66,7 @@ async def remove(name: str, *, reason: str, yes: bool, output: Format) -> None:
             there = await api.get(SubscriptionView, _path(name))
             lost = f"{there.waiting} events wait in it and {there.overflowed} in its overflow queue; they are deleted"
             confirm(f"subscription {name}: {lost}", "Remove it?", then=f"modelswap subscriptions show {name}")
-        removed = await api.delete(SubscriptionView, _path(name), {"reason": reason})
+        removed = await api.ask(SubscriptionView, "DELETE", _path(name), query={"reason": reason})
     facts = [("removed", removed.name), ("waiting", removed.waiting), ("overflowed", removed.overflowed)]
     print_one(facts, output, data=removed)
 

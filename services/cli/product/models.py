@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from services.cli.choices import Format
 from services.cli.client import Product, product, segment
-from services.cli.confirm import confirm
+from services.cli.output import confirm
 from services.cli.table import Column, print_list, print_one
 from services.state.views import ModelView, SwapView, WithdrawalView
 

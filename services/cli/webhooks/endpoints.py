@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pydantic import JsonValue
 
 from services.cli.choices import Format
-from services.cli.client import Api, Body, operators, segment
-from services.cli.confirm import confirm
+from services.cli.client import Api, Body, first_secret, operators, segment
+from services.cli.output import confirm
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
 from services.notifier.views import DeliveryView, EndpointView, SecretView
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 from shared.runtime.settings import NotifierClientSettings
-from shared.runtime.tokens import read_token
 
 #: The same in the notifier's API and, for changes that are audited, in the operators'.
 _PATH: Final = "/v1/webhook-endpoints"
@@ -56,19 +53,11 @@ class Webhooks(Api):
     _auth_setting = "MODELSWAP_API_TOKENS"
     _list = _LIST
 
-    async def edit(self, endpoint: str, body: Body) -> EndpointView:
-        return await self._ask(EndpointView, "PATCH", _at(endpoint), body=body)
 
-    async def remove(self, endpoint: str) -> EndpointView:
-        return await self._ask(EndpointView, "DELETE", _at(endpoint))
-
-
-@asynccontextmanager
-async def notifier() -> AsyncIterator[Webhooks]:
-    """The notifier's API, with the address and the token of the environment."""
-    settings = NotifierClientSettings.load(os.environ)
-    async with Webhooks(settings.notifier_url, read_token(settings.api_tokens[0].get_secret_value()).secret) as api:
-        yield api
+def notifier() -> Webhooks:
+    """Return the notifier's API, with the address and the token of the environment."""
+    settings = NotifierClientSettings.load()
+    return Webhooks(settings.notifier_url, first_secret(settings.api_tokens))
 
 
 def _at(endpoint: str, *more: str) -> str:
@@ -102,7 +91,7 @@ async def edit(endpoint: str, given: Mapping[str, str | None], *, enable_because
         raise Problem("say what is to change", then="modelswap webhooks edit --help")
     async with notifier() as api:
         if changes:
-            found = await api.edit(endpoint, changes)
+            found = await api.ask(EndpointView, "PATCH", _at(endpoint), body=changes)
         if enable_because is not None:
             async with operators() as ops:
                 await ops.post(EndpointEnabled, _at(endpoint, "enable"), {"reason": enable_because}, then=_LIST)
@@ -115,7 +104,7 @@ async def remove(endpoint: str, *, yes: bool, output: Format) -> None:
         found = await api.get(EndpointView, _at(endpoint))
         if not yes:
             confirm(f"{found.url} gets no webhooks any more", "Remove it?", then="modelswap webhooks list")
-        _print(await api.remove(endpoint), output)
+        _print(await api.ask(EndpointView, "DELETE", _at(endpoint)), output)
 
 
 async def rotate_secret(endpoint: str, output: Format) -> None:
