@@ -102,7 +102,8 @@ class HttpClient:
                 async with self._http.stream(
                     method,
                     url,
-                    params=_given(query),
+                    # Without parameters, those of the address are kept.
+                    params=_given(query) or None,
                     json=body,
                     content=content,
                     headers=_given(headers),

@@ -71,6 +71,19 @@ def test_a_response_that_is_not_the_thing_is_a_failure(status: int, body: dict[s
         read(Thing, response)
 
 
+async def test_the_query_of_an_address_is_sent():
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(204)
+
+    async with HttpClient("http://hooks", transport=httpx.MockTransport(answer)) as http:
+        await http.request("POST", "/events?from=modelswap")
+
+    assert asked == ["http://hooks/events?from=modelswap"]
+
+
 async def test_parameters_and_headers_that_are_none_are_left_out():
     asked: list[httpx.Request] = []
 
