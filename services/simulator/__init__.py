@@ -3,7 +3,7 @@ Simulator of Replicate: its HTTP API and signed webhooks, with injectable faults
 
     api ──▶ world ──▶ models, training, prediction ──▶ job, logs     pure: the state at a given time
      ▲        ▲
-    app ──▶ simulator ──▶ schedule ──▶ client ──▶ your webhook       edge: clock, tasks, HTTP
+    app ──▶ simulator ──▶ schedule ──▶ your webhook                  edge: clock, tasks, HTTP
                 └───────▶ store                                      edge: the file that survives a restart
 
 Without ``MODELSWAP_SIMULATOR_STATE`` a restart loses all state. With it, models, deletions, trainings and predictions

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hashlib
 from collections import Counter, deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -14,7 +14,6 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from services.simulator.client import WebhookClient
 from services.simulator.faults import FaultOrder, WebhookEvent
 from services.simulator.knobs import Knobs
 from services.simulator.models import Version
@@ -33,6 +32,7 @@ from services.simulator.training import Training
 from services.simulator.world import JobT, World
 from shared.replicate.signature import signed_headers
 from shared.runtime import clock
+from shared.runtime.client import HttpClient, Unanswered
 
 log = structlog.get_logger()
 
@@ -81,9 +81,7 @@ class Simulator:
         self.calls: Counter[tuple[str, str]] = Counter()
         self._secrets = [self.knobs.secret or self._make_secret("0")]
         self._rotations = 0
-        self._client = WebhookClient(
-            timeout_seconds=self.knobs.webhook_timeout_real_seconds, connections=_POSTS_AT_ONCE
-        )
+        self._client = HttpClient("")
         self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
         self._tasks: set[asyncio.Task[object]] = set()
         #: The task that posts a job's webhooks, and the simulated second up to which they were posted.
@@ -174,7 +172,7 @@ class Simulator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.close()
+        await self._client.__aexit__()
 
     def _follow(self, job: Training | Prediction, *, retry_delays: Sequence[float] = ()) -> None:
         """Post the webhooks of *job* as they become due, instead of those of its earlier state."""
@@ -245,10 +243,18 @@ class Simulator:
             self._left[webhook_id] += 1
             number = self._left[webhook_id]
             headers = self._headers(job, webhook_id, int(now.timestamp()), body)
-            status = await self._client.post(job.webhook, body, headers)
+            status = await self._post_once(job.webhook, body, headers)
         attempt = Attempt(job.id, webhook_id, due.event, number, now, status)
         self.attempts.append(attempt)
         return attempt
+
+    async def _post_once(self, url: str, body: bytes, headers: Mapping[str, str]) -> int | None:
+        """Post *body*; return the response's status, or None if there was no response."""
+        seconds = self.knobs.webhook_timeout_real_seconds
+        try:
+            return (await self._client.request("POST", url, content=body, headers=headers, seconds=seconds)).status_code
+        except Unanswered:
+            return None
 
     def _headers(self, job: Training | Prediction, webhook_id: str, now: int, body: bytes) -> dict[str, str]:
         timestamp = now - job.faults.old_timestamp_seconds
