@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from shared.runtime.span import NO_SPAN, Attributes, Context, Kind, Span
+
+if TYPE_CHECKING:
+    from shared.runtime.opentelemetry_spans import OpenTelemetry
 
 log = structlog.get_logger()
 
@@ -24,22 +27,7 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL: Final = "http/protobuf"
 
-
-class Spans(Protocol):
-    """Makes spans."""
-
-    def span(
-        self, name: str, kind: Kind, attributes: Attributes, parent: Context, links: Sequence[Context], *, is_root: bool
-    ) -> Span: ...
-
-    def ended(self, name: str, seconds: float, attributes: Attributes, error: str | None) -> None: ...
-
-    def context(self) -> Context: ...
-
-    def stop(self) -> None: ...
-
-
-_spans: Spans | None = None
+_spans: OpenTelemetry | None = None
 
 
 def start(service: str, environment: Mapping[str, str] | None = None) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from services.simulator.api.account import Account
-from services.simulator.api.answers import Handler, Refused, read
+from services.simulator.api.answers import Call, Handler, Refused, read
 from services.simulator.api.models import Models
 from services.simulator.api.predictions import Predictions
 from services.simulator.api.trainings import Trainings
@@ -30,15 +29,25 @@ class ReplicateApi:
         self._simulator = simulator
         trainings = Trainings(simulator)
         self._predictions = Predictions(simulator, trainings)
-        self._resources = (trainings, Models(simulator), self._predictions, Account(simulator))
+        self._calls = [
+            *(call for resource in (trainings, Models(simulator), self._predictions) for call in resource.calls()),
+            Call("webhooks.secret", "GET", "/webhooks/default/secret", self._get_secret),
+            Call("account.get", "GET", "/account", self._get_account),
+        ]
 
     def routes(self) -> list[Route]:
         """Return all routes; faults are ordered by a route's name."""
-        calls = (call for resource in self._resources for call in resource.calls())
         return [
             Route(f"/v1{path}", self._guarded(self._disturbed(name, handler)), methods=[method], name=name)
-            for name, method, path, handler in calls
+            for name, method, path, handler in self._calls
         ] + [Route("/delivery/{id}/out-0.png", self._disturbed("delivery", self._predictions.deliver), name="delivery")]
+
+    async def _get_secret(self, _: Request) -> Response:
+        return JSONResponse({"key": self._simulator.secret})
+
+    async def _get_account(self, _: Request) -> Response:
+        name = self._simulator.knobs.account
+        return JSONResponse({"type": "organization", "username": name, "name": name, "github_url": None})
 
     def _guarded(self, handler: Handler) -> Handler:
         """Require a valid token."""
