@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -59,6 +59,7 @@ from shared.contract.events import (
 from shared.contract.identity import ModelRef
 from shared.runtime.ports import free_ports
 
+T = TypeVar("T")
 #: The simulator's faults for a user's training.
 Faults = Mapping[str, Mapping[str, JsonValue]]
 
@@ -137,7 +138,10 @@ class Show:
                 await self._train({"ben": _QUICK, "cleo": _QUICK})
                 self._head("now three trainings: ann's first one, one of ben's that fails, a retrain of cleo's")
                 readings = [Readings(user) for user in USERS]
-                ended = await self._train_while_read({"ann": {}, "ben": _FAILS, "cleo": {}}, readings)
+                await self._read(readings)
+                training = self._train({"ann": {}, "ben": _FAILS, "cleo": {}})
+                ended = await _first(training, *(each.read_on(self._api) for each in readings))
+                await self._read(readings)
                 await self._check(ended, readings)
         except TimeoutError:
             raise Problem(f"it was not done after {_DEADLINE_SECONDS} s", then=_LOOK) from None
@@ -151,22 +155,9 @@ class Show:
                     await self._activated[training.training_id or str(training.ref)]
         return ended
 
-    async def _train_while_read(self, faults: Faults, readings: Sequence[Readings]) -> list[TrainingView]:
+    async def _read(self, readings: Sequence[Readings]) -> None:
         for each in readings:
             await each.read(self._api)
-        readers = [asyncio.create_task(each.read_on(self._api)) for each in readings]
-        try:
-            ended = await self._train(faults)
-        finally:
-            for reader in readers:
-                reader.cancel()
-            ends = await asyncio.gather(*readers, return_exceptions=True)
-        for end in ends:
-            if isinstance(end, Exception):
-                raise end
-        for each in readings:
-            await each.read(self._api)
-        return ended
 
     async def _train_one(self, user: str, fault: Mapping[str, JsonValue], bars: Bars) -> TrainingView:
         destination = f"demo/{user}"
@@ -251,17 +242,18 @@ def _short(model: ModelRef) -> str:
     return f"{model.model}:{model.version[:8]}…"
 
 
-async def _first(story: Coroutine[object, object, None], *guards: Coroutine[object, object, None]) -> None:
-    """Run *story* to its end, unless one of the *guards* raises first."""
-    tasks = [asyncio.create_task(work) for work in (story, *guards)]
+async def _first(work: Coroutine[object, object, T], *guards: Coroutine[object, object, None]) -> T:
+    """Return the result of *work*, unless one of the *guards*, which never return, raises before."""
+    working, guarding = asyncio.create_task(work), [asyncio.create_task(guard) for guard in guards]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
+        done, _ = await asyncio.wait((working, *guarding), return_when=asyncio.FIRST_COMPLETED)
+        for task in done.intersection(guarding):
             task.result()
+        return working.result()
     finally:
-        for task in tasks:
+        for task in (working, *guarding):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(working, *guarding, return_exceptions=True)
 
 
 async def _raise(death: Awaitable[Problem]) -> None:
