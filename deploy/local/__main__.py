@@ -3,7 +3,6 @@ Private RabbitMQ and Postgres from the command line.
 
     python -m deploy.local run -- COMMAND      run COMMAND with both, then stop them and delete their data
     python -m deploy.local up                  run both until Ctrl-C
-    python -m deploy.local doctor              say what would be used, and why; start and fetch nothing
 
 MODELSWAP_DATABASE_URL is the superuser's; `modelswap db roles` makes the roles that services log in as.
 """
@@ -14,7 +13,6 @@ import argparse
 import functools
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deploy.local import apt, debian
-from deploy.local.binaries import find_rabbitmq, get_postgres
-from deploy.local.cache import cache_folder
-from deploy.local.errors import LocalServersError, Unavailable
+from deploy.local.errors import LocalServersError
 from deploy.local.servers import Servers, local_servers
 from shared.runtime.guard import die_with_parent
 
@@ -40,10 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     ours, command = _cut(arguments)
     options = _parser().parse_args(ours)
     if (options.action == "run") != bool(command):
-        _parser().error("`run` needs a command after --; the others take none")
+        _parser().error("`run` needs a command after --; `up` takes none")
     try:
-        if options.action == "doctor":
-            return doctor(options.rabbitmq, options.postgres)
         with local_servers(
             rabbitmq=options.rabbitmq, postgres=options.postgres, nodes=options.nodes, state=options.state, say=say
         ) as servers:
@@ -64,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["run", "up", "doctor"])
+    parser.add_argument("action", choices=["run", "up"])
     parser.add_argument("--rabbitmq", default="auto", metavar="SERIES", help="3.10, 4 or auto (default)")
     parser.add_argument("--postgres", default="auto", metavar="SERIES", help="15, 17, ... or auto (default)")
     parser.add_argument("--nodes", type=int, default=1, metavar="NUMBER", help="of RabbitMQ; 1 (default) or more")
@@ -110,28 +103,6 @@ def up(servers: Servers) -> int:
     say("Ctrl-C stops them")
     signal.pause()
     return 0
-
-
-def doctor(rabbitmq: str, postgres: str) -> int:
-    try:
-        say(f"RabbitMQ: {_rabbitmq_to_be_used(rabbitmq)}")
-        found = get_postgres(postgres)
-    except Unavailable as error:
-        say(f"error: {error}")
-        return 2
-    say(f"Postgres: {found.version} ({found.origin})")
-    return 0
-
-
-def _rabbitmq_to_be_used(series: str) -> str:
-    if found := find_rabbitmq(series):
-        return f"{found.version} ({found.origin})"
-    releases, mirrors = debian.releases(series), apt.mirrors()
-    if not (releases and mirrors and shutil.which("apt-get")):
-        raise Unavailable("none is installed, and there is no apt to fetch one: see `brew install rabbitmq`, or Docker")
-    names = " or else ".join(release.codename for release in releases)
-    places = " or else ".join(mirror.name for mirror in mirrors)
-    return f"none fits; {names}'s packages would be unpacked, without root, from {places} into {cache_folder()}"
 
 
 if __name__ == "__main__":

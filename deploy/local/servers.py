@@ -50,14 +50,6 @@ class Servers:
     def database_url(self) -> str:
         return self.postgres.url
 
-    @property
-    def rabbitmq_pid(self) -> int:
-        return self.rabbitmq.pid
-
-    @property
-    def postgres_pid(self) -> int:
-        return self.postgres.pid
-
 
 @contextlib.contextmanager
 def local_servers(

@@ -154,7 +154,7 @@ class Run:
 
     def everybody(self) -> Processes:
         """The pipeline's processes and its servers'."""
-        servers = {"RabbitMQ": self._servers.rabbitmq_pid, "Postgres": self._servers.postgres_pid}
+        servers = {"RabbitMQ": self._servers.rabbitmq.pid, "Postgres": self._servers.postgres.pid}
         return {**self.own(), **{name: family(pid) for name, pid in servers.items()}}
 
     def _log(self, role: str) -> Path:

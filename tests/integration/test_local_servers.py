@@ -73,8 +73,8 @@ def listening_addresses(pid: int) -> set[str]:
 def test_both_listen_on_loopback_only(restartable_servers):
     loopback = "0100007F"
 
-    assert listening_addresses(restartable_servers.rabbitmq_pid) == {loopback}
-    assert listening_addresses(restartable_servers.postgres_pid) == {loopback}
+    assert listening_addresses(restartable_servers.rabbitmq.pid) == {loopback}
+    assert listening_addresses(restartable_servers.postgres.pid) == {loopback}
 
 
 async def test_rabbitmq_knows_no_guest(restartable_servers):
