@@ -91,7 +91,7 @@ def _present(schema: Document) -> Document:
     return {**rest, "anyOf": options}
 
 
-def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
+def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Document]]:
     """Yield path, method and operation of each operation."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

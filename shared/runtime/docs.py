@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
+from shared.runtime.description import operations
+
 Document = Mapping[str, Any]
 
 _STYLE: Final = """
@@ -77,10 +79,7 @@ def _contents(document: Document, tags: Sequence[Document]) -> Iterator[str]:
 
 
 def _operations(document: Document, tag: str) -> Iterator[tuple[str, str, Document]]:
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            if tag in operation.get("tags", ()):
-                yield path, method, operation
+    return (each for each in operations(document) if tag in each[2].get("tags", ()))
 
 
 def _operation(path: str, method: str, operation: Document, document: Document) -> Iterator[str]:

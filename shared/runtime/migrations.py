@@ -96,12 +96,10 @@ class Migrations:
 
     async def status(self, database_url: str) -> list[tuple[str, datetime | None]]:
         """
-        Name every file with the time when it was applied, or None; change nothing.
+        Return the name of every file, and when it was applied or None; change nothing.
 
         Raises:
-            DatabaseTooOld: if other files created the database.
-            MigrationRefused: if a file was edited after it was applied, or a number is missing.
-            DependencyDown: if Postgres does not answer.
+            MigrationRefused, DependencyDown: as `apply`.
 
         """
         files = self.files()

@@ -109,15 +109,6 @@ def counted(counts: Mapping[Outcome, int]) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
 
-def foreseen(planned: ReplayView) -> str:
-    return f"{counted(planned.predictions)}, if sent now" if planned.predictions else "nothing is known yet"
-
-
 def short_id(found: ReplayView) -> str:
     """Return enough of the id to find the replay by."""
     return str(found.id)[:8]
-
-
-def total(found: ReplayView) -> int:
-    """Return the number of its dead letters, including the skipped ones."""
-    return sum(found.outcomes.values())

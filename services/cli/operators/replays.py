@@ -17,12 +17,10 @@ from services.cli.operators.replay_text import (
     LETTERS,
     REPLAYS,
     counted,
-    foreseen,
     held_up_by,
     is_underway,
     print_replay,
     short_id,
-    total,
 )
 from services.cli.output import confirm, console, tell
 from services.cli.problem import Problem
@@ -70,7 +68,7 @@ async def replay(body: Body, *, dry_run: bool, yes: bool, watch: bool, output: F
                 tell(f"replay {short_id(made)}: a dry run of {made.letters} dead letters, {speed}")
             made = await follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
             if dry_run:
-                await _print_whole(api, made, output, outcome=None, limit=total(made) + 1)
+                await _print_whole(api, made, output, outcome=None, limit=sum(made.outcomes.values()) + 1)
                 return True
             made = await _start_if_confirmed(api, made, str(body["reason"]))
         if watch:
@@ -144,11 +142,12 @@ async def _print_whole(api: Operators, found: ReplayView, output: Format, *, out
 async def _start_if_confirmed(api: Operators, planned: ReplayView, reason: str) -> ReplayView:
     """Ask at the terminal, and start exactly what was shown; cancel it after a no."""
     replay_id = str(planned.id)
+    foreseen = f"{counted(planned.predictions)}, if sent now" if planned.predictions else "nothing is known yet"
     said = (
         f"dead letters: {planned.letters}, {planned.rate_per_second:g} per second, "
         f"in steps that end after {', '.join(map(str, planned.steps))}\n"
         f"it stops by itself when more than {planned.stop_when_failed_share:.0%} fail\n"
-        f"predicted for {sum(planned.predictions.values())} of them: {foreseen(planned)}\n"
+        f"predicted for {sum(planned.predictions.values())} of them: {foreseen}\n"
         f"the prediction for each: modelswap replays show {short_id(planned)}"
     )
     try:
