@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
@@ -34,8 +34,6 @@ from services.ops.letters.views import (
 from shared.contract.answers import Page
 from shared.runtime.description import raises
 from shared.runtime.http import Asker, Cursor, Limit, from_cursor, page_of
-
-F = TypeVar("F", bound=BaseModel)
 
 
 class _Digits(StringConvertor):
@@ -111,9 +109,7 @@ class _Routes:
 
     async def list_dead_letters(self, wanted: Annotated[_Letters, Query()]) -> Page[LetterLine]:
         """Dead letters, newest first. What arrives meanwhile does not move the pages."""
-        found = await self.store.list_letters(
-            _only(Filter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
-        )
+        found = await self.store.list_letters(wanted, before=from_cursor(wanted.cursor), limit=wanted.limit + 1)
         return page_of(found, wanted.limit, attrgetter("number"))
 
     async def count_dead_letters(self) -> LetterCounts:
@@ -206,14 +202,8 @@ class _Routes:
 
     async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
         """Who did what, why, and what came of it; newest first."""
-        found = await self.store.list_audit(
-            _only(AuditFilter, wanted), before=from_cursor(wanted.cursor), limit=wanted.limit + 1
-        )
+        found = await self.store.list_audit(wanted, before=from_cursor(wanted.cursor), limit=wanted.limit + 1)
         return page_of(found, wanted.limit, attrgetter("number"))
-
-
-def _only(kind: type[F], wanted: F) -> F:
-    return kind.model_construct(**{name: getattr(wanted, name) for name in kind.model_fields})
 
 
 def _no_letter(number: int) -> NoLetter:
