@@ -15,10 +15,11 @@ import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 
 from services.ops.api import create_api
+from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
 from services.ops.console.client import Away
 from services.ops.console.pages.queues import part
 from services.ops.console.views.queues import queues_page
-from services.ops.console.views.webhooks import Delivery, Endpoint, delivery_row, filters
+from services.ops.console.views.webhooks import attempt_of
 from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.client import Endpoints
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
@@ -84,7 +85,7 @@ def subscription(**other: Any) -> SubscriptionView:
     return SubscriptionView(**{**facts, **other})
 
 
-def endpoint(**other: Any) -> Endpoint:
+def endpoint(**other: Any) -> EndpointAnswer:
     facts: dict[str, Any] = {
         "id": ID,
         "url": "https://app.example/hook",
@@ -96,23 +97,22 @@ def endpoint(**other: Any) -> Endpoint:
         "failed_attempts": 0,
         "last_success_at": None,
     }
-    return Endpoint(**{**facts, **other})
+    return EndpointAnswer(**{**facts, **other})
 
 
-def delivery(**other: Any) -> Delivery:
+def delivery(**other: Any) -> DeliveryAnswer:
     facts: dict[str, Any] = {
         "id": ID,
         "event": "model.activated.v1",
         "event_id": "e1",
         "status": "failed",
         "status_at": NOON,
-        "created_at": NOON,
         "attempts": 2,
         "response_status": 500,
         "response": "no",
         "took_ms": 12,
     }
-    return Delivery(**{**facts, **other})
+    return DeliveryAnswer(**{**facts, **other})
 
 
 def reconciliation(*, lost: bool = False, trouble: str = "", user: str = "ada") -> Reconciliation:
@@ -221,8 +221,8 @@ def test_delays_and_the_log_are_no_rows_of_work():
 
     found = view(queues=[queue(), delay, log])
 
-    assert [row.name for row in found.queues] == ["state"]
-    assert [(each.delay, each.waiting) for each in found.delays] == [("30s", 4)]
+    assert [row.of.name for row in found.queues] == ["modelswap.state"]
+    assert [(each.name, each.ready) for each in found.delays] == [("modelswap.delay.30s", 4)]
     assert found.logged == 1000
 
 
@@ -235,15 +235,7 @@ def test_delays_and_the_log_are_no_rows_of_work():
     ],
 )
 def test_the_last_attempt_of_a_delivery_is_said_in_words(facts, said):
-    assert delivery_row(delivery(**facts)).attempt == said
-
-
-def test_the_chosen_status_is_marked_and_each_has_an_address():
-    found = filters("/here", "failed")
-
-    assert [each.name for each in found if each.is_chosen] == ["failed"]
-    assert found[0].address == "/here"
-    assert found[1].address == "/here?status=failed"
+    assert attempt_of(delivery(**facts)) == said
 
 
 class Told:
@@ -309,24 +301,24 @@ def notifier(text: str = "hook", told: Told | None = None) -> FastAPI:
             told.requests.append((request.method, f"{request.url.path} {key}".strip(), body.decode()))
 
     @app.get("/v1/webhook-endpoints")
-    async def endpoints() -> Page[Endpoint]:
+    async def endpoints() -> Page[EndpointAnswer]:
         return Page(items=[shown], next_cursor=None)
 
     @app.get(one)
-    async def one_endpoint() -> Endpoint:
+    async def one_endpoint() -> EndpointAnswer:
         return shown
 
     @app.patch(one)
-    async def edit(request: Request) -> Endpoint:
+    async def edit(request: Request) -> EndpointAnswer:
         await note(request)
         return shown
 
     @app.get(f"{one}/deliveries")
-    async def deliveries() -> Page[Delivery]:
+    async def deliveries() -> Page[DeliveryAnswer]:
         return Page(items=[delivery(event_id=text, response=text)], next_cursor="AAAAAAAAAAA")
 
     @app.post(f"{one}/deliveries/{{each}}/resend")
-    async def resend_one(request: Request, each: UUID) -> Delivery:
+    async def resend_one(request: Request, each: UUID) -> DeliveryAnswer:
         if each == GONE:
             raise HTTPException(404, "no such delivery")
         await note(request)
@@ -451,6 +443,15 @@ async def test_a_reader_sees_no_button_and_may_send_nothing():
     assert "<button" not in main
     assert [answer.status_code for answer in refused] == [403, 403, 403]
     assert told.requests == []
+
+
+async def test_the_chosen_status_is_marked_and_each_has_an_address():
+    path = f"/queues/webhooks/{ID}"
+    async with signed_in(ops_api(), notifier()) as browser:
+        every, failed = [(await browser.get(each)).text for each in (path, f"{path}?status=failed")]
+
+    assert f'<a href="{path}" aria-current="page">all</a><a href="{path}?status=failed">failed</a>' in every
+    assert f'<a href="{path}">all</a><a href="{path}?status=failed" aria-current="page">failed</a>' in failed
 
 
 @pytest.mark.parametrize("path", ["?status=lost", "/other"])

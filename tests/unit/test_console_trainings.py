@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from services.ops.console.answers import ChangeAnswer, DeliveryAnswer, FactAnswer, ModelAnswer, TrainingAnswer
+from services.ops.console.answers import ChangeAnswer, EventDeliveryAnswer, FactAnswer, ModelAnswer, TrainingAnswer
 from services.ops.console.views.timeline import delivered, entries
 from services.ops.console.views.trainings import (
     changes_of,
@@ -71,6 +71,7 @@ def letter(seconds: float, **fields: Any) -> LetterLine:
     known: dict[str, Any] = dict.fromkeys(LetterLine.model_fields)
     known |= {"number": 7, "status": "open", "queue": "modelswap.extractor", "error_code": "short_version"}
     known |= {"error_class": "E", "error_text": "no model", "attempts": 3, "returns": 0, "fingerprint": "f"}
+    known |= {"status_reason": ""}
     known |= dict.fromkeys(("first_failed_at", "last_failed_at", "archived_at", "status_at"), at) | {"body_bytes": 2}
     return LetterLine.model_validate({**known, **fields})
 
@@ -162,10 +163,16 @@ def test_facts_at_the_same_time_keep_their_order():
     ]
 
 
-def delivery(status: str, seconds: float, **fields: Any) -> DeliveryAnswer:
-    known: dict[str, Any] = {"endpoint_id": UUID(int=2), "event": "model.activated.v1", "attempts": 1}
-    known |= {"response_status": 200, "response": None, "url": "https://hooks.example.com"}
-    return DeliveryAnswer.model_validate(
+def delivery(status: str, seconds: float, **fields: Any) -> EventDeliveryAnswer:
+    known: dict[str, Any] = {
+        "id": UUID(int=2),
+        "event": "model.activated.v1",
+        "event_id": "e1",
+        "attempts": 1,
+        "took_ms": 9,
+    }
+    known |= {"response_status": 200, "response": None, "took_ms": 9, "url": "https://hooks.example.com"}
+    return EventDeliveryAnswer.model_validate(
         {**known, "status": status, "status_at": NOON + timedelta(seconds=seconds), **fields}
     )
 

@@ -132,16 +132,37 @@ class ChangeAnswer(_Answer):
     at: datetime
 
 
-class DeliveryAnswer(_Answer):
-    """The delivery of an event to a webhook endpoint, by the notifier."""
+class EndpointAnswer(_Answer):
+    """A webhook endpoint."""
 
-    endpoint_id: UUID
+    id: UUID
+    url: str
+    events: Sequence[str]
+    description: str
+    status: str
+    status_at: datetime
+    failing_since: datetime | None
+    failed_attempts: int
+    last_success_at: datetime | None
+
+
+class DeliveryAnswer(_Answer):
+    """The delivery of one event to one endpoint, and its last attempt."""
+
+    id: UUID
     event: str
+    event_id: str
     status: str
     status_at: datetime
     attempts: int
     response_status: int | None
     response: str | None
+    took_ms: int | None
+
+
+class EventDeliveryAnswer(DeliveryAnswer):
+    """The same, with the endpoint's address."""
+
     url: str
 
 

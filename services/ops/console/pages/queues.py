@@ -10,12 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.answers import WebhooksAnswer
+from services.ops.console.answers import EndpointAnswer, WebhooksAnswer
 from services.ops.console.client import Apis, Away, Refused, attempt
 from services.ops.console.console import Console
 from services.ops.console.views.missed import missed
 from services.ops.console.views.queues import queues_page
-from services.ops.console.views.webhooks import Endpoint
 from services.ops.processes.views import Processes, Queues
 from services.ops.reconcile.views import Reconciliation
 from services.ops.subscriptions.views import SubscriptionView
@@ -68,8 +67,8 @@ async def _subscriptions(apis: Apis) -> list[SubscriptionView]:
     return list((await apis.ops.get(Page[SubscriptionView], "/subscriptions", {"limit": _MOST})).items)
 
 
-async def _endpoints(apis: Apis) -> list[Endpoint]:
-    return list((await apis.notifier.get(Page[Endpoint], "/webhook-endpoints", {"limit": _MOST})).items)
+async def _endpoints(apis: Apis) -> list[EndpointAnswer]:
+    return list((await apis.notifier.get(Page[EndpointAnswer], "/webhook-endpoints", {"limit": _MOST})).items)
 
 
 async def part(asked: Awaitable[T], *, seconds: float = _PATIENCE_SECONDS) -> T | Away:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from services.ops.console.answers import (
     STAGES,
     ChangeAnswer,
-    DeliveryAnswer,
+    EventDeliveryAnswer,
     FactAnswer,
     OutputAnswer,
     TimelineAnswer,
@@ -181,9 +181,9 @@ async def _find_output(apis: Apis, name: str) -> OutputAnswer | None:
         raise
 
 
-async def _find_deliveries(apis: Apis, timeline: TimelineAnswer) -> list[DeliveryAnswer]:
+async def _find_deliveries(apis: Apis, timeline: TimelineAnswer) -> list[EventDeliveryAnswer]:
     queries = [{"event_id": event_id, "limit": _DELIVERIES} for event_id in delivered(timeline.items)]
-    asked = (apis.notifier.get(Page[DeliveryAnswer], "/deliveries", query) for query in queries)
+    asked = (apis.notifier.get(Page[EventDeliveryAnswer], "/deliveries", query) for query in queries)
     try:
         pages = await asyncio.gather(*asked)
     except Refused as error:

@@ -12,20 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
 from services.ops.console.client import Apis
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.webhooks import (
-    PERIODS,
-    STATUSES,
-    Delivery,
-    Endpoint,
-    Preview,
-    delivery_row,
-    filters,
-)
+from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 
@@ -97,15 +90,16 @@ class _Screen:
             raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such status of deliveries")
         query = {"status": status, "cursor": cursor, "limit": _PAGE}
         endpoint, deliveries = await asyncio.gather(
-            notifier.get(Endpoint, path), notifier.get(Page[Delivery], f"{path}/deliveries", query)
+            notifier.get(EndpointAnswer, path), notifier.get(Page[DeliveryAnswer], f"{path}/deliveries", query)
         )
         return await self._console.render(
             request,
             "webhook_endpoint.html",
             endpoint=endpoint,
             here=here,
-            rows=[delivery_row(each) for each in deliveries.items],
-            filters=filters(here, status),
+            deliveries=deliveries.items,
+            statuses=STATUSES,
+            attempt_of=attempt_of,
             chosen=status,
             pager=pager(here, {"status": status}, cursor=cursor, following=deliveries.next_cursor),
             periods=list(PERIODS),

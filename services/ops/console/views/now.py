@@ -174,8 +174,8 @@ def _of_processes(processes: Sequence[ProcessView]) -> Iterator[Concern]:
 def _of_queues(queues: Queues | None) -> Iterator[Concern]:
     for row in queue_rows(queues) if queues else ():
         if row.kind in ("bad", "warn"):
-            waiting = f", {number(row.queue.ready)} wait" if row.queue.ready else ""
-            yield Concern(row.kind, f"{row.queue.name}: {row.word}{waiting}", row.why, "/queues")
+            waiting = f", {number(row.of.ready)} wait" if row.of.ready else ""
+            yield Concern(row.kind, f"{row.of.name}: {row.word}{waiting}", row.why, "/queues")
 
 
 def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> Iterator[Concern]:

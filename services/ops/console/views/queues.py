@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
-from services.ops.console.views.webhooks import Endpoint
+from services.ops.console.answers import EndpointAnswer
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import Reconciliation, RecoveryView
 from services.ops.subscriptions.views import SubscriptionView
 from shared.contract.health import ProcessState
 
-Row = TypeVar("Row", "ProcessRow", "QueueRow", "SubscriptionRow")
+T = TypeVar("T")
 
 #: Kind and word of the badge of a process.
 PROCESS_BADGES: Final = {
@@ -24,8 +24,7 @@ PROCESS_BADGES: Final = {
     ProcessState.UNKNOWN: ("bad", "unknown"),
 }
 _ENDPOINT: Final = {"enabled": "good", "paused": "quiet", "gone": "bad", "failing": "bad"}
-_PREFIX: Final = "modelswap."
-_DELAY: Final = "modelswap.delay."
+_CONCERN: Final = ("bad", "warn")
 _LOST: Final = "Webhooks do not arrive: too many trainings of the last hour ended without one."
 _RUNBOOK: Final = '"{}" in deploy/runbook.md'
 
@@ -42,53 +41,20 @@ class Concern:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessRow:
-    """A process."""
+class Row(Generic[T]):
+    """Something with the badge of its state."""
 
-    process: ProcessView
+    of: T
     kind: str
     word: str
-    #: Names of the checks that are ok.
-    passed: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class QueueRow:
+class QueueRow(Row[QueueView]):
     """A queue that a process consumes."""
 
-    queue: QueueView
-    #: Its name without what all have in common.
-    name: str
-    kind: str
-    word: str
     #: Why it does not move, as far as the word does not say it; empty: it moves.
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class DelayRow:
-    """Messages that wait for their next attempt."""
-
-    delay: str
-    waiting: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointRow:
-    """A webhook endpoint."""
-
-    endpoint: Endpoint
-    kind: str
-    word: str
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionRow:
-    """A subscription."""
-
-    subscription: SubscriptionView
-    kind: str
-    word: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +62,17 @@ class QueuesPage:
     """The page's lists, as far as their APIs answered."""
 
     concerns: Sequence[Concern]
-    processes: Sequence[ProcessRow]
+    processes: Sequence[Row[ProcessView]]
     queues: Sequence[QueueRow]
-    delays: Sequence[DelayRow]
+    delays: Sequence[QueueView]
     #: How many events the log keeps; None if it is not known.
     logged: int | None
     #: Why less is known of the queues than could be; empty: nothing is missing.
     trouble: str
     shows_rates: bool
     overdue: Sequence[RecoveryView]
-    subscriptions: Sequence[SubscriptionRow]
-    endpoints: Sequence[EndpointRow]
+    subscriptions: Sequence[Row[SubscriptionView]]
+    endpoints: Sequence[Row[EndpointAnswer]]
 
 
 def queues_page(
@@ -114,29 +80,25 @@ def queues_page(
     queues: Queues,
     reconciliation: Reconciliation | None,
     subscriptions: Sequence[SubscriptionView],
-    endpoints: Sequence[Endpoint],
+    endpoints: Sequence[EndpointAnswer],
 ) -> QueuesPage:
     """Return what the page shows; *reconciliation* is None if it could not be asked."""
-    process_rows = [_process(each) for each in processes.processes]
+    process_rows = [Row(each, *PROCESS_BADGES[each.state]) for each in processes.processes]
     consumed = queue_rows(queues)
     subscription_rows = [_subscription(each) for each in subscriptions]
     endpoint_rows = [_endpoint_row(each) for each in endpoints]
     concerns = [
-        *(Concern(row.kind, row.process.name, row.process.detail, row.process.then) for row in _bad(process_rows)),
-        *(Concern(row.kind, row.name, row.why, _remedy(row)) for row in _bad(consumed)),
+        *(Concern(row.kind, row.of.name, row.of.detail, row.of.then) for row in process_rows if row.kind in _CONCERN),
+        *(Concern(row.kind, row.of.name, row.why, _remedy(row.of)) for row in consumed if row.kind in _CONCERN),
         *_reconciliation(reconciliation),
-        *(_subscriber(row) for row in _bad(subscription_rows)),
+        *(_subscriber(row) for row in subscription_rows if row.kind in _CONCERN),
         *(_endpoint(row) for row in endpoint_rows if row.kind == "bad"),
     ]
     return QueuesPage(
         concerns=sorted(concerns, key=lambda concern: concern.kind != "bad"),
         processes=process_rows,
         queues=consumed,
-        delays=[
-            DelayRow(each.name.removeprefix(_DELAY), each.ready)
-            for each in queues.queues
-            if each.kind is QueueKind.DELAY
-        ],
+        delays=[each for each in queues.queues if each.kind is QueueKind.DELAY],
         logged=next((each.ready for each in queues.queues if each.kind is QueueKind.LOG), None),
         trouble=queues.trouble,
         shows_rates=queues.source is Source.MANAGEMENT,
@@ -146,20 +108,10 @@ def queues_page(
     )
 
 
-def _bad(rows: Sequence[Row]) -> Iterator[Row]:
-    return (row for row in rows if row.kind in ("bad", "warn"))
-
-
-def _process(process: ProcessView) -> ProcessRow:
-    kind, word = PROCESS_BADGES[process.state]
-    passed = [name for name, said in process.checks.items() if said == "ok"]
-    return ProcessRow(process, kind, word, passed)
-
-
 def queue_rows(queues: Queues) -> list[QueueRow]:
     """Return the queues that a process consumes, each judged: the same on every screen."""
     consumed = [each for each in queues.queues if each.kind not in (QueueKind.DELAY, QueueKind.LOG)]
-    return [QueueRow(each, each.name.removeprefix(_PREFIX), *_state(each)) for each in consumed]
+    return [QueueRow(each, *_state(each)) for each in consumed]
 
 
 def _state(queue: QueueView) -> tuple[str, str, str]:
@@ -176,11 +128,10 @@ def _state(queue: QueueView) -> tuple[str, str, str]:
     return ("info", "working", "") if queue.ready or queue.unacked else ("good", "empty", "")
 
 
-def _remedy(row: QueueRow) -> str:
-    process = row.queue.process
-    if row.queue.paused:
+def _remedy(queue: QueueView) -> str:
+    if queue.paused:
         return _RUNBOOK.format("A consumer waits")
-    return f"read the log of {process}" if row.queue.consumers else f"start it: modelswap serve {process}"
+    return f"read the log of {queue.process}" if queue.consumers else f"start it: modelswap serve {queue.process}"
 
 
 def _reconciliation(found: Reconciliation | None) -> Iterator[Concern]:
@@ -192,16 +143,16 @@ def _reconciliation(found: Reconciliation | None) -> Iterator[Concern]:
         yield Concern("warn", "overdue trainings", f"The last round failed: {found.last_round.trouble}")
 
 
-def _subscription(subscription: SubscriptionView) -> SubscriptionRow:
+def _subscription(subscription: SubscriptionView) -> Row[SubscriptionView]:
     if subscription.overflowed:
-        return SubscriptionRow(subscription, "bad", "overflowed")
+        return Row(subscription, "bad", "overflowed")
     if not subscription.consumers:
-        return SubscriptionRow(subscription, "warn" if subscription.waiting else "quiet", "no consumer")
-    return SubscriptionRow(subscription, *(("info", "behind") if subscription.waiting else ("good", "up to date")))
+        return Row(subscription, "warn" if subscription.waiting else "quiet", "no consumer")
+    return Row(subscription, *(("info", "behind") if subscription.waiting else ("good", "up to date")))
 
 
-def _subscriber(row: SubscriptionRow) -> Concern:
-    found = row.subscription
+def _subscriber(row: Row[SubscriptionView]) -> Concern:
+    found = row.of
     if found.overflowed:
         text = (
             f"{found.overflowed} events did not fit, or were delivered too often. They are in {found.overflow_queue}."
@@ -211,13 +162,13 @@ def _subscriber(row: SubscriptionRow) -> Concern:
     return Concern(row.kind, f"subscription {found.name}", text, f"modelswap subscriptions show {found.name}")
 
 
-def _endpoint_row(endpoint: Endpoint) -> EndpointRow:
+def _endpoint_row(endpoint: EndpointAnswer) -> Row[EndpointAnswer]:
     if endpoint.status == "enabled" and endpoint.failing_since is not None:
-        return EndpointRow(endpoint, "warn", "errors")
-    return EndpointRow(endpoint, _ENDPOINT.get(endpoint.status, "quiet"), endpoint.status)
+        return Row(endpoint, "warn", "errors")
+    return Row(endpoint, _ENDPOINT.get(endpoint.status, "quiet"), endpoint.status)
 
 
-def _endpoint(row: EndpointRow) -> Concern:
-    why = "It answered 410 Gone" if row.endpoint.status == "gone" else "Every attempt of five days failed"
+def _endpoint(row: Row[EndpointAnswer]) -> Concern:
+    why = "It answered 410 Gone" if row.of.status == "gone" else "Every attempt of five days failed"
     text = f"{why}. Its deliveries wait until it is enabled again."
-    return Concern(row.kind, f"webhooks to {row.endpoint.url}", text)
+    return Concern(row.kind, f"webhooks to {row.of.url}", text)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
-from services.ops.console.answers import DeliveryAnswer, FactAnswer
+from services.ops.console.answers import EventDeliveryAnswer, FactAnswer
 from services.ops.console.views.formats import duration
 from services.ops.letters.views import LetterLine
 from shared.contract.values import Retries
@@ -71,7 +71,7 @@ def delivered(facts: Iterable[FactAnswer]) -> Sequence[str]:
 
 
 def entries(
-    facts: Iterable[FactAnswer], letters: Iterable[LetterLine], deliveries: Iterable[DeliveryAnswer] = ()
+    facts: Iterable[FactAnswer], letters: Iterable[LetterLine], deliveries: Iterable[EventDeliveryAnswer] = ()
 ) -> Sequence[Entry]:
     """Return the lines of a training's timeline, oldest first."""
     # The order of facts at the same time is state's; a dead letter comes after what it is about.
@@ -204,7 +204,7 @@ _DELIVERIES: Final = {
 }
 
 
-def _of_delivery(delivery: DeliveryAnswer) -> Entry:
+def _of_delivery(delivery: EventDeliveryAnswer) -> Entry:
     tone, title = _DELIVERIES.get(delivery.status, ("info", "Waits to be delivered"))
     answer = "" if delivery.response_status is None else f"It answered {delivery.response_status}"
     parts = (Part("endpoint", delivery.url, is_code=True), Part("attempts", str(delivery.attempts)))

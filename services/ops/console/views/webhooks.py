@@ -1,18 +1,15 @@
-"""Webhook endpoints and their deliveries: the notifier's answers as far as a page shows them, as rows. Pure."""
+"""The screen of a webhook endpoint: statuses, periods, and the last attempt in words. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
-from uuid import UUID
 
-from pydantic import BaseModel
+from services.ops.console.answers import DeliveryAnswer
 
-from services.ops.console.views.filters import address
-
-#: The statuses of deliveries, as filters, and the kind of each one's badge.
+#: The statuses of deliveries, and the kind of each one's badge.
 STATUSES: Final[Mapping[str, str]] = {
     "failed": "bad",
     "retrying": "warn",
@@ -29,35 +26,6 @@ PERIODS: Final[Mapping[str, timedelta]] = {
 }
 
 
-class Endpoint(BaseModel):
-    """A webhook endpoint."""
-
-    id: UUID
-    url: str
-    events: Sequence[str]
-    description: str
-    status: str
-    status_at: datetime
-    failing_since: datetime | None
-    failed_attempts: int
-    last_success_at: datetime | None
-
-
-class Delivery(BaseModel):
-    """The delivery of one event to one endpoint, and its last attempt."""
-
-    id: UUID
-    event: str
-    event_id: str
-    status: str
-    status_at: datetime
-    created_at: datetime
-    attempts: int
-    response_status: int | None
-    response: str | None
-    took_ms: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a form would send again."""
@@ -68,37 +36,8 @@ class Preview:
     all: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryRow:
-    """A delivery."""
-
-    delivery: Delivery
-    kind: str
-    #: The last attempt in a few words.
-    attempt: str
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """A link that shows the deliveries of one status."""
-
-    name: str
-    address: str
-    is_chosen: bool
-
-
-def delivery_row(delivery: Delivery) -> DeliveryRow:
-    """Return a row of the list."""
-    return DeliveryRow(delivery, STATUSES.get(delivery.status, "quiet"), _attempt(delivery))
-
-
-def filters(path: str, chosen: str | None) -> list[Filter]:
-    """Return the links to the deliveries of each status at *path*."""
-    names = {"all": None, **{name: name for name in STATUSES}}
-    return [Filter(name, address(path, {"status": status}), status == chosen) for name, status in names.items()]
-
-
-def _attempt(delivery: Delivery) -> str:
+def attempt_of(delivery: DeliveryAnswer) -> str:
+    """Return the last attempt in a few words."""
     if not delivery.attempts:
         return "no attempt yet"
     answered = "no response" if delivery.response_status is None else f"answered {delivery.response_status}"
