@@ -11,10 +11,11 @@ from services.notifier.signing import Seed
 from services.notifier.store.session import END, Session, once
 from services.notifier.views import AddEndpoint, EditEndpoint, EndpointView, NoEndpoint
 from shared.contract.idempotency import IdempotencyKey
-from shared.runtime.postgres import Connection, Record
+from shared.runtime.postgres import Connection
 
 _VIEW: Final = """
     SELECT number, id, url, events, description, created_at, status, status_at, failing_since, last_success_at,
+           salt, master,
            CASE WHEN failing_since IS NULL THEN 0 ELSE failed_attempts END AS failed_attempts,
            CASE WHEN old_until > clock_timestamp() THEN old_until END AS old_secret_until
     FROM notifier.endpoints
@@ -42,11 +43,9 @@ _REMOVE_DELIVERIES: Final = """
     RETURNING true
 """
 _REMOVE: Final = "DELETE FROM notifier.endpoints WHERE id = $1"
-_SEED: Final = "SELECT salt, master FROM notifier.endpoints WHERE id = $1"
 _ROTATE: Final = """
     UPDATE notifier.endpoints SET old_salt = salt, old_master = master, old_until = $4, salt = $2, master = $3
     WHERE id = $1
-    RETURNING true
 """
 
 
@@ -67,17 +66,17 @@ class Endpoints(Session):
                 return str(endpoint_id)
 
             made = UUID(await once(connection, key, make))
-            return await get_endpoint(connection, made), await _get_seed(connection, made)
+            return await _get_with_seed(connection, made)
 
         return await self._transaction(work)
 
     async def find_endpoint(self, endpoint_id: UUID) -> EndpointView | None:
         rows = await self._fetch(_BY_ID, endpoint_id)
-        return _to_view(rows[0]) if rows else None
+        return EndpointView(**rows[0]) if rows else None
 
     async def list_endpoints(self, *, before: int | None, limit: int) -> Sequence[EndpointView]:
         """Return at most *limit* endpoints numbered below *before*, newest first."""
-        return [_to_view(row) for row in await self._fetch(_LIST, END if before is None else before, limit)]
+        return [EndpointView(**row) for row in await self._fetch(_LIST, END if before is None else before, limit)]
 
     async def edit_endpoint(self, endpoint_id: UUID, wanted: EditEndpoint) -> EndpointView:
         """Change what *wanted* gives."""
@@ -109,12 +108,11 @@ class Endpoints(Session):
 
         async def work(connection: Connection) -> tuple[EndpointView, Seed]:
             async def make() -> str:
-                if not await connection.fetchval(_ROTATE, endpoint_id, seed.salt, seed.master, old_until):
-                    raise no_endpoint(endpoint_id)
+                await connection.execute(_ROTATE, endpoint_id, seed.salt, seed.master, old_until)
                 return str(endpoint_id)
 
             await once(connection, key, make)
-            return await get_endpoint(connection, endpoint_id), await _get_seed(connection, endpoint_id)
+            return await _get_with_seed(connection, endpoint_id)
 
         return await self._transaction(work)
 
@@ -127,22 +125,11 @@ async def get_endpoint(connection: Connection, endpoint_id: UUID) -> EndpointVie
         NoEndpoint: if it does not exist.
 
     """
+    return (await _get_with_seed(connection, endpoint_id))[0]
+
+
+async def _get_with_seed(connection: Connection, endpoint_id: UUID) -> tuple[EndpointView, Seed]:
     row = await connection.fetchrow(_BY_ID, endpoint_id)
     if row is None:
-        raise no_endpoint(endpoint_id)
-    return _to_view(row)
-
-
-def no_endpoint(endpoint_id: UUID) -> NoEndpoint:
-    return NoEndpoint(f"there is no webhook endpoint {endpoint_id}")
-
-
-async def _get_seed(connection: Connection, endpoint_id: UUID) -> Seed:
-    row = await connection.fetchrow(_SEED, endpoint_id)
-    if row is None:
-        raise no_endpoint(endpoint_id)
-    return Seed(row["salt"], row["master"])
-
-
-def _to_view(row: Record) -> EndpointView:
-    return EndpointView(**row)
+        raise NoEndpoint(f"there is no webhook endpoint {endpoint_id}")
+    return EndpointView(**row), Seed(row["salt"], row["master"])

@@ -20,26 +20,17 @@ MOST_RESENT: Final = 10_000
 
 _VIEW: Final = """
     SELECT d.number, d.id, d.endpoint_id, d.event_id, e.type AS event, d.status, d.status_at, d.created_at, d.attempts,
-           d.response_status, d.response, d.took_ms
-    FROM notifier.deliveries d JOIN notifier.events e ON e.id = d.event_id
-"""
-_BY_ID: Final = _VIEW + "WHERE d.id = $1 AND d.endpoint_id = $2"
-_LIST: Final = (
-    _VIEW
-    + """
-    WHERE d.endpoint_id = $1 AND d.number < $2 AND ($3::text IS NULL OR d.status = $3)
-    ORDER BY d.number DESC LIMIT $4
-"""
-)
-_LIST_OF_EVENT: Final = """
-    SELECT d.number, d.id, d.endpoint_id, d.event_id, e.type AS event, d.status, d.status_at, d.created_at, d.attempts,
            d.response_status, d.response, d.took_ms, p.url
     FROM notifier.deliveries d
     JOIN notifier.events e ON e.id = d.event_id
     JOIN notifier.endpoints p ON p.id = d.endpoint_id
-    WHERE d.event_id = $1 AND d.number < $2
-    ORDER BY d.number DESC LIMIT $3
 """
+_BY_ID: Final = f"{_VIEW} WHERE d.id = $1 AND d.endpoint_id = $2"
+_LIST: Final = f"""
+    {_VIEW} WHERE d.endpoint_id = $1 AND d.number < $2 AND ($3::text IS NULL OR d.status = $3)
+    ORDER BY d.number DESC LIMIT $4
+"""
+_LIST_OF_EVENT: Final = f"{_VIEW} WHERE d.event_id = $1 AND d.number < $2 ORDER BY d.number DESC LIMIT $3"
 _ADD_EVENT: Final = """
     INSERT INTO notifier.events (id, type, training_id, trace, body) VALUES ($1, $2, $3, $4, $5)
 """
@@ -80,12 +71,8 @@ class Resending(Session):
         self, event_id: str, *, before: int | None, limit: int
     ) -> Sequence[EventDeliveryView]:
         """Return at most *limit* deliveries of an event, numbered below *before*, newest first."""
-
-        async def work(connection: Connection) -> Sequence[EventDeliveryView]:
-            rows = await connection.fetch(_LIST_OF_EVENT, event_id, END if before is None else before, limit)
-            return [EventDeliveryView(**row) for row in rows]
-
-        return await self._transaction(work)
+        rows = await self._fetch(_LIST_OF_EVENT, event_id, END if before is None else before, limit)
+        return [EventDeliveryView(**row) for row in rows]
 
     async def add_test(self, endpoint_id: UUID, event: StoredEvent, key: IdempotencyKey | None) -> DeliveryView:
         """Send *event* to one endpoint, whichever events it wants."""

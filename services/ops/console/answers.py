@@ -65,7 +65,6 @@ class TrainingAnswer(_Answer):
     requested_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
-    updated_at: datetime
 
     @property
     def name(self) -> str:
