@@ -42,12 +42,12 @@ class NoOutput(NeedsLookup):
 
     advice = (
         "Look at the versions of the destination at Replicate. If you know which one this training made, name it in "
-        "the letter's output (modelswap dead-letters edit), then replay"
+        "the dead letter's output (modelswap dead-letters edit), then replay"
     )
 
     def __init__(self, destination: ModelName) -> None:
         super().__init__(
-            f"there is no output, as where Replicate has removed it, so the versions of {destination} must tell",
+            f"there is no output (Replicate may have removed it), so the versions of {destination} are searched",
             code="no_version",
             model=destination,
             prefix=None,

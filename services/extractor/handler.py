@@ -75,9 +75,9 @@ class Extractor:
                 except NeedsDestination as error:
                     return [_failed(event, DESTINATION_UNKNOWN, clean(str(error)))]
             case ExtractionRequested() as event:
-                found, request_id = await self._find_again(event, envelope.time), event.request_id
+                found, request_id = await self._find_requested(event, envelope.time), event.request_id
             case other:
-                raise Malformed(f"the extractor does nothing about {other.key}", code="unexpected_event")
+                raise Malformed(f"the extractor does not handle {other.key}", code="unexpected_event")
         checks = await self._verify(found.model, request_id=request_id)
         evidence = Evidence(
             shape=found.shape,
@@ -118,7 +118,7 @@ class Extractor:
         run = Run(event.training_id, event.started_at, event.completed_at, now)
         return await self._find(output, event.destination, event.trainer, event.trainer_version, run)
 
-    async def _find_again(self, event: ExtractionRequested, now: datetime) -> Found:
+    async def _find_requested(self, event: ExtractionRequested, now: datetime) -> Found:
         try:
             training = await self._replicate.get_training(event.training_id)
         except NotThere:

@@ -74,7 +74,7 @@ async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
     others = await _trainings_since(run.started_at - _LONGEST_TRAINING, lookup, replicate)
     rivals = [other for other in others if other.id != run.training_id and _may_have_made(other, ref, made_at)]
     if makers := [other.id for other in rivals if _names(other, ref)]:
-        raise NoModel(f"{ref} is what training {makers[0]} made. {lookup.advice}", code="model_of_another_training")
+        raise NoModel(f"{ref} was made by training {makers[0]}. {lookup.advice}", code="model_of_another_training")
     if len(rivals) > _MAX_RIVALS:
         raise NoModel(f"{len(rivals)} other trainings can have made {ref}. {lookup.advice}", code="ambiguous")
     return Found(ref, shape, looked_up=True, made_at=made_at, rivals=tuple(other.id for other in rivals))
@@ -142,7 +142,7 @@ def resolve(
 
     """
     if lookup.prefix is None and (started_at is None or any(version.created_at is None for version in versions)):
-        raise NoModel(f"{lookup}; the dates that would tell are missing. {lookup.advice}", code=lookup.code)
+        raise NoModel(f"{lookup}; the dates needed to decide are missing. {lookup.advice}", code=lookup.code)
     fitting = (
         lookup.model.at(version.id) for version in versions if _fits(version, lookup.prefix, started_at, completed_at)
     )

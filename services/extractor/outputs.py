@@ -79,14 +79,14 @@ def _find(output: JsonValue, destination: ModelName | None, trainer: str | None,
     if output is None and destination is not None and not is_same(destination, trainer):
         raise NoOutput(destination)
     if not answers:
-        raise _nothing_said([*parts, *(value for _, value in texts)], destination, trainer)
+        raise _why_none([*parts, *(value for _, value in texts)], destination, trainer)
 
     model = agreed_model(answers, destination)
     version = agreed_version(answers)
     refuse_trainer(model, version, destination, trainer, trainer_version)
     if model is None:
         raise NeedsDestination(
-            f"the output names version {version}, but not of which model, and no destination is known. "
+            f"the output names version {version} without its model, and no destination is known. "
             "Register the training with its destination, then replay"
         )
     if version is None:
@@ -238,18 +238,18 @@ def _read(place: str, value: JsonValue) -> Answer | NoModel:
     return _unreadable(place, text)
 
 
-def _answer(said: dict[str, str | None], shape: str) -> Answer | None:
-    name = said.get("model")
+def _answer(groups: dict[str, str | None], shape: str) -> Answer | None:
+    name = groups.get("model")
     model = ModelName.parse(name) if name else None
     if name and model is None:
         return None
-    return Answer(model, said.get("version"), shape)
+    return Answer(model, groups.get("version"), shape)
 
 
 def _unreadable(place: str, text: str) -> NoModel:
     url = _ANY_URL.fullmatch(text)
     if url and not _HOSTS.fullmatch(url[1].lower()):
-        return NoModel(f"{place}: {shown(text)} is no address of Replicate's. {BY_HAND}", code="unsupported_host")
+        return NoModel(f"{place}: {shown(text)} is not a URL of Replicate. {BY_HAND}", code="unsupported_host")
     return NoModel(f"{place}: {shown(text)} names no version. {BY_HAND}", code="bad_version_format")
 
 
@@ -259,24 +259,24 @@ def _versions_in(value: JsonValue) -> set[str]:
 
 # From the output to its texts, and from their answers to one.
 
-_Thing = TypeVar("_Thing")
+_Item = TypeVar("_Item")
 
 
 def _parts(output: JsonValue) -> list[JsonValue]:
     """Return the output itself, or its elements; JSON inside a string is decoded, one level deep."""
-    return _few(part for element in elements(output) for part in decoded_json(element))
+    return _limited(part for element in elements(output) for part in decoded_json(element))
 
 
 def _texts(parts: Sequence[JsonValue]) -> list[tuple[str, JsonValue]]:
     """Return the values in all places of all *parts*, with the place's name."""
-    return _few((place.__name__, value) for part in parts for place in PLACES for value in place(part))
+    return _limited((place.__name__, value) for part in parts for place in PLACES for value in place(part))
 
 
-def _few(things: Iterable[_Thing]) -> list[_Thing]:
-    few = list(islice(things, _MOST_TEXTS + 1))
-    if len(few) > _MOST_TEXTS:
-        raise NoModel(f"the output says more than {_MOST_TEXTS} things. {BY_HAND}", code="too_long")
-    return few
+def _limited(items: Iterable[_Item]) -> list[_Item]:
+    found = list(islice(items, _MOST_TEXTS + 1))
+    if len(found) > _MOST_TEXTS:
+        raise NoModel(f"the output holds more than {_MOST_TEXTS} values to read. {BY_HAND}", code="too_long")
+    return found
 
 
 def _may_answer(value: JsonValue) -> bool:
@@ -288,7 +288,7 @@ def _is_file(value: JsonValue) -> bool:
     return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()[:_LONGEST_TEXT]) is not None
 
 
-def _nothing_said(values: Sequence[JsonValue], destination: ModelName | None, trainer: str | None) -> NoModel:
+def _why_none(values: Sequence[JsonValue], destination: ModelName | None, trainer: str | None) -> NoModel:
     if is_same(destination, trainer):
         return NoModel(f"this is a run of {destination}, not a training of it", code="not_a_training")
     if any(_is_file(value) or (isinstance(value, dict) and value.get("weights")) for value in values):

@@ -59,14 +59,14 @@ async def find_flaw_apart(data: bytes) -> Flaw | None:
         )
         try:
             async with asyncio.timeout(_WALL_SECONDS):
-                said, _ = await process.communicate(data)
+                answer, _ = await process.communicate(data)
         except TimeoutError:
             raise NotLookedAt(f"a picture was not looked at within {_WALL_SECONDS:g} s") from None
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    text = said.decode()
+    text = answer.decode()
     # No output: the process was killed by a limit.
     return None if text == _FINE else Flaw(text or Flaw.BROKEN)
 

@@ -42,7 +42,7 @@ _POLL_SECONDS: Final = 2.0
 _LISTED_SECONDS: Final = 60.0
 _FILTERED: Final = re.compile(r"nsfw|safety|sensitive|flagged", re.IGNORECASE)
 #: Failures of Replicate, not of the model: interrupted runs, and machines that did not start (E6716).
-_UNLUCKY: Final = re.compile(r"interrupted|please retry|try again later|E6716", re.IGNORECASE)
+_INTERRUPTED: Final = re.compile(r"interrupted|please retry|try again later|E6716", re.IGNORECASE)
 
 
 class Models(Protocol):
@@ -171,27 +171,25 @@ class Gate:
             memory.works, memory.failure = True, None
 
     async def _run(
-        self, ref: ModelRef, question: Mapping[str, JsonValue], memory: Memory, request_id: UUID | None
+        self, ref: ModelRef, inputs: Mapping[str, JsonValue], memory: Memory, request_id: UUID | None
     ) -> str:
-        """Return the id of a run of *ref* with the input *question*: an earlier one if possible, else a new one."""
+        """Return the id of a run of *ref* with these *inputs*: an earlier one if possible, else a new one."""
         earlier = None
         if not memory.knows_runs:
             # A new request wants a new run, unless one is underway.
-            earlier = await self._find_run(ref, question, may_have_ended=request_id is None)
+            earlier = await self._find_run(ref, inputs, may_have_ended=request_id is None)
         # Until the response arrives, a run with an unknown id may exist.
         memory.knows_runs = False
-        run_id = earlier or await self._start(ref, question, memory)
+        run_id = earlier or await self._start(ref, inputs, memory)
         memory.knows_runs, memory.run_since, memory.unanswered_since = True, self._monotonic(), None
         return run_id
 
-    async def _start(self, ref: ModelRef, question: Mapping[str, JsonValue], memory: Memory) -> str:
+    async def _start(self, ref: ModelRef, inputs: Mapping[str, JsonValue], memory: Memory) -> str:
         now, unanswered = self._monotonic(), memory.unanswered_since
         if unanswered is not None and now < unanswered + _LISTED_SECONDS:
             raise Inconclusive(f"{ref}: a run may be underway that Replicate does not list yet", code="run_not_listed")
         try:
-            prediction = await self._replicate.create_prediction(
-                ref, question, self._policy.verify_cancel_after_seconds
-            )
+            prediction = await self._replicate.create_prediction(ref, inputs, self._policy.verify_cancel_after_seconds)
         except NotThere as error:
             raise NotThereYet(str(error)) from error
         except (NoAnswer, BadAnswer):
@@ -199,7 +197,7 @@ class Gate:
             raise
         return prediction.id
 
-    async def _find_run(self, ref: ModelRef, question: Mapping[str, JsonValue], *, may_have_ended: bool) -> str | None:
+    async def _find_run(self, ref: ModelRef, inputs: Mapping[str, JsonValue], *, may_have_ended: bool) -> str | None:
         """Find a usable run in Replicate's list: one that still runs, or one that succeeded and still has its image."""
         try:
             runs = await self._replicate.list_predictions()
@@ -208,21 +206,21 @@ class Gate:
         for run in runs:
             has_picture = run.status == TrainingStatus.SUCCEEDED and bool(run.output)
             is_useful = not run.has_ended or (may_have_ended and has_picture)
-            if is_useful and run.version == ref.version and _is_asked(question, run.input):
+            if is_useful and run.version == ref.version and _has_inputs(run.input, inputs):
                 return run.id
         return None
 
     async def _wait_for(self, ref: ModelRef, prediction_id: str, since: float) -> Prediction:
         """Wait for the end of a run. A new run may be unreadable for a while, so a 404 does not end the wait."""
         deadline = self._monotonic() + self._policy.verify_patience_seconds
-        over = since + self._policy.verify_cancel_after_seconds + _LISTED_SECONDS
+        lost_at = since + self._policy.verify_cancel_after_seconds + _LISTED_SECONDS
         while True:
             try:
                 prediction = await self._replicate.get_prediction(prediction_id)
             except NotThere as error:
-                if self._monotonic() >= over:
+                if self._monotonic() >= lost_at:
                     raise Inconclusive(f"{ref}: its run was lost ({error})") from error
-                status = "not to be read"
+                status = "unreadable"
             else:
                 if prediction.has_ended:
                     return prediction
@@ -246,12 +244,12 @@ class Gate:
             # The URL comes from the model's output. One that never responds must not pause the consumer for all.
             raise OutOfReach(f"{ref}: the picture of its run {prediction.id} is out of reach ({error})") from error
         if flaw := await self._find_flaw(picture):
-            raise DoesNotWork(f"{ref}: its run {prediction.id} drew nothing: {flaw}", code=flaw)
+            raise DoesNotWork(f"{ref}: its run {prediction.id} made an unusable picture: {flaw}", code=flaw)
 
 
-def _is_asked(question: Mapping[str, JsonValue], by: Mapping[str, JsonValue]) -> bool:
-    """Return whether a run's input contains *question*; Replicate may have added defaults."""
-    return all(by.get(name) == value for name, value in question.items())
+def _has_inputs(found: Mapping[str, JsonValue], wanted: Mapping[str, JsonValue]) -> bool:
+    """Return whether a run's input contains the *wanted* values; Replicate may have added defaults."""
+    return all(found.get(name) == value for name, value in wanted.items())
 
 
 def _check_schema(ref: ModelRef, version: Version) -> InputSchema:
@@ -275,6 +273,6 @@ def _check_end(ref: ModelRef, prediction: Prediction) -> None:
         raise Inconclusive(what, code="run_cut_off")
     if _FILTERED.search(prediction.error or ""):
         raise Inconclusive(what, code="run_filtered")
-    if _UNLUCKY.search(prediction.error or ""):
+    if _INTERRUPTED.search(prediction.error or ""):
         raise Inconclusive(what, code="run_interrupted")
     raise DoesNotWork(what, code="run_failed")

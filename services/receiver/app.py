@@ -43,7 +43,7 @@ from shared.runtime.span import Kind
 
 log = structlog.get_logger()
 
-#: Replicate waits "a few seconds" for an answer.
+#: Longest wait for the confirm. Replicate waits "a few seconds" for our answer.
 ANSWER_SECONDS: Final = 3.0
 _RETRY_AFTER: Final = {"Retry-After": "5"}
 #: Results of webhooks, as counted in metrics and used by alerts.
@@ -61,9 +61,9 @@ _RESULTS: Final = (
 )
 _ACCEPTED: Final = Response(status_code=202)
 _PATH: Final = "/webhooks/replicate"
-#: Of its span.
+#: Attributes of the webhook's span.
 _ABOUT: Final = {"http.request.method": "POST", "http.route": _PATH}
-#: The first status that is our own failure.
+#: Statuses from here on are our own failures.
 _FAILED: Final = 500
 
 
@@ -81,7 +81,7 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WebhookEndpoint:
-    """``POST /webhooks/replicate``, with all that answering a webhook needs."""
+    """``POST /webhooks/replicate``, as an ASGI application."""
 
     publisher: Publisher
     secrets: Secrets
@@ -92,10 +92,10 @@ class WebhookEndpoint:
     clock: Callable[[], float] = time.time  # noqa: TID251 (this is an edge)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one webhook: an ASGI application of its own, without Starlette's wrapper for functions."""
+        """Answer one webhook, without Starlette's wrapper for functions."""
         began = time.perf_counter()
         request = Request(scope, receive)
-        # Headers are not signed. With tracing on, what they say is a link: a trace, and whether it is kept, is our own.
+        # Headers are not signed: with tracing on, we start a trace of our own, with a link to theirs.
         outside = trace_context(*map(request.headers.getlist, TRACE_HEADERS))
         with tracing.span(f"POST {_PATH}", Kind.SERVER, _ABOUT, links=[outside], is_root=True) as span:
             answer = await self._answer(request, span.context or outside)
@@ -158,7 +158,7 @@ class WebhookEndpoint:
     async def _publish(
         self, request: Request, body: bytes, training: Training, trace: Mapping[str, str]
     ) -> Envelope | None:
-        """Publish and return the event that *training* is; None if the webhook became a dead letter instead."""
+        """Publish the event that *training* reports, and return it; None if the webhook became a dead letter."""
         called = request.query_params.getlist("ref") if request.scope["query_string"] else ()
         origin = find_origin(training, called, self.ref_secrets)
         try:
@@ -213,7 +213,7 @@ def _refusal(status: int, error: ModelswapError) -> Response:
 
 
 def _lost(error: Unpublishable, training: Training | None) -> Response:
-    hint = "what ended is found by asking Replicate"
+    hint = "if the training has ended, the reconciler finds that at Replicate"
     log.error("webhook.lost", error=error.code, detail=str(error), hint=hint, training_id=training and training.id)
     return _refusal(413, Unpublishable(str(error), code="unpublishable"))
 
@@ -221,7 +221,12 @@ def _lost(error: Unpublishable, training: Training | None) -> Response:
 def _unavailable(error: Exception, training: Training | None) -> Response:
     telemetry.webhooks.labels("unavailable").inc()
     log.error("webhook.unavailable", detail=str(error) or type(error).__name__, training_id=training and training.id)
-    return problem(503, "unavailable", "try again: the webhook could not be kept", headers=_RETRY_AFTER)
+    return problem(
+        503,
+        "unavailable",
+        "try again: the broker did not confirm, or the webhook secret is not known yet",
+        headers=_RETRY_AFTER,
+    )
 
 
 async def _http_problem(_: Request, error: Exception) -> Response:

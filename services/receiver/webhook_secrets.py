@@ -36,8 +36,8 @@ class Secrets:
         self._known = tuple(configured)
         self._account = None if configured else account
         self._monotonic = monotonic
-        self._asked_at: float | None = None
-        self._asking = asyncio.Lock()
+        self._fetched_at: float | None = None
+        self._fetching = asyncio.Lock()
 
     @property
     def are_known(self) -> bool:
@@ -56,12 +56,12 @@ class Secrets:
             await self.refresh()
             if not self._known:
                 raise DependencyDown("the webhook secret is not known yet: Replicate does not answer")
-        tried = self._known
+        used = self._known
         try:
-            verify(tried)
+            verify(used)
         except BadSignature as error:
             # Only a wrong signature can mean a rotated secret; a stale or missing one cannot.
-            if error.code != BadSignature.code or not await self.refresh() or self._known == tried:
+            if error.code != BadSignature.code or not await self.refresh() or self._known == used:
                 raise
             verify(self._known)
 
@@ -69,13 +69,13 @@ class Secrets:
         """Fetch the secret, at most once a minute; return False if there is no account or the fetch failed."""
         if self._account is None:
             return False
-        async with self._asking:
+        async with self._fetching:
             now = self._monotonic()
-            if self._asked_at is not None and now - self._asked_at < _FETCH_AGAIN_SECONDS and self._known:
+            if self._fetched_at is not None and now - self._fetched_at < _FETCH_AGAIN_SECONDS and self._known:
                 return True
-            if self._asked_at is not None and now - self._asked_at < 1.0:
+            if self._fetched_at is not None and now - self._fetched_at < 1.0:
                 return False
-            self._asked_at = now
+            self._fetched_at = now
             try:
                 async with asyncio.timeout(_FETCH_SECONDS):
                     secret = await self._account.webhook_secret()

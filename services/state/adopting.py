@@ -1,5 +1,5 @@
 """
-Registration of a training that was started elsewhere: Replicate is asked about it first, then it is stored.
+Registration of a training that was started elsewhere: it is looked up at Replicate first, then stored.
 
     it runs       stored; its webhooks bring the rest
     it has ended  stored, with the event that its last webhook would have become

@@ -130,7 +130,7 @@ class TrainingChange:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     reported_at: datetime | None = None
-    #: Whether Replicate had to be asked for its end; None if there is no end that a webhook would have reported.
+    #: Whether its end was found by polling Replicate; None for an end that no webhook would have reported.
     webhook_missed: bool | None = None
 
     def keep_facts(self, event: TrainingEvent, time: datetime) -> None:

@@ -1,8 +1,8 @@
 """
 Checks that a model which was only looked up belongs to its training. Pure.
 
-A model is looked up when the training's output names no version, so that Replicate's list of versions was asked. Then
-another training at the same destination may have made it.
+A model is looked up in Replicate's list of versions when the training's output names no version. Then another training
+at the same destination may have made it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def mismatch(training: Training, model: ModelRef) -> PermanentError | None:
     """Return an error if *model* is not at the training's destination."""
     if model.model == training.destination:
         return None
-    return DestinationMismatch(f"{model} does not lie at the training's destination {training.destination}")
+    return DestinationMismatch(f"{model} is not at the training's destination {training.destination}")
 
 
 def doubt(
@@ -80,14 +80,14 @@ def doubt(
     if training.destination in snapshot.shared:
         # Another user's training may have made it before any event of it arrived.
         return DestinationShared(
-            f"the output names no version, and trainings of several users lie at {training.destination}: "
-            f"nothing tells whose {model} is. {_BY_HAND}"
+            f"the output names no version, and several users train to {training.destination}: "
+            f"it is unknown whose {model} is. {_BY_HAND}"
         )
     if any(each == model and ref != training.ref for each, ref in made):
-        return MadeByAnother(f"{model} is what another training made, and this one's output does not name it")
+        return MadeByAnother(f"{model} was made by another training, and this one's output does not name it")
     if strangers := set(evidence.rivals or ()).difference(snapshot.registered):
         return MayBeUnregistered(
-            f"the output does not name {model}, and training {min(strangers)}, which is not registered here, can "
+            f"the output does not name {model}, and training {min(strangers)}, which is not registered here, may "
             f"have made it. {_BY_HAND}"
         )
     if evidence.made_at is None:
@@ -96,7 +96,7 @@ def doubt(
         is_other = rival.destination == training.destination and rival.ref != training.ref
         if is_other and rival.may_have_made(evidence.made_at):
             return MayBeAnothers(
-                f"the output does not name {model}, and training {rival.ref} can have made it as well. When that one "
+                f"the output does not name {model}, and training {rival.ref} may have made it as well. When that one "
                 f"has its model, retry: POST /v1/trainings/{training.training_id or training.ref}/retry-extraction"
             )
     return None

@@ -23,7 +23,7 @@ def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _from_token(_: object) -> None:
-    raise ValueError("is the name of the token, and can not be said: leave it out")
+    raise ValueError("is the name of the token, and cannot be used as an actor: leave it out")
 
 
 #: A field of earlier requests: refused with an explanation, and not in the API's description.

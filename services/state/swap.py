@@ -2,8 +2,8 @@
 Decides which model each user uses after a batch of events. Pure: rows and events to rows to write.
 
 The fence: a training draws its user's next generation when it is requested. A ready model becomes current only if its
-generation is greater than the current one's. So the newest *requested* training with a verified model wins, whatever
-order events arrive in; an older one that ends while a newer one still runs is used until then. A withdrawal takes the
+generation is greater than the current one's. So the newest *requested* training with a verified model wins, in any
+order of events; an older one that ends while a newer one still runs is used until then. A withdrawal takes the
 current model away and leaves its own generation as the fence.
 
 Replicate's facts are kept in every stage; if it reports a fact twice, the first report is kept.
@@ -73,7 +73,7 @@ class UnconfirmedRef(UnknownTraining):
 def fold(envelopes: Sequence[Envelope], snapshot: Snapshot, *, now: datetime) -> Changes:
     """Apply *envelopes* in order to *snapshot*; return the changes and one result for each envelope."""
     batch = _Batch(snapshot, now)
-    results = [batch.take(envelope) for envelope in envelopes]
+    results = [batch.apply(envelope) for envelope in envelopes]
     users = [training.user_id if (training := batch.find(each.event)) else None for each in envelopes]
     return Changes(results, users, batch.applied, tuple(batch.changes.values()), batch.swaps, batch.outbox)
 
@@ -100,7 +100,8 @@ class _Batch:
         self._models = dict(self.snapshot.models)
         self._made = set(self.snapshot.made)
 
-    def take(self, envelope: Envelope) -> Result:
+    def apply(self, envelope: Envelope) -> Result:
+        """Apply one event, unless it was applied before."""
         key = inbox_id(envelope)
         if key in self.snapshot.applied or key in self.applied:
             return None
@@ -108,7 +109,7 @@ class _Batch:
         if training is None:
             return _unknown(envelope.event)
         stage = self._stage(training)
-        failed = None if training.user_id in self.snapshot.deleted_users else self._apply(training, envelope)
+        failed = None if training.user_id in self.snapshot.deleted_users else self._apply_to(training, envelope)
         if failed is None:
             moved = self._stage(training)
             self.applied[key] = Applied.of(envelope, training, None if moved == stage else moved)
@@ -132,7 +133,7 @@ class _Batch:
         self._move(named, Fact.APPEARED)
         return named
 
-    def _apply(self, training: Training, envelope: Envelope) -> Result:
+    def _apply_to(self, training: Training, envelope: Envelope) -> Result:
         event = envelope.event
         if isinstance(event, TrainingEvent):
             self._change(training.ref).keep_facts(event, envelope.time)

@@ -38,7 +38,7 @@ class FactKind(StrEnum):
     - `requested`: it was registered.
     - `started`, `completed`: by Replicate's clock.
     - `reported`: an event of Replicate's was applied; `at` is when the webhook was received.
-    - `recovered`: likewise, but Replicate was asked, because the webhook never came.
+    - `recovered`: likewise, but found by polling Replicate, because the webhook never came.
     - `extraction_requested`: its model is looked for again.
     - `verified`: its model was found and passed the checks, which `detail` holds as evidence.
     - `not_verified`: no usable model was found.
@@ -46,7 +46,7 @@ class FactKind(StrEnum):
     - `displaced`: another model became current instead of its own.
     - `published`: an event about it was confirmed by the broker.
     - `unpublished`: an event about it is committed, and not published yet; `at` is the time of the commit.
-    - `failed`: it failed, and no event that was kept says so.
+    - `failed`: it failed, and the event is not stored any more.
     """
 
     REQUESTED = "requested"

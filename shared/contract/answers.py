@@ -76,7 +76,7 @@ class Problem(BaseModel):
     errors: Sequence[Mistake] = ()
 
 
-class _Said(BaseModel):
+class _Reason(BaseModel):
     detail: str
     errors: Sequence[Mistake] = ()
 
@@ -84,10 +84,10 @@ class _Said(BaseModel):
 def said_in(answer: bytes) -> str:
     """Return the reason of a failed request: the problem's detail, or the beginning of a body that is no problem."""
     try:
-        said = _Said.model_validate_json(answer)
+        reason = _Reason.model_validate_json(answer)
     except ValidationError:
         return answer[:_SHOWN_BYTES].decode(errors="replace")
-    return f"{said.errors[0].pointer}: {said.errors[0].detail}" if said.errors else said.detail
+    return f"{reason.errors[0].pointer}: {reason.errors[0].detail}" if reason.errors else reason.detail
 
 
 def kind_in(answer: bytes) -> str | None:

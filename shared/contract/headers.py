@@ -33,7 +33,7 @@ DEATHS: Final = "x-death"
 #: Added by RabbitMQ to each delivery from a stream: the place of the message in it.
 OFFSET: Final = "x-stream-offset"
 _ATTEMPTS_MOST: Final = 2**31 - 1
-#: Not copied to another message: headers that the broker adds in a delay queue or a stream, or that tell of a death.
+#: Not copied to another message: headers that the broker adds in a delay queue or a stream, or that describe a death.
 BROKERS_OWN: Final = (DEATHS, "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count", OFFSET, DEAD)
 
 #: Plain headers, as OpenTelemetry expects.

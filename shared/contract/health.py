@@ -1,7 +1,7 @@
 """
-Health of a process: what it says of itself, and what another makes of that. Pure.
+Health of a process: its own report, and how `modelswap doctor` and the operators' API judge it. Pure.
 
-`modelswap doctor` and the operators' API judge alike, here. `shared.runtime.processes` asks.
+`shared.runtime.processes` fetches the reports.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HELD_UP_SECONDS: Final = 60.0
 
 
 class Health(BaseModel):
-    """What a process says of itself: the answer of ``/readyz``."""
+    """A process's report about itself: the response of ``/readyz``."""
 
     #: ``ok`` if it can do its work, except what may be lost.
     status: str
@@ -37,12 +37,12 @@ class Health(BaseModel):
 
     @property
     def problems(self) -> list[str]:
-        return [f"{name}: {said}" for name, said in self.checks.items() if said != OK]
+        return [f"{name}: {text}" for name, text in self.checks.items() if text != OK]
 
     @property
     def paused(self) -> dict[str, str]:
         """Why the messages of a queue are not handled now, by queue."""
-        return {queue: said for queue, said in self.consumers.items() if said != OK}
+        return {queue: text for queue, text in self.consumers.items() if text != OK}
 
 
 class ProcessState(StrEnum):
@@ -65,31 +65,31 @@ class Seen:
     detail: str
     #: What to do about it; empty: nothing.
     then: str = ""
-    #: None if it did not say.
+    #: None if it sent no report.
     health: Health | None = None
     #: Age in seconds of the oldest message that it works on, by queue.
     oldest: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge(name: str, health: Health, version: str, oldest: Mapping[str, float] | None = None) -> Seen:
-    """Return what the process *name* says of itself, compared with *version*."""
+    """Judge the report of the process *name*; *version* is the one that it should have."""
     state, then = ProcessState.LIMITED, f"fix that; log of {name}"
     if health.problems:
-        said = "is ready, but" if health.is_ready else "is not ready"
-        detail = f"{said}: {'; '.join(health.problems)}"
+        readiness = "is ready, but" if health.is_ready else "is not ready"
+        detail = f"{readiness}: {'; '.join(health.problems)}"
         state = ProcessState.LIMITED if health.is_ready else ProcessState.NOT_READY
     elif health.set_aside:
         held = "; ".join(f"{loop}: {text}" for loop, text in health.set_aside.items())
         detail, then = f"ready, but {held}", '"Items are set aside" in deploy/runbook.md'
     elif health.version != version:
-        detail, then = f"is version {health.version}, and the asker {version}", f"restart {name}"
+        detail, then = f"is version {health.version}, and this one {version}", f"restart {name}"
     else:
         state, detail, then = ProcessState.READY, f"ready, version {health.version}", ""
     return Seen(state, detail, then, health, oldest or {})
 
 
 def why_stuck(queue: str, waiting: int, consumers: int, oldest_seconds: float) -> str | None:
-    """Return what is wrong with a queue in which *waiting* messages wait, the oldest for so long; None: nothing."""
+    """Return why the *waiting* messages of a queue are stuck, or None; the oldest has waited for *oldest_seconds*."""
     if waiting and not consumers:
         return f"{waiting} wait in {queue}, which has no consumer"
     if oldest_seconds > HELD_UP_SECONDS:

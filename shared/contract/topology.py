@@ -75,7 +75,7 @@ DEAD_EXCHANGE: Final = "modelswap.dead"
 RECEIVER: Final = "modelswap.receiver"
 
 #: Routing keys of dead letters: the queue or service that dead-lettered the message.
-_DYING: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DELIVERIES_QUEUE, RECEIVER)
+_DEAD_LETTER_KEYS: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DELIVERIES_QUEUE, RECEIVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def topology(
         bindings=(
             *(Binding(event.exchange, queue, event.key) for queue, events in work.items() for event in events),
             *(Binding(EVENTS_EXCHANGE, EVENTS_LOG, event.key) for event in PUBLIC_EVENTS),
-            *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in _DYING),
+            *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in _DEAD_LETTER_KEYS),
             *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
         ),
     )

@@ -148,9 +148,9 @@ class Replicate:
         try:
             address = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise ForeignAddress("an output that is no address") from error
+            raise ForeignAddress("an output that is not a URL") from error
         if not self._serves_files(address):
-            raise ForeignAddress(f"an output on {address.host[:100]!r}, which is not Replicate's")
+            raise ForeignAddress(f"an output on {address.host[:100]!r}, which is not a host of Replicate")
         what = f"fetch an output from {address.host}"
         status, headers, body = await self._http.fetch(what, address)
         if status == HTTPStatus.OK:
@@ -200,7 +200,7 @@ class Replicate:
         body: Mapping[str, JsonValue] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> _Result:
-        """Ask, as `Http.ask` says, and decode the response."""
+        """Send a request by `Http.ask`, and decode the response."""
         content = await self._http.ask(what, route, *ids, cursor=cursor, body=body, headers=headers)
         try:
             return decode(content)

@@ -31,16 +31,16 @@ def answer(line: str, respond: Callable[[Mapping[str, JsonValue]], Mapping[str, 
         if not isinstance(document, dict):
             raise BadLine("not a JSON object")
         identity = document.get("id")
-        said = respond(document)
+        answer = respond(document)
     except PermanentError as error:
-        said = {"error": error.code, "detail": str(error)}
+        answer = {"error": error.code, "detail": str(error)}
     except (ValueError, RecursionError) as error:
-        said = {"error": BadLine.code, "detail": f"not JSON that can be read: {error}"}
+        answer = {"error": BadLine.code, "detail": f"not JSON that can be read: {error}"}
     try:
-        return json.dumps({"id": identity, **said}, allow_nan=False)
+        return json.dumps({"id": identity, **answer}, allow_nan=False)
     except (ValueError, RecursionError):
         # The id cannot be written: Python also parses NaN, and nests deeper when reading than when writing.
-        return json.dumps({"id": None, **said})
+        return json.dumps({"id": None, **answer})
 
 
 def _progress(document: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:

@@ -176,7 +176,7 @@ def _filled(route: str, ids: Sequence[str]) -> str:
     """Return *route* with *ids* in place of its names in braces."""
     if not all(each.strip(".") for each in ids):
         # httpx would resolve "." and "..", and the token would go to another URL.
-        raise ValueError(f"{ids!r} make no path of Replicate's")
+        raise ValueError(f"{ids!r} are not valid ids")
     rest = iter(ids)
     return _NAME_IN_BRACES.sub(lambda _: quote(next(rest), safe=""), route)
 
@@ -184,7 +184,7 @@ def _filled(route: str, ids: Sequence[str]) -> str:
 async def _read(what: str, response: httpx.Response) -> bytes:
     # Raw, so that nothing is decompressed: a few kilobytes of gzip can expand to gigabytes.
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise BadAnswer(f"{what}: an encoding that was not asked for")
+        raise BadAnswer(f"{what}: an encoding that was not requested")
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk

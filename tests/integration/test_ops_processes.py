@@ -157,7 +157,7 @@ async def test_a_process_of_another_version_is_limited():
         state = (await found({"state": url}))["state"]
 
     assert state["state"] == "limited"
-    assert state["detail"].startswith(f"is version {state['version']}, and the asker ")
+    assert state["detail"].startswith(f"is version {state['version']}, and this one ")
 
 
 async def test_what_hangs_or_is_away_or_another_has_its_name():

@@ -397,7 +397,10 @@ async def test_who_rolled_back_is_not_taken_from_the_request(client):
     answer = await client.post("/users/ada/model/rollback", json={**BACK, "actor": "olga"})
 
     (mistake,) = problem(answer, 422, "invalid")["errors"]
-    assert mistake == {"pointer": "#/actor", "detail": "is the name of the token, and can not be said: leave it out"}
+    assert mistake == {
+        "pointer": "#/actor",
+        "detail": "is the name of the token, and cannot be used as an actor: leave it out",
+    }
 
 
 @pytest.mark.usefixtures("used")

@@ -435,7 +435,7 @@ async def test_of_very_many_models_the_oldest_is_forgotten(replicate, clock):
 
 async def test_a_run_that_is_not_readable_yet_is_paid_for_once(replicate, gate, clock):
     read, replicate.get_prediction = replicate.get_prediction, not_yet
-    with pytest.raises(StillRunning, match="not to be read"):
+    with pytest.raises(StillRunning, match="unreadable"):
         await gate.verify(REF)
     clock.now += 120
     replicate.get_prediction = read

@@ -89,7 +89,7 @@ class Orders(Session):
 
         Raises:
             KeyReused: if *key* came with another request before.
-            PermanentError: if it cannot be done, as `rollback.roll_back` says.
+            PermanentError: those of `rollback.roll_back`.
             UserDeleted: if the user was deleted.
 
         """
@@ -108,7 +108,7 @@ class Orders(Session):
 
         Raises:
             KeyReused: if *key* came with another request before.
-            PermanentError: if it cannot be done, as `rollback.withdraw` says.
+            PermanentError: those of `rollback.withdraw`.
             UserDeleted: if the user was deleted.
 
         """

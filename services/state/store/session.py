@@ -59,13 +59,13 @@ class Session:
         """Do *work*, check what a commit would check, and roll back; return the result of *work*."""
         results: list[T] = []
 
-        async def work_in_vain(connection: Connection) -> None:
+        async def work_and_roll_back(connection: Connection) -> None:
             results.append(await work(connection))
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
             raise _RolledBack
 
         with contextlib.suppress(_RolledBack):
-            await self._transaction(work_in_vain)
+            await self._transaction(work_and_roll_back)
         return results[-1]
 
     async def _fetch(self, statement: str, *values: object) -> list[Record]:

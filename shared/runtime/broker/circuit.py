@@ -26,7 +26,7 @@ _LONGEST_SECONDS: Final = 30.0
 
 
 class NotTried(Exception):
-    """The work ended before it called the dependency, so the result tells nothing about it."""
+    """The work ended before it called the dependency, so its error says nothing about the dependency."""
 
 
 class CircuitBreaker:

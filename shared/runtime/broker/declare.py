@@ -35,7 +35,7 @@ class Unanswered(TimeoutError):
 
 
 @asynccontextmanager
-async def answered(question: str) -> AsyncIterator[None]:
+async def answered(request: str) -> AsyncIterator[None]:
     """
     Limit a request to the broker to ten seconds: it can take minutes while a node is down.
 
@@ -50,7 +50,7 @@ async def answered(question: str) -> AsyncIterator[None]:
                 yield
     except TimeoutError as error:
         raise Unanswered(
-            f"RabbitMQ did not answer within {_ANSWER_SECONDS} s to: {question}. In a cluster the node that holds it "
+            f"RabbitMQ did not answer within {_ANSWER_SECONDS} s to: {request}. In a cluster the node that holds it "
             "may be down"
         ) from error
 
@@ -86,13 +86,13 @@ async def declare(channel: aiormq.Channel, topology: Topology) -> None:
 
 async def diff(url: str, topology: Topology) -> list[str]:
     """Return a line for each exchange or queue that is missing, differs from *topology*, or is retired."""
-    questions: dict[str, _Question] = {
+    checks: dict[str, _Check] = {
         **{f"exchange {exchange.name}": partial(_find_exchange, exchange) for exchange in topology.exchanges},
         **{f"queue {queue.name}": partial(_find_queue, queue) for queue in topology.queues},
     }
     link = await Link.open(url, name="modelswap topology diff")
     try:
-        found = {name: await _objection(link, question) for name, question in questions.items()}
+        found = {name: await _objection(link, check) for name, check in checks.items()}
         for queue in RETIRED_QUEUES:
             if await _objection(link, partial(_look_at, queue)) is None:
                 found[f"queue {queue}"] = "left from an earlier version: `modelswap topology apply` deletes it"
@@ -127,19 +127,19 @@ async def _depth(link: Link, name: str) -> Depth:
     return Depth(declared.message_count or 0, declared.consumer_count or 0)
 
 
-_Question = Callable[[aiormq.Channel], Awaitable[None]]
+_Check = Callable[[aiormq.Channel], Awaitable[None]]
 
 
-async def _objection(link: Link, question: _Question) -> str | None:
+async def _objection(link: Link, check: _Check) -> str | None:
     """Return the broker's objection, or None. A refusal closes the channel, so each request has its own."""
     try:
-        async with answered("is it there"):
-            await question(await link.open_channel())
+        async with answered("look it up"):
+            await check(await link.open_channel())
     except Unanswered as error:
-        return f"not known: {error}"
+        return f"unknown: {error}"
     except aiormq.exceptions.ChannelNotFoundEntity as error:
         # RabbitMQ 3.10 answers so for a queue whose node is down.
-        return f"not to be had: {error}" if "is down" in str(error) else "missing"
+        return f"unavailable: {error}" if "is down" in str(error) else "missing"
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         return f"differs: {error}"
     return None
@@ -151,12 +151,12 @@ async def _look_at(queue: str, channel: aiormq.Channel) -> None:
 
 async def _find_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:
     await channel.exchange_declare(exchange.name, passive=True)
-    await _declare_exchange(exchange, channel)  # it is there: this only compares
+    await _declare_exchange(exchange, channel)  # it exists, so this only compares
 
 
 async def _find_queue(queue: Queue, channel: aiormq.Channel) -> None:
     await _look_at(queue.name, channel)
-    await _declare_queue(queue, channel)  # it is there: this only compares
+    await _declare_queue(queue, channel)  # it exists, so this only compares
 
 
 async def _declare_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:

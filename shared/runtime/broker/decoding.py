@@ -51,7 +51,7 @@ class Incoming:
         #: Gets the message id of a message that reached no queue.
         self._on_return = on_return
         self._on_delivery: Callable[[Delivery], None] | None = None
-        #: Of deliveries.
+        #: The queue of the deliveries.
         self._queue = ""
         #: The number of the channel; others, and all while it is None, are the library's own.
         self.channel: int | None = None

@@ -29,7 +29,7 @@ from shared.runtime.waiting import Stopped, unless_stopped
 
 log = structlog.get_logger()
 
-#: The relay waits for the first answer, so a broker that comes up is asked soon.
+#: The relay waits for the first answer, so a broker that has just started is tried again soon.
 _LONGEST_PAUSE_SECONDS: Final = 3.0
 
 
@@ -114,7 +114,7 @@ class EventsLog:
         #: Set once the log is declared, or RabbitMQ has refused that or left it unanswered. What is published before
         #: may be missing in the log.
         self.asked = asyncio.Event()
-        self._trouble: str | None = "RabbitMQ was not asked yet"
+        self._trouble: str | None = "the log was not declared yet"
         telemetry.log_trouble.set_function(lambda: self._trouble is not None)
 
     async def check(self) -> str | None:

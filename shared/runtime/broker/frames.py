@@ -44,7 +44,7 @@ def publish_frames(message: Outgoing, *, message_id: str, timestamp: int, channe
 
     Raises:
         Unpublishable: if the body exceeds the message's own limit, the headers do not fit into one frame, or something
-            can not be encoded.
+            cannot be encoded.
 
     """
     if len(message.body) > message.body_limit_bytes:
@@ -55,7 +55,7 @@ def publish_frames(message: Outgoing, *, message_id: str, timestamp: int, channe
         method = _method(message.exchange, message.routing_key, message.mandatory)
         content = content_header(message, message_id=message_id, timestamp=timestamp)
     except _ENCODING_ERRORS as error:
-        raise Unpublishable(f"{_name(message)} can not be encoded: {error}", code="message_unencodable") from error
+        raise Unpublishable(f"{_name(message)} cannot be encoded: {error}", code="message_unencodable") from error
     most = frame_bytes - FRAME_OVERHEAD_BYTES
     if len(content) > most:
         raise Unpublishable(f"the headers of {_name(message)} take {len(content)} bytes; {most} are allowed")

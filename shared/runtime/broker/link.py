@@ -46,7 +46,7 @@ _OPEN_SECONDS: Final = 10
 #: Of several addresses each has less time: a frozen node takes connections, and never answers.
 _OPEN_ONE_OF_SEVERAL_SECONDS: Final = 3
 _CLOSE_SECONDS: Final = 1
-#: Of a publish's number, at the end of its message id.
+#: Digits of a publish's number, at the end of its message id.
 _NUMBER_DIGITS: Final = 12
 #: How often overdue confirms are looked for.
 _WATCH_SECONDS: Final = 0.1
@@ -67,7 +67,7 @@ class Link:
         #: The newest publish. Its message id ends in it.
         self._published = 0
         self._id_prefix = uuid4().hex[:20]
-        #: Publishes without a confirm yet, by their number, and the times when they are overdue.
+        #: Unconfirmed publishes by number, and the times when they are overdue.
         self._receipts: dict[int, tuple[asyncio.Future[None], float]] = {}
         self._is_watching = False
         #: Set when the connection, the channel or the consumer on it is gone.

@@ -74,5 +74,5 @@ def say(error: BaseException) -> str:
         return f"RabbitMQ refuses us: {error}"
     if sentence := say_tls("RabbitMQ", error):
         return sentence
-    said = str(error) or type(error).__name__
-    return said if said.startswith("RabbitMQ") else f"RabbitMQ does not answer: {said}"
+    text = str(error) or type(error).__name__
+    return text if text.startswith("RabbitMQ") else f"RabbitMQ does not answer: {text}"

@@ -71,9 +71,9 @@ class Delivery:
     @property
     def first_published_at(self) -> datetime | None:
         """When the message of the first attempt was published."""
-        said = self.headers.get(PUBLISHED_AT)
+        value = self.headers.get(PUBLISHED_AT)
         try:
-            first = datetime.fromisoformat(said) if isinstance(said, str) else None
+            first = datetime.fromisoformat(value) if isinstance(value, str) else None
         except ValueError:
             first = None
         return first if first is not None and first.tzinfo is not None else self.published_at
@@ -161,6 +161,6 @@ def _again(delivery: Delivery, exchange: str, headers: Headers) -> Outgoing:
 
 
 def _traceback(error: BaseException) -> str:
-    # Without local variables, which may hold a token. The end is kept, because it tells most.
+    # Without local variables, which may hold a token. The end is kept: it has the cause.
     lines = "".join(traceback.format_exception(error, limit=-20))
     return clip(lines[-_TRACEBACK_BYTES:], _TRACEBACK_BYTES)
