@@ -173,7 +173,9 @@ class Scene:
 
     async def rounds(self, *moments: datetime) -> None:
         for self.state.moment in moments:
-            await self.reconciler.round(self.state.moment)
+            async with self.store.alone() as turn:
+                assert turn is not None
+                await self.reconciler.round(self.state.moment, turn)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -551,7 +553,7 @@ async def test_one_process_works_at_a_time(store: Store):
     async with store.alone() as third:
         pass
 
-    assert (*both, third) == (True, False, True)
+    assert [turn is not None for turn in (*both, third)] == [True, False, True]
 
 
 async def test_of_two_processes_one_does_a_round(store: Store):
@@ -577,11 +579,31 @@ async def test_a_round_that_fails_lets_the_next_process_work(store: Store):
 
 async def test_no_transaction_is_open_while_one_process_works(store: Store, database_url: str):
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
-    async with store.alone() as is_alone:
+    async with store.alone() as turn:
         # One is the transaction of the query itself.
         found = await rows(database_url, query)
 
-    assert (is_alone, found) == (True, [(1,)])
+    assert turn is not None
+    assert found == [(1,)]
+
+
+async def test_a_round_that_lost_its_lock_notes_no_success(store: Store, database_url: str):
+    scene = Scene(store)
+    end_holder = """
+        SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database d ON d.oid = database
+        WHERE locktype = 'advisory' AND d.datname = current_database()
+    """
+
+    async def loses_its_lock() -> None:
+        async with store.alone() as turn:
+            assert turn is not None
+            assert await rows(database_url, end_holder) == [(True,)]
+            await scene.reconciler.round(NOON, turn)
+
+    with pytest.raises(DependencyDown):
+        await loses_its_lock()
+
+    assert (await store.last_round()).last_success_at is None
 
 
 async def test_ended_trainings_are_forgotten_unless_recovered(store: Store):

@@ -22,7 +22,7 @@ from services.ops.reconcile.actions import Actions, Publish, Replicate, State
 from services.ops.reconcile.budget import CallBudget
 from services.ops.reconcile.listing import Listing, oldest
 from services.ops.reconcile.plan import Report, Step, plan
-from services.ops.reconcile.store import Store
+from services.ops.reconcile.store import Store, Turn
 from services.ops.reconcile.trainings import (
     Limits,
     Memory,
@@ -93,9 +93,9 @@ class Reconciler:
     async def _alone(self) -> float:
         """Do one round if one is due and no other process does it; return the seconds until the next try."""
         try:
-            async with asyncio.timeout(_LONGEST_ROUND_SECONDS), self._store.alone() as is_alone:
-                if is_alone and await self._is_due():
-                    await self.round(now())
+            async with asyncio.timeout(_LONGEST_ROUND_SECONDS), self._store.alone() as turn:
+                if turn is not None and await self._is_due():
+                    await self.round(now(), turn)
         except TimeoutError as error:
             raise DependencyDown("a round took too long; the next one goes on", code="round_too_long") from error
         return min(STAND_BY_SECONDS, self._limits.every.total_seconds())
@@ -111,12 +111,12 @@ class Reconciler:
             with suppress(ModelswapError):  # where Postgres is away, /readyz says it
                 await self._store.note_trouble(now(), trouble, calls_left=int(self._budget.left))
 
-    async def round(self, moment: datetime) -> None:
+    async def round(self, moment: datetime, turn: Turn) -> None:
         """
         Check every training that is overdue at *moment* once.
 
         Raises:
-            ModelswapError: if a dependency is down. What was done until then is remembered.
+            ModelswapError: if a dependency is down, or the *turn* was lost. What was done until then is remembered.
 
         """
         overdue, without_id, unfinished = await self._overdue(moment)
@@ -135,7 +135,7 @@ class Reconciler:
                     raise trouble
         self._aside.keep_only(unfinished)
         await self._store.forget_others(unfinished)
-        await self._store.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
+        await turn.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
         telemetry.overdue.set(len(overdue))
         await self._warn(moment)
 

@@ -13,7 +13,7 @@ from services.ops.reconcile.trainings import Memory, Unfinished
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, RecoveryView, RoundView
 from services.ops.session import ITSELF, Session, audit
 from shared.runtime.postgres import Connection
-from shared.runtime.session_lock import session_lock
+from shared.runtime.session_lock import SessionLock, session_lock
 
 _KEEP: Final = timedelta(days=30)
 
@@ -83,14 +83,33 @@ _LATEST: Final = """
 """
 
 
+class Turn:
+    """The turn of the one process that reconciles."""
+
+    def __init__(self, lock: SessionLock) -> None:
+        self._lock = lock
+
+    async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None:
+        """
+        Store that a round succeeded.
+
+        Raises:
+            DependencyDown: if the lock was lost, as after a freeze: another process may be at work.
+
+        """
+        async with self._lock.session() as connection:
+            await connection.execute(_NOTE_ROUND, now, overdue, calls_left)
+            await connection.execute(_PRUNE, now - _KEEP)
+
+
 class Store(Session):
     """The tables `ops.recoveries` and `ops.reconciliation`."""
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[bool]:
-        """Hold the lock of the one process that reconciles; False if another process has it."""
+    async def alone(self) -> AsyncIterator[Turn | None]:
+        """Hold the lock of the one process that reconciles; None if another process has it."""
         async with session_lock(self._pool, "ops.reconciliation") as lock:
-            yield lock is not None
+            yield None if lock is None else Turn(lock)
 
     async def recall(self, refs: Sequence[UUID]) -> Mapping[UUID, Memory]:
         """Return what was done about these trainings so far, by ref."""
@@ -123,11 +142,6 @@ class Store(Session):
         ended = [row["ref"] for row in await self._fetch(_OPEN) if row["ref"] not in unfinished]
         if ended:
             await self._fetch(_FORGET, ended)
-
-    async def note_round(self, now: datetime, *, overdue: int, calls_left: int) -> None:
-        """Store that a round succeeded."""
-        await self._fetch(_NOTE_ROUND, now, overdue, calls_left)
-        await self._fetch(_PRUNE, now - _KEEP)
 
     async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None:
         """Store that a round failed."""
