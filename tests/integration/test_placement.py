@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from typing import cast
 
+import aiormq
 import pytest
 
 from shared.contract.queues import Queue
@@ -35,6 +37,33 @@ async def link(broker_url: str) -> AsyncIterator[Link]:
     finally:
         await link.channel.queue_delete(NAME)
         await link.close()
+
+
+class Counted:
+    """A channel that counts the channels which are opened beside it."""
+
+    def __init__(self, channel: aiormq.Channel) -> None:
+        self._channel = channel
+        self.opened = 0
+        self.connection = self
+        self.queue_bind = channel.queue_bind
+
+    async def channel(self) -> aiormq.abc.AbstractChannel:
+        self.opened += 1
+        return await self._channel.connection.channel()
+
+
+async def test_queues_are_declared_on_one_channel_beside_ours(link: Link):
+    counted = Counted(link.channel)
+    placed = replace(plan("quorum", None), queues=plan("quorum", None).queues * 3)
+
+    await declare(cast(aiormq.Channel, counted), placed)
+    as_placed = counted.opened
+    await declare(cast(aiormq.Channel, counted), replace(placed, queues=plan("quorum", 3).queues))
+
+    assert as_placed == 1
+    # One refusal for each argument of the placement.
+    assert counted.opened - as_placed == 3
 
 
 @pytest.mark.parametrize("kind", ["quorum", "stream", "classic"])

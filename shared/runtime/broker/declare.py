@@ -65,6 +65,7 @@ async def declare(channel: aiormq.Channel, topology: Topology) -> None:
 
     """
     name = ""
+    trials = _Trials(channel)
     try:
         for exchange in topology.exchanges:
             name = f"exchange {exchange.name}"
@@ -73,10 +74,11 @@ async def declare(channel: aiormq.Channel, topology: Topology) -> None:
         for queue in topology.queues:
             name = f"queue {queue.name}"
             async with answered(f"declare {name}"):
-                await _declare_queue(queue, channel)
+                await _declare_queue(queue, trials)
         for binding in topology.bindings:
             async with answered(f"bind queue {binding.queue}"):
                 await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
+        await trials.close()
     except aiormq.exceptions.ChannelPreconditionFailed as error:
         raise TopologyMismatch(
             f"{name} exists on the broker with other arguments than ours: {error}. "
@@ -156,19 +158,36 @@ async def _find_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:
 
 async def _find_queue(queue: Queue, channel: aiormq.Channel) -> None:
     await _look_at(queue.name, channel)
-    await _declare_queue(queue, channel)  # it exists, so this only compares
+    await _declare_queue(queue, _Trials(channel))  # it exists, so this only compares
 
 
 async def _declare_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:
     await channel.exchange_declare(exchange.name, exchange_type=exchange.kind, durable=True)
 
 
-async def _declare_queue(queue: Queue, channel: aiormq.Channel) -> None:
+class _Trials:
+    """A channel beside another one, for declares of queues: a refusal closes it, and then the next one is opened."""
+
+    def __init__(self, beside: aiormq.Channel) -> None:
+        self._connection = beside.connection
+        self._channel: aiormq.abc.AbstractChannel | None = None
+
+    async def open(self) -> aiormq.abc.AbstractChannel:
+        if self._channel is None or self._channel.is_closed:
+            self._channel = await self._connection.channel()
+        return self._channel
+
+    async def close(self) -> None:
+        if self._channel is not None and not self._channel.is_closed:
+            await self._channel.close()
+
+
+async def _declare_queue(queue: Queue, trials: _Trials) -> None:
     """Declare *queue*; one that exists may be placed otherwise in the cluster."""
     arguments = {**queue.arguments, **queue.placement}
     uncompared = set(PLACEMENT)
     while True:
-        trial = await channel.connection.channel()  # a refusal closes it
+        trial = await trials.open()
         try:
             await trial.queue_declare(queue.name, durable=True, arguments=dict(arguments))
         except aiormq.exceptions.ChannelPreconditionFailed as error:
@@ -178,7 +197,6 @@ async def _declare_queue(queue: Queue, channel: aiormq.Channel) -> None:
             uncompared.remove(differs["argument"])
             arguments = _with_found(arguments, differs["argument"], differs["found"])
         else:
-            await trial.close()
             return
 
 
