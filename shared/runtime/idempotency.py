@@ -1,4 +1,4 @@
-"""Prunes idempotency keys, which state and the notifier keep in a table of the same form. Edge."""
+"""Prunes idempotency keys, which state, ops and the notifier keep in tables of the same form. Edge."""
 
 from __future__ import annotations
 

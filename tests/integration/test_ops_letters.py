@@ -33,6 +33,7 @@ from shared.runtime.postgres import connect_pool
 from tests.databases import refuse
 from tests.ops import NOON, OPERATOR, READER, archived, opened_letters, operators_api
 from tests.ops import dead as dead_letter
+from tests.replays import rows
 from tests.state import execute
 
 PLAN = topology()
@@ -186,6 +187,20 @@ async def test_a_letter_that_can_not_be_forgotten_keeps_no_other(store, database
 
     assert [letter.training_id for letter in await letters(store)] == ["t1"]
     assert (looked_at, aside.waiting(), len(aside)) == ([3, 0], [1], 1)
+
+
+async def test_idempotency_keys_are_kept_for_a_day(store, database_url):
+    for hours in (1, 23, 25):
+        await execute(
+            database_url,
+            "INSERT INTO ops.idempotency_keys (key, request_digest, made, created_at) "
+            f"VALUES ('{hours}', '-', '-', now() - interval '{hours} hours')",
+        )
+
+    deleted = await purge_some(store, HOUR, SetAside("test"))
+
+    left = await rows(database_url, "SELECT key FROM ops.idempotency_keys ORDER BY key")
+    assert (deleted, left) == (1, [("1",), ("23",)])
 
 
 @pytest.mark.parametrize("error", [KeyError("poison"), ServiceFailed("500")], ids=repr)

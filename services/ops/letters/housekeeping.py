@@ -105,7 +105,11 @@ def closing(store: Store, find_training: FindTraining, aside: SetAside[str]) -> 
 
 
 async def purge(store: Store, keep: timedelta, stopping: asyncio.Event, aside: SetAside[int]) -> None:
-    """Delete dead letters settled *keep* ago or earlier until *stopping* is set; *aside* holds undeletable ones."""
+    """
+    Delete dead letters settled *keep* ago or earlier, and old idempotency keys, until *stopping* is set.
+
+    *aside* holds the dead letters that cannot be deleted.
+    """
 
     async def work() -> float:
         return 0.0 if await purge_some(store, keep, aside) == _PURGED_AT_ONCE else _PURGE_SECONDS
@@ -114,9 +118,9 @@ async def purge(store: Store, keep: timedelta, stopping: asyncio.Event, aside: S
 
 
 async def purge_some(store: Store, keep: timedelta, aside: SetAside[int]) -> int:
-    """Delete the next dead letters; return how many were tried."""
+    """Delete the next dead letters and keys; return how many were tried, the larger of both."""
     numbers = await store.settled(keep, limit=_PURGED_AT_ONCE, without=aside.waiting())
     done = await aside.together(numbers, store.forget, key=int)
     if done.down:
         raise done.down
-    return len(numbers)
+    return max(len(numbers), await store.prune_keys(limit=_PURGED_AT_ONCE))

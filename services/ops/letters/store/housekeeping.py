@@ -1,4 +1,4 @@
-"""Housekeeping of dead letters: whose trainings they are about, closing and purging. Edge."""
+"""Housekeeping of dead letters: whose trainings they are about, closing, and purging what is old. Edge."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 from services.ops.letters.ended import QUEUES
 from services.ops.session import ITSELF, Session, audit
+from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection
 
 _WITHOUT_USER: Final = """
@@ -84,3 +85,7 @@ class Housekeeping(Session):
                 await audit(connection, ITSELF, "dead_letter.forgotten", target, reason=reason, outcome=outcome)
 
         await self._transaction(work)
+
+    async def prune_keys(self, *, limit: int) -> int:
+        """Delete at most *limit* old idempotency keys; return how many were deleted."""
+        return await prune_keys(self._pool, "ops", limit=limit)
