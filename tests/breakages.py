@@ -327,8 +327,9 @@ async def dead_letter_forgotten(broken: Broken) -> AsyncGenerator[None]:
     (training,) = await broken.train()
     await broken.stack.dead_letter(training)
     async with connected(broken.owner_url) as database:
-        # All that are open, also those of other cases: the first of them is taken for the oldest.
-        await database.execute("UPDATE ops.letters SET archived_at = archived_at - interval '2 days'")
+        await database.execute(
+            "UPDATE ops.letters SET archived_at = archived_at - interval '2 days' WHERE training_id = $1", training
+        )
         yield
         await database.execute("UPDATE ops.letters SET status = 'dropped' WHERE status = 'open'")
 

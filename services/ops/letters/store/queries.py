@@ -114,7 +114,7 @@ _COUNT_SOME: Final = """
 """
 _OLDEST_SECONDS: Final = """
     SELECT extract(epoch FROM clock_timestamp() - archived_at)::float8 AS seconds
-    FROM ops.letters WHERE status = 'open' ORDER BY number LIMIT 1
+    FROM ops.letters WHERE status = 'open' ORDER BY archived_at LIMIT 1
 """
 _COUNTS: Final = "SELECT count(*) FROM ops.letters WHERE status = $1"
 
