@@ -22,6 +22,7 @@ class Alerts(NamedTuple):
 _HELD_UP: Final = {
     "ModelswapEventsDelayed",
     "ModelswapEventsLogTrouble",
+    "ModelswapLoopFails",
     "ModelswapProgressDropped",
     "ModelswapQueueBehind",
     "ModelswapWebhooksRefused",
@@ -36,30 +37,34 @@ CASES: Final[dict[Case, Alerts]] = {
     breakages.broker_down: Alerts({"ModelswapConsumerWaits"}, _HELD_UP),
     breakages.disk_full: Alerts({"ModelswapRabbitmqAlarm"}, {"ModelswapConsumerWaits", *_HELD_UP}),
     breakages.database_down: Alerts(
-        {"ModelswapConsumerWaits", "ModelswapEventsDelayed", "ModelswapNotMeasured"}, {"ModelswapQueueBehind"}
+        {"ModelswapConsumerWaits", "ModelswapEventsDelayed", "ModelswapNotMeasured"},
+        {"ModelswapLoopFails", "ModelswapQueueBehind"},
     ),
     breakages.replicate_5xx: Alerts(
-        {"ModelswapConsumerWaits", "ModelswapReplicateFails"}, {"ModelswapQueueBehind", *LASTING}
+        {"ModelswapConsumerWaits", "ModelswapReplicateFails"}, {"ModelswapLoopFails", "ModelswapQueueBehind", *LASTING}
     ),
     breakages.replicate_slow: Alerts(
-        {"ModelswapQueueBehind"}, {"ModelswapConsumerWaits", "ModelswapReplicateFails", *LASTING}
+        {"ModelswapQueueBehind"}, {"ModelswapConsumerWaits", "ModelswapLoopFails", "ModelswapReplicateFails", *LASTING}
     ),
     breakages.webhooks_dropped: Alerts({"ModelswapWebhooksDoNotArrive", *LASTING}),
     breakages.wrong_secret: Alerts({"ModelswapWebhooksRefused", "ModelswapWebhooksDoNotArrive", *LASTING}),
     breakages.parser_bug: Alerts({"ModelswapDeadLetters", *LASTING}),
     breakages.dead_letter_forgotten: Alerts({"ModelswapDeadLetters", "ModelswapDeadLettersOld"}),
     breakages.dead_letter_unstorable: Alerts({"ModelswapItemsSetAside"}),
+    breakages.reconciler_without_a_right: Alerts({"ModelswapLoopFails"}),
     breakages.model_lost: Alerts({"ModelswapUserWithoutModel"}),
     breakages.progress_unroutable: Alerts({"ModelswapProgressDropped"}),
     breakages.event_too_large: Alerts({"ModelswapEventsSetAside"}),
     breakages.endpoint_gone: Alerts({"ModelswapDeadLetters", "ModelswapWebhookEndpointDisabled"}),
-    breakages.subscribers_queue_full: Alerts({"ModelswapEventsDelayed", "ModelswapQueueCanBlock"}),
+    breakages.subscribers_queue_full: Alerts(
+        {"ModelswapEventsDelayed", "ModelswapQueueCanBlock"}, {"ModelswapLoopFails"}
+    ),
     breakages.subscriber_away: Alerts({"ModelswapSubscriptionOverflows"}),
     breakages.webhook_too_large: Alerts({"ModelswapWebhooksLost"}),
     breakages.flood: Alerts({"ModelswapConnectionsRefused"}),
     # The last one: mending it is one more gap, which the notifier finds with the next event.
     breakages.events_log_made_anew: Alerts(
-        {"ModelswapEventsLogTrouble", "ModelswapWebhooksMissed"}, {"ModelswapConsumerWaits"}
+        {"ModelswapEventsLogTrouble", "ModelswapWebhooksMissed"}, {"ModelswapConsumerWaits", "ModelswapLoopFails"}
     ),
 }
 

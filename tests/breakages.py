@@ -335,6 +335,15 @@ async def dead_letter_forgotten(broken: Broken) -> AsyncGenerator[None]:
 
 
 @case
+async def reconciler_without_a_right(broken: Broken) -> AsyncGenerator[None]:
+    """Postgres does not let ops note a round of the reconciler."""
+    async with connected(broken.owner_url) as database:
+        await database.execute("REVOKE UPDATE ON ops.reconciliation FROM modelswap_ops")
+        yield
+        await database.execute("GRANT UPDATE ON ops.reconciliation TO modelswap_ops")
+
+
+@case
 async def model_lost(broken: Broken) -> AsyncGenerator[None]:
     """A superuser of Postgres deletes a user's model."""
     (training,) = await broken.train()
