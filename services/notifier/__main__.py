@@ -23,7 +23,7 @@ from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
-from shared.runtime.postgres import Pool
+from shared.runtime.postgres import CONFIRM_SECONDS, Pool
 from shared.runtime.settings import NotifierSettings, reveal
 from shared.runtime.tokens import read_token
 
@@ -54,7 +54,9 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
         now=now,
         give_up_after=timedelta(seconds=settings.webhook_give_up_seconds),
     )
-    async with Publisher(url, name="modelswap notifier", timeout_seconds=settings.publish_timeout_seconds) as publisher:
+    async with Publisher(
+        url, name="modelswap notifier", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
+    ) as publisher:
 
         async def publish(envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:
             sends = (publisher.publish(to_message(envelope, plan)) for envelope in envelopes)

@@ -56,7 +56,7 @@ from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import opened_management
 from shared.runtime.measuring import keep_measuring
-from shared.runtime.postgres import Pool
+from shared.runtime.postgres import CONFIRM_SECONDS, Pool
 from shared.runtime.settings import OpsSettings, reveal
 from shared.runtime.telemetry import record_replicate_request
 from shared.runtime.tokens import read_token
@@ -87,7 +87,9 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     streams: SetAside[UUID] = SetAside("replay streams")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
-        Publisher(url, name="modelswap ops", timeout_seconds=settings.publish_timeout_seconds) as publisher,
+        Publisher(
+            url, name="modelswap ops", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
+        ) as publisher,
         Services(
             state_url=settings.api_url, extractor_url=settings.extractor_url, token=token, unreadable=unreadable
         ) as services,

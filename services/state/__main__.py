@@ -26,7 +26,7 @@ from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.measuring import keep_measuring
-from shared.runtime.postgres import Pool
+from shared.runtime.postgres import CONFIRM_SECONDS, Pool
 from shared.runtime.settings import StateSettings, reveal
 from shared.runtime.telemetry import record_replicate_request
 from shared.runtime.waiting import wait_for_any
@@ -41,7 +41,9 @@ async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
             settings, service="state", role=ROLE, migrations=MIGRATIONS, stopping=stopping, plans_once=True
         ) as pool,
         Replicate(token, settings.replicate_api_url, observe=record_replicate_request) as replicate,
-        Publisher(url, name="modelswap state", timeout_seconds=settings.publish_timeout_seconds) as publisher,
+        Publisher(
+            url, name="modelswap state", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
+        ) as publisher,
     ):
         if pool is not None:
             await _run(settings, stopping, pool, replicate, publisher)

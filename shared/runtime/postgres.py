@@ -42,13 +42,16 @@ _ACQUIRE_SECONDS: Final = 3.0
 #: A query over a dead network costs twice this: once for itself, once for cleaning up.
 _COMMAND_SECONDS: Final = 8.0
 _IDLE_SECONDS: Final = 60.0
+#: Postgres ends a transaction in which nothing is asked for so long. A process that is frozen in one holds its locks,
+#: and so delays the others, for as long.
+IDLE_IN_TRANSACTION_SECONDS: Final = 7.0
+#: The longest wait for the broker's confirms within a transaction, or while a claim holds.
+CONFIRM_SECONDS: Final = 6.0
 #: Set at the start of a session, so that a RESET does not undo them.
 _SESSION: Final = {
     "statement_timeout": "5000",
     "lock_timeout": "3000",
-    # Longer than the relay waits for the broker's confirms. A process that is frozen in a transaction holds its locks,
-    # and so delays the others, for as long.
-    "idle_in_transaction_session_timeout": "7000",
+    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS * 1000:.0f}",
     "timezone": "UTC",
     # Compiling costs more than running our statements.
     "jit": "off",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.ops.replays.store.send import CLAIM_SECONDS
+from shared.runtime.postgres import CONFIRM_SECONDS, IDLE_IN_TRANSACTION_SECONDS
 from shared.runtime.settings import PROCESSES, OpsSettings, ReceiverSettings, SettingsError, StateSettings, guessable
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +84,8 @@ def test_a_secret_of_few_different_characters_is_warned_of(secret, names):
     settings = StateSettings.load(GIVEN | {"MODELSWAP_API_TOKENS": secret})
 
     assert names == guessable(settings)
+
+
+def test_confirms_come_before_what_waits_for_them_is_ended():
+    assert CONFIRM_SECONDS + 1 <= IDLE_IN_TRANSACTION_SECONDS
+    assert CONFIRM_SECONDS + 1 <= CLAIM_SECONDS
