@@ -38,7 +38,7 @@ class Api(Trainings, Models, Protocol):
 async def run(settings: ExtractorSettings, stopping: asyncio.Event) -> None:
     """Consume until *stopping* is set."""
     token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
-    async with Replicate(token, settings.replicate_api_url, observe=telemetry.record_replicate_request) as replicate:
+    async with Replicate(token, settings.replicate_api_url, observe=telemetry.count_replicate_requests()) as replicate:
         await consume(settings, stopping, replicate)
 
 

@@ -58,7 +58,7 @@ from shared.runtime.management import opened_management
 from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import CONFIRM_SECONDS, Pool
 from shared.runtime.settings import OpsSettings, reveal
-from shared.runtime.telemetry import record_replicate_request
+from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.tokens import read_token
 
 #: Operators' pages that may follow replays at a time.
@@ -94,7 +94,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             state_url=settings.api_url, extractor_url=settings.extractor_url, token=token, unreadable=unreadable
         ) as services,
         Endpoints(settings.notifier_url, token) as endpoints,
-        Replicate(replicate_token, settings.replicate_api_url, observe=record_replicate_request) as replicate,
+        Replicate(replicate_token, settings.replicate_api_url, observe=count_replicate_requests()) as replicate,
         opened_management(settings.management_url, url) as management,
         AsyncExitStack() as open_with,
     ):

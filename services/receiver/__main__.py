@@ -14,7 +14,7 @@ from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, Unconfirmed
 from shared.runtime.health import health_routes, reporter
 from shared.runtime.lifecycle import main, serve
 from shared.runtime.settings import ReceiverSettings, reveal
-from shared.runtime.telemetry import record_replicate_request
+from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.waiting import Stopped, unless_stopped
 
 
@@ -26,7 +26,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
         if settings.replicate_api_token is not None:
             token = settings.replicate_api_token.get_secret_value()
             account = await stack.enter_async_context(
-                Replicate(token, settings.replicate_api_url, observe=record_replicate_request)
+                Replicate(token, settings.replicate_api_url, observe=count_replicate_requests())
             )
         secrets = Secrets(reveal(settings.webhook_secrets), account, time.monotonic)
         publisher = await stack.enter_async_context(

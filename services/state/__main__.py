@@ -28,7 +28,7 @@ from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import CONFIRM_SECONDS, Pool
 from shared.runtime.settings import StateSettings, reveal
-from shared.runtime.telemetry import record_replicate_request
+from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.waiting import wait_for_any
 
 
@@ -40,7 +40,7 @@ async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
         opened_database(
             settings, service="state", role=ROLE, migrations=MIGRATIONS, stopping=stopping, plans_once=True
         ) as pool,
-        Replicate(token, settings.replicate_api_url, observe=record_replicate_request) as replicate,
+        Replicate(token, settings.replicate_api_url, observe=count_replicate_requests()) as replicate,
         Publisher(
             url, name="modelswap state", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
         ) as publisher,

@@ -20,6 +20,7 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.answers import Account, Page, Secret, TrainingsPage, valid
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, Unknown, error_for
 from shared.replicate.http import Http, Observe, unobserved
+from shared.replicate.routes import Route
 from shared.replicate.training import NotATraining, Prediction, Training, decode_prediction, decode_training
 from shared.replicate.version import Version
 
@@ -62,12 +63,12 @@ class Replicate:
         await self._http.close()
 
     async def get_training(self, training_id: str) -> Training:
-        return await self._ask(f"get training {training_id}", decode_training, "GET /v1/trainings/{id}", training_id)
+        return await self._ask(f"get training {training_id}", decode_training, Route.GET_TRAINING, training_id)
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
         """Return a page of the account's trainings, without their logs. Invalid items are skipped."""
         decode = Page[JsonValue].model_validate_json
-        page = await self._ask("list trainings", decode, "GET /v1/trainings", cursor=cursor)
+        page = await self._ask("list trainings", decode, Route.LIST_TRAININGS, cursor=cursor)
         return TrainingsPage(tuple(valid(page.results, Training)), page.next_cursor)
 
     async def create_training(
@@ -86,7 +87,6 @@ class Replicate:
 
         """
         what = f"train {destination} with {trainer}"
-        route = "POST /v1/models/{owner}/{name}/versions/{version}/trainings"
         body: dict[str, JsonValue] = {
             "destination": str(destination),
             "input": dict(inputs),
@@ -94,23 +94,21 @@ class Replicate:
             "webhook_events_filter": [*events],
         }
         try:
-            return await self._ask(what, decode_training, route, *trainer, body=body)
+            return await self._ask(what, decode_training, Route.CREATE_TRAINING, *trainer, body=body)
         except (BadAnswer, NoAnswer) as error:
             raise Unknown(f"{error}; it may have started") from error
 
     async def cancel_training(self, training_id: str) -> Training:
         what = f"cancel training {training_id}"
-        return await self._ask(what, decode_training, "POST /v1/trainings/{id}/cancel", training_id)
+        return await self._ask(what, decode_training, Route.CANCEL_TRAINING, training_id)
 
     async def get_version(self, ref: ModelRef) -> Version:
-        route = "GET /v1/models/{owner}/{name}/versions/{version}"
-        return await self._ask(f"get version {ref}", Version.model_validate_json, route, *ref)
+        return await self._ask(f"get version {ref}", Version.model_validate_json, Route.GET_VERSION, *ref)
 
     async def list_versions(self, model: ModelName) -> list[Version]:
         """Return the versions of *model*, newest first, at most a thousand."""
-        route = "GET /v1/models/{owner}/{name}/versions"
-        decode = Page[Version].model_validate_json
-        return await self._items(f"list versions of {model}", decode, route, *model, most_pages=_MAX_PAGES)
+        what, decode = f"list versions of {model}", Page[Version].model_validate_json
+        return await self._items(what, decode, Route.LIST_VERSIONS, *model, most_pages=_MAX_PAGES)
 
     async def create_prediction(
         self,
@@ -122,18 +120,18 @@ class Replicate:
         return await self._ask(
             f"run {ref}",
             decode_prediction,
-            "POST /v1/predictions",
+            Route.CREATE_PREDICTION,
             body={"version": str(ref), "input": dict(inputs)},
             headers={"Cancel-After": f"{cancel_after_seconds}s"},
         )
 
     async def get_prediction(self, prediction_id: str) -> Prediction:
-        return await self._ask(f"get run {prediction_id}", decode_prediction, "GET /v1/predictions/{id}", prediction_id)
+        return await self._ask(f"get run {prediction_id}", decode_prediction, Route.GET_PREDICTION, prediction_id)
 
     async def list_predictions(self) -> list[Prediction]:
         """Return the account's latest runs, newest first, from API and website. Invalid items are skipped."""
         decode = Page[JsonValue].model_validate_json
-        items = await self._items("list runs", decode, "GET /v1/predictions", most_pages=_MAX_RUN_PAGES)
+        items = await self._items("list runs", decode, Route.LIST_PREDICTIONS, most_pages=_MAX_RUN_PAGES)
         return list(valid(items, Prediction))
 
     async def fetch_output(self, url: str) -> bytes:
@@ -162,12 +160,12 @@ class Replicate:
 
     async def webhook_secret(self) -> str:
         """Return the secret that Replicate signs this account's webhooks with."""
-        route = "GET /v1/webhooks/default/secret"
-        return (await self._ask("get the webhook secret", Secret.model_validate_json, route)).key
+        decode = Secret.model_validate_json
+        return (await self._ask("get the webhook secret", decode, Route.GET_WEBHOOK_SECRET)).key
 
     async def account(self) -> str:
         """Return the name of the token's account."""
-        return (await self._ask("get the account", Account.model_validate_json, "GET /v1/account")).username
+        return (await self._ask("get the account", Account.model_validate_json, Route.GET_ACCOUNT)).username
 
     def _serves_files(self, address: httpx.URL) -> bool:
         if address.userinfo:
@@ -177,7 +175,7 @@ class Replicate:
         return (address.scheme, address.port) == ("https", None) and _FILES_HOST.fullmatch(address.host) is not None
 
     async def _items(
-        self, what: str, decode: Callable[[bytes], Page[_Item]], route: str, *ids: str, most_pages: int
+        self, what: str, decode: Callable[[bytes], Page[_Item]], route: Route, *ids: str, most_pages: int
     ) -> list[_Item]:
         """Return the items on the first *most_pages* pages of a list."""
         items: list[_Item] = []
@@ -194,7 +192,7 @@ class Replicate:
         self,
         what: str,
         decode: Callable[[bytes], _Result],
-        route: str,
+        route: Route,
         *ids: str,
         cursor: str | None = None,
         body: Mapping[str, JsonValue] | None = None,

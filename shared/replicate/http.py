@@ -23,12 +23,11 @@ from pydantic import JsonValue
 
 from shared.contract.errors import DependencyDown
 from shared.replicate.errors import BadAnswer, NoAnswer, error_for
+from shared.replicate.routes import NO_ANSWER, NO_CONNECTION, Route
 
 _NAME_IN_BRACES: Final = re.compile(r"\{\w+\}")
 _READS_PER_MINUTE: Final = 3000
 _PREDICTIONS_PER_MINUTE: Final = 600
-#: The only route with that lower limit.
-_STARTS_PREDICTION: Final = "POST /v1/predictions"
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 #: Limit of each step of a request; httpx has none for the whole request, so `Http` adds one.
 _STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3, pool=3)
@@ -38,11 +37,9 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 #: Read once per process: to read the trusted certificates takes 60 ms of CPU, and plain HTTP needs a context, too.
 _tls_context = cache(httpx.create_ssl_context)
 
-#: Called after each request with its route (a template, without ids), its status and its seconds. The status is that of
-#: HTTP, or `NO_CONNECTION` or `NO_ANSWER`.
-Observe = Callable[[str, str, float], None]
-NO_CONNECTION: Final = "no_connection"
-NO_ANSWER: Final = "no_answer"
+#: Called after each request with its route, its status and its seconds. The status is that of HTTP, or `NO_CONNECTION`
+#: or `NO_ANSWER`.
+Observe = Callable[[Route, str, float], None]
 
 #: Share of Replicate's limit that we use: others may call with the same account.
 _SHARE = 0.9
@@ -50,7 +47,7 @@ _SHARE = 0.9
 _BURST = 0.1
 
 
-def unobserved(_: str, __: str, ___: float) -> None:
+def unobserved(_: Route, __: str, ___: float) -> None:
     """Do nothing."""
 
 
@@ -117,7 +114,7 @@ class Http:
     async def ask(
         self,
         what: str,
-        route: str,
+        route: Route,
         *ids: str,
         cursor: str | None = None,
         body: Mapping[str, JsonValue] | None = None,
@@ -139,7 +136,7 @@ class Http:
             json=body,
             headers={**self._authorization, **(headers or {})},
         )
-        budget = self._predictions if route == _STARTS_PREDICTION else self._reads
+        budget = self._predictions if route is Route.CREATE_PREDICTION else self._reads
         wait_seconds = budget.take(self._clock())
         if wait_seconds:
             await self._sleep(wait_seconds)
@@ -150,9 +147,9 @@ class Http:
 
     async def fetch(self, what: str, address: httpx.URL) -> tuple[int, httpx.Headers, bytes]:
         """Get *address* without our token."""
-        return await self._send(what, "GET output", self._http.build_request("GET", address))
+        return await self._send(what, Route.GET_OUTPUT, self._http.build_request("GET", address))
 
-    async def _send(self, what: str, route: str, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
+    async def _send(self, what: str, route: Route, request: httpx.Request) -> tuple[int, httpx.Headers, bytes]:
         began, status = self._clock(), NO_ANSWER
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -172,7 +169,7 @@ class Http:
             self._observe(route, status, self._clock() - began)
 
 
-def _filled(route: str, ids: Sequence[str]) -> str:
+def _filled(route: Route, ids: Sequence[str]) -> str:
     """Return *route* with *ids* in place of its names in braces."""
     if not all(each.strip(".") for each in ids):
         # httpx would resolve "." and "..", and the token would go to another URL.

@@ -10,7 +10,7 @@ are the same in each of them: take the largest (`max`). A process that has not r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from math import nan
 from typing import Final
@@ -18,6 +18,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram, Info
 
 from shared.contract.headers import sampled_trace_id_in
+from shared.replicate.routes import STATUSES, Route
 from shared.runtime import tracing
 
 OLDEST_DELIVERY: Final = "modelswap_oldest_delivery_seconds"
@@ -164,8 +165,15 @@ def exemplar(trace: Mapping[str, object] | None = None) -> dict[str, str] | None
     return {"trace_id": trace_id} if trace_id else None
 
 
-def record_replicate_request(route: str, status: str, seconds: float) -> None:
-    """Count a request to Replicate's API, and record its span."""
+def count_replicate_requests() -> Callable[[Route, str, float], None]:
+    """Return what counts requests to Replicate's API and records their spans; each count is there from now on."""
+    for route in Route:
+        for status in STATUSES:
+            replicate_requests.labels(route, status)
+    return _record_replicate_request
+
+
+def _record_replicate_request(route: Route, status: str, seconds: float) -> None:
     replicate_requests.labels(route, status).inc()
     replicate_request_seconds.labels(route).observe(seconds, exemplar())
     method, _, template = route.partition(" ")

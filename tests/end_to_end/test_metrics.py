@@ -22,8 +22,6 @@ ASKED = {name: expressions(board) for name, board in boards().items()} | {
 }
 #: Served once there is a subscription.
 LATER = "modelswap_subscription_overflowed"
-#: Its values are served once Replicate has answered so.
-LATER_VALUES = ("modelswap_replicate_requests_total", "status")
 #: Made by Prometheus itself, out of the rules, or by RabbitMQ (tests/integration/test_prometheus.py).
 NOT_OURS = re.compile(
     rf"{LATER}|up|ALERTS|rabbitmq_.*|" + "|".join(rule["record"] for rule in rules() if "record" in rule)
@@ -45,8 +43,7 @@ async def served(stack: Stack) -> list[Series]:
 def selects(selector: promql_parser.VectorSelector, series: Series) -> bool:
     name, labels = series
     return selector.name == name and all(
-        fits(matcher, labels.get(matcher.name, "")) or (name, matcher.name) == LATER_VALUES
-        for matcher in selector.matchers.matchers
+        fits(matcher, labels.get(matcher.name, "")) for matcher in selector.matchers.matchers
     )
 
 

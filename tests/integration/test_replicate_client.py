@@ -15,7 +15,7 @@ from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.client import REPLICATE_URL, Replicate
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded, Refused, Unknown
-from shared.replicate.http import NO_ANSWER, NO_CONNECTION
+from shared.replicate.routes import NO_ANSWER, NO_CONNECTION
 
 TOKEN = "r8_canary"
 REF = ModelRef("acme", "u-42", "9" * 64)

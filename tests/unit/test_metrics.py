@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from shared.contract.events import ModelWithdrawn
 from shared.contract.identity import ModelRef
 from shared.contract.retry import RetryIn
 from shared.contract.values import Cause
+from shared.replicate.routes import STATUSES, Route
 from shared.runtime import telemetry, tracing
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.message import retry
@@ -53,6 +55,21 @@ def swapped(swap: Swap, *, trace: str = TRACE) -> Changes:
     envelope = wrap(swap.activated("t1"), source="state", now=NOON)
     envelope = replace(envelope, trace={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
     return Changes(swaps=[swap], outbox=[OutboxEvent(envelope, swap.user_id, swap.generation)])
+
+
+def test_an_answer_of_replicate_counts_from_0_when_it_first_comes() -> None:
+    """A series that first appears with 5 is no rise: the alert on failures would miss them."""
+    count = telemetry.count_replicate_requests()
+    begun = counted(telemetry.replicate_requests)
+
+    for _ in range(5):
+        count(Route.LIST_TRAININGS, "503", 0.1)
+
+    ended = counted(telemetry.replicate_requests)
+    assert set(begun) == set(itertools.product(map(str, Route), STATUSES))
+    assert {each: ended[each] - begun[each] for each in ended if ended[each] != begun[each]} == {
+        ("GET /v1/trainings", "503"): 5
+    }
 
 
 def test_a_swap_takes_from_the_report_to_the_commit() -> None:
