@@ -113,7 +113,7 @@ def test_embedded_without_the_extra_names_the_remedy(base, tmp_path):
 
 def test_the_extra_brings_the_private_servers(base, local, tmp_path):
     import_servers = (
-        "from services.cli.local.up import private_servers; import deploy.local; print(deploy.local.__file__)"
+        "from services.cli.local.private import private_servers; import deploy.local; print(deploy.local.__file__)"
     )
 
     done = run(import_servers, base, local, folder=tmp_path)

@@ -24,6 +24,7 @@ from services.cli.events.simulator import change_simulator
 from services.cli.events.subscription import Heard, subscribed
 from services.cli.local.children import Children
 from services.cli.local.console import console_address
+from services.cli.local.private import Say, private_servers
 from services.cli.local.promises import Readings, promises
 from services.cli.local.stack import (
     SERVICES,
@@ -35,7 +36,7 @@ from services.cli.local.stack import (
     plan,
     without_settings,
 )
-from services.cli.local.up import Say, prepare, private_servers
+from services.cli.local.up import prepare
 from services.cli.output import console
 from services.cli.problem import Problem
 from services.cli.product.trainings import Bars, follow

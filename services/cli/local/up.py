@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import shlex
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,10 +17,11 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from services.cli.local import control, roles, servers, users
+from services.cli.local import control, servers
 from services.cli.local.children import Children, Hear
 from services.cli.local.console import console_address
 from services.cli.local.example import check_that_there_is_one, example_environment
+from services.cli.local.private import MANAGEMENT, Say, private_servers
 from services.cli.local.stack import (
     GENERATOR,
     TRAINER,
@@ -29,9 +29,7 @@ from services.cli.local.stack import (
     Logins,
     Plan,
     choose_replicate,
-    completed,
     exports,
-    generated,
     overridden,
     plan,
     without_login,
@@ -39,17 +37,9 @@ from services.cli.local.stack import (
 from services.cli.local.supervisor import Supervisor
 from services.cli.output import console
 from services.cli.problem import Problem
-from shared.contract.rights import USERS
-from shared.runtime.addresses import with_login
 from shared.runtime.guarded import removed_afterwards
 from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
 
-Say = Callable[[str], object]
-
-#: Not a setting: the address of RabbitMQ's own console.
-_MANAGEMENT: Final = "RABBITMQ_MANAGEMENT_URL"
-#: The names of the passwords of all logins to private servers.
-_PASSWORDS: Final = (*roles.PASSWORDS.values(), *users.PASSWORDS.values())
 _COLOURS: Final = {
     "receiver": "cyan",
     "extractor": "magenta",
@@ -120,70 +110,6 @@ def _check_ports(everything: Plan) -> None:
         raise Problem("; ".join(taken), then="the same command with other ports")
 
 
-@contextmanager
-def private_servers(
-    environment: Environment, state: Path | None, say: Say, *, nodes: int = 1
-) -> Iterator[tuple[Environment, Logins]]:
-    """
-    Run a private RabbitMQ, on so many *nodes*, and a private Postgres.
-
-    Yields *environment* with their addresses (of the database's owner and of RabbitMQ's administrator) and with
-    generated secrets for missing ones; and the settings with which each process logs in.
-    """
-    try:
-        from deploy.local import LocalServersError, local_servers  # noqa: PLC0415 (only the extra "local" has it)
-    except ModuleNotFoundError as error:
-        raise Problem(
-            "private servers are not part of this installation",
-            then="pip install 'modelswap[local]', a checkout, or MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL",
-        ) from error
-    _check_version_of(state)
-    try:
-        with local_servers(nodes=nodes, state=state, say=say) as private:
-            made = _secrets(state)
-            passwords = roles.find_passwords(made)
-            asyncio.run(roles.make_roles(private.database_url, passwords))
-            urls = {
-                "AMQP_URL": private.amqp_url,
-                "MANAGEMENT_URL": private.management_url,
-                "DATABASE_URL": roles.login_url(private.database_url, "owner", passwords["owner"]),
-            }
-            settings = {name: text for name, text in made.items() if name not in _PASSWORDS}
-            if nodes > 1:
-                settings["QUEUE_REPLICAS"] = str(nodes)
-            ready = completed(overridden(environment, urls), settings) | {_MANAGEMENT: private.rabbitmq.management_url}
-            # With the exchanges, without which RabbitMQ takes no rights of routing keys.
-            asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
-            yield ready, _logins(made, private.amqp_url, private.database_url, private.management_url)
-    except LocalServersError as error:
-        raise Problem(
-            str(error), then="docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"
-        ) from error
-
-
-def _logins(made: Mapping[str, str], amqp_url: str, database_url: str, management_url: str) -> Logins:
-    """Return the settings with which each process logs in to private servers, with the passwords in *made*."""
-    logins = {
-        process: {"AMQP_URL": with_login(amqp_url, USERS[process], password), "DECLARE_TOPOLOGY": "false"}
-        for process, password in users.find_passwords(made).items()
-    }
-    for process, password in roles.find_passwords(made).items():
-        if process in logins:
-            logins[process]["DATABASE_URL"] = roles.login_url(database_url, process, password)
-    logins["ops"]["MANAGEMENT_URL"] = management_url
-    return logins
-
-
-def _check_version_of(state: Path | None) -> None:
-    """Refuse a *state* whose database belongs to the superuser: its ownership cannot be changed."""
-    file = state and state / "secrets.json"
-    if file and file.exists() and not set(roles.PASSWORDS.values()) <= json.loads(file.read_text()).keys():
-        raise Problem(
-            f"{state} was made by an earlier modelswap, whose services were superusers of its database",
-            then=f"rm -r {shlex.quote(str(state))}, if you need nothing in it, or another folder for --state",
-        )
-
-
 async def prepare(environment: Environment, say: Say) -> None:
     """Apply migrations and declare the topology."""
     for name in await servers.migrate(environment):
@@ -223,7 +149,7 @@ def _stop_on_sigterm() -> None:
 
 def _hints(everything: Plan, hint: str, restart: str) -> str:
     urls = everything.urls
-    management = everything.environment.get(_MANAGEMENT)
+    management = everything.environment.get(MANAGEMENT)
     auth = '-H "Authorization: Bearer ${MODELSWAP_API_TOKENS%%,*}"'
     lines = [
         f"webhooks       {urls['receiver']}/webhooks/replicate",
@@ -262,17 +188,6 @@ def _hints(everything: Plan, hint: str, restart: str) -> str:
         "Ctrl-C stops everything.",
     ]
     return "\n".join(lines)
-
-
-def _secrets(state: Path | None) -> dict[str, str]:
-    """Return the secrets of a private stack: those kept in *state*, and new ones for the missing."""
-    made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in _PASSWORDS}
-    file = state / "secrets.json" if state else None
-    if file is not None:
-        made |= json.loads(file.read_text()) if file.exists() else {}
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(made))
-    return made
 
 
 @contextmanager
