@@ -87,14 +87,13 @@ async def _until_cut_off(running: Coroutine[None, None, None], stopping: asyncio
 
     That is equivalent to killing the process, which must be safe at any time anyway.
     """
-    task, ended = asyncio.create_task(running), asyncio.Event()
-    task.add_done_callback(lambda _: ended.set())
-    await wait_for_any(ended, stopping)
-    await wait_for_any(ended, seconds=seconds)
+    task = asyncio.create_task(running)
+    await wait_for_any(task, stopping)
+    await wait_for_any(task, seconds=seconds)
     if not task.done():
         log.warning("process.cut_off", seconds=seconds)
         task.cancel()
-        await wait_for_any(ended, seconds=_CLOSING_SECONDS / 2)
+        await wait_for_any(task, seconds=_CLOSING_SECONDS / 2)
     else:
         await task
 
@@ -111,9 +110,8 @@ async def serve(app: Starlette, settings: Settings, *, port: int, stopping: asyn
     """
     listener = listen(settings.host, port)
     server = Server(app, limits=settings.limits, drain_seconds=settings.drain_seconds)
-    serving, ended = asyncio.create_task(server.serve(sockets=[listener])), asyncio.Event()
-    serving.add_done_callback(lambda _: ended.set())
-    await wait_for_any(ended, stopping)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await wait_for_any(serving, stopping)
     server.should_exit = True
     await serving
 

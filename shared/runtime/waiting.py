@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Coroutine
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from shared.contract.errors import DependencyDown
 
@@ -28,10 +28,9 @@ async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, T]
         Stopped: if it was cancelled.
 
     """
-    task, ended = asyncio.create_task(work), asyncio.Event()
-    task.add_done_callback(lambda _: ended.set())
+    task = asyncio.create_task(work)
     try:
-        await wait_for_any(ended, stopping)
+        await wait_for_any(task, stopping)
     finally:
         if not task.done():
             task.cancel()
@@ -41,11 +40,12 @@ async def unless_stopped(stopping: asyncio.Event, work: Coroutine[None, None, T]
     raise Stopped
 
 
-async def wait_for_any(*events: asyncio.Event, seconds: float | None = None) -> None:
-    """Wait until one of *events* is set, at most *seconds*."""
-    waiters = [asyncio.create_task(event.wait()) for event in events]
+async def wait_for_any(*sources: asyncio.Event | asyncio.Task[Any], seconds: float | None = None) -> None:
+    """Wait until one of *sources* is set or done, at most *seconds*."""
+    waiters = [asyncio.create_task(each.wait()) for each in sources if isinstance(each, asyncio.Event)]
+    tasks = [each for each in sources if isinstance(each, asyncio.Task)]
     try:
-        await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*waiters, *tasks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for waiter in waiters:
             waiter.cancel()
