@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -46,11 +45,15 @@ def _print_version(*, wanted: bool) -> None:
 @app.callback()
 def options(
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 (its callback has acted on it)
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options of the command itself."""
+    import logging  # noqa: PLC0415 (help needs none)
+
+    # Without a handler, Python prints the libraries' log records to standard error; they raise the same as errors.
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 for command in (demo, up, serve, doctor, console, audit, listen, trigger, extract, progress):
@@ -76,8 +79,6 @@ for name, commands in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in *arguments* (default: as typed); print a known error as one line and what to try next."""
-    # Without a handler, Python prints the libraries' log records to standard error; they raise the same as errors.
-    logging.getLogger().addHandler(logging.NullHandler())
     try:
         return app(arguments, prog_name="modelswap", standalone_mode=False) or 0
     except typer.TyperException as error:
