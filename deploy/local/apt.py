@@ -38,7 +38,7 @@ class Mirror:
 @dataclass(frozen=True)
 class Wanted:
     """
-    Packages of one release, for people called *title*.
+    Packages of one release; messages name them by *title*.
 
     apt is asked for *packages* with all that they depend on; *needed* says of each name whether it is unpacked.
     """
