@@ -13,8 +13,7 @@ from typing import Any, Final
 
 import httpx
 
-from shared.contract.headers import OFFSET
-from shared.runtime.broker import Delivery, read_log
+from shared.runtime.broker import Delivery, offset_of, read_log
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.clock import now
@@ -79,7 +78,7 @@ class Subscriber:
                             break
                         delivery = taking.result()
                         events.put_nowait(delivery)
-                        offset = delivery.headers[OFFSET] + 1
+                        offset = offset_of(delivery) + 1
                         link.ack(delivery)
                 finally:
                     await link.close()

@@ -86,4 +86,4 @@ def backoff_seconds(failures: int, *, first: float, longest: float) -> float:
 
 def jittered_backoff_seconds(failures: int, *, first: float, longest: float) -> float:
     """Return a random wait up to that of `backoff_seconds`, so that many processes do not try at the same time."""
-    return backoff_seconds(failures, first=first, longest=longest) * random.random()  # noqa: S311 (not a secret)
+    return backoff_seconds(failures, first=first, longest=longest) * random.random()

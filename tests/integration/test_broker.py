@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import aiormq
 import pytest
 from aiormq import spec
+from pamqp.common import FieldTable
 
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, PermanentError, TransientError, code_of
@@ -909,7 +910,7 @@ async def test_a_message_of_hostile_headers_ends_in_the_dead_letters(
         await channel.basic_publish(
             sent.body,
             routing_key=EXTRACTOR_QUEUE,
-            properties=spec.Basic.Properties(headers={**sent.headers, **headers}),
+            properties=spec.Basic.Properties(headers=cast("FieldTable", {**sent.headers, **headers})),
         )
         await broker.until(EXTRACTOR_QUEUE, 1)
     async with consuming(broker, publisher, handle):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pamqp.frame
 from aiormq import spec
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.body import ContentBody
+from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 
 from shared.runtime.broker.frames import publish_frames
@@ -25,7 +26,7 @@ def by_the_library(message: Outgoing, *, message_id: str, channel: int, frame_by
         correlation_id=message.correlation_id,
         timestamp=NOW,
         # The library leaves out an empty table, or none; the broker reads both alike.
-        headers=dict(message.headers),
+        headers=cast("FieldTable", dict(message.headers)),
     )
     method = spec.Basic.Publish(exchange=message.exchange, routing_key=message.routing_key, mandatory=message.mandatory)
     most = frame_bytes - 8

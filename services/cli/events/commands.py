@@ -90,7 +90,7 @@ def trigger(
         error=error,
         generation=generation,
         times=times,
-        random=Random(seed) if shuffle or seed is not None else None,  # noqa: S311 (an order, no secret)
+        random=Random(seed) if shuffle or seed is not None else None,
     )
     webhooks = {event.is_webhook for event in events}
     if webhooks == {True}:

@@ -229,7 +229,7 @@ class Consumer:
 
     def _failed(self, item: Item, error: Exception) -> list[Outgoing]:
         delivery, code = item.delivery, code_of(error)
-        step = next_step(error, attempt=delivery.attempt, delays=self._delays, chance=random.random())  # noqa: S311
+        step = next_step(error, attempt=delivery.attempt, delays=self._delays, chance=random.random())
         detail = clean(str(error))
         facts = {"queue": self._queue, "attempt": delivery.attempt, "error": code, "detail": detail, **item.ids}
         unexpected = code == UNEXPECTED

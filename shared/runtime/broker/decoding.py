@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from aiormq import spec
 from pamqp import decode
@@ -124,7 +124,7 @@ class Incoming:
             )
 
 
-def _properties(header: bytes) -> tuple[str | None, dict[str, Any], str, datetime | None]:
+def _properties(header: bytes) -> tuple[str | None, dict[str, object], str, datetime | None]:
     """Read the payload of a content header frame: content type, headers, message id and timestamp."""
     flags, at = int.from_bytes(header[12:14]), 14
     content_type, headers, message_id, timestamp = None, {}, "", None
@@ -148,15 +148,15 @@ def _properties(header: bytes) -> tuple[str | None, dict[str, Any], str, datetim
     return content_type, headers, message_id, timestamp
 
 
-def _table(raw: bytes) -> dict[str, Any]:
+def _table(raw: bytes) -> dict[str, object]:
     try:
         return _read_table(raw)
     except _DECODING_ERRORS:
         return {UNREADABLE_HEADER: raw[4:].decode("utf-8", "replace")}
 
 
-def _read_table(raw: bytes) -> dict[str, Any]:
-    headers: dict[str, Any] = {}
+def _read_table(raw: bytes) -> dict[str, object]:
+    headers: dict[str, object] = {}
     at = 4
     while at < len(raw):
         start = at + 1 + raw[at]
@@ -165,7 +165,7 @@ def _read_table(raw: bytes) -> dict[str, Any]:
     return headers
 
 
-def _value(raw: bytes, start: int) -> tuple[Any, int]:
+def _value(raw: bytes, start: int) -> tuple[object, int]:
     if raw[start] == _LONG_STRING:  # nearly all are: spare the library's chain of calls
         end = start + 5 + _LONG.unpack_from(raw, start + 1)[0]
         text = raw[start + 5 : end]

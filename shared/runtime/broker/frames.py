@@ -10,10 +10,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final, cast
 
 from aiormq import spec
 from pamqp import constants, encode
+from pamqp.common import FieldValue
 
 from shared.contract.limits import FRAME_OVERHEAD_BYTES, Unpublishable
 from shared.runtime.broker.message import Outgoing
@@ -95,7 +96,7 @@ def _frame(kind: int, channel: int, payload: bytes) -> tuple[bytes, bytes, bytes
     return _FRAME_START.pack(kind, channel, len(payload)), payload, _END
 
 
-def _table(headers: Mapping[str, Any]) -> bytes:
+def _table(headers: Mapping[str, object]) -> bytes:
     parts = []
     for name, value in headers.items():
         parts.append(_field_name(name))
@@ -103,7 +104,7 @@ def _table(headers: Mapping[str, Any]) -> bytes:
             raw = value.encode()
             parts += (b"S", _LONG.pack(len(raw)), raw)
         else:
-            parts.append(encode.encode_table_value(value))
+            parts.append(encode.encode_table_value(cast(FieldValue, value)))
     raw = b"".join(parts)
     return _LONG.pack(len(raw)) + raw
 

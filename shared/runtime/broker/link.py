@@ -84,7 +84,7 @@ class Link:
             LINK_ERRORS: if it fails or times out; the last address's error.
 
         """
-        *others, last = in_turn(url, chance=random.random())  # noqa: S311 (spreads load)
+        *others, last = in_turn(url, chance=random.random())
         for address in others:
             try:
                 return await cls._open(address, name, _OPEN_ONE_OF_SEVERAL_SECONDS)

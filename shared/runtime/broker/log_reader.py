@@ -89,4 +89,4 @@ async def opened_log(url: str, name: str, offset: str | int | datetime) -> Async
 
 def offset_of(delivery: Delivery) -> int:
     """Return the place of an event in the log."""
-    return int(delivery.headers[OFFSET])
+    return int(str(delivery.headers[OFFSET]))

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode
 from shared.contract.errors import Malformed, code_of
@@ -29,7 +29,7 @@ from shared.runtime.span import NO_SPAN, Span
 _TEXT_BYTES: Final = 4096
 _TRACEBACK_BYTES: Final = 16_384
 
-Headers = Mapping[str, Any]
+Headers = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

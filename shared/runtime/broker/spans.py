@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
 
 from shared.contract.envelope import attribute
 from shared.contract.headers import ATTEMPT, in_trace, trace_in
 from shared.runtime import tracing
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.span import NO_SPAN, Kind, Span
-
-Headers = Mapping[str, Any]
 
 
 def publishing(message: Outgoing) -> Span:
@@ -64,7 +61,7 @@ def _batch(queue: str, spans: Sequence[Span]) -> Iterator[None]:
         yield
 
 
-def _about(action: str, kind: str, name: str, routing_key: str, headers: Headers) -> dict[str, str | int]:
+def _about(action: str, kind: str, name: str, routing_key: str, headers: Mapping[str, object]) -> dict[str, str | int]:
     attributes: dict[str, str | int] = {
         "messaging.system": "rabbitmq",
         "messaging.operation.name": action,

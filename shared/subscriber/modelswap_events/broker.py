@@ -114,7 +114,7 @@ class RabbitBroker:
 
     async def attach(self, position: Position) -> RabbitLink:
         """As `ports.Broker` says. Several addresses are tried in turn, from a random one on."""
-        *others, last = in_turn(self._url, chance=random.random())  # noqa: S311 (spreads load)
+        *others, last = in_turn(self._url, chance=random.random())
         for address in others:
             try:
                 return await self._attach(address, position, _OPEN_ONE_OF_SEVERAL_SECONDS)

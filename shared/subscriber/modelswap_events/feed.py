@@ -158,4 +158,4 @@ async def _try(handle: Callable[[V], Awaitable[object]], value: V, attempts: int
 
 def _delay_seconds(failures: int) -> float:
     longest = min(_FIRST_DELAY_SECONDS * 2.0 ** min(failures, 16), _LONGEST_DELAY_SECONDS)
-    return longest * random.uniform(0.5, 1)  # noqa: S311 (not a secret)
+    return longest * random.uniform(0.5, 1)
