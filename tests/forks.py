@@ -37,8 +37,10 @@ _MODULES: Final = sorted(
     for path in (ROOT / room).rglob("*.py")
     if path.stem != "__main__"  # which is run
 )
+#: What libraries import as late as in a started process, which takes a fifth of its start.
+_LATE: Final = ("anyio._backends._asyncio", "pydantic.v1", "typer._click.decorators", "uvicorn.lifespan.on", "uvloop")
 # pytest is the main module of the parent, which multiprocessing imports in each child.
-_CONTEXT.set_forkserver_preload(["pytest", __name__, *_MODULES])
+_CONTEXT.set_forkserver_preload(["pytest", __name__, *_MODULES, *_LATE])
 
 
 class _Descriptor:
