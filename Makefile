@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges end-to-end walks outages pairs screens ups alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges operators end-to-end walks repairs outages pairs screens ups alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -41,26 +41,38 @@ rules: setup ## who may import whom
 unit: setup ## tests without I/O
 	@$(BIN)/pytest tests/unit
 
-integration: brokers edges ## one edge at a time, against real servers
+# Files that are a part of their own, so that none of the parts lasts much longer than the others.
+OPERATORS := $(wildcard tests/integration/test_console_*.py tests/integration/test_ops_*.py) \
+	$(patsubst %,tests/integration/test_%.py,reconcile repairs replays)
+REPAIRS   := $(patsubst %,tests/end_to_end/test_%.py,cli dead_letters doctor metrics reconcile replays)
+SCREENS   := $(wildcard tests/end_to_end/test_console_*.py)
+PAIRS     := $(patsubst %,tests/end_to_end/test_%.py,handover mixed_versions)
+UPS       := $(patsubst %,tests/end_to_end/test_%.py,up demo)
+
+integration: brokers edges operators ## one edge at a time, against real servers
 
 brokers: setup
 	@echo "── integration tests, brokers"; $(BIN)/pytest tests/integration -m "own_servers or every_rabbitmq"
 
+operators: setup
+	@echo "── integration tests, operators"; $(BIN)/pytest $(OPERATORS) -m "not (own_servers or every_rabbitmq)"
+
 edges: setup
-	@echo "── integration tests, other edges"; $(BIN)/pytest tests/integration -m "not (own_servers or every_rabbitmq)"
+	@echo "── integration tests, other edges"; $(BIN)/pytest tests/integration -m "not (own_servers or every_rabbitmq)" \
+		$(OPERATORS:%=--ignore=%)
 
-# Parts of the end-to-end tests that would make the two others last longest.
-SCREENS := $(wildcard tests/end_to_end/test_console_*.py)
-PAIRS   := tests/end_to_end/test_handover.py tests/end_to_end/test_mixed_versions.py
-UPS     := tests/end_to_end/test_up.py tests/end_to_end/test_demo.py
-
-end-to-end: walks outages pairs screens ups ## whole walks, what dies on the way, and what people see of it
+end-to-end: walks repairs outages pairs screens ups ## whole walks, what dies on the way, and what people see of it
 
 walks: setup
-	@echo "── end-to-end tests on shared servers"; $(BIN)/pytest tests/end_to_end -m "not own_servers" $(SCREENS:%=--ignore=%) $(PAIRS:%=--ignore=%)
+	@echo "── end-to-end tests on shared servers"; $(BIN)/pytest tests/end_to_end -m "not own_servers" \
+		$(patsubst %,--ignore=%,$(REPAIRS) $(SCREENS) $(PAIRS) $(UPS))
+
+repairs: setup
+	@echo "── end-to-end tests of what operators do"; $(BIN)/pytest $(REPAIRS) -m "not own_servers"
 
 outages: setup
-	@echo "── end-to-end tests with servers of their own"; $(BIN)/pytest tests/end_to_end -m own_servers $(UPS:%=--ignore=%)
+	@echo "── end-to-end tests with servers of their own"; $(BIN)/pytest tests/end_to_end -m own_servers \
+		$(patsubst %,--ignore=%,$(SCREENS) $(PAIRS) $(UPS))
 
 pairs: setup
 	@echo "── end-to-end tests with two processes of a service"; $(BIN)/pytest $(PAIRS)
@@ -80,11 +92,11 @@ chaos-cluster: setup ## nodes of RabbitMQ die one by one, then Postgres fails ov
 alerts: setup ## every alert, on a stack that is broken on purpose: a quarter of an hour
 	@$(BIN)/pytest -m alerts tests/end_to_end/test_alerts.py
 
-# Most of the parts wait most of the time, so all run at once, and each shows its output as it ends. Each starts servers
-# of its own; on servers that are given, they would take each other's messages.
+# Most of the parts wait most of the time, so eight run at once, the longest first, and each shows its output as it ends.
+# Each starts servers of its own; on servers that are given, they would take each other's messages.
 test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
 	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,8) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-		check integration end-to-end
+		walks repairs outages brokers operators edges pairs screens check ups
 
 wheels: setup ## dist/: the wheels of modelswap, of its private servers, and of the client for subscribers
 	@for project in . deploy/local shared/subscriber; do \

@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
         if "restartable_servers" in fixtures:
             item.add_marker(pytest.mark.own_servers)
-        if "broker_url" in fixtures:
+        if "broker_urls" in fixtures:
             item.add_marker(pytest.mark.every_rabbitmq)
 
 
