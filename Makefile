@@ -86,7 +86,7 @@ ups: setup
 chaos: setup ## faults of every kind at once, ten seeds of 1,000 trainings on two RabbitMQs: two hours
 	@$(BIN)/pytest -o faulthandler_timeout=3600 -m chaos tests/end_to_end/test_chaos.py
 
-chaos-cluster: setup ## nodes of RabbitMQ die one by one, then Postgres fails over: 5,000 trainings each, half an hour
+chaos-cluster: setup ## nodes of RabbitMQ die one by one, Postgres fails over, Postgres freezes: 5,000 trainings each, an hour
 	@$(BIN)/pytest -s -o faulthandler_timeout=3600 -m chaos tests/end_to_end/test_chaos_cluster.py
 
 alerts: setup ## every alert, on a stack that is broken on purpose: a quarter of an hour

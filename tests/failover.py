@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -16,6 +18,7 @@ from deploy.local.errors import Unavailable
 from deploy.local.postgres import Postgres
 from deploy.local.state import temporary_state
 from tests.databases import make_logins_cheap
+from tests.proc import look_into
 
 _OPTIONS: Final = {"wal_keep_size": "256MB"}
 
@@ -50,10 +53,31 @@ class Pair:
         await asyncio.to_thread(self.primary.promote)
         await _set_synchronous(self.primary, "")
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all processes of the primary with SIGSTOP. They end before they go on, if the standby was promoted."""
+        struck = self.primary
+        processes = [struck.pid]
+        os.kill(struck.pid, signal.SIGSTOP)  # so it starts no more of them
+        processes += map(int, look_into(f"/proc/{struck.pid}/task/{struck.pid}/children").split())
+        _signal(processes, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if self.primary is not struck:
+                _signal(processes, signal.SIGQUIT)
+            _signal(processes, signal.SIGCONT)
+
     async def rejoin(self) -> None:
         """Let the server that is not the primary follow it."""
         await asyncio.to_thread(self.standby.follow, self.primary)
         await _set_synchronous(self.primary, "*")
+
+
+def _signal(processes: Iterable[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 async def _set_synchronous(server: Postgres, names: str) -> None:

@@ -1,5 +1,5 @@
 """
-Servers of a cluster die one by one under load: nothing is lost, nothing is done twice, and how long it takes is said.
+Servers of a cluster die or freeze under load: nothing is lost, nothing is done twice, and how long it takes is said.
 
 `tests/chaos` has the trainings, the product and the oracle that judges it. Here no proxy stands between the processes
 and the servers: they have the address of each.
@@ -77,6 +77,11 @@ async def test_while_postgres_fails_over_and_back_nothing_is_lost(
         await endure(tmp_path, say, (nodes, pair), [fail_over(pair), fail_over(pair)], trainings=trainings)
 
 
+async def test_while_postgres_is_frozen_nothing_is_lost(tmp_path: Path, say: Callable[[str], None], trainings: int):
+    async with servers(say) as (nodes, pair):
+        await endure(tmp_path, say, (nodes, pair), [freeze_postgres(pair), leave_frozen(pair)], trainings=trainings)
+
+
 @contextlib.asynccontextmanager
 async def servers(say: Callable[[str], None]) -> AsyncIterator[tuple[Sequence[RabbitMQ], Pair]]:
     with running_cluster(say) as nodes, two_postgres() as pair:
@@ -116,6 +121,30 @@ def fail_over(pair: Pair) -> Blow:
         await pair.rejoin()
 
     return Blow("Postgres failed over", failed_over, _DOWN_SECONDS)
+
+
+def freeze_postgres(pair: Pair) -> Blow:
+    """The primary neither answers nor refuses, and then goes on; nobody promotes the standby."""
+
+    @contextlib.asynccontextmanager
+    async def stopped() -> AsyncIterator[None]:
+        with pair.frozen():
+            yield
+
+    return Blow("Postgres stopped with SIGSTOP", stopped, _FROZEN_SECONDS)
+
+
+def leave_frozen(pair: Pair) -> Blow:
+    """The standby is promoted while the primary is frozen, which becomes the new standby."""
+
+    @contextlib.asynccontextmanager
+    async def failed_over() -> AsyncIterator[None]:
+        with pair.frozen():
+            await pair.promote()
+            yield
+        await pair.rejoin()
+
+    return Blow("Postgres stopped with SIGSTOP and failed over", failed_over, _DOWN_SECONDS)
 
 
 async def endure(
