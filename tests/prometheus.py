@@ -16,7 +16,7 @@ import platform
 import re
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -99,6 +99,11 @@ class Prometheus:
         """Return the alerts that have fired since it was started, also those that fire no more."""
         return await self._alerts('max_over_time(ALERTS{alertstate="firing"}[1h])')
 
+    async def without_values(self, expressions: Iterable[str]) -> list[str]:
+        """Return those of *expressions* that have no series now, or none with a number."""
+        answers = {each: await self.query(each) for each in expressions}
+        return [each for each, found in answers.items() if {series["value"][1] for series in found} <= {"NaN"}]
+
     async def _alerts(self, expression: str) -> set[str]:
         return {series["metric"]["alertname"] for series in await self.query(expression)}
 
@@ -133,16 +138,19 @@ async def running_prometheus(folder: Path, ports: Mapping[str, int], *, times_fa
 
 
 def _configure(folder: Path, ports: Mapping[str, int], times_faster: int) -> None:
-    """Write the configuration and the rules into *folder*, which is made."""
-    jobs: dict[str, list[dict[str, Any]]] = {"modelswap": [], "rabbitmq": []}
-    for name, port in ports.items():
-        group = {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": name}}
-        jobs["rabbitmq" if name == "rabbitmq" else "modelswap"].append(group)
-    configuration = {
-        "global": {"scrape_interval": _EVERY, "evaluation_interval": _EVERY},
-        "rule_files": ["rules-*.yml"],
-        "scrape_configs": [{"job_name": name, "static_configs": groups} for name, groups in jobs.items()],
-    }
+    """Write the shipped configuration, with these targets, and the rules into *folder*, which is made."""
+    configuration = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    configuration["global"] = {"scrape_interval": _EVERY, "evaluation_interval": _EVERY}
+    configuration["rule_files"] = ["rules-*.yml"]
+    for job in configuration["scrape_configs"]:
+        del job["file_sd_configs"]
+        job["static_configs"] = [
+            {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": name}}
+            for name, port in ports.items()
+            if (name == "rabbitmq") == job["job_name"].startswith("rabbitmq")
+        ]
+        if "params" in job:
+            job["params"]["vhost"] = ["/"]
     folder.mkdir()
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     for file in MONITORING.glob("*.yml"):
@@ -154,7 +162,7 @@ async def _is_ready(client: httpx.AsyncClient, targets: int) -> bool:
     """Tell whether each target was scraped often enough to see what rises from now on."""
     with contextlib.suppress(httpx.TransportError):
         if (await client.get("/-/ready")).is_success:
-            scraped = await Prometheus(client).query("count_over_time(up[1m]) >= 2")
+            scraped = await Prometheus(client).query("count by (instance) (count_over_time(up[1m]) >= 2)")
             return len(scraped) == targets
     return False
 

@@ -20,10 +20,11 @@ import httpx
 import pytest
 
 from tests.alerts import CASES, LASTING, described
-from tests.breakages import SETTINGS, Broken, Case, dead_process
+from tests.breakages import SETTINGS, Broken, Case, dead_process, subscriber_away
+from tests.dashboards import boards, expressions
 from tests.end_to_end.conftest import open_stack
 from tests.lossy import readiness
-from tests.prometheus import running_prometheus, serve_metrics
+from tests.prometheus import Prometheus, running_prometheus, serve_metrics
 from tests.servers import private_servers
 from tests.stack import Stack, free_port
 
@@ -90,13 +91,40 @@ async def wait_until(done: Callable[[], Awaitable[bool]], seconds: float) -> flo
     return time.monotonic() - begun
 
 
-async def test_alerts_fire_on_what_is_broken_alone(broken: Broken, table: list[str], tmp_path: Path, case: Case):
-    expected = CASES[case]
+async def test_every_panel_shows_something_while_trainings_run(
+    request: pytest.FixtureRequest, broken: Broken, tmp_path: Path
+):
+    if "alerts" not in request.config.getoption("markexpr"):
+        pytest.skip("dashboards are asked with `pytest -m alerts` only")
+    asked = [expression for board in boards().values() for expression in expressions(board)]
+    async with watched(broken, tmp_path, times_faster=60) as prometheus:
+
+        async def all_are_shown() -> bool:
+            await broken.train_to_the_end(1)
+            return not await prometheus.without_values(asked)
+
+        # With a subscription, and an alert that fires.
+        async with subscriber_away(broken):
+            await wait_until(all_are_shown, _FIRES_SECONDS)
+            missing = await prometheus.without_values(asked)
+
+    assert missing == []
+
+
+@contextlib.asynccontextmanager
+async def watched(broken: Broken, folder: Path, *, times_faster: int) -> AsyncIterator[Prometheus]:
+    """Run a Prometheus over the whole stack, as soon as that is ready."""
     await broken.stack.until_ready()
     # Again: it may have been restarted.
     serve_metrics(broken.servers.rabbitmq, broken.rabbitmq_port)
     ports = broken.stack.ports | {"rabbitmq": broken.rabbitmq_port}
-    async with running_prometheus(tmp_path / "prometheus", ports, times_faster=expected.times_faster) as prometheus:
+    async with running_prometheus(folder / "prometheus", ports, times_faster=times_faster) as prometheus:
+        yield prometheus
+
+
+async def test_alerts_fire_on_what_is_broken_alone(broken: Broken, table: list[str], tmp_path: Path, case: Case):
+    expected = CASES[case]
+    async with watched(broken, tmp_path, times_faster=expected.times_faster) as prometheus:
 
         async def all_fired() -> bool:
             return expected.must <= await prometheus.fired()
@@ -106,8 +134,8 @@ async def test_alerts_fire_on_what_is_broken_alone(broken: Broken, table: list[s
 
         async with case(broken):
             broken_for = await wait_until(all_fired, _FIRES_SECONDS)
-            # Others would fire by now.
-            await asyncio.sleep(_QUIET_SECONDS)
+            # Then others would have fired, too.
+            await asyncio.sleep(_QUIET_SECONDS - broken_for)
             fired = await prometheus.fired()
             said = await troubles(broken.stack)
         quiet_after = await wait_until(none_fires, _ENDS_SECONDS)
