@@ -55,6 +55,20 @@ class _User(BaseModel):
     name: str
 
 
+class Node(BaseModel):
+    """One node of RabbitMQ. While any of them has an alarm, none takes a message."""
+
+    name: str
+    running: bool
+    #: A node that does not run has none.
+    disk_free_alarm: bool = False
+    mem_alarm: bool = False
+
+
+class _Nodes(RootModel[list[Node]]):
+    pass
+
+
 class _Permission(BaseModel):
     configure: str
     write: str
@@ -110,6 +124,10 @@ class Management:
     async def delete(self, what: str, *names: str) -> None:
         """Delete something of the vhost, if it exists."""
         await self._ask("DELETE", self._path(what, *names))
+
+    async def nodes(self) -> list[Node]:
+        found = await self._find(_Nodes, "/api/nodes")
+        return found.root if found else []
 
     async def has_user(self, user: str) -> bool:
         return await self._find(_User, f"/api/users/{quoted(user)}") is not None

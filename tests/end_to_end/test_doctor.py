@@ -132,6 +132,12 @@ def served(setting: str, url: str, answer: bytes = b"") -> Break:
     return serve
 
 
+def nodes(said: str) -> Break:
+    """What RabbitMQ's management API says of its nodes."""
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(said)}\r\n\r\n"
+    return served("MANAGEMENT_URL", "http://user:password@{}", (head + said).encode())
+
+
 def process(broken: Callable[[Stack, str], AbstractAsyncContextManager[Changed]], name: str) -> Break:
     return lambda stack, _: broken(stack, name)
 
@@ -169,6 +175,20 @@ CASES: Final = {
         served("DATABASE_URL", "postgresql://{}/x"), "database", WRONG, "", "start Postgres, or correct"
     ),
     "a silent RabbitMQ": Case(served("AMQP_URL", "amqp://{}/"), "broker", WRONG, "", "start RabbitMQ, or correct"),
+    "a RabbitMQ without disk": Case(
+        nodes('[{"name": "a@b", "running": true, "disk_free_alarm": true}, {"name": "c@d", "running": true}]'),
+        "broker nodes",
+        WRONG,
+        "a@b is out of disk: RabbitMQ takes no message",
+        "A consumer waits",
+    ),
+    "a dead node of RabbitMQ": Case(
+        nodes('[{"name": "a@b", "running": false}, {"name": "c@d", "running": true}]'),
+        "broker nodes",
+        WARNING,
+        "a@b is down",
+        "A consumer waits",
+    ),
     "a wrong Replicate token": Case(
         changed(REPLICATE_API_TOKEN="r8_somebody_elses"), "replicate", WRONG, "", "set MODELSWAP_REPLICATE_API_TOKEN"
     ),

@@ -219,6 +219,7 @@ def test_the_doctor_names_the_cause_and_not_what_waits_for_it(monkeypatch, capsy
     findings = {each["check"]: (each["status"], each["then"]) for each in json.loads(capsys.readouterr().out)}
     assert {check: found for check, found in findings.items() if not check.startswith("settings")} == {
         "broker": ("wrong", "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
+        "broker nodes": ("ok", ""),
         "topology": ("warning", "fix the broker first"),
         "database": ("wrong", "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         "migrations": ("warning", "fix the database first"),

@@ -154,6 +154,23 @@ async def test_a_subscribers_queue_on_a_dead_node_is_named(say: Callable[[str], 
     assert reasons == ["theirs takes no events: it is down"]
 
 
+async def test_nodes_that_are_down_or_without_disk_are_told(say: Callable[[str], None]):
+    with running_cluster(say) as (full, dead, asked):
+        full.evaluate('rabbit_disk_monitor:set_disk_free_limit("1000TB")')
+        dead.kill()
+
+        async with asyncio.timeout(120), Management(asked.management_url, vhost="/") as management:
+            while True:
+                nodes = await management.nodes()
+                down = [node.name for node in nodes if not node.running]
+                alarmed = [node.name for node in nodes if node.disk_free_alarm]
+                if down and alarmed:
+                    break
+                await asyncio.sleep(0.2)
+
+    assert (down, alarmed) == ([dead.name], [full.name])
+
+
 async def test_queues_have_as_many_replicas_as_set_and_leaders_spread(say: Callable[[str], None]):
     plan = topology(replicas=3)
     with running_cluster(say) as nodes:

@@ -45,6 +45,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _SECRETS: Final = "set MODELSWAP_WEBHOOK_SECRETS to what Replicate signs with"
 _REPLICATE: Final = "set MODELSWAP_REPLICATE_API_TOKEN to a token of replicate.com/account/api-tokens"
+_WAITS: Final = '"A consumer waits" in deploy/runbook.md'
 _LOST: Final = '"Webhooks do not arrive" in deploy/runbook.md; modelswap reconcile status'
 
 
@@ -59,6 +60,7 @@ async def examine(environment: Environment) -> list[Finding]:
     asked = asyncio.create_task(processes(environment, version("modelswap")))
     first = await asyncio.gather(
         check("broker", _broker, environment, "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
+        check("broker nodes", _broker_nodes, environment, "correct MODELSWAP_MANAGEMENT_URL", after="the broker"),
         check("topology", _topology, environment, "modelswap topology apply", after="the broker"),
         check("database", _database, environment, "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         check("migrations", _migrations, environment, "modelswap db migrate", after="the database"),
@@ -101,6 +103,19 @@ def _settings(environment: Environment) -> Iterator[Finding]:
 async def _broker(environment: Environment) -> str:
     await servers.reach_broker(environment)
     return "answers"
+
+
+async def _broker_nodes(environment: Environment) -> str:
+    nodes = await servers.broker_nodes(environment)
+    alarms = {
+        "disk": [each.name for each in nodes if each.disk_free_alarm],
+        "memory": [each.name for each in nodes if each.mem_alarm],
+    }
+    if found := [f"{' and '.join(names)} is out of {what}" for what, names in alarms.items() if names]:
+        raise Wrong(f"{', '.join(found)}: RabbitMQ takes no message", then=_WAITS)
+    if down := [each.name for each in nodes if not each.running]:
+        raise Doubtful(f"{' and '.join(down)} is down", then=_WAITS)
+    return f"{len(nodes)} run, without an alarm" if nodes else "not known without MODELSWAP_MANAGEMENT_URL"
 
 
 async def _topology(environment: Environment) -> str:

@@ -20,7 +20,7 @@ from services.state import migrate as state
 from shared.contract.topology import Topology
 from shared.runtime.broker import Depth, declare, declare_log, depths, diff
 from shared.runtime.broker.link import Link
-from shared.runtime.management import Management, opened_management
+from shared.runtime.management import Management, Node, opened_management
 from shared.runtime.postgres import connect, translated_errors
 from shared.runtime.setting_types import ManagementUrl
 from shared.runtime.settings import BrokerSettings, DatabaseSettings, TopologySettings
@@ -98,6 +98,12 @@ async def diff_topology(environment: Environment) -> list[str]:
         found = await diff(settings.amqp_url.get_secret_value(), settings.topology)
     async with _management(environment) as management:
         return found if management is None else found + await differences(management, settings.topology)
+
+
+async def broker_nodes(environment: Environment) -> list[Node]:
+    """Return the nodes of RabbitMQ; none if its management API is not known."""
+    async with _management(environment) as management:
+        return [] if management is None else await management.nodes()
 
 
 class _ManagementSettings(BrokerSettings):
