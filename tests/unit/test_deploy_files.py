@@ -11,9 +11,12 @@ import pytest
 import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.extractor import errors as extractor_errors
 from services.ops.reconcile.reconciler import Reconciler
 from services.ops.replays.views import UNDERWAY
 from services.simulator.faults import ApiFaultOrder, FaultOrder
+from services.state import ownership
+from shared.contract.errors import PermanentError, TransientError
 from shared.contract.retry import DELAYS
 from shared.contract.topology import DEAD_QUEUE, topology
 from shared.runtime import telemetry
@@ -276,3 +279,17 @@ def test_the_faults_that_the_page_orders_can_be_ordered() -> None:
     assert {kind for kind, _ in ordered} == {"faults", "api-faults"}
     for kind, body in ordered:
         (FaultOrder if kind == "faults" else ApiFaultOrder).model_validate_json(body)
+
+
+def test_the_runbook_says_what_to_do_about_each_dead_letter() -> None:
+    bases = (PermanentError, TransientError)
+    codes = {
+        code
+        for module in (extractor_errors, ownership)
+        for error in vars(module).values()
+        if isinstance(error, type) and issubclass(error, PermanentError | TransientError) and error not in bases
+        for code in (error.code, *error.codes)
+    }
+
+    assert codes
+    assert [code for code in codes if f"`{code}`" not in RUNBOOK] == []
