@@ -75,7 +75,7 @@ def test_another_node_has_its_own_name_and_data(node: str) -> None:
     added = ADDED[node]
 
     # All else, such as its hardening, is that of the first.
-    assert added.keys() == {"extends", "environment", "command", "hostname", "volumes", "ports"}
+    assert added.keys() == {"extends", "environment", "command", "healthcheck", "hostname", "volumes", "ports"}
     assert added["extends"] == {"file": "docker-compose.yml", "service": "rabbitmq"}
     assert added["hostname"] == node
     assert added["ports"] == []
