@@ -3,7 +3,7 @@ The reader of the events log: stores the deliveries of each public event, and ho
 
 Both are one transaction, so each event is stored once, however often it is read. One process reads; when it ends,
 another goes on within seconds. An event that cannot be delivered becomes a dead letter of `modelswap.deliveries`, whose
-handler takes it when it is replayed; the rest goes on.
+handler takes it when it is replayed; reading goes on.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class EditEndpoint(_Body):
     events: EventKeys = ()
     description: Description | None = None
     status: Literal["enabled", "paused"] | None = None
-    """``paused``: its deliveries wait. ``enabled``: they go on, also after it was disabled for failing."""
+    """``paused``: its deliveries wait. ``enabled``: they are sent, also after it was disabled for failing."""
 
 
 class Resend(_Body):

@@ -130,8 +130,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             {
                 "the extractor": services.check_extractor,
                 "state": services.check_state,
-                "ops, which hears of outcomes": outcomes.check,
-                "ops, which hears of failures": archive.check,
+                "ops (outcomes)": outcomes.check,
+                "ops (archive)": archive.check,
             }
         )
         watcher = ReplayWatcher(replays, waiting, stopping, limit=_STREAMS, aside=streams)

@@ -9,7 +9,7 @@ from shared.runtime.postgres import Connection, Pool, Record, acquired, in_trans
 
 T = TypeVar("T")
 
-#: The actor of what ops does by itself.
+#: The actor of what no operator asked for.
 ITSELF: Final = "ops"
 #: Above every number, so that a page without a cursor begins with the newest row.
 END: Final = 2**63 - 1

@@ -130,7 +130,7 @@ async def test_while_state_is_away_the_rest_is_shown(product):
 
     page = await product.page(others=False)
 
-    assert "services.state cannot be asked" in page
+    assert "services.state does not answer" in page
     assert "1 open dead letter" in page
     assert "All is well" not in page
 

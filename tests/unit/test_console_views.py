@@ -153,7 +153,7 @@ def test_when_nothing_is_wrong_the_page_says_so():
         ({"queues": queues(paused="Replicate answers 503")}, "bad", "modelswap.extractor: paused, 412 wait"),
         ({"queues": queues(problem="the oldest is old")}, "warn", "modelswap.extractor: stuck, 412 wait"),
         ({"queues": queues(problem="412 wait", consumers=0)}, "bad", "modelswap.extractor: no consumer, 412 wait"),
-        ({"away": {"state": "http://state does not answer"}}, "bad", "services.state cannot be asked"),
+        ({"away": {"state": "http://state does not answer"}}, "bad", "services.state does not answer"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_urgency(known, kind, text):
@@ -194,7 +194,7 @@ def test_the_worst_stands_first():
 def test_state_that_is_away_is_named_once():
     found = concerns(away={"state": "no answer"}, processes=processes(a_process("state", "away"), a_process("ops")))
 
-    assert [each.text for each in found] == ["services.state cannot be asked"]
+    assert [each.text for each in found] == ["services.state does not answer"]
 
 
 def test_what_cannot_be_asked_is_never_called_well():

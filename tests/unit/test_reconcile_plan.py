@@ -188,7 +188,7 @@ def test_endless_verification_is_given_up():
     assert step(verifying, Listing(), memory=Memory(looks=3), age=enough) == GiveUp(
         verifying,
         "t1",
-        "given up after 3 days without an end: whether its model works is not known since 2026-11-27 02:00 UTC",
+        "given up after 3 days without an end: its model has not been verified since 2026-11-27 02:00 UTC",
     )
 
 
@@ -294,7 +294,7 @@ def test_what_may_be_a_training_that_is_not_due_is_nobody_elses():
 def test_a_training_that_the_list_never_showed_was_never_started():
     decided = step(nameless(), listing(), memory=Memory(looks=2, absences=2), age=3 * HOUR)
 
-    assert decided == NeverStarted(nameless(), "Replicate was never asked to start it: it lists none, after 3 looks")
+    assert decided == NeverStarted(nameless(), "it was never started: Replicate does not list it, after 3 looks")
 
 
 @pytest.mark.parametrize(

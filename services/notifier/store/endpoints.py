@@ -25,7 +25,7 @@ _LIST: Final = _VIEW + "WHERE number < $1 ORDER BY number DESC LIMIT $2"
 _ADD: Final = """
     INSERT INTO notifier.endpoints (id, url, events, description, salt, master) VALUES ($1, $2, $3, $4, $5, $6)
 """
-# A new address, or the wish to go on, forgets past failures.
+# A new address, or enabling it again, clears past failures.
 _EDIT: Final = """
     UPDATE notifier.endpoints SET
         url           = CASE WHEN $2 = '' THEN url ELSE $2 END,

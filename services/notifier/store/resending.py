@@ -75,7 +75,7 @@ class Resending(Session):
         return [EventDeliveryView(**row) for row in rows]
 
     async def add_test(self, endpoint_id: UUID, event: StoredEvent, key: IdempotencyKey | None) -> DeliveryView:
-        """Send *event* to one endpoint, whichever events it wants."""
+        """Send *event* to one endpoint, also if it does not subscribe to it."""
 
         async def work(connection: Connection) -> DeliveryView:
             await get_endpoint(connection, endpoint_id)

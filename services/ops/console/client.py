@@ -35,7 +35,7 @@ Query = Mapping[str, str | None]
 #: The reason of what is done by a button that asks for none.
 BY_BUTTON: Final = "by a button of the console"
 
-#: A page that waits longer helps nobody.
+#: How long a page waits for an answer.
 _READ_SECONDS: Final = 8.0
 #: State may ask Replicate, and a rollback waits for its user's lock.
 _WRITE_SECONDS: Final = 30.0
@@ -205,7 +205,7 @@ class _InPerson:
 
 
 async def attempt(asked: Awaitable[T]) -> T | Away:
-    """Return what is asked, or why it is away: so that a page shows its other parts."""
+    """Return the result of *asked*, or why its API is away, so that a page shows its other parts."""
     try:
         return await asked
     except ServiceDown as error:

@@ -31,7 +31,7 @@ FLASH_COOKIE: Final = "modelswap_flash"
 #: Names in the request's scope.
 SESSION: Final = "modelswap.console.session"
 FORM: Final = "modelswap.console.form"
-#: The count in the navigation is asked for once in so much time, for all people.
+#: How often the count in the navigation is read, for all people.
 _COUNTED_EVERY: Final = timedelta(seconds=5)
 
 

@@ -25,7 +25,7 @@ LASTS: Final = timedelta(hours=8)
 _SESSION: Final = "modelswap console session"
 _CSRF: Final = b"modelswap console csrf "
 _FLASH: Final = "modelswap console flash"
-#: Longer ones are not ours, and not worth a hash.
+#: Longer ones are not ours.
 _LONGEST: Final = 4096
 
 

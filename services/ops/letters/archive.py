@@ -1,4 +1,4 @@
-"""The handler of the dead queue: stores every message, of whatever kind, as a dead letter."""
+"""The handler of the dead queue: stores every message as a dead letter."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def failure_of(message: Message, now: datetime) -> Failure:
         routing_key=clean(message.routing_key, NAME_LIMIT),
         code=_UNKNOWN,
         kind="Unknown",
-        text="nothing says how it came to the dead letters",
+        text="its headers do not say why it was dead-lettered",
         traceback="",
         attempts=to_count(headers.get(ATTEMPT)),
         first_at=now,
@@ -106,7 +106,7 @@ def _from_rabbitmqs_headers(message: Message, deaths: list[Mapping[str, Any]], n
         code="crashed_too_often" if crashed else "dead_lettered",
         kind="CrashedTooOften" if crashed else "DeadLettered",
         text=(
-            "RabbitMQ gave it up: its consumer crashed each time, or lost the connection"
+            "it reached its delivery limit: its consumer crashed each time, or lost the connection"
             if crashed
             else f"RabbitMQ dead-lettered it: {reason}"
         ),

@@ -22,7 +22,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE
 def _said(text: str) -> str:
     said = printable(text).strip()
     if not said:
-        raise ValueError("must say something")
+        raise ValueError("must not be blank")
     return said
 
 
@@ -138,7 +138,7 @@ _STATUS_NONE: Final = {"status": {"type": "null"}}
 
 
 class DropMany(Drop):
-    """Which dead letters are dropped or restored, and why. At least one thing must be said of them."""
+    """Which dead letters are dropped or restored, and why. A filter needs at least one field."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": fields("letters", "filter")})
 

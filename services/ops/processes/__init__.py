@@ -1,1 +1,1 @@
-"""How the processes and their queues are, asked when an operator wants to know."""
+"""The state of the processes and their queues, read when an operator asks."""

@@ -57,7 +57,7 @@ class _Stats(BaseModel):
 
 
 class _Counts(BaseModel):
-    """What RabbitMQ tells of a queue. Missing: not known."""
+    """Counts of a queue, as RabbitMQ reports them. Missing: not known."""
 
     name: str
     messages_ready: int | None = None
@@ -72,7 +72,7 @@ class _Page(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What RabbitMQ tells of the queues, by name."""
+    """Counts of the queues, by name."""
 
     source: Source
     trouble: str

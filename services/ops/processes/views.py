@@ -27,7 +27,7 @@ class Source(StrEnum):
     """Where the counts of queues are from."""
 
     MANAGEMENT = "management"  #: RabbitMQ's management API, up to five seconds old.
-    AMQP = "amqp"  #: RabbitMQ itself, which tells no rates and not what is being handled.
+    AMQP = "amqp"  #: RabbitMQ itself, without rates and unacknowledged messages.
     NONE = "none"  #: RabbitMQ could not be asked.
 
 

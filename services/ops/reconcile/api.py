@@ -63,7 +63,7 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
                 asker.name, "training.retry_extraction", f"training {training_id}", body.reason, str(error)
             )
             raise RetryRefused(str(error)) from error
-        await store.audit(asker.name, "training.retry_extraction", f"training {training_id}", body.reason, "asked")
+        await store.audit(asker.name, "training.retry_extraction", f"training {training_id}", body.reason, "requested")
         return ExtractionRetried(training_id=training_id)
 
     return router

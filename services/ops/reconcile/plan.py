@@ -138,7 +138,7 @@ def _step_of_verifying(watched: Watched, now: datetime, limits: Limits) -> Step:
     training = watched.training
     # Without an id it cannot be given up. State may have an output to extract.
     if training.training_id is not None and _is_hopeless(watched, now, limits):
-        why = f"whether its model works is not known since {training.updated_at:%F %R} UTC"
+        why = f"its model has not been verified since {training.updated_at:%F %R} UTC"
         return _give_up(training, training.training_id, now, why)
     return RetryExtraction(training)
 
@@ -173,7 +173,7 @@ def _step_without_id(watched: Watched, now: datetime, limits: Limits, *, is_abse
     is_late = now >= limits.due_at(training) + 2 * limits.after
     # In a later stage, a webhook has shown that it runs.
     if training.stage is Stage.REQUESTED and is_absent and is_late and looks >= _ENOUGH_LOOKS:
-        return NeverStarted(training, f"Replicate was never asked to start it: it lists none, after {looks} looks")
+        return NeverStarted(training, f"it was never started: Replicate does not list it, after {looks} looks")
     if _is_hopeless(watched, now, limits):
         age = _in_words(now - training.requested_at)
         return NeverStarted(training, f"no webhook came within {age}")

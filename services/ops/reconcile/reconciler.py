@@ -101,7 +101,7 @@ class Reconciler:
         return min(STAND_BY_SECONDS, self._limits.every.total_seconds())
 
     async def _is_due(self) -> bool:
-        """Did the last round of any process begin long enough ago?"""
+        """Return whether the last round of any process began long enough ago."""
         last = (await self._store.last_round()).last_success_at
         return last is None or not timedelta() <= now() - last < self._limits.every
 

@@ -132,7 +132,9 @@ class Store(Session):
             is_new = bool(await connection.fetchval(_SETTLE, *_who(training), now, outcome))
             if is_new:
                 target = f"training {training.training_id or training.ref}"
-                await audit(connection, ITSELF, f"training.{outcome}", target, reason=reason, outcome="told")
+                await audit(
+                    connection, ITSELF, f"training.{outcome}", target, reason=reason, outcome="reported to state"
+                )
             return is_new
 
         return await self._transaction(work)
@@ -157,7 +159,7 @@ class Store(Session):
         return {RecoveryOutcome(row["outcome"]): RecoveryCounts(**row) for row in rows}
 
     async def set_aside(self) -> int:
-        """How many trainings could not be looked at the last time."""
+        """Return how many trainings could not be checked last time."""
         (row,) = await self._fetch(_SET_ASIDE)
         return int(row["count"])
 

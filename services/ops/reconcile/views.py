@@ -36,10 +36,10 @@ class RecoveryCounts(_View):
 
 
 class RoundView(_View):
-    """How the last round went, in which overdue trainings were looked for."""
+    """The reconciler's last round."""
 
     at: datetime | None
-    #: The last one that came to its end.
+    #: When the last successful round ended.
     last_success_at: datetime | None
     overdue: int
     calls_left: int
@@ -57,9 +57,9 @@ class RecoveryView(_View):
     looks: int
     #: Requests to Replicate for this one alone.
     gets: int
-    #: The next look; null for one that was only just noticed.
+    #: When it is checked next; null: it was only just noticed.
     look_at: datetime | None
-    #: Why the last look failed, so that it is set aside until the next one; empty: it did not.
+    #: Why the last check failed; empty: it did not. Until the next one it is set aside.
     trouble: str
     outcome: RecoveryOutcome | None
     settled_at: datetime | None
@@ -75,7 +75,7 @@ class Reconciliation(_View):
     never_started: RecoveryCounts
     last_round: RoundView
     calls_per_minute: int
-    #: How many trainings fail by themselves when they are looked at. They are tried again ever more rarely.
+    #: How many trainings cannot be checked. Each is tried again, less often each time.
     set_aside: int
     #: Those that are set aside, then the latest, newest first.
     trainings: Sequence[RecoveryView]

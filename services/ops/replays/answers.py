@@ -41,7 +41,7 @@ def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bo
             # State requests the extraction again now, unless there is nothing to extract.
             return settled.stage != _VERIFYING
         case ExtractionFailed.key:
-            # If the dead letter is an earlier event, the dead letter that follows tells its outcome.
+            # If the dead letter is an earlier event, its outcome is the dead letter that follows.
             return event_type is not None and event_type.endswith(ExtractionFailed.key)
         case TrainingSucceeded.key:
             # From the receiver it goes to the extractor as well, which finds the model.
@@ -83,8 +83,8 @@ def outcome_of(event: ReplaySettled) -> LetterOutcome:
 def refused(refusal: Refusal, *, error_code: str) -> LetterOutcome:
     """Return the prediction of a failure: as before, or another one."""
     same = refusal.code == error_code
-    begin = "still fails" if same else "fails otherwise"
-    later = "; tried again for a while, it may still work" if refusal.is_transient else ""
+    begin = "still fails" if same else "fails with another error"
+    later = "; a retry may still succeed" if refusal.is_transient else ""
     return LetterOutcome(Outcome.FAILED, f"{begin}: {refusal.code}: {refusal.text}{later}")
 
 

@@ -186,7 +186,7 @@ class _Replays:
         The users of a replay's dead letters: the model of each before it and after it.
 
         As far as dead letters were not sent, that is the prediction of a dry run: of several of one user, the newest
-        training counts, as in a replay. With an *outcome*, such as `swapped`: users of whom a dead letter has it, or
+        training counts, as in a replay. With an *outcome*, such as `swapped`: users with a dead letter that has it, or
         would have it. Dead letters whose user is not known are left out.
         """
         await self._get(replay_id)
@@ -211,7 +211,7 @@ class _Replays:
 
         Each event's data is the replay as returned by a GET, and the dead letters that have their outcome since the
         event before: with Last-Event-ID, since that one. So a client that reconnects misses nothing; an outcome may be
-        told twice. The stream goes on after the end of the replay, which may be undone.
+        sent twice. The stream goes on after the end of the replay, which may be undone.
         """
         first = await self.watcher.missed(await self._view(await self._get(replay_id)), last_event_id)
         return EventStream(partial(self.watcher.followed, first, last_event_id))
@@ -235,7 +235,7 @@ class _Replays:
 
     @raises(NoReplay, NotNow)
     async def resume_replay(self, replay_id: UUID, asker: Asker, body: Because = _NO_REASON) -> ReplayView:
-        """Send again, also after it stopped by itself: failures so far do not count any more."""
+        """Send again, also after it stopped by itself: failures so far no longer count."""
         return await self._view(await self.store.resume(replay_id, actor=asker.name, reason=body.reason))
 
     @raises(NoReplay, NotNow)

@@ -51,7 +51,7 @@ class Outcome(StrEnum):
     """The outcome of a dead letter in a replay."""
 
     PLANNED = "planned"  #: In a dry run that was not started.
-    WAITING = "waiting"  #: It will go.
+    WAITING = "waiting"  #: To be sent.
     SENT = "sent"  #: The broker has it; its outcome is not known yet.
     SWAPPED = "swapped"  #: Its user's current model is another now.
     SUPERSEDED = "superseded"  #: Its model works, but a newer one was live already.
@@ -59,7 +59,7 @@ class Outcome(StrEnum):
     NOTHING = "nothing"  #: It changed nothing: its effect was there before.
     DELIVERED = "delivered"  #: A webhook endpoint accepted it, or its event was handed to the endpoints.
     FAILED = "failed"
-    CANCELED = "canceled"  #: It did not go.
+    CANCELED = "canceled"  #: Not sent.
     SKIPPED = "skipped"  #: It could not be part of this replay.
 
 
@@ -103,7 +103,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send so many now."""
+    """Send *count* dead letters now."""
 
     count: int
 
@@ -188,7 +188,7 @@ def _size(step: Step, total: int) -> int:
 def why_not_replayable(queue: str) -> str | None:
     """Return why dead letters of *queue* cannot be replayed, or None."""
     if queue == PROGRESS_QUEUE:
-        return "reports of progress are lossy: a newer one has made it worthless, drop it"
+        return "progress reports may be lost: a newer one has replaced this one, so drop it"
     if queue not in REPLAYABLE:
         return f"no service consumes {queue}"
     return None

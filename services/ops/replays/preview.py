@@ -58,17 +58,19 @@ async def _ask(letter: StoredLetter, mark: ReplayMark, services: Services) -> Le
         said = read(message_of(letter, mark).decode())
         if isinstance(said, Malformed):
             raise said
-        return LetterOutcome(Outcome.MOVED, "what it says is written down")
+        return LetterOutcome(Outcome.MOVED, "ops records what it reports")
     if letter.queue == DELIVERIES_QUEUE:
         message_of(letter, mark).decode()
-        return LetterOutcome(Outcome.DELIVERED, "it is delivered again; whether it is accepted, only that shows")
+        return LetterOutcome(
+            Outcome.DELIVERED, "it is sent to the endpoint again; only that attempt shows whether it is accepted"
+        )
     if letter.queue != RECEIVER:
         return await _follow(
             letter, message_of(letter, mark), services, is_for_extractor=letter.queue == EXTRACTOR_QUEUE
         )
     envelope = translated(letter, mark)
     if isinstance(envelope.event, TrainingProgressed):
-        return LetterOutcome(Outcome.NOTHING, "a report of progress, which settles nothing")
+        return LetterOutcome(Outcome.NOTHING, "a progress report, which changes no stage")
     return await _follow(letter, Message.of(envelope), services, is_for_extractor=goes_to_extractor(envelope))
 
 

@@ -142,7 +142,7 @@ def _why_unsent(error: BaseException) -> str:
 
 
 class Previewer:
-    """Predicts the next dead letters of a dry run. *aside* holds the dead letters that no service answers for."""
+    """Predicts the next dead letters of a dry run. *aside* holds the dead letters that could not be predicted."""
 
     def __init__(self, store: Store, services: Services, aside: SetAside[ReplayMark]) -> None:
         self._store = store
@@ -182,7 +182,7 @@ class Previewer:
 
 
 class Undoer:
-    """Takes back the next users' models. *aside* holds the users for whom state does not answer."""
+    """Takes back the next users' models. *aside* holds the users whose models state could not take back."""
 
     def __init__(self, store: Store, services: Services, aside: SetAside[tuple[UUID, str]]) -> None:
         self._store = store

@@ -1,5 +1,5 @@
 """
-Following replays: reads all followed replays at once, and tells each client what has changed. Edge.
+Following replays: reads all followed replays at once, and sends each client what has changed. Edge.
 
 One round a second reads them, however many clients there are; without clients there is none. A client that comes, or
 comes back after ops was restarted, gets the replay as it is now, and the outcomes since the last event that it got. So
@@ -35,7 +35,7 @@ _ID_DIGITS: Final = 17
 
 
 def event_id(moment: datetime) -> str:
-    """Return the id of an event that tells all outcomes up to *moment*."""
+    """Return the id of an event with all outcomes up to *moment*."""
     return str((moment - _EPOCH) // timedelta(microseconds=1))
 
 
@@ -121,7 +121,7 @@ class Watcher:
         self._followed: dict[UUID, _Followed] = {}
 
     async def missed(self, replay: ReplayView, last_event_id: str | None) -> ReplayUpdate:
-        """Return what to tell a client first that got *last_event_id*, or nothing yet."""
+        """Return the first update for a client whose last event had *last_event_id*; None: it is new."""
         since = moment_of(last_event_id)
         if since is None:
             return ReplayUpdate(replay=replay)
@@ -131,7 +131,7 @@ class Watcher:
     @contextmanager
     def followed(self, first: ReplayUpdate, last_event_id: str | None) -> Iterator[Follower]:
         """
-        Register a client that is told *first*, and then what changes, until the context ends.
+        Register a client: it gets *first*, then every change, until the context ends.
 
         Raises:
             TooManyStreams: if the limit is reached.
@@ -160,7 +160,7 @@ class Watcher:
 
     async def _read(self, followed: _Followed) -> None:
         replay_id = followed.replay.id
-        # First, so that the replay counts each outcome that is told.
+        # First, so that the replay counts each outcome that is sent.
         found = await self._replays.list_ended(replay_id, since=_earlier(followed.moment), limit=MOST_LETTERS)
         record = await self._replays.find(replay_id)
         if record is None:

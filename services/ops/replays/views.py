@@ -218,7 +218,7 @@ class ReplayUpdate(BaseModel):
     """A replay as it is now, and what became of its dead letters since the event before."""
 
     replay: ReplayView
-    #: Those that have their outcome since then, at most 200, the latest last. One may be told twice.
+    #: Those that have their outcome since then, at most 200, the latest last. One may be sent twice.
     letters: Sequence[ReplayedLetterView] = ()
     #: How many more have; their outcomes are in the list of the replay's dead letters.
     omitted: int = 0

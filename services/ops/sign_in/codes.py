@@ -2,7 +2,7 @@
 One-time sign-in codes. Pure.
 
 A code stands for the token that made it. The database holds a digest of the code and an HMAC of the code with that
-token's secret. So it reveals neither, and a code of a token that is no longer configured signs nobody in.
+token's secret. So it reveals neither, and a code of a token that is no longer configured is not accepted.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ _PASSWORD_BYTES: Final = 24
 #: The largest page of the management API.
 _PAGE: Final = 500
 _MOST_PAGES: Final = 20
-#: Of exchanges that others bound to ours, and to each other, so many are followed.
+#: How many exchanges that others bound to ours, or to each other, are followed.
 _MOST_EXCHANGES: Final = 50
 _BOUND_COLUMNS: Final = "name,state,arguments,effective_policy_definition"
 _COLUMNS: Final = "name,messages,consumers,message_stats.publish"

@@ -73,7 +73,7 @@ async def _endpoints(apis: Apis) -> list[EndpointAnswer]:
 
 async def part(asked: Awaitable[T], *, seconds: float = _PATIENCE_SECONDS) -> T | Away:
     """
-    Return what is asked, or why it cannot be had within so many *seconds*.
+    Return the result of *asked*, or why there is none within *seconds*.
 
     A refusal, such as a missing setting, hides only this part of the page.
     """

@@ -35,7 +35,7 @@ PATH: Final = "/replays"
 _VERBS: Final[Mapping[str, str]] = {
     "start": "It is running.",
     "pause": "It is paused: no more are sent. What was sent still gets its outcome.",
-    "resume": "It goes on. Failures so far do not stop it any more.",
+    "resume": "It is running again. Failures so far no longer count.",
     "cancel": "It is canceled: dead letters that were not sent are open again.",
     "undo": "The models are being taken back, user by user.",
 }

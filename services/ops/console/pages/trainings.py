@@ -84,8 +84,8 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             name = _name(request)
             await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=form.text("key"))
-            await apis.audit("training.retry_extraction", f"training {name}", BY_BUTTON, "asked")
-            return Done(training_path(name), "The extraction was requested. Its outcome will stand in the timeline.")
+            await apis.audit("training.retry_extraction", f"training {name}", BY_BUTTON, "requested")
+            return Done(training_path(name), "The extraction was requested. Its outcome will appear in the timeline.")
 
         return await _write(console, request, work)
 

@@ -45,7 +45,7 @@ def routes(console: Console) -> list[Route]:
             path = f"/users/{quoted(user)}/model/rollback"
             response = await apis.state.ask("POST", path, body=body, headers=_headers(form))
             model = read(ModelAnswer, response)
-            return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are told.")
+            return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are notified.")
 
         return await write(request, work)
 
@@ -55,7 +55,7 @@ def routes(console: Console) -> list[Route]:
             path = f"/users/{quoted(user)}/model/withdraw"
             response = await apis.state.ask("POST", path, body={"reason": form.text("reason")}, headers=_headers(form))
             read(ChangeAnswer, response)
-            return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are told.")
+            return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are notified.")
 
         return await write(request, work)
 
@@ -63,7 +63,7 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             path = f"/users/{quoted(_user(request))}/retry-extraction"
             training = await apis.state.post(TrainingAnswer, path, key=form.text("key"))
-            await apis.audit("training.retry_extraction", f"training {training.name}", BY_BUTTON, "asked")
+            await apis.audit("training.retry_extraction", f"training {training.name}", BY_BUTTON, "requested")
             return Done(training_path(training.name), "The extraction was requested.")
 
         return await write(request, work)

@@ -63,7 +63,7 @@ def _two(whole: int, large: int, large_name: str, small: int, small_name: str) -
 
 
 def roughly(seconds: float) -> str:
-    """Return a duration as an estimate is told: to the minute, or to the second below one."""
+    """Return a duration as an estimate: to the minute, or to the second below one."""
     return duration(seconds if seconds < _MINUTE else round(seconds / _MINUTE) * _MINUTE)
 
 

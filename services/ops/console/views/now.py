@@ -154,7 +154,7 @@ def concerns(
 ) -> list[Concern]:
     """Return what is not well, the worst first; *away* says why a service does not answer."""
     found = [
-        *(Concern("bad", f"services.{name} cannot be asked", why, "/queues") for name, why in away.items()),
+        *(Concern("bad", f"services.{name} does not answer", why, "/queues") for name, why in away.items()),
         *_of_processes([each for each in (processes.processes if processes else ()) if each.name not in away]),
         *_of_queues(queues),
         *_of_webhooks(reconciliation, webhooks),
@@ -197,7 +197,7 @@ def _of_webhooks(reconciliation: Reconciliation | None, webhooks: WebhooksAnswer
         yield Concern(
             "info",
             f"{found.share} of the webhooks from Replicate were missed",
-            f"{found.sentence} Replicate was asked for them.",
+            f"{found.sentence} The reconciler found them by asking Replicate.",
             "/queues",
         )
     if reconciliation is None:
@@ -212,13 +212,13 @@ def _of_webhooks(reconciliation: Reconciliation | None, webhooks: WebhooksAnswer
             "/queues",
         )
     if last.trouble:
-        yield Concern("warn", "Overdue trainings cannot be looked for", last.trouble, "/queues")
+        yield Concern("warn", "The reconciler's last round failed", last.trouble, "/queues")
     if last.overdue:
         verb = "is" if last.overdue == 1 else "are"
         yield Concern(
             "info",
             f"{_plural(last.overdue, 'training')} {verb} overdue",
-            "No webhook says that they ended; Replicate is asked.",
+            "No webhook reported their end; the reconciler asks Replicate.",
             "/queues",
         )
 

@@ -81,7 +81,7 @@ class Archiving(Session):
             if new:
                 await connection.execute(_KEEP, *_columns(map(_new_row, new.values())))
             for letter in letters:
-                # A webhook that follows from a replay tells nothing about it.
+                # A webhook that follows from a replay is not its outcome.
                 mark, is_webhook = letter.mark, letter.failure.queue == DELIVERIES_QUEUE
                 if mark is not None and (mark.letter in returned or not is_webhook):
                     await self._failed(connection, mark.replay_id, mark.letter, letter.failure.text)

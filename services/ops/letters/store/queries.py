@@ -138,7 +138,7 @@ class Queries(Session):
             facets=", ".join(Facet),
             where=conditions,
             order=by_number(wanted),
-            # One more tells whether there are more.
+            # One more than is shown, to know whether there are more.
             limit=_LOOKED_AT + 1,
             names=" ".join(f"WHEN grouping({facet}) THEN '{facet}'" for facet in Facet),
             sets=", ".join(f"({facet})" for facet in Facet),

@@ -17,7 +17,7 @@ from shared.contract.text import clean
 from shared.runtime.postgres import Connection
 
 _LOCK_AUDIT: Final = "SELECT pg_advisory_xact_lock(hashtextextended('ops.audit', 0))"
-# State tells it at least once.
+# State reports it at least once.
 _AUDIT_ONCE: Final = """
     INSERT INTO ops.audit (actor, action, target, reason, outcome)
     SELECT $1, $2, $3, $4, $5
@@ -106,6 +106,7 @@ class Outcomes(ReplaySession):
             new = await connection.fetchval(
                 _FOLLOWING, letter, gone_on["training_id"], str(ReplayMark(replay_id, letter))
             )
-            detail = f"it went on, and failed further on, as dead letter {new or 'of before'}: {text}"
+            which = f"dead letter {new}" if new else "an earlier dead letter"
+            detail = f"handled here, then failed further on as {which}: {text}"
             await connection.execute(_DETAIL, replay_id, letter, clean(detail))
         self.notify()

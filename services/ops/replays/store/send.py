@@ -101,7 +101,7 @@ _GIVE_BACK: Final = """
 # Canceled while they were being published.
 _CANCEL_UNSENT: Final = """
     UPDATE ops.replay_letters SET
-        outcome = 'canceled', detail = 'canceled before it went', ended_at = clock_timestamp(), claimed_until = NULL
+        outcome = 'canceled', detail = 'canceled before it was sent', ended_at = clock_timestamp(), claimed_until = NULL
     WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'sent' AND claimed_until IS NOT NULL
     RETURNING letter
 """

@@ -44,7 +44,7 @@ _SKIP_PLANNED: Final = """
 """
 # Purged since the dry run.
 _SKIP_FORGOTTEN: Final = """
-    UPDATE ops.replay_letters SET outcome = 'skipped', detail = 'it is forgotten', ended_at = clock_timestamp()
+    UPDATE ops.replay_letters SET outcome = 'skipped', detail = 'it was purged', ended_at = clock_timestamp()
     WHERE replay_id = $1 AND outcome = 'planned'
     RETURNING letter
 """
@@ -145,7 +145,7 @@ class Steering(ReplaySession):
 
         async def work(connection: Connection, was: Status) -> str:
             if was is Status.CANCELED:
-                why = f"given up by {actor}: nothing was heard of it"
+                why = f"given up by {actor}: no outcome arrived"
                 back = await change_letters(connection, _GIVE_UP_SENT, replay_id, why)
                 if not back:
                     raise NotNow(f"replay {replay_id} is canceled, and nothing of it is underway")
@@ -153,7 +153,7 @@ class Steering(ReplaySession):
                 await connection.execute(_KEEP_CLAIMED, replay_id)
                 back = await change_letters(connection, _CANCEL_WAITING, replay_id, f"canceled by {actor}")
             await reopen_letters(connection, replay_id, back)
-            return f"{len(back)} dead letters {'are given up' if was is Status.CANCELED else 'did not go'}"
+            return f"{len(back)} dead letters {'are given up' if was is Status.CANCELED else 'were not sent'}"
 
         return await self._steer(replay_id, _CANCEL, actor, reason, work)
 
