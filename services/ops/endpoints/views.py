@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from services.ops.letters.views import Reason
+from services.ops.letters.views import Reasoned
 from shared.contract.answers import Flag, Moment
 from shared.contract.errors import PermanentError
 
@@ -18,14 +18,8 @@ class EndpointRefused(PermanentError):
     code = "endpoint_refused"
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ChangeEndpoint(_Body):
+class ChangeEndpoint(Reasoned):
     """Why an endpoint is changed, or a delivery sent again."""
-
-    reason: Reason
 
 
 class ResendDeliveries(ChangeEndpoint):

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from services.ops.letters.views import Name
+from services.ops.letters.views import Name, Request
 from shared.contract.answers import Moment
 
 #: Adds an entry to the audit: actor, action, target, reason, outcome.
@@ -27,10 +27,8 @@ class AuditView(BaseModel):
     outcome: str
 
 
-class AuditFilter(BaseModel):
+class AuditFilter(Request):
     """Which entries of the audit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     actor: Name | None = None
     action: Name | None = None

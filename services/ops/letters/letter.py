@@ -71,7 +71,7 @@ def to_dead_letter(message: Message, *, now: datetime) -> DeadLetter:
     """Parse a message of the dead queue; *now* is the time of its failure if it has none."""
     failure = failure_of(message, now)
     headers = message.headers
-    document = _document(message.body)
+    document = document_in(message.body)
     # An event in structured mode has its attributes in the body, not in headers.
     said = document if is_structured(message.content_type) else {}
     event_id = to_name(headers.get("ce-id")) or to_name(said.get("id")) or to_name(headers.get("webhook-id"))
@@ -121,7 +121,7 @@ def _is_added(name: str) -> bool:
     return name.startswith(BROKERS_OWN) or name in RETRY_HEADERS
 
 
-def _document(body: bytes) -> Mapping[str, Any]:
+def document_in(body: bytes) -> Mapping[str, Any]:
     """Return *body* if it is a JSON object, else an empty one."""
     if len(body) > _SEARCHED_BYTES:
         return {}

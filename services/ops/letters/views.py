@@ -76,10 +76,21 @@ class WrongStatus(PermanentError):
     code = "wrong_status"
 
 
-class Filter(BaseModel):
-    """Which dead letters. All that is given must hold."""
+class Request(BaseModel):
+    """Base of what is sent to the API: an unknown field is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Reasoned(Request):
+    """Base of a request that changes something."""
+
+    #: Why. It is kept in the audit.
+    reason: Reason
+
+
+class Filter(Request):
+    """Which dead letters. All that is given must hold."""
 
     status: LetterStatus | None = None
     #: Where it was consumed.
@@ -98,12 +109,8 @@ class Filter(BaseModel):
     text: Name | None = None
 
 
-class Drop(BaseModel):
+class Drop(Reasoned):
     """Why something is dropped or restored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    reason: Reason
 
 
 def selective(given: Filter) -> Filter:

@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel
 
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView, Source, kind_of
-from services.ops.subscriptions.answers import KNOWN
+from services.ops.subscriptions.answers import KNOWN, PageAnswer
 from services.ops.subscriptions.arrivals import Arrivals
 from shared.contract.errors import ModelswapError
 from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
@@ -64,10 +64,6 @@ class _Counts(BaseModel):
     messages_unacknowledged: int | None = None
     consumers: int | None = None
     message_stats: Annotated[_Stats, KNOWN] = _Stats()
-
-
-class _Page(BaseModel):
-    items: Sequence[_Counts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +164,16 @@ class Running:
     async def _count(self) -> _Answer:
         if self._management is None:
             return await self._passively(_NO_MANAGEMENT)
-        query = {"name": exactly(*self._names), "use_regex": "true", "columns": _COLUMNS}
+        query = {
+            "name": exactly(*self._names),
+            "use_regex": "true",
+            "columns": _COLUMNS,
+            "page": "1",
+            "page_size": _PAGE,
+        }
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                page = await self._management.find(_Page, "queues", query={**query, "page": "1", "page_size": _PAGE})
+                page = await self._management.find(PageAnswer[_Counts], "queues", query=query)
         except TimeoutError:
             return await self._passively("the rates are not known: RabbitMQ's management API does not answer in time")
         except ModelswapError as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from shared.contract.health import ProcessState
 from shared.contract.queues import Queue
@@ -31,11 +31,7 @@ class Source(StrEnum):
     NONE = "none"  #: RabbitMQ could not be asked.
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ProcessView(_View):
+class ProcessView(BaseModel):
     """A process, as one of its instances says."""
 
     name: str
@@ -54,7 +50,7 @@ class ProcessView(_View):
     set_aside: Mapping[str, str]
 
 
-class Processes(_View):
+class Processes(BaseModel):
     """Every process of modelswap."""
 
     at: datetime
@@ -63,7 +59,7 @@ class Processes(_View):
     processes: Sequence[ProcessView]
 
 
-class QueueView(_View):
+class QueueView(BaseModel):
     """A queue. What is null is not known, or does not make sense for it."""
 
     name: str
@@ -87,7 +83,7 @@ class QueueView(_View):
     problem: str | None
 
 
-class Queues(_View):
+class Queues(BaseModel):
     """Every queue of modelswap."""
 
     at: datetime

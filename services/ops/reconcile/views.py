@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Annotated, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from services.ops.letters.views import Request
 from shared.contract.checked import PRINTABLE
 
 #: Recovered trainings in an hour from which on webhooks do not arrive.
@@ -24,18 +25,14 @@ class RecoveryOutcome(StrEnum):
     NEVER_STARTED = "never_started"  #: It was never started.
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class RecoveryCounts(_View):
+class RecoveryCounts(BaseModel):
     """How often something happened."""
 
     last_hour: int = 0
     last_day: int = 0
 
 
-class RoundView(_View):
+class RoundView(BaseModel):
     """The reconciler's last round."""
 
     at: datetime | None
@@ -47,7 +44,7 @@ class RoundView(_View):
     trouble: str
 
 
-class RecoveryView(_View):
+class RecoveryView(BaseModel):
     """A training that was overdue, and what was done about it."""
 
     ref: UUID
@@ -65,7 +62,7 @@ class RecoveryView(_View):
     settled_at: datetime | None
 
 
-class Reconciliation(_View):
+class Reconciliation(BaseModel):
     """Whether webhooks arrive."""
 
     #: Too many trainings were recovered in the last hour: webhooks do not arrive.
@@ -81,15 +78,13 @@ class Reconciliation(_View):
     trainings: Sequence[RecoveryView]
 
 
-class RetryExtraction(BaseModel):
+class RetryExtraction(Request):
     """Why an extraction is retried."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     reason: Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
 
 
-class ExtractionRetried(_View):
+class ExtractionRetried(BaseModel):
     """The extraction is retried."""
 
     training_id: str

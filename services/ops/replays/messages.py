@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
 
-from services.ops.letters.letter import ReplayMark
+from services.ops.letters.letter import ReplayMark, document_in
 from shared.contract.answers import Mistake
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
@@ -117,7 +117,7 @@ def edited(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
 
 
 def _edited_webhook(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
-    _refuse_other_ids({"id": letter.training_id, **_object(letter.body)}, data, ("id",))
+    _refuse_other_ids({"id": letter.training_id, **document_in(letter.body)}, data, ("id",))
     body = json.dumps(data, ensure_ascii=False).encode()
     try:
         translated(replace(letter, body=body), ReplayMark(UUID(int=0), letter.number))
@@ -127,7 +127,7 @@ def _edited_webhook(letter: StoredLetter, data: Mapping[str, JsonValue]) -> byte
 
 
 def _known_ids(letter: StoredLetter) -> dict[str, JsonValue]:
-    document = _object(letter.body)
+    document = document_in(letter.body)
     data = document.get("data") if is_structured(letter.content_type) else document
     found = data if isinstance(data, dict) else {}
     known: dict[str, JsonValue] = {name: found[name] for name in (*_IDS, _DESTINATION) if name in found}
@@ -146,16 +146,8 @@ def _refuse_other_ids(known: Mapping[str, JsonValue], data: Mapping[str, JsonVal
 
 def _event_class(letter: StoredLetter) -> type[Event]:
     in_body = is_structured(letter.content_type)
-    attribute = _object(letter.body).get("type") if in_body else letter.headers.get("ce-type")
+    attribute = document_in(letter.body).get("type") if in_body else letter.headers.get("ce-type")
     kind = EVENTS.get(str(attribute).removeprefix(TYPE_PREFIX))
     if kind is None:
         raise EditRefused(Mistake(pointer="#", detail=f"events of type {attribute!r} are not known"))
     return kind
-
-
-def _object(body: bytes) -> dict[str, JsonValue]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

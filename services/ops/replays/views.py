@@ -10,7 +10,17 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field, model_validator
 
-from services.ops.letters.views import SELECTIVE, Filter, LetterStatus, Name, Number, Reason, fields, selective
+from services.ops.letters.views import (
+    SELECTIVE,
+    Filter,
+    LetterStatus,
+    Name,
+    Number,
+    Reasoned,
+    Request,
+    fields,
+    selective,
+)
 from services.ops.replays.plan import REST, Counts, Outcome, Status, Step
 from shared.contract.answers import NUMBER, Flag
 from shared.contract.checked import PRINTABLE, Checked
@@ -45,10 +55,6 @@ _SHARE: Final = rf"^(?:{REST}|[1-9][0-9]{{0,8}}|(?:[1-9][0-9]{{0,2}}(?:\.[0-9]{{
 _Step = Annotated[int, Field(ge=1, lt=2**31), NUMBER] | Annotated[str, Checked(_share, pattern=_SHARE)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 #: Only these can be replayed.
 _STATUS_OPEN: Final = {"status": {"enum": [LetterStatus.OPEN, None]}}
 
@@ -59,7 +65,7 @@ def _open(wanted: Filter) -> Filter:
     return selective(wanted)
 
 
-class StartReplay(_Body):
+class StartReplay(Reasoned):
     """Which dead letters to replay, and how."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": fields("letters", "group", "filter")})
@@ -70,8 +76,6 @@ class StartReplay(_Body):
     group: Name | None = None
     #: all open ones that this fits, in the words of ``GET /v1/dead-letters``. Which they are is settled now.
     filter: Annotated[Filter, Checked(_open, anyOf=SELECTIVE, properties=_STATUS_OPEN)] | None = None
-    #: Why. It is kept.
-    reason: Reason
     rate_per_second: Annotated[float, Field(ge=SLOWEST_RATE, le=FASTEST_RATE), NUMBER] = DEFAULT_RATE
     #: How many dead letters each step has: a number, a share, or the rest. A step waits for the outcomes of the last.
     steps: Annotated[tuple[_Step, ...], Field(min_length=1, max_length=20)] = DEFAULT_STEPS
@@ -95,26 +99,23 @@ class StartReplay(_Body):
         return self.model_dump(mode="json", include={"letters", "group", "filter"}, exclude_none=True)
 
 
-class EditLetter(_Body):
+class EditLetter(Reasoned):
     """One dead letter goes back with another body."""
 
     #: The data of its event, whole; of a dead letter of the receiver, the webhook's body. Ids stay.
     body: dict[str, JsonValue]
-    reason: Reason
     #: True: nothing is sent; the dead letter gets a prediction. ``start`` then replays it with this body.
     dry_run: Flag = False
 
 
-class Because(_Body):
+class Because(Request):
     """Why a replay is changed. It is audited."""
 
     reason: Annotated[str, Field(max_length=1000), PRINTABLE] = ""
 
 
-class UndoReplay(_Body):
+class UndoReplay(Reasoned):
     """Why the models that a replay set are taken back."""
-
-    reason: Reason
 
 
 class UndoView(BaseModel):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from shared.contract.errors import PermanentError
 
@@ -33,8 +33,6 @@ class NotAPersons(PermanentError):
 
 class SignInCode(BaseModel):
     """A code that signs a person in to the console, once."""
-
-    model_config = ConfigDict(frozen=True)
 
     #: The link is ``/sign-in?code=`` and this.
     code: str

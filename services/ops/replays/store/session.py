@@ -12,7 +12,7 @@ from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Status
 from services.ops.replays.records import NoReplay, NotNow
 from services.ops.replays.views import MOST_ARRIVED, ReplayView
-from services.ops.session import SLICE, Session, audit
+from services.ops.session import SLICE, Session, audit, slices
 from shared.runtime.postgres import Connection, Pool, Record
 
 T = TypeVar("T")
@@ -155,8 +155,8 @@ async def reopen_letters(connection: Connection, replay_id: UUID, numbers: list[
 
 
 async def _on_letters(connection: Connection, statement: str, replay_id: UUID, numbers: list[int]) -> None:
-    for begin in range(0, len(numbers), SLICE):
-        await connection.execute(statement, replay_id, numbers[begin : begin + SLICE])
+    for some in slices(numbers):
+        await connection.execute(statement, replay_id, some)
 
 
 def to_stored_letter(row: Record) -> StoredLetter:
