@@ -148,7 +148,7 @@ async def test_a_broker_that_is_away_is_no_answer_about_the_log():
     log, stopping = EventsLog("amqp://127.0.0.1:1/", service="test", topology=PLAN), asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(20):
-        while "was not asked" in str(await log.check()):
+        while "has not answered" in str(await log.check()):
             await asyncio.sleep(0.01)
         stopping.set()
         await running
@@ -163,7 +163,7 @@ async def test_where_a_deploy_job_declares_the_log_a_missing_one_is_reported_onl
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(20):
         await log.asked.wait()
-        while "was not asked" in (missing := str(await log.check())):
+        while "has not answered" in (missing := str(await log.check())):
             await asyncio.sleep(0.01)
         async with declared(broker):
             while await log.check() is not None:

@@ -199,7 +199,7 @@ async def test_a_process_that_may_not_declare_the_log_reports_no_trouble_with_it
     stopping = asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(20):
-        while "was not asked" in str(found := await log.check()):
+        while "has not answered" in str(found := await log.check()):
             await asyncio.sleep(0.01)
         stopping.set()
         await running

@@ -114,7 +114,7 @@ class EventsLog:
         #: Set once the log is declared, or RabbitMQ has refused that or left it unanswered. What is published before
         #: may be missing in the log.
         self.asked = asyncio.Event()
-        self._trouble: str | None = "the log was not declared yet"
+        self._trouble: str | None = "RabbitMQ has not answered yet"
         telemetry.log_trouble.set_function(lambda: self._trouble is not None)
 
     async def check(self) -> str | None:
