@@ -258,7 +258,7 @@ async def test_the_account_and_its_webhook_secret_are_known(server, replicate):
 
 @pytest.mark.parametrize("training_id", ["", ".", ".."])
 async def test_an_id_that_would_lead_elsewhere_is_not_asked_for(server, replicate, training_id):
-    with pytest.raises(ValueError, match="no path"):
+    with pytest.raises(ValueError, match="not valid ids"):
         await replicate.get_training(training_id)
 
     assert server.requests == []
