@@ -118,7 +118,7 @@ class WebhookEndpoint:
             training = decode_training(body)
             envelope = await self._publish(request, body, training, trace)
         except (BadSignature, ForeignRef, NotATraining) as error:
-            return _refusal(400 if isinstance(error, NotATraining) else 401, error)
+            return _refusal(400 if isinstance(error, NotATraining) else 401, error, training)
         except Unpublishable as error:  # not even as a dead letter, so a 5xx and its retries would not help
             return _lost(error, training)
         except (DependencyDown, TimeoutError) as error:
@@ -206,16 +206,18 @@ def _as_delivery(request: Request, body: bytes, origin: Origin, trace: Mapping[s
     )
 
 
-def _refusal(status: int, error: ModelswapError) -> Response:
+def _refusal(status: int, error: ModelswapError, training: Training | None = None) -> Response:
+    """Refuse a webhook; *training* is what it reports, if its body is authentic and can be read."""
     telemetry.webhooks.labels(error.code).inc()
-    log.info("webhook.refused", status=status, error=error.code, detail=str(error))
+    facts = {} if training is None else {"training_id": training.id}
+    log.info("webhook.refused", status=status, error=error.code, detail=str(error), **facts)
     return problem(status, error.code.replace("_", "-"), str(error))
 
 
 def _lost(error: Unpublishable, training: Training | None) -> Response:
     hint = "if the training has ended, the reconciler finds that at Replicate"
     log.error("webhook.lost", error=error.code, detail=str(error), hint=hint, training_id=training and training.id)
-    return _refusal(413, Unpublishable(str(error), code="unpublishable"))
+    return _refusal(413, Unpublishable(str(error), code="unpublishable"), training)
 
 
 def _unavailable(error: Exception, training: Training | None) -> Response:

@@ -231,9 +231,11 @@ async def test_a_webhook_of_another_training_is_refused(status: str, receiver: h
     before = counted(telemetry.webhooks)["foreign_ref",]
     body = succeeded("https://hooks.example.com" + address_of(BOB), status=status, logs="x")
 
-    answer = await post(receiver, body, path=address_of(ALICE))
+    with capture_logs() as logs:
+        answer = await post(receiver, body, path=address_of(ALICE))
 
     assert (answer.status_code, answer.json()["title"]) == (401, "foreign-ref")
+    assert [(line["event"], line["training_id"]) for line in logs] == [("webhook.refused", json.loads(body)["id"])]
     assert counted(telemetry.webhooks)["foreign_ref",] == before + 1
     assert published.messages == []
 
@@ -388,7 +390,7 @@ async def test_an_unpublishable_webhook_is_answered_413(receiver: httpx.AsyncCli
     assert [(line["event"], line.get("training_id")) for line in logs] == [
         ("webhook.parked", json.loads(GOOD)["id"]),
         ("webhook.lost", json.loads(GOOD)["id"]),
-        ("webhook.refused", None),
+        ("webhook.refused", json.loads(GOOD)["id"]),
     ]
 
 
