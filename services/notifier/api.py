@@ -66,7 +66,7 @@ def create_api(store: Store, signer: Signer, *, allowed: Sequence[Network], toke
         title="modelswap webhooks",
         summary="Get public events over HTTP.",
         description=_DESCRIPTION,
-        tags={_TAG: "Where events are delivered, which ones, and what came of each delivery."},
+        tags={_TAG: "Where events are delivered, which events, and the outcome of each delivery."},
         tokens=tokens,
         statuses=_STATUS,
     )
@@ -127,7 +127,7 @@ class _Routes:
 
     @raises(NoEndpoint)
     async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView:
-        """Remove an endpoint with its deliveries, and show it once more; those not delivered yet never are."""
+        """Remove an endpoint with its deliveries, and return it once more. Deliveries that wait are not made."""
         return await self.store.remove_endpoint(endpoint_id)
 
     @raises(NoEndpoint, KeyReused)
@@ -163,7 +163,7 @@ class _Routes:
 
     @raises(NoEndpoint, NoDelivery, KeyReused)
     async def resend_delivery(self, endpoint_id: UUID, delivery_id: UUID, key: Key = None) -> DeliveryView:
-        """Deliver an event again, with the same `webhook-id`, whatever came of it so far."""
+        """Deliver an event again, with the same `webhook-id`, also if it was delivered before."""
         idempotency = IdempotencyKey.of(key, {"resend": str(endpoint_id), "delivery": str(delivery_id)})
         return await self.store.resend(endpoint_id, delivery_id, idempotency)
 

@@ -49,7 +49,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "webhook endpoints": "Enable an endpoint, and send its deliveries again. The notifier's API has the rest.",
     "processes": "The state of the processes, and of the queues between them.",
     "console": "One-time links that sign in to the console.",
-    "audit": "Who did what, why, and what came of it.",
+    "audit": "Who did what, why, and with which outcome.",
 }
 _DESCRIPTION: Final = (
     "Each request needs a bearer token: one of `MODELSWAP_OPS_TOKENS`. A reader's may look, and change nothing."

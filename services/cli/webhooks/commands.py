@@ -19,7 +19,7 @@ webhooks = group(
     modelswap webhooks test ENDPOINT
       delivers a test
     modelswap webhooks deliveries ENDPOINT
-      what came of it
+      the outcome of each
     """
 )
 

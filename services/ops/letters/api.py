@@ -201,7 +201,7 @@ class _Routes:
         return await self.store.move_many(wanted, move, actor=asker.name, reason=body.reason, up_to=up_to)
 
     async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
-        """Who did what, why, and what came of it; newest first."""
+        """Who did what, why, and with which outcome; newest first."""
         found = await self.store.list_audit(wanted, before=from_cursor(wanted.cursor), limit=wanted.limit + 1)
         return page_of(found, wanted.limit, attrgetter("number"))
 

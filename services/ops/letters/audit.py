@@ -16,7 +16,7 @@ Audit: TypeAlias = Callable[[str, str, str, str, str], Awaitable[None]]
 
 
 class AuditView(BaseModel):
-    """Who did what, why, and what came of it."""
+    """Who did what, why, and with which outcome."""
 
     number: int
     at: datetime

@@ -271,7 +271,7 @@ class GroupView(BaseModel):
 
 
 class Changed(BaseModel):
-    """What came of dropping or restoring dead letters, or would."""
+    """How many dead letters a drop or a restore changed, or would change."""
 
     #: How many were changed.
     letters: int

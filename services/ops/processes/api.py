@@ -24,9 +24,9 @@ def processes_router(running: Running) -> APIRouter:
     @router.get("/processes", tags=["processes"])
     async def get_processes() -> Processes:
         """
-        Every process: whether it is ready, its version, and what to do about what is wrong.
+        Every process: whether it is ready, its version, and what to do if it is not.
 
-        Each is asked now, with a deadline. Of a process that runs several times, the one that its address leads to.
+        Each is asked now, with a deadline. If several of one process run, the one behind its address answers.
         """
         return await running.processes()
 

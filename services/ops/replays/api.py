@@ -219,7 +219,7 @@ class _Replays:
     async def list_replays_of_dead_letter(
         self, number: _Number, limit: _EditsLimit = 10, cursor: Cursor = None
     ) -> Page[ReplayOfLetterView]:
-        """The replays that had a dead letter, newest first: what came of it in each, and the edited body if any."""
+        """The replays of a dead letter, newest first: its outcome in each, and the edited body if there is one."""
         found = await self.store.list_replays_of(number, before=from_cursor(cursor), limit=limit + 1)
         return page_of(found, limit, attrgetter("number"))
 

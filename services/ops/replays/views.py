@@ -257,7 +257,7 @@ class UndonePreview(BaseModel):
 
 
 class ReplayOfLetterView(BaseModel):
-    """A replay that had a dead letter, and what came of it."""
+    """A replay of a dead letter, and its outcome."""
 
     #: The order in which replays were created; not shown.
     number: Annotated[int, Field(exclude=True)] = 0
