@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -16,6 +17,11 @@ END: Final = 2**63 - 1
 #: How many rows one statement writes well within its time.
 SLICE: Final = 5000
 
+_TAKE_KEY: Final = """
+    INSERT INTO ops.idempotency_keys (key, request_digest, made) VALUES ($1, $1, $2)
+    ON CONFLICT (key) DO NOTHING
+    RETURNING true
+"""
 _AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
 
 
@@ -36,10 +42,24 @@ class Session:
         async with acquired(self._pool) as connection:
             await connection.execute(statement, *values)
 
-    async def audit(self, actor: str, action: str, target: str, reason: str, outcome: str) -> None:
-        """Add an entry to the audit."""
-        async with acquired(self._pool) as connection:
-            await audit(connection, actor, action, target, reason=reason, outcome=outcome)
+    async def audit(
+        self, actor: str, action: str, target: str, reason: str, outcome: str, *, key: str | None = None
+    ) -> None:
+        """Add an entry to the audit; with the *key* of a form or a request only once, however often it is sent."""
+
+        async def work(connection: Connection) -> None:
+            if await first_time(connection, action, target, key):
+                await audit(connection, actor, action, target, reason=reason, outcome=outcome)
+
+        await self._transaction(work)
+
+
+async def first_time(connection: Connection, action: str, target: str, key: str | None) -> bool:
+    """Return whether *action* on *target* is asked for the first time with *key*, in the caller's transaction."""
+    if not key:
+        return True
+    taken = hashlib.sha256(f"audit {action} {target} {key}".encode()).hexdigest()
+    return bool(await connection.fetchval(_TAKE_KEY, taken, action))
 
 
 async def audit(

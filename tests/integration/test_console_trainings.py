@@ -254,11 +254,21 @@ async def test_a_training_is_canceled_with_a_button(desk):
     await desk.state.adopt(registration("ada", "t1"))
     await desk.state.apply([started("t1")])
 
-    answer = await desk.browser.post("/trainings/t1/cancel", page="/trainings/t1")
+    answer = await desk.browser.post("/trainings/t1/cancel", page="/trainings/t1", key="k1")
 
     assert answer.status_code == 303
     assert desk.replicate.canceled == ["t1"]
     assert await desk.audit() == [("olga", "training.cancel", "training t1")]
+
+
+async def test_a_form_that_is_sent_twice_is_audited_once(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+    await desk.state.apply([started("t1")])
+
+    for key in ("k1", "k1", "k2"):
+        await desk.browser.post("/trainings/t1/cancel", page="/trainings/t1", key=key)
+
+    assert await desk.audit() == [("olga", "training.cancel", "training t1")] * 2
 
 
 # Users

@@ -268,6 +268,29 @@ async def test_the_end_of_a_training_closes_its_letters(store):
     ]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "first", "again"),
+    [
+        ({"letters": [1, 2]}, ["open to dropped"] * 2, ["unchanged: it is dropped"] * 2),
+        (
+            {"filter": {"queue": EXTRACTOR_QUEUE}},
+            ["2 dead letters open to dropped"],
+            ["0 dead letters open to dropped; unchanged: 2 dropped"],
+        ),
+    ],
+    ids=["by number", "by filter"],
+)
+async def test_a_drop_that_is_sent_twice_is_audited_once(store, client, wanted, first, again):
+    await archived(store, dead("t1"), dead("t2"))
+    body = {**wanted, "reason": "of the load test"}
+
+    for key in ("k1", "k1", "k2"):
+        await client.post("/dead-letters/drop", json=body, headers={"Idempotency-Key": key})
+
+    entries = await store.list_audit(AuditFilter(action="dead_letter.dropped"), before=None, limit=9)
+    assert [each.outcome for each in reversed(entries)] == first + again
+
+
 async def test_a_letter_in_a_replay_is_left_to_the_replay(store, database_url):
     await archived(store, dead("t1"))
     await execute(database_url, f"UPDATE ops.letters SET status = 'replaying', replay_id = '{REPLAY}'")

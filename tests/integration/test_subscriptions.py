@@ -40,7 +40,8 @@ ACTIVATED = {"events": ["model.activated.v1"]}
 class Audit:
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
-    async def audit(self, *row: str) -> None:
+    async def audit(self, *row: str, key: str | None = None) -> None:
+        assert key is None
         self.rows.append(row)
 
 

@@ -244,9 +244,11 @@ class Told:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []
         self.audited: list[tuple[str, ...]] = []
+        self.keys: list[str | None] = []
 
-    async def audit(self, *entry: str) -> None:
+    async def audit(self, *entry: str, key: str | None = None) -> None:
         self.audited.append(entry)
+        self.keys.append(key)
 
 
 @contextlib.asynccontextmanager
@@ -378,6 +380,7 @@ async def test_a_delivery_is_sent_again_for_a_reason():
             "model.activated.v1 e1 sent again",
         )
     ]
+    assert told.keys == ["k1"]
     assert "is sent again" in shown.text
 
 
@@ -400,9 +403,10 @@ async def test_an_endpoint_is_enabled_for_a_reason():
     async with at_endpoint(told) as browser:
         path = f"/queues/webhooks/{ID}"
         without = await browser.post(f"{path}/enable", page=path)
-        answer = await browser.post(f"{path}/enable", page=path, reason="they answer again")
+        answer = await browser.post(f"{path}/enable", page=path, key="k1", reason="they answer again")
 
     assert (without.status_code, answer.status_code) == (422, 303)
+    assert told.keys == ["k1"]
     assert [method for method, _, _ in told.requests] == ["PATCH"]
     assert [entry[1:] for entry in told.audited] == [
         ("webhook_endpoint.enabled", f"webhook endpoint {ID}", "they answer again", "https://hook")

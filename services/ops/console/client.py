@@ -8,12 +8,12 @@ decided there, and the console shows nothing that the API does not give.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Final, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -139,6 +139,12 @@ class Api:
             return unexpected(response)
 
 
+class PersonsAudit(Protocol):
+    """Adds to the audit, once for each *key*, what the person asked state for, which reports no event of it."""
+
+    async def __call__(self, action: str, target: str, reason: str, outcome: str, *, key: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Apis:
     """The APIs, asked for one person. Paths are those below ``/v1``."""
@@ -146,8 +152,7 @@ class Apis:
     ops: Api
     state: Api
     notifier: Api
-    #: Adds to the audit what the person asked state for, which reports no event of it: action, target, reason, outcome.
-    audit: Callable[[str, str, str, str], Awaitable[None]]
+    audit: PersonsAudit
 
 
 class Clients:

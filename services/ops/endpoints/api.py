@@ -54,10 +54,12 @@ class _Routes:
     audit: Audit
 
     @raises(EndpointRefused)
-    async def enable_endpoint(self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker) -> EndpointEnabled:
+    async def enable_endpoint(
+        self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
+    ) -> EndpointEnabled:
         """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
         enabled = await self.endpoints.enable(endpoint_id)
-        await self._note(asker, "enabled", endpoint_id, body, enabled.url)
+        await self._note(asker, "enabled", endpoint_id, body, enabled.url, key=key)
         return enabled
 
     @raises(EndpointRefused)
@@ -71,7 +73,7 @@ class _Routes:
             return sent
         which = "deliveries" if body.all else "failed deliveries"
         outcome = f"{sent.deliveries} {which} since {body.since.isoformat()} sent again"
-        await self._note(asker, "resent", endpoint_id, body, outcome)
+        await self._note(asker, "resent", endpoint_id, body, outcome, key=key)
         return sent
 
     @raises(EndpointRefused)
@@ -80,10 +82,11 @@ class _Routes:
     ) -> DeliveryResent:
         """Deliver an event again, with the same `webhook-id`, also if it was delivered before."""
         sent = await self.endpoints.resend_one(endpoint_id, delivery_id, key)
-        await self._note(asker, "resent", endpoint_id, body, f"{sent.event} {sent.event_id} sent again")
+        await self._note(asker, "resent", endpoint_id, body, f"{sent.event} {sent.event_id} sent again", key=key)
         return sent
 
-    async def _note(self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, outcome: str) -> None:
-        await self.audit(
-            asker.name, f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}", because.reason, outcome
-        )
+    async def _note(
+        self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, outcome: str, *, key: str | None
+    ) -> None:
+        action, target = f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}"
+        await self.audit(asker.name, action, target, because.reason, outcome, key=key)

@@ -33,7 +33,7 @@ from services.ops.letters.views import (
 )
 from shared.contract.answers import Page
 from shared.runtime.description import raises
-from shared.runtime.http import Asker, Cursor, Limit, from_cursor, page_of
+from shared.runtime.http import Asker, Cursor, Key, Limit, from_cursor, page_of
 
 
 class _Digits(StringConvertor):
@@ -176,29 +176,29 @@ class _Routes:
         return await self._move(number, RESTORE, body, asker)
 
     @raises(NoLetter)
-    async def drop_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
+    async def drop_dead_letters(self, body: DropMany, asker: Asker, key: Key = None) -> Changed:
         """
         Drop the open ones among dead letters that are named, or that a filter finds and that are here now.
 
         The others stay as they are, and are counted by their status. A `dry_run` changes nothing and says the same.
         """
-        return await self._move_many(DROP, body, asker)
+        return await self._move_many(DROP, body, asker, key)
 
     @raises(NoLetter)
-    async def restore_dead_letters(self, body: DropMany, asker: Asker) -> Changed:
+    async def restore_dead_letters(self, body: DropMany, asker: Asker, key: Key = None) -> Changed:
         """Open the dropped ones among dead letters again, as dropping them does."""
-        return await self._move_many(RESTORE, body, asker)
+        return await self._move_many(RESTORE, body, asker, key)
 
     async def _move(self, number: int, move: Move, body: Drop, asker: Asker) -> LetterView:
         if not await self.store.move(number, move, actor=asker.name, reason=body.reason):
             raise _no_letter(number)
         return await self.get_dead_letter(number)
 
-    async def _move_many(self, move: Move, body: DropMany, asker: Asker) -> Changed:
+    async def _move_many(self, move: Move, body: DropMany, asker: Asker, key: str | None) -> Changed:
         wanted, up_to = body.selected(), body.up_to
         if body.dry_run:
             return await self.store.preview_move(wanted, move, up_to=up_to)
-        return await self.store.move_many(wanted, move, actor=asker.name, reason=body.reason, up_to=up_to)
+        return await self.store.move_many(wanted, move, actor=asker.name, reason=body.reason, up_to=up_to, key=key)
 
     async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
         """Who did what, why, and with which outcome; newest first."""

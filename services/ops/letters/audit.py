@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TypeAlias
+from typing import Protocol
 
 from pydantic import BaseModel
 
 from services.ops.letters.views import Name, Request
 from shared.contract.answers import Moment
 
-#: Adds an entry to the audit: actor, action, target, reason, outcome.
-Audit: TypeAlias = Callable[[str, str, str, str, str], Awaitable[None]]
+
+class Audit(Protocol):
+    """Adds an entry to the audit; with the *key* of a form or a request only once, however often it is sent."""
+
+    async def __call__(
+        self, actor: str, action: str, target: str, reason: str, outcome: str, /, *, key: str | None = None
+    ) -> None: ...
 
 
 class AuditView(BaseModel):

@@ -60,7 +60,7 @@ class Processes(BaseModel):
 
 
 class QueueView(BaseModel):
-    """A queue. What is null is not known, or does not make sense for it."""
+    """A queue. A field that is null is not known, or does not apply."""
 
     name: str
     kind: QueueKind

@@ -236,7 +236,7 @@ class _Letters:
             selection = selection_of(form.all("letters"), given(form, LETTER_FIELDS))
             up_to = form.text("up_to")
             body = {**selection.body, "reason": form.text("reason"), "up_to": int(up_to) if up_to.isdecimal() else None}
-            changed = await apis.ops.post(Changed, f"/dead-letters/{verb}", body)
+            changed = await apis.ops.post(Changed, f"/dead-letters/{verb}", body, key=form.get("key"))
             numbers = form.all("letters")
             back = f"{PATH}/{numbers[0]}" if len(numbers) == 1 else PATH
             return Done(back, changed_sentence(verb, changed))

@@ -84,16 +84,20 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             name = _name(request)
             await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=form.text("key"))
-            await apis.audit("training.retry_extraction", f"training {name}", BY_BUTTON, "requested")
+            await apis.audit(
+                "training.retry_extraction", f"training {name}", BY_BUTTON, "requested", key=form.text("key")
+            )
             return Done(training_path(name), "The extraction was requested. Its outcome will appear in the timeline.")
 
         return await _write(console, request, work)
 
     async def cancel(request: Request) -> Response:
-        async def work(apis: Apis, _: Form) -> Done:
+        async def work(apis: Apis, form: Form) -> Done:
             name = _name(request)
             await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
-            await apis.audit("training.cancel", f"training {name}", BY_BUTTON, "Replicate was asked")
+            await apis.audit(
+                "training.cancel", f"training {name}", BY_BUTTON, "Replicate was asked", key=form.text("key")
+            )
             return Done(
                 training_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so."
             )

@@ -63,7 +63,9 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             path = f"/users/{quoted(_user(request))}/retry-extraction"
             training = await apis.state.post(TrainingAnswer, path, key=form.text("key"))
-            await apis.audit("training.retry_extraction", f"training {training.name}", BY_BUTTON, "requested")
+            await apis.audit(
+                "training.retry_extraction", f"training {training.name}", BY_BUTTON, "requested", key=form.text("key")
+            )
             return Done(training_path(training.name), "The extraction was requested.")
 
         return await write(request, work)

@@ -76,7 +76,7 @@ class _Screen:
 
     async def enable(self, request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
-            await apis.ops.post(EndpointEnabled, f"{_api_path(request)}/enable", _because(form))
+            await apis.ops.post(EndpointEnabled, f"{_api_path(request)}/enable", _because(form), key=form.get("key"))
             return Done(_page_path(request), "The endpoint is enabled. Its waiting deliveries are sent.")
 
         return await self._console.write(request, work)

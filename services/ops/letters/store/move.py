@@ -7,7 +7,7 @@ from typing import Final
 
 from services.ops.letters.views import Changed, Filter, LetterStatus, Move, NoLetter, WrongStatus
 from services.ops.letters.where import by_number, where
-from services.ops.session import END, Session, audit
+from services.ops.session import END, Session, audit, first_time
 from shared.runtime.postgres import Connection, acquired
 
 #: How many dead letters one transaction changes.
@@ -73,25 +73,42 @@ class Moving(Session):
         return Changed(letters=counts.pop(move.was, 0), unchanged=counts, newest=newest)
 
     async def move_many(
-        self, wanted: Sequence[int] | Filter, move: Move, *, actor: str, reason: str, up_to: int | None = None
+        self,
+        wanted: Sequence[int] | Filter,
+        move: Move,
+        *,
+        actor: str,
+        reason: str,
+        up_to: int | None = None,
+        key: str | None = None,
     ) -> Changed:
-        """Move those of the *wanted* dead letters, at most numbered *up_to*, that `preview_move` counts."""
+        """
+        Move those of the *wanted* dead letters, at most numbered *up_to*, that `preview_move` counts.
+
+        Repeated with the same *key*, it audits only what it still moves.
+        """
         planned = await self.preview_move(wanted, move, up_to=up_to)
         if isinstance(wanted, Filter):
-            moved = await self._move_found(wanted, move, planned, actor, reason)
+            moved = await self._move_found(wanted, move, planned, actor, reason, key=key)
         else:
             moved = 0
             for begin in range(0, len(wanted), _AT_ONCE):
-                moved += await self._move_named(wanted[begin : begin + _AT_ONCE], move, actor, reason)
+                moved += await self._move_named(wanted[begin : begin + _AT_ONCE], move, actor, reason, key)
         return planned.model_copy(update={"letters": moved})
 
-    async def _move_named(self, numbers: Sequence[int], move: Move, actor: str, reason: str) -> int:
+    async def _move_named(self, numbers: Sequence[int], move: Move, actor: str, reason: str, key: str | None) -> int:
         async def work(connection: Connection) -> int:
-            return await _move(connection, await _lock(connection, numbers), move, actor, reason)
+            is_first = await first_time(connection, move.action, f"dead letters from {numbers[0]}", key)
+            found = await _lock(connection, numbers)
+            if not is_first:
+                found = {number: status for number, status in found.items() if status == move.was}
+            return await _move(connection, found, move, actor, reason)
 
         return await self._transaction(work)
 
-    async def _move_found(self, wanted: Filter, move: Move, planned: Changed, actor: str, reason: str) -> int:
+    async def _move_found(
+        self, wanted: Filter, move: Move, planned: Changed, actor: str, reason: str, *, key: str | None
+    ) -> int:
         """Move some at a time, each time with its audit entry: nothing is locked for long, or changed unaudited."""
         conditions, values = where(wanted.model_copy(update={"status": move.was}))
         newest, limit, to = (f"${len(values) + place}" for place in range(1, 4))
@@ -104,11 +121,12 @@ class Moving(Session):
         total = 0
 
         async def work(connection: Connection) -> int:
+            is_first = not total and await first_time(connection, move.action, target, key)
             moved = len(await connection.fetch(statement, *values, planned.newest or 0, _AT_ONCE, move.to))
             outcome = f"{moved} dead {'letter' if moved == 1 else 'letters'} {move.was} to {move.to}"
             if not total and unchanged:
                 outcome += f"; unchanged: {unchanged}"
-            if moved or not total:
+            if moved or is_first:
                 await audit(connection, actor, move.action, target, reason=reason, outcome=outcome)
             return moved
 
