@@ -14,6 +14,9 @@ answers a declare or a consume of it after 64 s, with an error.
 every node that was in the cluster when it was made, or on as many as the setting says; it takes events while most of
 them live. Its limits are set when it is made, and RabbitMQ refuses a declare with other limits. So only state and
 `modelswap topology apply` declare it (`shared.runtime.broker.events_log`), and no process fails because of it.
+RabbitMQ converts the headers of what it stores there. It cannot convert a decimal, and closes the connection of the
+publisher with INTERNAL_ERROR (seen with 4.3.6, 2026-11; of the types that clients write, with this one alone). Our
+processes give public events headers of text only.
 
 RabbitMQ compares the arguments of a declare, placement included, with those of the existing queue. We accept an
 existing queue wherever it is placed (2026-11).

@@ -84,7 +84,7 @@ async def publish_straight(stack: Stack) -> None:
             )  # fmt: skip
             for queue in _QUEUES:
                 await channel.basic_publish(body, routing_key=queue, properties=properties[TrainingSucceeded.key])
-        # The events log is a stream. RabbitMQ closes the connection of a publisher whose headers it cannot convert.
+        # The events log is a stream: RabbitMQ cannot convert a decimal for it, and closes the publisher's connection.
         with contextlib.suppress(aiormq.exceptions.AMQPError, DependencyDown):
             async with stack.broker.channel() as channel:
                 await without_stray_cancel(
