@@ -47,6 +47,8 @@ end"""
 _EVERY: Final = "1s"
 #: A rate needs several scrapes.
 _SHORTEST: Final = timedelta(seconds=3)
+#: On a busy machine, some scrapes in a row may come too late: then no process is gone.
+_SHORTEST_WAIT: Final = timedelta(seconds=10)
 #: Of an expression: an age in seconds, and the largest that it may have.
 _AGE: Final = re.compile(r"(_seconds(?:\{[^}]*\})?\) > )(\d+)")
 _START_SECONDS: Final = 60
@@ -171,8 +173,8 @@ def faster(rules: Mapping[str, Any], times: int) -> dict[str, Any]:
     """Return *rules* with every time divided: how long they wait, how far they look back, and which age is too old."""
 
     def changed(rule: Mapping[str, Any]) -> dict[str, Any]:
-        waits = {key: _divided(rule[key], times) for key in ("for", "keep_firing_for") if key in rule}
-        looks_back = re.sub(r"(?<=\[)\w+(?=\])", lambda found: _divided(found[0], times), str(rule["expr"]))
+        waits = {key: _divided(rule[key], times, _SHORTEST_WAIT) for key in ("for", "keep_firing_for") if key in rule}
+        looks_back = re.sub(r"(?<=\[)\w+(?=\])", lambda found: _divided(found[0], times, _SHORTEST), str(rule["expr"]))
         expr = _AGE.sub(lambda age: f"{age[1]}{int(age[2]) / times}", looks_back)
         return {**rule, **waits, "expr": expr}
 
@@ -183,6 +185,6 @@ def faster(rules: Mapping[str, Any], times: int) -> dict[str, Any]:
     }
 
 
-def _divided(duration: str, times: int) -> str:
-    shorter = max(promql_parser.parse_duration(duration) / times, _SHORTEST)
+def _divided(duration: str, times: int, shortest: timedelta) -> str:
+    shorter = max(promql_parser.parse_duration(duration) / times, shortest)
     return f"{int(shorter.total_seconds() * 1000)}ms"

@@ -92,9 +92,9 @@ def test_the_runbook_says_which_alerts_fire() -> None:
 
 
 def test_faster_rules_have_every_time_divided() -> None:
-    rule = {"alert": "A", "for": "5m", "expr": 'max(a_seconds{x!="y"}) > 120 and increase(b{le="60.0"}[1h]) > 3'}
+    rule = {"alert": "A", "for": "20m", "expr": 'max(a_seconds{x!="y"}) > 120 and increase(b{le="60.0"}[1h]) > 3'}
 
     (group,) = faster({"groups": [{"name": "g", "rules": [rule]}]}, 60)["groups"]
 
-    changed = {"for": "5000ms", "expr": 'max(a_seconds{x!="y"}) > 2.0 and increase(b{le="60.0"}[60000ms]) > 3'}
+    changed = {"for": "20000ms", "expr": 'max(a_seconds{x!="y"}) > 2.0 and increase(b{le="60.0"}[60000ms]) > 3'}
     assert group["rules"] == [rule | changed]
