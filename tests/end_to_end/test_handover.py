@@ -190,7 +190,10 @@ async def test_the_reconciler_is_handed_over(stack: Stack, simulator: Simulator,
         async def is_at_it() -> bool:
             # A round may have come before the training was overdue, and asked Replicate nothing.
             await database.fetchval(_IS_DUE)
-            return twin.proxy.held > 0
+            # One that still runs is looked at again after a minute.
+            training = simulator.world.find_training(begun["training_id"])
+            assert training is not None
+            return twin.proxy.held > 0 and training.has_ended(training.seconds(simulator.now()))
 
         await until(is_at_it)
         stack.processes["ops"].start()
