@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.state.extraction import NoTraining
 from services.state.outbox import StoredEvent
 from services.state.rollback import (
     AlreadyCurrent,
@@ -25,7 +26,8 @@ from services.state.rollback import (
     RollbackOrder,
     WithdrawalOrder,
 )
-from services.state.store import Store
+from services.state.store import Store, orders
+from services.state.store.session import lock_user
 from services.state.transitions import Stage
 from shared.contract.errors import DependencyDown
 from shared.contract.events import (
@@ -38,6 +40,7 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelRef
 from shared.replicate.errors import NotThere, Refused
+from shared.runtime.postgres import Connection
 from tests.integration.test_state_api import REGISTER, START, Replicate, problem, product
 from tests.state import (
     DESTINATION,
@@ -720,6 +723,23 @@ async def test_a_model_made_twice_is_credited_to_the_newer_training(client, stor
     named = await client.post("/users/ada/model/rollback", json={**BACK, "to": str(same)})
 
     assert default.json()["training_id"] == named.json()["training_id"] == "t2"
+
+
+async def test_an_order_sees_nothing_of_a_user_who_appears_meanwhile(store, monkeypatch):
+    async def lock_before_the_registration(connection: Connection, user_id: str) -> int | None:
+        generation = await lock_user(connection, user_id)
+        await adopt(store, f"{user_id}-1", user_id=user_id)
+        await store.apply([succeeded(f"{user_id}-1") if user_id == "bob" else ready(f"{user_id}-1")])
+        return generation
+
+    monkeypatch.setattr(orders, "lock_user", lock_before_the_registration)
+
+    with pytest.raises(NoModel):
+        await store.withdraw(WithdrawalOrder("ada", "why not", "dice"))
+    with pytest.raises(NoTraining):
+        await store.retry_extraction("bob", None)
+
+    assert [line.generation for line in await store.list_history("ada", before=None, limit=9)] == [1]
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2))

@@ -10,7 +10,16 @@ import structlog
 
 from services.state.changes import Changes, CurrentModel
 from services.state.extraction import NoTraining, retry_extraction
-from services.state.rollback import Line, RollbackOrder, Target, WithdrawalOrder, model_before, roll_back, withdraw
+from services.state.rollback import (
+    Line,
+    NoModel,
+    RollbackOrder,
+    Target,
+    WithdrawalOrder,
+    model_before,
+    roll_back,
+    withdraw,
+)
 from services.state.store.queries import get_swapped_model, get_training, get_withdrawal
 from services.state.store.session import Session, find_key, lock_user, take_key, to_model_ref, to_training
 from services.state.store.write import report_committed, write_locked
@@ -62,12 +71,12 @@ class Orders(Session):
         request_id = uuid4()
 
         async def work(connection: Connection) -> TrainingView:
-            await lock_user(connection, user_id)
+            is_locked = await lock_user(connection, user_id) is not None
             used = await find_key(connection, key)
             if used is not None:
                 return await get_training(connection, used["ref"])
             wanted = (_NEWEST_WITHOUT_MODEL, user_id) if ref is None else (_BY_REF, ref)
-            row = await connection.fetchrow(*wanted)
+            row = await connection.fetchrow(*wanted) if is_locked else None
             if row is None:
                 raise NoTraining(f"user {user_id} has no training that succeeded without a model of its own")
             await take_key(connection, key, row["ref"])
@@ -135,6 +144,9 @@ class Orders(Session):
             used = None if is_dry_run else await find_key(connection, key)
             if used is not None:
                 return await get(connection, user_id, used["generation"]), Changes()
+            if generation is None:
+                # A user that is registered from now on is not locked, so nothing may be decided from its rows.
+                raise NoModel(f"user {user_id} has no model")
             row = await connection.fetchrow(_CURRENT, user_id)
             current = CurrentModel(row["generation"], row["ref"], to_model_ref(row["model"])) if row else None
             changes = await decide(connection, current, generation)

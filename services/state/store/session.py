@@ -73,11 +73,11 @@ class Session:
             return await connection.fetch(statement, *values)
 
 
-async def lock_user(connection: Connection, user_id: str) -> int:
-    """Lock a user; return the generation to draw next."""
+async def lock_user(connection: Connection, user_id: str) -> int | None:
+    """Lock a user; return the generation to draw next. None if there is no such user: nothing is locked then."""
     user = await connection.fetchrow(LOCK_USER, user_id)
     if user is None:
-        return 1
+        return None
     if user["is_deleted"]:
         raise UserDeleted(f"user {user_id} was deleted")
     generation: int = user["next_generation"]
