@@ -80,8 +80,7 @@ async def _run(
             prefetch=2 * batch_size,
             drain_seconds=settings.drain_seconds,
             declares=settings.declare_topology,
-            # Its model is often ready at once: both in one transaction cost Postgres a quarter less (2026-11), and the
-            # model does not wait for the other's commit.
+            # Its model is often ready at once: then both are one transaction, and the model does not wait for another.
             can_wait=[TrainingSucceeded],
         )
 

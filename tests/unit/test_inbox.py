@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
@@ -31,74 +30,42 @@ class Broker:
         self.frames.append((frame.name.removeprefix("Basic."), tag, multiple))
 
 
-def deliver(inbox: Inbox, tag: int, routing_key: str = "q", subject: object = None) -> Delivery:
-    delivery = Delivery("q", tag, "", routing_key, {"ce-subject": subject}, None, b"")
-    inbox.put(delivery)
-    return delivery
+def deliver(inbox: Inbox, tag: int, routing_key: str = "q") -> None:
+    inbox.put(Delivery("q", tag, "", routing_key, {}, None, b""))
 
 
-async def inbox_of(broker: Broker, number: int, *, can_wait: Collection[str] = ()) -> tuple[Inbox, list[Delivery]]:
-    inbox = Inbox(cast(Link, broker), "q", asyncio.Event(), can_wait=can_wait)
-    broker.in_hand += range(1, number + 1)
-    return inbox, [deliver(inbox, tag) for tag in range(1, number + 1)]
+async def inbox_of(broker: Broker, number: int) -> tuple[Inbox, list[Delivery]]:
+    inbox = Inbox(cast(Link, broker), "q", asyncio.Event())
+    for tag in range(1, number + 1):
+        broker.in_hand.append(tag)
+        deliver(inbox, tag)
+    return inbox, await inbox.take(number)
 
 
-async def take(*deliveries: tuple[str, object]) -> list[int]:
-    """Return the tags of the batch that is taken; *deliveries* are routing keys and subjects, and "slow" can wait."""
-    inbox, _ = await inbox_of(Broker(), 0, can_wait={"slow"})
-    for tag, (routing_key, subject) in enumerate(deliveries, 1):
-        deliver(inbox, tag, routing_key, subject)
-    return [delivery.tag for delivery in await inbox.take(3)]
+async def take(*deliveries: str, later: str | None = None) -> list[str]:
+    """Return the batch that is taken of *deliveries*, of which "slow" can wait, and one that arrives *later*."""
+    inbox = Inbox(cast(Link, Broker()), "q", asyncio.Event())
+    for tag, routing_key in enumerate(deliveries, 1):
+        deliver(inbox, tag, routing_key)
+    taking = asyncio.create_task(inbox.take(3, can_wait={"slow"}))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if later is not None:
+        deliver(inbox, 9, later)
+    return [delivery.routing_key for delivery in await taking]
 
 
-async def test_delivery_that_can_wait_is_taken_with_its_next_one():
-    assert await take(("slow", "a"), ("fast", "b")) == [2]
-    assert await take(("slow", "a"), ("fast", "b"), ("fast", "a")) == [2, 1, 3]
+async def test_delivery_that_can_wait_is_taken_with_the_next_one():
+    assert await take("slow", later="fast") == ["slow", "fast"]
 
 
 async def test_delivery_that_can_wait_is_taken_alone_after_a_moment():
-    assert await take(("slow", "a")) == [1]
+    assert await take("slow") == ["slow"]
 
 
-async def test_delivery_that_can_wait_does_not_wait_for_its_twin():
-    assert await take(("slow", "a"), ("slow", "a")) == [1, 2]
-
-
-@pytest.mark.parametrize("subject", [None, "", {"nested": []}, 7])
-async def test_delivery_without_a_subject_does_not_wait(subject: object):
-    assert await take(("slow", subject), ("fast", subject)) == [1, 2]
-
-
-async def test_oldest_waits_no_more_if_too_many_do():
-    assert await take(*(("slow", str(number)) for number in range(257))) == [1]
-
-
-async def test_an_urgent_or_full_batch_does_not_wait():
-    assert await take(*[("fast", "a")] * 4) == [1, 2, 3]
-
-
-async def test_ack_waits_for_an_older_delivery_that_waits():
-    broker = Broker()
-    inbox, deliveries = await inbox_of(broker, 3, can_wait={"slow"})
-
-    inbox.ack(deliveries[1:])
-    await asyncio.sleep(0)
-    assert broker.frames == []
-
-    inbox.ack(deliveries[:1])
-    await asyncio.sleep(0)
-    assert broker.frames == [("Ack", 3, True)]
-
-
-async def test_acks_that_wait_are_sent_at_the_end():
-    broker = Broker()
-    inbox, deliveries = await inbox_of(broker, 3, can_wait={"slow"})
-
-    inbox.ack(deliveries[1:])
-    inbox.close()
-    inbox.send_acks()
-
-    assert broker.in_hand == [1]
+@pytest.mark.parametrize("deliveries", [["fast"], ["fast", "slow"], ["slow", "fast"], ["slow"] * 3])
+async def test_urgent_or_full_batch_does_not_wait(deliveries: list[str]):
+    assert await take(*deliveries, later="late") == deliveries
 
 
 async def test_what_is_acked_in_one_turn_leaves_in_one_frame():

@@ -107,9 +107,9 @@ class Consumer:
         Prepare to consume *queue* as *service*.
 
         *workers* batches of up to *batch_size* deliveries are handled concurrently. *delays* lie between attempts. With
-        *declares*, the process declares missing parts of the topology. An event in *can_wait* waits a moment for the
-        next one with its subject, to be handled in one batch with it. A delivery whose dependency is down for
-        *patience_seconds*, while other deliveries succeed, has failed.
+        *declares*, the process declares missing parts of the topology. Events in *can_wait* wait a moment for others to
+        be handled with. A delivery whose dependency is down for *patience_seconds*, while other deliveries succeed, has
+        failed.
         """
         self._queue = queue
         self._service = service

@@ -143,7 +143,7 @@ class Subscription:
         """
         name = f"{self._service} consumes {self._queue}"
         link = await unless_stopped(stopping, Link.open(self._url, name=name))
-        inbox = Inbox(link, self._queue, stopping, can_wait=self._can_wait)
+        inbox = Inbox(link, self._queue, stopping)
         try:
             consumer_tag = await unless_stopped(stopping, self._begin(link, inbox))
             for _ in range(self._workers):
@@ -189,7 +189,7 @@ class Subscription:
 
     async def _work(self, inbox: Inbox) -> None:
         clock = asyncio.get_running_loop().time
-        while batch := await inbox.take(self._batch_size):
+        while batch := await inbox.take(self._batch_size, can_wait=self._can_wait):
             began = clock()
             self._published[id(batch)] = min(each.first_published_at or now() for each in batch)
             try:
