@@ -39,7 +39,7 @@ _FONTS: Final = """\
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig>
   <dir prefix="relative">usr/share/fonts</dir>
-  <cachedir prefix="relative">fonts-cache</cachedir>
+  <cachedir>{cache}</cachedir>
   <alias binding="strong"><family>system-ui</family><prefer><family>Inter</family></prefer></alias>
   <alias binding="strong"><family>sans-serif</family><prefer><family>Inter</family></prefer></alias>
   <alias binding="strong"><family>monospace</family><prefer><family>DejaVu Sans Mono</family></prefer></alias>
@@ -88,7 +88,6 @@ def _unpacked(say: Say) -> tuple[str, dict[str, str]]:
 
     def make(draft: Path) -> None:
         apt.unpack(wanted, draft, say)
-        (draft / "fonts.conf").write_text(_FONTS)
 
     try:
         root = made_once(cache_folder() / "chromium" / f"{codename}-{platform.machine()}", make, say)
@@ -96,9 +95,13 @@ def _unpacked(say: Say) -> tuple[str, dict[str, str]]:
         raise Unavailable(f"no Chromium: none is installed, and {error}") from None
     folders = ("lib/*-linux-gnu*", "usr/lib/*-linux-gnu*", "usr/lib/*-linux-gnu*/pulseaudio")
     libraries = [path for folder in folders for path in root.glob(folder)]
+    # An absolute path: fontconfig would take a relative one from the folder where the tests run.
+    fonts, text = root / "fonts.conf", _FONTS.format(cache=root / "fonts-cache")
+    if not fonts.exists() or fonts.read_text() != text:
+        fonts.write_text(text)
     settings = {
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "FONTCONFIG_FILE": str(root / "fonts.conf"),
+        "FONTCONFIG_FILE": str(fonts),
     }
     return str(root / "usr/lib/chromium/chromium-headless-shell"), settings
 
