@@ -19,7 +19,7 @@ from services.state.changes import Failure
 from services.state.ownership import DestinationMismatch, MadeByAnother, MayBeAnothers, MayBeUnregistered
 from services.state.registration import RegisteredOtherwise, UserDeleted
 from services.state.rollback import RollbackOrder, WithdrawalOrder
-from services.state.store import ROLE, Store
+from services.state.store import ROLE, Store, progress
 from services.state.store.apply import LOAD
 from services.state.store.write import WRITE
 from services.state.swap import UnknownTraining
@@ -874,6 +874,28 @@ async def test_progress_waits_for_nobody(store, database_url):
         await store.record_progress([progressed("t1", 0.5), progressed("b1", 0.5)])
 
     assert [(await get(store, name)).progress for name in ("t1", "b1")] == [0, 50]
+
+
+@pytest.mark.parametrize("percent", [60, 70, 80])
+async def test_progress_of_two_processes_meets_in_one_row(store, database_url, monkeypatch, percent):
+    await store.adopt(registration("ada", "t1"))
+    # Between the statement's snapshot and its lock of the row, another process commits a report.
+    waiting = progress._RECORD_PROGRESS.replace("FROM json_to_rec", "FROM pg_advisory_xact_lock(1), json_to_rec")
+    monkeypatch.setattr(progress, "_RECORD_PROGRESS", waiting)
+    async with opened_store(database_url) as another, connected(database_url) as holder:
+        await holder.execute("SELECT pg_advisory_lock(1)")
+        recording = asyncio.create_task(store.record_progress([progressed("t1", 0.7)]))
+        while not await holder.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+        ):
+            await asyncio.sleep(0)
+        monkeypatch.undo()
+        await another.record_progress([progressed("t1", percent / 100)])
+        await holder.execute("SELECT pg_advisory_unlock(1)")
+        await recording
+
+    found = await get(store, "t1")
+    assert (found.progress, found.progress_source, found.stage) == (max(70, percent), ProgressSource.LOG, Stage.RUNNING)
 
 
 async def test_progress_may_bring_the_id_of_a_training(store):

@@ -18,6 +18,8 @@ from shared.runtime.postgres import Connection
 # replaces progress that had reached its end (a log continues with other work only there), or that has not changed for
 # five minutes (neither a misread log nor a late webhook takes so long). A report has another total if the stored step
 # is another share of it than the stored one.
+# A row that another transaction has just changed is judged as it is now, but Postgres checks its constraints with the
+# values of before (t) first; so columns that belong together are set by the same condition.
 _RECORD_PROGRESS: Final = f"""
     WITH reported AS (
         SELECT r.*, coalesce(
@@ -46,7 +48,7 @@ _RECORD_PROGRESS: Final = f"""
         step            = CASE WHEN r.rises OR r.advances OR r.corrects THEN coalesce(r.step, t.step) ELSE t.step END,
         total_steps     = CASE WHEN r.corrects OR r.step > t.total_steps THEN coalesce(r.total, t.total_steps)
                                ELSE coalesce(t.total_steps, r.total) END,
-        progress        = CASE WHEN r.corrects THEN r.percent ELSE greatest(t.progress, r.percent) END,
+        progress        = CASE WHEN r.rises OR r.corrects THEN r.percent ELSE t.progress END,
         progress_source = CASE WHEN r.rises OR r.corrects THEN r.source ELSE t.progress_source END,
         progress_at     = CASE WHEN r.rises OR r.corrects THEN r.at ELSE t.progress_at END,
         started_at      = coalesce(t.started_at, r.at),
