@@ -9,8 +9,9 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from services.extractor import picture_process
 from services.extractor.picture import Flaw
-from services.extractor.picture_process import find_flaw_apart
+from services.extractor.picture_process import NotLookedAt, find_flaw_apart
 from tests.fakes import picture
 
 
@@ -51,5 +52,15 @@ async def test_what_is_seen_apart_is_what_is_seen_here(data, flaw):
 
 
 @pytest.mark.parametrize("make", [long_line, many_scans])
-async def test_a_picture_that_costs_too_much_is_broken(make):
+async def test_a_picture_that_costs_too_much_is_broken(make, monkeypatch):
+    # The limits of the process decide, not how busy this machine is.
+    monkeypatch.setattr(picture_process, "_WALL_SECONDS", 600)
+
     assert await find_flaw_apart(make()) is Flaw.BROKEN
+
+
+async def test_a_machine_too_busy_to_look_is_no_flaw(monkeypatch):
+    monkeypatch.setattr(picture_process, "_WALL_SECONDS", 0.01)
+
+    with pytest.raises(NotLookedAt, match="within 0.01 s"):
+        await find_flaw_apart(many_scans())
