@@ -730,6 +730,16 @@ async def test_a_broken_link_is_reported_lost(broker: Broker):
     assert not link.is_open
 
 
+async def test_the_link_to_a_silent_broker_is_given_up(broker: Broker):
+    async with proxied(broker.url) as proxy:
+        link = await Link.open(proxy.url(broker.url), name="test")
+        proxy.hold()
+
+        await link.close()
+
+    assert link._connection.is_closed
+
+
 @pytest.mark.parametrize(
     "request_of",
     [

@@ -7,11 +7,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+import aio_pika
 import aiormq
 import pytest
 
 from modelswap_events import Change, ExtractionFailed, ModelActivated
-from modelswap_events.broker import translated
+from modelswap_events.broker import RabbitLink, translated
 from modelswap_events.errors import Away
 from tests.proxy import proxied
 from tests.subscriber import DELIVERY_LIMIT, SINCE, InMemory, Modelswap, activated, first, on_rabbitmq, withdrawn
@@ -238,6 +239,16 @@ async def test_a_connection_that_closes_without_a_reason_is_away(amqp_url):
 
     with pytest.raises(Away, match="asking: the connection was closed"):
         await asking
+
+
+async def test_the_link_to_a_silent_broker_is_given_up(amqp_url):
+    async with proxied(amqp_url) as amqp:
+        connection = await aio_pika.connect(amqp.url(amqp_url))
+        amqp.hold()
+
+        await RabbitLink(connection, "modelswap.changes.ann").close()
+
+    assert connection.is_closed
 
 
 async def test_the_programs_own_connections_keep_their_logs(amqp_url, caplog):

@@ -247,3 +247,6 @@ async def _close(connection: aio_pika.abc.AbstractConnection) -> None:
     except asyncio.CancelledError:
         if not is_stray_cancel():
             raise
+    finally:
+        # At once: what did not end in time is given up. Otherwise the library closes it when its memory is freed.
+        await connection.close()

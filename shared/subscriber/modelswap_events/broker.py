@@ -253,9 +253,13 @@ class RabbitLink:
     async def close(self) -> None:
         """As `ports.Link` says; waits at most a second."""
         self._is_lost = True
-        with suppress(Away):
-            async with translated("closing"), asyncio.timeout(_CLOSE_SECONDS):
-                await self._connection.close()
+        try:
+            with suppress(Away):
+                async with translated("closing"), asyncio.timeout(_CLOSE_SECONDS):
+                    await self._connection.close()
+        finally:
+            # At once: what did not end in time is given up. Otherwise the library closes it when its memory is freed.
+            await self._connection.close()
 
 
 def _cause_of(closing: asyncio.Future[object]) -> str:
