@@ -62,5 +62,5 @@ async def test_a_picture_that_costs_too_much_is_broken(make, monkeypatch):
 async def test_a_machine_too_busy_to_look_is_no_flaw(monkeypatch):
     monkeypatch.setattr(picture_process, "_WALL_SECONDS", 0.01)
 
-    with pytest.raises(NotLookedAt, match="within 0.01 s"):
+    with pytest.raises(NotLookedAt, match=r"within 0\.01 s"):
         await find_flaw_apart(many_scans())
