@@ -12,7 +12,6 @@ from shared.contract.errors import PermanentError
 Network: TypeAlias = IPv4Network | IPv6Network
 
 _HTTPS_PORT: Final = 443
-_HTTP_PORT: Final = 80
 #: Of the ports below it, only HTTPS's own: the others belong to other services, such as SMTP.
 _FIRST_OTHER_PORT: Final = 1024
 #: Addresses that `ipaddress` may call global, but which lead elsewhere: into an IPv4 network behind a translator or a

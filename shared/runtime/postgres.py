@@ -211,11 +211,15 @@ def _connecting(url: str) -> Iterator[None]:
             raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
         raise UnusableAddress(f"{_POOLER} ({error})") from error
     except _ERRORS as error:
-        said = say_tls("Postgres", error) or _say(error)
-        if isinstance(error, asyncpg.ConnectionDoesNotExistError) and said == _say(error) and "sslcert=" in url:
-            # Our certificate is checked last (TLS 1.3), and the reset of the closed connection can overtake the alert.
-            said = f"{said}; Postgres may not accept our client certificate"
+        said = say_tls("Postgres", error) or _say_lost(error, url)
         raise DependencyDown(f"no connection to Postgres: {said}", code="database_down") from error
+
+
+def _say_lost(error: Exception, url: str) -> str:
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and "sslcert=" in url:
+        # Our certificate is checked last (TLS 1.3), and the reset of the closed connection can overtake the alert.
+        return f"{_say(error)}; Postgres may not accept our client certificate"
+    return _say(error)
 
 
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
