@@ -66,13 +66,13 @@ class Broker:
 
     async def until(self, queue: str, depth: int) -> None:
         """Wait until *queue* holds just *depth* messages."""
-        async with asyncio.timeout(20), self.channel() as channel:
+        async with asyncio.timeout(60), self.channel() as channel:
             while (await channel.queue_declare(queue, passive=True)).message_count != depth:
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def until_consumed(self, queue: str) -> None:
         """Wait until *queue* exists and somebody consumes it."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(aiormq.exceptions.ChannelNotFoundEntity):
                     async with self.channel() as channel:
@@ -87,7 +87,7 @@ class Broker:
 
     async def wait_for(self, queue: str) -> Message:
         """Take one message as soon as it is there."""
-        async with asyncio.timeout(20), self.channel() as channel:
+        async with asyncio.timeout(60), self.channel() as channel:
             while True:
                 with contextlib.suppress(LookupError):
                     return await self._get(channel, queue)
@@ -102,7 +102,7 @@ class Broker:
 
     async def take_and_die(self, queue: str) -> None:
         """Take one message and lose the connection before the ack."""
-        async with asyncio.timeout(20), self.channel() as channel:
+        async with asyncio.timeout(60), self.channel() as channel:
             while (await channel.basic_get(queue)).delivery_tag is None:
                 if not await self.depth(queue):
                     return

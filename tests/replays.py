@@ -214,7 +214,7 @@ async def running_engine(store: Store, broker: Listed, services: Answering | Non
 
 async def until_found(store: Store, replay_id: UUID, is_so: Callable[[ReplayView], object]) -> ReplayView:
     """Wait until the replay is as wanted."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             record = await store.find(replay_id)
             if record is not None and is_so(record):

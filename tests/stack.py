@@ -177,10 +177,10 @@ class Stack:
             for name in SERVICES
         }
         self.api = plain_client(
-            base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=10
+            base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=60
         )
         #: The operators' API, as an operator.
-        self.ops = plain_client(base_url=self.url("ops"), headers={"Authorization": f"Bearer {OPS_TOKEN}"}, timeout=10)
+        self.ops = plain_client(base_url=self.url("ops"), headers={"Authorization": f"Bearer {OPS_TOKEN}"}, timeout=60)
 
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}"

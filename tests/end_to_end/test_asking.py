@@ -174,7 +174,7 @@ async def test_a_rollback_is_told_to_whoever_subscribes(stack, user):
     async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
         rolled = await post(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark"})
         message = await told(stack, queue, user, 3)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (noted := (await stack.ops.get("/v1/audit", params={"target": f"user {user}"})).json()["items"]):
             await asyncio.sleep(0.05)
 

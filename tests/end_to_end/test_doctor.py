@@ -59,7 +59,7 @@ async def without_consumer(stack: Stack, _: Urls) -> AsyncIterator[Changed]:
         async with stack.broker.channel() as channel:
             await channel.basic_publish(b"{}", routing_key=EXTRACTOR_QUEUE)
         # Until the broker has noticed that the consumer is gone.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await stack.broker.depth(EXTRACTOR_QUEUE) != 1:
                 await asyncio.sleep(0.05)
         yield _NO_CHANGE
@@ -231,7 +231,7 @@ async def test_a_sound_stack_has_no_finding(stack: Stack):
 async def test_what_is_broken_is_named_with_its_remedy(name: str, stack: Stack, servers: Urls):
     case = CASES[name]
 
-    async with case.broken(stack, servers) as changes, asyncio.timeout(30):
+    async with case.broken(stack, servers) as changes, asyncio.timeout(60):
         findings = await examine({**seen(stack), **changes})
 
     (found,) = [finding for finding in findings if finding.check == case.check]

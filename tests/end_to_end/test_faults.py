@@ -255,7 +255,7 @@ async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls
             "/v1/trainings",
             json={"user_id": "user-1", "destination": "acme/user-1", "trainer": TRAINER, "input": {"steps": 10}},
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (WebhookEvent.COMPLETED, None) not in {(each.event, each.status) for each in simulator.attempts}:
                 await asyncio.sleep(0.05)
         stack.processes["receiver"].start()

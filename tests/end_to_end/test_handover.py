@@ -31,8 +31,9 @@ from tests.stack import API_TOKEN, OPS_TOKEN, Process, Stack, free_port, plain_c
 from tests.state import connected
 from tests.webhooks import Endpoint
 
-#: From the death of the one to the end of the work that the other takes over.
-MOST_SECONDS: Final = 10.0
+#: From the end of the one to the end of the work that the other takes over, on a machine that may be busy. Postgres
+#: lets go of what a frozen one holds after seven seconds.
+MOST_SECONDS: Final = {"killed": 10.0, "frozen": 20.0}
 _LOCKED: Final = """
     SELECT EXISTS (
         SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -83,7 +84,7 @@ class Strike:
                 twin.process.kill()
         took = time.monotonic() - begun
         self.say(f"{work}, {self.name}: handed over in {took:.1f} s")
-        assert took < MOST_SECONDS
+        assert took < MOST_SECONDS[self.name]
 
 
 @pytest.fixture(params=["killed", "frozen"])
@@ -116,7 +117,7 @@ async def doubled(stack: Stack, name: str, setting: str) -> AsyncIterator[Twin]:
         url = f"http://127.0.0.1:{port}"
         token = OPS_TOKEN if name == "ops" else API_TOKEN
         second.start()
-        async with plain_client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=10) as api:
+        async with plain_client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as api:
 
             async def is_ready() -> bool:
                 with contextlib.suppress(httpx.TransportError):

@@ -74,7 +74,7 @@ async def until_logged(
     stack: Stack, user: str, training_id: str, *facts: tuple[str, str, str | None]
 ) -> list[dict[str, Any]]:
     """Wait until each of *facts* was logged: a line may follow what it tells of."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             found = lines(stack, user, training_id)
             if set(facts) <= {fact(line) for line in found}:

@@ -22,7 +22,7 @@ def shell(stack: Stack) -> Shell:
 
 async def until_tried(shell: Shell, training_ids: set[str]) -> dict[str, Any]:
     """What `dead-letters try` says, as soon as the letters of these trainings are archived."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             said = await shell.json("dead-letters", "try", "--since", "1h")
             found = {each["training_id"]: each for each in said["letters"] if each["training_id"] in training_ids}

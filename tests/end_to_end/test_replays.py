@@ -239,7 +239,7 @@ async def test_a_first_model_that_a_replay_set_is_withdrawn_by_its_undo(stack: S
     await succeed(stack, newer, user, SELF_STARTED)
     await stack.until_stage(newer, "active")
     now = await stack.model(user)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (audit := (await ask(stack, "/audit", target=f"user {user}"))["items"]):
             await asyncio.sleep(0.05)
 
@@ -385,7 +385,7 @@ async def test_whatever_of_undoing_and_of_a_dry_run_is_left_when_ops_dies_is_don
 
 async def kill_ops_when(stack: Stack, replay: dict[str, Any], is_time: Callable[[dict[str, Any]], bool]) -> None:
     """Kill ops in the middle of its work on *replay*, and start it again."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not is_time(await ask(stack, f"/replays/{replay['id']}")):
             await asyncio.sleep(0.02)
     stack.processes["ops"].kill()

@@ -255,7 +255,7 @@ async def test_a_killed_extractor_pays_for_one_run(proving: tuple[Stack, Simulat
     asked = retrain.simulator.calls.copy()
 
     await retrain.request()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not any(name == "predictions.get" for name, _ in retrain.simulator.calls - asked):
             await asyncio.sleep(0.02)
     retrain.stack.processes["extractor"].kill()
@@ -309,7 +309,7 @@ def pauses(stack: Stack) -> list[Paused]:
 
 async def until_paused(stack: Stack) -> str:
     """What the extractor says it waits for."""
-    async with asyncio.timeout(30), plain_client() as client:
+    async with asyncio.timeout(60), plain_client() as client:
         while (answer := await client.get(f"{stack.url('extractor')}/readyz")).is_success:
             await asyncio.sleep(0.05)
     reason: str = answer.json()["checks"]["consumer"]

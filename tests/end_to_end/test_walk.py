@@ -156,7 +156,7 @@ async def test_a_version_of_somebody_elses_model_never_becomes_current(stack: St
     assert await stack.model(user) is None
     assert ended["failure"]["code"] == "destination_mismatch"
     assert (letter["error_code"], letter["queue"]) == ("destination_mismatch", EXTRACTOR_QUEUE)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await stack.dead_letter(begun["training_id"]))["user_id"] != user:
             await asyncio.sleep(0.1)
 

@@ -104,7 +104,7 @@ class Refusing(Publisher):
         return [each for each in self.published if each.exchange.startswith("modelswap.delay.")]
 
     async def has_refused(self, times: int, *, routing_key: str = TrainingStarted.key) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while self.refused[routing_key] < times:
                 self._changed.clear()
                 await self._changed.wait()
@@ -278,7 +278,7 @@ async def test_a_delivery_is_timed_to_its_ack(broker: Broker, publisher: Publish
     async with consuming(broker, publisher, started):
         one = wrap(succeeded(), source="test", now=now(), trace={"traceparent": trace})
         await publisher.publish(to_message(one, PLAN))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while observed(telemetry.handle_seconds)[(EXTRACTOR_QUEUE,)].times != 1:
                 await asyncio.sleep(0.01)
 
@@ -430,7 +430,7 @@ async def test_an_outage_longer_than_all_retries_makes_no_dead_letter(broker: Br
 
     async with consuming(broker, publisher, handle):
         await publisher.publish(message(succeeded()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await done.wait()
         await broker.until(EXTRACTOR_QUEUE, 0)
 
@@ -460,12 +460,12 @@ async def test_a_link_lost_in_an_outage_costs_no_attempt(broker: Broker, refusin
     async with consuming(broker, refusing, handle, workers=1, prefetch=1) as consumer:
         for _ in range(3):
             was_asked.clear()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await was_asked.wait()
             if (link := consumer._subscription._link) is not None:
                 await link.close()
         is_away = False
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await all_done.wait()
         await broker.until(EXTRACTOR_QUEUE, 0)
 
@@ -479,12 +479,12 @@ async def test_what_is_not_taken_is_shown_until_it_is(broker: Broker, refusing: 
     async with consuming(broker, refusing, started):
         await refusing.publish(message(succeeded()))
         await refusing.has_refused(1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not is_shown_as_waiting(EXTRACTOR_QUEUE):
                 await asyncio.sleep(0.02)
         refusing.refuses = nothing
         await broker.until(STATE_QUEUE, 2)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while is_shown_as_waiting(EXTRACTOR_QUEUE):
                 await asyncio.sleep(0.02)
 
@@ -775,7 +775,7 @@ async def test_failed_deliveries_of_a_lossy_queue_are_dropped(broker: Broker, pu
         return []
 
     dropped = counted(telemetry.dropped).get(("transient",), 0)
-    async with consuming(broker, publisher, handle, queue=PROGRESS_QUEUE, workers=1), asyncio.timeout(30):
+    async with consuming(broker, publisher, handle, queue=PROGRESS_QUEUE, workers=1), asyncio.timeout(60):
         await broker.until_consumed(PROGRESS_QUEUE)
         for name in ("bad", "good"):
             await publisher.publish(message(TrainingProgressed(training_id=name, fraction=0.5)))
@@ -797,7 +797,7 @@ async def test_a_lossy_queue_with_other_arguments_stops_no_process(broker: Broke
         asked.set()
         return []
 
-    async with consuming(broker, publisher, nothing_to_do, queue=PROGRESS_QUEUE) as consumer, asyncio.timeout(30):
+    async with consuming(broker, publisher, nothing_to_do, queue=PROGRESS_QUEUE) as consumer, asyncio.timeout(60):
         while "other arguments than ours" not in (await consumer.check() or ""):
             await asyncio.sleep(0.02)
         await publisher.publish(message(succeeded()))

@@ -24,7 +24,7 @@ def settings(port: int) -> dict[str, str]:
 
 
 async def until_gone(pid: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while is_alive(pid):
             await asyncio.sleep(0.02)
 

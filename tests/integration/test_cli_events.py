@@ -96,7 +96,7 @@ async def test_the_log_is_followed_from_a_time_on(broker, user):
     await publish(broker, activated(user, 1))
     following = follow(broker.url, Wanted(user_id=user, since=now() - timedelta(minutes=1)))
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         first = await anext(following)
         await publish(broker, activated(user, 2))
         second = await anext(following)

@@ -60,7 +60,7 @@ async def test_a_withdrawal_arrives_without_a_model(modelswap):
     modelswap.commit(withdrawn("ann", 2))
     await modelswap.publish(withdrawn("ben", 2))
 
-    async with aclosing(aiter(modelswap.models())) as changes, asyncio.timeout(30):
+    async with aclosing(aiter(modelswap.models())) as changes, asyncio.timeout(60):
         found = [await anext(changes), await anext(changes)]
 
     assert [(each.user_id, each.model, each.is_withdrawn) for each in found] == [
@@ -87,7 +87,7 @@ async def test_a_change_whose_body_raises_comes_again(modelswap):
     models, found = modelswap.models(), []
 
     async def follow(*, fails: bool) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async for change in models:
                 found.append((change.user_id, change.generation))
                 if fails:
@@ -126,7 +126,7 @@ async def test_a_handler_that_raises_gets_the_change_again(modelswap):
         done.set()
 
     running = asyncio.create_task(modelswap.models().run(handle))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await done.wait()
     running.cancel()
 
@@ -145,7 +145,7 @@ async def test_a_handler_that_keeps_raising_holds_up_nothing_else(modelswap):
         done.set()
 
     running = asyncio.create_task(modelswap.models().run(handle, attempts=1))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await done.wait()
     running.cancel()
 
@@ -163,7 +163,7 @@ async def test_a_user_whose_handler_failed_in_the_snapshot_is_told_again(modelsw
         done.set()
 
     running = asyncio.create_task(modelswap.models().run(handle, attempts=1))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not tried:
             await asyncio.sleep(0.01)
         async with modelswap.away():
@@ -332,7 +332,7 @@ async def test_subscribe_hands_out_the_wanted_events_as_they_are(modelswap):
         await modelswap.publish(event)
     found = []
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async for envelope in modelswap.subscribe(ModelActivated, ExtractionFailed):
             found.append(envelope.event)
             if len(found) == 4:
@@ -345,7 +345,7 @@ async def test_subscribe_goes_on_with_the_log_where_the_queue_ended(modelswap):
     await modelswap.publish(activated("ann", 1))
     found = []
 
-    async with asyncio.timeout(30), aclosing(aiter(modelswap.subscribe())) as envelopes:
+    async with asyncio.timeout(60), aclosing(aiter(modelswap.subscribe())) as envelopes:
         found.append(await anext(envelopes))
         await modelswap.remove()
         await modelswap.publish(activated("ann", 2))

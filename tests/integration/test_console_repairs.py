@@ -315,7 +315,7 @@ async def test_a_group_is_replayed_after_a_look_at_users_old_and_new(ops, browse
     sent_before = len(broker.taken)
     started = await browser.post(f"{address}/start", reason="")
     async with running_engine(ops.replays, broker):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not broker.taken:
                 await broker.changed.wait()
     running = await page(browser, address)
@@ -369,7 +369,7 @@ async def test_an_undo_is_shown_for_each_user_before_the_button(ops, browser, da
         before = await page(browser, f"/replays/{record.id}/undo")
         reverted_before = len(ops.services.reverted)
         await browser.post(f"/replays/{record.id}/undo", reason="all blurred")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (found := await ops.replays.find(record.id)).undo.status != "undone":
                 await asyncio.sleep(0.02)
     after = await page(browser, f"/replays/{record.id}")

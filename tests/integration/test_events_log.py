@@ -53,7 +53,7 @@ async def read(broker: Broker, offset: str | int | datetime, *, until: int) -> l
         if numbers[-1] == until:
             arrived.set()
 
-    async with broker.link() as link, asyncio.timeout(20):
+    async with broker.link() as link, asyncio.timeout(60):
         await read_log(link, take, offset=offset, prefetch=10_000)
         await arrived.wait()
     return numbers
@@ -132,7 +132,7 @@ async def test_a_queue_that_the_log_replaces_is_named_and_deleted(broker: Broker
 async def test_a_log_that_is_deleted_is_made_anew(broker: Broker):
     log, stopping = EventsLog(broker.url, service="test", topology=PLAN, again_seconds=0.1), asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await log.asked.wait()
         first = await log.check()
         await broker.delete_queue(EVENTS_LOG)
@@ -147,7 +147,7 @@ async def test_a_log_that_is_deleted_is_made_anew(broker: Broker):
 async def test_a_broker_that_is_away_is_no_answer_about_the_log():
     log, stopping = EventsLog("amqp://127.0.0.1:1/", service="test", topology=PLAN), asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "has not answered" in str(await log.check()):
             await asyncio.sleep(0.01)
         stopping.set()
@@ -161,7 +161,7 @@ async def test_where_a_deploy_job_declares_the_log_a_missing_one_is_reported_onl
     log = EventsLog(broker.url, service="test", topology=PLAN, declares=False, again_seconds=0.1)
     stopping = asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await log.asked.wait()
         while "has not answered" in (missing := str(await log.check())):
             await asyncio.sleep(0.01)

@@ -209,7 +209,7 @@ async def served(api: Api, below: str) -> AsyncIterator[str]:
     port, stopping = free_port(), asyncio.Event()
     serving = asyncio.create_task(serve(create_app(api, {}, below=below), Settings(), port=port, stopping=stopping))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await is_open(port):
                 await asyncio.sleep(0.02)
         yield f"http://127.0.0.1:{port}{below}"

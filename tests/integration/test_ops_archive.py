@@ -137,7 +137,7 @@ async def test_while_postgres_is_away_letters_wait_and_nobody_hurries(broker, pu
             wire.refuse()
             for n in range(100):
                 await publisher.publish(dead(f"t{n}"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while await consumer.check() is None:
                     await asyncio.sleep(0.05)
             before = asked
@@ -255,7 +255,7 @@ async def test_a_delivery_that_is_handled_again_leaves_one_letter(broker, store)
                 training_id="t1", request_id=UUID(int=1), ref=UUID(int=2), destination=ModelName("acme", "ada")
             )
             await publisher.publish(to_message(wrap(requested, source="test", now=NOON), PLAN))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while counted(telemetry.deliveries).get((DEAD_QUEUE, "handled")) != 2:
                     await asyncio.sleep(0.05)
             stopping.set()

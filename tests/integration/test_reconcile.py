@@ -189,12 +189,12 @@ class Scene:
             await running
 
     async def until_checked(self, trouble: str | None) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.reconciler.check() != trouble:
                 await asyncio.sleep(0.01)
 
     async def until_stored(self, trouble: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await self.store.last_round()).trouble != trouble:
                 await asyncio.sleep(0.01)
 

@@ -354,7 +354,7 @@ async def test_an_edit_is_predicted_before_it_goes(ops, database_url):
         made = await until(ops.replays, planned.json()["id"], Status.PREVIEWED)
         sent_before = len(broker.taken)
         await ops.replays.start(made.id, actor="olga", reason="looks good")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await broker.changed.wait()
     shown = (await ops.get(f"/dead-letters/{number}/replays"))["items"]
 
@@ -407,9 +407,9 @@ class Process:
 async def running(replays: Replays, *, port: int, limit: int = 10) -> AsyncIterator[httpx.AsyncClient]:
     process = Process(replays, port=port, limit=limit)
     serving = asyncio.create_task(process.run())
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1", headers=HEADERS, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/v1", headers=HEADERS, timeout=60) as client:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while True:
                     with contextlib.suppress(httpx.TransportError):
                         await client.get("/replays")
@@ -437,7 +437,7 @@ def told(event: Any) -> dict[int, str]:
 
 async def until_told(stream: AsyncIterator[Any], is_it: Callable[[Any], bool]) -> Any:
     """The first event that is as wanted: outcomes of the last seconds may be told again before."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for event in stream:
             if is_it(event):
                 return event

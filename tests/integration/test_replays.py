@@ -81,7 +81,7 @@ async def outcomes(store: Store, record: ReplayView) -> dict[int, Outcome]:
 
 async def sent(broker: Listed, count: int) -> None:
     """Wait until the broker has *count* messages."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(broker.taken) < count:
             broker.changed.clear()
             await broker.changed.wait()
@@ -549,7 +549,7 @@ async def test_no_transaction_is_open_while_letters_are_published(database_url, 
             await super().publish(message)
 
     await store.create(order(await archive_many(database_url, 1)))
-    async with running_engine(store, Slow()), asyncio.timeout(10):
+    async with running_engine(store, Slow()), asyncio.timeout(60):
         await gate.wait()
 
     assert open_transactions == [0]
@@ -792,7 +792,7 @@ async def test_a_replay_that_fails_by_itself_holds_up_no_other(database_url, sto
     innocent, _ = await store.create(order(numbers[1:]))
 
     async with running_engine(store, broker):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len([mark for mark in broker.marks if mark.startswith(str(innocent.id))]) < 3:
                 await asyncio.sleep(0.02)
         held_up = await until_trouble(store, poisoned.id)
@@ -835,7 +835,7 @@ async def test_letter_purged_since_the_dry_run_is_skipped(database_url, store, b
 
 async def until_undone(store: Store, replay_id: UUID, *, waiting: int = 0, trouble: str | None = None) -> ReplayView:
     """Wait until only so many users are left to look at, and *trouble* is stored if it is given."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             record = await store.find(replay_id)
             is_left = record is not None and record.undo is not None and record.undo.waiting == waiting

@@ -46,7 +46,7 @@ async def until_taken(pool: Pool) -> None:
 
 async def test_a_living_holder_keeps_the_lock(pool: Pool, database_url: str):
     async with session_lock(pool, NAME, silent_seconds=SILENT_SECONDS) as lock, connected(database_url) as observer:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await observer.fetchval(_KEPT, 2 * SILENT_SECONDS):
                 await asyncio.sleep(0.05)
         async with session_lock(pool, NAME) as other:

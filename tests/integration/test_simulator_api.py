@@ -292,7 +292,7 @@ async def test_a_caller_may_wait_for_the_end():
         httpx.AsyncClient(base_url=url, headers=TOKEN, trust_env=False) as http,
     ):
         training = (await http.post(TRAINER, json={"destination": "acme/u-42", "input": {}})).json()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while training["status"] != "succeeded":
                 training = (await http.get(f"/v1/trainings/{training['id']}")).json()
         body = {"version": training["output"]["version"], "input": {"prompt": "x"}}
@@ -493,7 +493,7 @@ async def test_the_process_says_where_it_listens_and_stops_when_told():
     )
     assert process.stdout is not None
     said: dict[str, Any] = {}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while said.get("event") != "simulator.listening":
             said = json.loads(await process.stdout.readline())
         async with httpx.AsyncClient(base_url=said["url"], headers=TOKEN, trust_env=False) as http:

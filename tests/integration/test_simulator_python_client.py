@@ -67,7 +67,7 @@ class Official:
         if faults:
             self.simulator.order(FaultOrder(**faults))
         training = await self.train()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while training.status not in ("succeeded", "failed", "canceled"):
                 await self.ask(training, "reload")
         assert training.status == "succeeded"
@@ -160,7 +160,7 @@ async def test_a_model_is_deleted_once_it_has_no_versions(official):
     refused = await official.refused(official.client.models, "delete", "acme/u-42")
     # Replicate answers 202; this client takes only 204 for a success.
     assert await official.ask(versions, "delete", reference.split(":")[1]) is False
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await official.ask(versions, "list")).results:
             pass
     assert await official.ask(official.client.models, "delete", "acme/u-42") is True
@@ -176,7 +176,7 @@ async def test_a_deleted_version_does_not_run_and_its_runs_are_gone(official):
     versions = Versions(official.client, "acme/u-42")
 
     await official.ask(versions, "delete", version_id)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await official.ask(official.client.predictions, "list")).results:
             pass
 

@@ -90,7 +90,7 @@ async def test_a_restart_keeps_a_versions_deletion(tmp_path):
 
 
 async def made(simulator: Simulator, version: str) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (found := simulator.world.find_version(version, now=clock.now())) is None:
             await asyncio.sleep(0.01)
     return found

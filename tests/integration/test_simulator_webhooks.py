@@ -55,7 +55,7 @@ def train(simulator: Simulator, webhook: str, events: list[WebhookEvent] = ALL, 
 
 
 async def settle(simulator: Simulator) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await simulator.settled()
 
 

@@ -53,7 +53,7 @@ class Broker:
 
     async def until(self, count: int) -> None:
         """Wait until *count* different events are here."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len({event.headers["ce-id"] for event in self.stored}) < count:
                 self.changed.clear()
                 await self.changed.wait()
@@ -253,12 +253,12 @@ async def test_while_an_event_is_not_taken_it_is_said_why(store):
     await swap(store, 1)
 
     async with relaying(store, broker.publish) as relay:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await relay.check() is None:
                 await asyncio.sleep(0.01)
         said = (await relay.check(), counted(telemetry.delayed)[()])
         broker.fails = lambda _: None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await relay.check() is not None:
                 await asyncio.sleep(0.01)
 

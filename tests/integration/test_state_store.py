@@ -319,7 +319,7 @@ async def test_a_killed_session_leaves_nothing_behind(store, database_url):
 
 async def until_somebody_waits(connection: Any) -> None:
     """Wait until another session of this database waits for a lock."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await connection.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         ):

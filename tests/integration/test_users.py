@@ -198,7 +198,7 @@ async def test_a_process_that_may_not_declare_the_log_reports_no_trouble_with_it
     log = EventsLog(users.url("state"), service="state", topology=PLAN, declares=False, again_seconds=0.05)
     stopping = asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "has not answered" in str(found := await log.check()):
             await asyncio.sleep(0.01)
         stopping.set()

@@ -102,7 +102,7 @@ async def inquiries(rows: Rows, replicate: FakeReplicate) -> AsyncIterator[Inqui
 
 
 async def until_attached(rows: Rows, ref: UUID) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while rows.rows[ref].training_id is None:
             await asyncio.sleep(0)
 

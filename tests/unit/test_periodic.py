@@ -40,7 +40,7 @@ class Loop:
         self.reports.append(trouble)
 
     async def run(self, wake: asyncio.Event | None = None) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await run_periodically(
                 "test",
                 self.work,
