@@ -86,7 +86,10 @@ class Collector:
                 handled_together = children[batch_of[span.span_id]] if span.span_id in batch_of else []
                 yield from draw([*children[span.span_id], *handled_together], depth + 1)
 
-        return "\n".join(draw([span for span in children[""] if span.trace_id == trace_id], 0))
+        # A span whose parent was not sent here is a root: the parent is one of the test, or was lost.
+        known = {span.span_id for span in self.spans}
+        roots = [span for span in self.spans if span.trace_id == trace_id and span.parent_id not in known]
+        return "\n".join(draw(roots, 0))
 
     async def until_tree(self, trace_id: str, expected: str) -> None:
         """Wait until a trace is exactly as *expected*."""
@@ -117,7 +120,7 @@ def collecting() -> Iterator[Collector]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     collector = Collector(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield collector

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from services.ops.replays.views import ReplayView
 from services.state.timeline import TimelineView
 from services.state.views import ModelView, OutputView, SwapView, TrainingView
 from shared.contract.answers import Page, said_in
+from shared.contract.headers import TRACE_HEADERS, trace_in
 from shared.runtime.client import SECONDS, HttpClient, Hung, ServiceFailed, Unanswered, items, quoted, read
 from shared.runtime.settings import ClientSettings, OpsClientSettings
 from shared.runtime.tokens import read_token
@@ -65,7 +67,7 @@ class Api:
 
     def __init__(self, url: str, token: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._url = url
-        self._http = HttpClient(url, token=token, transport=transport)
+        self._http = HttpClient(url, token=token, transport=transport, trace=_outer_trace(os.environ))
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -228,6 +230,12 @@ class Operators(Api):
         """*verb*: start, pause, resume, cancel or undo."""
         path = f"/v1/replays/{segment(replay_id)}/{verb}"
         return await self.post(ReplayView, path, {"reason": reason}, then=f"modelswap replays show {replay_id}")
+
+
+def _outer_trace(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the trace that the command is a step of, from OpenTelemetry's variables for that (TRACEPARENT)."""
+    variables = {name: name.upper() for name in TRACE_HEADERS}
+    return trace_in({name: environment[each] for name, each in variables.items() if each in environment})
 
 
 def product() -> Product:

@@ -63,8 +63,6 @@ _ACCEPTED: Final = Response(status_code=202)
 _PATH: Final = "/webhooks/replicate"
 #: Attributes of the webhook's span.
 _ABOUT: Final = {"http.request.method": "POST", "http.route": _PATH}
-#: Statuses from here on are our own failures.
-_FAILED: Final = 500
 
 
 class TooLarge(PermanentError):
@@ -99,9 +97,7 @@ class WebhookEndpoint:
         outside = trace_context(*map(request.headers.getlist, TRACE_HEADERS))
         with tracing.span(f"POST {_PATH}", Kind.SERVER, _ABOUT, links=[outside], is_root=True) as span:
             answer = await self._answer(request, span.context or outside)
-            span.set("http.response.status_code", answer.status_code)
-            if answer.status_code >= _FAILED:
-                span.fail(str(answer.status_code))
+            span.answered(answer.status_code)
             await answer(scope, receive, send)
             telemetry.webhook_seconds.observe(time.perf_counter() - began, telemetry.exemplar())
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from shared.contract.answers import Page, said_in
 from shared.contract.errors import DependencyDown
+from shared.runtime import tracing
+from shared.runtime.span import NO_SPAN, Context
 
 M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V")
@@ -58,10 +60,16 @@ class HttpClient:
     """Requests to the server at *url*, as an async context manager. Follows no redirect and uses no proxy."""
 
     def __init__(
-        self, url: str, *, token: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        trace: Context = NO_SPAN.context,
     ) -> None:
+        """Requests are a part of the trace of the current span; without one, of *trace*."""
         self._url = url
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        headers = {**trace, **({} if token is None else {"Authorization": f"Bearer {token}"})}
         self._http = httpx.AsyncClient(
             headers=headers, trust_env=False, transport=transport, verify=_tls_context(trust_env=False)
         )
@@ -106,7 +114,7 @@ class HttpClient:
                     params=_given(query) or None,
                     json=body,
                     content=content,
-                    headers=_given(headers),
+                    headers={**tracing.context(), **_given(headers)},
                     timeout=timeout,
                 ) as response:
                     return await _whole(response, limit_bytes)

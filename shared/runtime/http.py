@@ -35,7 +35,7 @@ from shared.runtime.description import PROBLEMS, describe, kind_of, without_tool
 from shared.runtime.docs import HEADERS as PAGE_HEADERS
 from shared.runtime.docs import page
 from shared.runtime.health import Check, health_routes, reporter
-from shared.runtime.middleware import CALLER, DOCS, OPENAPI, PRESENTED, LimitBody, RequireToken, path_below
+from shared.runtime.middleware import CALLER, DOCS, OPENAPI, PRESENTED, LimitBody, RequireToken, path_below, traced
 from shared.runtime.problems import problem
 from shared.runtime.tokens import Caller, Token
 
@@ -203,12 +203,13 @@ def create_app(
     """
     Create the application of *api* with health routes; the checks and *aside* as in `health.reporter`.
 
-    *console* answers all other paths.
+    *console* answers all other paths. Health and metrics are in no trace: they are asked for every few seconds, and by
+    no one who follows a request.
     """
     health = health_routes(reporter(checks, aside, optional=optional, consumers=consumers))
-    others = [] if console is None else [Mount("/", app=console)]
+    others = [] if console is None else [Mount("/", app=traced(console))]
     app = Starlette(
-        routes=[*health, Mount(below, app=api), *others],
+        routes=[*health, Mount(below, app=traced(api)), *others],
         exception_handlers={HTTPException: answering({})},
     )
     # A redirect would repeat the Host header, which the client controls.

@@ -1,4 +1,4 @@
-"""Middleware of our HTTP APIs: bearer tokens and the limit of a body. Edge."""
+"""Middleware of our HTTP APIs: bearer tokens, the limit of a body, and the span of each request. Edge."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.contract.headers import TRACE_HEADERS, trace_context
+from shared.runtime import tracing
 from shared.runtime.problems import problem
+from shared.runtime.span import Kind, Span
 from shared.runtime.tokens import ON_BEHALF_OF, Caller, Token, from_header
 
 #: Training input may hold archives as data URIs.
@@ -28,6 +33,9 @@ PRESENTED: Final = "modelswap.token"
 PERSON: Final = "modelswap.person"
 _READS: Final = ("GET", "HEAD", "OPTIONS")
 _ON_BEHALF_OF: Final = ON_BEHALF_OF.lower().encode()
+#: Names of methods in spans. A client may make up others, without end.
+_METHODS: Final = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
+_EVENT_STREAM: Final = "text/event-stream"
 
 
 class RequireToken:
@@ -102,6 +110,53 @@ class LimitBody:
             return message
 
         await self._app(scope, receive_some, send)
+
+
+class TraceRequests:
+    """
+    Middleware: makes each request a span, by OpenTelemetry's conventions for HTTP but without the path.
+
+    The path names users; the route, which is in the name of the span, does not. The span is a part of the trace in the
+    request's header: unlike the receiver, these servers are not for the public. The span of an event stream ends when
+    the stream begins: it lasts as long as its client stays, and all that the request asked for has happened by then.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_known = scope["method"] in _METHODS
+        name = scope["method"] if is_known else "HTTP"
+        about = {"http.request.method": scope["method"] if is_known else "_OTHER"}
+        parent = trace_context(*map(Headers(scope=scope).getlist, TRACE_HEADERS))
+        with tracing.span(name, Kind.SERVER, about, parent=parent, is_root=True) as span:
+
+            async def send_traced(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    _answered(span, name, scope, message)
+                await send(message)
+
+            await self._app(scope, receive, send_traced)
+
+
+def traced(app: ASGIApp) -> ASGIApp:
+    """Return *app* with a span for each request, if tracing is on."""
+    return TraceRequests(app) if tracing.is_on() else app
+
+
+def _answered(span: Span, name: str, scope: Scope, start: Message) -> None:
+    # Routing has put the route into the scope; after a 404 that is only the part of the application.
+    route = scope.get("route")
+    if route is not None and not isinstance(route, Mount):
+        template = scope.get("root_path", "") + route.path_format
+        span.set("http.route", template)
+        span.rename(f"{name} {template}")
+    span.answered(start["status"])
+    if Headers(raw=start["headers"]).get("content-type", "").startswith(_EVENT_STREAM):
+        span.end()
 
 
 _UNAUTHORIZED: Final = problem(

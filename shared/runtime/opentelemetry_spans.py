@@ -46,13 +46,16 @@ class _Span(Span):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: object) -> None:
         current.detach(self._token)
-        if error is not None:
+        if error is not None and self._span.is_recording():
             self.fail(_error_type(error))
         self.end()
 
     def at_work(self) -> AbstractContextManager[object]:
         # An error's text and traceback may hold what no attribute may.
         return api.use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def rename(self, name: str) -> None:
+        self._span.update_name(name)
 
     def set(self, name: str, value: str | int) -> None:
         self._span.set_attribute(name, value)
@@ -65,7 +68,8 @@ class _Span(Span):
         self._span.set_status(api.StatusCode.ERROR)
 
     def end(self) -> None:
-        self._span.end()
+        if self._span.is_recording():
+            self._span.end()
 
 
 class _Exporter(OTLPSpanExporter):

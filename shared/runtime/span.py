@@ -13,6 +13,7 @@ Attributes: TypeAlias = Mapping[str, str | int]
 Context: TypeAlias = Mapping[str, str]
 
 _NOTHING: Final = nullcontext()
+_FAILED: Final = 500
 
 
 class Kind(StrEnum):
@@ -45,6 +46,9 @@ class Span:
         """Make it the current span of a block, without ending it."""
         return _NOTHING
 
+    def rename(self, name: str) -> None:
+        """Name it anew, once more is known than at its start."""
+
     def set(self, name: str, value: str | int) -> None:
         """Set an attribute."""
 
@@ -53,6 +57,12 @@ class Span:
 
     def fail(self, error: str) -> None:
         """Mark it as failed, with a code of low cardinality."""
+
+    def answered(self, status: int) -> None:
+        """Set the status of the HTTP response; those of our own failures mark it as failed."""
+        self.set("http.response.status_code", status)
+        if status >= _FAILED:
+            self.fail(str(status))
 
     def end(self) -> None:
         """End it, unless it has ended."""

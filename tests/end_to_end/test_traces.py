@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ from services.simulator.faults import ApiFaultOrder
 from services.simulator.simulator import Simulator
 from tests.collector import Collector, collecting
 from tests.end_to_end.conftest import SELF_STARTED, open_stack
-from tests.end_to_end.test_logs import TRACE, complete, register
+from tests.end_to_end.test_logs import TRACE, TRAINER, complete, register
 from tests.end_to_end.test_replays import planted_bug, say, until
 from tests.servers import Urls
 from tests.stack import API_TOKEN, OPS_TOKEN, REPLICATE_TOKEN, SERVICES, Stack, plain_client
@@ -105,6 +105,56 @@ ops INTERNAL replay
 """
 
 
+#: State reads a training as its API shows it.
+SHOWN: Final = (
+    "state CLIENT SELECT state.user_models SELECT state.model_history SELECT state.trainer_durations"
+    " SELECT state.trainings"
+)
+STARTED: Final = f"""
+state SERVER POST /v1/trainings
+  state CLIENT BEGIN
+  state CLIENT BEGIN
+  state CLIENT COMMIT
+  state CLIENT COMMIT
+  state CLIENT INSERT state.users INSERT state.trainings INSERT state.model_parts
+  state CLIENT POST /v1/models/{{owner}}/{{name}}/versions/{{version}}/trainings
+  {SHOWN}
+  {SHOWN}
+  state CLIENT UPDATE state.trainings
+  state CLIENT UPDATE state.users
+"""
+ROLLED_BACK: Final = f"""
+state SERVER POST /v1/users/{{user_id}}/model/rollback
+  state CLIENT BEGIN
+  state CLIENT COMMIT
+  state CLIENT SELECT state.model_history
+  state CLIENT SELECT state.model_history SELECT state.trainings
+  state CLIENT SELECT state.trainings
+  state CLIENT SELECT state.user_models
+  state CLIENT UPDATE state.users
+  state CLIENT UPDATE state.users
+{below(1, APPLIED.strip().splitlines()[1])}
+  state PRODUCER publish modelswap.events:model.activated.v1
+  state PRODUCER publish modelswap.training:model.reverted.v1
+    ops CONSUMER process modelswap.training:model.reverted.v1:modelswap.ops
+      ops CLIENT BEGIN
+      ops CLIENT COMMIT
+      ops CLIENT INSERT ops.audit SELECT ops.audit
+"""
+RETRY_REFUSED: Final = f"""
+ops SERVER POST /v1/trainings/{{training_id}}/retry-extraction
+  ops CLIENT BEGIN
+  ops CLIENT COMMIT
+  ops CLIENT INSERT ops.audit
+  state SERVER POST /v1/trainings/{{training_id}}/retry-extraction
+    state CLIENT BEGIN
+    state CLIENT ROLLBACK
+    state CLIENT SELECT state.trainings
+    {SHOWN}
+    state CLIENT UPDATE state.users
+"""
+
+
 @pytest.fixture(scope="module")
 async def traced(
     servers: Urls, tmp_path_factory: pytest.TempPathFactory
@@ -182,6 +232,9 @@ async def test_no_attribute_names_a_user_or_holds_a_secret(stack, collector):
     user, training_id = await train(stack)
     await stack.until_stage(training_id, "active")
     await collector.until_tree(await collector.trace_of(training_id), WALK)
+    trace_id, headers = called()
+    (await stack.api.get(f"/v1/users/{user}/model?x=acme", headers=headers)).read()
+    await collector.until_tree(trace_id, "state SERVER GET /v1/users/{user_id}/model")
 
     said = [str(value) for span in collector.spans for value in (span.name, *span.attributes.values())]
 
@@ -232,6 +285,61 @@ async def test_a_replay_names_the_trace_that_failed(stack, collector):
         ("dead_letter.replayed", began.trace_id),
         ("delivery.handled", began.trace_id),
     ]
+
+
+async def start(stack: Stack, user: str, headers: Mapping[str, str] | None = None) -> str:
+    """Have the product start a training: its id."""
+    asked = {"user_id": user, "destination": f"acme/{user}", "trainer": TRAINER, "input": {"steps": 1000}}
+    answer = await stack.api.post("/v1/trainings", json=asked, headers=headers)
+    training_id: str = answer.raise_for_status().json()["training_id"]
+    return training_id
+
+
+def called() -> tuple[str, Mapping[str, str]]:
+    """A trace of a caller, and the headers of its requests."""
+    trace_id = uuid4().hex
+    return trace_id, {"traceparent": f"00-{trace_id}-{'c' * 16}-01"}
+
+
+async def test_a_start_is_traced_up_to_replicate(stack, collector):
+    trace_id, headers = called()
+
+    training_id = await start(stack, f"user-{uuid4().hex[:8]}", headers)
+
+    await collector.until_tree(trace_id, STARTED)
+    lines = [line for name in SERVICES for line in stack.processes[name].lines() if line.get("trace_id") == trace_id]
+    assert [(line["event"], line["training_id"]) for line in lines] == [
+        ("training.registered", None),
+        ("training.started", training_id),
+    ]
+
+
+async def test_a_rollback_is_one_trace_up_to_its_subscribers(stack, collector):
+    user, (trace_id, headers) = f"user-{uuid4().hex[:8]}", called()
+    for _ in range(2):
+        await stack.until_stage(await start(stack, user), "active")
+
+    async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
+        asked = {"reason": "blurred"}
+        answer = await stack.api.post(f"/v1/users/{user}/model/rollback", json=asked, headers=headers)
+        activated = await stack.broker.wait_for(queue)
+
+    answer.raise_for_status()
+    assert activated.headers["traceparent"].split("-")[1] == trace_id
+    await collector.until_tree(trace_id, ROLLED_BACK)
+
+
+async def test_a_request_of_ops_to_state_is_in_one_trace(stack, collector):
+    _, training_id = await train(stack)
+    await stack.until_stage(training_id, "active")
+    trace_id, headers = called()
+
+    answer = await stack.ops.post(
+        f"/v1/trainings/{training_id}/retry-extraction", json={"reason": "looked at"}, headers=headers
+    )
+
+    assert answer.status_code == 409, answer.text
+    await collector.until_tree(trace_id, RETRY_REFUSED)
 
 
 async def test_a_webhook_endpoint_is_told_the_trace(stack, collector):

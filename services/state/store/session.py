@@ -15,6 +15,7 @@ from services.state.registration import UserDeleted
 from services.state.transitions import Stage
 from shared.contract.idempotency import IdempotencyKey
 from shared.contract.identity import ModelName, ModelRef
+from shared.runtime import tracing
 from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
 
 T = TypeVar("T")
@@ -107,6 +108,10 @@ def outbox_rows(events: Iterable[OutboxEvent]) -> str:
 
 def _outbox_row(each: OutboxEvent) -> Mapping[str, object]:
     envelope = each.envelope
+    headers = envelope.headers()
+    if not envelope.trace:
+        # No event caused it, but a request, if anything: then it is a part of that trace.
+        headers |= tracing.context()
     return {
         "event_id": envelope.id,
         "user_id": each.user_id,
@@ -114,7 +119,7 @@ def _outbox_row(each: OutboxEvent) -> Mapping[str, object]:
         "exchange": envelope.event.exchange,
         "routing_key": envelope.routing_key,
         "training_id": envelope.event.training_id,
-        "headers": envelope.headers(),
+        "headers": headers,
         "body": envelope.body().decode(),
     }
 
