@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from deploy.local import Servers
@@ -30,6 +31,15 @@ for name in ("NO_PROXY", "no_proxy"):
 # An example may take as long as it likes: how long it took says more of what else the machine does.
 settings.register_profile("modelswap", deadline=None)
 settings.load_profile("modelswap")
+
+# By default an error is logged with a coloured picture of every local variable of every frame: half a second of CPU,
+# and on a busy machine as many seconds as some items are set aside for.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

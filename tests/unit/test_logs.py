@@ -13,8 +13,9 @@ from shared.runtime import logs
 
 @pytest.fixture(autouse=True)
 def _restored():
+    before = structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("text", ["\x9b31m", "a\u202eb", "a\u2028b", "\n", "\ud800", "é"])
