@@ -284,7 +284,8 @@ class Stack:
                 while True:
                     answer = await self.api.get(f"/v1/trainings/{training_id}")
                     seen = answer.json()
-                    if answer.status_code != 404:
+                    # 503: this machine is too busy for Postgres to answer in time.
+                    if answer.status_code not in (404, 503):
                         answer.raise_for_status()
                         if seen["stage"] in stages:
                             return seen
