@@ -74,11 +74,12 @@ class Collector:
 
         What a batch did is shown below each delivery in it, as if that had been handled alone.
         """
-        children: dict[str, list[Span]] = defaultdict(list)
-        for span in self.spans:
-            children[span.parent_id].append(span)
         batches = [span for span in self.spans if "messaging.batch.message_count" in span.attributes]
         batch_of = {span_id: batch.span_id for batch in batches for _, span_id in batch.links}
+        children: dict[str, list[Span]] = defaultdict(list)
+        for span in self.spans:
+            if span not in batches:
+                children[span.parent_id].append(span)
 
         def draw(spans: Sequence[Span], depth: int) -> Iterator[str]:
             for span in sorted(spans, key=lambda span: (str(span), span.began)):

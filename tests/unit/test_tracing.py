@@ -34,8 +34,8 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
         yield found
 
 
-def delivered(tag: int) -> Delivery:
-    headers = {"traceparent": f"00-{str(tag) * 32}-{'b' * 16}-01", "tracestate": "a=1", "x-other": 7}
+def delivered(tag: int, *, flags: str = "01") -> Delivery:
+    headers = {"traceparent": f"00-{str(tag) * 32}-{'b' * 16}-{flags}", "tracestate": "a=1", "x-other": 7}
     return Delivery("q", tag, "modelswap.events", "model.ready.v1", headers, None, b"")
 
 
@@ -160,11 +160,40 @@ def test_a_batch_and_its_deliveries_name_each_other(collector):
     (batch,) = [span for span in collector.spans if span.name == "process q"]
     (statement,) = [span for span in collector.spans if span.kind == "CLIENT"]
     one, two = [span for span in collector.spans if span.name != "process q" and span.kind == "CONSUMER"]
-    assert batch.attributes["messaging.batch.message_count"] == 2
+    assert (batch.attributes["messaging.batch.message_count"], statement.parent_id) == (2, batch.span_id)
+    assert (batch.trace_id, batch.parent_id) == (one.trace_id, one.span_id)
     assert set(batch.links) == {("1" * 32, one.span_id), ("2" * 32, two.span_id)}
     assert one.links == two.links == [(batch.trace_id, batch.span_id)]
-    assert (statement.trace_id, statement.parent_id) == (batch.trace_id, batch.span_id)
     assert statement.ended - statement.began == pytest.approx(0.5e9, abs=1e6)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "ratio", "flags"),
+    [
+        # No trace that begins here is sampled; the flags of the messages say which others are.
+        ("parentbased_traceidratio", "0", {8: "00", 1: "01", 9: "00", 2: "01"}),
+        # The ids of traces say which are sampled, whatever the flags.
+        ("traceidratio", "0.5", {8: "01", 1: "00", 9: "01", 2: "00"}),
+    ],
+)
+def test_a_batch_is_sampled_with_any_of_its_deliveries(sampler, ratio, flags, monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
+    with tracing_here("test", monkeypatch) as collector:
+        batches = [flags, {tag: flags[tag] for tag in (8, 9)}]
+        for batch in batches:
+            spans = [processing(delivered(tag, flags=each))[1] for tag, each in batch.items()]
+            with handling("q", spans):
+                tracing.ended("SELECT state.users", 0.5, {})
+            for span in spans:
+                span.end()
+        tracing.stop()
+
+    (batch_span,) = [span for span in collector.spans if span.name == "process q"]
+    one, two = [span for span in collector.spans if span.kind == "CONSUMER" and span.name != "process q"]
+    assert [span.trace_id for span in (one, two, batch_span)] == ["1" * 32, "2" * 32, "1" * 32]
+    assert batch_span.links == [(span.trace_id, span.span_id) for span in (one, two)]
+    assert [span.parent_id for span in collector.spans if span.kind == "CLIENT"] == [batch_span.span_id]
 
 
 def test_calls_outside_of_a_span_are_not_recorded(collector):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 from shared.contract.envelope import attribute
-from shared.contract.headers import ATTEMPT, in_trace, trace_in
+from shared.contract.headers import ATTEMPT, in_trace, sampled_trace_id_in, trace_in
 from shared.runtime import tracing
 from shared.runtime.broker.message import Delivery, Outgoing
 from shared.runtime.span import NO_SPAN, Kind, Span
@@ -39,24 +39,33 @@ def processing(delivery: Delivery) -> tuple[Delivery, Span]:
 
 
 def handling(queue: str, spans: Sequence[Span]) -> AbstractContextManager[object]:
-    """Make the span of a delivery the current one; of several, a span of the batch, with links in both directions."""
+    """
+    Make the span of a delivery the current one; of several, a span of the batch, with links in both directions.
+
+    The batch is a part of the first trace that is sampled, not one of its own, which the SDK's sampler would decide on
+    anew: so every delivery that is recorded has its batch recorded. If none is, the batch is not.
+    """
     if len(spans) == 1:
         return spans[0].at_work()
-    return _batch(queue, spans) if tracing.is_on() else NO_SPAN
+    if not tracing.is_on():
+        return NO_SPAN
+    sampled = [span for span in spans if sampled_trace_id_in(span.context.get("traceparent"))]
+    return _batch(queue, len(spans), sampled) if sampled else NO_SPAN
 
 
 @contextmanager
-def _batch(queue: str, spans: Sequence[Span]) -> Iterator[None]:
+def _batch(queue: str, count: int, sampled: Sequence[Span]) -> Iterator[None]:
     attributes: dict[str, str | int] = {
         "messaging.system": "rabbitmq",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.destination.name": queue,
-        "messaging.batch.message_count": len(spans),
+        "messaging.batch.message_count": count,
     }
-    links = [span.context for span in spans]
-    with tracing.span(f"process {queue}", Kind.CONSUMER, attributes, links=links, is_root=True) as batch:
-        for span in spans:
+    # No links to the others, which nobody can follow: the SDK keeps only 128 of a span.
+    links = [span.context for span in sampled]
+    with tracing.span(f"process {queue}", Kind.CONSUMER, attributes, parent=links[0], links=links) as batch:
+        for span in sampled:
             span.link(batch.context)
         yield
 
