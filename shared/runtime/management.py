@@ -23,6 +23,7 @@ from shared.contract.answers import said_in
 from shared.contract.brokers import split_addresses
 from shared.contract.errors import PermanentError
 from shared.contract.rights import NOTHING, Rights
+from shared.contract.topology import Binding
 from shared.runtime.addresses import vhost_of
 from shared.runtime.client import HttpClient, Response, Unanswered, quoted, read, unexpected
 
@@ -66,6 +67,15 @@ class Node(BaseModel):
 
 
 class _Nodes(RootModel[list[Node]]):
+    pass
+
+
+class _Binding(BaseModel):
+    source: str
+    routing_key: str
+
+
+class _Bindings(RootModel[list[_Binding]]):
     pass
 
 
@@ -128,6 +138,11 @@ class Management:
     async def nodes(self) -> list[Node]:
         found = await self._find(_Nodes, "/api/nodes")
         return found.root if found else []
+
+    async def bindings_of(self, queue: str) -> set[Binding] | None:
+        """Return the bindings of a queue; None if there is no such queue."""
+        found = await self.find(_Bindings, "queues", queue, "bindings")
+        return None if found is None else {Binding(each.source, queue, each.routing_key) for each in found.root}
 
     async def has_user(self, user: str) -> bool:
         return await self._find(_User, f"/api/users/{quoted(user)}") is not None

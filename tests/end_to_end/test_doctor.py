@@ -16,7 +16,8 @@ import pytest
 from services.cli.local.check import OK, WARNING, WRONG, Finding
 from services.cli.local.doctor import examine
 from services.state.migrate import MIGRATIONS
-from shared.contract.topology import EXTRACTOR_QUEUE, topology
+from shared.contract.events import ModelReverted
+from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, topology
 from shared.runtime.broker import declare
 from shared.runtime.ports import free_ports
 from shared.runtime.settings import StateSettings
@@ -72,6 +73,17 @@ async def without_a_delay(stack: Stack, _: Urls) -> AsyncIterator[Changed]:
     yield _NO_CHANGE
     async with stack.broker.channel() as channel:
         await declare(channel, topology(StateSettings.load(stack.environment).retry_delays))
+
+
+@asynccontextmanager
+async def without_a_binding(stack: Stack, servers: Urls) -> AsyncIterator[Changed]:
+    if not servers.management_url:
+        pytest.skip("the management API of this broker is not known")
+    binding = (OPS_QUEUE, ModelReverted.exchange, ModelReverted.key)
+    async with stack.broker.channel() as channel:
+        await channel.queue_unbind(*binding)
+        yield {"MODELSWAP_MANAGEMENT_URL": servers.management_url}
+        await channel.queue_bind(*binding)
 
 
 @asynccontextmanager
@@ -161,6 +173,13 @@ CASES: Final = {
         without_consumer, "queues", WRONG, "1 wait in modelswap.extractor, which has no consumer", "start extractor"
     ),
     "a missing queue": Case(without_a_delay, "topology", WRONG, "modelswap.delay.500ms: missing", "topology apply"),
+    "a missing binding": Case(
+        without_a_binding,
+        "topology",
+        WRONG,
+        "queue modelswap.ops: missing binding to exchange modelswap.training with routing key model.reverted.v1",
+        "topology apply",
+    ),
     "an events log with other limits": Case(
         changed(EVENTS_LOG_MAX_AGE_DAYS="8"), "topology", WARNING, "modelswap.events.log: differs", "The events log"
     ),
@@ -225,6 +244,18 @@ async def test_a_sound_stack_has_no_finding(stack: Stack):
     findings = await examine(seen(stack))
 
     assert [finding for finding in findings if finding.status != OK] == []
+    (detail,) = [finding.detail for finding in findings if finding.check == "topology"]
+    assert detail.startswith("every exchange and queue is as planned; bindings and users were not looked at: ")
+
+
+async def test_with_the_management_api_bindings_are_looked_at(stack: Stack, servers: Urls):
+    if not servers.management_url:
+        pytest.skip("the management API of this broker is not known")
+
+    findings = await examine({**seen(stack), "MODELSWAP_MANAGEMENT_URL": servers.management_url})
+
+    (finding,) = [finding for finding in findings if finding.check == "topology"]
+    assert (finding.status, finding.detail) == (OK, "every exchange, queue, binding and user is as planned")
 
 
 @pytest.mark.parametrize("name", CASES)

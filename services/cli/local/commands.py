@@ -198,7 +198,7 @@ def topology_diff(output: Output = Format.TABLE) -> None:
     """
     Show what is missing on the broker, or differs.
 
-    Exit code 1 if something does.
+    Bindings and users are compared if MODELSWAP_MANAGEMENT_URL is set. Exit code 1 if something is missing or differs.
     """
     from services.cli.local import servers
 

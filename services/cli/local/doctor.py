@@ -119,11 +119,13 @@ async def _broker_nodes(environment: Environment) -> str:
 
 
 async def _topology(environment: Environment) -> str:
-    if differences := await servers.diff_topology(environment):
-        if all(EVENTS_LOG in each and "missing" not in each for each in differences):
-            raise Doubtful("; ".join(differences), then='"The events log" in deploy/runbook.md')
-        raise Wrong("; ".join(differences))
-    return "every exchange, queue and user is as planned"
+    found = await servers.diff_topology(environment)
+    detail = "; ".join(filter(None, [*(found.lines or [found.as_planned]), found.unseen]))
+    if not found.lines:
+        return detail
+    if all(EVENTS_LOG in each and "missing" not in each for each in found.lines):
+        raise Doubtful(detail, then='"The events log" in deploy/runbook.md')
+    raise Wrong(detail)
 
 
 async def _database(environment: Environment) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.cli.choices import Format
 from services.cli.events.subscription import broker_problems
+from services.cli.local.bindings import missing_bindings
 from services.cli.local.stack import Environment
 from services.cli.local.users import differences, find_passwords, make_users
 from services.cli.output import tell
@@ -91,13 +92,31 @@ async def _create_users(environment: Environment, passwords: Mapping[str, str]) 
         await make_users(management, passwords, TopologySettings.load(environment).topology)
 
 
-async def diff_topology(environment: Environment) -> list[str]:
-    """Return a line for each exchange, queue or user of a process that is missing or differs."""
+class Comparison(NamedTuple):
+    """How the broker differs from the plan."""
+
+    #: One for each exchange, queue, binding or user of a process that is missing or differs.
+    lines: Sequence[str]
+    #: What could not be compared, and why; empty if all was.
+    unseen: str = ""
+
+    @property
+    def as_planned(self) -> str:
+        """Say what is as planned, if there are no differences."""
+        compared = "exchange and queue" if self.unseen else "exchange, queue, binding and user"
+        return f"every {compared} is as planned"
+
+
+async def diff_topology(environment: Environment) -> Comparison:
+    """Compare the broker with the plan; bindings and users only if its management API is known."""
     settings = TopologySettings.load(environment)
+    plan = settings.topology
     with broker_problems():
-        found = await diff(settings.amqp_url.get_secret_value(), settings.topology)
+        found = await diff(settings.amqp_url.get_secret_value(), plan)
     async with _management(environment) as management:
-        return found if management is None else found + await differences(management, settings.topology)
+        if management is None:
+            return Comparison(found, "bindings and users were not looked at: MODELSWAP_MANAGEMENT_URL is not set")
+        return Comparison([*found, *await missing_bindings(management, plan), *await differences(management, plan)])
 
 
 async def broker_nodes(environment: Environment) -> list[Node]:
@@ -154,7 +173,11 @@ def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: 
     return all(at for _, at in migrations)
 
 
-def print_differences(differences: Sequence[str], output: Format) -> bool:
+def print_differences(comparison: Comparison, output: Format) -> bool:
     """Print the differences; return True if there are none."""
-    print_list(differences, DIFFERENCES, output, empty="every exchange, queue and user is as planned")
-    return not differences
+    print_list(comparison.lines, DIFFERENCES, output, empty=comparison.as_planned)
+    if comparison.unseen:
+        tell(comparison.unseen)
+    if any("missing" in line for line in comparison.lines):
+        tell("modelswap topology apply makes what is missing")
+    return not comparison.lines
