@@ -46,7 +46,7 @@ _TAGS: Final[Mapping[str, str]] = {
     "replays": "Send dead letters again, step by step, after a dry run; and undo that.",
     "reconciliation": "Trainings that are overdue because no webhook came, and retries of extractions.",
     "subscriptions": "Queues of services that consume our events. None of them can delay us or another service.",
-    "webhook endpoints": "Enable an endpoint, and send its deliveries again. The notifier's API has the rest.",
+    "webhook endpoints": "Change an endpoint, and send its deliveries again. The notifier's API has the rest.",
     "processes": "The state of the processes, and of the queues between them.",
     "console": "One-time links that sign in to the console.",
     "audit": "Who did what, why, and with which outcome.",

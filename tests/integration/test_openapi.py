@@ -23,7 +23,7 @@ from services.notifier.signing import Signer
 from services.notifier.store import Store as Webhooks
 from services.ops.api import create_api as ops_api
 from services.ops.endpoints.api import endpoints_router
-from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled, EndpointRefused
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited, EndpointRefused
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import ROLE as OPS_ROLE
@@ -127,8 +127,9 @@ class Subscriptions:
 class Endpoints:
     """Those of a notifier that knows every endpoint, but not every delivery."""
 
-    async def enable(self, endpoint: UUID) -> EndpointEnabled:
-        return EndpointEnabled(url=f"https://example.com/{endpoint}", status_at=now())
+    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited:
+        status = str(changes.get("status", "enabled"))
+        return EndpointEdited(url=f"https://example.com/{endpoint}", status=status, status_at=now())
 
     async def resend(self, _: UUID, wanted: Mapping[str, JsonValue], __: str | None) -> DeliveriesResent:
         return DeliveriesResent(deliveries=len(wanted))

@@ -72,7 +72,7 @@ def webhooks_edit(
         bool | None,
         typer.Option("--enable/--pause", help="Let deliveries go on, also after it was disabled; or let them wait."),
     ] = None,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why it is enabled. It is kept in the audit.")] = None,
+    reason: AuditReason,
     output: Output = Format.TABLE,
 ) -> None:
     """
@@ -82,17 +82,9 @@ def webhooks_edit(
     """
     from services.cli.webhooks.endpoints import edit
 
-    if enabled and reason is None:
-        raise typer.BadParameter("say why it is enabled, for the audit", param_hint="--reason")
-    if reason is not None and not enabled:
-        raise typer.BadParameter("is for --enable only", param_hint="--reason")
-    given = {
-        "url": url,
-        "events": events,
-        "description": description,
-        "status": None if enabled is not False else "paused",
-    }
-    run_async(edit(endpoint, given, enable_because=reason, output=output))
+    status = None if enabled is None else "enabled" if enabled else "paused"
+    given = {"url": url, "events": events, "description": description, "status": status}
+    run_async(edit(endpoint, given, reason=reason, output=output))
 
 
 @webhooks.command("remove")

@@ -14,7 +14,7 @@ from services.cli.output import confirm
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
 from services.notifier.views import DeliveryView, EndpointView, SecretView
-from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited
 from shared.contract.answers import Page
 from shared.runtime.settings import NotifierClientSettings
 
@@ -82,21 +82,16 @@ async def show(endpoint: str, output: Format) -> None:
         _print(await api.get(EndpointView, _at(endpoint)), output)
 
 
-async def edit(endpoint: str, given: Mapping[str, str | None], *, enable_because: str | None, output: Format) -> None:
-    """Change what is *given*; then enable the endpoint if there is a reason to."""
+async def edit(endpoint: str, given: Mapping[str, str | None], *, reason: str, output: Format) -> None:
+    """Change what is *given*."""
     changes: dict[str, JsonValue] = {name: value for name, value in given.items() if value is not None}
     if "events" in changes:
         changes["events"] = [*_events(given["events"] or "")]
-    if not changes and enable_because is None:
+    if not changes:
         raise Problem("say what is to change", then="modelswap webhooks edit --help")
-    async with notifier() as api:
-        if changes:
-            found = await api.ask(EndpointView, "PATCH", _at(endpoint), body=changes)
-        if enable_because is not None:
-            async with operators() as ops:
-                await ops.post(EndpointEnabled, _at(endpoint, "enable"), {"reason": enable_because}, then=_LIST)
-            found = await api.get(EndpointView, _at(endpoint))
-        _print(found, output)
+    async with operators() as ops:
+        await ops.ask(EndpointEdited, "PATCH", _at(endpoint), body={**changes, "reason": reason}, then=_LIST)
+    await show(endpoint, output)
 
 
 async def remove(endpoint: str, *, yes: bool, output: Format) -> None:

@@ -1,1 +1,1 @@
-"""Webhook endpoints of the notifier: enabled and sent to again, for a reason."""
+"""Webhook endpoints of the notifier: changed and sent to again, for a reason."""

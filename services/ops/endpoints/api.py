@@ -14,6 +14,8 @@ from services.ops.endpoints.views import (
     ChangeEndpoint,
     DeliveriesResent,
     DeliveryResent,
+    EditEndpoint,
+    EndpointEdited,
     EndpointEnabled,
     EndpointRefused,
     ResendDeliveries,
@@ -27,7 +29,7 @@ from shared.runtime.tokens import Caller
 class Endpoints(Protocol):
     """The notifier's endpoints."""
 
-    async def enable(self, endpoint: UUID) -> EndpointEnabled: ...
+    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited: ...
 
     async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent: ...
 
@@ -39,12 +41,13 @@ def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
     router = APIRouter()
     routes = _Routes(endpoints, audit)
     one = "/webhook-endpoints/{endpoint_id}"
-    for path, operation in (
-        (f"{one}/enable", routes.enable_endpoint),
-        (f"{one}/resend", routes.resend_deliveries),
-        (f"{one}/deliveries/{{delivery_id}}/resend", routes.resend_delivery),
+    for method, path, operation in (
+        ("PATCH", one, routes.edit_endpoint),
+        ("POST", f"{one}/enable", routes.enable_endpoint),
+        ("POST", f"{one}/resend", routes.resend_deliveries),
+        ("POST", f"{one}/deliveries/{{delivery_id}}/resend", routes.resend_delivery),
     ):
-        router.add_api_route(path, operation, methods=["POST"], tags=["webhook endpoints"])
+        router.add_api_route(path, operation, methods=[method], tags=["webhook endpoints"])
     return router
 
 
@@ -54,11 +57,26 @@ class _Routes:
     audit: Audit
 
     @raises(EndpointRefused)
+    async def edit_endpoint(
+        self, endpoint_id: UUID, body: EditEndpoint, asker: Asker, key: Key = None
+    ) -> EndpointEdited:
+        """Change an endpoint, pause it, or let its deliveries go on. What is not given stays as it is."""
+        changes = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
+        edited = await self.endpoints.edit(endpoint_id, changes)
+        status = changes.pop("status", None)
+        if changes:
+            outcome = "; ".join(f"{name}: {_said(value)}" for name, value in changes.items())
+            await self._note(asker, "edited", endpoint_id, body, outcome, key=key)
+        if status is not None:
+            await self._note(asker, status, endpoint_id, body, edited.url, key=key)
+        return edited
+
+    @raises(EndpointRefused)
     async def enable_endpoint(
         self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
     ) -> EndpointEnabled:
         """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
-        enabled = await self.endpoints.enable(endpoint_id)
+        enabled = await self.endpoints.edit(endpoint_id, {"status": "enabled"})
         await self._note(asker, "enabled", endpoint_id, body, enabled.url, key=key)
         return enabled
 
@@ -90,3 +108,7 @@ class _Routes:
     ) -> None:
         action, target = f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}"
         await self.audit(asker.name, action, target, because.reason, outcome, key=key)
+
+
+def _said(value: JsonValue) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

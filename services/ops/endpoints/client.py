@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, JsonValue
 
-from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled, EndpointRefused
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited, EndpointRefused
 from shared.contract.answers import said_in
 from shared.runtime.client import HttpClient, ServiceDown, read
 from shared.runtime.tokens import Token
@@ -34,9 +34,9 @@ class Endpoints:
     async def __aexit__(self, *_: object) -> None:
         await self._http.__aexit__()
 
-    async def enable(self, endpoint: UUID) -> EndpointEnabled:
-        """Let the deliveries of an endpoint go on."""
-        return await self._ask(EndpointEnabled, "PATCH", f"/{endpoint}", {"status": "enabled"})
+    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited:
+        """Change an endpoint."""
+        return await self._ask(EndpointEdited, "PATCH", f"/{endpoint}", changes)
 
     async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent:
         """Send the *wanted* deliveries of an endpoint again, once for each *key*."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, StringConstraints
 
-from services.ops.letters.views import Reasoned
+from services.ops.letters.views import Name, Reasoned
 from shared.contract.answers import Flag, Moment
+from shared.contract.checked import PRINTABLE
 from shared.contract.errors import PermanentError
 
 
@@ -20,6 +23,16 @@ class EndpointRefused(PermanentError):
 
 class ChangeEndpoint(Reasoned):
     """Why an endpoint is changed, or a delivery sent again."""
+
+
+class EditEndpoint(ChangeEndpoint):
+    """What is to change of an endpoint, and why. What is not given stays as it is; the notifier says what is valid."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048), PRINTABLE] | None = None
+    events: Annotated[Sequence[Name], Field(min_length=1, max_length=50)] | None = None
+    description: Annotated[str, StringConstraints(max_length=500), PRINTABLE] | None = None
+    #: paused: its deliveries wait. enabled: they go on, also after it was disabled for failing.
+    status: Literal["enabled", "paused"] | None = None
 
 
 class ResendDeliveries(ChangeEndpoint):
@@ -38,6 +51,12 @@ class EndpointEnabled(BaseModel):
 
     url: str
     status_at: datetime
+
+
+class EndpointEdited(EndpointEnabled):
+    """An endpoint that was changed."""
+
+    status: str
 
 
 class DeliveryResent(BaseModel):
