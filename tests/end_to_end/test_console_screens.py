@@ -10,7 +10,7 @@ from datetime import timedelta
 from html import unescape
 from pathlib import Path
 from pprint import pformat
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
@@ -37,14 +37,6 @@ _TO_WRITE: Final = {"dead-letter-edit", "dead-letter-drop", "user-rollback", "us
 _AT_ONCE: Final = 3
 #: Requests to each route.
 _CASES: Final = 12
-#: Of the trainings that run as long as the tests do, each progress goes through every process.
-_LOGS_EVERY_SECONDS: Final = 2
-_VIOLATIONS: Final[dict[str, Any]] = {"resultTypes": ["violations"]}
-#: In the dark only colours differ (tests/unit/test_console_style.py), so only rules about colours are asked again.
-_RULES: Final[dict[str, dict[str, Any]]] = {
-    "light": _VIOLATIONS,
-    "dark": {**_VIOLATIONS, "runOnly": ["color-contrast", "link-in-text-block"]},
-}
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +46,7 @@ async def opened(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> Asy
     if servers.management_url:
         settings["MODELSWAP_MANAGEMENT_URL"] = servers.management_url
     urls = {"amqp_url": servers.amqp_url, "database_url": servers.database_url}
-    async with open_stack(
-        tmp_path_factory.mktemp("console"), settings=settings, **urls, log_interval_real_seconds=_LOGS_EVERY_SECONDS
-    ) as opened:
+    async with open_stack(tmp_path_factory.mktemp("console"), settings=settings, **urls) as opened:
         yield opened
 
 
@@ -70,11 +60,9 @@ async def scene(opened: tuple[Stack, Simulator]) -> Scene:
     return await set_scene(*opened)
 
 
-async def look(
-    browser: Browser, stack: Stack, screens: Mapping[str, str], scheme: Literal["light", "dark"] = "light"
-) -> dict[str, list[str]]:
+async def look(browser: Browser, stack: Stack, screens: Mapping[str, str], **options: Any) -> dict[str, list[str]]:
     """Visit *screens*, a few at a time; return what is wrong with each of them."""
-    async with await browser.new_context(base_url=stack.url("ops"), color_scheme=scheme) as context:
+    async with await browser.new_context(base_url=stack.url("ops"), **options) as context:
         heard = await watch(context)
         await sign_in(context)
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -85,7 +73,7 @@ async def look(
                 try:
                     answer = await page.goto(path)
                     status = [] if answer is not None and answer.ok else ["it is not there"]
-                    return name, [*status, *await _accessibility(page, _RULES[scheme]), *await _sizes(page)]
+                    return name, [*status, *await _accessibility(page), *await _sizes(page)]
                 finally:
                     await page.close()
 
@@ -93,8 +81,8 @@ async def look(
     return {name: wrong for name, wrong in {**found, "heard": heard}.items() if wrong}
 
 
-async def _accessibility(page: Page, rules: dict[str, Any]) -> list[str]:
-    results = await Axe().run(page, options=rules)
+async def _accessibility(page: Page) -> list[str]:
+    results = await Axe().run(page)
     return [
         f"{each['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
         for each in results.response["violations"]
@@ -129,10 +117,8 @@ async def test_an_empty_database_is_shown_well(browser: Browser, stack: Stack):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_screen_is_clean_accessible_and_fits(
-    browser: Browser, stack: Stack, scene: Scene, scheme: Literal["light", "dark"]
-):
-    wrong = await look(browser, stack, scene.screens(), scheme)
+async def test_every_screen_is_clean_accessible_and_fits(browser: Browser, stack: Stack, scene: Scene, scheme: str):
+    wrong = await look(browser, stack, scene.screens(), color_scheme=scheme)
 
     assert not wrong, pformat(wrong, width=200)
 
