@@ -199,17 +199,20 @@ async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(s
         edit = ("webhooks", "edit", endpoint, "--description", "theirs", "--pause", "--reason", "they move")
         paused = await shell.json(*edit)
         assert (paused["status"], paused["description"]) == ("paused", "theirs")
+        described = await shell.json("webhooks", "edit", endpoint, "--description", "ours")
+        assert (described["status"], described["description"]) == ("paused", "ours")
         one = await shell.json("webhooks", "resend", endpoint, delivery["id"], "--reason", "lost there")
         assert (one["id"], one["event"]) == (delivery["id"], "model.activated.v1")
         entries = await shell.json("audit", "--target", f"webhook endpoint {endpoint}")
         assert [(each["action"], each["reason"]) for each in entries] == [
             ("webhook_endpoint.resent", "lost there"),
+            ("webhook_endpoint.edited", "no reason was given"),
             ("webhook_endpoint.paused", "they move"),
             ("webhook_endpoint.edited", "they move"),
             ("webhook_endpoint.resent", "lost there"),
             ("webhook_endpoint.enabled", "it is mended"),
         ]
-        assert [each["outcome"] for each in entries[1:3]] == [server.url, "description: theirs"]
+        assert [each["outcome"] for each in entries[1:4]] == ["description: ours", server.url, "description: theirs"]
         _, shown, _ = await shell.run("webhooks", "show", endpoint)
         assert made["secret"] not in shown
         removed, _, _ = await shell.run("webhooks", "remove", endpoint, "--yes")

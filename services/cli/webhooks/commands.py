@@ -72,7 +72,7 @@ def webhooks_edit(
         bool | None,
         typer.Option("--enable/--pause", help="Let deliveries go on, also after it was disabled; or let them wait."),
     ] = None,
-    reason: AuditReason,
+    reason: Annotated[str, typer.Option("--reason", help="Why. It is kept in the audit; --enable needs it.")] = "",
     output: Output = Format.TABLE,
 ) -> None:
     """
@@ -82,9 +82,11 @@ def webhooks_edit(
     """
     from services.cli.webhooks.endpoints import edit
 
+    if enabled and not reason:
+        raise typer.BadParameter("say why it is enabled, for the audit", param_hint="--reason")
     status = None if enabled is None else "enabled" if enabled else "paused"
     given = {"url": url, "events": events, "description": description, "status": status}
-    run_async(edit(endpoint, given, reason=reason, output=output))
+    run_async(edit(endpoint, given, reason=reason or "no reason was given", output=output))
 
 
 @webhooks.command("remove")
