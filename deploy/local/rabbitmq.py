@@ -35,7 +35,8 @@ log.file = false
 """
 
 #: How soon a frozen node counts as down, which by default takes a minute: the events log waits so long for a leader.
-_AMONG_NODES: Final = "net_ticktime = 15\n"
+#: And how it joins the others again; RabbitMQ 4.3 ignores this, and needs no setting for it.
+AMONG_NODES: Final = "net_ticktime = 15\ncluster_partition_handling = autoheal\n"
 
 
 def node_name(ports: Ports) -> str:
@@ -197,7 +198,7 @@ class RabbitMQ:
                 f"cluster_formation.classic_config.nodes.{number} = {name}\n"
                 for number, name in enumerate(self._cluster, start=1)
             )
-            + (_AMONG_NODES if self._cluster else "")
+            + (AMONG_NODES if self._cluster else "")
             + self._configuration
         )
         (folder / "plugins").write_text("[rabbitmq_management].\n")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -26,6 +26,7 @@ from shared.runtime.broker.link import Link
 from shared.runtime.management import Management
 from tests.broker import Broker
 from tests.cluster import running_cluster
+from tests.conftest import RABBITMQ_SERIES
 from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import start
 from tests.lossy import dropped, readiness
@@ -136,6 +137,29 @@ async def test_a_node_freezes_and_public_events_wait_until_it_counts_as_down(say
 
     say(f"without the log's leader, which is frozen, confirmed after {seconds:.0f} s")
     assert seconds < 40
+
+
+@pytest.mark.parametrize("series", RABBITMQ_SERIES)
+async def test_a_node_that_was_frozen_joins_the_others_again(say: Callable[[str], None], series: str):
+    with running_cluster(say, series=series) as (frozen, *others):
+        os.kill(frozen.pid, signal.SIGSTOP)
+        try:
+            await until_running(others[0], {node.name for node in others})
+        finally:
+            os.kill(frozen.pid, signal.SIGCONT)
+
+        for node in (frozen, *others):
+            await until_running(node, {frozen.name, *(other.name for other in others)})
+
+
+async def until_running(asked: RabbitMQ, names: Collection[str]) -> None:
+    """Wait until just the nodes of these *names* run, as the *asked* one sees it; that one may be starting again."""
+    async with asyncio.timeout(180), Management(asked.management_url, vhost="/") as management:
+        while True:
+            with contextlib.suppress(DependencyDown):
+                if {node.name for node in await management.nodes() if node.running} == names:
+                    return
+            await asyncio.sleep(0.2)
 
 
 async def test_a_subscribers_queue_on_a_dead_node_is_named(say: Callable[[str], None]):

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 import yaml
 
+from deploy.local.rabbitmq import AMONG_NODES
 from shared.contract.brokers import split_addresses
 from shared.runtime.settings import PROCESSES
 
@@ -93,6 +94,12 @@ def test_nodes_know_each_other_by_name_and_cookie() -> None:
     assert all(mount in ADDED[node]["volumes"] for node in NODES)
     assert all("command" in ADDED[node] for node in NODES)
     assert all(ADDED[node]["environment"]["ERLANG_COOKIE"].startswith("${RABBITMQ_ERLANG_COOKIE:?") for node in NODES)
+
+
+def test_nodes_have_the_settings_that_tests_try_with_private_ones() -> None:
+    files = [(ROOT / "deploy/rabbitmq" / name).read_text().splitlines() for name in ("rabbitmq.conf", "cluster.conf")]
+
+    assert set(AMONG_NODES.splitlines()) <= {line for file in files for line in file}
 
 
 def targets(folder: str, job: str) -> list[str]:
