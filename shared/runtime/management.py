@@ -64,6 +64,8 @@ class Node(BaseModel):
     #: A node that does not run has none.
     disk_free_alarm: bool = False
     mem_alarm: bool = False
+    #: The nodes from which it was cut off, and which have other definitions since. It ends when one side starts again.
+    partitions: list[str] = []
 
 
 class _Nodes(RootModel[list[Node]]):

@@ -208,6 +208,22 @@ CASES: Final = {
         "a@b is down",
         "A consumer waits",
     ),
+    "two dead nodes of RabbitMQ": Case(
+        nodes(
+            '[{"name": "a@b", "running": false}, {"name": "c@d", "running": true}, {"name": "e@f", "running": false}]'
+        ),
+        "broker nodes",
+        WARNING,
+        "a@b and e@f are down",
+        "A consumer waits",
+    ),
+    "a partitioned RabbitMQ": Case(
+        nodes('[{"name": "a@b", "running": true, "partitions": ["c@d"]}, {"name": "c@d", "running": false}]'),
+        "broker nodes",
+        WARNING,
+        "a@b is partitioned from c@d",
+        "A consumer waits",
+    ),
     "a wrong Replicate token": Case(
         changed(REPLICATE_API_TOKEN="r8_somebody_elses"), "replicate", WRONG, "", "set MODELSWAP_REPLICATE_API_TOKEN"
     ),

@@ -113,8 +113,12 @@ async def _broker_nodes(environment: Environment) -> str:
     }
     if found := [f"{' and '.join(names)} is out of {what}" for what, names in alarms.items() if names]:
         raise Wrong(f"{', '.join(found)}: RabbitMQ takes no message", then=_WAITS)
+    for each in nodes:
+        # Not as in the next check: each side of a partition says that the nodes of the other one are down.
+        if each.running and each.partitions:
+            raise Doubtful(f"{each.name} is partitioned from {' and '.join(each.partitions)}", then=_WAITS)
     if down := [each.name for each in nodes if not each.running]:
-        raise Doubtful(f"{' and '.join(down)} is down", then=_WAITS)
+        raise Doubtful(f"{' and '.join(down)} {'is' if len(down) == 1 else 'are'} down", then=_WAITS)
     return f"{len(nodes)} run, without an alarm" if nodes else "not known without MODELSWAP_MANAGEMENT_URL"
 
 
