@@ -83,7 +83,7 @@ def test_a_missing_binding_is_named_and_made(broker_without_a_binding, monkeypat
     monkeypatch.setenv("MODELSWAP_RETRY_DELAYS", "9s")
     line = "queue modelswap.delay.9s: missing binding to exchange modelswap.delay.9s"
 
-    _, _, why = said(capsys, "topology diff -o json")
+    _, _, why = said(capsys, "topology diff")
     monkeypatch.setenv("MODELSWAP_MANAGEMENT_URL", broker_without_a_binding.management_url)
     before, missing, remedy = said(capsys, "topology diff -o json")
     said(capsys, "topology apply")

@@ -176,7 +176,7 @@ def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: 
 def print_differences(comparison: Comparison, output: Format) -> bool:
     """Print the differences; return True if there are none."""
     print_list(comparison.lines, DIFFERENCES, output, empty=comparison.as_planned)
-    if comparison.unseen:
+    if comparison.unseen and output != Format.JSON:  # a program knows whether it set the address
         tell(comparison.unseen)
     if any("missing" in line for line in comparison.lines):
         tell("modelswap topology apply makes what is missing")
