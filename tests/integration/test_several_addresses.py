@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Final
 
+import aio_pika
 import pytest
 
 from modelswap_events.broker import RabbitBroker
@@ -93,6 +95,7 @@ async def test_the_management_api_of_a_dead_node_is_passed_over(servers: Urls):
 
 
 async def test_dead_addresses_are_an_outage_without_secrets():
+    before = unclosed()
     with pytest.raises(LINK_ERRORS) as failed:
         await Link.open(f"{DEAD}, {DEAD}", name="test")
     with pytest.raises(Away) as away:
@@ -100,3 +103,10 @@ async def test_dead_addresses_are_an_outage_without_secrets():
 
     assert "Connect call failed" in str(failed.value)
     assert "sesame" not in f"{failed.value}{away.value}"
+    assert unclosed() <= before
+
+
+def unclosed() -> set[int]:
+    """The library closes these when their memory is freed, which warns where no event loop runs."""
+    found = (each for each in gc.get_objects() if isinstance(each, aio_pika.Connection))
+    return {id(each) for each in found if not each.is_closed}

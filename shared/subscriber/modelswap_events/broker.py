@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.connection import make_url
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
     AuthenticationError,
@@ -125,9 +126,10 @@ class RabbitBroker:
     async def _attach(self, url: str, position: Position, seconds: float) -> RabbitLink:
         address = urlsplit(url)
         async with translated(f"RabbitMQ at {address.hostname}:{address.port or ''}"), asyncio.timeout(seconds):
-            connection = await aio_pika.connect(_beating(url), client_properties={"connection_name": self._name})
+            connection = aio_pika.Connection(make_url(_beating(url)), client_properties={"connection_name": self._name})
             link = RabbitLink(connection, self._queue)
             try:
+                await connection.connect()
                 await link.consume(position)
             except BaseException:
                 await link.close()
