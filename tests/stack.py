@@ -247,7 +247,7 @@ class Stack:
 
     async def model(self, user_id: str) -> dict[str, Any] | None:
         """The user's current model, or None if there is none yet."""
-        answer = await self.api.get(f"/v1/users/{user_id}/model")
+        answer = await self._ask(f"/v1/users/{user_id}/model")
         if answer.status_code == 404:
             assert answer.json()["type"].endswith("no-model")
             return None
@@ -256,10 +256,17 @@ class Stack:
         return model
 
     async def training(self, training_id: str) -> dict[str, Any]:
-        answer = await self.api.get(f"/v1/trainings/{training_id}")
+        answer = await self._ask(f"/v1/trainings/{training_id}")
         answer.raise_for_status()
         training: dict[str, Any] = answer.json()
         return training
+
+    async def _ask(self, path: str) -> httpx.Response:
+        """Ask the product's API, again while it answers 503: on a busy machine, Postgres may not answer in time."""
+        async with asyncio.timeout(60):
+            while (answer := await self.api.get(path)).status_code == 503:
+                await asyncio.sleep(_LONGEST_PAUSE)
+        return answer
 
     async def dead_letters(self, **wanted: str) -> list[dict[str, Any]]:
         """The newest letters in the archive."""
@@ -282,10 +289,9 @@ class Stack:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    answer = await self.api.get(f"/v1/trainings/{training_id}")
+                    answer = await self._ask(f"/v1/trainings/{training_id}")
                     seen = answer.json()
-                    # 503: this machine is too busy for Postgres to answer in time.
-                    if answer.status_code not in (404, 503):
+                    if answer.status_code != 404:
                         answer.raise_for_status()
                         if seen["stage"] in stages:
                             return seen

@@ -54,7 +54,7 @@ async def test_one_that_ends_again_and_again_starts_later_each_time():
     broken = {**settings(port), "MODELSWAP_SIMULATOR_SPEED": "-1"}
     plan = Plan(("simulator",), broken, {"simulator": f"http://127.0.0.1:{port}"})
 
-    async with Children(lambda *_: None) as children, asyncio.timeout(60):
+    async with Children(lambda *_: None) as children, asyncio.timeout(240):  # four starts of Python
         await children.start("simulator", broken)
         keeping = asyncio.create_task(keep(children, plan, said.put_nowait))
         reports = [await said.get() for _ in range(3)]

@@ -51,7 +51,7 @@ async def broker(broker_url: str) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 async def publisher(broker: Broker) -> AsyncIterator[Publisher]:
-    async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
+    async with Publisher(broker.url, name="test", topology=PLAN, timeout_seconds=60) as publisher:
         yield publisher
 
 
