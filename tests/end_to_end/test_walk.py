@@ -28,14 +28,16 @@ TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 FIXTURES: Final = Path(__file__).parent.parent / "fixtures" / "webhooks"
 
 
-async def start(stack: Stack, user: str, *, destination: str = "", trigger_word: str = "TOK") -> dict[str, Any]:
+async def start(
+    stack: Stack, user: str, *, destination: str = "", trigger_word: str = "TOK", trainer: str = TRAINER
+) -> dict[str, Any]:
     """Start a training as the product does."""
     answer = await stack.api.post(
         "/v1/trainings",
         json={
             "user_id": user,
             "destination": destination or f"acme/{user}",
-            "trainer": TRAINER,
+            "trainer": trainer,
             "trigger_word": trigger_word,
             "input": {"steps": 1000, "input_images": "https://example.com/photos.zip"},
         },
