@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 import httpx
@@ -54,14 +54,14 @@ _FIELDS: Final = (
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::\w+)?\}")
 
 
-def described(known: Mapping[str, str], csrf: str) -> dict[str, Any]:
+def described(known: Mapping[str, str], csrf: str, methods: Sequence[str]) -> dict[str, Any]:
     """
-    Describe every route of the console in OpenAPI, for a person whose forms have the token *csrf*.
+    Describe the console's routes of these *methods* in OpenAPI, for a person whose forms have the token *csrf*.
 
     *known* has a value for each parameter of a path, with which there is something to see.
     """
     paths: dict[str, dict[str, Any]] = {}
-    for method in ("GET", "POST"):
+    for method in methods:
         for path in routes(method):
             names = _PARAMETER.findall(path)
             operation = paths.setdefault(_PARAMETER.sub(r"{\1}", path), {})[method.lower()] = {

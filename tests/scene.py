@@ -248,6 +248,12 @@ async def _odd_letters(stack: Stack) -> list[int]:
 
 async def _listeners(stack: Stack) -> str:
     """A subscription, and a webhook endpoint that does not answer; the endpoint's id."""
+    # The stack's delays are short: the endpoint would be called five times a second for as long as anybody looks.
+    process = stack.processes["notifier"]
+    process.environment["MODELSWAP_RETRY_DELAYS"] = "1h"
+    process.stop()
+    process.start()
+    await stack.until_ready("notifier")
     body = {"events": ["model.activated.v1"], "description": "the app's notifications"}
     async with plain_client(base_url=stack.url("notifier"), headers=stack.api.headers) as notifier:
         made = await notifier.post("/v1/webhook-endpoints", json={**body, "url": "http://127.0.0.1:9/modelswap"})
