@@ -49,6 +49,7 @@ _RETRY_AFTER: Final = {"Retry-After": "5"}
 #: Results of webhooks, as counted in metrics and used by alerts.
 _RESULTS: Final = (
     "accepted",
+    "empty",
     "foreign_ref",
     "malformed_headers",
     "missing_headers",

@@ -83,6 +83,9 @@ def verify(
         BadSignature: if none matches, a header is missing or malformed, or the timestamp is out of tolerance.
 
     """
+    if not (message_id or timestamp or signatures or body):
+        # A look whether this endpoint asks for a signature, as `modelswap doctor` takes: nothing that could pass.
+        raise BadSignature("neither a signature nor a body", code="empty")
     if not (message_id and timestamp and signatures):
         raise BadSignature("webhook-id, webhook-timestamp or webhook-signature is missing", code="missing_headers")
     if not (_MESSAGE_ID.fullmatch(message_id) and _TIMESTAMP.fullmatch(timestamp)):

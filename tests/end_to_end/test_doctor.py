@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import httpx
 import pytest
 
 from services.cli.local.check import OK, WARNING, WRONG, Finding
@@ -272,6 +274,22 @@ async def test_with_the_management_api_bindings_are_looked_at(stack: Stack, serv
 
     (finding,) = [finding for finding in findings if finding.check == "topology"]
     assert (finding.status, finding.detail) == (OK, "every exchange, queue, binding and user is as planned")
+
+
+async def refused(stack: Stack) -> dict[str, float]:
+    """How many webhooks the receiver refused, by result."""
+    async with httpx.AsyncClient(base_url=stack.url("receiver")) as http:
+        text = (await http.get("/metrics")).text
+    counts = re.findall(r'^modelswap_webhooks_total{result="(\w+)"} (\S+)$', text, re.MULTILINE)
+    return {result: float(count) for result, count in counts if result != "accepted"}
+
+
+async def test_a_doctor_counts_as_no_refused_webhook(stack: Stack):
+    before = await refused(stack)
+
+    await examine(seen(stack))
+
+    assert await refused(stack) == {**before, "empty": before["empty"] + 1}
 
 
 @pytest.mark.parametrize("name", CASES)

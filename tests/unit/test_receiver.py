@@ -457,6 +457,7 @@ async def test_every_answer_is_counted_from_the_beginning(published: Published):
         at_first, timed = counted(telemetry.webhooks), observed(telemetry.webhook_seconds)[()]
         for headers in ({}, *UNSIGNED.values()):
             await post(receiver, GOOD, headers)
+        await receiver.post("/webhooks/replicate")
         for body in (GOOD, b"{}", b" " * (LIMIT + 1)):
             await post(receiver, body)
         await post(receiver, succeeded("https://hooks.example.com" + address_of(BOB)), path=address_of(ALICE))

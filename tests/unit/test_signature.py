@@ -101,6 +101,20 @@ def test_a_missing_header_is_refused(header):
     assert refusal(**{header: ""}) == "missing_headers"
 
 
+NOTHING = {"message_id": "", "timestamp": "", "signatures": "", "body": b""}
+
+
+def test_what_has_neither_signature_nor_body_is_empty():
+    assert refusal(**NOTHING) == "empty"
+
+
+@pytest.mark.parametrize("part", NOTHING)
+def test_a_part_of_a_webhook_is_not_empty(part):
+    given = {"message_id": ID, "timestamp": str(TIMESTAMP), "signatures": SIGNATURE, "body": BODY}
+
+    assert refusal(**{**NOTHING, part: given[part]}) == "missing_headers"
+
+
 @pytest.mark.parametrize(
     "timestamp",
     ["1_614_265_330", " 1614265330", "1614265330\n", "\N{ARABIC-INDIC DIGIT ONE}614265330", "-1", "1e9", "9" * 13],
