@@ -31,7 +31,6 @@ from shared.contract.events import ReplaySettled
 from shared.contract.preview import Answer, Message
 from shared.contract.topology import STATE_QUEUE, topology
 from shared.contract.values import Effect
-from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.postgres import connect_pool
 from tests.state import NOON, connected, model_of, ready
@@ -196,7 +195,7 @@ def routes(
     """The operators' routes for replays; without a *watcher*, those who follow one get the first event alone."""
     waiting, stopping = waiting or Waiting({}), asyncio.Event()
     stopping.set()
-    silent = Watcher(store, waiting, stopping, limit=10, aside=SetAside("test"))
+    silent = Watcher(store, waiting, stopping, limit=10)
     return create_router(store, waiting, services or Answering(), watcher or silent)
 
 

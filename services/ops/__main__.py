@@ -9,7 +9,6 @@ from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
-from uuid import UUID
 
 from services.ops.api import create_api
 from services.ops.client import Services
@@ -79,20 +78,15 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
     session, replays, recoveries = Session(pool), Replays(pool), Recoveries(pool)
     letters = Letters(pool, failed=replays.failed)
-    overdue: SetAside[UUID] = SetAside("reconciler")
-    unreadable: SetAside[str] = SetAside("state's trainings")
     ownerless: SetAside[str] = SetAside("owners")
     unclosed: SetAside[str] = SetAside("closing")
     settled: SetAside[int] = SetAside("purge")
-    streams: SetAside[UUID] = SetAside("replay streams")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
         Publisher(
             url, name="modelswap ops", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
         ) as publisher,
-        Services(
-            state_url=settings.api_url, extractor_url=settings.extractor_url, token=token, unreadable=unreadable
-        ) as services,
+        Services(state_url=settings.api_url, extractor_url=settings.extractor_url, token=token) as services,
         Endpoints(settings.notifier_url, token) as endpoints,
         Replicate(replicate_token, settings.replicate_api_url, observe=count_replicate_requests()) as replicate,
         opened_management(settings.management_url, url) as management,
@@ -102,29 +96,10 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         async def publish(envelope: Envelope) -> None:
             await publisher.publish(to_message(envelope, plan))
 
-        archive = RawConsumer(
-            url,
-            queue=DEAD_QUEUE,
-            service="ops",
-            keep=Archive(letters, now).keep,
-            publisher=publisher,
-            topology=plan,
-            drain_seconds=settings.drain_seconds,
-            declares=settings.declare_topology,
-        )
-        reconciler = _reconciler(settings, services, replicate, recoveries, publish, aside=overdue)
+        archive = _archive(settings, letters, publisher)
+        reconciler = _reconciler(settings, services, replicate, recoveries, publish)
         engine = Engine(replays, publisher, services, plan)
-        outcomes = Consumer(
-            url,
-            queue=OPS_QUEUE,
-            service="ops",
-            handle=Outcomes(replays).handle,
-            publisher=publisher,
-            topology=plan,
-            delays=settings.retry_delays,
-            drain_seconds=settings.drain_seconds,
-            declares=settings.declare_topology,
-        )
+        outcomes = _outcomes(settings, replays, publisher)
         # A dead letter's way to its outcome.
         waiting = Waiting(
             {
@@ -134,7 +109,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 "ops (archive)": archive.check,
             }
         )
-        watcher = ReplayWatcher(replays, waiting, stopping, limit=_STREAMS, aside=streams)
+        watcher = ReplayWatcher(replays, waiting, stopping, limit=_STREAMS)
         subscriptions = Subscriptions(management, url)
         subscribers = Watcher(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
@@ -148,12 +123,12 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         optional: dict[str, Check] = {} if management is None else {"subscribers": subscribers.check}
         consumers: dict[str, Check] = {DEAD_QUEUE: archive.check, OPS_QUEUE: outcomes.check}
         aside: list[SetAside[Any]] = [
-            overdue,
-            unreadable,
+            reconciler.aside,
+            services.aside,
             ownerless,
             unclosed,
             settled,
-            streams,
+            watcher.aside,
             archive.aside,
             *engine.aside,
         ]
@@ -214,14 +189,39 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         )
 
 
+def _archive(settings: OpsSettings, letters: Letters, publisher: Publisher) -> RawConsumer:
+    return RawConsumer(
+        settings.amqp_url.get_secret_value(),
+        queue=DEAD_QUEUE,
+        service="ops",
+        keep=Archive(letters, now).keep,
+        publisher=publisher,
+        topology=settings.topology,
+        drain_seconds=settings.drain_seconds,
+        declares=settings.declare_topology,
+    )
+
+
+def _outcomes(settings: OpsSettings, replays: Replays, publisher: Publisher) -> Consumer:
+    return Consumer(
+        settings.amqp_url.get_secret_value(),
+        queue=OPS_QUEUE,
+        service="ops",
+        handle=Outcomes(replays).handle,
+        publisher=publisher,
+        topology=settings.topology,
+        delays=settings.retry_delays,
+        drain_seconds=settings.drain_seconds,
+        declares=settings.declare_topology,
+    )
+
+
 def _reconciler(
     settings: OpsSettings,
     services: Services,
     replicate: Replicate,
     store: Recoveries,
     publish: Publish,
-    *,
-    aside: SetAside[UUID],
 ) -> Reconciler:
     limits = Limits(
         after=timedelta(seconds=settings.reconcile_after_seconds),
@@ -231,9 +231,7 @@ def _reconciler(
     )
     budget = CallBudget(settings.reconcile_calls_per_minute)
     secrets = reveal(settings.ref_secrets)
-    return Reconciler(
-        services, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets, aside=aside
-    )
+    return Reconciler(services, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets)
 
 
 if __name__ == "__main__":

@@ -72,14 +72,13 @@ class Services:
         state_url: str,
         extractor_url: str,
         token: Token,
-        unreadable: SetAside[str],
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """*unreadable* holds the trainings of state that cannot be read, by their refs."""
         self._state_url = state_url
         self._state = HttpClient(state_url, token=token.secret, transport=transport)
         self._extractor = HttpClient(extractor_url, token=token.secret, transport=transport)
-        self._unreadable = unreadable
+        #: The trainings of state that cannot be read, by their refs.
+        self.aside: SetAside[str] = SetAside("state's trainings")
         self._may_speak_for_others = token.caller.may_speak_for_others
         self._open = AsyncExitStack()
 
@@ -116,10 +115,10 @@ class Services:
         try:
             training = Unfinished.model_validate(item)
         except ValidationError as error:
-            if not self._unreadable.is_waiting(ref):
-                self._unreadable.add(ref, TrainingUnreadable(str(error)))
+            if not self.aside.is_waiting(ref):
+                self.aside.add(ref, TrainingUnreadable(str(error)))
             return None
-        self._unreadable.discard(ref)
+        self.aside.discard(ref)
         return training
 
     async def knows(self, training_id: str) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from functools import partial
-from uuid import UUID
 
 from services.state.api import WebhookAddress, create_api
 from services.state.duration_stats import keep_updating
@@ -97,9 +96,8 @@ async def _run(
         await wait_for_any(stopping, events_log.asked)
         await relay.run(stopping)
 
-    streams: SetAside[UUID] = SetAside("streams")
     trainers: SetAside[str] = SetAside("durations")
-    watcher = Watcher(store, stopping, limit=settings.max_streams, aside=streams)
+    watcher = Watcher(store, stopping, limit=settings.max_streams)
     app = create_app(
         create_api(
             store,
@@ -116,7 +114,7 @@ async def _run(
         },
         optional={"progress": progress.check, "events_log": events_log.check},
         consumers={STATE_QUEUE: facts.check, PROGRESS_QUEUE: progress.check},
-        aside=(streams, trainers),
+        aside=(watcher.aside, trainers),
     )
     await supervise(
         stopping,

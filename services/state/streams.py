@@ -105,18 +105,14 @@ class Watcher:
         stopping: asyncio.Event,
         *,
         limit: int,
-        aside: SetAside[UUID],
         tick_seconds: float = _TICK_SECONDS,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
-        """
-        Accept at most *limit* clients at a time; end their streams once *stopping* is set.
-
-        *aside* holds the trainings that cannot be shown, by their refs.
-        """
+        """Accept at most *limit* clients at a time; end their streams once *stopping* is set."""
         self._trainings = trainings
         self._stopping = stopping
-        self._aside = aside
+        #: The trainings that cannot be shown, by their refs.
+        self.aside: SetAside[UUID] = SetAside("streams")
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: Followers[Follower] = Followers(limit=limit, things="trainings")
@@ -153,8 +149,8 @@ class Watcher:
                 for follower in followed[record.ref]:
                     follower.notify(update)
 
-        self._aside.keep_only(followed)
-        done = await self._aside.together(followed, notify, key=_itself)
+        self.aside.keep_only(followed)
+        done = await self.aside.together(followed, notify, key=_itself)
         if done.down:
             raise done.down
         return self._tick_seconds

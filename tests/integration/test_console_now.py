@@ -29,7 +29,6 @@ from services.state.api import create_api as state_api
 from services.state.store import Store
 from services.state.streams import Watcher
 from shared.contract.topology import topology
-from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.postgres import connect_pool
@@ -83,7 +82,7 @@ async def product(database_url: str) -> AsyncIterator[Product]:
         api = state_api(
             state,
             Replicate(),
-            Watcher(state, asyncio.Event(), limit=1, aside=SetAside("test")),
+            Watcher(state, asyncio.Event(), limit=1),
             webhook=WebhookAddress("https://hooks.example.com", ("a secret that signs our addresses",)),
             api_tokens=("service/ops:token-of-ops",),
         )

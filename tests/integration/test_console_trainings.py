@@ -25,7 +25,6 @@ from services.state.store import Store
 from services.state.streams import Watcher
 from shared.contract.identity import ModelName
 from shared.contract.topology import topology
-from shared.runtime.aside import SetAside
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token
 from tests.console import HOSTILE, TOKENS, Browser, signed_in
@@ -87,7 +86,7 @@ async def desk(stores: tuple[Store, Letters, Webhooks], request: pytest.FixtureR
     api = create_api(
         state,
         replicate,
-        Watcher(state, asyncio.Event(), limit=1, aside=SetAside("test")),
+        Watcher(state, asyncio.Event(), limit=1),
         webhook=WebhookAddress("https://hooks.example.com", ("a secret that signs our addresses",)),
         api_tokens=("service/ops:token-of-ops",),
     )

@@ -52,7 +52,6 @@ from shared.contract.errors import PermanentError
 from shared.contract.events import Event
 from shared.contract.topology import topology
 from shared.replicate.training import Training
-from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
@@ -156,7 +155,7 @@ async def product_api(database_url: str) -> AsyncIterator[Api]:
         # Streams end after their first line.
         stopping = asyncio.Event()
         stopping.set()
-        watcher = Watcher(store, stopping, limit=10, aside=SetAside("test"))
+        watcher = Watcher(store, stopping, limit=10)
         webhook = WebhookAddress("https://hooks.example.com", ("a secret that signs our addresses",))
         yield state_api(store, Replicate(), watcher, webhook=webhook, api_tokens=(TOKEN,))
 

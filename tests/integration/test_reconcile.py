@@ -153,7 +153,6 @@ class Scene:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.aside: SetAside[UUID] = SetAside("test", clock=lambda: self.seconds)
         self.reconciler = Reconciler(
             self.state,
             self.replicate,
@@ -162,8 +161,8 @@ class Scene:
             limits=LIMITS,
             budget=self.budget,
             ref_secrets=("of-ours",),
-            aside=self.aside,
         )
+        self.reconciler.aside = SetAside("test", clock=lambda: self.seconds)
 
     async def _publish(self, envelope: Envelope) -> None:
         if self.error:
@@ -469,7 +468,7 @@ async def test_a_poisoned_training_stops_no_other_and_is_shown(scene: Scene, err
     shown = await shown_by(scene.store)
 
     assert {each.event.training_id for each in scene.published} == {"t1", "t2"}
-    assert (shown.set_aside, shown.trainings[0].training_id, len(scene.aside)) == (1, "t3", 1)
+    assert (shown.set_aside, shown.trainings[0].training_id, len(scene.reconciler.aside)) == (1, "t3", 1)
     assert str(error) in shown.trainings[0].trouble
     assert shown.last_round.at == shown.last_round.last_success_at == NOON
 
@@ -485,7 +484,7 @@ async def test_training_checked_again_is_no_longer_set_aside(scene: Scene):
     await scene.rounds(NOON + HOUR)
 
     after = await shown_by(scene.store)
-    assert (before.set_aside, after.set_aside, len(scene.aside)) == (1, 0, 0)
+    assert (before.set_aside, after.set_aside, len(scene.reconciler.aside)) == (1, 0, 0)
 
 
 async def test_one_bad_answer_harms_only_its_own_training(scene: Scene):

@@ -24,7 +24,6 @@ from services.ops.replays.waiting import Waiting
 from shared.contract.events import ModelReverted
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.contract.values import Effect
-from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
@@ -395,7 +394,7 @@ class Process:
     def __init__(self, replays: Replays, *, port: int, limit: int = 10) -> None:
         self.stopping = asyncio.Event()
         waiting = Waiting({})
-        self.watcher = Watcher(replays, waiting, self.stopping, limit=limit, aside=SetAside("test"), tick_seconds=0.02)
+        self.watcher = Watcher(replays, waiting, self.stopping, limit=limit, tick_seconds=0.02)
         api = create_api(routes(replays, waiting=waiting, watcher=self.watcher), tokens=TOKENS)
         self._app, self._port = create_app(api, {}), port
 

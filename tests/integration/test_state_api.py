@@ -31,7 +31,6 @@ from shared.contract.preview import Message as EventMessage
 from shared.replicate.errors import BadAnswer, NotThere, Refused, Unknown
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import Claim, read_claim
-from shared.runtime.aside import SetAside
 from shared.runtime.middleware import MAX_BODY_BYTES
 from tests.described import DescribedTransport
 from tests.state import (
@@ -107,7 +106,7 @@ def application(store: Any, replicate: Replicate, ask_later: Callable[[str], Non
     api = create_api(
         store,
         replicate,
-        Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test")),
+        Watcher(store, asyncio.Event(), limit=1),
         webhook=WebhookAddress("https://hooks.example.com", REF_SECRETS),
         api_tokens=(TOKEN, OLD_TOKEN, "operator/ben:bens-secret", "reader:readers-secret", "service/ops:ops-secret"),
         ask_later=ask_later,

@@ -20,7 +20,6 @@ from services.state.streams import Update, Watcher
 from services.state.transitions import Stage
 from services.state.views import TrainingView
 from shared.contract.events import TrainingProgressed, TrainingStarted
-from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
@@ -64,7 +63,7 @@ class Process:
     def __init__(self, store: Store, *, limit: int) -> None:
         self.stopping = asyncio.Event()
         self.store = Counting(store)
-        self.watcher = Watcher(self.store, self.stopping, limit=limit, aside=SetAside("test"), tick_seconds=0.05)
+        self.watcher = Watcher(self.store, self.stopping, limit=limit, tick_seconds=0.05)
         self.port = free_port()
         address = WebhookAddress("https://hooks.example.com", ["secret"])
         api = create_api(store, cast("Any", None), self.watcher, webhook=address, api_tokens=[TOKEN])
@@ -293,8 +292,7 @@ async def test_an_unreadable_training_stops_no_other_stream(store):
 
     for training_id in ("poison", "t2"):
         await store.adopt(registration("ada", training_id))
-    aside: SetAside[UUID] = SetAside("test")
-    watcher = Watcher(Poisoned(store), asyncio.Event(), limit=9, aside=aside)
+    watcher = Watcher(Poisoned(store), asyncio.Event(), limit=9)
 
     with contextlib.ExitStack() as stack:
         followers = []
@@ -305,11 +303,11 @@ async def test_an_unreadable_training_stops_no_other_stream(store):
         await watcher._tick()
 
     assert [follower._latest.stage for follower in followers] == [Stage.REQUESTED, Stage.RUNNING, Stage.RUNNING]
-    assert len(aside) == 1
+    assert len(watcher.aside) == 1
 
 
 async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
-    watcher = Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test"))
+    watcher = Watcher(store, asyncio.Event(), limit=1)
     record = await store.find_training("t1")
 
     async def never(*_: object) -> Any:
@@ -321,7 +319,7 @@ async def test_a_client_that_stays_but_takes_nothing_is_let_go(store):
 
 
 async def test_an_idle_stream_sends_heartbeats(store):
-    watcher = Watcher(store, asyncio.Event(), limit=1, aside=SetAside("test"), heartbeat_seconds=0.01)
+    watcher = Watcher(store, asyncio.Event(), limit=1, heartbeat_seconds=0.01)
     record = await store.find_training("t1")
 
     with watcher.followed(record, Update.of(record).id) as follower:

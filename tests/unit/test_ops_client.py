@@ -16,7 +16,6 @@ from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.records import Revert
 from services.state.requests import RollBack, Withdraw
 from shared.contract.preview import Message
-from shared.runtime.aside import SetAside
 from shared.runtime.client import ServiceDown
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
 
@@ -31,7 +30,6 @@ def opened(state_url: str, token: Token = TOKEN, transport: httpx.AsyncBaseTrans
         state_url=state_url,
         extractor_url="http://extractor",
         token=token,
-        unreadable=SetAside("test"),
         transport=transport,
     )
 
@@ -202,7 +200,7 @@ async def test_a_training_that_can_not_be_read_hides_no_other():
         found = [training.ref async for training in client.unfinished()]
 
     assert set(found) == {UUID(int=1)}
-    assert len(client._unreadable) == 2
+    assert len(client.aside) == 2
 
 
 async def test_unreadable_trainings_mean_another_version_of_state():

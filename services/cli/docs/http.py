@@ -20,7 +20,6 @@ from services.ops.subscriptions.api import subscription_router
 from services.state.api import WebhookAddress
 from services.state.api import create_api as state_api
 from services.state.streams import Watcher
-from shared.runtime.aside import SetAside
 from shared.runtime.http import Api
 
 Document = dict[str, Any]
@@ -30,7 +29,7 @@ _NOTHING: Final = cast("Any", None)
 
 
 def _state() -> Api:
-    watcher = Watcher(_NOTHING, asyncio.Event(), limit=1, aside=SetAside("docs"))
+    watcher = Watcher(_NOTHING, asyncio.Event(), limit=1)
     return state_api(
         _NOTHING, _NOTHING, watcher, webhook=WebhookAddress("https://h.example.com", ("s",)), api_tokens=()
     )
@@ -38,7 +37,7 @@ def _state() -> Api:
 
 def _ops() -> Api:
     waiting = Waiting({})
-    watcher = ReplayWatcher(_NOTHING, waiting, asyncio.Event(), limit=1, aside=SetAside("docs"))
+    watcher = ReplayWatcher(_NOTHING, waiting, asyncio.Event(), limit=1)
     return ops_api(
         letter_routes(_NOTHING),
         replay_routes(_NOTHING, waiting, _NOTHING, watcher),

@@ -67,16 +67,15 @@ class Reconciler:
         limits: Limits,
         budget: CallBudget,
         ref_secrets: Sequence[str],
-        aside: SetAside[UUID],
     ) -> None:
-        """*aside* holds the trainings that fail by themselves, by their refs."""
         self._state = state
         self._replicate = replicate
         self._store = store
         self._limits = limits
         self._budget = budget
         self._ref_secrets = ref_secrets
-        self._aside = aside
+        #: The trainings that fail by themselves, by their refs.
+        self.aside: SetAside[UUID] = SetAside("reconciler")
         self._trouble: str | None = None
         self._warned_at: float | None = None
         self._actions = Actions(state, replicate, store, publish, limits=limits, spend=self._spend)
@@ -133,7 +132,7 @@ class Reconciler:
                 await self._take([step for step in steps if trouble is None or isinstance(step, Report)], moment)
                 if trouble is not None:
                     raise trouble
-        self._aside.keep_only(unfinished)
+        self.aside.keep_only(unfinished)
         await self._store.forget_others(unfinished)
         await turn.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
         telemetry.overdue.set(len(overdue))
@@ -178,7 +177,7 @@ class Reconciler:
             with suppress(OutOfCalls):
                 await self._actions.take(step, moment)
 
-        done = await self._aside.each(steps, take, key=_ref)
+        done = await self.aside.each(steps, take, key=_ref)
         for step, error in done.set_aside:
             await self._remember(step.training, error, moment)
         if done.down:

@@ -102,19 +102,15 @@ class Watcher:
         stopping: asyncio.Event,
         *,
         limit: int,
-        aside: SetAside[UUID],
         tick_seconds: float = _TICK_SECONDS,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
-        """
-        Accept at most *limit* clients at a time; end their streams once *stopping* is set.
-
-        *aside* holds the replays that cannot be shown.
-        """
+        """Accept at most *limit* clients at a time; end their streams once *stopping* is set."""
         self._replays = replays
         self._waiting = waiting
         self._stopping = stopping
-        self._aside = aside
+        #: The replays that cannot be shown.
+        self.aside: SetAside[UUID] = SetAside("replay streams")
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: Followers[Follower] = Followers(limit=limit, things="replays")
@@ -152,8 +148,8 @@ class Watcher:
         await run_periodically("replay streams", self._tick, self._stopping, first_seconds=self._tick_seconds)
 
     async def _tick(self) -> float:
-        self._aside.keep_only(self._followed)
-        done = await self._aside.each(list(self._followed.values()), self._read, key=lambda each: each.replay.id)
+        self.aside.keep_only(self._followed)
+        done = await self.aside.each(list(self._followed.values()), self._read, key=lambda each: each.replay.id)
         if done.down:
             raise done.down
         return self._tick_seconds
