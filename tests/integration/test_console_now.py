@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import cast
 
@@ -30,8 +30,9 @@ from services.state.store import Store
 from services.state.streams import Watcher
 from shared.contract.topology import topology
 from shared.runtime.clock import now
-from shared.runtime.http import create_app
+from shared.runtime.http import create_app, new_api
 from shared.runtime.postgres import connect_pool
+from shared.runtime.tokens import read_token
 from tests.console import HOSTILE, TOKENS, signed_in
 from tests.integration.test_reconcile import State
 from tests.integration.test_state_api import Replicate
@@ -132,6 +133,15 @@ async def test_while_state_is_away_the_rest_is_shown(product):
     assert "services.state does not answer" in page
     assert "1 open dead letter" in page
     assert "All is well" not in page
+
+
+async def test_while_state_is_of_an_older_version_the_rest_is_shown(product):
+    older = new_api(title="state", summary="", tags={}, tokens=[read_token("service/ops:token-of-ops")], statuses={})
+
+    page = await replace(product, state_api=create_app(older, {})).page()
+
+    assert "services.state does not answer" in page
+    assert "it is of an older version than ops" in page
 
 
 async def test_a_search_leads_to_what_alone_was_found(product):

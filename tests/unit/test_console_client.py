@@ -87,3 +87,17 @@ async def test_an_api_that_fails_or_is_away_is_down():
         with capture_logs(), pytest.raises(ServiceDown, match="500"):
             await asked.ops.get(Said, "/broken")
         assert isinstance(await attempt(asked.state.get(Said, "/who")), Away)
+
+
+async def test_a_part_that_an_older_api_does_not_know_is_away():
+    async with apis() as asked:
+        for unknown in (asked.ops.get(Said, "/of-the-next-release"), asked.ops.post(Said, "/broken")):
+            found = await attempt(unknown)
+            assert isinstance(found, Away)
+            assert "older version" in found.why
+
+
+async def test_a_part_that_is_refused_is_no_older_version():
+    async with apis(RITA) as asked:
+        with pytest.raises(Refused, match="change nothing"):
+            await attempt(asked.ops.post(Said, "/who"))

@@ -42,6 +42,8 @@ _WRITE_SECONDS: Final = 30.0
 _LIMIT_BYTES: Final = 64 * 1024 * 1024
 _PERSON: Final = b"modelswap-console-person"
 _HEADER: Final = re.compile(r"[\x20-\x7e]*")
+#: Problems of a request to a path, or with a method, that an API does not have.
+_UNKNOWN_PATH: Final = ("not-found", "method-not-allowed")
 
 
 class Refused(Exception):
@@ -210,11 +212,19 @@ class _InPerson:
 
 
 async def attempt(asked: Awaitable[T]) -> T | Away:
-    """Return the result of *asked*, or why its API is away, so that a page shows its other parts."""
+    """
+    Return the result of *asked*, or why its API is away, so that a page shows its other parts.
+
+    During an upgrade, an API of the release before does not know every path.
+    """
     try:
         return await asked
     except ServiceDown as error:
         return Away(str(error))
+    except Refused as error:
+        if error.kind not in _UNKNOWN_PATH:
+            raise
+        return Away("it does not know what this page asks for: it is of an older version than ops")
 
 
 def forbidden(detail: str) -> Problem:
