@@ -176,8 +176,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         await supervise(
             stopping,
             archive.run(stopping),
-            owners(letters, services.find_training, ownerless).run(stopping),
-            closing(letters, services.find_training, unclosed).run(stopping),
+            owners(letters, services.find_trainings, ownerless).run(stopping),
+            closing(letters, services.find_trainings, unclosed).run(stopping),
             purge(letters, timedelta(days=settings.ops_keep_settled_days), stopping, settled),
             keep_measuring(Measures(letters, replays), stopping),
             outcomes.run(stopping),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from http import HTTPStatus
@@ -11,14 +11,14 @@ from typing import Final, Self
 from uuid import UUID
 
 import httpx
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from services.ops.letters.ended import LetterTraining
 from services.ops.reconcile.trainings import Stage, StateRefused, Unfinished
 from services.ops.replays.records import Revert
 from shared.contract.answers import Page, kind_in, said_in
 from shared.contract.errors import PermanentError
-from shared.contract.identity import parse_ref
+from shared.contract.identity import TrainingId
 from shared.contract.preview import Answer, Message
 from shared.runtime.aside import SetAside
 from shared.runtime.client import (
@@ -40,6 +40,7 @@ _LONG_SECONDS: Final = 60.0
 _CHECK_SECONDS: Final = 2.0
 _BODY_LIMIT: Final = 8 * 1024 * 1024
 _PAGE: Final = 200
+_TRAINING_ID: Final[TypeAdapter[str]] = TypeAdapter(TrainingId)
 #: The longest that state takes. The audit has the whole reason.
 _REASON_LIMIT: Final = 1000
 #: Problems that say that a user's model is kept, for good. Any other is a failure of the services or the network.
@@ -133,15 +134,18 @@ class Services:
         """Return the stage of a training now."""
         return read(LetterTraining, await self._ask(self._state, "GET", _training(str(ref)))).stage
 
-    async def find_training(self, training_id: str) -> LetterTraining | None:
-        """Return a training, by Replicate's id; None if it is not registered."""
-        if parse_ref(training_id) is not None:
-            # A broken message may hold a ref in its place: state would answer with the training of that ref.
-            return None
-        response = await self._ask(self._state, "GET", _training(training_id))
-        if response.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
-            return None
-        return read(LetterTraining, response)
+    async def find_trainings(self, training_ids: Sequence[str]) -> Mapping[str, LetterTraining]:
+        """Return those trainings of these ids of Replicate's (at most 200) that are registered, by id."""
+        # A broken message may hold anything in its place.
+        asked = list(filter(_is_training_id, training_ids))
+        if not asked:
+            return {}
+        response = await self._ask(self._state, "POST", "/v1/trainings/find", body={"training_ids": [*asked]})
+        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # A state of the version before, which has no such route: they are found once it is upgraded.
+            return {}
+        found = read(Page[LetterTraining], response).items
+        return {each.training_id: each for each in found if each.training_id is not None}
 
     async def retry_extraction(self, training: str) -> None:
         """Ask state to retry the extraction of a training (Replicate's id, or our ref) that has succeeded."""
@@ -241,6 +245,14 @@ async def _check(client: HttpClient) -> str | None:
     except ServiceDown as error:
         return str(error)
     return "; ".join(health.problems) or None
+
+
+def _is_training_id(text: str) -> bool:
+    try:
+        _TRAINING_ID.validate_python(text)
+    except ValidationError:
+        return False
+    return True
 
 
 def _training(name: str) -> str:

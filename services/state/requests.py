@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from services.state.views import EXAMPLE, example
 from shared.contract.answers import NUMBER, Flag
 from shared.contract.checked import PRINTABLE
-from shared.contract.identity import ModelName, ModelRef, UserId
+from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
 from shared.contract.text import is_storable
 
 _STEPS_MOST: Final = 2**31 - 1
@@ -111,3 +111,9 @@ class NeverStarted(_Body):
     """Replicate was never asked to run the training."""
 
     reason: Reason
+
+
+class FindTrainings(_Body):
+    """Which trainings to return."""
+
+    training_ids: Annotated[tuple[TrainingId, ...], Field(min_length=1, max_length=200)]

@@ -170,9 +170,9 @@ class SetAside(Generic[K]):
             return Done()
         try:
             await work(ready)
-        except DependencyDown as error:
-            return Done(down=error)
-        except Exception:  # noqa: BLE001 (`each` finds and logs the failing item)
+        except Exception as error:  # noqa: BLE001 (`each` finds and logs the failing item)
+            if isinstance(error, DependencyDown) and not error.may_concern_one:
+                return Done(down=error)
             return await self.each(ready, lambda item: work([item]), key=key)
         for item in ready:
             self.discard(key(item))

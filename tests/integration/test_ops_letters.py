@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -30,6 +30,7 @@ from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.client import ServiceFailed
 from shared.runtime.postgres import connect_pool
+from tests.crowd import fill
 from tests.databases import refuse
 from tests.ops import NOON, OPERATOR, READER, archived, opened_letters, operators_api
 from tests.ops import dead as dead_letter
@@ -208,11 +209,11 @@ async def test_a_training_that_can_not_be_asked_about_hides_no_owner(store, erro
     await archived(store, dead("t1"), dead("t2"), dead("t3"))
     asked = []
 
-    async def ask(training_id: str) -> LetterTraining:
-        asked.append(training_id)
-        if training_id == "t1":
+    async def ask(training_ids: Sequence[str]) -> dict[str, LetterTraining]:
+        asked.append([*training_ids])
+        if "t1" in training_ids:
             raise error
-        return LetterTraining(user_id="ada", stage="active")
+        return {each: LetterTraining(user_id="ada", stage="active") for each in training_ids}
 
     aside: SetAside[str] = SetAside("test")
     look_ups = owners(store, ask, aside)
@@ -220,14 +221,16 @@ async def test_a_training_that_can_not_be_asked_about_hides_no_owner(store, erro
     assert [await look_ups.round() for _ in range(2)] == [3, 0]
 
     assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t2", "t3"}
-    assert (asked, aside.waiting()) == (["t1", "t2", "t3"], ["t1"])
+    assert (asked, aside.waiting()) == ([["t1", "t2", "t3"], ["t1"], ["t2"], ["t3"]], ["t1"])
 
 
 async def test_an_owner_is_written_on_all_letters_of_a_training(store):
     await archived(store, dead("t1"), dead("t1", queue=STATE_QUEUE), dead("t2"))
-    assert sorted(training for _, training in await store.without_user(after=0, limit=9)) == ["t1", "t1", "t2"]
 
-    await store.set_user("t1", "ada")
+    async def ask(training_ids: Sequence[str]) -> dict[str, LetterTraining]:
+        return {"t1": LetterTraining(user_id="ada", stage="active")}
+
+    await owners(store, ask, SetAside("test")).round()
 
     assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t1"}
     assert [training for _, training in await store.without_user(after=0, limit=9)] == ["t2"]
@@ -236,9 +239,8 @@ async def test_an_owner_is_written_on_all_letters_of_a_training(store):
 async def closed(store: Store, stage: str) -> None:
     """As if state, asked about each open dead letter's training, had answered with this stage."""
 
-    async def ask(training_id: str) -> LetterTraining | None:
-        known = LetterTraining(user_id="ada", stage=stage, reference=MODEL)
-        return known if training_id == "t1" else None
+    async def ask(training_ids: Sequence[str]) -> dict[str, LetterTraining]:
+        return {"t1": LetterTraining(user_id="ada", stage=stage, reference=MODEL)}
 
     look_ups = closing(store, ask, SetAside("test"))
     while await look_ups.round():
@@ -266,6 +268,22 @@ async def test_the_end_of_a_training_closes_its_letters(store):
         ("ops", "dead letter 1", why),
         ("ops", "dead letter 2", why),
     ]
+
+
+async def test_state_is_asked_about_many_trainings_at_once(store, database_url):
+    await fill(database_url, trainings=3, letters=500, groups=2)
+    await execute(database_url, "UPDATE ops.letters SET status = 'open'")
+    asked = []
+
+    async def ask(training_ids: Sequence[str]) -> dict[str, LetterTraining]:
+        asked.append(len(training_ids))
+        return {each: LetterTraining(user_id="ada", stage="canceled") for each in training_ids}
+
+    look_ups = closing(store, ask, SetAside("test"))
+    while await look_ups.round():
+        pass
+
+    assert (asked, (await store.counts()).resolved) == ([200, 200, 100], 500)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +340,7 @@ async def test_letters_are_found_by_everything_that_is_known_of_them(store, clie
         dead("t2", text="no prompt", code="no_prompt", queue=STATE_QUEUE, at=NOON + HOUR),
         dead("t3", text="ошибка: 出力がない 50% v3→v5 'größer'", code="odd", at=NOON - HOUR),
     )
-    await store.set_user("t2", "ada")
+    await store.set_users({2: "ada"})
     group = (await client.get("/dead-letters/2")).json()["fingerprint"]
 
     for query, found in {

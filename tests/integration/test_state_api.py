@@ -572,6 +572,16 @@ async def test_the_history_shows_every_model_that_was_used(client, store):
     assert rest["next_cursor"] is None
 
 
+async def test_trainings_are_found_by_many_ids_at_once(client, store):
+    for training in ("t1", "t2", "t3"):
+        await store.adopt(registration("ada", training))
+
+    found = (await client.post("/trainings/find", json={"training_ids": ["t3", "t9", "t1", "t3"]})).json()
+
+    each = [(await client.get(f"/trainings/{training}")).json() for training in ("t1", "t3")]
+    assert sorted(found["items"], key=lambda item: item["training_id"]) == each
+
+
 async def test_outputs_since_a_time_are_listed_newest_first(client, store):
     for number in range(5):
         await store.adopt(registration(f"user-{number}", f"t{number}"))
@@ -648,7 +658,7 @@ async def test_whoever_has_no_token_learns_nothing(store, replicate):
         ]
         answers.append(await stranger.get("/no-such-route"))
 
-    assert len(answers) == 24 * (1 + len(wrong)) + 1
+    assert len(answers) == 25 * (1 + len(wrong)) + 1
     for answer in answers:
         problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"

@@ -107,13 +107,22 @@ async def test_an_item_with_a_dependency_down_comes_last_next_time():
     assert None not in downs
 
 
-async def test_together_means_alone_once_it_fails():
-    loop = Loop({"b": PermanentError("bad")})
+@pytest.mark.parametrize("error", [PermanentError("bad"), Slow("500")], ids=repr)
+async def test_together_means_alone_once_it_fails(error: Exception):
+    loop = Loop({"b": error})
 
     done = [await loop.aside.together("abc", loop.work_on_all, key=str) for _ in range(2)]
 
     assert [each.set_aside for each in done] == [[("b", loop.errors["b"])], ()]
     assert Counter(loop.tried) == {"a": 3, "b": 2, "c": 2}
+
+
+async def test_what_is_down_for_all_together_is_not_tried_alone():
+    loop = Loop({"a": DependencyDown("away")})
+
+    done = await loop.aside.together("abc", loop.work_on_all, key=str)
+
+    assert (done.down, loop.tried, loop.aside.waiting()) == (loop.errors["a"], ["a"], [])
 
 
 async def test_the_one_failure_among_concurrent_items_is_its_own():

@@ -14,7 +14,7 @@ import pytest
 from services.ops.client import Services
 from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.records import Revert
-from services.state.requests import RollBack, Withdraw
+from services.state.requests import FindTrainings, RollBack, Withdraw
 from shared.contract.preview import Message
 from shared.runtime.client import ServiceDown
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
@@ -53,7 +53,7 @@ async def answering(
 QUESTIONS: dict[str, Callable[[Services], Awaitable[Any]]] = {
     "unfinished": lambda services: anext(services.unfinished()),
     "knows": lambda services: services.knows("t1"),
-    "find_training": lambda services: services.find_training("t1"),
+    "find_trainings": lambda services: services.find_trainings(["t1"]),
     "retry_extraction": lambda services: services.retry_extraction("t1"),
     "never_started": lambda services: services.never_started(UUID(int=1), "nobody heard of it"),
     "preview_extractor": lambda services: services.preview_extractor(MESSAGE),
@@ -66,11 +66,13 @@ def problem(kind: str, status: int) -> dict[str, Any]:
     return {"type": f"urn:modelswap:problem:{kind}", "title": kind, "status": status, "detail": f"it is {kind}"}
 
 
-async def test_a_ref_in_a_letter_is_nobodys_training_id():
-    async with answering(200, {"user_id": "ann"}) as (client, asked):
-        assert await client.find_training(str(UUID(int=1))) is None
+@pytest.mark.parametrize("name", [str(UUID(int=1)), "two words", "../users/ada", "t" * 129])
+async def test_what_is_no_training_id_in_a_letter_is_not_asked_for(name: str):
+    async with answering(200, {"items": [], "next_cursor": None}) as (client, asked):
+        await client.find_trainings([name, "t1"])
+        await client.find_trainings([name])
 
-    assert asked == []
+    assert [FindTrainings.model_validate_json(each.content).training_ids for each in asked] == [("t1",)]
 
 
 @pytest.mark.parametrize("length", [1, 947, 948, 1000])
@@ -155,7 +157,7 @@ async def test_unreachable_service_is_down_for_every_request(asked: str, status:
 async def test_an_answer_that_can_not_be_read_is_of_another_version():
     async with answering(200, {}) as (client, _):
         with pytest.raises(ServiceDown, match="another version"):
-            await client.find_training("t1")
+            await client.find_trainings(["t1"])
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,6 @@ async def test_what_state_refuses_is_an_error_of_its_own():
             await client.retry_extraction("t1")
 
 
-@pytest.mark.parametrize("status", [404, 422])
-async def test_a_training_that_is_not_registered_is_not_found(status: int):
-    async with answering(status, problem("no-training", status)) as (client, _):
-        assert await client.find_training("t1") is None
+async def test_a_state_that_can_not_find_many_trainings_finds_none():
+    async with answering(405, problem("method-not-allowed", 405)) as (client, _):
+        assert await client.find_trainings(["t1"]) == {}

@@ -22,6 +22,8 @@ _WITHOUT: Final = ("failed", "canceled")
 class LetterTraining(BaseModel):
     """The training of a dead letter, as state shows it."""
 
+    #: Replicate's id of it.
+    training_id: str | None = None
     user_id: str
     stage: str
     #: Its model, once verified.

@@ -17,7 +17,7 @@ from services.state import adopting, starting
 from services.state.changes import Failure
 from services.state.extraction import NoOutput, NoTraining, NotRetryable
 from services.state.registration import NOT_STARTED, RegisteredOtherwise, Registration, UserDeleted
-from services.state.requests import NeverStarted, RegisterTraining, StartTraining
+from services.state.requests import FindTrainings, NeverStarted, RegisterTraining, StartTraining
 from services.state.starting import NotCancelable, StartRefused, cancel, start
 from services.state.streams import Update, Watcher
 from services.state.transitions import Stage
@@ -51,6 +51,8 @@ class Store(starting.Trainings, adopting.Trainings, Protocol):
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
     ) -> list[TrainingRow]: ...
+
+    async def find_trainings_by_id(self, training_ids: Sequence[str]) -> list[TrainingRow]: ...
 
     async def find_output(self, ref: UUID) -> OutputView | None: ...
 
@@ -138,6 +140,10 @@ class Trainings:
     async def get_training(self, training_id: Annotated[TrainingName, Path()]) -> TrainingView:
         """Return a training by Replicate's id or by its `ref`."""
         return await self._get(training_id)
+
+    async def find_trainings(self, body: FindTrainings) -> Page[TrainingView]:
+        """Return those trainings of these ids of Replicate's that are registered, in any order, on one page."""
+        return Page(items=await self.store.find_trainings_by_id(body.training_ids), next_cursor=None)
 
     @raises(NoTraining, NoOutput)
     async def get_output(self, training_id: Annotated[TrainingName, Path()]) -> OutputView:

@@ -44,6 +44,7 @@ _TRAINING: Final = f"""
 _FIND_BY_ID: Final = _TRAINING + "WHERE t.training_id = $1"
 _FIND_BY_REF: Final = _TRAINING + "WHERE t.ref = $1"
 _FIND_TRAININGS: Final = _TRAINING + "WHERE t.ref = ANY($1::uuid[])"
+_FIND_TRAININGS_BY_ID: Final = _TRAINING + "WHERE t.training_id = ANY($1::text[])"
 _NEWEST_FIRST: Final = " ORDER BY t.number DESC LIMIT $2"
 #: By whether a user and a stage are given. Each statement has an index of its own.
 LIST_TRAININGS: Final = {
@@ -103,6 +104,10 @@ class Queries(Session):
     async def find_trainings(self, refs: Sequence[UUID]) -> list[TrainingRow]:
         """Return the registered trainings among *refs*."""
         return [_to_training(row) for row in await self._fetch(_FIND_TRAININGS, refs)]
+
+    async def find_trainings_by_id(self, training_ids: Sequence[str]) -> list[TrainingRow]:
+        """Return the registered trainings with these ids of Replicate's."""
+        return [_to_training(row) for row in await self._fetch(_FIND_TRAININGS_BY_ID, training_ids)]
 
     async def list_trainings(
         self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int

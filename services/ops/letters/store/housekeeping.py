@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -16,23 +16,33 @@ _WITHOUT_USER: Final = """
     WHERE user_id IS NULL AND training_id IS NOT NULL AND number > $1
     ORDER BY number LIMIT $2
 """
-_SET_USER: Final = "UPDATE ops.letters SET user_id = $2 WHERE training_id = $1 AND user_id IS NULL"
+# Locked in order of their numbers, so that two transactions cannot block each other.
+_SET_USERS: Final = """
+    WITH chosen AS (
+        SELECT number, f.user_id FROM ops.letters l JOIN unnest($1::bigint[], $2::text[]) AS f (number, user_id)
+        USING (number) WHERE l.user_id IS NULL
+        ORDER BY number FOR NO KEY UPDATE OF l
+    )
+    UPDATE ops.letters l SET user_id = chosen.user_id FROM chosen WHERE l.number = chosen.number
+"""
 _OPEN: Final = """
     SELECT number, training_id FROM ops.letters
     WHERE status = 'open' AND training_id IS NOT NULL AND queue = ANY($3::text[]) AND number > $1
     ORDER BY number LIMIT $2
 """
-# Locked in order of their numbers, so that two transactions cannot block each other.
+# As above.
 _CLOSE: Final = """
     WITH chosen AS (
-        SELECT number FROM ops.letters WHERE training_id = $1 AND status = 'open' AND queue = ANY($2::text[])
-        ORDER BY number FOR NO KEY UPDATE
+        SELECT number, f.reason FROM ops.letters l JOIN unnest($1::bigint[], $2::text[]) AS f (number, reason)
+        USING (number) WHERE l.status = 'open'
+        ORDER BY number FOR NO KEY UPDATE OF l
     ), closed AS (
-        UPDATE ops.letters l SET status = 'resolved', status_reason = $3
-        FROM chosen WHERE l.number = chosen.number RETURNING l.number
+        UPDATE ops.letters l SET status = 'resolved', status_reason = chosen.reason
+        FROM chosen WHERE l.number = chosen.number RETURNING l.number, chosen.reason
     )
     INSERT INTO ops.audit (actor, action, target, reason, outcome)
-    SELECT $4, 'dead_letter.resolved', 'dead letter ' || number, $3, 'open to resolved' FROM closed
+    SELECT $3, 'dead_letter.resolved', 'dead letter ' || number, reason, 'open to resolved' FROM closed
+    ORDER BY number
 """
 _SETTLED: Final = """
     SELECT number FROM ops.letters
@@ -58,17 +68,17 @@ class Housekeeping(Session):
         """Return (number, training id) of dead letters numbered above *after* whose user is not known."""
         return [(row["number"], row["training_id"]) for row in await self._fetch(_WITHOUT_USER, after, limit)]
 
-    async def set_user(self, training_id: str, user_id: str) -> None:
-        """Store whose training it is, on all of its dead letters."""
-        await self._execute(_SET_USER, training_id, user_id)
+    async def set_users(self, users: Mapping[int, str]) -> None:
+        """Store whose trainings they are, by the dead letters' numbers."""
+        await self._execute(_SET_USERS, list(users), list(users.values()))
 
     async def open_of_trainings(self, *, after: int, limit: int) -> list[tuple[int, str]]:
         """Return (number, training id) of open dead letters numbered above *after* that their trainings' end closes."""
         return [(row["number"], row["training_id"]) for row in await self._fetch(_OPEN, after, limit, QUEUES)]
 
-    async def close(self, training_id: str, reason: str) -> None:
-        """Resolve, for this reason, the open dead letters of a training that has ended."""
-        await self._execute(_CLOSE, training_id, QUEUES, reason, ITSELF)
+    async def close(self, reasons: Mapping[int, str]) -> None:
+        """Resolve those of these dead letters that are open, each for its reason."""
+        await self._execute(_CLOSE, list(reasons), list(reasons.values()), ITSELF)
 
     async def settled(self, keep: timedelta, *, limit: int, without: Collection[int] = ()) -> list[int]:
         """Return the numbers of at most *limit* dead letters settled longer ago than *keep*, oldest first."""
