@@ -195,8 +195,11 @@ async def test_a_command_prints_or_opens_a_link_without_the_token(running):
     opened = await running.type(f"source {environment} && BROWSER='echo %s' modelswap console")
 
     (link,) = re.findall(r"(?m)^(http://\S+)$", printed[1])
-    assert (printed[0], opened[0], await sign_in(link)) == (0, 0, 303)
-    assert "/sign-in?code=" in opened[1]
+    (file,) = re.findall(r"(?m)^file://(\S+)$", opened[1])
+    page = await asyncio.to_thread(Path(file).read_text)
+    (given,) = re.findall(r'url=(http://[^"]+)"', page)
+    assert (printed[0], opened[0], await sign_in(link), await sign_in(given)) == (0, 0, 303, 303)
+    assert "/sign-in?code=" not in opened[1]
     assert "opened in your browser" in opened[1]
     assert running.exported()["MODELSWAP_OPS_TOKENS"] not in printed[1] + opened[1]
 

@@ -115,7 +115,8 @@ def console(
     Open the console in a browser, signed in.
 
     With a link that works once, for ten minutes. It signs in as the first token of MODELSWAP_OPS_TOKENS, which is not
-    part of it. MODELSWAP_CONSOLE_URL is where the browser reaches the console, if not at MODELSWAP_OPS_URL.
+    part of it. MODELSWAP_CONSOLE_URL is where the browser reaches the console, if not at MODELSWAP_OPS_URL. The browser
+    gets the link in a temporary file that only you can read; one that may not read it, such as a snap, needs --print.
 
     Example: modelswap console --print
     """
