@@ -33,6 +33,7 @@ Changed = Mapping[str, str]
 Break = Callable[[Stack, Urls], AbstractAsyncContextManager[Changed]]
 
 _NO_CHANGE: Final[Changed] = {}
+_NO_MANAGEMENT: Final[Changed] = {"MODELSWAP_MANAGEMENT_URL": "http://user:password@127.0.0.1:1"}
 
 
 @asynccontextmanager
@@ -75,6 +76,12 @@ async def without_a_delay(stack: Stack, _: Urls) -> AsyncIterator[Changed]:
     yield _NO_CHANGE
     async with stack.broker.channel() as channel:
         await declare(channel, topology(StateSettings.load(stack.environment).retry_delays))
+
+
+@asynccontextmanager
+async def without_a_delay_or_management(stack: Stack, servers: Urls) -> AsyncIterator[Changed]:
+    async with without_a_delay(stack, servers):
+        yield _NO_MANAGEMENT
 
 
 @asynccontextmanager
@@ -175,6 +182,41 @@ CASES: Final = {
         without_consumer, "queues", WRONG, "1 wait in modelswap.extractor, which has no consumer", "start extractor"
     ),
     "a missing queue": Case(without_a_delay, "topology", WRONG, "modelswap.delay.500ms: missing", "topology apply"),
+    "a missing queue, and no management API": Case(
+        without_a_delay_or_management,
+        "topology",
+        WRONG,
+        "modelswap.delay.500ms: missing; bindings and users are not known: http://127.0.0.1:1",
+        "topology apply",
+    ),
+    "no management API": Case(
+        changed(MANAGEMENT_URL="http://user:password@127.0.0.1:1"),
+        "topology",
+        WARNING,
+        "every exchange and queue is as planned; bindings and users are not known: http://127.0.0.1:1",
+        "start RabbitMQ's management API, or correct MODELSWAP_MANAGEMENT_URL",
+    ),
+    "a silent management API of three nodes": Case(
+        served("MANAGEMENT_URL", ",".join(["http://user:password@{0}"] * 3)),
+        "topology",
+        WARNING,
+        "every exchange and queue is as planned; bindings and users are not known: RabbitMQ's management API does not",
+        "start RabbitMQ's management API, or correct MODELSWAP_MANAGEMENT_URL",
+    ),
+    "a user that the management API refuses": Case(
+        served("MANAGEMENT_URL", "http://user:password@{}", b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"),
+        "topology",
+        WARNING,
+        "bindings and users are not known: RabbitMQ's management API at http://127.0.0.1",
+        "correct MODELSWAP_MANAGEMENT_URL",
+    ),
+    "broker nodes that nobody tells": Case(
+        changed(MANAGEMENT_URL="http://user:password@127.0.0.1:1"),
+        "broker nodes",
+        WARNING,
+        "not known: http://127.0.0.1:1",
+        "start RabbitMQ's management API, or correct MODELSWAP_MANAGEMENT_URL",
+    ),
     "a missing binding": Case(
         without_a_binding,
         "topology",

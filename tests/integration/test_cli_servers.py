@@ -65,6 +65,19 @@ def test_a_missing_queue_is_named_and_made(broker_without_a_queue, monkeypatch, 
     assert (after, nothing) == (0, "every exchange and queue is as planned\n")
 
 
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_missing_queue_is_named_without_the_management_api(broker_without_a_queue, monkeypatch, capsys, output):
+    monkeypatch.setenv("MODELSWAP_AMQP_URL", broker_without_a_queue)
+    monkeypatch.setenv("MODELSWAP_RETRY_DELAYS", "7s")
+    monkeypatch.setenv("MODELSWAP_MANAGEMENT_URL", "http://user:password@127.0.0.1:1")
+
+    code, missing, why = said(capsys, f"topology diff -o {output}")
+
+    assert (code, "modelswap.delay.7s" in missing) == (1, True)
+    assert "modelswap: bindings and users are not known: http://127.0.0.1:1/" in why
+    assert "Next: start RabbitMQ's management API" in why
+
+
 @pytest.fixture
 async def broker_without_a_binding(broker_urls: Urls) -> Urls:
     """A broker that has the queue of a delay which nobody else uses, but not its binding."""

@@ -60,7 +60,7 @@ async def examine(environment: Environment) -> list[Finding]:
     asked = asyncio.create_task(processes(environment, version("modelswap")))
     first = await asyncio.gather(
         check("broker", _broker, environment, "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
-        check("broker nodes", _broker_nodes, environment, "correct MODELSWAP_MANAGEMENT_URL", after="the broker"),
+        check("broker nodes", _broker_nodes, environment, servers.MANAGEMENT),
         check("topology", _topology, environment, "modelswap topology apply", after="the broker"),
         check("database", _database, environment, "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         check("migrations", _migrations, environment, "modelswap db migrate", after="the database"),
@@ -106,7 +106,11 @@ async def _broker(environment: Environment) -> str:
 
 
 async def _broker_nodes(environment: Environment) -> str:
-    nodes = await servers.broker_nodes(environment)
+    try:
+        nodes = await servers.broker_nodes(environment)
+    except DependencyDown as error:
+        # The check before this one says whether the broker itself answers.
+        raise Doubtful(f"not known: {error}", then=servers.MANAGEMENT) from error
     alarms = {
         "disk": [each.name for each in nodes if each.disk_free_alarm],
         "memory": [each.name for each in nodes if each.mem_alarm],
@@ -126,6 +130,8 @@ async def _topology(environment: Environment) -> str:
     found = await servers.diff_topology(environment)
     detail = "; ".join(filter(None, [*(found.lines or [found.as_planned]), found.unseen]))
     if not found.lines:
+        if found.is_lacking:
+            raise Doubtful(detail, then=servers.MANAGEMENT)
         return detail
     if all(EVENTS_LOG in each and "missing" not in each for each in found.lines):
         raise Doubtful(detail, then='"The events log" in deploy/runbook.md')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -18,15 +19,20 @@ from services.cli.table import Column, print_list
 from services.notifier import migrate as notifier
 from services.ops import migrate as ops
 from services.state import migrate as state
+from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
 from shared.runtime.broker import Depth, declare, declare_log, depths, diff
 from shared.runtime.broker.link import Link
-from shared.runtime.management import Management, Node, opened_management
+from shared.runtime.management import Management, ManagementRefused, Node, opened_management
 from shared.runtime.postgres import connect, translated_errors
 from shared.runtime.setting_types import ManagementUrl
 from shared.runtime.settings import BrokerSettings, DatabaseSettings, TopologySettings
 
 _NAME = "modelswap topology"
+#: What to do where the management API does not answer.
+MANAGEMENT: Final = "start RabbitMQ's management API, or correct MODELSWAP_MANAGEMENT_URL"
+#: Of several nodes that hang, each takes as long; the doctor waits 15 seconds for this and what AMQP found.
+_MANAGEMENT_SECONDS: Final = 10.0
 _OUTBOX_BACKLOG: Final = """
     SELECT count(*) FILTER (WHERE set_aside_at IS NULL) AS waiting,
            coalesce(extract(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE set_aside_at IS NULL)), 0)
@@ -99,6 +105,8 @@ class Comparison(NamedTuple):
     lines: Sequence[str]
     #: What could not be compared, and why; empty if all was.
     unseen: str = ""
+    #: Whether it should have been compared: the management API is configured.
+    is_lacking: bool = False
 
     @property
     def as_planned(self) -> str:
@@ -116,7 +124,13 @@ async def diff_topology(environment: Environment) -> Comparison:
     async with _management(environment) as management:
         if management is None:
             return Comparison(found, "bindings and users were not looked at: MODELSWAP_MANAGEMENT_URL is not set")
-        return Comparison([*found, *await missing_bindings(management, plan), *await differences(management, plan)])
+        try:
+            async with asyncio.timeout(_MANAGEMENT_SECONDS):
+                more = [*await missing_bindings(management, plan), *await differences(management, plan)]
+        except (DependencyDown, ManagementRefused, TimeoutError) as error:
+            why = str(error) or "RabbitMQ's management API does not answer in time"
+            return Comparison(found, f"bindings and users are not known: {why}", is_lacking=True)
+    return Comparison([*found, *more])
 
 
 async def broker_nodes(environment: Environment) -> list[Node]:
@@ -176,8 +190,10 @@ def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: 
 def print_differences(comparison: Comparison, output: Format) -> bool:
     """Print the differences; return True if there are none."""
     print_list(comparison.lines, DIFFERENCES, output, empty=comparison.as_planned)
-    if comparison.unseen and output != Format.JSON:  # a program knows whether it set the address
-        tell(comparison.unseen)
     if any("missing" in line for line in comparison.lines):
         tell("modelswap topology apply makes what is missing")
+    if comparison.is_lacking:
+        raise Problem(comparison.unseen, then=MANAGEMENT)
+    if comparison.unseen and output != Format.JSON:  # a program knows whether it set the address
+        tell(comparison.unseen)
     return not comparison.lines
