@@ -23,7 +23,7 @@ from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
-from shared.runtime.postgres import CONFIRM_SECONDS, Pool
+from shared.runtime.postgres import Pool, confirm_seconds
 from shared.runtime.settings import NotifierSettings, reveal
 from shared.runtime.tokens import read_token
 
@@ -55,7 +55,7 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
         give_up_after=timedelta(seconds=settings.webhook_give_up_seconds),
     )
     async with Publisher(
-        url, name="modelswap notifier", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
+        url, name="modelswap notifier", timeout_seconds=confirm_seconds(settings.publish_timeout_seconds)
     ) as publisher:
 
         async def publish(envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:

@@ -55,7 +55,7 @@ from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import opened_management
 from shared.runtime.measuring import keep_measuring
-from shared.runtime.postgres import CONFIRM_SECONDS, Pool
+from shared.runtime.postgres import Pool, confirm_seconds
 from shared.runtime.settings import OpsSettings, reveal
 from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.tokens import read_token
@@ -84,7 +84,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
         Publisher(
-            url, name="modelswap ops", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
+            url, name="modelswap ops", timeout_seconds=confirm_seconds(settings.publish_timeout_seconds)
         ) as publisher,
         Services(state_url=settings.api_url, extractor_url=settings.extractor_url, token=token) as services,
         Endpoints(settings.notifier_url, token) as endpoints,

@@ -25,7 +25,7 @@ from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.measuring import keep_measuring
-from shared.runtime.postgres import CONFIRM_SECONDS, Pool
+from shared.runtime.postgres import Pool, confirm_seconds
 from shared.runtime.settings import StateSettings, reveal
 from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.waiting import wait_for_any
@@ -41,7 +41,7 @@ async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
         ) as pool,
         Replicate(token, settings.replicate_api_url, observe=count_replicate_requests()) as replicate,
         Publisher(
-            url, name="modelswap state", timeout_seconds=min(settings.publish_timeout_seconds, CONFIRM_SECONDS)
+            url, name="modelswap state", timeout_seconds=confirm_seconds(settings.publish_timeout_seconds)
         ) as publisher,
     ):
         if pool is not None:

@@ -222,6 +222,11 @@ def _say_lost(error: Exception, url: str) -> str:
     return _say(error)
 
 
+def confirm_seconds(publish_timeout_seconds: float) -> float:
+    """Return how long to wait for the broker's confirms in a process that publishes within transactions or claims."""
+    return min(publish_timeout_seconds, CONFIRM_SECONDS)
+
+
 async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     """
     Do *work* in one transaction; after a `Conflict` retry it, at most twice.

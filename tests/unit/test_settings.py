@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.ops.replays.store.send import CLAIM_SECONDS
-from shared.runtime.postgres import CONFIRM_SECONDS, IDLE_IN_TRANSACTION_SECONDS
+from shared.runtime.postgres import CONFIRM_SECONDS, IDLE_IN_TRANSACTION_SECONDS, confirm_seconds
 from shared.runtime.settings import PROCESSES, OpsSettings, ReceiverSettings, SettingsError, StateSettings, guessable
 
 ROOT = Path(__file__).parents[2]
@@ -87,5 +87,6 @@ def test_a_secret_of_few_different_characters_is_warned_of(secret, names):
 
 
 def test_confirms_come_before_what_waits_for_them_is_ended():
+    assert [confirm_seconds(5), confirm_seconds(600)] == [5, CONFIRM_SECONDS]
     assert CONFIRM_SECONDS + 1 <= IDLE_IN_TRANSACTION_SECONDS
     assert CONFIRM_SECONDS + 1 <= CLAIM_SECONDS
