@@ -70,7 +70,12 @@ class Engine:
         await asyncio.gather(
             self._repeat(self._sender.round, self._sending, stopping),
             self._repeat(self._preview_or_undo, self._others, stopping),
+            run_periodically("replay counts", self._keep_counts, stopping, first_seconds=self._pause_seconds),
         )
+
+    async def _keep_counts(self) -> float:
+        # At most one a second: outcomes of a canceled replay still come, and make its counts void again.
+        return _POLL_SECONDS if await self._store.keep_counts() else _IDLE_SECONDS
 
     async def _preview_or_undo(self, work: Work) -> Round | None:
         return await self._undoer.round(work) or await self._previewer.round(work)

@@ -4,6 +4,7 @@ The store of replays: their SQL, in schema `ops`, one file per use case. Edge.
 *session*   the replay's row, and notification of changes
 *create*    freeze a selection
 *queries*   what the API shows
+*counts*    count the dead letters of replays at rest, and keep the counts
 *steer*     start, pause, resume, cancel
 *send*      claim dead letters, record what the broker confirmed
 *preview*   predictions of a dry run
@@ -16,6 +17,7 @@ Locks: every change of a replay's status holds its row. An outcome is one change
 
 from __future__ import annotations
 
+from services.ops.replays.store.counts import Counting
 from services.ops.replays.store.create import Creation
 from services.ops.replays.store.outcomes import Outcomes
 from services.ops.replays.store.preview import Previews
@@ -26,5 +28,5 @@ from services.ops.replays.store.undo import Undoing
 from services.ops.replays.store.users import Users
 
 
-class Store(Creation, Queries, Steering, Sending, Previews, Outcomes, Undoing, Users):
+class Store(Creation, Queries, Counting, Steering, Sending, Previews, Outcomes, Undoing, Users):
     """All use cases on one pool."""

@@ -12,7 +12,7 @@ from services.ops.replays.store.session import GET_REPLAY, ReplaySession, select
 from services.ops.replays.views import ReplayedLetterView, ReplayOfLetterView, ReplayView
 from services.ops.session import END
 
-_LIST: Final = select_replays("r.number < $1 ORDER BY r.number DESC LIMIT $2")
+LIST_REPLAYS: Final = select_replays("r.number < $1 ORDER BY r.number DESC LIMIT $2")
 _LETTER: Final = """
     letter, position, training_id, user_id, outcome, detail, stage, generation, model, previous, predicted,
     predicted_detail, edited_body IS NOT NULL AS edited, sent_at, ended_at, undo, undo_detail
@@ -59,7 +59,7 @@ class Queries(ReplaySession):
 
     async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayView]:
         """Return at most *limit* replays numbered below *before*, newest first."""
-        rows = await self._fetch(_LIST, END if before is None else before, limit)
+        rows = await self._fetch(LIST_REPLAYS, END if before is None else before, limit)
         return [ReplayView.model_validate_json(row[0]) for row in rows]
 
     async def count_open(self) -> dict[Status, int]:
