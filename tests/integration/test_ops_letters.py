@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import sys
@@ -35,7 +36,7 @@ from tests.databases import refuse
 from tests.ops import NOON, OPERATOR, READER, archived, opened_letters, operators_api
 from tests.ops import dead as dead_letter
 from tests.replays import rows
-from tests.state import execute
+from tests.state import connected, execute, until_blocked_by
 
 PLAN = topology()
 HOUR = timedelta(hours=1)
@@ -513,6 +514,38 @@ async def test_a_whole_group_is_dropped_and_restored(store, client):
     assert [(entry["target"], entry["outcome"]) for entry in audit] == [
         (f"dead letters with fingerprint {group}", "5 dead letters open to dropped")
     ]
+
+
+@pytest.mark.parametrize("wanted", [{"queue": EXTRACTOR_QUEUE}, {"text": "version"}], ids=str)
+async def test_a_large_drop_goes_in_parts_that_are_audited(store, client, database_url, wanted):
+    await fill(database_url, trainings=3, letters=4500, groups=1)
+    await execute(database_url, "UPDATE ops.letters SET status = 'open'")
+    await execute(database_url, "DELETE FROM ops.audit")
+
+    dropped = (await client.post("/dead-letters/drop", json={"filter": wanted, "reason": "of a test"})).json()
+
+    entries = await store.list_audit(AuditFilter(), before=None, limit=9)
+    assert (dropped["letters"], (await store.counts()).dropped) == (4500, 4500)
+    assert [(each.actor, each.reason, each.outcome) for each in reversed(entries)] == [
+        ("olga", "of a test", f"{count} dead letters open to dropped") for count in (2000, 2000, 500)
+    ]
+
+
+@pytest.mark.parametrize("wanted", [{"letters": [1, 2, 3]}, {"filter": {"queue": EXTRACTOR_QUEUE}}], ids=str)
+async def test_a_drop_says_what_a_replay_took_meanwhile(store, client, database_url, wanted):
+    await archived(store, dead("t1"), dead("t2"), dead("t3"))
+
+    async with connected(database_url) as replay:
+        transaction = replay.transaction()
+        await transaction.start()
+        await replay.execute("UPDATE ops.letters SET status = 'replaying', replay_id = $1 WHERE number = 2", REPLAY)
+        asked = asyncio.create_task(client.post("/dead-letters/drop", json={**wanted, "reason": "known"}))
+        await until_blocked_by(database_url, replay.get_server_pid())
+        await transaction.commit()
+        answer = (await asked).json()
+
+    assert answer == {"letters": 2, "unchanged": {"replaying": 1}, "newest": 3}
+    assert [each.status for each in await letters(store)] == ["dropped", "replaying", "dropped"]
 
 
 async def test_already_dropped_letters_count_as_unchanged(store, client):

@@ -20,7 +20,7 @@ from shared.runtime.postgres import acquired, connect_pool
 from tests.crowd import fill
 from tests.databases import copy_of
 from tests.replays import Listed, archive_many, opened_replays, order, rows, running_engine, say, settled
-from tests.state import connected, execute, model_of
+from tests.state import connected, execute, model_of, until_blocked_by
 
 
 @pytest.fixture
@@ -181,18 +181,12 @@ async def test_a_change_while_counts_are_being_kept_forgets_them(database_url, s
         await transaction.start()
         await counting.fetch("SELECT FROM ops.replays FOR UPDATE")
         late = asyncio.create_task(changing.execute(_LATE))
-        await until_blocked(database_url, changing.get_server_pid())
+        await until_blocked_by(database_url, counting.get_server_pid())
         await counting.execute("""UPDATE ops.replays SET counts = '{"outcomes": {"failed": 2}, "predictions": {}}'""")
         await transaction.commit()
         await late
 
     assert (await agreed(store, database_url)).outcomes == {"failed": 1, "nothing": 1}
-
-
-async def until_blocked(database_url: str, pid: int) -> None:
-    async with asyncio.timeout(30):
-        while not (await rows(database_url, "SELECT cardinality(pg_blocking_pids($1))", pid))[0][0]:
-            await asyncio.sleep(0.01)
 
 
 async def test_a_list_of_replays_at_rest_reads_no_dead_letter(migrated_database):

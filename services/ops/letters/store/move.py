@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -69,6 +70,9 @@ class Moving(Session):
 
         """
         async with acquired(self._pool) as connection:
+            missing = None if isinstance(wanted, Filter) else await connection.fetchval(_MISSING, wanted)
+            if missing is not None:
+                raise NoLetter(f"there is no dead letter {missing}")
             counts, newest = await _count(connection, wanted, up_to)
         return Changed(letters=counts.pop(move.was, 0), unchanged=counts, newest=newest)
 
@@ -85,6 +89,7 @@ class Moving(Session):
         """
         Move those of the *wanted* dead letters, at most numbered *up_to*, that `preview_move` counts.
 
+        What others change meanwhile, such as a replay, is theirs, and counted as unchanged.
         Repeated with the same *key*, it audits only what it still moves.
         """
         planned = await self.preview_move(wanted, move, up_to=up_to)
@@ -94,7 +99,11 @@ class Moving(Session):
             moved = 0
             for begin in range(0, len(wanted), _AT_ONCE):
                 moved += await self._move_named(wanted[begin : begin + _AT_ONCE], move, actor, reason, key)
-        return planned.model_copy(update={"letters": moved})
+        if moved == planned.letters:
+            return planned
+        async with acquired(self._pool) as connection:
+            counts, _ = await _count(connection, wanted, planned.newest)
+        return Changed(letters=moved, unchanged=Counter(counts) - Counter({move.to: moved}), newest=planned.newest)
 
     async def _move_named(self, numbers: Sequence[int], move: Move, actor: str, reason: str, key: str | None) -> int:
         async def work(connection: Connection) -> int:
@@ -111,27 +120,32 @@ class Moving(Session):
     ) -> int:
         """Move some at a time, each time with its audit entry: nothing is locked for long, or changed unaudited."""
         conditions, values = where(wanted.model_copy(update={"status": move.was}))
-        newest, limit, to = (f"${len(values) + place}" for place in range(1, 4))
+        after, newest, limit, to = (f"${len(values) + place}" for place in range(1, 5))
         statement = _MOVE.format(
-            where=f"{conditions} AND number <= {newest}", order=by_number(wanted), limit=limit, to=to
+            where=f"{conditions} AND number > {after} AND number <= {newest}",
+            order=by_number(wanted),
+            limit=limit,
+            to=to,
         )
         given = wanted.model_dump(exclude_none=True)
         target = "dead letters with " + ", ".join(f"{name} {value}" for name, value in given.items())
         unchanged = ", ".join(f"{count} {status}" for status, count in planned.unchanged.items())
-        total = 0
+        total = last = 0
 
-        async def work(connection: Connection) -> int:
+        async def work(connection: Connection) -> list[int]:
             is_first = not total and await first_time(connection, move.action, target, key)
-            moved = len(await connection.fetch(statement, *values, planned.newest or 0, _AT_ONCE, move.to))
+            # Behind the last ones, so that those that were moved are not read again.
+            rows = await connection.fetch(statement, *values, last, planned.newest or 0, _AT_ONCE, move.to)
+            moved = len(rows)
             outcome = f"{moved} dead {'letter' if moved == 1 else 'letters'} {move.was} to {move.to}"
             if not total and unchanged:
                 outcome += f"; unchanged: {unchanged}"
             if moved or is_first:
                 await audit(connection, actor, move.action, target, reason=reason, outcome=outcome)
-            return moved
+            return [row["number"] for row in rows]
 
-        while moved := await self._transaction(work):
-            total += moved
+        while numbers := await self._transaction(work):
+            total, last = total + len(numbers), max(numbers)
         return total
 
 
@@ -155,13 +169,7 @@ async def _count(
     connection: Connection, wanted: Sequence[int] | Filter, up_to: int | None
 ) -> tuple[dict[LetterStatus, int], int | None]:
     """Return how many dead letters are *wanted*, by status, and the highest number among them."""
-    if isinstance(wanted, Filter):
-        conditions, values = where(wanted)
-    else:
-        conditions, values = "number = ANY($1::bigint[])", [wanted]
-        missing = await connection.fetchval(_MISSING, wanted)
-        if missing is not None:
-            raise NoLetter(f"there is no dead letter {missing}")
+    conditions, values = where(wanted) if isinstance(wanted, Filter) else ("number = ANY($1::bigint[])", [wanted])
     conditions += f" AND number <= ${len(values) + 1}"
     rows = await connection.fetch(_COUNT_FOUND.format(conditions), *values, END if up_to is None else up_to)
     newest = max((row["newest"] for row in rows), default=None)
