@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -37,6 +38,8 @@ _AGAIN_SECONDS: Final = 0.5
 _PAGE: Final = 100
 _CONFIG: Final = "modelswap config show"
 _HELP: Final = "the same command with --help"
+#: How an API names the wrong part of a request; people typed its name alone.
+_POINTER: Final = re.compile(r"^(?:query\.|path\.|#/)(\w+)(?:/\w+)*: ")
 #: The request makes no sense, or not as things are.
 _REFUSED: Final = (
     HTTPStatus.BAD_REQUEST,
@@ -59,8 +62,8 @@ class Api:
     _name: ClassVar[str]
     _url_setting: ClassVar[str]
     _auth_setting: ClassVar[str]
-    #: What to try after a 404.
-    _list: ClassVar[str]
+    #: What to try after a 404, by the beginning of the path.
+    _lists: ClassVar[Mapping[str, str]]
     #: Deadline of a request.
     _read_seconds: ClassVar[float] = SECONDS
     _write_seconds: ClassVar[float] = SECONDS
@@ -137,7 +140,7 @@ class Api:
         try:
             response = await self._http.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
             if not response.is_success:
-                raise self._refusal(response, then)
+                raise self._refusal(response, path, then)
             return read(kind, response)
         except Hung as error:
             said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
@@ -148,15 +151,17 @@ class Api:
         except ServiceFailed as error:
             raise Problem(f"{self._url} is not {self._name}, or of another version", then=_CONFIG) from error
 
-    def _refusal(self, response: httpx.Response, then: str) -> Problem:
-        detail = said_in(response.content)
+    def _refusal(self, response: httpx.Response, path: str, then: str) -> Problem:
+        detail = _POINTER.sub(r"\1: ", said_in(response.content))
         match response.status_code:
             case HTTPStatus.UNAUTHORIZED:
-                return Problem(f"{self._name} does not accept the first token of {self._auth_setting}", then=_CONFIG)
+                # Each of our APIs answers another's token so: the address may be the wrong one.
+                said = f"{self._name} at {self._url} does not accept the first token of {self._auth_setting}"
+                return Problem(said, then=_CONFIG)
             case HTTPStatus.FORBIDDEN:
                 return Problem(detail, then=f"an operator's token in {self._auth_setting}")
             case HTTPStatus.NOT_FOUND:
-                return NotThere(detail, then=self._list)
+                return NotThere(detail, then=next(self._lists[each] for each in self._lists if path.startswith(each)))
             case status if status in _REFUSED:
                 return Problem(detail, then=then)
             case HTTPStatus.SERVICE_UNAVAILABLE:
@@ -170,7 +175,7 @@ class Product(Api):
     _name = "the product's API"
     _url_setting = "MODELSWAP_API_URL"
     _auth_setting = "MODELSWAP_API_TOKENS"
-    _list = "modelswap trainings list"
+    _lists: ClassVar[Mapping[str, str]] = {"": "modelswap trainings list"}
 
     async def start_training(self, body: Body, *, key: str | None = None) -> TrainingView:
         """Start a training, or return the one that was started with the same *key*."""
@@ -208,7 +213,13 @@ class Operators(Api):
     _name = "the operators' API"
     _url_setting = "MODELSWAP_OPS_URL"
     _auth_setting = "MODELSWAP_OPS_TOKENS"
-    _list = "modelswap replays list, modelswap dead-letters list or modelswap subscriptions list"
+    _lists: ClassVar[Mapping[str, str]] = {
+        "/v1/dead-letters": "modelswap dead-letters list",
+        "/v1/replays": "modelswap replays list",
+        "/v1/subscriptions": "modelswap subscriptions list",
+        "/v1/webhook-endpoints": "modelswap webhooks list",
+        "": _CONFIG,
+    }
     # Freezing, canceling or dropping 100,000 dead letters takes half a minute on a busy machine (2026-11). With a
     # shorter deadline an operator would repeat the command, for dead letters that are taken by then.
     _write_seconds = 120.0

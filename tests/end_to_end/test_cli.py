@@ -80,7 +80,7 @@ async def test_a_healthy_product_passes_every_check(shell):
     [
         ("models current nobody", "user nobody has no model"),
         ("trainings show nothing", "training nothing is not registered"),
-        ("trainings list --stage nope", "query.stage: must be one of requested, running"),
+        ("trainings list --stage nope", "stage: must be one of requested, running"),
     ],
 )
 async def test_what_is_not_there_is_said_in_one_line(typed, problem, shell):
@@ -96,7 +96,10 @@ async def test_a_token_that_does_not_fit_is_said(settings):
     code, _, err = await Shell({**settings, "MODELSWAP_API_TOKENS": "a-token-of-nobody"}).run("trainings", "list")
 
     assert code == 1
-    assert "does not accept the first token of MODELSWAP_API_TOKENS" in err
+    said = (
+        f"the product's API at {settings['MODELSWAP_API_URL']} does not accept the first token of MODELSWAP_API_TOKENS"
+    )
+    assert said in err
 
 
 async def test_without_a_configured_secret_it_is_fetched(settings, stack, user):

@@ -120,7 +120,7 @@ async def test_without_a_limit_everything_is_exported(settings, training):
     ("typed", "problem"),
     [
         ("dead-letters show 999999", "there is no dead letter 999999"),
-        ("dead-letters list --status odd", "query.status: must be one of open"),
+        ("dead-letters list --status odd", "status: must be one of open"),
         ("dead-letters list --since yesterday", "'yesterday' is not a time"),
         ("dead-letters drop --reason x", "say which"),
         ("dead-letters drop 999999 --reason x", "there is no dead letter 999999"),

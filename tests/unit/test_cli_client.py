@@ -1,11 +1,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import httpx
 import pytest
 
 from services.cli import client
-from services.cli.client import Operators, Product, patiently
+from services.cli.client import NotThere, Operators, Product, patiently
 from services.cli.problem import NoAnswer, NotNow, Problem
+from services.ops.letters.views import LetterCounts
 
 
 def away_for(*problems: Problem) -> Callable[[], Awaitable[str]]:
@@ -68,3 +70,42 @@ async def test_a_hung_server_is_named_after_a_deadline(monkeypatch):
         server.close()
 
     assert caught.value.then == "modelswap doctor"
+
+
+def answering(status: int, **problem: object) -> Operators:
+    answer = httpx.MockTransport(lambda _: httpx.Response(status, json={"detail": "there is none", **problem}))
+    return Operators("http://ops", "token", transport=answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "then"),
+    [
+        ("/v1/dead-letters/17", "modelswap dead-letters list"),
+        ("/v1/replays/5f0e", "modelswap replays list"),
+        ("/v1/subscriptions/generator", "modelswap subscriptions list"),
+        ("/v1/webhook-endpoints/5f0e", "modelswap webhooks list"),
+        ("/v1/of-a-newer-version", "modelswap config show"),
+    ],
+)
+async def test_after_a_404_the_list_of_such_things_is_next(path: str, then: str):
+    async with answering(404) as api:
+        with pytest.raises(NotThere, match="there is none") as caught:
+            await api.get(LetterCounts, path)
+
+    assert caught.value.then == then
+
+
+@pytest.mark.parametrize(
+    ("pointer", "name"),
+    [("query.status", "status"), ("path.number", "number"), ("#/reason", "reason"), ("#/steps/1", "steps")],
+)
+async def test_a_wrong_part_is_named_as_it_was_typed(pointer: str, name: str):
+    async with answering(422, errors=[{"pointer": pointer, "detail": "must be text"}]) as api:
+        with pytest.raises(Problem, match=f"^{name}: must be text$"):
+            await api.get(LetterCounts, "/v1/dead-letters")
+
+
+async def test_a_refused_token_is_said_with_the_address():
+    async with answering(401) as api:
+        with pytest.raises(Problem, match="the operators' API at http://ops does not accept the first token"):
+            await api.get(LetterCounts, "/v1/dead-letters")

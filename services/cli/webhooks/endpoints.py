@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import JsonValue
 
@@ -51,7 +51,7 @@ class Webhooks(Api):
     _name = "the notifier's API"
     _url_setting = "MODELSWAP_NOTIFIER_URL"
     _auth_setting = "MODELSWAP_API_TOKENS"
-    _list = _LIST
+    _lists: ClassVar[Mapping[str, str]] = {"": _LIST}
 
 
 def notifier() -> Webhooks:
