@@ -12,6 +12,14 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 _NAME: Final = "modelswap"
+#: How pydantic, with which Typer reads numbers, says what is wrong → how we do.
+_SAID: Final = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "must be a whole number",
+    "Input should be a valid number, unable to parse string as a number": "must be a number",
+    "Input should be greater than or equal to": "must be at least",
+    "Input should be less than or equal to": "must be at most",
+}
 
 
 def explain_mistake(error: typer.TyperException, app: typer.Typer, typed: Sequence[str]) -> str:
@@ -34,11 +42,16 @@ def explain_mistake(error: typer.TyperException, app: typer.Typer, typed: Sequen
     options = [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
     words[depth:] = [_option(word, [*options, "--help"]) for word in words[depth:]]
     meant = [after for before, after in zip(typed, words, strict=True) if before != after]
-    # Typer's prefix for errors of pydantic.
-    why = error.message if meant else error.format_message().replace("Value error, ", "")
+    why = error.message if meant else _in_our_words(error.format_message())
     hint = f"; did you mean {' '.join(meant)}?" if meant else ""
     then = words if meant else [*words[:depth], "--help"]
     return f"{_NAME}: {why.rstrip('.')}{hint}\nNext: {shlex.join([_NAME, *then])}\n"
+
+
+def _in_our_words(why: str) -> str:
+    for theirs, ours in _SAID.items():
+        why = why.replace(theirs, ours)
+    return why
 
 
 def _option(word: str, options: Sequence[str]) -> str:

@@ -18,6 +18,14 @@ from services.cli.main import main
         ("nonsense", "No such command 'nonsense'", "--help"),
         ("models nonsense ann", "No such command 'nonsense'", "models --help"),
         ("models current", "Missing argument 'user'", "models current --help"),
+        ("audit --limit x", "Invalid value for '--limit': must be a whole number", "audit --help"),
+        ("audit --limit 0", "Invalid value for '--limit': must be at least 1", "audit --help"),
+        ("up --nodes 12", "Invalid value for '--nodes': must be at most 9", "up --help"),
+        (
+            "dead-letters replay 1 --reason x --rate fast",
+            "Invalid value for '--rate': must be a number",
+            "dead-letters replay --help",
+        ),
         ("serve me", "Invalid value for 'name': 'me' is not one of", "serve --help"),
     ],
 )
