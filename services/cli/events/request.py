@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from services.cli.choices import Trigger
 from services.cli.problem import Problem
@@ -14,6 +16,7 @@ from shared.contract.identity import ModelName
 
 T = TypeVar("T")
 
+VERSION: Final = re.compile(r"[0-9a-f]{64}")
 _OWN_ID_BYTES = 10
 
 
@@ -43,6 +46,16 @@ class TriggerRequest:
     random: Random | None
     #: The id of a new training.
     own_id: str = field(default_factory=_own_id)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense before a training is registered, or anything sent."""
+        if self.version is not None and not VERSION.fullmatch(self.version):
+            raise Problem(f"{self.version!r} is not a version", then="--version with 64 lower-case hexadecimal digits")
+        try:
+            json.loads("null" if self.output is None else self.output)
+        except ValueError as error:
+            then = """--output '{"version": "owner/name:…"}'"""
+            raise Problem(f"--output is not JSON: {error}", then=then) from error
 
     def destination_name(self) -> ModelName | None:
         """Return the model to train, or None if none is given."""

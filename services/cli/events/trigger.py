@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from services.cli.choices import Trigger
 from services.cli.client import Body, NotThere, product
-from services.cli.events.request import TriggerRequest
+from services.cli.events.request import VERSION, TriggerRequest
 from services.cli.events.simulator import change_simulator, is_simulator
 from services.cli.events.webhook import Webhook, named_output, signed, some_version, training
 from services.cli.output import tell
@@ -30,7 +30,6 @@ from shared.runtime.settings import TriggerSettings
 
 _KNOWN_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.05
-_VERSION: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,8 @@ class _Subject:
 
 async def trigger(request: TriggerRequest, url: str | None) -> str:
     """Post the webhooks of *request* to the receiver (default: as configured); return a line for each."""
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise Problem(f"{url!r} is not an address to post to", then="--url http://HOST:PORT")
     settings = TriggerSettings.load(os.environ)
     secret = await _secret(settings)
     simulated = await is_simulator(settings.replicate_api_url)
@@ -163,10 +164,7 @@ def _output(request: TriggerRequest, subject: _Subject) -> JsonValue:
         if subject.destination is None:
             raise Problem("the output of a success names a model", then="add --destination owner/name")
         return named_output(subject.destination, request.version or some_version(subject.id))
-    try:
-        output: JsonValue = json.loads(request.output)
-    except ValueError as error:
-        raise Problem(f"--output is not JSON: {error}", then="""--output '{"version": "owner/name:…"}'""") from error
+    output: JsonValue = json.loads(request.output)
     return output
 
 
@@ -176,7 +174,7 @@ def _made(request: TriggerRequest, subject: _Subject) -> str:
         return ""
     if request.version is None and request.output is None:
         return some_version(subject.id)
-    named = set(_VERSION.findall(request.version or request.output or ""))
+    named = set(VERSION.findall(request.version or request.output or ""))
     return named.pop() if len(named) == 1 else ""
 
 
