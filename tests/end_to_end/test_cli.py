@@ -81,6 +81,8 @@ async def test_a_healthy_product_passes_every_check(shell):
         ("models current nobody", "user nobody has no model"),
         ("trainings show nothing", "training nothing is not registered"),
         ("trainings list --stage nope", "stage: must be one of requested, running"),
+        ("replays show nope", "no replay has an id that begins with nope"),
+        ("dead-letters drop 1 --group x --reason x", "say which dead letters: either by their numbers or by what"),
     ],
 )
 async def test_what_is_not_there_is_said_in_one_line(typed, problem, shell):
@@ -90,6 +92,21 @@ async def test_what_is_not_there_is_said_in_one_line(typed, problem, shell):
     said, then = err.splitlines()
     assert said.startswith(f"modelswap: {problem}")
     assert then.startswith("Next: ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "empty"),
+    [
+        ("trainings list --user nobody", "no training fits"),
+        ("dead-letters list --user nobody", "no dead letter fits"),
+        ("events list --user nobody --since 2026-11-24", "no such event since 2026-11-24 00:00:00+0000: --since looks"),
+    ],
+)
+async def test_an_empty_list_says_what_was_looked_for(typed, empty, shell):
+    code, out, err = await shell.run(*typed.split())
+
+    assert (code, err) == (0, "")
+    assert out.startswith(empty)
 
 
 async def test_a_token_that_does_not_fit_is_said(settings):

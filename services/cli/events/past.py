@@ -39,13 +39,15 @@ EVENTS: Final[Sequence[Column[Heard]]] = (
 async def list_events(types: Sequence[str], *, user_id: str | None, since: str, limit: int, output: Format) -> None:
     """Print the newest *limit* events of the log."""
     check_public(types)
-    wanted = Wanted(types, user_id, since=read_timestamp(since, now=now()))
+    begin = read_timestamp(since, now=now())
+    wanted = Wanted(types, user_id, since=begin)
     newest: deque[Heard] = deque(maxlen=limit)
     async for heard in read_to_end(_url(), wanted):
         newest.append(heard)
     found = list(reversed(newest))
     data = [_document(each) for each in found]
-    print_list(found, EVENTS, output, empty="no such event is in the log", limit=limit, data=data)
+    empty = f"no such event since {begin:%Y-%m-%d %H:%M:%S%z}: --since looks further back"
+    print_list(found, EVENTS, output, empty=empty, limit=limit, data=data)
 
 
 async def tail_events(types: Sequence[str], *, user_id: str | None, since: str | None, output: Format) -> None:

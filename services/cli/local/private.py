@@ -36,7 +36,7 @@ def private_servers(
     generated secrets for missing ones; and the settings with which each process logs in.
     """
     try:
-        from deploy.local import LocalServersError, local_servers  # noqa: PLC0415 (only the extra "local" has it)
+        from deploy.local import LocalServersError, Unavailable, local_servers  # noqa: PLC0415 (only the extra "local" has it)
     except ModuleNotFoundError as error:
         raise Problem(
             "private servers are not part of this installation",
@@ -61,9 +61,10 @@ def private_servers(
             asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
             yield ready, _logins(made, private.amqp_url, private.database_url, private.management_url)
     except LocalServersError as error:
-        raise Problem(
-            str(error), then="docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"
-        ) from error
+        if not isinstance(error, Unavailable):
+            raise Problem(str(error), then="the same command again, when that is done") from error
+        then = "docker compose up, or set MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL"
+        raise Problem(str(error), then=then) from error
 
 
 def _logins(made: Mapping[str, str], amqp_url: str, database_url: str, management_url: str) -> Logins:

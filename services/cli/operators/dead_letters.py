@@ -64,8 +64,9 @@ def to_filter(chosen: Mapping[str, str]) -> dict[str, str]:
 def selection(numbers: Sequence[int], chosen: Mapping[str, str], command: str) -> dict[str, JsonValue]:
     """Return the selection of dead letters for a request: either their *numbers* or the filter *chosen*."""
     if bool(numbers) == bool(chosen):
+        either = "either by their numbers or by what they share (--group, --user, --since and so on), not by both"
         raise Problem(
-            "say which dead letters: by their numbers, or by what they share (--group, --user, --since and so on)",
+            f"say which dead letters: {either}",
             then=f"modelswap dead-letters {command} --help",
         )
     return {"letters": list(numbers)} if numbers else {"filter": {**to_filter(chosen)}}

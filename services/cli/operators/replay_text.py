@@ -97,9 +97,9 @@ def _next(found: ReplayView) -> str | None:
         watch = f"modelswap replays show {name} --watch"
         return f"{watch}, or replays pause {name}" if found.outcomes.get(Outcome.SENT) else watch
     if found.status is Status.PREVIEWED:
-        return f"modelswap replays start {name} --watch, or cancel {name}"
+        return f"modelswap replays start {name} --watch, or replays cancel {name}"
     if found.status in (Status.PAUSED, Status.STOPPED):
-        return f"modelswap replays resume {name}, or cancel {name}"
+        return f"modelswap replays resume {name}, or replays cancel {name}"
     if found.outcomes.get(Outcome.FAILED):
         return f"modelswap replays show {name} --outcome failed"
     return None

@@ -189,7 +189,8 @@ async def _find(api: Operators, beginning: str) -> ReplayView:
         return await api.get_replay(beginning)
     found = [each for each in await api.list_replays(limit=_REMEMBERED) if str(each.id).startswith(beginning)]
     if len(found) != 1:
-        raise Problem(f"{len(found)} replays have an id that begins with {beginning}", then="modelswap replays list")
+        how_many = f"{len(found)} replays have" if found else "no replay has"
+        raise Problem(f"{how_many} an id that begins with {beginning}", then="modelswap replays list")
     return found[0]
 
 

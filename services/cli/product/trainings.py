@@ -60,7 +60,8 @@ TIMELINE: Final[Sequence[Column[FactView]]] = (
 async def list_trainings(*, user_id: str | None, stage: str | None, limit: int, output: Format) -> None:
     async with product() as api:
         found = await api.list_trainings({"user_id": user_id, "stage": stage}, limit=limit)
-    print_list(found, TRAININGS, output, empty="no such training; start one: POST /v1/trainings", limit=limit)
+    empty = "no training fits" if user_id or stage else "there are no trainings; start one: POST /v1/trainings"
+    print_list(found, TRAININGS, output, empty=empty, limit=limit)
 
 
 async def show_training(training_id: str, output: Format) -> None:
