@@ -151,6 +151,8 @@ def _cell(value: object) -> Text:
             return value
         case None | "":
             return Text("-", style="dim")
+        case list():
+            return _cell(", ".join(map(str, value)))
         case datetime():
             return Text(f"{value.astimezone():%Y-%m-%d %H:%M:%S}")
     return Text(printable(str(value)), style=_STYLES.get(str(value), ""))

@@ -519,3 +519,9 @@ def test_no_line_that_is_copied_is_broken(print_it: Callable[[], None], monkeypa
     narrow, piped = (printed(print_it, monkeypatch, width) for width in (40, None))
 
     assert narrow == piped
+
+
+def test_several_values_of_a_fact_are_separated_by_commas(capsys):
+    print_facts([("events", ["model.activated.v1", "model.withdrawn.v1"]), ("none", [])])
+
+    assert capsys.readouterr().out == "events  model.activated.v1, model.withdrawn.v1\nnone    -\n"
