@@ -10,6 +10,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from shlex import quote as shell_quote
 from typing import ClassVar, Final, Self, TypeVar
+from urllib.parse import unquote
 
 import httpx
 from pydantic import BaseModel, JsonValue, SecretStr
@@ -161,12 +162,16 @@ class Api:
             case HTTPStatus.FORBIDDEN:
                 return Problem(detail, then=f"an operator's token in {self._auth_setting}")
             case HTTPStatus.NOT_FOUND:
-                return NotThere(detail, then=next(self._lists[each] for each in self._lists if path.startswith(each)))
+                return NotThere(detail, then=self._after_404(path))
             case status if status in _REFUSED:
                 return Problem(detail, then=then)
             case HTTPStatus.SERVICE_UNAVAILABLE:
                 return NotNow(f"{self._name} cannot answer now: {detail}", then="modelswap doctor")
         return Problem(f"{self._name} refused: {response.status_code} {detail}", then="modelswap doctor")
+
+    def _after_404(self, path: str) -> str:
+        then = next(self._lists[each] for each in self._lists if path.startswith(each))
+        return then.format(user=shell_quote(unquote(path.split("/")[3]))) if "{user}" in then else then
 
 
 class Product(Api):
@@ -175,7 +180,11 @@ class Product(Api):
     _name = "the product's API"
     _url_setting = "MODELSWAP_API_URL"
     _auth_setting = "MODELSWAP_API_TOKENS"
-    _lists: ClassVar[Mapping[str, str]] = {"": "modelswap trainings list"}
+    _lists: ClassVar[Mapping[str, str]] = {
+        # A user without a model may have had one, which can be used again.
+        "/v1/users/": "modelswap models history {user}, or modelswap trainings list --user {user}",
+        "": "modelswap trainings list",
+    }
 
     async def start_training(self, body: Body, *, key: str | None = None) -> TrainingView:
         """Start a training, or return the one that was started with the same *key*."""

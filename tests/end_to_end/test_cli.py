@@ -11,6 +11,8 @@ from tests.end_to_end.conftest import RECORDED, SELF_STARTED
 from tests.shell import Shell
 from tests.stack import Stack
 
+_OF_U = "modelswap models history U, or modelswap trainings list --user U"
+
 
 async def trigger(shell: Shell, stack: Stack, event: str, training: str, user: str, *more: str) -> None:
     about = ("--training", training, "--user", user, "--destination", f"acme/{user}")
@@ -202,8 +204,8 @@ async def test_a_second_look_is_asked_for_by_training_and_by_user(shell, stack, 
     [
         ("trainings cancel T", "cancel training T: 404", "modelswap trainings show T"),
         ("trainings retry-extraction T", "training T has not ended", "modelswap trainings show T"),
-        ("trainings retry-extraction --user U", "user U has no training", "modelswap trainings list"),
-        ("models rollback U --reason x", "user U has no model", "modelswap trainings list"),
+        ("trainings retry-extraction --user U", "user U has no training", _OF_U),
+        ("models rollback U --reason x", "user U has no model", _OF_U),
     ],
 )
 async def test_what_can_not_be_done_is_said_with_what_to_type_next(texts, shell, stack, simulator, user):

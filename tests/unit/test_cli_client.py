@@ -95,6 +95,15 @@ async def test_after_a_404_the_list_of_such_things_is_next(path: str, then: str)
     assert caught.value.then == then
 
 
+async def test_a_user_without_a_model_may_have_a_history():
+    answer = httpx.MockTransport(lambda _: httpx.Response(404, json={"detail": "user a b has no model"}))
+    async with Product("http://state", "token", transport=answer) as api:
+        with pytest.raises(NotThere) as caught:
+            await api.get_model("a b")
+
+    assert caught.value.then == "modelswap models history 'a b', or modelswap trainings list --user 'a b'"
+
+
 @pytest.mark.parametrize(
     ("pointer", "name"),
     [("query.status", "status"), ("path.number", "number"), ("#/reason", "reason"), ("#/steps/1", "steps")],
