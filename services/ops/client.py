@@ -140,8 +140,8 @@ class Services:
         asked = list(filter(_is_training_id, training_ids))
         if not asked:
             return {}
-        response = await self._ask(self._state, "POST", "/v1/trainings/find", body={"training_ids": [*asked]})
-        if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = await self._ask(self._state, "POST", "/v1/training-lookup", body={"training_ids": [*asked]})
+        if response.status_code == HTTPStatus.NOT_FOUND:
             # A state of the version before, which has no such route: they are found once it is upgraded.
             return {}
         found = read(Page[LetterTraining], response).items

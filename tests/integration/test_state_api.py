@@ -576,7 +576,7 @@ async def test_trainings_are_found_by_many_ids_at_once(client, store):
     for training in ("t1", "t2", "t3"):
         await store.adopt(registration("ada", training))
 
-    found = (await client.post("/trainings/find", json={"training_ids": ["t3", "t9", "t1", "t3"]})).json()
+    found = (await client.post("/training-lookup", json={"training_ids": ["t3", "t9", "t1", "t3"]})).json()
 
     each = [(await client.get(f"/trainings/{training}")).json() for training in ("t1", "t3")]
     assert sorted(found["items"], key=lambda item: item["training_id"]) == each

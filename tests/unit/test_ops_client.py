@@ -224,5 +224,5 @@ async def test_what_state_refuses_is_an_error_of_its_own():
 
 
 async def test_a_state_that_can_not_find_many_trainings_finds_none():
-    async with answering(405, problem("method-not-allowed", 405)) as (client, _):
+    async with answering(404, problem("not-found", 404)) as (client, _):
         assert await client.find_trainings(["t1"]) == {}

@@ -166,7 +166,7 @@ def create_api(
     )
     add("POST", "/trainings/{training_id}/never-started", trainings.never_started, TrainingView, tag=TOOLS)
     add("GET", "/trainings", trainings.list_trainings, Page[TrainingView])
-    add("POST", "/trainings/find", trainings.find_trainings, Page[TrainingView], tag=TOOLS)
+    add("POST", "/training-lookup", trainings.find_trainings, Page[TrainingView], tag=TOOLS)
     add("GET", "/training-counts", overviews.count_trainings, TrainingCounts)
     add("GET", "/swap-statistics", overviews.get_swap_statistics, SwapStatisticsView, tag=_MODELS)
     add("GET", "/webhook-statistics", overviews.get_webhook_statistics, WebhookStatisticsView)
