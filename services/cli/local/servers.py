@@ -31,7 +31,7 @@ from shared.runtime.settings import BrokerSettings, DatabaseSettings, TopologySe
 _NAME = "modelswap topology"
 #: What to do where the management API does not answer.
 MANAGEMENT: Final = "start RabbitMQ's management API, or correct MODELSWAP_MANAGEMENT_URL"
-#: Of several nodes that hang, each takes as long; the doctor waits 15 seconds for this and what AMQP found.
+#: Of several nodes that hang, each takes as long; the doctor waits 15 seconds in all.
 _MANAGEMENT_SECONDS: Final = 10.0
 _OUTBOX_BACKLOG: Final = """
     SELECT count(*) FILTER (WHERE set_aside_at IS NULL) AS waiting,
@@ -118,19 +118,27 @@ class Comparison(NamedTuple):
 async def diff_topology(environment: Environment) -> Comparison:
     """Compare the broker with the plan; bindings and users only if its management API is known."""
     settings = TopologySettings.load(environment)
-    plan = settings.topology
-    with broker_problems():
-        found = await diff(settings.amqp_url.get_secret_value(), plan)
+    # Both at once: each may take long.
+    asked = asyncio.create_task(_bindings_and_users(environment, settings.topology))
+    try:
+        with broker_problems():
+            found = await diff(settings.amqp_url.get_secret_value(), settings.topology)
+        rest = await asked
+    finally:
+        asked.cancel()
+    return rest._replace(lines=[*found, *rest.lines])
+
+
+async def _bindings_and_users(environment: Environment, plan: Topology) -> Comparison:
     async with _management(environment) as management:
         if management is None:
-            return Comparison(found, "bindings and users were not looked at: MODELSWAP_MANAGEMENT_URL is not set")
+            return Comparison([], "bindings and users were not looked at: MODELSWAP_MANAGEMENT_URL is not set")
         try:
             async with asyncio.timeout(_MANAGEMENT_SECONDS):
-                more = [*await missing_bindings(management, plan), *await differences(management, plan)]
+                return Comparison([*await missing_bindings(management, plan), *await differences(management, plan)])
         except (DependencyDown, ManagementRefused, TimeoutError) as error:
             why = str(error) or "RabbitMQ's management API does not answer in time"
-            return Comparison(found, f"bindings and users are not known: {why}", is_lacking=True)
-    return Comparison([*found, *more])
+            return Comparison([], f"bindings and users are not known: {why}", is_lacking=True)
 
 
 async def broker_nodes(environment: Environment) -> list[Node]:
