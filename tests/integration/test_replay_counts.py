@@ -158,7 +158,7 @@ _LATE = "UPDATE ops.replay_letters SET outcome = 'nothing' WHERE position = 1"
 
 
 async def test_the_engine_keeps_counts_of_what_has_ended(database_url, store, ended):
-    async with running_engine(store, Listed()), asyncio.timeout(30):
+    async with running_engine(store, Listed()), asyncio.timeout(60):
         while not (await rows(database_url, "SELECT counts FROM ops.replays"))[0][0]:
             await asyncio.sleep(0.01)
 
