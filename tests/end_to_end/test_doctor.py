@@ -210,7 +210,7 @@ CASES: Final = {
         "bindings and users are not known: RabbitMQ's management API at http://127.0.0.1",
         "correct MODELSWAP_MANAGEMENT_URL",
     ),
-    "broker nodes that nobody tells": Case(
+    "broker nodes that are not known": Case(
         changed(MANAGEMENT_URL="http://user:password@127.0.0.1:1"),
         "broker nodes",
         WARNING,

@@ -1,4 +1,4 @@
-"""`modelswap console` hands its link to a browser, here a program that keeps what it was given, and to nobody else."""
+"""`modelswap console` opens a browser, here a program that keeps its arguments; none of them is the link."""
 
 from __future__ import annotations
 
