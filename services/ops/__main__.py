@@ -78,8 +78,6 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
     session, replays, recoveries = Session(pool), Replays(pool), Recoveries(pool)
     letters = Letters(pool, failed=replays.failed)
-    ownerless: SetAside[str] = SetAside("owners")
-    unclosed: SetAside[str] = SetAside("closing")
     settled: SetAside[int] = SetAside("purge")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (
@@ -97,6 +95,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             await publisher.publish(to_message(envelope, plan))
 
         archive = _archive(settings, letters, publisher)
+        owner_look_ups = owners(letters, services.find_trainings)
+        closing_look_ups = closing(letters, services.find_trainings)
         reconciler = _reconciler(settings, services, replicate, recoveries, publish)
         engine = Engine(replays, publisher, services, plan)
         outcomes = _outcomes(settings, replays, publisher)
@@ -125,8 +125,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         aside: list[SetAside[Any]] = [
             reconciler.aside,
             services.aside,
-            ownerless,
-            unclosed,
+            owner_look_ups.aside,
+            closing_look_ups.aside,
             settled,
             watcher.aside,
             archive.aside,
@@ -176,8 +176,8 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         await supervise(
             stopping,
             archive.run(stopping),
-            owners(letters, services.find_trainings, ownerless).run(stopping),
-            closing(letters, services.find_trainings, unclosed).run(stopping),
+            owner_look_ups.run(stopping),
+            closing_look_ups.run(stopping),
             purge(letters, timedelta(days=settings.ops_keep_settled_days), stopping, settled),
             keep_measuring(Measures(letters, replays), stopping),
             outcomes.run(stopping),

@@ -216,13 +216,12 @@ async def test_a_training_that_can_not_be_asked_about_hides_no_owner(store, erro
             raise error
         return {each: LetterTraining(user_id="ada", stage="active") for each in training_ids}
 
-    aside: SetAside[str] = SetAside("test")
-    look_ups = owners(store, ask, aside)
+    look_ups = owners(store, ask)
 
     assert [await look_ups.round() for _ in range(2)] == [3, 0]
 
     assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t2", "t3"}
-    assert (asked, aside.waiting()) == ([["t1", "t2", "t3"], ["t1"], ["t2"], ["t3"]], ["t1"])
+    assert (asked, look_ups.aside.waiting()) == ([["t1", "t2", "t3"], ["t1"], ["t2"], ["t3"]], ["t1"])
 
 
 async def test_an_owner_is_written_on_all_letters_of_a_training(store):
@@ -231,7 +230,7 @@ async def test_an_owner_is_written_on_all_letters_of_a_training(store):
     async def ask(training_ids: Sequence[str]) -> dict[str, LetterTraining]:
         return {"t1": LetterTraining(user_id="ada", stage="active")}
 
-    await owners(store, ask, SetAside("test")).round()
+    await owners(store, ask).round()
 
     assert {letter.training_id for letter in await letters(store, user_id="ada")} == {"t1"}
     assert [training for _, training in await store.without_user(after=0, limit=9)] == ["t2"]
@@ -243,7 +242,7 @@ async def closed(store: Store, stage: str) -> None:
     async def ask(training_ids: Sequence[str]) -> dict[str, LetterTraining]:
         return {"t1": LetterTraining(user_id="ada", stage=stage, reference=MODEL)}
 
-    look_ups = closing(store, ask, SetAside("test"))
+    look_ups = closing(store, ask)
     while await look_ups.round():
         pass
 
@@ -280,7 +279,7 @@ async def test_state_is_asked_about_many_trainings_at_once(store, database_url):
         asked.append(len(training_ids))
         return {each: LetterTraining(user_id="ada", stage="canceled") for each in training_ids}
 
-    look_ups = closing(store, ask, SetAside("test"))
+    look_ups = closing(store, ask)
     while await look_ups.round():
         pass
 

@@ -45,16 +45,15 @@ class LookUps:
         letters: LetterList,
         find_trainings: FindTrainings,
         keep: Keep,
-        aside: SetAside[str],
         *,
         rounds_before_all: int,
     ) -> None:
-        """*aside* holds the trainings that cannot be looked up, by Replicate's ids."""
         self._name = name
         self._letters = letters
         self._find_trainings = find_trainings
         self._keep = keep
-        self._aside = aside
+        #: The trainings that cannot be looked up, by Replicate's ids.
+        self.aside: SetAside[str] = SetAside(name)
         self._rounds_before_all = rounds_before_all
         self._after = 0
         self._idle = 0
@@ -75,7 +74,7 @@ class LookUps:
             found = await self._find_trainings(training_ids)
             await self._keep({number: found[training_id] for number, training_id in letters if training_id in found})
 
-        done = await self._aside.together(dict.fromkeys(training_id for _, training_id in letters), look_up, key=str)
+        done = await self.aside.together(dict.fromkeys(training_id for _, training_id in letters), look_up, key=str)
         if done.down:
             raise done.down
         if letters:
@@ -87,17 +86,17 @@ class LookUps:
         return len(letters)
 
 
-def owners(store: Store, find_trainings: FindTrainings, aside: SetAside[str]) -> LookUps:
+def owners(store: Store, find_trainings: FindTrainings) -> LookUps:
     """Look up the users of dead letters that name only a training."""
 
     async def keep(found: Mapping[int, LetterTraining]) -> None:
         await store.set_users({number: training.user_id for number, training in found.items()})
 
     every = _ROUNDS_BEFORE_ALL_OWNERS
-    return LookUps("owners", store.without_user, find_trainings, keep, aside, rounds_before_all=every)
+    return LookUps("owners", store.without_user, find_trainings, keep, rounds_before_all=every)
 
 
-def closing(store: Store, find_trainings: FindTrainings, aside: SetAside[str]) -> LookUps:
+def closing(store: Store, find_trainings: FindTrainings) -> LookUps:
     """
     Close open dead letters whose trainings have ended otherwise.
 
@@ -109,7 +108,7 @@ def closing(store: Store, find_trainings: FindTrainings, aside: SetAside[str]) -
         await store.close({number: reason for number, reason in reasons.items() if reason is not None})
 
     every = _ROUNDS_BEFORE_ALL_OPEN
-    return LookUps("closing", store.open_of_trainings, find_trainings, keep, aside, rounds_before_all=every)
+    return LookUps("closing", store.open_of_trainings, find_trainings, keep, rounds_before_all=every)
 
 
 async def purge(store: Store, keep: timedelta, stopping: asyncio.Event, aside: SetAside[int]) -> None:
