@@ -25,9 +25,10 @@ from shared.contract.checked import PRINTABLE, Checked
 
 _OWNER = r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?"
 _NAME = r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?"
-_VERSION = r"[0-9a-f]{64}"
+#: The pattern of a version.
+VERSION = r"[0-9a-f]{64}"
 _MODEL_NAME = re.compile(rf"({_OWNER})/({_NAME})", re.ASCII)
-_MODEL_REF = re.compile(rf"({_OWNER})/({_NAME}):({_VERSION})", re.ASCII)
+_MODEL_REF = re.compile(rf"({_OWNER})/({_NAME}):({VERSION})", re.ASCII)
 _REF = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 

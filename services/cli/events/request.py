@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final, TypeVar
 
+from pydantic import JsonValue
+
 from services.cli.choices import Trigger
 from services.cli.problem import Problem
+from shared.contract import identity
 from shared.contract.identity import ModelName
 
 T = TypeVar("T")
 
-VERSION: Final = re.compile(r"[0-9a-f]{64}")
+VERSION: Final = re.compile(identity.VERSION)
 _OWN_ID_BYTES = 10
 
 
@@ -51,11 +54,18 @@ class TriggerRequest:
         """Refuse what makes no sense before a training is registered, or anything sent."""
         if self.version is not None and not VERSION.fullmatch(self.version):
             raise Problem(f"{self.version!r} is not a version", then="--version with 64 lower-case hexadecimal digits")
+        self.read_output()
+
+    def read_output(self) -> JsonValue:
+        """Return the output that was typed as JSON; None if none was."""
+        if self.output is None:
+            return None
         try:
-            json.loads("null" if self.output is None else self.output)
+            output: JsonValue = json.loads(self.output)
         except ValueError as error:
             then = """--output '{"version": "owner/name:…"}'"""
             raise Problem(f"--output is not JSON: {error}", then=then) from error
+        return output
 
     def destination_name(self) -> ModelName | None:
         """Return the model to train, or None if none is given."""

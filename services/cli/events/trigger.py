@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from contextlib import suppress
@@ -164,8 +163,7 @@ def _output(request: TriggerRequest, subject: _Subject) -> JsonValue:
         if subject.destination is None:
             raise Problem("the output of a success names a model", then="add --destination owner/name")
         return named_output(subject.destination, request.version or some_version(subject.id))
-    output: JsonValue = json.loads(request.output)
-    return output
+    return request.read_output()
 
 
 def _made(request: TriggerRequest, subject: _Subject) -> str:
