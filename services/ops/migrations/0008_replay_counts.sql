@@ -4,8 +4,8 @@
 ALTER TABLE ops.replays ADD COLUMN counts jsonb;
 GRANT UPDATE (counts) ON ops.replays TO modelswap_ops;
 
--- A trigger, so that a change by the version before is noticed as well. Counting locks the replay's row FOR UPDATE, so
--- it waits for the end of every transaction that came here, and one that comes here meanwhile finds what was kept.
+-- A trigger, so that a change by the version before is noticed as well. Counting locks the replay's row FOR UPDATE, and
+-- takes no replay that a transaction underway came here for; one that comes here meanwhile waits, and finds what was kept.
 CREATE FUNCTION ops.forget_replay_counts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM ops.replays WHERE id IN (SELECT replay_id FROM changed) ORDER BY id FOR KEY SHARE;
