@@ -7,7 +7,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from services.cli.operators.dead_letters import to_filter
 from services.cli.options import LETTER_FILTERS, selects_letters
+from services.cli.problem import Problem
 from services.ops.letters.views import Filter
 
 
@@ -37,3 +39,19 @@ def test_a_command_gets_the_selection_beside_its_own_options(typed: list[str], g
     result = CliRunner().invoke(app, typed)
 
     assert (result.exit_code, got) == (0, given)
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [("2h", "3h"), ("2026-11-24T12:00Z", "2026-11-24T12:00Z"), ("2026-11-24T11:30Z", "2026-11-24T12:00+01:00")],
+)
+def test_a_window_that_ends_before_it_begins_is_refused(since: str, until: str):
+    with pytest.raises(Problem, match="is not before --until"):
+        to_filter({"since": since, "until": until})
+
+
+def test_a_window_may_be_open_and_span_offsets():
+    window = to_filter({"since": "2026-11-24T12:30+01:00", "until": "2026-11-24T12:00Z", "queue": "q"})
+
+    assert window == {"since": "2026-11-24T12:30:00+01:00", "until": "2026-11-24T12:00:00+00:00", "queue": "q"}
+    assert to_filter({"until": "2026-11-24"}) == {"until": "2026-11-24T00:00:00+00:00"}

@@ -52,8 +52,10 @@ dead_letters = group(
     """
 )
 
-Numbers = Annotated[list[int] | None, typer.Argument(help="Their numbers; or select them with the options below.")]
-Number = Annotated[int, typer.Argument(help="Its number.")]
+Numbers = Annotated[
+    list[int] | None, typer.Argument(min=1, help="Their numbers; or select them with the options below.")
+]
+Number = Annotated[int, typer.Argument(min=1, help="Its number.")]
 
 
 @dead_letters.command("list")

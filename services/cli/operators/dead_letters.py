@@ -9,13 +9,14 @@ from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.client import Body, Operators, operators
-from services.cli.options import timestamp
+from services.cli.options import read_timestamp
 from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
 from services.ops.letters.audit import AuditView
 from services.ops.letters.views import Changed, GroupView, LetterLine, LetterView
 from shared.contract.answers import Page
+from shared.runtime.clock import now
 
 LETTERS: Final[Sequence[Column[LetterLine]]] = (
     Column("dead letter", lambda each: each.number),
@@ -57,8 +58,18 @@ _DONE: Final = {"drop": "dropped", "restore": "open again"}
 
 
 def to_filter(chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return *chosen* as the API takes it, with timestamps in place of ages such as 2h."""
-    return {name: timestamp(text) if name in {"since", "until"} else text for name, text in chosen.items()}
+    """
+    Return *chosen* as the API takes it, with timestamps in place of ages such as 2h.
+
+    Raises:
+        Problem: if no time lies between since and until.
+
+    """
+    times = {name: read_timestamp(chosen[name], now=now()) for name in ("since", "until") if name in chosen}
+    if len(times) > 1 and times["since"] >= times["until"]:
+        said = f"--since {chosen['since']} is not before --until {chosen['until']}"
+        raise Problem(said, then="give the earlier time as --since: 3h is earlier than 2h")
+    return {**chosen, **{name: time.isoformat() for name, time in times.items()}}
 
 
 def selection(numbers: Sequence[int], chosen: Mapping[str, str], command: str) -> dict[str, JsonValue]:
@@ -123,6 +134,8 @@ async def change(
     wanted = selection(numbers, chosen, verb)
     async with operators() as api:
         changed = await change_if_confirmed(api, verb, wanted, reason=reason, yes=yes)
+    if not (changed.letters or changed.unchanged):
+        raise Problem("no dead letter fits: nothing has changed", then="modelswap dead-letters groups")
     if output is Format.JSON:
         print_json(changed.model_dump(mode="json", exclude={"newest"}))
     else:
