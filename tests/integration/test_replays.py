@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -31,20 +32,21 @@ from shared.contract.errors import DependencyDown, Malformed, PermanentError
 from shared.contract.events import ModelReverted, TrainingCanceled
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.preview import Answer, Message, Refusal
-from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER
+from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE, topology
 from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token
 from tests.crowd import fill
 from tests.databases import refuse
-from tests.ops import OPERATOR
+from tests.ops import OPERATOR, archived, dead
 from tests.replays import (
     Answering,
     Listed,
     archive,
     archive_many,
     letter_of,
+    opened_repairs,
     opened_replays,
     order,
     routes,
@@ -314,6 +316,42 @@ async def test_failure_further_on_resolves_the_first_letter(database_url, store)
     assert letter.outcome is Outcome.FAILED
     assert letter.detail == f"handled here, then failed further on as dead letter {further}: it lies elsewhere"
     assert await statuses(database_url) == {number: "resolved", further: "open"}
+
+
+@pytest.mark.parametrize("together", [("own", "followed"), ("followed", "own")], ids="-".join)
+async def test_a_letter_that_returns_is_open_whatever_followed_too(database_url, together):
+    async with opened_repairs(database_url) as (letters, store):
+        await archived(letters, dead("t1", topology()))
+        record, _ = await store.create(order([1]))
+        mark: dict[str, Any] = {REPLAY_HEADER: f"{record.id}:1"}
+        copies = {
+            "own": dead("t1", topology(), text="again", **mark),
+            "followed": dead("t1", topology(), text="further on", queue=STATE_QUEUE, **{**mark, "ce-id": "another"}),
+        }
+
+        await archived(letters, *(copies[each] for each in together))
+
+        assert await outcomes(store, record) == {1: "failed"}
+    found = await rows(database_url, "SELECT queue, status, returns, error_text FROM ops.letters ORDER BY number")
+    assert found == [(EXTRACTOR_QUEUE, "open", 1, "again"), (STATE_QUEUE, "open", 0, "further on")]
+
+
+@pytest.mark.parametrize("failed", [(0, 1), (1, 0)])
+async def test_a_given_up_copy_hides_no_failure_of_a_later_replay(database_url, failed: Sequence[int]):
+    async with opened_repairs(database_url) as (letters, store):
+        await archived(letters, dead("t1", topology()))
+        first, _ = await store.create(order([1]))
+        await store.record(first.id, sent=[1], unsent={}, given_back=[])
+        for _ in range(2):
+            await store.cancel(first.id, actor="ada", reason="it hangs")
+        second, _ = await store.create(order([1]))
+        marks: list[dict[str, Any]] = [{REPLAY_HEADER: f"{each.id}:1"} for each in (first, second)]
+        copies = [dead("t1", topology(), text=f"copy {at}", **mark) for at, mark in enumerate(marks)]
+
+        await archived(letters, *(copies[at] for at in failed))
+
+        assert (await outcomes(store, first), await outcomes(store, second)) == ({1: "failed"}, {1: "failed"})
+    assert await rows(database_url, "SELECT status, returns, error_text FROM ops.letters") == [("open", 1, "copy 1")]
 
 
 async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, store, broker):

@@ -9,14 +9,15 @@ from uuid import UUID
 from services.ops.letters.letter import DeadLetter, ReplayMark
 from services.ops.session import Session
 from shared.contract.topology import DELIVERIES_QUEUE
-from shared.runtime.postgres import Connection, Pool
+from shared.runtime.postgres import Connection, Pool, Record
 
 #: Called, in the same transaction, when a replayed dead letter failed again: the replay, the number, the error.
 Failed: TypeAlias = Callable[[Connection, UUID, int, str], Awaitable[None]]
 
 # In order of their numbers, so that two writers cannot deadlock.
-_LOCK_RETURNED: Final = """
-    SELECT number FROM ops.letters WHERE number = ANY($1::bigint[]) ORDER BY number FOR NO KEY UPDATE
+_LOCK_REPLAYED: Final = """
+    SELECT number, queue, event_id, replay_id FROM ops.letters WHERE number = ANY($1::bigint[])
+    ORDER BY number FOR NO KEY UPDATE
 """
 _RETURN: Final = """
     UPDATE ops.letters l SET
@@ -29,13 +30,10 @@ _RETURN: Final = """
         attempts       = r.attempts,
         last_failed_at = greatest(l.last_failed_at, r.last_failed_at),
         fingerprint    = r.fingerprint
-    FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-                $9::integer[], $10::timestamptz[], $11::text[])
-        AS r (number, replay_id, queue, event_id, error_code, error_class, error_text, traceback, attempts,
-              last_failed_at, fingerprint)
+    FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
+                $8::timestamptz[], $9::text[])
+        AS r (number, replay_id, error_code, error_class, error_text, traceback, attempts, last_failed_at, fingerprint)
     WHERE l.number = ANY($1::bigint[]) AND l.number = r.number
-      AND l.queue = r.queue AND l.event_id IS NOT DISTINCT FROM r.event_id
-    RETURNING l.number
 """
 # A resolved dead letter that failed again is open again; the same failure delivered twice is not.
 _KEEP: Final = """
@@ -72,31 +70,42 @@ class Archiving(Session):
 
     async def keep(self, letters: Sequence[DeadLetter]) -> None:
         """Store *letters*, all of them or none; each once, however often it comes."""
-        replayed = {letter.mark: letter for letter in letters if letter.mark is not None}
 
         async def work(connection: Connection) -> None:
-            returned = await _return(connection, replayed)
-            # Of several copies the last one is stored.
-            new = {each.digest: each for each in letters if each.mark is None or each.mark.letter not in returned}
-            if new:
-                await connection.execute(_KEEP, *_columns(map(_new_row, new.values())))
+            replayed = await _lock_replayed(connection, letters)
+            returned: list[tuple[ReplayMark, DeadLetter]] = []
+            others: list[DeadLetter] = []
             for letter in letters:
-                # A webhook that follows from a replay is not its outcome.
-                mark, is_webhook = letter.mark, letter.failure.queue == DELIVERIES_QUEUE
-                if mark is not None and (mark.letter in returned or not is_webhook):
-                    await self._failed(connection, mark.replay_id, mark.letter, letter.failure.text)
+                mark = letter.mark
+                if mark is not None and _is_returned(letter, replayed.get(mark.letter)):
+                    returned.append((mark, letter))
+                else:
+                    others.append(letter)
+            # Of several copies, one that is from the dead letter's present replay counts; of these, the last.
+            returned.sort(key=lambda each: each[0].replay_id == replayed[each[0].letter]["replay_id"])
+            if rows := {mark.letter: _returned_row(mark, letter) for mark, letter in returned}:
+                await connection.execute(_RETURN, *_columns(rows.values()))
+            # Of several copies the last one is stored.
+            if new := {letter.digest: letter for letter in others}:
+                await connection.execute(_KEEP, *_columns(map(_new_row, new.values())))
+            # A webhook that follows from a replay is not its outcome.
+            following = [(each.mark, each) for each in others if each.mark and each.failure.queue != DELIVERIES_QUEUE]
+            for mark, letter in (*returned, *following):
+                await self._failed(connection, mark.replay_id, mark.letter, letter.failure.text)
 
         await self._transaction(work)
 
 
-async def _return(connection: Connection, replayed: Mapping[ReplayMark, DeadLetter]) -> set[int]:
-    """Update the dead letters that came back themselves; return their numbers."""
-    by_number = {mark.letter: _returned_row(mark, letter) for mark, letter in replayed.items()}
-    if not by_number:
-        return set()
-    await connection.execute(_LOCK_RETURNED, sorted(by_number))
-    rows = await connection.fetch(_RETURN, *_columns(by_number.values()))
-    return {row["number"] for row in rows}
+async def _lock_replayed(connection: Connection, letters: Sequence[DeadLetter]) -> Mapping[int, Record]:
+    """Lock the dead letters whose replays *letters* come from; return them by number."""
+    numbers = {letter.mark.letter for letter in letters if letter.mark is not None}
+    rows = await connection.fetch(_LOCK_REPLAYED, list(numbers)) if numbers else []
+    return {row["number"]: row for row in rows}
+
+
+def _is_returned(letter: DeadLetter, replayed: Record | None) -> bool:
+    """Return whether *letter* is the *replayed* dead letter itself, and not an event that followed from it."""
+    return replayed is not None and (replayed["queue"], replayed["event_id"]) == (letter.failure.queue, letter.event_id)
 
 
 def _columns(rows: Iterable[tuple[object, ...]]) -> list[list[object]]:
@@ -108,8 +117,6 @@ def _returned_row(mark: ReplayMark, letter: DeadLetter) -> tuple[object, ...]:
     return (
         mark.letter,
         mark.replay_id,
-        failure.queue,
-        letter.event_id,
         failure.code,
         failure.kind,
         failure.text,
