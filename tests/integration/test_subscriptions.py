@@ -18,6 +18,7 @@ from services.ops.api import create_api
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
 from shared.contract.envelope import wrap
+from shared.contract.errors import DependencyDown
 from shared.contract.events import EVENTS_EXCHANGE, Event, ExtractionFailed, ModelActivated
 from shared.contract.identity import ModelRef
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
@@ -39,9 +40,12 @@ ACTIVATED = {"events": ["model.activated.v1"]}
 @dataclass
 class Audit:
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    is_away: bool = False
 
     async def audit(self, *row: str, key: str | None = None) -> None:
         assert key is None
+        if self.is_away:
+            raise DependencyDown("Postgres does not answer")
         self.rows.append(row)
 
 
@@ -196,7 +200,10 @@ async def test_a_repeated_put_changes_nothing_and_tells_no_password(ops):
     first, second = await ops.add(), await ops.add()
 
     assert second == {**first, "amqp_url": None}
-    assert [row[1] for row in ops.audit.rows] == ["subscription.added", "subscription.changed"]
+    outcome = "asked: model.activated.v1; at most 100000"
+    assert [row[1:] for row in ops.audit.rows] == [
+        (f"subscription.{done}", "subscription generator", "", outcome) for done in ("added", "changed")
+    ]
     async with logged_in(first["amqp_url"]):
         pass
 
@@ -241,6 +248,31 @@ async def test_a_removed_subscription_leaves_nothing_behind(ops):
             await ops.broker.depth(queue)
     assert not await ops.management.has_user("modelswap-subscription-generator")
     assert ops.audit.rows[-1][:4] == ("olga", "subscription.removed", "subscription generator", "moved")
+
+
+async def test_what_can_not_be_audited_is_not_done(ops):
+    login = (await ops.add())["amqp_url"]
+    await ops.publish(activated(1))
+
+    ops.audit.is_away = True
+    answers = [
+        await ops.api.put("/subscriptions/mailer", json=ACTIVATED),
+        await ops.api.post("/subscriptions/generator/rotate-password", json={}),
+        await ops.api.delete("/subscriptions/generator"),
+    ]
+    ops.audit.is_away = False
+
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert [each["name"] for each in (await ops.api.get("/subscriptions")).json()["items"]] == ["generator"]
+    assert await ops.broker.depth(QUEUE) == 1
+    async with logged_in(login):
+        pass
+    missing = [
+        await ops.api.delete("/subscriptions/mailer"),
+        await ops.api.post("/subscriptions/mailer/rotate-password", json={}),
+    ]
+    assert [answer.status_code for answer in missing] == [404] * 2
+    assert len(ops.audit.rows) == 1
 
 
 async def test_a_list_tells_how_far_each_subscription_is_behind(ops):

@@ -1,4 +1,9 @@
-"""The operators' routes for subscriptions; each write is in the audit. Edge."""
+"""
+The operators' routes for subscriptions; each write is in the audit. Edge.
+
+The entry comes first, and says what was asked for: RabbitMQ forgets at once what was there, and a new password is told
+only once. So nothing is changed while Postgres is away.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from fastapi import APIRouter, Path, Query
 from services.ops.letters.audit import Audit
 from services.ops.replays.views import Because
 from services.ops.subscriptions.views import (
+    DEFAULT_LENGTH,
     Name,
     NoManagement,
     NoSubscription,
@@ -82,11 +88,14 @@ class _Routes:
         It makes a queue that never holds up anything else, and a RabbitMQ user that can only read: this queue, its
         overflow queue, and the log of all events. A new user's password is in `amqp_url` of this answer alone.
         """
-        added = await self.subscriptions.put(name, body)
-        done = "added" if added.amqp_url else "changed"
-        outcome = f"{', '.join(added.events)}; at most {added.max_length}"
-        await self._note(asker, done, name, body.reason, outcome)
-        return added
+        try:
+            before = await self.subscriptions.get(name)
+        except NoSubscription:
+            done, length = "added", body.max_length or DEFAULT_LENGTH
+        else:
+            done, length = "changed", body.max_length or before.max_length
+        await self._note(asker, done, name, body.reason, f"{', '.join(body.events)}; at most {length}")
+        return await self.subscriptions.put(name, body)
 
     @raises(NoSubscription, NoManagement, ManagementRefused)
     async def remove_subscription(
@@ -97,17 +106,17 @@ class _Routes:
 
         Its service can catch up later from the models (`GET /v1/models` of state) and the log of all events.
         """
-        removed = await self.subscriptions.remove(name)
-        outcome = f"{removed.waiting} events waited, {removed.overflowed} in the overflow queue"
+        shown = await self.subscriptions.get(name)
+        outcome = f"{shown.waiting} events wait, {shown.overflowed} in the overflow queue"
         await self._note(asker, "removed", name, because.reason, outcome)
-        return removed
+        return await self.subscriptions.remove(name)
 
     @raises(NoSubscription, NoManagement, ManagementRefused)
     async def rotate_password(self, name: _Name, body: Because, asker: Asker) -> PasswordRotated:
         """Give the subscription's user a new password; the old one ends at once, open connections stay open."""
-        rotated = await self.subscriptions.rotate_password(name)
-        await self._note(asker, "password_rotated", name, body.reason, "")
-        return rotated
+        await self.subscriptions.get(name)
+        await self._note(asker, "password_rotated", name, body.reason, "a new password")
+        return await self.subscriptions.rotate_password(name)
 
-    async def _note(self, asker: Caller, done: str, name: str, reason: str, outcome: str) -> None:
-        await self.audit(asker.name, f"subscription.{done}", f"subscription {name}", reason, outcome)
+    async def _note(self, asker: Caller, done: str, name: str, reason: str, asked: str) -> None:
+        await self.audit(asker.name, f"subscription.{done}", f"subscription {name}", reason, f"asked: {asked}")
