@@ -19,7 +19,7 @@ from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import DROP
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store import Store as Replays
-from services.ops.replays.streams import MOST_LETTERS, Watcher
+from services.ops.replays.streams import MOST_LETTERS, Follower, Watcher
 from services.ops.replays.waiting import Waiting
 from shared.contract.events import ModelReverted
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
@@ -443,6 +443,13 @@ async def until_told(stream: AsyncIterator[Any], is_it: Callable[[Any], bool]) -
     raise AssertionError("the stream has ended")
 
 
+async def until_sent(follower: Follower, text: bytes) -> None:
+    async with asyncio.timeout(60), contextlib.aclosing(follower.chunks()) as chunks:
+        async for chunk in chunks:
+            if text in chunk:
+                return
+
+
 def is_undone(replay: dict[str, Any]) -> bool:
     return replay["undo"] is not None and replay["undo"]["status"] == "undone"
 
@@ -513,8 +520,42 @@ async def test_many_outcomes_at_once_are_bounded(ops, database_url):
 
     assert len(event.training["letters"]) == MOST_LETTERS
     assert event.training["letters"][-1]["letter"] == numbers[-1]
-    assert event.training["omitted"] > 0
+    assert event.training["omitted"] == 10
     assert event.training["replay"]["outcomes"] == {Outcome.FAILED: len(numbers)}
+
+
+async def test_outcomes_that_do_not_fit_an_event_are_counted(ops, database_url):
+    numbers = await archive_many(database_url, 3 * MOST_LETTERS)
+    record, _ = await ops.replays.create(order(numbers))
+
+    async with running(ops.replays, port=free_port()) as client, following(client, record.id) as stream:
+        await anext(stream)
+        for letters in (numbers[:250], numbers[250:]):
+            await say(ops.replays, *(settled(f"{record.id}:{number}", Effect.NOTHING) for number in letters))
+        counted = 0
+        async with asyncio.timeout(60):
+            while counted < len(numbers):
+                event = await anext(stream)
+                counted += len(told(event)) + event.training["omitted"]
+
+    assert counted == len(numbers)
+
+
+async def test_a_client_that_comes_late_gets_what_changed_meanwhile(ops, database_url):
+    (number,) = await archive_many(database_url, 1)
+    record, _ = await ops.replays.create(order([number]))
+    stopping = asyncio.Event()
+    watcher = Watcher(ops.replays, Waiting({}), stopping, limit=10, tick_seconds=0.02)
+    running = asyncio.create_task(watcher.run())
+    early, late = [await watcher.follower(record.id, None) for _ in range(2)]
+
+    with watcher.followed(record.id, early):
+        await say(ops.replays, settled(f"{record.id}:{number}"))
+        await until_sent(early, b'"outcome":"swapped"')
+        with watcher.followed(record.id, late):
+            await until_sent(late, b'"outcome":"swapped"')
+    stopping.set()
+    await running
 
 
 async def test_too_many_followers_are_refused(ops, database_url):

@@ -213,8 +213,9 @@ class _Replays:
         event before: with Last-Event-ID, since that one. So a client that reconnects misses nothing; an outcome may be
         sent twice. The stream goes on after the end of the replay, which may be undone.
         """
-        first = await self.watcher.missed(await self._view(await self._get(replay_id)), last_event_id)
-        return EventStream(partial(self.watcher.followed, first, last_event_id))
+        await self._get(replay_id)
+        follower = await self.watcher.follower(replay_id, last_event_id)
+        return EventStream(partial(self.watcher.followed, replay_id, follower))
 
     async def list_replays_of_dead_letter(
         self, number: _Number, limit: _EditsLimit = 10, cursor: Cursor = None

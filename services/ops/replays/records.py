@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -95,6 +96,13 @@ class Work:
     rate_per_second: float
     #: What holds it up, as stored.
     trouble: str
+
+
+class Ended(NamedTuple):
+    """A dead letter of a replay that has its outcome, and when it got it."""
+
+    letter: int
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,21 @@
 Following replays: reads all followed replays at once, and sends each client what has changed. Edge.
 
 One round a second reads them, however many clients there are; without clients there is none. A client that comes, or
-comes back after ops was restarted, gets the replay as it is now, and the outcomes since the last event that it got. So
-events of a slow client are put together, and nothing is kept for clients that have left.
+comes back after ops was restarted, gets the replay as it is now, and the outcomes since the last event that it got. A
+client knows what it was told, so events of a slow one are put together, and nothing is kept for those that have left.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Final
 from uuid import UUID
 
+from services.ops.replays.records import Ended
 from services.ops.replays.store import Store
 from services.ops.replays.views import ReplayedLetterView, ReplayUpdate, ReplayView
 from services.ops.replays.waiting import Waiting
@@ -27,6 +28,8 @@ from shared.runtime.sse import HEARTBEAT_SECONDS, Followers, chunks_of
 _TICK_SECONDS: Final = 1.0
 #: Outcomes in one event; the replay itself counts all of them.
 MOST_LETTERS: Final = 200
+#: How far back outcomes are counted.
+_MOST_ENDED: Final = 10_000
 #: An outcome may be committed this much later than its time, behind others.
 _OVERLAP: Final = timedelta(seconds=5)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,23 +50,49 @@ def moment_of(last_event_id: str | None) -> datetime | None:
 
 
 class Follower:
-    """A client."""
+    """A client, and what it was told."""
 
-    def __init__(self, update: ReplayUpdate, moment: datetime, stopping: asyncio.Event, heartbeat: float) -> None:
-        self._next: ReplayUpdate | None = update
-        self._moment = moment
+    def __init__(self, moment: datetime | None, stopping: asyncio.Event, heartbeat: float) -> None:
+        """It was told all outcomes up to *moment*; None: it is new, and is told those from now on."""
+        self._is_new = moment is None
+        #: The latest outcome that it was told.
+        self._moment = moment or now()
+        #: Those since a little earlier, which are read again.
+        self._told: set[Ended] = set()
+        self._replay: ReplayView | None = None
+        self._next: ReplayUpdate | None = None
         self._news = asyncio.Event()
         self._stopping = stopping
         self._heartbeat_seconds = heartbeat
 
-    def notify(self, replay: ReplayView, letters: Sequence[ReplayedLetterView], moment: datetime) -> None:
-        """Send this next, together with what was not sent yet."""
+    @property
+    def since(self) -> datetime:
+        """From when on it may not have been told all outcomes."""
+        return max(self._moment, _EPOCH + _OVERLAP) - _OVERLAP
+
+    def untold(self, ended: Sequence[Ended]) -> set[Ended]:
+        """Return those of *ended* that it was not told."""
+        since = self.since
+        return {each for each in ended if each.at >= since} - self._told
+
+    def offer(self, replay: ReplayView, ended: Sequence[Ended], letters: Sequence[ReplayedLetterView]) -> None:
+        """
+        Send next what it was not told, together with what was not sent yet.
+
+        *ended* are the outcomes since `since`, and *letters* the last of them, whole.
+        """
+        untold = set() if self._is_new else self.untold(ended)
+        self._moment = max((each.at for each in untold), default=self._moment)
+        since = self.since
+        self._told = {each for each in (*self._told, *ended) if each.at >= since}
+        if replay == self._replay and not untold:
+            return
+        self._replay, self._is_new = replay, False
         before = self._next or ReplayUpdate(replay=replay)
-        together = [*before.letters, *letters]
-        shown = together[-MOST_LETTERS:]
-        omitted = before.omitted + len(together) - len(shown)
+        new = [each for each in letters if (each.letter, each.ended_at) in untold]
+        shown = [*before.letters, *new][-MOST_LETTERS:]
+        omitted = before.omitted + len(before.letters) + len(untold) - len(shown)
         self._next = ReplayUpdate(replay=replay, letters=shown, omitted=omitted)
-        self._moment = moment
         self._news.set()
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -79,17 +108,6 @@ class Follower:
         # In ASCII: some readers of streams take rare characters for ends of lines.
         data = update.model_dump_json(ensure_ascii=True)
         return f"id: {event_id(self._moment)}\nevent: replay\ndata: {data}\n\n".encode(), False
-
-
-@dataclass(slots=True)
-class _Followed:
-    """A replay that clients follow, as they know it."""
-
-    replay: ReplayView
-    #: The latest outcome that was read.
-    moment: datetime
-    #: The outcomes that were read last: some are read again.
-    letters: Sequence[ReplayedLetterView] = ()
 
 
 class Watcher:
@@ -114,66 +132,45 @@ class Watcher:
         self._tick_seconds = tick_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._followers: Followers[Follower] = Followers(limit=limit, things="replays")
-        self._followed: dict[UUID, _Followed] = {}
 
-    async def missed(self, replay: ReplayView, last_event_id: str | None) -> ReplayUpdate:
-        """Return the first update for a client whose last event had *last_event_id*; None: it is new."""
-        since = moment_of(last_event_id)
-        if since is None:
-            return ReplayUpdate(replay=replay)
-        found = await self._replays.list_ended(replay.id, since=_earlier(since), limit=MOST_LETTERS + 1)
-        return ReplayUpdate(replay=replay, letters=found[-MOST_LETTERS:], omitted=max(0, len(found) - MOST_LETTERS))
+    async def follower(self, replay_id: UUID, last_event_id: str | None) -> Follower:
+        """Return a client that is sent the replay first, and what it missed since *last_event_id*; None: it is new."""
+        follower = Follower(moment_of(last_event_id), self._stopping, self._heartbeat_seconds)
+        await self._read((replay_id, [follower]))
+        return follower
 
-    @contextmanager
-    def followed(self, first: ReplayUpdate, last_event_id: str | None) -> Iterator[Follower]:
+    def followed(self, replay_id: UUID, follower: Follower) -> AbstractContextManager[Follower]:
         """
-        Register a client: it gets *first*, then every change, until the context ends.
+        Send *follower* every change, too, until the context ends.
 
         Raises:
             TooManyStreams: if the limit is reached.
 
         """
-        replay_id, moment = first.replay.id, _latest(first.letters) or moment_of(last_event_id) or now()
-        follower = Follower(first, moment, self._stopping, self._heartbeat_seconds)
-        try:
-            with self._followers.added(replay_id, follower):
-                self._followed.setdefault(replay_id, _Followed(first.replay, moment, first.letters))
-                yield follower
-        finally:
-            if replay_id not in self._followers.all():
-                self._followed.pop(replay_id, None)
+        return self._followers.added(replay_id, follower)
 
     async def run(self) -> None:
         """Read until *stopping* is set; go on after every loss of Postgres."""
         await run_periodically("replay streams", self._tick, self._stopping, first_seconds=self._tick_seconds)
 
     async def _tick(self) -> float:
-        self.aside.keep_only(self._followed)
-        done = await self.aside.each(list(self._followed.values()), self._read, key=lambda each: each.replay.id)
+        followed = self._followers.all()
+        self.aside.keep_only(followed)
+        done = await self.aside.each(followed.items(), self._read, key=itemgetter(0))
         if done.down:
             raise done.down
         return self._tick_seconds
 
-    async def _read(self, followed: _Followed) -> None:
-        replay_id = followed.replay.id
+    async def _read(self, followed: tuple[UUID, Sequence[Follower]]) -> None:
+        replay_id, followers = followed
+        since = min(each.since for each in followers)
         # First, so that the replay counts each outcome that is sent.
-        found = await self._replays.list_ended(replay_id, since=_earlier(followed.moment), limit=MOST_LETTERS)
+        ended = await self._replays.list_ended(replay_id, since=since, limit=_MOST_ENDED)
+        is_news = any(each.untold(ended) for each in followers)
+        letters = await self._replays.list_last_ended(replay_id, limit=MOST_LETTERS) if is_news else ()
         record = await self._replays.find(replay_id)
         if record is None:
             return
         replay = await self._waiting.shown(record, now=now())
-        letters = [each for each in found if each not in followed.letters]
-        if replay == followed.replay and not letters:
-            return
-        followed.replay, followed.letters = replay, found
-        followed.moment = _latest(letters) or followed.moment
-        for follower in self._followers.all().get(replay_id, ()):
-            follower.notify(replay, letters, followed.moment)
-
-
-def _latest(letters: Sequence[ReplayedLetterView]) -> datetime | None:
-    return max((each.ended_at for each in letters if each.ended_at), default=None)
-
-
-def _earlier(moment: datetime) -> datetime:
-    return max(moment, _EPOCH + _OVERLAP) - _OVERLAP
+        for follower in followers:
+            follower.offer(replay, ended, letters)

@@ -221,7 +221,7 @@ class ReplayUpdate(BaseModel):
     replay: ReplayView
     #: Those that have their outcome since then, at most 200, the latest last. One may be sent twice.
     letters: Sequence[ReplayedLetterView] = ()
-    #: How many more have; their outcomes are in the list of the replay's dead letters.
+    #: How many more of the last 10,000 have; their outcomes are in the list of the replay's dead letters.
     omitted: int = 0
 
 

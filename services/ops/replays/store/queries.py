@@ -8,6 +8,7 @@ from uuid import UUID
 
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Outcome, Status
+from services.ops.replays.records import Ended
 from services.ops.replays.store.session import GET_REPLAY, ReplaySession, select_replays, to_stored_letter
 from services.ops.replays.views import ReplayedLetterView, ReplayOfLetterView, ReplayView
 from services.ops.session import END
@@ -24,11 +25,17 @@ _LIST_LETTERS: Final = f"""
     ORDER BY position
     LIMIT $3
 """  # noqa: S608 (our own columns)
-_LIST_ENDED: Final = f"""
-    SELECT {_LETTER} FROM ops.replay_letters
+_LIST_ENDED: Final = """
+    SELECT letter, ended_at FROM ops.replay_letters
     WHERE replay_id = $1 AND ended_at >= $2
     ORDER BY ended_at DESC
     LIMIT $3
+"""
+_LIST_LAST_ENDED: Final = f"""
+    SELECT {_LETTER} FROM ops.replay_letters
+    WHERE replay_id = $1 AND ended_at IS NOT NULL
+    ORDER BY ended_at DESC
+    LIMIT $2
 """  # noqa: S608 (our own columns)
 _LIST_REPLAYS_OF: Final = """
     SELECT r.number, r.id AS replay_id, r.status, r.actor, r.reason, r.created_at, l.outcome, l.detail, l.predicted,
@@ -83,9 +90,13 @@ class Queries(ReplaySession):
         rows = await self._fetch(_LIST_LETTERS, replay_id, after or 0, limit, outcome, predicted)
         return [ReplayedLetterView(**row) for row in rows]
 
-    async def list_ended(self, replay_id: UUID, *, since: datetime, limit: int) -> list[ReplayedLetterView]:
-        """Return the last *limit* dead letters of a replay that have their outcome since then, the latest last."""
-        rows = await self._fetch(_LIST_ENDED, replay_id, since, limit)
+    async def list_ended(self, replay_id: UUID, *, since: datetime, limit: int) -> list[Ended]:
+        """Return the last *limit* dead letters of a replay that have their outcome since then."""
+        return [Ended(*row) for row in await self._fetch(_LIST_ENDED, replay_id, since, limit)]
+
+    async def list_last_ended(self, replay_id: UUID, *, limit: int) -> list[ReplayedLetterView]:
+        """Return the last *limit* dead letters of a replay that have their outcome, whole, the latest last."""
+        rows = await self._fetch(_LIST_LAST_ENDED, replay_id, limit)
         return [ReplayedLetterView(**row) for row in reversed(rows)]
 
     async def list_replays_of(self, letter: int, *, before: int | None, limit: int) -> list[ReplayOfLetterView]:
