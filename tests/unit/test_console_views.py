@@ -344,6 +344,7 @@ def test_models_are_shortened_the_same_everywhere_in_a_text():
 
 def test_characters_that_hide_or_turn_text_are_shown_as_escapes():
     assert formats.visible("gnp\u202eexe\x07\n") == "gnp\\u202eexe\\u0007\n"
+    assert formats.visible("half an emoji: \ud83d") == "half an emoji: \\ud83d"
     assert formats.visible(Markup("<b>")) == Markup("<b>")
 
 

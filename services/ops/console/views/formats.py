@@ -21,7 +21,7 @@ _PRECISE: Final = 10
 _KILO: Final = 1024
 _LEAST_PERCENT: Final = 0.1
 _HIDDEN: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb]"
 )
 #: The version of a model ref, wherever it stands in a text: the beginning is enough to compare.
 _VERSION: Final = re.compile(r":([0-9a-f]{8})[0-9a-f]{56}\b", re.ASCII)
@@ -102,9 +102,10 @@ def size(count: int) -> str:
 
 def visible(value: object) -> object:
     """
-    Return *value* with its control characters, and those that turn the direction of writing, as escapes.
+    Return *value* with its control characters, halves of surrogate pairs, and what turns the direction, as escapes.
 
-    Else a text could hide a part of itself, or show ``exe.png`` for a name that ends in ``.exe``.
+    Else a text could hide a part of itself, or show ``exe.png`` for a name that ends in ``.exe``; and with half a pair
+    (an emoji that was cut) no page could be sent.
     """
     if not isinstance(value, str) or not _HIDDEN.search(value):
         return value
