@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,23 @@ def is_storable(value: JsonValue) -> bool:
         case dict():
             return all(is_storable(name) and is_storable(part) for name, part in value.items())
     return True
+
+
+def read_json(text: str | bytes) -> JsonValue:
+    """
+    Return the JSON in *text*, which somebody typed.
+
+    Raises:
+        ValueError: if it is none, or cannot be sent and stored.
+
+    """
+    try:
+        value: JsonValue = json.loads(text)
+        if is_storable(value):
+            return value
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    raise ValueError("it holds a NUL, half a surrogate pair or a number that is none")
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,5 +1,6 @@
 """The options that select dead letters are those of the API, and the same for every command."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from services.cli.operators.dead_letters import to_filter
+from services.cli.operators.replays import request
 from services.cli.options import LETTER_FILTERS, selects_letters
 from services.cli.problem import Problem
 from services.ops.letters.views import Filter
@@ -48,6 +50,12 @@ def test_a_command_gets_the_selection_beside_its_own_options(typed: list[str], g
 def test_a_window_that_ends_before_it_begins_is_refused(since: str, until: str):
     with pytest.raises(Problem, match="is not before --until"):
         to_filter({"since": since, "until": until})
+
+
+@pytest.mark.parametrize("pace", [{"rate": math.nan}, {"stop_share": math.nan}])
+def test_a_pace_that_is_no_number_is_refused(pace: dict[str, float]):
+    with pytest.raises(Problem, match="nan is no number"):
+        request([1], {}, reason="fixed", **{"rate": None, "steps": None, "stop_share": None, **pace})
 
 
 def test_a_window_may_be_open_and_span_offsets():

@@ -13,6 +13,8 @@ from services.cli.main import main
         (["--version", "zz"], "'zz' is not a version", "--version with 64 lower-case hexadecimal digits"),
         (["--output", "{bad"], "--output is not JSON", "--output '{"),
         (["--output", ""], "--output is not JSON", "--output '{"),
+        (["--output", '{"loss": NaN}'], "--output is not JSON", "--output '{"),
+        (["--output", "[" * 100_000], "--output is not JSON", "--output '{"),
         (["--url", "nonsense"], "'nonsense' is not an address to post to", "--url http://HOST:PORT"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from services.cli.choices import Trigger
 from services.cli.problem import Problem
 from shared.contract import identity
 from shared.contract.identity import ModelName
+from shared.contract.text import read_json
 
 T = TypeVar("T")
 
@@ -61,11 +61,10 @@ class TriggerRequest:
         if self.output is None:
             return None
         try:
-            output: JsonValue = json.loads(self.output)
+            return read_json(self.output)
         except ValueError as error:
             then = """--output '{"version": "owner/name:…"}'"""
             raise Problem(f"--output is not JSON: {error}", then=then) from error
-        return output
 
     def destination_name(self) -> ModelName | None:
         """Return the model to train, or None if none is given."""

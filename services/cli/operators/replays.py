@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -47,6 +48,9 @@ def request(
     stop_share: float | None,
 ) -> Body:
     """Return the request for a replay; what is None takes the API's default."""
+    # An option's smallest and largest value let it pass, and JSON has none.
+    if any(value is not None and math.isnan(value) for value in (rate, stop_share)):
+        raise Problem("nan is no number", then="modelswap dead-letters replay --help")
     pace: dict[str, JsonValue] = {
         "rate_per_second": rate,
         "steps": None if steps is None else [_step(step) for step in steps.split(",")],

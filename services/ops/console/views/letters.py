@@ -117,14 +117,16 @@ def selection_of(numbers: Sequence[str], chosen: Mapping[str, str]) -> Selection
         few = ", ".join(numbers[:_NAMED])
         more = f" and {number(len(numbers) - _NAMED)} more" if len(numbers) > _NAMED else ""
         said = f"Dead letter{'' if len(numbers) == 1 else 's'} {few}{more}"
-        return Selection([("letters", each) for each in numbers], {"letters": [_count(each) for each in numbers]}, said)
+        return Selection(
+            [("letters", each) for each in numbers], {"letters": [count_of(each) for each in numbers]}, said
+        )
     kept = {name: value for name, value in chosen.items() if name != "status"}
     said = ", ".join(f"{LETTER_FIELDS[name].lower()} {value}" for name, value in kept.items())
     return Selection(list(kept.items()), {"filter": {**kept}}, f"All with {said}" if kept else "No dead letter")
 
 
-def _count(text: str) -> int | str:
-    # What is no number is refused by the API, with its reason.
+def count_of(text: str) -> int | str:
+    """Return the whole number that was typed; what is none is refused by the API, with its reason."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(2**63)) else text
 
 

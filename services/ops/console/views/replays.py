@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -169,9 +170,10 @@ def steps_of(text: str) -> list[JsonValue]:
 def number_of(text: str) -> float | str:
     """Return the number that was typed; what is none is refused by the API, with its reason."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    return number if math.isfinite(number) else text
 
 
 #: Of any number that the API takes.
