@@ -50,7 +50,11 @@ def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
     r"""Return *value* as readable JSON; control characters are escaped as ``\uXXXX``."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+    return escaped(json.dumps(value, indent=indent, ensure_ascii=False, default=_plain))
+
+
+def escaped(text: str) -> str:
+    r"""Return JSON with the control characters in its texts as ``\uXXXX``."""
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 

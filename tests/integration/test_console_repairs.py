@@ -286,6 +286,36 @@ async def test_an_edited_letter_is_predicted_and_its_change_shown(ops, browser, 
     assert 'class="added"' in past
 
 
+async def test_of_an_event_in_structured_mode_its_data_is_edited(ops, browser, database_url):
+    kind = succeeded("t1").headers()["ce-type"]
+    body = json.dumps({"type": kind, "data": {"training_id": "t1", "output": "\ud83d"}}).encode()
+    content_type = "application/cloudevents+json"
+    letter = letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE, body=body, content_type=content_type)
+    (number,) = await archive(database_url, letter)
+
+    shown = await page(browser, f"/dead-letters/{number}")
+    form = await page(browser, f"/dead-letters/{number}/edit")
+    (prefilled,) = re.findall(r'<textarea[^>]* name="body"[^>]*>(.*?)</textarea>', form, re.DOTALL)
+    refused = await browser.post(f"/dead-letters/{number}/edit", body=html.unescape(prefilled), reason="cut off")
+    whole = html.unescape(prefilled).replace("\\ud83d", "sense")
+    made = await browser.post(f"/dead-letters/{number}/edit", body=whole, reason="cut off")
+
+    assert "\\ud83d" in shown
+    assert json.loads(whole) == {"training_id": "t1", "output": "sense"}
+    assert (refused.status_code, "half a surrogate pair" in refused.text) == (422, True)
+    assert made.status_code == 303
+
+
+async def test_a_number_that_json_does_not_know_is_a_mistake(ops, browser, database_url):
+    (number,) = await archive_many(database_url, 1)
+
+    edited = await browser.post(f"/dead-letters/{number}/edit", body='{"loss": NaN}', reason="cut off")
+    paced = await browser.post("/replays", letters=str(number), reason="fixed", rate="inf", steps="1", stop="20")
+    dropped = await browser.post("/dead-letters/drop", letters=str(number), reason="old", up_to="9" * 5000)
+
+    assert (edited.status_code, paced.status_code, dropped.status_code) == (422, 422, 422)
+
+
 # Replays
 
 

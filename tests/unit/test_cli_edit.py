@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -48,7 +49,7 @@ LETTER = {
     "routing_key": "",
     "content_type": "application/json",
     "headers": {},
-    "body_base64": "",
+    "body_base64": base64.b64encode(b'{"output": "cut o"}').decode(),
     "body_text": '{"output": "cut o"}',
     "traceback": "",
 }
@@ -134,6 +135,8 @@ async def test_without_an_editor_it_is_said_how_to_give_the_body(monkeypatch, tm
     ("typed", "status", "what"),
     [
         ('{"output": whole}', 202, "this is not JSON"),
+        ('{"loss": NaN}', 202, "this is not JSON"),
+        ('{"logs": "\\ud83d"}', 202, "this is not JSON"),
         ('{"training_id": "t2"}', 422, "cannot be edited"),
         ('{"output": "whole"}', 503, "cannot answer now"),
     ],

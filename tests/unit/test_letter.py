@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from services.ops.letters.archive import in_parts
 from services.ops.letters.fingerprint import fingerprint
-from services.ops.letters.letter import ReplayMark, to_dead_letter
+from services.ops.letters.letter import ReplayMark, editable, to_dead_letter
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import PermanentError
 from shared.contract.events import Event, ModelReady, TrainingSucceeded
 from shared.contract.identity import ModelRef
 from shared.contract.retry import RetryIn
 from shared.contract.text import is_storable
-from shared.contract.topology import DEAD_EXCHANGE, EXTRACTOR_QUEUE, STATE_QUEUE, topology
+from shared.contract.topology import DEAD_EXCHANGE, EXTRACTOR_QUEUE, RECEIVER, STATE_QUEUE, topology
 from shared.contract.values import Evidence
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
 from shared.runtime.broker.message import retry
@@ -394,6 +394,31 @@ def test_any_headers_and_bytes_can_be_stored(headers, body, routing_key, content
     assert is_storable(json.loads(letter.headers))
     assert 0 < failure.attempts < 2**31
     assert failure.first_at.tzinfo is failure.last_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("body", "is_structured", "what"),
+    [
+        (b'{"data": {"a": 1}}', True, {"a": 1}),
+        (b'{"data": {"a": 1}}', False, {"data": {"a": 1}}),
+        (b"{}", False, {}),
+        (b'{"data": [1]}', True, None),
+        (b"{}", True, None),
+        (b"[]", True, None),
+        (b"[]", False, None),
+        (b"no", True, None),
+        (b"[" * 100_000, True, None),
+        (b'{"data":' * 100_000, True, None),
+    ],
+)
+def test_only_a_json_object_can_be_edited(body, is_structured, what):
+    found = editable(EXTRACTOR_QUEUE, "application/cloudevents+json" if is_structured else "application/json", body)
+
+    assert (found and json.loads(found)) == what
+
+
+def test_a_webhook_is_edited_whole():
+    assert editable(RECEIVER, "application/cloudevents+json", b'{"data": {}}') == '{\n  "data": {}\n}'
 
 
 def test_a_large_message_goes_alone():

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode
 from pathlib import Path
 from uuid import uuid4
-
-from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.client import Body, Operators, operators
 from services.cli.operators.replay_text import print_replay
-from services.cli.output import to_json
+from services.cli.output import escaped
 from services.cli.problem import Problem
-from services.ops.letters.views import LetterView
+from services.ops.letters.letter import editable
 from services.ops.replays.views import ReplayView
-from shared.contract.envelope import is_structured
+from shared.contract.text import read_json
 
 
 async def edit(number: int, *, text: bytes | None, reason: str, output: Format) -> None:
@@ -36,7 +34,9 @@ async def edit(number: int, *, text: bytes | None, reason: str, output: Format) 
 async def edit_by_hand(api: Operators, number: int, *, reason: str) -> ReplayView:
     """Open the body in an editor and replay with the result; if that is refused, keep the file and say so."""
     again = f"modelswap dead-letters edit {number} --reason {shlex.quote(reason)} --body"
-    file = _in_editor(_data(await api.get_dead_letter(number)), then=f"set EDITOR, or: {again} FILE, or - to read it")
+    letter = await api.get_dead_letter(number)
+    before = editable(letter.queue, letter.content_type, b64decode(letter.body_base64)) or "{}"
+    file = _in_editor(escaped(before), then=f"set EDITOR, or: {again} FILE, or - to read it")
     try:
         made = await _replay_with(api, number, file.read_bytes(), reason)
     except Problem as problem:
@@ -48,30 +48,19 @@ async def edit_by_hand(api: Operators, number: int, *, reason: str) -> ReplayVie
 async def _replay_with(api: Operators, number: int, text: bytes, reason: str) -> ReplayView:
     then = "modelswap dead-letters edit --help"
     try:
-        body: Body = {"body": json.loads(text), "reason": reason}
+        body: Body = {"body": read_json(text), "reason": reason}
     except ValueError as error:
         raise Problem(f"this is not JSON: {error}", then=then) from error
     path = f"/v1/dead-letters/{number}/edit-and-replay"
     return await api.post(ReplayView, path, body, key=str(uuid4()), then=then)
 
 
-def _data(letter: LetterView) -> JsonValue:
-    """Return the part of a dead letter that can be edited."""
-    try:
-        document = json.loads(letter.body_text or "")
-    except ValueError:
-        return {}
-    data: JsonValue = document.get("data", {}) if is_structured(letter.content_type) else document
-    return data
-
-
-def _in_editor(data: JsonValue, *, then: str) -> Path:
-    """Return the file with *data* as edited; *then* is what to try if the editor cannot be run."""
+def _in_editor(before: str, *, then: str) -> Path:
+    """Return the file with *before* as edited; *then* is what to try if the editor cannot be run."""
     if not sys.stdin.isatty():
         raise Problem(
             "there is no terminal for an editor", then="give the body with --body FILE, or --body - to read it"
         )
-    before = to_json(data, indent=2)
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     opened, name = tempfile.mkstemp(prefix="modelswap-", suffix=".json")
     os.close(opened)

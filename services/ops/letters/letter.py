@@ -123,13 +123,37 @@ def _is_added(name: str) -> bool:
 
 def document_in(body: bytes) -> Mapping[str, Any]:
     """Return *body* if it is a JSON object, else an empty one."""
+    return _find_document(body) or {}
+
+
+def _find_document(body: bytes) -> Mapping[str, Any] | None:
     if len(body) > _SEARCHED_BYTES:
-        return {}
+        return None
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def data_in(content_type: str | None, body: bytes) -> Mapping[str, Any] | None:
+    """Return the data of the event in *body*: a part of it in structured mode. None if that is no JSON object."""
+    document = _find_document(body)
+    data = document.get("data") if document is not None and is_structured(content_type) else document
+    return data if isinstance(data, dict) else None
+
+
+def editable(queue: str, content_type: str | None, body: bytes) -> str | None:
+    """
+    Return what an operator may edit in *body*, as JSON with one field a line: an event's data, or a webhook as it is.
+
+    None: it is no JSON object, or nested too deeply.
+    """
+    data = data_in(None if queue == RECEIVER else content_type, body)
+    try:
+        return json.dumps(data, indent=2, ensure_ascii=False) if data is not None else None
+    except RecursionError:
+        return None
 
 
 def _training_id(document: Mapping[str, Any], queue: str) -> str | None:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
 
-from services.ops.letters.letter import ReplayMark, document_in
+from services.ops.letters.letter import ReplayMark, data_in, document_in
 from shared.contract.answers import Mistake
 from shared.contract.envelope import REPLAY_HEADER, TYPE_PREFIX, Envelope, is_structured, wrap
 from shared.contract.errors import ModelswapError, PermanentError
@@ -127,9 +127,7 @@ def _edited_webhook(letter: StoredLetter, data: Mapping[str, JsonValue]) -> byte
 
 
 def _known_ids(letter: StoredLetter) -> dict[str, JsonValue]:
-    document = document_in(letter.body)
-    data = document.get("data") if is_structured(letter.content_type) else document
-    found = data if isinstance(data, dict) else {}
+    found = data_in(letter.content_type, letter.body) or {}
     known: dict[str, JsonValue] = {name: found[name] for name in (*_IDS, _DESTINATION) if name in found}
     if letter.training_id is not None:
         known.setdefault("training_id", letter.training_id)

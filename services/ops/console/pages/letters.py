@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from base64 import b64decode
 from http import HTTPStatus
 from typing import Final
 
@@ -16,12 +16,13 @@ from services.ops.console.client import Apis, Refused, attempt, quoted
 from services.ops.console.console import Console, Done, path_of
 from services.ops.console.forms import Form
 from services.ops.console.views.audit import entry_of
-from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, is_object, pretty
+from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, pretty
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, pager
 from services.ops.console.views.letters import (
     PATH,
     change_sentence,
     changed_sentence,
+    count_of,
     found_count,
     group_row,
     offers,
@@ -32,6 +33,7 @@ from services.ops.console.views.letters import (
 from services.ops.console.views.looks import COOKIE, Look
 from services.ops.console.views.problems import ProblemView
 from services.ops.letters.audit import AuditView
+from services.ops.letters.letter import editable
 from services.ops.letters.views import (
     Changed,
     GroupView,
@@ -43,6 +45,7 @@ from services.ops.letters.views import (
 )
 from services.ops.replays.views import ReplayOfLetterView, ReplayView
 from shared.contract.answers import KIND_PREFIX, Mistake, Page, Problem
+from shared.contract.text import read_json
 
 _ANY: Final = "any"
 _VERBS: Final = ("drop", "restore")
@@ -166,7 +169,7 @@ class _Letters:
             letter=letter,
             body=body,
             text=None if body.text is None else pretty(body.text) if body.tree is not None else body.text,
-            may_edit=not body.is_cut and is_object(body.text),
+            may_edit=not body.is_cut and _editable(letter) is not None,
             replays=[
                 (each, None if each.edited_body is None or body.text is None else diff(body.text, each.edited_body))
                 for each in past
@@ -189,12 +192,13 @@ class _Letters:
     ) -> Response:
         ops = self._console.apis(request).ops
         letter = await ops.get(LetterView, _of(request))
+        before = _editable(letter)
         return await self._console.render(
             request,
             "letter_edit.html",
             letter=letter,
-            is_editable=is_object(letter.body_text),
-            text=pretty(letter.body_text or "") if typed is None else typed.get("body", ""),
+            is_editable=before is not None,
+            text=before if typed is None else typed.get("body", ""),
             reason="" if typed is None else typed.text("reason"),
             problem=problem,
         )
@@ -235,7 +239,7 @@ class _Letters:
         async def work(apis: Apis, form: Form) -> Done:
             selection = selection_of(form.all("letters"), given(form, LETTER_FIELDS))
             up_to = form.text("up_to")
-            body = {**selection.body, "reason": form.text("reason"), "up_to": int(up_to) if up_to.isdecimal() else None}
+            body = {**selection.body, "reason": form.text("reason"), "up_to": count_of(up_to) if up_to else None}
             changed = await apis.ops.post(Changed, f"/dead-letters/{verb}", body, key=form.get("key"))
             numbers = form.all("letters")
             back = f"{PATH}/{numbers[0]}" if len(numbers) == 1 else PATH
@@ -249,11 +253,14 @@ def _of(request: Request) -> str:
     return f"/dead-letters/{quoted(request.path_params['number'])}"
 
 
+def _editable(letter: LetterView) -> str | None:
+    return editable(letter.queue, letter.content_type, b64decode(letter.body_base64))
+
+
 def _json(text: str) -> JsonValue:
     try:
-        parsed: JsonValue = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return read_json(text)
+    except ValueError as error:
         said = Mistake(pointer="#/body", detail=str(error))
         kind = f"{KIND_PREFIX}invalid"
         raise Refused(Problem(type=kind, title="invalid", status=422, detail="it is no JSON", errors=[said])) from error
-    return parsed

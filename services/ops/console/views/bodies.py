@@ -126,11 +126,6 @@ def pretty(text: str) -> str:
         return text
 
 
-def is_object(text: str | None) -> bool:
-    """Return whether *text* is a JSON object, which an operator can edit."""
-    return text is not None and isinstance(parse(text), dict)
-
-
 @dataclass(frozen=True, slots=True)
 class DiffLine:
     """A line of a difference; *kind* is added, removed, place or same."""
