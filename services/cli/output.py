@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Final
 
 import typer
@@ -38,14 +42,29 @@ def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was 
     """
     Show *what* would change, ask *question* and return after a yes; a no is a problem: *nothing*, and *then*.
 
+    Ctrl-C raises `typer.Abort`.
+
     Without a terminal it is a problem, too: there ``--yes`` is required.
     """
     if not sys.stdin.isatty():
         first, *_ = what.splitlines()
         raise Problem(f"there is no terminal to ask at: {printable(first)}", then="the same command with --yes")
     tell(what)
-    if not typer.confirm(question, err=True):
+    # asyncio's own handler cancels the task at its next await, and the prompt would go on.
+    with on_ctrl_c(signal.default_int_handler):
+        is_sure = typer.confirm(question, err=True)
+    if not is_sure:
         raise Problem(nothing, then=then)
+
+
+@contextmanager
+def on_ctrl_c(act: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Let Ctrl-C *act* so while something blocks."""
+    before = signal.signal(signal.SIGINT, act)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:

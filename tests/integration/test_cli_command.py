@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -261,3 +262,42 @@ def test_bash_completes_a_command_once_it_is_installed(tmp_path):
         "complete -o default -F _modelswap_completion modelswap",
         "restore replay",
     ]
+
+
+def test_ctrl_c_ends_a_question_at_once():
+    code = """
+import asyncio, sys
+from services.cli import options, output
+from services.cli.main import app, main
+
+async def ask():
+    await asyncio.sleep(0)
+    output.confirm("2 models are rolled back", "Roll back?", then="")
+
+app.command("ask")(lambda: options.run_async(ask()))
+sys.exit(main(["ask"]))
+"""
+    ours, terminal = os.openpty()
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr is not None
+        seen = b""
+        while not seen.endswith(b"[y/N]:"):
+            seen += os.read(process.stderr.fileno(), 1000)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+        os.close(terminal)
+
+    assert (process.returncode, said.strip()) == (1, b"modelswap: aborted")

@@ -52,10 +52,10 @@ def test_a_window_that_ends_before_it_begins_is_refused(since: str, until: str):
         to_filter({"since": since, "until": until})
 
 
-@pytest.mark.parametrize("pace", [{"rate": math.nan}, {"stop_share": math.nan}])
-def test_a_pace_that_is_no_number_is_refused(pace: dict[str, float]):
+@pytest.mark.parametrize(("rate", "stop_share"), [(math.nan, None), (None, math.nan)])
+def test_a_pace_that_is_no_number_is_refused(rate: float | None, stop_share: float | None):
     with pytest.raises(Problem, match="nan is no number"):
-        request([1], {}, reason="fixed", **{"rate": None, "steps": None, "stop_share": None, **pace})
+        request([1], {}, reason="fixed", rate=rate, steps=None, stop_share=stop_share)
 
 
 def test_a_window_may_be_open_and_span_offsets():

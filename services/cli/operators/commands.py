@@ -19,7 +19,6 @@ from services.cli.options import (
     Yes,
     group,
     run_async,
-    run_until_stopped,
     selects_letters,
 )
 
@@ -204,7 +203,7 @@ def dead_letters_replay(
     from services.cli.operators.replays import replay, request
 
     body = request(numbers or (), chosen, reason=reason, rate=rate, steps=steps, stop_share=stop_share)
-    if not run_until_stopped(replay(body, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
+    if not run_async(replay(body, dry_run=dry_run, yes=yes, watch=watch, output=output)) and watch:
         raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 from services.cli.choices import Format
 from services.cli.client import Body, Operators, operators
 from services.cli.operators.replay_text import print_replay
-from services.cli.output import escaped
+from services.cli.output import escaped, on_ctrl_c
 from services.cli.problem import Problem
 from services.ops.letters.letter import editable
 from services.ops.replays.views import ReplayView
@@ -67,7 +67,9 @@ def _in_editor(before: str, *, then: str) -> Path:
     file = Path(name)
     file.write_text(before, encoding="utf-8")
     try:
-        failed = subprocess.run([*shlex.split(editor), name], check=False).returncode  # noqa: S603 (their own choice)
+        # Ctrl-C is for the editor.
+        with on_ctrl_c(lambda *_: None):
+            failed = subprocess.run([*shlex.split(editor), name], check=False).returncode  # noqa: S603 (their choice)
         is_unchanged = file.read_text(encoding="utf-8", errors="replace").strip() == before
     except (OSError, ValueError) as error:
         file.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def replays_start(
     """
     from services.cli.operators.replays import steer
 
-    if not run_until_stopped(steer(replay, "start", reason=reason, watch=watch, output=output)) and watch:
+    if not run_async(steer(replay, "start", reason=reason, watch=watch, output=output)) and watch:
         raise typer.Exit(1)
 
 
@@ -137,7 +137,7 @@ def replays_undo(
     """
     from services.cli.operators.replays import steer
 
-    run_until_stopped(steer(replay, "undo", reason=reason, watch=watch, yes=yes, output=output))
+    run_async(steer(replay, "undo", reason=reason, watch=watch, yes=yes, output=output))
 
 
 @reconcile.command("status")

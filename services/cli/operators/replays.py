@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 from uuid import uuid4
 
+import typer
 from pydantic import JsonValue
 
 from services.cli.choices import Format
@@ -76,7 +77,7 @@ async def replay(body: Body, *, dry_run: bool, yes: bool, watch: bool, output: F
                 return True
             made = await _start_if_confirmed(api, made, str(body["reason"]))
         if watch:
-            made = await follow(api, made, None, shows=output is not Format.JSON)
+            made = await _watch(api, made, output)
     print_replay(made, output)
     return not made.outcomes.get(Outcome.FAILED)
 
@@ -111,7 +112,7 @@ async def steer(
             ask_before(verb, found)
         found = await api.steer_replay(str(found.id), verb, reason)
         if watch:
-            found = await follow(api, found, None, shows=output is not Format.JSON)
+            found = await _watch(api, found, output)
     print_replay(found, output)
     return not found.outcomes.get(Outcome.FAILED)
 
@@ -157,10 +158,18 @@ async def _start_if_confirmed(api: Operators, planned: ReplayView, reason: str) 
     try:
         then = f"modelswap replays show {replay_id}, for the predictions"
         confirm(said, "Replay them?", then=then, nothing="nothing was replayed")
-    except Problem:
+    except (Problem, typer.Abort):
         await api.steer_replay(replay_id, "cancel", "not confirmed")
         raise
     return await api.steer_replay(replay_id, "start", reason)
+
+
+async def _watch(api: Operators, found: ReplayView, output: Format) -> ReplayView:
+    try:
+        return await follow(api, found, None, shows=output is not Format.JSON)
+    except asyncio.CancelledError:
+        tell(f"replay {short_id(found)} goes on: modelswap replays show {short_id(found)} --watch")
+        raise
 
 
 async def follow(api: Operators, found: ReplayView, seconds: float | None, *, shows: bool) -> ReplayView:
