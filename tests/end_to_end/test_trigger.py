@@ -180,7 +180,7 @@ async def test_listen_forwards_a_swap_signed_until_accepted(shell, user):
     hook = Hook()
     async with await asyncio.start_server(hook.answer, "127.0.0.1", 0) as server, asyncio.timeout(60):
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
-        arguments = ("listen", "--types", "model.activated", "--forward-to", url, "-o", "json")
+        arguments = ("listen", "--types", "*.activated", "--forward-to", url, "-o", "json")
         async with shell.started(*arguments) as listener:
             assert (await listener.stderr.readline()).startswith(b"listening")
             signed_with = (await listener.stderr.readline()).decode()

@@ -13,12 +13,20 @@ from rich.text import Text
 
 from services.cli.choices import Format
 from services.cli.events.forward import Forwarder
-from services.cli.events.subscription import Heard, public, subscribed
+from services.cli.events.subscription import Heard, check_public, is_of, subscribed
 from services.cli.output import console, print_json_line, printable, tell
 from services.cli.problem import Problem
 from shared.contract.answers import said_in
 from shared.contract.envelope import TRIGGER_HEADER
-from shared.contract.events import Event, ExtractionFailed, ModelActivated, ModelReady, ModelSuperseded, ModelWithdrawn
+from shared.contract.events import (
+    EVENTS_EXCHANGE,
+    Event,
+    ExtractionFailed,
+    ModelActivated,
+    ModelReady,
+    ModelSuperseded,
+    ModelWithdrawn,
+)
 from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.settings import ListenSettings
 
@@ -28,17 +36,19 @@ _MADE_UP: Final = TRIGGER_HEADER.removeprefix("ce-")
 
 async def listen(types: Sequence[str], forward_to: str | None, output: Format) -> None:
     """Show events until interrupted."""
-    bindings = public(types)
+    check_public(types, option="--types with ")
     if forward_to is not None and not forward_to.startswith(("http://", "https://")):
         raise Problem(f"{forward_to!r} is not an address to post to", then="--forward-to http://HOST:PORT/PATH")
     settings = ListenSettings.load(os.environ)
     url = settings.amqp_url.get_secret_value()
     secret, told = _secret(settings)
-    async with subscribed(url, bindings) as events, _forwarding(forward_to, secret) as forward:
+    async with subscribed(url, [EVENTS_EXCHANGE]) as events, _forwarding(forward_to, secret) as forward:
         tell("listening; Ctrl-C ends it")
         if forward_to is not None:
             tell(f"forwarding to {forward_to}, signed with {told}")
         async for heard in events:
+            if not is_of(types, heard.delivery.routing_key):
+                continue
             if output is Format.JSON:
                 print_json_line(heard.document())
             else:

@@ -93,5 +93,5 @@ async def _events(log: OpenLog) -> AsyncIterator[Delivery]:
 def _user_of(delivery: Delivery) -> object:
     try:
         return json.loads(delivery.body).get("user_id")
-    except (ValueError, AttributeError):
+    except (ValueError, RecursionError, AttributeError):
         return None

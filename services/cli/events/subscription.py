@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from services.cli.problem import Problem
 from shared.contract.envelope import decode
 from shared.contract.errors import Malformed
-from shared.contract.events import EVENTS_EXCHANGE, PUBLIC_EVENTS, Event
+from shared.contract.events import PUBLIC_EVENTS, Event
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.declare import answered
 from shared.runtime.broker.link import Link
@@ -57,23 +57,18 @@ class Heard:
         return {**self.attributes, "datacontenttype": "application/json", "data": _json(self.delivery.body)}
 
 
-def patterns(types: Sequence[str]) -> list[str]:
-    """Return the routing keys for event *types*: ``model.activated`` means every version of it."""
-    return [kind if "*" in kind or "#" in kind or _has_version(kind) else f"{kind}.*" for kind in types] or ["#"]
-
-
 @asynccontextmanager
 async def subscribed(
-    url: str, bindings: Sequence[tuple[str, str]], *, name: str = "modelswap listen"
+    url: str, exchanges: Sequence[str], *, name: str = "modelswap listen"
 ) -> AsyncIterator[AsyncIterator[Heard]]:
-    """Yield messages published to the exchanges and routing keys in *bindings* from now on."""
+    """Yield all messages that are published to *exchanges* from now on."""
     with broker_problems():
         link = await Link.open(url, name=name)
     try:
         messages: asyncio.Queue[Delivery] = asyncio.Queue()
         with broker_problems():
             async with answered("consume an exclusive queue"):
-                await _consume(link, bindings, messages)
+                await _consume(link, exchanges, messages)
         yield _received(link, messages)
     finally:
         await link.close()
@@ -89,13 +84,13 @@ def broker_problems() -> Iterator[None]:
         raise Problem(say(error), then=then) from error
 
 
-async def _consume(link: Link, bindings: Sequence[tuple[str, str]], messages: asyncio.Queue[Delivery]) -> None:
+async def _consume(link: Link, exchanges: Sequence[str], messages: asyncio.Queue[Delivery]) -> None:
     channel = link.channel
     queue = (await channel.queue_declare(exclusive=True)).queue or ""
-    for exchange, routing_key in bindings:
+    for exchange in exchanges:
         # As every subscriber does: it may start before the services.
         await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
-        await channel.queue_bind(queue, exchange, routing_key)
+        await channel.queue_bind(queue, exchange, "#")
 
     await link.consume(queue, messages.put_nowait, no_ack=True)
 
@@ -120,31 +115,20 @@ async def _received(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncItera
 def _json(body: bytes) -> JsonValue:
     try:
         data: JsonValue = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body.decode("utf-8", "replace")
     return data
 
 
-def _has_version(kind: str) -> bool:
-    version = kind.rpartition(".")[2]
-    return version[:1] == "v" and version[1:].isdigit()
-
-
 def is_of(types: Sequence[str], routing_key: str) -> bool:
-    """Return whether an event is of one of *types*, or they are none; they mean the same as in `patterns`."""
+    """Return whether an event is of one of *types*, or they are none; ``model.activated`` means every version of it."""
     names = (routing_key, routing_key.rpartition(".")[0])
     return not types or any(fnmatchcase(name, kind.replace("#", "*")) for name in names for kind in types)
-
-
-def public(types: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the bindings for the public events of *types*, or for all."""
-    check_public(types, option="--types with ")
-    return [(EVENTS_EXCHANGE, pattern) for pattern in patterns(types)]
 
 
 def check_public(types: Sequence[str], *, option: str = "") -> None:
     """Refuse a name that is no public event's; *option* is how another one is given."""
     for kind in types:
-        if "*" not in kind and "#" not in kind and not any(key in (kind, f"{kind}.v1") for key in _PUBLIC):
+        if not any(is_of([kind], key) for key in _PUBLIC):
             names = ", ".join(sorted(key.rpartition(".")[0] for key in _PUBLIC))
             raise Problem(f"no public event is called {kind!r}", then=f"{option}one of {names}")

@@ -78,7 +78,7 @@ MODELS: Final[Sequence[Column[ModelView]]] = (
     Column("generation", lambda each: each.generation, 1),
     Column("since", lambda each: each.activated_at, 2),
 )
-_EVERYTHING: Final = ((TRAINING_EXCHANGE, "#"), (EVENTS_EXCHANGE, "#"))
+_EXCHANGES: Final = (TRAINING_EXCHANGE, EVENTS_EXCHANGE)
 
 
 def demo(environment: Environment) -> None:
@@ -112,7 +112,7 @@ async def _run(everything: Plan, out: Console, say: Say) -> None:
         say(f"console: {await console_address(everything)}")
         async with (
             Product(everything.urls["state"], environment["MODELSWAP_API_TOKENS"]) as api,
-            subscribed(environment["MODELSWAP_AMQP_URL"], _EVERYTHING, name="modelswap demo") as events,
+            subscribed(environment["MODELSWAP_AMQP_URL"], _EXCHANGES, name="modelswap demo") as events,
         ):
             show = Show(api, everything.urls[SIMULATOR], out)
             await _first(show.run(), show.hear(events), _raise(children.death()))
