@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from services.cli.events.forward import Forwarder
-from services.cli.events.subscription import Heard
+from services.cli.events.heard import Heard
 from shared.contract.envelope import CONTENT_TYPE, wrap
 from shared.contract.events import ModelActivated
 from shared.replicate.signature import verify

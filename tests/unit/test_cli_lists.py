@@ -21,7 +21,7 @@ import services.cli
 from services.cli.backtest.outputs import print_judged
 from services.cli.backtest.verdicts import Group, Judged, Past, Verdict
 from services.cli.choices import Format
-from services.cli.events.subscription import Heard
+from services.cli.events.heard import Heard
 from services.cli.local import config
 from services.cli.operators.dead_letters import print_letter
 from services.cli.operators.replay_text import print_replay

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, Self
 
-from services.cli.events.subscription import Heard
+from services.cli.events.heard import Heard
 from shared.replicate.signature import signed_headers
 from shared.runtime.clock import now
 

@@ -9,29 +9,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from rich.text import Text
-
 from services.cli.choices import Format
 from services.cli.events.forward import Forwarder
-from services.cli.events.subscription import Heard, check_public, is_of, subscribed
-from services.cli.output import console, print_json_line, printable, tell
+from services.cli.events.heard import Heard, check_public, is_of, line
+from services.cli.events.subscription import subscribed
+from services.cli.output import console, print_json_line, tell
 from services.cli.problem import Problem
 from shared.contract.answers import said_in
-from shared.contract.envelope import TRIGGER_HEADER
-from shared.contract.events import (
-    EVENTS_EXCHANGE,
-    Event,
-    ExtractionFailed,
-    ModelActivated,
-    ModelReady,
-    ModelSuperseded,
-    ModelWithdrawn,
-)
+from shared.contract.events import EVENTS_EXCHANGE
 from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.settings import ListenSettings
 
 _SECRET_BYTES: Final = 24
-_MADE_UP: Final = TRIGGER_HEADER.removeprefix("ce-")
 
 
 async def listen(types: Sequence[str], forward_to: str | None, output: Format) -> None:
@@ -81,35 +70,3 @@ async def _forwarding(url: str | None, secret: str) -> AsyncIterator[Callable[[H
 
         async with Forwarder(post, secret, lambda line: tell(f"  {line}")) as forwarder:
             yield forwarder.add
-
-
-def line(heard: Heard) -> Text:
-    """Return the line that shows an event."""
-    time = heard.attributes.get("time", "")[11:19]
-    kind = Text(f"{heard.delivery.routing_key:<20}", style="bold")
-    said = describe_heard(heard)
-    if _MADE_UP in heard.attributes:
-        said += " (made up by modelswap trigger)"
-    return Text.assemble((time, "dim"), "  ", kind, "  ", printable(f"{heard.attributes.get('subject', '')}  {said}"))
-
-
-def describe_heard(heard: Heard) -> str:
-    """Describe the event of a message."""
-    return describe(heard.event) if heard.event else "(unknown to this version)"
-
-
-def describe(event: Event) -> str:
-    """Describe an event in a few words."""
-    match event:
-        case ModelReady():
-            checks = ", ".join(event.evidence.checks)
-            return f"{event.model} ({checks}; {event.evidence.seconds:.1f} s)"
-        case ModelActivated():
-            return f"{event.model} is current, generation {event.generation} ({event.cause})"
-        case ModelSuperseded():
-            return f"{event.model} works, but generation {event.current_generation} is live"
-        case ModelWithdrawn():
-            return f"{event.previous} was withdrawn, generation {event.generation}"
-        case ExtractionFailed():
-            return f"{event.error}: {event.detail}"
-    return event.training_id

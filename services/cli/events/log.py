@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from services.cli.events.subscription import Heard, is_of
+from services.cli.events.heard import Heard, is_of
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.log_reader import OpenLog, offset_of, opened_log
 from shared.runtime.clock import now

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from services.cli.events.listen import describe
+from services.cli.events.heard import describe
 from services.cli.events.made_up import Story, envelope
 from services.cli.events.request import TriggerRequest
 from services.cli.events.simulator import is_simulator

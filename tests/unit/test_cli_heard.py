@@ -2,8 +2,7 @@
 
 import pytest
 
-from services.cli.events.listen import describe
-from services.cli.events.subscription import Heard, check_public, is_of
+from services.cli.events.heard import Heard, check_public, describe, is_of
 from services.cli.problem import Problem
 from shared.contract.events import (
     EVENTS,
