@@ -265,6 +265,12 @@ _INPUTS = st.dictionaries(
 )
 
 
+def test_a_bar_of_epochs_past_its_end_is_the_whole():
+    log = "Epochs: 150%|███████| 15/10 [00:10<00:00,  1.5it/s]\n"
+
+    assert read_progress(log, {"epochs": 10, "steps_per_epoch": 10}) == Progress(1.0)
+
+
 @settings(max_examples=500)
 @given(_LOGS | st.lists(_LOGS | st.none() | st.integers(), max_size=3) | st.none(), _INPUTS)
 def test_whatever_the_log_progress_is_a_share(logs, training_input):

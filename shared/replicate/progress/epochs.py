@@ -51,7 +51,7 @@ def overall(count: Count, named: Epoch | None, plan: Plan, log: Log) -> Progress
     if count.total == plan.steps:
         return progress_at(count.step, count.total)
     if IS_EPOCHS.search(count.before):
-        return Progress(count.step / count.total) if counts_epochs(count, plan) else None
+        return Progress(min(1.0, count.step / count.total)) if counts_epochs(count, plan) else None
     names_steps = count.of_steps or _IS_STEPS.search(count.before) is not None
     if named and not STEP.search(count.before):
         is_of_all = count.is_bar and names_steps and _may_be_of_all_epochs(count, named, log)
