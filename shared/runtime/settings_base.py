@@ -32,6 +32,7 @@ from shared.runtime.setting_types import (
     Seconds,
     Url,
 )
+from shared.runtime.tokens import read_token
 
 PREFIX: Final = "MODELSWAP_"
 FILE: Final = "_FILE"
@@ -162,11 +163,15 @@ def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
 
 def guessable(settings: Settings) -> list[str]:
     """Return the names of settings with a secret of our own that has too few different characters to be random."""
-    own = ("api_tokens", "ops_tokens", "ref_secrets")
+    tokens = {
+        field: [read_token(entry).secret for entry in reveal(getattr(settings, field, ()))]
+        for field in ("api_tokens", "ops_tokens")
+    }
+    secrets = {field: reveal(getattr(settings, field, ())) for field in ("ref_secrets", "webhook_master_secrets")}
     return [
         setting(field)
-        for field in own
-        if any(len(set(secret)) < _VARIED_CHARACTERS for secret in reveal(getattr(settings, field, ())))
+        for field, found in {**tokens, **secrets}.items()
+        if any(len(set(secret)) < _VARIED_CHARACTERS for secret in found)
     ]
 
 

@@ -9,7 +9,15 @@ import pytest
 
 from services.ops.replays.store.send import CLAIM_SECONDS
 from shared.runtime.postgres import CONFIRM_SECONDS, IDLE_IN_TRANSACTION_SECONDS, confirm_seconds
-from shared.runtime.settings import PROCESSES, OpsSettings, ReceiverSettings, SettingsError, StateSettings, guessable
+from shared.runtime.settings import (
+    PROCESSES,
+    NotifierSettings,
+    OpsSettings,
+    ReceiverSettings,
+    SettingsError,
+    StateSettings,
+    guessable,
+)
 
 ROOT = Path(__file__).parents[2]
 #: What every process does with settings, whichever process it is.
@@ -78,12 +86,21 @@ def test_a_management_address_needs_a_login_and_no_path(address):
         ("a" * 40, ["MODELSWAP_API_TOKENS"]),
         ("abcabcabcabcabcabcabc", ["MODELSWAP_API_TOKENS"]),
         (f"{RANDOM},{'12' * 10}", ["MODELSWAP_API_TOKENS"]),
+        ("service/console:1111111111111111", ["MODELSWAP_API_TOKENS"]),
     ],
 )
 def test_a_secret_of_few_different_characters_is_warned_of(secret, names):
     settings = StateSettings.load(GIVEN | {"MODELSWAP_API_TOKENS": secret})
 
     assert names == guessable(settings)
+
+
+def test_a_master_secret_of_few_different_characters_is_warned_of():
+    settings = NotifierSettings.load(
+        GIVEN | {"MODELSWAP_API_TOKENS": RANDOM, "MODELSWAP_WEBHOOK_MASTER_SECRETS": f"{RANDOM},{'a' * 32}"}
+    )
+
+    assert guessable(settings) == ["MODELSWAP_WEBHOOK_MASTER_SECRETS"]
 
 
 def test_confirms_come_before_what_waits_for_them_is_ended():
