@@ -75,7 +75,6 @@ class Secrets:
                 return True
             if self._fetched_at is not None and now - self._fetched_at < 1.0:
                 return False
-            self._fetched_at = now
             try:
                 async with asyncio.timeout(_FETCH_SECONDS):
                     secret = await self._account.webhook_secret()
@@ -83,6 +82,9 @@ class Secrets:
             except (ModelswapError, ValueError, TimeoutError) as error:
                 log.warning("webhook_secret.unavailable", detail=str(error))
                 return False
+            finally:
+                # After the attempt: what waited for it does not try again, each for two seconds.
+                self._fetched_at = self._monotonic()
             self._known = (secret,)
             log.info("webhook_secret.fetched")
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -526,6 +527,25 @@ async def test_without_a_secret_webhooks_are_answered_503(published: Published):
 
     assert answer.status_code == 503
     assert published.messages == []
+
+
+async def test_webhooks_do_not_wait_for_each_others_fetch_of_the_secret(published: Published):
+    """Replicate does not answer for two seconds, which pass on the clock."""
+    time = [0.0]
+
+    class Hanging(Account):
+        async def webhook_secret(self) -> str:
+            self.asked += 1
+            await asyncio.sleep(0)
+            time[0] += 2
+            raise DependencyDown("Replicate is away")
+
+    account = Hanging()
+    async with client_of(published, Secrets((), account, lambda: time[0])) as receiver:
+        answers = await asyncio.gather(*(post(receiver, GOOD) for _ in range(5)))
+
+    assert [answer.status_code for answer in answers] == [503] * 5
+    assert account.asked == 1
 
 
 async def test_several_secrets_let_one_be_rotated_without_a_gap(published: Published):
