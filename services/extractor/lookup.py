@@ -10,7 +10,7 @@ it is the only such version, and no other training of the account made it. Of an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -21,7 +21,7 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
-from shared.replicate.version import REGISTERED_WITHIN, Version
+from shared.replicate.version import REGISTERED_WITHIN, ListedVersion
 
 #: A version is listed at the latest this long after its training's end. Later, a missing version is a permanent error.
 _LISTED_WITHIN: Final = timedelta(minutes=15)
@@ -35,7 +35,7 @@ _MAX_RIVALS: Final = 100
 class Replicate(Protocol):
     """The calls to Replicate's API."""
 
-    async def list_versions(self, model: ModelName) -> list[Version]: ...
+    async def list_versions(self, model: ModelName) -> Sequence[ListedVersion]: ...
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage: ...
 
@@ -71,8 +71,12 @@ async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
     made_at = next(version.created_at for version in versions if version.id == ref.version)
     if lookup.prefix is not None or run.started_at is None or made_at is None:
         return Found(ref, shape, looked_up=lookup.prefix is None)
-    others = await _trainings_since(run.started_at - _LONGEST_TRAINING, lookup, replicate)
-    rivals = [other for other in others if other.id != run.training_id and _may_have_made(other, ref, made_at)]
+    since = run.started_at - _LONGEST_TRAINING
+    rivals = [
+        each
+        async for each in _trainings_since(since, lookup, replicate)
+        if each.id != run.training_id and _may_have_made(each, ref, made_at)
+    ]
     if makers := [other.id for other in rivals if _names(other, ref)]:
         raise NoModel(f"{ref} was made by training {makers[0]}. {lookup.advice}", code="model_of_another_training")
     if len(rivals) > _MAX_RIVALS:
@@ -80,16 +84,17 @@ async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
     return Found(ref, shape, looked_up=True, made_at=made_at, rivals=tuple(other.id for other in rivals))
 
 
-async def _trainings_since(moment: datetime, lookup: NeedsLookup, replicate: Replicate) -> list[Training]:
-    trainings: list[Training] = []
+async def _trainings_since(moment: datetime, lookup: NeedsLookup, replicate: Replicate) -> AsyncIterator[Training]:
+    """Yield the account's trainings, newest first, with one page in memory."""
     cursor = None
     for _ in range(_MAX_PAGES):
         page = await replicate.list_trainings(cursor)
-        trainings += page.trainings
+        for training in page.trainings:
+            yield training
         cursor = page.next_cursor
         created = [each.created_at for each in page.trainings if each.created_at]
         if cursor is None or (created and min(created) < moment):
-            return trainings
+            return
     raise NoModel(f"{lookup}; too many trainings ran since then. {lookup.advice}", code="ambiguous")
 
 
@@ -127,7 +132,7 @@ def _found(other: Training, ref: ModelRef) -> Found:
 
 def resolve(
     lookup: NeedsLookup,
-    versions: Sequence[Version],
+    versions: Sequence[ListedVersion],
     started_at: datetime | None,
     completed_at: datetime | None = None,
 ) -> ModelRef:
@@ -155,7 +160,9 @@ def resolve(
             raise NoModel(f"{lookup}; {len(several)} of its versions fit. {lookup.advice}", code="ambiguous")
 
 
-def _fits(version: Version, prefix: str | None, started_at: datetime | None, completed_at: datetime | None) -> bool:
+def _fits(
+    version: ListedVersion, prefix: str | None, started_at: datetime | None, completed_at: datetime | None
+) -> bool:
     is_older = version.created_at and started_at and version.created_at < started_at
     is_younger = version.created_at and completed_at and version.created_at > completed_at + REGISTERED_WITHIN
     return version.id.startswith(prefix or "") and not is_older and not is_younger

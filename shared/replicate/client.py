@@ -22,7 +22,7 @@ from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotTher
 from shared.replicate.http import Http, Observe, unobserved
 from shared.replicate.routes import Route
 from shared.replicate.training import NotATraining, Prediction, Training, decode_prediction, decode_training
-from shared.replicate.version import Version
+from shared.replicate.version import ListedVersion, Version
 
 REPLICATE_URL: Final = "https://api.replicate.com"
 #: Hosts of Replicate's output files. Strict, so that no other name is ever resolved.
@@ -105,9 +105,9 @@ class Replicate:
     async def get_version(self, ref: ModelRef) -> Version:
         return await self._ask(f"get version {ref}", Version.model_validate_json, Route.GET_VERSION, *ref)
 
-    async def list_versions(self, model: ModelName) -> list[Version]:
+    async def list_versions(self, model: ModelName) -> list[ListedVersion]:
         """Return the versions of *model*, newest first, at most a thousand."""
-        what, decode = f"list versions of {model}", Page[Version].model_validate_json
+        what, decode = f"list versions of {model}", Page[ListedVersion].model_validate_json
         return await self._items(what, decode, Route.LIST_VERSIONS, *model, most_pages=_MAX_PAGES)
 
     async def create_prediction(

@@ -216,6 +216,14 @@ async def test_versions_are_listed_page_by_page(server, replicate):
     ]
 
 
+async def test_a_list_of_versions_is_kept_without_their_schemas(server, replicate):
+    server.will_say({"results": [{"id": "a", "openapi_schema": {"components": {}}}], "next": None})
+
+    (version,) = await replicate.list_versions(ModelName("acme", "u-42"))
+
+    assert version.model_dump() == {"id": "a", "created_at": None}
+
+
 async def test_a_list_without_end_is_not_followed_for_ever(server, replicate):
     server.will_say({"results": [{"id": "a"}], "next": "?cursor=more"})
 
