@@ -237,6 +237,25 @@ async def test_a_publish_on_a_discarded_link_is_confirmed_or_not(broker: Broker,
     assert {type(end) for end in ends} <= {type(None), Unconfirmed}
 
 
+async def test_a_connection_may_take_longer_than_a_message_may_wait(broker: Broker):
+    async with (
+        proxied(broker.url) as proxy,
+        Publisher(proxy.url(broker.url), name="test", topology=PLAN, timeout_seconds=0.1) as publisher,
+    ):
+        proxy.hold()
+        for _ in range(3):
+            with pytest.raises(Unconfirmed):
+                await publisher.publish(message(succeeded("one")))
+        proxy.resume()
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(Unconfirmed):
+                    await publisher.connect()
+                    break
+
+        assert proxy.connections == 1
+
+
 async def test_a_confirm_that_never_comes_ends_the_link_in_time(broker: Broker):
     async with (
         proxied(broker.url, falls_silent_at=[b"held up"]) as proxy,

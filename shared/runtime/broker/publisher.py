@@ -190,11 +190,14 @@ class _Line:
         self._timeout_seconds = timeout_seconds
         self._link: Link | None = None
         self._is_declared = False
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[Link] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Close all links."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         if self._link is not None:
             self._discard(self._link)
         await asyncio.gather(*self._closing)
@@ -202,8 +205,7 @@ class _Line:
     async def connect(self) -> None:
         """Open the link, as `Publisher.connect` says."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await self._open()
+            await self._opened(asyncio.get_running_loop().time() + self._timeout_seconds)
         except LINK_ERRORS as error:
             raise Unconfirmed(say(error)) from error
 
@@ -220,8 +222,7 @@ class _Line:
         try:
             link = self._ready()
             if link is None:
-                async with asyncio.timeout_at(deadline):
-                    link = await self._open()
+                link = await self._opened(deadline)
             await link.publish(message, deadline)
         except Returned as error:
             self._is_declared = False  # the next publish declares what is missing; the others on this link go on
@@ -246,21 +247,28 @@ class _Line:
     def _ready(self) -> Link | None:
         return self._link if self._link is not None and self._link.is_open and self._is_declared else None
 
+    async def _opened(self, deadline: float) -> Link:
+        """Wait for the open link until *deadline*. Opening belongs to no message: it may take longer than one may."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(_look_at_error)
+        async with asyncio.timeout_at(deadline):
+            return await asyncio.shield(self._opening)
+
     async def _open(self) -> Link:
-        async with self._opening:
-            if self._link is None or not self._link.is_open:
-                self._discard(self._link)
-                self._link, self._is_declared = await Link.open(self._url, name=self._name), False
-            link = self._link
-            if not self._is_declared:
-                try:
-                    if self._topology is not None:
-                        await declare(link.channel, self._topology.lasting)
-                except BaseException:
-                    self._discard(link)
-                    raise
-                self._is_declared = True
-            return link
+        if self._link is None or not self._link.is_open:
+            self._discard(self._link)
+            self._link, self._is_declared = await Link.open(self._url, name=self._name), False
+        link = self._link
+        if not self._is_declared:
+            try:
+                if self._topology is not None:
+                    await declare(link.channel, self._topology.lasting)
+            except BaseException:
+                self._discard(link)
+                raise
+            self._is_declared = True
+        return link
 
     def _give_up(self, link: Link | None, error: Exception) -> Exception:
         """Discard *link*; return the outcome of *error* for a message published on it."""
@@ -284,3 +292,9 @@ class _Line:
         task = asyncio.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _look_at_error(opening: asyncio.Task[Link]) -> None:
+    """Keep asyncio from reporting an error that every message may have given up waiting for."""
+    if not opening.cancelled():
+        opening.exception()
