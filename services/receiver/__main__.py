@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from services.receiver.app import ANSWER_SECONDS, WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
 from shared.replicate.client import Replicate
-from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, Unconfirmed
+from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, TopologyMismatch, Unconfirmed
 from shared.runtime.health import health_routes, reporter
 from shared.runtime.lifecycle import main, serve
 from shared.runtime.settings import ReceiverSettings, reveal
@@ -49,7 +49,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
         async def broker() -> str | None:
             try:
                 await publisher.connect()
-            except Unconfirmed as error:
+            except (Unconfirmed, TopologyMismatch) as error:
                 return str(error)
             return None
 
@@ -61,7 +61,8 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
 
         with suppress(Stopped):
             # Connect before the first webhook. If either fails, each webhook that needs it tries again.
-            await unless_stopped(stopping, broker())
+            with suppress(Unconfirmed):
+                await unless_stopped(stopping, publisher.connect())
             await unless_stopped(stopping, secret())
         endpoint = WebhookEndpoint(
             publisher=parted,

@@ -4,7 +4,8 @@ The webhook endpoint. Edge: one webhook in, one confirmed message out, nothing s
     202  the broker confirmed the message      400  the body is not a training
     401  signature missing, malformed, wrong   413  larger than the limit, or than any message can be
          or stale, or another training's URL
-    503  the broker did not confirm, or no secret is known yet: Replicate retries, for about a minute
+    503  the broker did not confirm or has a queue of another kind, or no secret is known yet: Replicate retries, for
+         about a minute
 
 A webhook with an unknown status is answered 202 too: it is kept whole as a dead letter, to be replayed later.
 """
@@ -35,7 +36,7 @@ from shared.replicate.training import NotATraining, Training, decode_training
 from shared.replicate.translate import UnknownStatus, translate
 from shared.replicate.webhook_url import ForeignRef, Origin, find_origin, origin_headers
 from shared.runtime import telemetry, tracing
-from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
+from shared.runtime.broker import Delivery, Outgoing, TopologyMismatch, dead_letter, to_message
 from shared.runtime.clock import now
 from shared.runtime.logs import log_fact
 from shared.runtime.problems import problem
@@ -51,6 +52,7 @@ _RESULTS: Final = (
     "accepted",
     "empty",
     "foreign_ref",
+    "internal",
     "malformed_headers",
     "missing_headers",
     "not_a_training",
@@ -97,10 +99,12 @@ class WebhookEndpoint:
         # Headers are not signed: with tracing on, we start a trace of our own, with a link to theirs.
         outside = trace_context(*map(request.headers.getlist, TRACE_HEADERS))
         with tracing.span(f"POST {_PATH}", Kind.SERVER, _ABOUT, links=[outside], is_root=True) as span:
-            answer = await self._answer(request, span.context or outside)
-            span.answered(answer.status_code)
-            await answer(scope, receive, send)
-            telemetry.webhook_seconds.observe(time.perf_counter() - began, telemetry.exemplar())
+            try:
+                answer = await self._answer(request, span.context or outside)
+                span.answered(answer.status_code)
+                await answer(scope, receive, send)
+            finally:
+                telemetry.webhook_seconds.observe(time.perf_counter() - began, telemetry.exemplar())
 
     async def _answer(self, request: Request, trace: Mapping[str, str]) -> Response:
         try:
@@ -118,8 +122,11 @@ class WebhookEndpoint:
             return _refusal(400 if isinstance(error, NotATraining) else 401, error, training)
         except Unpublishable as error:  # not even as a dead letter, so a 5xx and its retries would not help
             return _lost(error, training)
-        except (DependencyDown, TimeoutError) as error:
+        except (DependencyDown, TopologyMismatch) as error:
             return _unavailable(error, training)
+        except Exception:
+            telemetry.webhooks.labels("internal").inc()
+            raise
         telemetry.webhooks.labels("accepted").inc()
         if envelope is not None:
             log_fact(log, "webhook.accepted", envelope, webhook_id=request.headers.get("webhook-id"))
@@ -217,9 +224,9 @@ def _lost(error: Unpublishable, training: Training | None) -> Response:
     return _refusal(413, Unpublishable(str(error), code="unpublishable"), training)
 
 
-def _unavailable(error: Exception, training: Training | None) -> Response:
+def _unavailable(error: ModelswapError, training: Training | None) -> Response:
     telemetry.webhooks.labels("unavailable").inc()
-    log.error("webhook.unavailable", detail=str(error) or type(error).__name__, training_id=training and training.id)
+    log.error("webhook.unavailable", detail=str(error), training_id=training and training.id)
     return problem(
         503,
         "unavailable",

@@ -34,7 +34,7 @@ from shared.contract.topology import DEAD_EXCHANGE, RECEIVER, topology
 from shared.replicate.signature import sign
 from shared.replicate.webhook_url import Claim, webhook_url
 from shared.runtime import telemetry
-from shared.runtime.broker import Outgoing, Unconfirmed
+from shared.runtime.broker import Outgoing, TopologyMismatch, Unconfirmed
 from tests.counts import counted, observed
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "webhooks"
@@ -443,8 +443,11 @@ async def test_a_body_over_the_limit_is_refused(*, chunked: bool, receiver: http
     assert published.messages == []
 
 
-async def test_without_a_confirm_the_webhook_is_answered_503(receiver: httpx.AsyncClient, published: Published):
-    published.broken = Unconfirmed("RabbitMQ gave no receipt")
+@pytest.mark.parametrize("why", [Unconfirmed("RabbitMQ gave no receipt"), TopologyMismatch("of another kind")])
+async def test_without_a_confirm_the_webhook_is_answered_503(
+    receiver: httpx.AsyncClient, published: Published, why: Exception
+):
+    published.broken = why
 
     answer = await post(receiver, GOOD)
 
@@ -462,7 +465,7 @@ async def test_every_answer_is_counted_from_the_beginning(published: Published):
         for body in (GOOD, b"{}", b" " * (LIMIT + 1)):
             await post(receiver, body)
         await post(receiver, succeeded("https://hooks.example.com" + address_of(BOB)), path=address_of(ALICE))
-        for broken in (Unconfirmed("RabbitMQ gave no receipt"), Unpublishable("it does not fit")):
+        for broken in (Unconfirmed("RabbitMQ gave no receipt"), Unpublishable("it does not fit"), KeyError("a bug")):
             published.broken = broken
             await post(receiver, GOOD)
 
