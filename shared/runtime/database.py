@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from shared.contract.errors import DependencyDown, ModelswapError, PermanentError
+from shared.contract.errors import DependencyDown, ModelswapError
 from shared.runtime.migrations import Migrations
 from shared.runtime.postgres import Pool, acquired, connect_pool
 from shared.runtime.settings import DatabaseSettings
@@ -49,26 +49,11 @@ async def opened_database(
         await _close(pool)
 
 
-async def latest_migration(pool: Pool, migrations: Migrations) -> int:
-    """
-    Return the number of the last applied migration; 0 if the database was never migrated.
-
-    Raises:
-        DatabaseTooOld: if a version before 0.1.0 created the database.
-        DependencyDown: if Postgres does not answer.
-
-    """
-    try:
-        async with acquired(pool) as connection:
-            return await migrations.latest_applied(connection)
-    except PermanentError:
-        return 0
-
-
 async def check_database(pool: Pool, migrations: Migrations) -> str | None:
     """Return why the database cannot be used now, or None."""
     try:
-        found = await latest_migration(pool, migrations)
+        async with acquired(pool) as connection:
+            found = await migrations.latest_applied(connection)
     except ModelswapError as error:
         return str(error)
     if found >= migrations.latest:

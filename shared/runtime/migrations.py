@@ -21,7 +21,7 @@ from typing import Final
 import asyncpg
 
 from shared.contract.errors import ModelswapError, PermanentError
-from shared.runtime.postgres import Connection, connect, translated_errors
+from shared.runtime.postgres import Connection, NotReady, connect, translated_errors
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql", re.ASCII)
 _NO_TRANSACTION: Final = "-- no-transaction"
@@ -104,8 +104,7 @@ class Migrations:
         """
         files = self.files()
         async with _connection(database_url) as connection:
-            exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", self._table)
-            applied = await self._applied(connection) if exists else {}
+            applied = await self._applied(connection)
         self._pending(files, applied)
         return [(file.name, applied[file.number].at if file.number in applied else None) for file in files]
 
@@ -164,6 +163,8 @@ class Migrations:
         )
 
     async def _applied(self, connection: Connection) -> dict[int, _Applied]:
+        if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", self._table):
+            return {}
         query = f"SELECT number, name, digest, applied_at FROM {self._table}"  # noqa: S608 (our own name)
         rows = await connection.fetch(query)
         return {row["number"]: _Applied(row["name"], row["digest"], row["applied_at"]) for row in rows}
@@ -178,7 +179,7 @@ class Migrations:
                     async with connection.transaction():
                         await connection.execute(migration.sql)
                         await self._record(connection, migration)
-        except PermanentError as error:
+        except (PermanentError, NotReady) as error:
             raise MigrationRefused(f"{migration.name}.sql was not applied: {error}") from error
 
     async def _make_index(self, connection: Connection, sql: str) -> None:

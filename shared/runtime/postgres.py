@@ -4,7 +4,8 @@ Connects to Postgres, runs transactions, and translates asyncpg's errors, the on
     Conflict           40001 40P01 55P03 0A000      conflicting transactions, or a stale plan: retry at once
     DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
     MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
-    PermanentError     22 23 42 54                  can never be stored
+    NotReady           3F 42P01 42703 42501         a database that is being restored: a DependencyDown
+    PermanentError     22 23 54, other 42           can never be stored
     TransientError     any other                    unknown: retry later, a few times
 
 Sessions must not be shared: they act as a role, have limits, hold prepared statements and, during migrations, an
@@ -64,6 +65,8 @@ _DOWN: Final = ("08", "53", "57P0", "57014", "25006", "25P02", "25P03", "28", "3
 _MIXED_UP: Final = ("26", "34", "42P03", "42P05")
 #: Raised while Postgres decodes parameters, which the library encoded for the statement that it prepared.
 _UNREADABLE: Final = ("22P03", "54000")
+#: A table or column is missing, or our role may not use it.
+_NOT_READY: Final = ("3F", "42P01", "42703", "42501")
 _PERMANENT: Final = ("22", "23", "42", "54")
 _ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 #: The server takes no more writes, or is away: after a failover, another one takes them.
@@ -97,6 +100,13 @@ class MixedUp(DependencyDown):
     """The session is not the one in which our statement was prepared; the delivery's content is not the cause."""
 
     code = "database_mixed_up"
+    may_concern_one = True
+
+
+class NotReady(DependencyDown):
+    """The database is being restored, or lacks a migration or a grant; the delivery's content is not the cause."""
+
+    code = "database_not_ready"
     may_concern_one = True
 
 
@@ -306,6 +316,8 @@ def _by_state(state: str, message: str) -> ModelswapError:
         return Conflict(message)
     if state.startswith(_DOWN):
         return DependencyDown(message, code="database_down")
+    if state.startswith(_NOT_READY):
+        return NotReady(message)
     if state.startswith(_PERMANENT):
         return PermanentError(message, code=f"database_{state.lower()}")
     return TransientError(message, code="database_error")

@@ -10,7 +10,7 @@ import pytest
 from services.cli.main import main
 from services.state.migrate import MIGRATIONS
 from shared.contract.errors import DependencyDown
-from shared.runtime.database import check_database, latest_migration
+from shared.runtime.database import check_database
 from shared.runtime.migrations import DatabaseTooOld, MigrationRefused, Migrations
 from shared.runtime.postgres import connect_pool
 from tests.state import connected
@@ -182,11 +182,29 @@ async def test_an_unreachable_database_is_a_dependency_down(unused_tcp_port, mig
 async def test_an_unmigrated_database_is_recognized(empty_database_url, migrations):
     pool = await connect_pool(empty_database_url, application_name="test", min_size=1, max_size=1)
     try:
-        before = [await latest_migration(pool, migrations), await check_database(pool, migrations)]
+        before = await check_database(pool, migrations)
         await migrations.apply(empty_database_url)
-        after = [await latest_migration(pool, migrations), await check_database(pool, migrations)]
+        after = await check_database(pool, migrations)
     finally:
         pool.terminate()
 
-    assert before == [0, "migration 0 of 2 of shop: `modelswap db migrate`"]
-    assert after == [2, None]
+    assert before == "migration 0 of 2 of shop: `modelswap db migrate`"
+    assert after is None
+
+
+async def test_missing_grants_are_not_taken_for_a_missing_migration(empty_database_url, migrations):
+    await migrations.apply(empty_database_url)
+    async with connected(empty_database_url) as owner:
+        await owner.execute("CREATE ROLE modelswap_stranger NOLOGIN")
+    try:
+        pool = await connect_pool(
+            empty_database_url, application_name="test", role="modelswap_stranger", min_size=1, max_size=1
+        )
+        said = await check_database(pool, migrations)
+        pool.terminate()
+    finally:
+        async with connected(empty_database_url) as owner:
+            await owner.execute("DROP ROLE modelswap_stranger")
+
+    assert said is not None
+    assert "permission denied" in said

@@ -17,6 +17,7 @@ from shared.runtime.postgres import (
     Conflict,
     Connection,
     MixedUp,
+    NotReady,
     Pool,
     acquired,
     classify,
@@ -39,7 +40,8 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     [
         ("40001 40P01 55P03 0A000", Conflict),
         ("08000 08003 08006 53100 53200 53300 57P01 57P02 57P03 57014 25006 25P02 25P03 28P01 3D000", DependencyDown),
-        ("22001 22021 22P05 23502 23503 23505 23514 42501 42601 42P01 54000", PermanentError),
+        ("3F000 42501 42703 42P01", NotReady),
+        ("22001 22021 22P05 23502 23503 23505 23514 42601 42804 54000", PermanentError),
         ("XX000 P0001 58030", TransientError),
     ],
 )

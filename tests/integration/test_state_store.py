@@ -32,7 +32,7 @@ from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import ModelName
 from shared.contract.values import ProgressSource
 from shared.runtime.clock import now
-from shared.runtime.postgres import acquired, connect_pool
+from shared.runtime.postgres import NotReady, acquired, connect_pool
 from tests.databases import copy_of
 from tests.state import (
     BATCH,
@@ -93,6 +93,21 @@ async def test_a_training_walks_to_the_swap(store):
     assert model is not None
     assert (model.reference, model.generation, model.training_id) == (model_of("t1"), 1, "t1")
     assert (model.trigger_word, model.ref) == ("TOK", record.ref)
+
+
+async def test_an_event_waits_while_the_database_is_restored(store, database_url):
+    await store.adopt(registration("ada", "t1"))
+    async with connected(database_url) as owner:
+        await owner.execute("ALTER SCHEMA state RENAME TO elsewhere")
+        with pytest.raises(NotReady):
+            await store.apply([ready("t1")])
+        await owner.execute("ALTER SCHEMA elsewhere RENAME TO state; REVOKE SELECT ON state.users FROM modelswap_state")
+        with pytest.raises(NotReady):
+            await store.apply([ready("t1")])
+        await owner.execute("GRANT SELECT ON state.users TO modelswap_state")
+
+    assert await store.apply([ready("t1")]) == [None]
+    assert (await get(store, "t1")).stage == Stage.ACTIVE
 
 
 async def test_a_retrain_changes_nothing_until_it_is_proven(store):
