@@ -20,6 +20,7 @@ from shared.runtime.periodic import run_periodically
 #: For deliveries that became due in another process, or by time.
 _POLL_SECONDS: Final = 1.0
 _HOUSEKEEPING_SECONDS: Final = 60.0
+_HOUSEKEEPING_BATCH: Final = 1000
 
 
 class Relay:
@@ -45,8 +46,9 @@ class Relay:
         """Delete old rows, and hand lost deliveries over again, until *stopping* is set."""
 
         async def work() -> float:
-            await self._store.keep_in_order(lost_before=self._now() - self._lost_after)
-            return _HOUSEKEEPING_SECONDS
+            lost_before = self._now() - self._lost_after
+            done = await self._store.keep_in_order(lost_before=lost_before, limit=_HOUSEKEEPING_BATCH)
+            return 0.0 if done == _HOUSEKEEPING_BATCH else _HOUSEKEEPING_SECONDS
 
         await run_periodically("housekeeping", work, stopping)
 

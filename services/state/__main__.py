@@ -12,7 +12,7 @@ from services.state.duration_stats import keep_updating
 from services.state.inquiries import Inquiries
 from services.state.measures import Measures
 from services.state.migrate import MIGRATIONS
-from services.state.outbox import Relay, publish_to
+from services.state.outbox import Relay, keep_pruning, publish_to
 from services.state.store import ROLE, Store
 from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
@@ -121,6 +121,7 @@ async def _run(
         facts.run(stopping),
         progress.run(stopping),
         run_relay(),
+        keep_pruning(store, stopping),
         events_log.run(stopping),
         keep_updating(store, stopping, trainers),
         keep_measuring(Measures(store), stopping),

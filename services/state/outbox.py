@@ -1,5 +1,5 @@
 """
-The relay: publishes events from the outbox for as long as the process runs. Edge.
+Publishes events from the outbox for as long as the process runs, and deletes old rows. Edge.
 
 A stored event is published byte for byte, whichever event it is. It is marked after the broker confirmed it, so it may
 be published twice, and late by a relay that was frozen: subscribers keep the highest generation of each user. Several
@@ -32,7 +32,7 @@ _POLL_SECONDS: Final = 1.0
 #: Another relay may have read the outbox before our commit.
 _BUSY_SECONDS: Final = 0.2
 _PRUNE_BATCH: Final = 5000
-_PRUNE_EVERY_SECONDS: Final = 300.0
+_PRUNE_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,6 @@ class Relay:
         self._publish = publish
         self._pause_seconds = pause_seconds
         self._delay: str | None = None
-        self._prune_at = 0.0
         telemetry.delayed.set_function(lambda: self._delay is not None)
 
     async def check(self) -> str | None:
@@ -156,7 +155,6 @@ class Relay:
     async def _round(self) -> float:
         """Publish one batch; return the seconds until the next."""
         done = await self._outbox.relay(self._publish, limit=_BATCH)
-        await self._prune()
         if done is None:
             return _BUSY_SECONDS
         telemetry.published.inc(done.published)
@@ -181,7 +179,11 @@ class Relay:
             )
         telemetry.unpublishable.set(done.set_aside)
 
-    async def _prune(self) -> None:
-        clock = asyncio.get_running_loop().time
-        if clock() >= self._prune_at and await self._outbox.prune(limit=_PRUNE_BATCH) < _PRUNE_BATCH:
-            self._prune_at = clock() + _PRUNE_EVERY_SECONDS
+
+async def keep_pruning(outbox: Outbox, stopping: asyncio.Event) -> None:
+    """Delete old rows until *stopping* is set. Not in the relay's rounds: no event waits for it."""
+
+    async def work() -> float:
+        return 0.0 if await outbox.prune(limit=_PRUNE_BATCH) == _PRUNE_BATCH else _PRUNE_SECONDS
+
+    await run_periodically("housekeeping", work, stopping)

@@ -8,9 +8,10 @@ from typing import Final
 from shared.runtime.postgres import Pool, acquired
 
 _KEEP: Final = timedelta(days=1)
-_PRUNE: Final = """
+#: Of the schema {0}.
+PRUNE_KEYS: Final = """
     DELETE FROM {0}.idempotency_keys
-    WHERE key IN (SELECT key FROM {0}.idempotency_keys WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
+    WHERE key IN (SELECT key FROM {0}.idempotency_keys WHERE created_at < statement_timestamp() - $1::interval LIMIT $2)
     RETURNING true
 """
 
@@ -18,4 +19,4 @@ _PRUNE: Final = """
 async def prune_keys(pool: Pool, schema: str, *, limit: int) -> int:
     """Delete at most *limit* old keys of *schema*; return how many were deleted."""
     async with acquired(pool) as connection:
-        return len(await connection.fetch(_PRUNE.format(schema), _KEEP, limit))
+        return len(await connection.fetch(PRUNE_KEYS.format(schema), _KEEP, limit))

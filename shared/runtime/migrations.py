@@ -2,8 +2,9 @@
 Migrations: numbered SQL files, each applied once, forward only. Edge.
 
 Each file is one transaction, unless its first line is ``-- no-transaction``; such a file holds exactly one statement
-(``CREATE INDEX CONCURRENTLY …``), and is retried if it was interrupted. Applied files are recorded with their digest,
-so a file that was edited afterwards is refused. Many processes may run this at once: one applies, the others wait.
+(``CREATE`` or ``DROP INDEX CONCURRENTLY …``), and is retried if it was interrupted. Applied files are recorded with
+their digest, so a file that was edited afterwards is refused. Many processes may run this at once: one applies, the
+others wait.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class Migrations:
         try:
             with translated_errors(connection):
                 if migration.sql.startswith(_NO_TRANSACTION):
-                    await self._make_index(connection, migration.sql)
+                    await self._change_index(connection, migration.sql)
                     await self._record(connection, migration)
                 else:
                     async with connection.transaction():
@@ -182,8 +183,8 @@ class Migrations:
         except (PermanentError, NotReady) as error:
             raise MigrationRefused(f"{migration.name}.sql was not applied: {error}") from error
 
-    async def _make_index(self, connection: Connection, sql: str) -> None:
-        """Create the index, even if an interrupted attempt left it invalid or unrecorded."""
+    async def _change_index(self, connection: Connection, sql: str) -> None:
+        """Create or drop the index, even if an interrupted attempt left it invalid or unrecorded."""
         left = await connection.fetch(_INVALID_INDEXES, self.schema)
         # It waits for transactions with an old snapshot, such as a backup, and blocks no other.
         await connection.execute("SET lock_timeout = 0")

@@ -231,9 +231,9 @@ async def test_a_message_that_was_lost_is_replaced(notifier):
     await notifier.deliver(1)
     (lost,) = await notifier.relay()
 
-    await notifier.store.keep_in_order(lost_before=now() - timedelta(hours=1))
+    await notifier.store.keep_in_order(lost_before=now() - timedelta(hours=1), limit=10)
     assert await notifier.relay() == []
-    await notifier.store.keep_in_order(lost_before=now() + timedelta(hours=1))
+    await notifier.store.keep_in_order(lost_before=now() + timedelta(hours=1), limit=10)
 
     (again,) = await notifier.relay()
     assert (again.delivery_id, again.sending) == (lost.delivery_id, 2)
@@ -246,7 +246,7 @@ async def test_an_idempotency_key_is_kept_for_a_day(notifier, database_url):
             "UPDATE notifier.idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'"
         )
 
-    await notifier.store.keep_in_order(lost_before=now() - timedelta(hours=1))
+    await notifier.store.keep_in_order(lost_before=now() - timedelta(hours=1), limit=10)
 
     again = [await notifier.ask("POST", "", 201, json=BODY, headers={"Idempotency-Key": key}) for key in ("old", "new")]
     assert [one["id"] == other["id"] for one, other in zip(made, again, strict=True)] == [False, True]

@@ -21,7 +21,6 @@ KEEP: Final = timedelta(days=30)
 #: Of one endpoint that fails, in the queue and the delays.
 _IN_BROKER_MOST: Final = 100
 _BATCH: Final = 200
-_PRUNE_BATCH: Final = 1000
 
 #: Publishes messages; returns one result for each, None if the broker confirmed it.
 Publish = Callable[[Sequence[Envelope]], Awaitable[Sequence[BaseException | None]]]
@@ -55,10 +54,14 @@ _FIND_LOST: Final = """
     SET status = 'waiting', status_at = clock_timestamp(), sending = sending + 1
     WHERE number IN (SELECT number FROM notifier.deliveries
                      WHERE status IN ('queued', 'retrying') AND status_at < $1 ORDER BY status_at LIMIT $2)
+    RETURNING true
 """
-_PRUNE_EVENTS: Final = """
+# Not clock_timestamp(): that one is volatile, so no index would be used.
+PRUNE_EVENTS: Final = """
     DELETE FROM notifier.events
-    WHERE id IN (SELECT id FROM notifier.events WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)
+    WHERE id IN (SELECT id FROM notifier.events WHERE created_at < statement_timestamp() - $1::interval
+                 ORDER BY created_at LIMIT $2)
+    RETURNING true
 """
 _COUNT_DISABLED: Final = "SELECT count(*) FROM notifier.endpoints WHERE status IN ('gone', 'failing')"
 
@@ -92,13 +95,18 @@ class Relaying(Session):
 
         return await self._transaction(work)
 
-    async def keep_in_order(self, *, lost_before: datetime) -> None:
-        """Let deliveries wait again whose message was lost, delete old rows, and count disabled endpoints."""
-        await self._fetch(_FIND_LOST, lost_before, _PRUNE_BATCH)
-        await self._fetch(_PRUNE_EVENTS, KEEP, _PRUNE_BATCH)
-        await prune_keys(self._pool, "notifier", limit=_PRUNE_BATCH)
+    async def keep_in_order(self, *, lost_before: datetime, limit: int) -> int:
+        """
+        Let deliveries wait again whose message was lost, delete old rows, and count disabled endpoints.
+
+        Changes at most *limit* rows of each table; returns the largest number of one.
+        """
+        lost = await self._fetch(_FIND_LOST, lost_before, limit)
+        old = await self._fetch(PRUNE_EVENTS, KEEP, limit)
+        keys = await prune_keys(self._pool, "notifier", limit=limit)
         (row,) = await self._fetch(_COUNT_DISABLED)
         telemetry.webhook_endpoints_disabled.set(row["count"])
+        return max(len(lost), len(old), keys)
 
 
 def _to_envelope(row: Record) -> Envelope:

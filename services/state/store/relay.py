@@ -41,15 +41,18 @@ _SET_ASIDE: Final = """
     WHERE outbox.id = s.id
 """
 
-# The oldest rows are the ones to delete, so this reads as many as it may delete, however long the table is.
-_PRUNE_OUTBOX: Final = """
+# The oldest rows are the ones to delete, so each reads as many as it may delete, however long the table is. Not
+# clock_timestamp(): that one is volatile, so no index would be used.
+PRUNE_OUTBOX: Final = """
     DELETE FROM state.outbox
-    WHERE id IN (SELECT id FROM state.outbox ORDER BY id LIMIT $2) AND published_at < clock_timestamp() - $1::interval
+    WHERE id IN (SELECT id FROM state.outbox ORDER BY id LIMIT $2)
+      AND published_at < statement_timestamp() - $1::interval
     RETURNING true
 """
-_PRUNE_INBOX: Final = """
+PRUNE_INBOX: Final = """
     DELETE FROM state.inbox
-    WHERE event_id IN (SELECT event_id FROM state.inbox WHERE received_at < clock_timestamp() - $1::interval LIMIT $2)
+    WHERE event_id IN (SELECT event_id FROM state.inbox WHERE received_at < statement_timestamp() - $1::interval
+                       ORDER BY received_at LIMIT $2)
     RETURNING true
 """
 
@@ -92,7 +95,7 @@ class Outbox(Session):
 
     async def prune(self, *, limit: int) -> int:
         """Delete at most *limit* old rows of each table; return the largest number deleted from one."""
-        tables = ((_PRUNE_OUTBOX, _KEEP_PUBLISHED), (_PRUNE_INBOX, _KEEP_INBOX))
+        tables = ((PRUNE_OUTBOX, _KEEP_PUBLISHED), (PRUNE_INBOX, _KEEP_INBOX))
         deleted = [len(await self._fetch(statement, keep, limit)) for statement, keep in tables]
         return max(*deleted, await prune_keys(self._pool, "state", limit=limit))
 

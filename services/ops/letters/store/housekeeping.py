@@ -44,9 +44,9 @@ _CLOSE: Final = """
     SELECT $3, 'dead_letter.resolved', 'dead letter ' || number, reason, 'open to resolved' FROM closed
     ORDER BY number
 """
-_SETTLED: Final = """
+SETTLED: Final = """
     SELECT number FROM ops.letters
-    WHERE status IN ('resolved', 'dropped') AND status_at < clock_timestamp() - $1::interval
+    WHERE status IN ('resolved', 'dropped') AND status_at < statement_timestamp() - $1::interval
       AND number <> ALL($3::bigint[])
     ORDER BY status_at LIMIT $2
 """
@@ -82,7 +82,7 @@ class Housekeeping(Session):
 
     async def settled(self, keep: timedelta, *, limit: int, without: Collection[int] = ()) -> list[int]:
         """Return the numbers of at most *limit* dead letters settled longer ago than *keep*, oldest first."""
-        return [row["number"] for row in await self._fetch(_SETTLED, keep, limit, list(without))]
+        return [row["number"] for row in await self._fetch(SETTLED, keep, limit, list(without))]
 
     async def forget(self, numbers: Sequence[int]) -> None:
         """Delete dead letters, all of them or none; one that is locked or not settled any more stays."""

@@ -1,0 +1,110 @@
+"""Old rows are found by an index, so that deleting them takes as long as there are old rows, not as there are rows."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from services.notifier.migrate import ROLE as NOTIFIER
+from services.notifier.outbox import Relay
+from services.notifier.store.relay import PRUNE_EVENTS
+from services.ops.letters.store.housekeeping import SETTLED
+from services.ops.migrate import ROLE as OPS
+from services.state.outbox import keep_pruning
+from services.state.store import ROLE as STATE
+from services.state.store.relay import PRUNE_INBOX, PRUNE_OUTBOX
+from shared.runtime.clock import now
+from shared.runtime.idempotency import PRUNE_KEYS
+from shared.runtime.postgres import acquired, connect_pool
+from tests.databases import copy_of
+from tests.state import connected
+
+
+@pytest.mark.parametrize(
+    ("role", "statement", "parameters", "found"),
+    [
+        (STATE, PRUNE_OUTBOX, 2, "Index Scan using outbox_pkey"),
+        (STATE, PRUNE_INBOX, 2, "Index Cond: (received_at < (statement_timestamp() - $1))"),
+        (STATE, PRUNE_KEYS.format("state"), 2, "Index Cond: (created_at < (statement_timestamp() - $1))"),
+        (NOTIFIER, PRUNE_KEYS.format("notifier"), 2, "Index Cond: (created_at < (statement_timestamp() - $1))"),
+        (NOTIFIER, PRUNE_EVENTS, 2, "Index Cond: (created_at < (statement_timestamp() - $1))"),
+        (OPS, SETTLED, 3, "Index Cond: (status_at < (statement_timestamp() - $1))"),
+    ],
+    ids=["outbox", "inbox", "keys of state", "keys of the notifier", "events of webhooks", "settled dead letters"],
+)
+async def test_old_rows_are_found_by_an_index(migrated_database, role, statement, parameters, found):
+    # Not the lent one: Postgres may have counted rows of other tests in it.
+    async with copy_of(migrated_database) as url:
+        pool = await connect_pool(url, application_name="test", role=role, plans_once=True, min_size=1, max_size=1)
+        async with acquired(pool) as connection:
+            await connection.execute(f"PREPARE statement AS {statement}")
+            lines = await connection.fetch(f"EXPLAIN EXECUTE statement ({', '.join(['NULL'] * parameters)})")
+        pool.terminate()
+    plan = "\n".join(line[0] for line in lines)
+
+    assert found in plan
+    assert "Seq Scan" not in plan
+
+
+async def test_old_applied_events_are_read_from_few_pages_of_many(migrated_database):
+    async with copy_of(migrated_database) as url, connected(url) as connection:
+        # Days of a full table: old rows were deleted, and new ones have taken their place, beside those that are kept.
+        await connection.execute(
+            """INSERT INTO state.inbox (event_id, received_at)
+               SELECT md5(n::text), now() - interval '29 days' * (n % 2) FROM generate_series(1, 50000) AS n;
+               INSERT INTO state.inbox (event_id, received_at)
+               SELECT 'old ' || n, now() - interval '31 days' FROM generate_series(1, 10) AS n"""
+        )
+        await connection.execute("ANALYZE state.inbox")
+        await connection.execute(f"PREPARE statement AS {PRUNE_INBOX}")
+        lines = await connection.fetch("EXPLAIN (ANALYZE) EXECUTE statement ('30 days', 5000)")
+        left = await connection.fetchval("SELECT count(*) FROM state.inbox")
+    plan = "\n".join(line[0] for line in lines)
+
+    assert left == 50_000
+    assert "inbox_by_time" in plan
+    assert "Rows Removed" not in plan
+
+
+@dataclass
+class Tables:
+    """A store in which this many old rows are left, and that ends the test once there are none."""
+
+    old: int
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    rounds: list[int] = field(default_factory=list)
+
+    async def prune(self, *, limit: int) -> int:
+        done = min(self.old, limit)
+        self.old -= done
+        self.rounds.append(done)
+        if done < limit:
+            self.stopping.set()
+        return done
+
+    async def keep_in_order(self, *, lost_before: datetime, limit: int) -> int:
+        assert lost_before < now()
+        return await self.prune(limit=limit)
+
+
+async def test_state_prunes_without_a_pause_while_much_is_old():
+    tables = Tables(old=12_000)
+
+    async with asyncio.timeout(30):
+        await keep_pruning(cast("Any", tables), tables.stopping)
+
+    assert tables.rounds == [5000, 5000, 2000]
+
+
+async def test_the_notifier_prunes_without_a_pause_while_much_is_old():
+    tables = Tables(old=2500)
+
+    async with asyncio.timeout(30):
+        relay = Relay(cast("Any", tables), cast("Any", None), now=now, lost_after=timedelta(hours=1))
+        await relay.keep_in_order(tables.stopping)
+
+    assert tables.rounds == [1000, 1000, 500]
