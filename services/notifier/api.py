@@ -171,11 +171,9 @@ class _Routes:
     async def resend_deliveries(self, endpoint_id: UUID, body: Resend, key: Key = None) -> Resent:
         """Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered."""
         if body.dry_run:
-            count = await self.store.count_since(endpoint_id, body.since, with_delivered=body.all)
-            return Resent(deliveries=count, dry_run=True)
+            return await self.store.count_since(endpoint_id, body.since, with_delivered=body.all)
         idempotency = IdempotencyKey.of(key, {"resend": str(endpoint_id), **body.model_dump(mode="json")})
-        count = await self.store.resend_since(endpoint_id, body.since, with_delivered=body.all, key=idempotency)
-        return Resent(deliveries=count)
+        return await self.store.resend_since(endpoint_id, body.since, with_delivered=body.all, key=idempotency)
 
     def _check(self, url: str) -> None:
         try:

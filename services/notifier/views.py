@@ -159,3 +159,5 @@ class Resent(BaseModel):
 
     deliveries: int
     dry_run: bool = False
+    next_since: datetime | None = None
+    """Where the next request begins: 10,000 are sent at a time. Null: these are all."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -224,6 +225,36 @@ async def test_deliveries_are_sent_again_one_by_one_or_since_a_time(notifier):
     assert {each.sending for each in await notifier.relay()} == {2}
     assert await notifier.store.find(failed) is None  # the message before is out of date
     assert missing["type"].endswith("no-delivery")
+
+
+@pytest.mark.parametrize("every", [False, True])
+async def test_more_than_are_sent_at_a_time_name_their_rest(notifier, database_url, every):
+    endpoint = await notifier.add()
+    await notifier.deliver(1)
+    (first,) = await notifier.relay()
+    await notifier.end(first, 200)
+    async with connected(database_url) as connection:
+        await connection.execute(
+            """WITH others AS (
+                   INSERT INTO notifier.events (id, type, training_id, trace, body)
+                   SELECT 'e' || n, type, training_id, trace, body FROM notifier.events, generate_series(1, 10003) n
+                   RETURNING id)
+               INSERT INTO notifier.deliveries (endpoint_id, event_id, status, created_at)
+               SELECT $1, id, $2, clock_timestamp() + row_number() OVER () * interval '1 millisecond' FROM others""",
+            UUID(endpoint),
+            "delivered" if every else "failed",
+        )
+    wanted = {"since": (now() - timedelta(hours=1)).isoformat(), "all": every}
+
+    async def resend(**more: Any) -> Any:
+        return await notifier.ask("POST", f"/{endpoint}/resend", 202, json={**wanted, **more})
+
+    planned, sent = await resend(dry_run=True), await resend()
+    rest = await resend(since=sent["next_since"])
+
+    assert [each["deliveries"] for each in (planned, sent, rest)] == [10_000, 10_000, 3 + every]
+    assert planned["next_since"] == sent["next_since"] is not None
+    assert rest["next_since"] is None
 
 
 async def test_a_message_that_was_lost_is_replaced(notifier):

@@ -22,6 +22,7 @@ from services.ops.console.views.queues import queues_page
 from services.ops.console.views.webhooks import attempt_of
 from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.client import Endpoints
+from services.ops.endpoints.views import DeliveriesResent
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView, RoundView
 from services.ops.subscriptions.views import NoManagement, SubscriptionView
@@ -34,6 +35,7 @@ from tests.ops import OPERATOR, READER
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\"'&"
+LATER = datetime(2026, 11, 29, 11, 30, tzinfo=UTC)
 ID = UUID(int=7)
 #: A delivery that the notifier does not have.
 GONE = UUID(int=8)
@@ -327,9 +329,9 @@ def notifier(text: str = "hook", told: Told | None = None) -> FastAPI:
         return delivery()
 
     @app.post(f"{one}/resend")
-    async def resend(request: Request) -> dict[str, int]:
+    async def resend(request: Request) -> DeliveriesResent:
         await note(request)
-        return {"deliveries": 3}
+        return DeliveriesResent(deliveries=3, next_since=LATER)
 
     return app
 
@@ -391,11 +393,16 @@ async def test_many_are_previewed_before_they_are_sent_again():
         path = f"/queues/webhooks/{ID}"
         preview = await browser.post(f"{path}/preview", page=path, period="the last hour", all="on")
         sent = await browser.post(f"{path}/resend", page=path, since=since, all="on", key="k1", reason="fixed")
+        shown = await browser.get(path)
 
     assert "3 deliveries" in preview.text
+    assert "as many as are sent at a time" in preview.text
+    assert f"modelswap webhooks resend {ID} --since 2026-11-29T11:30:00.000Z --all" in shown.text
     assert (preview.status_code, sent.status_code) == (200, 303)
     assert ['"dry_run":true' in body for _, _, body in told.requests] == [True, False]
-    assert [entry[3:] for entry in told.audited] == [("fixed", f"3 deliveries since {since} sent again")]
+    assert [entry[3:] for entry in told.audited] == [
+        ("fixed", f"3 deliveries since {since} sent again; not those since {LATER.isoformat()}")
+    ]
 
 
 async def test_an_endpoint_is_enabled_for_a_reason():

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.client import Api, Body, first_secret, operators, segment
-from services.cli.output import confirm
+from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
 from services.notifier.views import DeliveryView, EndpointView, SecretView
@@ -131,10 +131,13 @@ async def resend_since(endpoint: str, wanted: Body, *, dry_run: bool, yes: bool,
     async with operators() as api:
         done = await api.post(DeliveriesResent, path, {**wanted, "dry_run": dry_run or not yes}, then=_LIST)
         if not dry_run and not yes and done.deliveries:
-            confirm(f"{done.deliveries} deliveries are sent again", "Send them?", then="modelswap webhooks deliveries")
+            which = "deliveries" if done.next_since is None else "deliveries (the oldest, of more)"
+            confirm(f"{done.deliveries} {which} are sent again", "Send them?", then="modelswap webhooks deliveries")
         if not dry_run and not yes:
             done = await api.post(DeliveriesResent, path, wanted, then=_LIST)
     print_one(done, output, data=done)
+    if done.next_since is not None:
+        tell(f"there are more: so many are sent at a time; then --since {done.next_since.isoformat()}")
 
 
 def _events(text: str) -> list[str]:

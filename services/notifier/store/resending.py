@@ -11,7 +11,7 @@ from uuid import UUID
 from services.notifier.message import StoredEvent
 from services.notifier.store.endpoints import get_endpoint
 from services.notifier.store.session import END, Session, once
-from services.notifier.views import DeliveryStatus, DeliveryView, EventDeliveryView, NoDelivery
+from services.notifier.views import DeliveryStatus, DeliveryView, EventDeliveryView, NoDelivery, Resent
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Connection
 
@@ -49,6 +49,12 @@ _RESEND_SINCE: Final = _AGAIN.format("""number IN (
 _COUNT_SINCE: Final = """
     SELECT count(*) FROM notifier.deliveries
     WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
+"""
+# The first that is left for another request.
+_NEXT_SINCE: Final = """
+    SELECT created_at FROM notifier.deliveries
+    WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
+    ORDER BY number OFFSET $4 LIMIT 1
 """
 
 
@@ -106,28 +112,40 @@ class Resending(Session):
 
     async def resend_since(
         self, endpoint_id: UUID, since: datetime, *, with_delivered: bool, key: IdempotencyKey | None
-    ) -> int:
-        """Send failed deliveries since a time again, or also delivered ones; the oldest first. Return how many."""
+    ) -> Resent:
+        """Send failed deliveries since a time again, or also delivered ones; the oldest first."""
 
-        async def work(connection: Connection) -> int:
+        async def work(connection: Connection) -> Resent:
             await get_endpoint(connection, endpoint_id)
 
             async def make() -> str:
                 wanted = (endpoint_id, since, with_delivered, MOST_RESENT)
-                return str(len(await connection.fetch(_RESEND_SINCE, *wanted)))
+                following = await connection.fetchval(_NEXT_SINCE, *wanted)
+                count = len(await connection.fetch(_RESEND_SINCE, *wanted))
+                return Resent(deliveries=count, next_since=following).model_dump_json()
 
-            return int(await once(connection, key, make))
+            return _resent(await once(connection, key, make))
 
         return await self._change(work)
 
-    async def count_since(self, endpoint_id: UUID, since: datetime, *, with_delivered: bool) -> int:
+    async def count_since(self, endpoint_id: UUID, since: datetime, *, with_delivered: bool) -> Resent:
         """Return how many deliveries `resend_since` would send."""
 
-        async def work(connection: Connection) -> int:
+        async def work(connection: Connection) -> Resent:
             await get_endpoint(connection, endpoint_id)
-            return min(int(await connection.fetchval(_COUNT_SINCE, endpoint_id, since, with_delivered)), MOST_RESENT)
+            wanted = (endpoint_id, since, with_delivered)
+            return Resent(
+                deliveries=min(int(await connection.fetchval(_COUNT_SINCE, *wanted)), MOST_RESENT),
+                dry_run=True,
+                next_since=await connection.fetchval(_NEXT_SINCE, *wanted, MOST_RESENT),
+            )
 
         return await self._transaction(work)
+
+
+def _resent(made: str) -> Resent:
+    # An earlier version remembered the number alone.
+    return Resent(deliveries=int(made)) if made.isdecimal() else Resent.model_validate_json(made)
 
 
 async def _get(connection: Connection, endpoint_id: UUID, delivery_id: UUID) -> DeliveryView:

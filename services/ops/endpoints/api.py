@@ -91,6 +91,8 @@ class _Routes:
             return sent
         which = "deliveries" if body.all else "failed deliveries"
         outcome = f"{sent.deliveries} {which} since {body.since.isoformat()} sent again"
+        if sent.next_since is not None:
+            outcome += f"; not those since {sent.next_since.isoformat()}"
         await self._note(asker, "resent", endpoint_id, body, outcome, key=key)
         return sent
 

@@ -72,3 +72,5 @@ class DeliveriesResent(BaseModel):
 
     deliveries: int
     dry_run: bool = False
+    #: Where the next request begins: 10,000 are sent at a time. Null: these are all.
+    next_since: datetime | None = None

@@ -17,6 +17,7 @@ from services.ops.console.client import Apis
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
+from services.ops.console.views.formats import iso
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
@@ -60,14 +61,15 @@ class _Screen:
         wanted = Form(("since", since.isoformat()), ("all", form.text("all")))
         body = {**_body(wanted), "dry_run": True}
         found = await self._console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
-        return await self._show(request, preview=Preview(found.deliveries, since, form.text("all")))
+        preview = Preview(found.deliveries, since, form.text("all"), found.next_since)
+        return await self._show(request, preview=preview)
 
     async def resend(self, request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
             body = {**_body(form), **_because(form)}
             sent = await apis.ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.text("key"))
             said = "1 delivery is" if sent.deliveries == 1 else f"{sent.deliveries} deliveries are"
-            return Done(_page_path(request), f"{said} sent again.")
+            return Done(_page_path(request), f"{said} sent again.{_more(request, form, sent)}")
 
         async def again(problem: ProblemView) -> Response:
             return await self._show(request, problem=problem)
@@ -106,6 +108,15 @@ class _Screen:
             preview=preview,
             problem=problem,
         )
+
+
+def _more(request: Request, form: Form, sent: DeliveriesResent) -> str:
+    """Return how those are sent that were more than are sent at a time."""
+    if sent.next_since is None:
+        return ""
+    every = " --all" if form.text("all") else ""
+    command = f"modelswap webhooks resend {request.path_params['endpoint']} --since {iso(sent.next_since)}{every}"
+    return f" There are more: {command}"
 
 
 def _api_path(request: Request) -> str:

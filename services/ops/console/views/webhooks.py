@@ -34,6 +34,8 @@ class Preview:
     since: datetime
     #: ``on``: also those that were delivered.
     all: str
+    #: From then on there are more than are sent at a time.
+    next_since: datetime | None
 
 
 def attempt_of(delivery: DeliveryAnswer) -> str:
