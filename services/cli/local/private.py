@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from services.cli.local import roles, servers, users
 from services.cli.local.stack import Environment, Logins, completed, generated, overridden
 from services.cli.problem import Problem
@@ -19,6 +21,7 @@ from shared.runtime.addresses import with_login
 
 Say = Callable[[str], object]
 
+_FILE: Final = "secrets.json"
 #: Not a setting: the address of RabbitMQ's own console.
 MANAGEMENT: Final = "RABBITMQMANAGEMENT_URL"
 #: The names of the passwords of all logins to private servers.
@@ -45,7 +48,7 @@ def private_servers(
     _check_version_of(state)
     try:
         with local_servers(nodes=nodes, state=state, say=say) as private:
-            made = _secrets(state)
+            made = keep_secrets(state)
             passwords = roles.find_passwords(made)
             asyncio.run(roles.make_roles(private.database_url, passwords))
             urls = {
@@ -82,20 +85,35 @@ def _logins(made: Mapping[str, str], amqp_url: str, database_url: str, managemen
 
 def _check_version_of(state: Path | None) -> None:
     """Refuse a *state* whose database belongs to the superuser: its ownership cannot be changed."""
-    file = state and state / "secrets.json"
-    if file and file.exists() and not set(roles.PASSWORDS.values()) <= json.loads(file.read_text()).keys():
+    kept = _kept(state)
+    if kept and not set(roles.PASSWORDS.values()) <= kept.keys():
         raise Problem(
             f"{state} was made by an earlier modelswap, whose services were superusers of its database",
             then=f"rm -r {shlex.quote(str(state))}, if you need nothing in it, or another folder for --state",
         )
 
 
-def _secrets(state: Path | None) -> dict[str, str]:
+def keep_secrets(state: Path | None) -> dict[str, str]:
     """Return the secrets of a private stack: those kept in *state*, and new ones for the missing."""
-    made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in _PASSWORDS}
-    file = state / "secrets.json" if state else None
-    if file is not None:
-        made |= json.loads(file.read_text()) if file.exists() else {}
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(made))
+    kept = _kept(state)
+    made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in _PASSWORDS} | kept
+    if state is not None and made != kept:
+        # A crash leaves the old file or the new one, and no part of it.
+        draft = state / f"{_FILE}.draft"
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(made))
+        draft.replace(state / _FILE)
     return made
+
+
+def _kept(state: Path | None) -> dict[str, str]:
+    """Return the secrets that are kept in *state*."""
+    file = state and state / _FILE
+    if not file or not file.exists():
+        return {}
+    try:
+        kept: dict[str, str] = TypeAdapter(dict[str, str]).validate_json(file.read_bytes())
+    except ValidationError as error:
+        then = f"{file} from a backup, or another folder for --state"
+        raise Problem(f"{file}, the secrets of all that is stored there, cannot be read", then=then) from error
+    return kept
