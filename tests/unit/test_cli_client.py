@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from uuid import UUID
 
 import httpx
 import pytest
@@ -7,7 +8,29 @@ import pytest
 from services.cli import client
 from services.cli.client import NotThere, Operators, Product, patiently
 from services.cli.problem import NoAnswer, NotNow, Problem
+from services.cli.product.trainings import UNDERWAY, find_underway
 from services.ops.letters.views import LetterCounts
+from services.state.transitions import Stage
+from services.state.views import TrainingView
+from shared.contract.answers import Page
+from shared.contract.identity import ModelName
+from tests.state import NOON
+
+TRAINING = TrainingView.model_validate(
+    {
+        **dict.fromkeys(TrainingView.model_fields),
+        "ref": UUID(int=1),
+        "user_id": "ann",
+        "generation": 1,
+        "stage": Stage.RUNNING,
+        "current": False,
+        "destination": ModelName("acme", "ann"),
+        "trigger_word": "TOK",
+        "progress": 0,
+        "requested_at": NOON,
+        "updated_at": NOON,
+    }
+)
 
 
 def away_for(*problems: Problem) -> Callable[[], Awaitable[str]]:
@@ -45,6 +68,28 @@ async def test_whoever_watches_does_not_wait_for_ever(monkeypatch):
 async def test_a_refusal_is_not_waited_for():
     with pytest.raises(Problem, match="no such training"):
         await patiently(away_for(Problem("no such training", then="")))
+
+
+async def test_all_trainings_are_found_that_are_underway():
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        stage = Stage(request.url.params["stage"])
+        asked.append(stage)
+        # One of them moves on meanwhile.
+        items = [TRAINING.model_copy(update={"stage": stage, "ref": UUID(int=ref)}) for ref in (len(asked), 9)]
+        return httpx.Response(200, json=Page(items=items, next_cursor=None).model_dump(mode="json"))
+
+    async with Product("http://state", "token", transport=httpx.MockTransport(answer)) as api:
+        found = await find_underway(api)
+
+    assert asked == list(UNDERWAY)
+    assert sorted((each.ref.int, each.stage) for each in found) == [
+        (1, "requested"),
+        (2, "running"),
+        (3, "verifying"),
+        (9, "verifying"),
+    ]
 
 
 async def test_an_empty_id_is_named_before_anybody_is_asked():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from shlex import quote as shell_quote
 from typing import Final, Self
+from uuid import UUID
 
 from pydantic_core import to_json
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.choices import Format
 from services.cli.client import Product, patiently, product, segment, show_command
-from services.cli.output import console, print_json_line, printable
+from services.cli.output import console, print_json_line, printable, tell
 from services.cli.table import Column, print_list, print_one
 from services.state.timeline import FactView
 from services.state.transitions import Stage
@@ -97,14 +98,25 @@ def print_training(training: TrainingView, output: Format) -> None:
     print_one(((name, value) for name, value in known.items() if value is not None), output, data=training)
 
 
+async def find_underway(api: Product) -> list[TrainingView]:
+    """Return the trainings that are underway, at most so many of each stage."""
+    found: dict[UUID, TrainingView] = {}
+    # In the order of their walk: one that moves on meanwhile is seen at least once.
+    for stage in UNDERWAY:
+        of_stage = await api.list_trainings({"stage": stage}, limit=_WATCHED)
+        if len(of_stage) == _WATCHED:
+            tell(f"the newest {_WATCHED} that are {stage} are watched")
+        found |= {each.ref: each for each in of_stage}
+    return list(found.values())
+
+
 async def watch(training_id: str | None, output: Format) -> list[TrainingView]:
     """Show one training, or all that are underway, until they have ended; return them as they are then."""
     async with product() as api:
         if training_id is not None:
             begun = [await api.get_training(training_id)]
         else:
-            found = await api.list_trainings({}, limit=_WATCHED)
-            begun = [training for training in found if training.stage in UNDERWAY]
+            begun = await find_underway(api)
         if output is Format.JSON:
             return await asyncio.gather(*(follow(api, each, print_json_line) for each in begun))
         if not begun:
