@@ -14,10 +14,11 @@ import pytest
 from services.cli.choices import Format
 from services.cli.client import Operators
 from services.cli.operators.replay_text import print_replay
-from services.cli.operators.replays import ask_before, follow
+from services.cli.operators.replays import ask_before, find_replay, follow
 from services.cli.problem import Problem
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import UNDERWAY, ReplayView
+from shared.contract.answers import Page
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -44,6 +45,24 @@ def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] |
         arrived_since=0,
         undo=None,
     )
+
+
+@pytest.mark.parametrize(("count", "said"), [(3, "no replay has an id"), (200, "none of the newest 200 replays has")])
+async def test_a_replay_is_found_among_the_newest(count: int, said: str):
+    made = [replay({}).model_copy(update={"id": UUID(int=number << 96)}) for number in range(count)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        begin = int(request.url.params.get("cursor", "0"))
+        end = begin + int(request.url.params["limit"])
+        following = str(end) if end < count else None
+        return httpx.Response(200, text=Page(items=made[begin:end], next_cursor=following).model_dump_json())
+
+    async with Operators("http://ops", "a-token", transport=httpx.MockTransport(answer)) as api:
+        found = await find_replay(api, "00000002")
+        with pytest.raises(Problem, match=said):
+            await find_replay(api, "5f0e")
+
+    assert found.id == made[2].id
 
 
 @pytest.mark.parametrize(

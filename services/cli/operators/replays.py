@@ -96,7 +96,7 @@ async def list_replays(*, limit: int, output: Format) -> None:
 
 async def show(replay_id: str, *, outcome: str | None, limit: int, watch: bool, output: Format) -> None:
     async with operators() as api:
-        found = await _find(api, replay_id)
+        found = await find_replay(api, replay_id)
         if watch:
             found = await follow(api, found, None, shows=output is not Format.JSON)
         await _print_whole(api, found, output, outcome=outcome, limit=limit)
@@ -107,7 +107,7 @@ async def steer(
 ) -> bool:
     """*verb*: start, pause, resume, cancel or undo; asks first unless *yes*. Return False if some failed again."""
     async with operators() as api:
-        found = await _find(api, replay_id)
+        found = await find_replay(api, replay_id)
         if not yes:
             ask_before(verb, found)
         found = await api.steer_replay(str(found.id), verb, reason)
@@ -196,15 +196,18 @@ async def follow(api: Operators, found: ReplayView, seconds: float | None, *, sh
     return found
 
 
-async def _find(api: Operators, beginning: str) -> ReplayView:
+async def find_replay(api: Operators, beginning: str) -> ReplayView:
     """Return the replay whose id begins with *beginning*."""
     if len(beginning) == _ID_LENGTH:
         return await api.get_replay(beginning)
-    found = [each for each in await api.list_replays(limit=_REMEMBERED) if str(each.id).startswith(beginning)]
-    if len(found) != 1:
-        how_many = f"{len(found)} replays have" if found else "no replay has"
-        raise Problem(f"{how_many} an id that begins with {beginning}", then="modelswap replays list")
-    return found[0]
+    newest = await api.list_replays(limit=_REMEMBERED)
+    found = [each for each in newest if str(each.id).startswith(beginning)]
+    if len(found) == 1:
+        return found[0]
+    how_many, then = f"{len(found)} replays have" if found else "no replay has", "modelswap replays list"
+    if not found and len(newest) == _REMEMBERED:
+        how_many, then = f"none of the newest {_REMEMBERED} replays has", f"the whole id, or {then}"
+    raise Problem(f"{how_many} an id that begins with {beginning}", then=then)
 
 
 def _step(text: str) -> int | str:
