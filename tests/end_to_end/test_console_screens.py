@@ -222,6 +222,18 @@ async def test_a_newcomer_finds_what_was_swapped_at_a_time(browser: Browser, sta
     assert newcomer.effort == 3
 
 
+async def test_keys_open_what_an_entry_of_the_audit_is_of(browser: Browser, stack: Stack, scene: Scene):
+    replay = scene.replays["undone"]
+    async with await browser.new_context(base_url=stack.url("ops")) as context:
+        page = await sign_in(context)
+        await page.goto(f"/audit?target={quote(f'replay {replay}')}")
+        await expect(page.locator("main tbody tr").first).to_be_visible()
+        await page.keyboard.press("j")
+        await page.keyboard.press("Enter")
+
+        await page.wait_for_url(f"**/replays/{replay}")
+
+
 async def test_a_letter_of_ten_megabytes_is_shown_in_part_and_downloaded_whole(stack: Stack):
     event = envelope(TrainingSucceeded(training_id="large", output={}))
     body = json.dumps({"training_id": "large", "output": {"logs": "<wide> " * 1_500_000}}).encode()

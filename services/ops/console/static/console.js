@@ -36,7 +36,8 @@
 
   // Rows of a list are its links with data-row, or the first link of each row.
   function rows() {
-    return [...document.querySelectorAll("main .list tbody tr")].map((row) => row.querySelector("a")).filter(Boolean);
+    const link = (row) => row.querySelector("a[data-row]") ?? row.querySelector("a");
+    return [...document.querySelectorAll("main .list tbody tr")].map(link).filter(Boolean);
   }
 
   function move(step) {
