@@ -286,6 +286,17 @@ async def test_an_edited_letter_is_predicted_and_its_change_shown(ops, browser, 
     assert 'class="added"' in past
 
 
+async def test_of_a_large_letter_no_difference_is_shown(ops, browser, database_url):
+    body = json.dumps({"training_id": "t1", "output": "x" * 70_000}).encode()
+    (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE, body=body))
+
+    await browser.post(f"/dead-letters/{number}/edit", body=body.decode().replace("xx", "y", 1), reason="cut off")
+    shown = await page(browser, f"/dead-letters/{number}")
+
+    assert "Sent with an edited body." in said(shown)
+    assert 'class="added"' not in shown
+
+
 async def test_of_an_event_in_structured_mode_its_data_is_edited(ops, browser, database_url):
     kind = succeeded("t1").headers()["ce-type"]
     body = json.dumps({"type": kind, "data": {"training_id": "t1", "output": "\ud83d"}}).encode()

@@ -162,6 +162,7 @@ class _Letters:
             attempt(ops.get(Page[AuditView], "/audit", {"target": f"dead letter {letter.number}", "limit": "20"})),
         )
         body = body_of(letter)
+        whole = None if body.is_cut else body.text
         past = replays.items if isinstance(replays, Page) else ()
         return await console.render(
             request,
@@ -171,7 +172,7 @@ class _Letters:
             text=None if body.text is None else pretty(body.text) if body.tree is not None else body.text,
             may_edit=not body.is_cut and _editable(letter) is not None,
             replays=[
-                (each, None if each.edited_body is None or body.text is None else diff(body.text, each.edited_body))
+                (each, None if each.edited_body is None or whole is None else diff(whole, each.edited_body))
                 for each in past
             ],
             entries=[entry_of(each) for each in entries.items] if isinstance(entries, Page) else [],
