@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from codecs import register_error
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -77,8 +79,21 @@ for name, commands in (
     app.add_typer(commands, name=name)
 
 
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Write characters that an encoding does not have as JSON does."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    import json  # noqa: PLC0415 (hardly ever needed)
+
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in *arguments* (default: as typed); print a known error as one line and what to try next."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Not every terminal has every character, and what a command has done it must say.
+        register_error("escape", _escape)
+        sys.stdout.reconfigure(errors="escape")
     try:
         return app(arguments, prog_name="modelswap", standalone_mode=False) or 0
     except typer.TyperException as error:

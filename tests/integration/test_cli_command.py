@@ -301,3 +301,32 @@ sys.exit(main(["ask"]))
         os.close(terminal)
 
     assert (process.returncode, said.strip()) == (1, b"modelswap: aborted")
+
+
+def test_a_character_that_the_terminal_does_not_have_is_escaped():
+    code = """
+import sys
+from services.cli.main import app, main
+from services.cli.output import console, print_json
+
+def say():
+    print("a → b")
+    console().print("a → b")
+    print_json({"name": "é → \\N{GRINNING FACE}"})
+
+app.command("say")(say)
+sys.exit(main(["say"]))
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "iso-8859-1"},
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+    first, second, *shown = done.stdout.decode("iso-8859-1").splitlines()
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert first == second == "a \\u2192 b"
+    assert json.loads("".join(shown)) == {"name": "é → \N{GRINNING FACE}"}

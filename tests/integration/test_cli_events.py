@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -137,6 +138,19 @@ async def test_an_event_is_published_to_one_subscription_only(broker, user, caps
     assert (code, name in printed) == (0, True)
     assert again.headers["ce-id"] == sought["id"]
     assert len(await listed(capsys, "--user", user)) == 1
+
+
+@pytest.mark.parametrize("typed", ["events list", "events tail", "trigger model.ready --user ann --yes"])
+async def test_a_wrong_password_of_rabbitmq_names_its_setting(broker, monkeypatch, capsys, typed):
+    address = urlsplit(broker.url)
+    wrong = address._replace(netloc=f"nobody:wrong@{address.netloc.rpartition('@')[2]}")
+    monkeypatch.setenv("MODELSWAP_AMQP_URL", wrong.geturl())
+
+    code, _, said = await run(capsys, *typed.split())
+
+    assert code == 1
+    assert "RabbitMQ refuses us" in said
+    assert said.endswith("Next: check the user in MODELSWAP_AMQP_URL\n")
 
 
 async def test_what_cannot_be_published_again_is_said(broker, user, capsys):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from services.cli.events.heard import Heard, is_of
+from services.cli.events.subscription import broker_problems
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.log_reader import OpenLog, offset_of, opened_log
 from shared.runtime.clock import now
@@ -53,7 +55,7 @@ async def read_to_end(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
     newest = await _find_newest(url)
     if newest is None or not wanted.is_late_enough(newest):
         return
-    async with opened_log(url, _NAME, wanted.since or FIRST) as log:
+    async with _opened(url, wanted.since or FIRST) as log:
         async for delivery in _events(log):
             if wanted.has(delivery):
                 yield Heard(delivery)
@@ -64,7 +66,7 @@ async def read_to_end(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
 async def _find_newest(url: str) -> Delivery | None:
     """Return the newest event; None if there is none. RabbitMQ has no request for it."""
     began_at, newest = now(), None
-    async with opened_log(url, _NAME, _LAST) as log:
+    async with _opened(url, _LAST) as log:
         # The last chunk, until nothing more comes; or, where events never end, until one of after this began.
         while batch := await log.take(_EMPTY_SECONDS if newest is None else _END_SECONDS):
             newest = batch[-1]
@@ -76,10 +78,17 @@ async def _find_newest(url: str) -> Delivery | None:
 
 async def follow(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
     """Yield the *wanted* events from their time on, else those that are published from now on, without an end."""
-    async with opened_log(url, _NAME, wanted.since or NEXT) as log:
+    async with _opened(url, wanted.since or NEXT) as log:
         async for delivery in _events(log):
             if wanted.has(delivery):
                 yield Heard(delivery)
+
+
+@asynccontextmanager
+async def _opened(url: str, offset: str | datetime) -> AsyncIterator[OpenLog]:
+    with broker_problems():
+        async with opened_log(url, _NAME, offset) as log:
+            yield log
 
 
 async def _events(log: OpenLog) -> AsyncIterator[Delivery]:

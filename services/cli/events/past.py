@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from services.cli.choices import Format
 from services.cli.events.heard import Heard, check_public, describe_heard, line
 from services.cli.events.log import Wanted, follow, read_to_end
+from services.cli.events.subscription import broker_problems
 from services.cli.options import read_timestamp
 from services.cli.output import confirm, console, print_json_line, tell
 from services.cli.problem import Problem
@@ -77,14 +78,15 @@ async def resend_event(event_id: str, *, to: str | None, since: str | None, yes:
             nothing="nothing was published",
         )
     settings = BrokerSettings.load(os.environ)
-    async with Publisher(
-        _url(), name="modelswap events", timeout_seconds=settings.publish_timeout_seconds
-    ) as publisher:
-        try:
-            await publisher.publish(_again(found, to))
-        except Unroutable as error:
-            then = "modelswap subscriptions list" if to else "modelswap topology apply"
-            raise Problem(f"there is no queue for it: {target}", then=then) from error
+    with broker_problems():
+        async with Publisher(
+            _url(), name="modelswap events", timeout_seconds=settings.publish_timeout_seconds
+        ) as publisher:
+            try:
+                await publisher.publish(_again(found, to))
+            except Unroutable as error:
+                then = "modelswap subscriptions list" if to else "modelswap topology apply"
+                raise Problem(f"there is no queue for it: {target}", then=then) from error
     return f"{said}\npublished again to {target}"
 
 

@@ -12,6 +12,7 @@ from services.cli.events.heard import describe
 from services.cli.events.made_up import Story, envelope
 from services.cli.events.request import TriggerRequest
 from services.cli.events.simulator import is_simulator
+from services.cli.events.subscription import broker_problems
 from services.cli.output import confirm
 from services.cli.problem import Problem
 from shared.contract.events import Event
@@ -43,11 +44,14 @@ async def publish(request: TriggerRequest, *, yes: bool) -> str:
     moment = now()
     messages = [(event, to_message(envelope(event, now=moment), _PLAN)) for event in events]
     url = settings.amqp_url.get_secret_value()
-    async with Publisher(url, name="modelswap trigger", timeout_seconds=settings.publish_timeout_seconds) as publisher:
-        lines = [
-            f"{event.key} {event.id}: {describe(event)}; {await _publish(publisher, message)}"
-            for event, message in request.arranged(messages)
-        ]
+    with broker_problems():
+        async with Publisher(
+            url, name="modelswap trigger", timeout_seconds=settings.publish_timeout_seconds
+        ) as publisher:
+            lines = [
+                f"{event.key} {event.id}: {describe(event)}; {await _publish(publisher, message)}"
+                for event, message in request.arranged(messages)
+            ]
     return "\n".join(lines)
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 from services.cli.events.heard import Heard
 from services.cli.problem import Problem
+from shared.contract.errors import DependencyDown
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.declare import answered
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, say
+
+_REFUSED: Final = "check the user in MODELSWAP_AMQP_URL"
 
 
 @asynccontextmanager
@@ -37,8 +41,11 @@ def broker_problems() -> Iterator[None]:
     try:
         yield
     except LINK_ERRORS as error:
-        then = "check the user in MODELSWAP_AMQP_URL" if is_refused(error) else "modelswap doctor"
-        raise Problem(say(error), then=then) from error
+        raise Problem(say(error), then=_REFUSED if is_refused(error) else "modelswap doctor") from error
+    except DependencyDown as error:
+        if not is_refused(error.__cause__):
+            raise
+        raise Problem(str(error), then=_REFUSED) from error
 
 
 async def _consume(link: Link, exchanges: Sequence[str], messages: asyncio.Queue[Delivery]) -> None:

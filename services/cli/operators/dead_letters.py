@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from pydantic import JsonValue
 
 from services.cli.choices import Format
-from services.cli.client import Body, Operators, operators
+from services.cli.client import Body, NotThere, Operators, operators
 from services.cli.options import read_timestamp
 from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem
@@ -124,7 +125,10 @@ async def export(chosen: Mapping[str, str], *, limit: int | None) -> None:
     """Print each dead letter whole, as one line."""
     async with operators() as api:
         async for line in api.items(Page[LetterLine], "/v1/dead-letters", to_filter(chosen), limit=limit):
-            print_json_line((await api.get_dead_letter(line.number)).model_dump(mode="json", exclude={"body_text"}))
+            # Housekeeping may have deleted it since it was listed.
+            with suppress(NotThere):
+                letter = await api.get_dead_letter(line.number)
+                print_json_line(letter.model_dump(mode="json", exclude={"body_text"}))
 
 
 async def change(

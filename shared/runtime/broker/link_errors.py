@@ -57,7 +57,7 @@ def no_bare_exception() -> Iterator[None]:
         raise ConnectionError(CLOSED) from error
 
 
-def is_refused(error: BaseException) -> bool:
+def is_refused(error: BaseException | None) -> bool:
     """Return whether the broker refused us (credentials, permissions), so that retrying does not help."""
     refusals = (
         aiormq.exceptions.ProbableAuthenticationError,
