@@ -199,9 +199,10 @@ class Product(Api):
     async def list_trainings(self, query: Query, *, limit: int) -> list[TrainingView]:
         return await self.list(Page[TrainingView], "/v1/trainings", query, limit=limit)
 
-    async def list_outputs(self, since: str, *, limit: int) -> list[OutputView]:
+    async def list_outputs(self, since: str, *, stage: str | None, limit: int) -> list[OutputView]:
         """Outputs of the trainings that were requested since then; a page is small, because an output may be large."""
-        return await self.list(Page[OutputView], "/v1/outputs", {"since": since}, limit=limit, page_size=20)
+        query = {"since": since, "stage": stage}
+        return await self.list(Page[OutputView], "/v1/outputs", query, limit=limit, page_size=20)
 
     async def get_model(self, user_id: str) -> ModelView:
         return await self.get(ModelView, f"/v1/users/{segment(user_id)}/model")

@@ -48,6 +48,9 @@ async def test_failed_outputs_are_tried_and_retried_for_a_reason(shell: Shell, s
     simulator.world._asked[maker.makes] = 10_000
     asked = await shell.json("trainings", "re-extract", "--since", "1h", "--reason", "it was late", "--yes")
     after = await stack.until_stage(late, "active")
+    _, _, said = await shell.run(
+        "trainings", "re-extract", "--since", "1h", "--reason", "again", "--yes", "--limit", "1"
+    )
     audit = (await stack.ops.get("/v1/audit", params={"action": "training.retry_extraction"})).json()["items"]
 
     assert {name: each["today"] for name, each in tried.items()} == {late: "now found", none: "still fails"}
@@ -61,6 +64,7 @@ async def test_failed_outputs_are_tried_and_retried_for_a_reason(shell: Shell, s
     assert before["stage"] == "unverified"
     assert late in asked["asked"]
     assert none not in asked["asked"]
+    assert said == "the newest 1 unverified trainings were looked at; for more, --limit\n"
     assert [(each["actor"], each["reason"]) for each in audit if late in each["target"]] == [("olga", "it was late")]
 
 

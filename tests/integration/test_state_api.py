@@ -591,6 +591,7 @@ async def test_outputs_since_a_time_are_listed_newest_first(client, store):
 
     first = (await client.get("/outputs", params={"since": since, "limit": 2})).json()
     rest = (await client.get("/outputs", params={"since": since, "cursor": first["next_cursor"]})).json()
+    verifying = (await client.get("/outputs", params={"since": since, "stage": "verifying", "limit": 1})).json()
 
     shown = [*first["items"], *rest["items"]]
     assert [each["training_id"] for each in shown] == ["t3", "t2", "t1"]
@@ -598,6 +599,8 @@ async def test_outputs_since_a_time_are_listed_newest_first(client, store):
     assert shown[1]["output"] == {"version": str(model_of("t2"))}
     assert shown[1]["destination"] == str(DESTINATION)
     assert rest["next_cursor"] is None
+    assert [each["training_id"] for each in verifying["items"]] == ["t2"]
+    assert verifying["next_cursor"] is not None
 
 
 async def test_where_nothing_was_requested_since_there_are_no_outputs(client, store):

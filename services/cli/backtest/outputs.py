@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from services.cli.backtest.verdicts import Group, Judged, Past, Verdict, grouped, judge
 from services.cli.choices import Format
 from services.cli.client import NotThere, Operators, Product, operators, product, segment, show_command
-from services.cli.output import confirm
+from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_table, tell_if_cut
 from services.ops.letters.views import LetterLine, LetterView
@@ -56,11 +56,14 @@ async def try_letters(since: str, *, limit: int, output: Format) -> None:
         lines = await ops.list(Page[LetterLine], "/v1/dead-letters", query, limit=limit)
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def judge_one(number: int) -> Judged:
+        async def judge_one(number: int) -> Judged | None:
             async with slots:
-                return await _judge_letter(await ops.get_dead_letter(number), api)
+                # Housekeeping may have deleted it since it was listed.
+                with suppress(NotThere):
+                    return await _judge_letter(await ops.get_dead_letter(number), api)
+                return None
 
-        judged = await asyncio.gather(*(judge_one(line.number) for line in lines))
+        judged = [each for each in await asyncio.gather(*(judge_one(line.number) for line in lines)) if each]
     print_judged(judged, output, empty="the extractor has no dead letters since then", what="letters", limit=limit)
 
 
@@ -78,13 +81,16 @@ async def retry_extractions(since: str, reason: str, *, yes: bool, limit: int, o
     found = [each.past.training_id for each in judged if each.verdict in {Verdict.FOUND, Verdict.ASKS}]
     if found and not yes:
         then = "modelswap trainings re-extract --since TIME --dry-run, to see what it would find"
-        confirm(f"the extraction of {len(found)} trainings is retried", "Retry?", then=then)
+        newest = f" (of the newest {limit} unverified ones)" if len(judged) >= limit else ""
+        confirm(f"the extraction of {len(found)} trainings is retried{newest}", "Retry?", then=then)
     async with operators() as ops:
         refused = {training_id: said for training_id in found if (said := await _retry(ops, training_id, reason))}
     asked = [each for each in found if each not in refused]
     rows = [*((each, "extraction is retried") for each in asked), *refused.items()]
     empty = "no unverified training since then gives a model now"
     print_list(rows, RETRIED, output, empty=empty, data={"asked": asked, "refused": refused})
+    if len(judged) >= limit:
+        tell(f"the newest {limit} unverified trainings were looked at; for more, --limit")
     return not refused
 
 
@@ -98,9 +104,8 @@ async def _retry(ops: Operators, training_id: str, reason: str) -> str:
     return ""
 
 
-async def _judge_outputs(api: Product, since: str, limit: int, *stages: Stage) -> list[Judged]:
-    found = await api.list_outputs(since, limit=limit)
-    return [judge(_past(each)) for each in found if each.stage in (stages or Stage)]
+async def _judge_outputs(api: Product, since: str, limit: int, stage: Stage | None = None) -> list[Judged]:
+    return [judge(_past(each)) for each in await api.list_outputs(since, stage=stage, limit=limit)]
 
 
 def _past(view: OutputView) -> Past:

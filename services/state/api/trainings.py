@@ -56,7 +56,9 @@ class Store(starting.Trainings, adopting.Trainings, Protocol):
 
     async def find_output(self, ref: UUID) -> OutputView | None: ...
 
-    async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRow]: ...
+    async def list_outputs(
+        self, *, since: datetime, stage: Stage | None, before: int | None, limit: int
+    ) -> list[OutputRow]: ...
 
     async def retry_extraction(
         self, user_id: str, ref: UUID | None, key: IdempotencyKey | None = None
@@ -212,9 +214,11 @@ class Trainings:
         found = await self.store.list_trainings(user_id=user_id, stage=stage, before=before, limit=limit + 1)
         return page_of(found, limit, _number)
 
-    async def list_outputs(self, since: Moment, limit: OutputLimit = 20, cursor: Cursor = None) -> Page[OutputView]:
+    async def list_outputs(
+        self, since: Moment, stage: Stage | None = None, limit: OutputLimit = 20, cursor: Cursor = None
+    ) -> Page[OutputView]:
         """Return the outputs of trainings requested since then, newest first. For operators' tools."""
-        found = await self.store.list_outputs(since=since, before=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_outputs(since=since, stage=stage, before=from_cursor(cursor), limit=limit + 1)
         return page_of(found, limit, _number)
 
     async def list_user_trainings(

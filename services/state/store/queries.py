@@ -65,7 +65,7 @@ _FIND_OUTPUT: Final = _OUTPUT + "WHERE ref = $1"
 # The oldest number is found by the time of the request, so that pages are read by number.
 _LIST_OUTPUTS: Final = f"""{_OUTPUT}
     WHERE number >= (SELECT number FROM state.trainings WHERE requested_at >= $1 ORDER BY requested_at LIMIT 1)
-      AND number < $2 AND output IS NOT NULL AND training_id IS NOT NULL
+      AND number < $2 AND output IS NOT NULL AND training_id IS NOT NULL AND ($4::text IS NULL OR stage = $4)
     ORDER BY number DESC
     LIMIT $3
 """  # noqa: S608 (constants)
@@ -122,9 +122,11 @@ class Queries(Session):
         rows = await self._fetch(_FIND_OUTPUT, ref)
         return _to_output(rows[0]) if rows and rows[0]["output"] is not None else None
 
-    async def list_outputs(self, *, since: datetime, before: int | None, limit: int) -> list[OutputRow]:
+    async def list_outputs(
+        self, *, since: datetime, stage: Stage | None = None, before: int | None, limit: int
+    ) -> list[OutputRow]:
         """Return a page of the outputs of trainings requested *since* then."""
-        rows = await self._fetch(_LIST_OUTPUTS, since, _or_max(before), limit)
+        rows = await self._fetch(_LIST_OUTPUTS, since, _or_max(before), limit, stage)
         return [_to_output(row) for row in rows]
 
     async def find_model(self, user_id: str) -> ModelView | None:
