@@ -79,13 +79,11 @@ def _text_schema(kind: str, pattern: str, of: type[object], parse: Callable[[str
     )
 
 
-class _ModelNameParts(NamedTuple):
+class ModelName(NamedTuple):
+    """``owner/name``"""
+
     owner: str
     name: str
-
-
-class ModelName(_ModelNameParts):
-    """``owner/name``"""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -104,14 +102,12 @@ class ModelName(_ModelNameParts):
         return ModelRef.parse(f"{self}:{version}")
 
 
-class _ModelRefParts(NamedTuple):
+class ModelRef(NamedTuple):
+    """``owner/name:version``"""
+
     owner: str
     name: str
     version: str
-
-
-class ModelRef(_ModelRefParts):
-    """``owner/name:version``"""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
