@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import httpx
+from aiormq import spec
 
 from shared.runtime.broker import Delivery, offset_of, read_log
 from shared.runtime.broker.link import Link
@@ -79,7 +80,7 @@ class Subscriber:
                         delivery = taking.result()
                         events.put_nowait(delivery)
                         offset = offset_of(delivery) + 1
-                        link.ack(delivery)
+                        link.send(spec.Basic.Ack(delivery_tag=delivery.tag))
                 finally:
                     await link.close()
             await asyncio.sleep(0.05)

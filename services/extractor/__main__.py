@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -29,6 +29,9 @@ from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.settings import ExtractorSettings, reveal
 
 log = structlog.get_logger()
+
+#: Results of verifications, as counted in metrics.
+_RESULTS: Final = ("passed", "refused", "unavailable", "undecided")
 
 
 class Api(Trainings, Models, Protocol):
@@ -72,6 +75,8 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
             declares=settings.declare_topology,
         )
 
+        for result in _RESULTS:
+            telemetry.verify_seconds.labels(result)
         await supervise(
             stopping,
             consumer.run(stopping),

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from services.receiver.app import ANSWER_SECONDS, WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
 from shared.replicate.client import Replicate
-from shared.runtime.broker import LOSSY_SECONDS, Parted, Publisher, TopologyMismatch, Unconfirmed
+from shared.runtime.broker import LOSSY_SECONDS, Publisher, SplitPublisher, TopologyMismatch, Unconfirmed
 from shared.runtime.health import health_routes, reporter
 from shared.runtime.lifecycle import main, serve
 from shared.runtime.settings import ReceiverSettings, reveal
@@ -44,7 +44,7 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
                 timeout_seconds=min(settings.publish_timeout_seconds, LOSSY_SECONDS),
             )
         )
-        parted = Parted(publisher, lossy, plan)
+        split = SplitPublisher(publisher, lossy, plan)
 
         async def broker() -> str | None:
             try:
@@ -65,14 +65,14 @@ async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
                 await unless_stopped(stopping, publisher.connect())
             await unless_stopped(stopping, secret())
         endpoint = WebhookEndpoint(
-            publisher=parted,
+            publisher=split,
             secrets=secrets,
             topology=plan,
             ref_secrets=reveal(settings.ref_secrets),
             tolerance_seconds=settings.webhook_tolerance_seconds,
             max_body_bytes=settings.max_body_bytes,
         )
-        report = reporter({"broker": broker, "webhook_secret": secret}, optional={"progress": parted.check})
+        report = reporter({"broker": broker, "webhook_secret": secret}, optional={"progress": split.check})
         app = create_app(endpoint, routes=health_routes(report))
         await serve(app, settings, port=settings.receiver_port, stopping=stopping)
 

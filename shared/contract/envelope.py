@@ -26,7 +26,7 @@ TYPE_PREFIX: Final = "dev.modelswap."
 CONTENT_TYPE: Final = "application/json"
 #: The id of an operator's replay; copied to every event that follows from the replayed message.
 REPLAY_HEADER: Final = "ce-replay"
-#: Marks a synthetic event of `modelswap trigger`, whatever its value: our own consumers ignore it.
+#: Marks a made-up event of `modelswap trigger`, whatever its value: our own consumers ignore it.
 TRIGGER_HEADER: Final = "ce-trigger"
 
 Headers = Mapping[str, object]
@@ -49,7 +49,7 @@ class Envelope:
     replay: str | None = None
     #: Which attempt at handling it this is; None at the first. Of this delivery, so it is not sent along.
     retries: Retries | None = None
-    #: A synthetic event of `modelswap trigger`, for testing subscribers.
+    #: A made-up event of `modelswap trigger`, for testing subscribers.
     is_made_up: bool = False
 
     @property

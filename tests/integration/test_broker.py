@@ -716,7 +716,7 @@ async def test_all_queues_are_looked_at_over_one_connection(broker: Broker):
         await channel.basic_publish(b"waits", exchange="", routing_key=EXTRACTOR_QUEUE)
 
     async with proxied(broker.url) as proxy:
-        found = await depths(proxy.url(broker.url), names)
+        found = await depths(proxy.url(broker.url), names, name="test")
         after_depths = proxy.connections
         differences = await diff(proxy.url(broker.url), plan)
 

@@ -12,7 +12,7 @@ from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event, TrainingProgr
 from shared.contract.queues import LogLimits
 from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, STATE_QUEUE, Exchange, topology
 from shared.runtime import telemetry
-from shared.runtime.broker import Outgoing, Parted, Unconfirmed, Unroutable, to_message
+from shared.runtime.broker import Outgoing, SplitPublisher, Unconfirmed, Unroutable, to_message
 from shared.runtime.clock import now
 from tests.counts import counted
 
@@ -87,7 +87,7 @@ def test_a_consumer_declares_its_own_part_only():
 @pytest.mark.parametrize("error", [Unconfirmed("no receipt"), Unroutable("no queue")])
 async def test_progress_that_is_not_taken_is_dropped_counted_and_told(error: DependencyDown):
     lasting, lossy = Published(), Published(broken=error)
-    parted = Parted(lasting, lossy, PLAN)
+    parted = SplitPublisher(lasting, lossy, PLAN)
     before = counted(telemetry.dropped)[(error.code,)]
 
     await parted.publish(message(PROGRESS))
@@ -99,7 +99,7 @@ async def test_progress_that_is_not_taken_is_dropped_counted_and_told(error: Dep
 
 async def test_once_progress_is_taken_again_nothing_is_told():
     lossy = Published(broken=Unroutable("no queue"))
-    parted = Parted(Published(), lossy, PLAN)
+    parted = SplitPublisher(Published(), lossy, PLAN)
     await parted.publish(message(PROGRESS))
 
     lossy.broken = None
@@ -110,7 +110,7 @@ async def test_once_progress_is_taken_again_nothing_is_told():
 
 
 async def test_what_must_not_be_lost_is_never_dropped():
-    parted = Parted(Published(broken=Unconfirmed("no receipt")), Published(), PLAN)
+    parted = SplitPublisher(Published(broken=Unconfirmed("no receipt")), Published(), PLAN)
 
     with pytest.raises(Unconfirmed):
         await parted.publish(message(END))

@@ -162,7 +162,7 @@ async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[s
     """Return the depth of each of these queues."""
     url = BrokerSettings.load(environment).amqp_url.get_secret_value()
     with broker_problems():
-        return await depths(url, names)
+        return await depths(url, names, name="modelswap doctor")
 
 
 async def outbox_backlog(environment: Environment) -> tuple[int, float, int]:

@@ -193,7 +193,7 @@ class Running:
     async def _depths(self, names: Sequence[str]) -> tuple[Mapping[str, _Counts], str]:
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                found = await depths(self._amqp_url, names)
+                found = await depths(self._amqp_url, names, name="modelswap ops looks at queues")
         except LINK_ERRORS as error:
             return {}, say(error)
         counts = {

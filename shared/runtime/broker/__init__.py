@@ -27,7 +27,7 @@ from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_b
 from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
 from shared.runtime.broker.events_log import EventsLog, NoLog, declare_log, read_log
 from shared.runtime.broker.log_reader import LogLost, OpenLog, offset_of, opened_log
-from shared.runtime.broker.lossy import LOSSY_SECONDS, Parted
+from shared.runtime.broker.lossy import LOSSY_SECONDS, SplitPublisher
 from shared.runtime.broker.message import Delivery, Item, Outgoing, dead_letter, read, to_message
 from shared.runtime.broker.publisher import Publisher, Unconfirmed, Unroutable
 from shared.runtime.broker.raw_consumer import RawConsumer
@@ -44,10 +44,10 @@ __all__ = [
     "NoLog",
     "OpenLog",
     "Outgoing",
-    "Parted",
     "Publisher",
     "RawConsumer",
     "Result",
+    "SplitPublisher",
     "TopologyMismatch",
     "Unconfirmed",
     "Unroutable",

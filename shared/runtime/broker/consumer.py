@@ -153,7 +153,7 @@ class Consumer:
         try:
             items = self._without_made_up(begun)
             known = [item for item in items if item.envelope is not None]
-            results = iter(await self._until_answered(known, inbox) if known else ())
+            results = iter(await self._until_up(known, inbox) if known else ())
             ends = [
                 (item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items
             ]
@@ -164,7 +164,7 @@ class Consumer:
                 item.span.end()
 
     def _without_made_up(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Leave out the synthetic events of `modelswap trigger`: they are only for testing subscribers."""
+        """Leave out the made-up events of `modelswap trigger`: they are only for testing subscribers."""
         handled = []
         for item in items:
             if item.envelope is not None and item.envelope.is_made_up:
@@ -174,7 +174,7 @@ class Consumer:
                 handled.append(item)
         return handled
 
-    async def _until_answered(self, items: Sequence[Item], inbox: Inbox) -> Sequence[Result]:
+    async def _until_up(self, items: Sequence[Item], inbox: Inbox) -> Sequence[Result]:
         """
         Handle *items*, trying again while a dependency is down.
 

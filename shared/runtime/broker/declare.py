@@ -30,7 +30,7 @@ class TopologyMismatch(PermanentError):
     code = "topology_mismatch"
 
 
-class Unanswered(TimeoutError):
+class BrokerSilent(TimeoutError):
     """The broker is up, but did not answer a request in time."""
 
 
@@ -40,7 +40,7 @@ async def answered(request: str) -> AsyncIterator[None]:
     Limit a request to the broker to ten seconds: it can take minutes while a node is down.
 
     Raises:
-        Unanswered: if it takes longer.
+        BrokerSilent: if it takes longer.
         LINK_ERRORS: if the connection is lost.
 
     """
@@ -49,7 +49,7 @@ async def answered(request: str) -> AsyncIterator[None]:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 yield
     except TimeoutError as error:
-        raise Unanswered(
+        raise BrokerSilent(
             f"RabbitMQ did not answer within {_ANSWER_SECONDS} s to: {request}. In a cluster the node that holds it "
             "may be down"
         ) from error
@@ -61,7 +61,7 @@ async def declare(channel: aiormq.Channel, topology: Topology) -> None:
 
     Raises:
         TopologyMismatch: if one exists with other arguments.
-        Unanswered: if the broker does not answer.
+        BrokerSilent: if the broker does not answer.
 
     """
     name = ""
@@ -92,14 +92,11 @@ async def diff(url: str, topology: Topology) -> list[str]:
         **{f"exchange {exchange.name}": partial(_find_exchange, exchange) for exchange in topology.exchanges},
         **{f"queue {queue.name}": partial(_find_queue, queue) for queue in topology.queues},
     }
-    link = await Link.open(url, name="modelswap topology diff")
-    try:
+    async with Link.opened(url, name="modelswap topology diff") as link:
         found = {name: await _objection(link, check) for name, check in checks.items()}
         for queue in RETIRED_QUEUES:
             if await _objection(link, partial(_look_at, queue)) is None:
                 found[f"queue {queue}"] = "left from an earlier version: `modelswap topology apply` deletes it"
-    finally:
-        await link.close()
     return [f"{name}: {objection}" for name, objection in found.items() if objection]
 
 
@@ -110,13 +107,10 @@ class Depth(NamedTuple):
     consumers: int
 
 
-async def depths(url: str, names: Iterable[str]) -> dict[str, Depth]:
-    """Return the depth of each queue; a missing one counts as empty. Changes nothing."""
-    link = await Link.open(url, name="modelswap doctor")
-    try:
-        return {name: await _depth(link, name) for name in names}
-    finally:
-        await link.close()
+async def depths(url: str, queues: Iterable[str], *, name: str) -> dict[str, Depth]:
+    """Return the depth of each queue; a missing one counts as empty. *name* is the connection's, in RabbitMQ."""
+    async with Link.opened(url, name=name) as link:
+        return {queue: await _depth(link, queue) for queue in queues}
 
 
 async def _depth(link: Link, name: str) -> Depth:
@@ -137,7 +131,7 @@ async def _objection(link: Link, check: _Check) -> str | None:
     try:
         async with answered("look it up"):
             await check(await link.open_channel())
-    except Unanswered as error:
+    except BrokerSilent as error:
         return f"unknown: {error}"
     except aiormq.exceptions.ChannelNotFoundEntity as error:
         # RabbitMQ 3.10 answers so for a queue whose node is down.

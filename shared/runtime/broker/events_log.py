@@ -40,7 +40,7 @@ async def declare_log(link: Link, topology: Topology) -> str | None:
     Queues that the log has replaced are deleted.
 
     Raises:
-        Unanswered: if the broker does not answer.
+        BrokerSilent: if the broker does not answer.
 
     """
     plan = topology.log
@@ -139,15 +139,13 @@ class EventsLog:
     async def _declare(self) -> str | None:
         """Declare the log, or look for it; return what is wrong with it, or None."""
         try:
-            link = await Link.open(self._url, name=self._name)
-            try:
-                return await (declare_log(link, self._topology) if self._declares else _miss_log(link))
-            except LINK_ERRORS:
-                if link.is_open:
-                    self.asked.set()
-                raise
-            finally:
-                await link.close()
+            async with Link.opened(self._url, name=self._name) as link:
+                try:
+                    return await (declare_log(link, self._topology) if self._declares else _miss_log(link))
+                except LINK_ERRORS:
+                    if link.is_open:
+                        self.asked.set()
+                    raise
         except LINK_ERRORS as error:
             raise DependencyDown(say(error)) from error
 

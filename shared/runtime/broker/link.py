@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from itertools import takewhile
 from typing import Final, Self, TypeVar, cast
@@ -19,7 +19,6 @@ from uuid import uuid4
 import aio_pika
 import aiormq
 import structlog
-from aiormq import spec
 from pamqp.base import Frame
 from pamqp.common import FieldValue
 from pamqp.frame import marshal
@@ -91,6 +90,16 @@ class Link:
             except LINK_ERRORS as error:
                 log.info("broker.next_address", connection=name, detail=say(error))
         return await cls._open(last, name, _OPEN_ONE_OF_SEVERAL_SECONDS if others else _OPEN_SECONDS)
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, url: str, *, name: str) -> AsyncIterator[Self]:
+        """Open a link as `open` does, and close it at the end of the block."""
+        link = await cls.open(url, name=name)
+        try:
+            yield link
+        finally:
+            await link.close()
 
     @classmethod
     async def _open(cls, url: str, name: str, seconds: float) -> Self:
@@ -189,10 +198,6 @@ class Link:
         """Write *frame*, which has no response; do nothing if the link is lost."""
         if self.is_open:
             self._writer.write(marshal(frame, self.channel.number))
-
-    def ack(self, delivery: Delivery) -> None:
-        """Ack one delivery."""
-        self.send(spec.Basic.Ack(delivery_tag=delivery.tag))
 
     def _on_confirm(self, tag: int, multiple: bool, is_ack: bool) -> None:  # noqa: FBT001 (a callback)
         numbers = list(takewhile(tag.__ge__, self._receipts)) if multiple else [tag]

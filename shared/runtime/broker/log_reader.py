@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Final
 
@@ -72,19 +72,14 @@ async def opened_log(url: str, name: str, offset: str | int | datetime) -> Async
         DependencyDown: if the broker does not answer, or refuses.
 
     """
-    try:
-        link = await Link.open(url, name=name)
-    except LINK_ERRORS as error:
-        raise DependencyDown(say(error)) from error
-    log = OpenLog(link)
-    try:
+    async with AsyncExitStack() as stack:
         try:
+            link = await stack.enter_async_context(Link.opened(url, name=name))
+            log = OpenLog(link)
             await read_log(link, log.put, offset=offset, prefetch=2 * _BATCH)
         except LINK_ERRORS as error:
             raise DependencyDown(say(error)) from error
         yield log
-    finally:
-        await link.close()
 
 
 def offset_of(delivery: Delivery) -> int:

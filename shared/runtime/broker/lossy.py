@@ -22,7 +22,7 @@ class _Publisher(Protocol):
     async def publish(self, message: Outgoing) -> None: ...
 
 
-class Parted:
+class SplitPublisher:
     """Publishes with confirms; a message for lossy queues only is tried once, else dropped and counted."""
 
     def __init__(self, lasting: _Publisher, lossy: _Publisher, topology: Topology) -> None:

@@ -284,11 +284,10 @@ class _Line:
         return Unconfirmed(f"no receipt: {say(error)}")
 
     def _discard(self, link: Link | None) -> None:
-        """Stop using *link*, and close it in the background."""
-        if link is None:
+        """Stop using *link*, and close it in the background, unless another message has done so."""
+        if link is None or link is not self._link:
             return
-        if self._link is link:
-            self._link = None
+        self._link = None
         task = asyncio.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

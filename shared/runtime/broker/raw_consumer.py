@@ -94,7 +94,7 @@ class RawConsumer:
         spans = [processing(delivery)[1] for delivery in batch]
         try:
             with handling(self._queue, spans):
-                refused = await self._until_answered(batch, inbox)
+                refused = await self._until_up(batch, inbox)
         finally:
             for span in spans:
                 span.end()
@@ -108,7 +108,7 @@ class RawConsumer:
         for delivery in refused:
             self._subscription.start(self._put_back(delivery, inbox), inbox)
 
-    async def _until_answered(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
+    async def _until_up(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
         """Store *batch*, trying again while the store is down; return the messages it refuses."""
         while True:
             with suppress(DependencyDown):
