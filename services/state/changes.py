@@ -120,6 +120,7 @@ class TrainingChange:
     """Changes to a training's row. None leaves a column as it is."""
 
     ref: UUID
+    #: Only of a training whose id was not known.
     training_id: str | None = None
     stage: Stage | None = None
     model: ModelRef | None = None

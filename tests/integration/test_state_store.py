@@ -761,6 +761,36 @@ async def test_a_webhook_may_bring_the_id_before_the_answer(store):
     assert (attached.training_id, attached.stage) == ("t1", Stage.RUNNING)
 
 
+@pytest.mark.parametrize("how", ["by a webhook", "by an answer of Replicate"])
+async def test_a_training_that_runs_after_all_has_not_ended(store, how):
+    record, _ = await store.register(registration("ada"))
+    await store.fail_start(record, Failure("not_started", "away"))
+    ended = await store.find_training(record.ref)
+
+    if how == "by a webhook":
+        await store.apply([started("t1", ref=record.ref)])
+    else:
+        await store.attach(record, "t1")
+        await store.apply([started("t1")])
+    running = await get(store, "t1")
+    await store.apply([succeeded("t1", completed_at=NOON)])
+
+    assert ended is not None
+    assert ended.completed_at is not None
+    assert (running.stage, running.failure, running.completed_at) == (Stage.RUNNING, None, None)
+    assert (await get(store, "t1")).completed_at == NOON
+
+
+async def test_an_end_that_brings_the_id_replaces_the_one_we_guessed(store):
+    record, _ = await store.register(registration("ada"))
+    await store.fail_start(record, Failure("not_started", "away"))
+
+    await store.apply([succeeded("t1", ref=record.ref, completed_at=NOON)])
+
+    found = await get(store, "t1")
+    assert (found.stage, found.completed_at) == (Stage.VERIFYING, NOON)
+
+
 # Progress
 
 

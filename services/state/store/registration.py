@@ -6,17 +6,12 @@ from typing import Final
 
 import structlog
 
-from services.state.changes import Failure, OutboxEvent
+from services.state.changes import Changes, Failure, OutboxEvent, TrainingChange
 from services.state.registration import NOT_STARTED, Registration, UserDeleted
 from services.state.store.queries import find_training, get_training
-from services.state.store.session import (
-    INSERT_OUTBOX,
-    LOCK_USER,
-    Session,
-    find_key,
-    outbox_rows,
-    take_key,
-)
+from services.state.store.session import INSERT_OUTBOX, LOCK_USER, Session, find_key, outbox_rows, take_key
+from services.state.store.write import write_locked
+from services.state.transitions import Fact, next_stage
 from services.state.views import TrainingView
 from shared.contract.events import TrainingEvent
 from shared.contract.idempotency import IdempotencyKey
@@ -45,13 +40,6 @@ _REGISTER: Final = """
 # With the ref of the training, because the key may be another training's by now.
 _FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1 AND ref = $2"
 _REPORT: Final = f"{INSERT_OUTBOX.format('$1')} ON CONFLICT (event_id) DO NOTHING"
-# A training that failed without Replicate's id was taken for not started: it runs after all.
-_ATTACH: Final = """
-    UPDATE state.trainings SET
-        training_id = $2, stage = CASE stage WHEN 'failed' THEN 'requested' ELSE stage END,
-        failure_code = NULL, failure_reason = NULL, completed_at = NULL, updated_at = clock_timestamp()
-    WHERE ref = $1 AND training_id IS NULL
-"""
 _FAIL_START: Final = """
     UPDATE state.trainings SET
         stage = 'failed', failure_code = $2, failure_reason = $3,
@@ -131,7 +119,11 @@ class Registrations(Session):
 
         async def work(connection: Connection) -> TrainingView:
             await connection.execute(LOCK_USER, record.user_id)
-            await connection.execute(_ATTACH, record.ref, training_id)
+            found = await get_training(connection, record.ref)
+            if found.training_id is not None:
+                return found
+            change = TrainingChange(found.ref, training_id, next_stage(found.stage, Fact.APPEARED))
+            await write_locked(connection, Changes(trainings=[change]), record.user_id)
             return await get_training(connection, record.ref)
 
         return await self._transaction(work)

@@ -35,6 +35,8 @@ EXPECTED_SECONDS: Final = """coalesce(
 #: When its estimate ends. It may be read until the commit, so it may not be less than what was read just before.
 ESTIMATED_UNTIL: Final = "coalesce(t.estimated_until, clock_timestamp() + interval '1 second')"
 
+# An end without Replicate's id is our guess that the training was not started; with the id, it goes.
+_COMPLETED_AT: Final = "coalesce(CASE WHEN c.training_id IS NULL THEN t.completed_at END, c.completed_at)"
 #: An array, which is complete before a row is tested, and keeps the order of the rows.
 _OF_LOCKED: Final = "user_id = ANY(ARRAY(SELECT user_id FROM locked))"
 
@@ -64,10 +66,9 @@ WRITE: Final = f"""
             trainer         = coalesce(t.trainer, c.trainer),
             trainer_version = coalesce(t.trainer_version, c.trainer_version),
             started_at      = coalesce(t.started_at, c.started_at),
-            completed_at    = coalesce(t.completed_at, c.completed_at),
+            completed_at    = {_COMPLETED_AT},
             reported_at     = coalesce(t.reported_at, c.reported_at),
-            webhook_missed  = CASE WHEN t.reported_at IS NULL
-                                        AND t.requested_at < coalesce(t.completed_at, c.completed_at)
+            webhook_missed  = CASE WHEN t.reported_at IS NULL AND t.requested_at < {_COMPLETED_AT}
                                    THEN c.webhook_missed ELSE t.webhook_missed END,
             expected_seconds = CASE c.stage WHEN 'running' THEN {EXPECTED_SECONDS} ELSE t.expected_seconds END,
             estimated_until = CASE WHEN t.stage = 'running' AND c.stage IN ('failed', 'canceled') THEN {ESTIMATED_UNTIL}
