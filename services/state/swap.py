@@ -126,11 +126,12 @@ class _Batch:
         """Return the training with the confirmed ref of *event*, and set its training id, if it has none yet."""
         ref = claimed_ref(event)
         named = self._trainings.get(ref) if ref else None
-        if named is None or named.training_id is not None or self._change(named.ref).training_id is not None:
+        if named is None or named.ref in self._refs.values():
             return None
         self._refs[event.training_id] = named.ref
-        self._change(named.ref).training_id = event.training_id
-        self._move(named, Fact.APPEARED)
+        if named.user_id not in self.snapshot.deleted_users:
+            self._change(named.ref).training_id = event.training_id
+            self._move(named, Fact.APPEARED)
         return named
 
     def _apply_to(self, training: Training, envelope: Envelope) -> Result:

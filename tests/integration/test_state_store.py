@@ -632,8 +632,10 @@ async def test_late_events_of_a_deleted_user_change_nothing(store, database_url)
         await connection.execute("UPDATE state.users SET deleted_at = now()")
 
     assert await store.apply([ready("t1")]) == [None]
+    await store.record_progress([progressed("t1", 0.5)])
 
-    assert (await get(store, "t1")).stage is Stage.REQUESTED
+    record = await get(store, "t1")
+    assert (record.stage, record.started_at) == (Stage.REQUESTED, None)
     assert await store.find_model("ada") is None
 
 

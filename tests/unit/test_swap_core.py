@@ -763,6 +763,14 @@ def test_late_events_of_a_deleted_user_do_nothing():
     assert list(changes.applied) == [ready("t1").id]
 
 
+def test_a_late_event_sets_no_id_of_a_deleted_user_s_training():
+    unstarted = training(1, training_id=None, stage=Stage.FAILED)
+
+    changes = fold([started("t1", ref=UUID(int=1))], Snapshot([unstarted], {}, deleted_users={"ada"}), now=NOON)
+
+    assert (changes.results, changes.trainings, changes.users) == ([None], (), ["ada"])
+
+
 def test_an_event_that_is_none_of_ours_is_set_aside():
     event = ExtractionRequested(training_id="t1", request_id=UUID(int=7), ref=UUID(int=1), destination=DESTINATION)
 

@@ -32,6 +32,7 @@ _RECORD_PROGRESS: Final = f"""
         SELECT t.ref, t.step, t.progress, t.progress_at, t.updated_at
         FROM state.trainings t
         WHERE t.ref = ANY(ARRAY(SELECT ref FROM reported)) AND t.stage IN ('requested', 'running')
+          AND (SELECT u.deleted_at IS NULL FROM state.users u WHERE u.user_id = t.user_id)
         FOR NO KEY UPDATE OF t SKIP LOCKED
     ), judged AS (
         SELECT r.*,
@@ -68,7 +69,8 @@ class ProgressReports(Session):
 
     async def record_progress(self, envelopes: Sequence[Envelope]) -> None:
         """
-        Store the furthest report of each training. Trainings that are unknown, ended or locked are skipped.
+        Store the furthest report of each training. Trainings that are unknown, ended, locked or of a deleted user
+        are skipped.
 
         Raises:
             DependencyDown: if Postgres is away.
