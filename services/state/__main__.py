@@ -53,7 +53,7 @@ async def _run(
 ) -> None:
     plan = settings.topology
     store = Store(pool)
-    inquiries = Inquiries(store, replicate, reveal(settings.ref_secrets))
+    inquiries = Inquiries(store, replicate if settings.replicate_api_token else None, reveal(settings.ref_secrets))
 
     async def handle(envelopes: Sequence[Envelope]) -> Sequence[tuple[()] | Exception]:
         results = await store.apply(envelopes)

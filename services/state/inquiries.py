@@ -59,13 +59,17 @@ class Inquiries:
     def __init__(
         self,
         trainings: Trainings,
-        replicate: Replicate,
+        replicate: Replicate | None,
         ref_secrets: Sequence[str],
         *,
         every_seconds: float = _EVERY_SECONDS,
         pause_seconds: float = 1.0,
     ) -> None:
-        """Ask one question *every_seconds*; after a failure wait for about *pause_seconds*, and longer each time."""
+        """
+        Ask one question *every_seconds*; after a failure wait for about *pause_seconds*, and longer each time.
+
+        *replicate* is None without a token: then nothing is asked.
+        """
         self._trainings = trainings
         self._replicate = replicate
         self._ref_secrets = ref_secrets
@@ -76,7 +80,7 @@ class Inquiries:
 
     def ask_about(self, training_id: str) -> None:
         """Ask about a training soon, unless the queue is full."""
-        if len(self._waiting) < _MOST_WAITING:
+        if self._replicate is not None and len(self._waiting) < _MOST_WAITING:
             self._waiting.setdefault(training_id)
 
     def ask_about_unconfirmed(self, envelopes: Sequence[Envelope], results: Sequence[Result]) -> None:
@@ -97,12 +101,12 @@ class Inquiries:
 
     async def _ask_next(self) -> float:
         """Ask about the first training; return the seconds until the next question."""
-        if not self._waiting:
+        if self._replicate is None or not self._waiting:
             return self._every_seconds
         training_id = next(iter(self._waiting))
         del self._waiting[training_id]
         try:
-            await self._ask(training_id)
+            await self._answer(await self._replicate.get_training(training_id))
         except NotThere:
             log.info("inquiry.not_at_replicate", training_id=training_id)
         except DependencyDown:
@@ -112,8 +116,7 @@ class Inquiries:
             log.warning("inquiry.failed", training_id=training_id, error=error.code, detail=str(error))
         return self._every_seconds
 
-    async def _ask(self, training_id: str) -> None:
-        found = await self._replicate.get_training(training_id)
+    async def _answer(self, found: Training) -> None:
         record = await self._trainings.find_training(found.id) or await self._attach(found)
         log.info("inquiry.answered", training_id=found.id, status=found.status, ref=str(record.ref) if record else None)
         if record is None or record.stage not in (Stage.REQUESTED, Stage.RUNNING):

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from services.state.inquiries import Inquiries
+from services.state.swap import UnconfirmedRef
 from services.state.transitions import Stage
 from services.state.views import TrainingView
 from shared.contract.errors import DependencyDown, PermanentError
@@ -17,7 +18,7 @@ from shared.contract.events import TrainingEvent, TrainingFailed, TrainingSuccee
 from shared.contract.identity import ModelName
 from shared.replicate.webhook_url import Claim, webhook_url
 from tests.fakes import FakeReplicate
-from tests.state import DESTINATION, NOON
+from tests.state import DESTINATION, NOON, started
 
 SECRETS = ("ref-secret",)
 ALICE, BOB = UUID(int=1), UUID(int=2)
@@ -199,3 +200,12 @@ async def test_an_end_that_is_known_is_not_told_again(rows: Rows, replicate: Fak
     await until_attached(rows, BOB)
 
     assert rows.reports == []
+
+
+async def test_without_a_token_nothing_is_asked(rows: Rows):
+    inquiries = Inquiries(rows, None, SECRETS, every_seconds=7)
+
+    inquiries.ask_about_unconfirmed([started("bobs")], [UnconfirmedRef("its address names BOB")])
+
+    assert await inquiries._ask_next() == 7
+    assert rows.ids() == [None, None]
