@@ -10,6 +10,7 @@ from deploy.examples.generator import Generator
 from modelswap_events import ExtractionFailed, ModelActivated, Models
 from modelswap_events.broker import LOG, PREFIX
 from modelswap_events.testing import FakeModelswap
+from shared.contract.envelope import Envelope
 from shared.contract.topology import EVENTS_LOG
 
 OLD, NEW = (f"acme/ann:{64 * digit}" for digit in "ab")
@@ -69,6 +70,22 @@ async def test_each_subscription_gets_every_event():
         ["extraction.failed.v1", "model.activated.v1"],
     ]
     assert found[0][0].id == str(event.id)
+
+
+async def test_what_is_published_while_the_first_connection_is_lost_arrives():
+    modelswap = FakeModelswap()
+    found: asyncio.Queue[Envelope] = asyncio.Queue()
+    subscription = modelswap.subscribe("mailer")
+    modelswap.remove_subscription("mailer")  # of a queue, the broker knows where to go on
+
+    async with modelswap.running(subscription.run(found.put)):
+        await modelswap.settled("mailer")
+        async with modelswap.away():
+            event = modelswap.activate("ann", OLD)
+        async with asyncio.timeout(30):
+            envelope = await found.get()
+
+    assert envelope.event == event
 
 
 def test_what_can_not_be_is_refused():

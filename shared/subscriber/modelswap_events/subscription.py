@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from modelswap_events.feed import Feed, Handed, envelope_in
@@ -30,6 +30,9 @@ class Subscription(Feed[Envelope]):
     async def _hand_out(self) -> AsyncGenerator[Handed[Envelope], None]:
         while True:
             async with self._attached(self._position) as link:
+                if self._position is NEXT:
+                    # If the link is lost before the first event, what is published meanwhile is read, too.
+                    self._position = datetime.now(UTC) - _MARGIN  # noqa: TID251 (this is an edge)
                 while link.is_open:
                     message = await link.next(_WAIT_SECONDS)
                     if message is None:
