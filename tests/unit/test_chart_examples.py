@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from deploy.local.rabbitmq import AMONG_NODES
 from services.cli.local import roles
 from tests.chart import CHART, EXAMPLES, ROOT
 
@@ -21,9 +22,16 @@ def lines(text: str) -> set[str]:
 
 
 def test_rabbitmq_is_configured_as_in_compose() -> None:
-    usual = lines((ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text())
+    usual, cluster = (
+        lines((ROOT / "deploy/rabbitmq" / name).read_text()) for name in ("rabbitmq.conf", "cluster.conf")
+    )
+    # The operator has the nodes find each other.
+    among_nodes = {line for line in cluster if not line.startswith("cluster_formation.")}
 
-    assert lines(RABBITMQ["spec"]["rabbitmq"]["additionalConfig"]) == usual | {"default_vhost = modelswap"}
+    configured = lines(RABBITMQ["spec"]["rabbitmq"]["additionalConfig"])
+
+    assert configured == usual | among_nodes | {"default_vhost = modelswap"}
+    assert lines(AMONG_NODES) <= configured
 
 
 def test_a_quorum_outlives_a_node() -> None:
