@@ -33,7 +33,7 @@ LASTING: Final = {"ModelswapCompletionsLate", "ModelswapCompletionsLateForDays"}
 CASES: Final[dict[Case, Alerts]] = {
     # On a busy machine, a healthy stack may well take some seconds.
     breakages.nothing: Alerts(set(), times_faster=10),
-    breakages.dead_process: Alerts({"ModelswapProcessGone"}),
+    breakages.dead_process: Alerts({"ModelswapProcessGone"}, {"ModelswapNotMeasured"}),
     breakages.broker_down: Alerts({"ModelswapConsumerWaits"}, _HELD_UP),
     breakages.disk_full: Alerts({"ModelswapRabbitmqAlarm"}, {"ModelswapConsumerWaits", *_HELD_UP}),
     breakages.database_down: Alerts(
