@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+import structlog.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -179,14 +180,16 @@ async def test_the_same_request_with_the_same_key_looks_once(client, store, path
     await adopt(store, "t1")
     await store.apply([not_verified("t1")])
 
-    answers = await asyncio.gather(*(client.post(path, headers=KEY) for _ in range(8)))
-    await store.apply([ready("t1")])
-    later = await client.post(path, headers=KEY)
+    with structlog.testing.capture_logs() as logs:
+        answers = await asyncio.gather(*(client.post(path, headers=KEY) for _ in range(8)))
+        await store.apply([ready("t1")])
+        later = await client.post(path, headers=KEY)
 
     assert [answer.status_code for answer in [*answers, later]] == [202] * 9
     assert len({answer.text for answer in answers}) == 1
     assert later.json()["ref"] == answers[0].json()["ref"]
-    assert len(await requests(store)) == 1
+    (request,) = await requests(store)
+    assert [line["request_id"] for line in logs if line["event"] == "extraction.requested"] == [str(request.request_id)]
 
 
 @pytest.mark.parametrize(

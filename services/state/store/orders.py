@@ -70,11 +70,11 @@ class Orders(Session):
         """
         request_id = uuid4()
 
-        async def work(connection: Connection) -> TrainingView:
+        async def work(connection: Connection) -> tuple[TrainingView, bool]:
             is_locked = await lock_user(connection, user_id) is not None
             used = await find_key(connection, key)
             if used is not None:
-                return await get_training(connection, used["ref"])
+                return await get_training(connection, used["ref"]), False
             wanted = (_NEWEST_WITHOUT_MODEL, user_id) if ref is None else (_BY_REF, ref)
             row = await connection.fetchrow(*wanted) if is_locked else None
             if row is None:
@@ -82,12 +82,13 @@ class Orders(Session):
             await take_key(connection, key, row["ref"])
             changes = retry_extraction(to_training(row), request_id=request_id, now=now())
             await write_locked(connection, changes, user_id)
-            return await get_training(connection, row["ref"])
+            return await get_training(connection, row["ref"]), True
 
-        record = await self._transaction(work)
-        self.outbox_filled.set()
-        ids = {"training_id": record.training_id, "ref": str(record.ref), "user_id": record.user_id}
-        log.info("extraction.requested", **ids, request_id=str(request_id))
+        record, is_new = await self._transaction(work)
+        if is_new:
+            self.outbox_filled.set()
+            ids = {"training_id": record.training_id, "ref": str(record.ref), "user_id": record.user_id}
+            log.info("extraction.requested", **ids, request_id=str(request_id))
         return record
 
     async def roll_back(
