@@ -280,6 +280,15 @@ async def test_a_search_says_when_there_is_more(client, store):
     assert (len(all_["items"]), all_["is_complete"]) == (3, True)
 
 
+async def test_a_model_with_many_fitting_parts_hides_no_other(client, store):
+    for number, name in enumerate(("flux-flux-flux", "fluxes")):
+        await store.adopt(registration("ada", f"t{number}", destination=ModelName("acme", name)))
+
+    found = (await client.get("/search", params={"q": "flux", "limit": "1"})).json()
+
+    assert ([hit["name"] for hit in found["items"]], found["is_complete"]) == (["acme/flux-flux-flux"], False)
+
+
 @pytest.mark.parametrize("q", ["%", "_", "\\", "'", "ada%", '"><script>'])
 async def test_no_character_is_special_in_a_search(client, store, q):
     await store.adopt(registration("ada", "t1"))

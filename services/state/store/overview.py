@@ -192,11 +192,12 @@ class Overview(Session):
             trainings = await _find_trainings(connection, text, limit + 1)
             users = await connection.fetch(_USERS, text, text + _LAST, limit + 1)
             part = text.lower()
-            # A name with several such parts is found as often.
-            models = {row["name"]: row for row in await connection.fetch(_MODELS, part, part + _LAST, 2 * limit + 1)}
-        found = [trainings, users, list(models.values())]
+            parts = await connection.fetch(_MODELS, part, part + _LAST, 2 * limit + 1)
+        # A name with several such parts is found as often.
+        found = [trainings, users, list({row["name"]: row for row in parts}.values())]
         hits = [SearchHit.model_validate(dict(row)) for rows in found for row in rows[:limit]]
-        return SearchResults(items=hits, is_complete=all(len(rows) <= limit for rows in found))
+        is_complete = all(len(rows) <= limit for rows in found) and len(parts) <= 2 * limit
+        return SearchResults(items=hits, is_complete=is_complete)
 
 
 async def _find_trainings(connection: Connection, text: str, limit: int) -> list[Record]:
