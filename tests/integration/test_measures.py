@@ -117,6 +117,21 @@ async def test_a_user_who_lost_a_model_is_counted(store, database_url):
     assert counted(telemetry.users_without_model)[()] == 0
 
 
+async def test_a_user_is_deleted_as_the_runbook_says(store, database_url):
+    await swap(store, "user-42")
+    await store.adopt(registration("user-42", "late"))
+    await store.withdraw(WithdrawalOrder("user-42", "account closed", "eve"))
+    deleted = RUNBOOK.partition("## What is deleted")[2].partition("\n## ")[0]
+    (statements,) = re.findall(r"```sql\n(.*?)```", deleted, re.DOTALL)
+
+    await execute(database_url, f"{statements} COMMIT")
+
+    assert await rows(database_url, "SELECT user_id FROM state.users WHERE deleted_at IS NOT NULL") == [("user-42",)]
+    assert await store.apply([ready("late")]) == [None]
+    assert await store.find_model("user-42") is None
+    assert (await store.check_users(after="", limit=10)).without_model == 0
+
+
 async def test_all_users_are_checked_page_by_page(store, database_url):
     for user in ("ada", "bob", "cleo"):
         await swap(store, user)
