@@ -19,7 +19,7 @@ from services.ops.migrate import ROLE
 from services.ops.replays.api import create_router
 from services.ops.replays.engine import Engine
 from services.ops.replays.messages import StoredLetter
-from services.ops.replays.plan import Status, Step
+from services.ops.replays.plan import Outcome, Status, Step
 from services.ops.replays.records import NewReplay, Revert
 from services.ops.replays.store import Store
 from services.ops.replays.streams import Watcher
@@ -28,6 +28,7 @@ from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ReplaySettled
+from shared.contract.health import Seen
 from shared.contract.preview import Answer, Message
 from shared.contract.topology import STATE_QUEUE, topology
 from shared.contract.values import Effect
@@ -185,6 +186,38 @@ class Answering:
         return self.kept.get(revert.user_id)
 
 
+def shown_replay(
+    outcomes: Mapping[Outcome, int] | None = None, predictions: Mapping[Outcome, int] | None = None, **changes: Any
+) -> ReplayView:
+    """A replay as the API shows it."""
+    known: dict[str, Any] = {
+        "id": UUID(int=1),
+        "number": 1,
+        "created_at": NOON,
+        "actor": "olga",
+        "reason": "parser mended",
+        "selection": {"group": "f"},
+        "rate_per_second": 1.0,
+        "steps": [1, 9],
+        "stop_when_failed_share": 0.2,
+        "status": Status.RUNNING,
+        "status_reason": "",
+        "trouble": "",
+        "started_at": NOON,
+        "ended_at": None,
+        "outcomes": outcomes or {},
+        "predictions": predictions or {},
+        "arrived_since": 0,
+        "undo": None,
+    }
+    return ReplayView(**{**known, **changes})
+
+
+async def nothing_seen() -> Mapping[str, Seen]:
+    """No process was looked at."""
+    return {}
+
+
 def routes(
     store: Store,
     services: Answering | None = None,
@@ -193,7 +226,7 @@ def routes(
     watcher: Watcher | None = None,
 ) -> APIRouter:
     """The operators' routes for replays; without a *watcher*, those who follow one get the first event alone."""
-    waiting, stopping = waiting or Waiting({}), asyncio.Event()
+    waiting, stopping = waiting or Waiting(nothing_seen), asyncio.Event()
     stopping.set()
     silent = Watcher(store, waiting, stopping, limit=10)
     return create_router(store, waiting, services or Answering(), watcher or silent)

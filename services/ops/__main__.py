@@ -100,16 +100,6 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         reconciler = _reconciler(settings, services, replicate, recoveries, publish)
         engine = Engine(replays, publisher, services, plan)
         outcomes = _outcomes(settings, replays, publisher)
-        # A dead letter's way to its outcome.
-        waiting = Waiting(
-            {
-                "the extractor": services.check_extractor,
-                "state": services.check_state,
-                "ops (outcomes)": outcomes.check,
-                "ops (archive)": archive.check,
-            }
-        )
-        watcher = ReplayWatcher(replays, waiting, stopping, limit=_STREAMS)
         subscriptions = Subscriptions(management, url)
         subscribers = Watcher(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
@@ -128,7 +118,6 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             owner_look_ups.aside,
             closing_look_ups.aside,
             settled,
-            watcher.aside,
             archive.aside,
             *engine.aside,
         ]
@@ -146,6 +135,10 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             management=management,
             topology=plan,
         )
+        waiting = Waiting(running.seen)
+        watcher = ReplayWatcher(replays, waiting, stopping, limit=_STREAMS)
+        # What runs is looked at for its clients, and it is itself a part of that.
+        aside.append(watcher.aside)
         api = create_api(
             letter_routes(letters),
             replay_routes(replays, waiting, services, watcher),

@@ -32,12 +32,10 @@ from shared.runtime.client import (
     read,
     unexpected,
 )
-from shared.runtime.processes import get_health
 from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
 
 #: The extractor may ask Replicate several times, and a swap waits for its user's lock.
 _LONG_SECONDS: Final = 60.0
-_CHECK_SECONDS: Final = 2.0
 _BODY_LIMIT: Final = 8 * 1024 * 1024
 _PAGE: Final = 200
 _TRAINING_ID: Final[TypeAdapter[str]] = TypeAdapter(TrainingId)
@@ -198,14 +196,6 @@ class Services:
             return said_in(response.content)
         raise unexpected(response)
 
-    async def check_extractor(self) -> str | None:
-        """Return what keeps the extractor from its work now, or None."""
-        return await _check(self._extractor)
-
-    async def check_state(self) -> str | None:
-        """Return what keeps state from its work now, or None."""
-        return await _check(self._state)
-
     # Below
 
     async def _preview(self, client: HttpClient, path: str, message: Message) -> Answer:
@@ -237,14 +227,6 @@ class Services:
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise unexpected(response)
         return response
-
-
-async def _check(client: HttpClient) -> str | None:
-    try:
-        health = await get_health(client, seconds=_CHECK_SECONDS)
-    except ServiceDown as error:
-        return str(error)
-    return "; ".join(health.problems) or None
 
 
 def _is_training_id(text: str) -> bool:

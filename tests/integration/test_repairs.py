@@ -38,6 +38,7 @@ from tests.replays import (
     archive,
     archive_many,
     letter_of,
+    nothing_seen,
     opened_repairs,
     order,
     routes,
@@ -393,7 +394,7 @@ class Process:
 
     def __init__(self, replays: Replays, *, port: int, limit: int = 10) -> None:
         self.stopping = asyncio.Event()
-        waiting = Waiting({})
+        waiting = Waiting(nothing_seen)
         self.watcher = Watcher(replays, waiting, self.stopping, limit=limit, tick_seconds=0.02)
         api = create_api(routes(replays, waiting=waiting, watcher=self.watcher), tokens=TOKENS)
         self._app, self._port = create_app(api, {}), port
@@ -545,7 +546,7 @@ async def test_a_client_that_comes_late_gets_what_changed_meanwhile(ops, databas
     (number,) = await archive_many(database_url, 1)
     record, _ = await ops.replays.create(order([number]))
     stopping = asyncio.Event()
-    watcher = Watcher(ops.replays, Waiting({}), stopping, limit=10, tick_seconds=0.02)
+    watcher = Watcher(ops.replays, Waiting(nothing_seen), stopping, limit=10, tick_seconds=0.02)
     running = asyncio.create_task(watcher.run())
     early, late = [await watcher.follower(record.id, None) for _ in range(2)]
 

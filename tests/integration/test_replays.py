@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -30,6 +30,7 @@ from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
 from shared.contract.errors import DependencyDown, Malformed, PermanentError
 from shared.contract.events import ModelReverted, TrainingCanceled
+from shared.contract.health import Health, ProcessState, Seen
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE, topology
@@ -355,11 +356,14 @@ async def test_a_given_up_copy_hides_no_failure_of_a_later_replay(database_url, 
 
 
 async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, store, broker):
-    async def away() -> str | None:
-        return "consumer: Replicate answers 401"
+    async def looked() -> Mapping[str, Seen]:
+        return {
+            "state": Seen(ProcessState.AWAY, "nothing listens at http://state"),
+            "ops": Seen(ProcessState.READY, "ready", health=Health(status="ok", version="1", checks={})),
+        }
 
     record, _ = await store.create(order(await archive_many(database_url, 2)))
-    router = routes(store, waiting=Waiting({"the extractor": away}, long=timedelta(0)))
+    router = routes(store, waiting=Waiting(looked, long=timedelta(0)))
     api = create_app(create_api(router, tokens=[read_token(f"operator/olga:{OPERATOR}")]), {})
 
     async with (
@@ -375,7 +379,7 @@ async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, s
         done = await until(store, record.id, Status.DONE)
         after = (await client.get(f"/v1/replays/{record.id}")).json()
 
-    assert held_up["waiting_for"] == ["the extractor: consumer: Replicate answers 401"]
+    assert held_up["waiting_for"] == ["state: nothing listens at http://state"]
     assert (done.sent_since, after["waiting_for"]) == (None, [])
 
 

@@ -160,26 +160,6 @@ async def test_an_answer_that_can_not_be_read_is_of_another_version():
             await client.find_trainings(["t1"])
 
 
-@pytest.mark.parametrize(
-    ("status", "answer", "said"),
-    [
-        (200, {**HEALTHY, "checks": {"consumer": "ok"}}, None),
-        (
-            503,
-            {**HEALTHY, "checks": {"database": "ok", "consumer": "Replicate answers 401"}},
-            "consumer: Replicate answers 401",
-        ),
-        (200, {}, "http://extractor/readyz answers like another version of modelswap"),
-    ],
-)
-async def test_a_service_is_asked_what_it_waits_for(status: int, answer: Any, said: str | None):
-    async with answering(status, answer) as (client, asked):
-        assert await client.check_extractor() == said
-        await client.check_state()
-
-    assert [str(each.url) for each in asked] == ["http://extractor/readyz", "http://state/readyz"]
-
-
 UNFINISHED = {
     "ref": str(UUID(int=1)),
     "training_id": "t1",

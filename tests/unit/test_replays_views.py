@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -19,37 +18,14 @@ from services.cli.problem import Problem
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import UNDERWAY, ReplayView
 from shared.contract.answers import Page
+from tests.replays import shown_replay
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-def replay(outcomes: Mapping[Outcome, int], predictions: Mapping[Outcome, int] | None = None) -> ReplayView:
-    return ReplayView(
-        id=UUID(int=1),
-        number=1,
-        created_at=NOW,
-        actor="olga",
-        reason="parser mended",
-        selection={"group": "f"},
-        rate_per_second=1.0,
-        steps=[1, 9],
-        stop_when_failed_share=0.2,
-        status=Status.RUNNING,
-        status_reason="",
-        trouble="",
-        started_at=NOW,
-        ended_at=None,
-        sent_since=None,
-        outcomes=outcomes,
-        predictions=predictions or {},
-        arrived_since=0,
-        undo=None,
-    )
-
-
 @pytest.mark.parametrize(("count", "said"), [(3, "no replay has an id"), (200, "none of the newest 200 replays has")])
 async def test_a_replay_is_found_among_the_newest(count: int, said: str):
-    made = [replay({}).model_copy(update={"id": UUID(int=number << 96)}) for number in range(count)]
+    made = [shown_replay({}).model_copy(update={"id": UUID(int=number << 96)}) for number in range(count)]
 
     def answer(request: httpx.Request) -> httpx.Response:
         begin = int(request.url.params.get("cursor", "0"))
@@ -68,10 +44,10 @@ async def test_a_replay_is_found_among_the_newest(count: int, said: str):
 @pytest.mark.parametrize(
     ("record", "begins", "is_underway"),
     [
-        (replay({Outcome.WAITING: 9}), "", False),
-        (replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "A dead letter that was sent", True),
-        (replay({Outcome.SWAPPED: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", False),
-        (replay({Outcome.SENT: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", True),
+        (shown_replay({Outcome.WAITING: 9}), "", False),
+        (shown_replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "A dead letter that was sent", True),
+        (shown_replay({Outcome.SWAPPED: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", False),
+        (shown_replay({Outcome.SENT: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", True),
     ],
 )
 def test_the_note_says_what_letters_that_stay_sent_may_wait_for(record: ReplayView, begins: str, *, is_underway: bool):
@@ -82,7 +58,7 @@ def test_the_note_says_what_letters_that_stay_sent_may_wait_for(record: ReplayVi
 
 
 def test_underway_letters_are_explained_with_a_command(capsys):
-    print_replay(replay({Outcome.WAITING: 8, Outcome.SENT: 1}), Format.TABLE)
+    print_replay(shown_replay({Outcome.WAITING: 8, Outcome.SENT: 1}), Format.TABLE)
 
     shown = capsys.readouterr().out
     assert UNDERWAY in shown
@@ -92,7 +68,7 @@ def test_underway_letters_are_explained_with_a_command(capsys):
 def test_replay_shows_what_services_wait_for(capsys):
     waiting_for = ["the extractor: consumer: Replicate does not accept our token", "state: database: away"]
 
-    print_replay(replay({Outcome.SENT: 1}).model_copy(update={"waiting_for": waiting_for}), Format.TABLE)
+    print_replay(shown_replay({Outcome.SENT: 1}).model_copy(update={"waiting_for": waiting_for}), Format.TABLE)
 
     lines = [line.strip().split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert [line[2] for line in lines if line[:2] == ["waits", "for"]] == waiting_for
@@ -101,11 +77,15 @@ def test_replay_shows_what_services_wait_for(capsys):
 @pytest.mark.parametrize(
     ("verb", "record", "said"),
     [
-        ("undo", replay({Outcome.SWAPPED: 3, Outcome.MOVED: 4}), "has set 3 models"),
-        ("cancel", replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "8 dead letters of replay 00000000 were not sent"),
+        ("undo", shown_replay({Outcome.SWAPPED: 3, Outcome.MOVED: 4}), "has set 3 models"),
         (
             "cancel",
-            replay({Outcome.SENT: 2}).model_copy(update={"status": Status.CANCELED}),
+            shown_replay({Outcome.WAITING: 8, Outcome.SENT: 1}),
+            "8 dead letters of replay 00000000 were not sent",
+        ),
+        (
+            "cancel",
+            shown_replay({Outcome.SENT: 2}).model_copy(update={"status": Status.CANCELED}),
             "2 dead letters of replay 00000000 were sent",
         ),
     ],
@@ -123,11 +103,11 @@ def test_what_changes_one_is_not_asked_about(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())
 
     for verb in ("undo", "cancel"):
-        ask_before(verb, replay({Outcome.SWAPPED: 1, Outcome.WAITING: 1}))
+        ask_before(verb, shown_replay({Outcome.SWAPPED: 1, Outcome.WAITING: 1}))
 
 
 async def test_following_says_the_end_though_no_outcome_is_new(capsys):
-    running = replay({Outcome.SWAPPED: 3})
+    running = shown_replay({Outcome.SWAPPED: 3})
     done = running.model_copy(update={"status": Status.DONE, "ended_at": NOW})
 
     answer = httpx.Response(200, text=done.model_dump_json())

@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from services.ops.replays.waiting import Waiting
+from shared.contract.health import Health, ProcessState, Seen
+from shared.contract.topology import DELIVERIES_QUEUE, EXTRACTOR_QUEUE, OPS_QUEUE, RECEIVER, STATE_QUEUE
+from tests.replays import shown_replay
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LONG = timedelta(seconds=10)
+EXTRACTOR = "extractor: consumer: Replicate answers 401"
+STATE = "state: nothing listens at http://state"
+NOTIFIER = "notifier: it hangs"
+OPS = f"ops: {OPS_QUEUE}: Postgres is away"
 
 
-class Process:
-    """Says of itself what it is told to."""
-
-    def __init__(self, said: str | None) -> None:
-        self.said = said
-        self.asked = 0
-
-    async def check(self) -> str | None:
-        self.asked += 1
-        return self.said
+def healthy(**changes: Mapping[str, str]) -> Seen:
+    return Seen(ProcessState.READY, "ready", health=Health(**{"status": "ok", "version": "1", "checks": {}, **changes}))
 
 
-async def test_whatever_has_a_letter_in_hand_says_what_it_waits_for():
-    extractor, state = Process("consumer: Replicate answers 401"), Process(None)
-    waiting = Waiting({"the extractor": extractor.check, "state": state.check})
+async def looked() -> Mapping[str, Seen]:
+    return {
+        "receiver": Seen(ProcessState.AWAY, "nothing listens"),
+        "extractor": healthy(checks={"broker": "ok", "consumer": "Replicate answers 401"}),
+        "state": Seen(ProcessState.AWAY, "nothing listens at http://state"),
+        "notifier": Seen(ProcessState.HANGS, "it hangs"),
+        "ops": healthy(checks={"subscribers": "one blocks"}, consumers={"a": "ok", OPS_QUEUE: "Postgres is away"}),
+    }
 
-    said = [await waiting.reasons(NOON - LONG, now=NOON) for _ in range(3)]
 
-    assert said == [["the extractor: consumer: Replicate answers 401"]] * 3
-    assert (extractor.asked, state.asked) == (1, 1)
+@pytest.mark.parametrize(
+    ("queue", "reasons"),
+    [
+        (EXTRACTOR_QUEUE, [EXTRACTOR, STATE, OPS]),
+        (RECEIVER, [EXTRACTOR, STATE, OPS]),
+        (STATE_QUEUE, [STATE, OPS]),
+        (DELIVERIES_QUEUE, [NOTIFIER, OPS]),
+        (OPS_QUEUE, [OPS]),
+    ],
+)
+async def test_a_letter_waits_for_the_processes_on_its_way(queue: str, reasons: list[str]):
+    record = shown_replay(sent_since=NOON - LONG, sent_queue=queue)
+
+    assert (await Waiting(looked).shown(record, now=NOON)).waiting_for == reasons
+
+
+async def test_a_letter_on_a_healthy_way_waits_for_nothing():
+    async def all_is_well() -> Mapping[str, Seen]:
+        return dict.fromkeys(await looked(), healthy(checks={"consumer": "ok"}))
+
+    record = shown_replay(sent_since=NOON - LONG)
+
+    assert (await Waiting(all_is_well).shown(record, now=NOON)).waiting_for == []
 
 
 @pytest.mark.parametrize("sent_at", [None, NOON, NOON - LONG + timedelta(milliseconds=1)])
 async def test_of_letters_that_went_just_now_nothing_is_asked(sent_at: datetime | None):
-    extractor = Process("away")
+    async def never() -> Mapping[str, Seen]:
+        raise AssertionError
 
-    assert await Waiting({"the extractor": extractor.check}).reasons(sent_at, now=NOON) == ()
-
-    assert extractor.asked == 0
+    assert (await Waiting(never).shown(shown_replay(sent_since=sent_at), now=NOON)).waiting_for == ()

@@ -36,7 +36,7 @@ def _state() -> Api:
 
 
 def _ops() -> Api:
-    waiting = Waiting({})
+    waiting = Waiting(_NOTHING)
     watcher = ReplayWatcher(_NOTHING, waiting, asyncio.Event(), limit=1)
     return ops_api(
         letter_routes(_NOTHING),

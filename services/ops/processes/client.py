@@ -103,20 +103,24 @@ class Running:
         self._management = management
         self._topology = topology
         self._deadline_seconds = deadline_seconds
-        self._seen: _Recent[Mapping[str, Seen]] = _Recent(self._look)
+        self._looked: _Recent[Mapping[str, Seen]] = _Recent(self._look)
         self._counted: _Recent[_Answer] = _Recent(self._count)
         self._arrivals = Arrivals()
 
     async def processes(self) -> Processes:
         """Return how every process is."""
-        seen = await self._seen.get()
+        seen = await self.seen()
         return Processes(
             at=now(), version=self._version, processes=[self._process(name, each) for name, each in seen.items()]
         )
 
+    async def seen(self) -> Mapping[str, Seen]:
+        """Return how every process was found just now, by name."""
+        return await self._looked.get()
+
     async def queues(self) -> Queues:
         """Return how every queue is."""
-        seen, answer = await asyncio.gather(self._seen.get(), self._counted.get())
+        seen, answer = await asyncio.gather(self.seen(), self._counted.get())
         delays = frozenset(each.name for each in self._topology.exchanges if each.kind == "fanout")
         queues = [self._queue(queue, delays, seen, answer.counts) for queue in self._topology.queues]
         return Queues(at=now(), source=answer.source, trouble=answer.trouble, queues=queues)

@@ -162,6 +162,8 @@ class ReplayView(BaseModel):
     ended_at: datetime | None
     #: When the first of those dead letters was sent that have no outcome yet; not shown.
     sent_since: Annotated[datetime | None, Field(exclude=True)] = None
+    #: Its queue; not shown.
+    sent_queue: Annotated[str, Field(exclude=True)] = ""
     undo: UndoView | None
 
     @computed_field  # type: ignore[prop-decorator]

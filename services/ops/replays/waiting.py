@@ -1,45 +1,55 @@
-"""Why sent dead letters have no outcome yet: the health of the services that handle them."""
+"""Why sent dead letters have no outcome yet: the health of the processes that handle them."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from services.ops.replays.views import ReplayView
+from shared.contract.health import Seen
+from shared.contract.topology import DELIVERIES_QUEUE, OPS_QUEUE, STATE_QUEUE
 
-#: Returns what is wrong, or None.
-Check: TypeAlias = Callable[[], Awaitable[str | None]]
+#: Returns how each process was found, by name.
+Look: TypeAlias = Callable[[], Awaitable[Mapping[str, Seen]]]
 
 #: Verifying a model may take minutes; a service that waits for a dependency says so at once.
 _LONG: Final = timedelta(seconds=10)
-_REMEMBERED_SECONDS: Final = 2.0
+_OURSELVES: Final = "ops"
+#: The way of a dead letter of each queue to its outcome.
+_WAYS: Final = {
+    STATE_QUEUE: ("state", _OURSELVES),
+    DELIVERIES_QUEUE: ("notifier", _OURSELVES),
+    OPS_QUEUE: (_OURSELVES,),
+}
+_WAY_OF_OTHERS: Final = ("extractor", "state", _OURSELVES)
 
 
 class Waiting:
-    """Asks at most once in two seconds, however many replays are shown."""
+    """Says what the dead letter of a replay waits for that was sent first."""
 
-    def __init__(self, checks: Mapping[str, Check], *, long: timedelta = _LONG) -> None:
-        """*checks* of the services that handle dead letters, by name; called if one was sent longer ago than *long*."""
-        self._checks = checks
+    def __init__(self, look: Look, *, long: timedelta = _LONG) -> None:
+        """*look* is called if it was sent longer ago than *long*."""
+        self._look = look
         self._long = long
-        self._asked_at: float | None = None
-        self._said: Sequence[str] = ()
-        self._lock = asyncio.Lock()
 
     async def shown(self, record: ReplayView, *, now: datetime) -> ReplayView:
         """Return *record* with what its sent dead letters wait for."""
-        return record.model_copy(update={"waiting_for": await self.reasons(record.sent_since, now=now)})
+        return record.model_copy(update={"waiting_for": await self._reasons(record, now)})
 
-    async def reasons(self, sent_at: datetime | None, *, now: datetime) -> Sequence[str]:
-        """Return what a dead letter sent at *sent_at* waits for; empty: nothing known, or not for long."""
-        if sent_at is None or now - sent_at < self._long:
+    async def _reasons(self, record: ReplayView, now: datetime) -> Sequence[str]:
+        if record.sent_since is None or now - record.sent_since < self._long:
             return ()
-        clock = asyncio.get_running_loop().time
-        async with self._lock:
-            if self._asked_at is None or clock() - self._asked_at > _REMEMBERED_SECONDS:
-                said = await asyncio.gather(*(check() for check in self._checks.values()))
-                self._said = [f"{name}: {why}" for name, why in zip(self._checks, said, strict=True) if why]
-                self._asked_at = clock()
-        return self._said
+        seen = await self._look()
+        way = _WAYS.get(record.sent_queue, _WAY_OF_OTHERS)
+        return [f"{name}: {why}" for name in way if (why := _why(name, seen[name]))]
+
+
+def _why(name: str, seen: Seen) -> str:
+    """Return what keeps a process from its work; empty: nothing."""
+    if seen.health is None:
+        return seen.detail
+    if name != _OURSELVES:
+        return "; ".join(seen.health.problems)
+    # Of ours, a dead letter waits for the consumers alone.
+    return "; ".join(f"{queue}: {why}" for queue, why in seen.health.paused.items())

@@ -21,6 +21,9 @@ T = TypeVar("T")
 COUNTS: Final = """
     jsonb_build_object(
         'sent_since', (SELECT min(sent_at) FROM ops.replay_letters WHERE replay_id = r.id AND outcome = 'sent'),
+        'sent_queue', (SELECT queue FROM ops.letters WHERE number = (
+            SELECT letter FROM ops.replay_letters WHERE replay_id = r.id AND outcome = 'sent'
+            ORDER BY sent_at LIMIT 1)),
         'outcomes', (SELECT coalesce(jsonb_object_agg(outcome, count), '{}') FROM (
             SELECT outcome, count(*) FROM ops.replay_letters WHERE replay_id = r.id GROUP BY outcome) o),
         'predictions', (SELECT coalesce(jsonb_object_agg(predicted, count), '{}') FROM (
@@ -48,6 +51,7 @@ def select_replays(which: str) -> str:
             SELECT r.id, r.number, r.status, r.status_reason, r.trouble, r.reason, r.actor, r.selection,
                    r.rate_per_second, r.steps, r.stop_share AS stop_when_failed_share, r.created_at, r.started_at,
                    r.ended_at, (c.counts ->> 'sent_since')::timestamptz AS sent_since,
+                   coalesce(c.counts ->> 'sent_queue', '') AS sent_queue,
                    c.counts -> 'outcomes' AS outcomes, c.counts -> 'predictions' AS predictions,
                    ({_ARRIVED}) AS arrived_since,
                    CASE WHEN r.undo_status IS NOT NULL THEN
