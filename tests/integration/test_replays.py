@@ -23,7 +23,9 @@ from services.ops.replays.records import (
     NoReplay,
     NothingSelected,
     NotNow,
+    Work,
 )
+from services.ops.replays.rounds import Previewer
 from services.ops.replays.store import Store
 from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting
@@ -35,6 +37,7 @@ from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE, topology
 from shared.contract.values import Effect
+from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import create_app
 from shared.runtime.tokens import read_token
@@ -598,6 +601,20 @@ async def test_no_transaction_is_open_while_letters_are_published(database_url, 
 
 
 # Outcomes
+
+
+async def test_a_dry_run_keeps_its_rate_whoever_wakes_it(database_url, store):
+    record, _ = await store.create(order(await archive_many(database_url, 3), is_dry_run=True))
+    work = Work(record.id, Status.PREVIEWING, is_undoing=False, rate_per_second=0.5, trouble="")
+    previewer = Previewer(store, Answering(), SetAside("test"))
+
+    rounds = [await previewer.round(work) for _ in range(3)]
+
+    waits = [each.seconds for each in rounds if each and each.seconds]
+    assert 2 >= waits[0] > waits[1] > waits[2] > 0
+    found = await store.find(record.id)
+    assert found is not None
+    assert sum(found.predictions.values()) == 1
 
 
 async def test_an_outcome_may_come_before_the_receipt(database_url, store):

@@ -1,8 +1,9 @@
 """
 The replay engine: works on every replay that has something to do, through every loss of Postgres and RabbitMQ. Edge.
 
-Nothing is kept in memory between two rounds, so another process, or the same one after a restart, goes on where a
-killed one was. Several may run: one at a time sends dead letters of a replay; dry runs and undoing may be done twice.
+What is done is in Postgres, so another process, or the same one after a restart, goes on where a killed one was. In
+memory is only what may be forgotten: what failed, whose turn is next, and when a dry run may go on. Several processes
+may run: one at a time sends dead letters of a replay; dry runs and undoing may be done twice.
 
 The next round follows when an outcome was stored here, when the rate allows the next dead letter, or after a second in
 which another process may have stored one.
@@ -69,7 +70,7 @@ class Engine:
         # Apart, because a service that is slow to answer must not hold up what is being sent.
         await asyncio.gather(
             self._repeat(self._sender.round, self._sending, stopping),
-            self._repeat(self._preview_or_undo, self._others, stopping),
+            self._repeat(self._preview_or_undo, self._others, stopping, self._previewer, self._undoer),
             run_periodically("replay counts", self._keep_counts, stopping, first_seconds=self._pause_seconds),
         )
 
@@ -80,21 +81,24 @@ class Engine:
     async def _preview_or_undo(self, work: Work) -> Round | None:
         return await self._undoer.round(work) or await self._previewer.round(work)
 
-    async def _repeat(self, do: DoRound, aside: SetAside[UUID], stopping: asyncio.Event) -> None:
+    async def _repeat(
+        self, do: DoRound, aside: SetAside[UUID], stopping: asyncio.Event, *places: Previewer | Undoer
+    ) -> None:
         await run_periodically(
             aside.loop,
-            partial(self._round, do, aside),
+            partial(self._round, do, aside, places),
             stopping,
             wake=self._store.changes(),
             first_seconds=self._pause_seconds,
         )
 
-    async def _round(self, do: DoRound, aside: SetAside[UUID]) -> float:
+    async def _round(self, do: DoRound, aside: SetAside[UUID], places: Sequence[Previewer | Undoer]) -> float:
         """Do one round of each replay that is not set aside; return how long to wait until the next."""
         busy = await self._store.at_work()
-        aside.keep_only({each.replay_id for each in busy})
+        for each in (aside, *places):
+            each.keep_only({replay.replay_id for replay in busy})
         rounds = await asyncio.gather(
-            *(self._one(do, each, aside) for each in busy if not aside.is_waiting(each.replay_id))
+            *(self._one(do, replay, aside) for replay in busy if not aside.is_waiting(replay.replay_id))
         )
         waits = [each.seconds for each in rounds if each is not None and each.seconds is not None]
         again = aside.next_seconds()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
@@ -150,21 +150,31 @@ class Previewer:
         self._aside = aside
         #: Where each dry run is: all dead letters have their turn before one that failed is tried again.
         self._after: dict[UUID, int] = {}
+        #: When the rate allows its next dead letter, by the clock of the event loop.
+        self._next_at: dict[UUID, float] = {}
+
+    def keep_only(self, replay_ids: Collection[UUID]) -> None:
+        """Forget where all replays are except *replay_ids*."""
+        self._after, self._next_at = _only(self._after, replay_ids), _only(self._next_at, replay_ids)
 
     async def round(self, work: Work) -> Round | None:
         """Predict the next dead letters, no faster than the replay's rate."""
         if work.status is not Status.PREVIEWING:
             return None
-        began = asyncio.get_running_loop().time()
         replay_id, limit = work.replay_id, max(1, min(_PREVIEWS, int(work.rate_per_second)))
         waiting = [mark for mark in self._aside.waiting() if mark.replay_id == replay_id]
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        early = self._next_at.get(replay_id, began) - began
+        if early > 0:
+            # Others woke the engine.
+            return replace(await _each(self._aside, waiting, {}), is_underway=True, seconds=early)
         without = [mark.letter for mark in waiting]
         batch = await self._store.to_preview(
             replay_id, limit=limit, after=self._after.get(replay_id, 0), without=without
         ) or await self._store.to_preview(replay_id, limit=limit, without=without)
         if not batch and not waiting:
             await self._store.end_preview(replay_id)
-            self._after.pop(replay_id, None)
             return Round(seconds=0.0)
         if batch:
             self._after[replay_id] = batch[-1].number
@@ -177,8 +187,8 @@ class Previewer:
             await self._store.remember_predictions(replay_id, {letter.number: prediction})
 
         done = await _each(self._aside, waiting, {mark: predict_one(letter, mark) for letter, mark in marked})
-        took = asyncio.get_running_loop().time() - began
-        return replace(done, seconds=max(0.0, len(batch) / work.rate_per_second - took))
+        self._next_at[replay_id] = began + len(batch) / work.rate_per_second
+        return replace(done, seconds=max(0.0, self._next_at[replay_id] - clock()))
 
 
 class Undoer:
@@ -190,6 +200,10 @@ class Undoer:
         self._aside = aside
         #: Where each undo is, as above.
         self._after: dict[UUID, str] = {}
+
+    def keep_only(self, replay_ids: Collection[UUID]) -> None:
+        """As above."""
+        self._after = _only(self._after, replay_ids)
 
     async def round(self, work: Work) -> Round | None:
         """Take back the next users' models."""
@@ -203,7 +217,6 @@ class Undoer:
         ) or await self._store.to_revert(replay_id, limit=_REVERTS, without=without)
         if not reverts and not waiting:
             await self._store.end_undo(replay_id)
-            self._after.pop(replay_id, None)
             return Round(seconds=0.0)
         if reverts:
             self._after[replay_id] = reverts[-1].user_id
@@ -222,6 +235,10 @@ class Undoer:
             actor=revert.actor,
             reason=revert.reason if kept_because is None else kept_because,
         )
+
+
+def _only(places: Mapping[UUID, T], replay_ids: Collection[UUID]) -> dict[UUID, T]:
+    return {replay_id: place for replay_id, place in places.items() if replay_id in replay_ids}
 
 
 async def _each(aside: SetAside[K], waiting: Sequence[K], works: Mapping[K, Coroutine[None, None, None]]) -> Round:
