@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic.json_schema import SkipJsonSchema
 
 from services.state.views import EXAMPLE, example
 from shared.contract.answers import NUMBER, Flag
-from shared.contract.checked import PRINTABLE
+from shared.contract.checked import PRINTABLE, STORABLE
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
-from shared.contract.text import is_storable
 
 _STEPS_MOST: Final = 2**31 - 1
-
-
-def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if not is_storable(value):
-        raise ValueError("holds a NUL, half a surrogate pair or a number that is none")
-    return value
 
 
 def _from_token(_: object) -> None:
@@ -76,7 +69,7 @@ class StartTraining(RegisterTraining):
         **_NEEDS_TRAINER,
     )
 
-    input: Annotated[dict[str, JsonValue], AfterValidator(_storable)] = {}
+    input: Annotated[dict[str, JsonValue], STORABLE] = {}
     """The trainer's input at Replicate. It is not stored."""
     start: Flag = True
     """False: you start the training yourself, with the `webhook_url` of the answer."""

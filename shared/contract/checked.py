@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from shared.contract.text import printable
+from shared.contract.text import printable, storable
 
 
 class Checked:
@@ -30,3 +30,5 @@ class Checked:
 PRINTABLE_PATTERN: Final = r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"
 #: Restricts a text type to printable characters.
 PRINTABLE: Final = Checked(printable, pattern=PRINTABLE_PATTERN)
+#: Restricts JSON to what can be sent and stored.
+STORABLE: Final = AfterValidator(storable)

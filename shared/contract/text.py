@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:  # errors are imported by commands that must begin quickly
     from pydantic import JsonValue
+
+Json = TypeVar("Json", bound="JsonValue")
 
 
 def clean(text: str, limit: int = 4096) -> str:
@@ -42,6 +44,19 @@ def is_storable(value: JsonValue) -> bool:
     return True
 
 
+def storable(value: Json) -> Json:
+    """
+    Return *value* if Postgres can store it.
+
+    Raises:
+        ValueError: if it cannot.
+
+    """
+    if not is_storable(value):
+        raise ValueError("holds a NUL, half a surrogate pair or a number that is none")
+    return value
+
+
 def read_json(text: str | bytes) -> JsonValue:
     """
     Return the JSON in *text*, which somebody typed.
@@ -52,11 +67,9 @@ def read_json(text: str | bytes) -> JsonValue:
     """
     try:
         value: JsonValue = json.loads(text)
-        if is_storable(value):
-            return value
+        return storable(value)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    raise ValueError("it holds a NUL, half a surrogate pair or a number that is none")
 
 
 def _is_unicode(text: str) -> bool:

@@ -29,12 +29,12 @@ from pydantic import (
     WrapValidator,
 )
 
+from shared.contract.checked import STORABLE
 from shared.contract.errors import PermanentError
 from shared.contract.identity import TrainingId, TrainingName
 from shared.contract.text import clean, is_storable
 
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
-_Value = TypeVar("_Value", bound=JsonValue)
 
 
 class NotATraining(PermanentError):
@@ -78,12 +78,6 @@ def _in_utc(moment: datetime | None) -> datetime | None:
         return None
 
 
-def _storable(value: _Value) -> _Value:
-    if not is_storable(value):
-        raise ValueError("holds a NUL, half a surrogate pair or a number that is none")
-    return value
-
-
 def _error_text(error: JsonValue) -> str | None:
     if error is None or isinstance(error, str):
         return clean(error or "") or None
@@ -100,9 +94,9 @@ def _log_text(logs: JsonValue) -> str:
 SoftMoment = Annotated[
     AwareDatetime | None, AfterValidator(_in_utc), WrapValidator(_or_none), BeforeValidator(_text_only)
 ]
-_Name = Annotated[str | None, Field(max_length=400), AfterValidator(_storable), WrapValidator(_or_none)]
+_Name = Annotated[str | None, Field(max_length=400), STORABLE, WrapValidator(_or_none)]
 _Input = Annotated[dict[str, JsonValue], BeforeValidator(lambda value: value if isinstance(value, dict) else {})]
-_Address = Annotated[str | None, Field(max_length=4096), AfterValidator(_storable), WrapValidator(_or_none)]
+_Address = Annotated[str | None, Field(max_length=4096), STORABLE, WrapValidator(_or_none)]
 
 
 class _Job(BaseModel):
@@ -110,9 +104,9 @@ class _Job(BaseModel):
 
     id: TrainingName
     #: A `TrainingStatus`, or a status unknown to this version.
-    status: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_storable)]
+    status: Annotated[str, StringConstraints(min_length=1, max_length=100), STORABLE]
     #: The output as received, of any shape.
-    output: Annotated[JsonValue, AfterValidator(_storable)] = None
+    output: Annotated[JsonValue, STORABLE] = None
     error: Annotated[str | None, BeforeValidator(_error_text)] = None
 
     @property

@@ -22,7 +22,7 @@ from services.ops.replays.store import Store as Replays
 from services.ops.replays.streams import MOST_LETTERS, Follower, Watcher
 from services.ops.replays.waiting import Waiting
 from shared.contract.events import ModelReverted
-from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
+from shared.contract.topology import EXTRACTOR_QUEUE, RECEIVER, STATE_QUEUE, topology
 from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
 from shared.runtime.clock import now
@@ -362,6 +362,20 @@ async def test_an_edit_is_predicted_before_it_goes(ops, database_url):
     assert [(each["reason"], json.loads(each["edited_body"])["output"]) for each in shown] == [
         ("cut off", body["output"])
     ]
+
+
+@pytest.mark.parametrize("value", [r'"\ud800"', r'"a\u0000"', "NaN", "[-Infinity]", r'{"\udfff": 1}'])
+@pytest.mark.parametrize("queue", [EXTRACTOR_QUEUE, RECEIVER])
+async def test_an_edit_that_can_not_be_stored_is_refused(ops, database_url, queue, value):
+    (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=queue))
+    body = {"id": "t1", "training_id": "t1", "status": "succeeded", "output": "here"}
+    text = json.dumps({"reason": "cut off", "body": body}).replace('"here"', value)
+
+    answer = await ops.client.post(
+        f"/dead-letters/{number}/edit-and-replay", content=text, headers={"Content-Type": "application/json"}
+    )
+
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/body")
 
 
 async def test_replays_of_a_letter_are_listed_newest_first(ops, database_url):

@@ -23,7 +23,7 @@ from services.ops.letters.views import (
 )
 from services.ops.replays.plan import REST, Counts, Outcome, Status, Step
 from shared.contract.answers import NUMBER, Flag
-from shared.contract.checked import PRINTABLE, Checked
+from shared.contract.checked import PRINTABLE, STORABLE, Checked
 
 DEFAULT_RATE: Final = 10.0
 #: Slower than one dead letter in a quarter of an hour is a pause.
@@ -103,7 +103,7 @@ class EditLetter(Reasoned):
     """One dead letter goes back with another body."""
 
     #: The data of its event, whole; of a dead letter of the receiver, the webhook's body. Ids stay.
-    body: dict[str, JsonValue]
+    body: Annotated[dict[str, JsonValue], STORABLE]
     #: True: nothing is sent; the dead letter gets a prediction. ``start`` then replays it with this body.
     dry_run: Flag = False
 
