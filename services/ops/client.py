@@ -25,7 +25,6 @@ from shared.runtime.client import (
     SECONDS,
     HttpClient,
     ServiceDown,
-    ServiceFailed,
     another_version,
     items,
     quoted,
@@ -36,7 +35,7 @@ from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
 
 #: The extractor may ask Replicate several times, and a swap waits for its user's lock.
 _LONG_SECONDS: Final = 60.0
-_BODY_LIMIT: Final = 8 * 1024 * 1024
+_LIMIT_BYTES: Final = 8 * 1024 * 1024
 _PAGE: Final = 200
 _TRAINING_ID: Final[TypeAdapter[str]] = TypeAdapter(TrainingId)
 #: The longest that state takes. The audit has the whole reason.
@@ -216,10 +215,15 @@ class Services:
         seconds: float = SECONDS,
     ) -> httpx.Response:
         response = await client.request(
-            method, path, query=query, body=body, headers=headers, seconds=seconds, deadline_seconds=seconds
+            method,
+            path,
+            query=query,
+            body=body,
+            headers=headers,
+            seconds=seconds,
+            deadline_seconds=seconds,
+            limit_bytes=_LIMIT_BYTES,
         )
-        if len(response.content) > _BODY_LIMIT:
-            raise ServiceFailed(f"{response.url} sent more than {_BODY_LIMIT} bytes")
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise ServiceDown(
                 f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of that service"

@@ -16,12 +16,11 @@ from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.records import Revert
 from services.state.requests import FindTrainings, RollBack, Withdraw
 from shared.contract.preview import Message
-from shared.runtime.client import ServiceDown
+from shared.runtime.client import ServiceDown, ServiceFailed
 from shared.runtime.tokens import ON_BEHALF_OF, Token, read_token
 
 REVERT = Revert(UUID(int=1), "user-1", 7, "acme/ann:" + "a" * 64, "they are blurred", "olga")
 TOKEN = read_token("service/ops:a-token")
-HEALTHY = {"status": "ok", "version": "1"}
 MESSAGE = Message.model_construct(None, headers={}, content_type=None, body=b"{}")
 
 
@@ -206,3 +205,20 @@ async def test_what_state_refuses_is_an_error_of_its_own():
 async def test_a_state_that_can_not_find_many_trainings_finds_none():
     async with answering(404, problem("not-found", 404)) as (client, _):
         assert await client.find_trainings(["t1"]) == {}
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end():
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 64:
+            sent += 1
+            yield b" " * 1024 * 1024
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body()))
+    async with opened("http://state", transport=transport) as client:
+        with pytest.raises(ServiceFailed, match="more than 8388608 bytes"):
+            await client.find_trainings(["t1"])
+
+    assert sent == 9
