@@ -247,7 +247,7 @@ def _training(name: str) -> str:
 
 def _accept(response: httpx.Response) -> None:
     if not response.is_success:
-        raise StateRefused(f"services.state answered {response.status_code}: {said_in(response.content)}")
+        raise StateRefused(said_in(response.content))
 
 
 def _shortened(reason: str) -> str:
