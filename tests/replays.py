@@ -131,7 +131,7 @@ async def opened_repairs(database_url: str) -> AsyncIterator[tuple[Letters, Stor
     pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
     try:
         replays = Store(pool)
-        yield Letters(pool, failed=replays.failed), replays
+        yield Letters(pool, failed=replays.failed, notify=replays.notify), replays
     finally:
         pool.terminate()
 

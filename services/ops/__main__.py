@@ -77,7 +77,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     tokens = [read_token(entry) for entry in reveal(settings.api_tokens)]
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
     session, replays, recoveries = Session(pool), Replays(pool), Recoveries(pool)
-    letters = Letters(pool, failed=replays.failed)
+    letters = Letters(pool, failed=replays.failed, notify=replays.notify)
     settled: SetAside[int] = SetAside("purge")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
     async with (

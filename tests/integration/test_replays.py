@@ -15,7 +15,9 @@ import httpx
 import pytest
 
 from services.ops.api import create_api
+from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import Filter
+from services.ops.migrate import ROLE
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.plan import Outcome, Status
@@ -40,6 +42,7 @@ from shared.contract.values import Effect
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import create_app
+from shared.runtime.postgres import NotReady, connect_pool
 from shared.runtime.tokens import read_token
 from tests.crowd import fill
 from tests.databases import refuse
@@ -219,7 +222,7 @@ async def test_ops_itself_can_not_change_a_selection(database_url, store):
         "UPDATE ops.replay_letters SET letter = 7",
         "UPDATE ops.replays SET reason = 'another'",
     ):
-        with pytest.raises(PermanentError, match="permission denied"):
+        with pytest.raises(NotReady, match="permission denied"):
             await store._execute(statement)
 
 
@@ -338,6 +341,29 @@ async def test_a_letter_that_returns_is_open_whatever_followed_too(database_url,
         assert await outcomes(store, record) == {1: "failed"}
     found = await rows(database_url, "SELECT queue, status, returns, error_text FROM ops.letters ORDER BY number")
     assert found == [(EXTRACTOR_QUEUE, "open", 1, "again"), (STATE_QUEUE, "open", 0, "further on")]
+
+
+async def test_the_engine_looks_after_a_failure_is_committed(database_url):
+    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
+    store = Store(pool)
+    changed = store.changes()
+    early: list[bool] = []
+
+    async def failed(*failure: Any) -> None:
+        await store.failed(*failure)
+        early.append(changed.is_set())
+
+    try:
+        letters = Letters(pool, failed=failed, notify=store.notify)
+        await archived(letters, dead("t1", topology()))
+        record, _ = await store.create(order([1]))
+        changed.clear()
+        mark: dict[str, Any] = {REPLAY_HEADER: f"{record.id}:1"}
+        await archived(letters, dead("t1", topology(), **mark))
+    finally:
+        pool.terminate()
+
+    assert (early, changed.is_set()) == ([False], True)
 
 
 @pytest.mark.parametrize("failed", [(0, 1), (1, 0)])

@@ -13,6 +13,8 @@ from shared.runtime.postgres import Connection, Pool, Record
 
 #: Called, in the same transaction, when a replayed dead letter failed again: the replay, the number, the error.
 Failed: TypeAlias = Callable[[Connection, UUID, int, str], Awaitable[None]]
+#: Called after that transaction.
+Notify: TypeAlias = Callable[[], None]
 
 # In order of their numbers, so that two writers cannot deadlock.
 _LOCK_REPLAYED: Final = """
@@ -62,11 +64,12 @@ async def _ignore(_: Connection, __: UUID, ___: int, ____: str) -> None:
 
 
 class Archiving(Session):
-    """Store dead letters; *failed* is called for those that a replay had sent."""
+    """Store dead letters; *failed*, and *notify* after the commit, are called for those that a replay had sent."""
 
-    def __init__(self, pool: Pool, *, failed: Failed = _ignore) -> None:
+    def __init__(self, pool: Pool, *, failed: Failed = _ignore, notify: Notify = lambda: None) -> None:
         super().__init__(pool)
         self._failed = failed
+        self._notify = notify
 
     async def keep(self, letters: Sequence[DeadLetter]) -> None:
         """Store *letters*, all of them or none; each once, however often it comes."""
@@ -94,6 +97,8 @@ class Archiving(Session):
                 await self._failed(connection, mark.replay_id, mark.letter, letter.failure.text)
 
         await self._transaction(work)
+        if any(letter.mark for letter in letters):
+            self._notify()
 
 
 async def _lock_replayed(connection: Connection, letters: Sequence[DeadLetter]) -> Mapping[int, Record]:

@@ -98,6 +98,7 @@ class Outcomes(ReplaySession):
         Record, in the transaction that stores dead letters, that a replayed one failed again.
 
         A dead letter that came back is open again by then. If another of its training came instead, this is resolved.
+        The caller calls `notify` after the commit.
         """
         if await connection.fetchval(FAIL, replay_id, letter, clean(text)) is None:
             return
@@ -109,4 +110,3 @@ class Outcomes(ReplaySession):
             which = f"dead letter {new}" if new else "an earlier dead letter"
             detail = f"handled here, then failed further on as {which}: {text}"
             await connection.execute(_DETAIL, replay_id, letter, clean(detail))
-        self.notify()
