@@ -24,11 +24,11 @@ from shared.runtime.aside import SetAside
 from shared.runtime.client import (
     SECONDS,
     HttpClient,
-    ServiceDown,
     another_version,
     items,
     quoted,
     read,
+    token_refused,
     unexpected,
 )
 from shared.runtime.tokens import ON_BEHALF_OF, Token, to_header
@@ -224,10 +224,8 @@ class Services:
             deadline_seconds=seconds,
             limit_bytes=_LIMIT_BYTES,
         )
-        if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise ServiceDown(
-                f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of that service"
-            )
+        if refused := token_refused(response):
+            raise refused
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise unexpected(response)
         return response

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import cache
+from http import HTTPStatus
 from typing import Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -165,6 +166,15 @@ def read(kind: type[M], response: httpx.Response) -> M:
 
 def unexpected(response: httpx.Response) -> ServiceFailed:
     return ServiceFailed(f"{response.url} answered {response.status_code}: {said_in(response.content)}")
+
+
+def token_refused(response: httpx.Response) -> ServiceDown | None:
+    """Return the error if *response* refuses our token, else None."""
+    if response.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return None
+    return ServiceDown(
+        f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of that service"
+    )
 
 
 def another_version(url: object) -> ServiceFailed:

@@ -32,7 +32,7 @@ from services.ops.replays.store import Store
 from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
-from shared.contract.errors import DependencyDown, Malformed, PermanentError
+from shared.contract.errors import DependencyDown, Malformed
 from shared.contract.events import ModelReverted, TrainingCanceled
 from shared.contract.health import Health, ProcessState, Seen
 from shared.contract.idempotency import IdempotencyKey, KeyReused

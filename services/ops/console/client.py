@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from typing import Final, Protocol, Self, TypeVar
 
 import httpx
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.ops.console.session import Session
 from services.ops.letters.audit import Audit
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
-from shared.runtime.client import HttpClient, ServiceDown, quoted, read, unexpected
+from shared.runtime.client import HttpClient, ServiceDown, quoted, read, token_refused, unexpected
 from shared.runtime.middleware import PERSON
 from shared.runtime.tokens import ON_BEHALF_OF, Token, from_header, to_header
 
@@ -132,11 +131,10 @@ class Api:
         raise self._why_not(response)
 
     def _why_not(self, response: httpx.Response) -> Refused | ServiceDown:
-        status = response.status_code
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if response.is_server_error:
             return unexpected(response)
-        if not self._ours and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return ServiceDown(f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and there")
+        if not self._ours and (refused := token_refused(response)):
+            return refused
         try:
             return Refused(Problem.model_validate_json(response.content))
         except ValidationError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Final, Self, TypeVar
 from uuid import UUID
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel, JsonValue
 
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited, EndpointRefused
 from shared.contract.answers import said_in
-from shared.runtime.client import HttpClient, ServiceDown, read
+from shared.runtime.client import HttpClient, read, token_refused
 from shared.runtime.tokens import Token
 
 M = TypeVar("M", bound=BaseModel)
@@ -65,10 +64,8 @@ class Endpoints:
             deadline_seconds=_SECONDS,
             limit_bytes=_LIMIT_BYTES,
         )
-        if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise ServiceDown(
-                f"{response.url} does not accept our token: check MODELSWAP_API_TOKENS of ops and of the notifier"
-            )
+        if refused := token_refused(response):
+            raise refused
         if response.is_client_error:
             raise EndpointRefused(f"the notifier refuses it: {said_in(response.content)}")
         return read(kind, response)
