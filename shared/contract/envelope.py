@@ -99,7 +99,7 @@ def wrap(
     """Put *event* into an envelope; trace context and replay mark are copied from *cause*, unless *trace* is given."""
     return Envelope(
         event=event,
-        id=str(event.id),
+        id=event.id,
         source=f"/modelswap/{source}",
         time=now,
         causation_id=cause.id if cause else None,

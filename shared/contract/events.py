@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import ClassVar, Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
+from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId, event_id
 from shared.contract.values import Cause, Effect, Evidence, Output, ProgressSource, Reason, SwapCause
 
 #: Internal events: reported by Replicate or requested by operators.
 TRAINING_EXCHANGE: Final = "modelswap.training"
 #: Public events: what other services subscribe to.
 EVENTS_EXCHANGE: Final = "modelswap.events"
-
-_FACTS: Final = UUID("5b0f6d52-3c1e-5f0e-9a55-6d6f64737770")
 
 #: Error of an extraction that lacks only the destination. State knows it and requests the extraction again.
 DESTINATION_UNKNOWN: Final = "destination_unknown"
@@ -51,9 +49,9 @@ class Event(BaseModel):
         return ()
 
     @property
-    def id(self) -> UUID:
-        """Derived from the fact, so that the same fact published twice has the same id."""
-        return uuid5(_FACTS, "\x1f".join(map(str, (self.key, self.training_id, *self.fact()))))
+    def id(self) -> str:
+        """A UUID, derived from the fact, so that the same fact published twice has the same id."""
+        return event_id("\x1f".join(map(str, (self.key, self.training_id, *self.fact()))))
 
     @property
     def subject(self) -> str:

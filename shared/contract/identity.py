@@ -6,6 +6,7 @@ Identifiers of users, trainings and models. Pure.
 *ref*        our own id of a training (UUID), drawn before Replicate knows of it; no training id looks like one
 *model*      ``owner/name`` on Replicate
 *model ref*  ``owner/name:version``, where version is 64 lower-case hexadecimal digits
+*event*      a UUID derived from what the event states, so that equal facts have equal ids
 
 Replicate documents no grammar for owner and name. The one here covers every public model observed (2026-01): lower
 case, digits and ``-_`` (``.`` too, in names), a letter or digit at both ends. It is checked with `fullmatch` on ASCII.
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, NamedTuple, Self
+from hashlib import sha1
+from typing import Annotated, Final, NamedTuple, Self
 from uuid import UUID
 
 from pydantic import GetCoreSchemaHandler, StringConstraints
@@ -30,12 +32,23 @@ VERSION = r"[0-9a-f]{64}"
 _MODEL_NAME = re.compile(rf"({_OWNER})/({_NAME})", re.ASCII)
 _MODEL_REF = re.compile(rf"({_OWNER})/({_NAME}):({VERSION})", re.ASCII)
 _REF = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
+#: Namespace of the ids of events.
+_FACTS: Final = UUID("5b0f6d52-3c1e-5f0e-9a55-6d6f64737770").bytes
 
 
 def parse_ref(text: str) -> UUID | None:
     """Return the ref in *text* (upper or lower case, with or without hyphens), or None if it is not a UUID."""
     digits = text.replace("-", "")
     return UUID(digits) if _REF.fullmatch(digits) else None
+
+
+def event_id(fact: str) -> str:
+    """Return the id of the event that states *fact*: that of `uuid.uuid5`, which takes three times as long."""
+    digest = bytearray(sha1(_FACTS + fact.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50  # version 5
+    digest[8] = digest[8] & 0x3F | 0x80  # the variant of RFC 9562
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _no_ref(text: str) -> str:

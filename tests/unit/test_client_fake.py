@@ -69,7 +69,7 @@ async def test_each_subscription_gets_every_event():
         ["model.activated.v1"],
         ["extraction.failed.v1", "model.activated.v1"],
     ]
-    assert found[0][0].id == str(event.id)
+    assert found[0][0].id == event.id
 
 
 async def test_what_is_published_while_the_first_connection_is_lost_arrives():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_binary_event
@@ -18,6 +18,7 @@ from shared.contract.errors import Malformed, PermanentError, TransientError
 from shared.contract.events import (
     EVENTS,
     Event,
+    ExtractionFailed,
     ModelActivated,
     ModelReady,
     ModelSuperseded,
@@ -226,6 +227,14 @@ def test_a_delivery_says_which_attempt_it_is(headers, retries):
 
     assert received.retries == retries
     assert not {"x-attempt", "x-failed-at", "x-failed-by"} & received.headers().keys()
+
+
+@given(st.text())
+def test_an_id_is_the_uuid_of_its_fact(error: str):
+    event = ExtractionFailed(training_id="t1", error=error, detail="why")
+
+    text = f"extraction.failed.v1\x1ft1\x1f{error}\x1fwhy"
+    assert event.id == str(uuid5(UUID("5b0f6d52-3c1e-5f0e-9a55-6d6f64737770"), text))
 
 
 def test_the_same_fact_has_the_same_id_and_another_fact_another():

@@ -113,7 +113,7 @@ def _fact(message: Message) -> str | None:
         envelope = decode(message.headers, message.content_type, message.body)
     except Malformed:
         return None
-    return envelope.id if envelope.id == str(envelope.event.id) else None
+    return envelope.id if envelope.id == envelope.event.id else None
 
 
 def _is_added(name: str) -> bool:
