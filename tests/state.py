@@ -12,9 +12,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
-from services.state.outbox import StoredEvent
 from services.state.registration import Registration
 from services.state.store import ROLE, Store
+from services.state.store.relay import StoredEvent
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode, wrap
 from shared.contract.events import (
     DESTINATION_UNKNOWN,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
+from services.state.store import Store
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically
 
@@ -21,15 +22,7 @@ log = structlog.get_logger()
 _EVERY_SECONDS: Final = 60.0
 
 
-class Durations(Protocol):
-    """The store."""
-
-    async def list_trainers(self) -> Sequence[str]: ...
-
-    async def update_durations(self, trainers: Sequence[str]) -> int: ...
-
-
-async def keep_updating(durations: Durations, stopping: asyncio.Event, aside: SetAside[str]) -> None:
+async def keep_updating(store: Store, stopping: asyncio.Event, aside: SetAside[str]) -> None:
     """
     Update the statistics every minute until *stopping* is set.
 
@@ -37,19 +30,19 @@ async def keep_updating(durations: Durations, stopping: asyncio.Event, aside: Se
     """
 
     async def work() -> float:
-        await update(durations, aside)
+        await update(store, aside)
         return _EVERY_SECONDS
 
     await run_periodically("durations", work, stopping, longest_seconds=_EVERY_SECONDS)
 
 
-async def update(durations: Durations, aside: SetAside[str]) -> None:
+async def update(store: Store, aside: SetAside[str]) -> None:
     """Update the statistics of each trainer once."""
 
     async def update_some(trainers: Sequence[str]) -> None:
-        if changed := await durations.update_durations(trainers):
+        if changed := await store.update_durations(trainers):
             log.info("durations.updated", trainers=changed)
 
-    done = await aside.together(await durations.list_trainers(), update_some, key=str)
+    done = await aside.together(await store.list_trainers(), update_some, key=str)
     if done.down:
         raise done.down

@@ -10,15 +10,15 @@ too large) is set aside in the table until an operator repairs it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import structlog
 
+from services.state.store import Store
+from services.state.store.relay import Publish, Round, StoredEvent
 from shared.contract.errors import DependencyDown
 from shared.contract.headers import trace_id_in
-from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.broker import Outgoing
@@ -33,54 +33,6 @@ _POLL_SECONDS: Final = 1.0
 _BUSY_SECONDS: Final = 0.2
 _PRUNE_BATCH: Final = 5000
 _PRUNE_SECONDS: Final = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """A row of the outbox."""
-
-    exchange: str
-    routing_key: str
-    training_id: str
-    user_id: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A row of the outbox that can never be published as it is."""
-
-    number: int
-    training_id: str
-    error: Unpublishable
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Result of one round of the relay."""
-
-    published: int
-    #: Why others were not published; they are tried again.
-    failures: Sequence[BaseException] = ()
-    #: Rows that were set aside in this round.
-    unpublishable: Sequence[SetAside] = ()
-    #: Number of all rows that are set aside.
-    set_aside: int = 0
-
-
-#: Publishes in order; returns one result for each event, None if the broker confirmed it.
-Publish: TypeAlias = Callable[[Sequence[StoredEvent]], Awaitable[Sequence[BaseException | None]]]
-
-
-class Outbox(Protocol):
-    """The stored events."""
-
-    outbox_filled: asyncio.Event
-
-    async def relay(self, publish: Publish, *, limit: int) -> Round | None: ...
-
-    async def prune(self, *, limit: int) -> int: ...
 
 
 class Publisher(Protocol):
@@ -129,9 +81,9 @@ def _log_published(event: StoredEvent) -> None:
 class Relay:
     """Publishes committed events in the order of their commits."""
 
-    def __init__(self, outbox: Outbox, publish: Publish, *, pause_seconds: float = 1.0) -> None:
+    def __init__(self, store: Store, publish: Publish, *, pause_seconds: float = 1.0) -> None:
         """After a failure wait for about *pause_seconds*, and longer each time."""
-        self._outbox = outbox
+        self._store = store
         self._publish = publish
         self._pause_seconds = pause_seconds
         self._delay: str | None = None
@@ -147,14 +99,14 @@ class Relay:
             "relay",
             self._round,
             stopping,
-            wake=self._outbox.outbox_filled,
+            wake=self._store.outbox_filled,
             first_seconds=self._pause_seconds,
             report=self._set_delay,
         )
 
     async def _round(self) -> float:
         """Publish one batch; return the seconds until the next."""
-        done = await self._outbox.relay(self._publish, limit=_BATCH)
+        done = await self._store.relay(self._publish, limit=_BATCH)
         if done is None:
             return _BUSY_SECONDS
         telemetry.published.inc(done.published)
@@ -180,10 +132,10 @@ class Relay:
         telemetry.unpublishable.set(done.set_aside)
 
 
-async def keep_pruning(outbox: Outbox, stopping: asyncio.Event) -> None:
+async def keep_pruning(store: Store, stopping: asyncio.Event) -> None:
     """Delete old rows until *stopping* is set. Not in the relay's rounds: no event waits for it."""
 
     async def work() -> float:
-        return 0.0 if await outbox.prune(limit=_PRUNE_BATCH) == _PRUNE_BATCH else _PRUNE_SECONDS
+        return 0.0 if await store.prune(limit=_PRUNE_BATCH) == _PRUNE_BATCH else _PRUNE_SECONDS
 
     await run_periodically("housekeeping", work, stopping)

@@ -20,8 +20,8 @@ from services.ops.letters.api import create_router
 from services.ops.letters.audit import AuditFilter
 from services.ops.letters.store import Store as Letters
 from services.state.api import WebhookAddress, create_api
-from services.state.outbox import StoredEvent
 from services.state.store import Store
+from services.state.store.relay import StoredEvent
 from services.state.streams import Watcher
 from shared.contract.identity import ModelName
 from shared.contract.topology import topology

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.state.extraction import NoTraining
-from services.state.outbox import StoredEvent
 from services.state.rollback import (
     AlreadyCurrent,
     NoModel,
@@ -28,6 +27,7 @@ from services.state.rollback import (
     WithdrawalOrder,
 )
 from services.state.store import Store, orders
+from services.state.store.relay import StoredEvent
 from services.state.store.session import lock_user
 from services.state.transitions import Stage
 from shared.contract.errors import DependencyDown

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.state.outbox import Publish, Relay, Round, StoredEvent, publish_to
+from services.state.outbox import Relay, publish_to
 from services.state.store import Store
+from services.state.store.relay import Publish, Round, StoredEvent
 from shared.contract.envelope import Envelope, decode
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ModelActivated, ReplaySettled

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel
 
 from services.state import adopting, extraction, rollback, starting
-from services.state.api import models as model_requests
-from services.state.api import overview as overview_requests
-from services.state.api import snapshot as snapshot_requests
-from services.state.api import trainings as training_requests
 from services.state.api.models import Models
+from services.state.api.overview import Overviews
 from services.state.api.snapshot import Snapshots
 from services.state.api.trainings import Replicate, Trainings, WebhookAddress
 from services.state.overview import (
@@ -24,6 +21,7 @@ from services.state.overview import (
     WebhookStatisticsView,
 )
 from services.state.registration import RegisteredOtherwise, UserDeleted
+from services.state.store import Store
 from services.state.streams import Watcher
 from services.state.timeline import TimelineView
 from services.state.views import ModelView, OutputView, SnapshotPage, SwapView, TrainingView, WithdrawalView
@@ -79,10 +77,6 @@ data: {"training_id": "zz4ibbonubfz7carwiefibzgga", "stage": "running", "progres
 Responses: TypeAlias = dict[int | str, dict[str, Any]]
 
 
-class Store(training_requests.Store, model_requests.Store, snapshot_requests.Store, overview_requests.Store, Protocol):
-    """The store."""
-
-
 def create_api(
     store: Store,
     replicate: Replicate,
@@ -110,7 +104,7 @@ def create_api(
     )
     trainings = Trainings(store, replicate, webhook, watcher, ask_later)
     models = Models(store)
-    overviews = overview_requests.Overviews(store)
+    overviews = Overviews(store)
 
     def add(
         method: str,

@@ -7,11 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from operator import attrgetter
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final
 
 from fastapi import Header, Path, Response
 
-from services.state.changes import Changes
 from services.state.registration import UserDeleted
 from services.state.requests import RollBack, Withdraw
 from services.state.rollback import (
@@ -23,9 +22,9 @@ from services.state.rollback import (
     RollbackOrder,
     WithdrawalOrder,
 )
+from services.state.store import Store
 from services.state.views import ModelView, SwapView, WithdrawalView
 from shared.contract.answers import Page
-from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import UserId
@@ -35,24 +34,6 @@ from shared.runtime.description import raises
 from shared.runtime.http import Asker, Cursor, Key, Limit, from_cursor, page_of
 
 _ETAG: Final = re.compile(r'"([0-9]{1,19})"', re.ASCII)
-
-
-class Store(Protocol):
-    """The models of the store."""
-
-    async def find_model(self, user_id: str) -> ModelView | None: ...
-
-    async def list_history(self, user_id: str, *, before: int | None, limit: int) -> list[SwapView]: ...
-
-    async def roll_back(
-        self, order: RollbackOrder, key: IdempotencyKey | None = None, *, is_dry_run: bool = False
-    ) -> ModelView: ...
-
-    async def withdraw(
-        self, order: WithdrawalOrder, key: IdempotencyKey | None = None, *, is_dry_run: bool = False
-    ) -> WithdrawalView: ...
-
-    async def preview(self, envelope: Envelope) -> Changes: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Protocol
-from uuid import UUID
+from typing import Annotated, Final
 
 from fastapi import Path, Query
 
 from services.state.extraction import NoTraining
 from services.state.overview import (
     SearchResults,
-    StageCount,
     SwapStatisticsView,
     TrainingCounts,
     UserSwapView,
     WebhookStatisticsView,
 )
+from services.state.store import Store
 from services.state.timeline import TimelineView
 from shared.contract.answers import Moment, Page
 from shared.contract.identity import TrainingName, UserId, parse_ref
@@ -37,22 +36,6 @@ Wanted = Annotated[
     ),
 ]
 HitLimit = Annotated[int, Query(ge=1, le=50, description="How many of each kind.")]
-
-
-class Store(Protocol):
-    """What the store knows of all trainings."""
-
-    async def count_trainings(self) -> list[StageCount]: ...
-
-    async def swap_statistics(self, hours: int) -> SwapStatisticsView: ...
-
-    async def webhook_statistics(self, hours: int) -> WebhookStatisticsView: ...
-
-    async def list_swaps(self, *, since: datetime, until: datetime, limit: int) -> list[UserSwapView]: ...
-
-    async def search(self, text: str, *, limit: int) -> SearchResults: ...
-
-    async def find_timeline(self, name: str | UUID) -> TimelineView | None: ...
 
 
 @dataclass(frozen=True, slots=True)

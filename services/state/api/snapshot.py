@@ -5,26 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import Query
 
 from services.state.snapshot import CURSOR, OVERLAP, Position
-from services.state.views import SnapshotPage, UserModelView, WithdrawnView
+from services.state.store import Store
+from services.state.views import SnapshotPage
 from shared.contract.answers import Moment
 from shared.contract.checked import Checked
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class Store(Protocol):
-    """The snapshots of the store."""
-
-    async def begin_snapshot(self) -> datetime: ...
-
-    async def list_models(self, *, after: str, limit: int) -> list[UserModelView | WithdrawnView]: ...
-
-    async def list_changed_models(self, *, after: Position, limit: int) -> list[UserModelView | WithdrawnView]: ...
 
 
 def _cursor(text: str) -> str:

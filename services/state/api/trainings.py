@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
 from typing import Annotated, Final, Protocol
-from uuid import UUID
 
 from fastapi import Header, Path, Query, Response
 
@@ -19,9 +17,10 @@ from services.state.extraction import NoOutput, NoTraining, NotRetryable
 from services.state.registration import NOT_STARTED, RegisteredOtherwise, Registration, UserDeleted
 from services.state.requests import FindTrainings, NeverStarted, RegisterTraining, StartTraining
 from services.state.starting import NotCancelable, StartRefused, cancel, start
+from services.state.store import Store
 from services.state.streams import Update, Watcher
 from services.state.transitions import Stage
-from services.state.views import OutputRow, OutputView, TrainingRow, TrainingView
+from services.state.views import OutputView, TrainingView
 from shared.contract.answers import Mistake, Moment, Page
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import TrainingId, TrainingName, UserId, parse_ref
@@ -39,30 +38,6 @@ _number: Final = attrgetter("number")
 
 class Replicate(starting.Replicate, adopting.Replicate, Protocol):
     """Replicate's API."""
-
-
-class Store(starting.Trainings, adopting.Trainings, Protocol):
-    """The trainings of the store."""
-
-    async def register(
-        self, registration: Registration, key: IdempotencyKey | None = None
-    ) -> tuple[TrainingView, bool]: ...
-
-    async def list_trainings(
-        self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
-    ) -> list[TrainingRow]: ...
-
-    async def find_trainings_by_id(self, training_ids: Sequence[str]) -> list[TrainingRow]: ...
-
-    async def find_output(self, ref: UUID) -> OutputView | None: ...
-
-    async def list_outputs(
-        self, *, since: datetime, stage: Stage | None, before: int | None, limit: int
-    ) -> list[OutputRow]: ...
-
-    async def retry_extraction(
-        self, user_id: str, ref: UUID | None, key: IdempotencyKey | None = None
-    ) -> TrainingView: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
-from services.state.outbox import Publish, Round, SetAside, StoredEvent
 from services.state.store.session import Session
 from shared.contract.limits import Unpublishable
 from shared.runtime.idempotency import prune_keys
@@ -57,6 +58,44 @@ PRUNE_INBOX: Final = """
 """
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of the outbox."""
+
+    exchange: str
+    routing_key: str
+    training_id: str
+    user_id: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetAsideRow:
+    """A row of the outbox that can never be published as it is."""
+
+    number: int
+    training_id: str
+    error: Unpublishable
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Result of one round of the relay."""
+
+    published: int
+    #: Why others were not published; they are tried again.
+    failures: Sequence[BaseException] = ()
+    #: Rows that were set aside in this round.
+    unpublishable: Sequence[SetAsideRow] = ()
+    #: Number of all rows that are set aside.
+    set_aside: int = 0
+
+
+#: Publishes in order; returns one result for each event, None if the broker confirmed it.
+Publish: TypeAlias = Callable[[Sequence[StoredEvent]], Awaitable[Sequence[BaseException | None]]]
+
+
 class Outbox(Session):
     """Events to publish."""
 
@@ -79,7 +118,7 @@ class Outbox(Session):
             ends = dict(zip((row["id"] for row in rows), results, strict=True))
             confirmed = [number for number, end in ends.items() if end is None]
             set_aside = tuple(
-                SetAside(row["id"], row["training_id"], end)
+                SetAsideRow(row["id"], row["training_id"], end)
                 for row, end in zip(rows, results, strict=True)
                 if isinstance(end, Unpublishable)
             )
