@@ -1,12 +1,13 @@
-"""What every store of ops needs: a pool, transactions, and the audit. Edge."""
+"""What every store of ops needs: transactions, and the audit. Edge."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
-from shared.runtime.postgres import Connection, Pool, Record, acquired, in_transaction
+from shared.runtime.postgres import Connection
+from shared.runtime.session import BaseSession
 
 T = TypeVar("T")
 
@@ -25,22 +26,8 @@ _TAKE_KEY: Final = """
 _AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
 
 
-class Session:
-    """Base of the stores: a pool of connections that act as ops' role."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        return await in_transaction(self._pool, work)
-
-    async def _fetch(self, statement: str, *values: object) -> list[Record]:
-        async with acquired(self._pool) as connection:
-            return await connection.fetch(statement, *values)
-
-    async def _execute(self, statement: str, *values: object) -> None:
-        async with acquired(self._pool) as connection:
-            await connection.execute(statement, *values)
+class Session(BaseSession):
+    """Base of the stores."""
 
     async def audit(
         self, actor: str, action: str, target: str, reason: str, outcome: str, *, key: str | None = None

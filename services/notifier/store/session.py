@@ -1,4 +1,4 @@
-"""What all use cases share: a pool, transactions, idempotency keys, and the notice of changes. Edge."""
+"""What all use cases share: transactions, idempotency keys, and the notice of changes. Edge."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from shared.contract.idempotency import IdempotencyKey
-from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
+from shared.runtime.postgres import Conflict, Connection, Pool
+from shared.runtime.session import BaseSession
 
 T = TypeVar("T")
 
@@ -22,25 +23,18 @@ _TAKE_KEY: Final = """
 """
 
 
-class Session:
+class Session(BaseSession):
     """Base of the use cases."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+        super().__init__(pool)
         #: Set after each commit that may make a delivery due.
         self.changed = asyncio.Event()
-
-    async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        return await in_transaction(self._pool, work)
 
     async def _change(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         done = await self._transaction(work)
         self.changed.set()
         return done
-
-    async def _fetch(self, statement: str, *values: object) -> list[Record]:
-        async with acquired(self._pool) as connection:
-            return await connection.fetch(statement, *values)
 
 
 async def once(connection: Connection, key: IdempotencyKey | None, make: Callable[[], Awaitable[str]]) -> str:

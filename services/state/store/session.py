@@ -16,7 +16,8 @@ from services.state.transitions import Stage
 from shared.contract.idempotency import IdempotencyKey
 from shared.contract.identity import ModelName, ModelRef
 from shared.runtime import tracing
-from shared.runtime.postgres import Conflict, Connection, Pool, Record, acquired, in_transaction
+from shared.runtime.postgres import Conflict, Connection, Pool, Record
+from shared.runtime.session import BaseSession
 
 T = TypeVar("T")
 
@@ -45,16 +46,13 @@ class _RolledBack(Exception):
     """Ends a transaction without a commit."""
 
 
-class Session:
-    """Base of the use cases: a pool of connections that act as `ROLE`."""
+class Session(BaseSession):
+    """Base of the use cases."""
 
     def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+        super().__init__(pool)
         #: Set whenever this process has committed an event to publish.
         self.outbox_filled = asyncio.Event()
-
-    async def _transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        return await in_transaction(self._pool, work)
 
     async def _dry_run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do *work*, check what a commit would check, and roll back; return the result of *work*."""
@@ -68,10 +66,6 @@ class Session:
         with contextlib.suppress(_RolledBack):
             await self._transaction(work_and_roll_back)
         return results[-1]
-
-    async def _fetch(self, statement: str, *values: object) -> list[Record]:
-        async with acquired(self._pool) as connection:
-            return await connection.fetch(statement, *values)
 
 
 async def lock_user(connection: Connection, user_id: str) -> int | None:
