@@ -30,7 +30,7 @@ from services.notifier.views import (
     Resent,
     SecretView,
 )
-from shared.contract.answers import Mistake, Page
+from shared.contract.answers import END, Mistake, Page
 from shared.contract.checked import PRINTABLE
 from shared.contract.errors import ModelswapError
 from shared.contract.idempotency import IdempotencyKey, KeyReused
@@ -107,7 +107,7 @@ class _Routes:
 
     async def list_endpoints(self, limit: Limit = 50, cursor: Cursor = None) -> Page[EndpointView]:
         """Endpoints, newest first."""
-        found = await self.store.list_endpoints(before=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_endpoints(before=from_cursor(cursor, END), limit=limit + 1)
         return page_of(found, limit, attrgetter("number"))
 
     @raises(NoEndpoint)
@@ -150,7 +150,7 @@ class _Routes:
         self, endpoint_id: UUID, status: DeliveryStatus | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[DeliveryView]:
         """Deliveries of an endpoint, newest first; they are kept for 30 days."""
-        before = from_cursor(cursor)
+        before = from_cursor(cursor, END)
         found = await self.store.list_deliveries(endpoint_id, status=status, before=before, limit=limit + 1)
         return page_of(found, limit, attrgetter("number"))
 
@@ -158,7 +158,7 @@ class _Routes:
         self, event_id: EventId, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[EventDeliveryView]:
         """Deliveries of an event to all endpoints, newest first; they are kept for 30 days."""
-        found = await self.store.list_event_deliveries(event_id, before=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_event_deliveries(event_id, before=from_cursor(cursor, END), limit=limit + 1)
         return page_of(found, limit, attrgetter("number"))
 
     @raises(NoEndpoint, NoDelivery, KeyReused)

@@ -13,8 +13,6 @@ T = TypeVar("T")
 
 #: The actor of what no operator asked for.
 ITSELF: Final = "ops"
-#: Above every number, so that a page without a cursor begins with the newest row.
-END: Final = 2**63 - 1
 #: How many rows one statement writes well within its time.
 SLICE: Final = 5000
 

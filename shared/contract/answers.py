@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 
 Item = TypeVar("Item")
 
+#: Above every number, so that a page without a cursor begins with the newest item.
+END: Final = 2**63 - 1
 #: Prefix of a problem's type; its kind follows, such as ``no-model``.
 KIND_PREFIX: Final = "urn:modelswap:problem:"
 _RFC_3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

@@ -228,9 +228,9 @@ def page_of(found: Sequence[Item], limit: int, position: Callable[[Item], int]) 
     return Page(items=items, next_cursor=to_cursor(position(items[-1])) if len(found) > limit else None)
 
 
-def from_cursor(cursor: str | None) -> int | None:
-    """Decode the position in a cursor of `to_cursor`."""
-    return None if cursor is None else int.from_bytes(base64.urlsafe_b64decode(f"{cursor}="))
+def from_cursor(cursor: str | None, first: int) -> int:
+    """Decode the position in a cursor of `to_cursor`; without one, return *first*."""
+    return first if cursor is None else int.from_bytes(base64.urlsafe_b64decode(f"{cursor}="))
 
 
 def answering(statuses: Mapping[type[ModelswapError], HTTPStatus]) -> Answer:

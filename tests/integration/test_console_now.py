@@ -147,7 +147,7 @@ async def test_while_state_is_of_an_older_version_the_rest_is_shown(product):
 async def test_a_search_leads_to_what_alone_was_found(product):
     await product.state.adopt(registration("ada", "t1"))
     await archived(product.letters, dead("t1", topology()), now=now())
-    letter = (await product.letters.list_letters(Filter(), before=None, limit=1))[0].number
+    letter = (await product.letters.list_letters(Filter(), limit=1))[0].number
     async with signed_in(product.ops_api, product.state_api) as browser:
         found = [await browser.get(f"/search?q={text}") for text in ("t1", "ada", str(letter), f"%23{letter}")]
 

@@ -61,7 +61,7 @@ class Desk:
         return answer.text
 
     async def audit(self) -> list[tuple[str, str, str]]:
-        found = await self.letters.list_audit(AuditFilter(), before=None, limit=9)
+        found = await self.letters.list_audit(AuditFilter(), limit=9)
         return [(each.actor, each.action, each.target) for each in found]
 
     async def swap(self, user: str, training: str, **fields: Any) -> None:

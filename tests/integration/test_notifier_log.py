@@ -61,7 +61,7 @@ class Bench:
 
     async def events(self) -> list[str]:
         """The events that have a delivery, oldest first."""
-        found = await self.store.list_deliveries(self.endpoint, status=None, before=None, limit=1000)
+        found = await self.store.list_deliveries(self.endpoint, status=None, limit=1000)
         return [each.event_id for each in reversed(found)]
 
     async def until_stored(self, *users: str) -> None:

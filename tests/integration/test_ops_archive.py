@@ -15,6 +15,7 @@ import pytest
 from services.ops.letters.archive import Archive
 from services.ops.letters.store import Store
 from services.ops.letters.views import Filter
+from shared.contract.answers import END
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import PermanentError
 from shared.contract.events import (
@@ -77,7 +78,7 @@ async def keeping(broker: Broker, publisher: Publisher, keep: Any, **options: An
 
 
 async def trainings(store: Store) -> list[str]:
-    found = await store.list_letters(Filter(), before=None, limit=10_000)
+    found = await store.list_letters(Filter(), limit=10_000)
     return sorted(letter.training_id or "" for letter in found)
 
 
@@ -117,7 +118,7 @@ async def test_a_message_of_ten_megabytes_is_a_letter_like_any_other(broker, pub
             await publisher.publish(message)
         await until(store, 3)
 
-    found = await store.list_letters(Filter(), before=None, limit=9)
+    found = await store.list_letters(Filter(), limit=9)
     assert sorted(letter.body_bytes > 10_000_000 for letter in found) == [False, False, True]
 
 
@@ -172,7 +173,7 @@ async def test_unstorable_letter_is_kept_and_delays_no_other(broker, publisher, 
         await until(store, 31)
 
     assert len(consumer.aside) == 0
-    found = await store.list_letters(Filter(training_id="poison"), before=None, limit=9)
+    found = await store.list_letters(Filter(training_id="poison"), limit=9)
     assert [(letter.queue, letter.error_code) for letter in found] == [(EXTRACTOR_QUEUE, "no_version")]
     assert await broker.depth(DEAD_QUEUE) == 0
 
@@ -260,7 +261,7 @@ async def test_a_delivery_that_is_handled_again_leaves_one_letter(broker, store)
                     await asyncio.sleep(0.05)
             stopping.set()
 
-    (letter,) = await store.list_letters(Filter(), before=None, limit=9)
+    (letter,) = await store.list_letters(Filter(), limit=9)
     assert (letter.event_type, letter.error_code) == (ModelReady.key, "unknown_training")
 
 
@@ -286,7 +287,7 @@ async def test_killed_again_and_again_it_stores_each_letter_once(broker, publish
         await broker.until(DEAD_QUEUE, 0)
     assert await broker.depth(DEAD_QUEUE) == 0
     found: set[str | None] = set()
-    before: int | None = None
+    before = END
     while page := await store.list_letters(Filter(), before=before, limit=500):
         found |= {letter.training_id for letter in page}
         before = page[-1].number

@@ -62,7 +62,7 @@ async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def letters(store: Store, **wanted: Any) -> list[Any]:
-    return await store.list_letters(Filter(**wanted), before=None, limit=100)
+    return await store.list_letters(Filter(**wanted), limit=100)
 
 
 async def the_letter(store: Store) -> Any:
@@ -173,7 +173,7 @@ async def test_only_settled_letters_are_purged(store, database_url):
     aside: SetAside[int] = SetAside("test")
     assert await purge_some(store, HOUR, aside) == 0
     assert await purge_some(store, timedelta(0), aside) == 2
-    (entry,) = await store.list_audit(AuditFilter(action="dead_letter.forgotten"), before=None, limit=9)
+    (entry,) = await store.list_audit(AuditFilter(action="dead_letter.forgotten"), limit=9)
     assert (entry.actor, entry.target, entry.outcome) == ("ops", "dead letters 3 to 4", "2 dead letters forgotten")
     assert [letter.status for letter in await letters(store)] == ["replaying", "open"]
 
@@ -263,7 +263,7 @@ async def test_the_end_of_a_training_closes_its_letters(store):
         (3, "open", ""),
         (4, "open", ""),
     ]
-    entries = await store.list_audit(AuditFilter(action="dead_letter.resolved"), before=None, limit=9)
+    entries = await store.list_audit(AuditFilter(action="dead_letter.resolved"), limit=9)
     assert [(each.actor, each.target, each.reason) for each in reversed(entries)] == [
         ("ops", "dead letter 1", why),
         ("ops", "dead letter 2", why),
@@ -305,7 +305,7 @@ async def test_a_drop_that_is_sent_twice_is_audited_once(store, client, wanted, 
     for key in ("k1", "k1", "k2"):
         await client.post("/dead-letters/drop", json=body, headers={"Idempotency-Key": key})
 
-    entries = await store.list_audit(AuditFilter(action="dead_letter.dropped"), before=None, limit=9)
+    entries = await store.list_audit(AuditFilter(action="dead_letter.dropped"), limit=9)
     assert [each.outcome for each in reversed(entries)] == first + again
 
 
@@ -523,7 +523,7 @@ async def test_a_large_drop_goes_in_parts_that_are_audited(store, client, databa
 
     dropped = (await client.post("/dead-letters/drop", json={"filter": wanted, "reason": "of a test"})).json()
 
-    entries = await store.list_audit(AuditFilter(), before=None, limit=9)
+    entries = await store.list_audit(AuditFilter(), limit=9)
     assert (dropped["letters"], (await store.counts()).dropped) == (4500, 4500)
     assert [(each.actor, each.reason, each.outcome) for each in reversed(entries)] == [
         ("olga", "of a test", f"{count} dead letters open to dropped") for count in (2000, 2000, 500)

@@ -30,13 +30,13 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 
 async def listed(store: Store) -> list[ReplayView]:
-    return await store.list_replays(before=None, limit=9)
+    return await store.list_replays(limit=9)
 
 
 async def agreed(store: Store, database_url: str) -> ReplayView:
     """The one replay: its counts are those of its dead letters, in the list and alone, kept and not kept."""
     (record,) = await listed(store)
-    found = await store.list_letters(record.id, outcome=None, after=None, limit=99)
+    found = await store.list_letters(record.id, outcome=None, limit=99)
     assert record.outcomes == Counter(each.outcome for each in found)
     assert record.predictions == Counter(each.predicted for each in found if each.predicted)
     underway = [each.sent_at for each in found if each.outcome == "sent" and each.sent_at]

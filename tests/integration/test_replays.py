@@ -84,7 +84,7 @@ async def statuses(database_url: str) -> dict[int, str]:
 
 
 async def outcomes(store: Store, record: ReplayView) -> dict[int, Outcome]:
-    found = await store.list_letters(record.id, outcome=None, after=None, limit=1000)
+    found = await store.list_letters(record.id, outcome=None, limit=1000)
     return {each.letter: each.outcome for each in found}
 
 
@@ -128,7 +128,7 @@ async def test_the_selection_is_frozen(database_url, store, broker):
 async def test_what_arrived_since_is_counted_up_to_a_thousand(database_url, store):
     await fill(database_url, trainings=3, letters=1200, groups=1)
 
-    newest, *_, oldest = await store.list_replays(before=None, limit=50)
+    newest, *_, oldest = await store.list_replays(limit=50)
 
     assert (newest.arrived_since, newest.arrived) == (30, "30")
     assert (oldest.arrived_since, oldest.arrived) == (1000, "1,000 or more")
@@ -156,7 +156,7 @@ async def test_letters_that_can_not_go_are_reported(database_url, store):
 
     second, _ = await store.create(order([held, free, lossy, 999]))
 
-    found = await store.list_letters(second.id, outcome=Outcome.SKIPPED, after=None, limit=10)
+    found = await store.list_letters(second.id, outcome=Outcome.SKIPPED, limit=10)
     assert await outcomes(store, second) == {free: "waiting", held: "skipped", lossy: "skipped", 999: "skipped"}
     assert [each.detail for each in found] == [
         f"it is in replay {first.id}",
@@ -319,7 +319,7 @@ async def test_failure_further_on_resolves_the_first_letter(database_url, store)
     async with connected(database_url) as connection, connection.transaction():
         await store.failed(connection, record.id, number, "it lies elsewhere")
 
-    (letter,) = await store.list_letters(record.id, outcome=None, after=None, limit=10)
+    (letter,) = await store.list_letters(record.id, outcome=None, limit=10)
     assert letter.outcome is Outcome.FAILED
     assert letter.detail == f"handled here, then failed further on as dead letter {further}: it lies elsewhere"
     assert await statuses(database_url) == {number: "resolved", further: "open"}
@@ -791,7 +791,7 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(database_url, st
     async with running_engine(store, broker, Answering(extractor, state)):
         record, _ = await store.create(order(numbers, is_dry_run=True))
         made = await until(store, record.id, Status.PREVIEWED)
-        looked = await store.list_letters(record.id, outcome=None, after=None, limit=10)
+        looked = await store.list_letters(record.id, outcome=None, limit=10)
         untouched = await statuses(database_url)
         await store.start(record.id, actor="bob", reason="looks good")
         await sent(broker, 3)
@@ -816,7 +816,7 @@ async def test_dry_run_predicts_letters_of_ops_itself(database_url, store, broke
         planned, _ = await store.create(order(numbers, is_dry_run=True))
         await until(store, planned.id, Status.PREVIEWED)
 
-    found = await store.list_letters(planned.id, outcome=None, after=None, limit=10)
+    found = await store.list_letters(planned.id, outcome=None, limit=10)
     assert [each.predicted for each in found] == ["moved", "failed", "failed"]
     assert "malformed" in found[1].predicted_detail
     assert "unexpected_event" in found[2].predicted_detail
@@ -948,7 +948,7 @@ async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_u
         await store.undo(record.id, actor="bob", reason="they are all blurred")
         await until_undone(store, record.id)
 
-    found = await store.list_letters(record.id, outcome=None, after=None, limit=10)
+    found = await store.list_letters(record.id, outcome=None, limit=10)
     assert sorted((each.user_id, each.generation, each.to) for each in services.reverted) == [
         ("ada", 7, str(model_of("t0"))),
         ("bob", 3, str(model_of("t0"))),

@@ -714,7 +714,7 @@ async def test_a_rollback_whose_answer_was_lost_happens_once(database_url):
 
         assert (lost.status_code, wire.swallowed) == (503, 1)
         assert (again.status_code, again.json()["generation"]) == (200, 3)
-        assert [line.generation for line in await store.list_history("ada", before=None, limit=9)] == [3, 2, 1]
+        assert [line.generation for line in await store.list_history("ada", limit=9)] == [3, 2, 1]
 
 
 async def test_a_model_made_twice_is_credited_to_the_newer_training(client, store):
@@ -742,7 +742,7 @@ async def test_an_order_sees_nothing_of_a_user_who_appears_meanwhile(store, monk
     with pytest.raises(NoTraining):
         await store.retry_extraction("bob", None)
 
-    assert [line.generation for line in await store.list_history("ada", before=None, limit=9)] == [1]
+    assert [line.generation for line in await store.list_history("ada", limit=9)] == [1]
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2))
@@ -779,7 +779,7 @@ async def test_concurrent_changes_only_raise_the_generation(store, dice, trainin
     dice.shuffle(work)
     await asyncio.gather(*(start() for start in work))
 
-    history = await store.list_history(user, before=None, limit=100)
+    history = await store.list_history(user, limit=100)
     generations = [line.generation for line in history]
     model = await store.find_model(user)
     records = [await store.find_training(name) for name in names]

@@ -54,7 +54,7 @@ async def swap(store: Store, *users: str) -> None:
 
 
 async def generation_of(store: Store, user: str) -> int:
-    history = await store.list_history(user, before=None, limit=1)
+    history = await store.list_history(user, limit=1)
     return history[0].generation if history else 0
 
 

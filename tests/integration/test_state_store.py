@@ -25,6 +25,7 @@ from services.state.store.write import WRITE
 from services.state.swap import UnknownTraining
 from services.state.transitions import Stage
 from services.state.views import TrainingRow
+from shared.contract.answers import END
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.events import TrainingProgressed
@@ -130,7 +131,7 @@ async def test_every_swap_leaves_a_line_in_the_history(store):
         await store.adopt(registration("ada", name))
     await store.apply([ready("t1"), ready("t3"), ready("t2")])
 
-    history = await store.list_history("ada", before=None, limit=10)
+    history = await store.list_history("ada", limit=10)
 
     assert [(line.generation, line.training_id, line.previous_reference) for line in history] == [
         (3, "t3", model_of("t1")),
@@ -530,7 +531,7 @@ class Crowd:
             newest = max((number for number, end in enumerate(ends, 1) if end == "good"), default=None)
             model = await store.find_model(user)
             assert (model and model.generation) == newest
-            history = [line.generation for line in await store.list_history(user, before=None, limit=100)]
+            history = [line.generation for line in await store.list_history(user, limit=100)]
             assert history == sorted(set(history), reverse=True)
             assert [history[0] if history else None] == [newest]
             for number, end in enumerate(ends, 1):
@@ -977,7 +978,7 @@ async def test_trainings_are_listed_newest_first_by_user_and_by_stage(store):
         await store.adopt(registration(user_id, name))
     await store.apply([failed("t2"), started("b1")])
 
-    async def names(user_id: str | None = None, stage: Stage | None = None, before: int | None = None) -> list[Any]:
+    async def names(user_id: str | None = None, stage: Stage | None = None, before: int = END) -> list[Any]:
         found = await store.list_trainings(user_id=user_id, stage=stage, before=before, limit=3)
         return [record.training_id for record in found]
 
@@ -1010,7 +1011,7 @@ async def test_a_replay_delivered_twice_has_one_effect(store, database_url):
         "replay.settled.v1",
         "replay.settled.v1",
     ]
-    assert [(line.cause, line.reason) for line in await store.list_history("ada", before=None, limit=9)] == [
+    assert [(line.cause, line.reason) for line in await store.list_history("ada", limit=9)] == [
         ("replay", "replay a-replay:1")
     ]
 

@@ -227,7 +227,7 @@ async def test_shown_progress_never_falls_across_processes(store, database_url):
 
     async with opened_store(database_url) as other:
         record = await get(other, "t1")
-        listed = await other.list_trainings(user_id="ada", stage=None, before=None, limit=1)
+        listed = await other.list_trainings(user_id="ada", stage=None, limit=1)
         followed = await other.find_trainings([record.ref])
 
     assert [before] * 3 == [each.progress for each in (record, *listed, *followed)] == [90] * 3
@@ -255,7 +255,7 @@ async def test_reading_a_training_writes_nothing(store, database_url):
         await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     async with opened_store(database_url) as reader:
         found = [await get(reader, name) for name in ("estimated", "logged")]
-        listed = await reader.list_trainings(user_id=None, stage=None, before=None, limit=9)
+        listed = await reader.list_trainings(user_id=None, stage=None, limit=9)
         followed = await reader.find_trainings([each.ref for each in found])
 
     assert {each.progress for each in (*found, *listed, *followed)} == {90}

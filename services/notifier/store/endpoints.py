@@ -8,8 +8,9 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from services.notifier.signing import Seed
-from services.notifier.store.session import END, Session, once
+from services.notifier.store.session import Session, once
 from services.notifier.views import AddEndpoint, EditEndpoint, EndpointView, NoEndpoint
+from shared.contract.answers import END
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Connection
 
@@ -74,9 +75,9 @@ class Endpoints(Session):
         rows = await self._fetch(_BY_ID, endpoint_id)
         return EndpointView(**rows[0]) if rows else None
 
-    async def list_endpoints(self, *, before: int | None, limit: int) -> Sequence[EndpointView]:
+    async def list_endpoints(self, *, before: int = END, limit: int) -> Sequence[EndpointView]:
         """Return at most *limit* endpoints numbered below *before*, newest first."""
-        return [EndpointView(**row) for row in await self._fetch(_LIST, END if before is None else before, limit)]
+        return [EndpointView(**row) for row in await self._fetch(_LIST, before, limit)]
 
     async def edit_endpoint(self, endpoint_id: UUID, wanted: EditEndpoint) -> EndpointView:
         """Change what *wanted* gives."""

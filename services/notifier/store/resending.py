@@ -10,8 +10,9 @@ from uuid import UUID
 
 from services.notifier.message import StoredEvent
 from services.notifier.store.endpoints import get_endpoint
-from services.notifier.store.session import END, Session, once
+from services.notifier.store.session import Session, once
 from services.notifier.views import DeliveryStatus, DeliveryView, EventDeliveryView, NoDelivery, Resent
+from shared.contract.answers import END
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Connection
 
@@ -62,22 +63,22 @@ class Resending(Session):
     """Deliveries, as the product's services see them."""
 
     async def list_deliveries(
-        self, endpoint_id: UUID, *, status: DeliveryStatus | None, before: int | None, limit: int
+        self, endpoint_id: UUID, *, status: DeliveryStatus | None, before: int = END, limit: int
     ) -> Sequence[DeliveryView]:
         """Return at most *limit* deliveries of an endpoint, numbered below *before*, newest first."""
 
         async def work(connection: Connection) -> Sequence[DeliveryView]:
             await get_endpoint(connection, endpoint_id)
-            rows = await connection.fetch(_LIST, endpoint_id, END if before is None else before, status, limit)
+            rows = await connection.fetch(_LIST, endpoint_id, before, status, limit)
             return [DeliveryView(**row) for row in rows]
 
         return await self._transaction(work)
 
     async def list_event_deliveries(
-        self, event_id: str, *, before: int | None, limit: int
+        self, event_id: str, *, before: int = END, limit: int
     ) -> Sequence[EventDeliveryView]:
         """Return at most *limit* deliveries of an event, numbered below *before*, newest first."""
-        rows = await self._fetch(_LIST_OF_EVENT, event_id, END if before is None else before, limit)
+        rows = await self._fetch(_LIST_OF_EVENT, event_id, before, limit)
         return [EventDeliveryView(**row) for row in rows]
 
     async def add_test(self, endpoint_id: UUID, event: StoredEvent, key: IdempotencyKey | None) -> DeliveryView:

@@ -12,9 +12,6 @@ from shared.runtime.session import BaseSession
 
 T = TypeVar("T")
 
-#: Above every number, so that a page without a cursor begins with the newest row.
-END: Final = 2**63 - 1
-
 _FIND_KEY: Final = "SELECT request_digest, made FROM notifier.idempotency_keys WHERE key = $1"
 _TAKE_KEY: Final = """
     INSERT INTO notifier.idempotency_keys (key, request_digest, made) VALUES ($1, $2, $3)

@@ -31,7 +31,7 @@ from services.ops.letters.views import (
     Suggestions,
     WrongStatus,
 )
-from shared.contract.answers import Page
+from shared.contract.answers import END, Page
 from shared.runtime.description import raises
 from shared.runtime.http import Asker, Cursor, Key, Limit, from_cursor, page_of
 
@@ -109,7 +109,7 @@ class _Routes:
 
     async def list_dead_letters(self, wanted: Annotated[_Letters, Query()]) -> Page[LetterLine]:
         """Dead letters, newest first. What arrives meanwhile does not move the pages."""
-        found = await self.store.list_letters(wanted, before=from_cursor(wanted.cursor), limit=wanted.limit + 1)
+        found = await self.store.list_letters(wanted, before=from_cursor(wanted.cursor, END), limit=wanted.limit + 1)
         return page_of(found, wanted.limit, attrgetter("number"))
 
     async def count_dead_letters(self) -> LetterCounts:
@@ -131,7 +131,7 @@ class _Routes:
         With a *status*: groups that have a dead letter with it. With a *fingerprint*: that group.
         """
         found = await self.store.list_groups(
-            status, before=from_cursor(cursor), limit=limit + 1, seen=seen, fingerprint=fingerprint
+            status, before=from_cursor(cursor, END), limit=limit + 1, seen=seen, fingerprint=fingerprint
         )
         return page_of(found, limit, attrgetter("oldest"))
 
@@ -202,7 +202,7 @@ class _Routes:
 
     async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
         """Who did what, why, and with which outcome; newest first."""
-        found = await self.store.list_audit(wanted, before=from_cursor(wanted.cursor), limit=wanted.limit + 1)
+        found = await self.store.list_audit(wanted, before=from_cursor(wanted.cursor, END), limit=wanted.limit + 1)
         return page_of(found, wanted.limit, attrgetter("number"))
 
 

@@ -39,7 +39,7 @@ from services.ops.replays.views import (
     UndoReplay,
 )
 from services.ops.replays.waiting import Waiting
-from shared.contract.answers import Mistake, Page
+from shared.contract.answers import END, Mistake, Page
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.runtime.clock import now
 from shared.runtime.description import kind_of, raises
@@ -153,7 +153,7 @@ class _Replays:
 
     async def list_replays(self, limit: Limit = 50, cursor: Cursor = None) -> Page[ReplayView]:
         """Replays, newest first."""
-        found = await self.store.list_replays(before=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_replays(before=from_cursor(cursor, END), limit=limit + 1)
         return page_of([await self._view(each) for each in found], limit, attrgetter("number"))
 
     @raises(NoReplay)
@@ -174,7 +174,7 @@ class _Replays:
         """A replay's dead letters in the order in which they are sent, with their outcomes and predictions."""
         await self._get(replay_id)
         found = await self.store.list_letters(
-            replay_id, outcome=outcome, predicted=predicted, after=from_cursor(cursor), limit=limit + 1
+            replay_id, outcome=outcome, predicted=predicted, after=from_cursor(cursor, 0), limit=limit + 1
         )
         return page_of(found, limit, attrgetter("position"))
 
@@ -190,7 +190,7 @@ class _Replays:
         would have it. Dead letters whose user is not known are left out.
         """
         await self._get(replay_id)
-        found = await self.store.list_users(replay_id, outcome=outcome, after=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_users(replay_id, outcome=outcome, after=from_cursor(cursor, 0), limit=limit + 1)
         return page_of(found, limit, attrgetter("position"))
 
     @raises(NoReplay)
@@ -199,7 +199,7 @@ class _Replays:
     ) -> Page[UndonePreview]:
         """What undoing a replay would do now to each user whose model it has set. State is asked; nothing changes."""
         await self._get(replay_id)
-        found = await self.store.list_to_undo(replay_id, after=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_to_undo(replay_id, after=from_cursor(cursor, 0), limit=limit + 1)
         shown = await preview_undo(self.state, list(found.items())[:limit], actor=asker.name)
         last = list(found)[limit - 1] if len(found) > limit else None
         return Page(items=shown, next_cursor=None if last is None else to_cursor(last))
@@ -221,7 +221,7 @@ class _Replays:
         self, number: _Number, limit: _EditsLimit = 10, cursor: Cursor = None
     ) -> Page[ReplayOfLetterView]:
         """The replays of a dead letter, newest first: its outcome in each, and the edited body if there is one."""
-        found = await self.store.list_replays_of(number, before=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_replays_of(number, before=from_cursor(cursor, END), limit=limit + 1)
         return page_of(found, limit, attrgetter("number"))
 
     @raises(NoReplay, NotNow, NothingSelected)

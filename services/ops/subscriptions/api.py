@@ -70,7 +70,7 @@ class _Routes:
     @raises(NoManagement, ManagementRefused)
     async def list_subscriptions(self, limit: Limit = 50, cursor: Cursor = None) -> Page[SubscriptionView]:
         """Every subscription by name, and how far its service is behind. The counts are up to five seconds old."""
-        begin = from_cursor(cursor) or 0
+        begin = from_cursor(cursor, 0)
         found = await self.subscriptions.list_all()
         more = to_cursor(begin + limit) if len(found) > begin + limit else None
         return Page(items=found[begin : begin + limit], next_cursor=more)

@@ -24,7 +24,7 @@ from services.state.rollback import (
 )
 from services.state.store import Store
 from services.state.views import ModelView, SwapView, WithdrawalView
-from shared.contract.answers import Page
+from shared.contract.answers import END, Page
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import UserId
@@ -63,7 +63,7 @@ class Models:
         self, user_id: Annotated[UserId, Path()], limit: Limit = 50, cursor: Cursor = None
     ) -> Page[SwapView]:
         """Return the changes of a user's model, newest first."""
-        found = await self.store.list_history(user_id, before=from_cursor(cursor), limit=limit + 1)
+        found = await self.store.list_history(user_id, before=from_cursor(cursor, END), limit=limit + 1)
         return page_of(found, limit, attrgetter("generation"))
 
     @raises(

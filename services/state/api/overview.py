@@ -18,7 +18,7 @@ from services.state.overview import (
 )
 from services.state.store import Store
 from services.state.timeline import TimelineView
-from shared.contract.answers import Moment, Page
+from shared.contract.answers import END, Moment, Page
 from shared.contract.identity import TrainingName, UserId, parse_ref
 from shared.runtime.description import raises
 from shared.runtime.http import Cursor, Limit, from_cursor, to_cursor
@@ -69,8 +69,8 @@ class Overviews:
 
         A page holds more than `limit` if the last change on it is one of several at the same time.
         """
-        before = from_cursor(cursor)
-        if before is not None and before < (until - _EPOCH) // _MICROSECOND:
+        before = from_cursor(cursor, END)
+        if before < (until - _EPOCH) // _MICROSECOND:
             until = _EPOCH + before * _MICROSECOND
         found = await self.store.list_swaps(since=since, until=until, limit=limit)
         position = (found[-1].at - _EPOCH) // _MICROSECOND if found else 0

@@ -21,7 +21,7 @@ from services.state.store import Store
 from services.state.streams import Update, Watcher
 from services.state.transitions import Stage
 from services.state.views import OutputView, TrainingView
-from shared.contract.answers import Mistake, Moment, Page
+from shared.contract.answers import END, Mistake, Moment, Page
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import TrainingId, TrainingName, UserId, parse_ref
 from shared.replicate.progress import configured_steps
@@ -185,7 +185,7 @@ class Trainings:
         self, stage: Stage | None = None, user_id: UserId | None = None, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[TrainingView]:
         """Return trainings, newest first."""
-        before = from_cursor(cursor)
+        before = from_cursor(cursor, END)
         found = await self.store.list_trainings(user_id=user_id, stage=stage, before=before, limit=limit + 1)
         return page_of(found, limit, _number)
 
@@ -193,7 +193,8 @@ class Trainings:
         self, since: Moment, stage: Stage | None = None, limit: OutputLimit = 20, cursor: Cursor = None
     ) -> Page[OutputView]:
         """Return the outputs of trainings requested since then, newest first. For operators' tools."""
-        found = await self.store.list_outputs(since=since, stage=stage, before=from_cursor(cursor), limit=limit + 1)
+        before = from_cursor(cursor, END)
+        found = await self.store.list_outputs(since=since, stage=stage, before=before, limit=limit + 1)
         return page_of(found, limit, _number)
 
     async def list_user_trainings(

@@ -21,6 +21,7 @@ from services.state.views import (
     TrainingRow,
     WithdrawalView,
 )
+from shared.contract.answers import END
 from shared.contract.values import ProgressSource
 from shared.runtime.postgres import Conflict, Connection, Record, acquired
 
@@ -90,8 +91,6 @@ _HISTORY: Final = """
 _GET_LINE: Final = _HISTORY + "WHERE h.user_id = $1 AND h.generation = $2"
 _LIST_HISTORY: Final = _HISTORY + "WHERE h.user_id = $1 AND h.generation < $2 ORDER BY h.generation DESC LIMIT $3"
 
-_MAX_BIGINT: Final = 2**63 - 1
-
 
 class Queries(Session):
     """Answers the API's questions. Pages end *before* a number and hold at most *limit* rows, newest first."""
@@ -110,12 +109,12 @@ class Queries(Session):
         return [_to_training(row) for row in await self._fetch(_FIND_TRAININGS_BY_ID, training_ids)]
 
     async def list_trainings(
-        self, *, user_id: str | None, stage: Stage | None, before: int | None, limit: int
+        self, *, user_id: str | None, stage: Stage | None, before: int = END, limit: int
     ) -> list[TrainingRow]:
         """Return a page of trainings by the number of their registration."""
         statement = LIST_TRAININGS[user_id is not None, stage is not None]
         wanted = [value for value in (user_id, stage) if value is not None]
-        return [_to_training(row) for row in await self._fetch(statement, _or_max(before), limit, *wanted)]
+        return [_to_training(row) for row in await self._fetch(statement, before, limit, *wanted)]
 
     async def find_output(self, ref: UUID) -> OutputView | None:
         """Return the output of a training; None if it has none."""
@@ -123,10 +122,10 @@ class Queries(Session):
         return _to_output(rows[0]) if rows and rows[0]["output"] is not None else None
 
     async def list_outputs(
-        self, *, since: datetime, stage: Stage | None = None, before: int | None, limit: int
+        self, *, since: datetime, stage: Stage | None = None, before: int = END, limit: int
     ) -> list[OutputRow]:
         """Return a page of the outputs of trainings requested *since* then."""
-        rows = await self._fetch(_LIST_OUTPUTS, since, _or_max(before), limit, stage)
+        rows = await self._fetch(_LIST_OUTPUTS, since, before, limit, stage)
         return [_to_output(row) for row in rows]
 
     async def find_model(self, user_id: str) -> ModelView | None:
@@ -134,9 +133,9 @@ class Queries(Session):
         rows = await self._fetch(_FIND_MODEL, user_id)
         return ModelView.model_validate(dict(rows[0])) if rows else None
 
-    async def list_history(self, user_id: str, *, before: int | None, limit: int) -> list[SwapView]:
+    async def list_history(self, user_id: str, *, before: int = END, limit: int) -> list[SwapView]:
         """Return a page of the changes of a user's model, by generation."""
-        rows = await self._fetch(_LIST_HISTORY, user_id, _or_max(before), limit)
+        rows = await self._fetch(_LIST_HISTORY, user_id, before, limit)
         return [SwapView.model_validate(dict(row)) for row in rows]
 
 
@@ -190,7 +189,3 @@ def _to_training(row: Record) -> TrainingRow:
 
 def _to_output(row: Record) -> OutputRow:
     return OutputRow.model_validate({**row, "output": json.loads(row["output"])})
-
-
-def _or_max(before: int | None) -> int:
-    return _MAX_BIGINT if before is None else before

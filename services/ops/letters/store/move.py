@@ -8,7 +8,8 @@ from typing import Final
 
 from services.ops.letters.views import Changed, Filter, LetterStatus, Move, NoLetter, WrongStatus
 from services.ops.letters.where import by_number, where
-from services.ops.session import END, Session, audit, first_time
+from services.ops.session import Session, audit, first_time
+from shared.contract.answers import END
 from shared.runtime.postgres import Connection, acquired
 
 #: How many dead letters one transaction changes.

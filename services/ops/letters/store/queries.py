@@ -19,7 +19,8 @@ from services.ops.letters.views import (
     ValueCount,
 )
 from services.ops.letters.where import by_number, where
-from services.ops.session import END, Session
+from services.ops.session import Session
+from shared.contract.answers import END
 from shared.contract.headers import trace_id_in
 from shared.runtime.postgres import Record, acquired
 
@@ -153,19 +154,19 @@ class Queries(Session):
                 found[Facet(row["facet"])].append(ValueCount(value=row["value"], letters=row["letters"]))
         return Suggestions(letters=min(letters, _LOOKED_AT), is_complete=letters <= _LOOKED_AT, values=found)
 
-    async def list_letters(self, wanted: Filter, *, before: int | None, limit: int) -> list[LetterLine]:
+    async def list_letters(self, wanted: Filter, *, before: int = END, limit: int) -> list[LetterLine]:
         """Return at most *limit* dead letters numbered below *before*, newest first."""
         conditions, values = where(wanted)
         conditions += f" AND number < ${len(values) + 1} ORDER BY {by_number(wanted)} DESC LIMIT ${len(values) + 2}"
         statement = f"SELECT {_LINE} FROM ops.letters WHERE {conditions}"  # noqa: S608 (our own columns)
-        rows = await self._fetch(statement, *values, END if before is None else before, limit)
+        rows = await self._fetch(statement, *values, before, limit)
         return [LetterLine(**row) for row in rows]
 
     async def list_groups(
         self,
         status: LetterStatus | None,
         *,
-        before: int | None,
+        before: int = END,
         limit: int,
         seen: int | None = None,
         fingerprint: str | None = None,
@@ -175,9 +176,7 @@ class Queries(Session):
 
         Dead letters numbered above *seen* are counted as new. With a *fingerprint*, only that group.
         """
-        rows = await self._fetch(
-            _GROUPS, END if before is None else before, limit, status, END if seen is None else seen, fingerprint
-        )
+        rows = await self._fetch(_GROUPS, before, limit, status, END if seen is None else seen, fingerprint)
         return [GroupView(**row) for row in rows]
 
     async def counts(self) -> LetterCounts:

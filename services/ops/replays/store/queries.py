@@ -11,7 +11,7 @@ from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.records import Ended
 from services.ops.replays.store.session import GET_REPLAY, ReplaySession, select_replays, to_stored_letter
 from services.ops.replays.views import ReplayedLetterView, ReplayOfLetterView, ReplayView
-from services.ops.session import END
+from shared.contract.answers import END
 
 LIST_REPLAYS: Final = select_replays("r.number < $1 ORDER BY r.number DESC LIMIT $2")
 _LETTER: Final = """
@@ -64,9 +64,9 @@ class Queries(ReplaySession):
         rows = await self._fetch(GET_REPLAY, replay_id)
         return ReplayView.model_validate_json(rows[0][0]) if rows else None
 
-    async def list_replays(self, *, before: int | None, limit: int) -> list[ReplayView]:
+    async def list_replays(self, *, before: int = END, limit: int) -> list[ReplayView]:
         """Return at most *limit* replays numbered below *before*, newest first."""
-        rows = await self._fetch(LIST_REPLAYS, END if before is None else before, limit)
+        rows = await self._fetch(LIST_REPLAYS, before, limit)
         return [ReplayView.model_validate_json(row[0]) for row in rows]
 
     async def count_open(self) -> dict[Status, int]:
@@ -83,11 +83,11 @@ class Queries(ReplaySession):
         *,
         outcome: Outcome | None,
         predicted: Outcome | None = None,
-        after: int | None,
+        after: int = 0,
         limit: int,
     ) -> list[ReplayedLetterView]:
         """Return at most *limit* dead letters of a replay behind position *after*, in the order of sending."""
-        rows = await self._fetch(_LIST_LETTERS, replay_id, after or 0, limit, outcome, predicted)
+        rows = await self._fetch(_LIST_LETTERS, replay_id, after, limit, outcome, predicted)
         return [ReplayedLetterView(**row) for row in rows]
 
     async def list_ended(self, replay_id: UUID, *, since: datetime, limit: int) -> list[Ended]:
@@ -99,9 +99,9 @@ class Queries(ReplaySession):
         rows = await self._fetch(_LIST_LAST_ENDED, replay_id, limit)
         return [ReplayedLetterView(**row) for row in reversed(rows)]
 
-    async def list_replays_of(self, letter: int, *, before: int | None, limit: int) -> list[ReplayOfLetterView]:
+    async def list_replays_of(self, letter: int, *, before: int = END, limit: int) -> list[ReplayOfLetterView]:
         """Return at most *limit* replays numbered below *before* that had this dead letter, newest first."""
-        rows = await self._fetch(_LIST_REPLAYS_OF, letter, END if before is None else before, limit)
+        rows = await self._fetch(_LIST_REPLAYS_OF, letter, before, limit)
         return [ReplayOfLetterView(**row) for row in rows]
 
     async def find_letter(self, number: int) -> StoredLetter | None:

@@ -57,10 +57,10 @@ class Users(ReplaySession):
     """Reads only."""
 
     async def list_users(
-        self, replay_id: UUID, *, outcome: Outcome | None, after: int | None, limit: int
+        self, replay_id: UUID, *, outcome: Outcome | None, after: int = 0, limit: int
     ) -> list[ReplayedUserView]:
         """Return at most *limit* users whose first dead letter is behind position *after*, in the order of sending."""
-        users = await self._fetch(_LIST_USERS, replay_id, after or 0, limit, outcome)
+        users = await self._fetch(_LIST_USERS, replay_id, after, limit, outcome)
         ids = [row["user_id"] for row in users]
         outcomes, models = defaultdict(list), defaultdict(list)
         for row in await self._fetch(_COUNT_OUTCOMES, replay_id, ids):
@@ -71,10 +71,10 @@ class Users(ReplaySession):
             _user(row["user_id"], row["position"], outcomes[row["user_id"]], models[row["user_id"]]) for row in users
         ]
 
-    async def list_to_undo(self, replay_id: UUID, *, after: int | None, limit: int) -> Mapping[int, Revert]:
+    async def list_to_undo(self, replay_id: UUID, *, after: int = 0, limit: int) -> Mapping[int, Revert]:
         """Return what an undo would take back of at most *limit* users, by their positions as in `list_users`."""
         by_position: dict[int, list[Record]] = defaultdict(list)
-        for row in await self._fetch(_LIST_TO_UNDO, replay_id, after or 0, limit):
+        for row in await self._fetch(_LIST_TO_UNDO, replay_id, after, limit):
             by_position[row["position"]].append(row)
         return {
             position: Revert(
