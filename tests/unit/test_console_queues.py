@@ -279,7 +279,7 @@ def ops_api(text: str = "state", *, subscriptions_away: bool = False) -> Api:
 
     @router.get("/reconciliation")
     async def reconcile(limit: int) -> Reconciliation:
-        assert limit
+        assert limit >= 0
         return reconciliation(lost=True, trouble=text, user=text)
 
     @router.get("/subscriptions")
@@ -344,6 +344,21 @@ async def test_hostile_names_are_shown_as_they_are():
         assert answer.status_code == 200
         assert "<script>alert" not in answer.text
         assert answer.text.count(escape(HOSTILE).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")) >= 3
+
+
+async def test_the_first_page_shows_what_needs_an_operator_here():
+    async with signed_in(ops_api(), notifier()) as browser:
+        first, queues = await browser.get("/"), await browser.get("/queues")
+
+    wanted = ["subscription state", "webhooks to https://hook", "state: away", "Webhooks do not arrive"]
+    for what in wanted[:2]:
+        assert what in first.text, what
+    for what in wanted:
+        assert f"<strong>{what}" in queues.text, what
+    assert "Something needs you." in first.text
+    # What does not answer is named once.
+    assert "services.state does not answer" in first.text
+    assert "state: away" not in first.text
 
 
 async def test_without_notifier_and_management_the_page_says_so():

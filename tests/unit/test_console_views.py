@@ -23,8 +23,8 @@ from services.ops.console.views import charts, formats, now, search
 from services.ops.console.views.missed import missed
 from services.ops.console.views.navigation import section_of
 from services.ops.console.views.problems import problem_view
+from services.ops.console.views.queues import Concern
 from services.ops.letters.views import LetterCounts
-from services.ops.processes.views import Processes, ProcessView, Queues, QueueView
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RoundView
 from services.state import overview
 from services.state import views as state_views
@@ -63,10 +63,10 @@ def a_training(**facts: Any) -> TrainingAnswer:
     )
 
 
-def a_reconciliation(*, lost: bool = False, last: RoundView = CALM) -> Reconciliation:
+def a_reconciliation(last: RoundView = CALM) -> Reconciliation:
     return Reconciliation(
-        webhooks_seem_lost=lost,
-        recovered=RecoveryCounts(last_hour=4 if lost else 0),
+        webhooks_seem_lost=False,
+        recovered=RecoveryCounts(),
         given_up=RecoveryCounts(),
         never_started=RecoveryCounts(),
         last_round=last,
@@ -76,61 +76,20 @@ def a_reconciliation(*, lost: bool = False, last: RoundView = CALM) -> Reconcili
     )
 
 
-def a_process(name: str = "extractor", state: str = "ready") -> ProcessView:
-    return ProcessView.model_validate(
-        {
-            "name": name,
-            "address": None,
-            "state": state,
-            "detail": "says so",
-            "then": "restart it",
-            "version": "1",
-            "checks": {},
-            "set_aside": {},
-        }
-    )
-
-
-def processes(*found: ProcessView) -> Processes:
-    return Processes(at=NOON, version="1", processes=found)
-
-
-def queues(**facts: Any) -> Queues:
-    queue = QueueView.model_validate(
-        {
-            "name": "modelswap.extractor",
-            "kind": "work",
-            "process": "extractor",
-            "ready": 412,
-            "unacked": 0,
-            "consumers": 1,
-            "oldest_seconds": None,
-            "publish_rate": None,
-            "ack_rate": None,
-            "paused": None,
-            "problem": None,
-            **facts,
-        }
-    )
-    return Queues.model_validate({"at": NOON, "source": "amqp", "trouble": "", "queues": [queue]})
-
-
 def webhooks(missed: int = 0, ended: int = 0) -> WebhooksAnswer:
     facts = {"ended": ended, "missed": missed, "missed_share": missed / ended if ended else None}
     return WebhooksAnswer.model_validate({"total": facts, "items": [{**facts, "hour": NOON}]})
 
 
-def concerns(**known: Any) -> list[now.Concern]:
+def concerns(*health: Concern, **known: Any) -> list[Concern]:
     nothing = {
         "letters": LetterCounts(),
         "groups": [],
         "reconciliation": a_reconciliation(),
         "webhooks": webhooks(),
         "away": {},
-        "processes": processes(a_process()),
-        "queues": queues(),
     }
-    return now.concerns(**{**nothing, **known})
+    return now.concerns(health, **{**nothing, **known})
 
 
 # Now
@@ -147,26 +106,20 @@ def test_when_nothing_is_wrong_the_page_says_so():
     [
         ({"letters": LetterCounts(open=1)}, "warn", "1 open dead letter"),
         ({"letters": LetterCounts(replaying=2)}, "info", "2 dead letters are being replayed"),
-        ({"reconciliation": a_reconciliation(lost=True)}, "bad", "Webhooks do not arrive"),
-        ({"processes": processes(a_process(state="away"))}, "bad", "extractor needs attention"),
-        ({"processes": processes(a_process(state="limited"))}, "warn", "extractor needs attention"),
-        ({"queues": queues(paused="Replicate answers 503")}, "bad", "modelswap.extractor: paused, 412 wait"),
-        ({"queues": queues(problem="the oldest is old")}, "warn", "modelswap.extractor: stuck, 412 wait"),
-        ({"queues": queues(problem="412 wait", consumers=0)}, "bad", "modelswap.extractor: no consumer, 412 wait"),
         ({"away": {"state": "http://state does not answer"}}, "bad", "services.state does not answer"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_urgency(known, kind, text):
     found = concerns(**known)
 
-    assert [(each.kind, each.text) for each in found] == [(kind, text)]
+    assert [(each.kind, each.what) for each in found] == [(kind, text)]
 
 
 def test_missed_webhooks_are_news_with_their_share():
     found = concerns(webhooks=webhooks(missed=3, ended=40))
 
-    assert [(each.kind, each.text) for each in found] == [("info", "7.5 % of the webhooks from Replicate were missed")]
-    assert found[0].detail.startswith("In 1 hours, 3 of 40 trainings ended")
+    assert [(each.kind, each.what) for each in found] == [("info", "7.5 % of the webhooks from Replicate were missed")]
+    assert found[0].text.startswith("In 1 hours, 3 of 40 trainings ended")
     assert not concerns(webhooks=webhooks(ended=40))
 
 
@@ -181,26 +134,20 @@ def test_missed_webhooks_have_a_chart_only_if_there_are_any():
 def test_an_overdue_training_is_news_but_no_alarm():
     found = concerns(reconciliation=a_reconciliation(last=CALM.model_copy(update={"overdue": 2})))
 
-    assert [(each.kind, each.text) for each in found] == [("info", "2 trainings are overdue")]
+    assert [(each.kind, each.what) for each in found] == [("info", "2 trainings are overdue")]
     assert now.verdict(found, 0, None)[0] == "good"
 
 
 def test_the_worst_stands_first():
-    found = concerns(letters=LetterCounts(open=1, replaying=1), away={"ops": "away"})
+    found = concerns(Concern("bad", "a queue"), letters=LetterCounts(open=1, replaying=1), away={"ops": "away"})
 
-    assert [each.kind for each in found] == ["bad", "warn", "info"]
-
-
-def test_state_that_is_away_is_named_once():
-    found = concerns(away={"state": "no answer"}, processes=processes(a_process("state", "away"), a_process("ops")))
-
-    assert [each.text for each in found] == ["services.state does not answer"]
+    assert [each.kind for each in found] == ["bad", "bad", "warn", "info"]
 
 
-def test_what_cannot_be_asked_is_never_called_well():
-    found = concerns(letters=None, reconciliation=None, processes=None, queues=None, away={"ops": "Postgres is away"})
+def test_what_queues_shows_is_not_called_well():
+    found = concerns(Concern("bad", "subscription mailer"), reconciliation=None)
 
-    assert now.verdict(found, None, None)[0] == "bad"
+    assert now.verdict(found, 0, None) == ("bad", "Something needs you.")
 
 
 def test_the_records_of_state_are_those_that_it_answers():

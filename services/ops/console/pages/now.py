@@ -20,8 +20,10 @@ from starlette.routing import Route
 from services.ops.console.answers import UNDERWAY, CountsAnswer, StatisticsAnswer, TrainingAnswer, WebhooksAnswer
 from services.ops.console.client import Api, Away, attempt
 from services.ops.console.console import Console
+from services.ops.console.pages.queues import endpoints_of, part, subscriptions_of
 from services.ops.console.pages.trainings import HELPERS
 from services.ops.console.views import now as views
+from services.ops.console.views.queues import queues_page
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.processes.views import Processes, Queues
 from services.ops.reconcile.views import Reconciliation
@@ -40,7 +42,7 @@ def routes(console: Console) -> list[Route]:
         ops, state = (apis := console.apis(request)).ops, apis.state
         away: dict[str, str] = {}
 
-        async def part(service: str, asked: Awaitable[T]) -> T | None:
+        async def of(service: str, asked: Awaitable[T]) -> T | None:
             found = await attempt(asked)
             if isinstance(found, Away):
                 away.setdefault(service, found.why)
@@ -50,30 +52,43 @@ def routes(console: Console) -> list[Route]:
         (
             (counts, swaps, webhooks, trainings),
             (letters, groups, reconciliation, processes, queues),
+            (subscriptions, endpoints),
         ) = await asyncio.gather(
             asyncio.gather(
-                part("state", state.get(CountsAnswer, "/training-counts")),
-                part("state", state.get(StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
-                part("state", state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
-                part("state", _on_their_way(state)),
+                of("state", state.get(CountsAnswer, "/training-counts")),
+                of("state", state.get(StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
+                of("state", state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
+                of("state", _on_their_way(state)),
             ),
             asyncio.gather(
-                part("ops", ops.get(LetterCounts, "/dead-letter-counts")),
-                part("ops", ops.get(Page[GroupView], "/dead-letter-groups", {"status": "open", "limit": "50"})),
-                part("ops", ops.get(Reconciliation, "/reconciliation", {"limit": "0"})),
-                part("ops", ops.get(Processes, "/processes")),
-                part("ops", ops.get(Queues, "/queues")),
+                of("ops", ops.get(LetterCounts, "/dead-letter-counts")),
+                of("ops", ops.get(Page[GroupView], "/dead-letter-groups", {"status": "open", "limit": "50"})),
+                of("ops", ops.get(Reconciliation, "/reconciliation", {"limit": "0"})),
+                of("ops", ops.get(Processes, "/processes")),
+                of("ops", ops.get(Queues, "/queues")),
             ),
+            # The processes say whether these are away.
+            asyncio.gather(part(subscriptions_of(apis)), part(endpoints_of(apis))),
         )
         failing = sorted(groups.items, key=lambda each: -each.open) if groups else []
+        health = queues_page(
+            # What is away is named once.
+            processes
+            and processes.model_copy(
+                update={"processes": [each for each in processes.processes if each.name not in away]}
+            ),
+            queues,
+            reconciliation,
+            [] if isinstance(subscriptions, Away) else subscriptions,
+            [] if isinstance(endpoints, Away) else endpoints,
+        )
         found = views.concerns(
+            health.concerns,
             letters=letters,
             groups=failing,
             reconciliation=reconciliation,
             webhooks=webhooks,
             away=away,
-            processes=processes,
-            queues=queues,
         )
         walk, ends = views.steps(counts, letters)
         unfinished = views.on_the_way(counts)

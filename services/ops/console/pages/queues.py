@@ -39,8 +39,8 @@ def routes(console: Console) -> list[Route]:
             apis.ops.get(Queues, "/queues"),
             part(apis.ops.get(Reconciliation, "/reconciliation", {"limit": _MOST})),
             part(apis.state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
-            part(_subscriptions(apis)),
-            part(_endpoints(apis)),
+            part(subscriptions_of(apis)),
+            part(endpoints_of(apis)),
         )
         page = queues_page(
             processes,
@@ -63,11 +63,13 @@ def routes(console: Console) -> list[Route]:
     return [Route("/queues", show_queues)]
 
 
-async def _subscriptions(apis: Apis) -> list[SubscriptionView]:
+async def subscriptions_of(apis: Apis) -> list[SubscriptionView]:
+    """Return the subscriptions."""
     return list((await apis.ops.get(Page[SubscriptionView], "/subscriptions", {"limit": _MOST})).items)
 
 
-async def _endpoints(apis: Apis) -> list[EndpointAnswer]:
+async def endpoints_of(apis: Apis) -> list[EndpointAnswer]:
+    """Return the webhook endpoints."""
     return list((await apis.notifier.get(Page[EndpointAnswer], "/webhook-endpoints", {"limit": _MOST})).items)
 
 

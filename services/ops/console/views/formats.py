@@ -82,6 +82,11 @@ def number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a number with what is counted."""
+    return f"{number(count)} {noun}" + ("" if count == 1 else "s")
+
+
 def percent(share: float) -> str:
     """Return a share, 0 to 1, in percent: what is not zero is not shown as zero."""
     value = share * 100

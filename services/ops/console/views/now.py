@@ -16,13 +16,11 @@ from services.ops.console.answers import (
     WebhooksAnswer,
 )
 from services.ops.console.views import charts
-from services.ops.console.views.formats import NOTHING, duration, number
+from services.ops.console.views.formats import NOTHING, duration, number, plural
 from services.ops.console.views.missed import missed
-from services.ops.console.views.queues import PROCESS_BADGES, queue_rows
+from services.ops.console.views.queues import Concern
 from services.ops.letters.views import GroupView, LetterCounts
-from services.ops.processes.views import Processes, ProcessView, Queues
 from services.ops.reconcile.views import Reconciliation
-from shared.contract.health import ProcessState
 
 #: The stages of the walk, and those that it ends in otherwise, with their colours.
 _WALK: Final = (("requested", "quiet"), ("running", "info"), ("verifying", "info"), ("active", "good"))
@@ -44,16 +42,6 @@ _MEANING: Final = {
     "failed": "Replicate reports a failure",
     "canceled": "canceled before the end",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Concern:
-    """Something that is not as it should be: bad needs an operator now, warn soon, info will pass."""
-
-    kind: str
-    text: str
-    detail: str = ""
-    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +99,7 @@ def speed(swaps: StatisticsAnswer) -> Speed:
     """Return the figures and charts of the swaps."""
     total, hours = swaps.total, swaps.items
     busiest = max((each.swaps for each in hours), default=0)
-    counts = [charts.Point(each.swaps, _plural(each.swaps, "swap"), each.hour) for each in hours]
+    counts = [charts.Point(each.swaps, plural(each.swaps, "swap"), each.hour) for each in hours]
     titles = [_seconds_title(each.p50_seconds, each.p99_seconds) for each in hours]
     median = [charts.Point(hour.p50_seconds, title, hour.hour) for hour, title in zip(hours, titles, strict=True)]
     slowest = [charts.Point(hour.p99_seconds, title, hour.hour) for hour, title in zip(hours, titles, strict=True)]
@@ -143,84 +131,47 @@ def _seconds(seconds: float | None) -> str:
 
 
 def concerns(
+    health: Sequence[Concern],
     *,
     letters: LetterCounts | None,
     groups: Sequence[GroupView],
     reconciliation: Reconciliation | None,
     webhooks: WebhooksAnswer | None,
     away: Mapping[str, str],
-    processes: Processes | None,
-    queues: Queues | None,
 ) -> list[Concern]:
-    """Return what is not well, the worst first; *away* says why a service does not answer."""
+    """Return what is not well, the worst first: *health* is that of queues and processes."""
     found = [
-        *(Concern("bad", f"services.{name} does not answer", why, "/queues") for name, why in away.items()),
-        *_of_processes([each for each in (processes.processes if processes else ()) if each.name not in away]),
-        *_of_queues(queues),
-        *_of_webhooks(reconciliation, webhooks),
+        *(Concern("bad", f"services.{name} does not answer", why) for name, why in away.items()),
+        *health,
         *_of_letters(letters, groups),
+        *_passing(reconciliation, webhooks),
     ]
     return sorted(found, key=lambda each: ("bad", "warn", "info").index(each.kind))
-
-
-def _of_processes(processes: Sequence[ProcessView]) -> Iterator[Concern]:
-    for each in processes:
-        if each.state is not ProcessState.READY:
-            kind, _ = PROCESS_BADGES[each.state]
-            detail = f"{each.detail} ({each.then})" if each.then else each.detail
-            yield Concern(kind, f"{each.name} needs attention", detail, "/queues")
-
-
-def _of_queues(queues: Queues | None) -> Iterator[Concern]:
-    for row in queue_rows(queues) if queues else ():
-        if row.kind in ("bad", "warn"):
-            waiting = f", {number(row.of.ready)} wait" if row.of.ready else ""
-            yield Concern(row.kind, f"{row.of.name}: {row.word}{waiting}", row.why, "/queues")
 
 
 def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> Iterator[Concern]:
     if letters is not None and letters.open:
         newest = f"Most of them: {groups[0].error_text}" if groups else ""
         fresh = sum(each.last_hour for each in groups)
-        text = _plural(letters.open, "open dead letter")
+        what = plural(letters.open, "open dead letter")
         # Also those that were repaired since.
-        text += f"; {_plural(fresh, 'message')} failed in the last hour" if fresh else ""
-        yield Concern("bad" if fresh else "warn", text, newest, "/dead-letters")
+        what += f"; {plural(fresh, 'message')} failed in the last hour" if fresh else ""
+        yield Concern("bad" if fresh else "warn", what, newest, address="/dead-letters")
     if letters is not None and letters.replaying:
         verb = "is" if letters.replaying == 1 else "are"
-        yield Concern("info", f"{_plural(letters.replaying, 'dead letter')} {verb} being replayed", "", "/replays")
+        what = f"{plural(letters.replaying, 'dead letter')} {verb} being replayed"
+        yield Concern("info", what, address="/replays")
 
 
-def _of_webhooks(reconciliation: Reconciliation | None, webhooks: WebhooksAnswer | None) -> Iterator[Concern]:
+def _passing(reconciliation: Reconciliation | None, webhooks: WebhooksAnswer | None) -> Iterator[Concern]:
+    """Yield what the reconciler has mended, or will."""
     if webhooks is not None and webhooks.total.missed:
         found = missed(webhooks)
-        yield Concern(
-            "info",
-            f"{found.share} of the webhooks from Replicate were missed",
-            f"{found.sentence} The reconciler found them by asking Replicate.",
-            "/queues",
-        )
-    if reconciliation is None:
-        return
-    last = reconciliation.last_round
-    if reconciliation.webhooks_seem_lost:
-        count = _plural(reconciliation.recovered.last_hour, "training")
-        yield Concern(
-            "bad",
-            "Webhooks do not arrive",
-            f"{count} ended in the last hour without one, and were found by asking Replicate.",
-            "/queues",
-        )
-    if last.trouble:
-        yield Concern("warn", "The reconciler's last round failed", last.trouble, "/queues")
-    if last.overdue:
-        verb = "is" if last.overdue == 1 else "are"
-        yield Concern(
-            "info",
-            f"{_plural(last.overdue, 'training')} {verb} overdue",
-            "No webhook reported their end; the reconciler asks Replicate.",
-            "/queues",
-        )
+        text = f"{found.sentence} The reconciler found them by asking Replicate."
+        yield Concern("info", f"{found.share} of the webhooks from Replicate were missed", text)
+    if reconciliation is not None and (overdue := reconciliation.last_round.overdue):
+        text = "No webhook reported their end; the reconciler asks Replicate."
+        yield Concern("info", f"{plural(overdue, 'training')} {'is' if overdue == 1 else 'are'} overdue", text)
 
 
 def on_the_way(counts: CountsAnswer | None) -> int | None:
@@ -234,10 +185,6 @@ def verdict(found: Sequence[Concern], unfinished: int | None, swaps: StatisticsA
         return "bad", "Something needs you."
     if any(each.kind == "warn" for each in found):
         return "warn", "Nothing is urgent, but look at this."
-    runs = f"{_plural(unfinished, 'training')} on the way" if unfinished else "No training is on the way"
-    swapped = f", {_plural(swaps.total.swaps, 'swap')} in the last 24 hours" if swaps and swaps.total.swaps else ""
+    runs = f"{plural(unfinished, 'training')} on the way" if unfinished else "No training is on the way"
+    swapped = f", {plural(swaps.total.swaps, 'swap')} in the last 24 hours" if swaps and swaps.total.swaps else ""
     return "good", f"All is well. {runs}{swapped}, and nothing waits for you."
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{number(count)} {noun}" + ("" if count == 1 else "s")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from services.ops.console.answers import EndpointAnswer
+from services.ops.console.views.formats import number, plural
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import Reconciliation, RecoveryView
 from services.ops.subscriptions.views import SubscriptionView
@@ -25,19 +26,20 @@ PROCESS_BADGES: Final = {
 }
 _ENDPOINT: Final = {"enabled": "good", "paused": "quiet", "gone": "bad", "failing": "bad"}
 _CONCERN: Final = ("bad", "warn")
-_LOST: Final = "Webhooks do not arrive: too many trainings of the last hour ended without one."
 _RUNBOOK: Final = '"{}" in deploy/runbook.md'
 
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something that needs an operator."""
+    """Something that is not as it should be: bad needs an operator now, warn soon, info will pass."""
 
     kind: str
     what: str
-    text: str
+    text: str = ""
     #: What to do; empty: nothing is known.
     then: str = ""
+    #: The page that shows it.
+    address: str = "/queues"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +78,21 @@ class QueuesPage:
 
 
 def queues_page(
-    processes: Processes,
-    queues: Queues,
+    processes: Processes | None,
+    queues: Queues | None,
     reconciliation: Reconciliation | None,
     subscriptions: Sequence[SubscriptionView],
     endpoints: Sequence[EndpointAnswer],
 ) -> QueuesPage:
-    """Return what the page shows; *reconciliation* is None if it could not be asked."""
-    process_rows = [Row(each, *PROCESS_BADGES[each.state]) for each in processes.processes]
-    consumed = queue_rows(queues)
+    """Return what the page shows; what could not be asked is None."""
+    process_rows = [Row(each, *PROCESS_BADGES[each.state]) for each in (processes.processes if processes else ())]
+    found = queues.queues if queues else ()
+    consumed = [QueueRow(each, *_state(each)) for each in found if each.kind not in (QueueKind.DELAY, QueueKind.LOG)]
     subscription_rows = [_subscription(each) for each in subscriptions]
     endpoint_rows = [_endpoint_row(each) for each in endpoints]
     concerns = [
-        *(Concern(row.kind, row.of.name, row.of.detail, row.of.then) for row in process_rows if row.kind in _CONCERN),
-        *(Concern(row.kind, row.of.name, row.why, _remedy(row.of)) for row in consumed if row.kind in _CONCERN),
+        *(_process(row) for row in process_rows if row.kind in _CONCERN),
+        *(_queue(row) for row in consumed if row.kind in _CONCERN),
         *_reconciliation(reconciliation),
         *(_subscriber(row) for row in subscription_rows if row.kind in _CONCERN),
         *(_endpoint(row) for row in endpoint_rows if row.kind == "bad"),
@@ -98,20 +101,14 @@ def queues_page(
         concerns=sorted(concerns, key=lambda concern: concern.kind != "bad"),
         processes=process_rows,
         queues=consumed,
-        delays=[each for each in queues.queues if each.kind is QueueKind.DELAY],
-        logged=next((each.ready for each in queues.queues if each.kind is QueueKind.LOG), None),
-        trouble=queues.trouble,
-        shows_rates=queues.source is Source.MANAGEMENT,
+        delays=[each for each in found if each.kind is QueueKind.DELAY],
+        logged=next((each.ready for each in found if each.kind is QueueKind.LOG), None),
+        trouble=queues.trouble if queues else "",
+        shows_rates=queues is not None and queues.source is Source.MANAGEMENT,
         overdue=[each for each in reconciliation.trainings if each.outcome is None] if reconciliation else (),
         subscriptions=subscription_rows,
         endpoints=endpoint_rows,
     )
-
-
-def queue_rows(queues: Queues) -> list[QueueRow]:
-    """Return the queues that a process consumes, each judged: the same on every screen."""
-    consumed = [each for each in queues.queues if each.kind not in (QueueKind.DELAY, QueueKind.LOG)]
-    return [QueueRow(each, *_state(each)) for each in consumed]
 
 
 def _state(queue: QueueView) -> tuple[str, str, str]:
@@ -128,6 +125,15 @@ def _state(queue: QueueView) -> tuple[str, str, str]:
     return ("info", "working", "") if queue.ready or queue.unacked else ("good", "empty", "")
 
 
+def _process(row: Row[ProcessView]) -> Concern:
+    return Concern(row.kind, f"{row.of.name}: {row.word}", row.of.detail, row.of.then)
+
+
+def _queue(row: QueueRow) -> Concern:
+    waiting = f", {number(row.of.ready)} wait" if row.of.ready else ""
+    return Concern(row.kind, f"{row.of.name}: {row.word}{waiting}", row.why, _remedy(row.of))
+
+
 def _remedy(queue: QueueView) -> str:
     if queue.paused:
         return _RUNBOOK.format("A consumer waits")
@@ -138,9 +144,11 @@ def _reconciliation(found: Reconciliation | None) -> Iterator[Concern]:
     if found is None:
         return
     if found.webhooks_seem_lost:
-        yield Concern("bad", "webhooks from Replicate", _LOST, _RUNBOOK.format("Webhooks do not arrive"))
+        ended = plural(found.recovered.last_hour, "training")
+        text = f"{ended} ended in the last hour without one, and were found by asking Replicate."
+        yield Concern("bad", "Webhooks do not arrive", text, _RUNBOOK.format("Webhooks do not arrive"))
     if found.last_round.trouble:
-        yield Concern("warn", "overdue trainings", f"The last round failed: {found.last_round.trouble}")
+        yield Concern("warn", "The reconciler's last round failed", found.last_round.trouble)
 
 
 def _subscription(subscription: SubscriptionView) -> Row[SubscriptionView]:
@@ -171,4 +179,4 @@ def _endpoint_row(endpoint: EndpointAnswer) -> Row[EndpointAnswer]:
 def _endpoint(row: Row[EndpointAnswer]) -> Concern:
     why = "It answered 410 Gone" if row.of.status == "gone" else "Every attempt of five days failed"
     text = f"{why}. Its deliveries wait until it is enabled again."
-    return Concern(row.kind, f"webhooks to {row.of.url}", text)
+    return Concern(row.kind, f"webhooks to {row.of.url}", text, address=f"/queues/webhooks/{row.of.id}")
