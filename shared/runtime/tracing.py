@@ -14,14 +14,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from shared.runtime.span import NO_SPAN, Attributes, Context, Kind, Span
 
 if TYPE_CHECKING:
     from shared.runtime.opentelemetry_spans import OpenTelemetry
-
-log = structlog.get_logger()
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -36,6 +32,9 @@ def start(service: str, environment: Mapping[str, str] | None = None) -> None:
     given = os.environ if environment is None else environment
     if given.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(given.get, _ENDPOINTS)):
         return
+    import structlog  # noqa: PLC0415 (commands, which must begin quickly, import this module for its spans)
+
+    log = structlog.get_logger()
     protocol = next(filter(None, map(given.get, _PROTOCOLS)), _PROTOCOL)
     if protocol != _PROTOCOL:
         log.warning(
