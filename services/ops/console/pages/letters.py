@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from services.ops.console.client import Apis, Refused, attempt, quoted
+from services.ops.console.client import Api, Apis, Refused, attempt, quoted
 from services.ops.console.console import Console, Done, path_of
 from services.ops.console.forms import Form
 from services.ops.console.views.audit import entry_of
@@ -127,13 +127,11 @@ class _Letters:
         console, ops = self._console, self._console.apis(request).ops
         now, cursor = console.clock(), request.query_params.get("cursor")
         wanted = asked(chosen, now)
-        fingerprint = chosen.get("fingerprint")
-        letters, suggestions, groups = await asyncio.gather(
+        letters, suggestions, group = await asyncio.gather(
             ops.get(Page[LetterLine], "/dead-letters", {**wanted, "cursor": cursor}),
             ops.get(Suggestions, "/dead-letter-suggestions", wanted),
-            ops.get(Page[GroupView], "/dead-letter-groups", {"fingerprint": fingerprint or "-", "limit": "1"}),
+            _find_group(ops, chosen.get("fingerprint")),
         )
-        group = groups.items[0] if fingerprint and groups.items else None
         return await console.render(
             request,
             "letters_found.html",
@@ -252,6 +250,13 @@ class _Letters:
 def _of(request: Request) -> str:
     """Return the API's path of the dead letter of this page."""
     return f"/dead-letters/{quoted(request.path_params['number'])}"
+
+
+async def _find_group(ops: Api, fingerprint: str | None) -> GroupView | None:
+    if fingerprint is None:
+        return None
+    found = await ops.get(Page[GroupView], "/dead-letter-groups", {"fingerprint": fingerprint, "limit": "1"})
+    return found.items[0] if found.items else None
 
 
 def _editable(letter: LetterView) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import Final
@@ -28,7 +29,7 @@ def routes(console: Console) -> list[Route]:
         if not text:
             return await console.render(request, "search.html", text="", hits=[], is_complete=True)
         apis = console.apis(request)
-        letters, found = await _letter(apis, text), await _trainings(apis, text)
+        letters, found = await asyncio.gather(_letter(apis, text), _trainings(apis, text))
         hits = [*letters, *views.hits(found)]
         page = views.page_of(text, hits, is_complete=found.is_complete)
         if page is not None:
@@ -50,7 +51,7 @@ async def _letter(apis: Apis, text: str) -> list[views.Hit]:
     if number is None:
         return []
     try:
-        letter = await apis.ops.get(LetterLine, f"/dead-letters/{number[1]}")
+        letter = await apis.ops.get(LetterLine, f"/dead-letters/{number[1]}", {"body_limit_bytes": "0"})
     except Refused:
         return []
     name = f"dead letter {letter.number}"
