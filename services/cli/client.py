@@ -1,4 +1,4 @@
-"""Clients of the product's API and of the operators' API, and other HTTP requests of commands. Edge."""
+"""What the clients of our APIs share: requests, answers, and what to do where there is none. Edge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from http import HTTPStatus
 from shlex import quote as shell_quote
 from typing import ClassVar, Final, Self, TypeVar
@@ -17,14 +16,9 @@ from pydantic import BaseModel, JsonValue, SecretStr
 
 from services.cli.output import tell
 from services.cli.problem import NoAnswer, NotNow, Problem
-from services.ops.letters.views import Changed, LetterView
-from services.ops.replays.views import ReplayView
-from services.state.timeline import TimelineView
-from services.state.views import ModelView, OutputView, SwapView, TrainingView
 from shared.contract.answers import Page, said_in
 from shared.contract.headers import TRACE_HEADERS, trace_in
 from shared.runtime.client import SECONDS, HttpClient, Hung, ServiceFailed, Unanswered, items, quoted, read
-from shared.runtime.settings import ClientSettings, OpsClientSettings
 from shared.runtime.tokens import read_token
 
 M = TypeVar("M", bound=BaseModel)
@@ -37,7 +31,7 @@ Query = Mapping[str, str | None]
 _PATIENCE_SECONDS: Final = 60.0
 _AGAIN_SECONDS: Final = 0.5
 _PAGE: Final = 100
-_CONFIG: Final = "modelswap config show"
+CONFIG: Final = "modelswap config show"
 _HELP: Final = "the same command with --help"
 #: How an API names the wrong part of a request; people typed its name alone.
 _POINTER: Final = re.compile(r"^(?:query\.|path\.|#/)(\w+)(?:/\w+)*: ")
@@ -150,7 +144,7 @@ class Api:
             then = f"modelswap up --embedded, or set {self._url_setting}"
             raise NoAnswer(f"{self._name} at {self._url} does not answer ({error.why})", then=then) from error
         except ServiceFailed as error:
-            raise Problem(f"{self._url} is not {self._name}, or of another version", then=_CONFIG) from error
+            raise Problem(f"{self._url} is not {self._name}, or of another version", then=CONFIG) from error
 
     def _refusal(self, response: httpx.Response, path: str, then: str) -> Problem:
         detail = _POINTER.sub(r"\1: ", said_in(response.content))
@@ -158,7 +152,7 @@ class Api:
             case HTTPStatus.UNAUTHORIZED:
                 # Each of our APIs answers another's token so: the address may be the wrong one.
                 said = f"{self._name} at {self._url} does not accept the first token of {self._auth_setting}"
-                return Problem(said, then=_CONFIG)
+                return Problem(said, then=CONFIG)
             case HTTPStatus.FORBIDDEN:
                 return Problem(detail, then=f"an operator's token in {self._auth_setting}")
             case HTTPStatus.NOT_FOUND:
@@ -174,101 +168,10 @@ class Api:
         return then.format(user=shell_quote(unquote(path.split("/")[3]))) if "{user}" in then else then
 
 
-class Product(Api):
-    """The product's API."""
-
-    _name = "the product's API"
-    _url_setting = "MODELSWAP_API_URL"
-    _auth_setting = "MODELSWAP_API_TOKENS"
-    _lists: ClassVar[Mapping[str, str]] = {
-        # A user without a model may have had one, which can be used again.
-        "/v1/users/": "modelswap models history {user}, or modelswap trainings list --user {user}",
-        "": "modelswap trainings list",
-    }
-
-    async def start_training(self, body: Body, *, key: str | None = None) -> TrainingView:
-        """Start a training, or return the one that was started with the same *key*."""
-        return await self.post(TrainingView, "/v1/trainings", body, key=key)
-
-    async def get_training(self, training_id: str) -> TrainingView:
-        return await self.get(TrainingView, f"/v1/trainings/{segment(training_id)}")
-
-    async def get_timeline(self, training_id: str) -> TimelineView:
-        return await self.get(TimelineView, f"/v1/trainings/{segment(training_id)}/timeline")
-
-    async def list_trainings(self, query: Query, *, limit: int) -> list[TrainingView]:
-        return await self.list(Page[TrainingView], "/v1/trainings", query, limit=limit)
-
-    async def list_outputs(self, since: str, *, stage: str | None, limit: int) -> list[OutputView]:
-        """Outputs of the trainings that were requested since then; a page is small, because an output may be large."""
-        query = {"since": since, "stage": stage}
-        return await self.list(Page[OutputView], "/v1/outputs", query, limit=limit, page_size=20)
-
-    async def get_model(self, user_id: str) -> ModelView:
-        return await self.get(ModelView, f"/v1/users/{segment(user_id)}/model")
-
-    async def find_model(self, user_id: str) -> ModelView | None:
-        """Return the user's current model, or None if the user has none."""
-        with suppress(NotThere):
-            return await self.get_model(user_id)
-        return None
-
-    async def list_history(self, user_id: str, *, limit: int) -> list[SwapView]:
-        return await self.list(Page[SwapView], f"/v1/users/{segment(user_id)}/model/history", limit=limit)
-
-
-class Operators(Api):
-    """The operators' API."""
-
-    _name = "the operators' API"
-    _url_setting = "MODELSWAP_OPS_URL"
-    _auth_setting = "MODELSWAP_OPS_TOKENS"
-    _lists: ClassVar[Mapping[str, str]] = {
-        "/v1/dead-letters": "modelswap dead-letters list",
-        "/v1/replays": "modelswap replays list",
-        "/v1/subscriptions": "modelswap subscriptions list",
-        "/v1/webhook-endpoints": "modelswap webhooks list",
-        "": _CONFIG,
-    }
-    # Freezing, canceling or dropping 100,000 dead letters takes half a minute on a busy machine (2026-11). With a
-    # shorter deadline an operator would repeat the command, for dead letters that are taken by then.
-    _write_seconds = 120.0
-
-    async def get_dead_letter(self, number: int) -> LetterView:
-        return await self.get(LetterView, f"/v1/dead-letters/{number}")
-
-    async def change_dead_letters(self, verb: str, body: Body) -> Changed:
-        """*verb*: drop or restore."""
-        return await self.post(Changed, f"/v1/dead-letters/{verb}", body, then=f"modelswap dead-letters {verb} --help")
-
-    async def list_replays(self, *, limit: int) -> list[ReplayView]:
-        return await self.list(Page[ReplayView], "/v1/replays", limit=limit)
-
-    async def get_replay(self, replay_id: str) -> ReplayView:
-        return await self.get(ReplayView, f"/v1/replays/{segment(replay_id)}")
-
-    async def steer_replay(self, replay_id: str, verb: str, reason: str) -> ReplayView:
-        """*verb*: start, pause, resume, cancel or undo."""
-        path = f"/v1/replays/{segment(replay_id)}/{verb}"
-        return await self.post(ReplayView, path, {"reason": reason}, then=f"modelswap replays show {replay_id}")
-
-
 def _outer_trace(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the trace that the command is a step of, from OpenTelemetry's variables for that (TRACEPARENT)."""
     variables = {name: name.upper() for name in TRACE_HEADERS}
     return trace_in({name: environment[each] for name, each in variables.items() if each in environment})
-
-
-def product() -> Product:
-    """Return the product's API, with the address and the token of the environment."""
-    settings = ClientSettings.load()
-    return Product(settings.api_url, first_secret(settings.api_tokens))
-
-
-def operators(environment: Mapping[str, str] | None = None) -> Operators:
-    """Return the operators' API, with the address and the token of the environment."""
-    settings = OpsClientSettings.load(environment)
-    return Operators(settings.ops_url, first_secret(settings.ops_tokens))
 
 
 def first_secret(tokens: Sequence[SecretStr]) -> str:

@@ -15,7 +15,7 @@ import asyncpg
 import httpx
 import pytest
 
-from services.cli.client import Operators
+from services.cli.operators.client import Operators
 from services.cli.operators.dead_letters import change_if_confirmed
 from services.cli.problem import Problem
 from services.ops.letters.audit import AuditFilter

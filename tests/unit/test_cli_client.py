@@ -6,8 +6,10 @@ import httpx
 import pytest
 
 from services.cli import client
-from services.cli.client import NotThere, Operators, Product, patiently
+from services.cli.client import NotThere, patiently
+from services.cli.operators.client import Operators
 from services.cli.problem import NoAnswer, NotNow, Problem
+from services.cli.product.client import Product
 from services.cli.product.trainings import UNDERWAY, find_underway
 from services.ops.letters.views import LetterCounts
 from services.state.transitions import Stage

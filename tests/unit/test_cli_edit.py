@@ -19,8 +19,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from services.cli.client import Operators
 from services.cli.main import app
+from services.cli.operators.client import Operators
 from services.cli.operators.edit import edit_by_hand
 from services.cli.problem import Problem
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from services.cli.choices import Format
-from services.cli.client import Operators
+from services.cli.operators.client import Operators
 from services.cli.operators.replay_text import print_replay
 from services.cli.operators.replays import ask_before, find_replay, follow
 from services.cli.problem import Problem

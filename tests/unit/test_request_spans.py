@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from services.cli.client import Product
+from services.cli.product.client import Product
 from shared.runtime import logs, tracing
 from shared.runtime.client import HttpClient
 from shared.runtime.http import create_app, new_api

@@ -13,9 +13,11 @@ from pydantic import JsonValue
 
 from services.cli.backtest.verdicts import Group, Judged, Past, Verdict, grouped, judge
 from services.cli.choices import Format
-from services.cli.client import NotThere, Operators, Product, operators, product, segment, show_command
+from services.cli.client import NotThere, segment, show_command
+from services.cli.operators.client import Operators, operators
 from services.cli.output import confirm, tell
 from services.cli.problem import Problem
+from services.cli.product.client import Product, product
 from services.cli.table import Column, print_list, print_table, tell_if_cut
 from services.ops.letters.views import LetterLine, LetterView
 from services.ops.reconcile.views import ExtractionRetried

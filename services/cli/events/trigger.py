@@ -14,12 +14,13 @@ from uuid import uuid4
 from pydantic import JsonValue
 
 from services.cli.choices import Trigger
-from services.cli.client import Body, NotThere, product
+from services.cli.client import Body, NotThere
 from services.cli.events.request import VERSION, TriggerRequest
 from services.cli.events.simulator import change_simulator, is_simulator
 from services.cli.events.webhook import Webhook, named_output, signed, some_version, training
 from services.cli.output import tell
 from services.cli.problem import Problem
+from services.cli.product.client import product
 from shared.contract.answers import said_in
 from shared.contract.identity import ModelName
 from shared.replicate.client import Replicate

@@ -13,8 +13,8 @@ from tempfile import mkdtemp
 from typing import Final
 from urllib.parse import urlencode
 
-from services.cli.client import Operators
 from services.cli.local.stack import Environment, Plan, overridden
+from services.cli.operators.client import Operators
 from services.cli.output import tell
 from services.ops.sign_in.codes import LASTS, PATH, SignInCode
 from shared.contract.errors import ModelswapError

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.text import Text
 
 from services.cli.choices import Format
-from services.cli.client import Product
 from services.cli.events.heard import Heard
 from services.cli.events.simulator import change_simulator
 from services.cli.events.subscription import subscribed
@@ -40,6 +39,7 @@ from services.cli.local.stack import (
 from services.cli.local.up import prepare
 from services.cli.output import console
 from services.cli.problem import Problem
+from services.cli.product.client import Product
 from services.cli.product.trainings import Bars, follow
 from services.cli.table import Column, print_table
 from services.state.transitions import Stage

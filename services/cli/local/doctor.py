@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from rich.text import Text
 
 from services.cli.choices import Format
-from services.cli.client import operators
 from services.cli.local import servers
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, how_to_ask_ops, mistakes
 from services.cli.local.running import outbox, processes, public_address, queues
 from services.cli.local.stack import SERVICES, Environment
+from services.cli.operators.client import operators
 from services.cli.problem import Problem
 from services.cli.table import print_one
 from services.ops.letters.views import LetterCounts

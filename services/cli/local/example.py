@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Final
 
-from services.cli.client import Body, first_secret, operators
+from services.cli.client import Body, first_secret
 from services.cli.local.stack import Environment, Plan, overridden, without_settings
+from services.cli.operators.client import operators
 from services.cli.problem import Problem
 from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded
 from shared.contract.events import ModelActivated, ModelWithdrawn

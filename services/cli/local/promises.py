@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.cli.client import Product
+from services.cli.product.client import Product
 from services.state.transitions import Stage
 from services.state.views import ModelView, TrainingView
 

@@ -9,7 +9,8 @@ from typing import Final
 from pydantic import JsonValue
 
 from services.cli.choices import Format
-from services.cli.client import Body, NotThere, Operators, operators
+from services.cli.client import Body, NotThere
+from services.cli.operators.client import Operators, operators
 from services.cli.options import read_timestamp
 from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem

@@ -12,7 +12,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from services.cli.choices import Format
-from services.cli.client import Body, Operators, operators
+from services.cli.client import Body
+from services.cli.operators.client import Operators, operators
 from services.cli.operators.replay_text import print_replay
 from services.cli.output import escaped, on_ctrl_c
 from services.cli.problem import Problem

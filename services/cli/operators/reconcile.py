@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.cli.choices import Format
-from services.cli.client import operators
+from services.cli.operators.client import operators
 from services.cli.output import console, print_json
 from services.cli.table import Column, print_facts, print_table
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView

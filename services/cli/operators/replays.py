@@ -13,7 +13,8 @@ import typer
 from pydantic import JsonValue
 
 from services.cli.choices import Format
-from services.cli.client import Body, Operators, operators, patiently, segment
+from services.cli.client import Body, patiently, segment
+from services.cli.operators.client import Operators, operators
 from services.cli.operators.dead_letters import selection
 from services.cli.operators.replay_text import (
     LETTERS,

@@ -8,7 +8,8 @@ from typing import Final
 from pydantic import JsonValue
 
 from services.cli.choices import Format
-from services.cli.client import Body, operators, segment
+from services.cli.client import Body, segment
+from services.cli.operators.client import operators
 from services.cli.output import confirm, tell
 from services.cli.table import Column, print_list, print_one
 from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded, SubscriptionView

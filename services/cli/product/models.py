@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from services.cli.choices import Format
-from services.cli.client import Product, product, segment
+from services.cli.client import segment
 from services.cli.output import confirm
+from services.cli.product.client import Product, product
 from services.cli.table import Column, print_list, print_one
 from services.state.views import ModelView, SwapView, WithdrawalView
 

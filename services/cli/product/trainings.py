@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.choices import Format
-from services.cli.client import Product, patiently, product, segment, show_command
+from services.cli.client import patiently, segment, show_command
 from services.cli.output import console, print_json_line, printable, tell
+from services.cli.product.client import Product, product
 from services.cli.table import Column, print_list, print_one
 from services.state.timeline import FactView
 from services.state.transitions import Stage

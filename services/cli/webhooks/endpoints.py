@@ -9,7 +9,8 @@ from typing import ClassVar, Final
 from pydantic import JsonValue
 
 from services.cli.choices import Format
-from services.cli.client import Api, Body, first_secret, operators, segment
+from services.cli.client import Api, Body, first_secret, segment
+from services.cli.operators.client import operators
 from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
