@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from operator import attrgetter
 from typing import Final, Protocol
 
@@ -100,7 +100,8 @@ class Connections:
 
     def enter(self, connection: Connection, host: str | None) -> bool:
         """Register *connection* of *host*, dropping another one if necessary; return False if there is no room."""
-        address = _counted_as(host, self.limits.trusted)
+        # Not limited: a Unix socket, and proxies.
+        address = "" if host is None or is_trusted(host, self.limits.trusted) else counted_as(host)
         if address and self._per_address[address] >= self.limits.connections_per_address:
             return False
         if len(self) >= self.limits.connections and not self._drop_one_of(self._address_of):
@@ -149,14 +150,26 @@ class Connections:
 
 
 @lru_cache(maxsize=4096)
-def _counted_as(host: str | None, trusted: tuple[Network, ...]) -> str:
-    """Return the key that *host*'s connections are counted by; empty if they are not limited."""
-    if host is None:  # a Unix socket
-        return ""
-    address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
-    if any(address in network for network in trusted):
-        return ""
+def is_trusted(host: str, networks: tuple[Network, ...]) -> bool:
+    """Return whether *host* is an address in one of *networks*."""
+    address = _address(host)
+    return address is not None and any(address in network for network in networks)
+
+
+@lru_cache(maxsize=4096)
+def counted_as(host: str) -> str:
+    """Return the key by which what *host* does is counted: its network, of IPv6; itself, if it is no address."""
+    address = _address(host)
+    if address is None:
+        return host
     prefix = _IPV6_PREFIX if isinstance(address, IPv6Address) else address.max_prefixlen
     return str(ip_network((address, prefix), strict=False))
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    # A socket for both families shows an IPv4 client so.
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

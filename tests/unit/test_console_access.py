@@ -208,7 +208,9 @@ def test_a_client_with_many_ipv6_addresses_is_one_client():
     for number in range(FREE):
         attempts.failed(f"2001:db8::{number}", NOON)
 
+        attempts.failed("192.0.2.1", NOON)
     assert attempts.wait("2001:db8::ffff", NOON)
+    assert attempts.wait("::ffff:192.0.2.1", NOON)
     assert not attempts.wait("2001:db8:1::", NOON)
 
 

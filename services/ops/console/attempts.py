@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from datetime import datetime, timedelta
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
+
+from shared.runtime.connections import counted_as
 
 #: So many mistakes are free: people paste the wrong line.
 FREE: Final = 3
 LONGEST: Final = timedelta(minutes=5)
 #: After this time without a mistake, an address begins anew.
 _FORGOTTEN_AFTER: Final = timedelta(minutes=15)
-#: A client with one IPv6 address has all of these.
-_IPV6_PREFIX: Final = 64
 _NONE: Final = timedelta()
 
 
@@ -35,7 +34,7 @@ class Attempts:
 
     def wait(self, address: str, now: datetime) -> timedelta:
         """Return how long *address* must wait until its next attempt; zero if it may try now."""
-        record = self._records.get(_counted_as(address))
+        record = self._records.get(counted_as(address))
         if record is None or record.failures < FREE or now - record.last_at > _FORGOTTEN_AFTER:
             return _NONE
         pause = min(timedelta(seconds=2 ** min(record.failures - FREE, 20)), LONGEST)
@@ -43,7 +42,7 @@ class Attempts:
 
     def failed(self, address: str, now: datetime) -> None:
         """Count a failed attempt."""
-        key = _counted_as(address)
+        key = counted_as(address)
         before = self._records.pop(key, None)
         fresh = before is None or now - before.last_at > _FORGOTTEN_AFTER
         self._records[key] = _Record(1 if before is None or fresh else before.failures + 1, now)
@@ -52,14 +51,4 @@ class Attempts:
 
     def succeeded(self, address: str) -> None:
         """Forget the failures of *address*."""
-        self._records.pop(_counted_as(address), None)
-
-
-def _counted_as(address: str) -> str:
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:  # a Unix socket, a test
-        return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
-        return str(ip_network((parsed, _IPV6_PREFIX), strict=False))
-    return str(parsed)
+        self._records.pop(counted_as(address), None)

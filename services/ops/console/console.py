@@ -17,13 +17,12 @@ from services.ops.console.client import Apis, Clients, Refused, ServiceDown, our
 from services.ops.console.forms import Form
 from services.ops.console.rendering import templates
 from services.ops.console.session import Flash, Session, Tone, csrf_token, open_flash, seal_flash
-from services.ops.console.views import formats
 from services.ops.console.views.navigation import SECTIONS, section_of
 from services.ops.console.views.problems import ProblemView, problem_view
 from services.ops.letters.views import LetterCounts
 from shared.contract.answers import Problem
 from shared.runtime.clock import now
-from shared.runtime.connections import Network
+from shared.runtime.connections import Network, is_trusted
 from shared.runtime.tokens import Token
 
 SESSION_COOKIE: Final = "modelswap_session"
@@ -155,7 +154,7 @@ class Console:
 
     def is_trusted(self, request: Request) -> bool:
         """Return whether the request comes from a trusted proxy."""
-        return request.client is not None and formats.is_in(request.client.host, self.access.trusted)
+        return request.client is not None and is_trusted(request.client.host, self.access.trusted)
 
     def client_address(self, request: Request) -> str:
         """Return the client's address: of a trusted proxy's request, the last one that the proxy itself saw."""
@@ -163,7 +162,7 @@ class Console:
         if not self.is_trusted(request):
             return direct
         passed = [each.strip() for each in request.headers.get("x-forwarded-for", "").split(",")]
-        outside = [each for each in passed if each and not formats.is_in(each, self.access.trusted)]
+        outside = [each for each in passed if each and not is_trusted(each, self.access.trusted)]
         return outside[-1] if outside else direct
 
     def set_cookie(self, request: Request, response: Response, name: str, value: str, *, seconds: int) -> None:

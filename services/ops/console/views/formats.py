@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -135,16 +133,6 @@ def shape(value: object) -> str:
 def literal(value: object) -> str:
     """Return null, a boolean or a number as JSON writes it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@lru_cache(maxsize=4096)
-def is_in(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    """Return whether *address* belongs to one of *networks*."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
 
 
 def short_models(text: str) -> str:
