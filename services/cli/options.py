@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Final, TypeVar
 
 import typer
 
 from services.cli.choices import Format
 from services.cli.problem import Problem
+from shared.contract.typed_time import typed_time
 from shared.runtime.clock import now
 
 T = TypeVar("T")
-
-_AGO: Final = re.compile(r"(\d{1,6})(m|h|d|w)", re.ASCII)
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 Output = Annotated[
     Format, typer.Option("--output", "-o", help="wide: every column, however narrow the terminal. json: for programs.")
@@ -96,14 +93,10 @@ def timestamp(since: str) -> str:
 
 def read_timestamp(text: str, *, now: datetime) -> datetime:
     """Return the time in *text*: an age (``2h``) or a timestamp (``2026-11-24 12:00``, UTC if it has no offset)."""
-    ago = _AGO.fullmatch(text.strip())
-    try:
-        if ago:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        timestamp = datetime.fromisoformat(text.strip())
-    except (ValueError, OverflowError):
-        raise Problem(f"{text!r} is not a time", then="give one like 30m, 2h, 7d or 2026-11-24T12:00Z") from None
-    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
+    found = typed_time(text, now)
+    if found is None:
+        raise Problem(f"{text!r} is not a time", then="give one like 30m, 2h, 7d or 2026-11-24T12:00Z")
+    return found
 
 
 def run_async(work: Coroutine[object, object, T]) -> T:

@@ -16,6 +16,8 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
         ("30m", NOW - timedelta(minutes=30)),
         ("2h", NOW - timedelta(hours=2)),
         ("7d", NOW - timedelta(days=7)),
+        ("30min", NOW - timedelta(minutes=30)),
+        ("1 w", NOW - timedelta(weeks=1)),
         ("2026-11-24T09:30Z", datetime(2026, 11, 24, 9, 30, tzinfo=UTC)),
         ("2026-11-24 09:30", datetime(2026, 11, 24, 9, 30, tzinfo=UTC)),
         ("2026-11-24", datetime(2026, 11, 24, tzinfo=UTC)),

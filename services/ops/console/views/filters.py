@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 from urllib.parse import urlencode
+
+from shared.contract.typed_time import typed_time
 
 #: The fields of a filter of dead letters, in the order of their form.
 LETTER_FIELDS: Final[Mapping[str, str]] = {
@@ -32,10 +33,6 @@ AUDIT_FIELDS: Final[Mapping[str, str]] = {
     "until": "Before",
 }
 _TIMES: Final = ("since", "until")
-_AGE: Final = re.compile(r"(\d{1,6})\s*(min|m|h|d|w)", re.ASCII)
-_UNITS: Final = {"min": "minutes", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-#: A day, or a day and a time, without an offset: UTC.
-_LOCAL: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +55,9 @@ def asked(chosen: Mapping[str, str], now: datetime) -> dict[str, str]:
 
 
 def moment(text: str, now: datetime) -> str:
-    """Return the time that *text* means; *text* itself if it is neither an age nor a time without an offset."""
-    age = _AGE.fullmatch(text)
-    if age:
-        try:
-            return _iso(now - timedelta(**{_UNITS[age[2]]: int(age[1])}))
-        except OverflowError:
-            return "0001-01-01T00:00:00Z"
-    local = _LOCAL.fullmatch(text)
-    return f"{local[1]}T{local[2] or '00:00'}{local[3] or ':00'}Z" if local else text
-
-
-def _iso(when: datetime) -> str:
-    return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    """Return the time that *text* means; *text* itself if it is none: the API says what is wrong with it."""
+    found = typed_time(text, now.replace(microsecond=0))
+    return text if found is None else found.isoformat().replace("+00:00", "Z")
 
 
 def address(path: str, *queries: Mapping[str, str | Sequence[str] | None]) -> str:
