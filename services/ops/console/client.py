@@ -88,9 +88,22 @@ class Api:
         """Return the answer of ``GET /v1`` *path*; *query* leaves out what is None. Raises as `ask` does."""
         return read(kind, await self.ask("GET", path, query=query))
 
-    async def post(self, kind: type[M], path: str, body: Body | None = None, *, key: str | None = None) -> M:
-        """Return the answer of ``POST /v1`` *path*; *key* is the form's idempotency key. Raises as `ask` does."""
-        return read(kind, await self.ask("POST", path, body=body, headers={"Idempotency-Key": key}))
+    async def post(
+        self,
+        kind: type[M],
+        path: str,
+        body: Body | None = None,
+        *,
+        key: str | None = None,
+        generation: str | None = None,
+    ) -> M:
+        """
+        Return the answer of ``POST /v1`` *path*. Raises as `ask` does.
+
+        *key* is the form's idempotency key. With a *generation*, it counts only while the user's model has it.
+        """
+        headers = {"Idempotency-Key": key, "If-Match": f'"{generation}"' if generation else None}
+        return read(kind, await self.ask("POST", path, body=body, headers=headers))
 
     async def ask(
         self,

@@ -22,7 +22,6 @@ from services.ops.console.views.problems import ProblemView, problem_view
 from services.ops.console.views.trainings import Plan, changes_of, may_retry, plan_of, training_path, user_path
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
-from shared.runtime.client import read
 
 _PAGE: Final = "50"
 _TRAININGS: Final = "20"
@@ -43,8 +42,7 @@ def routes(console: Console) -> list[Route]:
             user = _user(request)
             body = {"to": form.text("to") or None, "reason": form.text("reason")}
             path = f"/users/{quoted(user)}/model/rollback"
-            response = await apis.state.ask("POST", path, body=body, headers=_headers(form))
-            model = read(ModelAnswer, response)
+            model = await apis.state.post(ModelAnswer, path, body, **_once(form))
             return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are notified.")
 
         return await write(request, work)
@@ -53,8 +51,7 @@ def routes(console: Console) -> list[Route]:
         async def work(apis: Apis, form: Form) -> Done:
             user = _user(request)
             path = f"/users/{quoted(user)}/model/withdraw"
-            response = await apis.state.ask("POST", path, body={"reason": form.text("reason")}, headers=_headers(form))
-            read(ChangeAnswer, response)
+            await apis.state.post(ChangeAnswer, path, {"reason": form.text("reason")}, **_once(form))
             return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are notified.")
 
         return await write(request, work)
@@ -159,10 +156,9 @@ async def _find_model(apis: Apis, user: str) -> ModelAnswer | None:
         raise
 
 
-def _headers(form: Form) -> dict[str, str | None]:
-    """Return the headers of a write: done once, and only if the model is still the one that was shown."""
-    generation = form.text("generation")
-    return {"Idempotency-Key": form.text("key") or None, "If-Match": f'"{generation}"' if generation else None}
+def _once(form: Form) -> dict[str, str | None]:
+    """Return what a write is bound to: done once, and only if the model is still the one that was shown."""
+    return {name: form.text(name) or None for name in ("key", "generation")}
 
 
 def _user(request: Request) -> str:
