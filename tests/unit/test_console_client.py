@@ -1,6 +1,7 @@
 """What the console asks: requests within the process, rights, names, and APIs that are away."""
 
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -53,7 +54,8 @@ async def apis(token=OLGA, *, name=None):
         audit=no_audit,
         transport=refuse_all(),
     ) as clients:
-        yield clients.of(begin(token, name=name, nonce="n", now=NOON))
+        session = begin(token, nonce="n", now=NOON)
+        yield clients.of(session if name is None else replace(session, name=name))
 
 
 async def test_ops_knows_who_asks_by_the_token():

@@ -233,7 +233,7 @@ def test_the_only_hit_or_the_exact_one_is_opened_at_once(names, is_complete, pag
 
 
 def test_a_chart_has_no_style_and_no_word_that_is_not_escaped():
-    points = [charts.Point(1, HOSTILE, NOON), charts.Point(None, HOSTILE)]
+    points = [charts.Point(1, HOSTILE, NOON), charts.Point(None, HOSTILE, NOON)]
     drawn = [
         charts.bars(points, sentence=HOSTILE),
         charts.lines([("info", points)], sentence=HOSTILE),

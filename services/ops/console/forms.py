@@ -74,6 +74,6 @@ def is_same_origin(headers: Mapping[str, str]) -> bool:
     return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
-def local_path(text: str, default: str = "/") -> str:
-    """Return *text* if it is a path on this site, else *default*."""
-    return text if _LOCAL.fullmatch(text) else default
+def local_path(text: str) -> str:
+    """Return *text* if it is a path on this site, else that of the first page."""
+    return text if _LOCAL.fullmatch(text) else "/"

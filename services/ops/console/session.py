@@ -76,10 +76,10 @@ def find_token(secret: str, tokens: Sequence[Token]) -> Token | None:
     return found[0] if found else None
 
 
-def begin(token: Token, *, name: str | None = None, nonce: str, now: datetime) -> Session:
-    """Begin a session; *nonce* must be random, *name* replaces the token's own."""
+def begin(token: Token, *, nonce: str, now: datetime) -> Session:
+    """Begin a session; *nonce* must be random."""
     expires_at = (now + LASTS).replace(microsecond=0)
-    return Session(token, name or token.caller.name, nonce, expires_at)
+    return Session(token, token.caller.name, nonce, expires_at)
 
 
 def to_cookie(session: Session) -> str:

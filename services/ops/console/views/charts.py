@@ -30,7 +30,7 @@ class Point:
 
     value: float | None
     title: str
-    at: datetime | None = None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class Part:
     kind: str
 
 
-def bars(points: Sequence[Point], *, sentence: str, kind: str = "info", highest: float | None = None) -> Markup:
+def bars(points: Sequence[Point], *, sentence: str, kind: str = "info") -> Markup:
     """Return a chart with one bar for each point, from zero to the highest value."""
-    top = max([each.value or 0 for each in points] + [highest or 0, 1])
+    top = max([each.value or 0 for each in points] + [1])
     width = _WIDTH / max(len(points), 1)
     drawn = Markup()
     for index, point in enumerate(points):
@@ -130,10 +130,6 @@ def _runs(points: Sequence[Point]) -> list[list[tuple[int, float]]]:
 
 
 def _title(point: Point) -> Markup:
-    if not point.title:
-        return Markup()
-    if point.at is None:
-        return Markup("<title>{}</title>").format(point.title)
     # console.js writes the time in the viewer's zone.
     return Markup('<title data-at="{}" data-says="{}">{:%H:%M} UTC: {}</title>').format(
         iso(point.at), point.title, point.at, point.title
