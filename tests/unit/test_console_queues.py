@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -293,10 +293,11 @@ def ops_api(text: str = "state", *, subscriptions_away: bool = False) -> Api:
     return create_api(router, tokens=TOKENS)
 
 
-def notifier(text: str = "hook", told: Told | None = None) -> FastAPI:
+def notifier(text: str = "hook", told: Told | None = None, facts: Mapping[str, Any] | None = None) -> FastAPI:
     app = FastAPI()
     one = "/v1/webhook-endpoints/{endpoint}"
-    shown = endpoint(url=f"https://{text}", description=text, status="failing", events=[text])
+    named = {"url": f"https://{text}", "description": text, "status": "failing", "events": [text]}
+    shown = endpoint(**named | dict(facts or {}))
 
     async def note(request: Request) -> Any:
         body = await request.body()
@@ -399,6 +400,14 @@ async def test_a_delivery_is_sent_again_for_a_reason():
     ]
     assert told.keys == ["k1"]
     assert "is sent again" in shown.text
+
+
+async def test_an_endpoint_with_errors_is_so_on_its_own_page():
+    app = notifier(facts={"status": "enabled", "failing_since": NOON})
+    async with signed_in(ops_api(), app) as browser:
+        shown = await browser.get(f"/queues/webhooks/{ID}")
+
+    assert '<span class="badge warn">errors</span>' in shown.text
 
 
 async def test_many_are_previewed_before_they_are_sent_again():

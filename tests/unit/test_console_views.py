@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 from markupsafe import Markup
 
+from services.notifier.views import DeliveryStatus, EndpointStatus
 from services.ops.console.answers import (
     CountsAnswer,
     HitAnswer,
@@ -19,15 +20,17 @@ from services.ops.console.answers import (
     WebhooksAnswer,
 )
 from services.ops.console.forms import BadForm, is_same_origin, local_path, read_form
-from services.ops.console.views import charts, formats, now, search
+from services.ops.console.views import charts, formats, kinds, now, search
 from services.ops.console.views.missed import missed
 from services.ops.console.views.navigation import section_of
 from services.ops.console.views.problems import problem_view
 from services.ops.console.views.queues import Concern
-from services.ops.letters.views import LetterCounts
+from services.ops.letters.views import LetterCounts, LetterStatus
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RoundView
+from services.ops.replays.plan import Outcome, Status
 from services.state import overview
 from services.state import views as state_views
+from services.state.transitions import Stage
 from shared.contract.answers import KIND_PREFIX, Problem
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -227,6 +230,26 @@ def test_the_only_hit_or_the_exact_one_is_opened_at_once(names, is_complete, pag
     found = search.hits(SearchAnswer(items=[hit("training", name) for name in names], is_complete=is_complete))
 
     assert search.page_of("t", found, is_complete=is_complete) == page
+
+
+# Colours
+
+
+@pytest.mark.parametrize(
+    ("of", "statuses"),
+    [
+        ("stage", Stage),
+        ("letter", LetterStatus),
+        ("replay", Status),
+        ("outcome", Outcome),
+        ("change", ["training", "replay", "rollback", "withdrawal"]),
+        ("endpoint", [*EndpointStatus, "errors"]),
+        ("delivery", DeliveryStatus),
+    ],
+)
+def test_every_colour_is_of_a_status(of, statuses):
+    assert kinds._KINDS[of].keys() <= set(statuses)
+    assert kinds.kind("of a later version", of) == "quiet"
 
 
 # Charts

@@ -17,7 +17,7 @@ from services.ops.console.forms import Form
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, given, pager
 from services.ops.console.views.letters import found_count, offers, selection_of
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.replays import KINDS, number_of, replay_page, steps_of
+from services.ops.console.views.replays import number_of, replay_page, steps_of
 from services.ops.letters.views import LetterStatus, Suggestions
 from services.ops.replays.views import (
     DEFAULT_RATE,
@@ -146,7 +146,6 @@ class _Replays:
             request,
             "replay.html",
             view=view,
-            view_kinds=KINDS,
             replay=replay,
             shows=shows,
             rows=found.items,

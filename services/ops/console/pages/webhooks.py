@@ -19,7 +19,7 @@ from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.formats import iso
 from services.ops.console.views.problems import ProblemView
-from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of
+from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of, state_of
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 
@@ -98,6 +98,7 @@ class _Screen:
             request,
             "webhook_endpoint.html",
             endpoint=endpoint,
+            state=state_of(endpoint),
             here=here,
             deliveries=deliveries.items,
             statuses=STATUSES,

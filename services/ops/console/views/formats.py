@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from services.ops.console.views.kinds import kind
+
 #: Where there is no value.
 NOTHING: Final = "\N{EN DASH}"
 _MINUTE: Final = 60
@@ -149,4 +151,5 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "shape": shape,
     "literal": literal,
     "short_models": short_models,
+    "kind": kind,
 }

@@ -17,20 +17,15 @@ from services.ops.console.answers import (
 )
 from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number, plural
+from services.ops.console.views.kinds import kind
 from services.ops.console.views.missed import missed
 from services.ops.console.views.queues import Concern
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.reconcile.views import Reconciliation
 
-#: The stages of the walk, and those that it ends in otherwise, with their colours.
-_WALK: Final = (("requested", "quiet"), ("running", "info"), ("verifying", "info"), ("active", "good"))
-_ENDS: Final = (
-    ("replaced", "quiet"),
-    ("superseded", "quiet"),
-    ("unverified", "warn"),
-    ("failed", "bad"),
-    ("canceled", "quiet"),
-)
+#: The stages of the walk, and those that it ends in otherwise.
+_WALK: Final = ("requested", "running", "verifying", "active")
+_ENDS: Final = ("replaced", "superseded", "unverified", "failed", "canceled")
 _MEANING: Final = {
     "requested": "asked for, not running yet",
     "running": "Replicate trains",
@@ -72,17 +67,17 @@ class Speed:
 def steps(counts: CountsAnswer | None, letters: LetterCounts | None) -> tuple[list[Step], list[Step]]:
     """Return the stages of the walk, and how trainings end otherwise, with the dead letters."""
     by_stage = {} if counts is None else {each.stage: each for each in counts.items}
-    walk = [_step(name, kind, by_stage) for name, kind in _WALK]
-    ends = [_step(name, kind, by_stage) for name, kind in _ENDS]
+    walk = [_step(name, by_stage) for name in _WALK]
+    ends = [_step(name, by_stage) for name in _ENDS]
     open_letters = NOTHING if letters is None else number(letters.open)
-    kind = "bad" if letters and letters.open else "quiet"
-    return walk, [*ends, Step("dead letters", kind, open_letters, "open dead letters", "/dead-letters")]
+    colour = "bad" if letters and letters.open else "quiet"
+    return walk, [*ends, Step("dead letters", colour, open_letters, "open dead letters", "/dead-letters")]
 
 
-def _step(name: str, kind: str, counts: Mapping[str, StageCount]) -> Step:
+def _step(name: str, counts: Mapping[str, StageCount]) -> Step:
     found = counts.get(name)
-    kind = kind if found and found.count else "quiet"
-    return Step(name, kind, _said(found), _MEANING[name], f"/trainings?stage={name}")
+    colour = kind(name, "stage") if found and found.count else "quiet"
+    return Step(name, colour, _said(found), _MEANING[name], f"/trainings?stage={name}")
 
 
 def _said(found: StageCount | None) -> str:

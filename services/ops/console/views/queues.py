@@ -8,6 +8,8 @@ from typing import Final, Generic, TypeVar
 
 from services.ops.console.answers import EndpointAnswer
 from services.ops.console.views.formats import number, plural
+from services.ops.console.views.kinds import kind
+from services.ops.console.views.webhooks import state_of
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import Reconciliation, RecoveryView
 from services.ops.subscriptions.views import SubscriptionView
@@ -16,7 +18,7 @@ from shared.contract.health import ProcessState
 T = TypeVar("T")
 
 #: Kind and word of the badge of a process.
-PROCESS_BADGES: Final = {
+_PROCESS: Final = {
     ProcessState.READY: ("good", "ready"),
     ProcessState.LIMITED: ("warn", "limited"),
     ProcessState.NOT_READY: ("bad", "not ready"),
@@ -24,7 +26,6 @@ PROCESS_BADGES: Final = {
     ProcessState.AWAY: ("bad", "away"),
     ProcessState.UNKNOWN: ("bad", "unknown"),
 }
-_ENDPOINT: Final = {"enabled": "good", "paused": "quiet", "gone": "bad", "failing": "bad"}
 _CONCERN: Final = ("bad", "warn")
 _RUNBOOK: Final = '"{}" in deploy/runbook.md'
 
@@ -85,7 +86,7 @@ def queues_page(
     endpoints: Sequence[EndpointAnswer],
 ) -> QueuesPage:
     """Return what the page shows; what could not be asked is None."""
-    process_rows = [Row(each, *PROCESS_BADGES[each.state]) for each in (processes.processes if processes else ())]
+    process_rows = [Row(each, *_PROCESS[each.state]) for each in (processes.processes if processes else ())]
     found = queues.queues if queues else ()
     consumed = [QueueRow(each, *_state(each)) for each in found if each.kind not in (QueueKind.DELAY, QueueKind.LOG)]
     subscription_rows = [_subscription(each) for each in subscriptions]
@@ -171,9 +172,8 @@ def _subscriber(row: Row[SubscriptionView]) -> Concern:
 
 
 def _endpoint_row(endpoint: EndpointAnswer) -> Row[EndpointAnswer]:
-    if endpoint.status == "enabled" and endpoint.failing_since is not None:
-        return Row(endpoint, "warn", "errors")
-    return Row(endpoint, _ENDPOINT.get(endpoint.status, "quiet"), endpoint.status)
+    state = state_of(endpoint)
+    return Row(endpoint, kind(state, "endpoint"), state)
 
 
 def _endpoint(row: Row[EndpointAnswer]) -> Concern:

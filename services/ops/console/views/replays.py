@@ -13,24 +13,11 @@ from pydantic import JsonValue
 from services.ops.console.views.charts import Part, stage_bar
 from services.ops.console.views.filters import LETTER_FIELDS
 from services.ops.console.views.formats import number
+from services.ops.console.views.kinds import kind
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayView
 
-#: The status colour of each outcome.
-KINDS: Final[Mapping[Outcome, str]] = {
-    Outcome.SWAPPED: "good",
-    Outcome.DELIVERED: "good",
-    Outcome.MOVED: "good",
-    Outcome.SUPERSEDED: "quiet",
-    Outcome.NOTHING: "quiet",
-    Outcome.FAILED: "bad",
-    Outcome.CANCELED: "quiet",
-    Outcome.SKIPPED: "quiet",
-    Outcome.SENT: "info",
-    Outcome.WAITING: "none",
-    Outcome.PLANNED: "none",
-}
-#: What each outcome means, where its word is not enough.
+#: What each outcome means, where its word is not enough; in the order in which they are shown.
 MEANINGS: Final[Mapping[Outcome, str]] = {
     Outcome.SWAPPED: "the user has a new model",
     Outcome.DELIVERED: "the webhook was accepted",
@@ -43,15 +30,6 @@ MEANINGS: Final[Mapping[Outcome, str]] = {
     Outcome.SENT: "underway",
     Outcome.WAITING: "not sent yet",
     Outcome.PLANNED: "not asked yet",
-}
-_STATUSES: Final[Mapping[Status, str]] = {
-    Status.PREVIEWING: "info",
-    Status.PREVIEWED: "warn",
-    Status.RUNNING: "info",
-    Status.PAUSED: "warn",
-    Status.STOPPED: "bad",
-    Status.DONE: "good",
-    Status.CANCELED: "quiet",
 }
 _WORDS: Final[Mapping[Status, str]] = {Status.PREVIEWING: "being predicted", Status.PREVIEWED: "ready to start"}
 _UNDOABLE: Final = (Status.DONE, Status.CANCELED, Status.STOPPED, Status.PAUSED)
@@ -102,7 +80,9 @@ def replay_page(replay: ReplayView) -> ReplayPage:
     is_plan = replay.status in (Status.PREVIEWING, Status.PREVIEWED)
     found = _predicted(replay) if is_plan else replay.outcomes
     counts = [
-        Count(outcome, KINDS[outcome], found[outcome], MEANINGS[outcome]) for outcome in KINDS if found.get(outcome)
+        Count(outcome, kind(outcome, "outcome"), found[outcome], meaning)
+        for outcome, meaning in MEANINGS.items()
+        if found.get(outcome)
     ]
     done = sum(replay.predictions.values()) if is_plan else replay.ended
     said = ", ".join(f"{number(each.count)} {each.outcome}" for each in counts)
@@ -110,7 +90,7 @@ def replay_page(replay: ReplayView) -> ReplayPage:
     return ReplayPage(
         replay=replay,
         is_plan=is_plan,
-        kind=_STATUSES[replay.status],
+        kind=kind(replay.status, "replay"),
         word=_WORDS.get(replay.status, replay.status.value),
         done=done,
         total=replay.letters,

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 
 from services.ops.console.answers import RETRYABLE, ChangeAnswer, ModelAnswer, TrainingAnswer
 from services.ops.console.views.formats import duration, number, roughly
+from services.ops.console.views.kinds import kind
 
 _NO_MODEL: Final = "no model"
 #: The reason that state writes for a swap by a replay.
@@ -115,10 +116,10 @@ class Change:
 
 
 _TITLES: Final = {
-    "training": ("Swapped in", "good"),
-    "replay": ("Swapped in by a replay", "good"),
-    "rollback": ("Rolled back", "info"),
-    "withdrawal": ("Withdrawn", "warn"),
+    "training": "Swapped in",
+    "replay": "Swapped in by a replay",
+    "rollback": "Rolled back",
+    "withdrawal": "Withdrawn",
 }
 
 
@@ -130,15 +131,14 @@ def changes_of(
 
 
 def _change(user_id: str, change: ChangeAnswer, current: ModelAnswer | None, *, may_write: bool) -> Change:
-    title, tone = _TITLES.get(change.cause, (change.cause.capitalize(), "quiet"))
     is_current = current is not None and current.generation == change.generation
     is_used = current is not None and current.reference == change.reference
     can = may_write and change.reference is not None and not is_used
     return Change(
         change=change,
         why=why(change),
-        title=title,
-        tone=tone,
+        title=_TITLES.get(change.cause, change.cause.capitalize()),
+        tone=kind(change.cause, "change"),
         is_current=is_current,
         rollback_path=user_path(user_id, rollback=change.reference) if can else None,
     )

@@ -7,16 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.ops.console.answers import DeliveryAnswer
+from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
 
-#: The statuses of deliveries, and the kind of each one's badge.
-STATUSES: Final[Mapping[str, str]] = {
-    "failed": "bad",
-    "retrying": "warn",
-    "waiting": "quiet",
-    "queued": "info",
-    "delivered": "good",
-}
+#: The statuses of deliveries, as they are offered.
+STATUSES: Final = ("failed", "retrying", "waiting", "queued", "delivered")
 #: How far back deliveries can be sent again: they are kept for 30 days.
 PERIODS: Final[Mapping[str, timedelta]] = {
     "the last hour": timedelta(hours=1),
@@ -36,6 +30,11 @@ class Preview:
     all: str
     #: From then on there are more than are sent at a time.
     next_since: datetime | None
+
+
+def state_of(endpoint: EndpointAnswer) -> str:
+    """Return the status of *endpoint*; also whether it has errors before it is disabled for them."""
+    return "errors" if endpoint.status == "enabled" and endpoint.failing_since is not None else endpoint.status
 
 
 def attempt_of(delivery: DeliveryAnswer) -> str:
