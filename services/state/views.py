@@ -52,14 +52,6 @@ class FailureView(View):
     reason: str
 
 
-#: Columns of `state.trainings` t in a `TrainingView`; `store.queries` adds what is computed.
-TRAINING_COLUMNS: Final = """
-    t.number, t.ref, t.training_id, t.user_id, t.generation, t.stage, t.destination::text, t.trainer, t.trigger_word,
-    t.step, t.total_steps, t.model::text AS reference, t.failure_code, t.failure_reason, t.requested_at, t.started_at,
-    t.completed_at, t.updated_at
-"""
-
-
 class TrainingView(View):
     """A training."""
 

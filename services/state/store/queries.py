@@ -13,7 +13,6 @@ from services.state.estimate import DurationStats, Run, progress
 from services.state.store.session import Session
 from services.state.transitions import Stage
 from services.state.views import (
-    TRAINING_COLUMNS,
     ModelView,
     OutputRow,
     OutputView,
@@ -28,8 +27,10 @@ from shared.runtime.postgres import Conflict, Connection, Record, acquired
 # Time is Postgres's, so that the clocks of several processes make no estimate fall.
 # What belongs to a training is read by subqueries, never joined: a plan made while those tables were small may read all
 # of them.
-_TRAINING: Final = f"""
-    SELECT {TRAINING_COLUMNS},
+_TRAINING: Final = """
+    SELECT t.number, t.ref, t.training_id, t.user_id, t.generation, t.stage, t.destination::text, t.trainer,
+           t.trigger_word, t.step, t.total_steps, t.model::text AS reference, t.failure_code, t.failure_reason,
+           t.requested_at, t.started_at, t.completed_at, t.updated_at,
            coalesce((SELECT m.ref = t.ref FROM state.user_models m WHERE m.user_id = t.user_id), false) AS current,
            -- Few trainings have a model, so the history is read for few.
            CASE WHEN t.model IS NOT NULL THEN
@@ -41,7 +42,7 @@ _TRAINING: Final = f"""
            (SELECT ARRAY[d.low_seconds, d.median_seconds, d.high_seconds]
             FROM state.trainer_durations d WHERE d.trainer = split_part(t.trainer, ':', 1)) AS stats
     FROM state.trainings t
-"""  # noqa: S608 (constants)
+"""
 _FIND_BY_ID: Final = _TRAINING + "WHERE t.training_id = $1"
 _FIND_BY_REF: Final = _TRAINING + "WHERE t.ref = $1"
 _FIND_TRAININGS: Final = _TRAINING + "WHERE t.ref = ANY($1::uuid[])"
