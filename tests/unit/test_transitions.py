@@ -96,3 +96,9 @@ def test_letters_are_closed_once_no_event_counts(stage):
     ended = LetterTraining(user_id="ada", stage=stage, reference=f"acme/ada:{'5c' * 32}")
 
     assert (why_closed(ended) is None) == accepts_model(stage)
+
+
+@pytest.mark.parametrize("fact", [fact for fact in Fact if fact is not Fact.STARTED])
+def test_a_decision_may_have_missed_that_a_training_started(fact):
+    """A report of progress moves it from requested to running without the lock of `store.write`."""
+    assert next_stage(Stage.REQUESTED, fact) == next_stage(Stage.RUNNING, fact)

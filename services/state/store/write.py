@@ -4,7 +4,8 @@ Writes `Changes`: one statement for all rows of a batch. Edge.
 Optimistic locking: every writer of a user's trainings or models first updates the user's row. The update locks the row
 until the commit, and gives it a new version: its `xmin`, the id of the transaction that wrote it. Changes that were
 decided without a lock are written only for users whose row still has the version that was read. The one exception is
-`record_progress`: it skips locked rows, and changes no column that a decision depends on.
+`record_progress`: it skips locked rows, and moves a training from requested to running. Every fact but STARTED treats
+these two stages alike, so a decision that saw the first writes the same row; of started_at, the first time is kept.
 """
 
 from __future__ import annotations
