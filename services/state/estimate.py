@@ -4,7 +4,7 @@ Progress and time left of a training: what its log reported, or an estimate from
 The estimate uses how long the last trainings of the same trainer took, as known when this one started; if unknown, half
 an hour is 90 percent. It only depends on columns that never change while it is used, so it never falls. When a log
 arrives, the estimate is frozen (`estimated_until`), and the log's share counts as soon as it is greater. Only if a log
-contradicts itself is its own share corrected (`store.apply`).
+contradicts itself is its own share corrected (`store.progress`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.state.transitions import Stage
+from services.state.transitions import AT_REPLICATE, Stage
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingProgressed
 from shared.contract.values import ProgressSource
@@ -46,7 +46,6 @@ _DELIVERY_SECONDS: Final = 60.0
 
 _DONE: Final = (Stage.ACTIVE, Stage.REPLACED, Stage.SUPERSEDED)
 _SUCCEEDED: Final = (Stage.VERIFYING, Stage.UNVERIFIED)
-_UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +215,7 @@ def _expected(run: Run, now: datetime) -> _Rest | None:
 
 
 def _overdue_at(run: Run, now: datetime) -> datetime | None:
-    if run.stats is None or run.stage not in _UNDERWAY:
+    if run.stats is None or run.stage not in AT_REPLICATE:
         return None
     return (_begun_at(run, now) or run.requested_at) + timedelta(seconds=run.stats.surely_over)
 

@@ -24,7 +24,7 @@ import structlog
 from services.state.adopting import Replicate, report_of
 from services.state.changes import Result
 from services.state.swap import UnconfirmedRef
-from services.state.transitions import Stage
+from services.state.transitions import AT_REPLICATE
 from services.state.views import TrainingView
 from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown, ModelswapError
@@ -119,7 +119,7 @@ class Inquiries:
     async def _answer(self, found: Training) -> None:
         record = await self._trainings.find_training(found.id) or await self._attach(found)
         log.info("inquiry.answered", training_id=found.id, status=found.status, ref=str(record.ref) if record else None)
-        if record is None or record.stage not in (Stage.REQUESTED, Stage.RUNNING):
+        if record is None or record.stage not in AT_REPLICATE:
             return
         claim = Claim(record.ref, record.destination, record.total_steps, record.user_id)
         event = report_of(found, claim)

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from services.state.changes import Failure
 from services.state.registration import NOT_STARTED
-from services.state.transitions import Stage
+from services.state.transitions import AT_REPLICATE
 from services.state.views import TrainingView
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.contract.identity import ModelName, ModelRef
@@ -22,7 +22,6 @@ log = structlog.get_logger()
 
 #: Events that Replicate posts webhooks for.
 WEBHOOK_EVENTS: Final = ("start", "output", "logs", "completed")
-_UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING)
 
 
 class StartRefused(PermanentError):
@@ -111,7 +110,7 @@ async def cancel(record: TrainingView, replicate: Replicate) -> None:
 
     """
     name = record.training_id or record.ref
-    if record.stage not in _UNDERWAY:
+    if record.stage not in AT_REPLICATE:
         raise NotCancelable(f"training {name} has ended: it is {record.stage}", code="already_ended")
     if record.training_id is None:
         raise NotCancelable(

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
-from services.state.transitions import Stage
+from services.state.transitions import AT_REPLICATE, Stage
 from services.state.views import TrainingView
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically
@@ -28,7 +28,7 @@ from shared.runtime.sse import HEARTBEAT_SECONDS, Followers, chunks_of
 
 _TICK_SECONDS: Final = 1.0
 
-_UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING)
+_GO_ON: Final = (*AT_REPLICATE, Stage.VERIFYING)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -56,7 +56,7 @@ class Update:
     @property
     def is_last(self) -> bool:
         """Whether no update follows unless someone acts."""
-        return self.stage not in _UNDERWAY
+        return self.stage not in _GO_ON
 
     def encode(self, event: str) -> bytes:
         return f"id: {self.id}\nevent: {event}\ndata: {self.data}\n\n".encode()

@@ -14,6 +14,9 @@ Facts arrive in any order, late and twice. The stronger fact wins and nothing mo
 training ran and succeeded, even if no event said so. Replicate's first result stands: a failed or canceled training
 stays so, and a succeeded one does not fail later. Exceptions: a training that *we* took for not started is requested
 again if Replicate runs it, a retry repeats an extraction, and a rollback makes any verified model current.
+
+The one change of a stage that does not ask this table is in SQL: `store.progress` does for a report of progress what
+`Fact.STARTED` does.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ class Fact(StrEnum):
     APPEARED = "appeared"  #: Replicate's id of it became known.
     STARTED = "started"
     SUCCEEDED = "succeeded"
-    FAILED = "failed"
+    FAILED = "failed"  #: At Replicate, or Replicate did not start it.
     CANCELED = "canceled"
     NOT_VERIFIED = "not verified"  #: No usable model was found.
     WON = "won"  #: Its model is ready and becomes current.
@@ -65,15 +68,17 @@ class Fact(StrEnum):
     CHOSEN = "chosen"  #: An operator rolled back to its model.
 
 
-_AWAITS_MODEL: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING, Stage.UNVERIFIED)
+#: Replicate has not ended it.
+AT_REPLICATE: Final = (Stage.REQUESTED, Stage.RUNNING)
+_AWAITS_MODEL: Final = (*AT_REPLICATE, Stage.VERIFYING, Stage.UNVERIFIED)
 
 _NEXT: Final[Mapping[Fact, Mapping[Stage, Stage]]] = {
     # A training that failed at Replicate had an id, so this one was taken for not started.
     Fact.APPEARED: {Stage.FAILED: Stage.REQUESTED},
     Fact.STARTED: {Stage.REQUESTED: Stage.RUNNING},
-    Fact.SUCCEEDED: {Stage.REQUESTED: Stage.VERIFYING, Stage.RUNNING: Stage.VERIFYING},
-    Fact.FAILED: {Stage.REQUESTED: Stage.FAILED, Stage.RUNNING: Stage.FAILED},
-    Fact.CANCELED: {Stage.REQUESTED: Stage.CANCELED, Stage.RUNNING: Stage.CANCELED},
+    Fact.SUCCEEDED: dict.fromkeys(AT_REPLICATE, Stage.VERIFYING),
+    Fact.FAILED: dict.fromkeys(AT_REPLICATE, Stage.FAILED),
+    Fact.CANCELED: dict.fromkeys(AT_REPLICATE, Stage.CANCELED),
     # Unverified again, with the newest reason.
     Fact.NOT_VERIFIED: dict.fromkeys(_AWAITS_MODEL, Stage.UNVERIFIED),
     Fact.WON: dict.fromkeys(_AWAITS_MODEL, Stage.ACTIVE),

@@ -40,12 +40,6 @@ _REGISTER: Final = """
 # With the ref of the training, because the key may be another training's by now.
 _FORGET_KEY: Final = "DELETE FROM state.idempotency_keys WHERE key = $1 AND ref = $2"
 _REPORT: Final = f"{INSERT_OUTBOX.format('$1')} ON CONFLICT (event_id) DO NOTHING"
-_FAIL_START: Final = """
-    UPDATE state.trainings SET
-        stage = 'failed', failure_code = $2, failure_reason = $3,
-        completed_at = clock_timestamp(), updated_at = clock_timestamp()
-    WHERE ref = $1 AND stage IN ('requested', 'running') AND training_id IS NULL
-"""
 
 
 class Registrations(Session):
@@ -133,7 +127,12 @@ class Registrations(Session):
 
         async def work(connection: Connection) -> None:
             await connection.execute(LOCK_USER, record.user_id)
-            await connection.execute(_FAIL_START, record.ref, failure.code, failure.reason)
+            found = await get_training(connection, record.ref)
+            stage = next_stage(found.stage, Fact.FAILED)
+            if stage is None or found.training_id is not None:
+                return
+            change = TrainingChange(found.ref, stage=stage, failure=failure, completed_at=now())
+            await write_locked(connection, Changes(trainings=[change]), record.user_id)
 
         await self._transaction(work)
 
