@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, Self
+
+from shared.contract.moments import from_microseconds, to_microseconds
 
 #: How long before the start of a snapshot the next one begins. A change gets its time when it is written, and is seen
 #: once it is committed. The limits of state's sessions (`shared.runtime.postgres`: 5 s for a statement, 7 s between
@@ -13,8 +15,6 @@ OVERLAP: Final = timedelta(minutes=5)
 #: Two times in microseconds, and the bytes of a user's id, in hexadecimal; every text that matches is a position.
 CURSOR: Final = "^[0-9a-f]{28}([0-9a-f]{2}){1,800}$"
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _DIGITS: Final = 14
 
 
@@ -41,8 +41,8 @@ class Position:
 
 
 def _digits(moment: datetime) -> str:
-    return f"{(moment - _EPOCH) // _MICROSECOND:0{_DIGITS}x}"
+    return f"{to_microseconds(moment):0{_DIGITS}x}"
 
 
 def _time(digits: str) -> datetime:
-    return _EPOCH + int(digits, 16) * _MICROSECOND
+    return from_microseconds(int(digits, 16))

@@ -16,12 +16,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
 from services.state.transitions import AT_REPLICATE, Stage
 from services.state.views import TrainingView
+from shared.contract.moments import to_microseconds
 from shared.runtime.aside import SetAside
 from shared.runtime.periodic import run_periodically
 from shared.runtime.sse import HEARTBEAT_SECONDS, Followers, chunks_of
@@ -29,7 +29,6 @@ from shared.runtime.sse import HEARTBEAT_SECONDS, Followers, chunks_of
 _TICK_SECONDS: Final = 1.0
 
 _GO_ON: Final = (*AT_REPLICATE, Stage.VERIFYING)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Trainings(Protocol):
@@ -49,7 +48,7 @@ class Update:
 
     @classmethod
     def of(cls, record: TrainingView) -> Update:
-        changed = (record.updated_at - _EPOCH) // timedelta(microseconds=1)
+        changed = to_microseconds(record.updated_at)
         # Without unset fields, as in the other answers.
         return cls(f"{changed}-{record.progress:03}", record.stage, record.model_dump_json(exclude_unset=True))
 

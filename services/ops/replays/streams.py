@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Final
 from uuid import UUID
@@ -20,6 +20,7 @@ from services.ops.replays.records import Ended
 from services.ops.replays.store import Store
 from services.ops.replays.views import ReplayedLetterView, ReplayUpdate, ReplayView
 from services.ops.replays.waiting import Waiting
+from shared.contract.moments import EPOCH, from_microseconds, to_microseconds
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.periodic import run_periodically
@@ -32,21 +33,20 @@ MOST_LETTERS: Final = 200
 _MOST_ENDED: Final = 10_000
 #: An outcome may be committed this much later than its time, behind others.
 _OVERLAP: Final = timedelta(seconds=5)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: The longest number of microseconds that is a time.
 _ID_DIGITS: Final = 17
 
 
 def event_id(moment: datetime) -> str:
     """Return the id of an event with all outcomes up to *moment*."""
-    return str((moment - _EPOCH) // timedelta(microseconds=1))
+    return str(to_microseconds(moment))
 
 
 def moment_of(last_event_id: str | None) -> datetime | None:
     """Return the time in an id of `event_id`; None if it is no such id."""
     if last_event_id is None or not (last_event_id.isascii() and last_event_id.isdecimal()):
         return None
-    return None if len(last_event_id) > _ID_DIGITS else _EPOCH + timedelta(microseconds=int(last_event_id))
+    return None if len(last_event_id) > _ID_DIGITS else from_microseconds(int(last_event_id))
 
 
 class Follower:
@@ -68,7 +68,7 @@ class Follower:
     @property
     def since(self) -> datetime:
         """From when on it may not have been told all outcomes."""
-        return max(self._moment, _EPOCH + _OVERLAP) - _OVERLAP
+        return max(self._moment, EPOCH + _OVERLAP) - _OVERLAP
 
     def untold(self, ended: Sequence[Ended]) -> set[Ended]:
         """Return those of *ended* that it was not told."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from fastapi import Path, Query
@@ -20,12 +20,11 @@ from services.state.store import Store
 from services.state.timeline import TimelineView
 from shared.contract.answers import END, Moment, Page
 from shared.contract.identity import TrainingName, UserId, parse_ref
+from shared.contract.moments import EPOCH, from_microseconds, to_microseconds
 from shared.runtime.description import raises
 from shared.runtime.http import Cursor, Limit, from_cursor, to_cursor
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _END: Final = datetime.max.replace(tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 Hours = Annotated[int, Query(ge=1, le=168, description="How many hours, the current one included.")]
 Wanted = Annotated[
@@ -62,7 +61,7 @@ class Overviews:
         return await self.store.webhook_statistics(hours)
 
     async def list_swaps(
-        self, since: Moment = _EPOCH, until: Moment = _END, limit: Limit = 50, cursor: Cursor = None
+        self, since: Moment = EPOCH, until: Moment = _END, limit: Limit = 50, cursor: Cursor = None
     ) -> Page[UserSwapView]:
         """
         Return the changes of all users' models from `since` until just before `until`, newest first.
@@ -70,10 +69,10 @@ class Overviews:
         A page holds more than `limit` if the last change on it is one of several at the same time.
         """
         before = from_cursor(cursor, END)
-        if before < (until - _EPOCH) // _MICROSECOND:
-            until = _EPOCH + before * _MICROSECOND
+        if before < to_microseconds(until):
+            until = from_microseconds(before)
         found = await self.store.list_swaps(since=since, until=until, limit=limit)
-        position = (found[-1].at - _EPOCH) // _MICROSECOND if found else 0
+        position = to_microseconds(found[-1].at) if found else 0
         return Page(items=found, next_cursor=to_cursor(position) if len(found) >= limit else None)
 
     async def search(self, q: Wanted, limit: HitLimit = 10) -> SearchResults:

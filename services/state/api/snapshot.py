@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Query
@@ -14,8 +13,7 @@ from services.state.store import Store
 from services.state.views import SnapshotPage
 from shared.contract.answers import Moment
 from shared.contract.checked import Checked
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from shared.contract.moments import EPOCH
 
 
 def _cursor(text: str) -> str:
@@ -64,7 +62,7 @@ class Snapshots:
         """
         if cursor is None:
             began_at = await self.store.begin_snapshot()
-            after = Position(began_at, updated_since or _EPOCH, "")
+            after = Position(began_at, updated_since or EPOCH, "")
         else:
             after = Position.of(cursor)
         if updated_since is None:
