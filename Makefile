@@ -12,7 +12,7 @@ BENCH_STAMP  := $(BENCH_VENV)/.ready-$(shell cat pyproject.toml constraints-benc
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges operators end-to-end walks repairs outages pairs screens ups alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
+.PHONY: help setup demo up test check rules fmt docs wheels unit integration brokers edges contracts operators end-to-end walks repairs outages pairs screens ups alerts chaos chaos-cluster bench bench-backlog screenshots constraints env clean
 
 help: ## what can be typed
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -44,12 +44,14 @@ unit: setup ## tests without I/O
 # Files that are a part of their own, so that none of the parts lasts much longer than the others.
 OPERATORS := $(wildcard tests/integration/test_console_*.py tests/integration/test_ops_*.py) \
 	$(patsubst %,tests/integration/test_%.py,reconcile repairs replays)
+CONTRACTS := $(wildcard tests/integration/test_cli_*.py tests/integration/test_simulator_*.py) \
+	$(patsubst %,tests/integration/test_%.py,contract_documents openapi)
 REPAIRS   := $(patsubst %,tests/end_to_end/test_%.py,cli dead_letters doctor metrics reconcile replays)
 SCREENS   := $(wildcard tests/end_to_end/test_console_*.py)
 PAIRS     := $(patsubst %,tests/end_to_end/test_%.py,handover mixed_versions)
 UPS       := $(patsubst %,tests/end_to_end/test_%.py,up demo)
 
-integration: brokers edges operators ## one edge at a time, against real servers
+integration: brokers edges contracts operators ## one edge at a time, against real servers
 
 brokers: setup
 	@echo "── integration tests, brokers"; $(BIN)/pytest tests/integration -m "own_servers or every_rabbitmq"
@@ -57,9 +59,13 @@ brokers: setup
 operators: setup
 	@echo "── integration tests, operators"; $(BIN)/pytest $(OPERATORS) -m "not (own_servers or every_rabbitmq)"
 
+contracts: setup
+	@echo "── integration tests, commands, documents and the simulator"; \
+		$(BIN)/pytest $(CONTRACTS) -m "not (own_servers or every_rabbitmq)"
+
 edges: setup
 	@echo "── integration tests, other edges"; $(BIN)/pytest tests/integration -m "not (own_servers or every_rabbitmq)" \
-		$(OPERATORS:%=--ignore=%)
+		$(patsubst %,--ignore=%,$(OPERATORS) $(CONTRACTS))
 
 end-to-end: walks repairs outages pairs screens ups ## whole walks, what dies on the way, and what people see of it
 
@@ -96,7 +102,7 @@ alerts: setup ## every alert, on a stack that is broken on purpose: a quarter of
 # Each starts servers of its own; on servers that are given, they would take each other's messages.
 test: setup ## everything, as CI runs it: minutes, and silent until a part has ended
 	@$(MAKE) --no-print-directory --jobs=$(if $(MODELSWAP_TEST_AMQP_URL),1,8) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-		walks repairs outages brokers operators edges pairs screens check ups
+		walks repairs outages brokers operators edges contracts pairs screens check ups
 
 wheels: setup ## dist/: the wheels of modelswap, of its private servers, and of the client for subscribers
 	@for project in . deploy/local shared/subscriber; do \
