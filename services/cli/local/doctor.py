@@ -15,6 +15,7 @@ from rich.text import Text
 
 from services.cli.choices import Format
 from services.cli.local import servers
+from services.cli.local.broker import MANAGEMENT, linked, opened
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, how_to_ask_ops, mistakes
 from services.cli.local.running import outbox, processes, public_address, queues
 from services.cli.local.stack import SERVICES, Environment
@@ -60,7 +61,7 @@ async def examine(environment: Environment) -> list[Finding]:
     asked = asyncio.create_task(processes(environment, version("modelswap")))
     first = await asyncio.gather(
         check("broker", _broker, environment, "start RabbitMQ, or correct MODELSWAP_AMQP_URL"),
-        check("broker nodes", _broker_nodes, environment, servers.MANAGEMENT),
+        check("broker nodes", _broker_nodes, environment, MANAGEMENT),
         check("topology", _topology, environment, "modelswap topology apply", after="the broker"),
         check("database", _database, environment, "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         check("migrations", _migrations, environment, "modelswap db migrate", after="the database"),
@@ -101,16 +102,17 @@ def _settings(environment: Environment) -> Iterator[Finding]:
 
 
 async def _broker(environment: Environment) -> str:
-    await servers.reach_broker(environment)
-    return "answers"
+    async with linked(environment):
+        return "answers"
 
 
 async def _broker_nodes(environment: Environment) -> str:
     try:
-        nodes = await servers.broker_nodes(environment)
+        async with opened(environment) as management:
+            nodes = [] if management is None else await management.nodes()
     except DependencyDown as error:
         # The check before this one says whether the broker itself answers.
-        raise Doubtful(f"not known: {error}", then=servers.MANAGEMENT) from error
+        raise Doubtful(f"not known: {error}", then=MANAGEMENT) from error
     alarms = {
         "disk": [each.name for each in nodes if each.disk_free_alarm],
         "memory": [each.name for each in nodes if each.mem_alarm],
@@ -131,7 +133,7 @@ async def _topology(environment: Environment) -> str:
     detail = "; ".join(filter(None, [*(found.lines or [found.as_planned]), found.unseen]))
     if not found.lines:
         if found.is_lacking:
-            raise Doubtful(detail, then=servers.MANAGEMENT)
+            raise Doubtful(detail, then=MANAGEMENT)
         return detail
     if all(EVENTS_LOG in each and "missing" not in each for each in found.lines):
         raise Doubtful(detail, then='"The events log" in deploy/runbook.md')

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from services.cli.local import servers
+from services.cli.events.subscription import broker_problems
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
 from services.cli.local.stack import Environment
 from shared.contract.answers import kind_in
 from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, why_stuck
 from shared.contract.rights import CONSUMED
+from shared.runtime.broker import Depth, depths
 from shared.runtime.client import HttpClient, Unanswered
+from shared.runtime.postgres import connect, translated_errors
 from shared.runtime.processes import DEADLINE_SECONDS, look_at
 from shared.runtime.setting_types import Url
 from shared.runtime.settings import (
     STATE_URL,
+    BrokerSettings,
+    DatabaseSettings,
     NotifierClientSettings,
     OpsClientSettings,
     OpsSettings,
@@ -26,6 +30,14 @@ from shared.runtime.settings import (
     TriggerSettings,
 )
 
+_OUTBOX_BACKLOG: Final = """
+    SELECT count(*) FILTER (WHERE set_aside_at IS NULL) AS waiting,
+           coalesce(extract(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE set_aside_at IS NULL)), 0)
+               ::double precision AS oldest,
+           count(set_aside_at) AS set_aside
+    FROM state.outbox
+    WHERE published_at IS NULL
+"""
 _WEBHOOKS: Final = "/webhooks/replicate"
 
 
@@ -77,26 +89,26 @@ def _finding(name: str, seen: Seen, away: str) -> Finding:
 async def queues(environment: Environment) -> str:
     """Return how many messages wait, and for how long."""
     consumer_of = {queue: name for name, queues in CONSUMED.items() for queue in queues}
-    depths = await servers.queue_depths(environment, consumer_of)
+    found = await _depths(environment, consumer_of)
     urls = _Addresses.load(environment).by_process()
     # The check of a process reports one that does not answer.
     seen = await _look_at({name: urls[name] for name in dict.fromkeys(consumer_of.values())}, "")
     ages = {queue: age for each in seen.values() for queue, age in each.oldest.items()}
     problems, remedies = [], []
     for queue, name in consumer_of.items():
-        waiting, consumers = depths[queue]
+        waiting, consumers = found[queue]
         if problem := why_stuck(queue, waiting, consumers, ages.get(queue, 0.0)):
             problems.append(problem)
             remedies.append(f"read the log of {name}" if consumers else f"start {name}")
     if problems:
         raise Wrong("; ".join(problems), "; ".join(dict.fromkeys(remedies)))
     oldest = max(ages.values(), default=0.0)
-    return f"{sum(waiting for waiting, _ in depths.values())} messages wait, the oldest for {oldest:.0f} s"
+    return f"{sum(waiting for waiting, _ in found.values())} messages wait, the oldest for {oldest:.0f} s"
 
 
 async def outbox(environment: Environment) -> str:
     """Return how many committed events wait to be published, and for how long."""
-    waiting, oldest, set_aside = await servers.outbox_backlog(environment)
+    waiting, oldest, set_aside = await _backlog(environment)
     if set_aside:
         raise Wrong(
             f"{set_aside} committed events cannot be published as they are, and were set aside",
@@ -106,6 +118,24 @@ async def outbox(environment: Environment) -> str:
     if oldest > HELD_UP_SECONDS:
         raise Wrong(said)
     return said
+
+
+async def _depths(environment: Environment, names: Iterable[str]) -> dict[str, Depth]:
+    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
+    with broker_problems():
+        return await depths(url, names, name="modelswap doctor")
+
+
+async def _backlog(environment: Environment) -> tuple[int, float, int]:
+    """Return how many events wait in the outbox, the age of the oldest in seconds, and how many are set aside."""
+    url = DatabaseSettings.load(environment).database_url.get_secret_value()
+    connection = await connect(url, application_name="modelswap doctor")
+    try:
+        with translated_errors(connection):
+            row = await connection.fetchrow(_OUTBOX_BACKLOG)
+    finally:
+        await connection.close(timeout=5)
+    return (row["waiting"], row["oldest"], row["set_aside"]) if row else (0, 0.0, 0)
 
 
 async def public_address(environment: Environment) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from services.cli.choices import Format
 from services.cli.events.subscription import broker_problems
 from services.cli.local.bindings import missing_bindings
+from services.cli.local.broker import MANAGEMENT, linked, opened
 from services.cli.local.stack import Environment
 from services.cli.local.users import differences, find_passwords, make_users
 from services.cli.output import tell
@@ -21,26 +21,12 @@ from services.ops import migrate as ops
 from services.state import migrate as state
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
-from shared.runtime.broker import Depth, declare, declare_log, depths, diff
-from shared.runtime.broker.link import Link
-from shared.runtime.management import Management, ManagementRefused, Node, opened_management
-from shared.runtime.postgres import connect, translated_errors
-from shared.runtime.setting_types import ManagementUrl
-from shared.runtime.settings import BrokerSettings, DatabaseSettings, TopologySettings
+from shared.runtime.broker import declare, declare_log, diff
+from shared.runtime.management import ManagementRefused
+from shared.runtime.settings import DatabaseSettings, TopologySettings
 
-_NAME = "modelswap topology"
-#: What to do where the management API does not answer.
-MANAGEMENT: Final = "start RabbitMQ's management API, or correct MODELSWAP_MANAGEMENT_URL"
 #: Of several nodes that hang, each takes as long; the doctor waits 15 seconds in all.
 _MANAGEMENT_SECONDS: Final = 10.0
-_OUTBOX_BACKLOG: Final = """
-    SELECT count(*) FILTER (WHERE set_aside_at IS NULL) AS waiting,
-           coalesce(extract(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE set_aside_at IS NULL)), 0)
-               ::double precision AS oldest,
-           count(set_aside_at) AS set_aside
-    FROM state.outbox
-    WHERE published_at IS NULL
-"""
 MIGRATIONS: Final[Sequence[Column[tuple[str, datetime | None]]]] = (
     Column("migration", lambda each: each[0]),
     Column("applied", lambda each: each[1] or "no"),
@@ -65,12 +51,6 @@ async def migration_status(environment: Environment) -> list[tuple[str, datetime
     return [(f"{schema.schema}.{name}", at) for schema in _SCHEMAS for name, at in await schema.status(url)]
 
 
-async def reach_broker(environment: Environment) -> None:
-    """Connect to the broker."""
-    async with _link(environment):
-        pass
-
-
 async def declare_topology(environment: Environment) -> Topology:
     """
     Declare every exchange and queue, the lossy ones last; existing ones are not changed.
@@ -79,9 +59,9 @@ async def declare_topology(environment: Environment) -> Topology:
     """
     plan = TopologySettings.load(environment).topology
     for part in (plan.lasting, plan.lossy):
-        async with _link(environment) as link:
+        async with linked(environment) as link:
             await declare(link.channel, part)
-    async with _link(environment) as link:
+    async with linked(environment) as link:
         if difference := await declare_log(link, plan):
             tell(difference)
     if passwords := find_passwords(environment):
@@ -91,7 +71,7 @@ async def declare_topology(environment: Environment) -> Topology:
 
 async def _create_users(environment: Environment, passwords: Mapping[str, str]) -> None:
     """Create the RabbitMQ user of each process, or set its password and its rights."""
-    async with _management(environment) as management:
+    async with opened(environment) as management:
         if management is None:
             then = "set it: http://user:password@host:15672, with a user that has the tag administrator"
             raise Problem("users are created through MODELSWAP_MANAGEMENT_URL, which is not set", then=then)
@@ -130,7 +110,7 @@ async def diff_topology(environment: Environment) -> Comparison:
 
 
 async def _bindings_and_users(environment: Environment, plan: Topology) -> Comparison:
-    async with _management(environment) as management:
+    async with opened(environment) as management:
         if management is None:
             return Comparison([], "bindings and users were not looked at: MODELSWAP_MANAGEMENT_URL is not set")
         try:
@@ -139,53 +119,6 @@ async def _bindings_and_users(environment: Environment, plan: Topology) -> Compa
         except (DependencyDown, ManagementRefused, TimeoutError) as error:
             why = str(error) or "RabbitMQ's management API does not answer in time"
             return Comparison([], f"bindings and users are not known: {why}", is_lacking=True)
-
-
-async def broker_nodes(environment: Environment) -> list[Node]:
-    """Return the nodes of RabbitMQ; none if its management API is not known."""
-    async with _management(environment) as management:
-        return [] if management is None else await management.nodes()
-
-
-class _ManagementSettings(BrokerSettings):
-    management_url: ManagementUrl | None = None
-
-
-@asynccontextmanager
-async def _management(environment: Environment) -> AsyncIterator[Management | None]:
-    settings = _ManagementSettings.load(environment)
-    async with opened_management(settings.management_url, settings.amqp_url.get_secret_value()) as management:
-        yield management
-
-
-async def queue_depths(environment: Environment, names: Iterable[str]) -> dict[str, Depth]:
-    """Return the depth of each of these queues."""
-    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
-    with broker_problems():
-        return await depths(url, names, name="modelswap doctor")
-
-
-async def outbox_backlog(environment: Environment) -> tuple[int, float, int]:
-    """Return how many events wait in the outbox, the age of the oldest in seconds, and how many are set aside."""
-    url = DatabaseSettings.load(environment).database_url.get_secret_value()
-    connection = await connect(url, application_name="modelswap doctor")
-    try:
-        with translated_errors(connection):
-            row = await connection.fetchrow(_OUTBOX_BACKLOG)
-    finally:
-        await connection.close(timeout=5)
-    return (row["waiting"], row["oldest"], row["set_aside"]) if row else (0, 0.0, 0)
-
-
-@asynccontextmanager
-async def _link(environment: Environment) -> AsyncIterator[Link]:
-    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
-    with broker_problems():
-        link = await Link.open(url, name=_NAME)
-        try:
-            yield link
-        finally:
-            await link.close()
 
 
 def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: Format) -> bool:
