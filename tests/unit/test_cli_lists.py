@@ -299,7 +299,7 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
     "services.cli.product.models.HISTORY": (SWAP, {"generation", "model"}),
     "services.cli.operators.dead_letters.LETTERS": (LETTER, {"dead letter"}),
     "services.cli.operators.dead_letters.GROUPS": (GROUP, {"group"}),
-    "services.cli.operators.dead_letters.AUDIT": (AUDIT, {"what", "of"}),
+    "services.cli.operators.audit.AUDIT": (AUDIT, {"what", "of"}),
     "services.cli.operators.replay_text.REPLAYS": (REPLAYED, {"replay"}),
     "services.cli.operators.replay_text.LETTERS": (OF_REPLAY, {"dead letter"}),
     "services.cli.operators.reconcile.TRAININGS": (OVERDUE, {"training"}),
@@ -324,7 +324,7 @@ LISTS: dict[str, tuple[Any, set[str]]] = {
 ROWS = {
     ("services.cli.product.models.HISTORY", 40): 3,
     ("services.cli.product.models.HISTORY", 80): 2,
-    ("services.cli.operators.dead_letters.AUDIT", 40): 2,
+    ("services.cli.operators.audit.AUDIT", 40): 2,
     ("services.cli.backtest.outputs.RETRIED", 40): 2,
     ("services.cli.local.servers.MIGRATIONS", 40): 2,
     ("services.cli.local.servers.DIFFERENCES", 40): 2,

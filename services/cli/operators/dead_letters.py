@@ -1,4 +1,4 @@
-"""Dead letters and the audit: requests to the operators' API, shown as tables, JSON or JSON lines."""
+"""Dead letters: requests to the operators' API, shown as tables, JSON or JSON lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from services.cli.options import read_timestamp
 from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
-from services.ops.letters.audit import AuditView
 from services.ops.letters.views import Changed, GroupView, LetterLine, LetterView
 from shared.contract.answers import Page
 from shared.runtime.clock import now
@@ -45,14 +44,6 @@ GROUPS: Final[Sequence[Column[GroupView]]] = (
     Column("queue", lambda each: each.queue, 8),
     Column("error", lambda each: each.error_code, 2),
     Column("text", lambda each: each.error_text, 3, is_prose=True),
-)
-AUDIT: Final[Sequence[Column[AuditView]]] = (
-    Column("when", lambda each: each.at, 2),
-    Column("who", lambda each: each.actor, 1),
-    Column("what", lambda each: each.action),
-    Column("of", lambda each: each.target),
-    Column("why", lambda each: each.reason, 3, is_prose=True),
-    Column("outcome", lambda each: each.outcome, 4, is_prose=True),
 )
 #: Fields that are shown below the others.
 _APART: Final = frozenset({"headers", "body_base64", "body_text", "traceback"})
@@ -95,12 +86,6 @@ async def list_groups(status: str | None, *, limit: int, output: Format) -> None
     async with operators() as api:
         found = await api.list(Page[GroupView], "/v1/dead-letter-groups", {"status": status}, limit=limit)
     print_list(found, GROUPS, output, empty=_none(status), limit=limit)
-
-
-async def list_audit(chosen: Mapping[str, str | None], *, limit: int, output: Format) -> None:
-    async with operators() as api:
-        found = await api.list(Page[AuditView], "/v1/audit", chosen, limit=limit)
-    print_list(found, AUDIT, output, empty="no such action was taken", limit=limit)
 
 
 async def show_letter(number: int, output: Format) -> None:

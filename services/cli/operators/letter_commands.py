@@ -1,4 +1,4 @@
-"""Commands on dead letters, and the audit."""
+"""Commands on dead letters."""
 
 from __future__ import annotations
 
@@ -239,22 +239,3 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise typer.BadParameter(f"{file}: {error.strerror}", param_hint="--body") from error
-
-
-def audit(
-    actor: Annotated[str | None, typer.Option(help="Who: the name of a token.")] = None,
-    action: Annotated[str | None, typer.Option(help="What, e.g. dead_letter.dropped.")] = None,
-    target: Annotated[str | None, typer.Option(help='Of what, e.g. "dead letter 17".')] = None,
-    limit: Limit = 50,
-    output: Output = Format.TABLE,
-) -> None:
-    """
-    List who repaired what, and why.
-
-    Example: modelswap audit --actor olga
-
-    Example: modelswap audit --target "user user-42"
-    """
-    from services.cli.operators.dead_letters import list_audit
-
-    run_async(list_audit({"actor": actor, "action": action, "target": target}, limit=limit, output=output))

@@ -1,4 +1,4 @@
-"""Commands on replays, and on trainings whose webhook never came."""
+"""Commands on replays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ replays = group(
     `dead-letters replay` starts one. The beginning of its id is enough to name it.
     """
 )
-reconcile = group("Trainings whose webhook never came.")
 
 Replay = Annotated[str, typer.Argument(help="The replay's id, or its beginning.")]
 _OUTCOMES = "planned, waiting, sent, swapped, superseded, moved, nothing, failed, canceled or skipped"
@@ -138,21 +137,3 @@ def replays_undo(
     from services.cli.operators.replays import steer
 
     run_async(steer(replay, "undo", reason=reason, watch=watch, yes=yes, output=output))
-
-
-@reconcile.command("status")
-def reconcile_status(limit: Limit = 20, output: Output = Format.TABLE) -> None:
-    """
-    Show whether Replicate's webhooks reach us.
-
-    How many trainings were recovered because no webhook came, the last round's result, and what was overdue. Exit code
-    1 if webhooks do not arrive.
-
-    Example: modelswap reconcile status
-
-    Example: modelswap reconcile status -o json | jq .recovered
-    """
-    from services.cli.operators.reconcile import show_status
-
-    if not run_async(show_status(limit=limit, output=output)):
-        raise typer.Exit(1)
