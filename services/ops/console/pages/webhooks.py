@@ -58,8 +58,7 @@ class _Screen:
         """Show how many deliveries the form would send again."""
         form = self._console.form(request)
         since = self._console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
-        wanted = Form(("since", since.isoformat()), ("all", form.text("all")))
-        body = {**_body(wanted), "dry_run": True}
+        body = {**_body(form), "since": since.isoformat(), "dry_run": True}
         found = await self._console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
         preview = Preview(found.deliveries, since, form.text("all"), found.next_since)
         return await self._show(request, preview=preview)
