@@ -22,7 +22,7 @@ from services.ops.letters.where import by_number, where
 from services.ops.session import Session
 from shared.contract.answers import END
 from shared.contract.headers import trace_id_in
-from shared.runtime.postgres import Record, acquired
+from shared.runtime.postgres import Record
 
 _LINE: Final = """
     number, status, queue, event_type, event_id, training_id, user_id, error_code, error_class, error_text, attempts,
@@ -117,7 +117,7 @@ _OLDEST_SECONDS: Final = """
     SELECT extract(epoch FROM clock_timestamp() - archived_at)::float8 AS seconds
     FROM ops.letters WHERE status = 'open' ORDER BY archived_at LIMIT 1
 """
-_COUNTS: Final = "SELECT count(*) FROM ops.letters WHERE status = $1"
+_COUNTS: Final = "SELECT status, count(*) FROM ops.letters GROUP BY status"
 
 
 class Queries(Session):
@@ -181,8 +181,7 @@ class Queries(Session):
 
     async def counts(self) -> LetterCounts:
         """Return how many dead letters have each status."""
-        async with acquired(self._pool) as connection:
-            return LetterCounts(**{status: await connection.fetchval(_COUNTS, status) for status in LetterStatus})
+        return LetterCounts(**{row["status"]: row["count"] for row in await self._fetch(_COUNTS)})
 
     async def count_some(self) -> dict[LetterStatus, int]:
         """Count the dead letters of each status, up to 100,000."""
