@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from services.ops.letters.views import Filter
-from services.ops.replays.plan import Counts, Rules, Status, Step
+from services.ops.replays.plan import Counts, Rules, SetModel, Status, Step, model_before
 from shared.contract.errors import PermanentError
 
 
@@ -117,5 +117,13 @@ class Revert:
     to: str | None
     reason: str
     actor: str
-    #: The model that it set last, for those who ask before; empty: not read.
+    #: The model that it set last.
     model: str = ""
+
+    @classmethod
+    def of(
+        cls, replay_id: UUID, user_id: str, models: Sequence[SetModel], *, reason: str = "", actor: str = ""
+    ) -> Revert:
+        """Return what takes back all *models* that the replay gave a user, the newest of them first."""
+        last = models[0]
+        return cls(replay_id, user_id, last.generation, model_before(models), reason, actor, last.model)

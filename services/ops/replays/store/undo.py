@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from services.ops.replays.answers import model_name
-from services.ops.replays.plan import SetModel, Status, model_before
+from services.ops.replays.plan import SetModel, Status
 from services.ops.replays.records import NotNow, Revert
 from services.ops.replays.store.session import (
     ReplaySession,
@@ -86,10 +86,7 @@ class Undoing(ReplaySession):
         for row in await self._fetch(_TO_REVERT, replay_id, limit, after, without):
             by_user.setdefault(row["user_id"], []).append(SetModel(row["generation"], row["model"], row["previous"]))
         actor, reason = undo["undo_actor"], undo["undo_reason"]
-        return [
-            Revert(replay_id, user_id, models[0].generation, model_before(models), reason, actor)
-            for user_id, models in by_user.items()
-        ]
+        return [Revert.of(replay_id, *each, reason=reason, actor=actor) for each in by_user.items()]
 
     async def remember_revert(self, revert: Revert, *, kept_because: str | None) -> None:
         """Store that a user's model was taken back, or why it was kept."""

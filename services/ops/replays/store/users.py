@@ -73,21 +73,11 @@ class Users(ReplaySession):
 
     async def list_to_undo(self, replay_id: UUID, *, after: int = 0, limit: int) -> Mapping[int, Revert]:
         """Return what an undo would take back of at most *limit* users, by their positions as in `list_users`."""
-        by_position: dict[int, list[Record]] = defaultdict(list)
+        by_user: dict[tuple[int, str], list[SetModel]] = defaultdict(list)
         for row in await self._fetch(_LIST_TO_UNDO, replay_id, after, limit):
-            by_position[row["position"]].append(row)
-        return {
-            position: Revert(
-                replay_id,
-                rows[0]["user_id"],
-                rows[0]["generation"],
-                model_before([SetModel(row["generation"], row["model"], row["previous"]) for row in rows]),
-                reason="",
-                actor="",
-                model=rows[0]["model"],
-            )
-            for position, rows in by_position.items()
-        }
+            models = by_user[row["position"], row["user_id"]]
+            models.append(SetModel(row["generation"], row["model"], row["previous"]))
+        return {position: Revert.of(replay_id, user_id, models) for (position, user_id), models in by_user.items()}
 
 
 def _user(user_id: str, position: int, outcomes: Sequence[Record], models: Sequence[Record]) -> ReplayedUserView:
