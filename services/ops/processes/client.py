@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from prometheus_client import generate_latest
-from pydantic import BaseModel
 
+from services.ops.arrivals import Arrivals
 from services.ops.processes.views import Processes, ProcessView, Queues, QueueView, Source, kind_of
-from services.ops.subscriptions.answers import KNOWN, PageAnswer
-from services.ops.subscriptions.arrivals import Arrivals
+from services.ops.queues import PageAnswer, QueueAnswer
 from shared.contract.errors import ModelswapError
 from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
 from shared.contract.queues import Queue
@@ -42,37 +41,13 @@ _COLUMNS: Final = (
 _NO_MANAGEMENT: Final = "the rates are not known: MODELSWAP_MANAGEMENT_URL of ops is not set"
 
 
-class _Rate(BaseModel):
-    rate: float | None = None
-
-
-_Details = Annotated[_Rate, KNOWN]
-
-
-class _Stats(BaseModel):
-    #: How many messages ever arrived.
-    publish: int = 0
-    publish_details: _Details = _Rate()
-    ack_details: _Details = _Rate()
-
-
-class _Counts(BaseModel):
-    """Counts of a queue, as RabbitMQ reports them. Missing: not known."""
-
-    name: str
-    messages_ready: int | None = None
-    messages_unacknowledged: int | None = None
-    consumers: int | None = None
-    message_stats: Annotated[_Stats, KNOWN] = _Stats()
-
-
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """Counts of the queues, by name."""
 
     source: Source
     trouble: str
-    counts: Mapping[str, _Counts]
+    counts: Mapping[str, QueueAnswer]
 
 
 class Running:
@@ -177,7 +152,7 @@ class Running:
         }
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                page = await self._management.find(PageAnswer[_Counts], "queues", query=query)
+                page = await self._management.find(PageAnswer[QueueAnswer], "queues", query=query)
         except TimeoutError:
             return await self._passively("the rates are not known: RabbitMQ's management API does not answer in time")
         except ModelswapError as error:
@@ -194,20 +169,20 @@ class Running:
         troubles = [trouble, *(said for _, said in found if said)]
         return _Answer(Source.AMQP if counts else Source.NONE, "; ".join(dict.fromkeys(troubles)), counts)
 
-    async def _depths(self, names: Sequence[str]) -> tuple[Mapping[str, _Counts], str]:
+    async def _depths(self, names: Sequence[str]) -> tuple[Mapping[str, QueueAnswer], str]:
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 found = await depths(self._amqp_url, names, name="modelswap ops looks at queues")
         except LINK_ERRORS as error:
             return {}, say(error)
         counts = {
-            name: _Counts(name=name, messages_ready=each.waiting, consumers=each.consumers)
+            name: QueueAnswer(name=name, messages_ready=each.waiting, consumers=each.consumers)
             for name, each in found.items()
         }
         return counts, ""
 
     def _queue(
-        self, queue: Queue, delays: frozenset[str], seen: Mapping[str, Seen], counts: Mapping[str, _Counts]
+        self, queue: Queue, delays: frozenset[str], seen: Mapping[str, Seen], counts: Mapping[str, QueueAnswer]
     ) -> QueueView:
         name = queue.name
         process = next((each for each, queues in CONSUMED.items() if name in queues), None)
@@ -230,14 +205,14 @@ class Running:
             problem=self._problem(name, counted, oldest or 0.0) if process else None,
         )
 
-    def _waiting_seconds(self, counted: _Counts) -> float | None:
+    def _waiting_seconds(self, counted: QueueAnswer) -> float | None:
         """Return how long the oldest message has waited, by the order of arrival; None if that is not known."""
         waiting = (counted.messages_ready or 0) + (counted.messages_unacknowledged or 0)
         at, arrived = now(), counted.message_stats.publish
         oldest_at = self._arrivals.oldest(counted.name, arrived=arrived, waiting=waiting, now=at)
         return (at - oldest_at).total_seconds() if oldest_at is not None else None
 
-    def _problem(self, name: str, counted: _Counts | None, oldest_seconds: float) -> str | None:
+    def _problem(self, name: str, counted: QueueAnswer | None, oldest_seconds: float) -> str | None:
         if counted is None or counted.messages_ready is None or counted.consumers is None:
             return None
         waiting = counted.messages_ready + (counted.messages_unacknowledged or 0)

@@ -2,51 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, Field, RootModel
+from pydantic import BaseModel, Field, RootModel
 
+from services.ops.queues import KNOWN
 from services.ops.subscriptions.blocking import BoundQueue
 from services.ops.subscriptions.views import LONGEST
-
-Q = TypeVar("Q", bound=BaseModel)
-
-
-def _object(value: object) -> object:
-    return value if isinstance(value, dict) else {}
-
-
-#: Reads as an object without fields what RabbitMQ does not know yet, or writes as an empty list.
-KNOWN: Final = BeforeValidator(_object)
-
-
-def _count(value: object) -> object:
-    return value if isinstance(value, int) else 0
-
-
-#: A count, which RabbitMQ does not know for some seconds after a queue was declared.
-_Count = Annotated[int, BeforeValidator(_count)]
-
-
-class _Stats(BaseModel):
-    publish: _Count = 0
-
-
-class QueueAnswer(BaseModel):
-    """A queue of a subscription."""
-
-    name: str
-    messages: _Count = 0
-    consumers: _Count = 0
-    message_stats: Annotated[_Stats, KNOWN] = _Stats()
-
-
-class PageAnswer(BaseModel, Generic[Q]):
-    """A page of queues."""
-
-    items: Sequence[Q]
-    page_count: int = 1
 
 
 class _Limit(BaseModel):

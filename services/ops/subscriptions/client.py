@@ -10,16 +10,9 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from services.ops.subscriptions.answers import (
-    Binding,
-    Bindings,
-    BoundAnswer,
-    PageAnswer,
-    PoliciesAnswer,
-    Q,
-    QueueAnswer,
-)
-from services.ops.subscriptions.arrivals import Arrivals
+from services.ops.arrivals import Arrivals
+from services.ops.queues import PageAnswer, Q, QueueAnswer
+from services.ops.subscriptions.answers import Binding, Bindings, BoundAnswer, PoliciesAnswer
 from services.ops.subscriptions.blocking import why_blocking
 from services.ops.subscriptions.plan import (
     OVERFLOW,
@@ -226,18 +219,18 @@ class Subscriptions:
     def _view(
         self, name: str, queue: QueueAnswer, overflow: QueueAnswer | None, bindings: Sequence[Binding], max_length: int
     ) -> SubscriptionView:
-        arrived = queue.message_stats.publish
+        arrived, waiting = queue.message_stats.publish, queue.messages or 0
         return SubscriptionView(
             name=name,
             events=sorted(binding.routing_key for binding in bindings),
             max_length=max_length,
             queue=queue.name,
             user=user_of(name),
-            waiting=queue.messages,
-            consumers=queue.consumers,
-            oldest_at=self._arrivals.oldest(name, arrived=arrived, waiting=queue.messages, now=now()),
+            waiting=waiting,
+            consumers=queue.consumers or 0,
+            oldest_at=self._arrivals.oldest(name, arrived=arrived, waiting=waiting, now=now()),
             overflow_queue=overflow_of(name),
-            overflowed=overflow.messages if overflow else 0,
+            overflowed=(overflow and overflow.messages) or 0,
             overflow_max_length=OVERFLOW_LENGTH,
         )
 
