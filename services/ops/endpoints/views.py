@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from services.ops.letters.views import Name, Reasoned
+from services.ops.requests import Name, Reasoned
 from shared.contract.answers import Flag, Moment
 from shared.contract.checked import PRINTABLE
 from shared.contract.errors import PermanentError

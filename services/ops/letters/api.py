@@ -26,11 +26,11 @@ from services.ops.letters.views import (
     LetterStatus,
     LetterView,
     Move,
-    Name,
     NoLetter,
     Suggestions,
     WrongStatus,
 )
+from services.ops.requests import Name
 from shared.contract.answers import END, Page
 from shared.runtime.description import raises
 from shared.runtime.http import Asker, Cursor, Key, Limit, from_cursor, page_of

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from services.ops.letters.views import Name, Request
+from services.ops.requests import Name, Request
 from shared.contract.answers import Moment
 
 

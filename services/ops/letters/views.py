@@ -9,32 +9,14 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.contract.answers import NUMBER, Flag, Moment
-from shared.contract.checked import PRINTABLE, Checked
+from services.ops.requests import Name, Number, Reasoned, Request, fields
+from shared.contract.answers import Flag, Moment
+from shared.contract.checked import Checked
 from shared.contract.errors import PermanentError
-from shared.contract.text import printable
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE]
-
-
-def _said(text: str) -> str:
-    said = printable(text).strip()
-    if not said:
-        raise ValueError("must not be blank")
-    return said
-
 
 _MOST_NAMED: Final = 10_000
-
-#: JSON has no larger whole numbers that all readers agree on.
-Number = Annotated[int, Field(ge=1, lt=2**53), NUMBER]
-Reason = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=1000),
-    Checked(_said, pattern=r"^ *[\p{L}\p{M}\p{N}\p{P}\p{S}][\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"),
-]
 
 
 class LetterStatus(StrEnum):
@@ -74,19 +56,6 @@ class WrongStatus(PermanentError):
     """A dead letter cannot be dropped or restored, as it is now."""
 
     code = "wrong_status"
-
-
-class Request(BaseModel):
-    """Base of what is sent to the API: an unknown field is refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Reasoned(Request):
-    """Base of a request that changes something."""
-
-    #: Why. It is kept in the audit.
-    reason: Reason
 
 
 class Filter(Request):
@@ -131,11 +100,6 @@ def _of_any_status(given: Filter) -> Filter:
     if given.status is not None:
         raise ValueError("has a status: open dead letters are dropped, and dropped ones restored, so leave it out")
     return selective(given)
-
-
-def fields(*names: str) -> list[JsonValue]:
-    """Return, for each name, the JSON Schema of an object that has this field: options for anyOf and oneOf."""
-    return [{"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in names]
 
 
 #: JSON Schema of what `selective` requires.

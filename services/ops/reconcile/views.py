@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from services.ops.letters.views import Request
+from services.ops.requests import Request
 from shared.contract.checked import PRINTABLE
 
 #: Recovered trainings in an hour from which on webhooks do not arrive.

@@ -28,7 +28,6 @@ from services.ops.replays.undo_preview import State, preview_undo
 from services.ops.replays.views import (
     DEFAULT_RATE,
     DEFAULT_STOP_SHARE,
-    Because,
     EditLetter,
     ReplayedLetterView,
     ReplayedUserView,
@@ -39,6 +38,7 @@ from services.ops.replays.views import (
     UndoReplay,
 )
 from services.ops.replays.waiting import Waiting
+from services.ops.requests import Because
 from shared.contract.answers import END, Mistake, Page
 from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.runtime.clock import now

@@ -10,20 +10,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field, model_validator
 
-from services.ops.letters.views import (
-    SELECTIVE,
-    Filter,
-    LetterStatus,
-    Name,
-    Number,
-    Reasoned,
-    Request,
-    fields,
-    selective,
-)
+from services.ops.letters.views import SELECTIVE, Filter, LetterStatus, selective
 from services.ops.replays.plan import REST, Counts, Outcome, Status, Step
+from services.ops.requests import Name, Number, Reasoned, fields
 from shared.contract.answers import NUMBER, Flag
-from shared.contract.checked import PRINTABLE, STORABLE, Checked
+from shared.contract.checked import STORABLE, Checked
 
 DEFAULT_RATE: Final = 10.0
 #: Slower than one dead letter in a quarter of an hour is a pause.
@@ -106,12 +97,6 @@ class EditLetter(Reasoned):
     body: Annotated[dict[str, JsonValue], STORABLE]
     #: True: nothing is sent; the dead letter gets a prediction. ``start`` then replays it with this body.
     dry_run: Flag = False
-
-
-class Because(Request):
-    """Why a replay is changed. It is audited."""
-
-    reason: Annotated[str, Field(max_length=1000), PRINTABLE] = ""
 
 
 class UndoReplay(Reasoned):

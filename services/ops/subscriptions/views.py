@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from services.ops.replays.views import Because
+from services.ops.requests import Because
 from shared.contract.answers import NUMBER
 from shared.contract.checked import Checked
 from shared.contract.errors import PermanentError

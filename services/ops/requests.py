@@ -1,0 +1,53 @@
+"""What requests to ops' API have in common: names, numbers, and the reason of a change. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from shared.contract.answers import NUMBER
+from shared.contract.checked import PRINTABLE, Checked
+from shared.contract.text import printable
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE]
+
+
+def _said(text: str) -> str:
+    said = printable(text).strip()
+    if not said:
+        raise ValueError("must not be blank")
+    return said
+
+
+#: JSON has no larger whole numbers that all readers agree on.
+Number = Annotated[int, Field(ge=1, lt=2**53), NUMBER]
+Reason = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1000),
+    Checked(_said, pattern=r"^ *[\p{L}\p{M}\p{N}\p{P}\p{S}][\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"),
+]
+
+
+class Request(BaseModel):
+    """Base of what is sent to the API: an unknown field is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Reasoned(Request):
+    """Base of a request that changes something."""
+
+    #: Why. It is kept in the audit.
+    reason: Reason
+
+
+class Because(Request):
+    """Why something is changed. It is audited."""
+
+    reason: Annotated[str, Field(max_length=1000), PRINTABLE] = ""
+
+
+def fields(*names: str) -> list[JsonValue]:
+    """Return, for each name, the JSON Schema of an object that has this field: options for anyOf and oneOf."""
+    return [{"properties": {name: {"not": {"type": "null"}}}, "required": [name]} for name in names]
