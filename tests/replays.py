@@ -22,7 +22,7 @@ from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Outcome, Status, Step
 from services.ops.replays.records import NewReplay, Revert
 from services.ops.replays.store import Store
-from services.ops.replays.streams import Watcher
+from services.ops.replays.streams import ReplayStreams
 from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, Envelope
@@ -223,13 +223,13 @@ def routes(
     services: Answering | None = None,
     *,
     waiting: Waiting | None = None,
-    watcher: Watcher | None = None,
+    streams: ReplayStreams | None = None,
 ) -> APIRouter:
-    """The operators' routes for replays; without a *watcher*, those who follow one get the first event alone."""
+    """The operators' routes for replays; without a *streams*, those who follow one get the first event alone."""
     waiting, stopping = waiting or Waiting(nothing_seen), asyncio.Event()
     stopping.set()
-    silent = Watcher(store, waiting, stopping, limit=10)
-    return create_router(store, waiting, services or Answering(), watcher or silent)
+    silent = ReplayStreams(store, waiting, stopping, limit=10)
+    return create_router(store, waiting, services or Answering(), streams or silent)
 
 
 @contextlib.asynccontextmanager

@@ -35,14 +35,14 @@ from services.ops.replays.api import create_router as replay_routes
 from services.ops.replays.engine import Engine
 from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
-from services.ops.replays.streams import Watcher as ReplayWatcher
+from services.ops.replays.streams import ReplayStreams
 from services.ops.replays.waiting import Waiting
 from services.ops.session import Session
 from services.ops.sign_in.api import sign_in_router
 from services.ops.sign_in.store import SignInCodes
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
-from services.ops.subscriptions.watcher import Watcher
+from services.ops.subscriptions.watcher import BlockingWatch
 from shared.contract.envelope import Envelope
 from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE
 from shared.replicate.client import Replicate
@@ -101,7 +101,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         engine = Engine(replays, publisher, services, plan)
         outcomes = _outcomes(settings, replays, publisher)
         subscriptions = Subscriptions(management, url)
-        subscribers = Watcher(subscriptions)
+        subscribers = BlockingWatch(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
         codes = SignInCodes(pool, ops_tokens)
         checks: dict[str, Check] = {
@@ -136,12 +136,12 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             topology=plan,
         )
         waiting = Waiting(running.seen)
-        watcher = ReplayWatcher(replays, waiting, stopping, limit=_STREAMS)
+        streams = ReplayStreams(replays, waiting, stopping, limit=_STREAMS)
         # What runs is looked at for its clients, and it is itself a part of that.
-        aside.append(watcher.aside)
+        aside.append(streams.aside)
         api = create_api(
             letter_routes(letters),
-            replay_routes(replays, waiting, services, watcher),
+            replay_routes(replays, waiting, services, streams),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
             subscription_router(subscriptions, session.audit),
             endpoints_router(endpoints, session.audit),
@@ -176,7 +176,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             outcomes.run(stopping),
             reconciler.run(stopping),
             engine.run(stopping),
-            watcher.run(),
+            streams.run(),
             *([] if management is None else [subscribers.run(stopping), running.run(stopping)]),
             serve(app, settings, port=settings.ops_port, stopping=stopping),
         )

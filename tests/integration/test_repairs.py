@@ -19,7 +19,7 @@ from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import DROP
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store import Store as Replays
-from services.ops.replays.streams import MOST_LETTERS, Follower, Watcher
+from services.ops.replays.streams import MOST_LETTERS, Follower, ReplayStreams
 from services.ops.replays.waiting import Waiting
 from shared.contract.events import ModelReverted
 from shared.contract.topology import EXTRACTOR_QUEUE, RECEIVER, STATE_QUEUE, topology
@@ -409,12 +409,12 @@ class Process:
     def __init__(self, replays: Replays, *, port: int, limit: int = 10) -> None:
         self.stopping = asyncio.Event()
         waiting = Waiting(nothing_seen)
-        self.watcher = Watcher(replays, waiting, self.stopping, limit=limit, tick_seconds=0.02)
-        api = create_api(routes(replays, waiting=waiting, watcher=self.watcher), tokens=TOKENS)
+        self.streams = ReplayStreams(replays, waiting, self.stopping, limit=limit, tick_seconds=0.02)
+        api = create_api(routes(replays, waiting=waiting, streams=self.streams), tokens=TOKENS)
         self._app, self._port = create_app(api, {}), port
 
     async def run(self) -> None:
-        await asyncio.gather(self.watcher.run(), serve(self._app, Settings(), port=self._port, stopping=self.stopping))
+        await asyncio.gather(self.streams.run(), serve(self._app, Settings(), port=self._port, stopping=self.stopping))
 
 
 @contextlib.asynccontextmanager
@@ -560,14 +560,14 @@ async def test_a_client_that_comes_late_gets_what_changed_meanwhile(ops, databas
     (number,) = await archive_many(database_url, 1)
     record, _ = await ops.replays.create(order([number]))
     stopping = asyncio.Event()
-    watcher = Watcher(ops.replays, Waiting(nothing_seen), stopping, limit=10, tick_seconds=0.02)
-    running = asyncio.create_task(watcher.run())
-    early, late = [await watcher.follower(record.id, None) for _ in range(2)]
+    streams = ReplayStreams(ops.replays, Waiting(nothing_seen), stopping, limit=10, tick_seconds=0.02)
+    running = asyncio.create_task(streams.run())
+    early, late = [await streams.follower(record.id, None) for _ in range(2)]
 
-    with watcher.followed(record.id, early):
+    with streams.followed(record.id, early):
         await say(ops.replays, settled(f"{record.id}:{number}"))
         await until_sent(early, b'"outcome":"swapped"')
-        with watcher.followed(record.id, late):
+        with streams.followed(record.id, late):
             await until_sent(late, b'"outcome":"swapped"')
     stopping.set()
     await running

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.ops.replays.answers import describe, is_outcome
+from services.ops.replays.letter_outcome import describe, is_outcome
 from services.ops.replays.plan import (
     Counts,
     Done,

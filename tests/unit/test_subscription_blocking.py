@@ -8,7 +8,7 @@ import pytest
 
 from services.ops.subscriptions.blocking import BoundQueue, described, why_blocking
 from services.ops.subscriptions.views import SubscriptionView
-from services.ops.subscriptions.watcher import Watcher
+from services.ops.subscriptions.watcher import BlockingWatch
 from shared.runtime import telemetry
 from shared.runtime.client import ServiceDown
 from tests.counts import counted
@@ -52,28 +52,28 @@ class Broker:
         return self.blocking
 
 
-async def test_the_watcher_names_what_it_saw_and_counts_it():
-    watcher, stopping = Watcher(Broker()), asyncio.Event()
+async def test_the_watch_names_what_it_saw_and_counts_it():
+    watch, stopping = BlockingWatch(Broker()), asyncio.Event()
 
-    running = asyncio.create_task(watcher.run(stopping))
-    while await watcher.check() is None:
+    running = asyncio.create_task(watch.run(stopping))
+    while await watch.check() is None:
         await asyncio.sleep(0)
     stopping.set()
     await running
 
-    assert "q rejects events" in str(await watcher.check())
+    assert "q rejects events" in str(await watch.check())
     assert counted(telemetry.blocking_queues) == {(): 1}
 
 
-async def test_the_watcher_says_why_it_does_not_know():
+async def test_the_watch_says_why_it_does_not_know():
     broker, stopping = Broker(), asyncio.Event()
     broker.is_down = True
-    watcher = Watcher(broker)
+    watch = BlockingWatch(broker)
 
-    running = asyncio.create_task(watcher.run(stopping))
-    while await watcher.check() is None:
+    running = asyncio.create_task(watch.run(stopping))
+    while await watch.check() is None:
         await asyncio.sleep(0)
     stopping.set()
     await running
 
-    assert await watcher.check() == "http://broker does not answer"
+    assert await watch.check() == "http://broker does not answer"

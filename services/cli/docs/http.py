@@ -13,7 +13,7 @@ from services.ops.letters.api import create_router as letter_routes
 from services.ops.processes.api import processes_router
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.replays.api import create_router as replay_routes
-from services.ops.replays.streams import Watcher as ReplayWatcher
+from services.ops.replays.streams import ReplayStreams
 from services.ops.replays.waiting import Waiting
 from services.ops.sign_in.api import sign_in_router
 from services.ops.subscriptions.api import subscription_router
@@ -37,10 +37,10 @@ def _state() -> Api:
 
 def _ops() -> Api:
     waiting = Waiting(_NOTHING)
-    watcher = ReplayWatcher(_NOTHING, waiting, asyncio.Event(), limit=1)
+    streams = ReplayStreams(_NOTHING, waiting, asyncio.Event(), limit=1)
     return ops_api(
         letter_routes(_NOTHING),
-        replay_routes(_NOTHING, waiting, _NOTHING, watcher),
+        replay_routes(_NOTHING, waiting, _NOTHING, streams),
         reconciliation_router(_NOTHING, _NOTHING, calls_per_minute=1),
         subscription_router(_NOTHING, _NOTHING),
         endpoints_router(_NOTHING, _NOTHING),

@@ -23,7 +23,7 @@ from services.ops.replays.records import (
     TooManySelected,
 )
 from services.ops.replays.store import Store
-from services.ops.replays.streams import Watcher
+from services.ops.replays.streams import ReplayStreams
 from services.ops.replays.undo_preview import State, preview_undo
 from services.ops.replays.views import (
     DEFAULT_RATE,
@@ -61,9 +61,9 @@ data: {"replay": {"status": "running", "ended": 40, …}, "letters": [{"letter":
 """
 
 
-def create_router(store: Store, waiting: Waiting, state: State, watcher: Watcher) -> APIRouter:
+def create_router(store: Store, waiting: Waiting, state: State, streams: ReplayStreams) -> APIRouter:
     """The routes of replays."""
-    replays = _Replays(store, waiting, state, watcher)
+    replays = _Replays(store, waiting, state, streams)
     router = APIRouter()
     stream = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
     for method, path, operation, status in (
@@ -99,7 +99,7 @@ class _Replays:
     store: Store
     waiting: Waiting
     state: State
-    watcher: Watcher
+    streams: ReplayStreams
 
     @raises(NothingSelected, TooManySelected, KeyReused)
     async def start_replay(self, body: StartReplay, asker: Asker, key: Key = None) -> ReplayView:
@@ -214,8 +214,8 @@ class _Replays:
         sent twice. The stream goes on after the end of the replay, which may be undone.
         """
         await self._get(replay_id)
-        follower = await self.watcher.follower(replay_id, last_event_id)
-        return EventStream(partial(self.watcher.followed, replay_id, follower))
+        follower = await self.streams.follower(replay_id, last_event_id)
+        return EventStream(partial(self.streams.followed, replay_id, follower))
 
     async def list_replays_of_dead_letter(
         self, number: _Number, limit: _EditsLimit = 10, cursor: Cursor = None

@@ -110,7 +110,7 @@ class Follower:
         return f"id: {event_id(self._moment)}\nevent: replay\ndata: {data}\n\n".encode(), False
 
 
-class Watcher:
+class ReplayStreams:
     """Reads followed replays and notifies their clients."""
 
     def __init__(

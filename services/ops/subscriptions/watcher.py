@@ -22,7 +22,7 @@ class Subscriptions(Protocol):
     async def list_blocking(self) -> list[str]: ...
 
 
-class Watcher:
+class BlockingWatch:
     """Knows what it saw last."""
 
     def __init__(self, subscriptions: Subscriptions) -> None:

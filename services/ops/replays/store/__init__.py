@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from services.ops.replays.store.counts import Counting
 from services.ops.replays.store.create import Creation
-from services.ops.replays.store.outcomes import Outcomes
+from services.ops.replays.store.outcomes import Settling
 from services.ops.replays.store.preview import Previews
 from services.ops.replays.store.queries import Queries
 from services.ops.replays.store.send import Sending
@@ -28,5 +28,5 @@ from services.ops.replays.store.undo import Undoing
 from services.ops.replays.store.users import Users
 
 
-class Store(Creation, Queries, Counting, Steering, Sending, Previews, Outcomes, Undoing, Users):
+class Store(Creation, Queries, Counting, Steering, Sending, Previews, Settling, Undoing, Users):
     """All use cases on one pool."""

@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.replays.answers import is_outcome, model_name, outcome_of
+from services.ops.replays.letter_outcome import is_outcome, model_name, outcome_of
 from services.ops.replays.store.send import FAIL
 from services.ops.replays.store.session import ReplaySession
 from shared.contract.events import ModelReverted, ReplaySettled
@@ -58,7 +58,7 @@ _FOLLOWING: Final = """
 _DETAIL: Final = "UPDATE ops.replay_letters SET detail = $3 WHERE replay_id = $1 AND letter = $2"
 
 
-class Outcomes(ReplaySession):
+class Settling(ReplaySession):
     """Record what replayed dead letters came to."""
 
     async def settle(self, settled: Mapping[ReplayMark, Sequence[ReplaySettled]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Final
 from uuid import UUID
 
-from services.ops.replays.answers import LetterOutcome
+from services.ops.replays.letter_outcome import LetterOutcome
 from services.ops.replays.messages import StoredLetter
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store.send import BATCH_BYTES, NEXT_LETTERS
