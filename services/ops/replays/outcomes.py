@@ -67,16 +67,16 @@ def read(envelope: Envelope) -> Mapping[ReplayMark, ReplaySettled] | Malformed:
                 return Malformed(f"{event.replay[:100]!r} is no mark of a replay", code="unknown_mark")
             if own is None or own == mark:
                 return {mark: event}
-            return {mark: event, own: _read_again(envelope.id, event, own, event.stage)}
+            return {mark: event, own: _outcome_at_ops(envelope.id, event, own, event.stage)}
         case ModelReverted() as event:
             stage = "active" if event.model else "replaced"
-            return {} if own is None else {own: _read_again(envelope.id, event, own, stage)}
+            return {} if own is None else {own: _outcome_at_ops(envelope.id, event, own, stage)}
         case Event() as event:
             return Malformed(f"ops does not handle {event.key}", code="unexpected_event")
 
 
-def _read_again(event_id: str, event: ReplaySettled | ModelReverted, own: ReplayMark, stage: str) -> ReplaySettled:
-    """Return the outcome of *event*'s own replay: it is a dead letter of ops, and handling it is its effect."""
+def _outcome_at_ops(event_id: str, event: ReplaySettled | ModelReverted, own: ReplayMark, stage: str) -> ReplaySettled:
+    """Return the outcome of a replayed message of ops' own queue: that ops has read it."""
     return ReplaySettled(
         training_id=event.training_id,
         replay=str(own),

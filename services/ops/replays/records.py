@@ -69,7 +69,8 @@ class Progress:
     rate_per_second: float
     #: When the next dead letter may go; changed by each claim.
     next_at: datetime
-    early_seconds: float
+    #: How long it is until then; negative: the time has passed.
+    wait_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

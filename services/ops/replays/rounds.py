@@ -74,8 +74,8 @@ class Sender:
             return Round(seconds=_BUSY_SECONDS, is_elsewhere=True)
         counts = progress.counts
         match decide(progress.rules, counts):
-            case Send() if progress.early_seconds > 0:
-                return Round(seconds=progress.early_seconds)
+            case Send() if progress.wait_seconds > 0:
+                return Round(seconds=progress.wait_seconds)
             case Send(count):
                 limit = min(count, max(1, int(progress.rate_per_second * _ROUND_SECONDS)), _ROUND_LETTERS)
                 batch = await self._store.claim(work.replay_id, limit=limit, next_at=progress.next_at)

@@ -43,7 +43,7 @@ _SET_TROUBLE: Final = """
 """
 _PROGRESS: Final = """
     SELECT steps, stop_share, forgiven_ended, forgiven_failed, rate_per_second, next_at,
-           extract(epoch FROM next_at - clock_timestamp())::float8 AS early_seconds,
+           extract(epoch FROM next_at - clock_timestamp())::float8 AS wait_seconds,
            EXISTS (SELECT FROM ops.replay_letters
                    WHERE replay_id = r.id AND claimed_until > clock_timestamp()) AS is_claimed
     FROM ops.replays r WHERE id = $1 AND status = 'running'
@@ -131,7 +131,7 @@ class Sending(ReplaySession):
             is_claimed=row["is_claimed"],
             rate_per_second=row["rate_per_second"],
             next_at=row["next_at"],
-            early_seconds=row["early_seconds"],
+            wait_seconds=row["wait_seconds"],
         )
 
     async def claim(
