@@ -23,7 +23,7 @@ from shared.contract.identity import ModelRef
 from shared.contract.topology import EXTRACTOR_QUEUE
 from shared.replicate.client import Replicate
 from shared.runtime import telemetry
-from shared.runtime.broker import Consumer, Publisher, one_by_one
+from shared.runtime.broker import Consumer, Publisher, dependency_answered, one_by_one
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.settings import ExtractorSettings, reveal
@@ -52,7 +52,7 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
     async with Publisher(
         url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds
     ) as publisher:
-        gate = Gate(replicate, settings, find_flaw=find_flaw_apart)
+        gate = Gate(replicate, settings, find_flaw=find_flaw_apart, on_answer=dependency_answered)
         extractor = Extractor(replicate, partial(_verify, gate.verify), monotonic=time.monotonic)
         api = create_api(
             Extractor(replicate, gate.check_without_run, monotonic=time.monotonic),

@@ -92,13 +92,16 @@ class Gate:
         find_flaw: FindFlaw,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_answer: Callable[[], None] = lambda: None,
         most_remembered: int = 5_000,
     ) -> None:
+        """*on_answer* is called when Replicate has answered and the wait for a run goes on."""
         self._replicate = replicate
         self._policy = policy
         self._find_flaw = find_flaw
         self._monotonic = monotonic
         self._sleep = sleep
+        self._on_answer = on_answer
         self._memories = Memories(most_remembered)
 
     async def verify(self, ref: ModelRef, *, request_id: UUID | None = None) -> tuple[str, ...]:
@@ -225,6 +228,7 @@ class Gate:
                 if prediction.has_ended:
                     return prediction
                 status = repr(prediction.status)
+            self._on_answer()
             if self._monotonic() >= deadline:
                 raise StillRunning(f"{ref}: its run {prediction_id} is still {status}")
             await self._sleep(_POLL_SECONDS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from structlog.testing import capture_logs
 
 from shared.contract.errors import DependencyDown
-from shared.runtime.broker.circuit import CircuitBreaker, NotTried
+from shared.runtime.broker.circuit import CircuitBreaker, NotTried, dependency_answered
 
 
 async def fail() -> None:
@@ -99,3 +100,51 @@ async def test_it_is_never_asked_sooner_than_it_told(circuit: CircuitBreaker):
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):  # more than the first wait of its own
             await circuit.call(pass_)
+
+
+async def test_an_answer_in_the_middle_of_the_work_lets_others_run(circuit: CircuitBreaker):
+    others_ran = asyncio.Event()
+
+    async def poll() -> None:
+        dependency_answered()
+        await others_ran.wait()
+
+    async def other() -> None:
+        others_ran.set()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(circuit.call(poll), circuit.call(other))
+
+    assert circuit.reason is None
+
+
+async def test_work_that_fails_after_an_answer_opens_the_circuit_again(circuit: CircuitBreaker):
+    async def answer_then_fail() -> None:
+        dependency_answered()
+        raise DependencyDown("away again")
+
+    with pytest.raises(DependencyDown):
+        await circuit.call(answer_then_fail)
+
+    assert circuit.reason == "away again"
+    assert await circuit.call(pass_) == "answer"
+
+
+async def test_an_answer_to_work_that_is_no_probe_leaves_the_circuit_open(circuit: CircuitBreaker):
+    dependency_answered()
+
+    assert circuit.reason == "Postgres is away"
+
+
+async def test_work_that_fails_again_does_not_keep_others_from_probing(circuit: CircuitBreaker):
+    async def fail_for_ever() -> None:
+        while True:
+            with contextlib.suppress(DependencyDown):
+                await circuit.call(fail)
+
+    failing = asyncio.create_task(fail_for_ever())
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(60):
+        assert await circuit.call(pass_) == "answer"
+    failing.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,7 @@ from shared.contract.identity import ModelRef
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Prediction
 from shared.replicate.version import Version
+from shared.runtime.broker.circuit import CircuitBreaker, dependency_answered
 from tests.fakes import FakeReplicate, look, picture, version_of
 
 REF = ModelRef("acme", "u-42", "9" * 64)
@@ -62,8 +64,8 @@ def gate(replicate: FakeReplicate, clock: Clock) -> Gate:
     return gate_of(replicate, clock)
 
 
-def gate_of(replicate: FakeReplicate, clock: Clock, level: Level = "predict", **limits: int) -> Gate:
-    return Gate(replicate, Policy(level), find_flaw=look, monotonic=clock.monotonic, sleep=clock.sleep, **limits)
+def gate_of(replicate: FakeReplicate, clock: Clock, level: Level = "predict", **options: Any) -> Gate:
+    return Gate(replicate, Policy(level), find_flaw=look, monotonic=clock.monotonic, sleep=clock.sleep, **options)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,29 @@ def gate_of(replicate: FakeReplicate, clock: Clock, level: Level = "predict", **
 )
 async def test_a_model_that_works_passes_every_level(replicate, clock, level, checks):
     assert await gate_of(replicate, clock, level).verify(REF) == checks
+
+
+async def test_a_wait_for_a_run_keeps_no_other_from_replicate(replicate, clock):
+    circuit = CircuitBreaker("a queue")
+    reasons: list[str | None] = []
+
+    async def refuse() -> None:
+        raise DependencyDown("too many requests")
+
+    async def sleep(seconds: float) -> None:
+        reasons.append(circuit.reason)
+        await Clock.sleep(clock, seconds)
+
+    replicate.will_say = ({"status": "starting"},)
+    gate = Gate(
+        replicate, Policy(), find_flaw=look, monotonic=clock.monotonic, sleep=sleep, on_answer=dependency_answered
+    )
+    with pytest.raises(DependencyDown):
+        await circuit.call(refuse)
+    with pytest.raises(StillRunning):
+        await circuit.call(lambda: gate.verify(REF))
+
+    assert set(reasons) == {None}
 
 
 @pytest.mark.parametrize("level", ["exists", "schema"])

@@ -23,6 +23,7 @@ Why our own subscription and not aio-pika's robust connection (2026-11): aio-pik
 connection dies, reuses a consumer tag that RabbitMQ 4.3 still holds, and reconnects at a fixed pace without jitter.
 """
 
+from shared.runtime.broker.circuit import dependency_answered
 from shared.runtime.broker.consumer import BatchHandler, Consumer, Result, one_by_one
 from shared.runtime.broker.declare import Depth, TopologyMismatch, declare, depths, diff
 from shared.runtime.broker.events_log import EventsLog, NoLog, declare_log, read_log
@@ -54,6 +55,7 @@ __all__ = [
     "dead_letter",
     "declare",
     "declare_log",
+    "dependency_answered",
     "depths",
     "diff",
     "offset_of",

@@ -4,12 +4,16 @@ Circuit breaker: limits calls to a dependency that is down to one probe at a tim
 While the circuit is closed, all work runs concurrently. A `DependencyDown` opens it: then one piece of work at a time
 probes, after waits that double up to half a minute, and the first success closes the circuit for all. So an outage
 costs one call every half minute, and no attempts of any delivery.
+
+Work that goes on for long after its dependency has answered says so (`dependency_answered`): others need not wait for
+its end.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Final, TypeVar
 
 import structlog
@@ -37,7 +41,10 @@ class CircuitBreaker:
         self._failures = 0
         #: No call before this time of the event loop's clock (Retry-After).
         self._not_before = 0.0
-        self._probing = asyncio.Lock()
+        #: Probes take turns, so that work which fails again and again is not the only one.
+        self._turn = asyncio.Lock()
+        #: The probe that has the turn.
+        self._probe: object | None = None
         #: Why the circuit is open; None while it is closed.
         self.reason: str | None = None
 
@@ -50,34 +57,50 @@ class CircuitBreaker:
 
         """
         while self.reason is not None:
-            async with self._probing:
-                if self.reason is not None:
-                    await self._wait()
-                    return await self._try(work, is_probe=True)
-        return await self._try(work, is_probe=False)
+            await self._turn.acquire()
+            if self.reason is not None:
+                return await self._probe_with(work)
+            self._turn.release()
+        return await self._try(work)
 
-    async def _try(self, work: Callable[[], Awaitable[T]], *, is_probe: bool) -> T:
+    async def _probe_with(self, work: Callable[[], Awaitable[T]]) -> T:
+        probe = self._probe = object()
+        probed = _probed.set(self)
+        try:
+            await self._wait()
+            return await self._try(work)
+        finally:
+            _probed.reset(probed)
+            self._end(probe)
+
+    async def _try(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
             result = await without_stray_cancel(work())
         except DependencyDown as error:
             # Work that started while the circuit was closed fails together: count one failure.
-            if is_probe or self.reason is None:
+            if self.reason is None or _probed.get() is self:
                 self._open(error)
             raise
         except NotTried:
             raise
-        except Exception:  # the dependency answered
-            if is_probe:
-                self._close()
+        except Exception:
+            dependency_answered()
             raise
-        if is_probe:
-            self._close()
+        dependency_answered()
         return result
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let all work run, because the dependency has answered."""
         log.info("consumer.resumed", queue=self._queue, probes=self._failures)
         self._failures = 0
         self.reason = None
+        if self._probe is not None:
+            self._end(self._probe)
+
+    def _end(self, probe: object) -> None:
+        if self._probe is probe:
+            self._probe = None
+            self._turn.release()
 
     def _open(self, error: DependencyDown) -> None:
         self._failures += 1
@@ -89,3 +112,15 @@ class CircuitBreaker:
         seconds = jittered_backoff_seconds(self._failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS)
         # Not before the time of Retry-After.
         await asyncio.sleep(max(seconds, self._not_before - asyncio.get_running_loop().time()))
+
+
+#: The open circuit that the work of this task probes.
+_probed: ContextVar[CircuitBreaker | None] = ContextVar("probed", default=None)
+
+
+def dependency_answered() -> None:
+    """Close the circuit that the work of this task probes, if it probes one."""
+    circuit = _probed.get()
+    if circuit is not None:
+        _probed.set(None)
+        circuit.close()
