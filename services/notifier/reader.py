@@ -31,7 +31,7 @@ from shared.runtime.broker import Delivery, Item, LogLost, OpenLog, Outgoing, de
 from shared.runtime.clock import now
 from shared.runtime.logs import log_fact
 from shared.runtime.periodic import run_periodically
-from shared.runtime.postgres import Conflict
+from shared.runtime.postgres_errors import Conflict
 from shared.runtime.session_lock import STAND_BY_SECONDS
 from shared.runtime.waiting import Stopped, unless_stopped
 

@@ -22,7 +22,8 @@ from typing import Final
 import asyncpg
 
 from shared.contract.errors import ModelswapError, PermanentError
-from shared.runtime.postgres import Connection, NotReady, connect, translated_errors
+from shared.runtime.postgres import Connection, connect
+from shared.runtime.postgres_errors import NotReady, translated_errors
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql", re.ASCII)
 _NO_TRANSACTION: Final = "-- no-transaction"

@@ -1,12 +1,5 @@
 """
-Connects to Postgres, runs transactions, and translates asyncpg's errors, the only place that does. Edge.
-
-    Conflict           40001 40P01 55P03 0A000      conflicting transactions, or a stale plan: retry at once
-    DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
-    MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
-    NotReady           3F 42P01 42703 42501         a database that is being restored: a DependencyDown
-    PermanentError     22 23 54, other 42           can never be stored
-    TransientError     any other                    unknown: retry later, a few times
+Connects to Postgres, and runs transactions. Edge.
 
 Sessions must not be shared: they act as a role, have limits, hold prepared statements and, during migrations, an
 advisory lock. A pooler that gives a session to another client after each transaction (PgBouncer's transaction mode)
@@ -26,7 +19,8 @@ import asyncpg
 from asyncpg.exceptions import ClientConfigurationError
 from asyncpg.pool import PoolConnectionProxy
 
-from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
+from shared.contract.errors import DependencyDown
+from shared.runtime.postgres_errors import ERRORS, Conflict, UnusableAddress, say, translated_errors
 from shared.runtime.postgres_servers import Servers
 from shared.runtime.statements import trace_statements
 from shared.runtime.tls import say_tls
@@ -60,15 +54,6 @@ _SESSION: Final = {
     "enable_seqscan": "off",
 }
 
-_CONFLICT: Final = ("40001", "40P01", "55P03", "0A000")
-_DOWN: Final = ("08", "53", "57P0", "57014", "25006", "25P02", "25P03", "28", "3D")
-_MIXED_UP: Final = ("26", "34", "42P03", "42P05")
-#: Raised while Postgres decodes parameters, which the library encoded for the statement that it prepared.
-_UNREADABLE: Final = ("22P03", "54000")
-#: A table or column is missing, or our role may not use it.
-_NOT_READY: Final = ("3F", "42P01", "42703", "42501")
-_PERMANENT: Final = ("22", "23", "42", "54")
-_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 #: The server takes no more writes, or is away: after a failover, another one takes them.
 _LEFT: Final = (
     asyncpg.ReadOnlySQLTransactionError,
@@ -82,32 +67,6 @@ _POOLER: Final = (
     "MODELSWAP_DATABASE_URL leads to a pooler that does not keep sessions, such as PgBouncer in transaction mode: "
     "give the address of Postgres itself"
 )
-
-
-class Conflict(TransientError):
-    """A conflict with another transaction. A retry most likely succeeds."""
-
-    code = "database_conflict"
-
-
-class UnusableAddress(PermanentError):
-    """The database's URL cannot be used, so retrying does not help."""
-
-    code = "database_address"
-
-
-class MixedUp(DependencyDown):
-    """The session is not the one in which our statement was prepared; the delivery's content is not the cause."""
-
-    code = "database_mixed_up"
-    may_concern_one = True
-
-
-class NotReady(DependencyDown):
-    """The database is being restored, or lacks a migration or a grant; the delivery's content is not the cause."""
-
-    code = "database_not_ready"
-    may_concern_one = True
 
 
 async def connect_pool(
@@ -204,7 +163,7 @@ async def _check_sharing(one: Connection, other: Connection) -> None:
             # A pooler would give this session to *other*, or give *one* another session meanwhile.
             shared = await other.fetchval(ask) == "one" or await one.fetchval(ask) != "one"
     except asyncpg.PostgresError as error:
-        raise UnusableAddress(f"{_POOLER} ({_say(error)})") from error
+        raise UnusableAddress(f"{_POOLER} ({say(error)})") from error
     if shared:
         raise UnusableAddress(f"{_POOLER} (two connections are one session)")
 
@@ -218,9 +177,9 @@ def _connecting(url: str) -> Iterator[None]:
         raise UnusableAddress(f"MODELSWAP_DATABASE_URL can not be used: {error}") from error
     except asyncpg.ProtocolViolationError as error:
         if "startup parameter" not in str(error):
-            raise DependencyDown(f"no connection to Postgres: {_say(error)}", code="database_down") from error
+            raise DependencyDown(f"no connection to Postgres: {say(error)}", code="database_down") from error
         raise UnusableAddress(f"{_POOLER} ({error})") from error
-    except _ERRORS as error:
+    except ERRORS as error:
         said = say_tls("Postgres", error) or _say_lost(error, url)
         raise DependencyDown(f"no connection to Postgres: {said}", code="database_down") from error
 
@@ -228,8 +187,8 @@ def _connecting(url: str) -> Iterator[None]:
 def _say_lost(error: Exception, url: str) -> str:
     if isinstance(error, asyncpg.ConnectionDoesNotExistError) and "sslcert=" in url:
         # Our certificate is checked last (TLS 1.3), and the reset of the closed connection can overtake the alert.
-        return f"{_say(error)}; Postgres may not accept our client certificate"
-    return _say(error)
+        return f"{say(error)}; Postgres may not accept our client certificate"
+    return say(error)
 
 
 def confirm_seconds(publish_timeout_seconds: float) -> float:
@@ -270,57 +229,6 @@ async def acquired(pool: Pool) -> AsyncIterator[Connection]:
                 except _LEFT:
                     await pool.expire_connections()  # the others are to that server, too
                     raise
-
-
-@contextmanager
-def translated_errors(connection: Connection | None = None) -> Iterator[None]:
-    """Translate the database's errors; *connection* is the one they occur on, if there is one."""
-    try:
-        yield
-    except _ERRORS as error:
-        raise classify(error, connection) from error
-
-
-def classify(error: Exception, connection: Connection | None = None) -> ModelswapError:
-    """Map *error*, raised on *connection*, to one of our errors."""
-    said = _say(error)
-    match error:
-        case asyncpg.PostgresError(sqlstate=state) if _is_mixed_up(error, state or ""):
-            return MixedUp(f"Postgres said {state} {said}")
-        case asyncpg.PostgresError(sqlstate=state):
-            return _by_state(state or "", f"Postgres said {state} {said}")
-        case asyncpg.InterfaceError() | asyncpg.InternalClientError() if _is_open(connection):
-            return TransientError(f"the database was used wrongly: {said}", code="database_error")
-    return DependencyDown(f"Postgres is away: {said}", code="database_down")
-
-
-def _is_open(connection: Connection | None) -> bool:
-    try:
-        return connection is not None and not connection.is_closed()
-    except asyncpg.InterfaceError:
-        # The pool took the lost connection back from its borrower.
-        return False
-
-
-def _say(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _is_mixed_up(error: asyncpg.PostgresError, state: str) -> bool:
-    reading = (getattr(error, "server_source_function", None) or "").endswith("_recv")
-    return state.startswith(_MIXED_UP) or (reading and state in _UNREADABLE)
-
-
-def _by_state(state: str, message: str) -> ModelswapError:
-    if state.startswith(_CONFLICT):
-        return Conflict(message)
-    if state.startswith(_DOWN):
-        return DependencyDown(message, code="database_down")
-    if state.startswith(_NOT_READY):
-        return NotReady(message)
-    if state.startswith(_PERMANENT):
-        return PermanentError(message, code=f"database_{state.lower()}")
-    return TransientError(message, code="database_error")
 
 
 async def _leave_as_is(_: object) -> None:

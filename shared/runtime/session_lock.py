@@ -17,7 +17,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from shared.contract.errors import ModelswapError
-from shared.runtime.postgres import Connection, Pool, acquired, translated_errors
+from shared.runtime.postgres import Connection, Pool, acquired
+from shared.runtime.postgres_errors import translated_errors
 
 #: How often processes without the lock should try to take it.
 STAND_BY_SECONDS: Final = 2.0

@@ -14,7 +14,8 @@ from shared.contract.errors import DependencyDown
 from shared.runtime.addresses import amqp_urls, http_url, postgres_url, with_login, without_parameters
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS
-from shared.runtime.postgres import UnusableAddress, connect
+from shared.runtime.postgres import connect
+from shared.runtime.postgres_errors import UnusableAddress
 from shared.runtime.settings import ExtractorSettings, OpsSettings, SettingsError, StateSettings
 
 #: Nobody listens there.

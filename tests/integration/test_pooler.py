@@ -17,7 +17,8 @@ import pytest
 from deploy.local.process import Process, nobody, ourselves
 from services.cli.local.doctor import examine
 from services.state.store import ROLE
-from shared.runtime.postgres import UnusableAddress, connect_pool
+from shared.runtime.postgres import connect_pool
+from shared.runtime.postgres_errors import UnusableAddress
 from tests.stack import free_port
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")

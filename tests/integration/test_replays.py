@@ -42,7 +42,8 @@ from shared.contract.values import Effect
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import create_app
-from shared.runtime.postgres import NotReady, connect_pool
+from shared.runtime.postgres import connect_pool
+from shared.runtime.postgres_errors import NotReady
 from shared.runtime.tokens import read_token
 from tests.crowd import fill
 from tests.databases import refuse

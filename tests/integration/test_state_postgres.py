@@ -13,17 +13,8 @@ from services.state.migrate import MIGRATIONS
 from services.state.store import ROLE
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.runtime.database import opened_database
-from shared.runtime.postgres import (
-    Conflict,
-    Connection,
-    MixedUp,
-    NotReady,
-    Pool,
-    acquired,
-    classify,
-    connect_pool,
-    in_transaction,
-)
+from shared.runtime.postgres import Connection, Pool, acquired, connect_pool, in_transaction
+from shared.runtime.postgres_errors import Conflict, MixedUp, NotReady, classify
 from shared.runtime.settings import DatabaseSettings
 from tests.state import Wire, connected
 

@@ -33,7 +33,8 @@ from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import ModelName
 from shared.contract.values import ProgressSource
 from shared.runtime.clock import now
-from shared.runtime.postgres import NotReady, acquired, connect_pool
+from shared.runtime.postgres import acquired, connect_pool
+from shared.runtime.postgres_errors import NotReady
 from tests.databases import copy_of
 from tests.state import (
     BATCH,

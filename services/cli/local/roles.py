@@ -21,7 +21,8 @@ from typing import Final
 from urllib.parse import quote, urlsplit
 
 from services.cli.problem import Problem
-from shared.runtime.postgres import connect, translated_errors
+from shared.runtime.postgres import connect
+from shared.runtime.postgres_errors import translated_errors
 
 DATABASE: Final = "modelswap"
 #: The variable with the password of each login, in the environment or in a kept state.

@@ -15,7 +15,8 @@ from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, why_stuc
 from shared.contract.rights import CONSUMED
 from shared.runtime.broker import Depth, depths
 from shared.runtime.client import HttpClient, Unanswered
-from shared.runtime.postgres import connect, translated_errors
+from shared.runtime.postgres import connect
+from shared.runtime.postgres_errors import translated_errors
 from shared.runtime.processes import DEADLINE_SECONDS, look_at
 from shared.runtime.setting_types import Url
 from shared.runtime.settings import (

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from shared.contract.idempotency import IdempotencyKey
-from shared.runtime.postgres import Conflict, Connection, Pool
+from shared.runtime.postgres import Connection, Pool
+from shared.runtime.postgres_errors import Conflict
 from shared.runtime.session import BaseSession
 
 T = TypeVar("T")

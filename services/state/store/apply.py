@@ -24,7 +24,8 @@ from shared.contract.errors import PermanentError
 from shared.contract.events import ModelReady
 from shared.contract.identity import ModelRef
 from shared.runtime.clock import now
-from shared.runtime.postgres import Conflict, Connection, Record, acquired
+from shared.runtime.postgres import Connection, Record, acquired
+from shared.runtime.postgres_errors import Conflict
 
 # In the order of user ids, so that writers cannot deadlock.
 _LOCK_USERS: Final = """

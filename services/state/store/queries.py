@@ -22,7 +22,8 @@ from services.state.views import (
 )
 from shared.contract.answers import END
 from shared.contract.values import ProgressSource
-from shared.runtime.postgres import Conflict, Connection, Record, acquired
+from shared.runtime.postgres import Connection, Record, acquired
+from shared.runtime.postgres_errors import Conflict
 
 # Time is Postgres's, so that the clocks of several processes make no estimate fall.
 # What belongs to a training is read by subqueries, never joined: a plan made while those tables were small may read all

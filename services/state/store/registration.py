@@ -16,7 +16,8 @@ from services.state.views import TrainingView
 from shared.contract.events import TrainingEvent
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.clock import now
-from shared.runtime.postgres import Conflict, Connection
+from shared.runtime.postgres import Connection
+from shared.runtime.postgres_errors import Conflict
 
 log = structlog.get_logger()
 

@@ -16,7 +16,8 @@ from services.state.transitions import Stage
 from shared.contract.idempotency import IdempotencyKey
 from shared.contract.identity import ModelName, ModelRef
 from shared.runtime import tracing
-from shared.runtime.postgres import Conflict, Connection, Pool, Record
+from shared.runtime.postgres import Connection, Pool, Record
+from shared.runtime.postgres_errors import Conflict
 from shared.runtime.session import BaseSession
 
 T = TypeVar("T")

@@ -15,7 +15,8 @@ from services.ops.replays.store.session import ReplaySession, audit_replay, get_
 from services.ops.replays.views import ReplayView
 from services.ops.session import slices
 from shared.contract.idempotency import IdempotencyKey
-from shared.runtime.postgres import Conflict, Connection, Record
+from shared.runtime.postgres import Connection, Record
+from shared.runtime.postgres_errors import Conflict
 
 #: What one transaction can freeze well within its time.
 MOST_LETTERS: Final = 100_000
