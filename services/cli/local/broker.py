@@ -34,8 +34,5 @@ async def linked(environment: Environment) -> AsyncIterator[Link]:
     """Yield a connection to the broker."""
     url = BrokerSettings.load(environment).amqp_url.get_secret_value()
     with broker_problems():
-        link = await Link.open(url, name="modelswap topology")
-        try:
+        async with Link.opened(url, name="modelswap topology") as link:
             yield link
-        finally:
-            await link.close()
