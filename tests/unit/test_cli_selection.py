@@ -63,3 +63,9 @@ def test_a_window_may_be_open_and_span_offsets():
 
     assert window == {"since": "2026-11-24T12:30:00+01:00", "until": "2026-11-24T12:00:00+00:00", "queue": "q"}
     assert to_filter({"until": "2026-11-24"}) == {"until": "2026-11-24T00:00:00+00:00"}
+
+
+def test_steps_are_counts_or_what_the_api_says_of_them():
+    body = request([1], {}, reason="fixed", rate=None, steps=f"1, 5%,rest,{'9' * 5000}", stop_share=None)
+
+    assert body["steps"] == [1, "5%", "rest", "9" * 5000]

@@ -38,6 +38,8 @@ _LOOK_SECONDS: Final = 5.0
 #: A whole id needs no list to find it; a beginning is looked for among the newest.
 _ID_LENGTH: Final = 36
 _REMEMBERED: Final = 200
+#: Of a step that counts dead letters.
+_COUNT_DIGITS: Final = 18
 
 
 def request(
@@ -213,4 +215,5 @@ async def find_replay(api: Operators, beginning: str) -> ReplayView:
 
 def _step(text: str) -> int | str:
     step = text.strip()
-    return int(step) if step.isdecimal() else step
+    # What no count can be is left to the API, which says what a step is.
+    return int(step) if step.isdecimal() and len(step) <= _COUNT_DIGITS else step
