@@ -19,9 +19,13 @@ from tests.stack import API_TOKEN, OPS_TOKEN, REPLICATE_TOKEN, SERVICES, Stack, 
 from tests.webhooks import Endpoint
 
 #: What state does in Postgres about an event.
-APPLIED: Final = """
+WRITTEN: Final = (
+    "state CLIENT UPDATE state.users INSERT state.inbox UPDATE state.trainings SELECT state.trainer_durations"
+    " INSERT state.model_history INSERT state.user_models INSERT state.outbox"
+)
+APPLIED: Final = f"""
 state CLIENT SELECT state.users SELECT state.trainings SELECT state.model_history SELECT state.inbox SELECT state.user_models
-state CLIENT UPDATE state.users INSERT state.inbox UPDATE state.trainings SELECT state.trainer_durations INSERT state.model_history INSERT state.user_models INSERT state.outbox
+{WRITTEN}
 """  # noqa: E501
 SUCCEEDED: Final = "modelswap.training:training.succeeded.v1"
 LOOKED: Final = "extractor CLIENT GET /v1/models/{owner}/{name}/versions/{version}"
@@ -120,8 +124,9 @@ state SERVER POST /v1/trainings
   state CLIENT POST /v1/models/{{owner}}/{{name}}/versions/{{version}}/trainings
   {SHOWN}
   {SHOWN}
-  state CLIENT UPDATE state.trainings
+  {SHOWN}
   state CLIENT UPDATE state.users
+  {WRITTEN}
 """
 ROLLED_BACK: Final = f"""
 state SERVER POST /v1/users/{{user_id}}/model/rollback
