@@ -12,10 +12,10 @@ import httpx
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
+from services.ops.audit.views import Audit
 from services.ops.console.app import create_console
 from services.ops.console.client import Clients
 from services.ops.console.console import Access, Console
-from services.ops.letters.audit import Audit
 from shared.runtime.clock import now
 from shared.runtime.connections import PRIVATE_NETWORKS
 from shared.runtime.http import create_app

@@ -8,8 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+from fastapi import APIRouter
 
 from services.ops.api import create_api
+from services.ops.audit.api import audit_router
+from services.ops.audit.store import AuditStore
 from services.ops.letters.api import create_router
 from services.ops.letters.archive import Archive
 from services.ops.letters.store import Store
@@ -28,21 +31,30 @@ OPERATOR = "token-of-olga"
 READER = "token-of-rita"
 
 
+class Letters(Store, AuditStore):
+    """The dead letters, and the audit of what was done to them."""
+
+
 @contextlib.asynccontextmanager
-async def opened_letters(database_url: str, **options: Any) -> AsyncIterator[Store]:
+async def opened_letters(database_url: str, **options: Any) -> AsyncIterator[Letters]:
     """A store as the service has it: in the role that may do little."""
     pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
     try:
-        yield Store(pool, **options)
+        yield Letters(pool, **options)
     finally:
         pool.terminate()
 
 
+def routers_of(letters: Letters) -> tuple[APIRouter, APIRouter]:
+    """The routes for them."""
+    return create_router(letters), audit_router(letters)
+
+
 @contextlib.asynccontextmanager
-async def operators_api(store: Store, token: str = OPERATOR) -> AsyncIterator[httpx.AsyncClient]:
+async def operators_api(store: Letters, token: str = OPERATOR) -> AsyncIterator[httpx.AsyncClient]:
     """The operators' API, asked with *token*."""
     api = create_api(
-        create_router(store), tokens=[read_token(f"operator/olga:{OPERATOR}"), read_token(f"reader/rita:{READER}")]
+        *routers_of(store), tokens=[read_token(f"operator/olga:{OPERATOR}"), read_token(f"reader/rita:{READER}")]
     )
     async with httpx.AsyncClient(
         transport=DescribedTransport(api),

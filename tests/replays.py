@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter
 
 from services.ops.letters.letter import ReplayMark
-from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
 from services.ops.replays.api import create_router
@@ -34,6 +33,7 @@ from shared.contract.topology import STATE_QUEUE, topology
 from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
 from shared.runtime.postgres import connect_pool
+from tests.ops import Letters
 from tests.state import NOON, connected, model_of, ready
 
 _INSERT = """

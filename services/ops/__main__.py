@@ -11,6 +11,8 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from services.ops.api import create_api
+from services.ops.audit.api import audit_router
+from services.ops.audit.store import AuditStore
 from services.ops.client import Services
 from services.ops.console.app import create_console
 from services.ops.console.client import Clients
@@ -37,7 +39,6 @@ from services.ops.replays.outcomes import Outcomes
 from services.ops.replays.store import Store as Replays
 from services.ops.replays.streams import ReplayStreams
 from services.ops.replays.waiting import Waiting
-from services.ops.session import Session
 from services.ops.sign_in.api import sign_in_router
 from services.ops.sign_in.store import SignInCodes
 from services.ops.subscriptions.api import subscription_router
@@ -76,7 +77,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
     url = settings.amqp_url.get_secret_value()
     tokens = [read_token(entry) for entry in reveal(settings.api_tokens)]
     token = next((token for token in tokens if token.caller.may_speak_for_others), tokens[0])
-    session, replays, recoveries = Session(pool), Replays(pool), Recoveries(pool)
+    audit, replays, recoveries = AuditStore(pool), Replays(pool), Recoveries(pool)
     letters = Letters(pool, failed=replays.failed, notify=replays.notify)
     settled: SetAside[int] = SetAside("purge")
     replicate_token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
@@ -141,10 +142,11 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         aside.append(streams.aside)
         api = create_api(
             letter_routes(letters),
+            audit_router(audit),
             replay_routes(replays, waiting, services, streams),
             reconciliation_router(recoveries, services, calls_per_minute=settings.reconcile_calls_per_minute),
-            subscription_router(subscriptions, session.audit),
-            endpoints_router(endpoints, session.audit),
+            subscription_router(subscriptions, audit.audit),
+            endpoints_router(endpoints, audit.audit),
             processes_router(running),
             sign_in_router(codes),
             tokens=ops_tokens,
@@ -155,7 +157,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
                 state_url=settings.api_url,
                 notifier_url=settings.notifier_url,
                 token=token,
-                audit=session.audit,
+                audit=audit.audit,
             )
         )
         access = Access(

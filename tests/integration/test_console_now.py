@@ -16,8 +16,6 @@ from starlette.types import ASGIApp
 from services.ops.api import create_api as ops_api
 from services.ops.console.app import SCREENS
 from services.ops.console.console import Console
-from services.ops.letters.api import create_router
-from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
 from services.ops.processes.api import processes_router
@@ -36,7 +34,7 @@ from shared.runtime.tokens import read_token
 from tests.console import HOSTILE, TOKENS, signed_in
 from tests.integration.test_reconcile import State
 from tests.integration.test_state_api import Replicate
-from tests.ops import READER, archived, dead
+from tests.ops import READER, Letters, archived, dead, routers_of
 from tests.state import opened_store, ready, registration, started, succeeded
 
 
@@ -75,7 +73,7 @@ async def product(database_url: str) -> AsyncIterator[Product]:
         opened.callback(pool.terminate)
         letters = Letters(pool)
         ops = ops_api(
-            create_router(letters),
+            *routers_of(letters),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
             processes_router(Running()),
             tokens=TOKENS,

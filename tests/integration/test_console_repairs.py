@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 
 from services.ops.api import create_api
-from services.ops.letters.api import create_router as letter_routes
-from services.ops.letters.store import Store as Letters
 from services.ops.replays.plan import Status
 from services.ops.replays.store import Store as Replays
 from shared.contract.topology import EXTRACTOR_QUEUE, topology
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import Api
 from tests.console import TOKENS, Browser, signed_in
-from tests.ops import READER, archived, dead
+from tests.ops import READER, Letters, archived, dead, routers_of
 from tests.replays import (
     Answering,
     Listed,
@@ -56,7 +54,7 @@ class Ops:
 async def ops(database_url: str) -> AsyncIterator[Ops]:
     services = Answering()
     async with opened_repairs(database_url) as (letters, replays):
-        api = create_api(letter_routes(letters), routes(replays, services), tokens=TOKENS)
+        api = create_api(*routers_of(letters), routes(replays, services), tokens=TOKENS)
         yield Ops(api, letters, replays, services)
 
 

@@ -16,9 +16,7 @@ from services.notifier.message import stored
 from services.notifier.store import Store as Webhooks
 from services.notifier.views import AddEndpoint
 from services.ops.api import create_api as ops_api
-from services.ops.letters.api import create_router
-from services.ops.letters.audit import AuditFilter
-from services.ops.letters.store import Store as Letters
+from services.ops.audit.views import AuditFilter
 from services.state.api import WebhookAddress, create_api
 from services.state.store import Store
 from services.state.store.relay import StoredEvent
@@ -30,7 +28,7 @@ from shared.runtime.tokens import read_token
 from tests.console import HOSTILE, TOKENS, Browser, signed_in
 from tests.integration.test_notifier_api import SIGNER, opened_notifier
 from tests.integration.test_state_api import Replicate
-from tests.ops import OPERATOR, READER, archived, dead, opened_letters
+from tests.ops import OPERATOR, READER, Letters, archived, dead, opened_letters, routers_of
 from tests.state import (
     decoded,
     failed,
@@ -100,7 +98,7 @@ async def desk(stores: tuple[Store, Letters, Webhooks], request: pytest.FixtureR
         await apps[dict(scope["headers"])[b"host"]](scope, receive, send)
 
     token = getattr(request, "param", OPERATOR)
-    ops = ops_api(create_router(letters), tokens=TOKENS)
+    ops = ops_api(*routers_of(letters), tokens=TOKENS)
     async with signed_in(ops, others, token=token, audit=letters.audit) as browser:
         yield Desk(browser, state, letters, webhooks, replicate)
 
@@ -428,7 +426,7 @@ async def test_a_user_id_may_hold_slashes_and_the_end_of_a_path(desk):
 
 async def test_a_page_without_state_says_what_is_away(stores):
     _, letters, _ = stores
-    async with signed_in(ops_api(create_router(letters), tokens=TOKENS)) as browser:
+    async with signed_in(ops_api(*routers_of(letters), tokens=TOKENS)) as browser:
         answers = [await browser.get(path) for path in ("/trainings", "/trainings/t1", "/users/ada")]
 
     assert [answer.status_code for answer in answers] == [503] * 3

@@ -22,6 +22,8 @@ from services.notifier.migrate import ROLE as NOTIFIER_ROLE
 from services.notifier.signing import Signer
 from services.notifier.store import Store as Webhooks
 from services.ops.api import create_api as ops_api
+from services.ops.audit.api import audit_router
+from services.ops.audit.store import AuditStore
 from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited, EndpointRefused
 from services.ops.letters.api import create_router as letter_routes
@@ -33,7 +35,6 @@ from services.ops.reconcile.api import reconciliation_router
 from services.ops.reconcile.store import Store as Recoveries
 from services.ops.reconcile.trainings import StateRefused
 from services.ops.replays.store import Store as Replays
-from services.ops.session import Session
 from services.ops.sign_in.api import sign_in_router
 from services.ops.sign_in.store import SignInCodes
 from services.ops.subscriptions.api import subscription_router
@@ -169,10 +170,11 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
         token = read_token(TOKEN)
         routers = (
             letter_routes(Letters(pool, failed=replays.failed)),
+            audit_router(AuditStore(pool)),
             replay_routes(replays),
             reconciliation_router(Recoveries(pool), State(), calls_per_minute=60),
-            subscription_router(Subscriptions(), Session(pool).audit),
-            endpoints_router(Endpoints(), Session(pool).audit),
+            subscription_router(Subscriptions(), AuditStore(pool).audit),
+            endpoints_router(Endpoints(), AuditStore(pool).audit),
             processes_router(_alone()),
             sign_in_router(SignInCodes(pool, [token])),
         )

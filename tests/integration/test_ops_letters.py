@@ -18,13 +18,13 @@ import pytest
 from services.cli.operators.client import Operators
 from services.cli.operators.dead_letters import change_if_confirmed
 from services.cli.problem import Problem
-from services.ops.letters.audit import AuditFilter
+from services.ops.audit.views import AuditFilter
 from services.ops.letters.ended import LetterTraining
 from services.ops.letters.housekeeping import closing, owners, purge_some
-from services.ops.letters.store import Store
 from services.ops.letters.views import DROP, Filter, LetterStatus
-from services.ops.letters.where import by_number, where
+from services.ops.letters.where import where
 from services.ops.migrate import ROLE
+from services.ops.where import by_number
 from shared.contract.envelope import REPLAY_HEADER
 from shared.contract.topology import DELIVERIES_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.runtime.aside import SetAside
@@ -33,7 +33,7 @@ from shared.runtime.client import ServiceFailed
 from shared.runtime.postgres import connect_pool
 from tests.crowd import fill
 from tests.databases import refuse
-from tests.ops import NOON, OPERATOR, READER, archived, opened_letters, operators_api
+from tests.ops import NOON, OPERATOR, READER, Letters, archived, opened_letters, operators_api
 from tests.ops import dead as dead_letter
 from tests.replays import rows
 from tests.state import connected, execute, until_blocked_by
@@ -50,22 +50,22 @@ def dead(training_id: str, **options: Any) -> Outgoing:
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
+async def store(database_url: str) -> AsyncIterator[Letters]:
     async with opened_letters(database_url) as store:
         yield store
 
 
 @pytest.fixture
-async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
+async def client(store: Letters) -> AsyncIterator[httpx.AsyncClient]:
     async with operators_api(store) as client:
         yield client
 
 
-async def letters(store: Store, **wanted: Any) -> list[Any]:
+async def letters(store: Letters, **wanted: Any) -> list[Any]:
     return await store.list_letters(Filter(**wanted), limit=100)
 
 
-async def the_letter(store: Store) -> Any:
+async def the_letter(store: Letters) -> Any:
     (found,) = await letters(store)
     return found
 
@@ -236,7 +236,7 @@ async def test_an_owner_is_written_on_all_letters_of_a_training(store):
     assert [training for _, training in await store.without_user(after=0, limit=9)] == ["t2"]
 
 
-async def closed(store: Store, stage: str) -> None:
+async def closed(store: Letters, stage: str) -> None:
     """As if state, asked about each open dead letter's training, had answered with this stage."""
 
     async def ask(training_ids: Sequence[str]) -> dict[str, LetterTraining]:
@@ -604,7 +604,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-async def operators(store: Store) -> AsyncIterator[Operators]:
+async def operators(store: Letters) -> AsyncIterator[Operators]:
     """What commands ask the operators' API with."""
     async with operators_api(store) as client, Operators("http://ops", OPERATOR, transport=client._transport) as api:
         yield api

@@ -14,8 +14,6 @@ import httpx
 import pytest
 
 from services.ops.api import create_api
-from services.ops.letters.api import create_router as letter_routes
-from services.ops.letters.store import Store as Letters
 from services.ops.letters.views import DROP
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.store import Store as Replays
@@ -31,7 +29,7 @@ from shared.runtime.lifecycle import serve
 from shared.runtime.settings import Settings
 from shared.runtime.tokens import read_token
 from tests.described import DescribedTransport
-from tests.ops import NOON, OPERATOR, archived, dead
+from tests.ops import NOON, OPERATOR, Letters, archived, dead, routers_of
 from tests.replays import (
     Answering,
     Listed,
@@ -76,7 +74,7 @@ class Ops:
 async def ops(database_url: str) -> AsyncIterator[Ops]:
     services = Answering()
     async with opened_repairs(database_url) as (letters, replays):
-        api = create_api(letter_routes(letters), routes(replays, services), tokens=TOKENS)
+        api = create_api(*routers_of(letters), routes(replays, services), tokens=TOKENS)
         async with httpx.AsyncClient(
             transport=DescribedTransport(api), base_url="http://ops/v1", headers=HEADERS
         ) as client:

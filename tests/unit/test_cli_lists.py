@@ -30,7 +30,7 @@ from services.cli.product.models import print_model
 from services.cli.product.trainings import print_training
 from services.cli.table import Column, fit, print_facts, print_list, print_table
 from services.notifier.views import DeliveryStatus, DeliveryView, EndpointStatus, EndpointView
-from services.ops.letters.audit import AuditView
+from services.ops.audit.views import AuditView
 from services.ops.letters.views import GroupView, LetterLine, LetterStatus, LetterView
 from services.ops.reconcile.views import RecoveryView
 from services.ops.replays.plan import Outcome, Status

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from services.ops.audit.views import AuditView
 from services.ops.console.views.audit import entry_of, target_address
 from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, pretty
 from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, moment, pager
@@ -24,7 +25,6 @@ from services.ops.console.views.letters import (
 )
 from services.ops.console.views.looks import Look
 from services.ops.console.views.replays import number_of, replay_page, selection_text, steps_of
-from services.ops.letters.audit import AuditView
 from services.ops.letters.views import (
     Changed,
     Facet,

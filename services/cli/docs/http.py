@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from services.notifier.api import create_api as notifier_api
 from services.ops.api import create_api as ops_api
+from services.ops.audit.api import audit_router
 from services.ops.endpoints.api import endpoints_router
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.processes.api import processes_router
@@ -40,6 +41,7 @@ def _ops() -> Api:
     streams = ReplayStreams(_NOTHING, waiting, asyncio.Event(), limit=1)
     return ops_api(
         letter_routes(_NOTHING),
+        audit_router(_NOTHING),
         replay_routes(_NOTHING, waiting, _NOTHING, streams),
         reconciliation_router(_NOTHING, _NOTHING, calls_per_minute=1),
         subscription_router(_NOTHING, _NOTHING),

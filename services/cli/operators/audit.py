@@ -8,7 +8,7 @@ from typing import Final
 from services.cli.choices import Format
 from services.cli.operators.client import operators
 from services.cli.table import Column, print_list
-from services.ops.letters.audit import AuditView
+from services.ops.audit.views import AuditView
 from shared.contract.answers import Page
 
 AUDIT: Final[Sequence[Column[AuditView]]] = (

@@ -18,8 +18,8 @@ import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.ops.audit.views import Audit
 from services.ops.console.session import Session
-from services.ops.letters.audit import Audit
 from shared.contract.answers import KIND_PREFIX, Mistake, Problem
 from shared.runtime.client import HttpClient, ServiceDown, quoted, read, token_refused, unexpected
 from shared.runtime.middleware import PERSON

@@ -10,6 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import JsonValue
 
+from services.ops.audit.views import Audit
 from services.ops.endpoints.views import (
     ChangeEndpoint,
     DeliveriesResent,
@@ -20,7 +21,6 @@ from services.ops.endpoints.views import (
     EndpointRefused,
     ResendDeliveries,
 )
-from services.ops.letters.audit import Audit
 from shared.runtime.description import raises
 from shared.runtime.http import Asker, Key
 from shared.runtime.tokens import Caller

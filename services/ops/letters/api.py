@@ -11,7 +11,6 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from services.ops.letters.audit import AuditFilter, AuditView
 from services.ops.letters.store import Store
 from services.ops.letters.views import (
     DROP,
@@ -68,10 +67,6 @@ class _Letters(Filter, _Paged):
     """Which dead letters, and how many of them."""
 
 
-class _Audit(AuditFilter, _Paged):
-    """Which entries, and how many of them."""
-
-
 def create_router(store: Store) -> APIRouter:
     """The routes, to be put below ``/v1``."""
     router = APIRouter()
@@ -99,7 +94,6 @@ def create_router(store: Store) -> APIRouter:
     )
     add("POST", "/dead-letters/{number:digits}/drop", letters.drop_dead_letter, LetterView)
     add("POST", "/dead-letters/{number:digits}/restore", letters.restore_dead_letter, LetterView)
-    add("GET", "/audit", letters.list_audit, Page[AuditView], "audit")
     return router
 
 
@@ -199,11 +193,6 @@ class _Routes:
         if body.dry_run:
             return await self.store.preview_move(wanted, move, up_to=up_to)
         return await self.store.move_many(wanted, move, actor=asker.name, reason=body.reason, up_to=up_to, key=key)
-
-    async def list_audit(self, wanted: Annotated[_Audit, Query()]) -> Page[AuditView]:
-        """Who did what, why, and with which outcome; newest first."""
-        found = await self.store.list_audit(wanted, before=from_cursor(wanted.cursor, END), limit=wanted.limit + 1)
-        return page_of(found, wanted.limit, attrgetter("number"))
 
 
 def _no_letter(number: int) -> NoLetter:

@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
 
-from services.ops.letters.audit import Audit
+from services.ops.audit.views import Audit
 from services.ops.requests import Because
 from services.ops.subscriptions.views import (
     DEFAULT_LENGTH,

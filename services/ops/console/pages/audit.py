@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.ops.audit.views import AuditView
 from services.ops.console.console import Console
 from services.ops.console.views.audit import entry_of
 from services.ops.console.views.filters import AUDIT_FIELDS, address, asked, chips, given, pager
-from services.ops.letters.audit import AuditView
 from shared.contract.answers import Page
 
 PATH: Final = "/audit"

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from services.ops.audit.views import AuditView
 from services.ops.console.client import Api, Apis, Refused, attempt, quoted
 from services.ops.console.console import Console, Done, path_of
 from services.ops.console.forms import Form
@@ -32,7 +33,6 @@ from services.ops.console.views.letters import (
 )
 from services.ops.console.views.looks import COOKIE, Look
 from services.ops.console.views.problems import ProblemView
-from services.ops.letters.audit import AuditView
 from services.ops.letters.letter import editable
 from services.ops.letters.views import (
     Changed,

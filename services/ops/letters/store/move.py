@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from services.ops.letters.views import Changed, Filter, LetterStatus, Move, NoLetter, WrongStatus
-from services.ops.letters.where import by_number, where
+from services.ops.letters.where import where
 from services.ops.session import Session, audit, first_time
+from services.ops.where import by_number
 from shared.contract.answers import END
 from shared.runtime.postgres import Connection, acquired
 

@@ -18,8 +18,9 @@ from services.ops.letters.views import (
     Suggestions,
     ValueCount,
 )
-from services.ops.letters.where import by_number, where
+from services.ops.letters.where import where
 from services.ops.session import Session
+from services.ops.where import by_number
 from shared.contract.answers import END
 from shared.contract.headers import trace_id_in
 from shared.runtime.postgres import Record

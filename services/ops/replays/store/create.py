@@ -8,12 +8,13 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.ops.letters.views import Filter, LetterStatus
-from services.ops.letters.where import by_number, where
+from services.ops.letters.where import where
 from services.ops.replays.plan import Outcome, Status, step_ends, why_not_open, why_not_replayable
 from services.ops.replays.records import NewReplay, NothingSelected, TooManySelected
 from services.ops.replays.store.session import ReplaySession, audit_replay, get_replay, take_letters
 from services.ops.replays.views import ReplayView
 from services.ops.session import slices
+from services.ops.where import by_number
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Connection, Record
 from shared.runtime.postgres_errors import Conflict

@@ -1,0 +1,1 @@
+"""The audit: who did what, why, and with which outcome."""
