@@ -40,11 +40,12 @@ def tell(text: str) -> None:
 
 def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was changed") -> None:
     """
-    Show *what* would change, ask *question* and return after a yes; a no is a problem: *nothing*, and *then*.
+    Show *what* would change, ask *question*, and return after a yes.
 
-    Ctrl-C raises `typer.Abort`.
+    Raises:
+        Problem: after a no: *nothing*, with *then* as advice; or without a terminal, where ``--yes`` is required.
+        typer.Abort: after Ctrl-C.
 
-    Without a terminal it is a problem, too: there ``--yes`` is required.
     """
     if not sys.stdin.isatty():
         first, *_ = what.splitlines()
@@ -59,7 +60,7 @@ def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was 
 
 @contextmanager
 def on_ctrl_c(act: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Let Ctrl-C *act* so while something blocks."""
+    """Call *act* at Ctrl-C in this block."""
     before = signal.signal(signal.SIGINT, act)
     try:
         yield

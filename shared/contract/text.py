@@ -59,7 +59,7 @@ def storable(value: Json) -> Json:
 
 def read_json(text: str | bytes) -> JsonValue:
     """
-    Return the JSON in *text*, which somebody typed.
+    Return the JSON in *text*, as typed by a person.
 
     Raises:
         ValueError: if it is none, or cannot be sent and stored.
