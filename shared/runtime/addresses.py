@@ -85,6 +85,8 @@ def amqp_url(url: str) -> str:
     parts = _split(url, _AMQP_FORM)
     if parts.scheme not in ("amqp", "amqps") or parts.fragment:
         raise ValueError(_AMQP_FORM)
+    if "\\" in parts.netloc:
+        raise ValueError(f"{_AMQP_FORM}: a backslash in it must be written as %5C")
     if "," in _servers(parts.netloc):
         raise ValueError("names several hosts in one address: write amqp://user:password@one/vhost,amqp://… for each")
     if not _is_server(parts.netloc):

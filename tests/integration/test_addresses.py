@@ -33,7 +33,7 @@ GIVEN = {
 PART = st.one_of(
     st.text(printable, max_size=12),
     st.text("%/:@?#[],a0 \n", max_size=6),
-    st.sampled_from(["", "%zz", "%00", "%2f", "v" * 300, "\u00e4", "a%20b", "\ud800"]),
+    st.sampled_from(["", "%zz", "%00", "%2f", "v" * 300, "\u00e4", "a%20b", "\ud800", "\\"]),
 )
 HOST = st.one_of(
     st.sampled_from(
@@ -104,6 +104,7 @@ def test_an_apis_address_that_is_taken_can_be_used(host: str, path: str):
         ("amqp://@/", "is not an address like amqp://"),
         ("amqp://mq/" + "v" * 256, "more than 255 bytes"),
         ("amqp://mq/50%", "% itself as %25"),
+        ("amqp://u:pass\\word@mq/", "a backslash in it must be written as %5C"),
         ("amqps://mq/?cafile=/no/such", "its cafile names a file that is not there"),
         ("amqps://mq/?cacertfile=/ca.pem", "its cacertfile is called cafile here"),
         ("amqp://mq/?auth=magic", "its auth is none of plain, external"),
