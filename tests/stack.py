@@ -128,8 +128,9 @@ class Process:
         return code
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged, line by line."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        """What it logged, line by line. The last line may be half written."""
+        whole, _, _ = self.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
 class Stack:
