@@ -138,6 +138,10 @@ class Endpoint:
                 await self.behave(writer)
         finally:
             writer.close()
+            # Otherwise a test's end may leave it half closed, which the next garbage collection warns of.
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await writer.wait_closed()
 
     async def until_heard(self, count: int) -> Sequence[Heard]:
         """Wait for *count* requests."""
