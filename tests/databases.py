@@ -14,6 +14,7 @@ from services.cli.local.roles import LOGINS, login_url, make_roles, password_has
 from services.notifier import migrate as notifier
 from services.ops import migrate as ops
 from services.state import migrate as state
+from shared.runtime.postgres import acquired, connect_pool
 
 #: Not secrets: these servers live as long as the tests, on loopback. The same for every database of a server.
 _PASSWORDS: Final = {login: f"password-of-{login}" for login in LOGINS}
@@ -184,3 +185,15 @@ def _without_database(url: str) -> str:
 
 def _name(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
+
+
+async def plan_on_empty_tables(migrated_database: str, role: str, statement: str, parameters: int) -> str:
+    """The plan that Postgres makes for any values of the *parameters*, while nothing is known of the tables."""
+    # Not a lent database: Postgres may have counted rows of other tests in it.
+    async with copy_of(migrated_database) as url:
+        pool = await connect_pool(url, application_name="test", role=role, plans_once=True, min_size=1, max_size=1)
+        async with acquired(pool) as connection:
+            await connection.execute(f"PREPARE statement AS {statement}")
+            lines = await connection.fetch(f"EXPLAIN EXECUTE statement ({', '.join(['NULL'] * parameters)})")
+        pool.terminate()
+    return "\n".join(line[0] for line in lines)

@@ -19,8 +19,7 @@ from services.state.store import ROLE as STATE
 from services.state.store.relay import PRUNE_INBOX, PRUNE_OUTBOX
 from shared.runtime.clock import now
 from shared.runtime.idempotency import PRUNE_KEYS
-from shared.runtime.postgres import acquired, connect_pool
-from tests.databases import copy_of
+from tests.databases import copy_of, plan_on_empty_tables
 from tests.state import connected
 
 
@@ -37,14 +36,7 @@ from tests.state import connected
     ids=["outbox", "inbox", "keys of state", "keys of the notifier", "events of webhooks", "settled dead letters"],
 )
 async def test_old_rows_are_found_by_an_index(migrated_database, role, statement, parameters, found):
-    # Not the lent one: Postgres may have counted rows of other tests in it.
-    async with copy_of(migrated_database) as url:
-        pool = await connect_pool(url, application_name="test", role=role, plans_once=True, min_size=1, max_size=1)
-        async with acquired(pool) as connection:
-            await connection.execute(f"PREPARE statement AS {statement}")
-            lines = await connection.fetch(f"EXPLAIN EXECUTE statement ({', '.join(['NULL'] * parameters)})")
-        pool.terminate()
-    plan = "\n".join(line[0] for line in lines)
+    plan = await plan_on_empty_tables(migrated_database, role, statement, parameters)
 
     assert found in plan
     assert "Seq Scan" not in plan

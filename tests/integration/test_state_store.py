@@ -33,9 +33,8 @@ from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.identity import ModelName
 from shared.contract.values import ProgressSource
 from shared.runtime.clock import now
-from shared.runtime.postgres import acquired, connect_pool
 from shared.runtime.postgres_errors import NotReady
-from tests.databases import copy_of
+from tests.databases import plan_on_empty_tables
 from tests.state import (
     BATCH,
     DESTINATION,
@@ -261,14 +260,7 @@ async def test_an_unknown_training_fails_alone(store):
 
 @pytest.mark.parametrize(("statement", "parameters"), [(LOAD, 7), (WRITE, 14)], ids=["load", "write"])
 async def test_plan_made_on_empty_tables_finds_trainings_by_key(migrated_database, statement, parameters):
-    # Not the lent one: Postgres may have counted rows of other tests in it.
-    async with copy_of(migrated_database) as url:
-        pool = await connect_pool(url, application_name="test", role=ROLE, plans_once=True, min_size=1, max_size=1)
-        async with acquired(pool) as connection:
-            await connection.execute(f"PREPARE statement AS {statement}")
-            lines = await connection.fetch(f"EXPLAIN EXECUTE statement ({', '.join(['NULL'] * parameters)})")
-        pool.terminate()
-    plan = "\n".join(line[0] for line in lines)
+    plan = await plan_on_empty_tables(migrated_database, ROLE, statement, parameters)
 
     # The first reads all trainings of a user; the second and third all trainings.
     assert [
