@@ -144,10 +144,15 @@ async def change_if_confirmed(api: Operators, verb: str, wanted: Body, *, reason
     return await api.change_dead_letters(verb, {**body, "up_to": planned.newest})
 
 
+def in_words(letters: int) -> str:
+    """Return a number of dead letters in words."""
+    return "1 dead letter" if letters == 1 else f"{letters} dead letters"
+
+
 def _summary(verb: str, changed: Changed, *, is_done: bool) -> str:
     is_one = changed.letters == 1
     is_or_would = ("is" if is_one else "are") if is_done else "would be"
-    said = f"{changed.letters} {'dead letter' if is_one else 'dead letters'} {is_or_would} {_DONE[verb]}"
+    said = f"{in_words(changed.letters)} {is_or_would} {_DONE[verb]}"
     if changed.unchanged:
         said += f", unchanged: {', '.join(f'{count} {status}' for status, count in changed.unchanged.items())}"
     return said

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from services.cli.choices import Format
 from services.cli.client import Body, patiently, segment
 from services.cli.operators.client import Operators, operators
-from services.cli.operators.dead_letters import selection
+from services.cli.operators.dead_letters import in_words, selection
 from services.cli.operators.replay_text import (
     LETTERS,
     REPLAYS,
@@ -72,8 +72,8 @@ async def replay(body: Body, *, dry_run: bool, yes: bool, watch: bool, output: F
         else:
             made = await _start(api, {**body, "dry_run": True})
             if output is not Format.JSON and dry_run:
-                many = "1 dead letter" if made.letters == 1 else f"{made.letters} dead letters"
-                tell(f"replay {short_id(made)}: a dry run of {many}, {made.rate_per_second:g} per second")
+                speed = f"{made.rate_per_second:g} per second"
+                tell(f"replay {short_id(made)}: a dry run of {in_words(made.letters)}, {speed}")
             made = await follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
             if dry_run:
                 await _print_whole(api, made, output, outcome=None, limit=sum(made.outcomes.values()) + 1)
