@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,11 +89,13 @@ asyncio.run(main())
         sys.executable, "-c", program, env=settings(free_port()), cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
-    said = ""
-    while not said.startswith("children="):
-        said = (await parent.stdout.readline()).decode()
+    said = b""
+    async with asyncio.timeout(90):
+        async for said in parent.stdout:
+            if said.startswith(b"children="):
+                break
 
-    parent.send_signal(signal.SIGKILL)
+    parent.kill()
     await parent.wait()
 
-    await until_gone(int(said.removeprefix("children=")))
+    await until_gone(int(said.decode().removeprefix("children=")))

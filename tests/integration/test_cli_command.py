@@ -290,8 +290,11 @@ sys.exit(main(["ask"]))
     try:
         assert process.stderr is not None
         seen = b""
-        while not seen.endswith(b"[y/N]:"):
-            seen += os.read(process.stderr.fileno(), 1000)
+        # A space follows, and may come with it or later.
+        while b"[y/N]:" not in seen:
+            more = os.read(process.stderr.fileno(), 1000)
+            assert more, seen
+            seen += more
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
     finally:
