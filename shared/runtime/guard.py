@@ -5,12 +5,13 @@ Edge; standard library only. It is run by its path, see `guarded`:
 
     guard.py run SIGNAL UID:GID COMMAND...    start COMMAND as that user, say its pid; at end of input, send it SIGNAL
     guard.py remove FOLDER                    at end of input, delete FOLDER
+    guard.py become LAUNCHER COMMAND...       become COMMAND, which Linux kills when the process LAUNCHER ends
 
-The launcher holds the only other end of the guard's standard input. However the launcher ends, the kernel closes that
-end, and the guard acts. Should the guard itself be killed, Linux signals the server on its behalf.
+The launcher holds the only other end of the first two's standard input. However the launcher ends, the kernel closes
+that end, and the guard acts. Should the guard itself be killed, Linux signals the server on its behalf.
 
-Why not that Linux signal alone (2026-11): it does not exist on macOS, and it is tied to the thread that started the
-child, so a server started from a worker thread would die with the worker.
+Why not that Linux signal alone for servers (2026-11): it does not exist on macOS, and it is tied to the thread that
+started the child, so a server started from a worker thread would die with the worker.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ def main(arguments: list[str]) -> int:
         case ["remove", folder]:
             remove(Path(folder))
             return 0
+        case ["become", launcher, *command]:
+            die_with_parent(int(launcher), signal.SIGKILL)
+            os.execv(command[0], command)  # noqa: S606 (no shell is wanted)
     raise SystemExit(__doc__)
 
 

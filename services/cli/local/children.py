@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, Self
 
 from services.cli.local.stack import GENERATOR
 from services.cli.problem import Problem
+from shared.runtime import guard
 from shared.runtime.client import HttpClient, Unanswered
-from shared.runtime.guard import die_with_parent
 
 _READY_SECONDS: Final = 60
 _READY_POLL_SECONDS: Final = 0.1
@@ -76,15 +74,14 @@ class Children:
     async def start(self, name: str, environment: Mapping[str, str]) -> None:
         """Start the process; an earlier one of that name must have ended."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            _MODULES.get(name, f"services.{name}"),
+            # Asked by a program, not by a function between fork and exec: this process may have threads.
+            *(sys.executable, "-I", "-S", guard.__file__, "become", str(os.getpid())),
+            *(sys.executable, "-m", _MODULES.get(name, f"services.{name}")),
             env=dict(environment),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
             stderr=STDOUT,
             limit=_LONGEST_LINE,
-            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
             # Ctrl-C reaches this command only, which stops them.
             process_group=0,
         )
