@@ -18,7 +18,7 @@ from services.notifier.signing import Signer
 from services.notifier.store import Store
 from shared.contract.envelope import Envelope
 from shared.contract.topology import DELIVERIES_QUEUE, EVENTS_LOG
-from shared.runtime.broker import Consumer, Publisher, dependency_answered, one_by_one, opened_log, to_message
+from shared.runtime.broker import Consumer, Publisher, one_by_one, opened_log, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
@@ -53,7 +53,6 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
         Slots(at_once),
         now=now,
         give_up_after=timedelta(seconds=settings.webhook_give_up_seconds),
-        on_answer=dependency_answered,
     )
     async with Publisher(
         url, name="modelswap notifier", timeout_seconds=confirm_seconds(settings.publish_timeout_seconds)

@@ -169,16 +169,13 @@ class Attempts:
         *,
         now: Callable[[], datetime],
         give_up_after: timedelta,
-        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
-        """*on_answer* is called when the store has answered and the wait for an endpoint begins."""
         self._store = store
         self._post = post
         self._signer = signer
         self._slots = slots
         self._now = now
         self._give_up_after = give_up_after
-        self._on_answer = on_answer
 
     async def handle(self, envelope: Envelope) -> Sequence[Event]:
         """
@@ -215,7 +212,6 @@ class Attempts:
             raise busy
         body = sending.body.encode()
         signed = self._signer.headers(sending.seeds.at(now), sending.event_id, now, body)
-        self._on_answer()
         answer = await self._post(sending.url, body, {"content-type": CONTENT_TYPE, **trace, **signed})
         end = judge(answer, sent_at=sending.sent_at or now, now=self._now(), give_up_after=self._give_up_after)
         self._slots.note(asked.endpoint_id, is_accepted=answer.is_accepted)

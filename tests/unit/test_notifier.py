@@ -261,27 +261,6 @@ async def test_an_accepted_delivery_is_recorded_and_reports_a_replay():
     assert list(follow) == list(settled(envelope, Effect.DELIVERED))
 
 
-async def test_the_wait_for_an_endpoint_keeps_no_other_from_the_store():
-    order: list[str] = []
-
-    async def post(*_: object) -> Answer:
-        order.append("post")
-        return Answer(200, "ok", 3)
-
-    handler = Attempts(
-        Stored(),
-        post,
-        SIGNER,
-        Slots(2),
-        now=lambda: NOW,
-        give_up_after=THREE_DAYS,
-        on_answer=lambda: order.append("the store has answered"),
-    )
-    await handler.handle(envelope_of(asked()))
-
-    assert order == ["the store has answered", "post"]
-
-
 async def test_a_replayed_public_event_is_stored_for_its_endpoints():
     store, envelope = Stored(), replace(wrap(activated("ann", 3), source="state", now=NOW), replay="a-mark")
 
