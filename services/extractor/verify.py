@@ -95,7 +95,7 @@ class Gate:
         on_answer: Callable[[], None] = lambda: None,
         most_remembered: int = 5_000,
     ) -> None:
-        """*on_answer* is called when Replicate has answered and the wait for a run goes on."""
+        """*on_answer* is called when Replicate has answered and more follows: the wait for a run, or its picture."""
         self._replicate = replicate
         self._policy = policy
         self._find_flaw = find_flaw
@@ -217,19 +217,19 @@ class Gate:
         """Wait for the end of a run. A new run may be unreadable for a while, so a 404 does not end the wait."""
         deadline = self._monotonic() + self._policy.verify_patience_seconds
         lost_at = since + self._policy.verify_cancel_after_seconds + _LISTED_SECONDS
+        prediction: Prediction | None
         while True:
             try:
                 prediction = await self._replicate.get_prediction(prediction_id)
             except NotThere as error:
                 if self._monotonic() >= lost_at:
                     raise Inconclusive(f"{ref}: its run was lost ({error})") from error
-                status = "unreadable"
-            else:
-                if prediction.has_ended:
-                    return prediction
-                status = repr(prediction.status)
+                prediction = None
             self._on_answer()
+            if prediction is not None and prediction.has_ended:
+                return prediction
             if self._monotonic() >= deadline:
+                status = "unreadable" if prediction is None else repr(prediction.status)
                 raise StillRunning(f"{ref}: its run {prediction_id} is still {status}")
             await self._sleep(_POLL_SECONDS)
 

@@ -1,6 +1,7 @@
 """The gate: what is proven good passes, what is proven bad does not, and for the rest there is another day."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from services.extractor.errors import DoesNotWork, Inconclusive, NotThereYet, StillRunning
+from services.extractor.picture import Flaw
 from services.extractor.verify import _INPUT, NOT_RUN, Gate, Level
 from shared.contract.errors import DependencyDown, PermanentError
 from shared.contract.identity import ModelRef
@@ -76,7 +78,10 @@ async def test_a_model_that_works_passes_every_level(replicate, clock, level, ch
     assert await gate_of(replicate, clock, level).verify(REF) == checks
 
 
-async def test_a_wait_for_a_run_keeps_no_other_from_replicate(replicate, clock):
+@pytest.mark.parametrize(
+    "said", [{"status": "starting"}, {"status": "succeeded", "output": OUTPUT}], ids=["still runs", "has ended"]
+)
+async def test_a_wait_for_a_run_or_picture_keeps_no_other_from_replicate(replicate, clock, said):
     circuit = CircuitBreaker("a queue")
     reasons: list[str | None] = []
 
@@ -87,13 +92,22 @@ async def test_a_wait_for_a_run_keeps_no_other_from_replicate(replicate, clock):
         reasons.append(circuit.reason)
         await Clock.sleep(clock, seconds)
 
-    replicate.will_say = ({"status": "starting"},)
+    async def look_slowly(picture: bytes) -> Flaw | None:
+        reasons.append(circuit.reason)
+        return await look(picture)
+
     gate = Gate(
-        replicate, Policy(), find_flaw=look, monotonic=clock.monotonic, sleep=sleep, on_answer=dependency_answered
+        replicate,
+        Policy(),
+        find_flaw=look_slowly,
+        monotonic=clock.monotonic,
+        sleep=sleep,
+        on_answer=dependency_answered,
     )
+    replicate.will_say = [said]
     with pytest.raises(DependencyDown):
         await circuit.call(refuse)
-    with pytest.raises(StillRunning):
+    with contextlib.suppress(StillRunning):
         await circuit.call(lambda: gate.verify(REF))
 
     assert set(reasons) == {None}
