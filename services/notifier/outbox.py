@@ -15,7 +15,7 @@ from typing import Final
 
 from services.notifier.store import Store
 from services.notifier.store.relay import Publish
-from shared.runtime.periodic import run_periodically
+from shared.runtime.periodic import keep_house, run_periodically
 
 #: For deliveries that became due in another process, or by time.
 _POLL_SECONDS: Final = 1.0
@@ -45,12 +45,10 @@ class Relay:
     async def keep_in_order(self, stopping: asyncio.Event) -> None:
         """Delete old rows, and hand lost deliveries over again, until *stopping* is set."""
 
-        async def work() -> float:
-            lost_before = self._now() - self._lost_after
-            done = await self._store.keep_in_order(lost_before=lost_before, limit=_HOUSEKEEPING_BATCH)
-            return 0.0 if done == _HOUSEKEEPING_BATCH else _HOUSEKEEPING_SECONDS
+        async def work(limit: int) -> int:
+            return await self._store.keep_in_order(lost_before=self._now() - self._lost_after, limit=limit)
 
-        await run_periodically("housekeeping", work, stopping)
+        await keep_house(work, stopping, batch=_HOUSEKEEPING_BATCH, pause=_HOUSEKEEPING_SECONDS)
 
     async def _round(self) -> float:
         done = await self._store.relay(self._publish)

@@ -6,13 +6,14 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from services.state.api import WebhookAddress, create_api
 from services.state.duration_stats import keep_updating
 from services.state.inquiries import Inquiries
 from services.state.measures import Measures
 from services.state.migrate import MIGRATIONS
-from services.state.outbox import Relay, keep_pruning, publish_to
+from services.state.outbox import Relay, publish_to
 from services.state.store import ROLE, Store
 from services.state.streams import Watcher
 from shared.contract.envelope import Envelope
@@ -25,10 +26,14 @@ from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.measuring import keep_measuring
+from shared.runtime.periodic import keep_house
 from shared.runtime.postgres import Pool, confirm_seconds
 from shared.runtime.settings import StateSettings, reveal
 from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.waiting import wait_for_any
+
+_PRUNE_BATCH: Final = 5000
+_PRUNE_SECONDS: Final = 300.0
 
 
 async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
@@ -121,7 +126,7 @@ async def _run(
         facts.run(stopping),
         progress.run(stopping),
         run_relay(),
-        keep_pruning(store, stopping),
+        keep_house(store.prune, stopping, batch=_PRUNE_BATCH, pause=_PRUNE_SECONDS),
         events_log.run(stopping),
         keep_updating(store, stopping, trainers),
         keep_measuring(Measures(store), stopping),

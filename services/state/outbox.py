@@ -31,8 +31,6 @@ _BATCH: Final = 100
 _POLL_SECONDS: Final = 1.0
 #: Another relay may have read the outbox before our commit.
 _BUSY_SECONDS: Final = 0.2
-_PRUNE_BATCH: Final = 5000
-_PRUNE_SECONDS: Final = 300.0
 
 
 class Publisher(Protocol):
@@ -130,12 +128,3 @@ class Relay:
                 hint="deploy/runbook.md: Events that cannot be published",
             )
         telemetry.unpublishable.set(done.set_aside)
-
-
-async def keep_pruning(store: Store, stopping: asyncio.Event) -> None:
-    """Delete old rows until *stopping* is set. Not in the relay's rounds: no event waits for it."""
-
-    async def work() -> float:
-        return 0.0 if await store.prune(limit=_PRUNE_BATCH) == _PRUNE_BATCH else _PRUNE_SECONDS
-
-    await run_periodically("housekeeping", work, stopping)

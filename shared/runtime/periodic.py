@@ -62,6 +62,22 @@ async def run_periodically(
             await wait_for_any(stopping, *([wake] if wake is not None else []), seconds=seconds)
 
 
+async def keep_house(
+    work: Callable[[int], Awaitable[int]], stopping: asyncio.Event, *, batch: int, pause: float
+) -> None:
+    """
+    Repeat *work* until *stopping* is set: it deletes or repairs at most *batch* rows of a table, and returns how many.
+
+    After more than half a batch, since a few of its rows may have to stay, more is left: the next round follows at
+    once, else after *pause* seconds.
+    """
+
+    async def round_() -> float:
+        return 0.0 if await work(batch) > batch // 2 else pause
+
+    await run_periodically("housekeeping", round_, stopping)
+
+
 def _log(name: str, error: Exception, failures: int) -> str:
     """Log a failed round; return what operators are shown."""
     if isinstance(error, ModelswapError):

@@ -56,7 +56,6 @@ _FIND_LOST: Final = """
                      WHERE status IN ('queued', 'retrying') AND status_at < $1 ORDER BY status_at LIMIT $2)
     RETURNING true
 """
-# Not clock_timestamp(): that one is volatile, so no index would be used.
 PRUNE_EVENTS: Final = """
     DELETE FROM notifier.events
     WHERE id IN (SELECT id FROM notifier.events WHERE created_at < statement_timestamp() - $1::interval

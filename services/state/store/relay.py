@@ -43,7 +43,7 @@ _SET_ASIDE: Final = """
 """
 
 # The oldest rows are the ones to delete, so each reads as many as it may delete, however long the table is. Not
-# clock_timestamp(): that one is volatile, so no index would be used.
+# clock_timestamp(), here and in the other schemas: it is volatile, so no index would be used.
 PRUNE_OUTBOX: Final = """
     DELETE FROM state.outbox
     WHERE id IN (SELECT id FROM state.outbox ORDER BY id LIMIT $2)
@@ -132,7 +132,7 @@ class Outbox(Session):
 
         return await self._transaction(work)
 
-    async def prune(self, *, limit: int) -> int:
+    async def prune(self, limit: int) -> int:
         """Delete at most *limit* old rows of each table; return the largest number deleted from one."""
         tables = ((PRUNE_OUTBOX, _KEEP_PUBLISHED), (PRUNE_INBOX, _KEEP_INBOX))
         deleted = [len(await self._fetch(statement, keep, limit)) for statement, keep in tables]
