@@ -51,11 +51,13 @@ _COUNT_SINCE: Final = """
     SELECT count(*) FROM notifier.deliveries
     WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
 """
-# The first that is left for another request.
+# The oldest that is left for another request. Not the one with the least number: times may go back, after a failover.
 _NEXT_SINCE: Final = """
-    SELECT created_at FROM notifier.deliveries
-    WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
-    ORDER BY number OFFSET $4 LIMIT 1
+    SELECT min(created_at) FROM (
+        SELECT created_at FROM notifier.deliveries
+        WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
+        ORDER BY number OFFSET $4
+    ) AS rest
 """
 
 
