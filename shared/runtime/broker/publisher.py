@@ -191,6 +191,8 @@ class _Line:
         self._link: Link | None = None
         self._is_declared = False
         self._opening: asyncio.Task[Link] | None = None
+        #: How many wait for it.
+        self._waiting = 0
         self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -248,12 +250,30 @@ class _Line:
         return self._link if self._link is not None and self._link.is_open and self._is_declared else None
 
     async def _opened(self, deadline: float) -> Link:
-        """Wait for the open link until *deadline*. Opening belongs to no message: it may take longer than one may."""
+        """Wait for the open link until *deadline*. Opening belongs to no message: it goes on when all have given up."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(_look_at_error)
-        async with asyncio.timeout_at(deadline):
-            return await asyncio.shield(self._opening)
+            self._opening.add_done_callback(self._note_failure)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(self._opening)
+        except asyncio.CancelledError as error:
+            if not is_stray_cancel():
+                raise
+            raise ConnectionError("the connection to RabbitMQ was lost while it was opened") from error
+        finally:
+            self._waiting -= 1
+
+    def _note_failure(self, opening: asyncio.Task[Link]) -> None:
+        """Log why *opening* failed, if no message is there to say so."""
+        error = None if opening.cancelled() else opening.exception()
+        if error is not None and not self._waiting:
+            log.warning(
+                "publisher.not_opened",
+                connection=self._name,
+                detail=say(error) if isinstance(error, LINK_ERRORS) else str(error),
+            )
 
     async def _open(self) -> Link:
         if self._link is None or not self._link.is_open:
@@ -291,9 +311,3 @@ class _Line:
         task = asyncio.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-
-def _look_at_error(opening: asyncio.Task[Link]) -> None:
-    """Keep asyncio from reporting an error that every message may have given up waiting for."""
-    if not opening.cancelled():
-        opening.exception()
