@@ -158,7 +158,7 @@ def is_trusted(host: str, networks: tuple[Network, ...]) -> bool:
 
 @lru_cache(maxsize=4096)
 def counted_as(host: str) -> str:
-    """Return the key by which what *host* does is counted: its network, of IPv6; itself, if it is no address."""
+    """Return what *host* is counted under: an IPv4 address, the network of an IPv6 one, or *host* if it is neither."""
     address = _address(host)
     if address is None:
         return host

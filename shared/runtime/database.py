@@ -87,7 +87,7 @@ async def _is_migrated(pool: Pool, migrations: Migrations, stopping: asyncio.Eve
 
 async def _until_migrated(pool: Pool, migrations: Migrations) -> None:
     while detail := await check_database(pool, migrations):
-        log.warning("database.not_migrated", detail=detail, hint="`modelswap db migrate`")
+        log.warning("database.not_usable", detail=detail)
         await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
 

@@ -84,7 +84,7 @@ class Migrations:
         Raises:
             DatabaseTooOld: if other files created the database.
             MigrationRefused: if a file was edited after it was applied, or a number is missing.
-            DependencyDown: if Postgres does not answer.
+            DependencyDown: if Postgres does not answer, or the login may not do that.
 
         """
         files = self.files()

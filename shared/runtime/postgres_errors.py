@@ -1,5 +1,5 @@
 """
-Translates asyncpg's errors, the only place that does.
+Translates asyncpg's errors of statements; `postgres` does those of connecting.
 
     Conflict           40001 40P01 55P03 0A000      conflicting transactions, or a stale plan: retry at once
     DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError

@@ -82,6 +82,7 @@ def subscribe(
     - Events of other types are acked unseen. So two services that want different events need two subscriptions.
     - An event that this version cannot decode is logged and moved to the overflow queue.
     - If the subscription's queue does not exist, the log is read: from the last handled event, else from *since*, else
-      from now on. There an event that is given up is only logged.
+      from now on; after a lost connection, from up to ten minutes before the first attempt, so that none is missed.
+      There an event that is given up is only logged.
     """
     return Subscription(network.broker(amqp_url, subscription), events, since)
