@@ -644,6 +644,22 @@ async def test_a_dry_run_keeps_its_rate_whoever_wakes_it(database_url, store):
     assert sum(found.predictions.values()) == 1
 
 
+async def test_a_slow_dry_run_without_a_prediction_says_why_again(database_url, store):
+    def away(_: Message) -> Answer:
+        raise DependencyDown("the extractor is away")
+
+    (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
+    record, _ = await store.create(order([number], is_dry_run=True))
+    work = Work(record.id, Status.PREVIEWING, is_undoing=False, rate_per_second=0.1, trouble="")
+    previewer = Previewer(store, Answering(away), SetAside("test"))
+
+    rounds = [await previewer.round(work) for _ in range(2)]
+
+    assert [each and (each.is_underway, [*map(str, each.failures)]) for each in rounds] == [
+        (False, ["the extractor is away"])
+    ] * 2
+
+
 async def test_an_outcome_may_come_before_the_receipt(database_url, store):
     (number,) = await archive_many(database_url, 1)
     record, _ = await store.create(order([number]))

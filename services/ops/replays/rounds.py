@@ -187,6 +187,9 @@ class Previewer:
             await self._store.remember_predictions(replay_id, {letter.number: prediction})
 
         done = await _each(self._aside, waiting, {mark: predict_one(letter, mark) for letter, mark in marked})
+        if not done.is_underway:
+            # The pause of the replay is enough: to wait for the rate, too, would hide what holds it up.
+            return done
         self._next_at[replay_id] = began + len(batch) / work.rate_per_second
         return replace(done, seconds=max(0.0, self._next_at[replay_id] - clock()))
 
