@@ -82,7 +82,7 @@ class Follower:
         *ended* are the outcomes since `since`, and *letters* the last of them, whole.
         """
         untold = set() if self._is_new else self.untold(ended)
-        self._moment = max((each.at for each in untold), default=self._moment)
+        self._moment = max([self._moment, *(each.at for each in untold)])
         since = self.since
         self._told = {each for each in (*self._told, *ended) if each.at >= since}
         if replay == self._replay and not untold:
