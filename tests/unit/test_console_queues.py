@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
-from html import escape
+from html import escape, unescape
 from typing import Any
 from uuid import UUID
 
@@ -35,7 +35,7 @@ from tests.ops import OPERATOR, READER
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\"'&"
-LATER = datetime(2026, 11, 29, 11, 30, tzinfo=UTC)
+LATER = datetime(2026, 11, 29, 11, 30, 0, 123456, tzinfo=UTC)
 ID = UUID(int=7)
 #: A delivery that the notifier does not have.
 GONE = UUID(int=8)
@@ -416,16 +416,17 @@ async def test_many_are_previewed_before_they_are_sent_again():
     async with at_endpoint(told) as browser:
         path = f"/queues/webhooks/{ID}"
         preview = await browser.post(f"{path}/preview", page=path, period="the last hour", all="on")
-        sent = await browser.post(f"{path}/resend", page=path, since=since, all="on", key="k1", reason="fixed")
+        sent = await browser.post(f"{path}/resend", page=path, since=since, all="on", key="k1", reason="is fixed")
         shown = await browser.get(path)
 
     assert "3 deliveries" in preview.text
     assert "as many as are sent at a time" in preview.text
-    assert f"modelswap webhooks resend {ID} --since 2026-11-29T11:30:00.000Z --all" in shown.text
+    command = f"modelswap webhooks resend {ID} --since {LATER.isoformat()} --all --reason 'is fixed'"
+    assert command in unescape(shown.text)
     assert (preview.status_code, sent.status_code) == (200, 303)
     assert ['"dry_run":true' in body for _, _, body in told.requests] == [True, False]
     assert [entry[3:] for entry in told.audited] == [
-        ("fixed", f"3 deliveries since {since} sent again; not those since {LATER.isoformat()}")
+        ("is fixed", f"3 deliveries since {since} sent again; not those since {LATER.isoformat()}")
     ]
 
 

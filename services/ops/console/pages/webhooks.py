@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from http import HTTPStatus
 from typing import Final
 
@@ -17,13 +18,14 @@ from services.ops.console.client import Apis
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
-from services.ops.console.views.formats import iso
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of, state_of
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
 
 _PAGE: Final = "50"
+#: A cookie has room for the sentence after a form, and no more.
+_REASON_LENGTH: Final = 200
 _ONE: Final = "/queues/webhooks/{endpoint:uuid}"
 
 
@@ -114,9 +116,10 @@ def _more(request: Request, form: Form, sent: DeliveriesResent) -> str:
     """Return how those are sent that were more than are sent at a time."""
     if sent.next_since is None:
         return ""
-    every = " --all" if form.text("all") else ""
-    command = f"modelswap webhooks resend {request.path_params['endpoint']} --since {iso(sent.next_since)}{every}"
-    return f" There are more: {command}"
+    # To the microsecond: from earlier on, some would go out twice.
+    since = f"--since {sent.next_since.isoformat()}{' --all' if form.text('all') else ''}"
+    reason = shlex.quote(form.text("reason")[:_REASON_LENGTH])
+    return f" There are more: modelswap webhooks resend {request.path_params['endpoint']} {since} --reason {reason}"
 
 
 def _api_path(request: Request) -> str:
