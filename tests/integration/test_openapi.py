@@ -41,6 +41,7 @@ from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.views import (
     NoSubscription,
     PasswordRotated,
+    Planned,
     Subscribe,
     SubscriptionAdded,
     SubscriptionView,
@@ -109,6 +110,9 @@ class Subscriptions:
         if name not in self._there:
             raise NoSubscription(f"there is no subscription {name}")
         return self._there[name]
+
+    async def plan(self, name: str, wanted: Subscribe) -> Planned:
+        return Planned(is_new=name not in self._there, max_length=wanted.max_length or 1)
 
     async def put(self, name: str, wanted: Subscribe) -> SubscriptionAdded:
         counts = {"waiting": 0, "consumers": 0, "overflowed": 0, "overflow_max_length": 1}

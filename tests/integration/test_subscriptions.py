@@ -208,6 +208,20 @@ async def test_a_repeated_put_changes_nothing_and_tells_no_password(ops):
         pass
 
 
+async def test_a_half_removed_subscription_is_audited_as_added(ops):
+    await ops.add(max_length=5)
+    await ops.management.delete_user("modelswap-subscription-generator")
+    await ops.management.delete("policies", "modelswap-subscription-generator")
+
+    again = await ops.add()
+
+    assert (again["max_length"], again["amqp_url"] is None) == (100_000, False)
+    assert [(done, outcome) for _, done, _, _, outcome in ops.audit.rows] == [
+        ("subscription.added", "asked: model.activated.v1; at most 5"),
+        ("subscription.added", "asked: model.activated.v1; at most 100000"),
+    ]
+
+
 async def test_events_and_limit_of_a_subscription_can_change(ops):
     await ops.add()
 

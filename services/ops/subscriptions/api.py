@@ -15,11 +15,11 @@ from fastapi import APIRouter, Path, Query
 from services.ops.audit.views import Audit
 from services.ops.requests import Because
 from services.ops.subscriptions.views import (
-    DEFAULT_LENGTH,
     Name,
     NoManagement,
     NoSubscription,
     PasswordRotated,
+    Planned,
     Subscribe,
     SubscriptionAdded,
     SubscriptionView,
@@ -39,6 +39,8 @@ class Subscriptions(Protocol):
     async def list_all(self) -> list[SubscriptionView]: ...
 
     async def get(self, name: str) -> SubscriptionView: ...
+
+    async def plan(self, name: str, wanted: Subscribe) -> Planned: ...
 
     async def put(self, name: str, wanted: Subscribe) -> SubscriptionAdded: ...
 
@@ -88,13 +90,9 @@ class _Routes:
         It makes a queue that never holds up anything else, and a RabbitMQ user that can only read: this queue, its
         overflow queue, and the log of all events. A new user's password is in `amqp_url` of this answer alone.
         """
-        try:
-            before = await self.subscriptions.get(name)
-        except NoSubscription:
-            done, length = "added", body.max_length or DEFAULT_LENGTH
-        else:
-            done, length = "changed", body.max_length or before.max_length
-        await self._note(asker, done, name, body.reason, f"{', '.join(body.events)}; at most {length}")
+        planned = await self.subscriptions.plan(name, body)
+        done = "added" if planned.is_new else "changed"
+        await self._note(asker, done, name, body.reason, f"{', '.join(body.events)}; at most {planned.max_length}")
         return await self.subscriptions.put(name, body)
 
     @raises(NoSubscription, NoManagement, ManagementRefused)

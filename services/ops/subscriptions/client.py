@@ -32,6 +32,7 @@ from services.ops.subscriptions.views import (
     NoManagement,
     NoSubscription,
     PasswordRotated,
+    Planned,
     Subscribe,
     SubscriptionAdded,
     SubscriptionView,
@@ -114,6 +115,11 @@ class Subscriptions:
         bindings, limits = await self._bindings(), await self._limits()
         return self._view(name, queue, overflow, bindings[queue_of(name)], limits.get(user_of(name), LONGEST))
 
+    async def plan(self, name: str, wanted: Subscribe) -> Planned:
+        """Return what `put` will do."""
+        length = wanted.max_length or (await self._limits()).get(user_of(name), DEFAULT_LENGTH)
+        return Planned(is_new=not await self._management.has_user(user_of(name)), max_length=length)
+
     async def put(self, name: str, wanted: Subscribe) -> SubscriptionAdded:
         """
         Add a subscription, or change its events and its limit; a new one's answer has the password.
@@ -123,11 +129,11 @@ class Subscriptions:
 
         """
         management, queue = self._management, queue_of(name)
-        length = wanted.max_length or (await self._limits()).get(user_of(name), DEFAULT_LENGTH)
+        planned = await self.plan(name, wanted)
         # First what may be refused. Events arrive once all is there.
         await management.put("queues", queue, body=_durable(arguments(name)))
         await management.put("queues", overflow_of(name), body=_durable(overflow_arguments()))
-        await management.put("policies", user_of(name), body=policy(name, length))
+        await management.put("policies", user_of(name), body=policy(name, planned.max_length))
         bound = {binding.routing_key: binding for binding in (await self._bindings())[queue]}
         for key in wanted.events:
             if key not in bound:
@@ -135,8 +141,7 @@ class Subscriptions:
         for key, binding in bound.items():
             if key not in wanted.events:
                 await management.delete("bindings", "e", EVENTS_EXCHANGE, "q", queue, binding.properties_key)
-        is_new = not await management.has_user(user_of(name))
-        amqp_url = await self._new_password(name) if is_new else None
+        amqp_url = await self._new_password(name) if planned.is_new else None
         await management.set_rights(user_of(name), rights(name))
         return SubscriptionAdded(**(await self.get(name)).model_dump(), amqp_url=amqp_url)
 

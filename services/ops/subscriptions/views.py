@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -57,6 +57,14 @@ class Subscribe(Because):
     events: Annotated[tuple[_Event, ...], Field(min_length=1, max_length=50), Checked(_distinct)]
     #: How many events may wait; then the oldest moves to the overflow queue. Left out: as before, at first 100,000.
     max_length: Annotated[int, Field(ge=1, le=LONGEST), NUMBER] | None = None
+
+
+class Planned(NamedTuple):
+    """What a request to add or change a subscription will do."""
+
+    #: Whether it makes the user: it is missing, too, where adding or removing was cut short.
+    is_new: bool
+    max_length: int
 
 
 class SubscriptionView(BaseModel):
