@@ -648,6 +648,15 @@ async def test_what_was_dropped_is_what_is_said(store, operators, monkeypatch, c
     assert ("2 dead letters would be dropped" in capsys.readouterr().err) == isinstance(stdin, Terminal)
 
 
+async def test_a_drop_that_fits_none_is_not_sent(store, operators):
+    await archived(store, dead("t1"))
+
+    changed = await change_if_confirmed(operators, "drop", {"filter": {"queue": "q"}}, reason="known", yes=False)
+
+    assert (changed.letters, changed.unchanged) == (0, {})
+    assert await store.list_audit(AuditFilter(), limit=9) == []
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -45,7 +45,12 @@ def test_a_command_gets_the_selection_beside_its_own_options(typed: list[str], g
 
 @pytest.mark.parametrize(
     ("since", "until"),
-    [("2h", "3h"), ("2026-11-24T12:00Z", "2026-11-24T12:00Z"), ("2026-11-24T11:30Z", "2026-11-24T12:00+01:00")],
+    [
+        ("2h", "3h"),
+        ("2h", "2h"),
+        ("2026-11-24T12:00Z", "2026-11-24T12:00Z"),
+        ("2026-11-24T11:30Z", "2026-11-24T12:00+01:00"),
+    ],
 )
 def test_a_window_that_ends_before_it_begins_is_refused(since: str, until: str):
     with pytest.raises(Problem, match="is not before --until"):

@@ -58,7 +58,8 @@ def to_filter(chosen: Mapping[str, str]) -> dict[str, str]:
         Problem: if no time lies between since and until.
 
     """
-    times = {name: read_timestamp(chosen[name], now=now()) for name in ("since", "until") if name in chosen}
+    moment = now()
+    times = {name: read_timestamp(chosen[name], now=moment) for name in ("since", "until") if name in chosen}
     if len(times) > 1 and times["since"] >= times["until"]:
         said = f"--since {chosen['since']} is not before --until {chosen['until']}"
         raise Problem(said, then="give the earlier time as --since: 3h is earlier than 2h")
@@ -138,6 +139,8 @@ async def change_if_confirmed(api: Operators, verb: str, wanted: Body, *, reason
     if yes:
         return await api.change_dead_letters(verb, body)
     planned = await api.change_dead_letters(verb, {**body, "dry_run": True})
+    if planned.newest is None:
+        return planned
     if planned.letters > 1:
         then = "modelswap dead-letters list, to see which they are"
         confirm(_summary(verb, planned, is_done=False), f"{verb.capitalize()} them?", then=then)
