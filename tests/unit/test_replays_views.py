@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import pytest
 from services.cli.choices import Format
 from services.cli.operators.client import Operators
 from services.cli.operators.replay_text import print_replay
-from services.cli.operators.replays import ask_before, find_replay, follow
+from services.cli.operators.replays import ask_before, find_replay, follow, start_if_confirmed, watched
 from services.cli.problem import Problem
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import UNDERWAY, ReplayView
@@ -115,3 +116,39 @@ async def test_following_says_the_end_though_no_outcome_is_new(capsys):
         await follow(api, running, None, shows=True)
 
     assert capsys.readouterr().out == "done: 3 of 3: 3 swapped\n"
+
+
+async def test_ctrl_c_before_the_question_cancels_the_dry_run():
+    previewing, steered, is_asked = shown_replay(status=Status.PREVIEWING), [], asyncio.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            steered.append(request.url.path.rpartition("/")[2])
+        is_asked.set()
+        return httpx.Response(200, text=previewing.model_dump_json())
+
+    async with Operators("http://ops", "a-token", transport=httpx.MockTransport(answer)) as api:
+        starting = asyncio.create_task(start_if_confirmed(api, previewing, "fixed"))
+        await is_asked.wait()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    assert steered == ["cancel"]
+
+
+async def test_ctrl_c_says_that_a_replay_goes_on(capsys):
+    running, is_asked = shown_replay(), asyncio.Event()
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        is_asked.set()
+        return httpx.Response(200, text=running.model_dump_json())
+
+    async with Operators("http://ops", "a-token", transport=httpx.MockTransport(answer)) as api:
+        watching = asyncio.create_task(watched(api, running, shows=True))
+        await is_asked.wait()
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+
+    assert capsys.readouterr().err == "replay 00000000 goes on: modelswap replays show 00000000 --watch\n"

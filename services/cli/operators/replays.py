@@ -74,13 +74,13 @@ async def replay(body: Body, *, dry_run: bool, yes: bool, watch: bool, output: F
             if output is not Format.JSON and dry_run:
                 speed = f"{made.rate_per_second:g} per second"
                 tell(f"replay {short_id(made)}: a dry run of {in_words(made.letters)}, {speed}")
-            made = await follow(api, made, None if dry_run else _LOOK_SECONDS, shows=False)
             if dry_run:
+                made = await watched(api, made, shows=False)
                 await _print_whole(api, made, output, outcome=None, limit=sum(made.outcomes.values()) + 1)
                 return True
-            made = await _start_if_confirmed(api, made, str(body["reason"]))
+            made = await start_if_confirmed(api, made, str(body["reason"]))
         if watch:
-            made = await _watch(api, made, output)
+            made = await watched(api, made, shows=output is not Format.JSON)
     print_replay(made, output)
     return not made.outcomes.get(Outcome.FAILED)
 
@@ -115,7 +115,7 @@ async def steer(
             ask_before(verb, found)
         found = await api.steer_replay(str(found.id), verb, reason)
         if watch:
-            found = await _watch(api, found, output)
+            found = await watched(api, found, shows=output is not Format.JSON)
     print_replay(found, output)
     return not found.outcomes.get(Outcome.FAILED)
 
@@ -147,29 +147,34 @@ async def _print_whole(api: Operators, found: ReplayView, output: Format, *, out
     print_list(letters, LETTERS, output, empty="no such dead letter in it", limit=limit, data=whole)
 
 
-async def _start_if_confirmed(api: Operators, planned: ReplayView, reason: str) -> ReplayView:
-    """Ask at the terminal, and start exactly what was shown; cancel it after a no."""
-    replay_id = str(planned.id)
+async def start_if_confirmed(api: Operators, made: ReplayView, reason: str) -> ReplayView:
+    """Look at the first predictions, ask, and start exactly what was shown; cancel it after a no or Ctrl-C."""
+    replay_id = str(made.id)
+    try:
+        planned = await follow(api, made, _LOOK_SECONDS, shows=False)
+        then = f"modelswap replays show {replay_id}, for the predictions"
+        confirm(_plan(planned), "Replay them?", then=then, nothing="nothing was replayed")
+    except (Problem, typer.Abort, asyncio.CancelledError):
+        await api.steer_replay(replay_id, "cancel", "not confirmed")
+        raise
+    return await api.steer_replay(replay_id, "start", reason)
+
+
+def _plan(planned: ReplayView) -> str:
     foreseen = f"{counted(planned.predictions)}, if sent now" if planned.predictions else "nothing is known yet"
-    said = (
+    return (
         f"dead letters: {planned.letters}, {planned.rate_per_second:g} per second, "
         f"in steps that end after {', '.join(map(str, planned.steps))}\n"
         f"it stops by itself when more than {planned.stop_when_failed_share:.0%} fail\n"
         f"predicted for {sum(planned.predictions.values())} of them: {foreseen}\n"
         f"the prediction for each: modelswap replays show {short_id(planned)}"
     )
-    try:
-        then = f"modelswap replays show {replay_id}, for the predictions"
-        confirm(said, "Replay them?", then=then, nothing="nothing was replayed")
-    except (Problem, typer.Abort):
-        await api.steer_replay(replay_id, "cancel", "not confirmed")
-        raise
-    return await api.steer_replay(replay_id, "start", reason)
 
 
-async def _watch(api: Operators, found: ReplayView, output: Format) -> ReplayView:
+async def watched(api: Operators, found: ReplayView, *, shows: bool) -> ReplayView:
+    """Follow it to its end; after Ctrl-C, say that it goes on."""
     try:
-        return await follow(api, found, None, shows=output is not Format.JSON)
+        return await follow(api, found, None, shows=shows)
     except asyncio.CancelledError:
         tell(f"replay {short_id(found)} goes on: modelswap replays show {short_id(found)} --watch")
         raise
