@@ -52,8 +52,12 @@ def storable(value: Json) -> Json:
         ValueError: if it cannot.
 
     """
-    if not is_storable(value):
-        raise ValueError("holds a NUL, half a surrogate pair or a number that is none")
+    try:
+        is_good = is_storable(value)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not is_good:
+        raise ValueError("it holds a NUL, half a surrogate pair or a number that is none")
     return value
 
 
@@ -67,9 +71,11 @@ def read_json(text: str | bytes) -> JsonValue:
     """
     try:
         value: JsonValue = json.loads(text)
-        return storable(value)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    return storable(value)
 
 
 def _is_unicode(text: str) -> bool:

@@ -169,7 +169,7 @@ def test_a_body_that_can_not_be_read_is_named(content, tmp_path, monkeypatch, ca
     main(["dead-letters", "edit", "1", "--reason", "x", "--body", str(file)])
 
     said = capsys.readouterr().err
-    assert "is not JSON" in said or "No such file" in said
+    assert "is no JSON" in said or "No such file" in said
 
 
 def test_what_is_piped_has_no_colour_and_is_not_cut(monkeypatch):

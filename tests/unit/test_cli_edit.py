@@ -49,7 +49,6 @@ LETTER = {
     "routing_key": "",
     "content_type": "application/json",
     "headers": {},
-    "body_base64": base64.b64encode(b'{"output": "cut o"}').decode(),
     "body_text": '{"output": "cut o"}',
     "traceback": "",
 }
@@ -90,13 +89,15 @@ def somebody_is_there(monkeypatch, tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def asking(status: int = 202, answer: Any = REPLAY) -> AsyncIterator[tuple[Operators, list[Any]]]:
-    """The operators' API, which answers an edit so."""
+async def asking(
+    status: int = 202, answer: Any = REPLAY, body: bytes = b'{"output": "cut o"}'
+) -> AsyncIterator[tuple[Operators, list[Any]]]:
+    """The operators' API, which has a dead letter with *body*, and answers an edit so."""
     sent: list[Any] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
-            return httpx.Response(200, json=LETTER)
+            return httpx.Response(200, json={**LETTER, "body_base64": base64.b64encode(body).decode()})
         sent.append(json.loads(request.content)["body"])
         return httpx.Response(status, json=answer)
 
@@ -131,12 +132,24 @@ async def test_without_an_editor_it_is_said_how_to_give_the_body(monkeypatch, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("body", [b"{broken", b"[]"])
+async def test_a_body_that_cannot_be_edited_opens_no_editor(monkeypatch, tmp_path, body):
+    writes(monkeypatch, '{"output": "whole"}')
+
+    async with asking(body=body) as (api, sent):
+        with pytest.raises(Problem, match="dead letter 17 is no JSON object") as refused:
+            await edit_by_hand(api, 17, reason="it was cut off")
+
+    assert refused.value.then.endswith("dead-letters edit 17 --reason 'it was cut off' --body FILE")
+    assert (sent, list(tmp_path.iterdir())) == ([], [])
+
+
 @pytest.mark.parametrize(
     ("typed", "status", "what"),
     [
-        ('{"output": whole}', 202, "this is not JSON"),
-        ('{"loss": NaN}', 202, "this is not JSON"),
-        ('{"logs": "\\ud83d"}', 202, "this is not JSON"),
+        ('{"output": whole}', 202, "this cannot be sent: it is no JSON"),
+        ('{"loss": NaN}', 202, "this cannot be sent: it holds"),
+        ('{"logs": "\\ud83d"}', 202, "this cannot be sent: it holds"),
         ('{"training_id": "t2"}', 422, "cannot be edited"),
         ('{"output": "whole"}', 503, "cannot answer now"),
     ],
@@ -166,7 +179,7 @@ async def test_whoever_changes_their_mind_replays_nothing(monkeypatch, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("body", "typed", "said"), [("-", "{whole}", "this is not JSON"), ("no.json", "", "No such file")]
+    ("body", "typed", "said"), [("-", "{whole}", "this cannot be sent: it is no JSON"), ("no.json", "", "No such file")]
 )
 def test_a_body_is_read_from_a_file_or_from_standard_input(body, typed, said):
     settings = {"MODELSWAP_OPS_URL": "http://127.0.0.1:1", "MODELSWAP_OPS_TOKENS": "a-token-of-an-operator"}

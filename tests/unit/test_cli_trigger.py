@@ -11,10 +11,10 @@ from services.cli.main import main
     ("typed", "why", "then"),
     [
         (["--version", "zz"], "'zz' is not a version", "--version with 64 lower-case hexadecimal digits"),
-        (["--output", "{bad"], "--output is not JSON", "--output '{"),
-        (["--output", ""], "--output is not JSON", "--output '{"),
-        (["--output", '{"loss": NaN}'], "--output is not JSON", "--output '{"),
-        (["--output", "[" * 100_000], "--output is not JSON", "--output '{"),
+        (["--output", "{bad"], "--output cannot be sent: it is no JSON", "--output '{"),
+        (["--output", ""], "--output cannot be sent: it is no JSON", "--output '{"),
+        (["--output", '{"loss": NaN}'], "--output cannot be sent: it holds", "--output '{"),
+        (["--output", "[" * 100_000], "--output cannot be sent: it is nested", "--output '{"),
         (["--url", "nonsense"], "'nonsense' is not an address to post to", "--url http://HOST:PORT"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -91,6 +93,24 @@ def test_of_a_structured_event_only_the_data_is_edited():
     data = {"training_id": "t1", "output": "sense"}
 
     assert json.loads(edited(letter, data)) == {**json.loads(letter.body), "data": data}
+
+
+@pytest.mark.parametrize("beside", ["\ud83d", "\x00", math.nan], ids=["half a pair", "a NUL", "NaN"])
+def test_an_edit_beside_what_cannot_be_sent_is_refused(beside):
+    letter = structured(succeeded("t1", output="nonsense"))
+    body = json.dumps({**json.loads(letter.body), "subject": beside}).encode()
+
+    with pytest.raises(EditRefused, match="#: cannot be sent: it holds"):
+        edited(replace(letter, body=body), {"training_id": "t1", "output": "sense"})
+
+
+def test_data_that_cannot_be_sent_can_be_mended():
+    letter = structured(succeeded("t1", output="nonsense"))
+    body = json.dumps({**json.loads(letter.body), "data": {"training_id": "t1", "output": "\ud83d"}}).encode()
+
+    mended = json.loads(edited(replace(letter, body=body), {"training_id": "t1", "output": "sense"}))
+
+    assert mended["data"] == {"training_id": "t1", "output": "sense"}
 
 
 def test_a_body_that_could_not_be_read_can_be_mended():

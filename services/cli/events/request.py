@@ -64,7 +64,7 @@ class TriggerRequest:
             return read_json(self.output)
         except ValueError as error:
             then = """--output '{"version": "owner/name:…"}'"""
-            raise Problem(f"--output is not JSON: {error}", then=then) from error
+            raise Problem(f"--output cannot be sent: {error}", then=then) from error
 
     def destination_name(self) -> ModelName | None:
         """Return the model to train, or None if none is given."""

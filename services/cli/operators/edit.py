@@ -36,7 +36,13 @@ async def edit_by_hand(api: Operators, number: int, *, reason: str) -> ReplayVie
     """Open the body in an editor and replay with the result; if that is refused, keep the file and say so."""
     again = f"modelswap dead-letters edit {number} --reason {shlex.quote(reason)} --body"
     letter = await api.get_dead_letter(number)
-    before = editable(letter.queue, letter.content_type, b64decode(letter.body_base64)) or "{}"
+    before = editable(letter.queue, letter.content_type, b64decode(letter.body_base64))
+    if before is None:
+        raise Problem(
+            f"the body of dead letter {number} is no JSON object, is nested too deeply or takes more than 4 MiB, "
+            "so it cannot be edited here",
+            then=f"write the whole body, and: {again} FILE",
+        )
     file = _in_editor(escaped(before), then=f"set EDITOR, or: {again} FILE, or - to read it")
     try:
         made = await _replay_with(api, number, file.read_bytes(), reason)
@@ -51,7 +57,7 @@ async def _replay_with(api: Operators, number: int, text: bytes, reason: str) ->
     try:
         body: Body = {"body": read_json(text), "reason": reason}
     except ValueError as error:
-        raise Problem(f"this is not JSON: {error}", then=then) from error
+        raise Problem(f"this cannot be sent: {error}", then=then) from error
     path = f"/v1/dead-letters/{number}/edit-and-replay"
     return await api.post(ReplayView, path, body, key=str(uuid4()), then=then)
 

@@ -25,6 +25,7 @@ from shared.contract.headers import RETRY_HEADERS, carried
 from shared.contract.limits import EVENT_BYTES
 from shared.contract.mistakes import mistakes_in
 from shared.contract.preview import Message
+from shared.contract.text import storable
 from shared.contract.topology import RECEIVER
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
@@ -109,16 +110,22 @@ def edited(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
         kind.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise EditRefused(*mistakes_in(data, error.errors(), kind.model_json_schema())) from error
-    document = {**json.loads(letter.body), "data": data} if is_structured(letter.content_type) else data
-    body = json.dumps(document, ensure_ascii=False).encode()
+    body = _encoded({**json.loads(letter.body), "data": {**data}} if is_structured(letter.content_type) else data)
     if len(body) > EVENT_BYTES:
         raise EditRefused(Mistake(pointer="#", detail=f"takes {len(body)} bytes; {EVENT_BYTES} are allowed"))
     return body
 
 
+def _encoded(document: Mapping[str, JsonValue]) -> bytes:
+    try:
+        return json.dumps(storable({**document}), ensure_ascii=False).encode()
+    except ValueError as error:
+        raise EditRefused(Mistake(pointer="#", detail=f"cannot be sent: {error}")) from error
+
+
 def _edited_webhook(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
     _refuse_other_ids({"id": letter.training_id, **document_in(letter.body)}, data, ("id",))
-    body = json.dumps(data, ensure_ascii=False).encode()
+    body = _encoded(data)
     try:
         translated(replace(letter, body=body), ReplayMark(UUID(int=0), letter.number))
     except ModelswapError as error:

@@ -268,5 +268,5 @@ def _json(text: str) -> JsonValue:
         return read_json(text)
     except ValueError as error:
         said = Mistake(pointer="#/body", detail=str(error))
-        kind = f"{KIND_PREFIX}invalid"
-        raise Refused(Problem(type=kind, title="invalid", status=422, detail="it is no JSON", errors=[said])) from error
+        kind, detail = f"{KIND_PREFIX}invalid", "the body cannot be sent"
+        raise Refused(Problem(type=kind, title="invalid", status=422, detail=detail, errors=[said])) from error
