@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from services.ops.console.answers import ChangeAnswer, EventDeliveryAnswer, FactAnswer, ModelAnswer, TrainingAnswer
+from services.ops.console.views import kinds
 from services.ops.console.views.timeline import delivered, entries
 from services.ops.console.views.trainings import (
     changes_of,
@@ -19,7 +20,7 @@ from services.ops.console.views.trainings import (
     user_path,
     why,
 )
-from services.ops.letters.views import LetterLine
+from services.ops.letters.views import LetterLine, LetterStatus
 from services.state.timeline import FactKind
 from services.state.transitions import Stage
 from shared.contract.values import Retries
@@ -95,6 +96,20 @@ def test_dead_letters_stand_among_the_facts():
     ]
     assert found[1].links[0].path == "/dead-letters/7"
     assert found[1].parts[1].value == "3 attempts"
+
+
+@pytest.mark.parametrize("status", LetterStatus)
+def test_a_dead_letter_in_the_timeline_has_the_colour_of_its_badge(status):
+    (found,) = entries([], [letter(0, status=status)])
+
+    assert found.tone == kinds.kind(status, "letter")
+
+
+@pytest.mark.parametrize("event", ["failed", "canceled"])
+def test_a_webhook_in_the_timeline_has_the_colour_of_its_stage(event):
+    (found,) = entries([fact("reported", event=f"training.{event}.v1")], [])
+
+    assert found.tone == kinds.kind(event, "stage")
 
 
 def test_a_verified_model_shows_its_evidence():

@@ -252,6 +252,19 @@ def test_every_colour_is_of_a_status(of, statuses):
     assert kinds.kind("of a later version", of) == "quiet"
 
 
+@pytest.mark.parametrize(
+    ("action", "status", "of"),
+    [
+        *((status, status, "replay") for status in ("paused", "stopped", "canceled", "done")),
+        *((status, status, "letter") for status in ("dropped", "resolved")),
+        ("rolled_back", "rollback", "change"),
+        ("withdrawn", "withdrawal", "change"),
+    ],
+)
+def test_an_action_has_the_colour_of_what_it_leads_to(action, status, of):
+    assert kinds.kind(action, "action") == kinds.kind(status, of)
+
+
 # Charts
 
 

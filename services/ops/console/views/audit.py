@@ -9,30 +9,12 @@ from urllib.parse import quote
 
 from services.ops.audit.views import AuditView
 from services.ops.console.views.filters import LETTER_FIELDS, address
+from services.ops.console.views.kinds import kind
 
 _UUID: Final = re.compile(r"[0-9a-f-]{36}", re.ASCII)
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _FIELDS: Final = "|".join(LETTER_FIELDS)
 _FIELD: Final = re.compile(rf"({_FIELDS}) (.*?)(?=, (?:{_FIELDS}) |$)", re.DOTALL)
-#: The status colour of what was done, by its last word.
-_KINDS: Final = {
-    "started": "info",
-    "resumed": "info",
-    "enabled": "info",
-    "resent": "info",
-    "done": "good",
-    "resolved": "good",
-    "restored": "info",
-    "dropped": "quiet",
-    "paused": "warn",
-    "stopped": "bad",
-    "canceled": "quiet",
-    "undone": "warn",
-    "undo_started": "warn",
-    "rolled_back": "warn",
-    "withdrawn": "bad",
-    "planned": "quiet",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +32,7 @@ def entry_of(entry: AuditView) -> Entry:
     """Return *entry* with the link to its target."""
     subject, _, verb = entry.action.rpartition(".")
     word = f"{subject} {verb}".strip().replace("_", " ")
-    return Entry(entry, target_address(entry.target), _KINDS.get(verb, "quiet"), word)
+    return Entry(entry, target_address(entry.target), kind(verb, "action"), word)
 
 
 def target_address(target: str) -> str | None:

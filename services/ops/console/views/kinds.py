@@ -29,9 +29,25 @@ _KINDS: Final[Mapping[str, Mapping[str, str]]] = {
     "change": {"training": "good", "replay": "good", "rollback": "info", "withdrawal": "warn"},
     "endpoint": {"enabled": "good", "errors": "warn", "gone": "bad", "failing": "bad"},
     "delivery": {"failed": "bad", "retrying": "warn", "queued": "info", "delivered": "good"},
+    # Of the audit, by its last word.
+    "action": {
+        "started": "info",
+        "resumed": "info",
+        "enabled": "info",
+        "resent": "info",
+        "restored": "info",
+        "rolled_back": "info",
+        "done": "good",
+        "resolved": "good",
+        "paused": "warn",
+        "undone": "warn",
+        "undo_started": "warn",
+        "withdrawn": "warn",
+        "stopped": "bad",
+    },
 }
 
 
 def kind(status: str, of: str) -> str:
-    """Return the colour of the *status* of a stage, letter, replay, outcome, change, endpoint or delivery."""
+    """Return the colour of the *status* of a stage, letter, replay, outcome, change, endpoint, delivery or action."""
     return _KINDS[of].get(status, "quiet")

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from services.ops.console.answers import EventDeliveryAnswer, FactAnswer
 from services.ops.console.views.formats import duration
+from services.ops.console.views.kinds import kind
 from services.ops.letters.views import LetterLine
 from shared.contract.values import Retries
 
@@ -105,9 +106,9 @@ def _completed(fact: FactAnswer) -> Entry:
 
 
 def _reported(fact: FactAnswer) -> Entry:
-    event = _name(fact)
-    tone = {"failed": "bad", "canceled": "warn"}.get(_EVENTS.get(event, ""), "info")
-    return Entry(fact.at, tone, f"Webhook: {_EVENTS.get(event, event)}", _text(fact, "reason"), _applied(fact))
+    said = _EVENTS.get(_name(fact), _name(fact))
+    tone = kind(said, "stage") if said in ("failed", "canceled") else "info"
+    return Entry(fact.at, tone, f"Webhook: {said}", _text(fact, "reason"), _applied(fact))
 
 
 def _recovered(fact: FactAnswer) -> Entry:
@@ -159,12 +160,14 @@ def _swapped(fact: FactAnswer) -> Entry:
 
 
 def _rolled_back(fact: FactAnswer) -> Entry:
-    return Entry(fact.at, "info", f"Rolled back to it by {_text(fact, 'actor')}", _reason(fact), _change(fact))
+    title = f"Rolled back to it by {_text(fact, 'actor')}"
+    return Entry(fact.at, kind("rollback", "change"), title, _reason(fact), _change(fact))
 
 
 def _withdrawn(fact: FactAnswer) -> Entry:
+    title = f"Withdrawn by {_text(fact, 'actor')}"
     text = _join(_reason(fact), "The user has had no model since.")
-    return Entry(fact.at, "warn", f"Withdrawn by {_text(fact, 'actor')}", text, _change(fact))
+    return Entry(fact.at, kind("withdrawal", "change"), title, text, _change(fact))
 
 
 def _displaced(fact: FactAnswer) -> Entry:
@@ -186,10 +189,9 @@ def _unpublished(fact: FactAnswer) -> Entry:
 
 
 def _failed(fact: FactAnswer) -> Entry:
-    tone = "warn" if fact.stage == "unverified" else "bad"
-    return Entry(
-        fact.at, tone, f"{(fact.stage or 'failed').capitalize()}: {_text(fact, 'error')}", _text(fact, "detail")
-    )
+    stage = fact.stage or "failed"
+    title = f"{stage.capitalize()}: {_text(fact, 'error')}"
+    return Entry(fact.at, kind(stage, "stage"), title, _text(fact, "detail"))
 
 
 def _other(fact: FactAnswer) -> Entry:
@@ -198,25 +200,25 @@ def _other(fact: FactAnswer) -> Entry:
 
 
 _DELIVERIES: Final = {
-    "delivered": ("good", "Delivered"),
-    "failed": ("bad", "Not delivered, and given up"),
-    "retrying": ("warn", "Not delivered yet, and tried again"),
+    "delivered": "Delivered",
+    "failed": "Not delivered, and given up",
+    "retrying": "Not delivered yet, and tried again",
 }
 
 
 def _of_delivery(delivery: EventDeliveryAnswer) -> Entry:
-    tone, title = _DELIVERIES.get(delivery.status, ("info", "Waits to be delivered"))
+    title = f"{_DELIVERIES.get(delivery.status, 'Waits to be delivered')}: {delivery.event.rpartition('.')[0]}"
     answer = "" if delivery.response_status is None else f"It answered {delivery.response_status}"
     parts = (Part("endpoint", delivery.url, is_code=True), Part("attempts", str(delivery.attempts)))
     said = _join(answer, (delivery.response or "")[:300] if delivery.status != "delivered" else "")
-    return Entry(delivery.status_at, tone, f"{title}: {delivery.event.rpartition('.')[0]}", said, parts)
+    return Entry(delivery.status_at, kind(delivery.status, "delivery"), title, said, parts)
 
 
 def _of_letter(letter: LetterLine) -> Entry:
     attempts = "attempt" if letter.attempts == 1 else "attempts"
     return Entry(
         letter.last_failed_at,
-        "bad" if letter.status == "open" else "quiet",
+        kind(letter.status, "letter"),
         f"Dead letter: {letter.error_code}",
         letter.error_text,
         (Part("queue", letter.queue, is_code=True), Part("given up after", f"{letter.attempts} {attempts}")),
