@@ -16,6 +16,7 @@ _NEXT: Final = {
     "settings": "modelswap config show, or modelswap up --embedded, which needs no settings",
     "topology_mismatch": "modelswap topology diff",
     "migration_refused": "modelswap db status",
+    "database_not_ready": "modelswap db migrate; if all are applied, complete the restore: a table or grant is missing",
     "database_too_old": "an empty database, then modelswap db migrate (docker compose down --volumes deletes all data; "
     "for modelswap up --embedded, another folder for --state)",
 }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 
 from services.cli.choices import Format
-from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, how_to_ask_ops
+from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, check, how_to_ask_ops
 from services.cli.local.doctor import print_findings
 from services.cli.local.running import _finding
+from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, NotNow, Problem
+from shared.contract.errors import DependencyDown
 from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
 from shared.runtime.client import ServiceFailed
+from shared.runtime.postgres_errors import NotReady
 from shared.runtime.processes import oldest_deliveries
 
 ASIDE = {"owners": "2 set aside, the last for service_down"}
@@ -99,3 +102,19 @@ def test_the_same_advice_is_said_once(capsys):
         f"                 → {SET}",
         "outbox    ok     nothing waits",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "then"),
+    [
+        (DependencyDown("Postgres is away"), WARNING, "fix the database first"),
+        (NotReady("permission denied for table outbox"), WRONG, "modelswap db migrate; if all"),
+    ],
+)
+async def test_a_database_that_answers_is_not_what_is_away(error, status, then):
+    async def look(_: Environment) -> str:
+        raise error
+
+    found = await check("outbox", look, {}, "read the log of state", after="the database")
+
+    assert (found.status, found.then[: len(then)]) == (status, then)

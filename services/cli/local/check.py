@@ -10,6 +10,7 @@ from typing import Final
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, NotNow, Problem, remedy
 from shared.contract.errors import DependencyDown, ModelswapError
+from shared.runtime.postgres_errors import NotReady
 from shared.runtime.settings import SettingsError
 
 OK: Final = "ok"
@@ -68,7 +69,8 @@ def _failed(error: ModelswapError, then: str, after: str) -> tuple[str, str, str
             return WARNING, str(error), error.then
         case Wrong():
             return WRONG, str(error), error.then or then
-        case Problem() | DependencyDown() if after:
+        # A database that lacks something answers: nothing else says what is wrong.
+        case Problem() | DependencyDown() if after and not isinstance(error, NotReady):
             return WARNING, f"not known: {error}", f"fix {after} first"
         case Problem():
             return WRONG, str(error), then
