@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from services.cli.broker import broker_problems
 from services.cli.events.heard import Heard, is_of
-from services.cli.events.subscription import broker_problems
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.log_reader import OpenLog, offset_of, opened_log
 from shared.runtime.clock import now

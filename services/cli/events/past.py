@@ -9,10 +9,10 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from services.cli.broker import broker_problems
 from services.cli.choices import Format
 from services.cli.events.heard import Heard, check_public, describe_heard, line
 from services.cli.events.log import Wanted, follow, read_to_end
-from services.cli.events.subscription import broker_problems
 from services.cli.options import read_timestamp
 from services.cli.output import confirm, console, print_json_line, tell
 from services.cli.problem import Problem

@@ -8,11 +8,11 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from services.cli.broker import broker_problems
 from services.cli.events.heard import describe
 from services.cli.events.made_up import Story, envelope
 from services.cli.events.request import TriggerRequest
 from services.cli.events.simulator import is_simulator
-from services.cli.events.subscription import broker_problems
 from services.cli.output import confirm
 from services.cli.problem import Problem
 from shared.contract.events import Event

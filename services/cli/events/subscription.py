@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+from services.cli.broker import broker_problems
 from services.cli.events.heard import Heard
 from services.cli.problem import Problem
-from shared.contract.errors import DependencyDown
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.declare import answered
 from shared.runtime.broker.link import Link
-from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, say
-
-_REFUSED: Final = "check the user in MODELSWAP_AMQP_URL"
 
 
 @asynccontextmanager
@@ -33,19 +29,6 @@ async def subscribed(
         yield _received(link, messages)
     finally:
         await link.close()
-
-
-@contextmanager
-def broker_problems() -> Iterator[None]:
-    """Translate the AMQP library's errors to problems."""
-    try:
-        yield
-    except LINK_ERRORS as error:
-        raise Problem(say(error), then=_REFUSED if is_refused(error) else "modelswap doctor") from error
-    except DependencyDown as error:
-        if not is_refused(error.__cause__):
-            raise
-        raise Problem(str(error), then=_REFUSED) from error
 
 
 async def _consume(link: Link, exchanges: Sequence[str], messages: asyncio.Queue[Delivery]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from services.cli.events.subscription import broker_problems
+from services.cli.broker import broker_problems
 from services.cli.local.stack import Environment
 from shared.runtime.broker.link import Link
 from shared.runtime.management import Management, opened_management
@@ -30,9 +30,9 @@ async def opened(environment: Environment) -> AsyncIterator[Management | None]:
 
 
 @asynccontextmanager
-async def linked(environment: Environment) -> AsyncIterator[Link]:
-    """Yield a connection to the broker."""
+async def linked(environment: Environment, *, name: str) -> AsyncIterator[Link]:
+    """Yield a connection to the broker; *name* is what RabbitMQ shows of it."""
     url = BrokerSettings.load(environment).amqp_url.get_secret_value()
     with broker_problems():
-        async with Link.opened(url, name="modelswap topology") as link:
+        async with Link.opened(url, name=name) as link:
             yield link

@@ -102,7 +102,7 @@ def _settings(environment: Environment) -> Iterator[Finding]:
 
 
 async def _broker(environment: Environment) -> str:
-    async with linked(environment):
+    async with linked(environment, name="modelswap doctor"):
         return "answers"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from services.cli.events.subscription import broker_problems
+from services.cli.broker import broker_problems
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
 from services.cli.local.stack import Environment
 from shared.contract.answers import kind_in

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from services.cli.broker import broker_problems
 from services.cli.choices import Format
-from services.cli.events.subscription import broker_problems
 from services.cli.local.bindings import missing_bindings
 from services.cli.local.broker import MANAGEMENT, linked, opened
 from services.cli.local.stack import Environment
@@ -59,9 +59,9 @@ async def declare_topology(environment: Environment) -> Topology:
     """
     plan = TopologySettings.load(environment).topology
     for part in (plan.lasting, plan.lossy):
-        async with linked(environment) as link:
+        async with linked(environment, name="modelswap topology") as link:
             await declare(link.channel, part)
-    async with linked(environment) as link:
+    async with linked(environment, name="modelswap topology") as link:
         if difference := await declare_log(link, plan):
             tell(difference)
     if passwords := find_passwords(environment):

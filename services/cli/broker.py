@@ -1,0 +1,26 @@
+"""RabbitMQ as commands reach it: its errors, in words for the person who typed the command. Edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from services.cli.problem import Problem
+from shared.contract.errors import DependencyDown
+from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, say
+
+_REFUSED: Final = "check the user in MODELSWAP_AMQP_URL"
+
+
+@contextmanager
+def broker_problems() -> Iterator[None]:
+    """Translate the AMQP library's errors to problems."""
+    try:
+        yield
+    except LINK_ERRORS as error:
+        raise Problem(say(error), then=_REFUSED if is_refused(error) else "modelswap doctor") from error
+    except DependencyDown as error:
+        if not is_refused(error.__cause__):
+            raise
+        raise Problem(str(error), then=_REFUSED) from error
