@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
 from datetime import UTC, datetime
 from uuid import UUID
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from services.cli.choices import Format
+from services.cli.operators import replay_commands
 from services.cli.operators.client import Operators
 from services.cli.operators.replay_text import print_replay
 from services.cli.operators.replays import ask_before, find_replay, follow, start_if_confirmed, watched
@@ -22,6 +24,10 @@ from shared.contract.answers import Page
 from tests.replays import shown_replay
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def test_the_help_names_every_outcome():
+    assert set(re.split(", | or ", replay_commands._OUTCOMES)) == {outcome.value for outcome in Outcome}
 
 
 @pytest.mark.parametrize(("count", "said"), [(3, "no replay has an id"), (200, "none of the newest 200 replays has")])

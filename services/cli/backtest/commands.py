@@ -22,9 +22,10 @@ def trainings_re_extract(
     """
     Run today's parser on past outputs.
 
-    The dry run compares each result with the training's model: same, different, now found, now fails, still fails.
-    Without it, the extraction of each unverified training whose model is found now is retried, with the usual
-    verification. Trainings that have a model are left alone.
+    The dry run takes the newest --limit trainings of every stage, and compares each result with the training's model:
+    same, different, now found, now fails, still fails. Without it, the newest --limit unverified ones are taken, and
+    the extraction of each whose model is found now is retried, with the usual verification. Trainings that have a
+    model are left alone.
 
     Example: modelswap trainings re-extract --since 7d --dry-run
 

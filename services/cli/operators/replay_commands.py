@@ -26,7 +26,8 @@ replays = group(
 )
 
 Replay = Annotated[str, typer.Argument(help="The replay's id, or its beginning.")]
-_OUTCOMES = "planned, waiting, sent, swapped, superseded, moved, nothing, failed, canceled or skipped"
+#: Written out, because `--help` is quick: the enumeration needs pydantic.
+_OUTCOMES = "planned, waiting, sent, swapped, superseded, moved, nothing, delivered, failed, canceled or skipped"
 
 
 @replays.command("list")
