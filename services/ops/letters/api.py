@@ -1,4 +1,4 @@
-"""The operators' routes for dead letters and the audit. Edge."""
+"""The operators' routes for dead letters. Edge."""
 
 from __future__ import annotations
 
@@ -58,13 +58,11 @@ class _Bytes(Response):
     media_type = "application/octet-stream"
 
 
-class _Paged(BaseModel):
+class _Wanted(Filter):
+    """Which dead letters, and how many of them."""
+
     limit: Limit = 50
     cursor: Cursor = None
-
-
-class _Letters(Filter, _Paged):
-    """Which dead letters, and how many of them."""
 
 
 def create_router(store: Store) -> APIRouter:
@@ -72,10 +70,8 @@ def create_router(store: Store) -> APIRouter:
     router = APIRouter()
     letters = _Routes(store)
 
-    def add(
-        method: str, path: str, operation: Callable[..., object], model: type[BaseModel], tag: str = "dead letters"
-    ) -> None:
-        router.add_api_route(path, operation, methods=[method], tags=[tag], response_model=model)
+    def add(method: str, path: str, operation: Callable[..., object], model: type[BaseModel]) -> None:
+        router.add_api_route(path, operation, methods=[method], tags=["dead letters"], response_model=model)
 
     add("GET", "/dead-letters", letters.list_dead_letters, Page[LetterLine])
     add("GET", "/dead-letter-suggestions", letters.suggest_dead_letter_filters, Suggestions)
@@ -101,7 +97,7 @@ def create_router(store: Store) -> APIRouter:
 class _Routes:
     store: Store
 
-    async def list_dead_letters(self, wanted: Annotated[_Letters, Query()]) -> Page[LetterLine]:
+    async def list_dead_letters(self, wanted: Annotated[_Wanted, Query()]) -> Page[LetterLine]:
         """Dead letters, newest first. What arrives meanwhile does not move the pages."""
         found = await self.store.list_letters(wanted, before=from_cursor(wanted.cursor, END), limit=wanted.limit + 1)
         return page_of(found, wanted.limit, attrgetter("number"))
