@@ -43,7 +43,7 @@ from services.ops.sign_in.api import sign_in_router
 from services.ops.sign_in.store import SignInCodes
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
-from services.ops.subscriptions.watcher import BlockingWatch
+from services.ops.subscriptions.watcher import SubscriptionsWatch
 from shared.contract.envelope import Envelope
 from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE
 from shared.replicate.client import Replicate
@@ -102,7 +102,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         engine = Engine(replays, publisher, services, plan)
         outcomes = _outcomes(settings, replays, publisher)
         subscriptions = Subscriptions(management, url)
-        subscribers = BlockingWatch(subscriptions)
+        subscribers = SubscriptionsWatch(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
         codes = SignInCodes(pool, ops_tokens)
         checks: dict[str, Check] = {

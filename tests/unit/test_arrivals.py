@@ -1,4 +1,4 @@
-"""When the oldest waiting event of a subscription arrived, from counts of what arrived."""
+"""When the oldest waiting message of a queue arrived, from counts of what arrived."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MINUTE = timedelta(minutes=1)
 
 @pytest.fixture
 def arrivals() -> Arrivals:
-    """Ten events before the first look; then five each in the second and the third minute."""
+    """Ten messages before the first look; then five each in the second and the third minute."""
     arrivals = Arrivals()
     for minute, arrived in enumerate((10, 10, 15, 20)):
         arrivals.note({"generator": arrived}, at=NOON + minute * MINUTE)

@@ -8,7 +8,7 @@ import pytest
 
 from services.ops.subscriptions.blocking import BoundQueue, described, why_blocking
 from services.ops.subscriptions.views import SubscriptionView
-from services.ops.subscriptions.watcher import BlockingWatch
+from services.ops.subscriptions.watcher import SubscriptionsWatch
 from shared.runtime import telemetry
 from shared.runtime.client import ServiceDown
 from tests.counts import counted
@@ -53,7 +53,7 @@ class Broker:
 
 
 async def test_the_watch_names_what_it_saw_and_counts_it():
-    watch, stopping = BlockingWatch(Broker()), asyncio.Event()
+    watch, stopping = SubscriptionsWatch(Broker()), asyncio.Event()
 
     running = asyncio.create_task(watch.run(stopping))
     while await watch.check() is None:
@@ -68,7 +68,7 @@ async def test_the_watch_names_what_it_saw_and_counts_it():
 async def test_the_watch_says_why_it_does_not_know():
     broker, stopping = Broker(), asyncio.Event()
     broker.is_down = True
-    watch = BlockingWatch(broker)
+    watch = SubscriptionsWatch(broker)
 
     running = asyncio.create_task(watch.run(stopping))
     while await watch.check() is None:

@@ -22,8 +22,8 @@ class Subscriptions(Protocol):
     async def list_blocking(self) -> list[str]: ...
 
 
-class BlockingWatch:
-    """Knows what it saw last."""
+class SubscriptionsWatch:
+    """Counts the queues that can hold up all subscribers, and the events in overflow queues."""
 
     def __init__(self, subscriptions: Subscriptions) -> None:
         self._subscriptions = subscriptions
