@@ -143,8 +143,7 @@ def steps_text(replay: ReplayView) -> str:
 
 def steps_of(text: str) -> list[JsonValue]:
     """Return the steps that were typed, such as ``1, 5%, rest``; the API says what is wrong with one."""
-    steps = [each.strip() for each in text.split(",") if each.strip()]
-    return [int(each) if each.isascii() and each.isdecimal() and len(each) <= _DIGITS else each for each in steps]
+    return [step for each in text.split(",") if (step := each.strip())]
 
 
 def number_of(text: str) -> float | str:
@@ -154,7 +153,3 @@ def number_of(text: str) -> float | str:
     except ValueError:
         return text
     return number if math.isfinite(number) else text
-
-
-#: Of any number that the API takes.
-_DIGITS: Final = 12
