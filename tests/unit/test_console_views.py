@@ -122,7 +122,7 @@ def test_missed_webhooks_are_news_with_their_share():
     found = concerns(webhooks=webhooks(missed=3, ended=40))
 
     assert [(each.kind, each.what) for each in found] == [("info", "7.5 % of the webhooks from Replicate were missed")]
-    assert found[0].text.startswith("In 1 hours, 3 of 40 trainings ended")
+    assert found[0].text.startswith("In 1 hour, 3 of 40 trainings ended")
     assert not concerns(webhooks=webhooks(ended=40))
 
 
@@ -131,7 +131,7 @@ def test_missed_webhooks_have_a_chart_only_if_there_are_any():
 
     assert (some.share, some.chart is None) == ("under 0.1 %", False)
     assert (none.share, none.chart) == ("0 %", None)
-    assert (nothing.share, nothing.sentence) == (formats.NOTHING, "In 1 hours, no training ended.")
+    assert (nothing.share, nothing.sentence) == (formats.NOTHING, "In 1 hour, no training ended.")
 
 
 def test_an_overdue_training_is_news_but_no_alarm():
@@ -230,6 +230,18 @@ def test_the_only_hit_or_the_exact_one_is_opened_at_once(names, is_complete, pag
     found = search.hits(SearchAnswer(items=[hit("training", name) for name in names], is_complete=is_complete))
 
     assert search.page_of("t", found, is_complete=is_complete) == page
+
+
+# Numbers
+
+
+def test_a_number_is_written_with_what_is_counted():
+    assert [formats.plural(count, "dead letter") for count in (0, 1, 2000)] == [
+        "0 dead letters",
+        "1 dead letter",
+        "2,000 dead letters",
+    ]
+    assert [formats.plural(count, "delivery", "deliveries") for count in (1, 2)] == ["1 delivery", "2 deliveries"]
 
 
 # Colours

@@ -18,6 +18,7 @@ from services.ops.console.client import Apis
 from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
+from services.ops.console.views.formats import plural
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of, state_of
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
@@ -69,7 +70,7 @@ class _Screen:
         async def work(apis: Apis, form: Form) -> Done:
             body = {**_body(form), **_because(form)}
             sent = await apis.ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.text("key"))
-            said = "1 delivery is" if sent.deliveries == 1 else f"{sent.deliveries} deliveries are"
+            said = plural(sent.deliveries, "delivery is", "deliveries are")
             return Done(_page_path(request), f"{said} sent again.{_more(request, form, sent)}")
 
         async def again(problem: ProblemView) -> Response:

@@ -82,9 +82,9 @@ def number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a number with what is counted."""
-    return f"{number(count)} {noun}" + ("" if count == 1 else "s")
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Return a number with what is counted; *nouns* is the plural, where it is not with an s."""
+    return f"{number(count)} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def percent(share: float) -> str:
@@ -147,6 +147,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "utc": utc,
     "duration": duration,
     "number": number,
+    "plural": plural,
     "size": size,
     "shape": shape,
     "literal": literal,

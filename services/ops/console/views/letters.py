@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from services.ops.console.views.charts import Point, bars, sparkbars
 from services.ops.console.views.filters import LETTER_FIELDS, address
-from services.ops.console.views.formats import number
+from services.ops.console.views.formats import number, plural
 from services.ops.letters.views import Changed, Facet, GroupView, LetterStatus, Suggestions
 
 PATH: Final = "/dead-letters"
@@ -51,7 +51,7 @@ def trend(group: GroupView, now: datetime) -> Markup:
 
 
 def _lately(group: GroupView) -> str:
-    return f"{number(group.last_day)} failures in the last 24 hours, {number(group.last_hour)} in the last hour"
+    return f"{plural(group.last_day, 'failure')} in the last 24 hours, {number(group.last_hour)} in the last hour"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,8 @@ def typed(suggestions: Suggestions) -> dict[str, list[str]]:
 
 def found_count(suggestions: Suggestions) -> str:
     """Return how many dead letters a filter finds, in words."""
-    count = number(suggestions.letters)
-    if not suggestions.is_complete:
-        return f"More than {count} dead letters"
-    return f"{count} dead letter{'' if suggestions.letters == 1 else 's'}"
+    count = plural(suggestions.letters, "dead letter")
+    return count if suggestions.is_complete else f"More than {count}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ def count_of(text: str) -> int | str:
 
 def change_sentence(verb: str, planned: Changed) -> str:
     """Return what a drop or a restore would do."""
-    said = f"{number(planned.letters)} dead letter{'' if planned.letters == 1 else 's'} would be {_VERBS[verb]}."
+    said = f"{plural(planned.letters, 'dead letter')} would be {_VERBS[verb]}."
     if planned.unchanged:
         others = ", ".join(f"{number(count)} {status}" for status, count in planned.unchanged.items())
         said += f" Unchanged stay {others}: only those that are {_FROM[verb]} are changed."
@@ -141,5 +139,5 @@ def change_sentence(verb: str, planned: Changed) -> str:
 
 def changed_sentence(verb: str, changed: Changed) -> str:
     """Return what a drop or a restore has done."""
-    is_one = changed.letters == 1
-    return f"{number(changed.letters)} dead letter{' is' if is_one else 's are'} {_VERBS[verb]}. It is in the audit."
+    is_or_are = "is" if changed.letters == 1 else "are"
+    return f"{plural(changed.letters, 'dead letter')} {is_or_are} {_VERBS[verb]}. It is in the audit."

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from services.ops.console.answers import WebhooksAnswer
 from services.ops.console.views import charts
-from services.ops.console.views.formats import NOTHING, number, percent
+from services.ops.console.views.formats import NOTHING, number, percent, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,13 @@ class Missed:
 def missed(webhooks: WebhooksAnswer) -> Missed:
     """Return the figures and the chart."""
     total, hours = webhooks.total, webhooks.items
-    said = f"In {len(hours)} hours, {number(total.missed)} of {number(total.ended)} trainings ended without a webhook."
+    period = f"In {plural(len(hours), 'hour')}"
+    said = f"{period}, {number(total.missed)} of {plural(total.ended, 'training')} ended without a webhook."
     points = [
         charts.Point(each.missed, f"{number(each.missed)} of {number(each.ended)} missed", each.hour) for each in hours
     ]
     return Missed(
         share=NOTHING if total.missed_share is None else percent(total.missed_share),
-        sentence=said if total.ended else f"In {len(hours)} hours, no training ended.",
+        sentence=said if total.ended else f"{period}, no training ended.",
         chart=charts.bars(points, sentence=f"Missed webhooks per hour: {said}", kind="warn") if total.missed else None,
     )

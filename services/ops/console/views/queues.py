@@ -163,11 +163,10 @@ def _subscription(subscription: SubscriptionView) -> Row[SubscriptionView]:
 def _subscriber(row: Row[SubscriptionView]) -> Concern:
     found = row.of
     if found.overflowed:
-        text = (
-            f"{found.overflowed} events did not fit, or were delivered too often. They are in {found.overflow_queue}."
-        )
+        left = plural(found.overflowed, "event")
+        text = f"In {found.overflow_queue}: {left} that did not fit or had been delivered too often."
     else:
-        text = f"{found.waiting} events wait, and no service consumes them."
+        text = f"{plural(found.waiting, 'event waits', 'events wait')}, and no service consumes the queue."
     return Concern(row.kind, f"subscription {found.name}", text, f"modelswap subscriptions show {found.name}")
 
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from services.ops.console.views.charts import Part, stage_bar
 from services.ops.console.views.filters import LETTER_FIELDS
-from services.ops.console.views.formats import number
+from services.ops.console.views.formats import number, plural
 from services.ops.console.views.kinds import kind
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayView
@@ -96,7 +96,7 @@ def replay_page(replay: ReplayView) -> ReplayPage:
         total=replay.letters,
         bar=stage_bar(
             [Part(each.count, f"{number(each.count)} {each.outcome}", each.kind) for each in counts],
-            sentence=f"Of {number(replay.letters)} dead letters: {said}",
+            sentence=f"Of {plural(replay.letters, 'dead letter')}: {said}",
         ),
         counts=counts,
         verbs=("give up",) if gives_up else _VERBS[replay.status],

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from pydantic import JsonValue
 
 from services.ops.console.answers import EventDeliveryAnswer, FactAnswer
-from services.ops.console.views.formats import duration
+from services.ops.console.views.formats import duration, plural
 from services.ops.console.views.kinds import kind
 from services.ops.letters.views import LetterLine
 from shared.contract.values import Retries
@@ -215,13 +215,12 @@ def _of_delivery(delivery: EventDeliveryAnswer) -> Entry:
 
 
 def _of_letter(letter: LetterLine) -> Entry:
-    attempts = "attempt" if letter.attempts == 1 else "attempts"
     return Entry(
         letter.last_failed_at,
         kind(letter.status, "letter"),
         f"Dead letter: {letter.error_code}",
         letter.error_text,
-        (Part("queue", letter.queue, is_code=True), Part("given up after", f"{letter.attempts} {attempts}")),
+        (Part("queue", letter.queue, is_code=True), Part("given up after", plural(letter.attempts, "attempt"))),
         (Link(f"/dead-letters/{letter.number}", f"dead letter {letter.number}, {letter.status}"),),
     )
 
