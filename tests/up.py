@@ -49,7 +49,7 @@ class Talking:
         async with self._grew:
             self._grew.notify_all()
 
-    async def until_said(self, text: str, *, after: int = 0, seconds: float = 90) -> str:
+    async def until_said(self, text: str, *, after: int = 0, seconds: float = 300) -> str:
         """Wait until it writes a line with *text* for people, not counting the first lines; return that line."""
 
         def found() -> list[str]:
@@ -97,7 +97,7 @@ class Up(Talking):
         found = [int(child) for child in children if f"services.{name}" in look_into(f"/proc/{child}/cmdline")]
         return found[0] if found else 0
 
-    async def type(self, script: str, *, seconds: float = 60) -> tuple[int, str]:
+    async def type(self, script: str, *, seconds: float = 180) -> tuple[int, str]:
         """
         Have the shell of a new terminal, in the same folder, run *script*; its exit code and all it wrote.
 

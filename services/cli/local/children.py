@@ -17,7 +17,7 @@ from services.cli.problem import Problem
 from shared.runtime import guard
 from shared.runtime.client import HttpClient, Unanswered
 
-_READY_SECONDS: Final = 60
+_READY_SECONDS: Final = 180
 _READY_POLL_SECONDS: Final = 0.1
 #: More than a process needs to finish its work.
 _STOP_SECONDS: Final = 15
