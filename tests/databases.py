@@ -9,12 +9,14 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 from services.cli.local.roles import LOGINS, login_url, make_roles, password_hash
 from services.notifier import migrate as notifier
 from services.ops import migrate as ops
 from services.state import migrate as state
-from shared.runtime.postgres import acquired, connect_pool
+from shared.runtime import postgres
+from shared.runtime.postgres import Pool, acquired, connect_pool
 
 #: Not secrets: these servers live as long as the tests, on loopback. The same for every database of a server.
 _PASSWORDS: Final = {login: f"password-of-{login}" for login in LOGINS}
@@ -185,6 +187,28 @@ def _without_database(url: str) -> str:
 
 def _name(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
+
+
+@contextlib.asynccontextmanager
+async def opened_pool(url: str, *, role: str, plans_once: bool = False, max_size: int = 20) -> AsyncIterator[Pool]:
+    """
+    A pool as the services have it, but patient: on a busy machine, one statement may take as long as theirs may.
+
+    There is a connection for each of many that ask at once.
+    """
+    with pytest.MonkeyPatch.context() as services:
+        services.setattr(postgres, "_ACQUIRE_SECONDS", 60.0)
+        with pytest.MonkeyPatch.context() as own:
+            own.setattr(postgres, "_COMMAND_SECONDS", 120.0)
+            for name in ("statement_timeout", "lock_timeout"):
+                own.setitem(postgres._SESSION, name, "60000")
+            pool = await connect_pool(
+                url, application_name="test", role=role, plans_once=plans_once, min_size=1, max_size=max_size
+            )
+        try:
+            yield pool
+        finally:
+            pool.terminate()
 
 
 async def plan_on_empty_tables(migrated_database: str, role: str, statement: str, parameters: int) -> str:

@@ -22,8 +22,8 @@ from shared.contract.errors import PermanentError
 from shared.contract.events import TrainingSucceeded
 from shared.contract.topology import EXTRACTOR_QUEUE, Topology
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
-from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
+from tests.databases import opened_pool
 from tests.described import DescribedTransport
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -38,11 +38,8 @@ class Letters(Store, AuditStore):
 @contextlib.asynccontextmanager
 async def opened_letters(database_url: str, **options: Any) -> AsyncIterator[Letters]:
     """A store as the service has it: in the role that may do little."""
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
-    try:
+    async with opened_pool(database_url, role=ROLE) as pool:
         yield Letters(pool, **options)
-    finally:
-        pool.terminate()
 
 
 def routers_of(letters: Letters) -> tuple[APIRouter, APIRouter]:

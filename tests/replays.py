@@ -32,7 +32,7 @@ from shared.contract.preview import Answer, Message
 from shared.contract.topology import STATE_QUEUE, topology
 from shared.contract.values import Effect
 from shared.runtime.broker import Outgoing
-from shared.runtime.postgres import connect_pool
+from tests.databases import opened_pool
 from tests.ops import Letters
 from tests.state import NOON, connected, model_of, ready
 
@@ -128,12 +128,9 @@ async def rows(database_url: str, statement: str, *values: Any) -> list[tuple[An
 @contextlib.asynccontextmanager
 async def opened_repairs(database_url: str) -> AsyncIterator[tuple[Letters, Store]]:
     """The stores of dead letters and of replays as the service has them: in the role that may do little."""
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
-    try:
+    async with opened_pool(database_url, role=ROLE) as pool:
         replays = Store(pool)
         yield Letters(pool, failed=replays.failed, notify=replays.notify), replays
-    finally:
-        pool.terminate()
 
 
 @contextlib.asynccontextmanager

@@ -29,7 +29,8 @@ from shared.contract.events import (
 )
 from shared.contract.identity import ModelName, ModelRef
 from shared.contract.values import Evidence
-from shared.runtime.postgres import Connection, connect, connect_pool
+from shared.runtime.postgres import Connection, connect
+from tests.databases import opened_pool
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DESTINATION = ModelName("acme", "ada")
@@ -117,15 +118,10 @@ def registration(user_id: str, training_id: str | None = None, **fields: Any) ->
 
 
 @contextlib.asynccontextmanager
-async def opened_store(database_url: str, *, max_size: int = 4) -> AsyncIterator[Store]:
+async def opened_store(database_url: str, **options: int) -> AsyncIterator[Store]:
     """A store as the service has it: in the role that may do little."""
-    pool = await connect_pool(
-        database_url, application_name="test", role=ROLE, plans_once=True, min_size=1, max_size=max_size
-    )
-    try:
+    async with opened_pool(database_url, role=ROLE, plans_once=True, **options) as pool:
         yield Store(pool)
-    finally:
-        pool.terminate()
 
 
 @contextlib.asynccontextmanager

@@ -29,9 +29,9 @@ from services.state.streams import Watcher
 from shared.contract.topology import topology
 from shared.runtime.clock import now
 from shared.runtime.http import create_app, new_api
-from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
 from tests.console import HOSTILE, TOKENS, signed_in
+from tests.databases import opened_pool
 from tests.integration.test_reconcile import State
 from tests.integration.test_state_api import Replicate
 from tests.ops import READER, Letters, archived, dead, routers_of
@@ -69,8 +69,7 @@ class Product:
 async def product(database_url: str) -> AsyncIterator[Product]:
     async with contextlib.AsyncExitStack() as opened:
         state = await opened.enter_async_context(opened_store(database_url))
-        pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
-        opened.callback(pool.terminate)
+        pool = await opened.enter_async_context(opened_pool(database_url, role=ROLE))
         letters = Letters(pool)
         ops = ops_api(
             *routers_of(letters),

@@ -23,8 +23,8 @@ from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import DeliveryRequested
 from shared.runtime.clock import now
 from shared.runtime.http import Api
-from shared.runtime.postgres import connect_pool
 from shared.runtime.tokens import read_token
+from tests.databases import opened_pool
 from tests.described import DescribedTransport
 from tests.state import connected
 from tests.webhooks import activated
@@ -38,13 +38,10 @@ AT_ONCE = 2
 @contextlib.asynccontextmanager
 async def opened_notifier(database_url: str) -> AsyncIterator[tuple[Store, Api]]:
     """The store, in the role that may do little, and the API."""
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
-    try:
+    async with opened_pool(database_url, role=ROLE) as pool:
         store = Store(pool, at_once=AT_ONCE)
         tokens = [read_token("token-of-the-product"), read_token("reader:token-of-a-reader")]
         yield store, create_api(store, SIGNER, allowed=(), tokens=tokens)
-    finally:
-        pool.terminate()
 
 
 @dataclass

@@ -25,8 +25,9 @@ from shared.contract.queues import LogLimits
 from shared.contract.topology import DEAD_QUEUE, DELIVERIES_QUEUE, EVENTS_LOG, Topology, topology
 from shared.runtime.broker import Outgoing, Publisher, declare_log, offset_of, opened_log, to_message
 from shared.runtime.clock import now
-from shared.runtime.postgres import connect, connect_pool
+from shared.runtime.postgres import connect
 from tests.broker import Broker
+from tests.databases import opened_pool
 from tests.webhooks import PATIENCE_SECONDS, activated
 
 T = TypeVar("T")
@@ -98,19 +99,18 @@ async def until(ask: Callable[[], Awaitable[T]], is_so: Callable[[T], object]) -
 
 @pytest.fixture
 async def bench(broker_url: str, database_url: str) -> AsyncIterator[Bench]:
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, max_size=6)
-    broker, store = Broker(broker_url), Store(pool, at_once=1)
-    await broker.delete_queue(EVENTS_LOG)
-    try:
-        async with Publisher(broker_url, name="test") as publisher:
-            wanted = AddEndpoint(url="https://hooks.example.com", events=("model.activated.v1",))
-            endpoint, _ = await store.add_endpoint(wanted, Seed("salt", "master"), None)
-            bench = Bench(broker, publisher, store, endpoint.id)
-            await bench.make_log()
-            yield bench
-    finally:
-        await pool.close()
+    async with opened_pool(database_url, role=ROLE) as pool:
+        broker, store = Broker(broker_url), Store(pool, at_once=1)
         await broker.delete_queue(EVENTS_LOG)
+        try:
+            async with Publisher(broker_url, name="test", timeout_seconds=60) as publisher:
+                wanted = AddEndpoint(url="https://hooks.example.com", events=("model.activated.v1",))
+                endpoint, _ = await store.add_endpoint(wanted, Seed("salt", "master"), None)
+                bench = Bench(broker, publisher, store, endpoint.id)
+                await bench.make_log()
+                yield bench
+        finally:
+            await broker.delete_queue(EVENTS_LOG)
 
 
 async def test_events_from_before_the_first_start_are_stored(bench):

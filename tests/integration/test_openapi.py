@@ -58,10 +58,10 @@ from shared.runtime.clock import now
 from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
 from shared.runtime.lifecycle import serve
-from shared.runtime.postgres import connect_pool
 from shared.runtime.settings import Settings
 from shared.runtime.tokens import read_token
 from tests.apis import all_apis
+from tests.databases import opened_pool
 from tests.fuzzer import schemathesis
 from tests.replays import archive_many
 from tests.replays import routes as replay_routes
@@ -168,8 +168,7 @@ async def product_api(database_url: str) -> AsyncIterator[Api]:
 @contextlib.asynccontextmanager
 async def operators_api(database_url: str) -> AsyncIterator[Api]:
     await archive_many(database_url, 3)
-    pool = await connect_pool(database_url, application_name="test", role=OPS_ROLE, min_size=1, max_size=4)
-    try:
+    async with opened_pool(database_url, role=OPS_ROLE) as pool:
         replays = Replays(pool)
         token = read_token(TOKEN)
         routers = (
@@ -183,8 +182,6 @@ async def operators_api(database_url: str) -> AsyncIterator[Api]:
             sign_in_router(SignInCodes(pool, [token])),
         )
         yield ops_api(*routers, tokens=[token])
-    finally:
-        pool.terminate()
 
 
 def _alone() -> Running:
@@ -196,12 +193,9 @@ def _alone() -> Running:
 
 @contextlib.asynccontextmanager
 async def webhooks_api(database_url: str) -> AsyncIterator[Api]:
-    pool = await connect_pool(database_url, application_name="test", role=NOTIFIER_ROLE, min_size=1, max_size=4)
-    try:
+    async with opened_pool(database_url, role=NOTIFIER_ROLE) as pool:
         signer = Signer(["a-master-secret"])
         yield notifier_api(Webhooks(pool, at_once=1), signer, allowed=(), tokens=[read_token(TOKEN)])
-    finally:
-        pool.terminate()
 
 
 @contextlib.asynccontextmanager
