@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import gc
+import inspect
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,13 +65,26 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # One that waits for ever fails, and the others go on, long before `faulthandler_timeout` ends all of them.
+    seconds = float(config.getini("faulthandler_timeout")) * 2 / 3
     for item in items:
         fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _limited(item.obj, seconds)
         if "restartable_servers" in fixtures:
             item.add_marker(pytest.mark.own_servers)
         if "broker_urls" in fixtures:
             item.add_marker(pytest.mark.every_rabbitmq)
+
+
+def _limited(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def limited(*arguments: object, **fixtures: object) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*arguments, **fixtures)
+
+    return limited
 
 
 @pytest.fixture(scope="session")
