@@ -20,7 +20,7 @@ from services.simulator.simulator import Simulator
 from shared.contract.events import EVENTS_EXCHANGE, ModelActivated, TrainingProgressed
 from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, topology
 from shared.runtime.broker import declare_log
-from tests.end_to_end.test_walk import deliver, start
+from tests.end_to_end.test_walk import post_webhook, start
 from tests.stack import API_TOKEN, Process, Stack, plain_client
 from tests.state import connected
 from tests.webhooks import Endpoint, answer
@@ -294,7 +294,7 @@ async def webhook_too_large(broken: Broken) -> AsyncGenerator[None]:
     broken.limit_messages(_SMALL_BYTES)
     await broken.stack.until_ready()
     body = json.dumps({"id": "unknown", "status": "never seen", "logs": "x" * 2 * _SMALL_BYTES})
-    await deliver(broken.stack, body.encode(), "msg-too-large")
+    await post_webhook(broken.stack, body.encode(), "msg-too-large")
     yield
     broken.limit_messages(128 * 1024 * 1024)
 

@@ -48,11 +48,18 @@ class Broker:
 
     @contextlib.asynccontextmanager
     async def link(self) -> AsyncIterator[Link]:
-        link = await Link.open(self.url, name="test")
+        async with asyncio.timeout(60):
+            link = await self._opened()
         try:
             yield link
         finally:
             await link.close()
+
+    async def _opened(self) -> Link:
+        """Open a link, however long a busy broker takes for it."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await Link.open(self.url, name="test")
 
     @contextlib.asynccontextmanager
     async def channel(self) -> AsyncIterator[aiormq.Channel]:

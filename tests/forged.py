@@ -31,7 +31,7 @@ def filled(path: str, value: str = "1") -> str:
 @contextlib.asynccontextmanager
 async def session(stack: Stack, token: str) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client that has signed in, and its CSRF token."""
-    async with plain_client(base_url=stack.url("ops"), timeout=60) as client:
+    async with plain_client(base_url=stack.url("ops")) as client:
         answer = await client.post("/sign-in", data={"token": token})
         assert answer.status_code == 303, answer.text
         yield client, csrf_in((await client.get("/")).text)

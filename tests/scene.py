@@ -226,7 +226,8 @@ async def _odd_letters(stack: Stack) -> list[int]:
         HOSTILE + _TURNED: (hostile.encode(), "application/json"),
         "not JSON": (bytes(range(256)) * 4, "application/octet-stream"),
     }
-    async with Publisher(stack.environment["MODELSWAP_AMQP_URL"], name="test", topology=topology()) as publisher:
+    amqp_url = stack.environment["MODELSWAP_AMQP_URL"]
+    async with Publisher(amqp_url, name="test", topology=topology(), timeout_seconds=60) as publisher:
         for text, (body, kind) in bodies.items():
             delivery = Delivery(
                 queue=EXTRACTOR_QUEUE,

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -32,6 +32,8 @@ REPLICATE_TOKEN: Final = "r8_simulator"
 SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 #: Eight processes that start at once on a busy machine take more than one minute.
 _READY_SECONDS: Final = 240
+#: By itself, httpx gives up after five seconds.
+_PATIENCE_SECONDS: Final = 60
 #: Between two questions, whose answers take as much CPU as the work that is waited for.
 _FIRST_PAUSE: Final = 0.03
 _LONGEST_PAUSE: Final = 0.2
@@ -54,7 +56,15 @@ def reserved_ports(count: int) -> list[int]:
 
 def plain_client(**options: Any) -> httpx.AsyncClient:
     """A client for plain HTTP on loopback: to read the certificates that TLS needs takes longer than many requests."""
-    return httpx.AsyncClient(verify=False, trust_env=False, **options)
+    return httpx.AsyncClient(**{"verify": False, "trust_env": False, "timeout": _PATIENCE_SECONDS, **options})
+
+
+async def insist(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Ask, again while the answer is 503: on a busy machine, a server of the product may not answer it in time."""
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while (answer := await ask()).status_code == 503:
+            await asyncio.sleep(_LONGEST_PAUSE)
+    return answer
 
 
 class Running(Protocol):
@@ -122,7 +132,7 @@ class Process:
         """Return the exit code; 0 if it was never started."""
         if self._running is None:
             return 0
-        self._running.join(20)
+        self._running.join(_PATIENCE_SECONDS)
         code = self._running.exitcode
         assert code is not None, f"{self.name} still runs"
         return code
@@ -177,11 +187,9 @@ class Stack:
             name: Process(name, {**self.environment, **logins.get(name, {})}, folder / f"{name}.log")
             for name in SERVICES
         }
-        self.api = plain_client(
-            base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=60
-        )
+        self.api = plain_client(base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"})
         #: The operators' API, as an operator.
-        self.ops = plain_client(base_url=self.url("ops"), headers={"Authorization": f"Bearer {OPS_TOKEN}"}, timeout=60)
+        self.ops = plain_client(base_url=self.url("ops"), headers={"Authorization": f"Bearer {OPS_TOKEN}"})
 
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self.ports[service]}"
@@ -263,27 +271,24 @@ class Stack:
         return training
 
     async def _ask(self, path: str) -> httpx.Response:
-        """Ask the product's API, again while it answers 503: on a busy machine, Postgres may not answer in time."""
-        async with asyncio.timeout(60):
-            while (answer := await self.api.get(path)).status_code == 503:
-                await asyncio.sleep(_LONGEST_PAUSE)
-        return answer
+        """Ask the product's API."""
+        return await insist(lambda: self.api.get(path))
 
     async def dead_letters(self, **wanted: str) -> list[dict[str, Any]]:
         """The newest letters in the archive."""
-        answer = await self.ops.get("/v1/dead-letters", params=wanted)
+        answer = await insist(lambda: self.ops.get("/v1/dead-letters", params=wanted))
         answer.raise_for_status()
         letters: list[dict[str, Any]] = answer.json()["items"]
         return letters
 
-    async def dead_letter(self, training_id: str, seconds: float = 60) -> dict[str, Any]:
+    async def dead_letter(self, training_id: str, seconds: float = 120) -> dict[str, Any]:
         """Wait for a letter of this training."""
         async with asyncio.timeout(seconds):
             while not (found := await self.dead_letters(training_id=training_id)):
                 await asyncio.sleep(0.05)
         return found[0]
 
-    async def until_stage(self, training_id: str, *stages: str, seconds: float = 60) -> dict[str, Any]:
+    async def until_stage(self, training_id: str, *stages: str, seconds: float = 120) -> dict[str, Any]:
         """Wait until the training is in one of *stages*. Its first event may be what makes its id known."""
         seen: dict[str, Any] = {}
         pause = _FIRST_PAUSE

@@ -215,7 +215,7 @@ async def running_notifier(
     base = f"http://127.0.0.1:{port}"
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
     try:
-        async with plain_client(base_url=f"{base}/v1", headers=headers, timeout=60) as api:
+        async with plain_client(base_url=f"{base}/v1", headers=headers) as api:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while not running.done():
                     with contextlib.suppress(httpx.TransportError):

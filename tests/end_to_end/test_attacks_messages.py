@@ -24,7 +24,7 @@ from shared.runtime.clock import now
 from shared.runtime.waiting import without_stray_cancel
 from tests.end_to_end.test_walk import start
 from tests.hostile import HOSTILE, TRACEPARENT, UNREADABLE
-from tests.stack import SERVICES, WEBHOOK_SECRET, Stack
+from tests.stack import SERVICES, WEBHOOK_SECRET, Stack, plain_client
 
 pytestmark = pytest.mark.attack
 
@@ -54,7 +54,7 @@ async def post(client: httpx.AsyncClient, training_id: str, output: str, trace: 
 
 async def replay_webhooks(stack: Stack, answers: Counter[int | None]) -> None:
     """Webhooks that are signed, of trainings that nobody knows, with traces of every size."""
-    async with httpx.AsyncClient(base_url=stack.url("receiver"), timeout=30) as client:
+    async with plain_client(base_url=stack.url("receiver")) as client:
         while True:
             for size in _STATE_BYTES:
                 for trace in ({"traceparent": TRACEPARENT, "tracestate": "b" * size}, {"traceparent": "x" * size}):

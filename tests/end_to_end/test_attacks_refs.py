@@ -25,7 +25,7 @@ from services.simulator.simulator import Simulator
 from services.simulator.training import Training
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE
 from tests.end_to_end.test_walk import TRAINER, signed_headers
-from tests.stack import Stack
+from tests.stack import Stack, plain_client
 
 pytestmark = pytest.mark.attack
 
@@ -84,7 +84,7 @@ def without_webhook(body: bytes) -> bytes:
 @pytest.fixture
 async def door(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
     """Whoever posts to the receiver, with patience."""
-    async with httpx.AsyncClient(base_url=stack.url("receiver"), timeout=60) as client:
+    async with plain_client(base_url=stack.url("receiver")) as client:
         yield client
 
 

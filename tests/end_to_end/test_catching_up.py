@@ -125,7 +125,7 @@ async def product(servers: Urls, tmp_path: Path) -> AsyncIterator[Product]:
         async with (
             stack.clients(),
             Broker(servers.amqp_url, plan) as broker,
-            Publisher(servers.amqp_url, name="extractor", topology=plan) as publisher,
+            Publisher(servers.amqp_url, name="extractor", topology=plan, timeout_seconds=60) as publisher,
         ):
             stack.broker = broker
             stack.processes["state"].start()

@@ -86,7 +86,7 @@ async def test_a_letter_is_closed_once_another_event_swaps(settings, stack, trai
     letter = await stack.dead_letter(training)
     asked = await stack.until_stage(training, "unverified")
     owner, name = asked["destination"].split("/")
-    async with Publisher(stack.broker.url, name="test") as publisher:
+    async with Publisher(stack.broker.url, name="test", timeout_seconds=60) as publisher:
         verified = ready(training, model=model_of(training, ModelName(owner, name)))
         await publisher.publish(to_message(verified, topology()))
 
@@ -173,7 +173,10 @@ async def test_the_doctor_calls_nothing_well_that_only_ops_could_tell(settings):
 
 async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(settings, stack):
     shell = Shell({**settings, "MODELSWAP_NOTIFIER_URL": stack.url("notifier")})
-    async with Endpoint(answer(410)) as server, Publisher(stack.broker.url, name="test") as publisher:
+    async with (
+        Endpoint(answer(410)) as server,
+        Publisher(stack.broker.url, name="test", timeout_seconds=60) as publisher,
+    ):
         made = await shell.json("webhooks", "add", server.url, "--events", "model.activated.v1,model.withdrawn.v1")
         endpoint = made["id"]
         event = activated(f"webhooks-{uuid4().hex[:8]}", 1)

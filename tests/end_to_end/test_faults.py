@@ -22,7 +22,7 @@ from services.simulator.simulator import Simulator
 from shared.contract.events import EVENTS_EXCHANGE, ModelActivated
 from shared.contract.topology import DEAD_QUEUE, EXTRACTOR_QUEUE, STATE_QUEUE
 from tests.end_to_end.conftest import open_stack
-from tests.end_to_end.test_walk import TRAINER, deliver, start
+from tests.end_to_end.test_walk import TRAINER, deliver, post_webhook, register, start
 from tests.servers import Urls
 from tests.stack import SERVICES, Stack
 
@@ -201,11 +201,11 @@ async def test_while_rabbitmq_is_down_the_sender_is_told_and_its_retry_succeeds(
 ):
     servers = restartable_servers
     async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
-        await stack.api.put("/v1/trainings/one", json={"user_id": "user-1", "destination": "acme/u-1"})
+        await register(stack, "one", "user-1", "acme/u-1")
         body = b'{"id":"one","status":"failed","error":"too few images"}'
         servers.rabbitmq.kill()
 
-        refused = await deliver(stack, body, "msg-1")
+        refused = await post_webhook(stack, body, "msg-1")
         still_answered = await stack.api.get("/v1/users/user-1/model")
         servers.rabbitmq.start()
         await stack.until_ready()
@@ -224,7 +224,7 @@ async def test_while_postgres_is_down_nothing_is_lost_and_no_attempt_is_burnt(
     async with open_stack(tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url) as (stack, _):
         names = [f"t{number}" for number in range(20)]
         for name in names:
-            await stack.api.put(f"/v1/trainings/{name}", json={"user_id": name, "destination": "acme/u-1"})
+            await register(stack, name, name, "acme/u-1")
         servers.postgres.kill()
 
         for name in names:
@@ -246,7 +246,7 @@ async def test_a_webhook_that_the_receiver_died_over_is_sent_again(servers: Urls
         tmp_path,
         amqp_url=servers.amqp_url,
         database_url=servers.database_url,
-        retry_delays_real_seconds=(0.5, 1, 2, 4, 8),
+        retry_delays_real_seconds=(0.5,) + (1,) * 120,
     ) as (stack, simulator):
         simulator.order(FaultOrder.model_validate({"duration_seconds": 100}))
         # Before the training begins: it lasts a third of a second.

@@ -257,7 +257,7 @@ async def running(servers: Servers, folder: Path) -> AsyncIterator[tuple[Product
         assert added.amqp_url is not None
         reader = Reader(added.amqp_url, added.queue)
         store = await enter(opened_store(database_url, max_size=_AT_ONCE))
-        publisher = await enter(Publisher(servers.amqp_url, name="test"))
+        publisher = await enter(Publisher(servers.amqp_url, name="test", timeout_seconds=60))
         state = stack.processes["state"]
         state.start()
         opened.callback(state.kill)

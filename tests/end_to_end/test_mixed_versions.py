@@ -184,7 +184,7 @@ async def two_versions(folder: Path, servers: Urls, say: Callable[[str], None]) 
         for command in (("db", "migrate"), ("topology", "apply")):
             await asyncio.to_thread(run_command, code, before.environment, *command)
         token = {"Authorization": f"Bearer {API_TOKEN}"}
-        api = await enter(plain_client(base_url=_url(doors["state"]), headers=token, timeout=60))
+        api = await enter(plain_client(base_url=_url(doors["state"]), headers=token))
         for stack in (before, today):
             opened.push_async_callback(stack.__aexit__, None, None, None)
         yield Product(before, today, simulator, api, say)

@@ -19,7 +19,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import asyncpg
-import httpx
 import pytest
 
 from services.cli.local.stack import TRAINER
@@ -27,7 +26,7 @@ from shared.contract.rights import USERS
 from shared.runtime.ports import free_ports
 from tests import visitor
 from tests.broker import Broker
-from tests.stack import ROOT
+from tests.stack import ROOT, plain_client
 from tests.up import SERVICES, Up, up
 
 pytestmark = [
@@ -89,7 +88,7 @@ async def train(running: Up, user: str) -> str:
 
 async def until_active(running: Up, training: str) -> dict[str, Any]:
     seen = None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not seen or seen["stage"] != "active":
             seen = await running.ask("state", f"/v1/trainings/{training}")
             assert seen is None or not seen["failure"], seen
@@ -160,10 +159,10 @@ async def test_each_process_logs_in_to_rabbitmq_as_its_own_user(running):
 
     # RabbitMQ tells of a connection, and of its end, after some seconds.
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(60), httpx.AsyncClient(base_url=management_url, trust_env=False) as management:
+        async with asyncio.timeout(60), plain_client(base_url=management_url) as management:
             while users != expected:
                 await asyncio.sleep(0.2)
-                users = {each["user"] for each in (await management.get("/api/connections?columns=user")).json()}
+                users = {each.get("user") for each in (await management.get("/api/connections?columns=user")).json()}
 
     assert users == expected
 
@@ -178,7 +177,7 @@ async def test_an_operator_adds_a_subscription(running):
 
 async def sign_in(link: str) -> int:
     """Press the button of a one-time link; the status of the answer."""
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with plain_client() as http:
         return (await http.post(link.partition("?")[0], data={"code": link.partition("code=")[2]})).status_code
 
 
@@ -317,7 +316,7 @@ async def test_an_operator_can_rehearse_the_runbooks_incident(running, sources):
     groups = "modelswap dead-letters groups"
     script = script.replace(groups, f"{_UNTIL_THREE_LETTERS}{groups}", 1)
 
-    _, said = await running.type(script.replace(_IN_THE_RUNBOOK, str(running.state)), seconds=300)
+    _, said = await running.type(script.replace(_IN_THE_RUNBOOK, str(running.state)), seconds=600)
 
     assert start == f"make up STATE={_IN_THE_RUNBOOK}"
     assert 'up --embedded $(if $(STATE),--state "$(STATE)")' in (ROOT / "Makefile").read_text()

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-import httpx
 import pytest
 
 from deploy.local import LocalServersError, local_servers
@@ -33,7 +32,7 @@ from tests.lossy import dropped, readiness
 from tests.proxy import proxied
 from tests.servers import Urls
 from tests.sse import Sent, follow_to_the_end
-from tests.stack import Stack
+from tests.stack import Stack, plain_client
 
 pytestmark = pytest.mark.chaos
 
@@ -95,7 +94,7 @@ async def test_a_node_dies_and_public_events_reach_queues_and_log(say: Callable[
     with running_cluster(say) as nodes:
         first = nodes[0].url
         await declare_all(first, plan)
-        async with Publisher(first, name="test") as publisher:
+        async with Publisher(first, name="test", timeout_seconds=60) as publisher:
             await publisher.publish(event(0))
         leader = await holder_of(EVENTS_LOG, nodes)
         others = [node for node in nodes if node is not nodes[leader]]
@@ -200,7 +199,7 @@ async def test_queues_have_as_many_replicas_as_set_and_leaders_spread(say: Calla
     with running_cluster(say) as nodes:
         # As one address does that is tried first by all.
         await declare_all(nodes[0].url, plan)
-        async with httpx.AsyncClient(base_url=nodes[0].management_url) as client:
+        async with plain_client(base_url=nodes[0].management_url) as client:
             queues = (await client.get("/api/queues/%2F")).raise_for_status().json()
 
     placed = {queue["name"]: queue for queue in queues if queue["type"] != "classic"}
@@ -215,7 +214,7 @@ async def test_a_kept_cluster_is_there_again_and_never_smaller(walkable_folder: 
     run = partial(local_servers, state=walkable_folder / "state", postgres=None, say=say)
     with run(nodes=3) as first:
         await declare_all(first.amqp_url, topology())
-        async with Publisher(first.amqp_url, name="test") as publisher:
+        async with Publisher(first.amqp_url, name="test", timeout_seconds=60) as publisher:
             await publisher.publish(event(0))
     with run(nodes=3) as second:
         numbers = await read_all(second.amqp_url, until=0)
@@ -257,7 +256,7 @@ async def read_all(url: str, *, until: int) -> list[int]:
 
 async def holder_of(queue: str, nodes: Sequence[RabbitMQ]) -> int:
     """The number of the node that the queue, or its leader, is on."""
-    async with httpx.AsyncClient() as client:
+    async with plain_client() as client:
         answer = await client.get(f"{nodes[0].management_url}/api/queues/%2F/{queue}")
     name = answer.raise_for_status().json()["node"]
     return next(number for number, node in enumerate(nodes) if node.name == name)

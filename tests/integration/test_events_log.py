@@ -35,7 +35,7 @@ async def declared(broker: Broker, plan: Topology = PLAN) -> AsyncIterator[Publi
     """A log on *broker*, and a publisher."""
     async with broker.link() as link:
         assert await declare_log(link, plan) is None
-    async with Publisher(broker.url, name="test") as publisher:
+    async with Publisher(broker.url, name="test", timeout_seconds=60) as publisher:
         yield publisher
 
 
@@ -97,7 +97,7 @@ async def test_a_log_with_other_limits_is_used_as_it_is_and_reported(broker: Bro
     async with broker.link() as link:
         assert await declare_log(link, Topology((*PLAN.exchanges,), SMALL.log.queues, ())) is None
         said = await declare_log(link, PLAN)
-    async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
+    async with Publisher(broker.url, name="test", topology=PLAN, timeout_seconds=60) as publisher:
         await publisher.publish(activated(7))
 
     assert said
@@ -108,7 +108,7 @@ async def test_a_log_with_other_limits_is_used_as_it_is_and_reported(broker: Bro
 
 
 async def test_without_the_log_events_are_published_all_the_same(broker: Broker):
-    async with Publisher(broker.url, name="test", topology=PLAN) as publisher:
+    async with Publisher(broker.url, name="test", topology=PLAN, timeout_seconds=60) as publisher:
         await publisher.publish(activated(1))
 
     assert await diff(broker.url, PLAN.log) == [f"queue {EVENTS_LOG}: missing"]

@@ -58,7 +58,7 @@ async def broker(amqp_url: str) -> AsyncIterator[Broker]:
 
 @pytest.fixture(scope="module")
 async def publisher(broker: Broker) -> AsyncIterator[Publisher]:
-    async with Publisher(broker.url, name="test") as publisher:
+    async with Publisher(broker.url, name="test", timeout_seconds=60) as publisher:
         yield publisher
 
 

@@ -18,6 +18,7 @@ from services.extractor.picture import find_flaw
 from services.simulator.app import running
 from services.simulator.simulator import Simulator
 from shared.contract.errors import ModelswapError
+from tests.stack import plain_client
 
 TRAINER = f"/v1/models/ostris/flux-dev-lora-trainer/versions/{'e' * 64}/trainings"
 TOKEN = {"Authorization": "Bearer r8_simulator"}
@@ -76,14 +77,14 @@ async def replicate(request: pytest.FixtureRequest) -> AsyncIterator[Replicate]:
     simulator = Held(**getattr(request, "param", {}))
     async with (
         running(simulator) as url,
-        httpx.AsyncClient(base_url=url, headers=TOKEN, trust_env=False) as http,
+        plain_client(base_url=url, headers=TOKEN) as http,
     ):
         yield Replicate(simulator, http)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "r8_simulator"}])
 async def test_a_caller_must_show_a_token(replicate, headers):
-    async with httpx.AsyncClient(base_url=replicate.http.base_url, trust_env=False) as anybody:
+    async with plain_client(base_url=replicate.http.base_url) as anybody:
         answer = await anybody.get("/v1/account", headers=headers)
 
     assert answer.status_code == 401
@@ -224,7 +225,7 @@ async def test_a_run_ends_with_a_picture_that_anybody_can_fetch(replicate, form)
     created = await replicate.run(form.format(owner_name=owner_name, version_id=version_id))
     replicate.pass_time(27)
     ended = await replicate.get(f"/v1/predictions/{created['id']}")
-    async with httpx.AsyncClient(trust_env=False) as anybody:
+    async with plain_client() as anybody:
         image = await anybody.get(ended["output"][0])
 
     assert (created["status"], created["model"], created["version"]) == ("starting", owner_name, version_id)
@@ -289,7 +290,7 @@ async def test_a_caller_may_wait_for_the_end():
     simulator = Simulator(**knobs)
     async with (
         running(simulator) as url,
-        httpx.AsyncClient(base_url=url, headers=TOKEN, trust_env=False) as http,
+        plain_client(base_url=url, headers=TOKEN) as http,
     ):
         training = (await http.post(TRAINER, json={"destination": "acme/u-42", "input": {}})).json()
         async with asyncio.timeout(60):
@@ -394,7 +395,7 @@ async def test_a_call_that_failed_did_nothing(replicate):
 
 
 async def test_an_answer_can_be_slow(replicate):
-    await replicate.post("/_simulator/api-faults", {"delay_seconds": 0.5, "route": "account.get"})
+    await replicate.post("/_simulator/api-faults", {"delay_seconds": 5, "route": "account.get"})
     slow = asyncio.create_task(replicate.get("/v1/account"))
     quick = asyncio.create_task(replicate.get("/v1/trainings"))
 
@@ -465,12 +466,12 @@ async def test_it_says_that_it_is_ready(replicate):
 
 async def test_serving_leaves_nothing_behind():
     before = asyncio.all_tasks()
-    async with running(Simulator()) as url, httpx.AsyncClient(base_url=url, headers=TOKEN, trust_env=False) as http:
+    async with running(Simulator()) as url, plain_client(base_url=url, headers=TOKEN) as http:
         await http.get("/v1/account")
 
     assert asyncio.all_tasks() <= before
     with pytest.raises(httpx.ConnectError):
-        await httpx.AsyncClient(trust_env=False).get(url)
+        await plain_client().get(url)
 
 
 async def test_a_port_that_is_taken_is_named():
@@ -496,7 +497,7 @@ async def test_the_process_says_where_it_listens_and_stops_when_told():
     async with asyncio.timeout(60):
         while said.get("event") != "simulator.listening":
             said = json.loads(await process.stdout.readline())
-        async with httpx.AsyncClient(base_url=said["url"], headers=TOKEN, trust_env=False) as http:
+        async with plain_client(base_url=said["url"], headers=TOKEN) as http:
             answer = await http.get("/v1/webhooks/default/secret")
         process.send_signal(signal.SIGTERM)
         await process.communicate()

@@ -90,7 +90,7 @@ async def ops(broker_urls: Urls) -> AsyncIterator[Ops]:
         pytest.skip("the management API of this broker is not known")
     async with (
         Broker(broker_urls.amqp_url, PLAN) as broker,
-        Publisher(broker.url, name="test") as publisher,
+        Publisher(broker.url, name="test", timeout_seconds=60) as publisher,
         opened(broker_urls) as (api, management, audit),
     ):
         yield Ops(api, broker, publisher, management, audit)

@@ -163,7 +163,7 @@ async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue
         raise PermanentError("never")
 
     stopping = asyncio.Event()
-    async with users.broker, Publisher(users.url(process), name="test") as publisher:
+    async with users.broker, Publisher(users.url(process), name="test", timeout_seconds=60) as publisher:
         consumer = Consumer(
             users.url(process),
             queue=queue,
@@ -177,7 +177,7 @@ async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue
         )
         running = asyncio.create_task(consumer.run(stopping))
         source = "notifier" if process == "notifier" else "receiver"
-        async with Publisher(users.url(source), name="test") as sender:
+        async with Publisher(users.url(source), name="test", timeout_seconds=60) as sender:
             await sender.publish(to_message(wrap(event, source=source, now=now()), PLAN))
         await users.broker.wait_for(DEAD_QUEUE)
         stopping.set()
@@ -187,7 +187,7 @@ async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue
 
 
 async def test_the_notifier_can_read_the_log(users):
-    async with Publisher(users.url("state"), name="test") as publisher:
+    async with Publisher(users.url("state"), name="test", timeout_seconds=60) as publisher:
         await publisher.publish(to_message(wrap(activated("ann", 1), source="state", now=now()), PLAN))
 
     async with opened_log(users.url("notifier"), "test", 0) as events:
@@ -208,7 +208,7 @@ async def test_a_process_that_may_not_declare_the_log_reports_no_trouble_with_it
 
 
 async def test_ops_can_publish_to_the_queue_where_a_message_failed(users):
-    async with Publisher(users.url("ops"), name="test") as publisher:
+    async with Publisher(users.url("ops"), name="test", timeout_seconds=60) as publisher:
         await publisher.publish(
             Outgoing(exchange="", routing_key=EXTRACTOR_QUEUE, body=b"{}", headers={}, mandatory=True)
         )
