@@ -18,7 +18,7 @@ from shared.runtime import tracing
 from shared.runtime.span import NO_SPAN, Context
 
 #: A trace has ended when what was expected is there, so this only bounds a test that fails.
-_SECONDS = 30
+_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,14 @@ class Collector:
                 if found:
                     return min(found, key=lambda span: span.began).trace_id
                 await asyncio.sleep(0.05)
+
+    async def span(self, name: str) -> Span:
+        """The only span of that name, as soon as it is here."""
+        async with asyncio.timeout(_SECONDS):
+            while not (found := [span for span in self.spans if span.name == name]):
+                await asyncio.sleep(0.05)
+        (only,) = found
+        return only
 
     def tree(self, trace_id: str) -> str:
         """
@@ -136,6 +144,8 @@ def tracing_here(service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coll
     with collecting() as collector:
         for name, value in collector.environment.items():
             monkeypatch.setenv(name, value)
+        # A process may not wait for a slow collector; a test does.
+        monkeypatch.setattr("shared.runtime.opentelemetry_spans._STOP_SECONDS", 60.0)
         tracing.start(service)
         try:
             yield collector

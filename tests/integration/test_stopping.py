@@ -17,7 +17,7 @@ from tests.stack import SERVICES, Process, Stack
 
 _DRAIN_SECONDS: Final = 3.0
 #: A process must be gone two seconds after its drain, whatever its servers do; this machine may be busy.
-_GONE_SECONDS: Final = _DRAIN_SECONDS + 5
+_GONE_SECONDS: Final = _DRAIN_SECONDS + 15
 
 #: The class and the method of an AMQP frame: a client that sends it hears nothing any more.
 _DECLARE_EXCHANGE: Final = b"\x00\x28\x00\x0a"
