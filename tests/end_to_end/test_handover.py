@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
 
@@ -31,9 +32,9 @@ from tests.stack import API_TOKEN, OPS_TOKEN, Process, Stack, free_port, plain_c
 from tests.state import connected
 from tests.webhooks import Endpoint
 
-#: From the end of the one to the end of the work that the other takes over, on a machine that may be busy. Postgres
-#: lets go of what a frozen one holds after seven seconds.
-MOST_SECONDS: Final = {"killed": 10.0, "frozen": 20.0}
+#: From the end of the one to the end of the work that the other takes over. The runbook promises ten seconds, and a
+#: busy machine takes longer; without a handover, it never ends.
+MOST_SECONDS: Final = 60.0
 _LOCKED: Final = """
     SELECT EXISTS (
         SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -41,7 +42,9 @@ _LOCKED: Final = """
           AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended($1, 0)
     )
 """
-_CLAIMED: Final = "SELECT EXISTS (SELECT FROM ops.replay_letters WHERE claimed_until IS NOT NULL)"
+_CLAIMED_FOR: Final = """
+    SELECT max(claimed_until) - clock_timestamp() FROM ops.replay_letters WHERE claimed_until > clock_timestamp()
+"""
 _SENT: Final = "SELECT outcome <> 'waiting' FROM ops.replay_letters WHERE replay_id = $1"
 _STORED: Final = "SELECT EXISTS (SELECT FROM notifier.deliveries WHERE endpoint_id = $1)"
 _IS_DUE: Final = "UPDATE ops.reconciliation SET last_success_at = NULL RETURNING true"
@@ -84,7 +87,7 @@ class Strike:
                 twin.process.kill()
         took = time.monotonic() - begun
         self.say(f"{work}, {self.name}: handed over in {took:.1f} s")
-        assert took < MOST_SECONDS[self.name]
+        assert took < MOST_SECONDS
 
 
 @pytest.fixture(params=["killed", "frozen"])
@@ -117,7 +120,7 @@ async def doubled(stack: Stack, name: str, setting: str) -> AsyncIterator[Twin]:
         url = f"http://127.0.0.1:{port}"
         token = OPS_TOKEN if name == "ops" else API_TOKEN
         second.start()
-        async with plain_client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as api:
+        async with plain_client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as api:
 
             async def is_ready() -> bool:
                 with contextlib.suppress(httpx.TransportError):
@@ -140,10 +143,12 @@ def frozen(process: Process) -> Iterator[None]:
         os.kill(process.pid, signal.SIGCONT)
 
 
-async def until(is_so: Callable[[], Awaitable[object]]) -> None:
+async def until(is_so: Callable[[], Awaitable[object]]) -> Any:
+    """Wait until the answer is true; returns it."""
     async with asyncio.timeout(120):
-        while not await is_so():
+        while not (found := await is_so()):
             await asyncio.sleep(0.05)
+    return found
 
 
 @pytest.fixture
@@ -216,9 +221,11 @@ async def test_the_replay_engine_is_handed_over(stack: Stack, simulator: Simulat
         with frozen(stack.processes["ops"]):
             twin.proxy.hold()
             replay = await twin.post("/replays", {"letters": [letter["number"]], "reason": "perhaps it heals"})
-            await until(lambda: database.fetchval(_CLAIMED))
+            claimed_for = await until(lambda: database.fetchval(_CLAIMED_FOR))
 
         await strike.measure("replay engine", twin, lambda: database.fetchval(_SENT, replay["id"]))
+    # A dead process keeps nothing for longer.
+    assert claimed_for < timedelta(seconds=10)
 
 
 async def test_the_reader_of_the_events_log_is_handed_over(stack: Stack, database, user, strike):
