@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from playwright.async_api import BrowserContext, Locator, Page, expect
+from playwright.async_api import TimeoutError as TimedOut
 
 from tests.stack import OPS_TOKEN
 
@@ -26,6 +29,8 @@ async def sign_in(context: BrowserContext, token: str = OPS_TOKEN) -> Page:
     await page.get_by_label("Token").fill(token)
     await page.get_by_role("button", name="Sign in").click()
     await expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    # Keys do nothing before the page's script has run.
+    await page.wait_for_load_state()
     return page
 
 
@@ -96,8 +101,15 @@ class Keyboard:
         await self._key("Enter")
 
     async def go_to(self, key: str, _: str) -> None:
-        await self._key("g")
-        await self._key(key)
+        before = self.page.url
+        self.effort += 2
+        async with asyncio.timeout(_PATIENCE_MS / 1000):
+            # The page forgets the first key if the second one comes too late, as on a busy machine.
+            while self.page.url == before:
+                await self.page.keyboard.press("g")
+                await self.page.keyboard.press(key)
+                with contextlib.suppress(TimedOut):
+                    await self.page.wait_for_url(lambda url: url != before, timeout=_PATIENCE_MS / 6)
 
     async def _reach(self, target: Locator) -> None:
         """Press Tab until *target* has the focus."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import httpx
 import jsonschema_rs
 import pytest
 
@@ -21,8 +22,8 @@ from shared.contract.topology import STATE_QUEUE
 from shared.replicate.client import Replicate
 from tests.broker import Message
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED
-from tests.end_to_end.test_walk import TRAINER, deliver, start, told
-from tests.stack import REPLICATE_TOKEN, Stack
+from tests.end_to_end.test_walk import TRAINER, deliver, register, start, told
+from tests.stack import REPLICATE_TOKEN, Stack, insist
 
 #: More calls than the extractor makes before it gives up, and fewer than it makes when it is asked again as well.
 GIVES_UP: Final = 10
@@ -41,10 +42,20 @@ def order(simulator: Simulator, **faults: Any) -> None:
 
 
 async def post(stack: Stack, path: str, status: int, body: Any = None) -> dict[str, Any]:
-    answer = await stack.api.post(path, json=body)
+    key = {"Idempotency-Key": uuid4().hex}
+    answer = await insist(lambda: stack.api.post(path, json=body, headers=key))
     assert answer.status_code == status, answer.text
     said: dict[str, Any] = answer.json()
     return said
+
+
+async def succeed(
+    stack: Stack, training: str, user: str, version: str = RECORDED, *, webhook: str = "/webhooks/replicate"
+) -> None:
+    """Replicate says that a training made a version."""
+    body = {"id": training, "status": "succeeded", "output": {"version": f"acme/{user}:{version}"}, "webhook": webhook}
+    path = httpx.URL(webhook).raw_path.decode()
+    await deliver(stack, json.dumps(body).encode(), f"msg-{training}", path=path)
 
 
 @pytest.mark.parametrize("by", ["training", "user"])
@@ -104,7 +115,7 @@ async def test_a_bare_version_is_completed_from_the_registration(stack, simulato
     async with Replicate(REPLICATE_TOKEN, stack.environment["MODELSWAP_REPLICATE_API_URL"]) as replicate:
         webhook = f"{stack.url('receiver')}/webhooks/replicate"
         begun = await replicate.create_training(trainer, destination, {"steps": 1000}, webhook, ("start", "completed"))
-    await stack.api.put(f"/v1/trainings/{begun.id}", json={"user_id": user, "destination": str(destination)})
+    await register(stack, begun.id, user, str(destination))
 
     ended = await stack.until_stage(begun.id, "active")
 
@@ -114,7 +125,7 @@ async def test_a_bare_version_is_completed_from_the_registration(stack, simulato
 
 async def test_completing_a_version_uses_the_webhooks_output(stack, user):
     training = f"t-{user}"
-    await stack.api.put(f"/v1/trainings/{training}", json={"user_id": user, "destination": f"acme/{user}"})
+    await register(stack, training, user, f"acme/{user}")
     body = {"id": training, "status": "succeeded", "output": RECORDED}
 
     await deliver(stack, json.dumps(body).encode(), f"msg-{user}")
@@ -137,19 +148,18 @@ async def test_a_training_is_canceled_when_replicate_says_so(stack, simulator, u
     assert again.status_code == 409
 
 
-async def test_a_rollback_beats_older_trainings_and_not_newer_ones(stack, simulator, user):
+async def test_a_rollback_beats_older_trainings_and_not_newer_ones(stack, user):
     old, new = [await start(stack, user) for _ in range(2)]
     for each in (old, new):
         await stack.until_stage(each["training_id"], "active", "replaced", "superseded")
     await stack.until_stage(new["training_id"], "active")
-    # Ten real seconds, which is long after the rollback.
-    order(simulator, duration_seconds=3000)
-    late = await start(stack, user)
-    await stack.until_stage(late["training_id"], "running")
+    late = f"late-{user}"
+    await register(stack, late, user, f"acme/{user}")
     reference = (await stack.training(old["training_id"]))["reference"]
 
     rolled = await post(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark", "to": reference})
-    await stack.until_stage(late["training_id"], "superseded")
+    await succeed(stack, late, user)
+    await stack.until_stage(late, "superseded")
     kept = await stack.model(user)
     newest = await start(stack, user)
     await stack.until_stage(newest["training_id"], "active")
@@ -166,9 +176,8 @@ async def test_a_rollback_beats_older_trainings_and_not_newer_ones(stack, simula
 async def test_a_rollback_is_told_to_whoever_subscribes(stack, user):
     for number, version in enumerate((RECORDED, SELF_STARTED)):
         training = f"t{number}-{user}"
-        await stack.api.put(f"/v1/trainings/{training}", json={"user_id": user, "destination": f"acme/{user}"})
-        body = {"id": training, "status": "succeeded", "output": {"version": f"acme/{user}:{version}"}}
-        await deliver(stack, json.dumps(body).encode(), f"msg-{training}")
+        await register(stack, training, user, f"acme/{user}")
+        await succeed(stack, training, user, version)
         await stack.until_stage(training, "active")
 
     async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
@@ -190,17 +199,18 @@ async def test_a_rollback_is_told_to_whoever_subscribes(stack, user):
 async def test_every_public_event_is_sent_as_the_documents_say(stack, simulator, user):
     sent: dict[str, Message] = {}
     async with stack.broker.subscribed(EVENTS_EXCHANGE, "#") as queue:
-        # Five real seconds, which is long after the newer one.
-        order(simulator, duration_seconds=1500)
-        late = await start(stack, user)
+        late = f"late-{user}"
+        asked = {"user_id": user, "destination": f"acme/{user}", "start": False}
+        webhook = (await post(stack, "/v1/trainings", 201, asked))["webhook_url"]
         new = await start(stack, user)
         await stack.until_stage(new["training_id"], "active")
-        await stack.until_stage(late["training_id"], "superseded")
+        await succeed(stack, late, user, webhook=webhook)
+        await stack.until_stage(late, "superseded")
         await post(stack, f"/v1/users/{user}/model/withdraw", 200, {"reason": "not hers"})
         order(simulator, output="no version at all")
         vain = await start(stack, user)
         await stack.until_stage(vain["training_id"], "unverified")
-        trainings = {each["training_id"] for each in (late, new, vain)}
+        trainings = {late, new["training_id"], vain["training_id"]}
         while sent.keys() != PUBLIC.keys():
             message = await stack.broker.wait_for(queue)
             if json.loads(message.body)["training_id"] in trainings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 
 import pytest
@@ -53,7 +54,7 @@ async def test_watching_goes_on_when_the_api_is_restarted(shell, stack, user):
     training = f"t-{user}"
     await trigger(shell, stack, "training.started", training, user)
 
-    async with shell.started("trainings", "watch", training) as process, asyncio.timeout(60):
+    async with shell.started("trainings", "watch", training) as process, asyncio.timeout(240):
         begun = await process.stdout.readline()
         stack.processes["state"].kill()
         told = await process.stderr.readline()
@@ -70,9 +71,15 @@ async def test_watching_goes_on_when_the_api_is_restarted(shell, stack, user):
 
 
 async def test_a_healthy_product_passes_every_check(shell):
-    findings = await shell.json("doctor")
+    # A busy machine may be examined again; what is broken stays so.
+    async with asyncio.timeout(240):
+        while True:
+            code, out, err = await shell.run("doctor", "-o", "json")
+            wrong = [finding for finding in json.loads(out) if finding["status"] != "ok"]
+            if not any(re.search(r"it hangs|in time|\b503\b", finding["detail"]) for finding in wrong):
+                break
 
-    assert {finding["status"] for finding in findings} == {"ok"}
+    assert (code, err, wrong) == (0, "", [])
     assert await shell.json("topology", "diff") == []
     assert all(migration["applied_at"] for migration in await shell.json("db", "status"))
 

@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import httpx
 import pytest
 
 from services.cli.local.check import OK, WARNING, WRONG, Finding
@@ -25,7 +24,7 @@ from shared.runtime.ports import free_ports
 from shared.runtime.settings import StateSettings
 from tests.databases import empty_database
 from tests.servers import Urls
-from tests.stack import Stack
+from tests.stack import Stack, plain_client
 from tests.state import connected
 
 #: What a break changes in the environment that the doctor sees.
@@ -161,6 +160,10 @@ def nodes(said: str) -> Break:
 
 def process(broken: Callable[[Stack, str], AbstractAsyncContextManager[Changed]], name: str) -> Break:
     return lambda stack, _: broken(stack, name)
+
+
+#: What a finding says of something that did not answer in time.
+_LATE: Final = r"it hangs|in time|\b503\b|Timeout"
 
 
 @dataclass(frozen=True)
@@ -300,8 +303,18 @@ def seen(stack: Stack) -> dict[str, str]:
     return {**stack.environment, **{f"MODELSWAP_{name}": url for name, url in urls.items()}}
 
 
+async def examined(environment: dict[str, str], expected: Callable[[Finding], bool]) -> list[Finding]:
+    """Examine, again while anything but what is *expected* is late, as on a busy machine."""
+    async with asyncio.timeout(240):
+        while True:
+            findings = await examine(environment)
+            late = [each for each in findings if each.status != OK and re.search(_LATE, each.detail)]
+            if all(map(expected, late)):
+                return findings
+
+
 async def test_a_sound_stack_has_no_finding(stack: Stack):
-    findings = await examine(seen(stack))
+    findings = await examined(seen(stack), lambda _: False)
 
     assert [finding for finding in findings if finding.status != OK] == []
     (detail,) = [finding.detail for finding in findings if finding.check == "topology"]
@@ -312,7 +325,8 @@ async def test_with_the_management_api_bindings_are_looked_at(stack: Stack, serv
     if not servers.management_url:
         pytest.skip("the management API of this broker is not known")
 
-    findings = await examine({**seen(stack), "MODELSWAP_MANAGEMENT_URL": servers.management_url})
+    settings = {**seen(stack), "MODELSWAP_MANAGEMENT_URL": servers.management_url}
+    findings = await examined(settings, lambda _: False)
 
     (finding,) = [finding for finding in findings if finding.check == "topology"]
     assert (finding.status, finding.detail) == (OK, "every exchange, queue, binding and user is as planned")
@@ -320,7 +334,7 @@ async def test_with_the_management_api_bindings_are_looked_at(stack: Stack, serv
 
 async def refused(stack: Stack) -> dict[str, float]:
     """How many webhooks the receiver refused, by result."""
-    async with httpx.AsyncClient(base_url=stack.url("receiver")) as http:
+    async with plain_client(base_url=stack.url("receiver")) as http:
         text = (await http.get("/metrics")).text
     counts = re.findall(r'^modelswap_webhooks_total{result="(\w+)"} (\S+)$', text, re.MULTILINE)
     return {result: float(count) for result, count in counts if result != "accepted"}
@@ -338,8 +352,11 @@ async def test_a_doctor_counts_as_no_refused_webhook(stack: Stack):
 async def test_what_is_broken_is_named_with_its_remedy(name: str, stack: Stack, servers: Urls):
     case = CASES[name]
 
-    async with case.broken(stack, servers) as changes, asyncio.timeout(60):
-        findings = await examine({**seen(stack), **changes})
+    async with case.broken(stack, servers) as changes:
+        # Of the others, many are a consequence.
+        findings = await examined(
+            {**seen(stack), **changes}, lambda each: each.check != case.check or case.detail in each.detail
+        )
 
     (found,) = [finding for finding in findings if finding.check == case.check]
     assert (found.check, found.status) == (case.check, case.status)

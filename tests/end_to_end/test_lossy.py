@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
@@ -41,9 +42,12 @@ async def test_trainings_become_models_without_the_progress_queue(servers: Urls,
         receiver, state = await readiness(stack, "receiver"), await readiness(stack, "state")
         lost = await dropped(stack)
         proxy.heal()
-        seen: list[Sent] = []
-        again = await start(stack, "bob")
-        await follow_to_the_end(stack.api, again["ref"], seen)
+        async with asyncio.timeout(240):
+            while (await readiness(stack, "state"))[1]["progress"] != "ok":
+                await asyncio.sleep(0.1)
+            seen: list[Sent] = []
+            again = await start(stack, "bob")
+            await follow_to_the_end(stack.api, again["ref"], seen)
 
     assert webhooks == {202}
     assert lost > 0

@@ -13,7 +13,7 @@ from tests.sse import Sent, follow_to_the_end
 
 async def test_followed_progress_only_rises_across_restarts(servers: Urls, tmp_path: Path):
     seen: list[Sent] = []
-    settings = {"MODELSWAP_DRAIN_SECONDS": "30"}
+    settings = {"MODELSWAP_DRAIN_SECONDS": "120"}
 
     async def until_shown(percent: int) -> None:
         while not seen or seen[-1].training["progress"] < percent:
@@ -23,7 +23,7 @@ async def test_followed_progress_only_rises_across_restarts(servers: Urls, tmp_p
         open_stack(
             tmp_path, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=settings, speed=30.0
         ) as (stack, _),
-        asyncio.timeout(120),
+        asyncio.timeout(300),
     ):
         begun = await start(stack, "ada")
         following = asyncio.create_task(follow_to_the_end(stack.api, begun["ref"], seen))
@@ -45,4 +45,4 @@ async def test_followed_progress_only_rises_across_restarts(servers: Urls, tmp_p
     assert len({sent.id for sent in seen}) == len(seen)
     # The stream was open.
     assert stopped == 0
-    assert took < 15
+    assert took < 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from uuid import uuid4
@@ -14,6 +15,7 @@ from tests.collector import Collector, collecting
 from tests.end_to_end.conftest import SELF_STARTED, open_stack
 from tests.end_to_end.test_logs import TRACE, TRAINER, complete, register
 from tests.end_to_end.test_replays import planted_bug, say, until
+from tests.end_to_end.test_walk import told
 from tests.servers import Urls
 from tests.stack import API_TOKEN, OPS_TOKEN, REPLICATE_TOKEN, SERVICES, Stack, plain_client
 from tests.webhooks import Endpoint
@@ -209,8 +211,8 @@ def lines_of(stack: Stack, training_id: str) -> list[dict[str, Any]]:
 
 async def test_a_training_is_one_trace_up_to_its_subscribers(stack, collector):
     async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
-        _, training_id = await train(stack)
-        activated = await stack.broker.wait_for(queue)
+        user, training_id = await train(stack)
+        activated = await told(stack, queue, user, 1)
     _, trace_id, publish_id, _ = activated.headers["traceparent"].split("-")
 
     await collector.until_tree(trace_id, WALK)
@@ -274,7 +276,7 @@ async def test_a_replay_names_the_trace_that_failed(stack, collector):
     replay = await say(stack, "/replays", {"letters": [line["number"]], "reason": "mended"})
     await until(stack, replay, "done")
 
-    (began,) = [span for span in collector.spans if span.name == "replay"]
+    began = await collector.span("replay")
     await collector.until_tree(began.trace_id, REPLAYED)
     assert letter["trace_id"] == failed_id
     (link,) = began.links
@@ -284,8 +286,11 @@ async def test_a_replay_names_the_trace_that_failed(stack, collector):
         if span.trace_id == failed_id and span.name == "publish modelswap.dead:modelswap.extractor"
     ]
     assert link == (failed_id, dead.span_id)
-    told = [line for line in lines_of(stack, training_id) if line["service"] == "ops"]
-    assert [(line["event"], line["trace_id"]) for line in told] == [
+    async with asyncio.timeout(60):
+        # A line may follow what it tells of.
+        while len(lines := [line for line in lines_of(stack, training_id) if line["service"] == "ops"]) < 3:
+            await asyncio.sleep(0.05)
+    assert [(line["event"], line["trace_id"]) for line in lines] == [
         ("dead_letter.kept", failed_id),
         ("dead_letter.replayed", began.trace_id),
         ("delivery.handled", began.trace_id),
@@ -327,7 +332,7 @@ async def test_a_rollback_is_one_trace_up_to_its_subscribers(stack, collector):
     async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
         asked = {"reason": "blurred"}
         answer = await stack.api.post(f"/v1/users/{user}/model/rollback", json=asked, headers=headers)
-        activated = await stack.broker.wait_for(queue)
+        activated = await told(stack, queue, user, 3)
 
     answer.raise_for_status()
     assert activated.headers["traceparent"].split("-")[1] == trace_id
