@@ -35,6 +35,12 @@ async def broker(amqp_url: str, monkeypatch: pytest.MonkeyPatch) -> Broker:
     return broker
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No log is empty here: one that sends nothing is on a busy machine."""
+    monkeypatch.setattr("services.cli.events.log._EMPTY_SECONDS", 60.0)
+
+
 @pytest.fixture
 def user() -> str:
     """A user whose events only one test publishes."""
@@ -52,7 +58,7 @@ def withdrawn(user: str, generation: int) -> Event:
 
 
 async def publish(broker: Broker, *events: Event) -> None:
-    async with Publisher(broker.url, name="test") as publisher:
+    async with Publisher(broker.url, name="test", timeout_seconds=60) as publisher:
         for event in events:
             await publisher.publish(to_message(wrap(event, source="test", now=now()), PLAN))
 

@@ -32,8 +32,9 @@ from shared.replicate.webhook_url import webhook_url
 from shared.runtime import tracing
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
-from shared.runtime.postgres import Pool, connect_pool
+from shared.runtime.postgres import Pool
 from tests.collector import tracing_here
+from tests.databases import opened_pool
 from tests.state import connected
 
 HOUR: Final = timedelta(hours=1)
@@ -44,9 +45,8 @@ OUTPUT: Final = {"version": "acme/ann:" + "a" * 64}
 
 @pytest.fixture
 async def pool(database_url: str) -> AsyncIterator[Pool]:
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=4)
-    yield pool
-    pool.terminate()
+    async with opened_pool(database_url, role=ROLE) as pool:
+        yield pool
 
 
 @pytest.fixture
@@ -577,7 +577,10 @@ async def test_a_round_that_fails_lets_the_next_process_work(store: Store):
 
 
 async def test_no_transaction_is_open_while_one_process_works(store: Store, database_url: str):
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
+    query = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND backend_type = 'client backend' AND xact_start IS NOT NULL
+    """
     async with store.alone() as turn:
         # One is the transaction of the query itself.
         found = await rows(database_url, query)

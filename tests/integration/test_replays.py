@@ -632,13 +632,13 @@ async def test_no_transaction_is_open_while_letters_are_published(database_url, 
 
 async def test_a_dry_run_keeps_its_rate_whoever_wakes_it(database_url, store):
     record, _ = await store.create(order(await archive_many(database_url, 3), is_dry_run=True))
-    work = Work(record.id, Status.PREVIEWING, is_undoing=False, rate_per_second=0.5, trouble="")
+    work = Work(record.id, Status.PREVIEWING, is_undoing=False, rate_per_second=0.01, trouble="")
     previewer = Previewer(store, Answering(), SetAside("test"))
 
     rounds = [await previewer.round(work) for _ in range(3)]
 
     waits = [each.seconds for each in rounds if each and each.seconds]
-    assert 2 >= waits[0] > waits[1] > waits[2] > 0
+    assert 100 >= waits[0] > waits[1] > waits[2] > 0
     found = await store.find(record.id)
     assert found is not None
     assert sum(found.predictions.values()) == 1

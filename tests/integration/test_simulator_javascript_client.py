@@ -45,14 +45,19 @@ async def calls(modules: Path) -> Calls:
     simulator = Simulator(speed=1000, boot_seconds=5, duration_seconds=20, auto_destinations=False)
     simulator.order(FaultOrder(destination="acme/slow", duration_seconds=1_000_000))
     simulator.order(FaultOrder(destination="acme/stuck", prediction="never_starts"))
-    async with running(simulator) as url, asyncio.timeout(60):
+    async with running(simulator) as url, asyncio.timeout(240):
         process = await asyncio.create_subprocess_exec(
             *("node", SCRIPT, f"{url}/v1"),
             env={**os.environ, "NODE_PATH": str(modules)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        said, complained = await process.communicate()
+        try:
+            said, complained = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
     assert process.returncode == 0, complained.decode()
     return Calls(said.decode())
 

@@ -13,7 +13,7 @@ import pytest
 from services.state.rollback import WithdrawalOrder
 from services.state.store import ROLE, Store
 from services.state.store.snapshot import LIST_ALL, LIST_CHANGED
-from shared.runtime.postgres import acquired, connect_pool
+from tests.databases import plan_on_empty_tables
 from tests.integration.test_state_api import Replicate, problem, product
 from tests.state import connected, model_of, opened_store, ready, registration
 
@@ -209,20 +209,17 @@ async def test_a_cursor_of_something_else_is_refused(client, cursor):
 
 
 @pytest.mark.parametrize(
-    ("statement", "values", "indexes"),
+    ("statement", "parameters", "indexes"),
     [
-        (LIST_ALL, "NULL, NULL", ("user_models_pkey", "model_history_withdrawals_by_user")),
-        (LIST_CHANGED, "NULL, NULL, NULL, NULL", ("user_models_by_time", "model_history_withdrawals_by_time")),
+        (LIST_ALL, 2, ("user_models_pkey", "model_history_withdrawals_by_user")),
+        (LIST_CHANGED, 4, ("user_models_by_time", "model_history_withdrawals_by_time")),
     ],
     ids=["all", "changed"],
 )
-async def test_a_page_is_read_by_indexes_also_by_a_plan_made_on_empty_tables(database_url, statement, values, indexes):
-    pool = await connect_pool(database_url, application_name="test", role=ROLE, plans_once=True, min_size=1, max_size=1)
-    async with acquired(pool) as connection:
-        await connection.execute(f"PREPARE statement AS {statement}")
-        lines = await connection.fetch(f"EXPLAIN EXECUTE statement ({values})")
-    pool.terminate()
-    plan = "\n".join(line[0] for line in lines)
+async def test_a_page_is_read_by_indexes_also_by_a_plan_made_on_empty_tables(
+    migrated_database, statement, parameters, indexes
+):
+    plan = await plan_on_empty_tables(migrated_database, ROLE, statement, parameters)
 
     assert "Seq Scan" not in plan
     assert [index for index in indexes if index not in plan] == []

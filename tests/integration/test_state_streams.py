@@ -43,6 +43,7 @@ from tests.state import (
 )
 
 TOKEN = "token-of-the-product"
+_TICK_SECONDS = 0.05
 
 
 class Counting:
@@ -63,7 +64,7 @@ class Process:
     def __init__(self, store: Store, *, limit: int) -> None:
         self.stopping = asyncio.Event()
         self.store = Counting(store)
-        self.watcher = Watcher(self.store, self.stopping, limit=limit, tick_seconds=0.05)
+        self.watcher = Watcher(self.store, self.stopping, limit=limit, tick_seconds=_TICK_SECONDS)
         self.port = free_port()
         address = WebhookAddress("https://hooks.example.com", ["secret"])
         api = create_api(store, cast("Any", None), self.watcher, webhook=address, api_tokens=[TOKEN])
@@ -209,7 +210,7 @@ async def test_a_guess_moves_with_the_clock(store):
         first, second = await anext(stream), await anext(stream)
 
     assert (second.event, second.training["updated_at"]) == ("progress", first.training["updated_at"])
-    assert second.training["progress"] == first.training["progress"] + 1
+    assert second.training["progress"] > first.training["progress"]
 
 
 @pytest.mark.parametrize("clients", [1, 40])
@@ -225,11 +226,14 @@ async def test_however_many_clients_follow_a_tick_is_one_question(store, clients
         await process.until_followed_by(clients)
         process.store.asked.clear()
 
-        await asyncio.sleep(0.5)
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout(60):
+            while len(process.store.asked) < 5:
+                await asyncio.sleep(0.01)
 
-        asked = list(process.store.asked)
+        asked, took = list(process.store.asked), asyncio.get_running_loop().time() - began
 
-    assert 1 <= len(asked) <= 10
+    assert len(asked) <= 2 + took / _TICK_SECONDS
     assert set(asked) == {min(clients, 4)}
 
 
