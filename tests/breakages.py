@@ -66,9 +66,7 @@ class Broken:
 
     def notifier(self) -> httpx.AsyncClient:
         """The notifier's API, as the product."""
-        return plain_client(
-            base_url=self.stack.url("notifier"), headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=10
-        )
+        return plain_client(base_url=self.stack.url("notifier"), headers={"Authorization": f"Bearer {API_TOKEN}"})
 
     def limit_messages(self, size_bytes: int) -> None:
         """Have RabbitMQ refuse larger messages, on new connections."""

@@ -14,7 +14,7 @@ from services.simulator.requests import TrainingRequest
 from services.simulator.simulator import Simulator
 from services.simulator.training import Training
 from tests.end_to_end.test_walk import TRAINER
-from tests.stack import Stack
+from tests.stack import Stack, insist
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def ended(simulator: Simulator, user: str, *, outcome: Status = Status.SUC
 
 async def register(stack: Stack, training: Training, user: str) -> httpx.Response:
     body = {"user_id": user, "destination": training.destination}
-    return await stack.api.put(f"/v1/trainings/{training.id}", json=body)
+    return await insist(lambda: stack.api.put(f"/v1/trainings/{training.id}", json=body))
 
 
 async def test_what_ended_before_it_was_registered_becomes_active(stack: Stack, simulator: Simulator, user: str):

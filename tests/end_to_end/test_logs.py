@@ -14,7 +14,8 @@ from services.simulator.simulator import Simulator
 from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.end_to_end.conftest import SELF_STARTED
-from tests.stack import ROOT, SERVICES, WEBHOOK_SECRET, Stack, plain_client
+from tests.end_to_end.test_walk import start
+from tests.stack import ROOT, SERVICES, WEBHOOK_SECRET, Stack, insist, plain_client
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 TRACE: Final = uuid4().hex
@@ -37,7 +38,8 @@ WALK: Final = [
 async def register(stack: Stack, user: str) -> tuple[str, str]:
     """Register a training that the product starts by itself: its ref, and where its webhooks go to."""
     asked = {"user_id": user, "destination": f"acme/{user}", "start": False}
-    answer = await stack.api.post("/v1/trainings", json=asked)
+    key = {"Idempotency-Key": uuid4().hex}
+    answer = await insist(lambda: stack.api.post("/v1/trainings", json=asked, headers=key))
     answer.raise_for_status()
     registered = answer.json()
     return registered["ref"], registered["webhook_url"]
@@ -124,8 +126,7 @@ async def test_a_retry_asks_nobody_to_act(stack: Stack, simulator: Simulator):
 async def test_a_rollback_is_one_line_that_says_why(stack: Stack):
     user = f"user-{uuid4().hex[:8]}"
     for _ in range(2):
-        asked = {"user_id": user, "destination": f"acme/{user}", "trainer": TRAINER, "input": {"steps": 1000}}
-        begun = (await stack.api.post("/v1/trainings", json=asked)).raise_for_status().json()
+        begun = await start(stack, user)
         await stack.until_stage(begun["training_id"], "active")
     current = await stack.model(user)
     assert current is not None
