@@ -11,6 +11,8 @@ from typing import Final
 
 from services.cli.broker import broker_problems
 from services.cli.events.heard import Heard, is_of
+from services.cli.problem import Problem
+from shared.contract.topology import EVENTS_LOG
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.log_reader import OpenLog, offset_of, opened_log
 from shared.runtime.clock import now
@@ -51,16 +53,25 @@ class Wanted:
 
 
 async def read_to_end(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
-    """Yield the *wanted* events that are in the log now, oldest first."""
+    """
+    Yield the *wanted* events that are in the log now, oldest first.
+
+    Raises:
+        Problem: if RabbitMQ stops sending them.
+
+    """
     newest = await _find_newest(url)
     if newest is None or not wanted.is_late_enough(newest):
         return
     async with _opened(url, wanted.since or FIRST) as log:
-        async for delivery in _events(log):
-            if wanted.has(delivery):
-                yield Heard(delivery)
-            if offset_of(delivery) >= offset_of(newest):
-                return
+        while batch := await log.take(_LOOK_SECONDS):
+            for delivery in batch:
+                if wanted.has(delivery):
+                    yield Heard(delivery)
+                if offset_of(delivery) >= offset_of(newest):
+                    return
+            log.ack(batch[-1])
+    raise Problem(f"RabbitMQ sent nothing more of {EVENTS_LOG} for {_LOOK_SECONDS:g} s", then="type it again")
 
 
 async def _find_newest(url: str) -> Delivery | None:
@@ -79,9 +90,12 @@ async def _find_newest(url: str) -> Delivery | None:
 async def follow(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
     """Yield the *wanted* events from their time on, else those that are published from now on, without an end."""
     async with _opened(url, wanted.since or NEXT) as log:
-        async for delivery in _events(log):
-            if wanted.has(delivery):
-                yield Heard(delivery)
+        while True:
+            if batch := await log.take(_LOOK_SECONDS):
+                for delivery in batch:
+                    if wanted.has(delivery):
+                        yield Heard(delivery)
+                log.ack(batch[-1])
 
 
 @asynccontextmanager
@@ -89,14 +103,6 @@ async def _opened(url: str, offset: str | datetime) -> AsyncIterator[OpenLog]:
     with broker_problems():
         async with opened_log(url, _NAME, offset) as log:
             yield log
-
-
-async def _events(log: OpenLog) -> AsyncIterator[Delivery]:
-    while True:
-        if batch := await log.take(_LOOK_SECONDS):
-            for delivery in batch:
-                yield delivery
-            log.ack(batch[-1])
 
 
 def _user_of(delivery: Delivery) -> object:
