@@ -66,8 +66,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # One that waits for ever fails, and the others go on, long before `faulthandler_timeout` ends all of them.
-    seconds = float(config.getini("faulthandler_timeout")) * 2 / 3
+    # One that waits for ever fails, and the others go on, before `faulthandler_timeout` ends all of them.
+    seconds = float(config.getini("faulthandler_timeout")) - 30
     for item in items:
         fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):

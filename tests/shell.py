@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tests.forks import Piped, piped
 
-_PATIENCE_SECONDS: Final = 120
+_PATIENCE_SECONDS: Final = 240
 
 
 class Shell:

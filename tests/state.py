@@ -142,7 +142,7 @@ async def execute(database_url: str, statement: str, *values: Any) -> None:
 
 async def until_blocked_by(database_url: str, pid: int) -> None:
     """Wait until another session waits for a lock of the one with this *pid*."""
-    async with connected(database_url) as connection, asyncio.timeout(30):
+    async with connected(database_url) as connection, asyncio.timeout(60):
         waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid)))"
         while not await connection.fetchval(waits, pid):
             await asyncio.sleep(0.01)

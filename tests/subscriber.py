@@ -31,7 +31,7 @@ NAME: Final = "test"
 #: What each snapshot says to ask the next one for.
 SINCE: Final = "2026-11-28T11:55:00Z"
 _PAGE_SIZE: Final = 2
-_PATIENCE_SECONDS: Final = 30
+_PATIENCE_SECONDS: Final = 60
 
 
 def activated(user: str, generation: int) -> ModelActivated:

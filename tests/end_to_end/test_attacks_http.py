@@ -27,12 +27,12 @@ pytestmark = pytest.mark.attack
 
 MOST_MB: Final = 16
 #: An orchestrator asks several times; most of this is for a busy machine, whose client and servers share its cores.
-LIVEZ_SECONDS: Final = 30
+LIVEZ_SECONDS: Final = 60
 HEADER_SECONDS: Final = 3
 #: How long an answer may take on a busy machine; without the flood it takes milliseconds.
 PATIENCE_SECONDS: Final = 60
 #: How long after its deadline a connection may be closed, on a busy machine.
-CLOSED_SECONDS: Final = 15
+CLOSED_SECONDS: Final = 60
 #: Of each process: more than it takes.
 CONNECTIONS: Final = 1_250
 _DESCRIPTORS: Final = len(SERVICES) * CONNECTIONS + 500
@@ -130,7 +130,7 @@ async def unharmed(stack: Stack) -> AsyncIterator[None]:
 def pour(port: int, begin: bytes, more: bytes, size: int) -> None:
     """Send *begin* and *size* bytes of *more*, until the server has had enough."""
     piece = more * (64 * 1024 // len(more))
-    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(begin)
         for _ in range(size // len(piece)):
             client.sendall(piece)
@@ -146,7 +146,7 @@ def hold(port: int, first: bytes) -> list[socket.socket]:
     """Open as many connections as there are in a flood, and say *first* on each."""
     held = []
     for _ in range(CONNECTIONS):
-        held.append(socket.create_connection(("127.0.0.1", port), timeout=30))
+        held.append(socket.create_connection(("127.0.0.1", port), timeout=60))
         say(held[-1], first)
     return held
 

@@ -63,7 +63,7 @@ async def test_a_browser_is_given_a_private_file_not_the_link(tmp_path):
 async def test_the_file_is_removed_when_the_link_has_expired(tmp_path):
     await shown(tmp_path, code=0, lasts_seconds=0.2)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while any((tmp_path / "tmp").iterdir()):
             await asyncio.sleep(0.05)
     assert "the-code" in (tmp_path / "page").read_text()

@@ -22,7 +22,7 @@ def modelswap(*arguments: str, given: bytes = b"") -> subprocess.CompletedProces
         input=given,
         capture_output=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -65,7 +65,7 @@ def test_serving_a_process_is_running_its_module():
 def test_a_filter_ends_well_when_nobody_reads_on():
     command = f'yes "{{}}" | (timeout 50 {sys.executable} -m services.cli progress; echo "code $?" >&2) | head -n 1'
 
-    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT, timeout=180, check=False)
 
     assert json.loads(done.stdout) == {"id": None, "progress": None, "step": None, "total": None}
     assert done.stderr == b"code 0\n"
@@ -76,7 +76,7 @@ def test_a_filter_ends_well_when_nobody_reads_on():
 def test_a_filter_without_standard_input_or_output_ends(name, closed):
     command = f"{sys.executable} -m services.cli {name} {closed}"
 
-    done = subprocess.run(["sh", "-c", command], input=b"{}\n", capture_output=True, cwd=ROOT, timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", command], input=b"{}\n", capture_output=True, cwd=ROOT, timeout=180, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
@@ -254,7 +254,7 @@ def test_bash_completes_a_command_once_it_is_installed(tmp_path):
     environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     done = subprocess.run(
-        ["bash", "--norc", "-c", script], capture_output=True, cwd=ROOT, env=environment, timeout=60, check=False
+        ["bash", "--norc", "-c", script], capture_output=True, cwd=ROOT, env=environment, timeout=180, check=False
     )
 
     assert done.stderr == b""
@@ -296,7 +296,7 @@ sys.exit(main(["ask"]))
             assert more, seen
             seen += more
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()

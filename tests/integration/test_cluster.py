@@ -135,7 +135,7 @@ async def test_a_node_freezes_and_public_events_wait_until_it_counts_as_down(say
         os.kill(frozen.pid, signal.SIGCONT)
 
     say(f"without the log's leader, which is frozen, confirmed after {seconds:.0f} s")
-    assert seconds < 40
+    assert seconds < 100
 
 
 @pytest.mark.parametrize("series", RABBITMQ_SERIES)

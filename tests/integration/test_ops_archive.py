@@ -74,7 +74,7 @@ async def keeping(broker: Broker, publisher: Publisher, keep: Any, **options: An
         yield consumer
     finally:
         stopping.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
 async def trainings(store: Store) -> list[str]:

@@ -127,7 +127,7 @@ async def until(
     ask: Callable[[], Awaitable[dict[str, Any]]], is_so: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any]:
     """Ask until it is so: RabbitMQ counts every five seconds."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while not is_so(answer := await ask()):
             await asyncio.sleep(0.1)
     return answer

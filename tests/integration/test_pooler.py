@@ -67,7 +67,7 @@ server_login_retry = 1
     )
     pgbouncer.start()
     try:
-        pgbouncer.wait_until(lambda: is_open(port), timeout_seconds=20)
+        pgbouncer.wait_until(lambda: is_open(port), timeout_seconds=60)
         yield f"postgresql://modelswap@127.0.0.1:{port}/{name}"
     finally:
         pgbouncer.end()

@@ -97,7 +97,7 @@ async def test_state_prunes_without_a_pause_while_much_is_old():
 async def test_the_notifier_prunes_without_a_pause_while_much_is_old():
     tables = Tables(old=2500)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         relay = Relay(cast("Any", tables), cast("Any", None), now=now, lost_after=timedelta(hours=1))
         await relay.keep_in_order(tables.stopping)
 

@@ -579,7 +579,9 @@ async def test_one_process_at_a_time_sends(database_url, store):
     seen = await store.progress(record.id)
     assert seen is not None
 
-    batches = await asyncio.gather(*(store.claim(record.id, limit=1, next_at=seen.next_at) for _ in range(4)))
+    batches = await asyncio.gather(
+        *(store.claim(record.id, limit=1, next_at=seen.next_at, seconds=60) for _ in range(4))
+    )
     after = await store.progress(record.id)
 
     assert sorted(map(len, batches)) == [0, 0, 0, 1]

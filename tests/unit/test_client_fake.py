@@ -82,7 +82,7 @@ async def test_what_is_published_while_the_first_connection_is_lost_arrives():
         await modelswap.settled("mailer")
         async with modelswap.away():
             event = modelswap.activate("ann", OLD)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             envelope = await found.get()
 
     assert envelope.event == event

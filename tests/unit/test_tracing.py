@@ -123,7 +123,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(monkeypatch):
 
         tracing.stop()
 
-        assert time.monotonic() - began < 5  # its timeout is 10 s
+        assert time.monotonic() - began < 9  # its timeout is 10 s
     # It still sends, and draws a random pause, which a test of hypothesis may not meet.
     for thread in set(threading.enumerate()) - before:
         thread.join()
