@@ -352,6 +352,8 @@ async def test_subscribe_goes_on_with_the_log_where_the_queue_ended(modelswap):
         found = [(await anext(events)).generation]
         await modelswap.remove()
         await modelswap.publish(activated(user, 2))
-        found.append((await anext(events)).generation)
+        # What came before may be in the log, too.
+        while found[-1] < 2:
+            found.append((await anext(events)).generation)
 
-    assert found == [1, 2]
+    assert set(found) == {1, 2}
