@@ -224,8 +224,9 @@ async def test_deliveries_are_sent_again_one_by_one_or_since_a_time(notifier):
     assert missing["type"].endswith("no-delivery")
 
 
-@pytest.mark.parametrize("every", [False, True])
-async def test_more_than_are_sent_at_a_time_name_their_rest(notifier, database_url, every):
+@pytest.mark.parametrize(("every", "milliseconds"), [(False, 1), (True, 1), (True, -1)], ids=["failed", "all", "back"])
+async def test_more_than_are_sent_at_a_time_name_their_rest(notifier, database_url, every, milliseconds):
+    """Also where times go back with each number, as after a failover to a server whose clock is behind."""
     endpoint = await notifier.add()
     await notifier.deliver(1)
     (first,) = await notifier.relay()
@@ -237,9 +238,10 @@ async def test_more_than_are_sent_at_a_time_name_their_rest(notifier, database_u
                    SELECT 'e' || n, type, training_id, trace, body FROM notifier.events, generate_series(1, 10003) n
                    RETURNING id)
                INSERT INTO notifier.deliveries (endpoint_id, event_id, status, created_at)
-               SELECT $1, id, $2, clock_timestamp() + row_number() OVER () * interval '1 millisecond' FROM others""",
+               SELECT $1, id, $2, clock_timestamp() + row_number() OVER () * $3::interval FROM others""",
             UUID(endpoint),
             "delivered" if every else "failed",
+            timedelta(milliseconds=milliseconds),
         )
     wanted = {"since": (now() - timedelta(hours=1)).isoformat(), "all": every}
 

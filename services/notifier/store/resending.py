@@ -45,19 +45,17 @@ _RESEND: Final = _AGAIN.format("endpoint_id = $1 AND id = $2")
 _RESEND_SINCE: Final = _AGAIN.format("""number IN (
         SELECT number FROM notifier.deliveries
         WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
-        ORDER BY number LIMIT $4)
+        ORDER BY created_at, number LIMIT $4)
     RETURNING true""")
 _COUNT_SINCE: Final = """
     SELECT count(*) FROM notifier.deliveries
     WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
 """
-# The oldest that is left for another request. Not the one with the least number: times may go back, after a failover.
+# The first that is left for another request. By time, not by number: times may go back, after a failover.
 _NEXT_SINCE: Final = """
-    SELECT min(created_at) FROM (
-        SELECT created_at FROM notifier.deliveries
-        WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
-        ORDER BY number OFFSET $4
-    ) AS rest
+    SELECT created_at FROM notifier.deliveries
+    WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
+    ORDER BY created_at, number OFFSET $4 LIMIT 1
 """
 
 
