@@ -141,7 +141,9 @@ class Subscriptions:
         for key, binding in bound.items():
             if key not in wanted.events:
                 await management.delete("bindings", "e", EVENTS_EXCHANGE, "q", queue, binding.properties_key)
-        amqp_url = await self._new_password(name) if planned.is_new else None
+        # Asked again: if another request has made the user meanwhile, its password stays.
+        is_new = not await management.has_user(user_of(name))
+        amqp_url = await self._new_password(name) if is_new else None
         await management.set_rights(user_of(name), rights(name))
         return SubscriptionAdded(**(await self.get(name)).model_dump(), amqp_url=amqp_url)
 
