@@ -137,10 +137,10 @@ async def test_a_body_that_cannot_be_edited_opens_no_editor(monkeypatch, tmp_pat
     writes(monkeypatch, '{"output": "whole"}')
 
     async with asking(body=body) as (api, sent):
-        with pytest.raises(Problem, match="dead letter 17 is no JSON object") as refused:
+        with pytest.raises(Problem, match="dead letter 17 cannot be edited: it holds no JSON object") as refused:
             await edit_by_hand(api, 17, reason="it was cut off")
 
-    assert refused.value.then.endswith("dead-letters edit 17 --reason 'it was cut off' --body FILE")
+    assert refused.value.then == "modelswap dead-letters show 17"
     assert (sent, list(tmp_path.iterdir())) == ([], [])
 
 

@@ -39,9 +39,9 @@ async def edit_by_hand(api: Operators, number: int, *, reason: str) -> ReplayVie
     before = editable(letter.queue, letter.content_type, b64decode(letter.body_base64))
     if before is None:
         raise Problem(
-            f"the body of dead letter {number} is no JSON object, is nested too deeply or takes more than 4 MiB, "
-            "so it cannot be edited here",
-            then=f"write the whole body, and: {again} FILE",
+            f"dead letter {number} cannot be edited: it holds no JSON object, is nested too deeply or takes more than "
+            "4 MiB",
+            then=f"modelswap dead-letters show {number}",
         )
     file = _in_editor(escaped(before), then=f"set EDITOR, or: {again} FILE, or - to read it")
     try:

@@ -147,7 +147,7 @@ def editable(queue: str, content_type: str | None, body: bytes) -> str | None:
     """
     Return what an operator may edit in *body*, as JSON with one field a line: an event's data, or a webhook as it is.
 
-    None: it is no JSON object, is nested too deeply or takes more than 4 MiB.
+    None: it holds no JSON object, is nested too deeply or takes more than 4 MiB.
     """
     data = data_in(None if queue == RECEIVER else content_type, body)
     try:

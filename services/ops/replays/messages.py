@@ -25,7 +25,6 @@ from shared.contract.headers import RETRY_HEADERS, carried
 from shared.contract.limits import EVENT_BYTES
 from shared.contract.mistakes import mistakes_in
 from shared.contract.preview import Message
-from shared.contract.text import storable
 from shared.contract.topology import RECEIVER
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
@@ -110,17 +109,24 @@ def edited(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
         kind.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise EditRefused(*mistakes_in(data, error.errors(), kind.model_json_schema())) from error
-    body = _encoded({**json.loads(letter.body), "data": {**data}} if is_structured(letter.content_type) else data)
+    body = _structured(letter, data) if is_structured(letter.content_type) else _encoded(data)
     if len(body) > EVENT_BYTES:
         raise EditRefused(Mistake(pointer="#", detail=f"takes {len(body)} bytes; {EVENT_BYTES} are allowed"))
     return body
 
 
-def _encoded(document: Mapping[str, JsonValue]) -> bytes:
+def _encoded(data: Mapping[str, JsonValue]) -> bytes:
+    return json.dumps(data, ensure_ascii=False).encode()
+
+
+def _structured(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
+    document = {**json.loads(letter.body), "data": {**data}}
     try:
-        return json.dumps(storable({**document}), ensure_ascii=False).encode()
+        # Escaped: the other attributes may hold half of a surrogate pair.
+        return json.dumps(document, allow_nan=False).encode()
     except ValueError as error:
-        raise EditRefused(Mistake(pointer="#", detail=f"cannot be sent: {error}")) from error
+        detail = "another attribute of the event is NaN or infinite, which is no JSON"
+        raise EditRefused(Mistake(pointer="#", detail=detail)) from error
 
 
 def _edited_webhook(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:

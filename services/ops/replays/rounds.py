@@ -158,7 +158,7 @@ class Previewer:
         self._after, self._next_at = _only(self._after, replay_ids), _only(self._next_at, replay_ids)
 
     async def round(self, work: Work) -> Round | None:
-        """Predict the next dead letters, no faster than the replay's rate."""
+        """Predict the next dead letters, no faster than the replay's rate unless all predictions fail."""
         if work.status is not Status.PREVIEWING:
             return None
         replay_id, limit = work.replay_id, max(1, min(_PREVIEWS, int(work.rate_per_second)))
