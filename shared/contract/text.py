@@ -57,7 +57,7 @@ def storable(value: Json) -> Json:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not is_good:
-        raise ValueError("it holds a NUL, half a surrogate pair or a number that is none")
+        raise ValueError("it holds a NUL, half a surrogate pair, NaN or infinity")
     return value
 
 
@@ -71,8 +71,10 @@ def read_json(text: str | bytes) -> JsonValue:
     """
     try:
         value: JsonValue = json.loads(text)
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"it is no JSON: {error}") from error
+    except ValueError as error:
+        raise ValueError("it holds a number of too many digits") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     return storable(value)

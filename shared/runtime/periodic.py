@@ -68,8 +68,8 @@ async def keep_house(
     """
     Repeat *work* until *stopping* is set: it deletes or repairs at most *batch* rows of a table, and returns how many.
 
-    After more than half a batch, since a few of its rows may have to stay, more is left: the next round follows at
-    once, else after *pause* seconds.
+    A round that changed more than half a batch is followed by the next at once: more is probably left, and a few rows
+    of a batch may have to stay. Else the next follows after *pause* seconds.
     """
 
     async def round_() -> float:

@@ -1,6 +1,7 @@
 """Our processes as children: none outlives the others or us."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -90,12 +91,15 @@ asyncio.run(main())
     )
     assert parent.stdout is not None
     said = b""
-    async with asyncio.timeout(90):
-        async for said in parent.stdout:
-            if said.startswith(b"children="):
-                break
+    try:
+        async with asyncio.timeout(90):
+            async for said in parent.stdout:
+                if said.startswith(b"children="):
+                    break
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            parent.kill()
+        await parent.wait()
 
-    parent.kill()
-    await parent.wait()
-
+    assert said.startswith(b"children="), said
     await until_gone(int(said.decode().removeprefix("children=")))

@@ -135,7 +135,8 @@ async def test_ctrl_c_before_the_question_cancels_the_dry_run():
 
     async with Operators("http://ops", "a-token", transport=httpx.MockTransport(answer)) as api:
         starting = asyncio.create_task(start_if_confirmed(api, previewing, "fixed"))
-        await is_asked.wait()
+        async with asyncio.timeout(60):
+            await is_asked.wait()
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
@@ -152,7 +153,8 @@ async def test_ctrl_c_says_that_a_replay_goes_on(capsys):
 
     async with Operators("http://ops", "a-token", transport=httpx.MockTransport(answer)) as api:
         watching = asyncio.create_task(watched(api, running, shows=True))
-        await is_asked.wait()
+        async with asyncio.timeout(60):
+            await is_asked.wait()
         watching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await watching
