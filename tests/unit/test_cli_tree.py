@@ -1,5 +1,6 @@
 """What the tree of commands promises to whoever types."""
 
+import ast
 import inspect
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner, Result
 
+from services.cli.local import roles
 from services.cli.main import app
 from services.cli.problem import Problem, exit_code, explain
 from shared.contract.errors import DependencyDown
@@ -74,7 +76,17 @@ def told() -> set[str]:
         (inline or line).partition("  ")[0].strip()
         for page in pages
         for inline, line in re.findall(r"(?m)`(modelswap [^`\n]+)`|^ *(?:Example: )?(modelswap .+)$", page)
-    }
+    } | advised()
+
+
+def advised() -> set[str]:
+    """What errors advise to type, where they say the same each time."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "services/cli").rglob("*.py")]
+    thens = [
+        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "then"
+    ]
+    texts = {re.split("[,;]", str(then.value))[0] for then in thens if isinstance(then, ast.Constant)}
+    return {text for text in texts if text.startswith("modelswap ") and not text.endswith("--help")}
 
 
 @pytest.mark.parametrize("typed", sorted(told()))
@@ -104,6 +116,12 @@ def test_help_says_what_a_command_does(path):
     assert result.exit_code == 0
     assert "Usage: " in result.stdout
     assert "..." not in re.sub(r"\[\w+\]\.\.\.|\w+\.\.\. <|\{EVENT\}\.\.\.", "", result.stdout)
+
+
+def test_the_help_of_roles_names_each_password():
+    said = help_of(("db", "roles")).stdout
+
+    assert [name for name in roles.PASSWORDS.values() if name not in said] == []
 
 
 @pytest.mark.parametrize("group", ["dead-letters", "replays"])

@@ -208,7 +208,7 @@ class Show:
         for swap in await self._api.list_history(event.user_id, limit=10):
             if (swap.generation, swap.reference) == (event.generation, event.model):
                 return swap
-        raise Problem(f"{event.user_id}: published, but the API knows no such swap", then="modelswap models history")
+        raise Problem(f"{event.user_id}: published, but the API knows no such swap", then=_LOOK)
 
     async def _user(self, event: TrainingEvent | ModelReady | ExtractionFailed) -> str:
         # A webhook can be faster than the response that names the training: then only our ref is known.

@@ -43,7 +43,7 @@ async def edit_by_hand(api: Operators, number: int, *, reason: str) -> ReplayVie
             "4 MiB",
             then=f"modelswap dead-letters show {number}",
         )
-    file = _in_editor(escaped(before), then=f"set EDITOR, or: {again} FILE, or - to read it")
+    file = _in_editor(escaped(before), number, reason, then=f"set EDITOR, or: {again} FILE, or - to read it")
     try:
         made = await _replay_with(api, number, file.read_bytes(), reason)
     except Problem as problem:
@@ -62,7 +62,7 @@ async def _replay_with(api: Operators, number: int, text: bytes, reason: str) ->
     return await api.post(ReplayView, path, body, key=str(uuid4()), then=then)
 
 
-def _in_editor(before: str, *, then: str) -> Path:
+def _in_editor(before: str, number: int, reason: str, *, then: str) -> Path:
     """Return the file with *before* as edited; *then* is what to try if the editor cannot be run."""
     if not sys.stdin.isatty():
         raise Problem(
@@ -86,4 +86,5 @@ def _in_editor(before: str, *, then: str) -> Path:
     file.unlink()
     if failed:
         raise Problem(f"{editor} failed, so nothing was replayed", then=then)
-    raise Problem("nothing was edited, so nothing was replayed", then="modelswap dead-letters replay, as it is")
+    as_it_is = f"modelswap dead-letters replay {number} --reason {shlex.quote(reason)}, as it is"
+    raise Problem("nothing was edited, so nothing was replayed", then=as_it_is)

@@ -72,14 +72,17 @@ async def withdraw(user_id: str, *, reason: str, dry_run: bool, yes: bool, outpu
 async def _post(api: Product, kind: type[M], user_id: str, generation: int | None, **body: str | bool | None) -> M:
     verb = "rollback" if kind is ModelView else "withdraw"
     path = f"/v1/users/{segment(user_id)}/model/{verb}"
-    then = f"modelswap models history {shlex.quote(user_id)}"
-    return await api.post(kind, path, body, generation=generation, then=then)
+    return await api.post(kind, path, body, generation=generation, then=_history(user_id))
+
+
+def _history(user_id: str) -> str:
+    return f"modelswap models history {shlex.quote(user_id)}"
 
 
 def _confirm(user_id: str, current: ModelView | None, to: str, question: str, *, yes: bool) -> None:
     if not yes:
         before = current.reference if current else _NONE
-        confirm(f"{user_id}: {before} → {to}", question, then="modelswap models history, to see which models there are")
+        confirm(f"{user_id}: {before} → {to}", question, then=f"{_history(user_id)}, to see which models there are")
 
 
 def _print_change(

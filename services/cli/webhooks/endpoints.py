@@ -120,10 +120,9 @@ async def list_deliveries(endpoint: str, *, status: str | None, limit: int, outp
 
 
 async def resend_one(endpoint: str, delivery: str, reason: str, output: Format) -> None:
-    then = f"modelswap webhooks deliveries {shlex.quote(endpoint)}"
     path = _at(endpoint, "deliveries", segment(delivery), "resend")
     async with operators() as api:
-        _print(await api.post(DeliveryResent, path, {"reason": reason}, then=then), output)
+        _print(await api.post(DeliveryResent, path, {"reason": reason}, then=_deliveries_of(endpoint)), output)
 
 
 async def resend_since(endpoint: str, wanted: Body, *, dry_run: bool, yes: bool, output: Format) -> None:
@@ -133,12 +132,16 @@ async def resend_since(endpoint: str, wanted: Body, *, dry_run: bool, yes: bool,
         done = await api.post(DeliveriesResent, path, {**wanted, "dry_run": dry_run or not yes}, then=_LIST)
         if not dry_run and not yes and done.deliveries:
             which = "deliveries" if done.next_since is None else "deliveries (the oldest, of more)"
-            confirm(f"{done.deliveries} {which} are sent again", "Send them?", then="modelswap webhooks deliveries")
+            confirm(f"{done.deliveries} {which} are sent again", "Send them?", then=_deliveries_of(endpoint))
         if not dry_run and not yes:
             done = await api.post(DeliveriesResent, path, wanted, then=_LIST)
     print_one(done, output, data=done)
     if done.next_since is not None:
         tell(f"there are more: so many are sent at a time; then --since {done.next_since.isoformat()}")
+
+
+def _deliveries_of(endpoint: str) -> str:
+    return f"modelswap webhooks deliveries {shlex.quote(endpoint)}"
 
 
 def _events(text: str) -> list[str]:
