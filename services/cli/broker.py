@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from services.cli.problem import Problem
+from services.cli.problem import Problem, Refused
 from shared.contract.errors import DependencyDown
 from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, say
 
-_REFUSED: Final = "check the user in MODELSWAP_AMQP_URL"
+_REFUSED: Final = "check the user in MODELSWAP_AMQP_URL: a process's own may do only what that process does"
 
 
 @contextmanager
@@ -19,8 +19,10 @@ def broker_problems() -> Iterator[None]:
     try:
         yield
     except LINK_ERRORS as error:
-        raise Problem(say(error), then=_REFUSED if is_refused(error) else "modelswap doctor") from error
+        if is_refused(error):
+            raise Refused(say(error), then=_REFUSED) from error
+        raise Problem(say(error), then="modelswap doctor") from error
     except DependencyDown as error:
         if not is_refused(error.__cause__):
             raise
-        raise Problem(str(error), then=_REFUSED) from error
+        raise Refused(str(error), then=_REFUSED) from error

@@ -141,7 +141,7 @@ class Api:
             said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
             raise NotNow(said, then="modelswap doctor") from error
         except Unanswered as error:
-            then = f"modelswap up --embedded, or set {self._url_setting}"
+            then = f"modelswap doctor, or correct {self._url_setting}"
             raise NoAnswer(f"{self._name} at {self._url} does not answer ({error.why})", then=then) from error
         except ServiceFailed as error:
             raise Problem(f"{self._url} is not {self._name}, or of another version", then=CONFIG) from error

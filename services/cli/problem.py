@@ -38,6 +38,12 @@ class NoAnswer(Problem):
     code = "no_answer"
 
 
+class Refused(Problem):
+    """A server refuses the login, or what it asks for."""
+
+    code = "refused"
+
+
 class NotNow(Problem):
     """The server cannot answer now: it hangs, or a dependency is down."""
 

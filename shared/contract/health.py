@@ -88,6 +88,11 @@ def judge(name: str, health: Health, version: str, oldest: Mapping[str, float] |
     return Seen(state, detail, then, health, oldest or {})
 
 
+def how_to_start(name: str) -> str:
+    """Return what to do about the process *name* that is away."""
+    return f"start {name} (compose: docker compose up -d {name}; Kubernetes: see why it has no ready pod)"
+
+
 def why_stuck(queue: str, waiting: int, consumers: int, oldest_seconds: float) -> str | None:
     """Return why the *waiting* messages of a queue are stuck, or None; the oldest has waited for *oldest_seconds*."""
     if waiting and not consumers:

@@ -4,7 +4,8 @@ Translates asyncpg's errors of statements; `postgres` does those of connecting.
     Conflict           40001 40P01 55P03 0A000      conflicting transactions, or a stale plan: retry at once
     DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
     MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
-    NotReady           3F 42P01 42703 42501         a database that is being restored: a DependencyDown
+    NotReady           3F 42P01 42703               a database that is being restored: a DependencyDown
+    NotAllowed         42501                        likewise, or the login is another process's: a NotReady
     PermanentError     22 23 54, other 42           can never be stored
     TransientError     any other                    unknown: retry later, a few times
 """
@@ -27,8 +28,9 @@ _DOWN: Final = ("08", "53", "57P0", "57014", "25006", "25P02", "25P03", "28", "3
 _MIXED_UP: Final = ("26", "34", "42P03", "42P05")
 #: Raised while Postgres decodes parameters, which the library encoded for the statement that it prepared.
 _UNREADABLE: Final = ("22P03", "54000")
-#: A table or column is missing, or our role may not use it.
-_NOT_READY: Final = ("3F", "42P01", "42703", "42501")
+#: A table or column is missing.
+_NOT_READY: Final = ("3F", "42P01", "42703")
+_NOT_ALLOWED: Final = "42501"
 _PERMANENT: Final = ("22", "23", "42", "54")
 #: What the library raises.
 ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -58,6 +60,10 @@ class NotReady(DependencyDown):
 
     code = "database_not_ready"
     may_concern_one = True
+
+
+class NotAllowed(NotReady):
+    """Our login may not do that: a grant is missing, or it is another's login."""
 
 
 @contextmanager
@@ -107,6 +113,8 @@ def _by_state(state: str, message: str) -> ModelswapError:
         return DependencyDown(message, code="database_down")
     if state.startswith(_NOT_READY):
         return NotReady(message)
+    if state == _NOT_ALLOWED:
+        return NotAllowed(message)
     if state.startswith(_PERMANENT):
         return PermanentError(message, code=f"database_{state.lower()}")
     return TransientError(message, code="database_error")

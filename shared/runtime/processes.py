@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
-from shared.contract.health import Health, ProcessState, Seen, judge
+from shared.contract.health import Health, ProcessState, Seen, how_to_start, judge
 from shared.runtime.client import HttpClient, Hung, NotReached, ServiceDown, ServiceFailed, another_version
 from shared.runtime.telemetry import OLDEST_DELIVERY
 
@@ -79,7 +79,7 @@ def oldest_deliveries(metrics: str, url: str) -> dict[str, float]:
 def _not_heard(name: str, url: str, error: ServiceDown, seconds: float) -> Seen:
     match error:
         case NotReached():
-            return Seen(ProcessState.AWAY, f"nothing listens at {url}", f"start it: modelswap serve {name}")
+            return Seen(ProcessState.AWAY, f"nothing listens at {url}", how_to_start(name))
         case Hung():
             detail = f"it listens, but does not answer within {seconds:g} s: it hangs"
             return Seen(ProcessState.HANGS, detail, f"read the log of {name}, then restart it")

@@ -31,6 +31,7 @@ from shared.runtime.setting_types import (
 )
 from shared.runtime.settings_base import (
     FILE,
+    MISSING,
     PREFIX,
     BrokerSettings,
     DatabaseSettings,
@@ -45,6 +46,7 @@ from shared.runtime.settings_base import (
 
 __all__ = [
     "CLIENTS",
+    "MISSING",
     "PREFIX",
     "PROCESSES",
     "STATE_URL",

@@ -36,6 +36,8 @@ from shared.runtime.tokens import read_token
 
 PREFIX: Final = "MODELSWAP_"
 FILE: Final = "_FILE"
+#: Ends what is said of a setting that must be set.
+MISSING: Final = " is missing"
 #: A random secret has more different characters than this: 16 hexadecimal digits have 10 on average.
 _VARIED_CHARACTERS: Final = 7
 
@@ -195,4 +197,4 @@ def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 def _mistake(problem: ErrorDetails) -> str:
     name = setting(str(problem["loc"][0])) if problem["loc"] else PREFIX
     is_missing = problem["type"] == "missing"
-    return f"{name} is missing" if is_missing else f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{name}{MISSING}" if is_missing else f"{name}: {problem['msg'].removeprefix('Value error, ')}"

@@ -11,18 +11,23 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
+from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from services.cli.local.check import OK, WARNING, WRONG, Finding
 from services.cli.local.doctor import examine
 from services.state.migrate import MIGRATIONS
 from shared.contract.events import ModelReverted
+from shared.contract.rights import rights_of
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, topology
+from shared.runtime.addresses import with_login
 from shared.runtime.broker import declare
+from shared.runtime.management import opened_management
 from shared.runtime.ports import free_ports
-from shared.runtime.settings import StateSettings
-from tests.databases import empty_database
+from shared.runtime.settings import OpsSettings, StateSettings, setting
+from tests.databases import empty_database, logged_in
 from tests.servers import Urls
 from tests.stack import Stack, plain_client
 from tests.state import connected
@@ -180,7 +185,7 @@ class Case:
 CASES: Final = {
     "a frozen extractor": Case(process(frozen, "extractor"), "extractor", WRONG, "it hangs", "restart it"),
     "a frozen state": Case(process(frozen, "state"), "state", WRONG, "it hangs", "restart it"),
-    "a dead receiver": Case(process(stopped, "receiver"), "receiver", WRONG, "nothing listens", "serve receiver"),
+    "a dead receiver": Case(process(stopped, "receiver"), "receiver", WRONG, "nothing listens", "start receiver"),
     "a queue that nothing consumes": Case(
         without_consumer, "queues", WRONG, "1 wait in modelswap.extractor, which has no consumer", "start extractor"
     ),
@@ -330,6 +335,50 @@ async def test_with_the_management_api_bindings_are_looked_at(stack: Stack, serv
 
     (finding,) = [finding for finding in findings if finding.check == "topology"]
     assert (finding.status, finding.detail) == (OK, "every exchange, queue, binding and user is as planned")
+
+
+@asynccontextmanager
+async def as_ops(stack: Stack, servers: Urls) -> AsyncIterator[dict[str, str]]:
+    """What the process ops is given, with logins of its own, as in its pod on Kubernetes; and where it listens."""
+    settings = StateSettings.load(stack.environment)
+    amqp_url = settings.amqp_url.get_secret_value()
+    user = f"test-{uuid4().hex}"
+    async with opened_management(SecretStr(servers.management_url), amqp_url) as management:
+        assert management is not None
+        await management.put_user(user, user)
+        await management.set_rights(user, rights_of("ops", settings.topology))
+        yield {
+            **{
+                name: text for name, text in stack.environment.items() if name in map(setting, OpsSettings.model_fields)
+            },
+            "MODELSWAP_OPS_URL": stack.url("ops"),
+            "MODELSWAP_AMQP_URL": with_login(amqp_url, user, user),
+            "MODELSWAP_MANAGEMENT_URL": servers.management_url,
+            "MODELSWAP_DATABASE_URL": logged_in(stack.database_url, "ops"),
+            "MODELSWAP_DECLARE_TOPOLOGY": "false",
+        }
+        await management.delete_user(user)
+
+
+async def test_what_ops_was_not_given_is_no_fault(stack: Stack, servers: Urls):
+    if not servers.management_url:
+        pytest.skip("the management API of this broker is not known")
+
+    async with as_ops(stack, servers) as environment:
+        findings = await examined(environment, lambda _: False)
+
+    told = {each.check: (each.status, each.detail, each.then) for each in findings if each.status != OK}
+    seen_elsewhere = (
+        "settings of state",
+        "settings of notifier",
+        "topology",
+        "migrations",
+        "queues",
+        "outbox",
+        "public address",
+    )
+    assert {check: status for check, (status, *_) in told.items()} == dict.fromkeys(seen_elsewhere, WARNING)
+    assert all(detail.startswith("not known here: ") and then for _, detail, then in told.values())
 
 
 async def refused(stack: Stack) -> dict[str, float]:

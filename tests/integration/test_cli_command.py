@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.main import main
+from shared.contract.health import how_to_start
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("rich", "pydantic", "httpx", "fastapi", "starlette", "uvicorn", "aio_pika", "asyncpg", "asyncio")
@@ -224,16 +225,13 @@ def test_the_doctor_names_the_cause_and_not_what_waits_for_it(monkeypatch, capsy
         "topology": ("warning", "fix the broker first"),
         "database": ("wrong", "start Postgres, or correct MODELSWAP_DATABASE_URL"),
         "migrations": ("warning", "fix the database first"),
-        **{
-            name: ("warning", f"start it: modelswap serve {name}")
-            for name in ("receiver", "extractor", "state", "ops", "notifier")
-        },
+        **{name: ("warning", how_to_start(name)) for name in ("receiver", "extractor", "state", "ops", "notifier")},
         "queues": ("warning", "fix the broker first"),
         "outbox": ("warning", "fix the database first"),
-        "dead letters": ("warning", "modelswap serve ops"),
+        "dead letters": ("warning", how_to_start("ops")),
         "replicate": ("wrong", "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it"),
         "public address": ("warning", "from this machine it may be out of reach: try it from another, such as a phone"),
-        "webhooks": ("warning", "modelswap serve ops"),
+        "webhooks": ("warning", how_to_start("ops")),
         "webhook secret": ("warning", "fix Replicate first"),
     }
 

@@ -14,7 +14,7 @@ import pytest
 from services.ops.api import create_api
 from services.ops.processes.api import processes_router
 from services.ops.processes.client import Running
-from shared.contract.health import Health
+from shared.contract.health import Health, how_to_start
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE, topology
 from shared.runtime.health import Check
 from shared.runtime.http import create_app, new_api
@@ -172,7 +172,7 @@ async def test_what_hangs_or_is_away_or_another_has_its_name():
         "notifier": "unknown",
         "ops": "ready",
     }
-    assert seen["receiver"]["then"] == "start it: modelswap serve receiver"
+    assert seen["receiver"]["then"] == how_to_start("receiver")
     assert {name: each["version"] for name, each in seen.items() if each["version"]} == {"ops": VERSION}
 
 

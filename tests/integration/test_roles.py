@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from services.cli.local.roles import LOGINS, PASSWORDS, find_passwords, login_url, make_roles
+from services.cli.main import main
 from services.cli.problem import Problem
 from services.notifier import migrate as notifier
 from services.ops import migrate as ops
@@ -164,3 +165,24 @@ def test_a_password_that_is_missing_or_not_ascii_is_named(wrong):
 
     with pytest.raises(Problem, match=r"^POSTGRES_OPS_PASSWORD: "):
         find_passwords(given)
+
+
+@pytest.mark.parametrize(
+    ("typed", "login", "then"),
+    [
+        ("db migrate", "ops", "use the owner's login in MODELSWAP_DATABASE_URL"),
+        ("db status", "ops", "use the owner's login in MODELSWAP_DATABASE_URL"),
+        ("db roles", "owner", "use a superuser's login in MODELSWAP_DATABASE_URL"),
+    ],
+)
+def test_a_login_that_may_not_is_told_which_one_may(server: Server, monkeypatch, capsys, *, typed, login, then):
+    for name, password in GIVEN.items():
+        monkeypatch.setenv(PASSWORDS[name], password)
+    monkeypatch.setenv("MODELSWAP_DATABASE_URL", server.login(login))
+
+    code = main(typed.split())
+
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "42501" in said
+    assert f"Next: {then}" in said

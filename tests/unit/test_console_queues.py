@@ -27,7 +27,7 @@ from services.ops.processes.views import Processes, ProcessView, QueueKind, Queu
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView, RoundView
 from services.ops.subscriptions.views import NoManagement, SubscriptionView
 from shared.contract.answers import Page
-from shared.contract.health import ProcessState
+from shared.contract.health import ProcessState, how_to_start
 from shared.runtime.description import raises
 from shared.runtime.http import Api
 from tests.console import TOKENS, Browser, signed_in
@@ -189,7 +189,7 @@ def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
     found = view(
         processes=[
             process(ProcessState.LIMITED, detail="is version 2", then="restart state"),
-            process(ProcessState.AWAY, name="ops", detail="nothing listens", then="start it: modelswap serve ops"),
+            process(ProcessState.AWAY, name="ops", detail="nothing listens", then=how_to_start("ops")),
         ],
         queues=[queue(consumers=0, problem="3 wait"), queue(paused="Postgres is away")],
         found=reconciliation(lost=True),
@@ -199,8 +199,8 @@ def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
 
     assert [each.kind for each in found.concerns] == ["bad"] * 6 + ["warn"] * 2
     assert [each.then for each in found.concerns] == [
-        "start it: modelswap serve ops",
-        "start it: modelswap serve state",
+        how_to_start("ops"),
+        how_to_start("state"),
         '"A consumer waits" in deploy/runbook.md',
         '"Webhooks do not arrive" in deploy/runbook.md',
         "modelswap subscriptions show generator",

@@ -9,9 +9,9 @@ from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, check, ho
 from services.cli.local.doctor import print_findings
 from services.cli.local.running import _finding
 from services.cli.local.stack import Environment
-from services.cli.problem import NoAnswer, NotNow, Problem
+from services.cli.problem import NoAnswer, NotNow, Problem, Refused
 from shared.contract.errors import DependencyDown
-from shared.contract.health import Health, ProcessState, Seen, judge, why_stuck
+from shared.contract.health import Health, ProcessState, Seen, how_to_start, judge, why_stuck
 from shared.runtime.client import ServiceFailed
 from shared.runtime.postgres_errors import NotReady
 from shared.runtime.processes import oldest_deliveries
@@ -49,7 +49,7 @@ def test_a_process_of_another_version_is_to_be_restarted():
 
 @pytest.mark.parametrize("away", [WARNING, WRONG])
 def test_nothing_is_broken_before_the_first_start(away: str):
-    seen = Seen(ProcessState.AWAY, "nothing listens at http://ops", "start it: modelswap serve ops")
+    seen = Seen(ProcessState.AWAY, "nothing listens at http://ops", how_to_start("ops"))
 
     assert _finding("ops", seen, away).status == away
 
@@ -82,7 +82,7 @@ def test_what_is_no_metrics_is_refused(text: str):
 @pytest.mark.parametrize(
     ("problem", "then"),
     [
-        (NoAnswer("nothing listens", then=""), "modelswap serve ops"),
+        (NoAnswer("nothing listens", then=""), how_to_start("ops")),
         (NotNow("it hangs", then="modelswap doctor"), "read the log of ops"),
         (Problem("another token", then="modelswap config show"), "modelswap config show"),
     ],
@@ -108,7 +108,8 @@ def test_the_same_advice_is_said_once(capsys):
     ("error", "status", "then"),
     [
         (DependencyDown("Postgres is away"), WARNING, "fix the database first"),
-        (NotReady("permission denied for table outbox"), WRONG, "modelswap db migrate; if all"),
+        (NotReady("relation state.outbox does not exist"), WRONG, "modelswap db migrate; if all"),
+        (Refused("permission denied for schema state", then="use the owner's login"), WARNING, "use the owner's login"),
     ],
 )
 async def test_a_database_that_answers_is_not_what_is_away(error, status, then):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.cli.local.stack import Environment
-from services.cli.problem import NoAnswer, NotNow, Problem, remedy
+from services.cli.problem import NoAnswer, NotNow, Problem, Refused, remedy
 from shared.contract.errors import DependencyDown, ModelswapError
+from shared.contract.health import how_to_start
 from shared.runtime.postgres_errors import NotReady
 from shared.runtime.settings import SettingsError
 
@@ -57,18 +58,20 @@ async def check(
             return Finding(name, OK, await look(environment))
     except TimeoutError:
         return Finding(name, WRONG, f"no answer within {_DEADLINE_SECONDS:g} s: it hangs", then)
+    except SettingsError as error:
+        return Finding(name, WRONG, mistakes(error)[0], SET)
     except ModelswapError as error:
         return Finding(name, *_failed(error, then, after))
 
 
 def _failed(error: ModelswapError, then: str, after: str) -> tuple[str, str, str]:
     match error:
-        case SettingsError():
-            return WRONG, mistakes(error)[0], SET
         case Doubtful():
             return WARNING, str(error), error.then
         case Wrong():
             return WRONG, str(error), error.then or then
+        case Refused() if after:
+            return WARNING, f"not known here: {error}", error.then
         # A database that lacks something answers: nothing else says what is wrong.
         case Problem() | DependencyDown() if after and not isinstance(error, NotReady):
             return WARNING, f"not known: {error}", f"fix {after} first"
@@ -86,7 +89,7 @@ def how_to_ask_ops(problem: Problem) -> str:
     """Return what to do if ops cannot be asked."""
     match problem:
         case NoAnswer():
-            return "modelswap serve ops"
+            return how_to_start("ops")
         case NotNow():
             return "read the log of ops"
     return problem.then

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +31,7 @@ from shared.replicate.errors import OperatorNeeded
 from shared.runtime.postgres import connect
 from shared.runtime.setting_types import Secrets
 from shared.runtime.settings import (
+    MISSING,
     PROCESSES,
     DatabaseSettings,
     ReplicateSettings,
@@ -39,6 +40,7 @@ from shared.runtime.settings import (
     all_settings,
     guessable,
     reveal,
+    setting,
     unknown,
 )
 
@@ -47,6 +49,7 @@ M = TypeVar("M", bound=BaseModel)
 _SECRETS: Final = "set MODELSWAP_WEBHOOK_SECRETS to what Replicate signs with"
 _REPLICATE: Final = "set MODELSWAP_REPLICATE_API_TOKEN to a token of replicate.com/account/api-tokens"
 _WAITS: Final = '"A consumer waits" in deploy/runbook.md'
+_ELSEWHERE: Final = "nothing; to have it checked, set it here, too"
 _LOST: Final = '"Webhooks do not arrive" in deploy/runbook.md; modelswap reconcile status'
 
 
@@ -75,7 +78,18 @@ async def examine(environment: Environment) -> list[Finding]:
         check("webhooks", _webhooks, environment, _LOST),
         check("webhook secret", _webhook_secret, environment, _SECRETS, after="Replicate"),
     )
-    return [*_settings(environment), *first, *await asked, *others]
+    of_processes, running = await asked
+    return [_where_it_counts(each, running) for each in [*_settings(environment), *first, *of_processes, *others]]
+
+
+def _where_it_counts(finding: Finding, running: set[str]) -> Finding:
+    """Turn *finding* into a warning if it is a missing setting that only processes need which are *running* with it."""
+    name = finding.detail.removesuffix(MISSING)
+    need = [each for each in SERVICES if name in map(setting, PROCESSES[each].model_fields)]
+    if name == finding.detail or not need or not running.issuperset(need):
+        return finding
+    detail = f"not known here: {finding.detail}, and {' and '.join(need)} {'runs' if len(need) == 1 else 'run'} with it"
+    return replace(finding, status=WARNING, detail=detail, then=_ELSEWHERE)
 
 
 def _how_to_set() -> str:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from services.cli.local.database import login_problems
 from services.cli.problem import Problem
 from shared.runtime.postgres import connect
 from shared.runtime.postgres_errors import translated_errors
@@ -39,6 +40,7 @@ LOGINS: Final = {
     "notifier": "modelswap_notifier_login",
 }
 _RIGHTS: Final = {"state": "modelswap_state", "ops": "modelswap_ops", "notifier": "modelswap_notifier"}
+_SUPERUSER: Final = "use a superuser's login in MODELSWAP_DATABASE_URL"
 #: The default of Postgres.
 ITERATIONS: Final = 4096
 _SALT_BYTES: Final = 16
@@ -70,7 +72,7 @@ async def make_roles(
     """
     connection = await connect(url, application_name="modelswap db roles")
     try:
-        with translated_errors(connection):
+        with login_problems(_SUPERUSER), translated_errors(connection):
             # Held until the connection is closed: two at once would conflict in the server's catalog.
             await connection.execute("SELECT pg_advisory_lock(hashtextextended('modelswap db roles', 0))")
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):

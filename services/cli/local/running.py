@@ -9,9 +9,10 @@ from typing import Final
 
 from services.cli.broker import broker_problems
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
+from services.cli.local.database import login_problems
 from services.cli.local.stack import Environment
 from shared.contract.answers import kind_in
-from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, why_stuck
+from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, how_to_start, why_stuck
 from shared.contract.rights import CONSUMED
 from shared.runtime.broker import Depth, depths
 from shared.runtime.client import HttpClient, Unanswered
@@ -65,16 +66,21 @@ class _PublicUrl(Settings):
     public_url: Url
 
 
-async def processes(environment: Environment, version: str) -> list[Finding]:
-    """Check the health of each process, and compare its version with *version*, that of this command."""
+async def processes(environment: Environment, version: str) -> tuple[list[Finding], set[str]]:
+    """
+    Check the health of each process, and compare its version with *version*, that of this command.
+
+    Return the findings, and which processes run.
+    """
     try:
         urls = _Addresses.load(environment).by_process()
     except SettingsError as error:
-        return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)]
+        return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)], set()
     seen = await _look_at(urls, version)
     # Before the first start, nothing is broken.
     started = any(each.state is not ProcessState.AWAY for each in seen.values())
-    return [_finding(name, each, WRONG if started else WARNING) for name, each in seen.items()]
+    found = [_finding(name, each, WRONG if started else WARNING) for name, each in seen.items()]
+    return found, {name for name, each in seen.items() if each.health is not None}
 
 
 async def _look_at(urls: Mapping[str, str], version: str) -> dict[str, Seen]:
@@ -100,7 +106,7 @@ async def queues(environment: Environment) -> str:
         waiting, consumers = found[queue]
         if problem := why_stuck(queue, waiting, consumers, ages.get(queue, 0.0)):
             problems.append(problem)
-            remedies.append(f"read the log of {name}" if consumers else f"start {name}")
+            remedies.append(f"read the log of {name}" if consumers else how_to_start(name))
     if problems:
         raise Wrong("; ".join(problems), "; ".join(dict.fromkeys(remedies)))
     oldest = max(ages.values(), default=0.0)
@@ -132,7 +138,7 @@ async def _backlog(environment: Environment) -> tuple[int, float, int]:
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
     connection = await connect(url, application_name="modelswap doctor")
     try:
-        with translated_errors(connection):
+        with login_problems(), translated_errors(connection):
             row = await connection.fetchrow(_OUTBOX_BACKLOG)
     finally:
         await connection.close(timeout=5)

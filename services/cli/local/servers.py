@@ -11,6 +11,7 @@ from services.cli.broker import broker_problems
 from services.cli.choices import Format
 from services.cli.local.bindings import missing_bindings
 from services.cli.local.broker import MANAGEMENT, linked, opened
+from services.cli.local.database import login_problems
 from services.cli.local.stack import Environment
 from services.cli.local.users import differences, find_passwords, make_users
 from services.cli.output import tell
@@ -42,13 +43,15 @@ _SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS)
 async def migrate(environment: Environment) -> list[str]:
     """Apply all pending migrations; return their names."""
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
-    return [f"{schema.schema}.{name}" for schema in _SCHEMAS for name in await schema.apply(url)]
+    with login_problems():
+        return [f"{schema.schema}.{name}" for schema in _SCHEMAS for name in await schema.apply(url)]
 
 
 async def migration_status(environment: Environment) -> list[tuple[str, datetime | None]]:
     """Return every migration, and when it was applied."""
     url = DatabaseSettings.load(environment).database_url.get_secret_value()
-    return [(f"{schema.schema}.{name}", at) for schema in _SCHEMAS for name, at in await schema.status(url)]
+    with login_problems():
+        return [(f"{schema.schema}.{name}", at) for schema in _SCHEMAS for name, at in await schema.status(url)]
 
 
 async def declare_topology(environment: Environment) -> Topology:

@@ -13,7 +13,7 @@ from services.ops.console.views.webhooks import state_of
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import Reconciliation, RecoveryView
 from services.ops.subscriptions.views import SubscriptionView
-from shared.contract.health import ProcessState
+from shared.contract.health import ProcessState, how_to_start
 
 T = TypeVar("T")
 
@@ -138,7 +138,9 @@ def _queue(row: QueueRow) -> Concern:
 def _remedy(queue: QueueView) -> str:
     if queue.paused:
         return _RUNBOOK.format("A consumer waits")
-    return f"read the log of {queue.process}" if queue.consumers else f"start it: modelswap serve {queue.process}"
+    if queue.process and not queue.consumers:
+        return how_to_start(queue.process)
+    return f"read the log of {queue.process}"
 
 
 def _reconciliation(found: Reconciliation | None) -> Iterator[Concern]:
