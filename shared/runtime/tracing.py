@@ -46,7 +46,7 @@ def start(service: str, environment: Mapping[str, str] | None = None) -> None:
 
         _spans = OpenTelemetry(service)
     except ImportError as error:
-        log.warning("tracing.off", detail=str(error), hint='install the extra: pip install "modelswap[otel]"')
+        log.warning("tracing.off", detail=str(error), hint='install the wheel of modelswap with its extra "otel"')
     except ValueError as error:
         log.warning("tracing.off", detail=str(error), hint="see the variables OTEL_…")
     else:

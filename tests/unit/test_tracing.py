@@ -85,7 +85,7 @@ def test_a_missing_extra_is_said_and_no_failure(monkeypatch):
         tracing.start("test", ENDPOINT)
 
     assert [(line["event"], line["hint"]) for line in logs] == [
-        ("tracing.off", 'install the extra: pip install "modelswap[otel]"')
+        ("tracing.off", 'install the wheel of modelswap with its extra "otel"')
     ]
     assert not tracing.is_on()
 

