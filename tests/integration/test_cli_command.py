@@ -138,6 +138,7 @@ def test_an_unreachable_api_is_two_lines_why_and_what_to_do(typed, seen, monkeyp
     assert code == 1
     assert seen in problem
     assert then.startswith("Next: ")
+    assert "modelswap doctor" in then
 
 
 @pytest.mark.parametrize("typed", ["topology diff", "listen"])

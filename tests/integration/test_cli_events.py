@@ -156,7 +156,7 @@ async def test_a_wrong_password_of_rabbitmq_names_its_setting(broker, monkeypatc
 
     assert code == 1
     assert "RabbitMQ refuses us" in said
-    assert said.endswith("Next: check the user in MODELSWAP_AMQP_URL\n")
+    assert "\nNext: check the user in MODELSWAP_AMQP_URL" in said
 
 
 async def test_what_cannot_be_published_again_is_said(broker, user, capsys):
