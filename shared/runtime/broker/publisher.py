@@ -1,5 +1,5 @@
 """
-Publishers. Each publish of `Publisher` waits for the broker's confirm, and has one of four outcomes.
+Publisher: each publish waits for the broker's confirm, and has one of four outcomes.
 
     returns                 confirmed: it is on disk in a queue
     Unroutable              it reached no queue: the topology is incomplete
@@ -12,15 +12,13 @@ Messages are written by `Link.publish`, which does not wait for the socket: call
 A broker that refuses a message's content closes the channel or the connection, so all other publishes on it fail too.
 Then each of them is published once more, one at a time on a separate connection: the message that fails there again is
 the one that was refused.
-
-`PersistentPublisher` publishes the follow-up messages of a delivery, each until it is confirmed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Final, Self
+from typing import Self
 
 import aiormq
 import structlog
@@ -30,18 +28,13 @@ from shared.contract.headers import in_trace
 from shared.contract.limits import Unpublishable
 from shared.contract.topology import Topology
 from shared.runtime.broker.declare import declare
-from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import CONTENT_ERRORS, LINK_ERRORS, Nacked, Returned, say
 from shared.runtime.broker.message import Outgoing
 from shared.runtime.broker.spans import publishing
-from shared.runtime.waiting import is_stray_cancel, jittered_backoff_seconds
+from shared.runtime.waiting import is_stray_cancel
 
 log = structlog.get_logger()
-
-#: Pauses of `PersistentPublisher`.
-_FIRST_SECONDS: Final = 0.1
-_LONGEST_SECONDS: Final = 1.0
 
 
 class Unconfirmed(DependencyDown):
@@ -138,46 +131,6 @@ class Publisher:
                 f"RabbitMQ refuses a message to {message.exchange or 'queue'} {message.routing_key}: {objection}",
                 code="message_refused",
             ) from objection.__cause__
-
-
-class PersistentPublisher:
-    """Publishes the follow-up messages of deliveries, each until it is confirmed."""
-
-    def __init__(self, publisher: Publisher, queue: str) -> None:
-        """*queue* is the deliveries' queue, for the log."""
-        self._publisher = publisher
-        self._queue = queue
-        #: The last error of each publish that is still trying.
-        self._refused: dict[object, str] = {}
-
-    @property
-    def reason(self) -> str | None:
-        """Why a message is not confirmed now, or None."""
-        return next(iter(self._refused.values()), None)
-
-    async def publish(self, message: Outgoing, inbox: Inbox) -> None:
-        """
-        Publish *message* until it is confirmed.
-
-        Raises:
-            Stale: if the link of *inbox* is lost, so that the delivery is redelivered anyway.
-            Unpublishable: if the message can never be published.
-
-        """
-        this, failures = object(), 0
-        try:
-            while True:
-                try:
-                    return await self._publisher.publish(message)
-                except DependencyDown as error:
-                    failures += 1
-                    if failures == 1:
-                        log.warning("publish.delayed", queue=self._queue, error=error.code, detail=str(error))
-                    self._refused[this] = str(error)
-                inbox.check()
-                await asyncio.sleep(jittered_backoff_seconds(failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS))
-        finally:
-            self._refused.pop(this, None)
 
 
 class _Line:

@@ -28,7 +28,8 @@ from shared.runtime.broker.inbox import Inbox, Stale
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, no_bare_exception, say
 from shared.runtime.broker.message import Delivery
-from shared.runtime.broker.publisher import PersistentPublisher, Publisher
+from shared.runtime.broker.persistent_publisher import PersistentPublisher
+from shared.runtime.broker.publisher import Publisher
 from shared.runtime.clock import now
 from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_stopped, wait_for_any, without_stray_cancel
 
