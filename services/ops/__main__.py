@@ -51,10 +51,10 @@ from shared.runtime.aside import SetAside
 from shared.runtime.broker import Consumer, Publisher, RawConsumer, to_message
 from shared.runtime.clock import now
 from shared.runtime.database import check_database, opened_database
-from shared.runtime.health import Check, reporter
+from shared.runtime.health import Check, Report, reporter
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
-from shared.runtime.management import opened_management
+from shared.runtime.management import Management, opened_management
 from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import Pool, confirm_seconds
 from shared.runtime.settings import OpsSettings, reveal
@@ -122,20 +122,7 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             archive.aside,
             *engine.aside,
         ]
-        running = Running(
-            {
-                "receiver": settings.receiver_url,
-                "extractor": settings.extractor_url,
-                "state": settings.api_url,
-                "notifier": settings.notifier_url,
-            },
-            reporter(checks, aside, optional=optional, consumers=consumers),
-            name="ops",
-            version=version("modelswap"),
-            amqp_url=url,
-            management=management,
-            topology=plan,
-        )
+        running = _running(settings, reporter(checks, aside, optional=optional, consumers=consumers), management)
         waiting = Waiting(running.seen)
         streams = ReplayStreams(replays, waiting, stopping, limit=_STREAMS)
         # What runs is looked at for its clients, and it is itself a part of that.
@@ -208,6 +195,23 @@ def _outcomes(settings: OpsSettings, replays: Replays, publisher: Publisher) -> 
         delays=settings.retry_delays,
         drain_seconds=settings.drain_seconds,
         declares=settings.declare_topology,
+    )
+
+
+def _running(settings: OpsSettings, own: Report, management: Management | None) -> Running:
+    return Running(
+        {
+            "receiver": settings.receiver_url,
+            "extractor": settings.extractor_url,
+            "state": settings.api_url,
+            "notifier": settings.notifier_url,
+        },
+        own,
+        name="ops",
+        version=version("modelswap"),
+        amqp_url=settings.amqp_url.get_secret_value(),
+        management=management,
+        topology=settings.topology,
     )
 
 
