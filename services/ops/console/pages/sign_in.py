@@ -48,10 +48,11 @@ def routes(console: Console) -> list[Route]:
             answer.status_code = HTTPStatus.TOO_MANY_REQUESTS
             answer.headers["Retry-After"] = str(seconds)
             return answer
+        # Counted before it is known to have failed: many may be made at once.
+        console.attempts.failed(address, now)
         code = form.text("code")
         token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
         if token is None:
-            console.attempts.failed(address, now)
             log.info("console.sign_in_refused", address=address)
             answer = await _form(console, request, following, mistake=_USED if code else _UNKNOWN)
             answer.status_code = HTTPStatus.UNAUTHORIZED
