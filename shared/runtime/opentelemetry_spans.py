@@ -134,15 +134,16 @@ class OpenTelemetry:
         # Not `is_recording`: the current span may have ended meanwhile.
         if not api.get_current_span().get_span_context().trace_flags.sampled:
             return
+        now = time.time_ns()
         span = self._tracer.start_span(
             name,
             kind=api.SpanKind.CLIENT,
             attributes=attributes,
-            start_time=time.time_ns() - int(seconds * _NANOSECONDS),
+            start_time=now - int(seconds * _NANOSECONDS),
         )
         if error is not None:
             _Span(span).fail(error)
-        span.end()
+        span.end(now)
 
     def stop(self) -> None:
         """Send what is left, as far as the collector takes it at once."""
