@@ -2,6 +2,7 @@
 
 import contextlib
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from fastapi import APIRouter
@@ -14,6 +15,7 @@ from services.ops.console import app as console_app
 from services.ops.console.attempts import FREE, LONGEST, Attempts
 from services.ops.console.session import Flash, begin, csrf_token, from_cookie, open_flash, seal_flash, to_cookie
 from services.ops.letters.views import LetterCounts
+from shared.contract.errors import DependencyDown
 from shared.runtime.http import Api
 from shared.runtime.tokens import read_token
 from tests.console import ADDRESS, TOKENS, opened_console, signed_in
@@ -177,6 +179,16 @@ async def test_sign_ins_are_slowed_even_with_the_right_token():
 
     assert (slowed.status_code, slowed.headers["retry-after"]) == (429, "1")
     assert waited.status_code == 303
+
+
+async def test_links_that_could_not_be_looked_up_slow_nobody():
+    async def away(_: str) -> Any:
+        raise DependencyDown("Postgres is away")
+
+    async with opened_console(an_api(), redeem=away) as browser:
+        answers = [await browser.http.post("/sign-in", data={"code": "a-code"}) for _ in range(2 * FREE)]
+
+    assert {answer.status_code for answer in answers} == {503}
 
 
 async def test_a_trusted_proxys_clients_are_slowed_one_by_one():

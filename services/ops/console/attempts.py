@@ -41,13 +41,20 @@ class Attempts:
         return max(_NONE, record.last_at + pause - now)
 
     def failed(self, address: str, now: datetime) -> None:
-        """Count a failed attempt."""
+        """Count an attempt that failed, or is not known yet to succeed."""
         key = counted_as(address)
         before = self._records.pop(key, None)
         fresh = before is None or now - before.last_at > _FORGOTTEN_AFTER
         self._records[key] = _Record(1 if before is None or fresh else before.failures + 1, now)
         if len(self._records) > self._limit:
             self._records.popitem(last=False)
+
+    def take_back(self, address: str) -> None:
+        """Forget the last counted attempt of *address*: nobody knows how it would have ended."""
+        key = counted_as(address)
+        if key in self._records:
+            record = self._records[key]
+            self._records[key] = record._replace(failures=record.failures - 1)
 
     def succeeded(self, address: str) -> None:
         """Forget the failures of *address*."""

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from services.ops.console.console import SESSION_COOKIE, Console
 from services.ops.console.forms import local_path
 from services.ops.console.session import LASTS, begin, find_token, to_cookie
+from shared.contract.errors import ModelswapError
 from shared.runtime.tokens import Token
 
 log = structlog.get_logger()
@@ -51,7 +52,11 @@ def routes(console: Console) -> list[Route]:
         # Counted before it is known to have failed: many may be made at once.
         console.attempts.failed(address, now)
         code = form.text("code")
-        token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
+        try:
+            token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
+        except ModelswapError:
+            console.attempts.take_back(address)
+            raise
         if token is None:
             log.info("console.sign_in_refused", address=address)
             answer = await _form(console, request, following, mistake=_USED if code else _UNKNOWN)
