@@ -9,7 +9,10 @@ from typing import Final
 from services.cli.problem import Refused
 from shared.runtime.postgres_errors import NotAllowed
 
-_OWNER: Final = "use the owner's login in MODELSWAP_DATABASE_URL: a process's own sees only the tables of that process"
+_OWNER: Final = (
+    "use the owner's login in MODELSWAP_DATABASE_URL: a process's own sees only the tables of that process; "
+    "if it is the owner's, complete the restore: a grant is missing"
+)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _where_it_counts(finding: Finding, running: set[str]) -> Finding:
     need = [each for each in SERVICES if name in map(setting, PROCESSES[each].model_fields)]
     if name == finding.detail or not need or not running.issuperset(need):
         return finding
-    detail = f"not known here: {finding.detail}, and {' and '.join(need)} {'runs' if len(need) == 1 else 'run'} with it"
+    detail = f"not known here: {name} is not set, but {', '.join(need)} {'runs' if len(need) == 1 else 'run'} with it"
     return replace(finding, status=WARNING, detail=detail, then=_ELSEWHERE)
 
 

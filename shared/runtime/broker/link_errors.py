@@ -57,6 +57,11 @@ def no_bare_exception() -> Iterator[None]:
         raise ConnectionError(CLOSED) from error
 
 
+def is_forbidden(error: BaseException | None) -> bool:
+    """Return whether the broker knows us, and does not let us do what we asked for."""
+    return isinstance(error, aiormq.exceptions.ChannelAccessRefused)
+
+
 def is_refused(error: BaseException | None) -> bool:
     """Return whether the broker refused us (credentials, permissions), so that retrying does not help."""
     refusals = (
