@@ -90,7 +90,10 @@ def judge(name: str, health: Health, version: str, oldest: Mapping[str, float] |
 
 def how_to_start(name: str) -> str:
     """Return what to do about the process *name* that is away."""
-    return f"start {name} (compose: docker compose up -d {name}; Kubernetes: see why it has no ready pod)"
+    return (
+        f"start {name} (compose: docker compose up -d {name}; Kubernetes: see why it has no ready pod; "
+        f"else: modelswap serve {name}, or all with modelswap up)"
+    )
 
 
 def why_stuck(queue: str, waiting: int, consumers: int, oldest_seconds: float) -> str | None:
