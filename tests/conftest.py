@@ -66,11 +66,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # One that waits for ever fails, and the others go on, before `faulthandler_timeout` ends all of them.
-    seconds = float(config.getini("faulthandler_timeout")) - 30
+    # One that waits for ever fails, and the others go on, before `faulthandler_timeout` ends all of them: its fixtures,
+    # which take minutes where servers are fetched, count there too.
+    seconds = 0.75 * float(config.getini("faulthandler_timeout"))
     for item in items:
         fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
-        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        if seconds and isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _limited(item.obj, seconds)
         if "restartable_servers" in fixtures:
             item.add_marker(pytest.mark.own_servers)
