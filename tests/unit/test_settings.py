@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.ops.replays.store.send import CLAIM_SECONDS
+from shared.runtime import session_lock
 from shared.runtime.postgres import CONFIRM_SECONDS, IDLE_IN_TRANSACTION_SECONDS, confirm_seconds
 from shared.runtime.settings import (
     PROCESSES,
@@ -101,6 +102,11 @@ def test_a_master_secret_of_few_different_characters_is_warned_of():
     )
 
     assert guessable(settings) == ["MODELSWAP_WEBHOOK_MASTER_SECRETS"]
+
+
+def test_another_process_takes_over_within_the_ten_seconds_of_the_runbook():
+    assert session_lock._SILENT_SECONDS + session_lock.STAND_BY_SECONDS < 10
+    assert CLAIM_SECONDS < 10
 
 
 def test_confirms_come_before_what_waits_for_them_is_ended():
