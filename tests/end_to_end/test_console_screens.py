@@ -66,14 +66,16 @@ async def scene(opened: tuple[Stack, Simulator]) -> Scene:
 async def look(browser: Browser, stack: Stack, screens: Mapping[str, str]) -> dict[str, list[str]]:
     """Visit *screens*, a few at a time; return what is wrong with each of them."""
     found: dict[str, list[str]] = {}
-    left = iter(screens.items())
+    left, asked_again = iter(screens.items()), 0
 
     async def visit_some(page: Page) -> None:
+        nonlocal asked_again
         for name, path in left:
             await page.set_viewport_size(_USUAL)
             # A busy machine may be asked again; what is broken stays so.
             async with asyncio.timeout(120):
                 while (answer := await page.goto(path)) is not None and answer.status == 503:
+                    asked_again += 1
                     await asyncio.sleep(1)
             status = [] if answer is not None and answer.ok else ["it is not there"]
             found[name] = [*status, *await _accessibility(page), *await _sizes(page)]
@@ -83,8 +85,9 @@ async def look(browser: Browser, stack: Stack, screens: Mapping[str, str]) -> di
         # Few pages for all screens: to open another one costs Chromium as much as to show a screen.
         pages = [await sign_in(context), *[await context.new_page() for _ in range(1, _AT_ONCE)]]
         await asyncio.gather(*map(visit_some, pages))
-    complaints = [line for line in heard if "the server responded with a status of 503" not in line]
-    return {name: wrong for name, wrong in {**found, "heard": complaints}.items() if wrong}
+    for late in [line for line in heard if "the server responded with a status of 503" in line][:asked_again]:
+        heard.remove(late)
+    return {name: wrong for name, wrong in {**found, "heard": heard}.items() if wrong}
 
 
 async def _accessibility(page: Page) -> list[str]:

@@ -168,7 +168,7 @@ def process(broken: Callable[[Stack, str], AbstractAsyncContextManager[Changed]]
 
 
 #: What a finding says of something that did not answer in time.
-_LATE: Final = r"it hangs|in time|\b503\b|Timeout"
+LATE: Final = r"it hangs|in time|\b503\b|Timeout"
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ async def examined(environment: dict[str, str], expected: Callable[[Finding], bo
     async with asyncio.timeout(240):
         while True:
             findings = await examine(environment)
-            late = [each for each in findings if each.status != OK and re.search(_LATE, each.detail)]
+            late = [each for each in findings if each.status != OK and re.search(LATE, each.detail)]
             if all(map(expected, late)):
                 return findings
 
