@@ -64,13 +64,11 @@ async def read_to_end(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
     if newest is None or not wanted.is_late_enough(newest):
         return
     async with _opened(url, wanted.since or FIRST) as log:
-        while batch := await log.take(_LOOK_SECONDS):
-            for delivery in batch:
-                if wanted.has(delivery):
-                    yield Heard(delivery)
-                if offset_of(delivery) >= offset_of(newest):
-                    return
-            log.ack(batch[-1])
+        async for delivery in _events(log):
+            if wanted.has(delivery):
+                yield Heard(delivery)
+            if offset_of(delivery) >= offset_of(newest):
+                return
     raise Problem(f"RabbitMQ sent nothing more of {EVENTS_LOG} for {_LOOK_SECONDS:g} s", then="type it again")
 
 
@@ -91,11 +89,9 @@ async def follow(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
     """Yield the *wanted* events from their time on, else those that are published from now on, without an end."""
     async with _opened(url, wanted.since or NEXT) as log:
         while True:
-            if batch := await log.take(_LOOK_SECONDS):
-                for delivery in batch:
-                    if wanted.has(delivery):
-                        yield Heard(delivery)
-                log.ack(batch[-1])
+            async for delivery in _events(log):
+                if wanted.has(delivery):
+                    yield Heard(delivery)
 
 
 @asynccontextmanager
@@ -103,6 +99,14 @@ async def _opened(url: str, offset: str | datetime) -> AsyncIterator[OpenLog]:
     with broker_problems():
         async with opened_log(url, _NAME, offset) as log:
             yield log
+
+
+async def _events(log: OpenLog) -> AsyncIterator[Delivery]:
+    """Yield the next events, until none comes for `_LOOK_SECONDS`."""
+    while batch := await log.take(_LOOK_SECONDS):
+        for delivery in batch:
+            yield delivery
+        log.ack(batch[-1])
 
 
 def _user_of(delivery: Delivery) -> object:
