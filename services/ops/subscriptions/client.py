@@ -117,8 +117,8 @@ class Subscriptions:
 
     async def plan(self, name: str, wanted: Subscribe) -> Planned:
         """Return what `put` will do."""
-        length = wanted.max_length or (await self._limits()).get(user_of(name), DEFAULT_LENGTH)
-        return Planned(is_new=not await self._management.has_user(user_of(name)), max_length=length)
+        is_new = not await self._management.has_user(user_of(name))
+        return Planned(is_new, await self._length(name, wanted))
 
     async def put(self, name: str, wanted: Subscribe) -> SubscriptionAdded:
         """
@@ -129,11 +129,11 @@ class Subscriptions:
 
         """
         management, queue = self._management, queue_of(name)
-        planned = await self.plan(name, wanted)
+        length = await self._length(name, wanted)
         # First what may be refused. Events arrive once all is there.
         await management.put("queues", queue, body=_durable(arguments(name)))
         await management.put("queues", overflow_of(name), body=_durable(overflow_arguments()))
-        await management.put("policies", user_of(name), body=policy(name, planned.max_length))
+        await management.put("policies", user_of(name), body=policy(name, length))
         bound = {binding.routing_key: binding for binding in (await self._bindings())[queue]}
         for key in wanted.events:
             if key not in bound:
@@ -141,11 +141,14 @@ class Subscriptions:
         for key, binding in bound.items():
             if key not in wanted.events:
                 await management.delete("bindings", "e", EVENTS_EXCHANGE, "q", queue, binding.properties_key)
-        # Asked again: if another request has made the user meanwhile, its password stays.
+        # Asked only now: if another request has made the user meanwhile, its password stays.
         is_new = not await management.has_user(user_of(name))
         amqp_url = await self._new_password(name) if is_new else None
         await management.set_rights(user_of(name), rights(name))
         return SubscriptionAdded(**(await self.get(name)).model_dump(), amqp_url=amqp_url)
+
+    async def _length(self, name: str, wanted: Subscribe) -> int:
+        return wanted.max_length or (await self._limits()).get(user_of(name), DEFAULT_LENGTH)
 
     async def rotate_password(self, name: str) -> PasswordRotated:
         """
