@@ -139,5 +139,4 @@ def change_sentence(verb: str, planned: Changed) -> str:
 
 def changed_sentence(verb: str, changed: Changed) -> str:
     """Return what a drop or a restore has done."""
-    is_or_are = "is" if changed.letters == 1 else "are"
-    return f"{plural(changed.letters, 'dead letter')} {is_or_are} {_VERBS[verb]}. It is in the audit."
+    return f"{plural(changed.letters, 'dead letter is', 'dead letters are')} {_VERBS[verb]}. It is in the audit."
