@@ -1,4 +1,4 @@
-"""A publisher's opening belongs to no message: what becomes of it is said, whoever still waits."""
+"""How a failure to open a publisher's connection is reported, also if no message waits for it any more."""
 
 from __future__ import annotations
 

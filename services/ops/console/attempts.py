@@ -50,10 +50,9 @@ class Attempts:
             self._records.popitem(last=False)
 
     def take_back(self, address: str) -> None:
-        """Forget the last counted attempt of *address*: nobody knows how it would have ended."""
+        """Uncount the last attempt of *address*, which could not be checked."""
         key = counted_as(address)
-        if key in self._records:
-            record = self._records[key]
+        if record := self._records.get(key):
             self._records[key] = record._replace(failures=record.failures - 1)
 
     def succeeded(self, address: str) -> None:
