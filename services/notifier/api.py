@@ -169,11 +169,19 @@ class _Routes:
 
     @raises(NoEndpoint, KeyReused)
     async def resend_deliveries(self, endpoint_id: UUID, body: Resend, key: Key = None) -> Resent:
-        """Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered."""
+        """
+        Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered.
+
+        To send just what a `dry_run` has counted, its `newest` is the next request's `up_to`.
+        """
         if body.dry_run:
-            return await self.store.count_since(endpoint_id, body.since, with_delivered=body.all)
-        idempotency = IdempotencyKey.of(key, {"resend": str(endpoint_id), **body.model_dump(mode="json")})
-        return await self.store.resend_since(endpoint_id, body.since, with_delivered=body.all, key=idempotency)
+            return await self.store.count_since(endpoint_id, body.since, with_delivered=body.all, up_to=body.up_to)
+        # As a version without `up_to` remembers it.
+        asked = body.model_dump(mode="json", exclude_none=True)
+        idempotency = IdempotencyKey.of(key, {"resend": str(endpoint_id), **asked})
+        return await self.store.resend_since(
+            endpoint_id, body.since, with_delivered=body.all, up_to=body.up_to, key=idempotency
+        )
 
     def _check(self, url: str) -> None:
         try:

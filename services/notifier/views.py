@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from shared.contract.answers import Flag, Moment
+from shared.contract.answers import NUMBER, Flag, Moment
 from shared.contract.checked import PRINTABLE, Checked
 from shared.contract.errors import PermanentError
 from shared.contract.events import PUBLIC_EVENTS
@@ -95,6 +95,8 @@ class Resend(_Body):
     """False: only those that failed. True: also those that were delivered."""
     dry_run: Flag = False
     """True: nothing is sent; the answer says how many would be."""
+    up_to: Annotated[int, Field(ge=1, lt=2**53), NUMBER] | None = None
+    """Only deliveries up to this number, such as `newest` of a dry run: none that came since."""
 
 
 class EndpointView(BaseModel):
@@ -161,3 +163,5 @@ class Resent(BaseModel):
     dry_run: bool = False
     next_since: datetime | None = None
     """Where the next request begins: 10,000 are sent at a time. Null: these are all."""
+    newest: int | None = None
+    """Of a dry run, the highest number among all deliveries that it found; null: it found none."""

@@ -256,6 +256,30 @@ async def test_more_than_are_sent_at_a_time_name_their_rest(notifier, database_u
     assert rest["next_since"] is None
 
 
+async def test_what_fails_after_a_dry_run_is_not_sent_with_what_it_counted(notifier):
+    endpoint = await notifier.add()
+    path, since = f"/{endpoint}/resend", (now() - timedelta(hours=1)).isoformat()
+
+    async def fail(number: int) -> None:
+        await notifier.deliver(number)
+        (asked,) = await notifier.relay()
+        await notifier.end(asked, 410)
+        await notifier.ask("PATCH", f"/{endpoint}", json={"status": "enabled"})
+
+    await fail(1)
+    planned = await notifier.ask("POST", path, 202, json={"since": since, "dry_run": True})
+    await fail(2)
+    just_those = {"since": since, "up_to": planned["newest"]}
+    again, sent = [
+        await notifier.ask("POST", path, 202, json={**just_those, "dry_run": dry_run}) for dry_run in (True, False)
+    ]
+    none = await notifier.ask("POST", path, 202, json={**just_those, "dry_run": True})
+
+    assert [each["deliveries"] for each in (planned, again, sent, none)] == [1, 1, 1, 0]
+    assert (again["newest"], none["newest"]) == (planned["newest"], None)
+    assert await notifier.statuses(endpoint) == ["failed", "waiting"]
+
+
 async def test_a_message_that_was_lost_is_replaced(notifier):
     await notifier.add()
     await notifier.deliver(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from html import escape, unescape
@@ -332,7 +334,7 @@ def notifier(text: str = "hook", told: Told | None = None, facts: Mapping[str, A
     @app.post(f"{one}/resend")
     async def resend(request: Request) -> DeliveriesResent:
         await note(request)
-        return DeliveriesResent(deliveries=3, next_since=LATER)
+        return DeliveriesResent(deliveries=3, next_since=LATER, newest=17)
 
     return app
 
@@ -416,7 +418,10 @@ async def test_many_are_previewed_before_they_are_sent_again():
     async with at_endpoint(told) as browser:
         path = f"/queues/webhooks/{ID}"
         preview = await browser.post(f"{path}/preview", page=path, period="the last hour", all="on")
-        sent = await browser.post(f"{path}/resend", page=path, since=since, all="on", key="k1", reason="is fixed")
+        up_to = re.findall(r'name="up_to" value="(.*?)"', preview.text)
+        sent = await browser.post(
+            f"{path}/resend", page=path, since=since, all="on", up_to=up_to, key="k1", reason="is fixed"
+        )
         shown = await browser.get(path)
 
     assert "3 deliveries" in preview.text
@@ -424,7 +429,8 @@ async def test_many_are_previewed_before_they_are_sent_again():
     command = f"modelswap webhooks resend {ID} --since {LATER.isoformat()} --all --reason 'is fixed'"
     assert command in unescape(shown.text)
     assert (preview.status_code, sent.status_code) == (200, 303)
-    assert ['"dry_run":true' in body for _, _, body in told.requests] == [True, False]
+    wanted = [json.loads(body) for _, _, body in told.requests]
+    assert [(each["dry_run"], each.get("up_to")) for each in wanted] == [(True, None), (False, 17)]
     assert [entry[3:] for entry in told.audited] == [
         ("is fixed", f"3 deliveries since {since} sent again; not those since {LATER.isoformat()}")
     ]

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from services.cli.choices import Format
 from services.cli.client import Api, Body, first_secret, segment
-from services.cli.operators.client import operators
+from services.cli.operators.client import Operators, operators
 from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
@@ -126,18 +126,32 @@ async def resend_one(endpoint: str, delivery: str, reason: str, output: Format) 
 
 
 async def resend_since(endpoint: str, wanted: Body, *, dry_run: bool, yes: bool, output: Format) -> None:
-    """Show how many deliveries it would be, ask, and deliver them again."""
-    path = _at(endpoint, "resend")
+    """Deliver failed events since a time again, or say how many that would be; ask first, unless *yes*."""
     async with operators() as api:
-        done = await api.post(DeliveriesResent, path, {**wanted, "dry_run": dry_run or not yes}, then=_LIST)
-        if not dry_run and not yes and done.deliveries:
-            which = "deliveries" if done.next_since is None else "deliveries (the oldest, of more)"
-            confirm(f"{done.deliveries} {which} are sent again", "Send them?", then=_deliveries_of(endpoint))
-        if not dry_run and not yes:
-            done = await api.post(DeliveriesResent, path, wanted, then=_LIST)
-    print_one(done, output, data=done)
+        if dry_run or yes:
+            done = await _resend(api, endpoint, {**wanted, "dry_run": dry_run})
+        else:
+            done = await resend_if_confirmed(api, endpoint, wanted)
+    shown = ((name, value) for name, value in done if name != "newest")
+    print_one(shown, output, data=done.model_dump(mode="json", exclude={"newest"}))
     if done.next_since is not None:
         tell(f"there are more: so many are sent at a time; then --since {done.next_since.isoformat()}")
+
+
+async def resend_if_confirmed(api: Operators, endpoint: str, wanted: Body) -> DeliveriesResent:
+    """Show how many deliveries would be sent again, ask, and send just those that were counted."""
+    planned = await _resend(api, endpoint, {**wanted, "dry_run": True})
+    if not planned.deliveries:
+        return planned
+    which = "deliveries" if planned.next_since is None else "deliveries (the oldest, of more)"
+    confirm(f"{planned.deliveries} {which} are sent again", "Send them?", then=_deliveries_of(endpoint))
+    # A notifier of the version before names no newest one, and knows no bound.
+    up_to: Body = {} if planned.newest is None else {"up_to": planned.newest}
+    return await _resend(api, endpoint, {**wanted, **up_to})
+
+
+async def _resend(api: Operators, endpoint: str, body: Body) -> DeliveriesResent:
+    return await api.post(DeliveriesResent, _at(endpoint, "resend"), body, then=_LIST)
 
 
 def _deliveries_of(endpoint: str) -> str:

@@ -42,21 +42,17 @@ _AGAIN: Final = """
     WHERE {}
 """
 _RESEND: Final = _AGAIN.format("endpoint_id = $1 AND id = $2")
-_RESEND_SINCE: Final = _AGAIN.format("""number IN (
-        SELECT number FROM notifier.deliveries
-        WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
-        ORDER BY created_at, number LIMIT $4)
+_SINCE: Final = """
+    FROM notifier.deliveries
+    WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
+      AND number <= $4
+"""
+_RESEND_SINCE: Final = _AGAIN.format(f"""number IN (
+        SELECT number {_SINCE} ORDER BY created_at, number LIMIT $5)
     RETURNING true""")
-_COUNT_SINCE: Final = """
-    SELECT count(*) FROM notifier.deliveries
-    WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
-"""
+_COUNT_SINCE: Final = f"SELECT count(*), max(number) AS newest {_SINCE}"
 # The first that is left for another request. By time, not by number: times may go back, after a failover.
-_NEXT_SINCE: Final = """
-    SELECT created_at FROM notifier.deliveries
-    WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
-    ORDER BY created_at, number OFFSET $4 LIMIT 1
-"""
+_NEXT_SINCE: Final = f"SELECT created_at {_SINCE} ORDER BY created_at, number OFFSET $5 LIMIT 1"
 
 
 class Resending(Session):
@@ -112,15 +108,21 @@ class Resending(Session):
         return await self._change(work)
 
     async def resend_since(
-        self, endpoint_id: UUID, since: datetime, *, with_delivered: bool, key: IdempotencyKey | None
+        self,
+        endpoint_id: UUID,
+        since: datetime,
+        *,
+        with_delivered: bool,
+        up_to: int | None,
+        key: IdempotencyKey | None,
     ) -> Resent:
-        """Send failed deliveries since a time again, or also delivered ones; the oldest first."""
+        """Send failed deliveries since a time again, at most numbered *up_to*, or also delivered ones; oldest first."""
 
         async def work(connection: Connection) -> Resent:
             await get_endpoint(connection, endpoint_id)
 
             async def make() -> str:
-                wanted = (endpoint_id, since, with_delivered, MOST_RESENT)
+                wanted = (endpoint_id, since, with_delivered, END if up_to is None else up_to, MOST_RESENT)
                 following = await connection.fetchval(_NEXT_SINCE, *wanted)
                 count = len(await connection.fetch(_RESEND_SINCE, *wanted))
                 return Resent(deliveries=count, next_since=following).model_dump_json()
@@ -129,16 +131,20 @@ class Resending(Session):
 
         return await self._change(work)
 
-    async def count_since(self, endpoint_id: UUID, since: datetime, *, with_delivered: bool) -> Resent:
+    async def count_since(
+        self, endpoint_id: UUID, since: datetime, *, with_delivered: bool, up_to: int | None
+    ) -> Resent:
         """Return how many deliveries `resend_since` would send."""
 
         async def work(connection: Connection) -> Resent:
             await get_endpoint(connection, endpoint_id)
-            wanted = (endpoint_id, since, with_delivered)
+            wanted = (endpoint_id, since, with_delivered, END if up_to is None else up_to)
+            (found,) = await connection.fetch(_COUNT_SINCE, *wanted)
             return Resent(
-                deliveries=min(int(await connection.fetchval(_COUNT_SINCE, *wanted)), MOST_RESENT),
+                deliveries=min(found["count"], MOST_RESENT),
                 dry_run=True,
                 next_since=await connection.fetchval(_NEXT_SINCE, *wanted, MOST_RESENT),
+                newest=found["newest"],
             )
 
         return await self._transaction(work)

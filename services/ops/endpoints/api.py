@@ -84,8 +84,12 @@ class _Routes:
     async def resend_deliveries(
         self, endpoint_id: UUID, body: ResendDeliveries, asker: Asker, key: Key = None
     ) -> DeliveriesResent:
-        """Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered."""
-        wanted = body.model_dump(mode="json", exclude={"reason"})
+        """
+        Deliver failed events since a time again, the oldest 10,000; with `all`, also those that were delivered.
+
+        To send just what a `dry_run` has counted, its `newest` is the next request's `up_to`.
+        """
+        wanted = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
         sent = await self.endpoints.resend(endpoint_id, wanted, key)
         if body.dry_run:
             return sent

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from services.ops.requests import Name, Reasoned
+from services.ops.requests import Name, Number, Reasoned
 from shared.contract.answers import Flag, Moment
 from shared.contract.checked import PRINTABLE
 from shared.contract.errors import PermanentError
@@ -44,6 +44,8 @@ class ResendDeliveries(ChangeEndpoint):
     all: Flag = False
     #: True: nothing is sent, and nothing is in the audit; the answer says how many would be.
     dry_run: Flag = False
+    #: Only deliveries up to this number, such as `newest` of a dry run: none that came since.
+    up_to: Number | None = None
 
 
 class EndpointEnabled(BaseModel):
@@ -74,3 +76,5 @@ class DeliveriesResent(BaseModel):
     dry_run: bool = False
     #: Where the next request begins: 10,000 are sent at a time. Null: these are all.
     next_since: datetime | None = None
+    #: Of a dry run, the highest number among all deliveries that it found; null: it found none.
+    newest: int | None = None

@@ -19,6 +19,7 @@ from services.ops.console.console import Console, Done
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.formats import plural
+from services.ops.console.views.letters import count_of
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of, state_of
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
@@ -63,12 +64,13 @@ class _Screen:
         since = self._console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
         body = {**_body(form), "since": since.isoformat(), "dry_run": True}
         found = await self._console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
-        preview = Preview(found.deliveries, since, form.text("all"), found.next_since)
+        preview = Preview(found.deliveries, since, form.text("all"), found.next_since, found.newest)
         return await self._show(request, preview=preview)
 
     async def resend(self, request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
-            body = {**_body(form), **_because(form)}
+            up_to = form.text("up_to")
+            body = {**_body(form), **_because(form), "up_to": count_of(up_to) if up_to else None}
             sent = await apis.ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.text("key"))
             said = plural(sent.deliveries, "delivery is", "deliveries are")
             return Done(_page_path(request), f"{said} sent again.{_more(request, form, sent)}")

@@ -30,6 +30,8 @@ class Preview:
     all: str
     #: From then on there are more than are sent at a time.
     next_since: datetime | None
+    #: The newest of all that were found: what comes later is not sent again.
+    newest: int | None
 
 
 def state_of(endpoint: EndpointAnswer) -> str:
