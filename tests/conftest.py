@@ -65,24 +65,38 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # One that waits for ever fails, and the others go on, before `faulthandler_timeout` ends all of them: its fixtures,
-    # which take minutes where servers are fetched, count there too.
-    seconds = 0.75 * float(config.getini("faulthandler_timeout"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = item.fixturenames if isinstance(item, pytest.Function) else ()
-        if seconds and isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = _limited(item.obj, seconds)
         if "restartable_servers" in fixtures:
             item.add_marker(pytest.mark.own_servers)
         if "broker_urls" in fixtures:
             item.add_marker(pytest.mark.every_rabbitmq)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    # One that waits for ever fails, and the others go on, before `faulthandler_timeout` ends all of them: its fixtures,
+    # which take minutes where servers are fetched, count there too.
+    seconds = 0.75 * float(item.config.getini("faulthandler_timeout"))
+    # Hypothesis wraps an async test in a function that is none.
+    examples = getattr(getattr(item, "obj", None), "hypothesis", None)
+    owner, name = (examples, "inner_test") if examples else (item, "obj")
+    with pytest.MonkeyPatch.context() as patch:
+        if seconds and inspect.iscoroutinefunction(test := getattr(owner, name, None)):
+            patch.setattr(owner, name, _limited(test, seconds))
+        return (yield)
+
+
 def _limited(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
+    """End *test* after *seconds*: all its examples together, also those by which a failed one is reduced."""
+    end: float | None = None
+
     @functools.wraps(test)
     async def limited(*arguments: object, **fixtures: object) -> None:
-        async with asyncio.timeout(seconds):
+        nonlocal end
+        end = end or asyncio.get_running_loop().time() + seconds
+        async with asyncio.timeout_at(end):
             await test(*arguments, **fixtures)
 
     return limited
