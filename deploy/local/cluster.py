@@ -11,6 +11,7 @@ from deploy.local.binaries import RabbitMQBinaries
 from deploy.local.errors import LocalServersError, Say
 from deploy.local.rabbitmq import RabbitMQ, node_name, port_mapper
 from deploy.local.state import State, kept_state, temporary_state
+from shared.runtime.private_files import write_private
 
 
 @contextlib.contextmanager
@@ -59,5 +60,4 @@ def _share_cookie(state: State, first: State) -> None:
     home.mkdir(mode=0o700, exist_ok=True)
     cookie = home / ".erlang.cookie"
     if not cookie.exists():
-        cookie.write_text(text)
-        cookie.chmod(0o400)
+        write_private(cookie, text)

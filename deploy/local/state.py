@@ -20,6 +20,7 @@ from deploy.local.errors import LocalServersError, Say
 from deploy.local.lock import locked
 from shared.runtime.guarded import removed_afterwards
 from shared.runtime.ports import free_ports, reserve
+from shared.runtime.private_files import write_private
 
 #: Time for the servers of a killed run to shut down cleanly.
 _WAIT_SECONDS: Final = 20.0
@@ -71,7 +72,7 @@ def kept_state(folder: Path, say: Say) -> Iterator[State]:
             stack.enter_context(_the_same_ports(ports))
         else:
             ports, password = stack.enter_context(_new_ports()), _new_password()
-            _write_private(file, json.dumps({"ports": asdict(ports), "password": password}))
+            write_private(file, json.dumps({"ports": asdict(ports), "password": password}))
         yield State(folder, kept=True, ports=ports, password=password, locks=(lock,))
 
 
@@ -91,14 +92,6 @@ def _enter_lock(stack: contextlib.ExitStack, folder: Path, say: Say) -> int:
 
 def _new_password() -> str:
     return secrets.token_urlsafe(18)
-
-
-def _write_private(file: Path, text: str) -> None:
-    """Write *text* completely or not at all, readable by us alone."""
-    draft = file.with_suffix(".draft")
-    draft.touch(mode=0o600)
-    draft.write_text(text)
-    draft.replace(file)
 
 
 @contextlib.contextmanager

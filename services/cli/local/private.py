@@ -18,6 +18,7 @@ from services.cli.local.stack import Environment, Logins, completed, generated, 
 from services.cli.problem import Problem
 from shared.contract.rights import USERS
 from shared.runtime.addresses import with_login
+from shared.runtime.private_files import write_private
 
 Say = Callable[[str], object]
 
@@ -99,11 +100,7 @@ def keep_secrets(state: Path | None) -> dict[str, str]:
     kept = _kept(state)
     made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in _PASSWORDS} | kept
     if state is not None and made != kept:
-        # A crash leaves the old file or the new one, and no part of it.
-        draft = state / f"{_FILE}.draft"
-        draft.touch(mode=0o600)
-        draft.write_text(json.dumps(made))
-        draft.replace(state / _FILE)
+        write_private(state / _FILE, json.dumps(made))
     return made
 
 

@@ -38,6 +38,7 @@ from services.cli.local.supervisor import Supervisor
 from services.cli.output import console
 from services.cli.problem import Problem
 from shared.runtime.guarded import removed_afterwards
+from shared.runtime.private_files import write_private
 from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
 
 _COLOURS: Final = {
@@ -204,9 +205,8 @@ def _folder(state: Path | None) -> Iterator[Path]:
 def _export(environment: Environment, folder: Path) -> Path:
     """Write the settings to a file that only its owner can read, for another terminal to source."""
     file = folder / "env"
-    file.touch(mode=0o600)
     # So that the other terminal finds `modelswap` too.
     path = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n'
     ours = f"export {control.UP_FOLDER}={shlex.quote(str(folder))}\n"
-    file.write_text(path + ours + exports(environment))
+    write_private(file, path + ours + exports(environment))
     return file
