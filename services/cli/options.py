@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+import shlex
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, TypeVar, get_args
 
 import typer
 
@@ -79,6 +80,13 @@ def selects_letters(*, by_status: bool) -> Callable[[Callable[..., None]], Calla
         return run
 
     return decorate
+
+
+def typed(chosen: Mapping[str, str]) -> str:
+    """Return the options that select dead letters, as they were typed."""
+    # In an annotation, typer takes an option's name for its default.
+    options = {name: get_args(option)[1].default for name, option in LETTER_FILTERS.items()}
+    return shlex.join(part for name, text in chosen.items() for part in (options[name], text))
 
 
 def group(text: str) -> typer.Typer:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationInfo
 
-from shared.contract.answers import NUMBER
+from shared.contract.answers import NUMBER, Moment
 from shared.contract.checked import PRINTABLE, Checked
 from shared.contract.text import printable
 
@@ -20,6 +20,15 @@ def _said(text: str) -> str:
     return said
 
 
+def _after_since(until: Moment | None, info: ValidationInfo) -> Moment | None:
+    since = info.data.get("since")
+    if until is not None and since is not None and until < since:
+        raise ValueError("must not be before `since`")
+    return until
+
+
+#: The end of a span whose begin is the field `since`, which stands before it.
+Until = Annotated[Moment | None, AfterValidator(_after_since)]
 #: JSON has no larger whole numbers that all readers agree on.
 Number = Annotated[int, Field(ge=1, lt=2**53), NUMBER]
 Reason = Annotated[

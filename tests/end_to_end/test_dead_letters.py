@@ -79,7 +79,7 @@ async def test_a_selection_without_a_dead_letter_is_a_mistake(settings):
     )
 
     assert code == 1
-    assert "no dead letter fits: nothing has changed" in said
+    assert "no dead letter fits --group 'no such group': nothing has changed" in said
 
 
 async def test_a_letter_is_closed_once_another_event_swaps(settings, stack, training):

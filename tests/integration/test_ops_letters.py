@@ -648,13 +648,26 @@ async def test_what_was_dropped_is_what_is_said(store, operators, monkeypatch, c
     assert ("2 dead letters would be dropped" in capsys.readouterr().err) == isinstance(stdin, Terminal)
 
 
-async def test_a_drop_that_fits_none_is_not_sent(store, operators):
+@pytest.mark.parametrize("yes", [False, True])
+async def test_a_drop_that_fits_none_is_not_audited(store, operators, yes):
     await archived(store, dead("t1"))
 
-    changed = await change_if_confirmed(operators, "drop", {"filter": {"queue": "q"}}, reason="known", yes=False)
+    changed = await change_if_confirmed(operators, "drop", {"filter": {"queue": "q"}}, reason="known", yes=yes)
 
     assert (changed.letters, changed.unchanged) == (0, {})
     assert await store.list_audit(AuditFilter(), limit=9) == []
+
+
+@pytest.mark.parametrize("path", ["/dead-letters", "/dead-letter-suggestions", "/audit"])
+async def test_a_span_that_ends_before_it_begins_is_refused(client, path):
+    span = {"since": "2026-11-29T12:00:00Z", "until": "2026-11-29T12:00:00+01:00"}
+
+    answers = [
+        await client.get(path, params=given) for given in (span, {**span, "until": span["since"]}, {"until": "x"})
+    ]
+
+    assert [answer.status_code for answer in answers] == [422, 200, 422]
+    assert answers[0].json()["errors"] == [{"pointer": "query.until", "detail": "must not be before `since`"}]
 
 
 @pytest.mark.parametrize(
@@ -669,6 +682,7 @@ async def test_a_drop_that_fits_none_is_not_sent(store, operators):
         {"filter": {"queue": "q"}},
         {"filter": {"queue": "q"}, "reason": " "},
         {"filter": {"colour": "red"}, "reason": "x"},
+        {"filter": {"since": "2026-11-29T12:00:00Z", "until": "2026-11-29T11:00:00Z"}, "reason": "x"},
     ],
 )
 async def test_nobody_drops_everything_by_a_slip_or_without_a_reason(store, client, body):

@@ -216,6 +216,15 @@ async def test_swaps_of_all_users_are_listed_by_time(client, store):
     assert [each["user_id"] for each in early] == ["bob", "ada"]
 
 
+async def test_a_span_of_swaps_that_ends_before_it_begins_is_refused(client):
+    span = {"since": "2026-11-29T12:00:00Z", "until": "2026-11-29T11:00:00Z"}
+
+    answer = await client.get("/swaps", params=span)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"pointer": "query.until", "detail": "must not be before `since`"}]
+
+
 async def test_pages_of_swaps_miss_none_of_the_same_time(client, store, database_url):
     for number in range(5):
         await swap(store, f"user-{number}", f"t{number}")

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from services.cli.choices import Format
 from services.cli.client import Body, NotThere
 from services.cli.operators.client import Operators, operators
-from services.cli.options import read_timestamp
+from services.cli.options import read_timestamp, typed
 from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
@@ -126,7 +126,7 @@ async def change(
     async with operators() as api:
         changed = await change_if_confirmed(api, verb, wanted, reason=reason, yes=yes)
     if not (changed.letters or changed.unchanged):
-        raise Problem("no dead letter fits: nothing has changed", then="modelswap dead-letters groups")
+        raise Problem(f"no dead letter fits {typed(chosen)}: nothing has changed", then="modelswap dead-letters groups")
     if output is Format.JSON:
         print_json(changed.model_dump(mode="json", exclude={"newest"}))
     else:

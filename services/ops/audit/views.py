@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from services.ops.requests import Name, Request
+from services.ops.requests import Name, Request, Until
 from shared.contract.answers import Moment
 
 
@@ -40,6 +40,6 @@ class AuditFilter(Request):
     #: At this time or later.
     since: Moment | None = None
     #: Before this time.
-    until: Moment | None = None
+    until: Until = None
     #: Words, or beginnings of words, in what it was done to, in the reason and in the outcome.
     text: Name | None = None

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.ops.requests import Name, Number, Reasoned, Request, fields
+from services.ops.requests import Name, Number, Reasoned, Request, Until, fields
 from shared.contract.answers import Flag, Moment
 from shared.contract.checked import Checked
 from shared.contract.errors import PermanentError
@@ -73,7 +73,7 @@ class Filter(Request):
     #: Failed last at this time or later.
     since: Moment | None = None
     #: Failed last before this time.
-    until: Moment | None = None
+    until: Until = None
     #: Words, or beginnings of words, in the error's class and text.
     text: Name | None = None
 

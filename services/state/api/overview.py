@@ -18,11 +18,11 @@ from services.state.overview import (
 )
 from services.state.store import Store
 from services.state.timeline import TimelineView
-from shared.contract.answers import END, Moment, Page
+from shared.contract.answers import END, Mistake, Moment, Page
 from shared.contract.identity import TrainingName, UserId, parse_ref
 from shared.contract.moments import EPOCH, from_microseconds, to_microseconds
 from shared.runtime.description import raises
-from shared.runtime.http import Cursor, Limit, from_cursor, to_cursor
+from shared.runtime.http import Cursor, Invalid, Limit, from_cursor, to_cursor
 
 _END: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -68,6 +68,8 @@ class Overviews:
 
         A page holds more than `limit` if the last change on it is one of several at the same time.
         """
+        if until < since:
+            raise Invalid(Mistake(pointer="query.until", detail="must not be before `since`"))
         before = from_cursor(cursor, END)
         if before < to_microseconds(until):
             until = from_microseconds(before)

@@ -142,7 +142,8 @@ class Moving(Session):
             outcome = f"{moved} dead {'letter' if moved == 1 else 'letters'} {move.was} to {move.to}"
             if not total and unchanged:
                 outcome += f"; unchanged: {unchanged}"
-            if moved or is_first:
+            # What finds nothing changes nothing.
+            if moved or (is_first and planned.newest is not None):
                 await audit(connection, actor, move.action, target, reason=reason, outcome=outcome)
             return [row["number"] for row in rows]
 
