@@ -220,15 +220,19 @@ async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(s
         one = await shell.json("webhooks", "resend", endpoint, delivery["id"], "--reason", "lost there")
         assert (one["id"], one["event"]) == (delivery["id"], "model.activated.v1")
         entries = await shell.json("audit", "--target", f"webhook endpoint {endpoint}")
-        assert [(each["action"], each["reason"]) for each in entries] == [
-            ("webhook_endpoint.resent", "lost there"),
-            ("webhook_endpoint.edited", "no reason was given"),
-            ("webhook_endpoint.paused", "they move"),
-            ("webhook_endpoint.edited", "they move"),
-            ("webhook_endpoint.resent", "lost there"),
+        assert [(each["action"], each["reason"]) for each in reversed(entries)] == [
             ("webhook_endpoint.enabled", "it is mended"),
+            *[("webhook_endpoint.resent", "lost there")] * 2,
+            ("webhook_endpoint.edited", "they move"),
+            ("webhook_endpoint.paused", "they move"),
+            ("webhook_endpoint.edited", "no reason was given"),
+            *[("webhook_endpoint.resent", "lost there")] * 2,
         ]
-        assert [each["outcome"] for each in entries[1:4]] == ["description: ours", server.url, "description: theirs"]
+        assert [each["outcome"] for each in entries[2:5]] == [
+            "asked: description: ours",
+            "asked: paused",
+            "asked: description: theirs",
+        ]
         _, shown, _ = await shell.run("webhooks", "show", endpoint)
         assert made["secret"] not in shown
         removed, _, _ = await shell.run("webhooks", "remove", endpoint, "--yes")

@@ -29,6 +29,7 @@ from services.ops.processes.views import Processes, ProcessView, QueueKind, Queu
 from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView, RoundView
 from services.ops.subscriptions.views import NoManagement, SubscriptionView
 from shared.contract.answers import Page
+from shared.contract.errors import DependencyDown
 from shared.contract.health import ProcessState, how_to_start
 from shared.runtime.description import raises
 from shared.runtime.http import Api
@@ -249,8 +250,11 @@ class Told:
         self.requests: list[tuple[str, str, Any]] = []
         self.audited: list[tuple[str, ...]] = []
         self.keys: list[str | None] = []
+        self.is_audit_away = False
 
     async def audit(self, *entry: str, key: str | None = None) -> None:
+        if self.is_audit_away:
+            raise DependencyDown("Postgres does not answer")
         self.audited.append(entry)
         self.keys.append(key)
 
@@ -391,16 +395,9 @@ async def test_a_delivery_is_sent_again_for_a_reason():
     assert [(method, where) for method, where, _ in told.requests] == [
         ("POST", f"/v1/webhook-endpoints/{ID}/deliveries/{ID}/resend k1")
     ]
-    assert told.audited == [
-        (
-            "olga",
-            "webhook_endpoint.resent",
-            f"webhook endpoint {ID}",
-            "their bug is fixed",
-            "model.activated.v1 e1 sent again",
-        )
-    ]
-    assert told.keys == ["k1"]
+    entry = ("olga", "webhook_endpoint.resent", f"webhook endpoint {ID}", "their bug is fixed")
+    assert told.audited == [(*entry, f"asked: delivery {ID}"), (*entry, "model.activated.v1 e1 sent again")]
+    assert told.keys == ["k1", "outcome k1"]
     assert "is sent again" in shown.text
 
 
@@ -432,7 +429,8 @@ async def test_many_are_previewed_before_they_are_sent_again():
     wanted = [json.loads(body) for _, _, body in told.requests]
     assert [(each["dry_run"], each.get("up_to")) for each in wanted] == [(True, None), (False, 17)]
     assert [entry[3:] for entry in told.audited] == [
-        ("is fixed", f"3 deliveries since {since} sent again; not those since {LATER.isoformat()}")
+        ("is fixed", f"asked: deliveries since {since}"),
+        ("is fixed", f"3 deliveries since {since} sent again; not those since {LATER.isoformat()}"),
     ]
 
 
@@ -447,7 +445,7 @@ async def test_an_endpoint_is_enabled_for_a_reason():
     assert told.keys == ["k1"]
     assert [method for method, _, _ in told.requests] == ["PATCH"]
     assert [entry[1:] for entry in told.audited] == [
-        ("webhook_endpoint.enabled", f"webhook endpoint {ID}", "they answer again", "https://hook")
+        ("webhook_endpoint.enabled", f"webhook endpoint {ID}", "they answer again", "asked: enabled")
     ]
 
 
@@ -461,7 +459,21 @@ async def test_a_form_whose_key_is_no_header_is_refused():
     assert told.requests == []
 
 
-async def test_what_the_notifier_refuses_is_said_and_not_audited():
+async def test_nothing_is_asked_of_the_notifier_that_cannot_be_audited():
+    told = Told()
+    async with at_endpoint(told) as browser:
+        path = f"/queues/webhooks/{ID}"
+        told.is_audit_away = True
+        answers = [
+            await browser.post(f"{path}/{what}", page=path, key="k1", reason="x", since="2026-11-29T11:00:00Z")
+            for what in ("enable", "resend", f"deliveries/{ID}/resend")
+        ]
+
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert told.requests == []
+
+
+async def test_what_the_notifier_refuses_is_said_and_audited():
     told = Told()
     async with at_endpoint(told) as browser:
         path = f"/queues/webhooks/{ID}"
@@ -469,7 +481,10 @@ async def test_what_the_notifier_refuses_is_said_and_not_audited():
 
     assert answer.status_code == 409
     assert "The notifier refuses it" in answer.text
-    assert told.audited == []
+    assert [entry[4] for entry in told.audited] == [
+        f"asked: delivery {GONE}",
+        "refused: the notifier refuses it: no such delivery",
+    ]
 
 
 async def test_a_reader_sees_no_button_and_may_send_nothing():

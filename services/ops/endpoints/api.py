@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
 from fastapi import APIRouter
 from pydantic import JsonValue
 
+from services.ops.audit.first import Note, noted_first
 from services.ops.audit.views import Audit
 from services.ops.endpoints.views import (
     ChangeEndpoint,
@@ -62,23 +64,22 @@ class _Routes:
     ) -> EndpointEdited:
         """Change an endpoint, pause it, or let its deliveries go on. What is not given stays as it is."""
         changes = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
-        edited = await self.endpoints.edit(endpoint_id, changes)
-        status = changes.pop("status", None)
-        if changes:
-            outcome = "; ".join(f"{name}: {_said(value)}" for name, value in changes.items())
-            await self._note(asker, "edited", endpoint_id, body, outcome, key=key)
-        if status is not None:
-            await self._note(asker, status, endpoint_id, body, edited.url, key=key)
-        return edited
+        edits = "; ".join(f"{name}: {_said(value)}" for name, value in changes.items() if name != "status")
+        ask: Callable[[], Awaitable[EndpointEdited]] = partial(self.endpoints.edit, endpoint_id, changes)
+        for done, asked in ((body.status, body.status), ("edited", edits)):
+            if done and asked:
+                note = self._note(asker, done, endpoint_id, body)
+                ask = partial(noted_first, note, asked, ask, refusal=EndpointRefused, key=key)
+        return await ask()
 
     @raises(EndpointRefused)
     async def enable_endpoint(
         self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
     ) -> EndpointEnabled:
         """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
-        enabled = await self.endpoints.edit(endpoint_id, {"status": "enabled"})
-        await self._note(asker, "enabled", endpoint_id, body, enabled.url, key=key)
-        return enabled
+        ask = partial(self.endpoints.edit, endpoint_id, {"status": "enabled"})
+        note = self._note(asker, "enabled", endpoint_id, body)
+        return await noted_first(note, "enabled", ask, refusal=EndpointRefused, key=key)
 
     @raises(EndpointRefused)
     async def resend_deliveries(
@@ -90,30 +91,34 @@ class _Routes:
         To send just what a `dry_run` has counted, its `newest` is the next request's `up_to`.
         """
         wanted = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
-        sent = await self.endpoints.resend(endpoint_id, wanted, key)
+        ask = partial(self.endpoints.resend, endpoint_id, wanted, key)
         if body.dry_run:
-            return sent
-        which = "deliveries" if body.all else "failed deliveries"
-        outcome = f"{sent.deliveries} {which} since {body.since.isoformat()} sent again"
-        if sent.next_since is not None:
-            outcome += f"; not those since {sent.next_since.isoformat()}"
-        await self._note(asker, "resent", endpoint_id, body, outcome, key=key)
-        return sent
+            return await ask()
+        which = f"{'deliveries' if body.all else 'failed deliveries'} since {body.since.isoformat()}"
+
+        def outcome(sent: DeliveriesResent) -> str:
+            rest = "" if sent.next_since is None else f"; not those since {sent.next_since.isoformat()}"
+            return f"{sent.deliveries} {which} sent again{rest}"
+
+        note = self._note(asker, "resent", endpoint_id, body)
+        return await noted_first(note, which, ask, refusal=EndpointRefused, key=key, outcome=outcome)
 
     @raises(EndpointRefused)
     async def resend_delivery(
         self, endpoint_id: UUID, delivery_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
     ) -> DeliveryResent:
         """Deliver an event again, with the same `webhook-id`, also if it was delivered before."""
-        sent = await self.endpoints.resend_one(endpoint_id, delivery_id, key)
-        await self._note(asker, "resent", endpoint_id, body, f"{sent.event} {sent.event_id} sent again", key=key)
-        return sent
+        ask = partial(self.endpoints.resend_one, endpoint_id, delivery_id, key)
 
-    async def _note(
-        self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, outcome: str, *, key: str | None
-    ) -> None:
+        def outcome(sent: DeliveryResent) -> str:
+            return f"{sent.event} {sent.event_id} sent again"
+
+        note, asked = self._note(asker, "resent", endpoint_id, body), f"delivery {delivery_id}"
+        return await noted_first(note, asked, ask, refusal=EndpointRefused, key=key, outcome=outcome)
+
+    def _note(self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint) -> Note:
         action, target = f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}"
-        await self.audit(asker.name, action, target, because.reason, outcome, key=key)
+        return partial(self.audit, asker.name, action, target, because.reason)
 
 
 def _said(value: JsonValue) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
 
+from services.ops.audit.first import noted_first
 from services.ops.reconcile.store import Store
 from services.ops.reconcile.trainings import RetryRefused, StateRefused
 from services.ops.reconcile.views import (
@@ -56,14 +58,12 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
         training_id: Annotated[TrainingName, Path()], body: RetryExtraction, asker: Asker
     ) -> ExtractionRetried:
         """Retry the extraction of a training that succeeded without a usable model, for a reason."""
+        note = partial(store.audit, asker.name, "training.retry_extraction", f"training {training_id}", body.reason)
         try:
-            await state.retry_extraction(training_id)
+            ask = partial(state.retry_extraction, training_id)
+            await noted_first(note, "another extraction", ask, refusal=StateRefused)
         except StateRefused as error:
-            await store.audit(
-                asker.name, "training.retry_extraction", f"training {training_id}", body.reason, str(error)
-            )
             raise RetryRefused(str(error)) from error
-        await store.audit(asker.name, "training.retry_extraction", f"training {training_id}", body.reason, "requested")
         return ExtractionRetried(training_id=training_id)
 
     return router

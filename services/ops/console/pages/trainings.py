@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.ops.audit.first import noted_first
 from services.ops.console.answers import (
     STAGES,
     ChangeAnswer,
@@ -83,10 +85,10 @@ def routes(console: Console) -> list[Route]:
     async def retry_extraction(request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
             name = _name(request)
-            await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=form.text("key"))
-            await apis.audit(
-                "training.retry_extraction", f"training {name}", BY_BUTTON, "requested", key=form.text("key")
-            )
+            key = form.text("key")
+            ask = partial(apis.state.post, TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=key)
+            note = partial(apis.audit, "training.retry_extraction", f"training {name}", BY_BUTTON)
+            await noted_first(note, "another extraction", ask, refusal=Refused, key=key)
             return Done(training_path(name), "The extraction was requested. Its outcome will appear in the timeline.")
 
         return await _write(console, request, work)
@@ -94,10 +96,9 @@ def routes(console: Console) -> list[Route]:
     async def cancel(request: Request) -> Response:
         async def work(apis: Apis, form: Form) -> Done:
             name = _name(request)
-            await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
-            await apis.audit(
-                "training.cancel", f"training {name}", BY_BUTTON, "Replicate was asked", key=form.text("key")
-            )
+            ask = partial(apis.state.post, TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
+            note = partial(apis.audit, "training.cancel", f"training {name}", BY_BUTTON)
+            await noted_first(note, "to cancel it", ask, refusal=Refused, key=form.text("key"))
             return Done(
                 training_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so."
             )

@@ -1,4 +1,4 @@
-"""The screen of a user: the current model, its history, roll back, withdraw, retry. Edge."""
+"""The screen of a user: the current model, its history, roll back, withdraw. Edge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.answers import ChangeAnswer, ModelAnswer, TrainingAnswer
-from services.ops.console.client import BY_BUTTON, Apis, Away, Refused, ServiceDown, attempt, quoted
+from services.ops.console.client import Apis, Away, Refused, ServiceDown, attempt, quoted
 from services.ops.console.console import Console, Done, as_problem, path_of
 from services.ops.console.forms import Form
 from services.ops.console.pages.trainings import HELPERS
@@ -56,17 +56,6 @@ def routes(console: Console) -> list[Route]:
 
         return await write(request, work)
 
-    async def retry_extraction(request: Request) -> Response:
-        async def work(apis: Apis, form: Form) -> Done:
-            path = f"/users/{quoted(_user(request))}/retry-extraction"
-            training = await apis.state.post(TrainingAnswer, path, key=form.text("key"))
-            await apis.audit(
-                "training.retry_extraction", f"training {training.name}", BY_BUTTON, "requested", key=form.text("key")
-            )
-            return Done(training_path(training.name), "The extraction was requested.")
-
-        return await write(request, work)
-
     async def write(request: Request, work: Callable[[Apis, Form], Awaitable[Done]]) -> Response:
         async def again(problem: ProblemView) -> Response:
             return await _show_user(console, request, problem)
@@ -77,7 +66,6 @@ def routes(console: Console) -> list[Route]:
         Route("/users/{user:path}", show_user, methods=["GET"]),
         Route("/users/{user:path}/rollback", roll_back, methods=["POST"]),
         Route("/users/{user:path}/withdraw", withdraw, methods=["POST"]),
-        Route("/users/{user:path}/retry-extraction", retry_extraction, methods=["POST"]),
     ]
 
 
@@ -117,6 +105,7 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         is_choice=is_choice,
         problem=problem,
         retryable=retryable if may_write else None,
+        training_path=training_path,
         may_write=may_write,
         reason=console.form(request).get("reason", "") if request.method == "POST" else "",
         **HELPERS,
