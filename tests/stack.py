@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
+from uuid import uuid4
 
 import httpx
 
@@ -65,6 +66,12 @@ async def insist(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response
         while (answer := await ask()).status_code == 503:
             await asyncio.sleep(_LONGEST_PAUSE)
     return answer
+
+
+async def post(api: httpx.AsyncClient, path: str, body: object = None, **headers: str) -> httpx.Response:
+    """Post *body*, again while the answer is 503; by its key, it is done once."""
+    own = {"Idempotency-Key": uuid4().hex, **headers}
+    return await insist(lambda: api.post(path, json=body, headers=own))
 
 
 class Running(Protocol):

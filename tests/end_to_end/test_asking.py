@@ -23,7 +23,7 @@ from shared.replicate.client import Replicate
 from tests.broker import Message
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED
 from tests.end_to_end.test_walk import TRAINER, deliver, register, start, told
-from tests.stack import REPLICATE_TOKEN, Stack, insist
+from tests.stack import REPLICATE_TOKEN, Stack, post
 
 #: More calls than the extractor makes before it gives up, and fewer than it makes when it is asked again as well.
 GIVES_UP: Final = 10
@@ -41,9 +41,8 @@ def order(simulator: Simulator, **faults: Any) -> None:
     simulator.order(FaultOrder.model_validate(faults))
 
 
-async def post(stack: Stack, path: str, status: int, body: Any = None) -> dict[str, Any]:
-    key = {"Idempotency-Key": uuid4().hex}
-    answer = await insist(lambda: stack.api.post(path, json=body, headers=key))
+async def say(stack: Stack, path: str, status: int, body: Any = None) -> dict[str, Any]:
+    answer = await post(stack.api, path, body)
     assert answer.status_code == status, answer.text
     said: dict[str, Any] = answer.json()
     return said
@@ -69,7 +68,7 @@ async def test_a_late_version_is_found_by_a_retried_extraction(stack, simulator,
     meanwhile = await stack.model(user)
 
     path = f"/v1/trainings/{begun['training_id']}" if by == "training" else f"/v1/users/{user}"
-    asked = await post(stack, f"{path}/retry-extraction", 202)
+    asked = await say(stack, f"{path}/retry-extraction", 202)
     ended = await stack.until_stage(begun["training_id"], "active")
 
     assert given_up["failure"]["code"] == "version_not_there_yet"
@@ -84,7 +83,7 @@ async def test_a_deleted_output_is_replaced_by_the_stored_one(stack, simulator, 
     await stack.until_stage(begun["training_id"], "unverified")
     simulator.world.orders.add_for_calls(ApiFaultOrder(route="trainings.get", status=404, next=1))
 
-    await post(stack, f"/v1/trainings/{begun['ref']}/retry-extraction", 202)
+    await say(stack, f"/v1/trainings/{begun['ref']}/retry-extraction", 202)
     await stack.until_stage(begun["training_id"], "active")
 
     assert simulator.world.orders.next_of_call("trainings.get") is None
@@ -98,7 +97,7 @@ async def test_a_retry_without_a_result_ends_like_the_first(stack, simulator, us
     begun = await start(stack, user)
     before = await stack.until_stage(begun["training_id"], "unverified")
 
-    await post(stack, f"/v1/trainings/{begun['training_id']}/retry-extraction", 202)
+    await say(stack, f"/v1/trainings/{begun['training_id']}/retry-extraction", 202)
     # While it is being looked for, its failure is forgotten.
     after = await stack.until_stage(begun["training_id"], "unverified")
     await stack.broker.until(STATE_QUEUE, 0)
@@ -139,7 +138,7 @@ async def test_a_training_is_canceled_when_replicate_says_so(stack, simulator, u
     begun = await start(stack, user)
     await stack.until_stage(begun["training_id"], "running")
 
-    asked = await post(stack, f"/v1/trainings/{begun['training_id']}/cancel", 202)
+    asked = await say(stack, f"/v1/trainings/{begun['training_id']}/cancel", 202)
     ended = await stack.until_stage(begun["training_id"], "canceled")
     again = await stack.api.post(f"/v1/trainings/{begun['training_id']}/cancel")
 
@@ -157,7 +156,7 @@ async def test_a_rollback_beats_older_trainings_and_not_newer_ones(stack, user):
     await register(stack, late, user, f"acme/{user}")
     reference = (await stack.training(old["training_id"]))["reference"]
 
-    rolled = await post(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark", "to": reference})
+    rolled = await say(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark", "to": reference})
     await succeed(stack, late, user)
     await stack.until_stage(late, "superseded")
     kept = await stack.model(user)
@@ -181,7 +180,7 @@ async def test_a_rollback_is_told_to_whoever_subscribes(stack, user):
         await stack.until_stage(training, "active")
 
     async with stack.broker.subscribed("modelswap.events", "model.activated.v1") as queue:
-        rolled = await post(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark"})
+        rolled = await say(stack, f"/v1/users/{user}/model/rollback", 200, {"reason": "too dark"})
         message = await told(stack, queue, user, 3)
     async with asyncio.timeout(60):
         while not (noted := (await stack.ops.get("/v1/audit", params={"target": f"user {user}"})).json()["items"]):
@@ -201,12 +200,12 @@ async def test_every_public_event_is_sent_as_the_documents_say(stack, simulator,
     async with stack.broker.subscribed(EVENTS_EXCHANGE, "#") as queue:
         late = f"late-{user}"
         asked = {"user_id": user, "destination": f"acme/{user}", "start": False}
-        webhook = (await post(stack, "/v1/trainings", 201, asked))["webhook_url"]
+        webhook = (await say(stack, "/v1/trainings", 201, asked))["webhook_url"]
         new = await start(stack, user)
         await stack.until_stage(new["training_id"], "active")
         await succeed(stack, late, user, webhook=webhook)
         await stack.until_stage(late, "superseded")
-        await post(stack, f"/v1/users/{user}/model/withdraw", 200, {"reason": "not hers"})
+        await say(stack, f"/v1/users/{user}/model/withdraw", 200, {"reason": "not hers"})
         order(simulator, output="no version at all")
         vain = await start(stack, user)
         await stack.until_stage(vain["training_id"], "unverified")

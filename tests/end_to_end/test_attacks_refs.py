@@ -25,7 +25,7 @@ from services.simulator.simulator import Simulator
 from services.simulator.training import Training
 from shared.contract.topology import EXTRACTOR_QUEUE, STATE_QUEUE
 from tests.end_to_end.test_walk import TRAINER, signed_headers
-from tests.stack import Stack, insist, plain_client
+from tests.stack import Stack, plain_client, post
 
 pytestmark = pytest.mark.attack
 
@@ -65,8 +65,7 @@ class Person:
 async def person(stack: Stack, name: str, destination: str | None = None) -> Person:
     user = f"{name}-{uuid4().hex[:8]}"
     into = destination or f"acme/{user}"
-    body, key = {"user_id": user, "destination": into, "start": False}, {"Idempotency-Key": uuid4().hex}
-    answer = await insist(lambda: stack.api.post("/v1/trainings", json=body, headers=key))
+    answer = await post(stack.api, "/v1/trainings", {"user_id": user, "destination": into, "start": False})
     assert answer.status_code == 201, answer.text
     return Person(user, into, answer.json()["ref"], answer.json()["webhook_url"])
 

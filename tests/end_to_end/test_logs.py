@@ -15,7 +15,7 @@ from shared.replicate.signature import sign
 from shared.runtime.clock import now
 from tests.end_to_end.conftest import SELF_STARTED
 from tests.end_to_end.test_walk import start
-from tests.stack import ROOT, SERVICES, WEBHOOK_SECRET, Stack, insist, plain_client
+from tests.stack import ROOT, SERVICES, WEBHOOK_SECRET, Stack, plain_client, post
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
 TRACE: Final = uuid4().hex
@@ -38,8 +38,7 @@ WALK: Final = [
 async def register(stack: Stack, user: str) -> tuple[str, str]:
     """Register a training that the product starts by itself: its ref, and where its webhooks go to."""
     asked = {"user_id": user, "destination": f"acme/{user}", "start": False}
-    key = {"Idempotency-Key": uuid4().hex}
-    answer = await insist(lambda: stack.api.post("/v1/trainings", json=asked, headers=key))
+    answer = await post(stack.api, "/v1/trainings", asked)
     answer.raise_for_status()
     registered = answer.json()
     return registered["ref"], registered["webhook_url"]

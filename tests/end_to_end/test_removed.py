@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from services.simulator.faults import FaultOrder
 from services.simulator.requests import TrainingRequest
 from tests.end_to_end.test_reconcile import silent_stack
 from tests.end_to_end.test_walk import TRAINER
 from tests.servers import Urls
-from tests.stack import Stack, insist
+from tests.stack import Stack, post
 
 
 async def start(stack: Stack, user: str, destination: str) -> dict[str, Any]:
     body = {"user_id": user, "destination": destination, "trainer": TRAINER, "input": {"steps": 100}}
-    key = {"Idempotency-Key": uuid4().hex}
-    answer = await insist(lambda: stack.api.post("/v1/trainings", json=body, headers=key))
+    answer = await post(stack.api, "/v1/trainings", body)
     assert answer.status_code == 201, answer.text
     started: dict[str, Any] = answer.json()
     return started

@@ -24,7 +24,7 @@ from tests.end_to_end import test_walk
 from tests.end_to_end.conftest import RECORDED, SELF_STARTED, open_stack
 from tests.end_to_end.test_walk import deliver
 from tests.shell import Shell
-from tests.stack import READER_TOKEN, Process, Stack, insist, plain_client
+from tests.stack import READER_TOKEN, Process, Stack, insist, plain_client, post
 from tests.state import NOON, model_of, ready
 
 BROKEN: Final = "tests.end_to_end.broken_extractor"
@@ -90,8 +90,7 @@ async def ask_state(stack: Stack, path: str) -> Any:
 
 
 async def say(stack: Stack, path: str, body: dict[str, Any], **headers: str) -> Any:
-    own = {"Idempotency-Key": uuid4().hex, **headers}
-    answer = await insist(lambda: stack.ops.post(f"/v1{path}", json=body, headers=own))
+    answer = await post(stack.ops, f"/v1{path}", body, **headers)
     assert answer.is_success, answer.text
     return answer.json()
 

@@ -32,6 +32,7 @@ from tests.stack import (
     Stack,
     insist,
     plain_client,
+    post,
 )
 
 TRAINER: Final = f"ostris/flux-dev-lora-trainer:{'e' * 64}"
@@ -49,8 +50,7 @@ async def start(
         "trigger_word": trigger_word,
         "input": {"steps": 1000, "input_images": "https://example.com/photos.zip"},
     }
-    key = {"Idempotency-Key": uuid4().hex}
-    answer = await insist(lambda: stack.api.post("/v1/trainings", json=body, headers=key))
+    answer = await post(stack.api, "/v1/trainings", body)
     assert answer.status_code == 201, answer.text
     started: dict[str, Any] = answer.json()
     return started
