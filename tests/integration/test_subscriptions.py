@@ -93,9 +93,16 @@ async def ops(broker_urls: Urls) -> AsyncIterator[Ops]:
         Publisher(broker.url, name="test", timeout_seconds=60) as publisher,
         opened(broker_urls) as (api, management, audit),
     ):
+        # Another test may have left some on this broker.
+        await remove_all(api)
+        audit.rows.clear()
         yield Ops(api, broker, publisher, management, audit)
-        for each in (await api.get("/subscriptions")).json()["items"]:
-            await api.delete(f"/subscriptions/{each['name']}")
+        await remove_all(api)
+
+
+async def remove_all(api: httpx.AsyncClient) -> None:
+    for each in (await api.get("/subscriptions")).json()["items"]:
+        await api.delete(f"/subscriptions/{each['name']}")
 
 
 def activated(generation: int, user: str = "ada") -> ModelActivated:
