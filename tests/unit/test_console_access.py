@@ -203,6 +203,20 @@ async def test_a_trusted_proxys_clients_are_slowed_one_by_one():
     assert (same.status_code, other.status_code) == (429, 401)
 
 
+async def test_a_client_cannot_hide_behind_a_line_of_its_own():
+    async with opened_console(an_api(), client=("10.1.2.3", 1)) as browser:
+        answers = [
+            await browser.http.post(
+                "/sign-in",
+                data={"token": "no"},
+                headers=[("X-Forwarded-For", f"6.6.6.{number}"), ("X-Forwarded-For", "9.9.9.9")],
+            )
+            for number in range(FREE + 1)
+        ]
+
+    assert [answer.status_code for answer in answers] == [401] * FREE + [429]
+
+
 def test_the_wait_doubles_up_to_five_minutes_and_is_forgotten():
     attempts, now = Attempts(), NOON
     waits = []

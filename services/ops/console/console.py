@@ -161,7 +161,8 @@ class Console:
         direct = request.client.host if request.client else ""
         if not self.is_trusted(request):
             return direct
-        passed = [each.strip() for each in request.headers.get("x-forwarded-for", "").split(",")]
+        # Some proxies add a line of their own, below that of the client.
+        passed = [each.strip() for each in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
         outside = [each for each in passed if each and not is_trusted(each, self.access.trusted)]
         return outside[-1] if outside else direct
 
