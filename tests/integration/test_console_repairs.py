@@ -210,6 +210,19 @@ async def test_hostile_strings_are_shown_as_they_are(ops, browser, database_url)
         assert HOSTILE in html.unescape(pages[path]), path
 
 
+async def test_an_id_with_slashes_is_one_part_of_its_address(ops, browser, database_url):
+    await archived(ops.letters, letter("t1"))
+    # Browsers take /users/shop/../ada for /users/ada.
+    await execute(database_url, "UPDATE ops.letters SET user_id = 'shop/../ada', training_id = 'a/../b'")
+    record = await ops.replays.create(order([1]))
+
+    pages = [await page(browser, f"/{path}") for path in ("dead-letters/1", "dead-letters?show=list")]
+    pages += [await page(browser, f"/replays/{record.id}{query}") for query in ("", "?show=letters")]
+
+    assert all('href="/users/shop%2F..%2Fada"' in each for each in pages)
+    assert all('href="/trainings/a%2F..%2Fb"' in each for each in pages[:2])
+
+
 async def test_ten_megabytes_are_a_small_page_and_a_whole_file(ops, browser):
     body = b'{"a": "' + b"x" * 10_000_000 + b'"}'
     await archived(ops.letters, Outgoing("modelswap.dead", "q", body, {}, content_type="application/json"))

@@ -15,6 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
 from services.ops.console.views import formats
+from services.ops.console.views.filters import address
+from services.ops.console.views.trainings import progress_of, took, training_path, user_path, why
 
 _HERE: Final = Path(__file__).parent
 
@@ -45,9 +47,9 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(formats.FILTERS)
-    environment.globals["asset"] = _address_of
-    environment.globals["new_key"] = _new_key
-    environment.globals["since"] = _since
+    environment.globals.update(asset=_address_of, new_key=_new_key, since=_since)
+    environment.globals.update(address=address, training_path=training_path, user_path=user_path)
+    environment.globals.update(progress_of=progress_of, took=took, why=why)
     return environment
 
 
