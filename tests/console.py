@@ -32,6 +32,10 @@ async def no_audit(*_: str, key: str | None = None) -> None:
     """Audit nothing."""
 
 
+async def no_codes(_: str) -> None:
+    """Know no code of a one-time link."""
+
+
 class Browser:
     """Reads pages and sends their forms, as a browser without scripts does."""
 
@@ -68,7 +72,7 @@ async def opened_console(
     clock: Any = now,
     tokens: Sequence[Any] = TOKENS,
     name_header: str | None = None,
-    redeem: Any = None,
+    redeem: Any = no_codes,
     audit: Audit = no_audit,
     client: tuple[str, int] = ("203.0.113.9", 40000),
 ) -> AsyncIterator[Browser]:
@@ -82,8 +86,7 @@ async def opened_console(
     async with Clients(
         ops, state_url="http://state", notifier_url="http://notifier", token=service, audit=audit, transport=transport
     ) as clients:
-        codes = {} if redeem is None else {"redeem": redeem}
-        access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header, **codes)
+        access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header, redeem=redeem)
         app = create_app(ops, {}, console=create_console(Console(clients, access, clock=clock)))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app, client=client, raise_app_exceptions=False), base_url=ADDRESS

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from structlog.testing import capture_logs
 
 from services.ops.api import create_api
-from services.ops.console.client import Away, Clients, Refused, ServiceDown, attempt
+from services.ops.console.client import Clients, Parts, Refused, ServiceDown
 from services.ops.console.session import begin
 from shared.runtime.http import Api as HttpApi
 from shared.runtime.http import Asker
@@ -88,18 +88,20 @@ async def test_an_api_that_fails_or_is_away_is_down():
     async with apis() as asked:
         with capture_logs(), pytest.raises(ServiceDown, match="500"):
             await asked.ops.get(Said, "/broken")
-        assert isinstance(await attempt(asked.state.get(Said, "/who")), Away)
+        parts = Parts()
+        assert await parts.of("state", asked.state.get(Said, "/who")) is None
+        assert "does not answer" in parts.away["state"]
 
 
 async def test_a_part_that_an_older_api_does_not_know_is_away():
     async with apis() as asked:
         for unknown in (asked.ops.get(Said, "/of-the-next-release"), asked.ops.post(Said, "/broken")):
-            found = await attempt(unknown)
-            assert isinstance(found, Away)
-            assert "older version" in found.why
+            parts = Parts()
+            assert await parts.of("ops", unknown) is None
+            assert "older version" in parts.away["ops"]
 
 
 async def test_a_part_that_is_refused_is_no_older_version():
     async with apis(RITA) as asked:
         with pytest.raises(Refused, match="change nothing"):
-            await attempt(asked.ops.post(Said, "/who"))
+            await Parts().of("ops", asked.ops.post(Said, "/who"))

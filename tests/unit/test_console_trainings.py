@@ -12,7 +12,7 @@ from services.ops.console.answers import ChangeAnswer, EventDeliveryAnswer, Fact
 from services.ops.console.views import kinds
 from services.ops.console.views.timeline import delivered, entries
 from services.ops.console.views.trainings import (
-    changes_of,
+    change_of,
     may_cancel,
     may_retry,
     progress_of,
@@ -250,7 +250,7 @@ def test_only_another_model_can_be_rolled_back_to():
     other = f"acme/ada:{'0f' * 32}"
     history = [change(3), change(2, other), change(1)]
 
-    found = changes_of("ada", history, current(3), may_write=True)
+    found = [change_of("ada", each, current(3), may_write=True) for each in history]
 
     assert [each.is_current for each in found] == [True, False, False]
     assert [each.rollback_path is not None for each in found] == [False, True, False]
@@ -259,7 +259,7 @@ def test_only_another_model_can_be_rolled_back_to():
 def test_after_a_withdrawal_every_model_can_be_used_again():
     history = [change(2, None, "withdrawal"), change(1)]
 
-    found = changes_of("ada", history, None, may_write=True)
+    found = [change_of("ada", each, None, may_write=True) for each in history]
 
     assert [(each.title, each.rollback_path is not None) for each in found] == [
         ("Withdrawn", False),
@@ -268,7 +268,7 @@ def test_after_a_withdrawal_every_model_can_be_used_again():
 
 
 def test_a_reader_is_offered_no_rollback():
-    found = changes_of("ada", [change(1)], None, may_write=False)
+    found = [change_of("ada", change(1), None, may_write=False)]
 
     assert found[0].rollback_path is None
 

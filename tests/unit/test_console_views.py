@@ -211,7 +211,7 @@ def hit(kind: str, name: str, user: str | None = "u1", **facts: Any) -> HitAnswe
 def test_each_hit_leads_to_its_page():
     found = [hit("training", "t/1", stage="active"), hit("user", "u 1"), hit("model", "a/b"), hit("model", "a/c", None)]
 
-    shown = search.hits(SearchAnswer(items=found, is_complete=True))
+    shown = [search.hit_of(each) for each in found]
 
     assert [each.address for each in shown] == ["/trainings/t%2F1", "/users/u%201", "/users/u1", None]
 
@@ -227,7 +227,7 @@ def test_each_hit_leads_to_its_page():
     ],
 )
 def test_the_only_hit_or_the_exact_one_is_opened_at_once(names, is_complete, page):
-    found = search.hits(SearchAnswer(items=[hit("training", name) for name in names], is_complete=is_complete))
+    found = [search.hit_of(hit("training", name)) for name in names]
 
     assert search.page_of("t", found, is_complete=is_complete) == page
 

@@ -107,11 +107,9 @@ class OutputAnswer(_Answer):
 class ModelAnswer(_Answer):
     """A user's current model, or the one that a rollback would make current."""
 
-    user_id: str
     reference: str
     generation: int
     training_id: str
-    ref: UUID
     trigger_word: str
     activated_at: datetime
 
@@ -124,7 +122,6 @@ class ChangeAnswer(_Answer):
     reference: str | None
     previous_reference: str | None
     training_id: str
-    ref: UUID
     cause: str
     actor: str
     reason: str
@@ -227,7 +224,6 @@ class HitAnswer(_Answer):
     kind: str
     name: str
     user_id: str | None
-    ref: UUID | None
     stage: str | None
     reference: str | None
 

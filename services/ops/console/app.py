@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.ops.console.client import Refused, forbidden, our_problem
-from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, is_partial, path_of
+from services.ops.console.console import FORM, SESSION, SESSION_COOKIE, Console, as_problem, is_partial, path_of
 from services.ops.console.forms import BadForm, Form, is_same_origin, read_form
 from services.ops.console.pages import (
     audit,
@@ -87,7 +87,7 @@ def create_console(console: Console) -> ASGIApp:
     async def failed(request: Request, error: Exception) -> Response:
         match error:
             case Refused() | TransientError():
-                return await console.failed(request, error)
+                return await console.show_problem(request, as_problem(error))
             case HTTPException():
                 return await console.show_problem(request, _problem_of(error), error.headers)
         log.error("console.broken", path=path_of(request), exc_info=error)

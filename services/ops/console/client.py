@@ -7,6 +7,7 @@ decided there, and the console shows nothing that the API does not give.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
@@ -20,12 +21,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ops.audit.views import Audit
 from services.ops.console.session import Session
-from shared.contract.answers import KIND_PREFIX, Mistake, Problem
+from shared.contract.answers import KIND_PREFIX, Problem
 from shared.runtime.client import HttpClient, ServiceDown, quoted, read, token_refused, unexpected
 from shared.runtime.middleware import PERSON
 from shared.runtime.tokens import ON_BEHALF_OF, Token, from_header, to_header
 
-__all__ = ["BY_BUTTON", "Api", "Apis", "Away", "Clients", "Refused", "ServiceDown", "attempt", "quoted"]
+__all__ = ["BY_BUTTON", "Api", "Apis", "Clients", "Parts", "Refused", "ServiceDown", "quoted"]
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -34,6 +35,8 @@ Query = Mapping[str, str | None]
 #: The reason of what is done by a button that asks for none.
 BY_BUTTON: Final = "by a button of the console"
 
+#: A part that hangs must not hold up its page.
+_PATIENCE_SECONDS: Final = 4.0
 #: How long a page waits for an answer.
 _READ_SECONDS: Final = 8.0
 #: State may ask Replicate, and a rollback waits for its user's lock.
@@ -61,17 +64,6 @@ class Refused(Exception):
     @property
     def kind(self) -> str:
         return self.problem.type.removeprefix(KIND_PREFIX)
-
-    @property
-    def errors(self) -> tuple[Mistake, ...]:
-        return tuple(self.problem.errors)
-
-
-@dataclass(frozen=True, slots=True)
-class Away:
-    """A part of a page that cannot be shown now, and why."""
-
-    why: str
 
 
 class Api:
@@ -224,27 +216,44 @@ class _InPerson:
         await self._api({**scope, PERSON: from_header(name)}, receive, send)
 
 
-async def attempt(asked: Awaitable[T]) -> T | Away:
-    """
-    Return the result of *asked*, or why its API is away, so that a page shows its other parts.
+class Parts:
+    """The parts of a page, which is shown without those that are away; *away* says why they are, by their names."""
 
-    During an upgrade, an API of the release before does not know every path.
-    """
-    try:
-        return await asked
-    except ServiceDown as error:
-        return Away(str(error))
-    except Refused as error:
-        if error.kind not in _UNKNOWN_PATH:
-            raise
-        return Away("it does not know what this page asks for: it is of an older version than ops")
+    def __init__(self) -> None:
+        self.away: dict[str, str] = {}
+
+    async def of(self, name: str, asked: Awaitable[T]) -> T | None:
+        """
+        Return the result of *asked*; None if its API is away.
+
+        During an upgrade, an API of the release before does not know every path.
+        """
+        try:
+            return await asked
+        except ServiceDown as error:
+            why = str(error)
+        except Refused as error:
+            if error.kind not in _UNKNOWN_PATH:
+                raise
+            why = "it does not know what this page asks for: it is of an older version than ops"
+        self.away.setdefault(name, why)
+        return None
+
+    async def soon(self, name: str, asked: Awaitable[T], *, seconds: float = _PATIENCE_SECONDS) -> T | None:
+        """Do as `of` within *seconds*; a refusal, such as for a missing setting, hides this part only."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.of(name, asked)
+        except TimeoutError:
+            self.away[name] = f"There is no answer within {seconds:g} seconds."
+        except Refused as refused:
+            self.away[name] = refused.problem.detail
+        return None
 
 
 def forbidden(detail: str) -> Problem:
-    """Return the problem of a request that the person may not make."""
     return our_problem(403, "forbidden", detail)
 
 
 def our_problem(status: int, kind: str, detail: str) -> Problem:
-    """Return a problem of the console's own."""
     return Problem(type=KIND_PREFIX + kind, title=kind, status=status, detail=detail)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from services.ops.console.attempts import Attempts
 from services.ops.console.client import Apis, Clients, Refused, ServiceDown, our_problem
@@ -34,10 +36,6 @@ FORM: Final = "modelswap.console.form"
 _COUNTED_EVERY: Final = timedelta(seconds=5)
 
 
-async def _no_codes(_: str) -> None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """Who may use the console."""
@@ -46,9 +44,9 @@ class Access:
     #: Networks of proxies, whose headers are believed.
     trusted: tuple[Network, ...]
     #: The header in which a trusted proxy names the person.
-    name_header: str | None = None
+    name_header: str | None
     #: Uses a one-time code up; returns the token that it stands for, or None if it is not valid.
-    redeem: Callable[[str], Awaitable[Token | None]] = _no_codes
+    redeem: Callable[[str], Awaitable[Token | None]]
 
 
 class Done(NamedTuple):
@@ -77,7 +75,6 @@ class Console:
         return session
 
     def apis(self, request: Request) -> Apis:
-        """Return the APIs, to be asked for the person who asks."""
         return self._clients.of(self.session(request))
 
     def form(self, request: Request) -> Form:
@@ -109,42 +106,9 @@ class Console:
             response.delete_cookie(FLASH_COOKIE, path="/")
         return response
 
-    async def write(
-        self,
-        request: Request,
-        work: Callable[[Apis, Form], Awaitable[Done]],
-        *,
-        again: Callable[[ProblemView], Awaitable[Response]] | None = None,
-    ) -> Response:
-        """
-        Do the *work* of a posted form, then lead to the page where its outcome is seen.
-
-        If an API refuses, *again* renders the form with the problem beside it (the response's status is the
-        problem's); without it the problem has a page of its own.
-        """
-        try:
-            done = await work(self.apis(request), self.form(request))
-        except (Refused, ServiceDown) as error:
-            if again is None:
-                return await self.failed(request, error)
-            view = problem_view(as_problem(error))
-            response = await again(view)
-            response.status_code = view.status
-            return response
-        response = RedirectResponse(done.location, status_code=HTTPStatus.SEE_OTHER)
-        session = self.session(request)
-        flash = Flash(text=done.text, kind=done.kind)
-        self.set_cookie(request, response, FLASH_COOKIE, seal_flash(flash, session), seconds=60)
-        return response
-
-    async def failed(self, request: Request, error: Exception) -> Response:
-        """Return the page that says why a request failed, and what to do."""
-        return await self.show_problem(request, as_problem(error))
-
     async def show_problem(
         self, request: Request, problem: Problem, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """Return the page of *problem*, with its status."""
         view = problem_view(problem)
         response = await self.render(request, "problem.html", status=view.status, problem=view)
         response.headers.update(headers or {})
@@ -195,6 +159,45 @@ class Console:
             except (Refused, ServiceDown):
                 self._open_letters = (self.clock(), None)
         return self._open_letters[1]
+
+
+#: Renders a page.
+Show: TypeAlias = Callable[[Console, Request], Awaitable[Response]]
+#: Does what a form asks for.
+Work: TypeAlias = Callable[[Console, Request], Awaitable[Done]]
+#: Renders the page of a form with the problem beside it.
+Again: TypeAlias = Callable[[Console, Request, ProblemView], Awaitable[Response]]
+
+
+def page_route(console: Console, path: str, show: Show, *, method: str = "GET") -> Route:
+    return Route(path, partial(show, console), methods=[method])
+
+
+def form_route(console: Console, path: str, work: Work, *, again: Again | None = None) -> Route:
+    """
+    Return the route of a form: its *work* is done, then the page follows where its outcome is seen.
+
+    If an API refuses, *again* renders the form with the problem beside it (the response's status is the
+    problem's); without it the problem has a page of its own.
+    """
+    return Route(path, partial(_write, console, work, again), methods=["POST"])
+
+
+async def _write(console: Console, work: Work, again: Again | None, request: Request) -> Response:
+    try:
+        done = await work(console, request)
+    except (Refused, ServiceDown) as error:
+        if again is None:
+            return await console.show_problem(request, as_problem(error))
+        view = problem_view(as_problem(error))
+        response = await again(console, request, view)
+        response.status_code = view.status
+        return response
+    response = RedirectResponse(done.location, status_code=HTTPStatus.SEE_OTHER)
+    session = console.session(request)
+    flash = Flash(text=done.text, kind=done.kind)
+    console.set_cookie(request, response, FLASH_COOKIE, seal_flash(flash, session), seconds=60)
+    return response
 
 
 def path_of(request: Request) -> str:

@@ -31,7 +31,6 @@ class Asset(NamedTuple):
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """Return the static files by name."""
     return {file.name: _asset(file) for file in (_HERE / "static").iterdir() if file.is_file()}
 
 
@@ -65,7 +64,6 @@ def _address_of(name: str) -> str:
 
 @pass_context
 def _since(context: Context, moment: datetime) -> str:
-    """Return how long ago *moment* was, in words."""
     seconds: float = (context["now"] - moment).total_seconds()
     return formats.ago(seconds)
 

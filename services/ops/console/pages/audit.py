@@ -9,32 +9,30 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.audit.views import AuditView
-from services.ops.console.console import Console
+from services.ops.console.console import Console, page_route
 from services.ops.console.views.audit import entry_of
-from services.ops.console.views.filters import AUDIT_FIELDS, address, asked, chips, given, pager
+from services.ops.console.views.filters import AUDIT_FIELDS, asked, chips, given, pager
 from shared.contract.answers import Page
 
 PATH: Final = "/audit"
 
 
 def routes(console: Console) -> list[Route]:
-    """Return the route of the audit."""
+    return [page_route(console, PATH, _show)]
 
-    async def show_audit(request: Request) -> Response:
-        chosen, cursor = given(request.query_params, AUDIT_FIELDS), request.query_params.get("cursor")
-        wanted = asked(chosen, console.clock())
-        found = await console.apis(request).ops.get(Page[AuditView], PATH, {**wanted, "cursor": cursor})
-        return await console.render(
-            request,
-            "audit.html",
-            entries=[entry_of(each) for each in found.items],
-            chosen=chosen,
-            fields=AUDIT_FIELDS,
-            chips=chips(PATH, chosen, AUDIT_FIELDS),
-            actors=sorted({each.actor for each in found.items}),
-            actions=sorted({each.action for each in found.items}),
-            address=address,
-            pager=pager(PATH, chosen, cursor=cursor, following=found.next_cursor),
-        )
 
-    return [Route(PATH, show_audit)]
+async def _show(console: Console, request: Request) -> Response:
+    chosen, cursor = given(request.query_params, AUDIT_FIELDS), request.query_params.get("cursor")
+    wanted = asked(chosen, console.clock())
+    found = await console.apis(request).ops.get(Page[AuditView], PATH, {**wanted, "cursor": cursor})
+    return await console.render(
+        request,
+        "audit.html",
+        entries=[entry_of(each) for each in found.items],
+        chosen=chosen,
+        fields=AUDIT_FIELDS,
+        chips=chips(PATH, chosen, AUDIT_FIELDS),
+        actors=sorted({each.actor for each in found.items}),
+        actions=sorted({each.action for each in found.items}),
+        pager=pager(PATH, chosen, cursor=cursor, following=found.next_cursor),
+    )

@@ -9,19 +9,17 @@ every figure comes from a query anyway.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.answers import UNDERWAY, CountsAnswer, StatisticsAnswer, TrainingAnswer, WebhooksAnswer
-from services.ops.console.client import Api, Away, attempt
-from services.ops.console.console import Console
-from services.ops.console.pages.queues import endpoints_of, part, subscriptions_of
-from services.ops.console.pages.trainings import HELPERS
+from services.ops.console.client import Api, Parts
+from services.ops.console.console import Console, page_route
+from services.ops.console.pages.queues import endpoints_of, subscriptions_of
 from services.ops.console.views import now as views
 from services.ops.console.views.queues import queues_page
 from services.ops.letters.views import GroupView, LetterCounts
@@ -29,85 +27,75 @@ from services.ops.processes.views import Processes, Queues
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.answers import Page
 
-T = TypeVar("T")
-
 #: So many of each stage are listed; the others are one click away.
 _LISTED: Final = "20"
 
 
 def routes(console: Console) -> list[Route]:
-    """Return the route of the first page."""
+    return [page_route(console, "/", _show)]
 
-    async def show_now(request: Request) -> Response:
-        ops, state = (apis := console.apis(request)).ops, apis.state
-        away: dict[str, str] = {}
 
-        async def of(service: str, asked: Awaitable[T]) -> T | None:
-            found = await attempt(asked)
-            if isinstance(found, Away):
-                away.setdefault(service, found.why)
-                return None
-            return found
-
-        (
-            (counts, swaps, webhooks, trainings),
-            (letters, groups, reconciliation, processes, queues),
-            (subscriptions, endpoints),
-        ) = await asyncio.gather(
-            asyncio.gather(
-                of("state", state.get(CountsAnswer, "/training-counts")),
-                of("state", state.get(StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
-                of("state", state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
-                of("state", _on_their_way(state)),
-            ),
-            asyncio.gather(
-                of("ops", ops.get(LetterCounts, "/dead-letter-counts")),
-                of("ops", ops.get(Page[GroupView], "/dead-letter-groups", {"status": "open", "limit": "50"})),
-                of("ops", ops.get(Reconciliation, "/reconciliation", {"limit": "0"})),
-                of("ops", ops.get(Processes, "/processes")),
-                of("ops", ops.get(Queues, "/queues")),
-            ),
-            # The processes say whether these are away.
-            asyncio.gather(part(subscriptions_of(apis)), part(endpoints_of(apis))),
-        )
-        failing = sorted(groups.items, key=lambda each: -each.open) if groups else []
-        health = queues_page(
-            # What is away is named once.
-            processes
-            and processes.model_copy(
-                update={"processes": [each for each in processes.processes if each.name not in away]}
-            ),
-            queues,
-            reconciliation,
-            [] if isinstance(subscriptions, Away) else subscriptions,
-            [] if isinstance(endpoints, Away) else endpoints,
-        )
-        found = views.concerns(
-            health.concerns,
-            letters=letters,
-            groups=failing,
-            reconciliation=reconciliation,
-            webhooks=webhooks,
-            away=away,
-        )
-        walk, ends = views.steps(counts, letters)
-        unfinished = views.on_the_way(counts)
-        return await console.render(
-            request,
-            "now.html",
-            verdict=views.verdict(found, unfinished, swaps),
-            concerns=found,
-            walk=walk,
-            ends=ends,
-            running=trainings,
-            more=max(0, (unfinished or 0) - len(trainings or ())),
-            speed=views.speed(swaps) if swaps else None,
-            groups=failing[:5],
-            open_letters=None if letters is None else letters.open,
-            **HELPERS,
-        )
-
-    return [Route("/", show_now)]
+async def _show(console: Console, request: Request) -> Response:
+    ops, state = (apis := console.apis(request)).ops, apis.state
+    services, others = Parts(), Parts()
+    (
+        (counts, swaps, webhooks, trainings),
+        (letters, groups, reconciliation, processes, queues),
+        (subscriptions, endpoints),
+    ) = await asyncio.gather(
+        asyncio.gather(
+            services.of("state", state.get(CountsAnswer, "/training-counts")),
+            services.of("state", state.get(StatisticsAnswer, "/swap-statistics", {"hours": "24"})),
+            services.of("state", state.get(WebhooksAnswer, "/webhook-statistics", {"hours": "24"})),
+            services.of("state", _on_their_way(state)),
+        ),
+        asyncio.gather(
+            services.of("ops", ops.get(LetterCounts, "/dead-letter-counts")),
+            services.of("ops", ops.get(Page[GroupView], "/dead-letter-groups", {"status": "open", "limit": "50"})),
+            services.of("ops", ops.get(Reconciliation, "/reconciliation", {"limit": "0"})),
+            services.of("ops", ops.get(Processes, "/processes")),
+            services.of("ops", ops.get(Queues, "/queues")),
+        ),
+        # The processes say whether these are away.
+        asyncio.gather(
+            others.soon("subscriptions", subscriptions_of(apis)), others.soon("endpoints", endpoints_of(apis))
+        ),
+    )
+    failing = sorted(groups.items, key=lambda each: -each.open) if groups else []
+    health = queues_page(
+        # What is away is named once.
+        processes
+        and processes.model_copy(
+            update={"processes": [each for each in processes.processes if each.name not in services.away]}
+        ),
+        queues,
+        reconciliation,
+        subscriptions or (),
+        endpoints or (),
+    )
+    found = views.concerns(
+        health.concerns,
+        letters=letters,
+        groups=failing,
+        reconciliation=reconciliation,
+        webhooks=webhooks,
+        away=services.away,
+    )
+    walk, ends = views.steps(counts, letters)
+    unfinished = views.on_the_way(counts)
+    return await console.render(
+        request,
+        "now.html",
+        verdict=views.verdict(found, unfinished, swaps),
+        concerns=found,
+        walk=walk,
+        ends=ends,
+        running=trainings,
+        more=max(0, (unfinished or 0) - len(trainings or ())),
+        speed=views.speed(swaps) if swaps else None,
+        groups=failing[:5],
+        open_letters=None if letters is None else letters.open,
+    )
 
 
 async def _on_their_way(state: Api) -> list[TrainingAnswer]:

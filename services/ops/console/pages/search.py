@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from services.ops.console.answers import SearchAnswer
 from services.ops.console.client import Apis, Refused
-from services.ops.console.console import Console
+from services.ops.console.console import Console, page_route
 from services.ops.console.views import search as views
 from services.ops.letters.views import LetterLine
 
@@ -22,21 +22,20 @@ _LONGEST: Final = 300
 
 
 def routes(console: Console) -> list[Route]:
-    """Return the route of the search."""
+    return [page_route(console, "/search", _search)]
 
-    async def search(request: Request) -> Response:
-        text = request.query_params.get("q", "").strip()[:_LONGEST]
-        if not text:
-            return await console.render(request, "search.html", text="", hits=[], is_complete=True)
-        apis = console.apis(request)
-        letters, found = await asyncio.gather(_letter(apis, text), _trainings(apis, text))
-        hits = [*letters, *views.hits(found)]
-        page = views.page_of(text, hits, is_complete=found.is_complete)
-        if page is not None:
-            return RedirectResponse(page, status_code=HTTPStatus.SEE_OTHER)
-        return await console.render(request, "search.html", text=text, hits=hits, is_complete=found.is_complete)
 
-    return [Route("/search", search)]
+async def _search(console: Console, request: Request) -> Response:
+    text = request.query_params.get("q", "").strip()[:_LONGEST]
+    if not text:
+        return await console.render(request, "search.html", text="", hits=[], is_complete=True)
+    apis = console.apis(request)
+    letters, found = await asyncio.gather(_letter(apis, text), _trainings(apis, text))
+    hits = [*letters, *map(views.hit_of, found.items)]
+    only = views.page_of(text, hits, is_complete=found.is_complete)
+    if only is not None:
+        return RedirectResponse(only, status_code=HTTPStatus.SEE_OTHER)
+    return await console.render(request, "search.html", text=text, hits=hits, is_complete=found.is_complete)
 
 
 async def _trainings(apis: Apis, text: str) -> SearchAnswer:

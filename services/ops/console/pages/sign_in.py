@@ -12,11 +12,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from services.ops.console.console import SESSION_COOKIE, Console
+from services.ops.console.console import SESSION_COOKIE, Console, page_route
 from services.ops.console.forms import local_path
 from services.ops.console.session import LASTS, begin, find_token, to_cookie
 from shared.contract.errors import ModelswapError
-from shared.runtime.tokens import Token
 
 log = structlog.get_logger()
 
@@ -27,64 +26,57 @@ _UNKNOWN: Final = "This token is not known here. Paste the whole token, without 
 
 
 def routes(console: Console) -> list[Route]:
-    """Return the routes of signing in and out."""
-
-    async def show_form(request: Request) -> Response:
-        # A preview of a link opens it, too. So the code is used up by the button alone.
-        code = request.query_params.get("code", "")
-        return await _form(
-            console,
-            request,
-            local_path(request.query_params.get("next", "/")),
-            code=code if len(code) <= _LONGEST_CODE else "",
-        )
-
-    async def sign_in(request: Request) -> Response:
-        form = console.form(request)
-        following = local_path(form.get("next", "/"))
-        address, now = console.client_address(request), console.clock()
-        if pause := console.attempts.wait(address, now):
-            seconds = math.ceil(pause.total_seconds())
-            answer = await _form(console, request, following, mistake=f"Too many attempts: try again in {seconds} s.")
-            answer.status_code = HTTPStatus.TOO_MANY_REQUESTS
-            answer.headers["Retry-After"] = str(seconds)
-            return answer
-        # Counted before it is known to have failed: many may be made at once.
-        console.attempts.failed(address, now)
-        code = form.text("code")
-        try:
-            token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
-        except ModelswapError:
-            console.attempts.take_back(address)
-            raise
-        if token is None:
-            log.info("console.sign_in_refused", address=address)
-            answer = await _form(console, request, following, mistake=_USED if code else _UNKNOWN)
-            answer.status_code = HTTPStatus.UNAUTHORIZED
-            return answer
-        console.attempts.succeeded(address)
-        return signed_in(console, request, token, following)
-
-    async def sign_out(_: Request) -> Response:
-        response = RedirectResponse("/sign-in", status_code=HTTPStatus.SEE_OTHER)
-        response.delete_cookie(SESSION_COOKIE, path="/")
-        return response
-
     return [
-        Route("/sign-in", show_form, methods=["GET"]),
-        Route("/sign-in", sign_in, methods=["POST"]),
-        Route("/sign-out", sign_out, methods=["POST"]),
+        page_route(console, "/sign-in", _show_form),
+        page_route(console, "/sign-in", _sign_in, method="POST"),
+        page_route(console, "/sign-out", _sign_out, method="POST"),
     ]
 
 
-def signed_in(console: Console, request: Request, token: Token, following: str) -> Response:
-    """Begin a session of *token*, and lead to the page *following*."""
-    session = begin(token, nonce=secrets.token_urlsafe(16), now=console.clock())
+async def _show_form(console: Console, request: Request) -> Response:
+    # A preview of a link opens it, too. So the code is used up by the button alone.
+    code = request.query_params.get("code", "")
+    following = local_path(request.query_params.get("next", "/"))
+    return await _form(console, request, following, code=code if len(code) <= _LONGEST_CODE else "")
+
+
+async def _sign_in(console: Console, request: Request) -> Response:
+    form = console.form(request)
+    following = local_path(form.get("next", "/"))
+    address, now = console.client_address(request), console.clock()
+    if pause := console.attempts.wait(address, now):
+        seconds = math.ceil(pause.total_seconds())
+        mistake = f"Too many attempts: try again in {seconds} s."
+        answer = await _form(console, request, following, status=HTTPStatus.TOO_MANY_REQUESTS, mistake=mistake)
+        answer.headers["Retry-After"] = str(seconds)
+        return answer
+    # Counted before it is known to have failed: many may be made at once.
+    console.attempts.failed(address, now)
+    code = form.text("code")
+    try:
+        token = await console.access.redeem(code) if code else find_token(form.text("token"), console.access.tokens)
+    except ModelswapError:
+        console.attempts.take_back(address)
+        raise
+    if token is None:
+        log.info("console.sign_in_refused", address=address)
+        mistake = _USED if code else _UNKNOWN
+        return await _form(console, request, following, status=HTTPStatus.UNAUTHORIZED, mistake=mistake)
+    console.attempts.succeeded(address)
+    session = begin(token, nonce=secrets.token_urlsafe(16), now=now)
     log.info("console.signed_in", name=session.name, role=session.role)
     response = RedirectResponse(following, status_code=HTTPStatus.SEE_OTHER)
     console.set_cookie(request, response, SESSION_COOKIE, to_cookie(session), seconds=int(LASTS.total_seconds()))
     return response
 
 
-async def _form(console: Console, request: Request, following: str, *, mistake: str = "", code: str = "") -> Response:
-    return await console.render(request, "sign_in.html", following=following, mistake=mistake, code=code)
+async def _sign_out(_: Console, __: Request) -> Response:
+    response = RedirectResponse("/sign-in", status_code=HTTPStatus.SEE_OTHER)
+    response.delete_cookie(SESSION_COOKIE, path="/")
+    return response
+
+
+async def _form(
+    console: Console, request: Request, following: str, *, status: int = 200, mistake: str = "", code: str = ""
+) -> Response:
+    return await console.render(request, "sign_in.html", status=status, following=following, mistake=mistake, code=code)

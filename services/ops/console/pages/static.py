@@ -9,21 +9,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.ops.console.console import Console
+from services.ops.console.console import Console, page_route
 from services.ops.console.rendering import assets
 
 #: The digest is part of the address, so a file at an address never changes.
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
-def routes(_: Console) -> list[Route]:
-    """Return the route of static files."""
+def routes(console: Console) -> list[Route]:
+    return [page_route(console, "/static/{name}", _show)]
 
-    async def show_file(request: Request) -> Response:
-        asset = assets().get(request.path_params["name"])
-        if asset is None:
-            raise HTTPException(404, "there is no such file")
-        cache = _FOR_EVER if request.query_params.get("v") == asset.digest else "no-cache"
-        return Response(asset.content, media_type=asset.content_type, headers={"Cache-Control": cache})
 
-    return [Route("/static/{name}", show_file)]
+async def _show(_: Console, request: Request) -> Response:
+    asset = assets().get(request.path_params["name"])
+    if asset is None:
+        raise HTTPException(404, "there is no such file")
+    cache = _FOR_EVER if request.query_params.get("v") == asset.digest else "no-cache"
+    return Response(asset.content, media_type=asset.content_type, headers={"Cache-Control": cache})

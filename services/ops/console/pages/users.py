@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -13,13 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.answers import ChangeAnswer, ModelAnswer, TrainingAnswer
-from services.ops.console.client import Apis, Away, Refused, ServiceDown, attempt, quoted
-from services.ops.console.console import Console, Done, as_problem, path_of
+from services.ops.console.client import Apis, Parts, Refused, ServiceDown, quoted
+from services.ops.console.console import Console, Done, as_problem, form_route, page_route, path_of
 from services.ops.console.forms import Form
-from services.ops.console.pages.trainings import HELPERS
 from services.ops.console.views.filters import pager
 from services.ops.console.views.problems import ProblemView, problem_view
-from services.ops.console.views.trainings import Plan, changes_of, may_retry, plan_of, training_path, user_path
+from services.ops.console.views.trainings import Plan, change_of, may_retry, plan_of, user_path
 from services.ops.letters.views import LetterLine
 from shared.contract.answers import Page
 
@@ -33,44 +31,16 @@ _VERBS: Final = ("rollback", "withdraw")
 
 def routes(console: Console) -> list[Route]:
     """Return the routes of a user. The id may hold slashes, so what is done stands at the end of the path."""
-
-    async def show_user(request: Request) -> Response:
-        return await _show_user(console, request)
-
-    async def roll_back(request: Request) -> Response:
-        async def work(apis: Apis, form: Form) -> Done:
-            user = _user(request)
-            body = {"to": form.text("to") or None, "reason": form.text("reason")}
-            path = f"/users/{quoted(user)}/model/rollback"
-            model = await apis.state.post(ModelAnswer, path, body, **_once(form))
-            return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are notified.")
-
-        return await write(request, work)
-
-    async def withdraw(request: Request) -> Response:
-        async def work(apis: Apis, form: Form) -> Done:
-            user = _user(request)
-            path = f"/users/{quoted(user)}/model/withdraw"
-            await apis.state.post(ChangeAnswer, path, {"reason": form.text("reason")}, **_once(form))
-            return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are notified.")
-
-        return await write(request, work)
-
-    async def write(request: Request, work: Callable[[Apis, Form], Awaitable[Done]]) -> Response:
-        async def again(problem: ProblemView) -> Response:
-            return await _show_user(console, request, problem)
-
-        return await console.write(request, work, again=again)
-
     return [
-        Route("/users/{user:path}", show_user, methods=["GET"]),
-        Route("/users/{user:path}/rollback", roll_back, methods=["POST"]),
-        Route("/users/{user:path}/withdraw", withdraw, methods=["POST"]),
+        page_route(console, "/users/{user:path}", _show_user),
+        form_route(console, "/users/{user:path}/rollback", _roll_back, again=_show_user),
+        form_route(console, "/users/{user:path}/withdraw", _withdraw, again=_show_user),
     ]
 
 
 async def _show_user(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
     apis, user, cursor = console.apis(request), _user(request), request.query_params.get("cursor")
+    parts = Parts()
     current, history, trainings, letters = await asyncio.gather(
         _find_model(apis, user),
         apis.state.get(
@@ -79,7 +49,7 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
             {"limit": _PAGE, "cursor": cursor},
         ),
         apis.state.get(Page[TrainingAnswer], f"/users/{quoted(user)}/trainings", {"limit": _TRAININGS}),
-        attempt(apis.ops.get(Page[LetterLine], "/dead-letters", {"user_id": user, "limit": _LETTERS})),
+        parts.of("They", apis.ops.get(Page[LetterLine], "/dead-letters", {"user_id": user, "limit": _LETTERS})),
     )
     may_write = console.session(request).may_write
     plan, is_choice = None, False
@@ -95,24 +65,37 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
         "user.html",
         user=user,
         current=current,
-        changes=changes_of(user, history.items, current, may_write=may_write),
+        changes=[change_of(user, each, current, may_write=may_write) for each in history.items],
         pager=pager(user_path(user), {}, cursor=cursor, following=history.next_cursor),
         trainings=trainings.items,
         underway=[each for each in trainings.items if each.is_underway],
-        letters=[] if isinstance(letters, Away) else letters.items,
-        letters_away=letters if isinstance(letters, Away) else None,
+        letters=letters.items if letters else (),
+        away=parts.away,
         plan=plan,
         is_choice=is_choice,
         problem=problem,
         retryable=retryable if may_write else None,
-        training_path=training_path,
         may_write=may_write,
         reason=console.form(request).get("reason", "") if request.method == "POST" else "",
-        **HELPERS,
     )
     if not (trainings.items or history.items or problem):
         response.status_code = HTTPStatus.NOT_FOUND
     return response
+
+
+async def _roll_back(console: Console, request: Request) -> Done:
+    user, form = _user(request), console.form(request)
+    body = {"to": form.text("to") or None, "reason": form.text("reason")}
+    path = f"/users/{quoted(user)}/model/rollback"
+    model = await console.apis(request).state.post(ModelAnswer, path, body, **_once(form))
+    return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are notified.")
+
+
+async def _withdraw(console: Console, request: Request) -> Done:
+    user, form = _user(request), console.form(request)
+    path = f"/users/{quoted(user)}/model/withdraw"
+    await console.apis(request).state.post(ChangeAnswer, path, {"reason": form.text("reason")}, **_once(form))
+    return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are notified.")
 
 
 async def _plan(console: Console, request: Request, user: str, current: ModelAnswer | None) -> Plan | None:

@@ -14,8 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
-from services.ops.console.client import Apis
-from services.ops.console.console import Console, Done
+from services.ops.console.console import Console, Done, form_route, page_route
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
 from services.ops.console.views.formats import plural
@@ -32,87 +31,73 @@ _ONE: Final = "/queues/webhooks/{endpoint:uuid}"
 
 
 def routes(console: Console) -> list[Route]:
-    """Return the routes of an endpoint and its forms."""
-    screen = _Screen(console)
     return [
-        Route(_ONE, screen.show),
-        Route(_ONE + "/deliveries/{delivery:uuid}/resend", screen.resend_one, methods=["POST"]),
-        Route(_ONE + "/preview", screen.preview, methods=["POST"]),
-        Route(_ONE + "/resend", screen.resend, methods=["POST"]),
-        Route(_ONE + "/enable", screen.enable, methods=["POST"]),
+        page_route(console, _ONE, _show),
+        form_route(console, _ONE + "/deliveries/{delivery:uuid}/resend", _resend_one),
+        page_route(console, _ONE + "/preview", _preview, method="POST"),
+        form_route(console, _ONE + "/resend", _resend, again=_show),
+        form_route(console, _ONE + "/enable", _enable),
     ]
 
 
-class _Screen:
-    def __init__(self, console: Console) -> None:
-        self._console = console
+async def _show(
+    console: Console, request: Request, problem: ProblemView | None = None, *, preview: Preview | None = None
+) -> Response:
+    notifier, path, here = console.apis(request).notifier, _api_path(request), _page_path(request)
+    status, cursor = (request.query_params.get(name) for name in ("status", "cursor"))
+    if status is not None and status not in STATUSES:
+        raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such status of deliveries")
+    query = {"status": status, "cursor": cursor, "limit": _PAGE}
+    endpoint, deliveries = await asyncio.gather(
+        notifier.get(EndpointAnswer, path), notifier.get(Page[DeliveryAnswer], f"{path}/deliveries", query)
+    )
+    return await console.render(
+        request,
+        "webhook_endpoint.html",
+        endpoint=endpoint,
+        state=state_of(endpoint),
+        here=here,
+        deliveries=deliveries.items,
+        statuses=STATUSES,
+        attempt_of=attempt_of,
+        chosen=status,
+        pager=pager(here, {"status": status}, cursor=cursor, following=deliveries.next_cursor),
+        periods=list(PERIODS),
+        preview=preview,
+        problem=problem,
+    )
 
-    async def show(self, request: Request) -> Response:
-        return await self._show(request)
 
-    async def resend_one(self, request: Request) -> Response:
-        async def work(apis: Apis, form: Form) -> Done:
-            path = f"{_api_path(request)}/deliveries/{request.path_params['delivery']}/resend"
-            sent = await apis.ops.post(DeliveryResent, path, _because(form), key=form.text("key"))
-            return Done(_page_path(request), f"The delivery of {sent.event} is sent again.")
+async def _preview(console: Console, request: Request) -> Response:
+    """Show how many deliveries the form would send again."""
+    form = console.form(request)
+    since = console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
+    body = {**_body(form), "since": since.isoformat(), "dry_run": True}
+    found = await console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
+    preview = Preview(found.deliveries, since, form.text("all"), found.next_since, found.newest)
+    return await _show(console, request, preview=preview)
 
-        return await self._console.write(request, work)
 
-    async def preview(self, request: Request) -> Response:
-        """Show how many deliveries the form would send again."""
-        form = self._console.form(request)
-        since = self._console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
-        body = {**_body(form), "since": since.isoformat(), "dry_run": True}
-        found = await self._console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
-        preview = Preview(found.deliveries, since, form.text("all"), found.next_since, found.newest)
-        return await self._show(request, preview=preview)
+async def _resend(console: Console, request: Request) -> Done:
+    ops, form = console.apis(request).ops, console.form(request)
+    up_to = form.text("up_to")
+    body = {**_body(form), **_because(form), "up_to": count_of(up_to) if up_to else None}
+    sent = await ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.text("key"))
+    said = plural(sent.deliveries, "delivery is", "deliveries are")
+    return Done(_page_path(request), f"{said} sent again.{_more(request, form, sent)}")
 
-    async def resend(self, request: Request) -> Response:
-        async def work(apis: Apis, form: Form) -> Done:
-            up_to = form.text("up_to")
-            body = {**_body(form), **_because(form), "up_to": count_of(up_to) if up_to else None}
-            sent = await apis.ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.text("key"))
-            said = plural(sent.deliveries, "delivery is", "deliveries are")
-            return Done(_page_path(request), f"{said} sent again.{_more(request, form, sent)}")
 
-        async def again(problem: ProblemView) -> Response:
-            return await self._show(request, problem=problem)
+async def _resend_one(console: Console, request: Request) -> Done:
+    ops, form = console.apis(request).ops, console.form(request)
+    path = f"{_api_path(request)}/deliveries/{request.path_params['delivery']}/resend"
+    sent = await ops.post(DeliveryResent, path, _because(form), key=form.text("key"))
+    return Done(_page_path(request), f"The delivery of {sent.event} is sent again.")
 
-        return await self._console.write(request, work, again=again)
 
-    async def enable(self, request: Request) -> Response:
-        async def work(apis: Apis, form: Form) -> Done:
-            await apis.ops.post(EndpointEnabled, f"{_api_path(request)}/enable", _because(form), key=form.get("key"))
-            return Done(_page_path(request), "The endpoint is enabled. Its waiting deliveries are sent.")
-
-        return await self._console.write(request, work)
-
-    async def _show(
-        self, request: Request, *, preview: Preview | None = None, problem: ProblemView | None = None
-    ) -> Response:
-        notifier, path, here = self._console.apis(request).notifier, _api_path(request), _page_path(request)
-        status, cursor = (request.query_params.get(name) for name in ("status", "cursor"))
-        if status is not None and status not in STATUSES:
-            raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such status of deliveries")
-        query = {"status": status, "cursor": cursor, "limit": _PAGE}
-        endpoint, deliveries = await asyncio.gather(
-            notifier.get(EndpointAnswer, path), notifier.get(Page[DeliveryAnswer], f"{path}/deliveries", query)
-        )
-        return await self._console.render(
-            request,
-            "webhook_endpoint.html",
-            endpoint=endpoint,
-            state=state_of(endpoint),
-            here=here,
-            deliveries=deliveries.items,
-            statuses=STATUSES,
-            attempt_of=attempt_of,
-            chosen=status,
-            pager=pager(here, {"status": status}, cursor=cursor, following=deliveries.next_cursor),
-            periods=list(PERIODS),
-            preview=preview,
-            problem=problem,
-        )
+async def _enable(console: Console, request: Request) -> Done:
+    ops, form = console.apis(request).ops, console.form(request)
+    await ops.post(EndpointEnabled, f"{_api_path(request)}/enable", _because(form), key=form.get("key"))
+    return Done(_page_path(request), "The endpoint is enabled. Its waiting deliveries are sent.")
 
 
 def _more(request: Request, form: Form, sent: DeliveriesResent) -> str:

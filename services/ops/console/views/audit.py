@@ -29,7 +29,6 @@ class Entry:
 
 
 def entry_of(entry: AuditView) -> Entry:
-    """Return *entry* with the link to its target."""
     subject, _, verb = entry.action.rpartition(".")
     word = f"{subject} {verb}".strip().replace("_", " ")
     return Entry(entry, target_address(entry.target), kind(verb, "action"), word)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -14,8 +15,7 @@ from services.ops.console.views.kinds import kind
 #: Where there is no value.
 NOTHING: Final = "\N{EN DASH}"
 _MINUTE: Final = 60
-_HOUR: Final = 60 * _MINUTE
-_DAY: Final = 24 * _HOUR
+_UNITS: Final = ((86_400, "d"), (3600, "h"), (_MINUTE, "min"), (1, "s"))
 #: Up to this many seconds are written with a decimal.
 _PRECISE: Final = 10
 _KILO: Final = 1024
@@ -42,24 +42,13 @@ def duration(seconds: float) -> str:
     if seconds < 0:
         return f"-{duration(-seconds)}"
     whole = round(seconds)
-    if whole < _MINUTE:
-        return _short(seconds)
-    if whole < _HOUR:
-        return _two(whole, _MINUTE, "min", 1, "s")
-    if whole < _DAY:
-        return _two(whole, _HOUR, "h", _MINUTE, "min")
-    return _two(whole, _DAY, "d", _HOUR, "h")
-
-
-def _short(seconds: float) -> str:
+    for (size, name), (smaller, smaller_name) in pairwise(_UNITS):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {name}" + (f" {rest} {smaller_name}" if rest else "")
     if seconds < 1:
         return f"{round(seconds * 1000)} ms"
-    return f"{seconds:.1f} s" if seconds < _PRECISE else f"{round(seconds)} s"
-
-
-def _two(whole: int, large: int, large_name: str, small: int, small_name: str) -> str:
-    rest = whole % large // small
-    return f"{whole // large} {large_name}" + (f" {rest} {small_name}" if rest else "")
+    return f"{seconds:.1f} s" if seconds < _PRECISE else f"{whole} s"
 
 
 def roughly(seconds: float) -> str:
@@ -70,7 +59,7 @@ def roughly(seconds: float) -> str:
 def ago(seconds: float) -> str:
     """Return how long ago something was, or how soon it will be, in its largest unit."""
     distance = abs(seconds)
-    for size, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")):
+    for size, name in _UNITS:
         if distance >= size:
             said = f"{int(distance // size)} {name}"
             return f"in {said}" if seconds < 0 else f"{said} ago"
@@ -94,7 +83,6 @@ def percent(share: float) -> str:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes."""
     if count < _KILO:
         return f"{count} B"
     amount = count / _KILO

@@ -22,7 +22,6 @@ class Missed:
 
 
 def missed(webhooks: WebhooksAnswer) -> Missed:
-    """Return the figures and the chart."""
     total, hours = webhooks.total, webhooks.items
     period = f"In {plural(len(hours), 'hour')}"
     said = f"{period}, {number(total.missed)} of {plural(total.ended, 'training')} ended without a webhook."

@@ -83,15 +83,12 @@ def _step(name: str, counts: Mapping[str, StageCount]) -> Step:
 def _said(found: StageCount | None) -> str:
     if found is None:
         return NOTHING
-    return number(found.count) if found.is_exact else f"~{number(_rounded(found.count))}"
-
-
-def _rounded(count: int) -> int:
-    return round(count, 2 - len(str(count)))
+    if found.is_exact:
+        return number(found.count)
+    return f"~{number(round(found.count, 2 - len(str(found.count))))}"
 
 
 def speed(swaps: StatisticsAnswer) -> Speed:
-    """Return the figures and charts of the swaps."""
     total, hours = swaps.total, swaps.items
     busiest = max((each.swaps for each in hours), default=0)
     counts = [charts.Point(each.swaps, plural(each.swaps, "swap"), each.hour) for each in hours]

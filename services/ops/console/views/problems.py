@@ -48,7 +48,6 @@ class ProblemView:
 
 
 def problem_view(problem: Problem) -> ProblemView:
-    """Return what a page says about *problem*."""
     return ProblemView(
         status=problem.status,
         title=_TITLES.get(problem.status, problem.title),

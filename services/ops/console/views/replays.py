@@ -76,7 +76,6 @@ class ReplayPage:
 
 
 def replay_page(replay: ReplayView) -> ReplayPage:
-    """Return what the page of *replay* needs."""
     is_plan = replay.status in (Status.PREVIEWING, Status.PREVIEWED)
     found = _predicted(replay) if is_plan else replay.outcomes
     counts = [

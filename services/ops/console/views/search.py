@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.ops.console.answers import HitAnswer, SearchAnswer
+from services.ops.console.answers import HitAnswer
 from services.ops.console.views.formats import short_models
 from services.ops.console.views.trainings import training_path, user_path
 
@@ -25,20 +25,7 @@ class Hit:
     detail: str = ""
 
 
-def hits(found: SearchAnswer) -> list[Hit]:
-    """Return the hits of state's search."""
-    return [_hit(each) for each in found.items]
-
-
-def page_of(text: str, found: Sequence[Hit], *, is_complete: bool) -> str | None:
-    """Return the page to go to at once: that of the only hit, or of the training or user whose id is *text*."""
-    exact = [each for each in found if each.name == text and each.kind != _MODEL]
-    if len(exact) == 1:
-        return exact[0].address
-    return found[0].address if is_complete and len(found) == 1 else None
-
-
-def _hit(hit: HitAnswer) -> Hit:
+def hit_of(hit: HitAnswer) -> Hit:
     if hit.kind == _USER:
         detail = f"current model {short_models(hit.reference)}" if hit.reference else "no model yet"
         return Hit(hit.kind, hit.name, user_path(hit.name), detail=detail)
@@ -48,3 +35,11 @@ def _hit(hit: HitAnswer) -> Hit:
         return Hit(hit.kind, hit.name, user_path(hit.user_id), detail=f"of user {hit.user_id}")
     detail = f"of user {hit.user_id}" + (f", model {short_models(hit.reference)}" if hit.reference else "")
     return Hit(hit.kind, hit.name, training_path(hit.name), hit.stage, detail)
+
+
+def page_of(text: str, found: Sequence[Hit], *, is_complete: bool) -> str | None:
+    """Return the page to go to at once: that of the only hit, or of the training or user whose id is *text*."""
+    exact = [each for each in found if each.name == text and each.kind != _MODEL]
+    if len(exact) == 1:
+        return exact[0].address
+    return found[0].address if is_complete and len(found) == 1 else None

@@ -60,6 +60,13 @@ class Entry:
     after: float | None = None
 
 
+#: Facts that need no more than a tone, a title and a text.
+_PLAIN: Final = {
+    "requested": ("quiet", "Requested", "It drew its generation; the user's current model stays in use."),
+    "started": ("quiet", "Began at Replicate", "By Replicate's clock."),
+    "completed": ("quiet", "Ended at Replicate", "By Replicate's clock."),
+    "extraction_requested": ("info", "Extraction requested again", "Its model is looked for once more."),
+}
 #: Facts that are, or follow from, public events.
 _PUBLIC: Final = ("published", "verified", "not_verified")
 #: The most events whose deliveries a page shows.
@@ -85,24 +92,13 @@ def entries(
 
 
 def _of_fact(fact: FactAnswer) -> Entry:
-    entry = _KINDS.get(fact.kind, _other)(fact)
+    plain = _PLAIN.get(fact.kind)
+    entry = Entry(fact.at, *plain) if plain else _KINDS.get(fact.kind, _other)(fact)
     links = list(entry.links)
     if fact.replay is not None:
         replay, _, number = fact.replay.partition(":")
         links += [Link(f"/replays/{replay}", "by a replay"), Link(f"/dead-letters/{number}", f"dead letter {number}")]
     return replace(entry, links=tuple(links))
-
-
-def _requested(fact: FactAnswer) -> Entry:
-    return Entry(fact.at, "quiet", "Requested", "It drew its generation; the user's current model stays in use.")
-
-
-def _started(fact: FactAnswer) -> Entry:
-    return Entry(fact.at, "quiet", "Began at Replicate", "By Replicate's clock.")
-
-
-def _completed(fact: FactAnswer) -> Entry:
-    return Entry(fact.at, "quiet", "Ended at Replicate", "By Replicate's clock.")
 
 
 def _reported(fact: FactAnswer) -> Entry:
@@ -116,10 +112,6 @@ def _recovered(fact: FactAnswer) -> Entry:
     why = "Replicate was asked, because the webhook never came."
     title = f"Asked Replicate: {_EVENTS.get(_name(fact), _name(fact))}"
     return replace(entry, tone="warn", title=title, text=f"{why} {entry.text}".strip())
-
-
-def _extraction_requested(fact: FactAnswer) -> Entry:
-    return Entry(fact.at, "info", "Extraction requested again", "Its model is looked for once more.")
 
 
 def _verified(fact: FactAnswer) -> Entry:
@@ -155,7 +147,7 @@ def _not_verified(fact: FactAnswer) -> Entry:
 
 
 def _swapped(fact: FactAnswer) -> Entry:
-    cause = {"replay": "By a replay."}.get(_text(fact, "cause"), "")
+    cause = "By a replay." if _text(fact, "cause") == "replay" else ""
     return Entry(fact.at, "good", "Swapped in", _join(cause, _reason(fact)), _change(fact))
 
 
@@ -176,10 +168,8 @@ def _displaced(fact: FactAnswer) -> Entry:
 
 
 def _published(fact: FactAnswer) -> Entry:
-    parts = [Part("event id", fact.event_id or "", is_code=True)]
-    return Entry(
-        fact.at, "good", f"Published: {_name(fact)}", "The broker confirmed it; subscribers get it.", (*parts,)
-    )
+    parts = (Part("event id", fact.event_id or "", is_code=True),)
+    return Entry(fact.at, "good", f"Published: {_name(fact)}", "The broker confirmed it; subscribers get it.", parts)
 
 
 def _unpublished(fact: FactAnswer) -> Entry:
@@ -226,12 +216,8 @@ def _of_letter(letter: LetterLine) -> Entry:
 
 
 _KINDS: Final[Mapping[str, Callable[[FactAnswer], Entry]]] = {
-    "requested": _requested,
-    "started": _started,
-    "completed": _completed,
     "reported": _reported,
     "recovered": _recovered,
-    "extraction_requested": _extraction_requested,
     "verified": _verified,
     "not_verified": _not_verified,
     "swapped": _swapped,

@@ -33,7 +33,6 @@ class Progress:
 
 
 def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
-    """Return the progress of *training*."""
     is_late = training.overdue_at is not None and training.overdue_at < now
     low, high = training.eta_low_seconds, training.eta_high_seconds
     steps = "" if training.step is None else f"step {number(training.step)}"
@@ -84,7 +83,6 @@ class Why(NamedTuple):
 
 
 def why(change: ChangeAnswer) -> Why:
-    """Return the reason of *change* in words."""
     if change.cause == "training":
         return Why(change.reason or "Its training ended, and the model was verified.")
     if change.cause == "replay" and (mark := _REPLAYED.fullmatch(change.reason)):
@@ -123,14 +121,7 @@ _TITLES: Final = {
 }
 
 
-def changes_of(
-    user_id: str, history: Sequence[ChangeAnswer], current: ModelAnswer | None, *, may_write: bool
-) -> Sequence[Change]:
-    """Return the changes of a user's model, newest first."""
-    return [_change(user_id, each, current, may_write=may_write) for each in history]
-
-
-def _change(user_id: str, change: ChangeAnswer, current: ModelAnswer | None, *, may_write: bool) -> Change:
+def change_of(user_id: str, change: ChangeAnswer, current: ModelAnswer | None, *, may_write: bool) -> Change:
     is_current = current is not None and current.generation == change.generation
     is_used = current is not None and current.reference == change.reference
     can = may_write and change.reference is not None and not is_used
