@@ -198,7 +198,7 @@ _INSERT_HOSTILE = """
 async def test_hostile_strings_are_shown_as_they_are(ops, browser, database_url):
     body = json.dumps({"training_id": "odd", "output": {HOSTILE: HOSTILE}}).encode()
     await execute(database_url, _INSERT_HOSTILE, HOSTILE, body, EXTRACTOR_QUEUE)
-    record, _ = await ops.replays.create(order([1], reason=HOSTILE, is_dry_run=True))
+    record = await ops.replays.create(order([1], reason=HOSTILE, is_dry_run=True))
     screens = (*ALL_SCREENS, "/dead-letters/1", f"/replays/{record.id}", "/replays/new?letters=1")
 
     pages = {path: await page(browser, path) for path in screens}
@@ -394,7 +394,7 @@ async def test_a_form_that_is_refused_keeps_what_was_typed(ops, browser, databas
 
 
 async def test_a_replay_is_paused_resumed_and_canceled(ops, browser, database_url):
-    record, _ = await ops.replays.create(order(await archive_many(database_url, 2)))
+    record = await ops.replays.create(order(await archive_many(database_url, 2)))
     address, seen = f"/replays/{record.id}", []
 
     for verb in ("pause", "resume", "cancel", "pause"):
@@ -408,7 +408,7 @@ async def test_a_replay_is_paused_resumed_and_canceled(ops, browser, database_ur
 
 async def test_an_undo_is_shown_for_each_user_before_the_button(ops, browser, database_url):
     numbers = await archive_many(database_url, 2)
-    record, _ = await ops.replays.create(order(numbers))
+    record = await ops.replays.create(order(numbers))
     await say(
         ops.replays,
         settled(f"{record.id}:{numbers[0]}", user_id="ada"),
@@ -434,7 +434,7 @@ async def test_an_undo_is_shown_for_each_user_before_the_button(ops, browser, da
 
 async def test_an_undo_is_not_previewed_while_state_is_away(ops, browser, database_url):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await ops.replays.create(order([number]))
+    record = await ops.replays.create(order([number]))
     await say(ops.replays, settled(f"{record.id}:{number}", user_id="ada"))
     ops.services.unknown = {"ada"}
 
@@ -448,7 +448,7 @@ async def test_an_undo_is_not_previewed_while_state_is_away(ops, browser, databa
 
 async def test_a_reader_sees_every_screen_and_no_button(ops, database_url):
     numbers = await archive_many(database_url, 2)
-    record, _ = await ops.replays.create(order(numbers, is_dry_run=True))
+    record = await ops.replays.create(order(numbers, is_dry_run=True))
     async with signed_in(ops.api, token=READER) as reader:
         pages = {
             path: await page(reader, path)
@@ -477,7 +477,7 @@ async def test_a_reader_sees_every_screen_and_no_button(ops, database_url):
 async def test_the_page_of_a_replay_asks_for_itself_again(ops, browser, database_url):
     (number,) = await archive_many(database_url, 1)
     await execute(database_url, "UPDATE ops.letters SET user_id = 'ada'")
-    record, _ = await ops.replays.create(order([number]))
+    record = await ops.replays.create(order([number]))
     address = f"/replays/{record.id}?show=letters"
     before = await page(browser, address)
 

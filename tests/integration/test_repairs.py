@@ -256,7 +256,7 @@ async def test_a_page_of_the_audit_of_long_ago_is_whole(ops, database_url):
 async def test_users_of_a_dry_run_are_shown_with_their_new_models(ops, database_url):
     numbers = await archive(database_url, *(letter_of(ready(f"t{number}")) for number in range(1, 5)))
     await execute(database_url, "UPDATE ops.letters SET user_id = CASE WHEN number < 3 THEN 'ada' ELSE 'bob' END")
-    record, _ = await ops.replays.create(order(numbers, is_dry_run=True))
+    record = await ops.replays.create(order(numbers, is_dry_run=True))
     await execute(
         database_url,
         "UPDATE ops.replay_letters SET predicted = CASE WHEN letter < 3 THEN 'swapped' ELSE 'failed' END, "
@@ -275,7 +275,7 @@ async def test_users_of_a_dry_run_are_shown_with_their_new_models(ops, database_
 async def test_users_of_a_replay_are_paged(ops, database_url):
     numbers = await archive_many(database_url, 5)
     await execute(database_url, "UPDATE ops.letters SET user_id = 'u' || (6 - number)")
-    record, _ = await ops.replays.create(order(numbers))
+    record = await ops.replays.create(order(numbers))
 
     seen, query = [], {"limit": 2}
     while query:
@@ -289,7 +289,7 @@ async def test_users_of_a_replay_are_paged(ops, database_url):
 async def replayed(ops: Ops, database_url: str) -> Any:
     """A replay that swapped two models of ada and one each of bob and eve, who had none."""
     numbers = await archive_many(database_url, 4)
-    record, _ = await ops.replays.create(order(numbers))
+    record = await ops.replays.create(order(numbers))
     marks = [f"{record.id}:{number}" for number in numbers]
     await say(
         ops.replays,
@@ -378,8 +378,8 @@ async def test_an_edit_that_can_not_be_stored_is_refused(ops, database_url, queu
 
 async def test_replays_of_a_letter_are_listed_newest_first(ops, database_url):
     (number,) = await archive_many(database_url, 1)
-    first, _ = await ops.replays.create(order([number], reason="first", is_dry_run=True))
-    second, _ = await ops.replays.create(order([number], reason="second"))
+    first = await ops.replays.create(order([number], reason="first", is_dry_run=True))
+    second = await ops.replays.create(order([number], reason="second"))
 
     found = (await ops.get(f"/dead-letters/{number}/replays"))["items"]
 
@@ -390,7 +390,7 @@ async def test_replays_of_a_letter_are_listed_newest_first(ops, database_url):
 
 
 async def test_letters_of_a_dry_run_are_found_by_prediction(ops, database_url):
-    record, _ = await ops.replays.create(order(await archive_many(database_url, 3), is_dry_run=True))
+    record = await ops.replays.create(order(await archive_many(database_url, 3), is_dry_run=True))
     await execute(database_url, "UPDATE ops.replay_letters SET predicted = 'failed' WHERE position = 2")
 
     found = (await ops.get(f"/replays/{record.id}/letters", predicted="failed"))["items"]
@@ -469,7 +469,7 @@ def is_undone(replay: dict[str, Any]) -> bool:
 
 async def test_a_followed_replay_tells_each_outcome(ops, database_url):
     one, two = await archive_many(database_url, 2)
-    record, _ = await ops.replays.create(order([one, two]))
+    record = await ops.replays.create(order([one, two]))
 
     async with running(ops.replays, port=free_port()) as client, following(client, record.id) as stream:
         first = await anext(stream)
@@ -485,7 +485,7 @@ async def test_a_followed_replay_tells_each_outcome(ops, database_url):
 
 async def test_after_a_restart_a_client_misses_no_outcome(ops, database_url):
     one, two, three = await archive_many(database_url, 3)
-    record, _ = await ops.replays.create(order([one, two, three]))
+    record = await ops.replays.create(order([one, two, three]))
     port = free_port()
 
     async with running(ops.replays, port=port) as client, following(client, record.id) as stream:
@@ -505,7 +505,7 @@ async def test_after_a_restart_a_client_misses_no_outcome(ops, database_url):
 
 async def test_a_replay_is_followed_beyond_its_end(ops, database_url):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await ops.replays.create(order([number]))
+    record = await ops.replays.create(order([number]))
     await say(ops.replays, settled(f"{record.id}:{number}"))
 
     async with running(ops.replays, port=free_port()) as client, running_engine(ops.replays, Listed(), Answering()):
@@ -521,7 +521,7 @@ async def test_a_replay_is_followed_beyond_its_end(ops, database_url):
 
 async def test_many_outcomes_at_once_are_bounded(ops, database_url):
     numbers = await archive_many(database_url, MOST_LETTERS + 10)
-    record, _ = await ops.replays.create(order(numbers))
+    record = await ops.replays.create(order(numbers))
     await execute(
         database_url,
         "UPDATE ops.replay_letters SET outcome = 'failed', sent_at = now(), "
@@ -539,7 +539,7 @@ async def test_many_outcomes_at_once_are_bounded(ops, database_url):
 
 async def test_outcomes_that_do_not_fit_an_event_are_counted(ops, database_url):
     numbers = await archive_many(database_url, 3 * MOST_LETTERS)
-    record, _ = await ops.replays.create(order(numbers))
+    record = await ops.replays.create(order(numbers))
 
     async with running(ops.replays, port=free_port()) as client, following(client, record.id) as stream:
         await anext(stream)
@@ -556,7 +556,7 @@ async def test_outcomes_that_do_not_fit_an_event_are_counted(ops, database_url):
 
 async def test_a_client_that_comes_late_gets_what_changed_meanwhile(ops, database_url):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await ops.replays.create(order([number]))
+    record = await ops.replays.create(order([number]))
     stopping = asyncio.Event()
     streams = ReplayStreams(ops.replays, Waiting(nothing_seen), stopping, limit=10, tick_seconds=0.02)
     running = asyncio.create_task(streams.run())
@@ -572,7 +572,7 @@ async def test_a_client_that_comes_late_gets_what_changed_meanwhile(ops, databas
 
 
 async def test_too_many_followers_are_refused(ops, database_url):
-    record, _ = await ops.replays.create(order(await archive_many(database_url, 1)))
+    record = await ops.replays.create(order(await archive_many(database_url, 1)))
 
     async with running(ops.replays, port=free_port(), limit=1) as client, following(client, record.id) as stream:
         await anext(stream)
@@ -583,7 +583,7 @@ async def test_too_many_followers_are_refused(ops, database_url):
 
 @pytest.mark.parametrize("odd", ["", "x", "-1", "9" * 40, "1e3", "\u00b3"])
 async def test_an_id_of_no_event_is_as_none(ops, database_url, odd):
-    record, _ = await ops.replays.create(order(await archive_many(database_url, 1)))
+    record = await ops.replays.create(order(await archive_many(database_url, 1)))
 
     async with ops.client.stream(
         "GET", f"/replays/{record.id}/events", headers=[(b"Last-Event-ID", odd.encode())]

@@ -69,7 +69,7 @@ async def failed(store: Store, database_url: str, replay_id: UUID, number: int) 
 
 async def test_kept_counts_of_a_dry_run_are_right_after_each_change(database_url, store):
     numbers = await archive_many(database_url, 3)
-    record, _ = await store.create(order(numbers, is_dry_run=True))
+    record = await store.create(order(numbers, is_dry_run=True))
     await agreed(store, database_url)
     predicted = LetterOutcome(Outcome.SWAPPED, "", "ada", "active", 5, str(model_of("t1")), None)
     await store.remember_predictions(record.id, dict.fromkeys(numbers, predicted))
@@ -86,7 +86,7 @@ async def test_kept_counts_of_a_dry_run_are_right_after_each_change(database_url
 
 async def test_kept_counts_are_right_after_late_outcomes_and_undos(database_url, store):
     numbers = await archive_many(database_url, 4)
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
     marks = [f"{record.id}:{number}" for number in numbers]
     await agreed(store, database_url)
     await sent(store, record.id, 4)
@@ -122,7 +122,7 @@ async def test_kept_counts_are_right_after_late_outcomes_and_undos(database_url,
 
 async def test_kept_counts_are_right_after_pauses_and_cancels(database_url, store):
     numbers = await archive_many(database_url, 4)
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
     await sent(store, record.id, 3)
     await store.pause(record.id, actor="ada", reason="")
     paused = await agreed(store, database_url)
@@ -146,7 +146,7 @@ async def test_kept_counts_are_right_after_pauses_and_cancels(database_url, stor
 async def ended(database_url: str, store: Store) -> ReplayView:
     """A replay that has ended with two failures."""
     numbers = await archive_many(database_url, 2)
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
     await sent(store, record.id, 2)
     for number in numbers:
         await failed(store, database_url, record.id, number)

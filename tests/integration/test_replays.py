@@ -114,7 +114,7 @@ async def fail(database_url: str, store: Store, mark: str, detail: str = "again"
 
 async def test_the_selection_is_frozen(database_url, store, broker):
     numbers = await archive_many(database_url, 3)
-    record, _ = await store.create(order(Filter(fingerprint="a-cause")))
+    record = await store.create(order(Filter(fingerprint="a-cause")))
 
     await archive_many(database_url, 2)
     async with running_engine(store, broker):
@@ -141,8 +141,8 @@ async def test_only_open_letters_that_fit_are_selected(database_url, store):
     async with connected(database_url) as connection:
         await connection.execute("UPDATE ops.letters SET status = 'dropped' WHERE number = $1", two)
 
-    by_group, _ = await store.create(order(Filter(fingerprint="a-cause"), is_dry_run=True))
-    by_training, _ = await store.create(order(Filter(training_id="t9", since=NOON, text="did NOT"), is_dry_run=True))
+    by_group = await store.create(order(Filter(fingerprint="a-cause"), is_dry_run=True))
+    by_training = await store.create(order(Filter(training_id="t9", since=NOON, text="did NOT"), is_dry_run=True))
 
     assert await outcomes(store, by_group) == {one: "planned", three: "planned"}
     assert await outcomes(store, by_training) == {other: "planned"}
@@ -153,9 +153,9 @@ async def test_only_open_letters_that_fit_are_selected(database_url, store):
 async def test_letters_that_can_not_go_are_reported(database_url, store):
     (held, free) = await archive_many(database_url, 2)
     (lossy,) = await archive(database_url, letter_of(progressed("t9", 0.5), queue=PROGRESS_QUEUE))
-    first, _ = await store.create(order([held]))
+    first = await store.create(order([held]))
 
-    second, _ = await store.create(order([held, free, lossy, 999]))
+    second = await store.create(order([held, free, lossy, 999]))
 
     found = await store.list_letters(second.id, outcome=Outcome.SKIPPED, limit=10)
     assert await outcomes(store, second) == {free: "waiting", held: "skipped", lossy: "skipped", 999: "skipped"}
@@ -172,10 +172,9 @@ async def test_the_same_key_is_the_same_replay(database_url, store):
     (number, other) = await archive_many(database_url, 2)
     key = IdempotencyKey("a-key", "a-digest")
 
-    first, is_new = await store.create(order([number]), key)
-    second, is_second_new = await store.create(order([number]), key)
+    first = await store.create(order([number]), key)
+    second = await store.create(order([number]), key)
 
-    assert (is_new, is_second_new) == (True, False)
     assert first.id == second.id
     with pytest.raises(KeyReused):
         await store.create(order([other]), replace(key, digest="another-digest"))
@@ -187,8 +186,8 @@ async def test_a_double_click_is_one_replay(database_url, store):
 
     made = await asyncio.gather(*(store.create(order(numbers), key) for _ in range(4)))
 
-    assert len({record.id for record, _ in made}) == 1
-    assert [is_new for _, is_new in made].count(True) == 1
+    assert len({record.id for record in made}) == 1
+    assert await rows(database_url, "SELECT count(*) FROM ops.replays") == [(1,)]
 
 
 async def test_two_who_want_the_same_letters_at_once_share_them(database_url, store):
@@ -196,7 +195,7 @@ async def test_two_who_want_the_same_letters_at_once_share_them(database_url, st
 
     made = await asyncio.gather(*(store.create(order(numbers)) for _ in range(3)), return_exceptions=True)
 
-    replays = [each[0] for each in made if not isinstance(each, BaseException)]
+    replays = [each for each in made if not isinstance(each, BaseException)]
     assert len(replays) == 1
     assert all(isinstance(each, NothingSelected) for each in made if isinstance(each, BaseException))
 
@@ -204,7 +203,7 @@ async def test_two_who_want_the_same_letters_at_once_share_them(database_url, st
 async def test_the_database_itself_refuses_a_letter_in_two_replays(database_url, store):
     (number,) = await archive_many(database_url, 1)
     await store.create(order([number]))
-    other, _ = await store.create(order(await archive_many(database_url, 1)))
+    other = await store.create(order(await archive_many(database_url, 1)))
 
     async with connected(database_url) as connection:
         with pytest.raises(asyncpg.UniqueViolationError):
@@ -233,7 +232,7 @@ async def test_ops_itself_can_not_change_a_selection(database_url, store):
 async def test_a_letter_goes_byte_for_byte_to_the_queue_it_came_from(database_url, store, broker):
     letter = letter_of(ready("t1"), body=b'{"odd": "\\u00e4",  "spaces":   1}', content_type="application/x-odd")
     (number,) = await archive(database_url, letter)
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
@@ -246,7 +245,7 @@ async def test_a_letter_goes_byte_for_byte_to_the_queue_it_came_from(database_ur
 
 async def test_step_waits_for_all_outcomes_of_the_last_one(database_url, store, broker):
     numbers = await archive_many(database_url, 10)
-    record, _ = await store.create(order(numbers, steps=(1, "20%", "rest")))
+    record = await store.create(order(numbers, steps=(1, "20%", "rest")))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
@@ -267,7 +266,7 @@ async def test_step_waits_for_all_outcomes_of_the_last_one(database_url, store, 
 
 async def test_it_stops_by_itself_and_goes_on_when_somebody_says_so(database_url, store, broker):
     numbers = await archive_many(database_url, 4)
-    record, _ = await store.create(order(numbers, steps=(2, "rest")))
+    record = await store.create(order(numbers, steps=(2, "rest")))
 
     async with running_engine(store, broker):
         await sent(broker, 2)
@@ -294,13 +293,13 @@ async def test_it_stops_by_itself_and_goes_on_when_somebody_says_so(database_url
 
 async def test_a_letter_that_failed_again_can_be_replayed_again(database_url, store, broker):
     (number,) = await archive_many(database_url, 1)
-    first, _ = await store.create(order([number]))
+    first = await store.create(order([number]))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
         await fail(database_url, store, broker.marks[0])
         await until(store, first.id, Status.DONE)
-        second, _ = await store.create(order([number]))
+        second = await store.create(order([number]))
         await sent(broker, 2)
         await say(store, settled(broker.marks[1]))
         await until(store, second.id, Status.DONE)
@@ -313,7 +312,7 @@ async def test_a_letter_that_failed_again_can_be_replayed_again(database_url, st
 
 async def test_failure_further_on_resolves_the_first_letter(database_url, store):
     (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
     mark = f"{record.id}:{number}"
     (further,) = await archive(database_url, letter_of(replace(ready("t1"), replay=mark)))
 
@@ -330,7 +329,7 @@ async def test_failure_further_on_resolves_the_first_letter(database_url, store)
 async def test_a_letter_that_returns_is_open_whatever_followed_too(database_url, together):
     async with opened_repairs(database_url) as (letters, store):
         await archived(letters, dead("t1", topology()))
-        record, _ = await store.create(order([1]))
+        record = await store.create(order([1]))
         mark: dict[str, Any] = {REPLAY_HEADER: f"{record.id}:1"}
         copies = {
             "own": dead("t1", topology(), text="again", **mark),
@@ -357,7 +356,7 @@ async def test_the_engine_looks_after_a_failure_is_committed(database_url):
     try:
         letters = Letters(pool, failed=failed, notify=store.notify)
         await archived(letters, dead("t1", topology()))
-        record, _ = await store.create(order([1]))
+        record = await store.create(order([1]))
         changed.clear()
         mark: dict[str, Any] = {REPLAY_HEADER: f"{record.id}:1"}
         await archived(letters, dead("t1", topology(), **mark))
@@ -371,11 +370,11 @@ async def test_the_engine_looks_after_a_failure_is_committed(database_url):
 async def test_a_given_up_copy_hides_no_failure_of_a_later_replay(database_url, failed: Sequence[int]):
     async with opened_repairs(database_url) as (letters, store):
         await archived(letters, dead("t1", topology()))
-        first, _ = await store.create(order([1]))
+        first = await store.create(order([1]))
         await store.record(first.id, sent=[1], unsent={}, given_back=[])
         for _ in range(2):
             await store.cancel(first.id, actor="ada", reason="it hangs")
-        second, _ = await store.create(order([1]))
+        second = await store.create(order([1]))
         marks: list[dict[str, Any]] = [{REPLAY_HEADER: f"{each.id}:1"} for each in (first, second)]
         copies = [dead("t1", topology(), text=f"copy {at}", **mark) for at, mark in enumerate(marks)]
 
@@ -392,7 +391,7 @@ async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, s
             "ops": Seen(ProcessState.READY, "ready", health=Health(status="ok", version="1", checks={})),
         }
 
-    record, _ = await store.create(order(await archive_many(database_url, 2)))
+    record = await store.create(order(await archive_many(database_url, 2)))
     router = routes(store, waiting=Waiting(looked, long=timedelta(0)))
     api = create_app(create_api(router, tokens=[read_token(f"operator/olga:{OPERATOR}")]), {})
 
@@ -415,7 +414,7 @@ async def test_it_says_what_those_wait_for_that_have_its_letters(database_url, s
 
 async def test_paused_it_sends_nothing_and_resumed_the_rest(database_url, store, broker):
     numbers = await archive_many(database_url, 3)
-    record, _ = await store.create(order(numbers, steps=(1, "rest")))
+    record = await store.create(order(numbers, steps=(1, "rest")))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
@@ -431,7 +430,7 @@ async def test_paused_it_sends_nothing_and_resumed_the_rest(database_url, store,
 
 async def test_cancel_reopens_unsent_letters_and_keeps_sent_ones(database_url, store, broker):
     (went, stayed) = await archive_many(database_url, 2)
-    record, _ = await store.create(order([went, stayed], steps=(1, "rest")))
+    record = await store.create(order([went, stayed], steps=(1, "rest")))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
@@ -441,13 +440,13 @@ async def test_cancel_reopens_unsent_letters_and_keeps_sent_ones(database_url, s
     assert canceled.status is Status.CANCELED
     assert await outcomes(store, record) == {went: "swapped", stayed: "canceled"}
     assert await statuses(database_url) == {went: "resolved", stayed: "open"}
-    again, _ = await store.create(order([stayed]))
+    again = await store.create(order([stayed]))
     assert await outcomes(store, again) == {stayed: "waiting"}
 
 
 async def test_second_cancel_gives_up_sent_letters(database_url, store, broker):
     (went, stayed) = await archive_many(database_url, 2)
-    record, _ = await store.create(order([went, stayed], steps=(1, "rest")))
+    record = await store.create(order([went, stayed], steps=(1, "rest")))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
@@ -474,7 +473,7 @@ async def test_unsendable_letter_delays_no_other(database_url, store, broker):
             raise ValueError("a header that AMQP has no words for")
 
     broker.gate = trip
-    record, _ = await store.create(order([odd, fine], stop_share=1.0))
+    record = await store.create(order([odd, fine], stop_share=1.0))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
@@ -489,7 +488,7 @@ async def test_unsendable_letter_delays_no_other(database_url, store, broker):
     ("verb", "status"), [("start", "running"), ("resume", "running"), ("undo", "running"), ("pause", "canceled")]
 )
 async def test_what_can_not_be_now_is_refused(database_url, store, verb, status):
-    record, _ = await store.create(order(await archive_many(database_url, 1)))
+    record = await store.create(order(await archive_many(database_url, 1)))
     if status == "canceled":
         await store.cancel(record.id, actor="bob", reason="")
 
@@ -519,7 +518,7 @@ async def test_a_broker_that_is_away_is_waited_for(database_url, store, broker):
 
     broker.gate = refuse
     numbers = await archive_many(database_url, 5)
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
 
     async with running_engine(store, broker):
         held_up = await until_trouble(store, record.id)
@@ -537,7 +536,7 @@ async def test_a_broker_that_is_away_is_waited_for(database_url, store, broker):
 
 async def test_unrecorded_letter_is_sent_again_with_the_same_mark(database_url, store, broker):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
 
     def die_once(_: object) -> None:
         broker.gate = lambda _: None
@@ -564,7 +563,7 @@ async def claim(store: Store, replay_id: UUID, *, seconds: float) -> list[int]:
 
 async def test_claimed_letters_of_a_dead_process_are_sent_by_another(database_url, store, broker):
     numbers = await archive_many(database_url, 3)
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
 
     claimed = await claim(store, record.id, seconds=0.3)
     async with running_engine(store, broker):
@@ -575,7 +574,7 @@ async def test_claimed_letters_of_a_dead_process_are_sent_by_another(database_ur
 
 
 async def test_one_process_at_a_time_sends(database_url, store):
-    record, _ = await store.create(order(await archive_many(database_url, 3)))
+    record = await store.create(order(await archive_many(database_url, 3)))
     seen = await store.progress(record.id)
     assert seen is not None
 
@@ -594,7 +593,7 @@ async def test_one_process_at_a_time_sends(database_url, store):
 )
 async def test_letters_being_sent_when_canceled_went_or_are_open(database_url, store, is_confirmed, outcome, status):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
     claimed = await claim(store, record.id, seconds=30)
 
     await store.cancel(record.id, actor="bob", reason="wrong ones")
@@ -633,7 +632,7 @@ async def test_no_transaction_is_open_while_letters_are_published(database_url, 
 
 
 async def test_a_dry_run_keeps_its_rate_whoever_wakes_it(database_url, store):
-    record, _ = await store.create(order(await archive_many(database_url, 3), is_dry_run=True))
+    record = await store.create(order(await archive_many(database_url, 3), is_dry_run=True))
     work = Work(record.id, Status.PREVIEWING, is_undoing=False, rate_per_second=0.01, trouble="")
     previewer = Previewer(store, Answering(), SetAside("test"))
 
@@ -651,7 +650,7 @@ async def test_a_slow_dry_run_without_a_prediction_says_why_again(database_url, 
         raise DependencyDown("the extractor is away")
 
     (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
-    record, _ = await store.create(order([number], is_dry_run=True))
+    record = await store.create(order([number], is_dry_run=True))
     work = Work(record.id, Status.PREVIEWING, is_undoing=False, rate_per_second=0.1, trouble="")
     previewer = Previewer(store, Answering(away), SetAside("test"))
 
@@ -664,7 +663,7 @@ async def test_a_slow_dry_run_without_a_prediction_says_why_again(database_url, 
 
 async def test_an_outcome_may_come_before_the_receipt(database_url, store):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
 
     await say(store, settled(f"{record.id}:{number}"))
 
@@ -673,7 +672,7 @@ async def test_an_outcome_may_come_before_the_receipt(database_url, store):
 
 async def test_outcome_of_state_overrides_a_failure_only(database_url, store):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
     mark = f"{record.id}:{number}"
 
     await fail(database_url, store, mark)
@@ -687,7 +686,7 @@ async def test_outcome_of_state_overrides_a_failure_only(database_url, store):
 
 async def test_a_step_on_the_way_is_no_outcome(database_url, store):
     (number,) = await archive(database_url, letter_of(succeeded("t1"), queue=EXTRACTOR_QUEUE))
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
     mark = f"{record.id}:{number}"
 
     await say(store, settled(mark, Effect.MOVED, event="extraction.failed.v1", error="no_model"))
@@ -700,7 +699,7 @@ async def test_a_step_on_the_way_is_no_outcome(database_url, store):
 
 async def test_what_is_no_mark_of_ours_is_refused_alone(database_url, store):
     (number,) = await archive_many(database_url, 1)
-    record, _ = await store.create(order([number]))
+    record = await store.create(order([number]))
     said = [settled("no-mark"), settled(f"{uuid4()}:1"), settled(f"{record.id}:{number}")]
 
     results = await Outcomes(store).handle([wrap(event, source="state", now=NOON) for event in said])
@@ -721,7 +720,7 @@ async def test_rollback_is_audited_once_despite_redelivery(database_url, store):
         reason="too dark",
     )
     (number,) = await archive(database_url, letter_of(wrap(event, source="state", now=NOON), queue=OPS_QUEUE))
-    replay, _ = await store.create(order([number]))
+    replay = await store.create(order([number]))
     told = wrap(event, source="state", now=NOON)
 
     await Outcomes(store).handle([told, told])
@@ -744,7 +743,7 @@ async def test_a_withdrawal_and_what_ends_it_stand_in_the_audit(database_url, st
         training_id="t1", user_id="ada", generation=6, model=model, previous=previous, actor="eve", reason="not hers"
     )
     (number,) = await archive(database_url, letter_of(wrap(event, source="state", now=NOON), queue=OPS_QUEUE))
-    replay, _ = await store.create(order([number]))
+    replay = await store.create(order([number]))
 
     await Outcomes(store).handle([replace(wrap(event, source="state", now=NOON), replay=f"{replay.id}:{number}")])
 
@@ -754,10 +753,10 @@ async def test_a_withdrawal_and_what_ends_it_stand_in_the_audit(database_url, st
 
 async def test_a_letter_of_ops_itself_is_settled_by_being_read(database_url, store):
     (one,) = await archive_many(database_url, 1)
-    first, _ = await store.create(order([one]))
+    first = await store.create(order([one]))
     lost = wrap(settled(f"{first.id}:{one}"), source="state", now=NOON)
     (two,) = await archive(database_url, letter_of(lost, queue=OPS_QUEUE))
-    second, _ = await store.create(order([two]))
+    second = await store.create(order([two]))
 
     await Outcomes(store).handle([replace(lost, replay=f"{second.id}:{two}")])
 
@@ -771,7 +770,7 @@ async def test_webhook_letter_is_sent_as_todays_event(database_url, store, broke
         return letter_of(ready("t1"), queue=RECEIVER, headers={"webhook-id": "m1"}, body=body, event_type=None)
 
     (known, unknown) = await archive(database_url, webhook("aborted"), webhook("dreaming"))
-    record, _ = await store.create(order([known, unknown]))
+    record = await store.create(order([known, unknown]))
 
     async with running_engine(store, broker):
         await sent(broker, 1)
@@ -808,7 +807,7 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(database_url, st
         return Answer(messages=(Message.of(wrap(settled(cause.replay, effect), source="state", now=NOON)),))
 
     async with running_engine(store, broker, Answering(extractor, state)):
-        record, _ = await store.create(order(numbers, is_dry_run=True))
+        record = await store.create(order(numbers, is_dry_run=True))
         made = await until(store, record.id, Status.PREVIEWED)
         looked = await store.list_letters(record.id, outcome=None, limit=10)
         untouched = await statuses(database_url)
@@ -832,7 +831,7 @@ async def test_dry_run_predicts_letters_of_ops_itself(database_url, store, broke
     numbers = await archive(database_url, letter_of(lost, queue=OPS_QUEUE), broken, foreign)
 
     async with running_engine(store, broker):
-        planned, _ = await store.create(order(numbers, is_dry_run=True))
+        planned = await store.create(order(numbers, is_dry_run=True))
         await until(store, planned.id, Status.PREVIEWED)
 
     found = await store.list_letters(planned.id, outcome=None, limit=10)
@@ -850,7 +849,7 @@ async def test_service_outage_delays_only_the_dry_run(database_url, store, broke
     services = Answering(away)
 
     async with running_engine(store, broker, services):
-        planned, _ = await store.create(order([looked_at], is_dry_run=True))
+        planned = await store.create(order([looked_at], is_dry_run=True))
         await store.create(order(numbers))
         await sent(broker, 2)
         held_up = await until_trouble(store, planned.id)
@@ -879,7 +878,7 @@ async def test_letters_that_no_service_answers_for_hold_up_no_other(database_url
         return Answer()
 
     async with running_engine(store, broker, Answering(answer)):
-        planned, _ = await store.create(order(numbers, is_dry_run=True))
+        planned = await store.create(order(numbers, is_dry_run=True))
         held_up = await until_found(store, planned.id, lambda found: sum(found.predictions.values()) == 21)
         is_poisoned = False
         done = await until(store, planned.id, Status.PREVIEWED)
@@ -891,9 +890,9 @@ async def test_letters_that_no_service_answers_for_hold_up_no_other(database_url
 
 async def test_a_replay_that_fails_by_itself_holds_up_no_other(database_url, store, broker):
     numbers = await archive_many(database_url, 4)
-    poisoned, _ = await store.create(order(numbers[:1]))
+    poisoned = await store.create(order(numbers[:1]))
     await refuse(database_url, "UPDATE ON ops.replay_letters", f"new.replay_id = '{poisoned.id}'")
-    innocent, _ = await store.create(order(numbers[1:]))
+    innocent = await store.create(order(numbers[1:]))
 
     async with running_engine(store, broker):
         async with asyncio.timeout(60):
@@ -907,9 +906,9 @@ async def test_a_replay_that_fails_by_itself_holds_up_no_other(database_url, sto
 async def test_letters_not_open_at_start_are_skipped(database_url, store, broker):
     (one, two) = await archive_many(database_url, 2)
     async with running_engine(store, broker):
-        planned, _ = await store.create(order([one, two], is_dry_run=True))
+        planned = await store.create(order([one, two], is_dry_run=True))
         await until(store, planned.id, Status.PREVIEWED)
-        faster, _ = await store.create(order([one]))
+        faster = await store.create(order([one]))
         await store.start(planned.id, actor="ada", reason="")
 
     found = await outcomes(store, planned)
@@ -921,7 +920,7 @@ async def test_letters_not_open_at_start_are_skipped(database_url, store, broker
 async def test_letter_purged_since_the_dry_run_is_skipped(database_url, store, broker):
     (gone, here) = await archive_many(database_url, 2)
     async with running_engine(store, broker):
-        planned, _ = await store.create(order([gone, here], is_dry_run=True))
+        planned = await store.create(order([gone, here], is_dry_run=True))
         await until(store, planned.id, Status.PREVIEWED)
         await rows(database_url, "UPDATE ops.letters SET status = 'dropped' WHERE number = $1", gone)
         await rows(database_url, "DELETE FROM ops.letters WHERE number = $1", gone)
@@ -951,7 +950,7 @@ async def until_undone(store: Store, replay_id: UUID, *, waiting: int = 0, troub
 async def test_undo_takes_back_what_is_still_current_and_says_why_not(database_url, store, broker):
     numbers = await archive_many(database_url, 5)
     services = Answering(kept={"bob": "the model of user bob has generation 9 now"})
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
     marks = [f"{record.id}:{number}" for number in numbers]
     await say(
         store,
@@ -990,7 +989,7 @@ async def test_many_users_of_whom_nobody_can_tell_hold_up_no_other(database_url,
     numbers = await archive_many(database_url, 40)
     users = [f"user-{at:02}" for at in range(40)]
     services = Answering(unknown=set(users[:30]))
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
     await say(
         store,
         *(settled(f"{record.id}:{n}", user_id=user, generation=7) for n, user in zip(numbers, users, strict=True)),
@@ -1005,7 +1004,7 @@ async def test_many_users_of_whom_nobody_can_tell_hold_up_no_other(database_url,
 async def test_failing_user_is_undone_later_and_delays_no_other(database_url, store, broker):
     numbers = await archive_many(database_url, 10)
     services = Answering(unknown={"user-0"})
-    record, _ = await store.create(order(numbers))
+    record = await store.create(order(numbers))
     marks = [f"{record.id}:{number}" for number in numbers]
     await say(store, *(settled(mark, user_id=f"user-{at}", generation=7) for at, mark in enumerate(marks)))
 
@@ -1035,7 +1034,7 @@ async def test_twenty_thousand_letters_are_frozen_and_canceled(database_url, sto
             """
         )
 
-    record, _ = await store.create(order(Filter(fingerprint="a")))
+    record = await store.create(order(Filter(fingerprint="a")))
     canceled = await store.cancel(record.id, actor="ada", reason="too many")
 
     assert record.outcomes == {"waiting": 20_000}

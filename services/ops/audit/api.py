@@ -21,7 +21,6 @@ class _Wanted(AuditFilter):
 
 
 def audit_router(audit: AuditStore) -> APIRouter:
-    """The route, to be put below ``/v1``."""
     router = APIRouter()
 
     @router.get("/audit", tags=["audit"])

@@ -39,7 +39,6 @@ class Endpoints(Protocol):
 
 
 def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
-    """The routes, to be put below ``/v1``."""
     router = APIRouter()
     routes = _Routes(endpoints, audit)
     one = "/webhook-endpoints/{endpoint_id}"

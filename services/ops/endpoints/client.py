@@ -34,7 +34,6 @@ class Endpoints:
         await self._http.__aexit__()
 
     async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited:
-        """Change an endpoint."""
         return await self._ask(EndpointEdited, "PATCH", f"/{endpoint}", changes)
 
     async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent:

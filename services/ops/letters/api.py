@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from services.ops.letters.store import Store
@@ -66,20 +64,20 @@ class _Wanted(Filter):
 
 
 def create_router(store: Store) -> APIRouter:
-    """The routes, to be put below ``/v1``."""
     router = APIRouter()
     letters = _Routes(store)
-
-    def add(method: str, path: str, operation: Callable[..., object], model: type[BaseModel]) -> None:
-        router.add_api_route(path, operation, methods=[method], tags=["dead letters"], response_model=model)
-
-    add("GET", "/dead-letters", letters.list_dead_letters, Page[LetterLine])
-    add("GET", "/dead-letter-suggestions", letters.suggest_dead_letter_filters, Suggestions)
-    add("GET", "/dead-letter-counts", letters.count_dead_letters, LetterCounts)
-    add("GET", "/dead-letter-groups", letters.list_dead_letter_groups, Page[GroupView])
-    add("POST", "/dead-letters/drop", letters.drop_dead_letters, Changed)
-    add("POST", "/dead-letters/restore", letters.restore_dead_letters, Changed)
-    add("GET", "/dead-letters/{number:digits}", letters.get_dead_letter, LetterView)
+    for method, path, operation in (
+        ("GET", "/dead-letters", letters.list_dead_letters),
+        ("GET", "/dead-letter-suggestions", letters.suggest_dead_letter_filters),
+        ("GET", "/dead-letter-counts", letters.count_dead_letters),
+        ("GET", "/dead-letter-groups", letters.list_dead_letter_groups),
+        ("POST", "/dead-letters/drop", letters.drop_dead_letters),
+        ("POST", "/dead-letters/restore", letters.restore_dead_letters),
+        ("GET", "/dead-letters/{number:digits}", letters.get_dead_letter),
+        ("POST", "/dead-letters/{number:digits}/drop", letters.drop_dead_letter),
+        ("POST", "/dead-letters/{number:digits}/restore", letters.restore_dead_letter),
+    ):
+        router.add_api_route(path, operation, methods=[method], tags=["dead letters"])
     router.add_api_route(
         "/dead-letters/{number:digits}/body",
         letters.get_dead_letter_body,
@@ -88,8 +86,6 @@ def create_router(store: Store) -> APIRouter:
         response_class=_Bytes,
         responses={200: {"description": "The body.", "content": {_Bytes.media_type: {"schema": {"type": "string"}}}}},
     )
-    add("POST", "/dead-letters/{number:digits}/drop", letters.drop_dead_letter, LetterView)
-    add("POST", "/dead-letters/{number:digits}/restore", letters.restore_dead_letter, LetterView)
     return router
 
 

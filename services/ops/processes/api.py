@@ -18,7 +18,6 @@ class Running(Protocol):
 
 
 def processes_router(running: Running) -> APIRouter:
-    """The routes, to be put below ``/v1``."""
     router = APIRouter()
 
     @router.get("/processes", tags=["processes"])

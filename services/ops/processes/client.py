@@ -83,7 +83,6 @@ class Running:
         self._arrivals = Arrivals()
 
     async def processes(self) -> Processes:
-        """Return how every process is."""
         seen = await self.seen()
         return Processes(
             at=now(), version=self._version, processes=[self._process(name, each) for name, each in seen.items()]
@@ -94,7 +93,6 @@ class Running:
         return await self._looked.get()
 
     async def queues(self) -> Queues:
-        """Return how every queue is."""
         seen, answer = await asyncio.gather(self.seen(), self._counted.get())
         delays = frozenset(each.name for each in self._topology.exchanges if each.kind == "fanout")
         queues = [self._queue(queue, delays, seen, answer.counts) for queue in self._topology.queues]
@@ -144,7 +142,7 @@ class Running:
         if self._management is None:
             return await self._passively(_NO_MANAGEMENT)
         query = {
-            "name": exactly(*self._names),
+            "name": exactly(*(queue.name for queue in self._topology.queues)),
             "use_regex": "true",
             "columns": _COLUMNS,
             "page": "1",
@@ -187,40 +185,33 @@ class Running:
         name = queue.name
         process = next((each for each, queues in CONSUMED.items() if name in queues), None)
         found = seen.get(process) if process else None
-        counted = counts.get(name)
+        counted = counts.get(name) or QueueAnswer(name=name)
+        waiting = (counted.messages_ready or 0) + (counted.messages_unacknowledged or 0)
         oldest = found.oldest.get(name) if found else None
-        if counted is not None and process and (oldest is None or not counted.consumers):
-            oldest = self._waiting_seconds(counted)
+        if process and (oldest is None or counted.consumers == 0):
+            oldest = self._waiting_seconds(counted, waiting)
+        problem = None
+        if process and counted.messages_ready is not None and counted.consumers is not None:
+            problem = why_stuck(name, waiting, counted.consumers, oldest or 0.0)
         return QueueView(
             name=name,
             kind=kind_of(queue, delays),
             process=process,
-            ready=counted.messages_ready if counted else None,
-            unacked=counted.messages_unacknowledged if counted else None,
-            consumers=counted.consumers if counted else None,
+            ready=counted.messages_ready,
+            unacked=counted.messages_unacknowledged,
+            consumers=counted.consumers,
             oldest_seconds=oldest or None,
-            publish_rate=counted.message_stats.publish_details.rate if counted else None,
-            ack_rate=counted.message_stats.ack_details.rate if counted else None,
+            publish_rate=counted.message_stats.publish_details.rate,
+            ack_rate=counted.message_stats.ack_details.rate,
             paused=found.health.paused.get(name) if found and found.health else None,
-            problem=self._problem(name, counted, oldest or 0.0) if process else None,
+            problem=problem,
         )
 
-    def _waiting_seconds(self, counted: QueueAnswer) -> float | None:
+    def _waiting_seconds(self, counted: QueueAnswer, waiting: int) -> float | None:
         """Return how long the oldest message has waited, by the order of arrival; None if that is not known."""
-        waiting = (counted.messages_ready or 0) + (counted.messages_unacknowledged or 0)
         at, arrived = now(), counted.message_stats.publish
         oldest_at = self._arrivals.oldest(counted.name, arrived=arrived, waiting=waiting, now=at)
         return (at - oldest_at).total_seconds() if oldest_at is not None else None
-
-    def _problem(self, name: str, counted: QueueAnswer | None, oldest_seconds: float) -> str | None:
-        if counted is None or counted.messages_ready is None or counted.consumers is None:
-            return None
-        waiting = counted.messages_ready + (counted.messages_unacknowledged or 0)
-        return why_stuck(name, waiting, counted.consumers, oldest_seconds)
-
-    @property
-    def _names(self) -> list[str]:
-        return [queue.name for queue in self._topology.queues]
 
 
 class _Recent(Generic[T]):

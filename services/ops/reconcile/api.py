@@ -33,7 +33,6 @@ class State(Protocol):
 
 
 def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) -> APIRouter:
-    """Return the routes: ``GET /reconciliation``, and an audited retry of an extraction."""
     router = APIRouter()
 
     @router.get("/reconciliation", tags=["reconciliation"])

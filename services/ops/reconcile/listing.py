@@ -32,7 +32,6 @@ class Listing:
     _silent: list[Training] = field(default_factory=list)
 
     def add(self, trainings: Iterable[Training]) -> None:
-        """Read one page more."""
         for training in trainings:
             self._by_id[training.id] = training
             if training.webhook is None:

@@ -146,7 +146,6 @@ class Store(Session):
             await self._fetch(_FORGET, ended)
 
     async def note_trouble(self, now: datetime, trouble: str, *, calls_left: int) -> None:
-        """Store that a round failed."""
         await self._fetch(_NOTE_TROUBLE, now, calls_left, trouble)
 
     async def last_round(self) -> RoundView:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
@@ -20,11 +21,12 @@ from services.ops.replays.records import (
     NoReplay,
     NothingSelected,
     NotNow,
+    Revert,
     TooManySelected,
 )
+from services.ops.replays.rounds import Services
 from services.ops.replays.store import Store
 from services.ops.replays.streams import ReplayStreams
-from services.ops.replays.undo_preview import State, preview_undo
 from services.ops.replays.views import (
     DEFAULT_RATE,
     DEFAULT_STOP_SHARE,
@@ -49,6 +51,7 @@ from shared.runtime.sse import EventStream
 _NO_REASON: Final = Because()
 _Number = Annotated[int, Path(ge=1, lt=2**63)]
 #: State is asked about each user of a page.
+_ASKED_AT_A_TIME: Final = 8
 _UndoLimit = Annotated[int, Query(ge=1, le=50)]
 #: An edited body may have a megabyte.
 _EditsLimit = Annotated[int, Query(ge=1, le=20)]
@@ -61,9 +64,8 @@ data: {"replay": {"status": "running", "ended": 40, …}, "letters": [{"letter":
 """
 
 
-def create_router(store: Store, waiting: Waiting, state: State, streams: ReplayStreams) -> APIRouter:
-    """The routes of replays."""
-    replays = _Replays(store, waiting, state, streams)
+def create_router(store: Store, waiting: Waiting, services: Services, streams: ReplayStreams) -> APIRouter:
+    replays = _Replays(store, waiting, services, streams)
     router = APIRouter()
     stream = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
     for method, path, operation, status in (
@@ -98,7 +100,7 @@ def create_router(store: Store, waiting: Waiting, state: State, streams: ReplayS
 class _Replays:
     store: Store
     waiting: Waiting
-    state: State
+    services: Services
     streams: ReplayStreams
 
     @raises(NothingSelected, TooManySelected, KeyReused)
@@ -200,9 +202,17 @@ class _Replays:
         """What undoing a replay would do now to each user whose model it has set. State is asked; nothing changes."""
         await self._get(replay_id)
         found = await self.store.list_to_undo(replay_id, after=from_cursor(cursor, 0), limit=limit + 1)
-        shown = await preview_undo(self.state, list(found.items())[:limit], actor=asker.name)
-        last = list(found)[limit - 1] if len(found) > limit else None
-        return Page(items=shown, next_cursor=None if last is None else to_cursor(last))
+        slots = asyncio.Semaphore(_ASKED_AT_A_TIME)
+
+        async def preview(revert: Revert) -> UndonePreview:
+            async with slots:
+                kept_because = await self.services.revert_model(replace(revert, actor=asker.name), dry_run=True)
+            return UndonePreview(
+                user_id=revert.user_id, model=revert.model, to=revert.to, kept_because=kept_because or ""
+            )
+
+        shown = await asyncio.gather(*(preview(revert) for _, revert in found[:limit]))
+        return Page(items=shown, next_cursor=to_cursor(found[limit - 1][0]) if len(found) > limit else None)
 
     @raises(NoReplay)
     async def follow_replay(self, replay_id: UUID, last_event_id: Annotated[str | None, Header()] = None) -> Response:
@@ -254,8 +264,7 @@ class _Replays:
         return await self._view(await self.store.undo(replay_id, actor=asker.name, reason=body.reason))
 
     async def _create(self, new: NewReplay, key: str | None, request: Mapping[str, object]) -> ReplayView:
-        record, _ = await self.store.create(new, IdempotencyKey.of(key, request))
-        return await self._view(record)
+        return await self._view(await self.store.create(new, IdempotencyKey.of(key, request)))
 
     async def _view(self, record: ReplayView) -> ReplayView:
         return await self.waiting.shown(record, now=now())

@@ -89,7 +89,6 @@ def refused(refusal: Refusal, *, error_code: str) -> LetterOutcome:
 
 
 def describe(event: ReplaySettled) -> str:
-    """Describe an outcome."""
     match event.effect:
         case Effect.NOTHING if event.queue == DELIVERIES_QUEUE:
             said = "out of date: delivered before, sent again, or its endpoint is disabled or removed"
@@ -109,5 +108,4 @@ def describe(event: ReplaySettled) -> str:
 
 
 def model_name(model: object) -> str:
-    """Return the name of *model*, or "no model"."""
     return "no model" if model is None else str(model)

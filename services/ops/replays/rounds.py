@@ -49,7 +49,7 @@ _REVERTS: Final = 8
 class Services(Previews, Protocol):
     """The other services."""
 
-    async def revert_model(self, revert: Revert) -> str | None: ...
+    async def revert_model(self, revert: Revert, *, dry_run: bool = False) -> str | None: ...
 
 
 class Publisher(Protocol):
@@ -154,7 +154,6 @@ class Previewer:
         self._next_at: dict[UUID, float] = {}
 
     def keep_only(self, replay_ids: Collection[UUID]) -> None:
-        """Forget where all replays are except *replay_ids*."""
         self._after, self._next_at = _only(self._after, replay_ids), _only(self._next_at, replay_ids)
 
     async def round(self, work: Work) -> Round | None:
@@ -205,7 +204,6 @@ class Undoer:
         self._after: dict[UUID, str] = {}
 
     def keep_only(self, replay_ids: Collection[UUID]) -> None:
-        """As above."""
         self._after = _only(self._after, replay_ids)
 
     async def round(self, work: Work) -> Round | None:

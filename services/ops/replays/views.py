@@ -232,8 +232,6 @@ class ReplayedUserView(BaseModel):
 class UndonePreview(BaseModel):
     """What undoing a replay would do to a user's model, as it is now."""
 
-    #: As above.
-    position: Annotated[int, Field(exclude=True)] = 0
     user_id: str
     #: The model that the replay set.
     model: str

@@ -16,7 +16,6 @@ log = structlog.get_logger()
 
 
 def sign_in_router(codes: SignInCodes) -> APIRouter:
-    """The route, to be put below ``/v1``."""
     router = APIRouter()
 
     @router.post(PATH, tags=["console"], status_code=HTTPStatus.CREATED)

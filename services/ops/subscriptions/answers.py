@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import BaseModel, Field, RootModel
 
 from services.ops.queues import KNOWN
-from services.ops.subscriptions.blocking import BoundQueue
 from services.ops.subscriptions.views import LONGEST
 
 
@@ -30,17 +29,17 @@ class _Overflow(BaseModel):
 
 
 class BoundAnswer(BaseModel):
-    """A queue of others, with what says what happens when it is full."""
+    """A queue of others that gets public events."""
 
     name: str
     state: str = ""
     arguments: Annotated[_Overflow, KNOWN] = _Overflow()
     effective_policy_definition: Annotated[_Overflow, KNOWN] = _Overflow()
 
-    def queue(self) -> BoundQueue:
-        """Return the queue; of argument and policy the argument counts."""
-        overflow = self.arguments.argument or self.effective_policy_definition.overflow
-        return BoundQueue(self.name, overflow, self.state)
+    @property
+    def overflow(self) -> str:
+        """What happens when it is full, by its own argument or a policy; empty: the oldest message is dropped."""
+        return self.arguments.argument or self.effective_policy_definition.overflow
 
 
 class Binding(BaseModel):

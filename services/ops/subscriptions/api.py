@@ -50,7 +50,6 @@ class Subscriptions(Protocol):
 
 
 def subscription_router(subscriptions: Subscriptions, audit: Audit) -> APIRouter:
-    """The routes, to be put below ``/v1``."""
     router = APIRouter()
     routes = _Routes(subscriptions, audit)
     for method, path, operation in (

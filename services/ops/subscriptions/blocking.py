@@ -9,25 +9,16 @@ is confirmed, and the events behind it wait.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from services.ops.subscriptions.answers import BoundAnswer
 
 #: A queue without a node, or without a majority of its nodes, takes nothing.
 _DOWN: Final = ("crashed", "down", "minority", "stopped", "terminated")
 _SHOWN: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class BoundQueue:
-    """A queue that is not ours and gets public events."""
-
-    name: str
-    #: What happens at its length limit, by its own argument or a policy; empty: the oldest message is dropped.
-    overflow: str
-    state: str
-
-
-def why_blocking(queue: BoundQueue) -> str | None:
+def why_blocking(queue: BoundAnswer) -> str | None:
     """Return why *queue* holds up everything, or could; None if it cannot."""
     if queue.state in _DOWN:
         return f"{queue.name} takes no events: it is {queue.state}"

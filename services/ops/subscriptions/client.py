@@ -84,7 +84,7 @@ class Subscriptions:
         bound = await self._bound_queues()
         # From the list: asked for one queue alone, RabbitMQ 4.3 says that it runs while its node is down (2026-11).
         queues = await self._list(PageAnswer[BoundAnswer], {"columns": _BOUND_COLUMNS}) if bound else []
-        reasons = (why_blocking(queue.queue()) for queue in queues if queue.name in bound)
+        reasons = (why_blocking(queue) for queue in queues if queue.name in bound)
         return sorted(reason for reason in reasons if reason)
 
     async def _bound_queues(self) -> set[str]:

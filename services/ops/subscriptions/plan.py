@@ -45,7 +45,6 @@ def user_of(name: str) -> str:
 
 
 def arguments(name: str) -> Mapping[str, str | int]:
-    """Return the arguments of the queue."""
     return {
         "x-queue-type": "quorum",
         "x-delivery-limit": _DELIVERY_LIMIT,
@@ -58,7 +57,6 @@ def arguments(name: str) -> Mapping[str, str | int]:
 
 
 def overflow_arguments() -> Mapping[str, str | int]:
-    """Return the arguments of the overflow queue."""
     return {
         "x-queue-type": "quorum",
         # Out of reach: an event that is looked at many times must not be dropped.
@@ -69,7 +67,6 @@ def overflow_arguments() -> Mapping[str, str | int]:
 
 
 def policy(name: str, max_length: int) -> Mapping[str, JsonValue]:
-    """Return the policy that limits the queue."""
     return {
         "pattern": exactly(queue_of(name)),
         "apply-to": "queues",

@@ -181,7 +181,6 @@ class Queries(Session):
         return [GroupView(**row) for row in rows]
 
     async def counts(self) -> LetterCounts:
-        """Return how many dead letters have each status."""
         return LetterCounts(**{row["status"]: row["count"] for row in await self._fetch(_COUNTS)})
 
     async def count_some(self) -> dict[LetterStatus, int]:

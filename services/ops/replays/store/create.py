@@ -65,11 +65,9 @@ class _Row(NamedTuple):
 class Creation(ReplaySession):
     """Create replays."""
 
-    async def create(self, new: NewReplay, key: IdempotencyKey | None = None) -> tuple[ReplayView, bool]:
+    async def create(self, new: NewReplay, key: IdempotencyKey | None = None) -> ReplayView:
         """
         Create a replay of the dead letters that *new* selects now; with a *key* that was used before, find that one.
-
-        Return the replay, and whether it is new.
 
         Raises:
             KeyReused: if *key* came with another request before.
@@ -78,11 +76,11 @@ class Creation(ReplaySession):
 
         """
 
-        async def work(connection: Connection) -> tuple[ReplayView, bool]:
+        async def work(connection: Connection) -> ReplayView:
             existing = None if key is None else await _take_key(connection, key, new.id)
             if existing is None:
                 await _create(connection, new)
-            return await get_replay(connection, existing or new.id), existing is None
+            return await get_replay(connection, existing or new.id)
 
         return await self._change(work)
 

@@ -111,7 +111,6 @@ class Sending(ReplaySession):
     """What the engine needs to send dead letters."""
 
     async def at_work(self) -> list[Work]:
-        """Return the replays with something to do."""
         return [Work(**{**row, "status": Status(row["status"])}) for row in await self._fetch(_AT_WORK)]
 
     async def set_trouble(self, replay_id: UUID, trouble: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -71,13 +71,13 @@ class Users(ReplaySession):
             _user(row["user_id"], row["position"], outcomes[row["user_id"]], models[row["user_id"]]) for row in users
         ]
 
-    async def list_to_undo(self, replay_id: UUID, *, after: int = 0, limit: int) -> Mapping[int, Revert]:
-        """Return what an undo would take back of at most *limit* users, by their positions as in `list_users`."""
+    async def list_to_undo(self, replay_id: UUID, *, after: int = 0, limit: int) -> list[tuple[int, Revert]]:
+        """Return what an undo would take back of at most *limit* users, with their positions as in `list_users`."""
         by_user: dict[tuple[int, str], list[SetModel]] = defaultdict(list)
         for row in await self._fetch(_LIST_TO_UNDO, replay_id, after, limit):
             models = by_user[row["position"], row["user_id"]]
             models.append(SetModel(row["generation"], row["model"], row["previous"]))
-        return {position: Revert.of(replay_id, user_id, models) for (position, user_id), models in by_user.items()}
+        return [(position, Revert.of(replay_id, user_id, models)) for (position, user_id), models in by_user.items()]
 
 
 def _user(user_id: str, position: int, outcomes: Sequence[Record], models: Sequence[Record]) -> ReplayedUserView:
