@@ -19,6 +19,7 @@ from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.product.client import Product, product
 from services.cli.table import Column, print_list, print_table, tell_if_cut
+from services.ops.console.views.formats import plural
 from services.ops.letters.views import LetterLine, LetterView
 from services.ops.reconcile.views import ExtractionRetried
 from services.state.transitions import Stage
@@ -84,7 +85,7 @@ async def retry_extractions(since: str, reason: str, *, yes: bool, limit: int, o
     if found and not yes:
         then = "modelswap trainings re-extract --since TIME --dry-run, to see what it would find"
         newest = f" (of the newest {limit} unverified ones)" if len(judged) >= limit else ""
-        confirm(f"the extraction of {len(found)} trainings is retried{newest}", "Retry?", then=then)
+        confirm(f"the extraction of {plural(len(found), 'training')} is retried{newest}", "Retry?", then=then)
     async with operators() as ops:
         refused = {training_id: said for training_id in found if (said := await _retry(ops, training_id, reason))}
     asked = [each for each in found if each not in refused]
@@ -107,7 +108,10 @@ async def _retry(ops: Operators, training_id: str, reason: str) -> str:
 
 
 async def _judge_outputs(api: Product, since: str, limit: int, stage: Stage | None = None) -> list[Judged]:
-    return [judge(_past(each)) for each in await api.list_outputs(since, stage=stage, limit=limit)]
+    query = {"since": since, "stage": stage}
+    # A page is small, because an output may be large.
+    found = await api.list(Page[OutputView], "/v1/outputs", query, limit=limit, page_size=20)
+    return [judge(_past(each)) for each in found]
 
 
 def _past(view: OutputView) -> Past:

@@ -22,6 +22,7 @@ from services.cli.local.stack import SERVICES, Environment
 from services.cli.operators.client import operators
 from services.cli.problem import Problem
 from services.cli.table import print_one
+from services.ops.console.views.formats import plural
 from services.ops.letters.views import LetterCounts
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.errors import DependencyDown
@@ -139,7 +140,9 @@ async def _broker_nodes(environment: Environment) -> str:
             raise Doubtful(f"{each.name} is partitioned from {' and '.join(each.partitions)}", then=_WAITS)
     if down := [each.name for each in nodes if not each.running]:
         raise Doubtful(f"{' and '.join(down)} {'is' if len(down) == 1 else 'are'} down", then=_WAITS)
-    return f"{len(nodes)} run, without an alarm" if nodes else "not known without MODELSWAP_MANAGEMENT_URL"
+    if not nodes:
+        return "not known without MODELSWAP_MANAGEMENT_URL"
+    return f"{plural(len(nodes), 'runs', 'run')}, without an alarm"
 
 
 async def _topology(environment: Environment) -> str:
@@ -178,7 +181,7 @@ async def _dead_letters(environment: Environment) -> str:
 
 async def _webhooks(environment: Environment) -> str:
     shown = await _ask_ops(environment, Reconciliation, "/v1/reconciliation?limit=0")
-    said = f"{shown.recovered.last_hour} trainings had to be recovered in the last hour"
+    said = f"{plural(shown.recovered.last_hour, 'training')} had to be recovered in the last hour"
     if shown.webhooks_seem_lost:
         raise Wrong(f"webhooks do not arrive: {said}")
     return said

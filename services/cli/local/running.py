@@ -11,6 +11,7 @@ from services.cli.broker import broker_problems
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
 from services.cli.local.database import login_problems
 from services.cli.local.stack import Environment
+from services.ops.console.views.formats import plural
 from shared.contract.answers import kind_in
 from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, how_to_start, why_stuck
 from shared.contract.rights import CONSUMED
@@ -110,7 +111,8 @@ async def queues(environment: Environment) -> str:
     if problems:
         raise Wrong("; ".join(problems), "; ".join(dict.fromkeys(remedies)))
     oldest = max(ages.values(), default=0.0)
-    return f"{sum(waiting for waiting, _ in found.values())} messages wait, the oldest for {oldest:.0f} s"
+    waiting = sum(each.waiting for each in found.values())
+    return f"{plural(waiting, 'message waits', 'messages wait')}, the oldest for {oldest:.0f} s"
 
 
 async def outbox(environment: Environment) -> str:
@@ -118,10 +120,11 @@ async def outbox(environment: Environment) -> str:
     waiting, oldest, set_aside = await _backlog(environment)
     if set_aside:
         raise Wrong(
-            f"{set_aside} committed events cannot be published as they are, and were set aside",
+            f"{plural(set_aside, 'committed event')} cannot be published, and had to be set aside",
             "deploy/runbook.md: Events that cannot be published",
         )
-    said = f"{waiting} committed events wait to be published, the oldest for {oldest:.0f} s"
+    count = plural(waiting, "committed event waits", "committed events wait")
+    said = f"{count} to be published, the oldest for {oldest:.0f} s"
     if oldest > HELD_UP_SECONDS:
         raise Wrong(said)
     return said

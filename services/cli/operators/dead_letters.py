@@ -15,6 +15,7 @@ from services.cli.options import read_timestamp, typed
 from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
+from services.ops.console.views.formats import plural
 from services.ops.letters.views import Changed, GroupView, LetterLine, LetterView
 from shared.contract.answers import Page
 from shared.runtime.clock import now
@@ -147,15 +148,11 @@ async def change_if_confirmed(api: Operators, verb: str, wanted: Body, *, reason
     return await api.change_dead_letters(verb, {**body, "up_to": planned.newest})
 
 
-def in_words(letters: int) -> str:
-    """Return a number of dead letters in words."""
-    return "1 dead letter" if letters == 1 else f"{letters} dead letters"
-
-
 def _summary(verb: str, changed: Changed, *, is_done: bool) -> str:
-    is_one = changed.letters == 1
-    is_or_would = ("is" if is_one else "are") if is_done else "would be"
-    said = f"{in_words(changed.letters)} {is_or_would} {_DONE[verb]}"
+    if is_done:
+        said = f"{plural(changed.letters, 'dead letter is', 'dead letters are')} {_DONE[verb]}"
+    else:
+        said = f"{plural(changed.letters, 'dead letter')} would be {_DONE[verb]}"
     if changed.unchanged:
         said += f", unchanged: {', '.join(f'{count} {status}' for status, count in changed.unchanged.items())}"
     return said

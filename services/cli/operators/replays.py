@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from services.cli.choices import Format
 from services.cli.client import Body, patiently, segment
 from services.cli.operators.client import Operators, operators
-from services.cli.operators.dead_letters import in_words, selection
+from services.cli.operators.dead_letters import selection
 from services.cli.operators.replay_text import (
     LETTERS,
     REPLAYS,
@@ -28,6 +28,7 @@ from services.cli.operators.replay_text import (
 from services.cli.output import confirm, console, tell
 from services.cli.problem import Problem
 from services.cli.table import print_list
+from services.ops.console.views.formats import plural
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from shared.contract.answers import Page
@@ -71,7 +72,7 @@ async def replay(body: Body, *, dry_run: bool, yes: bool, watch: bool, output: F
             made = await _start(api, {**body, "dry_run": True})
             if output is not Format.JSON and dry_run:
                 speed = f"{made.rate_per_second:g} per second"
-                tell(f"replay {short_id(made)}: a dry run of {in_words(made.letters)}, {speed}")
+                tell(f"replay {short_id(made)}: a dry run of {plural(made.letters, 'dead letter')}, {speed}")
             if dry_run:
                 made = await watched(api, made, shows=False)
                 await _print_whole(api, made, output, outcome=None, limit=sum(made.outcomes.values()) + 1)

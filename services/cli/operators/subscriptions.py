@@ -12,6 +12,7 @@ from services.cli.client import Body, segment
 from services.cli.operators.client import operators
 from services.cli.output import confirm, tell
 from services.cli.table import Column, print_list, print_one
+from services.ops.console.views.formats import plural
 from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded, SubscriptionView
 from shared.contract.answers import Page
 
@@ -65,7 +66,8 @@ async def remove(name: str, *, reason: str, yes: bool, output: Format) -> None:
     async with operators() as api:
         if not yes:
             there = await api.get(SubscriptionView, _path(name))
-            lost = f"{there.waiting} events wait in it and {there.overflowed} in its overflow queue; they are deleted"
+            waiting = plural(there.waiting, "event waits", "events wait")
+            lost = f"{waiting} in it and {there.overflowed} in its overflow queue: all are deleted"
             confirm(f"subscription {name}: {lost}", "Remove it?", then=f"modelswap subscriptions show {name}")
         removed = await api.ask(SubscriptionView, "DELETE", _path(name), query={"reason": reason})
     facts = [("removed", removed.name), ("waiting", removed.waiting), ("overflowed", removed.overflowed)]

@@ -15,6 +15,7 @@ from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
 from services.notifier.views import DeliveryView, EndpointView, SecretView
+from services.ops.console.views.formats import plural
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited
 from shared.contract.answers import Page
 from shared.runtime.settings import NotifierClientSettings
@@ -143,8 +144,9 @@ async def resend_if_confirmed(api: Operators, endpoint: str, wanted: Body) -> De
     planned = await _resend(api, endpoint, {**wanted, "dry_run": True})
     if not planned.deliveries:
         return planned
-    which = "deliveries" if planned.next_since is None else "deliveries (the oldest, of more)"
-    confirm(f"{planned.deliveries} {which} are sent again", "Send them?", then=_deliveries_of(endpoint))
+    which = "" if planned.next_since is None else " (the oldest, of more)"
+    count = plural(planned.deliveries, f"delivery{which} is", f"deliveries{which} are")
+    confirm(f"{count} sent again", "Send them?", then=_deliveries_of(endpoint))
     # A notifier of the version before names no newest one, and knows no bound.
     up_to: Body = {} if planned.newest is None else {"up_to": planned.newest}
     return await _resend(api, endpoint, {**wanted, **up_to})
