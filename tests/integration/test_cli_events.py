@@ -17,9 +17,11 @@ from shared.contract.envelope import wrap
 from shared.contract.events import EVENTS_EXCHANGE, Event, ModelActivated, ModelWithdrawn
 from shared.contract.identity import ModelRef
 from shared.contract.topology import EVENTS_LOG, topology
-from shared.runtime.broker import Publisher, declare_log, to_message
+from shared.runtime.broker import Delivery, Publisher, declare_log, to_message
+from shared.runtime.broker.log_reader import OpenLog
 from shared.runtime.clock import now
 from tests.broker import Broker
+from tests.proxy import proxied
 
 PLAN = topology()
 MODEL = ModelRef("acme", "ada", "a" * 64)
@@ -97,6 +99,27 @@ async def test_what_is_later_than_all_is_not_listed(broker, user, capsys):
     await publish(broker, activated(user, 1))
 
     assert await listed(capsys, "--user", user, "--since", "2999-01-01") == []
+
+
+async def test_a_pause_is_not_the_end_of_the_log(broker, user, capsys, monkeypatch):
+    await publish(broker, *(activated(user, generation) for generation in range(1, 501)))
+    # As if all were in the last chunk: more than RabbitMQ sends without an ack.
+    monkeypatch.setattr("services.cli.events.log._LAST", "first")
+    loop, ack, paused = asyncio.get_running_loop(), OpenLog.ack, []
+
+    def pause_at_the_first(self: OpenLog, last: Delivery) -> None:
+        if not paused:
+            proxy.hold()
+            loop.call_soon_threadsafe(loop.call_later, 1.0, proxy.resume)
+        paused.append(last)
+        ack(self, last)
+
+    monkeypatch.setattr(OpenLog, "ack", pause_at_the_first)
+    async with proxied(broker.url) as proxy:
+        monkeypatch.setenv("MODELSWAP_AMQP_URL", proxy.url(broker.url))
+        found = await listed(capsys, "--user", user, "--limit", "1000")
+
+    assert [each["data"]["generation"] for each in found] == list(range(500, 0, -1))
 
 
 async def test_the_log_is_followed_from_a_time_on(broker, user):

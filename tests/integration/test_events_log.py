@@ -13,6 +13,7 @@ from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.queues import LogLimits
 from shared.contract.topology import EVENTS_LOG, RETIRED_QUEUES, Topology, topology
 from shared.runtime.broker import Delivery, EventsLog, Outgoing, Publisher, declare_log, diff, read_log
+from shared.runtime.broker.log_reader import opened_log
 from shared.runtime.clock import now
 from tests.broker import Broker
 
@@ -67,6 +68,21 @@ async def test_the_log_is_read_from_its_beginning_or_any_place_as_often_as_one_l
     assert await read(broker, "first", until=4) == [0, 1, 2, 3, 4]
     assert await read(broker, "first", until=4) == [0, 1, 2, 3, 4]
     assert await read(broker, 3, until=4) == [3, 4]
+
+
+async def test_the_end_of_the_log_is_known_without_waiting_for_more(broker: Broker):
+    async with declared(broker) as publisher:
+        await asyncio.gather(*(publisher.publish(activated(number)) for number in range(2000)))
+
+    numbers: list[int] = []
+    async with opened_log(broker.url, "test", "first") as log, asyncio.timeout(60):
+        batch = await log.take(60)
+        while batch:
+            numbers += [int(each.body) for each in batch]
+            log.ack(batch[-1])
+            batch = await log.rest()
+
+    assert sorted(numbers) == list(range(2000))
 
 
 async def test_the_log_is_read_from_a_time_on_and_never_from_later(broker: Broker):

@@ -28,6 +28,9 @@ class Log:
 
     async def take(self, seconds: float) -> Sequence[Any]:
         assert seconds > 0
+        return await self.rest()
+
+    async def rest(self) -> Sequence[Any]:
         return next(self._batches, [])
 
     def ack(self, last: Any) -> None:

@@ -21,9 +21,7 @@ FIRST: Final = "first"
 NEXT: Final = "next"
 _LAST: Final = "last"
 _LOOK_SECONDS: Final = 60.0
-#: The last chunk is over if nothing comes for so long.
-_END_SECONDS: Final = 0.5
-#: A log that sends nothing in this time is empty.
+#: A log that sends nothing in this time is empty: RabbitMQ begins to send some time after it has said that it does.
 _EMPTY_SECONDS: Final = 3.0
 _NAME: Final = "modelswap events"
 
@@ -76,12 +74,12 @@ async def _find_newest(url: str) -> Delivery | None:
     """Return the newest event; None if there is none. RabbitMQ has no request for it."""
     began_at, newest = now(), None
     async with _opened(url, _LAST) as log:
-        # The last chunk, until nothing more comes; or, where events never end, until one of after this began.
-        while batch := await log.take(_EMPTY_SECONDS if newest is None else _END_SECONDS):
+        batch = await log.take(_EMPTY_SECONDS) or await log.rest()
+        # Until the end of the log; or, where events never end, until one of after this began.
+        while batch:
             newest = batch[-1]
             log.ack(newest)
-            if (newest.published_at or began_at) > began_at:
-                break
+            batch = [] if (newest.published_at or began_at) > began_at else await log.rest()
     return newest
 
 

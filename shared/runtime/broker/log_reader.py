@@ -14,6 +14,7 @@ from aiormq import spec
 from shared.contract.errors import DependencyDown
 from shared.contract.headers import OFFSET
 from shared.contract.topology import EVENTS_LOG
+from shared.runtime.broker.declare import answered
 from shared.runtime.broker.events_log import read_log
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS, say
@@ -21,6 +22,7 @@ from shared.runtime.broker.message import Delivery
 from shared.runtime.waiting import wait_for_any
 
 _BATCH: Final = 200
+_PREFETCH: Final = 2 * _BATCH
 
 
 class LogLost(DependencyDown):
@@ -53,6 +55,26 @@ class OpenLog:
         if not self._waiting:
             self._arrived.clear()
             await wait_for_any(self._arrived, self._link.lost, seconds=seconds)
+        return self._arrivals()
+
+    async def rest(self) -> Sequence[Delivery]:
+        """
+        Return the next events of those that are in the log now, if all before them are acked; none at its end.
+
+        On an ack, RabbitMQ sends all that there is and fits the prefetch, before it answers the next request on the
+        channel (3.10 and 4, seen in its source and 2026-11).
+
+        Raises:
+            LogLost: if there will be no more.
+            LINK_ERRORS: if RabbitMQ does not answer.
+
+        """
+        if not self._waiting:
+            async with answered(f"read on in {EVENTS_LOG}"):
+                await self._link.channel.basic_qos(prefetch_count=_PREFETCH)
+        return self._arrivals()
+
+    def _arrivals(self) -> Sequence[Delivery]:
         if not self._link.is_open:
             raise LogLost(f"the connection to RabbitMQ was lost, or {EVENTS_LOG} was deleted")
         return [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
@@ -76,7 +98,7 @@ async def opened_log(url: str, name: str, offset: str | int | datetime) -> Async
         try:
             link = await stack.enter_async_context(Link.opened(url, name=name))
             log = OpenLog(link)
-            await read_log(link, log.put, offset=offset, prefetch=2 * _BATCH)
+            await read_log(link, log.put, offset=offset, prefetch=_PREFETCH)
         except LINK_ERRORS as error:
             raise DependencyDown(say(error)) from error
         yield log
