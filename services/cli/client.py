@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from http import HTTPStatus
 from shlex import quote as shell_quote
 from typing import ClassVar, Final, Self, TypeVar
-from urllib.parse import unquote
 
 import httpx
 from pydantic import BaseModel, JsonValue, SecretStr
@@ -74,8 +73,8 @@ class Api:
     async def __aexit__(self, *error: object) -> None:
         await self._http.__aexit__(*error)
 
-    async def get(self, kind: type[M], path: str, query: Query | None = None) -> M:
-        return await self.ask(kind, "GET", path, query=query)
+    async def get(self, kind: type[M], path: str, query: Query | None = None, *, absent: str = "") -> M:
+        return await self.ask(kind, "GET", path, query=query, absent=absent)
 
     async def post(
         self,
@@ -84,16 +83,13 @@ class Api:
         body: Body | None = None,
         *,
         then: str = _HELP,
+        absent: str = "",
         key: str | None = None,
         generation: int | None = None,
     ) -> M:
-        """
-        Post *body*; *then* is what to try where the request is refused.
-
-        *key* is the Idempotency-Key. With a *generation*, the request counts only while the user's model has it.
-        """
+        """*key*: the Idempotency-Key. With a *generation*, the request counts only while the user's model has it."""
         headers = {"Idempotency-Key": key, "If-Match": None if generation is None else f'"{generation}"'}
-        return await self.ask(kind, "POST", path, body=body, headers=headers, then=then)
+        return await self.ask(kind, "POST", path, body=body, headers=headers, then=then, absent=absent)
 
     async def list(
         self,
@@ -129,13 +125,18 @@ class Api:
         body: Body | None = None,
         headers: Mapping[str, str | None] | None = None,
         then: str = _HELP,
+        absent: str = "",
     ) -> M:
-        """Send a request and return the answer as *kind*; *then* is what to try where the request is refused."""
+        """
+        Send a request and return the answer as *kind*.
+
+        *then* is what to try where the request is refused, *absent* where there is no such thing (default: the list).
+        """
         seconds = self._read_seconds if method == "GET" else self._write_seconds
         try:
             response = await self._http.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
             if not response.is_success:
-                raise self._refusal(response, path, then)
+                raise self._refusal(response, then, absent or self._list_of(path))
             return read(kind, response)
         except Hung as error:
             said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
@@ -146,7 +147,7 @@ class Api:
         except ServiceFailed as error:
             raise Problem(f"{self._url} is not {self._name}, or of another version", then=CONFIG) from error
 
-    def _refusal(self, response: httpx.Response, path: str, then: str) -> Problem:
+    def _refusal(self, response: httpx.Response, then: str, absent: str) -> Problem:
         detail = _POINTER.sub(r"\1: ", said_in(response.content))
         match response.status_code:
             case HTTPStatus.UNAUTHORIZED:
@@ -156,16 +157,15 @@ class Api:
             case HTTPStatus.FORBIDDEN:
                 return Problem(detail, then=f"an operator's token in {self._auth_setting}")
             case HTTPStatus.NOT_FOUND:
-                return NotThere(detail, then=self._after_404(path))
+                return NotThere(detail, then=absent)
             case status if status in _REFUSED:
                 return Problem(detail, then=then)
             case HTTPStatus.SERVICE_UNAVAILABLE:
                 return NotNow(f"{self._name} cannot answer now: {detail}", then="modelswap doctor")
         return Problem(f"{self._name} refused: {response.status_code} {detail}", then="modelswap doctor")
 
-    def _after_404(self, path: str) -> str:
-        then = next(self._lists[each] for each in self._lists if path.startswith(each))
-        return then.format(user=shell_quote(unquote(path.split("/")[3]))) if "{user}" in then else then
+    def _list_of(self, path: str) -> str:
+        return next(command for beginning, command in self._lists.items() if path.startswith(beginning))
 
 
 def _outer_trace(environment: Mapping[str, str]) -> dict[str, str]:

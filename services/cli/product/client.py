@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from shlex import quote as shell_quote
 from typing import ClassVar
 
 from services.cli.client import Api, Body, NotThere, Query, first_secret, segment
-from services.state.timeline import TimelineView
-from services.state.views import ModelView, OutputView, SwapView, TrainingView
+from services.state.views import ModelView, SwapView, TrainingView
 from shared.contract.answers import Page
 from shared.runtime.settings import ClientSettings
 
@@ -19,11 +19,7 @@ class Product(Api):
     _name = "the product's API"
     _url_setting = "MODELSWAP_API_URL"
     _auth_setting = "MODELSWAP_API_TOKENS"
-    _lists: ClassVar[Mapping[str, str]] = {
-        # A user without a model may have had one, which can be used again.
-        "/v1/users/": "modelswap models history {user}, or modelswap trainings list --user {user}",
-        "": "modelswap trainings list",
-    }
+    _lists: ClassVar[Mapping[str, str]] = {"": "modelswap trainings list"}
 
     async def start_training(self, body: Body, *, key: str | None = None) -> TrainingView:
         """Start a training, or return the one that was started with the same *key*."""
@@ -32,19 +28,11 @@ class Product(Api):
     async def get_training(self, training_id: str) -> TrainingView:
         return await self.get(TrainingView, f"/v1/trainings/{segment(training_id)}")
 
-    async def get_timeline(self, training_id: str) -> TimelineView:
-        return await self.get(TimelineView, f"/v1/trainings/{segment(training_id)}/timeline")
-
     async def list_trainings(self, query: Query, *, limit: int) -> list[TrainingView]:
         return await self.list(Page[TrainingView], "/v1/trainings", query, limit=limit)
 
-    async def list_outputs(self, since: str, *, stage: str | None, limit: int) -> list[OutputView]:
-        """Outputs of the trainings that were requested since then; a page is small, because an output may be large."""
-        query = {"since": since, "stage": stage}
-        return await self.list(Page[OutputView], "/v1/outputs", query, limit=limit, page_size=20)
-
     async def get_model(self, user_id: str) -> ModelView:
-        return await self.get(ModelView, f"/v1/users/{segment(user_id)}/model")
+        return await self.get(ModelView, f"/v1/users/{segment(user_id)}/model", absent=models_of(user_id))
 
     async def find_model(self, user_id: str) -> ModelView | None:
         """Return the user's current model, or None if the user has none."""
@@ -54,6 +42,12 @@ class Product(Api):
 
     async def list_history(self, user_id: str, *, limit: int) -> list[SwapView]:
         return await self.list(Page[SwapView], f"/v1/users/{segment(user_id)}/model/history", limit=limit)
+
+
+def models_of(user_id: str) -> str:
+    """The commands to try for a user without a model, who may have had one, which can be used again."""
+    user = shell_quote(user_id)
+    return f"modelswap models history {user}, or modelswap trainings list --user {user}"
 
 
 def product() -> Product:

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from services.cli.choices import Format
 from services.cli.client import segment
 from services.cli.output import confirm
-from services.cli.product.client import Product, product
+from services.cli.product.client import Product, models_of, product
 from services.cli.table import Column, print_list, print_one
 from services.state.views import ModelView, SwapView, WithdrawalView
 
@@ -72,7 +72,7 @@ async def withdraw(user_id: str, *, reason: str, dry_run: bool, yes: bool, outpu
 async def _post(api: Product, kind: type[M], user_id: str, generation: int | None, **body: str | bool | None) -> M:
     verb = "rollback" if kind is ModelView else "withdraw"
     path = f"/v1/users/{segment(user_id)}/model/{verb}"
-    return await api.post(kind, path, body, generation=generation, then=_history(user_id))
+    return await api.post(kind, path, body, generation=generation, then=_history(user_id), absent=models_of(user_id))
 
 
 def _history(user_id: str) -> str:

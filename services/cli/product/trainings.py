@@ -16,9 +16,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from services.cli.choices import Format
 from services.cli.client import patiently, segment, show_command
 from services.cli.output import console, print_json_line, printable, tell
-from services.cli.product.client import Product, product
+from services.cli.product.client import Product, models_of, product
 from services.cli.table import Column, print_list, print_one
-from services.state.timeline import FactView
+from services.state.timeline import FactView, TimelineView
 from services.state.transitions import Stage
 from services.state.views import TrainingView
 
@@ -73,7 +73,7 @@ async def show_training(training_id: str, output: Format) -> None:
 
 async def show_timeline(training_id: str, output: Format) -> None:
     async with product() as api:
-        found = await api.get_timeline(training_id)
+        found = await api.get(TimelineView, f"/v1/trainings/{segment(training_id)}/timeline")
     print_list(found.items, TIMELINE, output, empty="nothing is known of it", data=found)
 
 
@@ -86,11 +86,12 @@ async def cancel(training_id: str, output: Format) -> None:
 async def retry_extraction(training_id: str | None, user_id: str, output: Format) -> None:
     """Retry for a training or, where None is given, for the newest training without a model of the user."""
     if training_id is not None:
-        path, then = f"/v1/trainings/{segment(training_id)}", show_command(training_id)
+        path, then, absent = f"/v1/trainings/{segment(training_id)}", show_command(training_id), ""
     else:
         path, then = f"/v1/users/{segment(user_id)}", f"modelswap trainings list --user {shell_quote(user_id)}"
+        absent = models_of(user_id)
     async with product() as api:
-        print_training(await api.post(TrainingView, f"{path}/retry-extraction", then=then), output)
+        print_training(await api.post(TrainingView, f"{path}/retry-extraction", then=then, absent=absent), output)
 
 
 def print_training(training: TrainingView, output: Format) -> None:
