@@ -64,21 +64,10 @@ for command in (demo, up, serve, doctor, console, audit, listen, trigger, extrac
     app.command()(command)
 trainings.command("re-extract")(trainings_re_extract)
 dead_letters.command("try")(dead_letters_try)
-for name, commands in (
-    ("events", events),
-    ("trainings", trainings),
-    ("models", models),
-    ("dead-letters", dead_letters),
-    ("replays", replays),
-    ("reconcile", reconcile),
-    ("webhooks", webhooks),
-    ("subscriptions", subscriptions),
-    ("config", config),
-    ("db", db),
-    ("topology", topology),
-    ("docs", docs),
-):
-    app.add_typer(commands, name=name)
+for group in (events, trainings, models, dead_letters, replays, reconcile, webhooks, subscriptions):
+    app.add_typer(group)
+for group in (config, db, topology, docs):
+    app.add_typer(group)
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:

@@ -89,9 +89,8 @@ def typed(chosen: Mapping[str, str]) -> str:
     return shlex.join(part for name, text in chosen.items() for part in (options[name], text))
 
 
-def group(text: str) -> typer.Typer:
-    """Return a group of commands."""
-    return typer.Typer(help=text, no_args_is_help=True)
+def group(name: str, text: str) -> typer.Typer:
+    return typer.Typer(name=name, help=text, no_args_is_help=True)
 
 
 def timestamp(since: str) -> str:

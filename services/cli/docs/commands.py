@@ -14,7 +14,7 @@ from services.cli.problem import Problem
 
 Document = Mapping[str, Any]
 
-docs = group("The contract as documents, made from the code.")
+docs = group("docs", "The contract as documents, made from the code.")
 
 _FOLDER: Final = Path("deploy/contract")
 _Check = Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file differs from the code.")]

@@ -9,7 +9,7 @@ import typer
 from services.cli.choices import Format
 from services.cli.options import Begin, Limit, Output, Yes, group, run_async, run_until_stopped
 
-events = group("Public events, as the events log keeps them.")
+events = group("events", "Public events, as the events log keeps them.")
 
 Types = Annotated[
     list[str] | None, typer.Option("--type", help="Only these, e.g. model.activated; may be given several times.")

@@ -11,9 +11,9 @@ import typer
 from services.cli.choices import Format, Process
 from services.cli.options import Output, group, run_async
 
-config = group("Settings of the processes.")
-db = group("The database.")
-topology = group("Exchanges, queues and users on the broker.")
+config = group("config", "Settings of the processes.")
+db = group("db", "The database.")
+topology = group("topology", "Exchanges, queues and users on the broker.")
 
 
 def demo() -> None:

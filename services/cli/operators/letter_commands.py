@@ -24,6 +24,7 @@ from services.cli.options import (
 
 # Click breaks no line after \b.
 dead_letters = group(
+    "dead-letters",
     """
     Messages that failed and were set aside.
 
@@ -48,7 +49,7 @@ dead_letters = group(
       not to be repaired; dead-letters restore opens it again
     modelswap audit
       who did what, and why
-    """
+    """,
 )
 
 Numbers = Annotated[

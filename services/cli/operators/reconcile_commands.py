@@ -7,7 +7,7 @@ import typer
 from services.cli.choices import Format
 from services.cli.options import Limit, Output, group, run_async
 
-reconcile = group("Trainings whose webhook never came.")
+reconcile = group("reconcile", "Trainings whose webhook never came.")
 
 
 @reconcile.command("status")

@@ -10,6 +10,7 @@ from services.cli.choices import Format
 from services.cli.options import AuditReason, Limit, Output, WatchReplay, Yes, group, run_async, run_until_stopped
 
 replays = group(
+    "replays",
     """
     Replays of dead letters, and the outcome of each.
 
@@ -22,7 +23,7 @@ replays = group(
       modelswap replays undo 5f0e --reason "they are blurred" --watch
 
     `dead-letters replay` starts one. The beginning of its id is enough to name it.
-    """
+    """,
 )
 
 Replay = Annotated[str, typer.Argument(help="The replay's id, or its beginning.")]

@@ -10,6 +10,7 @@ from services.cli.choices import Format
 from services.cli.options import AuditReason, Limit, Output, Yes, group, run_async
 
 subscriptions = group(
+    "subscriptions",
     """
     Queues of services that consume our events.
 
@@ -21,7 +22,7 @@ subscriptions = group(
       prints the address with its password, once
     modelswap subscriptions list
       which services are behind
-    """
+    """,
 )
 
 Name = Annotated[str, typer.Argument(help="Its name: a-z, 0-9 and hyphens.")]

@@ -9,8 +9,8 @@ import typer
 from services.cli.choices import Format
 from services.cli.options import DryRun, HistoryReason, Limit, Output, User, Yes, group, run_async, run_until_stopped
 
-trainings = group("Trainings, as the product's API shows them.")
-models = group("Users' models, as the product's API shows them.")
+trainings = group("trainings", "Trainings, as the product's API shows them.")
+models = group("models", "Users' models, as the product's API shows them.")
 
 TrainingArgument = typer.Argument(help="Replicate's id of the training, or our ref.")
 

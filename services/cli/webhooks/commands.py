@@ -10,6 +10,7 @@ from services.cli.choices import Format
 from services.cli.options import AuditReason, DryRun, Limit, Output, Yes, group, run_async, timestamp
 
 webhooks = group(
+    "webhooks",
     """
     Webhook endpoints: public events over HTTP.
 
@@ -20,7 +21,7 @@ webhooks = group(
       delivers a test
     modelswap webhooks deliveries ENDPOINT
       the outcome of each
-    """
+    """,
 )
 
 Endpoint = Annotated[str, typer.Argument(help="Its id.")]
