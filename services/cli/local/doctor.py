@@ -13,9 +13,9 @@ from typing import Final, TypeVar
 from pydantic import BaseModel
 from rich.text import Text
 
+from services.cli.broker import MANAGEMENT, linked, opened_api
 from services.cli.choices import Format
 from services.cli.local import servers
-from services.cli.local.broker import MANAGEMENT, linked, opened
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, how_to_ask_ops, mistakes
 from services.cli.local.running import outbox, processes, public_address, queues
 from services.cli.local.stack import SERVICES, Environment
@@ -123,7 +123,7 @@ async def _broker(environment: Environment) -> str:
 
 async def _broker_nodes(environment: Environment) -> str:
     try:
-        async with opened(environment) as management:
+        async with opened_api(environment) as management:
             nodes = [] if management is None else await management.nodes()
     except DependencyDown as error:
         # The check before this one says whether the broker itself answers.

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from services.cli.broker import broker_problems
+from services.cli.broker import MANAGEMENT, broker_problems, linked, opened_api
 from services.cli.choices import Format
-from services.cli.local.bindings import missing_bindings
-from services.cli.local.broker import MANAGEMENT, linked, opened
 from services.cli.local.database import login_problems
 from services.cli.local.stack import Environment
 from services.cli.local.users import differences, find_passwords, make_users
@@ -23,7 +21,7 @@ from services.state import migrate as state
 from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
 from shared.runtime.broker import declare, declare_log, diff
-from shared.runtime.management import ManagementRefused
+from shared.runtime.management import Management, ManagementRefused
 from shared.runtime.settings import DatabaseSettings, TopologySettings
 
 #: Of several nodes that hang, each takes as long; the doctor waits 15 seconds in all.
@@ -68,17 +66,16 @@ async def declare_topology(environment: Environment) -> Topology:
         if difference := await declare_log(link, plan):
             tell(difference)
     if passwords := find_passwords(environment):
-        await _create_users(environment, passwords)
+        await _create_users(environment, passwords, plan)
     return plan
 
 
-async def _create_users(environment: Environment, passwords: Mapping[str, str]) -> None:
-    """Create the RabbitMQ user of each process, or set its password and its rights."""
-    async with opened(environment) as management:
+async def _create_users(environment: Environment, passwords: Mapping[str, str], plan: Topology) -> None:
+    async with opened_api(environment) as management:
         if management is None:
             then = "set it: http://user:password@host:15672, with a user that has the tag administrator"
             raise Problem("users are created through MODELSWAP_MANAGEMENT_URL, which is not set", then=then)
-        await make_users(management, passwords, TopologySettings.load(environment).topology)
+        await make_users(management, passwords, plan)
 
 
 class Comparison(NamedTuple):
@@ -113,15 +110,29 @@ async def diff_topology(environment: Environment) -> Comparison:
 
 
 async def _bindings_and_users(environment: Environment, plan: Topology) -> Comparison:
-    async with opened(environment) as management:
+    async with opened_api(environment) as management:
         if management is None:
             return Comparison([], "bindings and users were not looked at: MODELSWAP_MANAGEMENT_URL is not set")
         try:
             async with asyncio.timeout(_MANAGEMENT_SECONDS):
-                return Comparison([*await missing_bindings(management, plan), *await differences(management, plan)])
+                return Comparison([*await _missing_bindings(management, plan), *await differences(management, plan)])
         except (DependencyDown, ManagementRefused, TimeoutError) as error:
             why = str(error) or "RabbitMQ's management API does not answer in time"
             return Comparison([], f"bindings and users are not known: {why}", is_lacking=True)
+
+
+async def _missing_bindings(management: Management, plan: Topology) -> list[str]:
+    """AMQP cannot list them. A queue that is missing has a line of its own already."""
+    queues = [queue.name for queue in plan.queues]
+    found = dict(zip(queues, await asyncio.gather(*map(management.bindings_of, queues)), strict=True))
+    lines = []
+    for each in plan.bindings:
+        there = found[each.queue]
+        if there is not None and each not in there:
+            # The exchange of a delay has one queue, and no routing key.
+            key = f" with routing key {each.routing_key}" if each.routing_key else ""
+            lines.append(f"queue {each.queue}: missing binding to exchange {each.exchange}{key}")
+    return lines
 
 
 def print_migrations(migrations: Sequence[tuple[str, datetime | None]], output: Format) -> bool:
