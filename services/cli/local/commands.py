@@ -157,10 +157,9 @@ def db_roles() -> None:
     ones are set. Run it before `db migrate`, which logs in as the owner.
     """
     from services.cli.local import roles
-    from shared.runtime.settings import DatabaseSettings
+    from services.cli.local.database import database_url
 
-    url = DatabaseSettings.load(os.environ).database_url.get_secret_value()
-    run_async(roles.make_roles(url, roles.find_passwords(os.environ)))
+    run_async(roles.make_roles(database_url(os.environ), roles.find_passwords(os.environ)))
     print("the roles are up to date")
 
 

@@ -17,6 +17,7 @@ from services.cli.broker import MANAGEMENT, linked, opened_api
 from services.cli.choices import Format
 from services.cli.local import servers
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, how_to_ask_ops, mistakes
+from services.cli.local.database import connected, database_url
 from services.cli.local.running import outbox, processes, public_address, queues
 from services.cli.local.stack import SERVICES, Environment
 from services.cli.operators.client import operators
@@ -29,12 +30,10 @@ from shared.contract.errors import DependencyDown
 from shared.contract.topology import EVENTS_LOG
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded
-from shared.runtime.postgres import connect
 from shared.runtime.setting_types import Secrets
 from shared.runtime.settings import (
     MISSING,
     PROCESSES,
-    DatabaseSettings,
     ReplicateSettings,
     Settings,
     SettingsError,
@@ -158,12 +157,8 @@ async def _topology(environment: Environment) -> str:
 
 
 async def _database(environment: Environment) -> str:
-    url = DatabaseSettings.load(environment).database_url.get_secret_value()
-    connection = await connect(url, application_name="modelswap doctor")
-    try:
+    async with connected(database_url(environment), name="modelswap doctor") as connection:
         return f"Postgres {connection.get_server_version().major} answers"
-    finally:
-        await connection.close(timeout=5)
 
 
 async def _migrations(environment: Environment) -> str:

@@ -20,10 +20,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from services.cli.local.database import login_problems
+from services.cli.local.database import connected
 from services.cli.problem import Problem
-from shared.runtime.postgres import connect
-from shared.runtime.postgres_errors import translated_errors
 
 DATABASE: Final = "modelswap"
 #: The variable with the password of each login, in the environment or in a kept state.
@@ -70,18 +68,14 @@ async def make_roles(
 
     *iterations* is how often a password is hashed, by each client at each login.
     """
-    connection = await connect(url, application_name="modelswap db roles")
-    try:
-        with login_problems(_SUPERUSER), translated_errors(connection):
-            # Held until the connection is closed: two at once would conflict in the server's catalog.
-            await connection.execute("SELECT pg_advisory_lock(hashtextextended('modelswap db roles', 0))")
-            if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
-                await connection.execute(f"CREATE DATABASE {database}")
-            async with connection.transaction():
-                for statement in _statements(passwords, database, iterations):
-                    await connection.execute(statement)
-    finally:
-        await connection.close(timeout=5)
+    async with connected(url, name="modelswap db roles", then=_SUPERUSER) as connection:
+        # Held until the connection is closed: two at once would conflict in the server's catalog.
+        await connection.execute("SELECT pg_advisory_lock(hashtextextended('modelswap db roles', 0))")
+        if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database):
+            await connection.execute(f"CREATE DATABASE {database}")
+        async with connection.transaction():
+            for statement in _statements(passwords, database, iterations):
+                await connection.execute(statement)
 
 
 def _statements(passwords: Mapping[str, str], database: str, iterations: int) -> Iterator[str]:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
 from services.cli.broker import broker_problems
 from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
-from services.cli.local.database import login_problems
+from services.cli.local.database import connected, database_url
 from services.cli.local.stack import Environment
 from services.ops.console.views.formats import plural
 from shared.contract.answers import kind_in
 from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, how_to_start, why_stuck
 from shared.contract.rights import CONSUMED
-from shared.runtime.broker import Depth, depths
+from shared.runtime.broker import depths
 from shared.runtime.client import HttpClient, Unanswered
-from shared.runtime.postgres import connect
-from shared.runtime.postgres_errors import translated_errors
 from shared.runtime.processes import DEADLINE_SECONDS, look_at
 from shared.runtime.setting_types import Url
 from shared.runtime.settings import (
     STATE_URL,
     BrokerSettings,
-    DatabaseSettings,
     NotifierClientSettings,
     OpsClientSettings,
     OpsSettings,
@@ -97,7 +94,9 @@ def _finding(name: str, seen: Seen, away: str) -> Finding:
 async def queues(environment: Environment) -> str:
     """Return how many messages wait, and for how long."""
     consumer_of = {queue: name for name, queues in CONSUMED.items() for queue in queues}
-    found = await _depths(environment, consumer_of)
+    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
+    with broker_problems():
+        found = await depths(url, consumer_of, name="modelswap doctor")
     urls = _Addresses.load(environment).by_process()
     # The check of a process reports one that does not answer.
     seen = await _look_at({name: urls[name] for name in dict.fromkeys(consumer_of.values())}, "")
@@ -117,7 +116,8 @@ async def queues(environment: Environment) -> str:
 
 async def outbox(environment: Environment) -> str:
     """Return how many committed events wait to be published, and for how long."""
-    waiting, oldest, set_aside = await _backlog(environment)
+    async with connected(database_url(environment), name="modelswap doctor") as connection:
+        ((waiting, oldest, set_aside),) = await connection.fetch(_OUTBOX_BACKLOG)
     if set_aside:
         raise Wrong(
             f"{plural(set_aside, 'committed event')} cannot be published, and had to be set aside",
@@ -130,40 +130,9 @@ async def outbox(environment: Environment) -> str:
     return said
 
 
-async def _depths(environment: Environment, names: Iterable[str]) -> dict[str, Depth]:
-    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
-    with broker_problems():
-        return await depths(url, names, name="modelswap doctor")
-
-
-async def _backlog(environment: Environment) -> tuple[int, float, int]:
-    """Return how many events wait in the outbox, the age of the oldest in seconds, and how many are set aside."""
-    url = DatabaseSettings.load(environment).database_url.get_secret_value()
-    connection = await connect(url, application_name="modelswap doctor")
-    try:
-        with login_problems(), translated_errors(connection):
-            row = await connection.fetchrow(_OUTBOX_BACKLOG)
-    finally:
-        await connection.close(timeout=5)
-    return (row["waiting"], row["oldest"], row["set_aside"]) if row else (0, 0.0, 0)
-
-
 async def public_address(environment: Environment) -> str:
-    """Check that the public address leads to our receiver."""
-    url = _PublicUrl.load(environment).public_url
-    await reach_receiver(url)
-    return f"{url} leads to the receiver"
-
-
-async def reach_receiver(public_url: str) -> None:
-    """
-    Post an unsigned webhook to *public_url*, as Replicate would; return if our receiver refuses it.
-
-    Raises:
-        Doubtful: if nothing answers here.
-        Wrong: if it is redirected, or something else answers.
-
-    """
+    """Post an unsigned webhook to the public address, as Replicate would: our receiver refuses it."""
+    public_url = _PublicUrl.load(environment).public_url
     try:
         async with HttpClient(public_url) as http:
             response = await http.request("POST", _WEBHOOKS, seconds=DEADLINE_SECONDS)
@@ -177,3 +146,4 @@ async def reach_receiver(public_url: str) -> None:
     if response.status_code != HTTPStatus.UNAUTHORIZED or kind_in(response.content) is None:
         then = f"let {_WEBHOOKS} of MODELSWAP_PUBLIC_URL lead to the receiver"
         raise Wrong(f"{public_url} answers {response.status_code}, and not as our receiver does", then)
+    return f"{public_url} leads to the receiver"

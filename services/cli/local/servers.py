@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from services.cli.broker import MANAGEMENT, broker_problems, linked, opened_api
 from services.cli.choices import Format
-from services.cli.local.database import login_problems
+from services.cli.local.database import database_url, login_problems
 from services.cli.local.stack import Environment
 from services.cli.local.users import differences, find_passwords, make_users
 from services.cli.output import tell
@@ -22,7 +22,7 @@ from shared.contract.errors import DependencyDown
 from shared.contract.topology import Topology
 from shared.runtime.broker import declare, declare_log, diff
 from shared.runtime.management import Management, ManagementRefused
-from shared.runtime.settings import DatabaseSettings, TopologySettings
+from shared.runtime.settings import TopologySettings
 
 #: Of several nodes that hang, each takes as long; the doctor waits 15 seconds in all.
 _MANAGEMENT_SECONDS: Final = 10.0
@@ -40,14 +40,14 @@ _SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS)
 
 async def migrate(environment: Environment) -> list[str]:
     """Apply all pending migrations; return their names."""
-    url = DatabaseSettings.load(environment).database_url.get_secret_value()
+    url = database_url(environment)
     with login_problems():
         return [f"{schema.schema}.{name}" for schema in _SCHEMAS for name in await schema.apply(url)]
 
 
 async def migration_status(environment: Environment) -> list[tuple[str, datetime | None]]:
     """Return every migration, and when it was applied."""
-    url = DatabaseSettings.load(environment).database_url.get_secret_value()
+    url = database_url(environment)
     with login_problems():
         return [(f"{schema.schema}.{name}", at) for schema in _SCHEMAS for name, at in await schema.status(url)]
 
