@@ -12,6 +12,7 @@ from services.cli.problem import Problem
 from shared.runtime.broker import Delivery
 from shared.runtime.broker.declare import answered
 from shared.runtime.broker.link import Link
+from shared.runtime.waiting import wait_for_any
 
 
 @asynccontextmanager
@@ -38,22 +39,16 @@ async def _consume(link: Link, exchanges: Sequence[str], messages: asyncio.Queue
         # As every subscriber does: it may start before the services.
         await channel.exchange_declare(exchange, exchange_type="topic", durable=True)
         await channel.queue_bind(queue, exchange, "#")
-
     await link.consume(queue, messages.put_nowait, no_ack=True)
 
 
 async def _received(link: Link, messages: asyncio.Queue[Delivery]) -> AsyncIterator[Heard]:
-    """Yield what *link* puts into *messages*; a lost connection is a problem."""
-    lost = asyncio.create_task(link.lost.wait())
-    following: asyncio.Task[Delivery] | None = None
-    try:
-        while True:
-            following = asyncio.create_task(messages.get())
-            await asyncio.wait((following, lost), return_when=asyncio.FIRST_COMPLETED)
+    while True:
+        following = asyncio.create_task(messages.get())
+        try:
+            await wait_for_any(following, link.lost)
             if not following.done():
                 raise Problem("the connection to RabbitMQ was lost", then="run the same command again")
-            yield Heard(following.result())
-    finally:
-        lost.cancel()
-        if following is not None:
+        finally:
             following.cancel()
+        yield Heard(following.result())
