@@ -175,7 +175,6 @@ def _outer_trace(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_secret(tokens: Sequence[SecretStr]) -> str:
-    """Return the secret of the first entry of a token list."""
     return read_token(tokens[0].get_secret_value()).secret
 
 
@@ -202,7 +201,6 @@ async def patiently(ask: Callable[[], Awaitable[V]]) -> V:
 
 
 def show_command(training_id: str) -> str:
-    """The command that shows a training."""
     return f"modelswap trainings show {shell_quote(training_id)}"
 
 

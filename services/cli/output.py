@@ -60,7 +60,6 @@ def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was 
 
 @contextmanager
 def on_ctrl_c(act: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Call *act* at Ctrl-C in this block."""
     before = signal.signal(signal.SIGINT, act)
     try:
         yield

@@ -126,7 +126,6 @@ def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int | None) -
 
 
 def tell_if_cut(shown: Sequence[object], limit: int) -> None:
-    """Say on standard error that there may be more than *limit*."""
     if len(shown) >= limit:
         tell(f"{limit} are shown; for more, --limit")
 

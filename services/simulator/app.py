@@ -119,7 +119,6 @@ class _Control:
         return Response(status_code=204)
 
     async def _list_deliveries(self, _: Request) -> Response:
-        """List every attempt to post a webhook, oldest first."""
         attempts = [{**asdict(each), "at": each.at.isoformat()} for each in self._simulator.attempts]
         return JSONResponse({"deliveries": attempts})
 

@@ -41,7 +41,6 @@ class DescribedTraining(BaseModel):
     completed_at: AwareDatetime | None = None
 
     def training(self, training_id: str, *, api_url: str) -> Training:
-        """Return the described training."""
         starts = NEVER if self.started_at is None else self._after(self.started_at)
         ends = _OPEN_END_SECONDS if self.completed_at is None else self._after(self.completed_at)
         outcome = Status.SUCCEEDED if self.completed_at is None else self.status

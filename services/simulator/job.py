@@ -46,7 +46,6 @@ class Life:
 
     @property
     def runs(self) -> bool:
-        """Whether it ever starts."""
         return self.starts < self.ends
 
     def cut(self, at: float, outcome: Status) -> Life:
@@ -134,7 +133,6 @@ def describe(
 
 
 def encode(body: Mapping[str, JsonValue]) -> bytes:
-    """Return Replicate's object as the body of a webhook."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 

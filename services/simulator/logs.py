@@ -113,7 +113,6 @@ class Log:
 
 
 def steps_of(training_input: Mapping[str, JsonValue]) -> int:
-    """Return the number of steps of a training with this input."""
     match training_input.get("steps"):
         case int(steps) if 0 < steps <= _MAX_STEPS:
             return steps

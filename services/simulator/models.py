@@ -88,7 +88,6 @@ class Version:
         }
 
     def accepts(self, prediction_input: dict[str, JsonValue]) -> bool:
-        """Return whether *prediction_input* has all required fields."""
         return not self.has_prompt or isinstance(prediction_input.get("prompt"), str)
 
 
@@ -137,5 +136,4 @@ class Deletion:
 
 
 def official(name: str) -> Model:
-    """Return the official model *name*."""
     return Model(name, is_public=True, is_official=True)

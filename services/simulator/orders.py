@@ -37,7 +37,6 @@ class Orders:
         self._chances = {}
 
     def next_of_call(self, route: str) -> ApiFault | None:
-        """Return the fault of this call of *route*, if any."""
         for order in self._of_calls:
             if order.route in ("*", route):
                 self._of_calls = _used_up(self._of_calls, [order])

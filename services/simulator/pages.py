@@ -40,7 +40,6 @@ def page(items: Sequence[_T], cursor: str | None, *, key: Callable[[_T], str]) -
 
 
 def _span(keys: Sequence[str], cursor: str) -> tuple[int, int] | None:
-    """Return begin and end of the page at *cursor*."""
     side, _, neighbour = _decode(cursor).partition(":")
     place = keys.index(neighbour) if neighbour in keys else None
     match side, place:

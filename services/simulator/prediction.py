@@ -35,7 +35,6 @@ class Prediction(Job):
 
     @property
     def faults(self) -> Faults:
-        """The faults of its webhooks: none."""
         return _HEALTH
 
     @property
@@ -50,11 +49,9 @@ class Prediction(Job):
         return seconds >= self.output_at
 
     def webhook_body(self, seconds: float) -> bytes:
-        """Return the body of a webhook, as it is signed."""
         return encode(self.describe(seconds))
 
     def describe(self, seconds: float, *, kind: str = "predictions") -> dict[str, JsonValue]:
-        """Return Replicate's object for it."""
         failed = self.life.status(seconds) is Status.FAILED
         body = describe(
             self,

@@ -41,7 +41,6 @@ def webhooks(job: Training | Prediction, *, log_interval_seconds: float = LOG_IN
 
 
 def terminal_webhook(job: Training | Prediction) -> Due:
-    """Return the webhook that reports the end of *job*."""
     end = job.life.ends
     return Due(end + job.faults.late_seconds, WebhookEvent.COMPLETED, end)
 

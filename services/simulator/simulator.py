@@ -92,7 +92,6 @@ class Simulator:
 
     @property
     def secret(self) -> str:
-        """The current signing secret of webhooks."""
         return self._secrets[0]
 
     def rotate_secret(self, *, keep_old: bool = False) -> str:
@@ -168,7 +167,6 @@ class Simulator:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Stop posting, and close the client."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -71,7 +71,6 @@ class Training(Job):
         return {"version": f"{self.makes_model}:{self.makes}", "weights": weights}
 
     def made(self, now: datetime) -> Version | None:
-        """Return the version that it has made by *now*."""
         there_at = self.life.ends + self.faults.version_late_seconds
         if not self.makes or self.life.outcome is not Status.SUCCEEDED or self.seconds(now) < there_at:
             return None
@@ -137,7 +136,6 @@ class Training(Job):
 
 
 def planned_life(outcome: Status, *, boot_seconds: float, run_seconds: float) -> Life:
-    """Return the life of a training that is not canceled."""
     match outcome:
         case Status.ABORTED:
             return Life(NEVER, boot_seconds, outcome)

@@ -190,7 +190,6 @@ class World:
         return list(reversed(self._trainings.values()))
 
     def change_training(self, found: Training, order: FaultOrder, *, now: datetime) -> Training:
-        """Return the *found* training with the ordered faults."""
         changed = found.with_orders(order.faults, at=found.seconds(now))
         self._set(changed)
         return changed

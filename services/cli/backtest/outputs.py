@@ -53,7 +53,6 @@ RETRIED: Final[Sequence[Column[tuple[str, str]]]] = (
 
 
 async def try_letters(since: str, *, limit: int, output: Format) -> None:
-    """Show the model that each of the extractor's dead letters would give now."""
     async with operators() as ops, product() as api:
         query = {"queue": EXTRACTOR_QUEUE, "since": since}
         lines = await ops.list(Page[LetterLine], "/v1/dead-letters", query, limit=limit)
@@ -71,7 +70,6 @@ async def try_letters(since: str, *, limit: int, output: Format) -> None:
 
 
 async def try_outputs(since: str, *, limit: int, output: Format) -> None:
-    """Show the model that each stored output would give now."""
     async with product() as api:
         judged = await _judge_outputs(api, since, limit)
     print_judged(judged, output, empty="no training since then has an output", what="trainings", limit=limit)

@@ -59,7 +59,6 @@ _STORY: Final = Story(
 
 
 def asyncapi() -> Document:
-    """Return the document."""
     names = {key: event.__name__ for key, event in PUBLIC.items()}
     return {
         "asyncapi": "3.0.0",

@@ -42,7 +42,6 @@ def find_breaks(released: Mapping[str, Schema], current: Mapping[str, Schema]) -
 
 
 def remedy(breaks: Sequence[str]) -> str:
-    """Return what to do about *breaks*."""
     names = dict.fromkeys(each.partition(" ")[0].rstrip(":") for each in breaks)
     return f"{'; '.join(map(_remedy, names))}. A new field must be optional: its default is None"
 

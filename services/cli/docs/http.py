@@ -61,5 +61,4 @@ APIS: Final[Mapping[str, Callable[[], Api]]] = {"state": _state, "ops": _ops, "n
 
 
 def openapi(process: str) -> Document:
-    """Return the document of the API of *process*."""
     return {**APIS[process]().openapi(), "servers": [{"url": "/v1"}]}

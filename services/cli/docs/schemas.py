@@ -55,7 +55,6 @@ def all_schemas() -> dict[str, Schema]:
 
 
 def event_schema(event: type[Event]) -> Schema:
-    """Return the schema of the body of *event*."""
     schema = event.model_json_schema(mode=_MODE, schema_generator=_AsSent)
     return {"$schema": DIALECT, "$id": f"urn:modelswap:event:{event.key}", **schema}
 

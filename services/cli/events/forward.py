@@ -77,7 +77,6 @@ class Forwarder:
         task.add_done_callback(self._tasks.discard)
 
     async def settled(self) -> None:
-        """Wait until no event waits."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -111,7 +110,6 @@ class Forwarder:
 
 
 def _is_retried(status: int | None) -> bool:
-    """Return whether a retry may succeed."""
     return status is None or status in _RETRIED or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 

@@ -78,7 +78,6 @@ def check_public(types: Sequence[str], *, option: str = "") -> None:
 
 
 def line(heard: Heard) -> Text:
-    """Return the line that shows an event."""
     time = heard.attributes.get("time", "")[11:19]
     kind = Text(f"{heard.delivery.routing_key:<20}", style="bold")
     said = describe_heard(heard)
@@ -88,12 +87,10 @@ def line(heard: Heard) -> Text:
 
 
 def describe_heard(heard: Heard) -> str:
-    """Describe the event of a message."""
     return describe(heard.event) if heard.event else "(unknown to this version)"
 
 
 def describe(event: Event) -> str:
-    """Describe an event in a few words."""
     match event:
         case ModelReady():
             checks = ", ".join(event.evidence.checks)

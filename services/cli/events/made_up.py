@@ -98,5 +98,4 @@ class Story:
 
 
 def envelope(event: Event, *, now: datetime) -> Envelope:
-    """Wrap *event*, marked as made up."""
     return replace(wrap(event, source="trigger", now=now), is_made_up=True)

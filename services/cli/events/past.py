@@ -37,7 +37,6 @@ EVENTS: Final[Sequence[Column[Heard]]] = (
 
 
 async def list_events(types: Sequence[str], *, user_id: str | None, since: str, limit: int, output: Format) -> None:
-    """Print the newest *limit* events of the log."""
     check_public(types)
     begin = read_timestamp(since, now=now())
     wanted = Wanted(types, user_id, since=begin)
@@ -51,7 +50,6 @@ async def list_events(types: Sequence[str], *, user_id: str | None, since: str, 
 
 
 async def tail_events(types: Sequence[str], *, user_id: str | None, since: str | None, output: Format) -> None:
-    """Print events of the log until interrupted."""
     check_public(types)
     wanted = Wanted(types, user_id, since=None if since is None else read_timestamp(since, now=now()))
     tell("following the log; Ctrl-C ends it")

@@ -67,7 +67,6 @@ class TriggerRequest:
             raise Problem(f"--output cannot be sent: {error}", then=then) from error
 
     def destination_name(self) -> ModelName | None:
-        """Return the model to train, or None if none is given."""
         if self.destination is None:
             return None
         name = ModelName.parse(self.destination)

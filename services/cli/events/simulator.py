@@ -27,7 +27,6 @@ async def is_simulator(url: str) -> bool:
 
 
 async def change_simulator(url: str, method: str, path: str, body: Body) -> None:
-    """Send *body* to a control route of the simulated Replicate at *url*."""
     response = await _ask(url, method, path, body)
     if not response.is_success:
         said = f"{response.status_code} {said_in(response.content)}"

@@ -86,7 +86,6 @@ def training(
 
 
 def signed(body: Mapping[str, JsonValue], secret: str, *, message_id: str, now: datetime) -> Webhook:
-    """Sign *body* with *secret* as Replicate does."""
     content = json.dumps(body).encode()
     headers = signed_headers([secret], message_id, int(now.timestamp()), content)
     return Webhook({"content-type": "application/json", **headers}, content)

@@ -86,7 +86,6 @@ def mistakes(error: SettingsError) -> list[str]:
 
 
 def how_to_ask_ops(problem: Problem) -> str:
-    """Return what to do if ops cannot be asked."""
     match problem:
         case NoAnswer():
             return how_to_start("ops")

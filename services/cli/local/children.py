@@ -102,7 +102,6 @@ class Children:
         await asyncio.gather(*tasks)
 
     async def until_ready(self, urls: Mapping[str, str]) -> None:
-        """Wait until the processes in *urls* are ready."""
         waiting = asyncio.gather(*map(wait_until_ready, urls.values()))
         death = asyncio.create_task(self.death(*urls))
         try:

@@ -42,7 +42,6 @@ class Entry:
 
 
 def entries(environment: Mapping[str, str]) -> list[Entry]:
-    """Return every setting, by name."""
     return [_entry(name, owner, environment) for name, owner in sorted(all_settings().items())]
 
 

@@ -46,7 +46,6 @@ def listening(folder: Path) -> Iterator[socket.socket]:
 
 
 async def serve(listener: socket.socket, restart: Callable[[str], Awaitable[None]]) -> None:
-    """Serve clients until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         connection, _ = await loop.sock_accept(listener)

@@ -83,7 +83,6 @@ _EXCHANGES: Final = (TRAINING_EXCHANGE, EVENTS_EXCHANGE)
 
 
 def demo(environment: Environment) -> None:
-    """Run the demo."""
     out = console()
     began = time.monotonic()
 
@@ -133,7 +132,6 @@ class Show:
         self._progress_reports = 0
 
     async def run(self) -> None:
-        """Run the trainings and check the promises."""
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 self._head("ben and cleo need a model first, so that they have something to lose: two quick trainings")
@@ -176,7 +174,6 @@ class Show:
         return await follow(self._api, training, lambda now: bars.show(f"{user:<5}", now))
 
     async def hear(self, events: AsyncIterator[Heard]) -> None:
-        """Print the events on the broker."""
         async for heard in events:
             if heard.event is None:
                 raise Problem(f"{heard.delivery.routing_key} cannot be decoded", then="modelswap listen -o json")

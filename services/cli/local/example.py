@@ -20,7 +20,6 @@ _REASON: Final = "modelswap up --example"
 
 
 def check_that_there_is_one() -> None:
-    """Raise a problem if this installation has no examples."""
     if find_spec("deploy") is None or find_spec(_MODULE) is None:
         raise Problem("the example is not part of this installation", then="the same command in a checkout")
 

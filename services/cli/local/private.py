@@ -105,7 +105,6 @@ def keep_secrets(state: Path | None) -> dict[str, str]:
 
 
 def _kept(state: Path | None) -> dict[str, str]:
-    """Return the secrets that are kept in *state*."""
     file = state and state / _FILE
     if not file or not file.exists():
         return {}

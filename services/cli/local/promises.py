@@ -31,7 +31,6 @@ class Readings:
             self.answers.append(answer)
 
     async def read_on(self, api: Product) -> None:
-        """Ask until cancelled."""
         while True:
             await self.read(api)
             await asyncio.sleep(_READ_EVERY_SECONDS)

@@ -45,7 +45,6 @@ _SALT_BYTES: Final = 16
 
 
 def find_passwords(given: Mapping[str, str]) -> dict[str, str]:
-    """Pick the password of each login from *given*."""
     wrong = [name for name in PASSWORDS.values() if not given.get(name) or not given[name].isascii()]
     if wrong:
         raise Problem(f"{', '.join(wrong)}: must be set, in ASCII", then="make env, which writes random ones to .env")

@@ -39,14 +39,12 @@ _SCHEMAS = (state.MIGRATIONS, ops.MIGRATIONS, notifier.MIGRATIONS)
 
 
 async def migrate(environment: Environment) -> list[str]:
-    """Apply all pending migrations; return their names."""
     url = database_url(environment)
     with login_problems():
         return [f"{schema.schema}.{name}" for schema in _SCHEMAS for name in await schema.apply(url)]
 
 
 async def migration_status(environment: Environment) -> list[tuple[str, datetime | None]]:
-    """Return every migration, and when it was applied."""
     url = database_url(environment)
     with login_problems():
         return [(f"{schema.schema}.{name}", at) for schema in _SCHEMAS for name, at in await schema.status(url)]

@@ -76,7 +76,6 @@ def is_given(environment: Environment, name: str) -> bool:
 
 
 def without_settings(environment: Environment) -> dict[str, str]:
-    """Return *environment* without any setting."""
     known = all_settings()
     return {name: text for name, text in environment.items() if name.removesuffix("_FILE") not in known}
 
@@ -149,7 +148,6 @@ def _check(environment: Environment, services: Sequence[str]) -> None:
 
 
 def url_of(environment: Environment, service: str) -> str:
-    """Return the address of *service* on this machine."""
     default = PROCESSES[service].model_fields[f"{service}_port"].default
     host = environment.get(f"{PREFIX}HOST") or Settings.model_fields["host"].default
     given = environment.get(f"{PREFIX}{service.upper()}_PORT", "")

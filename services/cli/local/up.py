@@ -112,7 +112,6 @@ def _check_ports(everything: Plan) -> None:
 
 
 async def prepare(environment: Environment, say: Say) -> None:
-    """Apply migrations and declare the topology."""
     for name in await servers.migrate(environment):
         say(f"Postgres: migration {name} applied")
     topology = await servers.declare_topology(environment)
@@ -120,7 +119,6 @@ async def prepare(environment: Environment, say: Say) -> None:
 
 
 def _is_object(line: str) -> bool:
-    """Return whether *line* is a JSON object."""
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:

@@ -33,7 +33,6 @@ def find_passwords(given: Mapping[str, str]) -> dict[str, str]:
 
 
 async def make_users(management: Management, passwords: Mapping[str, str], plan: Topology) -> None:
-    """Create the user of each process, or set its password and its rights."""
     for process, password in passwords.items():
         await management.put_user(USERS[process], password)
         await management.set_rights(USERS[process], rights_of(process, plan))

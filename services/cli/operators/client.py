@@ -49,6 +49,5 @@ class Operators(Api):
 
 
 def operators(environment: Mapping[str, str] | None = None) -> Operators:
-    """Return the operators' API, with the address and the token of the environment."""
     settings = OpsClientSettings.load(environment)
     return Operators(settings.ops_url, first_secret(settings.ops_tokens))

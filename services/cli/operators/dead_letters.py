@@ -110,7 +110,6 @@ def print_letter(found: LetterView, output: Format) -> None:
 
 
 async def export(chosen: Mapping[str, str], *, limit: int | None) -> None:
-    """Print each dead letter whole, as one line."""
     async with operators() as api:
         async for line in api.items(Page[LetterLine], "/v1/dead-letters", to_filter(chosen), limit=limit):
             # Housekeeping may have deleted it since it was listed.

@@ -204,7 +204,6 @@ async def follow(api: Operators, found: ReplayView, seconds: float | None, *, sh
 
 
 async def find_replay(api: Operators, beginning: str) -> ReplayView:
-    """Return the replay whose id begins with *beginning*."""
     if len(beginning) == _ID_LENGTH:
         return await api.get_replay(beginning)
     newest = await api.list_replays(limit=_REMEMBERED)

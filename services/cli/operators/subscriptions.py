@@ -41,20 +41,17 @@ async def add(name: str, events: str, *, max_length: int | None, reason: str, ou
 
 
 async def list_subscriptions(*, limit: int, output: Format) -> None:
-    """Print all subscriptions by name."""
     async with operators() as api:
         found = await api.list(Page[SubscriptionView], "/v1/subscriptions", limit=limit)
     print_list(found, SUBSCRIPTIONS, output, empty="no subscriptions", limit=limit)
 
 
 async def show(name: str, output: Format) -> None:
-    """Print one subscription."""
     async with operators() as api:
         _print(await api.get(SubscriptionView, _path(name)), output)
 
 
 async def rotate_password(name: str, *, reason: str, output: Format) -> None:
-    """Print the address with a new password."""
     async with operators() as api:
         rotated = await api.post(PasswordRotated, f"{_path(name)}/rotate-password", {"reason": reason})
     print_one([("address", rotated.amqp_url)], output, data=rotated)

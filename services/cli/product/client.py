@@ -35,7 +35,6 @@ class Product(Api):
         return await self.get(ModelView, f"/v1/users/{segment(user_id)}/model", absent=models_of(user_id))
 
     async def find_model(self, user_id: str) -> ModelView | None:
-        """Return the user's current model, or None if the user has none."""
         with suppress(NotThere):
             return await self.get_model(user_id)
         return None
@@ -51,6 +50,5 @@ def models_of(user_id: str) -> str:
 
 
 def product() -> Product:
-    """Return the product's API, with the address and the token of the environment."""
     settings = ClientSettings.load()
     return Product(settings.api_url, first_secret(settings.api_tokens))

@@ -57,7 +57,6 @@ class Webhooks(Api):
 
 
 def notifier() -> Webhooks:
-    """Return the notifier's API, with the address and the token of the environment."""
     settings = NotifierClientSettings.load()
     return Webhooks(settings.notifier_url, first_secret(settings.api_tokens))
 
@@ -85,7 +84,6 @@ async def show(endpoint: str, output: Format) -> None:
 
 
 async def edit(endpoint: str, given: Mapping[str, str | None], *, reason: str, output: Format) -> None:
-    """Change what is *given*."""
     changes: dict[str, JsonValue] = {name: value for name, value in given.items() if value is not None}
     if "events" in changes:
         changes["events"] = [*_events(given["events"] or "")]

@@ -50,8 +50,6 @@ class ReplicateApi:
         return JSONResponse({"type": "organization", "username": name, "name": name, "github_url": None})
 
     def _guarded(self, handler: Handler) -> Handler:
-        """Require a valid token."""
-
         async def endpoint(request: Request) -> Response:
             kind, _, token = request.headers.get("authorization", "").partition(" ")
             if kind.lower() not in ("bearer", "token") or token not in self._simulator.knobs.tokens:
