@@ -14,7 +14,7 @@ from typing import Final
 
 from deploy.local.binaries import PostgresBinaries
 from deploy.local.errors import LocalServersError
-from deploy.local.process import Process, nobody, ourselves
+from deploy.local.process import Process, Server, nobody, ourselves
 from deploy.local.state import State
 
 #: Names of signals that mean something else to Postgres than to most. SIGTERM would wait for its clients to leave.
@@ -23,7 +23,7 @@ _CRASH: Final = signal.SIGQUIT  # not SIGKILL, which leaves its shared memory be
 _SSL_REQUEST: Final = (8).to_bytes(4) + (80877103).to_bytes(4)
 
 
-class Postgres:
+class Postgres(Server):
     """One private Postgres. *durable*: a commit survives a crash of the machine, not only of Postgres."""
 
     def __init__(self, binaries: PostgresBinaries, state: State, *, durable: bool, options: Mapping[str, str]) -> None:
@@ -42,24 +42,10 @@ class Postgres:
         # A stray PGDATA or PGHOST must not leak in.
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self._environment["LC_ALL"] = "C"
-        self._process: Process | None = None
 
     @property
     def url(self) -> str:
         return f"postgresql://postgres:{self._state.password}@127.0.0.1:{self._state.ports.postgres}/postgres"
-
-    @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.running
-
-    def start(self) -> None:
-        """Start it again, on the same port and data."""
-        self.launch()
-        self.wait_until_ready()
 
     def stop(self) -> None:
         """Shut it down cleanly; clients are disconnected."""
@@ -81,10 +67,6 @@ class Postgres:
         """Make a standby take writes."""
         self._run([str(self._programs() / "pg_ctl"), f"--pgdata={self._folder / 'data'}", "promote"], "promote itself")
 
-    def end(self) -> None:
-        if self._process is not None:
-            self._process.end()
-
     def launch(self) -> None:
         self.end()
         programs = self._programs()
@@ -102,9 +84,6 @@ class Postgres:
         )
         self._process.start()
 
-    def wait_until_ready(self) -> None:
-        self._running().wait_until(self._is_ready, timeout_seconds=60)
-
     def _is_ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self._state.ports.postgres), timeout=1) as connection:
             connection.sendall(_SSL_REQUEST)
@@ -112,11 +91,6 @@ class Postgres:
                 return False
         # It answers while it still recovers. The last line of this file knows.
         return (self._folder / "data" / "postmaster.pid").read_text().split()[-1] in ("ready", "standby")
-
-    def _running(self) -> Process:
-        if self._process is None:
-            raise LocalServersError("Postgres is not running")
-        return self._process
 
     def _programs(self) -> Path:
         """Return the folder of the programs; a copy if user *nobody* cannot reach it, such as a venv below /root."""

@@ -1,4 +1,4 @@
-"""A private server's process, which ends with its launcher. Edge: started through `shared.runtime.guard`."""
+"""A private server, and its process, which ends with its launcher. Edge: started through `shared.runtime.guard`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pwd
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from shared.runtime.guarded import start_guard
 
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES: Final = 25
+_READY_SECONDS: Final = 120
 
 
 @dataclass(frozen=True)
@@ -120,3 +122,40 @@ class Process:
 
     def _last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+
+
+class Server(ABC):
+    """A private server, which can be started again on the same ports and data."""
+
+    _process: Process | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Start it, without waiting until it is ready."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool: ...
+
+    def start(self) -> None:
+        self.launch()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        self._running().wait_until(self._is_ready, timeout_seconds=_READY_SECONDS)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+
+    def _running(self) -> Process:
+        if self._process is None:
+            raise LocalServersError(f"{type(self).__name__} is not running")
+        return self._process

@@ -14,7 +14,7 @@ from typing import Final
 
 from deploy.local.binaries import RabbitMQBinaries
 from deploy.local.errors import LocalServersError
-from deploy.local.process import Process
+from deploy.local.process import Process, Server
 from deploy.local.state import Ports, State
 
 _USER: Final = "modelswap"
@@ -63,7 +63,7 @@ def port_mapper(binaries: RabbitMQBinaries, state: State) -> Process:
     return epmd
 
 
-class RabbitMQ:
+class RabbitMQ(Server):
     """One private RabbitMQ, with a port mapper (epmd) of its own; or one node of a cluster, which shares one."""
 
     def __init__(
@@ -80,7 +80,6 @@ class RabbitMQ:
         self._configuration = configuration
         self._folder = state.folder / "rabbitmq"
         self._epmd: Process | None = None
-        self._node: Process | None = None
 
     @property
     def name(self) -> str:
@@ -93,19 +92,6 @@ class RabbitMQ:
     @property
     def management_url(self) -> str:
         return f"http://{_USER}:{self._state.password}@127.0.0.1:{self._state.ports.management}"
-
-    @property
-    def pid(self) -> int:
-        return self._running().pid
-
-    @property
-    def running(self) -> bool:
-        return self._node is not None and self._node.running
-
-    def start(self) -> None:
-        """Start it again, on the same ports and data."""
-        self.launch()
-        self.wait_until_ready()
 
     def stop(self) -> None:
         """Shut it down cleanly, which takes 3.10 six seconds."""
@@ -140,16 +126,16 @@ class RabbitMQ:
         return answer[1]
 
     def end(self) -> None:
-        for process in (self._node, self._epmd):
-            if process is not None:
-                process.end()
+        super().end()
+        if self._epmd is not None:
+            self._epmd.end()
 
     def launch(self) -> None:
         self.end()
         environment = self._prepare()
         if not self._cluster:
             self._epmd = port_mapper(self.binaries, self._state)
-        self._node = Process(
+        self._process = Process(
             "RabbitMQ",
             [str(self.binaries.server)],
             environment,
@@ -157,10 +143,7 @@ class RabbitMQ:
             end_signal=signal.SIGTERM if self._state.kept else signal.SIGKILL,
             keeps_open=self._state.locks,
         )
-        self._node.start()
-
-    def wait_until_ready(self) -> None:
-        self._running().wait_until(self._is_ready, timeout_seconds=120)
+        self._process.start()
 
     def _is_ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self._state.ports.amqp), timeout=1) as connection:
@@ -180,11 +163,6 @@ class RabbitMQ:
             return False
         finally:
             connection.close()
-
-    def _running(self) -> Process:
-        if self._node is None:
-            raise LocalServersError("RabbitMQ is not running")
-        return self._node
 
     def _prepare(self) -> dict[str, str]:
         """Write its configuration; return the environment with which it reads nothing else."""

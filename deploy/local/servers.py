@@ -77,20 +77,13 @@ def local_servers(
     postgres_binaries = get_postgres(postgres) if postgres else None
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(kept_state(state, say) if state else temporary_state())
-        database = (
-            Postgres(
-                postgres_binaries,
-                place,
-                durable=place.kept if durable is None else durable,
-                options=postgres_options or {},
-            )
-            if postgres_binaries
-            else None
-        )
         brokers: Sequence[RabbitMQ] = ()
         if rabbitmq_binaries:
             brokers = stack.enter_context(launched_nodes(rabbitmq_binaries, place, nodes, say))
-        if database:
+        database = None
+        if postgres_binaries:
+            durable = place.kept if durable is None else durable
+            database = Postgres(postgres_binaries, place, durable=durable, options=postgres_options or {})
             stack.callback(database.end)
             database.launch()
         wanted: list[RabbitMQ | Postgres] = [*brokers, *([database] if database else [])]
