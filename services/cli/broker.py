@@ -8,6 +8,7 @@ from typing import Final
 
 from services.cli.problem import Problem, Refused
 from shared.contract.errors import DependencyDown
+from shared.runtime.broker import Publisher
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS, is_forbidden, is_refused, say
 from shared.runtime.management import Management, opened_management
@@ -50,6 +51,14 @@ async def linked(environment: Mapping[str, str], *, name: str) -> AsyncIterator[
     with broker_problems():
         async with Link.opened(url, name=name) as link:
             yield link
+
+
+@asynccontextmanager
+async def opened_publisher(settings: BrokerSettings, *, name: str) -> AsyncIterator[Publisher]:
+    url, seconds = settings.amqp_url.get_secret_value(), settings.publish_timeout_seconds
+    with broker_problems():
+        async with Publisher(url, name=name, timeout_seconds=seconds) as publisher:
+            yield publisher
 
 
 def opened_api(environment: Mapping[str, str]) -> AbstractAsyncContextManager[Management | None]:

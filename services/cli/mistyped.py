@@ -23,11 +23,7 @@ _SAID: Final = {
 
 
 def explain_mistake(error: typer.TyperException, app: typer.Typer, typed: Sequence[str]) -> str:
-    """
-    Return the text for standard error about an invalid command line: why, then what to type.
-
-    *typed* are the arguments.
-    """
+    """Return the text for standard error about the arguments *typed*: why they are invalid, then what to type."""
     command = get_command(app)
     words, depth = list(typed), 0
     while isinstance(command, TyperGroup) and depth < len(words) and not words[depth].startswith("-"):

@@ -96,11 +96,7 @@ def print_facts(rows: Iterable[Sequence[object]]) -> None:
 
 
 def fit(columns: Sequence[Column[T]], widths: Sequence[int], room: int | None) -> Mapping[int, int]:
-    """
-    Choose the columns that fit into *room* (None: all); return the width of each, by index.
-
-    *widths* are the widths of their contents.
-    """
+    """Return the width of each column that fits into *room* (None: all), by index; *widths* are of the contents."""
     if room is None:
         return dict(enumerate(widths))
     least = [

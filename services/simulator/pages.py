@@ -25,11 +25,7 @@ class Page(NamedTuple, Generic[_T]):
 
 
 def page(items: Sequence[_T], cursor: str | None, *, key: Callable[[_T], str]) -> Page[_T] | None:
-    """
-    Return the page of *items* at *cursor*, or the first page without one; *key* identifies an item.
-
-    Return None if there is no such page.
-    """
+    """Return the page of *items* at *cursor* (None: the first), or None if there is none; *key* identifies an item."""
     span = (0, _SIZE) if cursor is None else _span([key(item) for item in items], cursor)
     if span is None:
         return None

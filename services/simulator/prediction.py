@@ -82,11 +82,7 @@ def planned_life(behaviour: Behaviour, *, boot_seconds: float, run_seconds: floa
 
 
 def parse_deadline(cancel_after: str) -> float | None:
-    """
-    Parse a Cancel-After header like ``90``, ``30s``, ``5m`` or ``1h30m`` into seconds.
-
-    Return None if it is malformed, or shorter than Replicate accepts.
-    """
+    """Return the seconds in a header like ``90``, ``5m`` or ``1h30m``; None if malformed, or too few for Replicate."""
     match = _DURATION.fullmatch(cancel_after.strip())
     if match is None:
         return None

@@ -6,7 +6,7 @@ import asyncio
 from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 from pydantic import JsonValue
@@ -136,10 +136,9 @@ async def _judge_letter(letter: LetterView, api: Product) -> Judged:
     if destination is None:
         with suppress(NotThere):
             destination = (await api.get_training(event.training_id)).destination
-    past = Past(
+    past = replace(
+        past,
         training_id=event.training_id,
-        user_id=letter.user_id,
-        letter=letter.number,
         output=event.output,
         destination=destination,
         trainer=event.trainer if isinstance(event, TrainingSucceeded) else None,

@@ -69,21 +69,14 @@ def docs_schemas(*, check: _Check = False, freeze: _Freeze = False, folder: _Fol
 
 
 def _write_or_check(documents: Mapping[Path, Document], folder: Path | None = None, *, check: bool) -> None:
-    """
-    Write *documents*, and delete other documents in *folder*; or compare them with the files.
-
-    Raises:
-        Problem: if a file differs, is missing, or is in *folder* without being one of them.
-
-    """
+    """Write *documents*, and delete other documents in *folder*; or compare them with the files."""
     texts = {path: json.dumps(each, indent=2, ensure_ascii=False) + "\n" for path, each in documents.items()}
     others = [path for path in sorted(folder.glob("*.json")) if path not in documents] if folder else []
     if check:
         differing = [path for path, text in texts.items() if not path.exists() or path.read_text("utf-8") != text]
         if wrong := [*differing, *others]:
-            names = ", ".join(map(str, wrong))
             then = "make docs, and commit the documents with the change"
-            raise Problem(f"not what the code says: {names}", then=then)
+            raise Problem(f"not what the code says: {', '.join(map(str, wrong))}", then=then)
     else:
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)

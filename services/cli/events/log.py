@@ -51,13 +51,7 @@ class Wanted:
 
 
 async def read_to_end(url: str, wanted: Wanted) -> AsyncIterator[Heard]:
-    """
-    Yield the *wanted* events that are in the log now, oldest first.
-
-    Raises:
-        Problem: if RabbitMQ stops sending them.
-
-    """
+    """Yield the *wanted* events that are in the log now, oldest first."""
     newest = await _find_newest(url)
     if newest is None or not wanted.is_late_enough(newest):
         return

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import JsonValue
 
-from services.cli.broker import broker_problems
+from services.cli.broker import opened_publisher
 from services.cli.choices import Format
 from services.cli.events.heard import Heard, check_public, describe_heard, line
 from services.cli.events.log import Wanted, follow, read_to_end
@@ -21,7 +21,7 @@ from services.ops.subscriptions.plan import queue_of
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.headers import carried
 from shared.contract.limits import short
-from shared.runtime.broker import Outgoing, Publisher, Unroutable
+from shared.runtime.broker import Outgoing, Unroutable
 from shared.runtime.broker.log_reader import offset_of
 from shared.runtime.clock import now
 from shared.runtime.settings import BrokerSettings
@@ -63,7 +63,9 @@ async def tail_events(types: Sequence[str], *, user_id: str | None, since: str |
 async def resend_event(event_id: str, *, to: str | None, since: str | None, yes: bool) -> str:
     """Publish an event of the log again, to every subscriber or to the subscription *to*; return what was done."""
     wanted = Wanted(event_id=event_id, since=None if since is None else read_timestamp(since, now=now()))
-    found = await _newest(read_to_end(_url(), wanted))
+    found = None
+    async for heard in read_to_end(_url(), wanted):
+        found = heard
     if found is None:
         raise Problem(f"no event {event_id} is in the log", then="modelswap events list --since 7d")
     said = f"{found.delivery.routing_key} of {found.attributes.get('subject', '')}: {describe_heard(found)}"
@@ -75,24 +77,13 @@ async def resend_event(event_id: str, *, to: str | None, since: str | None, yes:
             then="modelswap events list",
             nothing="nothing was published",
         )
-    settings = BrokerSettings.load(os.environ)
-    with broker_problems():
-        async with Publisher(
-            _url(), name="modelswap events", timeout_seconds=settings.publish_timeout_seconds
-        ) as publisher:
-            try:
-                await publisher.publish(_again(found, to))
-            except Unroutable as error:
-                then = "modelswap subscriptions list" if to else "modelswap topology apply"
-                raise Problem(f"there is no queue for it: {target}", then=then) from error
+    async with opened_publisher(BrokerSettings.load(os.environ), name="modelswap events") as publisher:
+        try:
+            await publisher.publish(_again(found, to))
+        except Unroutable as error:
+            then = "modelswap subscriptions list" if to else "modelswap topology apply"
+            raise Problem(f"there is no queue for it: {target}", then=then) from error
     return f"{said}\npublished again to {target}"
-
-
-async def _newest(events: AsyncIterator[Heard]) -> Heard | None:
-    newest = None
-    async for heard in events:
-        newest = heard
-    return newest
 
 
 def _again(heard: Heard, to: str | None) -> Outgoing:

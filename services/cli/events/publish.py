@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from services.cli.broker import broker_problems
+from services.cli.broker import opened_publisher
 from services.cli.events.heard import describe
 from services.cli.events.made_up import Story, envelope
 from services.cli.events.request import TriggerRequest
@@ -43,15 +43,11 @@ async def publish(request: TriggerRequest, *, yes: bool) -> str:
         )
     moment = now()
     messages = [(event, to_message(envelope(event, now=moment), _PLAN)) for event in events]
-    url = settings.amqp_url.get_secret_value()
-    with broker_problems():
-        async with Publisher(
-            url, name="modelswap trigger", timeout_seconds=settings.publish_timeout_seconds
-        ) as publisher:
-            lines = [
-                f"{event.key} {event.id}: {describe(event)}; {await _publish(publisher, message)}"
-                for event, message in request.arranged(messages)
-            ]
+    async with opened_publisher(settings, name="modelswap trigger") as publisher:
+        lines = [
+            f"{event.key} {event.id}: {describe(event)}; {await _publish(publisher, message)}"
+            for event, message in request.arranged(messages)
+        ]
     return "\n".join(lines)
 
 

@@ -20,11 +20,6 @@ from shared.contract.text import read_json
 T = TypeVar("T")
 
 VERSION: Final = re.compile(identity.VERSION)
-_OWN_ID_BYTES = 10
-
-
-def _own_id() -> str:
-    return f"trigger{secrets.token_hex(_OWN_ID_BYTES)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +43,7 @@ class TriggerRequest:
     #: Shuffles all that is sent; None: the order in which they happen.
     random: Random | None
     #: The id of a new training.
-    own_id: str = field(default_factory=_own_id)
+    own_id: str = field(default_factory=lambda: f"trigger{secrets.token_hex(10)}")
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense before a training is registered, or anything sent."""

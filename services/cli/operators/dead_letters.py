@@ -52,13 +52,7 @@ _DONE: Final = {"drop": "dropped", "restore": "open again"}
 
 
 def to_filter(chosen: Mapping[str, str]) -> dict[str, str]:
-    """
-    Return *chosen* as the API takes it, with timestamps in place of ages such as 2h.
-
-    Raises:
-        Problem: if no time lies between since and until.
-
-    """
+    """Return *chosen* as the API takes it, with timestamps in place of ages such as 2h."""
     moment = now()
     times = {name: read_timestamp(chosen[name], now=moment) for name in ("since", "until") if name in chosen}
     if len(times) > 1 and times["since"] >= times["until"]:
@@ -71,10 +65,7 @@ def selection(numbers: Sequence[int], chosen: Mapping[str, str], command: str) -
     """Return the selection of dead letters for a request: either their *numbers* or the filter *chosen*."""
     if bool(numbers) == bool(chosen):
         either = "either by their numbers or by what they share (--group, --user, --since and so on), not by both"
-        raise Problem(
-            f"say which dead letters: {either}",
-            then=f"modelswap dead-letters {command} --help",
-        )
+        raise Problem(f"say which dead letters: {either}", then=f"modelswap dead-letters {command} --help")
     return {"letters": list(numbers)} if numbers else {"filter": {**to_filter(chosen)}}
 
 

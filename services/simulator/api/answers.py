@@ -46,13 +46,7 @@ class Refused(Exception):
 
 
 async def read(request: Request, kind: type[_M]) -> _M:
-    """
-    Parse the body of *request*.
-
-    Raises:
-        Refused: if it is not of that *kind*.
-
-    """
+    """Parse the body of *request*, or refuse the call if it is not of that *kind*."""
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as error:
@@ -62,13 +56,7 @@ async def read(request: Request, kind: type[_M]) -> _M:
 
 
 def found(thing: _T | None) -> _T:
-    """
-    Return *thing*.
-
-    Raises:
-        Refused: if it is None.
-
-    """
+    """Return *thing*, or refuse the call if there is none."""
     if thing is None:
         raise Refused(404)
     return thing
@@ -86,13 +74,7 @@ def own_url(request: Request) -> str:
 def paged(
     request: Request, items: Sequence[_T], describe: Callable[[_T], dict[str, JsonValue]], *, key: Callable[[_T], str]
 ) -> Response:
-    """
-    Return the page of *items* that *request* asks for, newest first.
-
-    Raises:
-        Refused: if there is no such page.
-
-    """
+    """Return the page of *items* that *request* asks for, newest first; refuse the call if there is no such page."""
     asked = found(page(items, request.query_params.get("cursor"), key=key))
     path = f"{own_url(request)}{request.url.path}"
     previous, following = (cursor and f"{path}?cursor={cursor}" for cursor in (asked.previous, asked.next))
