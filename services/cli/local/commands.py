@@ -77,7 +77,7 @@ def up(
     if restart is not None:
         from services.cli.local.control import ask_to_restart, folder_of_up
 
-        run_async(ask_to_restart(folder_of_up(state), restart.value))
+        ask_to_restart(folder_of_up(state), restart.value)
         print(f"{restart.value} is ready again")
         return
     if nodes > 1 and not embedded:

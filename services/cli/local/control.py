@@ -69,18 +69,21 @@ async def _answer(command: list[str], restart: Callable[[str], Awaitable[None]])
     return {"problem": f"no such command: {' '.join(command)!r}", "then": "modelswap up --help"}
 
 
-async def ask_to_restart(folder: Path, name: str) -> None:
+def ask_to_restart(folder: Path, name: str) -> None:
     """Ask the `up` that runs with *folder* to restart a process; return when it is ready."""
-    connection = _connect(folder)
-    reader, writer = await asyncio.open_unix_connection(sock=connection)
-    try:
-        writer.write(f"restart {name}\n".encode())
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            answer = await reader.readline()
-    except (OSError, TimeoutError) as error:
-        raise Problem(f"`modelswap up` in {folder} does not answer", then="read its output in that terminal") from error
-    finally:
-        writer.close()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_SECONDS)
+        try:
+            with contextlib.chdir(folder):
+                connection.connect(_SOCKET)
+        except OSError as error:
+            raise Problem(f"no `modelswap up` runs with {folder}", then=_NONE_RUNS) from error
+        try:
+            connection.sendall(f"restart {name}\n".encode())
+            answer = connection.makefile().readline()
+        except OSError as error:
+            then = "read its output in that terminal"
+            raise Problem(f"`modelswap up` in {folder} does not answer", then=then) from error
     if not answer:
         raise Problem(f"`modelswap up` in {folder} has ended", then=_NONE_RUNS)
     said = json.loads(answer)
@@ -88,24 +91,12 @@ async def ask_to_restart(folder: Path, name: str) -> None:
         raise Problem(said["problem"], then=said["then"])
 
 
-def _connect(folder: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        with contextlib.chdir(folder):
-            connection.connect(_SOCKET)
-    except OSError as error:
-        connection.close()
-        raise Problem(f"no `modelswap up` runs with {folder}", then=_NONE_RUNS) from error
-    connection.setblocking(False)
-    return connection
-
-
 def folder_of_up(state: Path | None) -> Path:
     """Return the folder of the `up` to control: *state*, or the exported one."""
-    given = os.environ.get(UP_FOLDER)
-    if state is None and not given:
+    folder = state or os.environ.get(UP_FOLDER)
+    if not folder:
         raise Problem(
             "which `modelswap up`? This terminal does not have its settings",
             then="`source` the file that `up` names at its start, or add --state DIR",
         )
-    return (state or Path(str(given))).absolute()
+    return Path(folder).absolute()
