@@ -50,7 +50,7 @@ class Pair:
     async def promote(self) -> None:
         """Promote the standby, also where the primary still runs."""
         self.primary, self.standby = self.standby, self.primary
-        await asyncio.to_thread(self.primary.promote)
+        await asyncio.to_thread(_promote, self.primary)
         await _set_synchronous(self.primary, "")
 
     @contextlib.contextmanager
@@ -70,8 +70,24 @@ class Pair:
 
     async def rejoin(self) -> None:
         """Let the server that is not the primary follow it."""
-        await asyncio.to_thread(self.standby.follow, self.primary)
+        await asyncio.to_thread(_follow, self.standby, self.primary)
         await _set_synchronous(self.primary, "*")
+
+
+def _follow(standby: Postgres, primary: Postgres) -> None:
+    """Start *standby* as a streaming standby of *primary*, with a copy of its data; what it had is deleted."""
+    standby.end()
+    programs = standby._programs()
+    copy = [str(programs / "pg_basebackup"), f"--pgdata={standby._make_data()}", f"--dbname={primary.url}"]
+    standby._run([*copy, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], "copy its primary")
+    standby.start()
+
+
+def _promote(standby: Postgres) -> None:
+    """Make *standby* take writes."""
+    standby._run(
+        [str(standby._programs() / "pg_ctl"), f"--pgdata={standby._folder / 'data'}", "promote"], "promote itself"
+    )
 
 
 def _signal(processes: Iterable[int], number: signal.Signals) -> None:

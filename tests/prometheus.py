@@ -32,6 +32,7 @@ from deploy.local.errors import LocalServersError
 from deploy.local.process import Process
 from deploy.local.rabbitmq import RabbitMQ
 from tests.dashboards import MONITORING
+from tests.erlang import evaluate
 from tests.stack import free_port, plain_client
 
 _PACKAGE: Final = "prometheus"
@@ -77,7 +78,7 @@ def program(name: str) -> str:
 
 def serve_metrics(rabbitmq: RabbitMQ, port: int) -> None:
     """Have it serve its own metrics until it is restarted."""
-    rabbitmq.evaluate(_SERVE_METRICS.format(port=port))
+    evaluate(rabbitmq, _SERVE_METRICS.format(port=port))
 
 
 class Prometheus:

@@ -55,18 +55,6 @@ class Postgres(Server):
         """Crash it: at its next start it has to recover."""
         self._running().stop(_CRASH)
 
-    def follow(self, primary: Postgres) -> None:
-        """Start it as a streaming standby of *primary*, with a copy of its data; what it had is deleted."""
-        self.end()
-        programs = self._programs()
-        copy = [str(programs / "pg_basebackup"), f"--pgdata={self._make_data()}", f"--dbname={primary.url}"]
-        self._run([*copy, "--write-recovery-conf", "--checkpoint=fast", "--no-sync"], "copy its primary")
-        self.start()
-
-    def promote(self) -> None:
-        """Make a standby take writes."""
-        self._run([str(self._programs() / "pg_ctl"), f"--pgdata={self._folder / 'data'}", "promote"], "promote itself")
-
     def launch(self) -> None:
         self.end()
         programs = self._programs()

@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 import http.client
 import os
-import re
 import signal
 import socket
-import subprocess
 from collections.abc import Sequence
 from typing import Final
 
 from deploy.local.binaries import RabbitMQBinaries
-from deploy.local.errors import LocalServersError
 from deploy.local.process import Process, Server
 from deploy.local.state import Ports, State
 
@@ -105,25 +102,6 @@ class RabbitMQ(Server):
         its name reaches the disk later than they do (seen with 3.10 and 4.3, 2026-11).
         """
         self._running().stop(signal.SIGKILL)
-
-    def evaluate(self, expression: str) -> str:
-        """
-        Let it evaluate an Erlang *expression*; returns the value, as text. A hundred times faster than rabbitmqctl.
-
-        Raises: LocalServersError if it does not answer.
-        """
-        done = subprocess.run(
-            [self.binaries.epmd.with_name("erl_call"), "-n", self.name, "-e"],
-            env=self._prepare(),
-            input=f"{expression}.\n",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        answer = re.fullmatch(r"\{ok, (.*)\}\s*", done.stdout, re.DOTALL)
-        if answer is None:
-            raise LocalServersError(f"RabbitMQ does not evaluate {expression}: {done.stdout}{done.stderr}")
-        return answer[1]
 
     def end(self) -> None:
         super().end()

@@ -17,6 +17,7 @@ import asyncpg
 
 from deploy.local.postgres import Postgres
 from deploy.local.rabbitmq import RabbitMQ
+from tests.erlang import evaluate
 from tests.proxy import Proxy
 from tests.stack import Process
 
@@ -224,11 +225,11 @@ async def _crashed(kill: Callable[[], None], start: Callable[[], None]) -> Async
 async def _alarm(fault: Fault, targets: Targets) -> AsyncIterator[None]:
     node = targets.nodes[fault.target]
     raising, ending = _ALARMS[fault.kind]
-    node.evaluate(raising)
+    evaluate(node, raising)
     try:
         yield
     finally:
-        node.evaluate(ending)
+        evaluate(node, ending)
 
 
 _Strike = Callable[[Fault, Targets], contextlib.AbstractAsyncContextManager[None]]

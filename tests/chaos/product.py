@@ -24,6 +24,7 @@ from tests.chaos.faults import Targets
 from tests.chaos.oracle import Subscriber
 from tests.chaos.script import Case, ScriptedWorld
 from tests.databases import new_database
+from tests.erlang import evaluate
 from tests.proxy import proxied
 from tests.stack import API_TOKEN, WEBHOOK_SECRET, Process, Stack
 
@@ -67,7 +68,7 @@ class Product:
         counted: dict[str, int] = {}
         # A node knows the messages of those queues whose leader it is.
         for node in self.targets.nodes.values():
-            for name, messages in re.findall(r'\{"([^"]*)", (\d+)\}', node.evaluate(_COUNT_MESSAGES)):
+            for name, messages in re.findall(r'\{"([^"]*)", (\d+)\}', evaluate(node, _COUNT_MESSAGES)):
                 counted[name] = max(int(messages), counted.get(name, 0))
         return {queue.name: counted[queue.name] for queue in self.topology.queues if not queue.is_log}
 

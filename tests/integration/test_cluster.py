@@ -28,6 +28,7 @@ from tests.cluster import running_cluster
 from tests.conftest import RABBITMQ_SERIES
 from tests.end_to_end.conftest import open_stack
 from tests.end_to_end.test_walk import start
+from tests.erlang import evaluate
 from tests.lossy import dropped, readiness
 from tests.proxy import proxied
 from tests.servers import Urls
@@ -179,7 +180,7 @@ async def test_a_subscribers_queue_on_a_dead_node_is_named(say: Callable[[str], 
 
 async def test_nodes_that_are_down_or_without_disk_are_told(say: Callable[[str], None]):
     with running_cluster(say) as (full, dead, asked):
-        full.evaluate('rabbit_disk_monitor:set_disk_free_limit("1000TB")')
+        evaluate(full, 'rabbit_disk_monitor:set_disk_free_limit("1000TB")')
         dead.kill()
 
         async with asyncio.timeout(120), Management(asked.management_url, vhost="/") as management:

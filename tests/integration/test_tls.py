@@ -23,6 +23,7 @@ from shared.runtime.broker.link_errors import LINK_ERRORS, say
 from shared.runtime.ports import free_ports
 from shared.runtime.postgres import connect
 from tests.certificates import Authority, Signed
+from tests.erlang import evaluate
 
 pytestmark = pytest.mark.own_servers
 
@@ -120,7 +121,7 @@ async def test_rabbitmq_is_reached_with_the_right_certificates_alone(certificate
         "a stranger's": await refusal_of_broker(broker.url(authority=ours, client=certificates.stranger)),
     }
     certificates.server.replace(certificates.expired)
-    broker.node.evaluate("ssl:clear_pem_cache()")
+    evaluate(broker.node, "ssl:clear_pem_cache()")
     said["expired"] = await refusal_of_broker(right)
 
     theirs_is_wrong = "the certificate of RabbitMQ is not accepted: "
