@@ -11,5 +11,5 @@ are restored, and unsent webhooks are posted; pending fault orders and rotated s
 calls and the restarts determine everything. `faults` lists all faults; `described` adds a training described by
 `modelswap trigger`.
 
-Not simulated: files, deployments, collections, streams, and the webhooks of predictions.
+Not simulated: files, deployments, collections and streams.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -70,7 +71,8 @@ async def passed_on(target: Target, *events: Heard, waiting_most: int = 100) -> 
     ) as forwarder:
         for event in events:
             forwarder.add(event)
-        await forwarder.settled()
+        while forwarder._tasks:
+            await asyncio.wait(forwarder._tasks)
     return lines
 
 

@@ -76,10 +76,6 @@ class Forwarder:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def settled(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
     def _count(self) -> int:
         return sum(map(len, self._waiting.values()))
 
