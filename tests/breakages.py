@@ -21,6 +21,7 @@ from shared.contract.events import EVENTS_EXCHANGE, ModelActivated, TrainingProg
 from shared.contract.topology import EVENTS_LOG, PROGRESS_QUEUE, topology
 from shared.runtime.broker import declare_log
 from tests.end_to_end.test_walk import post_webhook, start
+from tests.erlang import evaluate
 from tests.stack import API_TOKEN, Process, Stack, plain_client
 from tests.state import connected
 from tests.webhooks import Endpoint, answer
@@ -70,10 +71,10 @@ class Broken:
 
     def limit_messages(self, size_bytes: int) -> None:
         """Have RabbitMQ refuse larger messages, on new connections."""
-        evaluate = self.servers.rabbitmq.evaluate
-        evaluate(f"application:set_env(rabbit, max_message_size, {size_bytes})")
-        evaluate(f"persistent_term:put(max_message_size, {size_bytes})")
-        evaluate('[rabbit_networking:close_connection(Each, <<"limit">>) || Each <- rabbit_networking:connections()]')
+        node = self.servers.rabbitmq
+        evaluate(node, f"application:set_env(rabbit, max_message_size, {size_bytes})")
+        evaluate(node, f"persistent_term:put(max_message_size, {size_bytes})")
+        evaluate(node, '[rabbit_networking:close_connection(C, <<"limit">>) || C <- rabbit_networking:connections()]')
 
     async def replace_extractor(self, by: Process) -> None:
         """Run another one in its place."""
@@ -141,9 +142,9 @@ async def database_down(broken: Broken) -> AsyncGenerator[None]:
 async def disk_full(broken: Broken) -> AsyncGenerator[None]:
     """RabbitMQ's disk is full."""
     await broken.train(3)
-    broken.servers.rabbitmq.evaluate('rabbit_disk_monitor:set_disk_free_limit("1000TB")')
+    evaluate(broken.servers.rabbitmq, 'rabbit_disk_monitor:set_disk_free_limit("1000TB")')
     yield
-    broken.servers.rabbitmq.evaluate('rabbit_disk_monitor:set_disk_free_limit("50MB")')
+    evaluate(broken.servers.rabbitmq, 'rabbit_disk_monitor:set_disk_free_limit("50MB")')
 
 
 @case

@@ -105,7 +105,8 @@ async def test_a_pause_is_not_the_end_of_the_log(broker, user, capsys, monkeypat
     await publish(broker, *(activated(user, generation) for generation in range(1, 501)))
     # As if all were in the last chunk: more than RabbitMQ sends without an ack.
     monkeypatch.setattr("services.cli.events.log._LAST", "first")
-    loop, ack, paused = asyncio.get_running_loop(), OpenLog.ack, []
+    loop, ack = asyncio.get_running_loop(), OpenLog.ack
+    paused: list[Delivery] = []
 
     def pause_at_the_first(self: OpenLog, last: Delivery) -> None:
         if not paused:
