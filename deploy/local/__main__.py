@@ -32,8 +32,9 @@ say = functools.partial(print, file=sys.stderr, flush=True)
 
 def main(arguments: Sequence[str]) -> int:
     # Cut at "--" by hand: argparse would take the command's options for ours.
-    ours, command = _cut(arguments)
-    options = _parser().parse_args(ours)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    command = arguments[cut + 1 :]
+    options = _parser().parse_args(arguments[:cut])
     if (options.action == "run") != bool(command):
         _parser().error("`run` needs a command after --; `up` takes none")
     try:
@@ -46,11 +47,6 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return _SHELLS_INTERRUPTED
-
-
-def _cut(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:cut], arguments[cut + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:

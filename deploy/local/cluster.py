@@ -19,7 +19,11 @@ def launched_nodes(binaries: RabbitMQBinaries, first: State, count: int, say: Sa
     """Launch *count* nodes, the first of them in *first*; wait for each with `wait_until_ready`."""
     with contextlib.ExitStack() as stack:
         states = [first, *(stack.enter_context(_another(first, number, say)) for number in range(2, count + 1))]
-        _check_count(first, count)
+        if _folder_of(first, count + 1).exists():
+            # Without the others, a node of a cluster has no majority, and so no queue.
+            raise LocalServersError(
+                f"the RabbitMQ in {first.folder} has more than {count} nodes: start as many, or choose another folder"
+            )
         if count > 1:
             stack.callback(port_mapper(binaries, first).end)
         names = [node_name(state.ports) for state in states] if count > 1 else []
@@ -42,14 +46,6 @@ def _another(first: State, number: int, say: Say) -> Iterator[State]:
 
 def _folder_of(first: State, number: int) -> Path:
     return first.folder / f"node-{number}"
-
-
-def _check_count(first: State, count: int) -> None:
-    """Without the others, a node of a cluster has no majority, and so no queue."""
-    if _folder_of(first, count + 1).exists():
-        raise LocalServersError(
-            f"the RabbitMQ in {first.folder} has more than {count} nodes: start as many, or choose another folder"
-        )
 
 
 def _share_cookie(state: State, first: State) -> None:

@@ -89,11 +89,8 @@ def local_servers(
         wanted: list[RabbitMQ | Postgres] = [*brokers, *([database] if database else [])]
         for server in wanted:
             server.wait_until_ready()
-        names = " and ".join(dict.fromkeys(_described(server) for server in wanted))
+        told = [f"{type(each).__name__} {each.binaries.version} ({each.binaries.origin})" for each in wanted]
+        names = " and ".join(dict.fromkeys(told))
         names = f"{nodes} nodes of {names}" if len(brokers) > 1 else names
         say(f"{names}: private, on loopback only, ready after {time.monotonic() - began:.1f} s")
         yield Servers(brokers, database)
-
-
-def _described(server: RabbitMQ | Postgres) -> str:
-    return f"{type(server).__name__} {server.binaries.version} ({server.binaries.origin})"

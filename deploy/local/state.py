@@ -69,7 +69,11 @@ def kept_state(folder: Path, say: Say) -> Iterator[State]:
         if file.exists():
             kept = json.loads(file.read_text())
             ports, password = Ports(**kept["ports"]), kept["password"]
-            stack.enter_context(_the_same_ports(ports))
+            for server, port in asdict(ports).items():
+                if not reserve(port, stack):
+                    raise LocalServersError(
+                        f"port {port}, {server}'s in this state, is used by another program: end that"
+                    )
         else:
             ports, password = stack.enter_context(_new_ports()), _new_password()
             write_private(file, json.dumps({"ports": asdict(ports), "password": password}))
@@ -98,12 +102,3 @@ def _new_password() -> str:
 def _new_ports() -> Iterator[Ports]:
     with free_ports(len(fields(Ports))) as ports:
         yield Ports(*ports)
-
-
-@contextlib.contextmanager
-def _the_same_ports(ports: Ports) -> Iterator[None]:
-    with contextlib.ExitStack() as reservations:
-        for server, port in asdict(ports).items():
-            if not reserve(port, reservations):
-                raise LocalServersError(f"port {port}, {server}'s in this state, is used by another program: end that")
-        yield

@@ -136,7 +136,8 @@ class Api:
         try:
             response = await self._http.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
             if not response.is_success:
-                raise self._refusal(response, then, absent or self._list_of(path))
+                the_list = next(self._lists[each] for each in self._lists if path.startswith(each))
+                raise self._refusal(response, then, absent or the_list)
             return read(kind, response)
         except Hung as error:
             said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
@@ -163,9 +164,6 @@ class Api:
             case HTTPStatus.SERVICE_UNAVAILABLE:
                 return NotNow(f"{self._name} cannot answer now: {detail}", then="modelswap doctor")
         return Problem(f"{self._name} refused: {response.status_code} {detail}", then="modelswap doctor")
-
-    def _list_of(self, path: str) -> str:
-        return next(command for beginning, command in self._lists.items() if path.startswith(beginning))
 
 
 def _outer_trace(environment: Mapping[str, str]) -> dict[str, str]:

@@ -128,7 +128,10 @@ def describe(
         body["started_at"] = nanoseconds(job.date(life.starts))
     if job.has_ended(seconds):
         body["completed_at"] = nanoseconds(job.date(life.ends))
-        body["metrics"] = _metrics(life, job.speed)
+        metrics: dict[str, JsonValue] = {"total_time": round(life.ends / job.speed, 6)}
+        if life.runs:
+            metrics["predict_time"] = round((life.ends - life.starts) / job.speed, 6)
+        body["metrics"] = metrics
     return body
 
 
@@ -148,10 +151,3 @@ def milliseconds(date: datetime) -> str:
 def nanoseconds(date: datetime) -> str:
     """Format *date* with nanoseconds: Replicate mixes both precisions within one object."""
     return date.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
-
-
-def _metrics(life: Life, speed: float) -> dict[str, JsonValue]:
-    metrics: dict[str, JsonValue] = {"total_time": round(life.ends / speed, 6)}
-    if life.runs:
-        metrics["predict_time"] = round((life.ends - life.starts) / speed, 6)
-    return metrics

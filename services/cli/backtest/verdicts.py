@@ -78,13 +78,8 @@ def judge(past: Past) -> Judged:
     except NoModel as error:
         verdict = Verdict.FAILS if past.model is None else Verdict.LOST
         return Judged(past, verdict, None, error.code, str(error))
-    return Judged(past, _compared(found.model, past.model), found.model, found.shape)
-
-
-def _compared(today: ModelRef, then: ModelRef | None) -> Verdict:
-    if then is None:
-        return Verdict.FOUND
-    return Verdict.SAME if today == then else Verdict.DIFFERENT
+    verdict = Verdict.SAME if found.model == past.model else Verdict.DIFFERENT
+    return Judged(past, Verdict.FOUND if past.model is None else verdict, found.model, found.shape)
 
 
 def grouped(judged: Iterable[Judged]) -> list[Group]:

@@ -13,7 +13,7 @@ from services.cli.events.made_up import Story
 from shared.contract.envelope import CONTENT_TYPE, TYPE_PREFIX, wrap
 from shared.contract.events import Event, ExtractionFailed, ModelReady, UserEvent
 from shared.contract.identity import ModelName
-from shared.contract.topology import EVENTS_LOG, Exchange, topology
+from shared.contract.topology import EVENTS_LOG, topology
 
 Document = dict[str, Any]
 
@@ -60,6 +60,7 @@ _STORY: Final = Story(
 
 def asyncapi() -> Document:
     names = {key: event.__name__ for key, event in PUBLIC.items()}
+    headers = {name: value for name, value in headers_schema().items() if name not in ("$schema", "$id")}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -89,7 +90,7 @@ def asyncapi() -> Document:
         },
         "components": {
             "messages": {event.__name__: _message(event) for event in PUBLIC.values()},
-            "messageTraits": {"cloudEvent": {"headers": _plain(headers_schema())}},
+            "messageTraits": {"cloudEvent": {"headers": headers}},
             "schemas": named_schemas(tuple(PUBLIC.values()), "#/components/schemas/{model}"),
         },
     }
@@ -103,7 +104,7 @@ def example_of(event: type[Event]) -> tuple[Mapping[str, str], Mapping[str, Any]
 
 
 def _channel(event: type[Event]) -> Document:
-    exchange = _exchange(event.exchange)
+    (exchange,) = (each for each in topology().exchanges if each.name == event.exchange)
     return {
         "address": event.key,
         "title": event.key.rpartition(".")[0],
@@ -151,11 +152,6 @@ def _messages(*events: type[Event]) -> Document:
     return {event.__name__: {"$ref": f"#/components/messages/{event.__name__}"} for event in events}
 
 
-def _exchange(name: str) -> Exchange:
-    (exchange,) = (each for each in topology().exchanges if each.name == name)
-    return exchange
-
-
 def _message(event: type[Event]) -> Document:
     headers, payload = example_of(event)
     says, _, more = (event.__doc__ or "").strip().partition("\n\n")
@@ -172,8 +168,3 @@ def _message(event: type[Event]) -> Document:
         "bindings": {"amqp": {"messageType": TYPE_PREFIX + event.key, "bindingVersion": "0.3.0"}},
         "examples": [{"name": event.key, "headers": dict(headers), "payload": payload}],
     }
-
-
-def _plain(schema: Document) -> Document:
-    """Return *schema* as a part of a document, without its own identity."""
-    return {name: value for name, value in schema.items() if not name.startswith("$")}

@@ -52,12 +52,12 @@ def _ops() -> Api:
     )
 
 
-def _notifier() -> Api:
-    return notifier_api(_NOTHING, _NOTHING, allowed=(), tokens=())
-
-
 #: How to create each documented API, by the name of its process. All are mounted at ``/v1``.
-APIS: Final[Mapping[str, Callable[[], Api]]] = {"state": _state, "ops": _ops, "notifier": _notifier}
+APIS: Final[Mapping[str, Callable[[], Api]]] = {
+    "state": _state,
+    "ops": _ops,
+    "notifier": lambda: notifier_api(_NOTHING, _NOTHING, allowed=(), tokens=()),
+}
 
 
 def openapi(process: str) -> Document:

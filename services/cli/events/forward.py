@@ -67,7 +67,7 @@ class Forwarder:
         if self._count() >= self._waiting_most:
             self._tell(f"{_name(heard)}: not forwarded, because {self._waiting_most} events wait already")
             return
-        training = _training(heard)
+        training = heard.event.training_id if heard.event else heard.attributes.get("subject", "")
         if training in self._waiting:
             self._waiting[training].append(heard)
             return
@@ -122,7 +122,3 @@ def _say(status: int | None, reason: str) -> str:
 
 def _name(heard: Heard) -> str:
     return f"{heard.delivery.routing_key} {heard.attributes.get('id', '')}".rstrip()
-
-
-def _training(heard: Heard) -> str:
-    return heard.event.training_id if heard.event else heard.attributes.get("subject", "")

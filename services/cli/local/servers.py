@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -64,16 +64,12 @@ async def declare_topology(environment: Environment) -> Topology:
         if difference := await declare_log(link, plan):
             tell(difference)
     if passwords := find_passwords(environment):
-        await _create_users(environment, passwords, plan)
+        async with opened_api(environment) as management:
+            if management is None:
+                then = "set it: http://user:password@host:15672, with a user that has the tag administrator"
+                raise Problem("users are created through MODELSWAP_MANAGEMENT_URL, which is not set", then=then)
+            await make_users(management, passwords, plan)
     return plan
-
-
-async def _create_users(environment: Environment, passwords: Mapping[str, str], plan: Topology) -> None:
-    async with opened_api(environment) as management:
-        if management is None:
-            then = "set it: http://user:password@host:15672, with a user that has the tag administrator"
-            raise Problem("users are created through MODELSWAP_MANAGEMENT_URL, which is not set", then=then)
-        await make_users(management, passwords, plan)
 
 
 class Comparison(NamedTuple):

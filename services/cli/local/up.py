@@ -126,7 +126,8 @@ def _is_object(line: str) -> bool:
 
 
 async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, hints: str, *, example: bool) -> None:
-    _stop_on_sigterm()
+    if task := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await prepare(everything.environment, say)
     async with Children(hear) as children:
         for name in everything.services:
@@ -139,11 +140,6 @@ async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, 
             if subscriber is not None:
                 await supervisor.add(GENERATOR, subscriber)
             await control.serve(listener, supervisor.restart)
-
-
-def _stop_on_sigterm() -> None:
-    if task := asyncio.current_task():
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def _hints(everything: Plan, hint: str, restart: str) -> str:
