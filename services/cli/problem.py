@@ -10,7 +10,6 @@ from typing import Final
 
 from shared.contract.errors import ModelswapError
 
-#: Exit code for missing or invalid settings.
 _EXIT_SETTINGS: Final = 2
 _NEXT: Final = {
     "settings": "modelswap config show, or modelswap up --embedded, which needs no settings",

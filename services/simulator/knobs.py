@@ -36,11 +36,9 @@ class Knobs(BaseModel):
     seed: int = 0
     #: Simulated seconds per real second.
     speed: Annotated[float, Field(gt=0)] = 1.0
-    #: Valid API tokens.
     tokens: tuple[str, ...] = Field(("r8_simulator",), repr=False)
     #: Signing secret of webhooks (whsec_ and base64); empty = derived from the seed.
     secret: Annotated[str, Field(repr=False), AfterValidator(_signing)] = ""
-    #: Name of the account.
     account: str = "modelswap"
     #: Whether a training creates its destination if it does not exist.
     auto_destinations: bool = True

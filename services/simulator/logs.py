@@ -66,7 +66,6 @@ Saved checkpoint to output/flux_train_replicate/flux_train_replicate.safetensors
 output/flux_train_replicate/
 output/flux_train_replicate/lora.safetensors
 """
-#: Width of a bar.
 _BLOCKS: Final = 10
 _FILLER: Final = "/src/train.py:61: FutureWarning: `torch.cuda.amp.GradScaler(args...)` is deprecated.\n"
 

@@ -22,7 +22,6 @@ Schema = dict[str, Any]
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 #: The class of every public event, by its routing key.
 PUBLIC: Final = {event.key: event for event in sorted(PUBLIC_EVENTS, key=lambda event: event.key)}
-#: Name of the schema of the headers.
 HEADERS: Final = "headers"
 # With the schema of the type's own rule, such as a pattern, which pydantic drops where it describes what is serialized.
 _MODE: Final[JsonSchemaMode] = "validation"

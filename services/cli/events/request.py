@@ -42,7 +42,6 @@ class TriggerRequest:
     times: int
     #: Shuffles all that is sent; None: the order in which they happen.
     random: Random | None
-    #: The id of a new training.
     own_id: str = field(default_factory=lambda: f"trigger{secrets.token_hex(10)}")
 
     def __post_init__(self) -> None:

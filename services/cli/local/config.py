@@ -36,7 +36,6 @@ class Entry:
     value: object
     #: default, environment, nowhere, or the file that holds it
     source: str
-    #: The processes that read it.
     processes: tuple[str, ...]
     problem: str | None
 

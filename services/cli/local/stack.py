@@ -21,7 +21,6 @@ from shared.runtime.settings import (
 
 SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 SIMULATOR: Final = "simulator"
-#: The example of a subscriber.
 GENERATOR: Final = "generator"
 _URL: Final = "REPLICATE_API_URL"
 _AUTH: Final = "REPLICATE_API_TOKEN"
@@ -32,10 +31,7 @@ TRAINER: Final = "ostris/flux-dev-lora-trainer:" + 64 * "0"
 _SPEED: Final = "20"
 
 _LAST_PORT: Final = 65_535
-#: Wildcard addresses.
 _ANYWHERE: Final = ("0.0.0.0", "::")
-
-#: Settings that hold a login.
 _LOGINS: Final = ("AMQP_URL", "DATABASE_URL", "MANAGEMENT_URL")
 
 #: Settings with the addresses of processes that ops asks.
@@ -58,7 +54,6 @@ class Plan:
     services: tuple[str, ...]
     #: Its database URL is the one for migrations.
     environment: Environment
-    #: The address of each process.
     urls: Mapping[str, str]
     #: The settings with which each process logs in to the servers. Empty: all use those of *environment*.
     logins: Logins = field(default_factory=dict)
@@ -174,26 +169,24 @@ def choose_replicate(environment: Environment, *, embedded: bool, simulator: boo
     """
     ours = url_of(environment, SIMULATOR)
     given = environment.get(PREFIX + _URL)
-    if simulator is None and embedded:
-        if given == ours:
-            return _simulated(ours, f"since {PREFIX}{_URL} is its address")
-        if not is_given(environment, _AUTH):
-            unused = f"; {PREFIX}{_URL} is not used" if given else ""
-            return _simulated(ours, f"since {PREFIX}{_AUTH} is not set{unused}")
-        return _given(given, f"since {PREFIX}{_AUTH} is set")
-    if simulator:
-        return _simulated(ours, "as --simulator says")
-    return _given(given, "as --no-simulator says" if simulator is False else "since --embedded is not given")
-
-
-def _simulated(url: str, reason: str) -> Choice:
-    then = f"set {PREFIX}{_AUTH} and {PREFIX}PUBLIC_URL, unset {PREFIX}{_URL}, and add --no-simulator"
-    return Choice(is_simulated=True, why=f"the simulator at {url}, {reason}. For the real one {then}")
-
-
-def _given(url: str | None, reason: str) -> Choice:
-    where = without_login(url or _DEFAULT_URL)
-    return Choice(is_simulated=False, why=f"{where}, {reason}. For the simulator add --simulator")
+    is_simulated = bool(simulator)
+    if simulator is not None:
+        reason = "as --simulator says" if simulator else "as --no-simulator says"
+    elif not embedded:
+        reason = "since --embedded is not given"
+    elif given == ours:
+        is_simulated, reason = True, f"since {PREFIX}{_URL} is its address"
+    elif is_given(environment, _AUTH):
+        reason = f"since {PREFIX}{_AUTH} is set"
+    else:
+        unused = f"; {PREFIX}{_URL} is not used" if given else ""
+        is_simulated, reason = True, f"since {PREFIX}{_AUTH} is not set{unused}"
+    if is_simulated:
+        where = f"the simulator at {ours}"
+        then = f"real one set {PREFIX}{_AUTH} and {PREFIX}PUBLIC_URL, unset {PREFIX}{_URL}, and add --no-simulator"
+    else:
+        where, then = without_login(given or _DEFAULT_URL), "simulator add --simulator"
+    return Choice(is_simulated, f"{where}, {reason}. For the {then}")
 
 
 def without_login(url: str) -> str:
