@@ -174,6 +174,9 @@ def test_whatever_reads_can_print_json(path):
         ["up", "--restart", "nobody"],
         ["trainings", "list", "-n"],
         ["dead-letters", "replay", "1", "--reason", "x", "--rate", "0"],
+        # It would be sent.
+        ["webhooks", "resend", "endpoint", "delivery", "--reason", "x", "--dry-run"],
+        ["webhooks", "resend", "endpoint", "delivery", "--reason", "x", "--all"],
         ["dead-letters", "replay", "1", "--reason", "x", "--rate", "nan"],
     ],
 )

@@ -132,7 +132,7 @@ def replays_undo(
     Roll back every model that a replay has set.
 
     Only for users who still use it; for each other user, `replays show` says why not. A user who had no model before
-    has none afterwards. Says how many models the replay has set, and asks.
+    has none afterwards. Says how many models the replay has set, and asks if it is more than one.
 
     Example: modelswap replays undo 5f0e --reason "they are all blurred" --watch
     """

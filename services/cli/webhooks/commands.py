@@ -160,13 +160,16 @@ def webhooks_resend(
 
     if (delivery is None) == (since is None):
         raise typer.BadParameter("name a delivery, or a time with --since", param_hint="DELIVERY")
-    if delivery is not None:
-        run_async(resend_one(endpoint, delivery, reason, output))
+    if since is None:
+        if dry_run or everything:
+            hint = "--dry-run" if dry_run else "--all"
+            raise typer.BadParameter("is for those since a time: give --since, and no delivery", param_hint=hint)
+        run_async(resend_one(endpoint, delivery or "", reason, output))
     else:
         run_async(
             resend_since(
                 endpoint,
-                {"since": timestamp(since or ""), "all": everything, "reason": reason},
+                {"since": timestamp(since), "all": everything, "reason": reason},
                 dry_run=dry_run,
                 yes=yes,
                 output=output,
