@@ -47,10 +47,10 @@ async def run(settings: ExtractorSettings, stopping: asyncio.Event) -> None:
 
 async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicate: Api) -> None:
     """Consume until *stopping* is set, asking *replicate*."""
-    url = settings.amqp_url.get_secret_value()
-    plan = settings.topology
     async with Publisher(
-        url, name="modelswap extractor", timeout_seconds=settings.publish_timeout_seconds
+        settings.amqp_url.get_secret_value(),
+        name="modelswap extractor",
+        timeout_seconds=settings.publish_timeout_seconds,
     ) as publisher:
         gate = Gate(replicate, settings, find_flaw=find_flaw_apart, on_answer=dependency_answered)
         extractor = Extractor(replicate, partial(_verify, gate.verify), monotonic=time.monotonic)
@@ -59,20 +59,16 @@ async def consume(settings: ExtractorSettings, stopping: asyncio.Event, replicat
             api_tokens=reveal(settings.api_tokens),
         )
         consumer = Consumer(
-            url,
+            settings,
+            publisher,
             queue=EXTRACTOR_QUEUE,
             service="extractor",
             handle=one_by_one(partial(_handle, extractor)),
             on_dead_letter=extractor.on_dead_letter,
             is_answer=extractor.is_answer,
-            publisher=publisher,
-            topology=plan,
-            delays=settings.retry_delays,
             workers=settings.extractor_concurrency,
             batch_size=1,
             prefetch=settings.extractor_concurrency,
-            drain_seconds=settings.drain_seconds,
-            declares=settings.declare_topology,
         )
 
         for result in _RESULTS:

@@ -64,18 +64,14 @@ async def _run(settings: NotifierSettings, stopping: asyncio.Event, pool: Pool, 
 
         reader = Reader(store, partial(opened_log, url, f"{_SOURCE} reads {EVENTS_LOG}"), publisher.publish)
         deliveries = Consumer(
-            url,
+            settings,
+            publisher,
             queue=DELIVERIES_QUEUE,
             service=_SOURCE,
             handle=one_by_one(attempts.handle),
-            publisher=publisher,
-            topology=plan,
-            delays=settings.retry_delays,
             workers=settings.webhook_concurrency,
             batch_size=1,
             prefetch=settings.webhook_concurrency,
-            drain_seconds=settings.drain_seconds,
-            declares=settings.declare_topology,
         )
         # A message may be in the longest delay, and come back to a busy endpoint once.
         lost_after = 2 * max(settings.retry_delays) + timedelta(hours=1)

@@ -95,12 +95,13 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         async def publish(envelope: Envelope) -> None:
             await publisher.publish(to_message(envelope, plan))
 
-        archive = _archive(settings, letters, publisher)
+        keep = Archive(letters, now).keep
+        archive = RawConsumer(settings, publisher, queue=DEAD_QUEUE, service="ops", keep=keep)
         owner_look_ups = owners(letters, services.find_trainings)
         closing_look_ups = closing(letters, services.find_trainings)
         reconciler = _reconciler(settings, services, replicate, recoveries, publish)
         engine = Engine(replays, publisher, services, plan)
-        outcomes = _outcomes(settings, replays, publisher)
+        outcomes = Consumer(settings, publisher, queue=OPS_QUEUE, service="ops", handle=Outcomes(replays).handle)
         subscriptions = Subscriptions(management, url)
         subscribers = SubscriptionsWatch(subscriptions)
         ops_tokens = tuple(map(read_token, reveal(settings.ops_tokens)))
@@ -169,33 +170,6 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             *([] if management is None else [subscribers.run(stopping), running.run(stopping)]),
             serve(app, settings, port=settings.ops_port, stopping=stopping),
         )
-
-
-def _archive(settings: OpsSettings, letters: Letters, publisher: Publisher) -> RawConsumer:
-    return RawConsumer(
-        settings.amqp_url.get_secret_value(),
-        queue=DEAD_QUEUE,
-        service="ops",
-        keep=Archive(letters, now).keep,
-        publisher=publisher,
-        topology=settings.topology,
-        drain_seconds=settings.drain_seconds,
-        declares=settings.declare_topology,
-    )
-
-
-def _outcomes(settings: OpsSettings, replays: Replays, publisher: Publisher) -> Consumer:
-    return Consumer(
-        settings.amqp_url.get_secret_value(),
-        queue=OPS_QUEUE,
-        service="ops",
-        handle=Outcomes(replays).handle,
-        publisher=publisher,
-        topology=settings.topology,
-        delays=settings.retry_delays,
-        drain_seconds=settings.drain_seconds,
-        declares=settings.declare_topology,
-    )
 
 
 def _running(settings: OpsSettings, own: Report, management: Management | None) -> Running:

@@ -56,7 +56,6 @@ async def run(settings: StateSettings, stopping: asyncio.Event) -> None:
 async def _run(
     settings: StateSettings, stopping: asyncio.Event, pool: Pool, replicate: Replicate, publisher: Publisher
 ) -> None:
-    plan = settings.topology
     store = Store(pool)
     inquiries = Inquiries(store, replicate if settings.replicate_api_token else None, reveal(settings.ref_secrets))
 
@@ -72,18 +71,14 @@ async def _run(
 
     def consumer(queue: str, handler: BatchHandler, batch_size: int) -> Consumer:
         return Consumer(
-            settings.amqp_url.get_secret_value(),
+            settings,
+            publisher,
             queue=queue,
             service="state",
             handle=handler,
-            publisher=publisher,
-            topology=plan,
-            delays=settings.retry_delays,
             batch_size=batch_size,
             # The next batch arrives while one is written.
             prefetch=2 * batch_size,
-            drain_seconds=settings.drain_seconds,
-            declares=settings.declare_topology,
             # Its model is often ready at once: then both are one transaction, and the model does not wait for another.
             can_wait=[TrainingSucceeded],
         )
@@ -91,10 +86,8 @@ async def _run(
     # Under load, large batches need fewer transactions: 256 instead of 64 saved 40 % of the commits (2026-11).
     facts, progress = consumer(STATE_QUEUE, handle, 256), consumer(PROGRESS_QUEUE, handle_progress, 200)
 
-    relay = Relay(store, publish_to(publisher, plan))
-    events_log = EventsLog(
-        settings.amqp_url.get_secret_value(), service="state", topology=plan, declares=settings.declare_topology
-    )
+    relay = Relay(store, publish_to(publisher, settings.topology))
+    events_log = EventsLog(settings, service="state")
 
     async def run_relay() -> None:
         # An event that is published before the log exists is missing in it.

@@ -15,6 +15,7 @@ import aiormq
 import pytest
 from aiormq import spec
 from pamqp.common import FieldTable
+from pydantic import SecretStr
 
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, PermanentError, TransientError, code_of
@@ -58,6 +59,7 @@ from shared.runtime.broker import (
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.clock import now
+from shared.runtime.settings import BrokerSettings
 from tests.broker import Broker
 from tests.collector import Traced
 from tests.counts import counted, observed
@@ -146,20 +148,18 @@ async def refusing(broker: Broker) -> AsyncIterator[Refusing]:
 
 @contextlib.asynccontextmanager
 async def consuming(
-    broker: Broker, publisher: Publisher, each: Handle | None = None, **options: object
+    broker: Broker, publisher: Publisher, each: Handle | None = None, *, drain_seconds: float = 5.0, **options: object
 ) -> AsyncIterator[Consumer]:
     arguments: dict[str, object] = {
         "queue": EXTRACTOR_QUEUE,
         "service": "test",
-        "publisher": publisher,
-        "topology": PLAN,
-        "delays": DELAYS,
         "workers": 4,
         "batch_size": 1,
         **({"handle": one_by_one(each)} if each else {}),
         **options,
     }
-    consumer = Consumer(broker.url, **arguments)  # type: ignore[arg-type]
+    settings = BrokerSettings(amqp_url=SecretStr(broker.url), retry_delays=DELAYS, drain_seconds=drain_seconds)
+    consumer = Consumer(settings, publisher, **arguments)  # type: ignore[arg-type]
     stopping = asyncio.Event()
     running = asyncio.create_task(consumer.run(stopping))
     try:
@@ -659,10 +659,10 @@ async def test_stopping_finishes_what_was_begun_and_leaves_the_rest(broker: Brok
         handled.append(envelope.event.training_id)
         return ()
 
+    settings = BrokerSettings(amqp_url=SecretStr(broker.url), retry_delays=DELAYS)
     consumer = Consumer(
-        broker.url, queue=EXTRACTOR_QUEUE, service="test", handle=one_by_one(handle), publisher=publisher,
-        topology=PLAN, workers=1, batch_size=1, prefetch=10,
-    )  # fmt: skip
+        settings, publisher, queue=EXTRACTOR_QUEUE, service="test", handle=one_by_one(handle), batch_size=1, prefetch=10
+    )
     stopping = asyncio.Event()
     running = asyncio.create_task(consumer.run(stopping))
     for number in range(3):

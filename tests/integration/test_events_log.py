@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
+from pydantic import SecretStr
 
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.queues import LogLimits
@@ -15,11 +16,16 @@ from shared.contract.topology import EVENTS_LOG, RETIRED_QUEUES, Topology, topol
 from shared.runtime.broker import Delivery, EventsLog, Outgoing, Publisher, declare_log, diff, read_log
 from shared.runtime.broker.log_reader import opened_log
 from shared.runtime.clock import now
+from shared.runtime.settings import TopologySettings
 from tests.broker import Broker
 
 PLAN = topology()
 #: Segments of 10 kB.
 SMALL = topology(log_limits=LogLimits(max_bytes=200_000))
+
+
+def settings(url: str, *, declare_topology: bool = True) -> TopologySettings:
+    return TopologySettings(amqp_url=SecretStr(url), declare_topology=declare_topology)
 
 
 @pytest.fixture
@@ -146,7 +152,7 @@ async def test_a_queue_that_the_log_replaces_is_named_and_deleted(broker: Broker
 
 
 async def test_a_log_that_is_deleted_is_made_anew(broker: Broker):
-    log, stopping = EventsLog(broker.url, service="test", topology=PLAN, again_seconds=0.1), asyncio.Event()
+    log, stopping = EventsLog(settings(broker.url), service="test", again_seconds=0.1), asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(60):
         await log.asked.wait()
@@ -161,7 +167,7 @@ async def test_a_log_that_is_deleted_is_made_anew(broker: Broker):
 
 
 async def test_a_broker_that_is_away_is_no_answer_about_the_log():
-    log, stopping = EventsLog("amqp://127.0.0.1:1/", service="test", topology=PLAN), asyncio.Event()
+    log, stopping = EventsLog(settings("amqp://127.0.0.1:1/"), service="test"), asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(60):
         while "has not answered" in str(await log.check()):
@@ -174,7 +180,7 @@ async def test_a_broker_that_is_away_is_no_answer_about_the_log():
 
 
 async def test_where_a_deploy_job_declares_the_log_a_missing_one_is_reported_only(broker: Broker):
-    log = EventsLog(broker.url, service="test", topology=PLAN, declares=False, again_seconds=0.1)
+    log = EventsLog(settings(broker.url, declare_topology=False), service="test", again_seconds=0.1)
     stopping = asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(60):

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import SecretStr
 
 from services.ops.letters.archive import Archive
 from services.ops.letters.store import Store
@@ -30,6 +31,7 @@ from shared.contract.values import Evidence
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Delivery, Outgoing, Publisher, RawConsumer, one_by_one, to_message
 from shared.runtime.clock import now
+from shared.runtime.settings import BrokerSettings
 from tests.broker import Broker
 from tests.counts import counted
 from tests.ops import NOON, opened_letters
@@ -37,7 +39,12 @@ from tests.ops import dead as dead_letter
 from tests.stack import Stack
 from tests.state import Wire
 
-PLAN = topology((timedelta(milliseconds=50),))
+DELAYS = (timedelta(milliseconds=50),)
+PLAN = topology(DELAYS)
+
+
+def settings(broker: Broker) -> BrokerSettings:
+    return BrokerSettings(amqp_url=SecretStr(broker.url), retry_delays=DELAYS)
 
 
 def dead(training_id: str, **options: Any) -> Outgoing:
@@ -66,9 +73,7 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 async def keeping(broker: Broker, publisher: Publisher, keep: Any, **options: Any) -> AsyncIterator[RawConsumer]:
     """The archive, until the end of the block."""
     stopping = asyncio.Event()
-    consumer = RawConsumer(
-        broker.url, queue=DEAD_QUEUE, service="ops", keep=keep, publisher=publisher, topology=PLAN, **options
-    )
+    consumer = RawConsumer(settings(broker), publisher, queue=DEAD_QUEUE, service="ops", keep=keep, **options)
     task = asyncio.create_task(consumer.run(stopping))
     try:
         yield consumer
@@ -198,14 +203,7 @@ async def test_progress_that_is_given_up_is_a_letter_and_blocks_nobody(broker, p
         raise PermanentError("no such column")
 
     stopping = asyncio.Event()
-    progress = Consumer(
-        broker.url,
-        queue=PROGRESS_QUEUE,
-        service="state",
-        handle=one_by_one(refuse),
-        publisher=publisher,
-        topology=PLAN,
-    )
+    progress = Consumer(settings(broker), publisher, queue=PROGRESS_QUEUE, service="state", handle=one_by_one(refuse))
     consuming = asyncio.create_task(progress.run(stopping))
     async with keeping(broker, publisher, Archive(store, now).keep):
         for n in range(2):
@@ -241,9 +239,7 @@ async def test_a_delivery_that_is_handled_again_leaves_one_letter(broker, store)
 
     def consumer(queue: str, handle: Any, publisher: Publisher) -> Consumer:
         handler = one_by_one(handle)
-        return Consumer(
-            broker.url, queue=queue, service="test", handle=handler, publisher=publisher, topology=PLAN, batch_size=1
-        )
+        return Consumer(settings(broker), publisher, queue=queue, service="test", handle=handler, batch_size=1)
 
     telemetry.deliveries.clear()
     stopping = asyncio.Event()

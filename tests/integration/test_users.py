@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import aiormq
 import pytest
+from pydantic import SecretStr
 
 from services.cli.local.users import differences, make_users
 from shared.contract.envelope import Envelope, wrap
@@ -39,6 +40,7 @@ from shared.runtime.broker import Consumer, EventsLog, Outgoing, Publisher, one_
 from shared.runtime.broker.link import Link
 from shared.runtime.clock import now
 from shared.runtime.management import Management
+from shared.runtime.settings import BrokerSettings, TopologySettings
 from tests.broker import Broker
 from tests.servers import Urls
 from tests.webhooks import activated
@@ -165,15 +167,12 @@ async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue
     stopping = asyncio.Event()
     async with users.broker, Publisher(users.url(process), name="test", timeout_seconds=60) as publisher:
         consumer = Consumer(
-            users.url(process),
+            BrokerSettings(amqp_url=SecretStr(users.url(process)), retry_delays=DELAYS, declare_topology=False),
+            publisher,
             queue=queue,
             service=process,
             handle=one_by_one(handle),
-            publisher=publisher,
-            topology=PLAN,
-            delays=DELAYS,
             batch_size=1,
-            declares=False,
         )
         running = asyncio.create_task(consumer.run(stopping))
         source = "notifier" if process == "notifier" else "receiver"
@@ -195,7 +194,8 @@ async def test_the_notifier_can_read_the_log(users):
 
 
 async def test_a_process_that_may_not_declare_the_log_reports_no_trouble_with_it(users):
-    log = EventsLog(users.url("state"), service="state", topology=PLAN, declares=False, again_seconds=0.05)
+    settings = TopologySettings(amqp_url=SecretStr(users.url("state")), declare_topology=False)
+    log = EventsLog(settings, service="state", again_seconds=0.05)
     stopping = asyncio.Event()
     running = asyncio.create_task(log.run(stopping))
     async with asyncio.timeout(60):

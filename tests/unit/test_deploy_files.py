@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import yaml
 from prometheus_client import Counter, Gauge, Histogram
+from pydantic import SecretStr
 
 from services.extractor.picture import Flaw
 from services.ops.reconcile.reconciler import Reconciler
@@ -20,10 +21,10 @@ from services.receiver.app import _RESULTS
 from services.simulator.faults import ApiFaultOrder, FaultOrder
 from shared.contract.errors import UNEXPECTED
 from shared.contract.retry import DELAYS
-from shared.contract.topology import DEAD_QUEUE, topology
+from shared.contract.topology import DEAD_QUEUE
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, RawConsumer
-from shared.runtime.settings import PROCESSES, all_settings, setting
+from shared.runtime.settings import PROCESSES, BrokerSettings, all_settings, setting
 from tests.counts import counted
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,8 @@ ALERTS = (ROOT / "deploy/monitoring/alerts.yml").read_text()
 RULES = [rule for group in yaml.safe_load(ALERTS)["groups"] for rule in group["rules"]]
 RUNBOOK = (ROOT / "deploy/runbook.md").read_text()
 SIMULATOR = (ROOT / "services/simulator/README.md").read_text()
+
+SETTINGS = BrokerSettings(amqp_url=SecretStr("amqp://127.0.0.1"))
 
 #: As the example shows them: (commented out?, name, value).
 LINES = [(mark == "#", name, value) for mark, name, value in re.findall(r"(?m)^(#?)([A-Z_]+)=(.*)$", EXAMPLE)]
@@ -223,7 +226,7 @@ def test_what_an_alert_sees_rise_is_there_before_it_rises() -> None:
     for metric in (telemetry.deliveries, telemetry.reconciled):
         metric.clear()
     unused = cast(Any, None)
-    RawConsumer("", queue=DEAD_QUEUE, service="ops", keep=unused, publisher=unused, topology=topology())
+    RawConsumer(SETTINGS, unused, queue=DEAD_QUEUE, service="ops", keep=unused)
     Reconciler(unused, unused, unused, unused, limits=unused, budget=unused, ref_secrets=())
 
     for metric, labels in ((telemetry.deliveries, (DEAD_QUEUE, "handled")), (telemetry.reconciled, ("recovered",))):
@@ -239,7 +242,7 @@ def test_a_consumer_shows_what_it_may_come_to_from_the_beginning() -> None:
     telemetry.deliveries.clear()
     unused = cast(Any, None)
 
-    Consumer("", queue="q", service="test", handle=unused, publisher=unused, topology=topology())
+    Consumer(SETTINGS, unused, queue="q", service="test", handle=unused)
 
     assert counted(telemetry.deliveries) == {("q", "handled"): 0, ("q", "retried"): 0, ("q", "dead"): 0}
 

@@ -23,7 +23,8 @@ from shared.runtime.settings import (
 ROOT = Path(__file__).parents[2]
 #: What every process does with settings, whichever process it is.
 COMMON = "".join(
-    (ROOT / "shared/runtime" / file).read_text() for file in ("settings_base.py", "lifecycle.py", "database.py")
+    (ROOT / "shared/runtime" / file).read_text()
+    for file in ("settings_base.py", "lifecycle.py", "database.py", "broker/subscription.py")
 )
 
 RANDOM = "9f2c41d07be83a65"

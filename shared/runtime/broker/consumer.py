@@ -24,7 +24,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import nullcontext
-from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -34,9 +33,9 @@ from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import UNEXPECTED, DependencyDown, PermanentError, code_of
 from shared.contract.events import Event
 from shared.contract.limits import Unpublishable
-from shared.contract.retry import DELAYS, RetryIn, next_step
+from shared.contract.retry import RetryIn, next_step
 from shared.contract.text import clean
-from shared.contract.topology import DEAD_EXCHANGE, Topology
+from shared.contract.topology import DEAD_EXCHANGE
 from shared.runtime import telemetry
 from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Delivery, Item, Outgoing, dead_letter, read, retry, to_message
@@ -45,6 +44,7 @@ from shared.runtime.broker.spans import handling, processing
 from shared.runtime.broker.subscription import Subscription
 from shared.runtime.clock import now
 from shared.runtime.logs import about, log_fact
+from shared.runtime.settings import BrokerSettings
 
 log = structlog.get_logger()
 
@@ -85,52 +85,44 @@ class Consumer:
 
     def __init__(
         self,
-        url: str,
+        settings: BrokerSettings,
+        publisher: Publisher,
         *,
         queue: str,
         service: str,
         handle: BatchHandler,
-        publisher: Publisher,
-        topology: Topology,
         on_dead_letter: OnDeadLetter = _nothing,
         is_answer: IsAnswer = _always,
-        delays: Sequence[timedelta] = DELAYS,
         workers: int = 1,
         batch_size: int = 64,
         prefetch: int = 64,
-        drain_seconds: float = 5.0,
-        declares: bool = True,
         can_wait: Collection[type[Event]] = (),
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
         """
         Prepare to consume *queue* as *service*.
 
-        *workers* batches of up to *batch_size* deliveries are handled concurrently. *delays* lie between attempts. With
-        *declares*, the process declares missing parts of the topology. Events in *can_wait* wait a moment for others to
-        be handled with. A delivery whose dependency is down for *patience_seconds*, while other deliveries succeed, has
-        failed.
+        *workers* batches of up to *batch_size* deliveries are handled concurrently. Events in *can_wait* wait a moment
+        for others to be handled with. A delivery whose dependency is down for *patience_seconds*, while other
+        deliveries succeed, has failed.
         """
         self._queue = queue
         self._service = service
         self._handle = handle
-        self._topology = topology
+        self._topology = settings.topology
         self._on_dead_letter = on_dead_letter
         self._is_answer = is_answer
-        self._delays = delays
+        self._delays = settings.retry_delays
         self._patience_seconds = patience_seconds
         self._subscription = Subscription(
-            url,
+            settings,
+            publisher,
             queue=queue,
             service=service,
             process=self._process,
-            publisher=publisher,
-            topology=topology,
             workers=workers,
             batch_size=batch_size,
             prefetch=prefetch,
-            drain_seconds=drain_seconds,
-            declares=declares,
             can_wait={event.key for event in can_wait},
         )
         #: When the newest attempt began that proved the dependency up, by the event loop's clock.

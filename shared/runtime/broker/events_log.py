@@ -25,6 +25,7 @@ from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS, say
 from shared.runtime.broker.message import Delivery
 from shared.runtime.periodic import run_periodically
+from shared.runtime.settings import TopologySettings
 from shared.runtime.waiting import Stopped, unless_stopped
 
 log = structlog.get_logger()
@@ -102,14 +103,12 @@ async def read_log(
 class EventsLog:
     """Keeps the log declared: at the start, and again from time to time, in case it was deleted."""
 
-    def __init__(
-        self, url: str, *, service: str, topology: Topology, declares: bool = True, again_seconds: float = 60.0
-    ) -> None:
-        """Without *declares*, which means that a deploy job declares the log, only look whether it is there."""
-        self._url = url
+    def __init__(self, settings: TopologySettings, *, service: str, again_seconds: float = 60.0) -> None:
+        """Where a deploy job declares the log, only look whether it is there."""
+        self._url = settings.amqp_url.get_secret_value()
         self._name = f"{service} declares {EVENTS_LOG}"
-        self._topology = topology
-        self._declares = declares
+        self._topology = settings.topology
+        self._declares = settings.declare_topology
         self._again_seconds = again_seconds
         #: Set once the log is declared, or RabbitMQ has refused that or left it unanswered. What is published before
         #: may be missing in the log.

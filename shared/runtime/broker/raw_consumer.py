@@ -22,7 +22,6 @@ import structlog
 from shared.contract.envelope import attribute
 from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
-from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker.inbox import Inbox
@@ -30,6 +29,7 @@ from shared.runtime.broker.message import Delivery, put_back
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.spans import handling, processing
 from shared.runtime.broker.subscription import Subscription
+from shared.runtime.settings import BrokerSettings
 
 log = structlog.get_logger()
 
@@ -44,16 +44,13 @@ class RawConsumer:
 
     def __init__(
         self,
-        url: str,
+        settings: BrokerSettings,
+        publisher: Publisher,
         *,
         queue: str,
         service: str,
         keep: Keep,
-        publisher: Publisher,
-        topology: Topology,
         prefetch: int = 32,
-        drain_seconds: float = 5.0,
-        declares: bool = True,
         put_back_seconds: float = _PUT_BACK_SECONDS,
     ) -> None:
         """
@@ -65,18 +62,15 @@ class RawConsumer:
         self._keep = keep
         self._put_back_seconds = put_back_seconds
         self._subscription = Subscription(
-            url,
+            settings,
+            publisher,
             queue=queue,
             service=service,
             process=self._process,
-            publisher=publisher,
-            topology=topology,
             workers=1,
             # One batch is being written while the next one arrives.
             batch_size=max(1, prefetch // 2),
             prefetch=prefetch,
-            drain_seconds=drain_seconds,
-            declares=declares,
         )
         #: Messages that could not be stored. They are unacked during the pause, so it does not grow.
         self.aside: SetAside[str] = SetAside(queue, first_seconds=put_back_seconds, longest_seconds=put_back_seconds)

@@ -20,7 +20,6 @@ from typing import Final
 import structlog
 
 from shared.contract.errors import DependencyDown
-from shared.contract.topology import Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.circuit import CircuitBreaker
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
@@ -31,6 +30,7 @@ from shared.runtime.broker.message import Delivery
 from shared.runtime.broker.persistent_publisher import PersistentPublisher
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.clock import now
+from shared.runtime.settings import BrokerSettings
 from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_stopped, wait_for_any, without_stray_cancel
 
 log = structlog.get_logger()
@@ -48,32 +48,29 @@ class Subscription:
 
     def __init__(
         self,
-        url: str,
+        settings: BrokerSettings,
+        publisher: Publisher,
         *,
         queue: str,
         service: str,
         process: Process,
-        publisher: Publisher,
-        topology: Topology,
         workers: int,
         batch_size: int,
         prefetch: int,
-        drain_seconds: float,
-        declares: bool,
         can_wait: Collection[str] = (),
     ) -> None:
-        self._url = url
+        self._url = settings.amqp_url.get_secret_value()
+        self._topology = settings.topology
+        self._declares = settings.declare_topology
+        self._drain_seconds = settings.drain_seconds
         self._queue = queue
         self._service = service
         self._process = process
-        self._topology = topology
         #: Whether the queue is lossy: then its failures never stop the process.
-        self.is_lossy = topology.may_lose(queue)
+        self.is_lossy = self._topology.may_lose(queue)
         self._workers = workers
         self._batch_size = batch_size
         self._prefetch = prefetch
-        self._drain_seconds = drain_seconds
-        self._declares = declares
         self._can_wait = can_wait
         #: For the dependencies of *process*.
         self.circuit = CircuitBreaker(queue)
