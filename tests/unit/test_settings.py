@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 #: What every process does with settings, whichever process it is.
 COMMON = "".join(
     (ROOT / "shared/runtime" / file).read_text()
-    for file in ("settings_base.py", "lifecycle.py", "database.py", "broker/subscription.py")
+    for file in ("settings.py", "lifecycle.py", "database.py", "broker/subscription.py")
 )
 
 RANDOM = "9f2c41d07be83a65"
