@@ -41,6 +41,8 @@ _MOST_WAITING: Final = 1000
 #: Pause between two questions: a tenth of the calls that Replicate allows.
 _EVERY_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 60.0
+#: How long to wait for a question, unless one comes.
+_IDLE_SECONDS: Final = 3600.0
 
 
 class Trainings(Protocol):
@@ -77,11 +79,13 @@ class Inquiries:
         self._pause_seconds = pause_seconds
         #: Training ids, in order.
         self._waiting: dict[str, None] = {}
+        self._has_question = asyncio.Event()
 
     def ask_about(self, training_id: str) -> None:
         """Ask about a training soon, unless the queue is full."""
         if self._replicate is not None and len(self._waiting) < _MOST_WAITING:
             self._waiting.setdefault(training_id)
+            self._has_question.set()
 
     def ask_about_unconfirmed(self, envelopes: Sequence[Envelope], results: Sequence[Result]) -> None:
         """Ask about the trainings of *envelopes* that were not found because their ref is not confirmed."""
@@ -95,14 +99,15 @@ class Inquiries:
             "inquiries",
             self._ask_next,
             stopping,
+            wake=self._has_question,
             first_seconds=self._pause_seconds,
             longest_seconds=_LONGEST_PAUSE_SECONDS,
         )
 
     async def _ask_next(self) -> float:
-        """Ask about the first training; return the seconds until the next question."""
+        """Ask about the first training, and pause; return how long to wait for the next question."""
         if self._replicate is None or not self._waiting:
-            return self._every_seconds
+            return _IDLE_SECONDS
         training_id = next(iter(self._waiting))
         del self._waiting[training_id]
         try:
@@ -114,7 +119,9 @@ class Inquiries:
             raise
         except ModelswapError as error:
             log.warning("inquiry.failed", training_id=training_id, error=error.code, detail=str(error))
-        return self._every_seconds
+        # Within the round, because a new question ends the wait for the next one.
+        await asyncio.sleep(self._every_seconds)
+        return 0.0
 
     async def _answer(self, found: Training) -> None:
         record = await self._trainings.find_training(found.id) or await self._attach(found)

@@ -202,10 +202,34 @@ async def test_an_end_that_is_known_is_not_told_again(rows: Rows, replicate: Fak
     assert rows.reports == []
 
 
+async def test_while_nothing_waits_there_are_no_rounds(rows: Rows, replicate: FakeReplicate):
+    rounds = 0
+
+    class Counted(Inquiries):
+        async def _ask_next(self) -> float:
+            nonlocal rounds
+            rounds += 1
+            return await super()._ask_next()
+
+    stopping = asyncio.Event()
+    inquiries = Counted(rows, replicate, SECRETS, every_seconds=0)
+    replicate.add_training("bobs", webhook=address_of(BOB))
+    running = asyncio.create_task(inquiries.run(stopping))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    idle = rounds
+    inquiries.ask_about("bobs")
+    await until_attached(rows, BOB)
+    stopping.set()
+    await running
+
+    assert idle == 1
+
+
 async def test_without_a_token_nothing_is_asked(rows: Rows):
-    inquiries = Inquiries(rows, None, SECRETS, every_seconds=7)
+    inquiries = Inquiries(rows, None, SECRETS)
 
     inquiries.ask_about_unconfirmed([started("bobs")], [UnconfirmedRef("its address names BOB")])
 
-    assert await inquiries._ask_next() == 7
-    assert rows.ids() == [None, None]
+    assert await inquiries._ask_next() > 60
+    assert not inquiries._waiting
