@@ -128,7 +128,10 @@ class EventStream(Response):
             finally:
                 sending.cancel()
                 leaving.cancel()
-                await asyncio.gather(sending, leaving, return_exceptions=True)
+                ends = await asyncio.gather(sending, leaving, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end  # a bug, which the server logs
 
     async def _send(self, follower: Follower, send: Send) -> None:
         async def send_soon(message: Message) -> None:
