@@ -81,8 +81,10 @@ class SetAside(Generic[K]):
 
     def check(self) -> str | None:
         """Return how many items are set aside and the last one's error code, without ids; None if there are none."""
+        if not len(self):  # that forgets items that no longer exist
+            return None
         own = [failed for failed in self._failed.values() if failed.is_own]
-        return f"{len(own)} set aside, the last for {code_of(own[-1].error)}" if own and len(self) else None
+        return f"{len(own)} set aside, the last for {code_of(own[-1].error)}"
 
     def is_waiting(self, key: K) -> bool:
         """Return whether it is too early to retry this item."""

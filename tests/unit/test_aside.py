@@ -143,3 +143,13 @@ async def test_an_item_that_is_not_met_again_is_forgotten():
     loop.now = 10_000
 
     assert (before, loop.shown()) == (1, 0)
+
+
+async def test_what_is_said_counts_only_items_that_are_still_met():
+    loop = Loop({"a": PermanentError("bad")})
+    await loop.round("a")
+    loop.now = 10_000
+    loop.errors = {"b": PermanentError("bad")}
+    await loop.round("b")
+
+    assert loop.aside.check() == "1 set aside, the last for permanent"
