@@ -14,14 +14,14 @@ from http import HTTPStatus
 from typing import Final, Self, TypeVar
 
 import httpx
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.answers import Account, Page, Secret, TrainingsPage, valid
 from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotThere, Unknown, error_for
-from shared.replicate.http import Http, Observe, unobserved
+from shared.replicate.http import Http, Observe
 from shared.replicate.routes import Route
-from shared.replicate.training import NotATraining, Prediction, Training, decode_prediction, decode_training
+from shared.replicate.training import Prediction, Training, decode_prediction, decode_training
 from shared.replicate.version import ListedVersion, Version
 
 REPLICATE_URL: Final = "https://api.replicate.com"
@@ -34,7 +34,6 @@ _MAX_PAGES: Final = 10
 _MAX_RUN_PAGES: Final = 3
 
 _Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class Replicate:
@@ -50,7 +49,7 @@ class Replicate:
         url: str = REPLICATE_URL,
         *,
         timeout_seconds: float = 20,
-        observe: Observe = unobserved,
+        observe: Observe = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -63,12 +62,12 @@ class Replicate:
         await self._http.close()
 
     async def get_training(self, training_id: str) -> Training:
-        return await self._ask(f"get training {training_id}", decode_training, Route.GET_TRAINING, training_id)
+        return await self._http.ask(f"get training {training_id}", decode_training, Route.GET_TRAINING, training_id)
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
         """Return a page of the account's trainings, without their logs. Invalid items are skipped."""
         decode = Page[JsonValue].model_validate_json
-        page = await self._ask("list trainings", decode, Route.LIST_TRAININGS, cursor=cursor)
+        page = await self._http.ask("list trainings", decode, Route.LIST_TRAININGS, cursor=cursor)
         return TrainingsPage(tuple(valid(page.results, Training)), page.next_cursor)
 
     async def create_training(
@@ -94,16 +93,16 @@ class Replicate:
             "webhook_events_filter": [*events],
         }
         try:
-            return await self._ask(what, decode_training, Route.CREATE_TRAINING, *trainer, body=body)
+            return await self._http.ask(what, decode_training, Route.CREATE_TRAINING, *trainer, body=body)
         except (BadAnswer, NoAnswer) as error:
             raise Unknown(f"{error}; it may have started") from error
 
     async def cancel_training(self, training_id: str) -> Training:
         what = f"cancel training {training_id}"
-        return await self._ask(what, decode_training, Route.CANCEL_TRAINING, training_id)
+        return await self._http.ask(what, decode_training, Route.CANCEL_TRAINING, training_id)
 
     async def get_version(self, ref: ModelRef) -> Version:
-        return await self._ask(f"get version {ref}", Version.model_validate_json, Route.GET_VERSION, *ref)
+        return await self._http.ask(f"get version {ref}", Version.model_validate_json, Route.GET_VERSION, *ref)
 
     async def list_versions(self, model: ModelName) -> list[ListedVersion]:
         """Return the versions of *model*, newest first, at most a thousand."""
@@ -117,7 +116,7 @@ class Replicate:
         cancel_after_seconds: int,
     ) -> Prediction:
         """Start one run of *ref*; Replicate cancels it after *cancel_after_seconds* (5 or more)."""
-        return await self._ask(
+        return await self._http.ask(
             f"run {ref}",
             decode_prediction,
             Route.CREATE_PREDICTION,
@@ -126,7 +125,7 @@ class Replicate:
         )
 
     async def get_prediction(self, prediction_id: str) -> Prediction:
-        return await self._ask(f"get run {prediction_id}", decode_prediction, Route.GET_PREDICTION, prediction_id)
+        return await self._http.ask(f"get run {prediction_id}", decode_prediction, Route.GET_PREDICTION, prediction_id)
 
     async def list_predictions(self) -> list[Prediction]:
         """Return the account's latest runs, newest first, from API and website. Invalid items are skipped."""
@@ -161,11 +160,11 @@ class Replicate:
     async def webhook_secret(self) -> str:
         """Return the secret that Replicate signs this account's webhooks with."""
         decode = Secret.model_validate_json
-        return (await self._ask("get the webhook secret", decode, Route.GET_WEBHOOK_SECRET)).key
+        return (await self._http.ask("get the webhook secret", decode, Route.GET_WEBHOOK_SECRET)).key
 
     async def account(self) -> str:
         """Return the name of the token's account."""
-        return (await self._ask("get the account", Account.model_validate_json, Route.GET_ACCOUNT)).username
+        return (await self._http.ask("get the account", Account.model_validate_json, Route.GET_ACCOUNT)).username
 
     def _serves_files(self, address: httpx.URL) -> bool:
         if address.userinfo:
@@ -181,29 +180,12 @@ class Replicate:
         items: list[_Item] = []
         cursor = None
         for _ in range(most_pages):
-            page = await self._ask(what, decode, route, *ids, cursor=cursor)
+            page = await self._http.ask(what, decode, route, *ids, cursor=cursor)
             items += page.results
             cursor = page.next_cursor
             if cursor is None:
                 break
         return items
-
-    async def _ask(
-        self,
-        what: str,
-        decode: Callable[[bytes], _Result],
-        route: Route,
-        *ids: str,
-        cursor: str | None = None,
-        body: Mapping[str, JsonValue] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> _Result:
-        """Send a request by `Http.ask`, and decode the response."""
-        content = await self._http.ask(what, route, *ids, cursor=cursor, body=body, headers=headers)
-        try:
-            return decode(content)
-        except (NotATraining, ValidationError) as error:
-            raise BadAnswer(f"{what}: {error}") from error
 
 
 def _origin(address: httpx.URL) -> tuple[str, str, int | None]:

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from shared.contract.errors import DependencyDown
 from shared.replicate.errors import BadAnswer, NoAnswer, error_for
 from shared.replicate.routes import NO_ANSWER, NO_CONNECTION, Route
+from shared.replicate.training import NotATraining
+
+Result = TypeVar("Result")
 
 _NAME_IN_BRACES: Final = re.compile(r"\{\w+\}")
 _READS_PER_MINUTE: Final = 3000
@@ -45,10 +47,6 @@ Observe = Callable[[Route, str, float], None]
 _SHARE = 0.9
 #: Share of that which may be called at once after a pause.
 _BURST = 0.1
-
-
-def unobserved(_: Route, __: str, ___: float) -> None:
-    """Do nothing."""
 
 
 class Budget:
@@ -81,10 +79,10 @@ class Http:
         token: str,
         url: str,
         *,
-        timeout_seconds: float = 20,
-        observe: Observe = unobserved,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        timeout_seconds: float,
+        observe: Observe,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         if not (token.isascii() and token.isprintable()) or " " in token:
             # The HTTP library would quote the token in its own error.
@@ -114,14 +112,15 @@ class Http:
     async def ask(
         self,
         what: str,
+        decode: Callable[[bytes], Result],
         route: Route,
         *ids: str,
         cursor: str | None = None,
         body: Mapping[str, JsonValue] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> bytes:
+    ) -> Result:
         """
-        Send a request to *route*, which has a place in braces for each of *ids*; return the body of the response.
+        Send a request to *route*, which has a place in braces for each of *ids*; return the decoded response.
 
         Raises:
             DependencyDown: if Replicate cannot be reached, or refuses all requests for now.
@@ -143,7 +142,10 @@ class Http:
         status, answered, content = await self._send(what, route, request)
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise error_for(what, status, answered, content)
-        return content
+        try:
+            return decode(content)
+        except (NotATraining, ValidationError) as error:
+            raise BadAnswer(f"{what}: {error}") from error
 
     async def fetch(self, what: str, address: httpx.URL) -> tuple[int, httpx.Headers, bytes]:
         """Get *address* without our token."""
