@@ -12,7 +12,7 @@ Pure but for Replicate and the store. Replicate is asked outside of any transact
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
@@ -77,7 +77,6 @@ async def adopt(
     replicate: Replicate,
     trainings: Trainings,
     ask_later: Callable[[str], None] | None,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Adopted:
     """
     Register a training that Replicate knows already. Without a token, it is not checked.
@@ -93,7 +92,7 @@ async def adopt(
         return Adopted(*await trainings.adopt(registration))
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            found = await _ask(training_id, replicate, sleep)
+            found = await _ask(training_id, replicate)
     except NotThere as error:
         raise NotAtReplicate(f"Replicate has no training {training_id}, or none that our token may see") from error
     except (ModelswapError, TimeoutError) as error:
@@ -105,12 +104,12 @@ async def adopt(
     return Adopted(*await trainings.adopt(registration, report_of(found, claim)))
 
 
-async def _ask(training_id: str, replicate: Replicate, sleep: Callable[[float], Awaitable[None]]) -> Training:
+async def _ask(training_id: str, replicate: Replicate) -> Training:
     for seconds in _RETRY_SECONDS:
         try:
             return await replicate.get_training(training_id)
         except NotThere:
-            await sleep(seconds)
+            await asyncio.sleep(seconds)
     return await replicate.get_training(training_id)
 
 

@@ -10,13 +10,13 @@ too large) is set aside in the table until an operator repairs it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import structlog
 
 from services.state.store import Store
-from services.state.store.relay import Publish, Round, StoredEvent
+from services.state.store.relay import Publish, StoredEvent
 from shared.contract.errors import DependencyDown
 from shared.contract.headers import trace_id_in
 from shared.contract.topology import Topology
@@ -33,47 +33,35 @@ _POLL_SECONDS: Final = 1.0
 _BUSY_SECONDS: Final = 0.2
 
 
-class Publisher(Protocol):
-    """The broker."""
-
-    async def publish(self, message: Outgoing) -> None: ...
-
-
-def publish_to(publisher: Publisher, topology: Topology) -> Publish:
-    """Return a function that publishes stored events, and logs those that the broker confirmed."""
+def publish_to(send: Callable[[Outgoing], Awaitable[None]], topology: Topology) -> Publish:
+    """Return a function that publishes stored events by *send*, and logs those that the broker confirmed."""
 
     async def publish_one(event: StoredEvent) -> None:
-        await publisher.publish(_message(event, topology))
-        _log_published(event)
+        await send(
+            Outgoing(
+                exchange=event.exchange,
+                routing_key=event.routing_key,
+                body=event.body,
+                headers=event.headers,
+                message_type=event.headers.get("ce-type"),
+                correlation_id=event.training_id,
+                mandatory=(event.exchange, event.routing_key) in topology.routed,
+            )
+        )
+        facts = {
+            "routing_key": event.routing_key,
+            "training_id": event.training_id,
+            "message_id": event.headers.get("ce-id"),
+            "user_id": event.user_id,
+        }
+        if trace_id := trace_id_in(event.headers.get("traceparent")):
+            facts["trace_id"] = trace_id
+        log.info("event.published", **facts)
 
     async def publish(events: Sequence[StoredEvent]) -> Sequence[BaseException | None]:
         return await asyncio.gather(*map(publish_one, events), return_exceptions=True)
 
     return publish
-
-
-def _message(event: StoredEvent, topology: Topology) -> Outgoing:
-    return Outgoing(
-        exchange=event.exchange,
-        routing_key=event.routing_key,
-        body=event.body,
-        headers=event.headers,
-        message_type=event.headers.get("ce-type"),
-        correlation_id=event.training_id,
-        mandatory=(event.exchange, event.routing_key) in topology.routed,
-    )
-
-
-def _log_published(event: StoredEvent) -> None:
-    facts = {
-        "routing_key": event.routing_key,
-        "training_id": event.training_id,
-        "message_id": event.headers.get("ce-id"),
-        "user_id": event.user_id,
-    }
-    if trace_id := trace_id_in(event.headers.get("traceparent")):
-        facts["trace_id"] = trace_id
-    log.info("event.published", **facts)
 
 
 class Relay:
@@ -108,16 +96,6 @@ class Relay:
         if done is None:
             return _BUSY_SECONDS
         telemetry.published.inc(done.published)
-        self._report(done)
-        if done.failures:
-            raise DependencyDown(str(done.failures[0]), code="not_published")
-        return 0.0 if done.published + len(done.unpublishable) == _BATCH else _POLL_SECONDS
-
-    async def _set_delay(self, delay: str | None) -> None:
-        self._delay = delay
-
-    def _report(self, done: Round) -> None:
-        """Log the rows that were set aside."""
         for row in done.unpublishable:
             log.error(
                 "outbox.set_aside",
@@ -128,3 +106,9 @@ class Relay:
                 hint="deploy/runbook.md: Events that cannot be published",
             )
         telemetry.unpublishable.set(done.set_aside)
+        if done.failures:
+            raise DependencyDown(str(done.failures[0]), code="not_published")
+        return 0.0 if done.published + len(done.unpublishable) == _BATCH else _POLL_SECONDS
+
+    async def _set_delay(self, delay: str | None) -> None:
+        self._delay = delay

@@ -174,7 +174,7 @@ class _Batch:
             started_at=training.started_at or change.started_at,
         )
         event = requested_extraction(known, cause.event.training_id, request_id)
-        self._publish(event, cause, training.user_id, training.generation)
+        self._publish(event, cause, training)
 
     def _ready(self, training: Training, ready: ModelReady, cause: Envelope) -> Result:
         model = ready.model
@@ -214,7 +214,7 @@ class _Batch:
         )
         self._models[training.user_id] = CurrentModel(training.generation, training.ref, model)
         self.swaps.append(swap)
-        self._publish(swap.activated(cause.event.training_id), cause, swap.user_id, swap.generation)
+        self._publish(swap.activated(cause.event.training_id), cause, training)
 
     def _supersede(self, training: Training, model: ModelRef, fence: int, cause: Envelope) -> None:
         self._move(training, Fact.LOST, model=model)
@@ -228,8 +228,7 @@ class _Batch:
                 current_generation=fence,
             ),
             cause,
-            training.user_id,
-            training.generation,
+            training,
         )
 
     def _settle(self, training: Training, before: Stage, cause: Envelope, replay: str) -> None:
@@ -252,13 +251,12 @@ class _Batch:
                 previous=self.swaps[-1].previous if effect == Effect.SWAPPED else None,
             ),
             cause,
-            training.user_id,
-            training.generation,
+            training,
         )
 
-    def _publish(self, event: Event, cause: Envelope, user_id: str, generation: int) -> None:
+    def _publish(self, event: Event, cause: Envelope, training: Training) -> None:
         envelope = wrap(event, source=SOURCE, now=self.now, cause=cause)
-        self.outbox.append(OutboxEvent(envelope, user_id, generation))
+        self.outbox.append(OutboxEvent(envelope, training.user_id, training.generation))
 
     def _move(
         self, training: Training, fact: Fact, *, failure: Failure | None = None, model: ModelRef | None = None

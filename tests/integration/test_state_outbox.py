@@ -319,7 +319,7 @@ async def test_a_stored_event_and_its_envelope_give_the_same_message(store):
     await store.adopt(registration("ada", "t1"))
     await store.apply([succeeded("t1"), replayed(ready("t1"))])
 
-    await store.relay(publish_to(Sink(), plan), limit=100)
+    await store.relay(publish_to(Sink().publish, plan), limit=100)
 
     envelopes = [decode(each.headers, each.content_type, each.body) for each in sent]
     assert [type(each.event) for each in envelopes] == [ModelActivated, ReplaySettled]
