@@ -6,13 +6,15 @@ Each request has a deadline: a process that hangs must not make the asker hang.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from shared.contract.health import Health, ProcessState, Seen, how_to_start, judge
-from shared.runtime.client import HttpClient, Hung, NotReached, ServiceDown, ServiceFailed, another_version
+from shared.runtime.client import HttpClient, Hung, NotReached, ServiceDown, ServiceFailed
 from shared.runtime.telemetry import OLDEST_DELIVERY
 
 #: A process that takes a connection and does not answer within this time hangs.
@@ -22,51 +24,26 @@ _ANSWER_BYTES: Final = 4 * 1024 * 1024
 
 async def look_at(name: str, url: str, version: str, *, seconds: float = DEADLINE_SECONDS) -> Seen:
     """Return how the process *name* at *url* is; *version* is the asker's. Never raises."""
+    oldest: dict[str, float] = {}
     async with HttpClient(url) as http:
+        ask = partial(http.request, "GET", deadline_seconds=seconds, limit_bytes=_ANSWER_BYTES)
         try:
-            health = await get_health(http, seconds=seconds)
-        except ServiceDown as error:
+            health = Health.model_validate_json((await ask("/readyz")).content)
+        except (ServiceDown, ValidationError) as error:
             return _not_heard(name, url, error, seconds)
-        try:
-            oldest = await get_oldest_deliveries(http, seconds=seconds) if health.consumers else {}
-        except ServiceDown:
-            oldest = {}  # it has just answered; the next look shows what is wrong
+        if health.consumers:
+            with suppress(ServiceDown):  # it has just answered; the next look shows what is wrong
+                metrics = await ask("/metrics")
+                oldest = oldest_deliveries(metrics.text, str(metrics.url))
     return judge(name, health, version, oldest)
-
-
-async def get_health(http: HttpClient, *, seconds: float = DEADLINE_SECONDS) -> Health:
-    """
-    Return what a process says of itself.
-
-    Raises:
-        ServiceDown: if it does not answer within *seconds*, or is no process of this version.
-
-    """
-    response = await http.request("GET", "/readyz", deadline_seconds=seconds, limit_bytes=_ANSWER_BYTES)
-    try:
-        return Health.model_validate_json(response.content)
-    except ValidationError as error:
-        raise another_version(response.url) from error
-
-
-async def get_oldest_deliveries(http: HttpClient, *, seconds: float = DEADLINE_SECONDS) -> dict[str, float]:
-    """
-    Return the age in seconds of the oldest message that a process works on, by queue.
-
-    Raises:
-        ServiceDown: if it does not answer within *seconds*, or not with metrics.
-
-    """
-    response = await http.request("GET", "/metrics", deadline_seconds=seconds, limit_bytes=_ANSWER_BYTES)
-    return oldest_deliveries(response.text, str(response.url))
 
 
 def oldest_deliveries(metrics: str, url: str) -> dict[str, float]:
     """
-    Return the same from the text of *metrics*, of *url*.
+    Return the age in seconds of the oldest message that a process works on, by queue, from its *metrics* at *url*.
 
     Raises:
-        ServiceFailed: if it is none.
+        ServiceFailed: if they are none.
 
     """
     try:
@@ -76,7 +53,7 @@ def oldest_deliveries(metrics: str, url: str) -> dict[str, float]:
         raise ServiceFailed(f"{url} does not answer with metrics") from error
 
 
-def _not_heard(name: str, url: str, error: ServiceDown, seconds: float) -> Seen:
+def _not_heard(name: str, url: str, error: Exception, seconds: float) -> Seen:
     match error:
         case NotReached():
             return Seen(ProcessState.AWAY, f"nothing listens at {url}", how_to_start(name))

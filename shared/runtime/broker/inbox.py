@@ -86,14 +86,9 @@ class Inbox:
         await wait_for_any(self.link.lost, self._stopping, seconds=seconds)
         return self._stopping.is_set() or not self.link.is_open
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether the link is lost, so that the broker redelivers unacked deliveries."""
-        return self._closed and not self.link.is_open
-
     def check(self) -> None:
-        """Raise `Stale` if the broker redelivers these deliveries."""
-        if self.is_stale:
+        """Raise `Stale` if the link is lost, so that the broker redelivers unacked deliveries."""
+        if self._closed and not self.link.is_open:
             raise Stale
 
     def ack(self, batch: Iterable[Delivery]) -> None:

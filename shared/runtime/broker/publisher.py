@@ -245,12 +245,11 @@ class _Line:
 
     def _give_up(self, link: Link | None, error: Exception) -> Exception:
         """Discard *link*; return the outcome of *error* for a message published on it."""
-        if (
-            link is not None and link is self._link and isinstance(error, CONTENT_ERRORS)
-        ):  # once for all that were on it
+        is_objection = link is not None and isinstance(error, CONTENT_ERRORS)
+        if is_objection and link is self._link:  # once for all that were on it
             log.info("publisher.link_closed", connection=self._name, detail=str(error))
         self._discard(link)
-        if link is not None and isinstance(error, CONTENT_ERRORS):
+        if is_objection:
             return _Objection(str(error))
         if isinstance(error, aiormq.exceptions.ChannelInvalidStateError):
             return _Unsent(str(error))
