@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 
 from services.receiver.app import ANSWER_SECONDS, WebhookEndpoint, create_app
 from services.receiver.webhook_secrets import Secrets
@@ -21,29 +21,23 @@ from shared.runtime.waiting import Stopped, unless_stopped
 async def run(settings: ReceiverSettings, stopping: asyncio.Event) -> None:
     """Serve until *stopping* is set."""
     plan = settings.topology
-    async with AsyncExitStack() as stack:
-        account = None
-        if settings.replicate_api_token is not None:
-            token = settings.replicate_api_token.get_secret_value()
-            account = await stack.enter_async_context(
-                Replicate(token, settings.replicate_api_url, observe=count_replicate_requests())
-            )
-        secrets = Secrets(reveal(settings.webhook_secrets), account, time.monotonic)
-        publisher = await stack.enter_async_context(
-            Publisher(
-                settings.amqp_url.get_secret_value(),
-                name="modelswap receiver",
-                topology=plan if settings.declare_topology else None,
-                timeout_seconds=min(settings.publish_timeout_seconds, ANSWER_SECONDS),
-            )
-        )
-        lossy = await stack.enter_async_context(
-            Publisher(
-                settings.amqp_url.get_secret_value(),
-                name="modelswap receiver, progress",
-                timeout_seconds=min(settings.publish_timeout_seconds, LOSSY_SECONDS),
-            )
-        )
+    url = settings.amqp_url.get_secret_value()
+    token = settings.replicate_api_token.get_secret_value() if settings.replicate_api_token else ""
+    async with (
+        Replicate(token, settings.replicate_api_url, observe=count_replicate_requests()) as replicate,
+        Publisher(
+            url,
+            name="modelswap receiver",
+            topology=plan if settings.declare_topology else None,
+            timeout_seconds=min(settings.publish_timeout_seconds, ANSWER_SECONDS),
+        ) as publisher,
+        Publisher(
+            url,
+            name="modelswap receiver, progress",
+            timeout_seconds=min(settings.publish_timeout_seconds, LOSSY_SECONDS),
+        ) as lossy,
+    ):
+        secrets = Secrets(reveal(settings.webhook_secrets), replicate if token else None, time.monotonic)
         split = SplitPublisher(publisher, lossy, plan)
 
         async def broker() -> str | None:
