@@ -149,11 +149,7 @@ class Watcher:
                     follower.notify(update)
 
         self.aside.keep_only(followed)
-        done = await self.aside.together(followed, notify, key=_itself)
+        done = await self.aside.together(followed, notify, key=lambda ref: ref)
         if done.down:
             raise done.down
         return self._tick_seconds
-
-
-def _itself(ref: UUID) -> UUID:
-    return ref

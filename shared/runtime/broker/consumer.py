@@ -72,14 +72,6 @@ def one_by_one(handle: Callable[[Envelope], Awaitable[Sequence[Event]]]) -> Batc
     return handle_batch
 
 
-def _nothing(_: Envelope, __: Exception) -> Sequence[Event]:
-    return ()
-
-
-def _always(_: Sequence[Event]) -> bool:
-    return True
-
-
 class Consumer:
     """Hands the events of one queue to a handler."""
 
@@ -91,8 +83,8 @@ class Consumer:
         queue: str,
         service: str,
         handle: BatchHandler,
-        on_dead_letter: OnDeadLetter = _nothing,
-        is_answer: IsAnswer = _always,
+        on_dead_letter: OnDeadLetter = lambda _, __: (),
+        is_answer: IsAnswer = lambda _: True,
         workers: int = 1,
         batch_size: int = 64,
         prefetch: int = 64,
