@@ -280,6 +280,29 @@ async def test_what_fails_after_a_dry_run_is_not_sent_with_what_it_counted(notif
     assert await notifier.statuses(endpoint) == ["failed", "waiting"]
 
 
+async def test_a_delivery_is_given_up_also_if_its_relay_was_killed(notifier):
+    """After its message was published, and before that was stored."""
+    await notifier.add()
+    await notifier.deliver(1)
+    published: list[Envelope] = []
+
+    async def publish(envelopes: Sequence[Envelope]) -> Sequence[BaseException | None]:
+        published.extend(envelopes)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await notifier.store.relay(publish)
+    (asked,) = (each.event for each in published)
+    assert isinstance(asked, DeliveryRequested)
+    began = now()
+    await notifier.end(asked, 500)
+
+    sending = await notifier.store.find(asked)
+    assert sending is not None
+    assert sending.sent_at is not None
+    assert sending.sent_at >= began
+
+
 async def test_a_message_that_was_lost_is_replaced(notifier):
     await notifier.add()
     await notifier.deliver(1)

@@ -59,9 +59,11 @@ _HOLD: Final = """
     SET status = 'waiting', status_at = clock_timestamp(), sending = sending + 1, sent_at = NULL
     WHERE id = $1 AND sending = $2 AND status <> 'delivered'
 """
+# Without `sent_at`, the relay was ended after the message was published and before that was stored.
 _END: Final = """
     UPDATE notifier.deliveries
-    SET status = $3, status_at = $4, attempts = attempts + 1, response_status = $5, response = $6, took_ms = $7
+    SET status = $3, status_at = $4, attempts = attempts + 1, response_status = $5, response = $6, took_ms = $7,
+        sent_at = coalesce(sent_at, $4)
     WHERE id = $1 AND sending = $2 AND status <> 'delivered'
 """
 # Written at most once a minute while all is well.
