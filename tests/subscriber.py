@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -125,8 +125,8 @@ class OnRabbitMQ:
     def models(self) -> Models:
         return Models(self._url, self._api.url, TOKEN, subscription=self._name, refresh=timedelta(minutes=5))
 
-    def subscribe(self, *events: type[Event]) -> Subscription:
-        return subscribe(self._url, subscription=self._name, events=events)
+    def subscribe(self, *events: type[Event], since: datetime | None = None) -> Subscription:
+        return subscribe(self._url, subscription=self._name, events=events, since=since)
 
     @property
     def asked(self) -> list[dict[str, str]]:
@@ -159,6 +159,10 @@ class OnRabbitMQ:
     async def remove(self) -> None:
         self._exists = False
         await self._channel.queue_delete(self._queue)
+
+    async def make_log_anew(self) -> None:
+        await self._channel.queue_delete(EVENTS_LOG)
+        await declare(self._channel, topology().log)
 
     async def add(self) -> None:
         overflow = f"{self._queue}.overflow"

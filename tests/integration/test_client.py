@@ -15,6 +15,7 @@ import pytest
 from modelswap_events import Change, ExtractionFailed, ModelActivated
 from modelswap_events.broker import RabbitLink, translated
 from modelswap_events.errors import Away
+from shared.runtime.clock import now
 from tests.proxy import proxied
 from tests.subscriber import DELIVERY_LIMIT, SINCE, InMemory, Modelswap, activated, first, on_rabbitmq, withdrawn
 
@@ -340,6 +341,37 @@ async def test_subscribe_hands_out_the_wanted_events_as_they_are(modelswap):
                 break
 
     assert [getattr(event, "generation", event.key) for event in found] == [2, failed.key, 1, 2]
+
+
+@pytest.mark.parametrize("is_anew", [False, True], ids=["as it was", "made anew"])
+async def test_subscribe_goes_on_with_the_log(amqp_url, is_anew):
+    """Also with one that counts its events from 0 again."""
+    user = f"user-{uuid4()}"
+    async with on_rabbitmq(amqp_url) as modelswap, asyncio.timeout(60):
+        await modelswap.remove()
+        envelopes = aiter(modelswap.subscribe(since=now()))
+        generations = (
+            each.event.generation
+            async for each in envelopes
+            if isinstance(each.event, ModelActivated) and each.event.user_id == user
+        )
+        found = []
+        for generation in (1, 2):
+            await modelswap.publish(activated(user, generation))
+            found.append(await anext(generations))
+        waiting = asyncio.create_task(first_of(generations))
+        async with modelswap.away():
+            if is_anew:
+                await modelswap.make_log_anew()
+            await modelswap.publish(activated(user, 3))
+        found.append(await waiting)
+        await envelopes.aclose()
+
+    assert found == [1, 2, 3]
+
+
+async def first_of(generations: AsyncIterator[int]) -> int:
+    return await anext(generations)
 
 
 async def test_subscribe_goes_on_with_the_log_where_the_queue_ended(modelswap):
