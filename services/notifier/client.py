@@ -20,6 +20,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -147,7 +148,9 @@ class Client:
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str], took_ms: Callable[[], int]) -> Answer:
         network = _CheckedNetwork(self._resolve, self._allowed, is_tls=url.startswith("https:"))
-        sent = {"user-agent": "modelswap-webhooks", "accept-encoding": "identity", **headers}
+        # The library would name an IPv6 address without its brackets.
+        ours = {"host": urlsplit(url).netloc, "user-agent": "modelswap-webhooks", "accept-encoding": "identity"}
+        sent = {**ours, **headers}
         async with (
             httpcore.AsyncConnectionPool(
                 ssl_context=self._tls, network_backend=network, max_keepalive_connections=0

@@ -106,6 +106,14 @@ async def test_other_spellings_of_this_machine_are_not_called(host):
         assert (said.status, server.heard) == (None, [])
 
 
+async def test_an_ipv6_address_is_named_as_a_host_is():
+    async with Endpoint(answer(200)) as server:
+        client = Client(allowed=LOOPBACK, resolve=Names([server.host]))
+        said = await client.post(f"http://[2001:db8::1]:{server.port}/", b"{}", {})
+
+        assert (said.status, server.heard[0].headers["host"]) == (200, f"[2001:db8::1]:{server.port}")
+
+
 async def test_plain_http_goes_to_allowed_networks_only():
     said = await Client(allowed=LOOPBACK, resolve=Names(["8.8.8.8"])).post(f"http://{NAME}/", b"{}", {})
 
