@@ -33,17 +33,14 @@ class Told:
         if self._refuses:
             raise StateRefused("it has its model")
 
-    async def ask(self) -> int:
-        await self.retry_extraction("t1")
-        return 7
-
 
 async def test_the_outcome_of_what_was_asked_is_noted_after_it():
     told = Told()
 
-    done = await noted_first(told.audit, "all", told.ask, refusal=StateRefused, key="k", outcome=lambda each: f"{each}")
+    async with noted_first(told.audit, "all", refusal=StateRefused, key="k") as note_outcome:
+        await told.retry_extraction("t1")
+        await note_outcome("7")
 
-    assert done == 7
     assert told.heard == [("asked: all", "k"), ("(retry t1)", None), ("7", "outcome k")]
 
 
@@ -51,7 +48,8 @@ async def test_a_refusal_is_noted_after_what_was_asked():
     told = Told(refuses=True)
 
     with pytest.raises(StateRefused):
-        await noted_first(told.audit, "all", told.ask, refusal=StateRefused)
+        async with noted_first(told.audit, "all", refusal=StateRefused):
+            await told.retry_extraction("t1")
 
     assert told.heard == [("asked: all", None), ("(retry t1)", None), ("refused: it has its model", None)]
 

@@ -15,7 +15,7 @@ LATE = Ended(7, NOON - timedelta(seconds=3))
 
 
 def test_a_late_outcome_is_told_once_and_moves_nobody_back():
-    follower = Follower(NOON, asyncio.Event(), 15.0)
+    follower = Follower(NOON, asyncio.Event())
     follower.offer(shown_replay(), [LAST], [])
     before = follower.since
 

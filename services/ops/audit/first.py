@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Protocol, TypeAlias
 
-T = TypeVar("T")
+#: Adds an entry with this outcome to the audit.
+NoteOutcome: TypeAlias = Callable[[str], Awaitable[None]]
 
 
 class Note(Protocol):
@@ -14,27 +17,20 @@ class Note(Protocol):
     async def __call__(self, outcome: str, /, *, key: str | None) -> None: ...
 
 
+@asynccontextmanager
 async def noted_first(
-    note: Note,
-    asked: str,
-    ask: Callable[[], Awaitable[T]],
-    *,
-    refusal: type[Exception],
-    key: str | None = None,
-    outcome: Callable[[T], str] | None = None,
-) -> T:
+    note: Note, asked: str, *, refusal: type[Exception], key: str | None = None
+) -> AsyncIterator[NoteOutcome]:
     """
-    Note what is *asked*, then ask; note the *refusal*, or the *outcome* if that says more than what was asked.
+    Note what is *asked* before the context, which asks, and a *refusal* after it.
 
-    So nothing is asked while Postgres is away. If it is away afterwards, the first entry stands alone.
+    The context is given what notes an outcome that says more than what was asked. So nothing is asked while Postgres is
+    away. If it is away afterwards, the first entry stands alone.
     """
-    afterwards = f"outcome {key}" if key else None
+    note_outcome = partial(note, key=f"outcome {key}" if key else None)
     await note(f"asked: {asked}", key=key)
     try:
-        done = await ask()
+        yield note_outcome
     except refusal as error:
-        await note(f"refused: {error}", key=afterwards)
+        await note_outcome(f"refused: {error}")
         raise
-    if outcome is not None:
-        await note(outcome(done), key=afterwards)
-    return done

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -11,7 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import JsonValue
 
-from services.ops.audit.first import Note, noted_first
+from services.ops.audit.first import NoteOutcome, noted_first
 from services.ops.audit.views import Audit
 from services.ops.endpoints.views import (
     ChangeEndpoint,
@@ -64,21 +65,19 @@ class _Routes:
         """Change an endpoint, pause it, or let its deliveries go on. What is not given stays as it is."""
         changes = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
         edits = "; ".join(f"{name}: {_said(value)}" for name, value in changes.items() if name != "status")
-        ask: Callable[[], Awaitable[EndpointEdited]] = partial(self.endpoints.edit, endpoint_id, changes)
-        for done, asked in ((body.status, body.status), ("edited", edits)):
-            if done and asked:
-                note = self._note(asker, done, endpoint_id, body)
-                ask = partial(noted_first, note, asked, ask, refusal=EndpointRefused, key=key)
-        return await ask()
+        edited = self._noted(asker, "edited", endpoint_id, body, asked=edits, key=key) if edits else nullcontext()
+        status = body.status
+        moved = self._noted(asker, status, endpoint_id, body, asked=status, key=key) if status else nullcontext()
+        async with edited, moved:
+            return await self.endpoints.edit(endpoint_id, changes)
 
     @raises(EndpointRefused)
     async def enable_endpoint(
         self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
     ) -> EndpointEnabled:
         """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
-        ask = partial(self.endpoints.edit, endpoint_id, {"status": "enabled"})
-        note = self._note(asker, "enabled", endpoint_id, body)
-        return await noted_first(note, "enabled", ask, refusal=EndpointRefused, key=key)
+        async with self._noted(asker, "enabled", endpoint_id, body, asked="enabled", key=key):
+            return await self.endpoints.edit(endpoint_id, {"status": "enabled"})
 
     @raises(EndpointRefused)
     async def resend_deliveries(
@@ -90,34 +89,32 @@ class _Routes:
         To send just what a `dry_run` has counted, its `newest` is the next request's `up_to`.
         """
         wanted = body.model_dump(mode="json", exclude={"reason"}, exclude_none=True)
-        ask = partial(self.endpoints.resend, endpoint_id, wanted, key)
         if body.dry_run:
-            return await ask()
+            return await self.endpoints.resend(endpoint_id, wanted, key)
         which = f"{'deliveries' if body.all else 'failed deliveries'} since {body.since.isoformat()}"
-
-        def outcome(sent: DeliveriesResent) -> str:
+        async with self._noted(asker, "resent", endpoint_id, body, asked=which, key=key) as note_outcome:
+            sent = await self.endpoints.resend(endpoint_id, wanted, key)
             rest = "" if sent.next_since is None else f"; not those since {sent.next_since.isoformat()}"
-            return f"{sent.deliveries} {which} sent again{rest}"
-
-        note = self._note(asker, "resent", endpoint_id, body)
-        return await noted_first(note, which, ask, refusal=EndpointRefused, key=key, outcome=outcome)
+            await note_outcome(f"{sent.deliveries} {which} sent again{rest}")
+            return sent
 
     @raises(EndpointRefused)
     async def resend_delivery(
         self, endpoint_id: UUID, delivery_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
     ) -> DeliveryResent:
         """Deliver an event again, with the same `webhook-id`, also if it was delivered before."""
-        ask = partial(self.endpoints.resend_one, endpoint_id, delivery_id, key)
+        asked = f"delivery {delivery_id}"
+        async with self._noted(asker, "resent", endpoint_id, body, asked=asked, key=key) as note_outcome:
+            sent = await self.endpoints.resend_one(endpoint_id, delivery_id, key)
+            await note_outcome(f"{sent.event} {sent.event_id} sent again")
+            return sent
 
-        def outcome(sent: DeliveryResent) -> str:
-            return f"{sent.event} {sent.event_id} sent again"
-
-        note, asked = self._note(asker, "resent", endpoint_id, body), f"delivery {delivery_id}"
-        return await noted_first(note, asked, ask, refusal=EndpointRefused, key=key, outcome=outcome)
-
-    def _note(self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint) -> Note:
+    def _noted(
+        self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, *, asked: str, key: str | None
+    ) -> AbstractAsyncContextManager[NoteOutcome]:
         action, target = f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}"
-        return partial(self.audit, asker.name, action, target, because.reason)
+        note = partial(self.audit, asker.name, action, target, because.reason)
+        return noted_first(note, asked, refusal=EndpointRefused, key=key)
 
 
 def _said(value: JsonValue) -> str:

@@ -59,8 +59,8 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
         """Retry the extraction of a training that succeeded without a usable model, for a reason."""
         note = partial(store.audit, asker.name, "training.retry_extraction", f"training {training_id}", body.reason)
         try:
-            ask = partial(state.retry_extraction, training_id)
-            await noted_first(note, "another extraction", ask, refusal=StateRefused)
+            async with noted_first(note, "another extraction", refusal=StateRefused):
+                await state.retry_extraction(training_id)
         except StateRefused as error:
             raise RetryRefused(str(error)) from error
         return ExtractionRetried(training_id=training_id)

@@ -52,7 +52,7 @@ def moment_of(last_event_id: str | None) -> datetime | None:
 class Follower:
     """A client, and what it was told."""
 
-    def __init__(self, moment: datetime | None, stopping: asyncio.Event, heartbeat: float) -> None:
+    def __init__(self, moment: datetime | None, stopping: asyncio.Event) -> None:
         """It was told all outcomes up to *moment*; None: it is new, and is told those from now on."""
         self._is_new = moment is None
         #: The latest outcome that it was told.
@@ -63,7 +63,6 @@ class Follower:
         self._next: ReplayUpdate | None = None
         self._news = asyncio.Event()
         self._stopping = stopping
-        self._heartbeat_seconds = heartbeat
 
     @property
     def since(self) -> datetime:
@@ -97,9 +96,7 @@ class Follower:
 
     def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield what to send until this process stops."""
-        return chunks_of(
-            self._take, news=self._news, stopping=self._stopping, heartbeat_seconds=self._heartbeat_seconds
-        )
+        return chunks_of(self._take, news=self._news, stopping=self._stopping, heartbeat_seconds=HEARTBEAT_SECONDS)
 
     def _take(self) -> tuple[bytes, bool]:
         update, self._next = self._next, None
@@ -121,7 +118,6 @@ class ReplayStreams:
         *,
         limit: int,
         tick_seconds: float = _TICK_SECONDS,
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         """Accept at most *limit* clients at a time; end their streams once *stopping* is set."""
         self._replays = replays
@@ -130,12 +126,11 @@ class ReplayStreams:
         #: The replays that cannot be shown.
         self.aside: SetAside[UUID] = SetAside("replay streams")
         self._tick_seconds = tick_seconds
-        self._heartbeat_seconds = heartbeat_seconds
         self._followers: Followers[Follower] = Followers(limit=limit, things="replays")
 
     async def follower(self, replay_id: UUID, last_event_id: str | None) -> Follower:
         """Return a client that is sent the replay first, and what it missed since *last_event_id*; None: it is new."""
-        follower = Follower(moment_of(last_event_id), self._stopping, self._heartbeat_seconds)
+        follower = Follower(moment_of(last_event_id), self._stopping)
         await self._read((replay_id, [follower]))
         return follower
 

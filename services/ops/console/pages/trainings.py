@@ -116,17 +116,17 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
 
 async def _retry_extraction(console: Console, request: Request) -> Done:
     apis, name, key = console.apis(request), _name(request), console.form(request).text("key")
-    ask = partial(apis.state.post, TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=key)
     note = partial(apis.audit, "training.retry_extraction", f"training {name}", BY_BUTTON)
-    await noted_first(note, "another extraction", ask, refusal=Refused, key=key)
+    async with noted_first(note, "another extraction", refusal=Refused, key=key):
+        await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=key)
     return Done(training_path(name), "The extraction was requested. Its outcome will appear in the timeline.")
 
 
 async def _cancel(console: Console, request: Request) -> Done:
     apis, name, key = console.apis(request), _name(request), console.form(request).text("key")
-    ask = partial(apis.state.post, TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
     note = partial(apis.audit, "training.cancel", f"training {name}", BY_BUTTON)
-    await noted_first(note, "to cancel it", ask, refusal=Refused, key=key)
+    async with noted_first(note, "to cancel it", refusal=Refused, key=key):
+        await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
     return Done(training_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so.")
 
 

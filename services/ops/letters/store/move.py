@@ -63,7 +63,7 @@ class Moving(Session):
 
         return await self._transaction(work)
 
-    async def preview_move(self, wanted: Sequence[int] | Filter, move: Move, *, up_to: int | None = None) -> Changed:
+    async def preview_move(self, wanted: Sequence[int] | Filter, move: Move, *, up_to: int | None) -> Changed:
         """
         Return what `move_many` would change.
 
@@ -85,8 +85,8 @@ class Moving(Session):
         *,
         actor: str,
         reason: str,
-        up_to: int | None = None,
-        key: str | None = None,
+        up_to: int | None,
+        key: str | None,
     ) -> Changed:
         """
         Move those of the *wanted* dead letters, at most numbered *up_to*, that `preview_move` counts.

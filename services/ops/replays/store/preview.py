@@ -34,7 +34,7 @@ class Previews(ReplaySession):
     """What the engine needs for dry runs."""
 
     async def to_preview(
-        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int] = ()
+        self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int]
     ) -> list[StoredLetter]:
         """Return the next dead letters of a dry run with numbers above *after*, except those in *without*."""
         rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, BATCH_BYTES, after, without)

@@ -99,7 +99,7 @@ class Queries(ReplaySession):
         rows = await self._fetch(_LIST_LAST_ENDED, replay_id, limit)
         return [ReplayedLetterView(**row) for row in reversed(rows)]
 
-    async def list_replays_of(self, letter: int, *, before: int = END, limit: int) -> list[ReplayOfLetterView]:
+    async def list_replays_of(self, letter: int, *, before: int, limit: int) -> list[ReplayOfLetterView]:
         """Return at most *limit* replays numbered below *before* that had this dead letter, newest first."""
         rows = await self._fetch(_LIST_REPLAYS_OF, letter, before, limit)
         return [ReplayOfLetterView(**row) for row in rows]

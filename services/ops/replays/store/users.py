@@ -57,7 +57,7 @@ class Users(ReplaySession):
     """Reads only."""
 
     async def list_users(
-        self, replay_id: UUID, *, outcome: Outcome | None, after: int = 0, limit: int
+        self, replay_id: UUID, *, outcome: Outcome | None, after: int, limit: int
     ) -> list[ReplayedUserView]:
         """Return at most *limit* users whose first dead letter is behind position *after*, in the order of sending."""
         users = await self._fetch(_LIST_USERS, replay_id, after, limit, outcome)
@@ -71,7 +71,7 @@ class Users(ReplaySession):
             _user(row["user_id"], row["position"], outcomes[row["user_id"]], models[row["user_id"]]) for row in users
         ]
 
-    async def list_to_undo(self, replay_id: UUID, *, after: int = 0, limit: int) -> list[tuple[int, Revert]]:
+    async def list_to_undo(self, replay_id: UUID, *, after: int, limit: int) -> list[tuple[int, Revert]]:
         """Return what an undo would take back of at most *limit* users, with their positions as in `list_users`."""
         by_user: dict[tuple[int, str], list[SetModel]] = defaultdict(list)
         for row in await self._fetch(_LIST_TO_UNDO, replay_id, after, limit):
