@@ -313,7 +313,7 @@ def replay(status: Status, outcomes: dict[Outcome, int], **changes: Any) -> Repl
 def test_a_dry_run_counts_its_predictions():
     view = replay_page(replay(Status.PREVIEWING, {Outcome.PLANNED: 10}, predictions={Outcome.SWAPPED: 6}))
 
-    assert (view.is_plan, view.done, view.total, view.word) == (True, 6, 10, "being predicted")
+    assert (view.is_plan, view.done, view.replay.letters, view.word) == (True, 6, 10, "being predicted")
     assert [(each.outcome, each.count) for each in view.counts] == [("swapped", 6), ("planned", 4)]
     assert view.verbs == ("start", "cancel")
 

@@ -66,9 +66,6 @@ def routes(console: Console) -> list[Route]:
     ]
 
 
-# Lists
-
-
 async def _show_all(console: Console, request: Request) -> Response:
     chosen = given(request.query_params, LETTER_FIELDS)
     if chosen.keys() - {"status"} or request.query_params.get("show") == "list":
@@ -148,9 +145,6 @@ async def _show_list(console: Console, request: Request, chosen: dict[str, str])
     )
 
 
-# One
-
-
 async def _show_one(console: Console, request: Request) -> Response:
     ops, parts = console.apis(request).ops, Parts()
     letter = await ops.get(LetterView, _of(request), {"body_limit_bytes": str(SHOWN_BYTES)})
@@ -182,9 +176,6 @@ async def _save_body(console: Console, request: Request) -> Response:
     return Response(answer.content, headers={name: answer.headers[name] for name in kept})
 
 
-# Edit
-
-
 async def _show_edit(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
     letter = await console.apis(request).ops.get(LetterView, _of(request))
     before = _editable(letter)
@@ -206,9 +197,6 @@ async def _edit(console: Console, request: Request) -> Done:
     body = {"body": _json(form.get("body", "")), "reason": form.text("reason"), "dry_run": True}
     made = await ops.post(ReplayView, f"{_of(request)}/edit-and-replay", body, key=form.get("key"))
     return Done(f"/replays/{made.id}", "Nothing is sent yet: look at what it would do, then start it.", "info")
-
-
-# Drop and restore
 
 
 async def _show_change(console: Console, request: Request) -> Response:

@@ -69,9 +69,6 @@ async def _show_all(console: Console, request: Request) -> Response:
     )
 
 
-# A new one
-
-
 async def _show_form(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
     if problem:
         typed = console.form(request)
@@ -111,9 +108,6 @@ async def _create(console: Console, request: Request) -> Done:
     return Done(f"{PATH}/{made.id}", "Nothing is sent yet: look at what it would do, then start it.", "info")
 
 
-# One
-
-
 async def _show_one(console: Console, request: Request) -> Response:
     ops, query = console.apis(request).ops, request.query_params
     replay = await ops.get(ReplayView, _of(request))
@@ -144,9 +138,6 @@ async def _steer(console: Console, request: Request, *, verb: str) -> Done:
     reason = console.form(request).text("reason")
     record = await console.apis(request).ops.post(ReplayView, f"{_of(request)}/{verb}", {"reason": reason})
     return Done(f"{PATH}/{record.id}", _VERBS[verb])
-
-
-# Undo
 
 
 async def _show_undo(console: Console, request: Request) -> Response:

@@ -74,8 +74,7 @@ async def _preview(console: Console, request: Request) -> Response:
     since = console.clock() - PERIODS.get(form.text("period"), PERIODS["the last day"])
     body = {**_body(form), "since": since.isoformat(), "dry_run": True}
     found = await console.apis(request).notifier.post(DeliveriesResent, f"{_api_path(request)}/resend", body)
-    preview = Preview(found.deliveries, since, form.text("all"), found.next_since, found.newest)
-    return await _show(console, request, preview=preview)
+    return await _show(console, request, preview=Preview(found, since, form.text("all")))
 
 
 async def _resend(console: Console, request: Request) -> Done:

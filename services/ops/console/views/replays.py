@@ -64,9 +64,8 @@ class ReplayPage:
     is_plan: bool
     kind: str
     word: str
-    #: How many have their outcome, or their prediction; of how many.
+    #: How many have their outcome, or their prediction.
     done: int
-    total: int
     bar: Markup
     counts: Sequence[Count]
     verbs: Sequence[str]
@@ -92,7 +91,6 @@ def replay_page(replay: ReplayView) -> ReplayPage:
         kind=kind(replay.status, "replay"),
         word=_WORDS.get(replay.status, replay.status.value),
         done=done,
-        total=replay.letters,
         bar=stage_bar(
             [Part(each.count, f"{number(each.count)} {each.outcome}", each.kind) for each in counts],
             sentence=f"Of {plural(replay.letters, 'dead letter')}: {said}",

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
+from services.ops.endpoints.views import DeliveriesResent
 
 #: The statuses of deliveries, as they are offered.
 STATUSES: Final = ("failed", "retrying", "waiting", "queued", "delivered")
@@ -24,14 +25,10 @@ PERIODS: Final[Mapping[str, timedelta]] = {
 class Preview:
     """What a form would send again."""
 
-    deliveries: int
+    found: DeliveriesResent
     since: datetime
     #: ``on``: also those that were delivered.
     all: str
-    #: From then on there are more than are sent at a time.
-    next_since: datetime | None
-    #: The newest of all that were found: what comes later is not sent again.
-    newest: int | None
 
 
 def state_of(endpoint: EndpointAnswer) -> str:
