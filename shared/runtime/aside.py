@@ -128,9 +128,13 @@ class SetAside(Generic[K]):
         if failed is not None and failed.failures:
             log.info("item.resumed", loop=self.loop, item=str(key), failures=failed.failures)
 
+    def forget(self, is_gone: Callable[[K], bool]) -> None:
+        """Forget all items that *is_gone* says do not exist any more."""
+        self._failed = {key: failed for key, failed in self._failed.items() if not is_gone(key)}
+
     def keep_only(self, keys: Collection[K]) -> None:
         """Forget all items except *keys*."""
-        self._failed = {key: failed for key, failed in self._failed.items() if key in keys}
+        self.forget(lambda key: key not in keys)
 
     async def each(self, items: Iterable[T], work: Callable[[T], Awaitable[None]], *, key: Callable[[T], K]) -> Done[T]:
         """Do *work* on each of *items* that is not waiting, one by one; those that failed before come last."""

@@ -39,12 +39,14 @@ from shared.contract.idempotency import IdempotencyKey, KeyReused
 from shared.contract.preview import Answer, Message, Refusal
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE, topology
 from shared.contract.values import Effect
+from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker import Outgoing
 from shared.runtime.http import create_app
 from shared.runtime.postgres import connect_pool
 from shared.runtime.postgres_errors import NotReady
 from shared.runtime.tokens import read_token
+from tests.counts import counted
 from tests.crowd import fill
 from tests.databases import refuse
 from tests.ops import OPERATOR, archived, dead
@@ -886,6 +888,29 @@ async def test_letters_that_no_service_answers_for_hold_up_no_other(database_url
     assert held_up.predictions == {"nothing": 20, "failed": 1}
     assert held_up.status is Status.PREVIEWING
     assert (done.predictions, done.trouble) == ({"nothing": 40, "failed": 1}, "")
+
+
+async def test_a_letter_of_a_dry_run_that_has_ended_is_not_set_aside(database_url, store, broker):
+    numbers = await archive(
+        database_url, *(letter_of(succeeded(name), queue=EXTRACTOR_QUEUE) for name in ("poison", "t1"))
+    )
+
+    def answer(message: Message) -> Answer:
+        if message.decode().event.training_id == "poison":
+            raise DependencyDown("the extractor answered 500")
+        return Answer()
+
+    async def until_aside(count: int) -> None:
+        async with asyncio.timeout(60):
+            while counted(telemetry.set_aside)[("dead letters of dry runs",)] != count:
+                await asyncio.sleep(0.02)
+
+    async with running_engine(store, broker, Answering(answer)):
+        planned = await store.create(order(numbers, is_dry_run=True))
+        await until_aside(1)
+        await store.start(planned.id, actor="bob", reason="looks good enough")
+
+        await until_aside(0)
 
 
 async def test_a_replay_that_fails_by_itself_holds_up_no_other(database_url, store, broker):

@@ -95,8 +95,9 @@ class Engine:
     async def _round(self, do: DoRound, aside: SetAside[UUID], places: Sequence[Previewer | Undoer]) -> float:
         """Do one round of each replay that is not set aside; return how long to wait until the next."""
         busy = await self._store.at_work()
-        for each in (aside, *places):
-            each.keep_only({replay.replay_id for replay in busy})
+        aside.keep_only({replay.replay_id for replay in busy})
+        for each in places:
+            each.keep_only(busy)
         rounds = await asyncio.gather(
             *(self._one(do, replay, aside) for replay in busy if not aside.is_waiting(replay.replay_id))
         )

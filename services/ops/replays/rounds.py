@@ -153,8 +153,11 @@ class Previewer:
         #: When the rate allows its next dead letter, by the clock of the event loop.
         self._next_at: dict[UUID, float] = {}
 
-    def keep_only(self, replay_ids: Collection[UUID]) -> None:
-        self._after, self._next_at = _only(self._after, replay_ids), _only(self._next_at, replay_ids)
+    def keep_only(self, busy: Sequence[Work]) -> None:
+        """Forget what no dry run among *busy* needs."""
+        going = {work.replay_id for work in busy if work.status is Status.PREVIEWING}
+        self._after, self._next_at = _only(self._after, going), _only(self._next_at, going)
+        self._aside.forget(lambda mark: mark.replay_id not in going)
 
     async def round(self, work: Work) -> Round | None:
         """Predict the next dead letters, no faster than the replay's rate unless all predictions fail."""
@@ -203,8 +206,11 @@ class Undoer:
         #: Where each undo is, as above.
         self._after: dict[UUID, str] = {}
 
-    def keep_only(self, replay_ids: Collection[UUID]) -> None:
-        self._after = _only(self._after, replay_ids)
+    def keep_only(self, busy: Sequence[Work]) -> None:
+        """As above."""
+        going = {work.replay_id for work in busy if work.is_undoing}
+        self._after = _only(self._after, going)
+        self._aside.forget(lambda key: key[0] not in going)
 
     async def round(self, work: Work) -> Round | None:
         """Take back the next users' models."""
