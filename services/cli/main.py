@@ -16,9 +16,8 @@ from services.cli.events.commands import extract, listen, progress, trigger
 from services.cli.events.past_commands import events
 from services.cli.local.commands import config, console, db, demo, doctor, serve, topology, up
 from services.cli.mistyped import explain_mistake
-from services.cli.operators.audit_commands import audit
+from services.cli.operators.commands import audit, reconcile
 from services.cli.operators.letter_commands import dead_letters
-from services.cli.operators.reconcile_commands import reconcile
 from services.cli.operators.replay_commands import replays
 from services.cli.operators.subscription_commands import subscriptions
 from services.cli.problem import exit_code, explain
