@@ -11,9 +11,9 @@ process's setting.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -46,8 +46,6 @@ from shared.runtime.tokens import read_token
 
 PREFIX: Final = "MODELSWAP_"
 FILE: Final = "_FILE"
-#: Ends what is said of a setting that must be set.
-MISSING: Final = " is missing"
 #: A random secret has more different characters than this: 16 hexadecimal digits have 10 on average.
 _VARIED_CHARACTERS: Final = 7
 #: Variables with our prefix that are read by tools and tests.
@@ -58,10 +56,22 @@ _RECEIVER_URL: Final = "http://127.0.0.1:8080"
 _NOTIFIER_URL: Final = "http://127.0.0.1:8084"
 
 
+class Mistake(NamedTuple):
+    """What is wrong with one setting, in a line."""
+
+    setting: str
+    said: str
+    is_missing: bool = False
+
+
 class SettingsError(ModelswapError):
     """Settings are missing or invalid; the message lists all of them."""
 
     code = "settings"
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        super().__init__("\n".join(["these settings need your attention:", *(f"  {each.said}" for each in mistakes)]))
+        self.mistakes = mistakes
 
 
 class Settings(BaseModel):
@@ -111,8 +121,7 @@ class Settings(BaseModel):
         except ValidationError as error:
             mistakes += [_mistake(problem) for problem in error.errors(include_input=False, include_url=False)]
         if mistakes:
-            lines = "\n".join(f"  {mistake}" for mistake in mistakes)
-            raise SettingsError(f"these settings need your attention:\n{lines}")
+            raise SettingsError(mistakes)
         return settings
 
 
@@ -391,24 +400,25 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
     )
 
 
-def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Replace each ``NAME_FILE`` by ``NAME`` with the file's content; also return an error line per unreadable file."""
+def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
+    """Replace each ``NAME_FILE`` by ``NAME`` with the file's content; also return a mistake per unreadable file."""
     read, mistakes = dict(values), []
     for name, path in values.items():
         if not name.endswith(FILE):
             continue
         target = name.removesuffix(FILE)
         if target in values:
-            mistakes.append(f"{target} is given twice, also as {name}")
+            mistakes.append(Mistake(target, f"{target} is given twice, also as {name}"))
             continue
         try:
             read[target] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            mistakes.append(f"{name}: {type(error).__name__} while reading {path}")
+            mistakes.append(Mistake(target, f"{name}: {type(error).__name__} while reading {path}"))
     return read, mistakes
 
 
-def _mistake(problem: ErrorDetails) -> str:
+def _mistake(problem: ErrorDetails) -> Mistake:
     name = setting(str(problem["loc"][0])) if problem["loc"] else PREFIX
-    is_missing = problem["type"] == "missing"
-    return f"{name}{MISSING}" if is_missing else f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+    if problem["type"] == "missing":
+        return Mistake(name, f"{name} is missing", is_missing=True)
+    return Mistake(name, f"{name}: {problem['msg'].removeprefix('Value error, ')}")

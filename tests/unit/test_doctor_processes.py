@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.cli.choices import Format
-from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, check, how_to_ask_ops
-from services.cli.local.doctor import print_findings
+from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, check
+from services.cli.local.doctor import how_to_ask_ops, print_findings
 from services.cli.local.running import _finding
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, NotNow, Problem, Refused
@@ -15,6 +15,7 @@ from shared.contract.health import Health, ProcessState, Seen, how_to_start, jud
 from shared.runtime.client import ServiceFailed
 from shared.runtime.postgres_errors import NotReady
 from shared.runtime.processes import oldest_deliveries
+from shared.runtime.settings import BrokerSettings
 
 ASIDE = {"owners": "2 set aside, the last for service_down"}
 
@@ -119,3 +120,20 @@ async def test_a_database_that_answers_is_not_what_is_away(error, status, then):
     found = await check("outbox", look, {}, "read the log of state", after="the database")
 
     assert (found.status, found.then[: len(then)]) == (status, then)
+
+
+@pytest.mark.parametrize(
+    ("environment", "detail", "missing"),
+    [
+        ({}, "MODELSWAP_AMQP_URL is missing", "MODELSWAP_AMQP_URL"),
+        ({"MODELSWAP_AMQP_URL": "http://x"}, "MODELSWAP_AMQP_URL: is not an address", ""),
+    ],
+)
+async def test_a_finding_names_the_setting_that_is_missing(environment: Environment, detail: str, missing: str):
+    async def look(given: Environment) -> str:
+        return str(BrokerSettings.load(given))
+
+    found = await check("broker", look, environment, "start RabbitMQ")
+
+    assert (found.status, found.then, found.missing) == (WRONG, SET, missing)
+    assert found.detail.startswith(detail)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.cli.local.stack import Environment
-from services.cli.problem import NoAnswer, NotNow, Problem, Refused, remedy
+from services.cli.problem import Problem, Refused, remedy
 from shared.contract.errors import DependencyDown, ModelswapError
-from shared.contract.health import how_to_start
 from shared.runtime.postgres_errors import NotReady
 from shared.runtime.settings import SettingsError
 
@@ -32,6 +31,8 @@ class Finding:
     detail: str
     #: What to do about it.
     then: str = ""
+    #: The setting that is missing, if that is what is wrong.
+    missing: str = ""
 
 
 class Wrong(Problem):
@@ -59,7 +60,7 @@ async def check(
     except TimeoutError:
         return Finding(name, WRONG, f"no answer within {_DEADLINE_SECONDS:g} s: it hangs", then)
     except SettingsError as error:
-        return Finding(name, WRONG, mistakes(error)[0], SET)
+        return settings_findings(name, error)[0]
     except ModelswapError as error:
         return Finding(name, *_failed(error, then, after))
 
@@ -80,15 +81,5 @@ def _failed(error: ModelswapError, then: str, after: str) -> tuple[str, str, str
     return WRONG, str(error), remedy(error, otherwise=then)
 
 
-def mistakes(error: SettingsError) -> list[str]:
-    """Return each mistake that *error* lists."""
-    return [line.strip() for line in str(error).splitlines()[1:]]
-
-
-def how_to_ask_ops(problem: Problem) -> str:
-    match problem:
-        case NoAnswer():
-            return how_to_start("ops")
-        case NotNow():
-            return "read the log of ops"
-    return problem.then
+def settings_findings(name: str, error: SettingsError) -> list[Finding]:
+    return [Finding(name, WRONG, each.said, SET, each.setting if each.is_missing else "") for each in error.mistakes]

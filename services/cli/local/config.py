@@ -53,8 +53,8 @@ def _entry(name: str, owner: type[Settings], environment: Mapping[str, str]) -> 
     try:
         value = _shown(getattr(alone.load(given), field))
     except SettingsError as error:
-        # The first line is a heading. If a file cannot be read, a further line says that the setting is missing.
-        problem = str(error).splitlines()[1].strip().removeprefix(name).lstrip(": ")
+        # If a file cannot be read, a further mistake says that the setting is missing.
+        problem = error.mistakes[0].said.removeprefix(name).lstrip(": ")
     return Entry(name, value, _source(name, given, problem), _processes(field), problem)
 
 

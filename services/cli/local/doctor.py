@@ -16,23 +16,23 @@ from rich.text import Text
 from services.cli.broker import MANAGEMENT, linked, opened_api
 from services.cli.choices import Format
 from services.cli.local import servers
-from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, how_to_ask_ops, mistakes
+from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, check, settings_findings
 from services.cli.local.database import connected, database_url
 from services.cli.local.running import outbox, processes, public_address, queues
 from services.cli.local.stack import SERVICES, Environment
 from services.cli.operators.client import operators
-from services.cli.problem import Problem
+from services.cli.problem import NoAnswer, NotNow, Problem
 from services.cli.table import print_one
 from services.ops.console.views.formats import plural
 from services.ops.letters.views import LetterCounts
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.errors import DependencyDown
+from shared.contract.health import how_to_start
 from shared.contract.topology import EVENTS_LOG
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded
 from shared.runtime.setting_types import Secrets
 from shared.runtime.settings import (
-    MISSING,
     PROCESSES,
     ReplicateSettings,
     Settings,
@@ -84,11 +84,11 @@ async def examine(environment: Environment) -> list[Finding]:
 
 def _where_it_counts(finding: Finding, running: set[str]) -> Finding:
     """Turn *finding* into a warning if it is a missing setting that only processes need which are *running* with it."""
-    name = finding.detail.removesuffix(MISSING)
-    need = [each for each in SERVICES if name in map(setting, PROCESSES[each].model_fields)]
-    if name == finding.detail or not need or not running.issuperset(need):
+    need = [each for each in SERVICES if finding.missing in map(setting, PROCESSES[each].model_fields)]
+    if not need or not running.issuperset(need):
         return finding
-    detail = f"not known here: {name} is not set, but {', '.join(need)} {'runs' if len(need) == 1 else 'run'} with it"
+    they_run = f"{', '.join(need)} {'runs' if len(need) == 1 else 'run'} with it"
+    detail = f"not known here: {finding.missing} is not set, but {they_run}"
     return replace(finding, status=WARNING, detail=detail, then=_ELSEWHERE)
 
 
@@ -104,7 +104,7 @@ def _settings(environment: Environment) -> Iterator[Finding]:
         try:
             weak = guessable(PROCESSES[process].load(environment))
         except SettingsError as error:
-            yield from (Finding(name, WRONG, mistake, SET) for mistake in mistakes(error))
+            yield from settings_findings(name, error)
             continue
         if weak:
             detail = f"{', '.join(weak)}: too few different characters to be random"
@@ -188,6 +188,15 @@ async def _ask_ops(environment: Environment, kind: type[M], path: str) -> M:
             return await api.get(kind, path)
     except Problem as error:
         raise Doubtful(f"not known: {error}", then=how_to_ask_ops(error)) from error
+
+
+def how_to_ask_ops(problem: Problem) -> str:
+    match problem:
+        case NoAnswer():
+            return how_to_start("ops")
+        case NotNow():
+            return "read the log of ops"
+    return problem.then
 
 
 async def _replicate(environment: Environment) -> str:

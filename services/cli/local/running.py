@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Final
 
 from services.cli.broker import broker_problems
-from services.cli.local.check import OK, SET, WARNING, WRONG, Doubtful, Finding, Wrong, mistakes
+from services.cli.local.check import OK, WARNING, WRONG, Doubtful, Finding, Wrong, settings_findings
 from services.cli.local.database import connected, database_url
 from services.cli.local.stack import Environment
 from services.ops.console.views.formats import plural
@@ -73,7 +73,7 @@ async def processes(environment: Environment, version: str) -> tuple[list[Findin
     try:
         urls = _Addresses.load(environment).by_process()
     except SettingsError as error:
-        return [Finding("processes", WRONG, mistake, SET) for mistake in mistakes(error)], set()
+        return settings_findings("processes", error), set()
     seen = await _look_at(urls, version)
     # Before the first start, nothing is broken.
     started = any(each.state is not ProcessState.AWAY for each in seen.values())

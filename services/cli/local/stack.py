@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from shared.runtime.settings import (
     PREFIX,
     PROCESSES,
+    Mistake,
     ReceiverSettings,
     Settings,
     SettingsError,
@@ -132,14 +133,14 @@ def _with_simulator(environment: Environment) -> Environment:
 
 
 def _check(environment: Environment, services: Sequence[str]) -> None:
-    mistakes: dict[str, None] = {}
+    mistakes: dict[Mistake, None] = {}
     for name in services:
         try:
             PROCESSES[name].load(environment)
         except SettingsError as error:
-            mistakes |= dict.fromkeys(str(error).splitlines())
+            mistakes |= dict.fromkeys(error.mistakes)
     if mistakes:
-        raise SettingsError("\n".join(mistakes))
+        raise SettingsError(list(mistakes))
 
 
 def url_of(environment: Environment, service: str) -> str:
