@@ -62,7 +62,7 @@ class OpenLog:
         Return the next events of those that are in the log now, if all before them are acked; none at its end.
 
         On an ack, RabbitMQ sends all that there is and fits the prefetch, before it answers the next request on the
-        channel (3.10 and 4, seen in its source and 2026-11).
+        channel (seen with 3.10 and 4.3, and in its source, 2026-11).
 
         Raises:
             LogLost: if there will be no more.
