@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from codecs import register_error
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -80,6 +82,10 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in *arguments* (default: as typed); print a known error as one line and what to try next."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # Python sets those to None that were closed before it began.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (it stays open)
     if isinstance(sys.stdout, TextIOWrapper):
         # Not every terminal has every character, and what a command has done it must say.
         register_error("escape", _escape)

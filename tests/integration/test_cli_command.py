@@ -82,6 +82,28 @@ def test_a_filter_without_standard_input_or_output_ends(name, closed):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        ("dead-letters edit 1 --reason x --body - <&-", 2),
+        ("config show >&-", 0),
+        ("config show -o json >&-", 0),
+        ("trainings list 2>&-", 2),
+    ],
+)
+def test_a_command_does_without_a_stream_that_is_closed(typed, code):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m services.cli {typed}"],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=180,
+        check=False,
+    )
+
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+
+
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:

@@ -15,9 +15,6 @@ _NOT_TEXT: Final = json.dumps({"id": None, "error": BadLine.code, "detail": "not
 
 def filter_lines(answer: Callable[[str], str]) -> None:
     """Write *answer* of each line of standard input to standard output, until either ends."""
-    # Python sets them to None if they were closed before it began.
-    if sys.stdin is None or sys.stdout is None:
-        return
     try:
         run_filter(answer, sys.stdin.buffer, sys.stdout.buffer)
     except BrokenPipeError:
