@@ -99,6 +99,7 @@ SigningSecret = Annotated[SecretStr, _secret(decode_secret)]
 SigningSecrets = Annotated[tuple[SigningSecret, ...], _each(str)]
 #: API tokens with a scope and a name: ``TOKEN``, ``reader:TOKEN``, ``operator/NAME:TOKEN``, ``service/NAME:TOKEN``.
 Tokens = Annotated[Secrets, AfterValidator(_tokens)]
+SomeSecrets = Annotated[Secrets, Field(min_length=1)]
 SomeTokens = Annotated[Tokens, Field(min_length=1)]
 #: Delays like 500ms, 5s, 2m, 1h, separated by commas; each from 1 ms to 720 h.
 Delays = Annotated[tuple[timedelta, ...], _each(_delay), Field(min_length=1)]

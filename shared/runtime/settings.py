@@ -35,9 +35,9 @@ from shared.runtime.setting_types import (
     Port,
     PostgresUrl,
     Seconds,
-    Secrets,
     SigningSecret,
     SigningSecrets,
+    SomeSecrets,
     SomeTokens,
     Tokens,
     Url,
@@ -185,7 +185,7 @@ class ReceiverSettings(BrokerSettings, ReplicateSettings):
     #: Secrets of Replicate's webhook signatures; any may match, for rotation. Empty: fetched from Replicate's API.
     webhook_secrets: SigningSecrets = ()
     #: Secrets that sign the ``ref`` in webhook URLs: the first signs, all verify, for rotation.
-    ref_secrets: Annotated[Secrets, Field(min_length=1)]
+    ref_secrets: SomeSecrets
     #: Limit of a webhook's body: 4 MiB, because a completed training's body holds its whole log.
     max_body_bytes: Count = 4 * 1024 * 1024
     #: Seconds that a webhook's timestamp may differ from now: 5 minutes, as Standard Webhooks recommends.
@@ -218,7 +218,7 @@ class StateSettings(TopologySettings, ReplicateSettings, DatabaseSettings):
     #: Bearer tokens of the product's API.
     api_tokens: SomeTokens
     #: As the receiver's.
-    ref_secrets: Annotated[Secrets, Field(min_length=1)]
+    ref_secrets: SomeSecrets
     #: URL under which Replicate reaches the receiver; https in production.
     public_url: Url
 
@@ -248,7 +248,7 @@ class OpsSettings(BrokerSettings, ReplicateSettings, DatabaseSettings):
     #: Header in which a trusted proxy names the person at the console, for the audit. Empty: the token's name.
     console_name_header: HeaderName | None = None
     #: As the receiver's: they identify our trainings in Replicate's list.
-    ref_secrets: Annotated[Secrets, Field(min_length=1)]
+    ref_secrets: SomeSecrets
     #: Seconds after which a training is overdue, as long as its trainer has too few ended trainings to compute it. One
     #: hour: usual trainings take minutes.
     reconcile_after_seconds: Seconds = 3600.0
@@ -268,7 +268,7 @@ class NotifierSettings(BrokerSettings, DatabaseSettings):
     api_tokens: SomeTokens
     #: Secrets that the signing secrets of webhook endpoints are derived from: the first makes new ones, all are used,
     #: for rotation.
-    webhook_master_secrets: Annotated[Secrets, Field(min_length=1)]
+    webhook_master_secrets: SomeSecrets
     #: Networks that webhooks may go to although they are not public, and without TLS: for tests.
     webhook_allowed_networks: Networks = ()
     #: Seconds for a webhook's whole request and the begin of its response.

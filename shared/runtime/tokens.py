@@ -21,9 +21,6 @@ ON_BEHALF_OF: Final = "Modelswap-On-Behalf-Of"
 
 _NAME: Final = r"[\w.@+-]{1,100}"
 _ENTRY: Final = re.compile(rf"(?:(operator|reader|service)(?:/({_NAME}))?:)?([^\s:]+)")
-_READER: Final = "reader"
-_OPERATOR: Final = "operator"
-_SERVICE: Final = "service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Token:
     caller: Caller
 
 
-def read_token(entry: str, *, plain: str = _OPERATOR) -> Token:
+def read_token(entry: str, *, plain: str = "operator") -> Token:
     """
     Parse one entry of a token list; *plain* is the name of an entry without scope and name.
 
@@ -58,7 +55,7 @@ def read_token(entry: str, *, plain: str = _OPERATOR) -> Token:
             "an entry is TOKEN, SCOPE:TOKEN or SCOPE/NAME:TOKEN, with reader, operator or service as its scope"
         )
     scope, name, secret = match[1], match[2], match[3]
-    caller = Caller(name or scope or plain, may_write=scope != _READER, may_speak_for_others=scope == _SERVICE)
+    caller = Caller(name or scope or plain, may_write=scope != "reader", may_speak_for_others=scope == "service")
     return Token(secret, caller)
 
 
