@@ -17,7 +17,6 @@ import structlog
 
 from services.state.store import Store
 from services.state.store.relay import Publish, StoredEvent
-from shared.contract.errors import DependencyDown
 from shared.contract.headers import trace_id_in
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
@@ -107,7 +106,7 @@ class Relay:
             )
         telemetry.unpublishable.set(done.set_aside)
         if done.failures:
-            raise DependencyDown(str(done.failures[0]), code="not_published")
+            raise done.failures[0]
         return 0.0 if done.published + len(done.unpublishable) == _BATCH else _POLL_SECONDS
 
     async def _set_delay(self, delay: str | None) -> None:

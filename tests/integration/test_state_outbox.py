@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.state.outbox import Relay, publish_to
 from services.state.store import Store
@@ -266,6 +267,18 @@ async def test_while_an_event_is_not_taken_it_is_said_why(store):
     assert said == ("a queue of model.activated.v1 is full", 1)
     assert counted(telemetry.delayed)[()] == 0
     assert broker.generations == [1]
+
+
+async def test_a_bug_in_publishing_is_logged_as_one(store):
+    broker = Broker(fails=lambda _: KeyError("a bug"))
+    await swap(store, 1)
+
+    with capture_logs() as logs:
+        async with relaying(store, broker.publish) as relay, asyncio.timeout(60):
+            while await relay.check() is None:
+                await asyncio.sleep(0.01)
+
+    assert [repr(line["exc_info"]) for line in logs if line["event"] == "loop.broken"][:1] == ["KeyError('a bug')"]
 
 
 async def test_the_relay_outlives_the_loss_of_postgres(database_url):
