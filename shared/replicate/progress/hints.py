@@ -13,14 +13,15 @@ from shared.replicate.progress.words import is_title_of_other_work, names_other_
 
 _EPOCH_FIELD: Final = re.compile(r"""["']epoch["']\s{0,3}:\s{0,3}["']?([0-9]{1,6}(?:\.[0-9]{1,20})?)(?![\w./])""")
 _PERCENT: Final = re.compile(
-    r"(?<![a-z])(?:train|training|progress)[^\w%|]{0,80}([0-9]{1,3}(?:\.[0-9]{1,6})?)\s?%(?!\|)", re.IGNORECASE
+    r"(?<![a-z])(train|training|progress)[^\w%|]{0,80}([0-9]{1,3}(?:\.[0-9]{1,6})?)\s?%(?!\|)", re.IGNORECASE
 )
 #: The first column of a table, ``Step (% Done)``.
 _COLUMN_ROUNDING: Final = 0.06
 _STEP_AND_PERCENT: Final = re.compile(r"\s{0,9}([0-9]{1,9}) \(([0-9]{1,3}\.[0-9]{1,6})%\)")
 #: A logger's prefix, and words that may stand before an epoch.
 _LEAD: Final = re.compile(
-    r"^.*\b(?:INFO|DEBUG)\b(?::[\w.-]{1,80}:)?|\[[^\[\]]{0,60}\]|\b(?:train|training|start|starting|begin)\b",
+    r"^.*\b(?:INFO|DEBUG)\b(?:[\s:|-]{1,9}[\w.-]{1,80}\s?[:|-])?|\[[^\[\]]{0,60}\]"
+    r"|\b(?:train|training|start|starting|begin)\b",
     re.IGNORECASE,
 )
 _NOT_A_POSITION: Final = re.compile(
@@ -58,7 +59,8 @@ def _is_position(before: str, epoch: Epoch, log: Log) -> bool:
 
 def _hint_of_step(line: str, plan: Plan) -> Progress | None:
     """``global_step=120`` of as many as were asked for, ``steps: 1,200 loss: 0.31``"""
-    step = STEP.search(line) if plan.steps and holds(line, "step", "iter") else None
+    steps = STEP.finditer(line) if plan.steps and holds(line, "step", "iter") else ()
+    step = min(steps, key=_rank, default=None)
     if not (step and plan.steps and unscaled(step[2]) <= plan.steps):
         return None
     before, after = line[: step.start()], line[step.end() :]
@@ -78,9 +80,18 @@ def _hint_of_percent(line: str, plan: Plan, log: Log) -> Progress | None:
     if column and plan.steps and abs(100 * int(column[1]) / plan.steps - float(column[2])) <= _COLUMN_ROUNDING:
         return progress_at(int(column[1]), plan.steps)
     percent = _PERCENT.search(line)
-    found = percent[1] if percent else column[2] if column and log.has_percent_column else None
+    # While training, anything may be at 98 %.
+    if percent and percent[1].lower() != "progress" and not _begins(line[: percent.start()]):
+        percent = None
+    found = percent[2] if percent else column[2] if column and log.has_percent_column else None
     share = float(found) / 100 if found else None
     return Progress(share) if share is not None and share <= 1 else None
+
+
+def _rank(step: re.Match[str]) -> tuple[bool, bool, bool]:
+    """Sort first the step of all epochs, then any step: an iteration may be a batch, and a plural a setting."""
+    word = step[0].lower()
+    return bool(step[1]), not word.startswith("global"), "step" not in word
 
 
 def _begins(before: str) -> bool:
