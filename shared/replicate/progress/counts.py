@@ -87,7 +87,10 @@ _STEP_WORD: Final = r"(?:step|iter(?:ation)?)"
 
 _BAR: Final = re.compile(rf"(?:\||[━─╸╺]{{2}})\s{{0,9}}{_IN_BAR}/{_IN_BAR}(?![\w/]|[.,:-]\d)(?:\s?\[([^\[\]]*))?")
 _BAR_HEAD: Final = re.compile(r"(?<!\d)([0-9]{1,3})$")
-_BAR_BEHIND: Final = re.compile(rf"(?<![\w.:/,-]){_IN_BAR}/{_IN_BAR}(?=\s{{1,3}}(?:━|\[[=>.]{{3}}))")
+#: A bar, or its times alone, behind the count.
+_BAR_BEHIND: Final = re.compile(
+    rf"(?<![\w.:/,-]){_IN_BAR}/{_IN_BAR}(?=\s{{1,3}}(?:━|\[[=>.]{{3}}|\[?\d{{1,3}}:\d\d(?::\d\d)?<))"
+)
 _ENDLESS_BAR: Final = re.compile(rf"(?<![\w.]){_IN_BAR}it \[([^\[\]]*)")
 _STEP_OF: Final = re.compile(rf"(?<![a-z]){_STEP_WORD}s?{_TO_NUMBER}{_NUMBER}{_OF}{_NUMBER}{_END}", re.IGNORECASE)
 #: Not of bytes.
@@ -121,17 +124,17 @@ def _bars(line: str, find: Find) -> list[Count]:
         counts.append(Count(name, unscaled(bar[1]), unscaled(bar[2]), percent, after, is_bar=True))
     if counts or "/" not in line or not ("━" in line or "[" in line):
         return counts
-    return [
-        Count(line[: bar.start()], unscaled(bar[1]), unscaled(bar[2]), after=_after(line, bar), is_bar=True)
-        for bar in find(_BAR_BEHIND, line)[-_MOST_COUNTS_IN_LINE:]
-    ]
+    for bar in find(_BAR_BEHIND, line)[-_MOST_COUNTS_IN_LINE:]:
+        name, percent = _bar_head(line[: bar.start()])
+        counts.append(Count(name, unscaled(bar[1]), unscaled(bar[2]), percent, _after(line, bar), is_bar=True))
+    return counts
 
 
 def _bar_head(before: str) -> tuple[str, int | None]:
     """Return a bar's name and percentage."""
     at = before.rfind("%")
     head = _BAR_HEAD.search(before, max(0, at - 4), at) if at > 0 else None
-    if head and before[at + 1 : at + 3].lstrip()[:1] in ("|", "━", "─", "╸", "╺"):
+    if head and before[at + 1 : at + 3].lstrip()[:1] in ("", "|", "━", "─", "╸", "╺"):
         return before[: head.start()], int(head[1])
     return before, None
 

@@ -7,11 +7,11 @@ from typing import Final
 
 _VERB_STEMS: Final = (
     "cach load download upload fetch extract unpack unzipp sav sampl generat evaluat validat test mapp filter tokeniz "
-    "caption encod decod embedd preprocess process prepar precomput comput upscal resiz cropp mask segment detect "
+    "caption encod decod embedd process prepar comput upscal resiz cropp mask segment detect "
     "quantiz convert merg fus import infer denois render resolv creat read writ copy push pull compress scann check "
     "verify build install collect index pack skipp warm calculat delet attach group enumerat plott predict scor"
 )
-_VERBS: Final = _VERB_STEMS.split()
+_VERBS: Final = [before + stem for before in ("", "pre") for stem in _VERB_STEMS.split()]
 _STAGES: Final = frozenset(("eval", "evaluation", "val", "valid", "validation", "inference", "sanity"))
 _THINGS: Final = (
     "map filter samples caption captions prompt prompts images image files shards examples dataset tokenizer latents "
