@@ -15,8 +15,9 @@ its end, and the first count that is the training's own decides. What tells it f
 
 A count within one epoch is put in its place among all epochs. The epoch stands in the count's name, at the line's
 start, in a bar of epochs or in a heading. A bar of steps next to an epoch counts those of all epochs, unless it has
-begun anew. What says less (a percentage, an epoch, a step of an unknown total) is used only where nothing counts.
-In doubt there is no progress: a wrong number is worse than none, because the product can estimate.
+begun anew; steps in words begin anew. What says less (a percentage, an epoch, a step of an unknown total) is used only
+where nothing counts. In doubt there is no progress: a wrong number is worse than none, because the product can
+estimate.
 
 *plan*   how long the training was asked to be
 *lines*  the log's lines, last one first, and what is known of it as a whole

@@ -52,18 +52,15 @@ def overall(count: Count, named: Epoch | None, plan: Plan, log: Log) -> Progress
         return progress_at(count.step, count.total)
     if IS_EPOCHS.search(count.before):
         return Progress(min(1.0, count.step / count.total)) if counts_epochs(count, plan) else None
-    names_steps = count.of_steps or _IS_STEPS.search(count.before) is not None
-    if named and not STEP.search(count.before):
-        is_of_all = count.is_bar and names_steps and _may_be_of_all_epochs(count, named, log)
-        return progress_at(count.step, count.total) if is_of_all else _in_epoch(count, named, plan)
-    if plan.epochs and plan.epochs in log.epochs_over:
-        return _in_epoch(count, Epoch(log.epochs_over[plan.epochs], plan.epochs), plan)
-    heading = log.heading()
-    if heading:
-        epoch = to_epoch(heading, log.first_epoch, plan)
-        if not names_steps or not _may_be_of_all_epochs(count, epoch, log):
-            return _in_epoch(count, epoch, plan)
-    return None if count.total == plan.steps_per_epoch else progress_at(count.step, count.total)
+    if named is None or STEP.search(count.before):
+        bar = log.epochs_bar(plan.epochs)
+        if bar:
+            return _in_epoch(count, Epoch(*bar), plan)
+        heading = log.heading()
+        named = to_epoch(heading, log.first_epoch, plan) if heading else None
+    if count.total == plan.steps_per_epoch or (named and not _may_be_of_all_epochs(count, named, log)):
+        return _in_epoch(count, named, plan) if named else None
+    return progress_at(count.step, count.total)
 
 
 def named_epoch(count: Count, plan: Plan, log: Log) -> Epoch | None:
@@ -73,7 +70,7 @@ def named_epoch(count: Count, plan: Plan, log: Log) -> Epoch | None:
         from_zero = _NUMBERS_FROM_ZERO.search(count.before + count.after)
         return to_epoch(named, 0 if from_zero else log.first_epoch, plan)
     leading = _LEADING_RATIO.match(count.before) if count.is_bar else None
-    if leading and (int(leading[2]) == plan.epochs or (plan.epochs is None and log.has_epoch_column)):
+    if leading and (int(leading[2]) == plan.epochs or log.has_epoch_column):
         return to_epoch(leading, 1, plan)
     leading = _LEADING_EPOCH.match(count.before)
     return Epoch(int(leading[1]) - 1, plan.epochs or 0) if leading else None
@@ -90,13 +87,16 @@ def counts_within_something(count: Count) -> bool:
 
 
 def to_epoch(epoch: re.Match[str], first: int, plan: Plan) -> Epoch:
-    """Convert a match of `EPOCH`: a number and maybe a total. A trainer that counts from 0 ends with ``Epoch 9/9``."""
-    return Epoch(int(epoch[1]) - first, int(epoch[2]) + 1 - first if epoch[2] else plan.epochs or 0)
+    """Convert a match of `EPOCH`: a number and maybe a total. A trainer that counts from 0 may end with ``9/9``."""
+    number, last = int(epoch[1]), int(epoch[2] or 0)
+    if not last or last == plan.epochs:
+        return Epoch(number - first, plan.epochs or 0)
+    return Epoch(number, last + 1) if first == 0 or last + 1 == plan.epochs else Epoch(number - first, last)
 
 
 def _may_be_of_all_epochs(count: Count, epoch: Epoch, log: Log) -> bool:
-    """Return whether the count did not restart with the epoch, but is about as far as the epochs are."""
-    if log.has_ended_above(count.total):
+    """Return whether it is a bar of steps that did not restart with the epoch, and is about as far as the epochs."""
+    if not (count.is_bar and _IS_STEPS.search(count.before)) or log.has_ended_above(count.total):
         return False
     return not epoch.of or abs(count.step / count.total - (epoch.over + 0.5) / epoch.of) <= 1.5 / epoch.of
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from pydantic import JsonValue
 
 from shared.replicate.progress.counts import IS_EPOCHS, Count, counts_in
+from shared.replicate.progress.words import names_other_work
 
 _MOST_CHARACTERS: Final = 120_000
 _MOST_LINES: Final = 1_200
@@ -32,11 +33,14 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]|\x08")
 _FREE_TEXT: Final = re.compile(r"[\W_]{0,40}(?:caption|prompt)s?\b", re.IGNORECASE)
 #: Heading of the lines below. A bar that counts steps may count those of all epochs.
 _HEADING: Final = re.compile(
-    r"(?<![^\r\n])[^\w\r\n]{0,20}(?:(?:start|train)(?:ing)?\s)?epoch[\s:#]{0,3}(\d{1,6})(?:\s?(?:/|of)\s?(\d{1,6}))?"
-    r"[^\w\r\n]{0,20}(?![^\r\n])",
+    r"\W{0,20}(?:(?:start|train)(?:ing)?\s)?epoch[\s:#]{0,3}(\d{1,6})(?:\s?(?:/|of)\s?(\d{1,6}))?\W{0,20}",
     re.IGNORECASE,
 )
-_EPOCH_ZERO: Final = re.compile(r"poch\W{0,3}0(?![\d.%])")
+_LONGEST_HEADING: Final = 100
+_LONGEST_NAME: Final = 200
+#: Searched for as they stand, which is much faster than without regard to case.
+_SPELLINGS_OF_EPOCH: Final = ("poch", "POCH")
+_EPOCH_ZERO: Final = tuple(re.compile(epoch + r"\W{0,3}0(?![\d.%])") for epoch in _SPELLINGS_OF_EPOCH)
 _EPOCHS_BAR: Final = re.compile(r"pochs?\s{0,3}:\s{0,3}\d{1,3}%\|[^|\r\n]{0,300}\|\s?(\d{1,6})/(\d{1,6})")
 #: A table whose first column is the epoch.
 _EPOCH_COLUMN: Final = re.compile(r"(?<![^\r\n])\s{0,20}epoch\s{2,40}[a-z]", re.IGNORECASE)
@@ -85,11 +89,10 @@ class Log:
             return self._heading
         self._heading, self._heading_at, at = None, -1, self._at
         for _ in range(_MOST_MENTIONS):
-            at = self._text.rfind("poch", 0, at)
+            at = max((self._text.rfind(epoch, 0, at) for epoch in self._spellings_of_epoch), default=-1)
             if at < 0:
                 break
-            around = _HEADING.finditer(self._text, max(0, at - 40), at + 60)
-            self._heading = next((heading for heading in around if heading.start() < at < heading.end()), None)
+            self._heading = _HEADING.fullmatch(self._line_at(at))
             if self._heading:
                 self._heading_at = at
                 break
@@ -98,7 +101,8 @@ class Log:
     def has_ended_above(self, total: int) -> bool:
         """Return whether a bar that counts to *total* has ended above the current line."""
         if total not in self._ends and len(self._ends) < _MOST_BEGINNINGS:
-            self._ends[total] = self._text.find(f"{total}/{total}")
+            ends = islice(re.finditer(rf"{total}/{total}(?![\d.])", self._text), _MOST_MENTIONS)
+            self._ends[total] = next((end.start() for end in ends if not self._is_of_other_work(end)), -1)
         return 0 <= self._ends.get(total, -1) < self._at
 
     def names_epoch(self, number: int) -> bool:
@@ -113,7 +117,7 @@ class Log:
 
     def _find_beginning(self, total: int) -> Beginning:
         drawn = re.search(rf"/{total}(?![\w.])", self._text)
-        begin = max(self._text.rfind(end, 0, drawn.start()) for end in "\r\n") if drawn else -1
+        begin = self._begin_of_line(drawn.start()) - 1 if drawn else -1
         if begin < 0:
             return Beginning()
         above = self._text[max(0, begin - _ABOVE) : begin].replace("\r", "\n").split("\n")
@@ -123,10 +127,23 @@ class Log:
         rivals = [count for counts in bars for count in reversed(counts) if _may_be_rival(count)]
         return Beginning(own[0] if own and not bars[0] else "", rivals[0] if rivals else None)
 
+    def _begin_of_line(self, at: int) -> int:
+        return max(self._text.rfind(end, 0, at) for end in "\r\n") + 1
+
+    def _line_at(self, at: int) -> str:
+        """Return the line at this offset, shortened."""
+        begin = max(self._begin_of_line(at), at - _LONGEST_HEADING)
+        line = self._text[begin : at + _LONGEST_HEADING].replace("\r", "\n").partition("\n")[0]
+        return _plain(line)
+
+    @cached_property
+    def _spellings_of_epoch(self) -> list[str]:
+        return [epoch for epoch in _SPELLINGS_OF_EPOCH if epoch in self._text]
+
     @cached_property
     def first_epoch(self) -> int:
         """The number of the first epoch: some trainers count from 0, the others from 1."""
-        return 0 if _EPOCH_ZERO.search(self._text) else 1
+        return 0 if any(zero.search(self._text) for zero in _EPOCH_ZERO) else 1
 
     @cached_property
     def has_epoch_column(self) -> bool:
@@ -136,11 +153,19 @@ class Log:
     def has_percent_column(self) -> bool:
         return "(% Done)" in self._text
 
+    def epochs_bar(self, total: int | None) -> tuple[int, int] | None:
+        """Return how many epochs are over, and of how many, by the last bar of *total* epochs above this line."""
+        bars = ((int(bar[1]), int(bar[2])) for bar in self._epochs_bars if bar.start() < self._at)
+        return next((bar for bar in bars if total in (None, bar[1])), None)
+
     @cached_property
-    def epochs_over(self) -> dict[int, int]:
-        """The last bars that count epochs: the number of ended ones, by total."""
-        last = {total: over for over, total in _EPOCHS_BAR.findall(self._text)}
-        return {int(total): int(over) for total, over in last.items()}
+    def _epochs_bars(self) -> list[re.Match[str]]:
+        last = islice(reversed(list(_EPOCHS_BAR.finditer(self._text))), _MOST_MENTIONS)
+        return [bar for bar in last if not self._is_of_other_work(bar)]
+
+    def _is_of_other_work(self, count: re.Match[str]) -> bool:
+        begin = max(self._begin_of_line(count.start()), count.start() - _LONGEST_NAME)
+        return names_other_work(_plain(self._text[begin : count.start()]))
 
 
 def _may_be_rival(count: Count) -> bool:
