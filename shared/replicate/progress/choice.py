@@ -41,6 +41,8 @@ def read_progress(logs: str | list[JsonValue] | None, training_input: Mapping[st
     """Return the progress that *logs* show of the training with this input, or None if they show none."""
     log = Log(logs)
     plan = Plan.of(training_input)
+    if plan.steps is None:
+        plan = plan.with_steps(log.announced_steps)
     hint: Progress | None = None
     for line in log.lines_from_the_end():
         counts = counts_in(line, plan.steps, log.find)
@@ -64,7 +66,7 @@ def _is_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
 
 
 def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
-    if _has_requested_total(count, plan):
+    if count.total in plan.totals:
         return True
     if count.step > count.total or not count.agrees_with_percent:
         return False
@@ -78,18 +80,12 @@ def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
     return count.shows_loss or (is_near and (count.of_steps or LETTER.search(count.before) is not None))
 
 
-def _has_requested_total(count: Count, plan: Plan) -> bool:
-    if plan.steps is None:
-        return False
-    return count.total in (plan.steps, plan.steps * (plan.epochs or 1), plan.steps_per_epoch)
-
-
 def _is_named_training(count: Count) -> bool:
     return count.of_steps or TRAINING.search(count.before) is not None
 
 
 def _is_surely_training(count: Count, plan: Plan) -> bool:
-    return not count.is_bar or count.shows_loss or _is_named_training(count) or _has_requested_total(count, plan)
+    return not count.is_bar or count.shows_loss or _is_named_training(count) or count.total in plan.totals
 
 
 def _doubt(count: Count, log: Log) -> _Doubt | None:

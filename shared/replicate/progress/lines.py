@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from pydantic import JsonValue
 
-from shared.replicate.progress.counts import IS_EPOCHS, Count, counts_in
+from shared.replicate.progress.counts import IS_EPOCHS, Count, counts_in, unscaled
 from shared.replicate.progress.words import names_other_work
 
 _MOST_CHARACTERS: Final = 120_000
@@ -42,6 +42,11 @@ _LONGEST_NAME: Final = 200
 _SPELLINGS_OF_EPOCH: Final = ("poch", "POCH")
 _EPOCH_ZERO: Final = tuple(re.compile(epoch + r"\W{0,3}0(?![\d.%])") for epoch in _SPELLINGS_OF_EPOCH)
 _EPOCHS_BAR: Final = re.compile(r"pochs?\s{0,3}:\s{0,3}\d{1,3}%\|[^|\r\n]{0,300}\|\s?(\d{1,6})/(\d{1,6})")
+#: ``Total optimization steps = 1,600``
+_TOTAL_STEPS: Final = re.compile(
+    r"otal(?<![\w-][tT]otal)[ _](?:(?:num|number of|optimization|training|train)[ _])?steps\b[^\dA-Za-z\r\n]{1,30}"
+    r"(\d{1,3}(?:,\d{3}){1,2}|\d{1,9})(?![\d.,]\d|\w)"
+)
 #: A table whose first column is the epoch.
 _EPOCH_COLUMN: Final = re.compile(r"(?<![^\r\n])\s{0,20}epoch\s{2,40}[a-z]", re.IGNORECASE)
 
@@ -139,6 +144,12 @@ class Log:
     @cached_property
     def _spellings_of_epoch(self) -> list[str]:
         return [epoch for epoch in _SPELLINGS_OF_EPOCH if epoch in self._text]
+
+    @cached_property
+    def announced_steps(self) -> int | None:
+        """The number of steps that the trainer says it will do; later, samplers may say theirs."""
+        totals = islice(_TOTAL_STEPS.finditer(self._text), _MOST_MENTIONS)
+        return next((unscaled(total[1]) for total in totals if not self._is_of_other_work(total)), None)
 
     @cached_property
     def first_epoch(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Final
 
@@ -25,6 +25,8 @@ class Plan:
 
     steps: int | None
     epochs: int | None
+    #: Totals of bars that count the training's steps.
+    totals: frozenset[int]
     steps_per_epoch: int | None
 
     @classmethod
@@ -34,7 +36,12 @@ class Plan:
         )
         if steps is None and epochs and steps_per_epoch:
             steps = _whole_number(epochs * steps_per_epoch)
-        return cls(steps, epochs, steps_per_epoch)
+        totals = {steps, steps * (epochs or 1), steps_per_epoch or steps} if steps else ()
+        return cls(steps, epochs, frozenset(totals), steps_per_epoch)
+
+    def with_steps(self, steps: int | None) -> Plan:
+        """Return the plan with the number of *steps* that the log announces."""
+        return replace(self, steps=steps, totals=frozenset((steps,))) if steps else self
 
 
 def configured_steps(training_input: Mapping[str, JsonValue]) -> int | None:
