@@ -257,6 +257,7 @@ _WORDS = [
         "'global_step/max_steps': '5/9'",
     ),
     *("loading image sizes.\n", "it/s", "epoch=3", "'epoch': '1.5'", "Epoch 2/3\n", " 50%|", "\u2019000", "(4.00%)"),
+    *("Total optimization steps = 7\n", "EPOCH: 0/10\n", " 7/9 [01:05<", "epoch:  50%|██| 1/2 [", "while training: "),
 ]
 _LOGS = st.lists(st.sampled_from(_WORDS), max_size=25).map("".join) | st.text(max_size=60)
 _NUMBERS = st.integers(-1, 3000) | st.floats() | st.text(max_size=4) | st.none() | st.booleans() | st.just(2**31 - 1)

@@ -8,7 +8,7 @@ its end, and the first count that is the training's own decides. What tells it f
    a bar with a learning rate: people call their jobs anything, and nothing else learns. Words before a count name what
    it counts; words behind it only where they are its unit (``3/9 images``) or its title (``Step 3: loading weights``).
 2. Else it counts to the number of steps that the training was asked for, or else, that the log announces.
-3. Or it shows a loss, or calls itself training, step or epoch.
+3. Or it shows a loss, or calls itself training, step or epoch; but a few steps with a title are stages of the job.
 4. Or no number of steps is known, and it is long: preparations walk over a handful of images. Such a bar is other work
    where the line above its first drawing announces that, and where the bar above it is unfinished: an evaluation.
    Below a longer bar that is finished, it may be either, so the log says nothing.

@@ -28,7 +28,7 @@ _OF_COUNT: Final = re.compile(r"[_/](?=(?:step|iter|epoch|batch|loop))")
 _FILE: Final = re.compile(
     r"\.(?:safetensors|bin|pt|pth|ckpt|tar|gz|zip|json|jpe?g|png|webp|model|gguf|parquet|txt)\b", re.IGNORECASE
 )
-_TITLE: Final = re.compile(r"[^\w\s(,;|]?\s{0,3}[^\w\s(,;|]?\s{0,3}([a-z]+ing)\b(?!\s?[=:])")
+_TITLE: Final = re.compile(r"[^\w\s(,;|]?\s{0,3}[^\w\s(,;|]?\s{0,3}([a-z]+)\b(?!\s?[=:])")
 _CLAUSE_END: Final = re.compile(r"[,;|(\[]")
 _RATE_UNIT: Final = re.compile(r"[\d?]\s?(?:([a-zA-Z]+)/s(?:ec)?\b|m?s/([a-zA-Z]+))")
 _STEP_UNITS: Final = frozenset(("it", "iter", "step", "batch", "batche", "ba", "epoch", "update", "sample", ""))
@@ -50,10 +50,15 @@ def announces_other_work(line: str) -> bool:
     return not _BEGINNING.isdisjoint(words) or not _IMPERATIVE.isdisjoint(words[:1])
 
 
+def is_title(after: str) -> bool:
+    """Return whether the text after a number makes it a title, as in ``Step 2/4: Training``; a measure does not."""
+    return _TITLE.match(after.lower()) is not None
+
+
 def is_title_of_other_work(after: str) -> bool:
-    """Return whether the text after a number makes it a title, as in ``Step 2: downloading weights``."""
+    """``Step 2: downloading weights``"""
     title = _TITLE.match(after.lower())
-    return title is not None and title[1] in _OTHER
+    return title is not None and title[1].endswith("ing") and title[1] in _OTHER
 
 
 def has_other_unit(after: str) -> bool:
