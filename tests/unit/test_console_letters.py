@@ -171,8 +171,8 @@ def test_only_values_that_tell_letters_apart_are_offered():
         (
             "Error",
             [
-                ("a", 7, "/dead-letters?text=gone&error_code=a"),
-                ("b", 3, "/dead-letters?text=gone&error_code=b"),
+                ("a", 7, "/dead-letters?show=list&text=gone&error_code=a"),
+                ("b", 3, "/dead-letters?show=list&text=gone&error_code=b"),
             ],
         )
     ]
@@ -180,6 +180,12 @@ def test_only_values_that_tell_letters_apart_are_offered():
 
 def test_a_chosen_field_is_not_offered_again():
     assert offers(suggestions(error_code=[("a", 7), ("b", 3)]), {"error_code": "a"}) == []
+
+
+def test_a_status_narrows_the_list_down_and_shows_no_groups():
+    (found,) = offers(suggestions(status=[("open", 7), ("dropped", 3)]), {})
+
+    assert found.offers[0].address == "/dead-letters?show=list&status=open"
 
 
 def test_a_count_says_when_there_are_more():

@@ -115,7 +115,7 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
 
 
 async def _retry_extraction(console: Console, request: Request) -> Done:
-    apis, name, key = console.apis(request), _name(request), console.form(request).text("key")
+    apis, name, key = console.apis(request), _name(request), console.form(request).get("key")
     note = partial(apis.audit, "training.retry_extraction", f"training {name}", BY_BUTTON)
     async with noted_first(note, "another extraction", refusal=Refused, key=key):
         await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=key)
@@ -123,7 +123,7 @@ async def _retry_extraction(console: Console, request: Request) -> Done:
 
 
 async def _cancel(console: Console, request: Request) -> Done:
-    apis, name, key = console.apis(request), _name(request), console.form(request).text("key")
+    apis, name, key = console.apis(request), _name(request), console.form(request).get("key")
     note = partial(apis.audit, "training.cancel", f"training {name}", BY_BUTTON)
     async with noted_first(note, "to cancel it", refusal=Refused, key=key):
         await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")

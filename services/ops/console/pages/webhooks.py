@@ -81,7 +81,7 @@ async def _resend(console: Console, request: Request) -> Done:
     ops, form = console.apis(request).ops, console.form(request)
     up_to = form.text("up_to")
     body = {**_body(form), **_because(form), "up_to": count_of(up_to) if up_to else None}
-    sent = await ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.text("key"))
+    sent = await ops.post(DeliveriesResent, f"{_api_path(request)}/resend", body, key=form.get("key"))
     said = plural(sent.deliveries, "delivery is", "deliveries are")
     return Done(_page_path(request), f"{said} sent again.{_more(request, form, sent)}")
 
@@ -89,7 +89,7 @@ async def _resend(console: Console, request: Request) -> Done:
 async def _resend_one(console: Console, request: Request) -> Done:
     ops, form = console.apis(request).ops, console.form(request)
     path = f"{_api_path(request)}/deliveries/{request.path_params['delivery']}/resend"
-    sent = await ops.post(DeliveryResent, path, _because(form), key=form.text("key"))
+    sent = await ops.post(DeliveryResent, path, _because(form), key=form.get("key"))
     return Done(_page_path(request), f"The delivery of {sent.event} is sent again.")
 
 

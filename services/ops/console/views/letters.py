@@ -74,13 +74,15 @@ class Offers:
 def offers(suggestions: Suggestions, chosen: Mapping[str, str]) -> list[Offers]:
     """Return the values that tell the found dead letters apart, by fields that *chosen* does not have."""
     found = []
+    # A status alone would show groups.
+    here = {"show": "list", **chosen}
     for facet in Facet:
         values = suggestions.values.get(facet, ())
         # A value that all of them have tells nothing apart, and neither does one that each has alone.
         tells = [each for each in values if each.letters < suggestions.letters]
         if facet.value not in chosen and tells and tells[0].letters > 1:
             shown = [
-                Offer(each.value, each.letters, address(PATH, chosen, {facet.value: each.value}))
+                Offer(each.value, each.letters, address(PATH, here, {facet.value: each.value}))
                 for each in tells[:_OFFERED]
             ]
             found.append(Offers(LETTER_FIELDS[facet.value], shown))
