@@ -140,19 +140,10 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
             tokens=ops_tokens,
         )
         clients = await open_with.enter_async_context(
-            Clients(
-                api,
-                state_url=settings.api_url,
-                notifier_url=settings.notifier_url,
-                token=token,
-                audit=audit.audit,
-            )
+            Clients(api, state_url=settings.api_url, notifier_url=settings.notifier_url, token=token, audit=audit.audit)
         )
         access = Access(
-            ops_tokens,
-            trusted=settings.trusted_proxies,
-            name_header=settings.console_name_header,
-            redeem=codes.redeem,
+            ops_tokens, trusted=settings.trusted_proxies, name_header=settings.console_name_header, redeem=codes.redeem
         )
         console = create_console(Console(clients, access))
         app = create_app(api, checks, optional=optional, consumers=consumers, aside=aside, console=console)
@@ -190,11 +181,7 @@ def _running(settings: OpsSettings, own: Report, management: Management | None) 
 
 
 def _reconciler(
-    settings: OpsSettings,
-    services: Services,
-    replicate: Replicate,
-    store: Recoveries,
-    publish: Publish,
+    settings: OpsSettings, services: Services, replicate: Replicate, store: Recoveries, publish: Publish
 ) -> Reconciler:
     limits = Limits(
         after=timedelta(seconds=settings.reconcile_after_seconds),

@@ -99,9 +99,8 @@ class Running:
         return Queues(at=now(), source=answer.source, trouble=answer.trouble, queues=queues)
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Count the queues until *stopping* is set, as long as the management API is known."""
-        if self._management is not None:
-            await run_periodically("queues", self._sample, stopping)
+        """Count the queues until *stopping* is set. Needed with a management API only, which says what arrived."""
+        await run_periodically("queues", self._sample, stopping)
 
     async def _sample(self) -> float:
         await self._counted.get()
