@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
+
+from services.ops.requests import Request
 
 #: As the index splits words: at ASCII punctuation only, which is the same in every locale.
 _WORD: Final = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+")
@@ -16,14 +18,7 @@ WORDS: Final = (
 )
 
 
-class Searchable(Protocol):
-    """A filter that may look for words."""
-
-    @property
-    def text(self) -> str | None: ...
-
-
-def conditions(wanted: Searchable, columns: Mapping[str, str]) -> tuple[str, list[object]]:
+def conditions(wanted: Request, columns: Mapping[str, str]) -> tuple[str, list[object]]:
     """Return the conditions of *wanted*, by the *columns* of its fields, with parameters from $1, and their values."""
     given = {name: getattr(wanted, name) for name in columns if getattr(wanted, name) is not None}
     if "text" in given:
@@ -33,11 +28,11 @@ def conditions(wanted: Searchable, columns: Mapping[str, str]) -> tuple[str, lis
     return " AND ".join(["true", *found]), list(given.values())
 
 
-def by_number(wanted: Searchable) -> str:
+def by_number(text: str | None) -> str:
     """
-    Return what rows are ordered by when only some of them are taken.
+    Return what rows are ordered by when only some of them are taken; *text* is what they are searched for.
 
     A search for words must use their own index: in order of the numbers, Postgres would split each text into
     words again, which takes a second for a hundred thousand rows without a match.
     """
-    return "number" if wanted.text is None else "number + 0"
+    return "number" if text is None else "number + 0"

@@ -379,7 +379,7 @@ async def test_search_without_match_uses_the_word_index(store, database_url):
     await archived(store, *(dead(f"t{n}") for n in range(200)))
     wanted = Filter(text="absent")
     conditions, values = where(wanted)
-    statement = f"SELECT number FROM ops.letters WHERE {conditions} ORDER BY {by_number(wanted)} DESC LIMIT 1"
+    statement = f"SELECT number FROM ops.letters WHERE {conditions} ORDER BY {by_number(wanted.text)} DESC LIMIT 1"
     pool = await connect_pool(database_url, application_name="test", role=ROLE, min_size=1, max_size=1)
     try:
         async with pool.acquire() as connection:

@@ -29,7 +29,7 @@ class AuditStore(Session):
     async def list_audit(self, wanted: AuditFilter, *, before: int = END, limit: int) -> list[AuditView]:
         """Return at most *limit* entries numbered below *before*, newest first."""
         found, values = conditions(wanted, _COLUMNS)
-        found += f" AND number < ${len(values) + 1} ORDER BY {by_number(wanted)} DESC LIMIT ${len(values) + 2}"
+        found += f" AND number < ${len(values) + 1} ORDER BY {by_number(wanted.text)} DESC LIMIT ${len(values) + 2}"
         statement = f"SELECT * FROM ops.audit WHERE {found}"  # noqa: S608 (our own columns)
         rows = await self._fetch(statement, *values, before, limit)
         return [AuditView(**row) for row in rows]

@@ -125,7 +125,7 @@ class Moving(Session):
         after, newest, limit, to = (f"${len(values) + place}" for place in range(1, 5))
         statement = _MOVE.format(
             where=f"{conditions} AND number > {after} AND number <= {newest}",
-            order=by_number(wanted),
+            order=by_number(wanted.text),
             limit=limit,
             to=to,
         )

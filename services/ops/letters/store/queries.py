@@ -139,7 +139,7 @@ class Queries(Session):
         statement = _SUGGEST.format(
             facets=", ".join(Facet),
             where=conditions,
-            order=by_number(wanted),
+            order=by_number(wanted.text),
             # One more than is shown, to know whether there are more.
             limit=_LOOKED_AT + 1,
             names=" ".join(f"WHEN grouping({facet}) THEN '{facet}'" for facet in Facet),
@@ -157,9 +157,9 @@ class Queries(Session):
 
     async def list_letters(self, wanted: Filter, *, before: int = END, limit: int) -> list[LetterLine]:
         """Return at most *limit* dead letters numbered below *before*, newest first."""
-        conditions, values = where(wanted)
-        conditions += f" AND number < ${len(values) + 1} ORDER BY {by_number(wanted)} DESC LIMIT ${len(values) + 2}"
-        statement = f"SELECT {_LINE} FROM ops.letters WHERE {conditions}"  # noqa: S608 (our own columns)
+        found, values = where(wanted)
+        found += f" AND number < ${len(values) + 1} ORDER BY {by_number(wanted.text)} DESC LIMIT ${len(values) + 2}"
+        statement = f"SELECT {_LINE} FROM ops.letters WHERE {found}"  # noqa: S608 (our own columns)
         rows = await self._fetch(statement, *values, before, limit)
         return [LetterLine(**row) for row in rows]
 

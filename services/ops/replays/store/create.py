@@ -134,7 +134,7 @@ async def _select(connection: Connection, letters: Sequence[int] | Filter) -> li
     if isinstance(letters, Sequence):
         return await connection.fetch(_BY_NUMBER, letters)
     conditions, values = where(letters.model_copy(update={"status": LetterStatus.OPEN}))
-    statement = _BY_FILTER.format(conditions, by_number(letters), f"${len(values) + 1}")
+    statement = _BY_FILTER.format(conditions, by_number(letters.text), f"${len(values) + 1}")
     found = await connection.fetch(statement, *values, MOST_LETTERS + 1)
     if len(found) > MOST_LETTERS:
         raise TooManySelected(f"more than {MOST_LETTERS} dead letters are selected: select fewer, by time for example")
