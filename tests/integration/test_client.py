@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from uuid import uuid4
 
 import aio_pika
@@ -15,6 +16,7 @@ import pytest
 from modelswap_events import Change, ExtractionFailed, ModelActivated
 from modelswap_events.broker import RabbitLink, translated
 from modelswap_events.errors import Away
+from shared.contract.envelope import wrap
 from shared.runtime.clock import now
 from tests.proxy import proxied
 from tests.subscriber import DELIVERY_LIMIT, SINCE, InMemory, Modelswap, activated, first, on_rabbitmq, withdrawn
@@ -56,6 +58,17 @@ async def test_only_what_is_newer_than_before_arrives(modelswap):
         found = await first(changes, 3)
 
     assert found == [("ann", 3), ("ann", 5), ("end", 1)]
+
+
+async def test_a_made_up_change_holds_back_no_real_one(modelswap):
+    for generation, is_made_up in ((8, True), (7, True), (8, True), (1, False), (1, True), (9, True), (2, False)):
+        envelope = replace(wrap(activated("ann", generation), source="test", now=now()), is_made_up=is_made_up)
+        await modelswap.publish_raw(envelope.headers(), envelope.body())
+
+    async with aclosing(aiter(modelswap.models())) as changes:
+        found = await first(changes, 4)
+
+    assert found == [("ann", 8), ("ann", 1), ("ann", 9), ("ann", 2)]
 
 
 async def test_a_withdrawal_arrives_without_a_model(modelswap):

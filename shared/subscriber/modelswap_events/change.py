@@ -20,7 +20,7 @@ class Change:
     model: ModelRef | None
     #: The word that makes the model draw its subject; empty if there is none.
     trigger_word: str = ""
-    #: Published by `modelswap trigger` to test subscribers; no model was changed.
+    #: Published by `modelswap trigger` to test subscribers; no model was changed. It holds back no real change.
     is_made_up: bool = False
 
     @property

@@ -63,6 +63,8 @@ class Models(Feed[Change]):
         self._refresh_seconds = refresh.total_seconds()
         #: The highest generation of each user that was handled.
         self._handled: dict[str, int] = {}
+        #: The same of made-up changes, which hold back no real one.
+        self._made_up: dict[str, int] = {}
         #: All changes before this time were handled.
         self._since: datetime | None = None
         self._was_answered = False
@@ -117,10 +119,14 @@ class Models(Feed[Change]):
         return page
 
     def _is_news(self, change: Change) -> bool:
-        return change.generation > self._handled.get(change.user_id, 0)
+        known = self._handled.get(change.user_id, 0)
+        if change.is_made_up:
+            known = max(known, self._made_up.get(change.user_id, 0))
+        return change.generation > known
 
     def _settle(self, item: Handed[Change]) -> bool:
         """Remember what was handled; return whether it was."""
         if not item.is_given_up:
-            self._handled[item.value.user_id] = item.value.generation
+            change = item.value
+            (self._made_up if change.is_made_up else self._handled)[change.user_id] = change.generation
         return not item.is_given_up
