@@ -82,8 +82,16 @@ class Signer:
         return _PREFIX + base64.b64encode(hmac.digest(master, b"webhook " + seed.salt.encode(), "sha256")).decode()
 
     def headers(self, seeds: Sequence[Seed], message_id: str, moment: datetime, body: bytes) -> dict[str, str]:
-        """Return the headers of Standard Webhooks: one signature for each of *seeds*."""
-        return signed_headers(map(self.secret_of, seeds), message_id, int(moment.timestamp()), body)
+        """
+        Return the headers of Standard Webhooks: one signature for each of *seeds*, but for old ones of a lost master.
+
+        Raises:
+            MasterSecretMissing: if the master secret of the first is not known.
+
+        """
+        first, *others = seeds
+        usable = [first, *(seed for seed in others if seed.master in self._masters)]
+        return signed_headers(map(self.secret_of, usable), message_id, int(moment.timestamp()), body)
 
 
 def _fingerprint(master: str) -> str:

@@ -135,6 +135,17 @@ def test_a_new_master_secret_leaves_the_secrets_of_endpoints_as_they_are():
         Signer(["master-2"]).secret_of(SEED)
 
 
+def test_a_secret_that_was_rotated_for_its_lost_master_signs_at_once():
+    signer = Signer(["master-2"])
+    seeds = Seeds(signer.new_seed(bytes(32)), SEED, NOW + timedelta(days=1)).at(NOW)
+
+    headers = signer.headers(seeds, "an-id", now(), b"{}")
+
+    assert Webhook(signer.secret_of(seeds[0])).verify(b"{}", headers) == {}
+    with pytest.raises(MasterSecretMissing):
+        signer.headers([SEED], "an-id", now(), b"{}")
+
+
 def test_a_webhook_is_the_event_in_structured_mode_and_nothing_else():
     parent = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
     envelope = replace(wrap(activated("ann", 3), source="state", now=NOW, trace=parent), replay="a-mark")
