@@ -122,20 +122,20 @@ def _run(command: Sequence[str], cwd: Path | None = None) -> str:
 # ---- the machine's own mirrors
 
 
-def mirrors(apt: Path = Path("/etc/apt")) -> list[Mirror]:
+def mirrors() -> list[Mirror]:
     """Return the distribution's own mirrors that the machine's apt sources name, in their order."""
     own = os_release()
     default = Path(f"/usr/share/keyrings/{own.get('ID')}-archive-keyring.gpg")
     found: dict[str, Mirror] = {}
-    for uri, signed_by in _sources(apt):
+    for uri, signed_by in _sources():
         keyring = signed_by or (str(default) if default.exists() else None)
         found.setdefault(uri.rstrip("/"), Mirror(uri.rstrip("/"), keyring))
     return list(found.values())
 
 
-def _sources(apt: Path) -> Iterator[tuple[str, str | None]]:
-    folder = apt / "sources.list.d"
-    files = [apt / "sources.list", *sorted(folder.glob("*.list")), *sorted(folder.glob("*.sources"))]
+def _sources() -> Iterator[tuple[str, str | None]]:
+    folder = Path("/etc/apt/sources.list.d")
+    files = [Path("/etc/apt/sources.list"), *sorted(folder.glob("*.list")), *sorted(folder.glob("*.sources"))]
     for file in files:
         if file.is_file() and os.access(file, os.R_OK):
             parse = deb822_sources if file.suffix == ".sources" else one_line_sources

@@ -90,9 +90,6 @@ class Job:
     def date(self, seconds: float) -> datetime:
         return self.created_at + timedelta(seconds=seconds / self.speed)
 
-    def status(self, now: datetime) -> Status:
-        return self.life.status(self.seconds(now))
-
     def has_ended(self, seconds: float) -> bool:
         return seconds >= self.life.ends
 

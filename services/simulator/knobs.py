@@ -39,19 +39,15 @@ class Knobs(BaseModel):
     tokens: tuple[str, ...] = Field(("r8_simulator",), repr=False)
     #: Signing secret of webhooks (whsec_ and base64); empty = derived from the seed.
     secret: Annotated[str, Field(repr=False), AfterValidator(_signing)] = ""
-    account: str = "modelswap"
     #: Whether a training creates its destination if it does not exist.
     auto_destinations: bool = True
-    #: Models that are run by name, without a version.
-    official_models: tuple[str, ...] = ("black-forest-labs/flux-schnell",)
     #: Probability of each fault, by its name in `faults`.
     chances: Annotated[Mapping[str, Share], AfterValidator(_known)] = {}
     #: How long a training waits for a machine, and how long it runs.
     boot_seconds: Seconds = 10.0
     duration_seconds: Seconds = 600.0
-    #: The same for a prediction.
+    #: How long a prediction waits.
     prediction_boot_seconds: Seconds = 20.0
-    prediction_duration_seconds: Seconds = 7.0
     #: Minimum real time between a training's logs webhooks, at any speed.
     log_interval_real_seconds: Annotated[float, Field(ge=0)] = 0.2
     #: Real seconds between the attempts at a terminal webhook; none = Replicate's own, divided by the speed.

@@ -135,5 +135,5 @@ class Deletion:
     at: datetime
 
 
-def official(name: str) -> Model:
-    return Model(name, is_public=True, is_official=True)
+#: It is run by its name, without a version.
+OFFICIAL: Final = Model("black-forest-labs/flux-schnell", is_public=True, is_official=True)

@@ -51,12 +51,12 @@ class Prediction(Job):
     def webhook_body(self, seconds: float) -> bytes:
         return encode(self.describe(seconds))
 
-    def describe(self, seconds: float, *, kind: str = "predictions") -> dict[str, JsonValue]:
+    def describe(self, seconds: float) -> dict[str, JsonValue]:
         failed = self.life.status(seconds) is Status.FAILED
         body = describe(
             self,
             seconds,
-            kind=kind,
+            kind="predictions",
             output=[f"{self.api_url}/delivery/{self.id}/out-0.png"] if self.has_output(seconds) else None,
             logs=self._logs(seconds),
             error=_ERRORS[self.behaviour] if failed else None,

@@ -19,7 +19,7 @@ from services.simulator import prediction, training
 from services.simulator.faults import FaultOrder
 from services.simulator.job import Status
 from services.simulator.knobs import Knobs
-from services.simulator.models import NAME, OWNER, Deletion, Model, Version, official
+from services.simulator.models import NAME, OFFICIAL, OWNER, Deletion, Model, Version
 from services.simulator.orders import Orders
 from services.simulator.prediction import Prediction
 from services.simulator.requests import JobRequest, TrainingRequest
@@ -29,6 +29,7 @@ _MODEL: Final = re.compile(rf"{OWNER}/{NAME}")
 _VERSION: Final = re.compile(rf"(?:({OWNER}/{NAME}):)?([0-9a-f]{{64}})")
 #: How long the deletion of a version takes, in simulated seconds. Replicate says "a few minutes".
 _DELETION_SECONDS: Final = 120.0
+_PREDICTION_SECONDS: Final = 7.0
 _ID_LENGTH: Final = 26
 JobT = TypeVar("JobT", Training, Prediction)
 #: The state that is kept over a restart, one item per model, deletion, training and prediction.
@@ -48,7 +49,7 @@ class World:
         self._seed = f"{knobs.seed}:{restarts}" if restarts else str(knobs.seed)
         self._keep = keep
         #: By name, oldest first.
-        self._models = {name: official(name) for name in knobs.official_models}
+        self._models = {OFFICIAL.name: OFFICIAL}
         self._trainings: dict[str, Training] = {}
         self._predictions: dict[str, Prediction] = {}
         #: The id of the training that makes a version, by version.
@@ -235,7 +236,7 @@ class World:
             life=prediction.planned_life(
                 version.behaviour,
                 boot_seconds=self._knobs.prediction_boot_seconds,
-                run_seconds=self._knobs.prediction_duration_seconds,
+                run_seconds=_PREDICTION_SECONDS,
                 deadline_seconds=deadline_seconds,
             ),
             behaviour=version.behaviour,

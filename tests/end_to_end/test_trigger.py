@@ -55,7 +55,8 @@ async def test_a_training_ends_in_the_stage_that_is_triggered(event, stage, shel
     training = await stack.until_stage(training_id, stage)
 
     assert training["user_id"] == user
-    known = simulator.world.find_training(training_id).status(now())
+    described = simulator.world.find_training(training_id)
+    known = described.life.status(described.seconds(now()))
     assert known == ("processing" if stage == "running" else event.removeprefix("training."))
     model = await stack.model(user)
     assert (model and model["training_id"]) == (training_id if stage == "active" else None)

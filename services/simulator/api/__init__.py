@@ -46,8 +46,7 @@ class ReplicateApi:
         return JSONResponse({"key": self._simulator.secret})
 
     async def _get_account(self, _: Request) -> Response:
-        name = self._simulator.knobs.account
-        return JSONResponse({"type": "organization", "username": name, "name": name, "github_url": None})
+        return JSONResponse({"type": "organization", "username": "modelswap", "name": "modelswap", "github_url": None})
 
     def _guarded(self, handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
