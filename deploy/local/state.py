@@ -64,7 +64,17 @@ def kept_state(folder: Path, say: Say) -> Iterator[State]:
         folder.mkdir(parents=True)
         folder.chmod(0o711)
     with contextlib.ExitStack() as stack:
-        lock = _enter_lock(stack, folder, say)
+        try:
+            # The servers of an earlier run hold it too, until they are gone.
+            lock = stack.enter_context(
+                locked(
+                    folder / "lock",
+                    waiting=lambda: say(f"waiting for the servers of another run in {folder} to end"),
+                    timeout_seconds=_WAIT_SECONDS,
+                )
+            )
+        except TimeoutError:
+            raise LocalServersError(f"the servers of another run use {folder}: end that run first") from None
         file = folder / "servers.json"
         if file.exists():
             kept = json.loads(file.read_text())
@@ -78,20 +88,6 @@ def kept_state(folder: Path, say: Say) -> Iterator[State]:
             ports, password = stack.enter_context(_new_ports()), _new_password()
             write_private(file, json.dumps({"ports": asdict(ports), "password": password}))
         yield State(folder, kept=True, ports=ports, password=password, locks=(lock,))
-
-
-def _enter_lock(stack: contextlib.ExitStack, folder: Path, say: Say) -> int:
-    """Wait until the servers of an earlier run are gone: they hold the lock too."""
-    try:
-        return stack.enter_context(
-            locked(
-                folder / "lock",
-                waiting=lambda: say(f"waiting for the servers of another run in {folder} to end"),
-                timeout_seconds=_WAIT_SECONDS,
-            )
-        )
-    except TimeoutError:
-        raise LocalServersError(f"the servers of another run use {folder}: end that run first") from None
 
 
 def _new_password() -> str:

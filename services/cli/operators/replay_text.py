@@ -10,9 +10,6 @@ from services.cli.table import Column, print_one
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 
-#: In these, a replay changes by itself.
-_UNDERWAY: Final = (Status.PREVIEWING, Status.RUNNING)
-
 REPLAYS: Final[Sequence[Column[ReplayView]]] = (
     Column("replay", lambda each: each.id),
     Column("status", lambda each: f"{each.status}, {each.undo.status}" if each.undo else each.status, 1),
@@ -56,7 +53,9 @@ def held_up_by(found: ReplayView) -> str:
 
 
 def is_underway(found: ReplayView) -> bool:
-    return found.status in _UNDERWAY or (found.undo is not None and found.undo.status == "undoing")
+    """Return whether it changes by itself."""
+    is_undoing = found.undo is not None and found.undo.status == "undoing"
+    return is_undoing or found.status in (Status.PREVIEWING, Status.RUNNING)
 
 
 def _facts(found: ReplayView) -> list[tuple[str, object]]:
