@@ -497,11 +497,14 @@ async def test_a_look_that_state_refuses_is_refused_with_its_reason(stack: Stack
     unknown = f"t-{uuid4().hex[:8]}"
 
     answer = await stack.ops.post(f"/v1/trainings/{unknown}/retry-extraction", json={"reason": "of a test"})
-    (noted,) = (await ask(stack, "/audit", target=f"training {unknown}"))["items"]
+    refused, asked = (await ask(stack, "/audit", target=f"training {unknown}"))["items"]
 
     assert (answer.status_code, answer.json()["title"]) == (409, "retry-refused")
     assert unknown in answer.json()["detail"]
-    assert noted["outcome"] == answer.json()["detail"]
+    assert [asked["outcome"], refused["outcome"]] == [
+        "asked: another extraction",
+        f"refused: {answer.json()['detail']}",
+    ]
 
 
 @pytest.mark.parametrize(
