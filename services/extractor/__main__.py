@@ -26,7 +26,8 @@ from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Publisher, dependency_answered, one_by_one
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
-from shared.runtime.settings import ExtractorSettings, reveal
+from shared.runtime.settings import ExtractorSettings
+from shared.runtime.settings_base import reveal
 
 log = structlog.get_logger()
 

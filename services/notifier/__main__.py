@@ -24,7 +24,8 @@ from shared.runtime.database import check_database, opened_database
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.postgres import Pool, confirm_seconds
-from shared.runtime.settings import NotifierSettings, reveal
+from shared.runtime.settings import NotifierSettings
+from shared.runtime.settings_base import reveal
 from shared.runtime.tokens import read_token
 
 _SOURCE = "notifier"

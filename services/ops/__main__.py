@@ -57,7 +57,8 @@ from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.management import Management, opened_management
 from shared.runtime.measuring import keep_measuring
 from shared.runtime.postgres import Pool, confirm_seconds
-from shared.runtime.settings import OpsSettings, reveal
+from shared.runtime.settings import OpsSettings
+from shared.runtime.settings_base import reveal
 from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.tokens import read_token
 

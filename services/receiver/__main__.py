@@ -13,7 +13,8 @@ from shared.replicate.client import Replicate
 from shared.runtime.broker import LOSSY_SECONDS, Publisher, SplitPublisher, TopologyMismatch, Unconfirmed
 from shared.runtime.health import health_routes, reporter
 from shared.runtime.lifecycle import main, serve
-from shared.runtime.settings import ReceiverSettings, reveal
+from shared.runtime.settings import ReceiverSettings
+from shared.runtime.settings_base import reveal
 from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.waiting import Stopped, unless_stopped
 

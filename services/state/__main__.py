@@ -28,7 +28,8 @@ from shared.runtime.lifecycle import main, serve, supervise
 from shared.runtime.measuring import keep_measuring
 from shared.runtime.periodic import keep_house
 from shared.runtime.postgres import Pool, confirm_seconds
-from shared.runtime.settings import StateSettings, reveal
+from shared.runtime.settings import StateSettings
+from shared.runtime.settings_base import reveal
 from shared.runtime.telemetry import count_replicate_requests
 from shared.runtime.waiting import wait_for_any
 

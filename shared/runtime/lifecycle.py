@@ -18,7 +18,8 @@ from starlette.applications import Starlette
 from shared.contract.errors import ModelswapError
 from shared.runtime import logs, tracing
 from shared.runtime.server import Server
-from shared.runtime.settings import Settings, SettingsError, guessable, unknown
+from shared.runtime.settings import unknown
+from shared.runtime.settings_base import Settings, SettingsError, guessable
 from shared.runtime.waiting import wait_for_any
 
 log = structlog.get_logger()

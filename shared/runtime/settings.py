@@ -1,8 +1,7 @@
 """
-Settings from the environment, with the prefix ``MODELSWAP_``; one frozen class for each process and command.
+Settings from the environment; one frozen class for each process and command.
 
-Every name has a ``_FILE`` form, the path of a file with the value (a mounted secret). Secrets are `SecretStr`, so that
-no print, log or traceback shows one. All errors are reported at once. Types and their bounds: `setting_types`.
+How they are read, and what all processes have: `settings_base`. Types and their bounds: `setting_types`.
 
 All classes are in this file: they share one environment, so only all of them together tell a mistyped name from another
 process's setting.
@@ -11,25 +10,21 @@ process's setting.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, SecretStr
 
-from shared.contract.errors import ModelswapError
 from shared.contract.queues import LogLimits
 from shared.contract.retry import DELAYS
 from shared.contract.topology import Topology, topology
-from shared.runtime.connections import PRIVATE_NETWORKS, Limits
 from shared.runtime.setting_types import (
     AmqpUrl,
     Count,
     Delays,
     HeaderName,
     HeaderToken,
-    Host,
     ManagementUrl,
     Networks,
     Port,
@@ -42,87 +37,14 @@ from shared.runtime.setting_types import (
     Tokens,
     Url,
 )
-from shared.runtime.tokens import read_token
+from shared.runtime.settings_base import FILE, PREFIX, Settings, setting
 
-PREFIX: Final = "MODELSWAP_"
-FILE: Final = "_FILE"
-#: A random secret has more different characters than this: 16 hexadecimal digits have 10 on average.
-_VARIED_CHARACTERS: Final = 7
 #: Variables with our prefix that are read by tools and tests.
 _NOT_SETTINGS: Final = ("MODELSWAP_CACHE_DIR", "MODELSWAP_TEST_", "MODELSWAP_UP_FOLDER")
 #: Default URLs of the services.
 STATE_URL: Final = "http://127.0.0.1:8081"
 _RECEIVER_URL: Final = "http://127.0.0.1:8080"
 _NOTIFIER_URL: Final = "http://127.0.0.1:8084"
-
-
-class Mistake(NamedTuple):
-    """What is wrong with one setting, in a line."""
-
-    setting: str
-    said: str
-    is_missing: bool = False
-
-
-class SettingsError(ModelswapError):
-    """Settings are missing or invalid; the message lists all of them."""
-
-    code = "settings"
-
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
-        super().__init__("\n".join(["these settings need your attention:", *(f"  {each.said}" for each in mistakes)]))
-        self.mistakes = mistakes
-
-
-class Settings(BaseModel):
-    """Settings of every process."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
-
-    #: Address to listen on. Loopback, so that nothing is exposed by accident; 0.0.0.0 in a container.
-    host: Host = "127.0.0.1"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    #: json for log collectors, console for terminals.
-    log_format: Literal["json", "console"] = "json"
-    #: Seconds after SIGTERM to finish work in progress. Must be shorter than the orchestrator's grace period, which is
-    #: 10 s in Docker.
-    drain_seconds: Seconds = 5.0
-    #: Seconds to receive a request's headers, from the connection or the request's first byte. Ends clients that hold
-    #: connections open by sending slowly.
-    header_timeout_seconds: Seconds = 10.0
-    #: Limit of open connections per client address; trusted proxies have none.
-    max_connections_per_address: Count = 100
-    #: Networks of proxies, whose connections are not limited per address. Default: the private networks.
-    trusted_proxies: Networks = PRIVATE_NETWORKS
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of this process's HTTP server."""
-        return Limits(
-            connections_per_address=self.max_connections_per_address,
-            trusted=self.trusted_proxies,
-            header_seconds=self.header_timeout_seconds,
-        )
-
-    @classmethod
-    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """
-        Read the settings from *environment* (the process's own, if not given).
-
-        Raises:
-            SettingsError: naming every setting that is missing or wrong.
-
-        """
-        given = os.environ if environment is None else environment
-        values, mistakes = _read_files({name: text for name, text in given.items() if name.startswith(PREFIX) and text})
-        own = {field: values[setting(field)] for field in cls.model_fields if setting(field) in values}
-        try:
-            settings = cls.model_validate(own)
-        except ValidationError as error:
-            mistakes += [_mistake(problem) for problem in error.errors(include_input=False, include_url=False)]
-        if mistakes:
-            raise SettingsError(mistakes)
-        return settings
 
 
 class BrokerSettings(Settings):
@@ -356,30 +278,6 @@ CLIENTS: Final = (
 )
 
 
-def setting(field: str) -> str:
-    """Return the environment variable of a field."""
-    return PREFIX + field.upper()
-
-
-def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
-    """Return the plain secrets."""
-    return tuple(secret.get_secret_value() for secret in secrets)
-
-
-def guessable(settings: Settings) -> list[str]:
-    """Return the names of settings with a secret of our own that has too few different characters to be random."""
-    tokens = {
-        field: [read_token(entry).secret for entry in reveal(getattr(settings, field, ()))]
-        for field in ("api_tokens", "ops_tokens")
-    }
-    secrets = {field: reveal(getattr(settings, field, ())) for field in ("ref_secrets", "webhook_master_secrets")}
-    return [
-        setting(field)
-        for field, found in {**tokens, **secrets}.items()
-        if any(len(set(secret)) < _VARIED_CHARACTERS for secret in found)
-    ]
-
-
 def all_settings() -> dict[str, type[Settings]]:
     """Return every environment variable, with a settings class that has it."""
     classes: list[type[Settings]] = [*PROCESSES.values(), *CLIENTS]
@@ -398,27 +296,3 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[str]:
         and name not in known
         and name.removesuffix(FILE) not in known
     )
-
-
-def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
-    """Replace each ``NAME_FILE`` by ``NAME`` with the file's content; also return a mistake per unreadable file."""
-    read, mistakes = dict(values), []
-    for name, path in values.items():
-        if not name.endswith(FILE):
-            continue
-        target = name.removesuffix(FILE)
-        if target in values:
-            mistakes.append(Mistake(target, f"{target} is given twice, also as {name}"))
-            continue
-        try:
-            read[target] = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            mistakes.append(Mistake(target, f"{name}: {type(error).__name__} while reading {path}"))
-    return read, mistakes
-
-
-def _mistake(problem: ErrorDetails) -> Mistake:
-    name = setting(str(problem["loc"][0])) if problem["loc"] else PREFIX
-    if problem["type"] == "missing":
-        return Mistake(name, f"{name} is missing", is_missing=True)
-    return Mistake(name, f"{name}: {problem['msg'].removeprefix('Value error, ')}")

@@ -26,7 +26,8 @@ from shared.runtime.addresses import with_login
 from shared.runtime.broker import declare
 from shared.runtime.management import opened_management
 from shared.runtime.ports import free_ports
-from shared.runtime.settings import OpsSettings, StateSettings, setting
+from shared.runtime.settings import OpsSettings, StateSettings
+from shared.runtime.settings_base import setting
 from tests.databases import empty_database, logged_in
 from tests.servers import Urls
 from tests.stack import Stack, plain_client

@@ -16,7 +16,8 @@ from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS
 from shared.runtime.postgres import connect
 from shared.runtime.postgres_errors import UnusableAddress
-from shared.runtime.settings import ExtractorSettings, OpsSettings, SettingsError, StateSettings
+from shared.runtime.settings import ExtractorSettings, OpsSettings, StateSettings
+from shared.runtime.settings_base import SettingsError
 
 #: Nobody listens there.
 SERVER = "127.0.0.1:1"

@@ -58,7 +58,7 @@ from shared.runtime.clock import now
 from shared.runtime.health import reporter
 from shared.runtime.http import Api, create_app
 from shared.runtime.lifecycle import serve
-from shared.runtime.settings import Settings
+from shared.runtime.settings_base import Settings
 from shared.runtime.tokens import read_token
 from tests.apis import all_apis
 from tests.databases import opened_pool

@@ -21,7 +21,7 @@ from shared.runtime.http import create_app, new_api
 from shared.runtime.lifecycle import serve
 from shared.runtime.management import Management
 from shared.runtime.ports import free_ports
-from shared.runtime.settings import Settings
+from shared.runtime.settings_base import Settings
 from shared.runtime.telemetry import oldest_delivery
 from shared.runtime.tokens import read_token
 from tests.broker import Broker

@@ -26,7 +26,7 @@ from shared.runtime.broker import Outgoing
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
-from shared.runtime.settings import Settings
+from shared.runtime.settings_base import Settings
 from shared.runtime.tokens import read_token
 from tests.described import DescribedTransport
 from tests.ops import NOON, OPERATOR, Letters, archived, dead, routers_of

@@ -19,7 +19,7 @@ from shared.runtime.http import Api
 from shared.runtime.lifecycle import serve
 from shared.runtime.ports import free_ports
 from shared.runtime.postgres import connect_pool
-from shared.runtime.settings import Settings
+from shared.runtime.settings_base import Settings
 from shared.runtime.tokens import Token, read_token
 from tests.console import TOKENS, Browser, opened_console
 from tests.databases import opened_pool

@@ -23,7 +23,7 @@ from shared.contract.events import TrainingProgressed, TrainingStarted
 from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.lifecycle import serve
-from shared.runtime.settings import Settings
+from shared.runtime.settings_base import Settings
 from shared.runtime.sse import EventStream
 from tests.sse import Sent, following
 from tests.stack import free_port

@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 
 from services.notifier.addresses import is_public
-from shared.runtime.settings import (
-    PROCESSES,
-    BrokerSettings,
-    DatabaseSettings,
-    OpsSettings,
-    ReplicateSettings,
-    Settings,
-    setting,
-)
+from shared.runtime.settings import PROCESSES, BrokerSettings, DatabaseSettings, OpsSettings, ReplicateSettings
+from shared.runtime.settings_base import Settings, setting
 from tests import chart
 from tests.chart import Manifest, by_component, is_found, of_kind, pods
 

@@ -16,15 +16,8 @@ from pydantic import SecretStr
 
 from services.cli.local import roles, users
 from shared.contract.rights import USERS
-from shared.runtime.settings import (
-    PROCESSES,
-    BrokerSettings,
-    DatabaseSettings,
-    Settings,
-    StateSettings,
-    TopologySettings,
-    setting,
-)
+from shared.runtime.settings import PROCESSES, BrokerSettings, DatabaseSettings, StateSettings, TopologySettings
+from shared.runtime.settings_base import Settings, setting
 from tests import chart
 from tests.chart import CHART, EXAMPLES, SETS, Manifest, by_component, container, pods, secret_keys, variables
 

@@ -5,7 +5,8 @@ import shlex
 import pytest
 
 from services.cli.local.stack import completed, exports, generated, overridden, plan, without_settings
-from shared.runtime.settings import PROCESSES, ReceiverSettings, SettingsError
+from shared.runtime.settings import PROCESSES, ReceiverSettings
+from shared.runtime.settings_base import SettingsError
 
 PRIVATE = {
     "MODELSWAP_AMQP_URL": "amqp://mq",

@@ -19,7 +19,7 @@ from services.cli.local import roles
 from services.cli.main import app
 from services.cli.problem import Problem, exit_code, explain
 from shared.contract.errors import DependencyDown
-from shared.runtime.settings import Mistake, SettingsError
+from shared.runtime.settings_base import Mistake, SettingsError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {

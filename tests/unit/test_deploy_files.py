@@ -24,7 +24,8 @@ from shared.contract.retry import DELAYS
 from shared.contract.topology import DEAD_QUEUE
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, RawConsumer
-from shared.runtime.settings import PROCESSES, BrokerSettings, all_settings, setting
+from shared.runtime.settings import PROCESSES, BrokerSettings, all_settings
+from shared.runtime.settings_base import setting
 from tests.counts import counted
 
 ROOT = Path(__file__).parents[2]

@@ -10,21 +10,14 @@ import pytest
 from services.ops.replays.store.send import CLAIM_SECONDS
 from shared.runtime import session_lock
 from shared.runtime.postgres import CONFIRM_SECONDS, IDLE_IN_TRANSACTION_SECONDS, confirm_seconds
-from shared.runtime.settings import (
-    PROCESSES,
-    NotifierSettings,
-    OpsSettings,
-    ReceiverSettings,
-    SettingsError,
-    StateSettings,
-    guessable,
-)
+from shared.runtime.settings import PROCESSES, NotifierSettings, OpsSettings, ReceiverSettings, StateSettings
+from shared.runtime.settings_base import SettingsError, guessable
 
 ROOT = Path(__file__).parents[2]
 #: What every process does with settings, whichever process it is.
 COMMON = "".join(
     (ROOT / "shared/runtime" / file).read_text()
-    for file in ("settings.py", "lifecycle.py", "database.py", "broker/subscription.py")
+    for file in ("settings.py", "settings_base.py", "lifecycle.py", "database.py", "broker/subscription.py")
 )
 
 RANDOM = "9f2c41d07be83a65"

@@ -4,7 +4,8 @@ import httpx
 import pytest
 
 from shared.runtime.http import Asker, create_app, new_api
-from shared.runtime.settings import ClientSettings, OpsClientSettings, SettingsError
+from shared.runtime.settings import ClientSettings, OpsClientSettings
+from shared.runtime.settings_base import SettingsError
 from shared.runtime.tokens import ON_BEHALF_OF, Caller, from_header, read_token, to_header
 
 

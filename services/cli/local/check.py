@@ -11,7 +11,7 @@ from services.cli.local.stack import Environment
 from services.cli.problem import Problem, Refused, remedy
 from shared.contract.errors import DependencyDown, ModelswapError
 from shared.runtime.postgres_errors import NotReady
-from shared.runtime.settings import SettingsError
+from shared.runtime.settings_base import SettingsError
 
 OK: Final = "ok"
 WARNING: Final = "warning"

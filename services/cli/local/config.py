@@ -14,15 +14,8 @@ from services.cli.choices import Format
 from services.cli.output import tell
 from services.cli.table import Column, print_list
 from shared.contract.brokers import split_addresses
-from shared.runtime.settings import (
-    CLIENTS,
-    PREFIX,
-    PROCESSES,
-    Settings,
-    SettingsError,
-    all_settings,
-    unknown,
-)
+from shared.runtime.settings import CLIENTS, PROCESSES, all_settings, unknown
+from shared.runtime.settings_base import PREFIX, Settings, SettingsError
 
 _MASK: Final = "********"
 _URL: Final = re.compile(r"(\w+://)(.*@)?([^?#]*)", re.DOTALL)

@@ -18,7 +18,8 @@ from services.cli.operators.client import Operators
 from services.cli.output import tell
 from services.ops.sign_in.codes import LASTS, PATH, SignInCode
 from shared.contract.errors import ModelswapError
-from shared.runtime.settings import OpsClientSettings, reveal
+from shared.runtime.settings import OpsClientSettings
+from shared.runtime.settings_base import reveal
 from shared.runtime.tokens import read_token
 
 _REDIRECT: Final = (

@@ -32,17 +32,8 @@ from shared.contract.topology import EVENTS_LOG
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded
 from shared.runtime.setting_types import Secrets
-from shared.runtime.settings import (
-    PROCESSES,
-    ReplicateSettings,
-    Settings,
-    SettingsError,
-    all_settings,
-    guessable,
-    reveal,
-    setting,
-    unknown,
-)
+from shared.runtime.settings import PROCESSES, ReplicateSettings, all_settings, unknown
+from shared.runtime.settings_base import Settings, SettingsError, guessable, reveal, setting
 
 M = TypeVar("M", bound=BaseModel)
 

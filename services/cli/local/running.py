@@ -25,10 +25,9 @@ from shared.runtime.settings import (
     NotifierClientSettings,
     OpsClientSettings,
     OpsSettings,
-    Settings,
-    SettingsError,
     TriggerSettings,
 )
+from shared.runtime.settings_base import Settings, SettingsError
 
 _OUTBOX_BACKLOG: Final = """
     SELECT count(*) FILTER (WHERE set_aside_at IS NULL) AS waiting,

@@ -9,16 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from shared.runtime.settings import (
-    PREFIX,
-    PROCESSES,
-    Mistake,
-    ReceiverSettings,
-    Settings,
-    SettingsError,
-    SimulatorSettings,
-    all_settings,
-)
+from shared.runtime.settings import PROCESSES, ReceiverSettings, SimulatorSettings, all_settings
+from shared.runtime.settings_base import PREFIX, Mistake, Settings, SettingsError
 
 SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 SIMULATOR: Final = "simulator"

@@ -39,7 +39,8 @@ from services.cli.output import console
 from services.cli.problem import Problem
 from shared.runtime.guarded import removed_afterwards
 from shared.runtime.private_files import write_private
-from shared.runtime.settings import PREFIX, SimulatorSettings, StateSettings
+from shared.runtime.settings import SimulatorSettings, StateSettings
+from shared.runtime.settings_base import PREFIX
 
 _COLOURS: Final = {
     "receiver": "cyan",

@@ -17,7 +17,8 @@ from fastapi import FastAPI, Request, Response
 from kombu import Queue
 from starlette.concurrency import run_in_threadpool
 
-from shared.runtime.settings import ExtractorSettings, ReceiverSettings, StateSettings, reveal
+from shared.runtime.settings import ExtractorSettings, ReceiverSettings, StateSettings
+from shared.runtime.settings_base import reveal
 from tests.bench.peers.common import serve, signed_body, statements
 
 SQL = statements("celery")

@@ -14,7 +14,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from shared.replicate.signature import verify
-from shared.runtime.settings import ReceiverSettings, reveal
+from shared.runtime.settings import ReceiverSettings
+from shared.runtime.settings_base import reveal
 
 
 @dataclass(frozen=True, slots=True)
