@@ -48,7 +48,7 @@ def read_progress(logs: str | list[JsonValue] | None, training_input: Mapping[st
         counts = counts_in(line, plan.steps, log.find)
         for count in reversed(counts):
             epoch = named_epoch(count, plan, log)
-            if not _is_training(count, epoch, plan, log):
+            if not _is_training(count, epoch, plan):
                 continue
             doubt = None if epoch or _is_surely_training(count, plan) else _doubt(count, log)
             if doubt is _Doubt.AMBIGUOUS:
@@ -61,11 +61,11 @@ def read_progress(logs: str | list[JsonValue] | None, training_input: Mapping[st
     return hint
 
 
-def _is_training(count: Count, epoch: Epoch | None, plan: Plan, log: Log) -> bool:
-    return 0 < count.total <= MOST_STEPS and _may_be_training(count, epoch, plan, log) and not count.is_of_other_work
+def _is_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
+    return 0 < count.total <= MOST_STEPS and _may_be_training(count, epoch, plan) and not count.is_of_other_work
 
 
-def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan, log: Log) -> bool:
+def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
     if count.total in plan.totals:
         return True
     if count.step > count.total or not count.agrees_with_percent:
@@ -75,18 +75,14 @@ def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan, log: Log) ->
     if counts_within_something(count):
         return False
     if plan.steps is None:
-        return count.shows_loss or count.total >= _LONG or (_is_named_training(count) and not _may_be_stage(count, log))
+        return count.shows_loss or count.total >= _LONG or _is_named_training(count)
     is_near = abs(count.total - plan.steps) <= plan.steps * _ROUNDING
     return count.shows_loss or (is_near and (count.of_steps or LETTER.search(count.before) is not None))
 
 
-def _may_be_stage(count: Count, log: Log) -> bool:
-    """``Step 2/4: Training``: one of a few stages of the whole job."""
-    return count.of_steps and is_title(count.after) and not log.heading()
-
-
 def _is_named_training(count: Count) -> bool:
-    return count.of_steps or TRAINING.search(count.before) is not None
+    """Return whether its name is of training; ``Step 2/4: Training`` is one of a few stages of the whole job."""
+    return not is_title(count.after) if count.of_steps else TRAINING.search(count.before) is not None
 
 
 def _is_surely_training(count: Count, plan: Plan) -> bool:
