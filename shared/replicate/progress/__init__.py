@@ -10,8 +10,8 @@ its end, and the first count that is the training's own decides. What tells it f
 2. Else it counts to the number of steps that the training was asked for, or else, that the log announces.
 3. Or it shows a loss, or calls itself training, step or epoch; but a few steps with a title are stages of the job.
 4. Or no number of steps is known, and it is long: preparations walk over a handful of images. Such a bar is other work
-   where the line above its first drawing announces that, and where the bar above it is unfinished: an evaluation.
-   Below a longer bar that is finished, it may be either, so the log says nothing.
+   where the line above its first drawing announces that, and where the bar above it is unfinished or one as in 2 and
+   3: an evaluation. Below a longer bar that is finished, it may be either, so the log says nothing.
 
 A count within one epoch is put in its place among all epochs. The epoch stands in the count's name, at the line's
 start, in a bar of epochs or in a heading. A bar of steps next to an epoch counts those of all epochs, unless it has

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from shared.replicate.progress.counts import LETTER, TRAINING, Count, counts_in
+from shared.replicate.progress.counts import LETTER, Count, counts_in
 from shared.replicate.progress.epochs import (
     Epoch,
     Progress,
@@ -20,7 +20,7 @@ from shared.replicate.progress.epochs import (
 from shared.replicate.progress.hints import find_hint
 from shared.replicate.progress.lines import Log
 from shared.replicate.progress.plan import MOST_STEPS, Plan
-from shared.replicate.progress.words import announces_other_work, is_title
+from shared.replicate.progress.words import announces_other_work
 
 #: A bar at least this long is the training's: preparations are shorter.
 _LONG: Final = 100
@@ -50,7 +50,7 @@ def read_progress(logs: str | list[JsonValue] | None, training_input: Mapping[st
             epoch = named_epoch(count, plan, log)
             if not _is_training(count, epoch, plan):
                 continue
-            doubt = None if epoch or _is_surely_training(count, plan) else _doubt(count, log)
+            doubt = None if epoch or _is_surely_training(count, plan) else _doubt(count, plan, log)
             if doubt is _Doubt.AMBIGUOUS:
                 return hint
             progress = None if doubt else overall(count, epoch, plan, log)
@@ -75,30 +75,25 @@ def _may_be_training(count: Count, epoch: Epoch | None, plan: Plan) -> bool:
     if counts_within_something(count):
         return False
     if plan.steps is None:
-        return count.shows_loss or count.total >= _LONG or _is_named_training(count)
+        return count.shows_loss or count.total >= _LONG or count.is_named_training
     is_near = abs(count.total - plan.steps) <= plan.steps * _ROUNDING
     return count.shows_loss or (is_near and (count.of_steps or LETTER.search(count.before) is not None))
 
 
-def _is_named_training(count: Count) -> bool:
-    """Return whether its name is of training; ``Step 2/4: Training`` is one of a few stages of the whole job."""
-    return not is_title(count.after) if count.of_steps else TRAINING.search(count.before) is not None
-
-
 def _is_surely_training(count: Count, plan: Plan) -> bool:
-    return not count.is_bar or count.shows_loss or _is_named_training(count) or count.total in plan.totals
+    return not count.is_bar or count.shows_loss or count.is_named_training or count.total in plan.totals
 
 
-def _doubt(count: Count, log: Log) -> _Doubt | None:
+def _doubt(count: Count, plan: Plan, log: Log) -> _Doubt | None:
     """Return why a bar may be of other work, judged by the text above its first drawing, or None."""
     above = log.beginning(count.total)
     if above is None or (count.is_unnamed and announces_other_work(above.line)):
         return _Doubt.OTHER_WORK
-    rival = above.bar
+    rival = above.rival
     if rival is None or rival.total == count.total or _is_announced_as_other_work(rival, log):
         return None
     # Of two bars below one heading, the second is the epoch's validation.
-    if rival.step < rival.total or (count.is_unnamed and log.heading()):
+    if rival.step < rival.total or _is_surely_training(rival, plan) or (count.is_unnamed and log.heading()):
         return _Doubt.OTHER_WORK
     return _Doubt.AMBIGUOUS if count.is_unnamed and rival.total > count.total else None
 

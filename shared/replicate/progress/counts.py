@@ -14,6 +14,7 @@ from shared.replicate.progress.words import (
     PREFIX,
     has_other_unit,
     has_rate_of_other_work,
+    is_title,
     is_title_of_other_work,
     names_other_work,
 )
@@ -58,6 +59,11 @@ class Count(NamedTuple):
     @property
     def shows_learning_rate(self) -> bool:
         return holds(self.after, "lr") and _LEARNING_RATE.search(self.after) is not None
+
+    @property
+    def is_named_training(self) -> bool:
+        """Whether its name is of training; ``Step 2/4: Training`` is one of a few stages of the whole job."""
+        return not is_title(self.after) if self.of_steps else TRAINING.search(self.before) is not None
 
     @property
     def is_of_other_work(self) -> bool:

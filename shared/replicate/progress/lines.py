@@ -55,8 +55,9 @@ class Beginning(NamedTuple):
     """The text above the first drawing of a bar."""
 
     line: str = ""
-    #: The nearest bar above under the same heading, except bars of other work and of epochs.
-    bar: Count | None = None
+    #: The nearest count above under the same heading that looks like the training's, or else the nearest bar; none of
+    #: other work or of epochs.
+    rival: Count | None = None
 
 
 class Log:
@@ -128,9 +129,12 @@ class Log:
         above = self._text[max(0, begin - _ABOVE) : begin].replace("\r", "\n").split("\n")
         lines = [line for line in map(_plain, reversed(above)) if line.strip()]
         own = list(takewhile(lambda line: not _HEADING.fullmatch(line), lines))
-        bars = [[count for count in counts_in(line, None, self.find) if count.is_bar] for line in own]
-        rivals = [count for counts in bars for count in reversed(counts) if _may_be_rival(count)]
-        return Beginning(own[0] if own and not bars[0] else "", rivals[0] if rivals else None)
+        counts = [
+            [count for count in counts_in(line, None, self.find) if count.is_bar or count.shows_loss] for line in own
+        ]
+        rivals = [count for of_line in counts for count in reversed(of_line) if _may_be_rival(count)]
+        trainings = [rival for rival in rivals if rival.shows_loss or rival.is_named_training]
+        return Beginning(own[0] if own and not counts[0] else "", next(iter(trainings + rivals), None))
 
     def _begin_of_line(self, at: int) -> int:
         return max(self._text.rfind(end, 0, at) for end in "\r\n") + 1
