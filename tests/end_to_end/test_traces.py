@@ -151,7 +151,10 @@ state SERVER POST /v1/users/{{user_id}}/model/rollback
 RETRY_REFUSED: Final = f"""
 ops SERVER POST /v1/trainings/{{training_id}}/retry-extraction
   ops CLIENT BEGIN
+  ops CLIENT BEGIN
   ops CLIENT COMMIT
+  ops CLIENT COMMIT
+  ops CLIENT INSERT ops.audit
   ops CLIENT INSERT ops.audit
   state SERVER POST /v1/trainings/{{training_id}}/retry-extraction
     state CLIENT BEGIN
