@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Final, Self
+from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
-import pytest
 
 from services.cli.local.roles import LOGINS, login_url, make_roles, password_hash
 from services.notifier import migrate as notifier
@@ -196,12 +196,9 @@ async def opened_pool(url: str, *, role: str, plans_once: bool = False, max_size
 
     There is a connection for each of many that ask at once.
     """
-    with pytest.MonkeyPatch.context() as services:
-        services.setattr(postgres, "_ACQUIRE_SECONDS", 60.0)
-        with pytest.MonkeyPatch.context() as own:
-            own.setattr(postgres, "_COMMAND_SECONDS", 120.0)
-            for name in ("statement_timeout", "lock_timeout"):
-                own.setitem(postgres._SESSION, name, "60000")
+    patience = dict.fromkeys(("statement_timeout", "lock_timeout"), "60000")
+    with patch.object(postgres, "_ACQUIRE_SECONDS", 60.0):
+        with patch.object(postgres, "_COMMAND_SECONDS", 120.0), patch.dict(postgres._SESSION, patience):
             pool = await connect_pool(
                 url, application_name="test", role=role, plans_once=plans_once, min_size=1, max_size=max_size
             )

@@ -1,7 +1,9 @@
-"""The arithmetic of the bench's table."""
+"""The bench's table, and what the bench may import."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import StringIO
 
 import pytest
@@ -58,3 +60,14 @@ def test_the_table_shows_means_sums_and_both_ends():
 
 def split(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("│")[1:-1]]
+
+
+def test_the_bench_needs_no_library_of_the_tests():
+    # `make bench` runs in an environment of its own, with the peers and without these.
+    without = "import sys; sys.modules |= dict.fromkeys(('pytest', 'hypothesis', 'testcontainers'))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"{without}; import tests.bench.pipeline"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
