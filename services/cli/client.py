@@ -136,8 +136,7 @@ class Api:
         try:
             response = await self._http.request(method, path, query=query, body=body, headers=headers, seconds=seconds)
             if not response.is_success:
-                the_list = next(self._lists[each] for each in self._lists if path.startswith(each))
-                raise self._refusal(response, then, absent or the_list)
+                raise self._refusal(response, path, then, absent)
             return read(kind, response)
         except Hung as error:
             said = f"{self._name} at {self._url} took the request, and did not answer in time: it hangs"
@@ -148,7 +147,7 @@ class Api:
         except ServiceFailed as error:
             raise Problem(f"{self._url} is not {self._name}, or of another version", then=CONFIG) from error
 
-    def _refusal(self, response: httpx.Response, then: str, absent: str) -> Problem:
+    def _refusal(self, response: httpx.Response, path: str, then: str, absent: str) -> Problem:
         detail = _POINTER.sub(r"\1: ", said_in(response.content))
         match response.status_code:
             case HTTPStatus.UNAUTHORIZED:
@@ -158,7 +157,8 @@ class Api:
             case HTTPStatus.FORBIDDEN:
                 return Problem(detail, then=f"an operator's token in {self._auth_setting}")
             case HTTPStatus.NOT_FOUND:
-                return NotThere(detail, then=absent)
+                the_list = next(self._lists[each] for each in self._lists if path.startswith(each))
+                return NotThere(detail, then=absent or the_list)
             case status if status in _REFUSED:
                 return Problem(detail, then=then)
             case HTTPStatus.SERVICE_UNAVAILABLE:
