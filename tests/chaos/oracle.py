@@ -1,8 +1,8 @@
 """
 Judge a chaos run, while it goes on and at its end, by the script and the fence, without any code of the product.
 
-The fence, in the words of `design.md`: every training of a user draws the next generation when it is requested; the
-newest requested one that proves good wins, in whatever order they end.
+The fence: every training of a user draws the next generation when it is requested. Of a user's verified trainings, the
+one requested last wins, in whatever order they end.
 """
 
 from __future__ import annotations
