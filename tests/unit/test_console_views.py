@@ -32,6 +32,7 @@ from services.state import overview
 from services.state import views as state_views
 from services.state.transitions import Stage
 from shared.contract.answers import KIND_PREFIX, Problem
+from shared.contract.text import plural
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 HOSTILE = "\"><script>alert('x')</script>{{7*7}}"
@@ -236,12 +237,12 @@ def test_the_only_hit_or_the_exact_one_is_opened_at_once(names, is_complete, pag
 
 
 def test_a_number_is_written_with_what_is_counted():
-    assert [formats.plural(count, "dead letter") for count in (0, 1, 2000)] == [
+    assert [plural(count, "dead letter") for count in (0, 1, 2000)] == [
         "0 dead letters",
         "1 dead letter",
         "2,000 dead letters",
     ]
-    assert [formats.plural(count, "delivery", "deliveries") for count in (1, 2)] == ["1 delivery", "2 deliveries"]
+    assert [plural(count, "delivery", "deliveries") for count in (1, 2)] == ["1 delivery", "2 deliveries"]
 
 
 # Colours

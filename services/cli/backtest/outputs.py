@@ -19,7 +19,6 @@ from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.product.client import Product, product
 from services.cli.table import Column, print_list, print_table, tell_if_cut
-from services.ops.console.views.formats import plural
 from services.ops.letters.views import LetterLine, LetterView
 from services.ops.reconcile.views import ExtractionRetried
 from services.state.transitions import Stage
@@ -28,6 +27,7 @@ from shared.contract.answers import Page
 from shared.contract.envelope import decode
 from shared.contract.errors import Malformed
 from shared.contract.events import ExtractionRequested, TrainingSucceeded
+from shared.contract.text import plural
 from shared.contract.topology import EXTRACTOR_QUEUE
 
 _AT_ONCE: Final = 8

@@ -23,11 +23,11 @@ from services.cli.local.stack import SERVICES, Environment
 from services.cli.operators.client import operators
 from services.cli.problem import NoAnswer, NotNow, Problem
 from services.cli.table import print_one
-from services.ops.console.views.formats import plural
 from services.ops.letters.views import LetterCounts
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.errors import DependencyDown
 from shared.contract.health import how_to_start
+from shared.contract.text import plural
 from shared.contract.topology import EVENTS_LOG
 from shared.replicate.client import Replicate
 from shared.replicate.errors import OperatorNeeded

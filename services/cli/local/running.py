@@ -11,10 +11,10 @@ from services.cli.broker import broker_problems
 from services.cli.local.check import OK, WARNING, WRONG, Doubtful, Finding, Wrong, settings_findings
 from services.cli.local.database import connected, database_url
 from services.cli.local.stack import Environment
-from services.ops.console.views.formats import plural
 from shared.contract.answers import kind_in
 from shared.contract.health import HELD_UP_SECONDS, ProcessState, Seen, how_to_start, why_stuck
 from shared.contract.rights import CONSUMED
+from shared.contract.text import plural
 from shared.runtime.broker import depths
 from shared.runtime.client import HttpClient, Unanswered
 from shared.runtime.processes import DEADLINE_SECONDS, look_at

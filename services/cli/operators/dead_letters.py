@@ -15,9 +15,9 @@ from services.cli.options import read_timestamp, typed
 from services.cli.output import confirm, console, print_json, print_json_line, printable
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
-from services.ops.console.views.formats import plural
 from services.ops.letters.views import Changed, GroupView, LetterLine, LetterView
 from shared.contract.answers import Page
+from shared.contract.text import plural
 from shared.runtime.clock import now
 
 LETTERS: Final[Sequence[Column[LetterLine]]] = (

@@ -28,10 +28,10 @@ from services.cli.operators.replay_text import (
 from services.cli.output import confirm, console, tell
 from services.cli.problem import Problem
 from services.cli.table import print_list
-from services.ops.console.views.formats import plural
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayedLetterView, ReplayView
 from shared.contract.answers import Page
+from shared.contract.text import plural
 
 _POLL_SECONDS: Final = 0.5
 #: For the predictions that are shown before the question.

@@ -12,9 +12,9 @@ from services.cli.client import Body, segment
 from services.cli.operators.client import operators
 from services.cli.output import confirm, tell
 from services.cli.table import Column, print_list, print_one
-from services.ops.console.views.formats import plural
 from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded, SubscriptionView
 from shared.contract.answers import Page
+from shared.contract.text import plural
 
 _ONCE: Final = "The password is shown this once. For a new one: modelswap subscriptions rotate-password {}"
 SUBSCRIPTIONS: Final[Sequence[Column[SubscriptionView]]] = (

@@ -15,9 +15,9 @@ from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
 from services.notifier.views import DeliveryView, EndpointView, SecretView
-from services.ops.console.views.formats import plural
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited
 from shared.contract.answers import Page
+from shared.contract.text import plural
 from shared.runtime.settings import NotifierClientSettings
 
 #: The same in the notifier's API and, for changes that are audited, in the operators'.

@@ -17,12 +17,12 @@ from services.ops.console.answers import DeliveryAnswer, EndpointAnswer
 from services.ops.console.console import Console, Done, form_route, page_route
 from services.ops.console.forms import Form
 from services.ops.console.views.filters import pager
-from services.ops.console.views.formats import plural
 from services.ops.console.views.letters import count_of
 from services.ops.console.views.problems import ProblemView
 from services.ops.console.views.webhooks import PERIODS, STATUSES, Preview, attempt_of, state_of
 from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEnabled
 from shared.contract.answers import Page
+from shared.contract.text import plural
 
 _PAGE: Final = "50"
 #: A cookie has room for the sentence after a form, and no more.

@@ -11,6 +11,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from services.ops.console.views.kinds import kind
+from shared.contract.text import plural
 
 #: Where there is no value.
 NOTHING: Final = "\N{EN DASH}"
@@ -69,11 +70,6 @@ def ago(seconds: float) -> str:
 def number(value: float) -> str:
     """Return a number with its thousands apart."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
-def plural(count: int, noun: str, nouns: str = "") -> str:
-    """Return a number with what is counted; *nouns* is the plural, where it is not with an s."""
-    return f"{number(count)} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def percent(share: float) -> str:

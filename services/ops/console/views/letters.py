@@ -12,8 +12,9 @@ from pydantic import JsonValue
 
 from services.ops.console.views.charts import Point, bars, sparkbars
 from services.ops.console.views.filters import LETTER_FIELDS, address
-from services.ops.console.views.formats import number, plural
+from services.ops.console.views.formats import number
 from services.ops.letters.views import Changed, Facet, GroupView, LetterStatus, Suggestions
+from shared.contract.text import plural
 
 PATH: Final = "/dead-letters"
 #: How many values of each field are offered as links.

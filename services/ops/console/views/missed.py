@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 from services.ops.console.answers import WebhooksAnswer
 from services.ops.console.views import charts
-from services.ops.console.views.formats import NOTHING, number, percent, plural
+from services.ops.console.views.formats import NOTHING, number, percent
+from shared.contract.text import plural
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ from services.ops.console.answers import (
     WebhooksAnswer,
 )
 from services.ops.console.views import charts
-from services.ops.console.views.formats import NOTHING, duration, number, plural
+from services.ops.console.views.formats import NOTHING, duration, number
 from services.ops.console.views.kinds import kind
 from services.ops.console.views.missed import missed
 from services.ops.console.views.queues import Concern
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.reconcile.views import Reconciliation
+from shared.contract.text import plural
 
 #: The stages of the walk, and those that it ends in otherwise.
 _WALK: Final = ("requested", "running", "verifying", "active")

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from services.ops.console.answers import EndpointAnswer
-from services.ops.console.views.formats import number, plural
+from services.ops.console.views.formats import number
 from services.ops.console.views.kinds import kind
 from services.ops.console.views.webhooks import state_of
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
 from services.ops.reconcile.views import Reconciliation, RecoveryView
 from services.ops.subscriptions.views import SubscriptionView
 from shared.contract.health import ProcessState, how_to_start
+from shared.contract.text import plural
 
 T = TypeVar("T")
 

@@ -12,10 +12,11 @@ from pydantic import JsonValue
 
 from services.ops.console.views.charts import Part, stage_bar
 from services.ops.console.views.filters import LETTER_FIELDS
-from services.ops.console.views.formats import number, plural
+from services.ops.console.views.formats import number
 from services.ops.console.views.kinds import kind
 from services.ops.replays.plan import Outcome, Status
 from services.ops.replays.views import ReplayView
+from shared.contract.text import plural
 
 #: What each outcome means, where its word is not enough; in the order in which they are shown.
 MEANINGS: Final[Mapping[Outcome, str]] = {

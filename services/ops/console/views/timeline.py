@@ -11,9 +11,10 @@ from typing import Final, NamedTuple
 from pydantic import JsonValue
 
 from services.ops.console.answers import EventDeliveryAnswer, FactAnswer
-from services.ops.console.views.formats import duration, plural
+from services.ops.console.views.formats import duration
 from services.ops.console.views.kinds import kind
 from services.ops.letters.views import LetterLine
+from shared.contract.text import plural
 from shared.contract.values import Retries
 
 _EVENTS: Final = {
