@@ -270,6 +270,14 @@ async def test_plan_made_on_empty_tables_finds_trainings_by_key(migrated_databas
     ] == []
 
 
+async def test_locked_users_of_a_batch_are_hashed_for_each_table(migrated_database):
+    plan = await plan_on_empty_tables(migrated_database, ROLE, WRITE, 14)
+
+    # Not compared one by one: a batch of 256 would take 65,536 comparisons for each table.
+    assert plan.count("(hashed SubPlan") == 5
+    assert plan.count("CTE Scan on locked") == 6
+
+
 # Twice is once
 
 
