@@ -19,7 +19,7 @@ class Pipeline:
     processes: Mapping[str, Sequence[str]]
     #: Registers trainings: arrays of ids, users and destinations.
     register: Sequence[str]
-    #: Which of the users $1 have a model.
+    #: Which of the users $1 have a model. A join, because `= ANY($1)` compares each row with each user.
     committed: str
     #: When the trainings $1 were committed, as Postgres stamped it.
     commits: str
@@ -41,7 +41,7 @@ def _peer(name: str, prefix: str, processes: Mapping[str, Sequence[str]], needs:
             f"""INSERT INTO {prefix}_trainings (training_id, user_id)
             SELECT t, u FROM unnest($1::text[], $2::text[], $3::text[]) AS x (t, u, d)""",
         ),
-        committed=f"SELECT user_id FROM {prefix}_models WHERE user_id = ANY($1)",
+        committed=f"SELECT user_id FROM {prefix}_models JOIN unnest($1::text[]) AS wanted (user_id) USING (user_id)",
         commits=f"""SELECT training_id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 AS at
             FROM {prefix}_models WHERE training_id = ANY($1)""",
         schema=statements(prefix).schema,
@@ -71,7 +71,7 @@ MODELSWAP: Final = Pipeline(
         """INSERT INTO state.trainings (ref, training_id, user_id, generation, destination, trigger_word)
         SELECT gen_random_uuid(), t, u, 1, d, 'TOK' FROM unnest($1::text[], $2::text[], $3::text[]) AS x (t, u, d)""",
     ),
-    committed="SELECT user_id FROM state.user_models WHERE user_id = ANY($1)",
+    committed="SELECT user_id FROM state.user_models JOIN unnest($1::text[]) AS wanted (user_id) USING (user_id)",
     commits="""SELECT training_id, extract(epoch FROM pg_xact_commit_timestamp(m.xmin))::float8 AS at
         FROM state.user_models m JOIN state.trainings USING (ref) WHERE training_id = ANY($1)""",
 )
