@@ -112,7 +112,7 @@ async def too_old(_: Stack, servers: Urls) -> AsyncIterator[Changed]:
     async with empty_database(servers.database_url) as url:
         await MIGRATIONS.apply(url)
         async with connected(url) as connection:
-            await connection.execute("UPDATE state.migrations SET name = '0001_models'")
+            await connection.execute("UPDATE state.migrations SET name = '0001_schema'")
         yield {"MODELSWAP_DATABASE_URL": url}
 
 

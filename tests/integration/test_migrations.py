@@ -100,14 +100,14 @@ async def test_no_process_uses_a_database_from_before_0_1_0(empty_database_url, 
 async def test_db_migrate_explains_a_database_from_before_0_1_0(empty_database_url, monkeypatch, capsys):
     await MIGRATIONS.apply(empty_database_url)
     async with connected(empty_database_url) as connection:
-        await connection.execute("UPDATE state.migrations SET name = '0001_models'")
+        await connection.execute("UPDATE state.migrations SET name = '0001_schema'")
     monkeypatch.setenv("MODELSWAP_DATABASE_URL", empty_database_url)
 
     code = await asyncio.to_thread(main, ["db", "migrate"])
 
     problem, then = capsys.readouterr().err.splitlines()
     assert code == 1
-    assert "schema state are from a version before 0.1.0 (0001_models is applied, not 0001_schema)" in problem
+    assert "schema state are from a version before 0.1.0 (0001_schema is applied, not 0001_tables)" in problem
     assert then.startswith("Next: an empty database, then modelswap db migrate")
 
 

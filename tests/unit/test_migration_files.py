@@ -12,7 +12,7 @@ import pytest
 from services.notifier.migrate import MIGRATIONS as NOTIFIER
 from services.ops.migrate import MIGRATIONS as OPS
 from services.state.migrate import MIGRATIONS as STATE
-from shared.runtime.migrations import Migration, Migrations
+from shared.runtime.migrations import Migration
 
 #: The oldest Postgres that we support.
 _POSTGRES: Final = "15"
@@ -23,25 +23,22 @@ _ALLOWED: Final = {
     "require-statement-timeout": "what takes long must not block, which other rules check; then it may take long",
     "ban-create-domain-with-constraint": "their values are stored in several tables and never change",
 }
-#: Of files that no release has applied to tables with rows: those up to these numbers.
-_FIRST: Final = {STATE.schema: 3, OPS.schema: 4, NOTIFIER.schema: 2}
-_ALLOWED_AT_FIRST: Final = ("require-concurrent-index-creation", "ban-drop-constraint", "constraint-missing-not-valid")
 
 _FILES: Final = [
-    pytest.param(migrations, file, id=f"{migrations.schema}/{file.name}")
+    pytest.param(file, id=f"{migrations.schema}/{file.name}")
     for migrations in (STATE, OPS, NOTIFIER)
     for file in migrations.files()
 ]
 
 
-def complaints(sql: str, *, allowed: tuple[str, ...] = ()) -> str:
+def complaints(sql: str) -> str:
     """What squawk says of *sql*; empty if nothing."""
     done = subprocess.run(
         [
             Path(sys.executable).with_name("squawk"),
             *("--reporter", "gcc", "--pg-version", _POSTGRES, "--stdin-filepath", "migration.sql"),
             *([] if sql.startswith("-- no-transaction") else ["--assume-in-transaction"]),
-            *("--exclude", ",".join((*_ALLOWED, *allowed))),
+            *("--exclude", ",".join(_ALLOWED)),
         ],
         input=sql,
         capture_output=True,
@@ -51,11 +48,9 @@ def complaints(sql: str, *, allowed: tuple[str, ...] = ()) -> str:
     return done.stdout + done.stderr if done.returncode else ""
 
 
-@pytest.mark.parametrize(("migrations", "file"), _FILES)
-def test_squawk_passes(migrations: Migrations, file: Migration):
-    is_first = file.number <= _FIRST[migrations.schema]
-
-    assert complaints(file.sql, allowed=_ALLOWED_AT_FIRST if is_first else ()) == ""
+@pytest.mark.parametrize("file", _FILES)
+def test_squawk_passes(file: Migration):
+    assert complaints(file.sql) == ""
 
 
 @pytest.mark.parametrize(

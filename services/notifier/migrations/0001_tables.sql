@@ -43,6 +43,8 @@ CREATE TABLE notifier.endpoints (
     status_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- The first failure since the last success.
     failing_since   timestamptz,
+    -- Failed attempts since the last success; counts only while failing_since is set.
+    failed_attempts integer NOT NULL DEFAULT 0,
     last_success_at timestamptz,
     -- It asked for no request before this time (Retry-After).
     not_before      timestamptz,
@@ -102,6 +104,21 @@ CREATE INDEX deliveries_waiting ON notifier.deliveries (endpoint_id, number) WHE
 CREATE INDEX deliveries_in_broker ON notifier.deliveries (endpoint_id, status) WHERE status IN ('queued', 'retrying');
 CREATE INDEX deliveries_lost ON notifier.deliveries (status_at) WHERE status IN ('queued', 'retrying');
 
+-- How far the events log has been read: stored in the transaction that stores the deliveries of what was read.
+CREATE TABLE notifier.position (
+    only_one     boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    -- The last event that was read, and a hash of it: a log that was made anew counts from 0 again. Null before the first.
+    "offset"     bigint CHECK ("offset" >= 0),
+    fingerprint  text NOT NULL DEFAULT '',
+    -- When that event was published. Before the first: where to begin.
+    published_at timestamptz NOT NULL,
+    -- The last gap: events that were deleted from the log before they were read.
+    gap          text,
+    gap_at       timestamptz
+);
+-- No event is missed: an endpoint cannot be older than this.
+INSERT INTO notifier.position (published_at) VALUES (clock_timestamp());
+
 -- Requests with an Idempotency-Key, and what each made; the answer is always read from that.
 CREATE TABLE notifier.idempotency_keys (
     key            text PRIMARY KEY CHECK (char_length(key) BETWEEN 1 AND 255),
@@ -115,8 +132,9 @@ CREATE INDEX idempotency_keys_by_age ON notifier.idempotency_keys (created_at);
 GRANT USAGE ON SCHEMA notifier TO modelswap_notifier;
 GRANT SELECT ON notifier.migrations TO modelswap_notifier;
 GRANT SELECT, INSERT, DELETE ON notifier.endpoints TO modelswap_notifier;
-GRANT UPDATE (url, events, description, status, status_at, failing_since, last_success_at, not_before, salt, master,
-              old_salt, old_master, old_until) ON notifier.endpoints TO modelswap_notifier;
+GRANT UPDATE (url, events, description, status, status_at, failing_since, failed_attempts, last_success_at, not_before,
+              salt, master, old_salt, old_master, old_until) ON notifier.endpoints TO modelswap_notifier;
+GRANT SELECT, UPDATE ON notifier.position TO modelswap_notifier;
 GRANT SELECT, INSERT, DELETE ON notifier.events TO modelswap_notifier;
 GRANT SELECT, INSERT, DELETE ON notifier.deliveries TO modelswap_notifier;
 GRANT UPDATE (status, status_at, sending, sent_at, attempts, response_status, response, took_ms)

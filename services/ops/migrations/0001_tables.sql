@@ -72,6 +72,8 @@ CREATE TABLE ops.letters (
     replay_id       uuid,
     -- Time of the last change of status; set by letters_guard.
     status_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Why it is resolved though no replay resolved it; empty otherwise.
+    status_reason   text NOT NULL DEFAULT '',
 
     CONSTRAINT letters_replaying_has_replay CHECK (status <> 'replaying' OR replay_id IS NOT NULL)
 );
@@ -93,6 +95,8 @@ CREATE INDEX letters_by_words ON ops.letters USING gin (
 -- Letters whose user is to be asked for, and letters that may be deleted.
 CREATE INDEX letters_without_user ON ops.letters (number) WHERE user_id IS NULL AND training_id IS NOT NULL;
 CREATE INDEX letters_settled ON ops.letters (status_at) WHERE status IN ('resolved', 'dropped');
+-- The oldest open one: a number says in which order they were stored, and one that was resolved may open again.
+CREATE INDEX letters_open_by_time ON ops.letters (archived_at) WHERE status = 'open';
 
 CREATE FUNCTION ops.guard_letters() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -105,6 +109,10 @@ BEGIN
         END IF;
         IF new.status <> old.status THEN
             new.status_at := clock_timestamp();
+            -- A reason ends with the status that it explains.
+            IF new.status_reason = old.status_reason THEN
+                new.status_reason := '';
+            END IF;
         END IF;
         RETURN new;
     END IF;
@@ -154,6 +162,9 @@ CREATE TABLE ops.replays (
     undo_status     text CHECK (undo_status IN ('undoing', 'undone')),
     undo_actor      text,
     undo_reason     text,
+    -- Its letters by outcome, as counted by the service; null: not counted since they last changed. So a list of replays
+    -- does not count all of their letters.
+    counts          jsonb,
 
     CONSTRAINT replays_started CHECK ((started_at IS NULL) = (status IN ('previewing', 'previewed'))
         OR (status = 'canceled')),
@@ -163,6 +174,9 @@ CREATE TABLE ops.replays (
 
 CREATE INDEX replays_at_work ON ops.replays (number)
     WHERE status IN ('previewing', 'running') OR undo_status = 'undoing';
+-- At rest, and to be counted.
+CREATE INDEX replays_uncounted ON ops.replays (number)
+    WHERE counts IS NULL AND status NOT IN ('previewing', 'running') AND undo_status IS DISTINCT FROM 'undoing';
 
 CREATE TABLE ops.replay_letters (
     replay_id        uuid NOT NULL REFERENCES ops.replays,
@@ -173,7 +187,8 @@ CREATE TABLE ops.replay_letters (
     -- Sent instead of the letter's own body.
     edited_body      bytea,
     outcome          text NOT NULL CHECK (outcome IN (
-        'planned', 'waiting', 'sent', 'swapped', 'superseded', 'moved', 'nothing', 'failed', 'canceled', 'skipped')),
+        'planned', 'waiting', 'sent', 'swapped', 'superseded', 'moved', 'nothing', 'delivered', 'failed', 'canceled',
+        'skipped')),
     detail           text NOT NULL DEFAULT '',
     -- Until then, the process that publishes this letter is the only one that may; no transaction is open meanwhile.
     claimed_until    timestamptz,
@@ -184,7 +199,8 @@ CREATE TABLE ops.replay_letters (
     model            text,
     previous         text,
     -- Forecast of a dry run.
-    predicted        text CHECK (predicted IN ('swapped', 'superseded', 'moved', 'nothing', 'failed')),
+    predicted        text CHECK (
+        predicted IN ('swapped', 'superseded', 'moved', 'nothing', 'delivered', 'failed')),
     predicted_detail text NOT NULL DEFAULT '',
     sent_at          timestamptz,
     ended_at         timestamptz,
@@ -203,6 +219,12 @@ CREATE UNIQUE INDEX replay_letters_one_at_a_time ON ops.replay_letters (letter) 
 CREATE INDEX replay_letters_by_outcome ON ops.replay_letters (replay_id, outcome, position);
 CREATE INDEX replay_letters_claimed ON ops.replay_letters (replay_id) WHERE claimed_until IS NOT NULL;
 CREATE INDEX replay_letters_to_undo ON ops.replay_letters (replay_id, position) WHERE undo = 'waiting';
+CREATE INDEX replay_letters_by_letter ON ops.replay_letters (letter);
+-- Outcomes as they come.
+CREATE INDEX replay_letters_by_end ON ops.replay_letters (replay_id, ended_at) WHERE ended_at IS NOT NULL;
+-- Predictions are counted and listed from this index alone, as outcomes are from replay_letters_by_outcome.
+CREATE INDEX replay_letters_by_prediction ON ops.replay_letters (replay_id, predicted, position)
+    WHERE predicted IS NOT NULL;
 
 CREATE FUNCTION ops.guard_replay_letters() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -210,8 +232,21 @@ BEGIN
 END $$;
 
 CREATE TRIGGER replay_letters_guard BEFORE UPDATE OF outcome ON ops.replay_letters
-    FOR EACH ROW WHEN (old.outcome IN ('swapped', 'superseded', 'moved', 'nothing') AND new.outcome <> old.outcome)
+    FOR EACH ROW WHEN (
+        old.outcome IN ('swapped', 'superseded', 'moved', 'nothing', 'delivered') AND new.outcome <> old.outcome)
     EXECUTE FUNCTION ops.guard_replay_letters();
+
+-- Counting locks the replay's row FOR UPDATE, and takes no replay that a transaction underway came here for; one that comes
+-- here meanwhile waits, and finds what was kept.
+CREATE FUNCTION ops.forget_replay_counts() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM ops.replays WHERE id IN (SELECT replay_id FROM changed) ORDER BY id FOR KEY SHARE;
+    UPDATE ops.replays SET counts = NULL WHERE id IN (SELECT replay_id FROM changed) AND counts IS NOT NULL;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER replay_letters_forget_counts AFTER UPDATE ON ops.replay_letters REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION ops.forget_replay_counts();
 
 -- Reconciliation: trainings that are overdue, and the result of asking Replicate about them
 
@@ -272,6 +307,10 @@ CREATE TABLE ops.audit (
 CREATE INDEX audit_by_actor ON ops.audit (actor, number);
 CREATE INDEX audit_by_action ON ops.audit (action, number);
 CREATE INDEX audit_by_target ON ops.audit (target, number);
+CREATE INDEX audit_by_time ON ops.audit (at);
+-- As letters_by_words.
+CREATE INDEX audit_by_words ON ops.audit USING gin (
+    to_tsvector('simple', regexp_replace(target || ' ' || reason || ' ' || outcome, '[^0-9A-Za-z\u0080-\U0010FFFF]+', ' ', 'g')));
 
 -- Requests with an Idempotency-Key, and what each made; the answer is always read from that.
 CREATE TABLE ops.idempotency_keys (
@@ -282,17 +321,27 @@ CREATE TABLE ops.idempotency_keys (
     created_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- One-time codes that sign a person in to the console. Neither the code nor the token can be computed from a row.
+CREATE TABLE ops.sign_in_codes (
+    -- SHA-256 of the code.
+    digest     bytea PRIMARY KEY CHECK (octet_length(digest) = 32),
+    -- HMAC-SHA256 of the code, with the secret of the token that made it.
+    proof      bytea NOT NULL CHECK (octet_length(proof) = 32),
+    expires_at timestamptz NOT NULL
+);
+CREATE INDEX sign_in_codes_by_expiry ON ops.sign_in_codes (expires_at);
+
 -- Privileges, the fewest that do: the audit is only added to, and a replay's selection never changes.
 
 GRANT USAGE ON SCHEMA ops TO modelswap_ops;
 GRANT SELECT ON ops.migrations TO modelswap_ops;
 GRANT SELECT, INSERT, DELETE,
-    UPDATE (user_id, error_code, error_class, error_text, traceback, attempts, last_failed_at, fingerprint, status, returns,
-            replay_id)
+    UPDATE (user_id, error_code, error_class, error_text, traceback, attempts, last_failed_at, fingerprint, status,
+            status_reason, returns, replay_id)
     ON ops.letters TO modelswap_ops;
 GRANT SELECT, INSERT,
     UPDATE (status, status_reason, trouble, started_at, ended_at, next_at, forgiven_ended, forgiven_failed, undo_status,
-            undo_actor, undo_reason)
+            undo_actor, undo_reason, counts)
     ON ops.replays TO modelswap_ops;
 GRANT SELECT, INSERT,
     UPDATE (outcome, detail, claimed_until, user_id, stage, generation, model, previous, predicted, predicted_detail,
@@ -301,4 +350,4 @@ GRANT SELECT, INSERT,
 GRANT SELECT, INSERT, UPDATE, DELETE ON ops.recoveries TO modelswap_ops;
 GRANT SELECT, UPDATE ON ops.reconciliation TO modelswap_ops;
 GRANT SELECT, INSERT ON ops.audit TO modelswap_ops;
-GRANT SELECT, INSERT, DELETE ON ops.idempotency_keys TO modelswap_ops;
+GRANT SELECT, INSERT, DELETE ON ops.idempotency_keys, ops.sign_in_codes TO modelswap_ops;

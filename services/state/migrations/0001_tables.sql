@@ -86,6 +86,11 @@ CREATE TABLE state.trainings (
     requested_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at       timestamptz,
     completed_at     timestamptz,
+    -- When its end was reported, by a webhook or by a poll.
+    reported_at      timestamptz,
+    -- True: Replicate had to be asked for the end. False: a webhook came first. Null: it has not ended, or there was no
+    -- webhook to miss (it was registered after its end, or Replicate knows of no end).
+    webhook_missed   boolean,
     updated_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
 
     UNIQUE (user_id, generation),
@@ -119,6 +124,9 @@ CREATE INDEX trainings_by_destination ON state.trainings (destination, user_id);
 -- already, so this index does not stop more updates from being HOT.
 CREATE INDEX trainings_succeeded ON state.trainings (split_part(trainer, ':', 1), number)
     WHERE stage IN ('verifying', 'active', 'replaced', 'superseded', 'unverified') AND trainer IS NOT NULL;
+-- Ends of trainings by the time of their report: their statistics are read from this index alone.
+CREATE INDEX trainings_by_report ON state.trainings (reported_at) INCLUDE (webhook_missed)
+    WHERE webhook_missed IS NOT NULL;
 
 -- How long the latest successful trainings of a trainer (owner/name, any version) took.
 CREATE TABLE state.trainer_durations (
@@ -147,6 +155,8 @@ CREATE TABLE state.model_history (
     previous_model state.model_ref,
     actor          text NOT NULL,
     reason         text NOT NULL,
+    -- That of the training whose end was swapped in.
+    reported_at    timestamptz,
     at             timestamptz NOT NULL DEFAULT clock_timestamp(),
 
     PRIMARY KEY (user_id, generation),
@@ -155,6 +165,12 @@ CREATE TABLE state.model_history (
     CONSTRAINT model_history_only_withdrawals_lack_a_model
         CHECK ((cause = 'withdrawal') = (model IS NULL) AND (model IS NOT NULL OR previous_model IS NOT NULL))
 );
+
+-- Statistics of swaps are read from this index alone.
+CREATE INDEX model_history_by_time ON state.model_history (at) INCLUDE (cause, reported_at);
+-- Withdrawals are few; with user_models_by_time, for what has changed since a time.
+CREATE INDEX model_history_withdrawals_by_time ON state.model_history (at, user_id) WHERE cause = 'withdrawal';
+CREATE INDEX model_history_withdrawals_by_user ON state.model_history (user_id, generation) WHERE cause = 'withdrawal';
 
 -- The model that each user has now. No row: the user has none.
 CREATE TABLE state.user_models (
@@ -170,6 +186,28 @@ CREATE TABLE state.user_models (
     CONSTRAINT user_models_is_of_a_training
         FOREIGN KEY (ref, user_id, model) REFERENCES state.trainings (ref, user_id, model)
 );
+
+-- For pages of all users' models (services/state/store/snapshot.py), and of what has changed since a time.
+CREATE INDEX user_models_by_time ON state.user_models (activated_at, user_id);
+
+-- Search: users by the beginning of their id, models by any part of their name that begins a word
+
+CREATE INDEX users_by_prefix ON state.users (user_id COLLATE "C");
+
+CREATE TABLE state.model_parts (
+    -- The name from one of its words on: of acme/user-42 there are acme/user-42, user-42 and 42.
+    part text COLLATE "C" NOT NULL,
+    name text NOT NULL,
+
+    PRIMARY KEY (part, name)
+);
+
+CREATE FUNCTION state.parts_of(name text) RETURNS SETOF text LANGUAGE sql IMMUTABLE AS $$
+    SELECT substr(name, place) FROM generate_series(1, char_length(name)) AS place
+    WHERE place = 1 OR substr(name, place - 1, 1) IN ('/', '.', '_', '-')
+    ORDER BY place
+    LIMIT 20
+$$;
 
 -- Guards
 
@@ -254,12 +292,24 @@ CREATE CONSTRAINT TRIGGER model_history_withdrawal AFTER INSERT ON state.model_h
 
 -- Messages
 
--- Ids of applied events: a shortcut for duplicates. Safety does not depend on it, so old rows may be deleted.
+-- Applied events: a shortcut for duplicates, and what each said and did. Safety does not depend on it, so old rows may be
+-- deleted.
 CREATE TABLE state.inbox (
     event_id    text PRIMARY KEY,
-    received_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ref         uuid,
+    -- Its routing key.
+    event       text,
+    -- When it was made: of a webhook, when the receiver took it.
+    occurred_at timestamptz,
+    -- The stage it moved its training to; null if it moved none.
+    stage       text,
+    detail      json
 );
-CREATE INDEX inbox_by_age ON state.inbox USING brin (received_at);
+CREATE INDEX inbox_by_training ON state.inbox (ref) WHERE ref IS NOT NULL;
+-- The oldest, to delete them. Not BRIN: its summaries never shrink, so once the place of deleted rows is used again it finds
+-- every block.
+CREATE INDEX inbox_by_time ON state.inbox (received_at);
 
 -- Events exactly as they will be published, written in the transaction whose effect they report. The relay publishes a
 -- row without decoding its event.
@@ -284,6 +334,8 @@ CREATE TABLE state.outbox (
 );
 CREATE INDEX outbox_unpublished ON state.outbox (id) WHERE published_at IS NULL;
 CREATE INDEX outbox_set_aside ON state.outbox (id) WHERE set_aside_at IS NOT NULL;
+-- The ids of other events in the outbox follow from the history, so they are found without an index of their own.
+CREATE INDEX outbox_requests ON state.outbox (training_id) WHERE routing_key = 'extraction.requested.v1';
 
 -- Requests with an Idempotency-Key, and the training each was about; the answer is always read from the training.
 CREATE TABLE state.idempotency_keys (
@@ -304,12 +356,12 @@ GRANT SELECT, INSERT, UPDATE (next_generation) ON state.users TO modelswap_state
 GRANT SELECT, INSERT,
     UPDATE (training_id, trainer, trainer_version, total_steps, stage, step, progress, progress_source, progress_at,
             expected_seconds, estimated_until, output, model, failure_code, failure_reason, started_at, completed_at,
-            updated_at)
+            reported_at, webhook_missed, updated_at)
     ON state.trainings TO modelswap_state;
 GRANT SELECT, INSERT,
     UPDATE (trainings, low_seconds, median_seconds, high_seconds, learned_at)
     ON state.trainer_durations TO modelswap_state;
-GRANT SELECT, INSERT ON state.model_history TO modelswap_state;
+GRANT SELECT, INSERT ON state.model_history, state.model_parts TO modelswap_state;
 GRANT SELECT, INSERT, UPDATE, DELETE ON state.user_models TO modelswap_state;
 GRANT SELECT, INSERT, DELETE ON state.inbox, state.idempotency_keys TO modelswap_state;
 GRANT SELECT, INSERT, UPDATE (published_at, set_aside_at, set_aside_reason), DELETE ON state.outbox TO modelswap_state;
