@@ -65,12 +65,12 @@ LOAD: Final = """
            ARRAY(SELECT name FROM unnest($6::text[]) AS name
                  WHERE (SELECT min(user_id) FROM state.trainings WHERE destination = name)
                     <> (SELECT max(user_id) FROM state.trainings WHERE destination = name)) AS shared,
-           (SELECT json_agg(json_build_object('ref', ref, 'destination', destination, 'started_at', started_at,
-                                              'completed_at', completed_at))
-            FROM state.trainings
-            WHERE destination = ANY($6::text[])
-              AND (user_id = ANY(ARRAY(SELECT user_id FROM users)) AND model IS NULL
-                   AND stage NOT IN ('failed', 'canceled')) IS TRUE) AS rivals,
+           CASE WHEN t.destination = ANY($6::text[]) THEN
+               (SELECT json_agg(json_build_object('ref', r.ref, 'destination', r.destination,
+                                                  'started_at', r.started_at, 'completed_at', r.completed_at))
+                FROM state.trainings r
+                WHERE r.destination = t.destination AND r.user_id = t.user_id
+                  AND (r.model IS NULL AND r.stage NOT IN ('failed', 'canceled')) IS TRUE) END AS rivals,
            ARRAY(SELECT training_id FROM state.trainings WHERE training_id = ANY($7::text[])) AS registered
     FROM state.trainings t
     LEFT JOIN users u ON u.user_id = t.user_id
@@ -181,7 +181,7 @@ async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapsh
         applied=frozenset(batch["applied"]),
         made=frozenset(map(_to_made, batch["made"])),
         shared=frozenset(map(to_model_name, batch["shared"])),
-        rivals=[_to_rival(rival) for rival in json.loads(batch["rivals"] or "[]")],
+        rivals=[_to_rival(rival) for row in rows for rival in json.loads(row["rivals"] or "[]")],
         registered=frozenset(batch["registered"]),
     )
 
