@@ -258,16 +258,33 @@ async def test_an_unknown_training_fails_alone(store):
     assert isinstance(unknown, UnknownTraining)
 
 
-@pytest.mark.parametrize(("statement", "parameters"), [(LOAD, 7), (WRITE, 14)], ids=["load", "write"])
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [(LOAD, 7), (WRITE, 14), (progress.RECORD_PROGRESS, 1)],
+    ids=["load", "write", "progress"],
+)
 async def test_plan_made_on_empty_tables_finds_trainings_by_key(migrated_database, statement, parameters):
     plan = await plan_on_empty_tables(migrated_database, ROLE, statement, parameters)
 
-    # The first reads all trainings of a user; the second and third all trainings.
+    # The first reads all trainings of a user; the second all that run; the others all trainings.
     assert [
         found
-        for found in ("trainings_user_id_generation_key", "Index Cond: (model IS NULL)", "Seq Scan")
+        for found in (
+            "trainings_user_id_generation_key",
+            "trainings_by_stage",
+            "Index Cond: (model IS NULL)",
+            "Index Cond: (training_id IS NULL)",
+            "Seq Scan",
+        )
         if found in plan
     ] == []
+
+
+async def test_rivals_are_found_by_destination_and_user(migrated_database):
+    plan = await plan_on_empty_tables(migrated_database, ROLE, LOAD, 7)
+
+    # All users may train to one destination.
+    assert "Index Cond: (((destination)::text = (t.destination)::text) AND (user_id = t.user_id))" in plan
 
 
 async def test_locked_users_of_a_batch_are_hashed_for_each_table(migrated_database):
@@ -929,8 +946,8 @@ async def test_progress_waits_for_nobody(store, database_url):
 async def test_progress_of_two_processes_meets_in_one_row(store, database_url, monkeypatch, percent):
     await store.adopt(registration("ada", "t1"))
     # Between the statement's snapshot and its lock of the row, another process commits a report.
-    waiting = progress._RECORD_PROGRESS.replace("FROM json_to_rec", "FROM pg_advisory_xact_lock(1), json_to_rec")
-    monkeypatch.setattr(progress, "_RECORD_PROGRESS", waiting)
+    waiting = progress.RECORD_PROGRESS.replace("FROM json_to_rec", "FROM pg_advisory_xact_lock(1), json_to_rec")
+    monkeypatch.setattr(progress, "RECORD_PROGRESS", waiting)
     async with opened_store(database_url) as another, connected(database_url) as holder:
         await holder.execute("SELECT pg_advisory_lock(1)")
         recording = asyncio.create_task(store.record_progress([progressed("t1", 0.7)]))

@@ -20,18 +20,20 @@ from shared.runtime.postgres import Connection
 # is another share of it than the stored one.
 # A row that another transaction has just changed is judged as it is now, but Postgres checks its constraints with the
 # values of before (t) first; so columns that belong together are set by the same condition.
-_RECORD_PROGRESS: Final = f"""
+# IS TRUE, as in `apply`: few trainings run when a plan is made, and all that run would be read for each report later.
+RECORD_PROGRESS: Final = f"""
     WITH reported AS (
         SELECT r.*, coalesce(
             (SELECT t.ref FROM state.trainings t WHERE t.training_id = r.training_id),
-            (SELECT t.ref FROM state.trainings t WHERE t.ref = r.claimed_ref AND t.training_id IS NULL)) AS ref
+            (SELECT t.ref FROM state.trainings t
+             WHERE t.ref = r.claimed_ref AND (t.training_id IS NULL) IS TRUE)) AS ref
         FROM json_to_recordset($1::json) AS r (
             training_id text, claimed_ref uuid, step integer, total integer, percent smallint, source text,
             at timestamptz)
     ), free AS (
         SELECT t.ref, t.step, t.progress, t.progress_at, t.updated_at
         FROM state.trainings t
-        WHERE t.ref = ANY(ARRAY(SELECT ref FROM reported)) AND t.stage IN ('requested', 'running')
+        WHERE t.ref = ANY(ARRAY(SELECT ref FROM reported)) AND (t.stage IN ('requested', 'running')) IS TRUE
           AND (SELECT u.deleted_at IS NULL FROM state.users u WHERE u.user_id = t.user_id)
         FOR NO KEY UPDATE OF t SKIP LOCKED
     ), judged AS (
@@ -58,7 +60,7 @@ _RECORD_PROGRESS: Final = f"""
                                ELSE t.estimated_until END,
         updated_at      = clock_timestamp()
     FROM judged r
-    WHERE t.ref = r.ref AND t.ref = ANY(ARRAY(SELECT ref FROM free)) AND t.stage IN ('requested', 'running')
+    WHERE t.ref = r.ref AND (t.stage IN ('requested', 'running')) IS TRUE
       AND (t.stage = 'requested' OR t.started_at IS NULL OR r.rises OR r.advances OR r.corrects
            OR (t.total_steps IS NULL AND r.total IS NOT NULL))
 """  # noqa: S608 (constants)
@@ -81,6 +83,6 @@ class ProgressReports(Session):
         async def work(connection: Connection) -> None:
             # Progress may be lost: the next report repeats it, so this does not wait for the disk.
             await connection.execute("SET LOCAL synchronous_commit TO off")
-            await connection.execute(_RECORD_PROGRESS, rows)
+            await connection.execute(RECORD_PROGRESS, rows)
 
         await self._transaction(work)
