@@ -117,7 +117,7 @@ class Store(Protocol):
 
     async def hold(self, asked: DeliveryRequested) -> None: ...
 
-    async def record(self, asked: DeliveryRequested, end: End) -> EndpointStatus: ...
+    async def record(self, asked: DeliveryRequested, end: End, *, url: str) -> EndpointStatus | None: ...
 
 
 #: Posts a body with headers to a URL. Never raises.
@@ -215,7 +215,10 @@ class Attempts:
         answer = await self._post(sending.url, body, {"content-type": CONTENT_TYPE, **trace, **signed})
         end = judge(answer, sent_at=sending.sent_at or now, now=self._now(), give_up_after=self._give_up_after)
         self._slots.note(asked.endpoint_id, is_accepted=answer.is_accepted)
-        status = await self._store.record(asked, end)
+        status = await self._store.record(asked, end, url=sending.url)
+        if status is None:
+            # The retry finds what is to be done now.
+            raise NotAccepted(f"webhook endpoint {asked.endpoint_id} {answer}, but that is out of date")
         if status in (EndpointStatus.GONE, EndpointStatus.FAILING):
             hint = "deploy/runbook.md: A webhook endpoint is disabled"
             log.error("webhook.endpoint_disabled", status=status, detail=str(answer), hint=hint, **ids)

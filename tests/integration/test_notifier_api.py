@@ -30,7 +30,8 @@ from tests.state import connected
 from tests.webhooks import activated
 
 PATH = "/webhook-endpoints"
-BODY = {"url": "https://hooks.example.com/modelswap", "events": ["model.activated.v1"], "description": "the mailer's"}
+URL = "https://hooks.example.com/modelswap"
+BODY = {"url": URL, "events": ["model.activated.v1"], "description": "the mailer's"}
 SIGNER = Signer(["a-master-secret-for-tests"])
 AT_ONCE = 2
 
@@ -76,11 +77,13 @@ class Notifier:
         await self.store.relay(publish)
         return published
 
-    async def end(self, asked: DeliveryRequested, status: int, *, ago: timedelta = timedelta()) -> EndpointStatus:
-        """An attempt ends with this *status*."""
+    async def end(
+        self, asked: DeliveryRequested, status: int, *, ago: timedelta = timedelta(), url: str = URL
+    ) -> EndpointStatus | None:
+        """An attempt at *url* ends with this *status*."""
         ends = {200: DeliveryStatus.DELIVERED, 410: DeliveryStatus.FAILED}
         end = End(ends.get(status, DeliveryStatus.RETRYING), Answer(status, "", 1), now() - ago, is_gone=status == 410)
-        return await self.store.record(asked, end)
+        return await self.store.record(asked, end, url=url)
 
     async def statuses(self, endpoint_id: str) -> list[str]:
         return [each["status"] for each in (await self.ask("GET", f"/{endpoint_id}/deliveries"))["items"]]
@@ -140,7 +143,7 @@ async def test_an_endpoint_is_edited_listed_in_pages_and_removed(notifier):
     second = await notifier.ask("GET", "", params={"limit": 2, "cursor": first["next_cursor"]})
     await notifier.ask("DELETE", f"/{ids[1]}")
 
-    assert (edited["status"], edited["events"], edited["url"]) == ("paused", ["model.withdrawn.v1"], BODY["url"])
+    assert (edited["status"], edited["events"], edited["url"]) == ("paused", ["model.withdrawn.v1"], URL)
     assert same == edited
     assert [each["id"] for each in (*first["items"], *second["items"])] == [*reversed(ids)]
     for method, path in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/test"), ("GET", "/deliveries")):
@@ -197,6 +200,35 @@ async def test_an_endpoint_that_fails_fills_no_delays(notifier):
 
     assert handed_over < 100 + AT_ONCE
     assert (await notifier.statuses(endpoint)).count("waiting") > 0
+
+
+async def test_an_answer_of_the_address_before_says_nothing_of_an_endpoint(notifier):
+    endpoint = await notifier.add()
+    await notifier.deliver(1, 2)
+    refused, accepted = await notifier.relay()
+    url = "https://hooks.example.com/new"
+    await notifier.ask("PATCH", f"/{endpoint}", json={"url": url})
+
+    ends = [await notifier.end(refused, 410), await notifier.end(accepted, 200)]
+
+    shown = await notifier.ask("GET", f"/{endpoint}")
+    assert ends == [None, EndpointStatus.ENABLED]
+    assert (shown["status"], shown["failing_since"], shown["last_success_at"]) == ("enabled", None, None)
+    assert await notifier.statuses(endpoint) == ["delivered", "queued"]
+    sending = await notifier.store.find(refused)
+    assert (sending and sending.url) == url
+
+
+async def test_a_refusal_of_what_was_sent_again_meanwhile_changes_nothing(notifier):
+    endpoint = await notifier.add()
+    await notifier.deliver(1)
+    (asked,) = await notifier.relay()
+    await notifier.ask("POST", f"/{endpoint}/deliveries/{asked.delivery_id}/resend", 202)
+
+    end = await notifier.end(asked, 410)
+
+    assert (end, (await notifier.ask("GET", f"/{endpoint}"))["status"]) == (None, "enabled")
+    assert await notifier.statuses(endpoint) == ["waiting"]
 
 
 async def test_deliveries_are_sent_again_one_by_one_or_since_a_time(notifier):

@@ -234,7 +234,7 @@ class Stored:
         self.sending: Sending | None = Sending(**{**known, **changes})
         self.held: list[DeliveryRequested] = []
         self.ends: list[End] = []
-        self.becomes = EndpointStatus.ENABLED
+        self.becomes: EndpointStatus | None = EndpointStatus.ENABLED
         self.added: list[StoredEvent] = []
 
     async def add(self, events: Sequence[StoredEvent]) -> None:
@@ -246,7 +246,9 @@ class Stored:
     async def hold(self, asked: DeliveryRequested) -> None:
         self.held.append(asked)
 
-    async def record(self, _: DeliveryRequested, end: End) -> EndpointStatus:
+    async def record(self, _: DeliveryRequested, end: End, *, url: str) -> EndpointStatus | None:
+        assert self.sending is not None
+        assert url == self.sending.url
         self.ends.append(end)
         return self.becomes
 
@@ -296,6 +298,14 @@ async def test_a_refused_delivery_is_retried_or_given_up(status, age, error, cod
 
     assert caught.value.code == code
     assert len(store.ends) == 1
+
+
+async def test_a_refusal_that_is_out_of_date_is_no_dead_letter():
+    store = Stored()
+    store.becomes = None
+
+    with pytest.raises(NotAccepted):
+        await attempts(store, Answer(410, "", 1)).handle(envelope_of(asked()))
 
 
 async def test_an_endpoint_that_asked_for_a_pause_is_left_alone_until_then():

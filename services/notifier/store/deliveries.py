@@ -65,27 +65,29 @@ _END: Final = """
     SET status = $3, status_at = $4, attempts = attempts + 1, response_status = $5, response = $6, took_ms = $7,
         sent_at = coalesce(sent_at, $4)
     WHERE id = $1 AND sending = $2 AND status <> 'delivered'
+    RETURNING true
 """
+# Before the delivery, as when an endpoint is removed with its deliveries: so they cannot block each other.
+_LOCK_ENDPOINT: Final = "SELECT status FROM notifier.endpoints WHERE id = $1 AND url = $2 FOR NO KEY UPDATE"
 # Written at most once a minute while all is well.
 _NOTE_SUCCESS: Final = """
     UPDATE notifier.endpoints SET last_success_at = $2, failing_since = NULL, not_before = NULL
-    WHERE id = $1 AND (failing_since IS NOT NULL OR not_before IS NOT NULL OR last_success_at IS NULL
-                       OR last_success_at < $2::timestamptz - interval '1 minute')
+    WHERE id = $1 AND url = $3
+      AND (failing_since IS NOT NULL OR not_before IS NOT NULL OR last_success_at IS NULL
+           OR last_success_at < $2::timestamptz - interval '1 minute')
 """
 _NOTE_FAILURE: Final = """
-    WITH old AS (SELECT id, status FROM notifier.endpoints WHERE id = $1 FOR NO KEY UPDATE)
-    UPDATE notifier.endpoints p SET
-        failing_since = coalesce(p.failing_since, $2),
-        failed_attempts = CASE WHEN p.failing_since IS NULL THEN 1 ELSE p.failed_attempts + 1 END,
-        not_before    = greatest(p.not_before, $3),
+    UPDATE notifier.endpoints SET
+        failing_since = coalesce(failing_since, $2),
+        failed_attempts = CASE WHEN failing_since IS NULL THEN 1 ELSE failed_attempts + 1 END,
+        not_before    = greatest(not_before, $3),
         status        = CASE
-            WHEN p.status <> 'enabled' THEN p.status
+            WHEN status <> 'enabled' THEN status
             WHEN $4::boolean THEN 'gone'
-            WHEN p.failing_since <= $2::timestamptz - $5::interval THEN 'failing'
-            ELSE p.status END
-    FROM old
-    WHERE p.id = old.id
-    RETURNING p.status, p.status <> old.status AS is_new
+            WHEN failing_since <= $2::timestamptz - $5::interval THEN 'failing'
+            ELSE status END
+    WHERE id = $1
+    RETURNING status
 """
 _NOTE_STATUS: Final = "UPDATE notifier.endpoints SET status_at = $2 WHERE id = $1"
 
@@ -106,23 +108,31 @@ class Deliveries(Session):
         """Let a delivery wait until its endpoint is enabled again."""
         await self._fetch(_HOLD, asked.delivery_id, asked.sending)
 
-    async def record(self, asked: DeliveryRequested, end: End) -> EndpointStatus:
-        """Store the end of an attempt; return the endpoint's status if it changes with it, else ``enabled``."""
+    async def record(self, asked: DeliveryRequested, end: End, *, url: str) -> EndpointStatus | None:
+        """
+        Store the end of an attempt at *url*; return the endpoint's status if it changes with it, else ``enabled``.
+
+        None if a failure is out of date: the endpoint has another address now, or the delivery was delivered, sent
+        again or removed meanwhile.
+        """
         answer = end.answer
 
-        async def work(connection: Connection) -> EndpointStatus:
-            said = (answer.status, answer.text, answer.took_ms)
-            await connection.execute(_END, asked.delivery_id, asked.sending, end.status, end.at, *said)
+        async def work(connection: Connection) -> EndpointStatus | None:
+            said = (asked.delivery_id, asked.sending, end.status, end.at, answer.status, answer.text, answer.took_ms)
             if end.status is DeliveryStatus.DELIVERED:
-                await connection.execute(_NOTE_SUCCESS, asked.endpoint_id, end.at)
+                await connection.execute(_END, *said)
+                await connection.execute(_NOTE_SUCCESS, asked.endpoint_id, end.at, url)
                 return EndpointStatus.ENABLED
-            row = await connection.fetchrow(
+            was = await connection.fetchval(_LOCK_ENDPOINT, asked.endpoint_id, url)
+            if was is None or not await connection.fetchval(_END, *said):
+                return None
+            status = await connection.fetchval(
                 _NOTE_FAILURE, asked.endpoint_id, end.at, end.not_before, end.is_gone, FAILING_AFTER
             )
-            if row is None or not row["is_new"]:
+            if status == was:
                 return EndpointStatus.ENABLED
             await connection.execute(_NOTE_STATUS, asked.endpoint_id, end.at)
-            return EndpointStatus(row["status"])
+            return EndpointStatus(status)
 
         status = await self._change(work)
         _ATTEMPTS[end.status].inc()
