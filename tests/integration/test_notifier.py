@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -90,6 +93,23 @@ async def notifier(_notifier: Notifier) -> AsyncIterator[Notifier]:
 async def publish(publisher: Publisher, *events: Event) -> None:
     for event in events:
         await publisher.publish(to_message(wrap(event, source="state", now=now()), PLAN))
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_an_endpoint_that_ends_leaves_nothing_open(steps):
+    """Else a garbage collection fails a later test. The retry of a delivery may come at any time."""
+    with warnings.catch_warnings(record=True) as warned, socket.socket() as client:
+        warnings.simplefilter("always")
+        client.setblocking(False)
+        async with Endpoint(never) as server:
+            client.connect_ex((server.host, server.port))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        del server
+        await asyncio.sleep(0)
+        gc.collect()
+
+    assert [str(each.message) for each in warned] == []
 
 
 async def test_an_event_goes_to_each_endpoint_that_wants_it_signed(notifier, publisher):
