@@ -7,8 +7,7 @@ from typing import Any
 from schemathesis import Case, HookContext, Response, hook
 from schemathesis.openapi.checks import RejectedPositiveData
 
-#: What is not said to schemathesis: its characters for ``\p{M}`` and the like are those of whole blocks. And what no
-#: description can say: how two values compare.
+#: What no pattern says that all languages read: which characters can be printed. And how two values compare.
 _NOT_SAID = {"must consist of printable characters", "must not be blank", "must not be before `since`"}
 
 

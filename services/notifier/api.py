@@ -121,7 +121,7 @@ class _Routes:
     @raises(NoEndpoint, UnusableUrl)
     async def edit_endpoint(self, endpoint_id: UUID, body: EditEndpoint) -> EndpointView:
         """Change an endpoint: what is not given stays as it is."""
-        if body.url:
+        if body.url is not None:
             self._check(body.url)
         return await self.store.edit_endpoint(endpoint_id, body)
 

@@ -79,8 +79,8 @@ class AddEndpoint(_Body):
 class EditEndpoint(_Body):
     """What is to change of a webhook endpoint."""
 
-    url: EndpointUrl = ""
-    events: EventKeys = ()
+    url: EndpointUrl | None = None
+    events: EventKeys | None = None
     description: Description | None = None
     status: Literal["enabled", "paused"] | None = None
     """``paused``: its deliveries wait. ``enabled``: they are sent, also after it was disabled for failing."""

@@ -34,7 +34,7 @@ Number = Annotated[int, Field(ge=1, lt=2**53), NUMBER]
 Reason = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1000),
-    Checked(_said, pattern=r"^ *[\p{L}\p{M}\p{N}\p{P}\p{S}][\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"),
+    Checked(_said, pattern=r"^ *[^ \x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"),
 ]
 
 

@@ -26,8 +26,9 @@ class Checked:
         return {**handler(schema), **self._keywords}
 
 
-#: The characters that `str.isprintable` accepts: letters, marks, numbers, punctuation, symbols and the space.
-PRINTABLE_PATTERN: Final = r"^[\p{L}\p{M}\p{N}\p{P}\p{S} ]*$"
+#: No control characters. `str.isprintable` refuses a few more, such as other spaces; but classes like ``\p{L}`` are
+#: unknown to Python's `re`, so validators refuse a whole document for them.
+PRINTABLE_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 #: Restricts a text type to printable characters.
 PRINTABLE: Final = Checked(printable, pattern=PRINTABLE_PATTERN)
 #: Restricts JSON to what can be sent and stored.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,21 +120,48 @@ def test_every_reference_of_a_document_leads_somewhere():
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("openapi-*.json")), ids=lambda path: path.stem)
+def test_every_default_is_one_that_its_schema_accepts(path):
+    document = json.loads(path.read_text())
+    schemas = [each for each in objects(document) if "default" in each]
+
+    assert schemas
+    for schema in schemas:
+        jsonschema_rs.validate({**schema, "components": document["components"]}, schema["default"])
+
+
+def test_every_pattern_is_one_that_all_languages_read():
+    found = {each for path in FOLDER.rglob("*.json") for each in patterns(json.loads(path.read_text()))}
+
+    assert found
+    for pattern in found:
+        re.compile(pattern)
+        # Go has no \u and no look-around.
+        assert not re.search(r"\\u|\(\?[=!<]", pattern)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("openapi-*.json")), ids=lambda path: path.stem)
 def test_every_openapi_document_is_valid(path):
     errors = [each.message for each in OPENAPI_31_VALIDATOR.iter_errors(json.loads(path.read_text()))]
 
     assert errors == []
 
 
-def references(part: Any) -> Iterator[str]:
+def objects(part: Any) -> Iterator[dict[str, Any]]:
+    """All objects in *part*, at any depth."""
     if isinstance(part, dict):
-        if isinstance(part.get("$ref"), str):
-            yield part["$ref"]
-        for each in part.values():
-            yield from references(each)
-    elif isinstance(part, list):
+        yield part
+        part = list(part.values())
+    if isinstance(part, list):
         for each in part:
-            yield from references(each)
+            yield from objects(each)
+
+
+def references(part: Any) -> Iterator[str]:
+    return (each["$ref"] for each in objects(part) if isinstance(each.get("$ref"), str))
+
+
+def patterns(part: Any) -> Iterator[str]:
+    return (each["pattern"] for each in objects(part) if isinstance(each.get("pattern"), str))
 
 
 def resolved(document: Any, part: Any) -> Any:

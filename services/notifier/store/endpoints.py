@@ -29,13 +29,13 @@ _ADD: Final = """
 # A new address, or enabling it again, clears past failures.
 _EDIT: Final = """
     UPDATE notifier.endpoints SET
-        url           = CASE WHEN $2 = '' THEN url ELSE $2 END,
-        events        = CASE WHEN cardinality($3::text[]) = 0 THEN events ELSE $3 END,
+        url           = coalesce($2, url),
+        events        = coalesce($3, events),
         description   = coalesce($4, description),
         status_at     = CASE WHEN coalesce($5, status) = status THEN status_at ELSE clock_timestamp() END,
         status        = coalesce($5, status),
-        failing_since = CASE WHEN $2 <> '' OR $5 = 'enabled' THEN NULL ELSE failing_since END,
-        not_before    = CASE WHEN $2 <> '' OR $5 = 'enabled' THEN NULL ELSE not_before END
+        failing_since = CASE WHEN $2 IS NOT NULL OR $5 = 'enabled' THEN NULL ELSE failing_since END,
+        not_before    = CASE WHEN $2 IS NOT NULL OR $5 = 'enabled' THEN NULL ELSE not_before END
     WHERE id = $1
 """
 _REMOVE_DELIVERIES: Final = """
@@ -83,7 +83,7 @@ class Endpoints(Session):
         """Change what *wanted* gives."""
 
         async def work(connection: Connection) -> EndpointView:
-            changes = (wanted.url, list(wanted.events), wanted.description, wanted.status)
+            changes = (wanted.url, wanted.events and list(wanted.events), wanted.description, wanted.status)
             await connection.execute(_EDIT, endpoint_id, *changes)
             return await get_endpoint(connection, endpoint_id)
 
