@@ -94,6 +94,7 @@ def test_asyncapi_tells_of_every_public_event_and_no_other():
         assert (binding["exchange"]["name"], binding["exchange"]["type"]) == ("modelswap.events", "topic")
         (message,) = (resolved(document, each) for each in channel["messages"].values())
         assert message["name"] == channel["address"] == key
+        assert "`modelswap.subscription.NAME`" in channel["description"]
         assert message["examples"]
         assert "generation" in message["description"] or "current model" in message["description"]
     assert {each["channel"]["$ref"] for each in document["operations"].values()} == {

@@ -10,6 +10,7 @@ from typing import Any, Final
 from services.cli.choices import Trigger
 from services.cli.docs.schemas import PUBLIC, headers_schema, named_schemas
 from services.cli.events.made_up import Story
+from services.ops.subscriptions.plan import OVERFLOW, PREFIX
 from shared.contract.envelope import CONTENT_TYPE, TYPE_PREFIX, wrap
 from shared.contract.events import Event, ExtractionFailed, ModelReady, UserEvent
 from shared.contract.identity import ModelName
@@ -110,7 +111,8 @@ def _channel(event: type[Event]) -> Document:
         "title": event.key.rpartition(".")[0],
         "description": (
             f"Published to the exchange `{exchange.name}` with this routing key. A subscription "
-            "(`PUT /v1/subscriptions/{name}` of the operators' API) has a queue that gets it."
+            "(`PUT /v1/subscriptions/{name}` of the operators' API, `modelswap subscriptions add NAME`) has the queue "
+            f"`{PREFIX}NAME` that gets it, and a user that may read this queue, `{PREFIX}NAME{OVERFLOW}` and the log."
         ),
         "messages": _messages(event),
         "bindings": {
