@@ -13,8 +13,6 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from pydantic import JsonValue
-
 from services.extractor.errors import NeedsDestination, NeedsLookup, NotThereYet
 from services.extractor.lookup import Replicate, Run, look_up
 from services.extractor.outputs import Found, find_model
@@ -28,11 +26,13 @@ from shared.contract.events import (
     ModelReady,
     TrainingSucceeded,
 )
-from shared.contract.identity import ModelName, ModelRef
+from shared.contract.identity import ModelRef
 from shared.contract.text import clean
 from shared.contract.values import Evidence
 from shared.replicate.errors import NotThere
 from shared.replicate.training import Training, TrainingStatus
+from shared.replicate.translate import succeeded
+from shared.replicate.webhook_url import Origin
 
 
 class NotSucceeded(PermanentError):
@@ -70,14 +70,15 @@ class Extractor:
         began = self._monotonic()
         match envelope.event:
             case TrainingSucceeded() as event:
-                try:
-                    found, request_id = await self._find_reported(event, envelope.time), None
-                except NeedsDestination as error:
-                    return [_failed(event, DESTINATION_UNKNOWN, clean(str(error)))]
+                reported, request_id = event, None
             case ExtractionRequested() as event:
-                found, request_id = await self._find_requested(event, envelope.time), event.request_id
+                reported, request_id = await self._ask_again(event), event.request_id
             case other:
                 raise Malformed(f"the extractor does not handle {other.key}", code="unexpected_event")
+        try:
+            found = await self._find(reported, envelope.time)
+        except NeedsDestination as error:
+            return [_failed(event, DESTINATION_UNKNOWN, clean(str(error)))]
         checks = await self._verify(found.model, request_id=request_id)
         evidence = Evidence(
             shape=found.shape,
@@ -90,9 +91,9 @@ class Extractor:
         )
         return [
             ModelReady(
-                training_id=event.training_id,
-                ref=event.ref,
-                user_id=event.user_id,
+                training_id=reported.training_id,
+                ref=reported.ref,
+                user_id=reported.user_id,
                 model=found.model,
                 evidence=evidence,
             )
@@ -111,47 +112,50 @@ class Extractor:
                 return [_failed(event, code_of(error), detail)]
         return []
 
-    async def _find_reported(self, event: TrainingSucceeded, now: datetime) -> Found:
-        output = event.output
-        if event.output_omitted_bytes is not None:
-            output = (await self._replicate.get_training(event.training_id)).output
-        run = Run(event.training_id, event.started_at, event.completed_at, now)
-        return await self._find(output, event.destination, event.trainer, event.trainer_version, run)
-
-    async def _find_requested(self, event: ExtractionRequested, now: datetime) -> Found:
+    async def _ask_again(self, request: ExtractionRequested) -> TrainingSucceeded:
+        """Return what Replicate reports of the training now; what it has deleted is taken from *request*."""
         try:
-            training = await self._replicate.get_training(event.training_id)
+            training = await self._replicate.get_training(request.training_id)
         except NotThere:
-            if event.output is None:
+            if request.output is None:
                 raise
-            run = Run(event.training_id, event.started_at, None, now)
-            return await self._find(event.output, event.destination, None, event.trainer_version, run)
-        if training.status in (TrainingStatus.STARTING, TrainingStatus.PROCESSING):
-            # The event says that it succeeded. Replicate's API may lag behind its webhooks.
-            raise NotThereYet(f"training {training.id} is still {training.status!r} at Replicate")
-        if training.status != TrainingStatus.SUCCEEDED:
-            raise NotSucceeded(f"training {training.id} is {training.status!r} at Replicate")
-        # Replicate deletes outputs after a while; then the stored output is used.
-        return await self._find(
-            event.output if training.output is None else training.output,
-            event.destination,
-            training.trainer,
-            training.trainer_version or event.trainer_version,
-            Run(training.id, training.started_at or event.started_at, training.completed_at, now),
+            reported = TrainingSucceeded(training_id=request.training_id)
+        else:
+            reported = _succeeded(training)
+        return reported.model_copy(
+            update={
+                "ref": request.ref,
+                "destination": request.destination,
+                "user_id": request.user_id,
+                "output": request.output if reported.output is None else reported.output,
+                "trainer_version": reported.trainer_version or request.trainer_version,
+                "started_at": reported.started_at or request.started_at,
+            }
         )
 
-    async def _find(
-        self,
-        output: JsonValue,
-        destination: ModelName | None,
-        trainer: str | None,
-        trainer_version: str | None,
-        run: Run,
-    ) -> Found:
+    async def _find(self, reported: TrainingSucceeded, now: datetime) -> Found:
+        output = reported.output
+        if reported.output_omitted_bytes is not None:
+            output = (await self._replicate.get_training(reported.training_id)).output
         try:
-            return find_model(output, destination=destination, trainer=trainer, trainer_version=trainer_version)
+            return find_model(
+                output,
+                destination=reported.destination,
+                trainer=reported.trainer,
+                trainer_version=reported.trainer_version,
+            )
         except NeedsLookup as lookup:
+            run = Run(reported.training_id, reported.started_at, reported.completed_at, now)
             return await look_up(lookup, run, self._replicate)
+
+
+def _succeeded(training: Training) -> TrainingSucceeded:
+    if training.status in (TrainingStatus.STARTING, TrainingStatus.PROCESSING):
+        # It was reported as succeeded. Replicate's API may lag behind its webhooks.
+        raise NotThereYet(f"training {training.id} is still {training.status!r} at Replicate")
+    if training.status != TrainingStatus.SUCCEEDED:
+        raise NotSucceeded(f"training {training.id} is {training.status!r} at Replicate")
+    return succeeded(training, Origin())
 
 
 def _failed(event: TrainingSucceeded | ExtractionRequested, error: str, detail: str) -> ExtractionFailed:

@@ -34,8 +34,6 @@ log = structlog.get_logger()
 _ASK_SECONDS: Final = 6.0
 #: Delays before Replicate is asked again: a new training may not be visible yet.
 _RETRY_SECONDS: Final = (0.5, 1.0)
-#: More than any answer of Replicate's.
-_ANY_SIZE: Final = 8 * 1024 * 1024
 
 
 class NotAtReplicate(PermanentError):
@@ -115,4 +113,4 @@ async def _ask(training_id: str, replicate: Replicate) -> Training:
 
 def report_of(found: Training, claim: Claim) -> TrainingEvent | None:
     """Return the end of a training as the event that its last webhook would have become, or None if it runs."""
-    return translate(found, Origin(claim), size_bytes=_ANY_SIZE, recovered=True) if found.has_ended else None
+    return translate(found, Origin(claim), recovered=True) if found.has_ended else None

@@ -48,9 +48,11 @@ class _About(TypedDict):
     recovered: bool
 
 
-def translate(training: Training, origin: Origin, *, size_bytes: int, recovered: bool = False) -> TrainingEvent:
+def translate(
+    training: Training, origin: Origin, *, size_bytes: int | None = None, recovered: bool = False
+) -> TrainingEvent:
     """
-    Return the event that *training* reports; *size_bytes* is the size of the body it was decoded from.
+    Return the event that *training* reports; *size_bytes* is the size of the body it was decoded from, if known.
 
     Destination, steps and user are taken from a confirmed *origin* only, never from a hint.
 
@@ -58,19 +60,16 @@ def translate(training: Training, origin: Origin, *, size_bytes: int, recovered:
         UnknownStatus: if its status is not a `TrainingStatus`.
 
     """
-    claim = origin.claim
-    about = _About(
-        training_id=training.id, ref=claim.ref if claim else None, called_ref=origin.hint, recovered=recovered
-    )
+    about = _about(training, origin, recovered=recovered)
     match training.status:
         case TrainingStatus.STARTING:
             return TrainingStarted(**about, started_at=training.started_at)
         case TrainingStatus.PROCESSING if not training.logs:
             return TrainingStarted(**about, started_at=training.started_at)
         case TrainingStatus.PROCESSING:
-            return _progressed(training, claim, about)
+            return _progressed(training, origin.claim, about)
         case TrainingStatus.SUCCEEDED:
-            return _succeeded(training, claim, size_bytes, about)
+            return succeeded(training, origin, size_bytes=size_bytes, recovered=recovered)
         case TrainingStatus.FAILED:
             reason = training.error or "Replicate gave no reason"
             return TrainingFailed(**about, reason=reason, completed_at=training.completed_at)
@@ -83,22 +82,17 @@ def translate(training: Training, origin: Origin, *, size_bytes: int, recovered:
             )
 
 
-def _progressed(training: Training, claim: Claim | None, about: _About) -> TrainingProgressed:
-    known = dict(training.input)
-    if claim and claim.total_steps:
-        known.setdefault("steps", claim.total_steps)
-    progress = read_progress(training.logs, known)
-    if progress is None:
-        return TrainingProgressed(**about)
-    return TrainingProgressed(**about, step=progress.step, total=progress.total, fraction=progress.fraction)
-
-
-def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: _About) -> TrainingSucceeded:
-    # Measured only if the body is large: the output of a small body cannot exceed the limit.
-    size = len(_json.dump_json(training.output)) if size_bytes > OUTPUT_BYTES // _GROWTH else 0
+def succeeded(
+    training: Training, origin: Origin, *, size_bytes: int | None = None, recovered: bool = False
+) -> TrainingSucceeded:
+    """Return the event that reports the success of *training*; arguments as for `translate`."""
+    claim = origin.claim
+    # The output of a small body cannot exceed the limit, so it is not measured.
+    is_small = size_bytes is not None and size_bytes <= OUTPUT_BYTES // _GROWTH
+    size = 0 if is_small else len(_json.dump_json(training.output))
     too_large = size > OUTPUT_BYTES
     return TrainingSucceeded(
-        **about,
+        **_about(training, origin, recovered=recovered),
         destination=claim.destination if claim else None,
         user_id=claim.user_id if claim else None,
         output=None if too_large else training.output,
@@ -110,3 +104,18 @@ def _succeeded(training: Training, claim: Claim | None, size_bytes: int, about: 
         started_at=training.started_at,
         completed_at=training.completed_at,
     )
+
+
+def _about(training: Training, origin: Origin, *, recovered: bool) -> _About:
+    ref = origin.claim.ref if origin.claim else None
+    return _About(training_id=training.id, ref=ref, called_ref=origin.hint, recovered=recovered)
+
+
+def _progressed(training: Training, claim: Claim | None, about: _About) -> TrainingProgressed:
+    known = dict(training.input)
+    if claim and claim.total_steps:
+        known.setdefault("steps", claim.total_steps)
+    progress = read_progress(training.logs, known)
+    if progress is None:
+        return TrainingProgressed(**about)
+    return TrainingProgressed(**about, step=progress.step, total=progress.total, fraction=progress.fraction)

@@ -21,6 +21,7 @@ from shared.contract.events import (
     TrainingSucceeded,
 )
 from shared.contract.identity import ModelName, ModelRef
+from shared.contract.limits import OUTPUT_BYTES
 from shared.contract.values import Evidence, Retries
 from shared.replicate.errors import NotThere
 from tests.fakes import FakeReplicate, look
@@ -198,6 +199,12 @@ async def test_a_redelivery_uses_memory_and_a_new_request_does_not(replicate):
     events = await extractor.handle(requested(output=OUTPUT))
 
     assert (runs, len(events), len(replicate.inputs)) == (1, 1, 2)
+
+
+async def test_a_request_reads_an_output_too_large_to_carry(extractor, replicate):
+    replicate.add_training(TRAINING, output={**OUTPUT, "log": "x" * OUTPUT_BYTES})
+
+    assert await model_of(extractor, requested()) == MODEL
 
 
 async def test_a_deleted_output_is_taken_from_the_event(extractor, replicate):

@@ -53,7 +53,7 @@ def test_the_readme_lists_every_field_of_public_events():
 
     assert {key: shown(event) for key, event in PUBLIC.items()} == {
         key: sorted(re.findall(r"`([\w?]+)`", fields)) for key, fields in rows.items()
-    }
+    }, "correct the row in shared/subscriber/README.md"
 
 
 def shown(event: type[Event]) -> list[str]:

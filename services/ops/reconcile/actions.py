@@ -31,8 +31,6 @@ log = structlog.get_logger()
 SOURCE: Final = "ops"
 #: Error code of a training whose model was not verified in time.
 _GIVEN_UP: Final = "given_up"
-#: Replicate's answers are never larger.
-_ANY_SIZE: Final = 8 * 1024 * 1024
 
 #: Returns when the broker has confirmed it.
 Publish: TypeAlias = Callable[[Envelope], Awaitable[None]]
@@ -116,7 +114,7 @@ class Actions:
         """
         if found.has_ended and await self._state.stage_of(training.ref) != training.stage:
             return
-        event = translate(found, Origin(training.claim), size_bytes=_ANY_SIZE, recovered=True)
+        event = translate(found, Origin(training.claim), recovered=True)
         if found.has_ended:
             known = training.model_copy(update={"training_id": found.id})
             reason = f"Replicate says {found.status}; no webhook said so"
