@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 from services.state.registration import Registration
 from services.state.store import ROLE, Store
-from services.state.store.relay import StoredEvent
+from services.state.store.outbox import StoredEvent
 from shared.contract.envelope import CONTENT_TYPE, Envelope, decode, wrap
 from shared.contract.events import (
     DESTINATION_UNKNOWN,

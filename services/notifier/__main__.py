@@ -12,8 +12,8 @@ from services.notifier.api import create_api
 from services.notifier.attempts import Attempts, Slots
 from services.notifier.client import Client, Resolve, look_up
 from services.notifier.migrate import MIGRATIONS, ROLE
-from services.notifier.outbox import Relay
 from services.notifier.reader import Reader
+from services.notifier.relay import Relay
 from services.notifier.signing import Signer
 from services.notifier.store import Store
 from shared.contract.envelope import Envelope

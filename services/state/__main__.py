@@ -13,7 +13,7 @@ from services.state.duration_stats import keep_updating
 from services.state.inquiries import Inquiries
 from services.state.measures import Measures
 from services.state.migrate import MIGRATIONS
-from services.state.outbox import Relay, publish_to
+from services.state.relay import Relay, publish_to
 from services.state.store import ROLE, Store
 from services.state.streams import Watcher
 from shared.contract.envelope import Envelope

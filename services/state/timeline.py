@@ -2,7 +2,7 @@
 The timeline of a training: each fact of it in the order of time, from the request to the last event. Pure.
 
 Facts are kept for different times: the request, Replicate's times and the changes of the user's model for good, applied
-events for 30 days, and published events for 7 days after they were published (`store.relay`).
+events for 30 days, and published events for 7 days after they were published (`store.outbox`).
 """
 
 from __future__ import annotations

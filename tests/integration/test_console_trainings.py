@@ -19,7 +19,7 @@ from services.ops.api import create_api as ops_api
 from services.ops.audit.views import AuditFilter
 from services.state.api import WebhookAddress, create_api
 from services.state.store import Store
-from services.state.store.relay import StoredEvent
+from services.state.store.outbox import StoredEvent
 from services.state.streams import Watcher
 from shared.contract.errors import DependencyDown
 from shared.contract.identity import ModelName

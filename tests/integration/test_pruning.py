@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 from services.notifier.migrate import ROLE as NOTIFIER
-from services.notifier.outbox import Relay
+from services.notifier.relay import Relay
 from services.notifier.store.relay import PRUNE_EVENTS
 from services.ops.letters.store.housekeeping import SETTLED
 from services.ops.migrate import ROLE as OPS
 from services.state.store import ROLE as STATE
-from services.state.store.relay import PRUNE_INBOX, PRUNE_OUTBOX
+from services.state.store.outbox import PRUNE_INBOX, PRUNE_OUTBOX
 from shared.runtime.clock import now
 from shared.runtime.idempotency import PRUNE_KEYS
 from shared.runtime.periodic import keep_house

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from services.state.api import WebhookAddress, create_api
 from services.state.requests import RegisterTraining, RollBack, StartTraining
 from services.state.store import Store
-from services.state.store.relay import StoredEvent
+from services.state.store.outbox import StoredEvent
 from services.state.streams import Watcher
 from services.state.views import ModelView, SwapView
 from shared.contract.errors import DependencyDown

@@ -27,7 +27,7 @@ from services.state.rollback import (
     WithdrawalOrder,
 )
 from services.state.store import Store, orders
-from services.state.store.relay import StoredEvent
+from services.state.store.outbox import StoredEvent
 from services.state.store.session import lock_user
 from services.state.transitions import Stage
 from shared.contract.errors import DependencyDown

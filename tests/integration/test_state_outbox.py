@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 from structlog.testing import capture_logs
 
-from services.state.outbox import Relay, publish_to
+from services.state.relay import Relay, publish_to
 from services.state.store import Store
-from services.state.store.relay import Publish, Round, StoredEvent
+from services.state.store.outbox import Publish, Round, StoredEvent
 from shared.contract.envelope import Envelope, decode
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ModelActivated, ReplaySettled

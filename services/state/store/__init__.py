@@ -11,7 +11,7 @@ The store: every SQL statement of the service, in schema `state`, one file per u
 *overview*      counts, statistics and search over all trainings; never writes
 *timeline*      the rows of a training's timeline; never writes
 *snapshot*      pages of all users' models
-*relay*         the outbox, and pruning
+*outbox*        events to publish, and pruning
 *durations*     statistics of how long trainings take
 """
 
@@ -22,11 +22,11 @@ from typing import Final
 from services.state.store.apply import Events
 from services.state.store.durations import Durations
 from services.state.store.orders import Orders
+from services.state.store.outbox import Outbox
 from services.state.store.overview import Overview
 from services.state.store.progress import ProgressReports
 from services.state.store.queries import Queries
 from services.state.store.registration import Registrations
-from services.state.store.relay import Outbox
 from services.state.store.snapshot import Snapshots
 from services.state.store.timeline import Timelines
 

@@ -8,8 +8,9 @@ import structlog
 
 from services.state.changes import Changes, Failure, OutboxEvent, TrainingChange
 from services.state.registration import NOT_STARTED, Registration, UserDeleted
+from services.state.store.outbox import INSERT_OUTBOX, outbox_rows
 from services.state.store.queries import find_training, get_training
-from services.state.store.session import INSERT_OUTBOX, LOCK_USER, Session, find_key, outbox_rows, take_key
+from services.state.store.session import LOCK_USER, Session, find_key, take_key
 from services.state.store.write import write_locked
 from services.state.transitions import Fact, next_stage
 from services.state.views import TrainingView

@@ -1,21 +1,18 @@
-"""What all use cases of the store need: transactions, locks, idempotency keys and the outbox. Edge."""
+"""What all use cases of the store need: transactions, locks and idempotency keys. Edge."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from uuid import UUID
 
-from pydantic_core import to_json
-
-from services.state.changes import OutboxEvent, Training
+from services.state.changes import Training
 from services.state.registration import UserDeleted
 from services.state.transitions import Stage
 from shared.contract.idempotency import IdempotencyKey
 from shared.contract.identity import ModelName, ModelRef
-from shared.runtime import tracing
 from shared.runtime.postgres import Connection, Pool, Record
 from shared.runtime.postgres_errors import Conflict
 from shared.runtime.session import BaseSession
@@ -32,14 +29,6 @@ _TAKE_KEY: Final = """
     INSERT INTO state.idempotency_keys (key, request_digest, ref, generation) VALUES ($1, $2, $3, $4)
     ON CONFLICT (key) DO NOTHING
     RETURNING key
-"""
-#: Inserts the rows of `outbox_rows` in parameter {0}.
-INSERT_OUTBOX: Final = """
-    INSERT INTO state.outbox (event_id, user_id, generation, exchange, routing_key, training_id, headers, body)
-    SELECT event_id, user_id, generation, exchange, routing_key, training_id, headers, body::json
-    FROM json_to_recordset({0}::json) AS e (
-        event_id text, user_id text, generation bigint, exchange text, routing_key text, training_id text, headers json,
-        body text)
 """
 
 
@@ -94,29 +83,6 @@ async def take_key(
     """Store what *key* is used for."""
     if key and not await connection.fetchval(_TAKE_KEY, key.key, key.digest, ref, generation):
         raise Conflict(f"the Idempotency-Key {key.key} was used just now")
-
-
-def outbox_rows(events: Iterable[OutboxEvent]) -> str:
-    """Return the rows of `INSERT_OUTBOX`: messages exactly as the relay will publish them."""
-    return to_json([_outbox_row(each) for each in events]).decode()
-
-
-def _outbox_row(each: OutboxEvent) -> Mapping[str, object]:
-    envelope = each.envelope
-    headers = envelope.headers()
-    if not envelope.trace:
-        # No event caused it, but a request, if anything: then it is a part of that trace.
-        headers |= tracing.context()
-    return {
-        "event_id": envelope.id,
-        "user_id": each.user_id,
-        "generation": each.generation,
-        "exchange": envelope.event.exchange,
-        "routing_key": envelope.routing_key,
-        "training_id": envelope.event.training_id,
-        "headers": headers,
-        "body": envelope.body().decode(),
-    }
 
 
 def to_training(row: Record) -> Training:

@@ -18,7 +18,7 @@ import structlog
 from pydantic_core import to_json
 
 from services.state.changes import Applied, Changes, Swap
-from services.state.store.session import INSERT_OUTBOX, outbox_rows
+from services.state.store.outbox import INSERT_OUTBOX, outbox_rows
 from shared.contract.events import ModelActivated, ModelSuperseded, ModelWithdrawn
 from shared.contract.identity import ModelRef
 from shared.contract.values import Cause

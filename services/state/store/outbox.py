@@ -1,20 +1,33 @@
-"""The outbox: publishes stored events, and prunes what is no longer needed. Edge."""
+"""The outbox: stores events, publishes them after the commit, and deletes old ones. Edge."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeAlias
 
+from pydantic_core import to_json
+
+from services.state.changes import OutboxEvent
 from services.state.store.session import Session
 from shared.contract.limits import Unpublishable
+from shared.runtime import tracing
 from shared.runtime.idempotency import prune_keys
 from shared.runtime.postgres import Connection, Record
 
 _KEEP_PUBLISHED: Final = timedelta(days=7)
 _KEEP_INBOX: Final = timedelta(days=30)
+
+#: Inserts the rows of `outbox_rows` in parameter {0}.
+INSERT_OUTBOX: Final = """
+    INSERT INTO state.outbox (event_id, user_id, generation, exchange, routing_key, training_id, headers, body)
+    SELECT event_id, user_id, generation, exchange, routing_key, training_id, headers, body::json
+    FROM json_to_recordset({0}::json) AS e (
+        event_id text, user_id text, generation bigint, exchange text, routing_key text, training_id text, headers json,
+        body text)
+"""
 
 # The mark of a published event may be lost in a crash: the event is then published again, as it may be anyway. So this
 # does not wait for the disk. Rows that another relay has marked since this statement began are published again too.
@@ -137,6 +150,29 @@ class Outbox(Session):
         tables = ((PRUNE_OUTBOX, _KEEP_PUBLISHED), (PRUNE_INBOX, _KEEP_INBOX))
         deleted = [len(await self._fetch(statement, keep, limit)) for statement, keep in tables]
         return max(*deleted, await prune_keys(self._pool, "state", limit=limit))
+
+
+def outbox_rows(events: Iterable[OutboxEvent]) -> str:
+    """Return the rows of `INSERT_OUTBOX`: messages exactly as the relay will publish them."""
+    return to_json([_outbox_row(each) for each in events]).decode()
+
+
+def _outbox_row(each: OutboxEvent) -> Mapping[str, object]:
+    envelope = each.envelope
+    headers = envelope.headers()
+    if not envelope.trace:
+        # No event caused it, but a request, if anything: then it is a part of that trace.
+        headers |= tracing.context()
+    return {
+        "event_id": envelope.id,
+        "user_id": each.user_id,
+        "generation": each.generation,
+        "exchange": envelope.event.exchange,
+        "routing_key": envelope.routing_key,
+        "training_id": envelope.event.training_id,
+        "headers": headers,
+        "body": envelope.body().decode(),
+    }
 
 
 def _to_event(row: Record) -> StoredEvent:

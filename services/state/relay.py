@@ -1,5 +1,5 @@
 """
-Publishes events from the outbox for as long as the process runs, and deletes old rows. Edge.
+The relay: publishes what the outbox (`store.outbox`) holds, for as long as the process runs. Edge.
 
 A stored event is published byte for byte, whichever event it is. It is marked after the broker confirmed it, so it may
 be published twice, and late by a relay that was frozen: subscribers keep the highest generation of each user. Several
@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from services.state.store import Store
-from services.state.store.relay import Publish, StoredEvent
+from services.state.store.outbox import Publish, StoredEvent
 from shared.contract.headers import trace_id_in
 from shared.contract.topology import Topology
 from shared.runtime import telemetry
@@ -64,7 +64,7 @@ def publish_to(send: Callable[[Outgoing], Awaitable[None]], topology: Topology) 
 
 
 class Relay:
-    """Publishes committed events in the order of their commits."""
+    """Publishes committed events, the oldest first."""
 
     def __init__(self, store: Store, publish: Publish, *, pause_seconds: float = 1.0) -> None:
         """After a failure wait for about *pause_seconds*, and longer each time."""
