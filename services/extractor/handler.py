@@ -14,7 +14,7 @@ from typing import Protocol
 from uuid import UUID
 
 from services.extractor.errors import NeedsDestination, NeedsLookup, NotThereYet
-from services.extractor.lookup import Replicate, Run, look_up
+from services.extractor.lookup import Lists, look_up
 from services.extractor.outputs import Found, find_model
 from shared.contract.envelope import Envelope
 from shared.contract.errors import Malformed, ModelswapError, PermanentError, code_of
@@ -41,7 +41,7 @@ class NotSucceeded(PermanentError):
     code = "training_not_succeeded"
 
 
-class Trainings(Replicate, Protocol):
+class Trainings(Lists, Protocol):
     """The calls to Replicate's API."""
 
     async def get_training(self, training_id: str) -> Training: ...
@@ -145,8 +145,7 @@ class Extractor:
                 trainer_version=reported.trainer_version,
             )
         except NeedsLookup as lookup:
-            run = Run(reported.training_id, reported.started_at, reported.completed_at, now)
-            return await look_up(lookup, run, self._replicate)
+            return await look_up(lookup, reported, self._replicate, now=now)
 
 
 def _succeeded(training: Training) -> TrainingSucceeded:

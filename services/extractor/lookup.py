@@ -11,12 +11,12 @@ it is the only such version, and no other training of the account made it. Of an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from services.extractor.errors import NeedsLookup, NoModel, NoOutput, NotListed, NotThereYet
 from services.extractor.outputs import Found, find_model
+from shared.contract.events import TrainingSucceeded
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import NotThere
@@ -32,7 +32,7 @@ _MAX_PAGES: Final = 10
 _MAX_RIVALS: Final = 100
 
 
-class Replicate(Protocol):
+class Lists(Protocol):
     """The calls to Replicate's API."""
 
     async def list_versions(self, model: ModelName) -> Sequence[ListedVersion]: ...
@@ -40,20 +40,9 @@ class Replicate(Protocol):
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The training whose version is looked up."""
-
-    training_id: str
-    started_at: datetime | None
-    completed_at: datetime | None
-    #: Time of the lookup.
-    now: datetime
-
-
-async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
+async def look_up(lookup: NeedsLookup, training: TrainingSucceeded, replicate: Lists, *, now: datetime) -> Found:
     """
-    Return the version that *run* made.
+    Return the version that *training* made.
 
     Raises:
         NotThereYet: if it may be listed later.
@@ -62,20 +51,20 @@ async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
     """
     try:
         versions = await replicate.list_versions(lookup.model)
-        ref = resolve(lookup, versions, run.started_at, run.completed_at)
+        ref = resolve(lookup, versions, training.started_at, training.completed_at)
     except (NotThere, NotListed) as error:
-        if isinstance(lookup, NoOutput) and run.completed_at and run.now > run.completed_at + _LISTED_WITHIN:
+        if isinstance(lookup, NoOutput) and training.completed_at and now > training.completed_at + _LISTED_WITHIN:
             raise NoModel(f"{error}. {lookup.advice}", code=lookup.code) from error
         raise NotThereYet(str(error)) from error
     shape = f"lookup/{lookup.code}"
     made_at = next(version.created_at for version in versions if version.id == ref.version)
-    if lookup.prefix is not None or run.started_at is None or made_at is None:
+    if lookup.prefix is not None or training.started_at is None or made_at is None:
         return Found(ref, shape, looked_up=lookup.prefix is None)
-    since = run.started_at - _LONGEST_TRAINING
+    since = training.started_at - _LONGEST_TRAINING
     rivals = [
         each
         async for each in _trainings_since(since, lookup, replicate)
-        if each.id != run.training_id and _may_have_made(each, ref, made_at)
+        if each.id != training.training_id and _may_have_made(each, ref, made_at)
     ]
     if makers := [other.id for other in rivals if _names(other, ref)]:
         raise NoModel(f"{ref} was made by training {makers[0]}. {lookup.advice}", code="model_of_another_training")
@@ -84,7 +73,7 @@ async def look_up(lookup: NeedsLookup, run: Run, replicate: Replicate) -> Found:
     return Found(ref, shape, looked_up=True, made_at=made_at, rivals=tuple(other.id for other in rivals))
 
 
-async def _trainings_since(moment: datetime, lookup: NeedsLookup, replicate: Replicate) -> AsyncIterator[Training]:
+async def _trainings_since(moment: datetime, lookup: NeedsLookup, replicate: Lists) -> AsyncIterator[Training]:
     """Yield the account's trainings, newest first, with one page in memory."""
     cursor = None
     for _ in range(_MAX_PAGES):

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from services.extractor.errors import NeedsLookup, NoModel, NotThereYet
-from services.extractor.lookup import Run, look_up
+from services.extractor.lookup import look_up
 from services.extractor.outputs import Found, find_model
+from shared.contract.events import TrainingSucceeded
 from shared.contract.identity import ModelName, ModelRef
 from tests.fakes import FakeReplicate
 
@@ -23,8 +24,9 @@ def at(minutes: float) -> datetime:
     return START + timedelta(minutes=minutes)
 
 
-#: It ran for ten minutes, and its webhook was lost.
-RUN = Run("t1", START, at(10), now=at(90))
+TRAINING = TrainingSucceeded(training_id="t1", started_at=START, completed_at=at(10))
+#: Its webhook was lost.
+NOW = at(90)
 
 
 def lookup_of(output: Any = None) -> NeedsLookup:
@@ -50,13 +52,15 @@ def add_other(replicate: FakeReplicate, began: datetime, ended: datetime, **fiel
     replicate.add_training("t2", created_at=began.isoformat(), completed_at=ended.isoformat(), **fields)
 
 
-async def found(replicate: FakeReplicate, run: Run = RUN, output: Any = None) -> Found:
-    return await look_up(lookup_of(output), run, replicate)
+async def found(
+    replicate: FakeReplicate, training: TrainingSucceeded = TRAINING, output: Any = None, now: datetime = NOW
+) -> Found:
+    return await look_up(lookup_of(output), training, replicate, now=now)
 
 
-async def refused(replicate: FakeReplicate, run: Run = RUN) -> NoModel:
+async def refused(replicate: FakeReplicate, training: TrainingSucceeded = TRAINING) -> NoModel:
     with pytest.raises(NoModel) as caught:
-        await found(replicate, run)
+        await found(replicate, training)
     return caught.value
 
 
@@ -130,7 +134,7 @@ async def test_what_is_not_listed_soon_after_the_end_may_still_be(replicate: Fak
     replicate.versions.clear()
 
     with pytest.raises(NotThereYet):
-        await found(replicate, Run("t1", START, at(10), now=at(20)))
+        await found(replicate, now=at(20))
 
 
 async def test_a_version_not_listed_long_after_the_end_is_missing(replicate: FakeReplicate):
@@ -142,4 +146,4 @@ async def test_a_version_not_listed_long_after_the_end_is_missing(replicate: Fak
 
 
 async def test_without_times_nothing_is_taken(replicate: FakeReplicate):
-    assert (await refused(replicate, Run("t1", None, None, now=at(90)))).code == "no_version"
+    assert (await refused(replicate, TrainingSucceeded(training_id="t1"))).code == "no_version"
