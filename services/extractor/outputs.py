@@ -4,8 +4,8 @@ Output parser: finds the model ref that the output of a succeeded training names
     output ──PLACES──▶ texts ──SPELLINGS──▶ answers ──▶ one model ref, or `NoModel` with the reason
 
 Replicate does not document the shape of a training's output, so the observed shapes are listed here: `PLACES` are the
-places in an output that may name a model, `SPELLINGS` the ways in which a text may name it. To add one, write a
-function, add it to its tuple, and add a sample to ``tests/fixtures/outputs``.
+places in an output that may name a model, `spellings.SPELLINGS` the ways in which a text may name it. To add one, write
+a function, add it to its tuple, and add a sample to ``tests/fixtures/outputs``.
 
 All answers together must name one version of one model: the destination, if that is known. Answers may complete or
 repeat each other; if they contradict each other, none is used. Text without a version (a label, the URL of a file)
@@ -15,7 +15,6 @@ nothing else is repaired, and no URL is ever fetched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,8 +24,9 @@ from typing import Final, TypeVar
 from pydantic import JsonValue
 
 from services.extractor.agreement import Answer, agreed_model, agreed_version, is_same, refuse_trainer
-from services.extractor.errors import BY_HAND, NeedsDestination, NeedsLookup, NoModel, NoOutput, shown
+from services.extractor.errors import BY_HAND, NeedsDestination, NeedsLookup, NoModel, NoOutput
 from services.extractor.shape import decoded_json, elements, shape_with_json
+from services.extractor.spellings import is_file, read, versions_in
 from shared.contract.identity import ModelName, ModelRef
 
 
@@ -69,12 +69,12 @@ def find_model(
 def _find(output: JsonValue, destination: ModelName | None, trainer: str | None, trainer_version: str | None) -> Found:
     parts = _parts(output)
     texts = _texts(parts)
-    readings = [(value, _read(place, value)) for place, value in texts if _may_answer(value)]
+    readings = [(value, read(place, value)) for place, value in texts if _may_answer(value)]
     answers = [reading for _, reading in readings if isinstance(reading, Answer)]
     unreadable = [(value, reading) for value, reading in readings if isinstance(reading, NoModel)]
     whole = {answer.version for answer in answers if len(answer.version or "") == _WHOLE}
     for value, error in unreadable:
-        if not whole or not whole.issuperset(_versions_in(value)):
+        if not whole or not whole.issuperset(versions_in(value)):
             raise error
     if output is None and destination is not None and not is_same(destination, trainer):
         raise NoOutput(destination)
@@ -166,95 +166,10 @@ def _members(part: JsonValue, *names: str) -> Iterator[JsonValue]:
             yield from value if isinstance(value, list) else [value]
 
 
-# Spellings of a model and its version, in lower-case text.
-
-_MODEL: Final = r"(?P<model>[^/:@?#]+/[^/:@?#]+)"
-# Replicate's pages show the first eight digits.
-_VERSION: Final = r"(?P<version>[0-9a-f]{8,64})"
-_WEB: Final = r"(?:https?://)?"
-_PORT: Final = r"(?::443|:80)?"
-# One more path segment (a page's tab, an API method), query and fragment.
-_REST: Final = r"(?:/[a-z-]+)?/?(?:[?#].*)?"
-
-_MODEL_REF: Final = re.compile(rf"{_MODEL}(?::{_VERSION})?")
-_BARE_VERSION: Final = re.compile(rf"(?:sha256:)?{_VERSION}")
-_PAGE: Final = re.compile(rf"{_WEB}(?:www\.)?replicate\.com{_PORT}/{_MODEL}(?:(?::|/versions/){_VERSION})?{_REST}")
-_API: Final = re.compile(rf"{_WEB}api\.replicate\.com{_PORT}/v1/models/{_MODEL}(?:/versions/{_VERSION})?{_REST}")
-_IMAGE: Final = re.compile(rf"(?:{_WEB}r8\.im/)?{_MODEL}(?::|@sha256:){_VERSION}")
-
-_HOSTS: Final = re.compile(rf"(?:(?:www\.|api\.)?replicate\.com{_PORT}|r8\.im)")
-_ANY_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#]*).*", re.IGNORECASE)
-_FILE_URL: Final = re.compile(r"https?://(?:[a-z0-9-]+\.)*replicate\.delivery/.*", re.IGNORECASE)
-
-
-def model_ref(text: str) -> re.Match[str] | None:
-    """``owner/name:version`` or ``owner/name``"""
-    return _MODEL_REF.fullmatch(text)
-
-
-def bare_version(text: str) -> re.Match[str] | None:
-    """``version`` or ``sha256:version``"""
-    return _BARE_VERSION.fullmatch(text)
-
-
-def page_url(text: str) -> re.Match[str] | None:
-    """``https://replicate.com/owner/name/versions/version`` or ``…/owner/name:version``"""
-    return _PAGE.fullmatch(text)
-
-
-def api_url(text: str) -> re.Match[str] | None:
-    """``https://api.replicate.com/v1/models/owner/name/versions/version``"""
-    return _API.fullmatch(text)
-
-
-def image(text: str) -> re.Match[str] | None:
-    """``r8.im/owner/name@sha256:version``"""
-    return _IMAGE.fullmatch(text)
-
-
-Spelling = Callable[[str], re.Match[str] | None]
-SPELLINGS: Final[tuple[Spelling, ...]] = (model_ref, bare_version, page_url, api_url, image)
-
-_LONGEST_TEXT: Final = 2048
 #: Limit of parts and texts read from one output, to bound the time it takes.
 _MOST_TEXTS: Final = 2000
 _WHOLE: Final = 64
-# The lookbehind keeps the search linear: each run of hexadecimal digits is matched once.
-_LONG: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64,}", re.IGNORECASE)
 _EMPTY: Final[tuple[JsonValue, ...]] = (None, "", {}, [])
-
-
-def _read(place: str, value: JsonValue) -> Answer | NoModel:
-    """Return what *value* names, or the reason why it names nothing."""
-    if not isinstance(value, str):
-        return NoModel(f"{place}: {shown(value)} is not text. {BY_HAND}", code="bad_version_format")
-    text = value.strip()
-    # Checked before case is folded: folding turns some look-alikes into ASCII letters.
-    if text.isascii() and text.isprintable() and len(text) <= _LONGEST_TEXT:
-        for spelling in SPELLINGS:
-            match = spelling(text.lower())
-            if match:
-                return _answer(match.groupdict(), f"{place}/{spelling.__name__}") or _unreadable(place, text)
-    return _unreadable(place, text)
-
-
-def _answer(groups: dict[str, str | None], shape: str) -> Answer | None:
-    name = groups.get("model")
-    model = ModelName.parse(name) if name else None
-    if name and model is None:
-        return None
-    return Answer(model, groups.get("version"), shape)
-
-
-def _unreadable(place: str, text: str) -> NoModel:
-    url = _ANY_URL.fullmatch(text)
-    if url and not _HOSTS.fullmatch(url[1].lower()):
-        return NoModel(f"{place}: {shown(text)} is not a URL of Replicate. {BY_HAND}", code="unsupported_host")
-    return NoModel(f"{place}: {shown(text)} names no version. {BY_HAND}", code="bad_version_format")
-
-
-def _versions_in(value: JsonValue) -> set[str]:
-    return {version.lower() for version in _LONG.findall(value)} if isinstance(value, str) else set()
 
 
 # From the output to its texts, and from their answers to one.
@@ -281,17 +196,13 @@ def _limited(items: Iterable[_Item]) -> list[_Item]:
 
 def _may_answer(value: JsonValue) -> bool:
     """Return whether *value* may name a model: not empty, and not the URL of a file."""
-    return bool(value.strip()) and not _is_file(value) if isinstance(value, str) else value is not None
-
-
-def _is_file(value: JsonValue) -> bool:
-    return isinstance(value, str) and _FILE_URL.fullmatch(value.strip()[:_LONGEST_TEXT]) is not None
+    return bool(value.strip()) and not is_file(value) if isinstance(value, str) else value is not None
 
 
 def _why_none(values: Sequence[JsonValue], destination: ModelName | None, trainer: str | None) -> NoModel:
     if is_same(destination, trainer):
         return NoModel(f"this is a run of {destination}, not a training of it", code="not_a_training")
-    if any(_is_file(value) or (isinstance(value, dict) and value.get("weights")) for value in values):
+    if any(is_file(value) or (isinstance(value, dict) and value.get("weights")) for value in values):
         return NoModel(f"the output names weights, but no version. {BY_HAND}", code="weights_only")
     deleted = "; Replicate may have deleted it" if all(value in _EMPTY for value in values) else ""
     return NoModel(f"the output names no version{deleted}. {BY_HAND}", code="no_version")

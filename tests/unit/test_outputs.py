@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from services.extractor.errors import NeedsLookup, NoModel
 from services.extractor.filter import extract, extract_line
 from services.extractor.lookup import resolve
-from services.extractor.outputs import PLACES, SPELLINGS, Found, find_model
+from services.extractor.outputs import PLACES, Found, find_model
+from services.extractor.spellings import SPELLINGS
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.training import Training
 from shared.replicate.version import Version
@@ -51,11 +52,11 @@ def test_every_sample_is_read_as_it_says(path):
 
     try:
         found = extract(training, destination)
-        said = {"model": str(found.model.model), "version": found.model.version, "shape": found.shape}
+        said, why = {"model": str(found.model.model), "version": found.model.version, "shape": found.shape}, None
     except NoModel as error:
-        said = {"error": error.code}
+        said, why = {"error": error.code}, str(error)
 
-    assert sample["expect"] == said
+    assert sample["expect"] == said, why
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
@@ -78,8 +79,9 @@ def test_every_place_and_every_spelling_has_a_sample():
 
     # A model's name alone pins no version, so its places show in what they complete or contradict.
     whole = {place.__name__ for place in PLACES} - {"model_object", "owner_and_name"}
-    assert whole == {place for place, _ in shapes}
-    assert {spelling.__name__ for spelling in SPELLINGS} == {spelling for _, spelling in shapes}
+    assert whole == {place for place, _ in shapes}, "PLACES of outputs.py, and the samples' expect.shape"
+    spellings = {spelling.__name__ for spelling in SPELLINGS}
+    assert spellings == {spelling for _, spelling in shapes}, "SPELLINGS of spellings.py, and the samples' expect.shape"
     assert {"destination_mismatch", "version_not_pinned"} <= errors
 
 
