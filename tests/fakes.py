@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import JsonValue
 
 from services.extractor.picture import Flaw, find_flaw
+from services.extractor.verify import Level
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import NotThere
@@ -39,6 +40,15 @@ def picture(kind: str = "PNG", *, blank: bool = False, size: tuple[int, int] = (
 async def look(data: bytes) -> Flaw | None:
     """Say what is wrong with a picture, without a process of its own."""
     return find_flaw(data)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Settings of the verification."""
+
+    verify_level: Level = "predict"
+    verify_patience_seconds: float = 60
+    verify_cancel_after_seconds: int = 300
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pytest
 from services.extractor.api import create_api
 from services.extractor.handler import Extractor
 from services.extractor.picture_process import find_flaw_apart
-from services.extractor.verify import NOT_RUN, Gate, Level
+from services.extractor.verify import NOT_RUN, Gate
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown
 from shared.contract.events import Event, ExtractionRequested, ModelReady, TrainingStarted, TrainingSucceeded
@@ -25,18 +25,11 @@ from shared.runtime.clock import now
 from shared.runtime.http import create_app
 from shared.runtime.middleware import MAX_BODY_BYTES
 from tests.described import DescribedTransport
-from tests.fakes import FakeReplicate
+from tests.fakes import FakeReplicate, Policy
 
 TOKEN: Final = "token-of-ops"
 DESTINATION: Final = ModelName("acme", "u-42")
 MODEL: Final = ModelRef("acme", "u-42", "9" * 64)
-
-
-@dataclass(frozen=True)
-class Policy:
-    verify_level: Level = "predict"
-    verify_patience_seconds: float = 60
-    verify_cancel_after_seconds: int = 300
 
 
 @dataclass

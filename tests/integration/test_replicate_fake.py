@@ -10,14 +10,14 @@ import pytest
 from services.extractor.errors import DoesNotWork, Inconclusive, StillRunning
 from services.extractor.picture import Flaw, find_flaw
 from services.extractor.picture_process import find_flaw_apart
-from services.extractor.verify import Gate, Level
+from services.extractor.verify import Gate
 from services.simulator.app import running
 from services.simulator.faults import Behaviour, FaultOrder
 from services.simulator.simulator import Simulator
 from shared.contract.identity import ModelName, ModelRef
 from shared.replicate.client import Replicate
 from shared.replicate.errors import NotThere
-from tests.fakes import PROMPT_ONLY, FakeReplicate, picture
+from tests.fakes import PROMPT_ONLY, FakeReplicate, Policy, picture
 
 DESTINATION = ModelName("acme", "u-42")
 TRAINER = ModelRef("ostris", "flux-dev-lora-trainer", "e" * 64)
@@ -101,13 +101,6 @@ def stage(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue("simulated")
 
 
-@dataclass(frozen=True)
-class Policy:
-    verify_level: Level = "predict"
-    verify_patience_seconds: float = 600
-    verify_cancel_after_seconds: int = 300
-
-
 async def trained(stage: Stage, behaviour: Behaviour = Behaviour.WORKS, *, no_prompt: bool = False) -> ModelRef:
     training = await stage.replicate.get_training(await stage.train(behaviour, no_prompt=no_prompt))
     ref = ModelRef.parse(training.output["version"])
@@ -123,7 +116,13 @@ def gate_of(stage: Stage) -> Gate:
         passed += seconds
         await stage.pass_time(seconds)
 
-    return Gate(stage.replicate, Policy(), find_flaw=find_flaw_apart, monotonic=lambda: passed, sleep=sleep)
+    return Gate(
+        stage.replicate,
+        Policy(verify_patience_seconds=600),
+        find_flaw=find_flaw_apart,
+        monotonic=lambda: passed,
+        sleep=sleep,
+    )
 
 
 @pytest.mark.parametrize(

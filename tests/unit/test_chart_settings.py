@@ -164,8 +164,9 @@ def test_the_schema_knows_each_setting_and_secret_of_a_process(process) -> None:
 
     own = SCHEMA[process]["properties"]
 
-    assert set(own["settings"]["propertyNames"]["enum"]) == settings_of(kind, secret=False) - by_the_chart
-    assert own["secrets"]["properties"].keys() == settings_of(kind, secret=True)
+    place = f"{process} in values.schema.json of the chart"
+    assert set(own["settings"]["propertyNames"]["enum"]) == settings_of(kind, secret=False) - by_the_chart, place
+    assert own["secrets"]["properties"].keys() == settings_of(kind, secret=True), place
     needed = {setting(name) for name, field in kind.model_fields.items() if field.is_required()}
     # The extractor has no tokens configured here; ops asks it all the same.
     assert set(own["secrets"]["required"]) == needed & settings_of(kind, secret=True)

@@ -1,6 +1,6 @@
 """The extractor: a training that succeeded becomes a model that works, or an error that says why not."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,7 @@ import pytest
 
 from services.extractor.errors import DoesNotWork, NoModel, NotThereYet
 from services.extractor.handler import Extractor, NotSucceeded
-from services.extractor.verify import Gate, Level
+from services.extractor.verify import Gate
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.errors import DependencyDown, Malformed, PermanentError
 from shared.contract.events import (
@@ -24,7 +24,7 @@ from shared.contract.identity import ModelName, ModelRef
 from shared.contract.limits import OUTPUT_BYTES
 from shared.contract.values import Evidence, Retries
 from shared.replicate.errors import NotThere
-from tests.fakes import FakeReplicate, look
+from tests.fakes import FakeReplicate, Policy, look
 
 TRAINING = "yhyxz6wh8nrme0cm2cqr2yxkqc"
 OUR_REF = UUID("0193f0c0-0000-7000-8000-000000000001")
@@ -33,13 +33,6 @@ MODEL = ModelRef("acme", "u-42", "9" * 64)
 OTHER = ModelRef("acme", "u-42", "8" * 64)
 OUTPUT = {"version": str(MODEL), "weights": "https://replicate.delivery/xezq/abc/trained_model.tar"}
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Policy:
-    verify_level: Level = "schema"
-    verify_patience_seconds: float = 60
-    verify_cancel_after_seconds: int = 300
 
 
 @pytest.fixture
@@ -52,7 +45,9 @@ def replicate() -> FakeReplicate:
 @pytest.fixture
 def extractor(replicate: FakeReplicate) -> Extractor:
     seconds = iter(range(0, 1000, 3))
-    return Extractor(replicate, Gate(replicate, Policy(), find_flaw=look).verify, monotonic=lambda: next(seconds))
+    return Extractor(
+        replicate, Gate(replicate, Policy("schema"), find_flaw=look).verify, monotonic=lambda: next(seconds)
+    )
 
 
 def enveloped(event: Event) -> Envelope:

@@ -36,7 +36,8 @@ def test_each_process_uses_each_of_its_settings(process):
 
     used = set(re.findall(r"(?:settings|self|policy)\.([a-z]\w*)", code))
 
-    assert PROCESSES[process].model_fields.keys() - used == set()
+    unused = PROCESSES[process].model_fields.keys() - used
+    assert unused == set(), f"services/{process} reads no settings.… of these names"
 
 
 @pytest.mark.parametrize("name", ["MODELSWAP_API_TOKENS", "MODELSWAP_REF_SECRETS"])

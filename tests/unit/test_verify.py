@@ -18,19 +18,12 @@ from shared.replicate.errors import BadAnswer, ForeignAddress, NoAnswer, NotTher
 from shared.replicate.training import Prediction
 from shared.replicate.version import Version
 from shared.runtime.broker.circuit import CircuitBreaker, dependency_answered
-from tests.fakes import FakeReplicate, look, picture, version_of
+from tests.fakes import FakeReplicate, Policy, look, picture, version_of
 
 REF = ModelRef("acme", "u-42", "9" * 64)
 OTHER = ModelRef("acme", "u-43", "8" * 64)
 ASKED = UUID(int=1)
 OUTPUT = "https://replicate.delivery/out-0.png"
-
-
-@dataclass(frozen=True)
-class Policy:
-    verify_level: Level = "predict"
-    verify_patience_seconds: float = 60
-    verify_cancel_after_seconds: int = 300
 
 
 @dataclass
