@@ -148,7 +148,7 @@ class _Batch:
             case TrainingCanceled():
                 self._move(training, Fact.CANCELED, failure=Failure("training_canceled", clean(event.reason)))
             case ExtractionFailed() if lacks_destination(event):
-                self._complete(training, envelope)
+                self._extract_again(training, envelope)
             case ExtractionFailed():
                 # May be of an older extraction while a newer one runs: that one's result replaces it.
                 self._move(training, Fact.NOT_VERIFIED, failure=Failure(clean(event.error, 100), clean(event.detail)))
@@ -158,7 +158,7 @@ class _Batch:
                 return PermanentError(f"{event.key} is not handled here", code="unexpected_event")
         return None
 
-    def _complete(self, training: Training, cause: Envelope) -> None:
+    def _extract_again(self, training: Training, cause: Envelope) -> None:
         """Request the extraction again with the stored destination, which the first one lacked."""
         self._move(training, Fact.SUCCEEDED)
         if next_stage(self._stage(training), Fact.EXTRACTION_RETRIED) is None:

@@ -12,7 +12,7 @@ Publishes and consumes without losing a message. Edge: the only package that use
 *log_reader*   reads it in batches
 *publisher*    publishes with confirms, once or until confirmed
 *lossy*        publishes messages that may be lost: once, on a connection of their own
-*inbox*        the deliveries of one link, and their acks
+*unacked*      the deliveries of one link, and their acks
 *circuit*      circuit breaker for a dependency that is down
 *subscription* consumes one queue, reconnecting whenever the connection is lost
 *spans*        spans of OpenTelemetry around publishes and deliveries

@@ -37,11 +37,11 @@ from shared.contract.retry import RetryIn, next_step
 from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE
 from shared.runtime import telemetry
-from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Delivery, Item, Outgoing, dead_letter, read, retry, to_message
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.spans import handling, processing
 from shared.runtime.broker.subscription import Subscription
+from shared.runtime.broker.unacked import Unacked
 from shared.runtime.clock import now
 from shared.runtime.logs import about, log_fact
 from shared.runtime.settings import BrokerSettings
@@ -131,18 +131,18 @@ class Consumer:
         """Return what keeps deliveries from being handled now, or None."""
         return await self._subscription.check()
 
-    async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
+    async def _process(self, batch: Sequence[Delivery], unacked: Unacked) -> None:
         """Handle one batch, from decoding to the ack."""
         begun = [read(*processing(delivery)) for delivery in batch]
         try:
             items = self._without_made_up(begun)
             known = [item for item in items if item.envelope is not None]
-            results = iter(await self._until_up(known, inbox) if known else ())
+            results = iter(await self._until_up(known, unacked) if known else ())
             ends = [
-                (item, self._settle(item, item.error if item.envelope is None else next(results))) for item in items
+                (item, self._follow_ups(item, item.error if item.envelope is None else next(results))) for item in items
             ]
-            await _together([self._conclude(item, messages, inbox) for item, messages in ends if messages])
-            inbox.ack(batch)
+            await _together([self._conclude(item, messages, unacked) for item, messages in ends if messages])
+            unacked.ack(batch)
         finally:
             for item in begun:
                 item.span.end()
@@ -158,7 +158,7 @@ class Consumer:
                 handled.append(item)
         return handled
 
-    async def _until_up(self, items: Sequence[Item], inbox: Inbox) -> Sequence[Result]:
+    async def _until_up(self, items: Sequence[Item], unacked: Unacked) -> Sequence[Result]:
         """
         Handle *items*, trying again while a dependency is down.
 
@@ -170,15 +170,15 @@ class Consumer:
         refused_at = float("inf")
         while True:
             try:
-                return await self._subscription.circuit.call(partial(self._attempt, items, inbox))
+                return await self._subscription.circuit.call(partial(self._attempt, items, unacked))
             except DependencyDown as error:
                 refused_at = min(refused_at, clock())
                 others_were_answered = self._answered_since > refused_at
                 if error.may_concern_one and others_were_answered and clock() >= refused_at + self._patience_seconds:
                     return [error] * len(items)
 
-    async def _attempt(self, items: Sequence[Item], inbox: Inbox) -> Sequence[Result]:
-        inbox.check()
+    async def _attempt(self, items: Sequence[Item], unacked: Unacked) -> Sequence[Result]:
+        unacked.check()
         envelopes = [item.envelope for item in items if item.envelope is not None]
         began = asyncio.get_running_loop().time()
         try:
@@ -191,12 +191,12 @@ class Consumer:
             if len(envelopes) == 1:
                 return [error]
             log.info("batch.split", queue=self._queue, size=len(envelopes), error=repr(error))
-            return [result for item in items for result in await self._attempt([item], inbox)]
+            return [result for item in items for result in await self._attempt([item], unacked)]
         if any(self._is_answer(result) for result in results if not isinstance(result, Exception)):
             self._answered_since = max(self._answered_since, began)
         return results
 
-    def _settle(self, item: Item, result: Result | None) -> list[Outgoing]:
+    def _follow_ups(self, item: Item, result: Result | None) -> list[Outgoing]:
         """Return the messages to publish before this delivery may be acked."""
         match result:
             case Exception() as error:
@@ -248,23 +248,23 @@ class Consumer:
     def _message(self, event: Event, cause: Envelope | None) -> Outgoing:
         return to_message(wrap(event, source=self._service, now=now(), cause=cause), self._topology)
 
-    async def _conclude(self, item: Item, messages: Sequence[Outgoing], inbox: Inbox) -> None:
+    async def _conclude(self, item: Item, messages: Sequence[Outgoing], unacked: Unacked) -> None:
         """Publish *messages*; if one cannot be published, dead-letter the delivery that they follow from."""
-        refused = await self._publish(messages, inbox)
+        refused = await self._publish(messages, unacked)
         if refused is not None and messages[-1].exchange != DEAD_EXCHANGE:
             messages = self._failed(item, refused)
-            refused = await self._publish(messages, inbox)
+            refused = await self._publish(messages, unacked)
         if refused is not None:
             # Only the dead letter, without the event that reports it.
-            refused = await self._publish(messages[-1:], inbox)
+            refused = await self._publish(messages[-1:], unacked)
         if refused is not None:
             log.error("delivery.rejected", queue=self._queue, error=refused.code, detail=str(refused), **item.ids)
-            inbox.reject(item.delivery)
+            unacked.reject(item.delivery)
 
-    async def _publish(self, messages: Sequence[Outgoing], inbox: Inbox) -> Unpublishable | None:
+    async def _publish(self, messages: Sequence[Outgoing], unacked: Unacked) -> Unpublishable | None:
         """Publish *messages* until they are confirmed; return the error if one can never be published."""
         try:
-            await _together([self._subscription.publisher.publish(message, inbox) for message in messages])
+            await _together([self._subscription.publisher.publish(message, unacked) for message in messages])
         except Unpublishable as error:
             return error
         return None

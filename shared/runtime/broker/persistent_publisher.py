@@ -8,9 +8,9 @@ from typing import Final
 import structlog
 
 from shared.contract.errors import DependencyDown
-from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Outgoing
 from shared.runtime.broker.publisher import Publisher
+from shared.runtime.broker.unacked import Unacked
 from shared.runtime.waiting import jittered_backoff_seconds
 
 log = structlog.get_logger()
@@ -34,12 +34,12 @@ class PersistentPublisher:
         """Why a message is not confirmed now, or None."""
         return next(iter(self._refused.values()), None)
 
-    async def publish(self, message: Outgoing, inbox: Inbox) -> None:
+    async def publish(self, message: Outgoing, unacked: Unacked) -> None:
         """
         Publish *message* until it is confirmed.
 
         Raises:
-            Stale: if the link of *inbox* is lost, so that the delivery is redelivered anyway.
+            Stale: if the link of *unacked* is lost, so that the delivery is redelivered anyway.
             Unpublishable: if the message can never be published.
 
         """
@@ -53,7 +53,7 @@ class PersistentPublisher:
                     if failures == 1:
                         log.warning("publish.delayed", queue=self._queue, error=error.code, detail=str(error))
                     self._refused[this] = str(error)
-                inbox.check()
+                unacked.check()
                 await asyncio.sleep(jittered_backoff_seconds(failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS))
         finally:
             self._refused.pop(this, None)

@@ -24,11 +24,11 @@ from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
-from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.message import Delivery, put_back
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.spans import handling, processing
 from shared.runtime.broker.subscription import Subscription
+from shared.runtime.broker.unacked import Unacked
 from shared.runtime.settings import BrokerSettings
 
 log = structlog.get_logger()
@@ -84,11 +84,11 @@ class RawConsumer:
         """Return what keeps deliveries from being handled now, or None."""
         return await self._subscription.check()
 
-    async def _process(self, batch: Sequence[Delivery], inbox: Inbox) -> None:
+    async def _process(self, batch: Sequence[Delivery], unacked: Unacked) -> None:
         spans = [processing(delivery)[1] for delivery in batch]
         try:
             with handling(self._queue, spans):
-                refused = await self._until_up(batch, inbox)
+                refused = await self._until_up(batch, unacked)
         finally:
             for span in spans:
                 span.end()
@@ -98,19 +98,19 @@ class RawConsumer:
             for delivery in kept:
                 self.aside.discard(_name(delivery))
         self._kept.inc(len(kept))
-        inbox.ack(kept)
+        unacked.ack(kept)
         for delivery in refused:
-            self._subscription.start(self._put_back(delivery, inbox), inbox)
+            self._subscription.start(self._put_back(delivery, unacked), unacked)
 
-    async def _until_up(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
+    async def _until_up(self, batch: Sequence[Delivery], unacked: Unacked) -> list[Delivery]:
         """Store *batch*, trying again while the store is down; return the messages it refuses."""
         while True:
             with suppress(DependencyDown):
-                return await self._subscription.circuit.call(partial(self._attempt, batch, inbox))
+                return await self._subscription.circuit.call(partial(self._attempt, batch, unacked))
 
-    async def _attempt(self, batch: Sequence[Delivery], inbox: Inbox) -> list[Delivery]:
+    async def _attempt(self, batch: Sequence[Delivery], unacked: Unacked) -> list[Delivery]:
         """Store *batch*, or each message alone if that fails; return the refused messages."""
-        inbox.check()
+        unacked.check()
         try:
             await self._keep(batch)
         except DependencyDown:
@@ -118,22 +118,22 @@ class RawConsumer:
         except Exception as error:  # noqa: BLE001 (each is tried alone, and set aside with its error)
             if len(batch) > 1:
                 log.info("batch.split", queue=self._queue, size=len(batch), error=repr(error))
-                return [each for delivery in batch for each in await self._attempt([delivery], inbox)]
+                return [each for delivery in batch for each in await self._attempt([delivery], unacked)]
             self.aside.add(_name(batch[0]), error)
             self._retried.inc()
             return list(batch)
         return []
 
-    async def _put_back(self, delivery: Delivery, inbox: Inbox) -> None:
+    async def _put_back(self, delivery: Delivery, unacked: Unacked) -> None:
         """Publish *delivery* to the end of its queue, with its original exchange and routing key."""
-        if await inbox.is_closed_within(self._put_back_seconds):
+        if await unacked.is_closed_within(self._put_back_seconds):
             return  # unacked, so the broker redelivers it
         try:
-            await self._subscription.publisher.publish(put_back(delivery), inbox)
+            await self._subscription.publisher.publish(put_back(delivery), unacked)
         except Unpublishable as error:
             log.warning("delivery.requeued", queue=self._queue, error=error.code, detail=str(error))
-            inbox.reject(delivery, requeue=True)
-        inbox.ack([delivery])
+            unacked.reject(delivery, requeue=True)
+        unacked.ack([delivery])
 
 
 def _name(delivery: Delivery) -> str:

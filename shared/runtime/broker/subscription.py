@@ -23,20 +23,20 @@ from shared.contract.errors import DependencyDown
 from shared.runtime import telemetry
 from shared.runtime.broker.circuit import CircuitBreaker
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
-from shared.runtime.broker.inbox import Inbox, Stale
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import LINK_ERRORS, is_refused, no_bare_exception, say
 from shared.runtime.broker.message import Delivery
 from shared.runtime.broker.persistent_publisher import PersistentPublisher
 from shared.runtime.broker.publisher import Publisher
+from shared.runtime.broker.unacked import Stale, Unacked
 from shared.runtime.clock import now
 from shared.runtime.settings import BrokerSettings
 from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_stopped, wait_for_any, without_stray_cancel
 
 log = structlog.get_logger()
 
-#: Handles and acks one batch; acks go to the batch's inbox.
-Process = Callable[[Sequence[Delivery], Inbox], Awaitable[None]]
+#: Handles and acks one batch; acks go to the batch's `Unacked`.
+Process = Callable[[Sequence[Delivery], Unacked], Awaitable[None]]
 
 _RECONNECT_FIRST_SECONDS: Final = 0.1
 _RECONNECT_LONGEST_SECONDS: Final = 10.0
@@ -141,11 +141,11 @@ class Subscription:
         """
         name = f"{self._service} consumes {self._queue}"
         link = await unless_stopped(stopping, Link.open(self._url, name=name))
-        inbox = Inbox(link, self._queue, stopping)
+        unacked = Unacked(link, self._queue, stopping)
         try:
-            consumer_tag = await unless_stopped(stopping, self._begin(link, inbox))
+            consumer_tag = await unless_stopped(stopping, self._begin(link, unacked))
             for _ in range(self._workers):
-                self.start(self._work(inbox), inbox)
+                self.start(self._work(unacked), unacked)
             self._link, self._away = link, "the connection to RabbitMQ was lost"
             log.info("consumer.started", queue=self._queue)
             await wait_for_any(stopping, link.lost)
@@ -155,19 +155,19 @@ class Subscription:
                     await link.channel.basic_cancel(consumer_tag, timeout=_CANCEL_SECONDS)
         finally:
             self._link = None
-            inbox.close()
+            unacked.close()
             # Deliveries in progress are finished, and acked if the link is open; all others stay unacked.
             if stopping.is_set():
                 await self._drain()
-            inbox.send_acks()
+            unacked.send_acks()
             await link.close()
 
-    async def _begin(self, link: Link, inbox: Inbox) -> str | None:
-        """Start consuming into *inbox*; return the consumer tag."""
+    async def _begin(self, link: Link, unacked: Unacked) -> str | None:
+        """Start consuming into *unacked*; return the consumer tag."""
         if self._declares:
             await declare(link.channel, self._topology.for_consumer_of(self._queue))
         async with answered(f"consume queue {self._queue}"):
-            return await link.consume(self._queue, inbox.put, prefetch=self._prefetch)
+            return await link.consume(self._queue, unacked.put, prefetch=self._prefetch)
 
     async def _drain(self) -> None:
         if not self._busy:
@@ -179,19 +179,19 @@ class Subscription:
             log.warning("consumer.abandoned", queue=self._queue, deliveries=len(late))
             await asyncio.wait(late, timeout=1)
 
-    def start(self, work: Coroutine[object, object, None], inbox: Inbox) -> None:
-        """Run *work* on deliveries of *inbox* concurrently; `run` waits for its end."""
-        task = asyncio.create_task(self._guarded(work, inbox))
+    def start(self, work: Coroutine[object, object, None], unacked: Unacked) -> None:
+        """Run *work* on deliveries of *unacked* concurrently; `run` waits for its end."""
+        task = asyncio.create_task(self._guarded(work, unacked))
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
 
-    async def _work(self, inbox: Inbox) -> None:
+    async def _work(self, unacked: Unacked) -> None:
         clock = asyncio.get_running_loop().time
-        while batch := await inbox.take(self._batch_size, can_wait=self._can_wait):
+        while batch := await unacked.take(self._batch_size, can_wait=self._can_wait):
             began = clock()
             self._published[id(batch)] = min(each.first_published_at or now() for each in batch)
             try:
-                await self._process(batch, inbox)
+                await self._process(batch, unacked)
             finally:
                 del self._published[id(batch)]
             self._handle_seconds.observe(clock() - began, telemetry.exemplar(batch[0].headers))
@@ -200,7 +200,7 @@ class Subscription:
         """Return the age of the oldest delivery in progress; waiting ones are younger."""
         return max((now() - min(self._published.values())).total_seconds(), 0.0) if self._published else 0.0
 
-    async def _guarded(self, work: Coroutine[object, object, None], inbox: Inbox) -> None:
+    async def _guarded(self, work: Coroutine[object, object, None], unacked: Unacked) -> None:
         try:
             await work
         except Stale:
@@ -210,4 +210,4 @@ class Subscription:
         except Exception:
             # A bug must not stop the consumer: dropping the link makes it reconnect.
             log.exception("consumer.broken", queue=self._queue)
-            inbox.link.lost.set()
+            unacked.link.lost.set()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.runtime.broker.inbox import Inbox
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.message import Delivery
+from shared.runtime.broker.unacked import Unacked
 
 
 class Broker:
@@ -30,28 +30,28 @@ class Broker:
         self.frames.append((frame.name.removeprefix("Basic."), tag, multiple))
 
 
-def deliver(inbox: Inbox, tag: int, routing_key: str = "q") -> None:
-    inbox.put(Delivery("q", tag, "", routing_key, {}, None, b""))
+def deliver(unacked: Unacked, tag: int, routing_key: str = "q") -> None:
+    unacked.put(Delivery("q", tag, "", routing_key, {}, None, b""))
 
 
-async def inbox_of(broker: Broker, number: int) -> tuple[Inbox, list[Delivery]]:
-    inbox = Inbox(cast(Link, broker), "q", asyncio.Event())
+async def unacked_of(broker: Broker, number: int) -> tuple[Unacked, list[Delivery]]:
+    unacked = Unacked(cast(Link, broker), "q", asyncio.Event())
     for tag in range(1, number + 1):
         broker.in_hand.append(tag)
-        deliver(inbox, tag)
-    return inbox, await inbox.take(number)
+        deliver(unacked, tag)
+    return unacked, await unacked.take(number)
 
 
 async def take(*deliveries: str, later: str | None = None) -> list[str]:
     """Return the batch that is taken of *deliveries*, of which "slow" can wait, and one that arrives *later*."""
-    inbox = Inbox(cast(Link, Broker()), "q", asyncio.Event())
+    unacked = Unacked(cast(Link, Broker()), "q", asyncio.Event())
     for tag, routing_key in enumerate(deliveries, 1):
-        deliver(inbox, tag, routing_key)
-    taking = asyncio.create_task(inbox.take(3, can_wait={"slow"}))
+        deliver(unacked, tag, routing_key)
+    taking = asyncio.create_task(unacked.take(3, can_wait={"slow"}))
     for _ in range(3):
         await asyncio.sleep(0)
     if later is not None:
-        deliver(inbox, 9, later)
+        deliver(unacked, 9, later)
     return [delivery.routing_key for delivery in await taking]
 
 
@@ -70,10 +70,10 @@ async def test_urgent_or_full_batch_does_not_wait(deliveries: list[str]):
 
 async def test_what_is_acked_in_one_turn_leaves_in_one_frame():
     broker = Broker()
-    inbox, deliveries = await inbox_of(broker, 5)
+    unacked, deliveries = await unacked_of(broker, 5)
 
     for delivery in reversed(deliveries):
-        inbox.ack([delivery])
+        unacked.ack([delivery])
     await asyncio.sleep(0)
 
     assert broker.frames == [("Ack", 5, True)]
@@ -81,23 +81,23 @@ async def test_what_is_acked_in_one_turn_leaves_in_one_frame():
 
 async def test_an_unfinished_delivery_is_never_acked_with_later_ones():
     broker = Broker()
-    inbox, deliveries = await inbox_of(broker, 5)
+    unacked, deliveries = await unacked_of(broker, 5)
 
-    inbox.ack(deliveries[:2] + deliveries[3:])
+    unacked.ack(deliveries[:2] + deliveries[3:])
     await asyncio.sleep(0)
     assert broker.in_hand == [3]
 
-    inbox.ack([deliveries[2]])
+    unacked.ack([deliveries[2]])
     await asyncio.sleep(0)
     assert broker.in_hand == []
 
 
 async def test_rejected_is_not_acked_even_below_a_later_ack():
     broker = Broker()
-    inbox, deliveries = await inbox_of(broker, 3)
+    unacked, deliveries = await unacked_of(broker, 3)
 
-    inbox.reject(deliveries[1])
-    inbox.ack(deliveries)
+    unacked.reject(deliveries[1])
+    unacked.ack(deliveries)
     await asyncio.sleep(0)
 
     assert broker.frames == [("Reject", 2, False), ("Ack", 3, True)]
@@ -105,10 +105,10 @@ async def test_rejected_is_not_acked_even_below_a_later_ack():
 
 async def test_acks_of_a_lost_link_are_dropped():
     broker = Broker()
-    inbox, deliveries = await inbox_of(broker, 1)
+    unacked, deliveries = await unacked_of(broker, 1)
 
     broker.is_open = False
-    inbox.ack(deliveries)
+    unacked.ack(deliveries)
     await asyncio.sleep(0)
 
     assert broker.frames == []
@@ -119,13 +119,13 @@ async def test_acks_of_a_lost_link_are_dropped():
 def test_in_any_order_each_delivery_is_settled_once(order: list[int], turns: set[int]):
     async def run() -> None:
         broker = Broker()
-        inbox, deliveries = await inbox_of(broker, 8)
+        unacked, deliveries = await unacked_of(broker, 8)
         done: set[int] = set()
         for at, number in enumerate(order):
             if number == 3:
-                inbox.reject(deliveries[number])
+                unacked.reject(deliveries[number])
             else:
-                inbox.ack([deliveries[number]])
+                unacked.ack([deliveries[number]])
             done.add(number + 1)
             if at in turns:
                 await asyncio.sleep(0)

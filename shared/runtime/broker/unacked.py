@@ -1,5 +1,5 @@
 """
-The deliveries of one link: taken in batches, settled with as few frames as possible.
+The deliveries of one link until their acks: taken in batches, acked with as few frames as possible.
 
 All acks of one turn of the event loop are sent as one frame if possible, an ack of all tags up to one. RabbitMQ handles
 such an ack of many deliveries at little more than the cost of one (measured 2026-11).
@@ -28,8 +28,8 @@ class Stale(NotTried):
     """The link of these deliveries is lost: the broker redelivers them."""
 
 
-class Inbox:
-    """Deliveries of one link that no worker has taken yet, and the acks of handled ones."""
+class Unacked:
+    """Deliveries of one link: those that no worker has taken yet, those in hand, and the acks of handled ones."""
 
     def __init__(self, link: Link, queue: str, stopping: asyncio.Event) -> None:
         self.link = link
