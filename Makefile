@@ -29,7 +29,7 @@ demo: setup ## three trainings before your eyes, on private servers
 up: setup ## the same stack, until Ctrl-C; STATE=folder keeps it for the next time
 	@$(BIN)/modelswap up --embedded $(if $(STATE),--state "$(STATE)") --example
 
-check: setup ## lint, types, import rules and unit tests: seconds, no server
+check: setup ## lint, types, import rules and unit tests: minutes, no server
 	@echo "── lint";         $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "── types";        $(BIN)/mypy
 	@echo "── import rules"; $(BIN)/lint-imports --no-cache --no-logo 2>/dev/null || $(BIN)/lint-imports --no-cache
