@@ -54,7 +54,7 @@ def translate(
     """
     Return the event that *training* reports; *size_bytes* is the size of the body it was decoded from, if known.
 
-    Destination, steps and user are taken from a confirmed *origin* only, never from a hint.
+    Destination, steps and user are taken from a confirmed *origin* only, never from a called ref.
 
     Raises:
         UnknownStatus: if its status is not a `TrainingStatus`.
@@ -108,7 +108,7 @@ def succeeded(
 
 def _about(training: Training, origin: Origin, *, recovered: bool) -> _About:
     ref = origin.claim.ref if origin.claim else None
-    return _About(training_id=training.id, ref=ref, called_ref=origin.hint, recovered=recovered)
+    return _About(training_id=training.id, ref=ref, called_ref=origin.called_ref, recovered=recovered)
 
 
 def _progressed(training: Training, claim: Claim | None, about: _About) -> TrainingProgressed:

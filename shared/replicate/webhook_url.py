@@ -7,7 +7,7 @@ it; the user in it is encrypted, and for subscribers only: state takes the user 
 
 Replicate does not sign the URL that it posts to: a genuine body can be posted to another training's URL. So a claim is
 confirmed only if Replicate itself repeats the URL, in the ``webhook`` field of a signed body or of an API response. The
-claim in the called URL is only a hint: a reason to look the training up at Replicate.
+claim in the called URL gives only a *called ref*: a reason to look the training up at Replicate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shared.replicate.training import Training
 _MAX_TOKEN: Final = 1024
 _USER: Final = TypeAdapter[str](UserId)
 _CLAIM: Final = "claim-"
-_HINT: Final = "called-ref"
+_CALLED_REF: Final = "called-ref"
 
 
 class ForeignRef(PermanentError):
@@ -63,7 +63,7 @@ class Origin:
     #: The confirmed claim: Replicate repeats the URL that we signed.
     claim: Claim | None = None
     #: Our id of a training, from the called URL only. Unconfirmed: nothing may be decided by it.
-    hint: UUID | None = None
+    called_ref: UUID | None = None
 
 
 def webhook_url(public_url: str, claim: Claim, secrets: Sequence[str]) -> str:
@@ -121,10 +121,10 @@ def find_origin(training: Training, called: Sequence[str], secrets: Sequence[str
 
     """
     claim = claim_in(training.webhook, secrets)
-    hint = _only_claim(called, secrets)
+    called_claim = _only_claim(called, secrets)
     if claim is None:
-        return Origin(hint=hint.ref if hint else None)
-    if hint is not None and hint.ref != claim.ref:
+        return Origin(called_ref=called_claim.ref if called_claim else None)
+    if called_claim is not None and called_claim.ref != claim.ref:
         raise ForeignRef(
             f"training {training.id} was posted to the address of another training than Replicate has for it"
         )
@@ -134,7 +134,7 @@ def find_origin(training: Training, called: Sequence[str], secrets: Sequence[str
 def origin_headers(origin: Origin) -> dict[str, str | int]:
     """Encode *origin* as message headers, for a webhook that becomes a dead letter."""
     if origin.claim is None:
-        return {} if origin.hint is None else {_HINT: str(origin.hint)}
+        return {} if origin.called_ref is None else {_CALLED_REF: str(origin.called_ref)}
     claim = origin.claim
     steps = {} if claim.total_steps is None else {f"{_CLAIM}total-steps": claim.total_steps}
     user = {} if claim.user_id is None else {f"{_CLAIM}user": claim.user_id}
@@ -144,7 +144,7 @@ def origin_headers(origin: Origin) -> dict[str, str | int]:
 def origin_from_headers(headers: Mapping[str, object]) -> Origin:
     """Decode the origin that `origin_headers` encoded."""
     claim = _claim_from_headers(headers)
-    return Origin(claim, None if claim else _uuid(headers.get(_HINT)))
+    return Origin(claim, None if claim else _uuid(headers.get(_CALLED_REF)))
 
 
 def _only_claim(tokens: Sequence[str], secrets: Sequence[str]) -> Claim | None:

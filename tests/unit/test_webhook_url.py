@@ -155,7 +155,7 @@ def test_a_body_of_another_training_than_the_address_is_refused():
 
 @pytest.mark.parametrize("webhook", [None, "", "https://example.com/hook?ref=x", "https://[", "x" * 5000])
 def test_the_called_address_alone_is_only_a_hint(webhook):
-    assert find_origin(posted(webhook), [token(CLAIM)], [NEW]) == Origin(hint=CLAIM.ref)
+    assert find_origin(posted(webhook), [token(CLAIM)], [NEW]) == Origin(called_ref=CLAIM.ref)
 
 
 @pytest.mark.parametrize("called", [[], ["foreign"], [token(CLAIM), token(CLAIM)]])
@@ -169,7 +169,11 @@ def test_an_address_with_two_refs_claims_nothing():
 
 @given(st.uuids(), st.none() | st.integers(1, 2**31), USERS)
 def test_the_origin_can_wait_in_a_message(ref, total_steps, user_id):
-    for origin in (Origin(Claim(ref, ModelName("acme", "u-42"), total_steps, user_id)), Origin(hint=ref), Origin()):
+    for origin in (
+        Origin(Claim(ref, ModelName("acme", "u-42"), total_steps, user_id)),
+        Origin(called_ref=ref),
+        Origin(),
+    ):
         assert origin_from_headers({"webhook-id": "msg_1", **origin_headers(origin)}) == origin
 
 
