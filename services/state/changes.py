@@ -1,4 +1,4 @@
-"""Rows that a decision reads (`Snapshot`) and rows it writes (`Changes`). Pure data; `swap` and `rollback` decide."""
+"""Rows that a decision reads (`Loaded`) and rows it writes (`Changes`). Pure data; `swap` and `rollback` decide."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Rival:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Loaded:
     """The rows of a batch, all of the same moment."""
 
     trainings: Iterable[Training]

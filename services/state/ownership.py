@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
-from services.state.changes import Snapshot, Training
+from services.state.changes import Loaded, Training
 from shared.contract.errors import PermanentError, TransientError
 from shared.contract.identity import ModelRef
 from shared.contract.values import Evidence
@@ -69,7 +69,7 @@ def doubt(
     training: Training,
     model: ModelRef,
     evidence: Evidence,
-    snapshot: Snapshot,
+    loaded: Loaded,
     made: Collection[tuple[ModelRef, UUID]],
 ) -> PermanentError | MayBeUnregistered | None:
     """
@@ -77,7 +77,7 @@ def doubt(
 
     *made*: which training made which model, including the batch so far.
     """
-    if training.destination in snapshot.shared:
+    if training.destination in loaded.shared:
         # Another user's training may have made it before any event of it arrived.
         return DestinationShared(
             f"the output names no version, and several users train to {training.destination}: "
@@ -85,14 +85,14 @@ def doubt(
         )
     if any(each == model and ref != training.ref for each, ref in made):
         return MadeByAnother(f"{model} was made by another training, and this one's output does not name it")
-    if strangers := set(evidence.rivals or ()).difference(snapshot.registered):
+    if strangers := set(evidence.rivals or ()).difference(loaded.registered):
         return MayBeUnregistered(
             f"the output does not name {model}, and training {min(strangers)}, which is not registered here, may "
             f"have made it. {_BY_HAND}"
         )
     if evidence.made_at is None:
         return None
-    for rival in snapshot.rivals:
+    for rival in loaded.rivals:
         is_other = rival.destination == training.destination and rival.ref != training.ref
         if is_other and rival.may_have_made(evidence.made_at):
             return MayBeAnothers(

@@ -23,9 +23,9 @@ from services.state.changes import (
     Changes,
     CurrentModel,
     Failure,
+    Loaded,
     OutboxEvent,
     Result,
-    Snapshot,
     Swap,
     Training,
     TrainingChange,
@@ -70,9 +70,9 @@ class UnconfirmedRef(UnknownTraining):
     code = "ref_unconfirmed"
 
 
-def fold(envelopes: Sequence[Envelope], snapshot: Snapshot, *, now: datetime) -> Changes:
-    """Apply *envelopes* in order to *snapshot*; return the changes and one result for each envelope."""
-    batch = _Batch(snapshot, now)
+def fold(envelopes: Sequence[Envelope], loaded: Loaded, *, now: datetime) -> Changes:
+    """Apply *envelopes* in order to *loaded*; return the changes and one result for each envelope."""
+    batch = _Batch(loaded, now)
     results = [batch.apply(envelope) for envelope in envelopes]
     users = [training.user_id if (training := batch.find(each.event)) else None for each in envelopes]
     return Changes(results, users, batch.applied, tuple(batch.changes.values()), batch.swaps, batch.outbox)
@@ -82,7 +82,7 @@ def fold(envelopes: Sequence[Envelope], snapshot: Snapshot, *, now: datetime) ->
 class _Batch:
     """Mutable state of one `fold`: rows as changed so far, and the changes."""
 
-    snapshot: Snapshot
+    loaded: Loaded
     now: datetime
     changes: dict[UUID, TrainingChange] = field(default_factory=dict)
     swaps: list[Swap] = field(default_factory=list)
@@ -95,21 +95,21 @@ class _Batch:
     _made: set[tuple[ModelRef, UUID]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._trainings = {training.ref: training for training in self.snapshot.trainings}
+        self._trainings = {training.ref: training for training in self.loaded.trainings}
         self._refs = {t.training_id: t.ref for t in self._trainings.values() if t.training_id is not None}
-        self._models = dict(self.snapshot.models)
-        self._made = set(self.snapshot.made)
+        self._models = dict(self.loaded.models)
+        self._made = set(self.loaded.made)
 
     def apply(self, envelope: Envelope) -> Result:
         """Apply one event, unless it was applied before."""
         key = inbox_id(envelope)
-        if key in self.snapshot.applied or key in self.applied:
+        if key in self.loaded.applied or key in self.applied:
             return None
         training = self.find(envelope.event) or self._attach(envelope.event)
         if training is None:
             return _unknown(envelope.event)
         stage = self._stage(training)
-        failed = None if training.user_id in self.snapshot.deleted_users else self._apply_to(training, envelope)
+        failed = None if training.user_id in self.loaded.deleted_users else self._apply_to(training, envelope)
         if failed is None:
             moved = self._stage(training)
             self.applied[key] = Applied.of(envelope, training, None if moved == stage else moved)
@@ -129,7 +129,7 @@ class _Batch:
         if named is None or named.ref in self._refs.values():
             return None
         self._refs[event.training_id] = named.ref
-        if named.user_id not in self.snapshot.deleted_users:
+        if named.user_id not in self.loaded.deleted_users:
             self._change(named.ref).training_id = event.training_id
             self._move(named, Fact.APPEARED)
         return named
@@ -182,13 +182,13 @@ class _Batch:
             return None
         refused: ModelswapError | None = mismatch(training, model)
         if refused is None and ready.evidence.looked_up:
-            refused = doubt(training, model, ready.evidence, self.snapshot, self._made)
+            refused = doubt(training, model, ready.evidence, self.loaded, self._made)
         if refused is not None:
             self._move(training, Fact.NOT_VERIFIED, failure=Failure(refused.code, str(refused)))
             return refused
         self._made.add((model, training.ref))
         current = self._models.get(training.user_id)
-        fence = current.generation if current else self.snapshot.withdrawn.get(training.user_id, 0)
+        fence = current.generation if current else self.loaded.withdrawn.get(training.user_id, 0)
         if training.generation > fence:
             self._swap(training, model, current, cause)
         else:

@@ -9,7 +9,7 @@ import pytest
 from services.cli.choices import Trigger
 from services.cli.events.made_up import Story
 from services.extractor.handler import Extractor
-from services.state.changes import CurrentModel, Snapshot, Training
+from services.state.changes import CurrentModel, Loaded, Training
 from services.state.extraction import retry_extraction
 from services.state.rollback import RollbackOrder, Target, WithdrawalOrder, roll_back, withdraw
 from services.state.swap import fold
@@ -41,8 +41,8 @@ def of_state() -> Iterator[Event]:
     requested = Training(UUID(int=1), "t1", "ada", 1, DESTINATION, "TOK", Stage.REQUESTED)
     target = Target(TRAINING, "t1", model_of("t1"))
     for changes in (
-        fold([replayed(ready("t1"))], Snapshot([requested], {}), now=NOON),
-        fold([ready("t1")], Snapshot([requested], {"ada": CURRENT}), now=NOON),
+        fold([replayed(ready("t1"))], Loaded([requested], {}), now=NOON),
+        fold([ready("t1")], Loaded([requested], {"ada": CURRENT}), now=NOON),
         roll_back(RollbackOrder("ada", None, "why", "olga"), CURRENT, target, generation=3, now=NOON),
         withdraw(WithdrawalOrder("ada", "why", "olga"), CURRENT, target, generation=3, now=NOON),
         retry_extraction(replace(TRAINING, stage=Stage.UNVERIFIED), request_id=UUID(int=3), now=NOON),

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from services.state.changes import (
     Changes,
     CurrentModel,
+    Loaded,
     Result,
     Rival,
-    Snapshot,
     Swap,
     Training,
     Withdrawal,
@@ -117,8 +117,8 @@ class World:
         shared = [
             one.destination for one, other in itertools.combinations(trainings, 2) if one.user_id != other.user_id
         ]
-        snapshot = Snapshot(trainings, self.models, self.withdrawn, applied=self.inbox, shared=shared)
-        changes = fold(envelopes, snapshot, now=NOON)
+        loaded = Loaded(trainings, self.models, self.withdrawn, applied=self.inbox, shared=shared)
+        changes = fold(envelopes, loaded, now=NOON)
         self._write(changes)
         self._check()
         return changes.results
@@ -320,7 +320,7 @@ def test_looking_again_may_find_the_model_that_was_missing():
 
 def test_the_newest_reason_why_there_is_no_model_is_kept():
     changes = fold(
-        [not_verified("t1", "short_version"), not_verified("t1", "not_there")], Snapshot([training(1)], {}), now=NOON
+        [not_verified("t1", "short_version"), not_verified("t1", "not_there")], Loaded([training(1)], {}), now=NOON
     )
 
     assert [change.failure and change.failure.code for change in changes.trainings] == ["not_there"]
@@ -472,7 +472,7 @@ def test_it_does_not_go_round_in_circles():
 
 @pytest.mark.parametrize("stage", [Stage.FAILED, Stage.CANCELED, Stage.ACTIVE, Stage.REPLACED, Stage.SUPERSEDED])
 def test_what_has_ended_otherwise_is_not_looked_at_again(stage):
-    changes = fold([destination_unknown("t1")], Snapshot([training(1, stage=stage)], {}), now=NOON)
+    changes = fold([destination_unknown("t1")], Loaded([training(1, stage=stage)], {}), now=NOON)
 
     assert (changes.results, changes.outbox) == ([None], [])
 
@@ -719,9 +719,9 @@ BEFORE, AFTER = NOON - timedelta(hours=1), NOON + timedelta(hours=1)
 def test_a_looked_up_model_without_rivals_is_accepted(started_at, completed_at, is_taken):
     others = [Rival(UUID(int=1), DESTINATION, None, None), Rival(UUID(int=2), DESTINATION, started_at, completed_at)]
     elsewhere = Rival(UUID(int=3), ModelName("acme", "other"), None, None)
-    snapshot = Snapshot([training(1)], {}, rivals=[*others, elsewhere])
+    loaded = Loaded([training(1)], {}, rivals=[*others, elsewhere])
 
-    changes = fold([ready("t1", looked_up=True, made_at=NOON)], snapshot, now=NOON)
+    changes = fold([ready("t1", looked_up=True, made_at=NOON)], loaded, now=NOON)
 
     assert [type(result) for result in changes.results] == [type(None) if is_taken else MayBeAnothers]
     assert len(changes.swaps) == is_taken
@@ -730,9 +730,9 @@ def test_a_looked_up_model_without_rivals_is_accepted(started_at, completed_at, 
 
 @pytest.mark.parametrize(("registered", "is_taken"), [((), False), (["x1"], False), (["x1", "x2"], True)])
 def test_a_model_with_an_unregistered_rival_is_refused(registered, is_taken):
-    snapshot = Snapshot([training(1)], {}, registered=registered)
+    loaded = Loaded([training(1)], {}, registered=registered)
 
-    changes = fold([ready("t1", looked_up=True, made_at=NOON, rivals=("x1", "x2"))], snapshot, now=NOON)
+    changes = fold([ready("t1", looked_up=True, made_at=NOON, rivals=("x1", "x2"))], loaded, now=NOON)
 
     assert len(changes.swaps) == is_taken
 
@@ -757,7 +757,7 @@ def test_a_model_somewhere_else_leaves_the_current_one_alone():
 
 
 def test_late_events_of_a_deleted_user_do_nothing():
-    changes = fold([ready("t1")], Snapshot([training(1)], {}, deleted_users={"ada"}), now=NOON)
+    changes = fold([ready("t1")], Loaded([training(1)], {}, deleted_users={"ada"}), now=NOON)
 
     assert (changes.results, changes.swaps, changes.outbox) == ([None], [], [])
     assert list(changes.applied) == [ready("t1").id]
@@ -766,7 +766,7 @@ def test_late_events_of_a_deleted_user_do_nothing():
 def test_a_late_event_sets_no_id_of_a_deleted_user_s_training():
     unstarted = training(1, training_id=None, stage=Stage.FAILED)
 
-    changes = fold([started("t1", ref=UUID(int=1))], Snapshot([unstarted], {}, deleted_users={"ada"}), now=NOON)
+    changes = fold([started("t1", ref=UUID(int=1))], Loaded([unstarted], {}, deleted_users={"ada"}), now=NOON)
 
     assert (changes.results, changes.trainings, changes.users) == ([None], (), ["ada"])
 
@@ -856,20 +856,20 @@ def test_a_training_that_is_known_needs_no_address():
 def test_of_what_replicate_said_twice_the_first_is_kept():
     events = [succeeded("t1", output="first", completed_at=NOON), succeeded("t1", output="second")]
 
-    (change,) = fold(events, Snapshot([training(1)], {}), now=NOON).trainings
+    (change,) = fold(events, Loaded([training(1)], {}), now=NOON).trainings
 
     assert (change.output, change.completed_at) == ('"first"', NOON)
 
 
 def test_an_output_is_kept_even_where_its_model_was_ready_before():
-    (change,) = fold([ready("t1"), succeeded("t1", output=["a"])], Snapshot([training(1)], {}), now=NOON).trainings
+    (change,) = fold([ready("t1"), succeeded("t1", output=["a"])], Loaded([training(1)], {}), now=NOON).trainings
 
     assert (change.stage, change.output) == (Stage.ACTIVE, '["a"]')
 
 
 def test_a_time_without_a_zone_is_taken_for_utc():
     (change,) = fold(
-        [succeeded("t1", completed_at=NOON.replace(tzinfo=None))], Snapshot([training(1)], {}), now=NOON
+        [succeeded("t1", completed_at=NOON.replace(tzinfo=None))], Loaded([training(1)], {}), now=NOON
     ).trainings
 
     assert change.completed_at == NOON
@@ -878,7 +878,7 @@ def test_a_time_without_a_zone_is_taken_for_utc():
 def test_what_follows_carries_the_trace_and_names_its_cause():
     cause = replace(ready("t1"), trace={"traceparent": "00-1-2-01"})
 
-    (outgoing,) = fold([cause], Snapshot([training(1)], {}), now=NOON).outbox
+    (outgoing,) = fold([cause], Loaded([training(1)], {}), now=NOON).outbox
 
     assert outgoing.envelope.causation_id == cause.id
     assert outgoing.envelope.trace == cause.trace
@@ -894,7 +894,7 @@ def test_what_follows_carries_the_trace_and_names_its_cause():
 
 def settled(world: World, *events: Envelope) -> list[tuple[str, Effect, str, int | None]]:
     """What operators are told when *events* are applied as one batch: the replay, effect, stage and model."""
-    changes = fold(events, Snapshot(world.trainings.values(), world.models, applied=world.inbox), now=NOON)
+    changes = fold(events, Loaded(world.trainings.values(), world.models, applied=world.inbox), now=NOON)
     told = [outgoing.envelope.event for outgoing in changes.outbox]
     return [(each.replay, each.effect, each.stage, each.generation) for each in told if isinstance(each, ReplaySettled)]
 
@@ -930,7 +930,7 @@ def test_a_replay_duplicates_itself_and_not_the_original():
 
 
 def test_what_a_replay_swaps_says_so_and_carries_its_mark():
-    changes = fold([replayed(ready("t1"))], Snapshot([training(1)], {}), now=NOON)
+    changes = fold([replayed(ready("t1"))], Loaded([training(1)], {}), now=NOON)
 
     activated, told = (outgoing.envelope for outgoing in changes.outbox)
     assert isinstance(activated.event, ModelActivated)
@@ -946,7 +946,7 @@ def test_a_replay_that_fails_here_publishes_no_outcome():
 
 
 def test_what_settled_a_replay_is_told_with_its_kind_and_error():
-    changes = fold([replayed(not_verified("t1"))], Snapshot([training(1)], {}), now=NOON)
+    changes = fold([replayed(not_verified("t1"))], Loaded([training(1)], {}), now=NOON)
 
     (told,) = (outgoing.envelope.event for outgoing in changes.outbox)
     assert isinstance(told, ReplaySettled)

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from services.state.changes import Changes, CurrentModel, Result, Rival, Snapshot
+from services.state.changes import Changes, CurrentModel, Loaded, Result, Rival
 from services.state.extraction import lacks_destination
 from services.state.store.session import Session, to_model_name, to_model_ref, to_training
 from services.state.store.write import report_committed, write
@@ -122,12 +122,12 @@ class Events(Session):
 
 async def _apply(connection: Connection, envelopes: Sequence[Envelope]) -> Changes:
     """Apply *envelopes*; return what was written. The result of those whose user changed meanwhile is `_CHANGED`."""
-    snapshot = await _load(connection, envelopes)
-    changes = fold(envelopes, snapshot, now=now())
+    loaded = await _load(connection, envelopes)
+    changes = fold(envelopes, loaded, now=now())
     if not (changes.applied or changes.trainings):
         return changes
-    written = await write(connection, changes, snapshot.versions)
-    if len(written) == len(snapshot.versions):
+    written = await write(connection, changes, loaded.versions)
+    if len(written) == len(loaded.versions):
         return changes
     return replace(
         changes,
@@ -156,7 +156,7 @@ def _names(envelopes: Sequence[Envelope]) -> tuple[Sequence[str], Sequence[UUID]
     return list({event.training_id for event in events}), list(refs)
 
 
-async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapshot:
+async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Loaded:
     events = [envelope.event for envelope in envelopes]
     ready = [event for event in events if isinstance(event, ModelReady)]
     looked_up = [event.model for event in ready if event.evidence.looked_up]
@@ -170,9 +170,9 @@ async def _load(connection: Connection, envelopes: Sequence[Envelope]) -> Snapsh
         [rival for event in ready for rival in event.evidence.rivals or ()],
     )
     if not rows:
-        return Snapshot(trainings=(), models={})
+        return Loaded(trainings=(), models={})
     batch = rows[0]  # some columns are the same in every row
-    return Snapshot(
+    return Loaded(
         trainings=[to_training(row) for row in rows],
         models={row["user_id"]: _to_current(row) for row in rows if row["current_generation"] is not None},
         versions={row["user_id"]: row["version"] for row in rows},
