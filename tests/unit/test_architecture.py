@@ -124,7 +124,9 @@ def test_the_four_recipes_are_on_the_page():
 
 @pytest.mark.parametrize(("page", "limit"), [("ARCHITECTURE.md", 230), ("CONTRIBUTING.md", 100)])
 def test_a_page_stays_a_page(page, limit):
-    assert len(PAGES[page].splitlines()) < limit
+    lines = len(PAGES[page].splitlines())
+
+    assert lines < limit, "say it in fewer lines, or leave out what the code says"
 
 
 def anchors(page: Path) -> set[str]:
