@@ -22,6 +22,7 @@ from shared.contract.events import (
     ModelActivated,
     ModelReady,
     ReplaySettled,
+    TrainingEvent,
     TrainingSucceeded,
 )
 from shared.contract.headers import trace_context
@@ -37,7 +38,7 @@ from shared.contract.limits import (
 from shared.contract.retry import RetryIn, next_step
 from shared.contract.topology import topology
 from shared.contract.values import Cause, Effect, Evidence
-from shared.replicate.training import decode_training
+from shared.replicate.training import Training, TrainingStatus, decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import Origin
 from shared.runtime.broker import Delivery, Outgoing, dead_letter, to_message
@@ -50,6 +51,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 LONGEST_REF = ModelRef("a" * 64, "b" * 128, "c" * 64)
 LONGEST_USER = "\N{GRINNING FACE}" * 200
 LONGEST_ATTRIBUTE = "\N{GRINNING FACE}" * 255
+LONGEST_TEXT = 4096
 LONGEST_STATE = f"a={'x' * 254},b={'y' * 253}"
 READY = ModelReady(
     training_id="t" * 128,
@@ -219,6 +221,18 @@ def test_an_output_that_encodes_too_large_is_left_out():
     assert isinstance(event, TrainingSucceeded)
     assert event.output is None
     assert event.output_omitted_bytes
+
+
+@pytest.mark.parametrize("status", TrainingStatus)
+def test_no_text_of_a_webhook_is_too_long_for_its_event(status):
+    fields = {name for event in EVENTS.values() if issubclass(event, TrainingEvent) for name in event.model_fields}
+    texts = dict.fromkeys({*fields, *Training.model_json_schema()["properties"]}, "x" * 100_000)
+    body = json.dumps({**texts, "input": texts, "id": "a", "status": status, "output": None})
+
+    event = translate(decode_training(body.encode()), Origin())
+
+    too_long = {name for name, value in event if isinstance(value, str) and len(value) > LONGEST_TEXT}
+    assert too_long == set(), "make them empty in shared/replicate/training.py"
 
 
 def test_the_text_of_an_error_is_bounded_and_can_be_stored():
