@@ -95,7 +95,7 @@ class Gate:
         on_answer: Callable[[], None] = lambda: None,
         most_remembered: int = 5_000,
     ) -> None:
-        """*on_answer* is called when Replicate has answered and more follows: the wait for a run, or its picture."""
+        """*on_answer* is called after each answer while a run is awaited, so that it is known that Replicate is up."""
         self._replicate = replicate
         self._policy = policy
         self._find_flaw = find_flaw

@@ -28,15 +28,16 @@ from shared.runtime.postgres import Connection
 
 log = structlog.get_logger()
 
-#: Of a row t of `state.trainings` that becomes running: what its estimate is computed from, from now on.
+#: The durations that the estimate of a training (row t) uses from its start on: those of its trainer at that time.
 EXPECTED_SECONDS: Final = """coalesce(
                 t.expected_seconds,
                 (SELECT ARRAY[d.low_seconds, d.median_seconds, d.high_seconds]
                  FROM state.trainer_durations d WHERE d.trainer = split_part(t.trainer, ':', 1)))"""
-#: When its estimate ends. It may be read until the commit, so it may not be less than what was read just before.
+#: The time until which the estimate of a training (row t) grows. Until the commit it is still read as growing, and it
+#: must not fall then: so this is a second later than now.
 ESTIMATED_UNTIL: Final = "coalesce(t.estimated_until, clock_timestamp() + interval '1 second')"
 
-# An end without Replicate's id is our guess that the training was not started; with the id, it goes.
+# As long as Replicate's id is unknown, an end is our guess that the training was not started. The id disproves it.
 _COMPLETED_AT: Final = "coalesce(CASE WHEN c.training_id IS NULL THEN t.completed_at END, c.completed_at)"
 #: IS TRUE keeps this from becoming a join: the ids are hashed once, before a row is tested, and rows keep their order.
 _OF_LOCKED: Final = "(user_id IN (SELECT user_id FROM locked)) IS TRUE"
