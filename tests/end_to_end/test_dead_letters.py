@@ -201,7 +201,7 @@ async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(s
         assert delivery["attempts"] == 2
         assert (await shell.json("dead-letters", "show", str(letter["number"])))["status"] == "resolved"
         rotated = await shell.json("webhooks", "rotate-secret", endpoint)
-        await shell.json("webhooks", "test", endpoint)
+        await shell.json("webhooks", "test", endpoint, "--reason", "is it up?")
         heard = (await server.until_heard(3))[-1]
         for secret in (made["secret"], rotated["secret"]):
             Webhook(secret).verify(heard.body, dict(heard.headers))
@@ -221,7 +221,10 @@ async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(s
         assert (one["id"], one["event"]) == (delivery["id"], "model.activated.v1")
         entries = await shell.json("audit", "--target", f"webhook endpoint {endpoint}")
         assert [(each["action"], each["reason"]) for each in reversed(entries)] == [
+            ("webhook_endpoint.added", "no reason was given"),
             ("webhook_endpoint.enabled", "it is mended"),
+            ("webhook_endpoint.secret_rotated", "no reason was given"),
+            ("webhook_endpoint.tested", "is it up?"),
             *[("webhook_endpoint.resent", "lost there")] * 2,
             ("webhook_endpoint.edited", "they move"),
             ("webhook_endpoint.paused", "they move"),
@@ -235,6 +238,13 @@ async def test_a_webhook_that_was_given_up_is_replayed_once_its_endpoint_works(s
         ]
         _, shown, _ = await shell.run("webhooks", "show", endpoint)
         assert made["secret"] not in shown
-        removed, _, _ = await shell.run("webhooks", "remove", endpoint, "--yes")
+        removed, _, _ = await shell.run("webhooks", "remove", endpoint, "--reason", "they left", "--yes")
         gone, _, why = await shell.run("webhooks", "show", endpoint)
         assert (removed, gone, why.partition("\n")[0]) == (0, 1, f"modelswap: there is no webhook endpoint {endpoint}")
+        entries = await shell.json(
+            "audit", "--action", "webhook_endpoint.removed", "--target", f"webhook endpoint {endpoint}"
+        )
+        assert [(each["reason"], each["outcome"]) for each in entries] == [
+            ("they left", f"removed: {server.url}"),
+            ("they left", "asked: removed"),
+        ]

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import jsonschema_rs
 import pytest
@@ -25,7 +25,15 @@ from services.ops.api import create_api as ops_api
 from services.ops.audit.api import audit_router
 from services.ops.audit.store import AuditStore
 from services.ops.endpoints.api import endpoints_router
-from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited, EndpointRefused
+from services.ops.endpoints.views import (
+    DeliveriesResent,
+    DeliveryOfTest,
+    DeliveryResent,
+    EndpointEdited,
+    EndpointRefused,
+    EndpointRemoved,
+    SecretMade,
+)
 from services.ops.letters.api import create_router as letter_routes
 from services.ops.letters.store import Store as Letters
 from services.ops.migrate import ROLE as OPS_ROLE
@@ -130,6 +138,23 @@ class Subscriptions:
 
 class Endpoints:
     """Those of a notifier that knows every endpoint, but not every delivery."""
+
+    async def add(self, _: Mapping[str, JsonValue], __: str | None) -> SecretMade:
+        return SecretMade(id=uuid4(), secret="whsec_")
+
+    async def remove(self, endpoint: UUID) -> EndpointRemoved:
+        return EndpointRemoved(id=endpoint, url="https://example.com")
+
+    async def rotate_secret(self, endpoint: UUID, _: str | None) -> SecretMade:
+        return SecretMade(id=endpoint, secret="whsec_")
+
+    async def send_test(self, endpoint: UUID, _: str | None) -> DeliveryOfTest:
+        if endpoint.int % 2:
+            raise EndpointRefused(f"there is no endpoint {endpoint}")
+        names = {"event": "webhook.test.v1", "event_id": "e1", "status": "waiting"}
+        unknown = dict.fromkeys(("response_status", "response", "took_ms"))
+        times = {"status_at": now(), "created_at": now()}
+        return DeliveryOfTest(id=uuid4(), endpoint_id=endpoint, number=1, attempts=0, **names, **unknown, **times)
 
     async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited:
         status = str(changes.get("status", "enabled"))

@@ -27,6 +27,8 @@ webhooks = group(
 Endpoint = Annotated[str, typer.Argument(help="Its id.")]
 Events = typer.Option("--events", metavar="EVENTS", help="Which events: model.activated.v1,model.withdrawn.v1 …")
 Description = typer.Option("--description", help="What it is for.")
+Reason = Annotated[str, typer.Option("--reason", help="Why. It is kept in the audit.")]
+_NO_REASON = "no reason was given"
 
 
 @webhooks.command("list")
@@ -42,6 +44,7 @@ def webhooks_add(
     url: Annotated[str, typer.Argument(help="An https address on the public internet.")],
     events: Annotated[str, Events],
     description: Annotated[str, Description] = "",
+    reason: Reason = _NO_REASON,
     output: Output = Format.TABLE,
 ) -> None:
     """
@@ -51,7 +54,7 @@ def webhooks_add(
     """
     from services.cli.webhooks.endpoints import add
 
-    run_async(add(url, events, description, output))
+    run_async(add(url, events, description, reason=reason, output=output))
 
 
 @webhooks.command("show")
@@ -87,11 +90,13 @@ def webhooks_edit(
         raise typer.BadParameter("say why it is enabled, for the audit", param_hint="--reason")
     status = None if enabled is None else "enabled" if enabled else "paused"
     given = {"url": url, "events": events, "description": description, "status": status}
-    run_async(edit(endpoint, given, reason=reason or "no reason was given", output=output))
+    run_async(edit(endpoint, given, reason=reason or _NO_REASON, output=output))
 
 
 @webhooks.command("remove")
-def webhooks_remove(endpoint: Endpoint, *, yes: Yes = False, output: Output = Format.TABLE) -> None:
+def webhooks_remove(
+    endpoint: Endpoint, *, reason: Reason = _NO_REASON, yes: Yes = False, output: Output = Format.TABLE
+) -> None:
     """
     Remove an endpoint.
 
@@ -99,11 +104,11 @@ def webhooks_remove(endpoint: Endpoint, *, yes: Yes = False, output: Output = Fo
     """
     from services.cli.webhooks.endpoints import remove
 
-    run_async(remove(endpoint, yes=yes, output=output))
+    run_async(remove(endpoint, reason=reason, yes=yes, output=output))
 
 
 @webhooks.command("rotate-secret")
-def webhooks_rotate_secret(endpoint: Endpoint, output: Output = Format.TABLE) -> None:
+def webhooks_rotate_secret(endpoint: Endpoint, reason: Reason = _NO_REASON, output: Output = Format.TABLE) -> None:
     """
     Make a new signing secret, and show it.
 
@@ -111,15 +116,15 @@ def webhooks_rotate_secret(endpoint: Endpoint, output: Output = Format.TABLE) ->
     """
     from services.cli.webhooks.endpoints import rotate_secret
 
-    run_async(rotate_secret(endpoint, output))
+    run_async(rotate_secret(endpoint, reason=reason, output=output))
 
 
 @webhooks.command("test")
-def webhooks_test(endpoint: Endpoint, output: Output = Format.TABLE) -> None:
+def webhooks_test(endpoint: Endpoint, reason: Reason = _NO_REASON, output: Output = Format.TABLE) -> None:
     """Deliver a test event, which is no fact about a user."""
     from services.cli.webhooks.endpoints import send_test
 
-    run_async(send_test(endpoint, output))
+    run_async(send_test(endpoint, reason=reason, output=output))
 
 
 @webhooks.command("deliveries")

@@ -15,7 +15,7 @@ from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
 from services.notifier.views import DeliveryView, EndpointView, SecretView
-from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited
+from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited, EndpointRemoved, SecretMade
 from shared.contract.answers import Page
 from shared.contract.text import plural
 from shared.runtime.settings import NotifierClientSettings
@@ -71,11 +71,11 @@ async def list_endpoints(*, limit: int, output: Format) -> None:
     print_list(found, ENDPOINTS, output, empty="there are no webhook endpoints", limit=limit)
 
 
-async def add(url: str, events: str, description: str, output: Format) -> None:
-    body: Body = {"url": url, "events": [*_events(events)], "description": description}
-    async with notifier() as api:
-        made = await api.post(SecretView, _PATH, body, then="modelswap webhooks add --help")
-    _print(made, output)
+async def add(url: str, events: str, description: str, *, reason: str, output: Format) -> None:
+    body: Body = {"url": url, "events": [*_events(events)], "description": description, "reason": reason}
+    async with operators() as ops:
+        made = await ops.post(SecretMade, _PATH, body, then="modelswap webhooks add --help")
+    await _print_secret(made, output)
 
 
 async def show(endpoint: str, output: Format) -> None:
@@ -94,22 +94,25 @@ async def edit(endpoint: str, given: Mapping[str, str | None], *, reason: str, o
     await show(endpoint, output)
 
 
-async def remove(endpoint: str, *, yes: bool, output: Format) -> None:
+async def remove(endpoint: str, *, reason: str, yes: bool, output: Format) -> None:
     async with notifier() as api:
         found = await api.get(EndpointView, _at(endpoint))
-        if not yes:
-            confirm(f"{found.url} gets no webhooks any more", "Remove it?", then="modelswap webhooks list")
-        _print(await api.ask(EndpointView, "DELETE", _at(endpoint)), output)
+    if not yes:
+        confirm(f"{found.url} gets no webhooks any more", "Remove it?", then="modelswap webhooks list")
+    async with operators() as ops:
+        await ops.ask(EndpointRemoved, "DELETE", _at(endpoint), query={"reason": reason}, then=_LIST)
+    _print(found, output)
 
 
-async def rotate_secret(endpoint: str, output: Format) -> None:
-    async with notifier() as api:
-        _print(await api.post(SecretView, _at(endpoint, "rotate-secret")), output)
+async def rotate_secret(endpoint: str, *, reason: str, output: Format) -> None:
+    async with operators() as ops:
+        made = await ops.post(SecretMade, _at(endpoint, "rotate-secret"), {"reason": reason}, then=_LIST)
+    await _print_secret(made, output)
 
 
-async def send_test(endpoint: str, output: Format) -> None:
-    async with notifier() as api:
-        _print(await api.post(DeliveryView, _at(endpoint, "test")), output)
+async def send_test(endpoint: str, *, reason: str, output: Format) -> None:
+    async with operators() as ops:
+        _print(await ops.post(DeliveryView, _at(endpoint, "test"), {"reason": reason}, then=_LIST), output)
 
 
 async def list_deliveries(endpoint: str, *, status: str | None, limit: int, output: Format) -> None:
@@ -160,6 +163,11 @@ def _deliveries_of(endpoint: str) -> str:
 
 def _events(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
+
+
+async def _print_secret(made: SecretMade, output: Format) -> None:
+    async with notifier() as api:
+        _print(SecretView.of(await api.get(EndpointView, _at(str(made.id))), made.secret), output)
 
 
 def _print(found: EndpointView | DeliveryView | DeliveryResent, output: Format) -> None:

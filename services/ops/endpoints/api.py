@@ -6,23 +6,27 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Annotated, Protocol
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import JsonValue
 
 from services.ops.audit.first import NoteOutcome, noted_first
 from services.ops.audit.views import Audit
 from services.ops.endpoints.views import (
+    AddEndpoint,
     ChangeEndpoint,
     DeliveriesResent,
+    DeliveryOfTest,
     DeliveryResent,
     EditEndpoint,
     EndpointEdited,
     EndpointEnabled,
     EndpointRefused,
+    EndpointRemoved,
     ResendDeliveries,
+    SecretMade,
 )
 from shared.runtime.description import raises
 from shared.runtime.http import Asker, Key
@@ -31,6 +35,14 @@ from shared.runtime.tokens import Caller
 
 class Endpoints(Protocol):
     """The notifier's endpoints."""
+
+    async def add(self, wanted: Mapping[str, JsonValue], key: str | None) -> SecretMade: ...
+
+    async def remove(self, endpoint: UUID) -> EndpointRemoved: ...
+
+    async def rotate_secret(self, endpoint: UUID, key: str | None) -> SecretMade: ...
+
+    async def send_test(self, endpoint: UUID, key: str | None) -> DeliveryOfTest: ...
 
     async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited: ...
 
@@ -42,14 +54,19 @@ class Endpoints(Protocol):
 def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
     router = APIRouter()
     routes = _Routes(endpoints, audit)
-    one = "/webhook-endpoints/{endpoint_id}"
-    for method, path, operation in (
+    path = "/webhook-endpoints"
+    one = f"{path}/{{endpoint_id}}"
+    for method, at, operation in (
+        ("POST", path, routes.add_endpoint),
         ("PATCH", one, routes.edit_endpoint),
+        ("DELETE", one, routes.remove_endpoint),
+        ("POST", f"{one}/rotate-secret", routes.rotate_secret),
+        ("POST", f"{one}/test", routes.test_endpoint),
         ("POST", f"{one}/enable", routes.enable_endpoint),
         ("POST", f"{one}/resend", routes.resend_deliveries),
         ("POST", f"{one}/deliveries/{{delivery_id}}/resend", routes.resend_delivery),
     ):
-        router.add_api_route(path, operation, methods=[method], tags=["webhook endpoints"])
+        router.add_api_route(at, operation, methods=[method], tags=["webhook endpoints"])
     return router
 
 
@@ -57,6 +74,42 @@ def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
 class _Routes:
     endpoints: Endpoints
     audit: Audit
+
+    @raises(EndpointRefused)
+    async def add_endpoint(self, body: AddEndpoint, asker: Asker, key: Key = None) -> SecretMade:
+        """Add an endpoint. Its signing secret is in this response only."""
+        wanted = body.model_dump(mode="json", exclude={"reason"})
+        note = partial(self._note, asker, "added", body.url, body.reason)
+        async with noted_first(note, _said(wanted["events"]), refusal=EndpointRefused, key=key):
+            made = await self.endpoints.add(wanted, key)
+            # Before, it has no id.
+            added = partial(self._note, asker, "added", made.id, body.reason)
+            await added(f"added: {body.url}", key=key and f"outcome {key}")
+            return made
+
+    @raises(EndpointRefused)
+    async def remove_endpoint(
+        self, endpoint_id: UUID, because: Annotated[ChangeEndpoint, Query()], asker: Asker
+    ) -> EndpointRemoved:
+        """Remove an endpoint with its deliveries. Those that wait are not made."""
+        async with self._noted(asker, "removed", endpoint_id, because, asked="removed", key=None) as note_outcome:
+            removed = await self.endpoints.remove(endpoint_id)
+            await note_outcome(f"removed: {removed.url}")
+            return removed
+
+    @raises(EndpointRefused)
+    async def rotate_secret(self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None) -> SecretMade:
+        """Make a new signing secret, which is in this response only. The one before signs as well for a day."""
+        async with self._noted(asker, "secret_rotated", endpoint_id, body, asked="a new secret", key=key):
+            return await self.endpoints.rotate_secret(endpoint_id, key)
+
+    @raises(EndpointRefused)
+    async def test_endpoint(
+        self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None
+    ) -> DeliveryOfTest:
+        """Deliver a test event, which is no fact about a user."""
+        async with self._noted(asker, "tested", endpoint_id, body, asked="a test", key=key):
+            return await self.endpoints.send_test(endpoint_id, key)
 
     @raises(EndpointRefused)
     async def edit_endpoint(
@@ -112,9 +165,14 @@ class _Routes:
     def _noted(
         self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, *, asked: str, key: str | None
     ) -> AbstractAsyncContextManager[NoteOutcome]:
-        action, target = f"webhook_endpoint.{done}", f"webhook endpoint {endpoint_id}"
-        note = partial(self.audit, asker.name, action, target, because.reason)
+        note = partial(self._note, asker, done, endpoint_id, because.reason)
         return noted_first(note, asked, refusal=EndpointRefused, key=key)
+
+    async def _note(
+        self, asker: Caller, done: str, endpoint: UUID | str, reason: str, outcome: str, *, key: str | None
+    ) -> None:
+        target = f"webhook endpoint {endpoint}"
+        await self.audit(asker.name, f"webhook_endpoint.{done}", target, reason, outcome, key=key)
 
 
 def _said(value: JsonValue) -> str:

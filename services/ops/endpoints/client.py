@@ -9,7 +9,15 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, JsonValue
 
-from services.ops.endpoints.views import DeliveriesResent, DeliveryResent, EndpointEdited, EndpointRefused
+from services.ops.endpoints.views import (
+    DeliveriesResent,
+    DeliveryOfTest,
+    DeliveryResent,
+    EndpointEdited,
+    EndpointRefused,
+    EndpointRemoved,
+    SecretMade,
+)
 from shared.contract.answers import said_in
 from shared.runtime.client import HttpClient, read, token_refused
 from shared.runtime.tokens import Token
@@ -32,6 +40,21 @@ class Endpoints:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.__aexit__()
+
+    async def add(self, wanted: Mapping[str, JsonValue], key: str | None) -> SecretMade:
+        """Add an endpoint, once for each *key*."""
+        return await self._ask(SecretMade, "POST", "", wanted, key)
+
+    async def remove(self, endpoint: UUID) -> EndpointRemoved:
+        return await self._ask(EndpointRemoved, "DELETE", f"/{endpoint}", None)
+
+    async def rotate_secret(self, endpoint: UUID, key: str | None) -> SecretMade:
+        """Make a new secret, once for each *key*."""
+        return await self._ask(SecretMade, "POST", f"/{endpoint}/rotate-secret", None, key)
+
+    async def send_test(self, endpoint: UUID, key: str | None) -> DeliveryOfTest:
+        """Deliver a test, once for each *key*."""
+        return await self._ask(DeliveryOfTest, "POST", f"/{endpoint}/test", None, key)
 
     async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited:
         return await self._ask(EndpointEdited, "PATCH", f"/{endpoint}", changes)

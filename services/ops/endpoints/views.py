@@ -25,12 +25,25 @@ class ChangeEndpoint(Reasoned):
     """Why an endpoint is changed, or a delivery sent again."""
 
 
+_Url = Annotated[str, StringConstraints(min_length=1, max_length=2048), PRINTABLE]
+_Events = Annotated[Sequence[Name], Field(min_length=1, max_length=50)]
+_Description = Annotated[str, StringConstraints(max_length=500), PRINTABLE]
+
+
+class AddEndpoint(ChangeEndpoint):
+    """A new endpoint, and why it is added. The notifier says what is valid."""
+
+    url: _Url
+    events: _Events
+    description: _Description = ""
+
+
 class EditEndpoint(ChangeEndpoint):
     """What is to change of an endpoint, and why. What is not given stays as it is; the notifier says what is valid."""
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=2048), PRINTABLE] | None = None
-    events: Annotated[Sequence[Name], Field(min_length=1, max_length=50)] | None = None
-    description: Annotated[str, StringConstraints(max_length=500), PRINTABLE] | None = None
+    url: _Url | None = None
+    events: _Events | None = None
+    description: _Description | None = None
     #: paused: its deliveries wait. enabled: they go on, also after it was disabled for failing.
     status: Literal["enabled", "paused"] | None = None
 
@@ -61,12 +74,40 @@ class EndpointEdited(EndpointEnabled):
     status: str
 
 
+class SecretMade(BaseModel):
+    """The new signing secret of an endpoint, which is shown only here."""
+
+    id: UUID
+    secret: str
+
+
+class EndpointRemoved(BaseModel):
+    """An endpoint that is removed with its deliveries."""
+
+    id: UUID
+    url: str
+
+
 class DeliveryResent(BaseModel):
     """A delivery that is sent again."""
 
     id: UUID
     event: str
     event_id: str
+
+
+class DeliveryOfTest(DeliveryResent):
+    """The delivery of a test."""
+
+    number: int
+    endpoint_id: UUID
+    status: str
+    status_at: datetime
+    created_at: datetime
+    attempts: int
+    response_status: int | None
+    response: str | None
+    took_ms: int | None
 
 
 class DeliveriesResent(BaseModel):
