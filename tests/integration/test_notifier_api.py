@@ -18,13 +18,14 @@ from services.notifier.message import stored
 from services.notifier.migrate import ROLE
 from services.notifier.signing import Signer
 from services.notifier.store import Store
+from services.notifier.store.relay import MARK_QUEUED
 from services.notifier.views import DeliveryStatus, EndpointStatus
 from shared.contract.envelope import Envelope, wrap
 from shared.contract.events import DeliveryRequested
 from shared.runtime.clock import now
 from shared.runtime.http import Api
 from shared.runtime.tokens import read_token
-from tests.databases import opened_pool
+from tests.databases import opened_pool, plan_on_empty_tables
 from tests.described import DescribedTransport
 from tests.state import connected
 from tests.webhooks import activated
@@ -200,6 +201,13 @@ async def test_an_endpoint_that_fails_fills_no_delays(notifier):
 
     assert handed_over < 100 + AT_ONCE
     assert (await notifier.statuses(endpoint)).count("waiting") > 0
+
+
+async def test_published_deliveries_are_found_by_number_however_many_wait(migrated_database):
+    plan = await plan_on_empty_tables(migrated_database, ROLE, MARK_QUEUED, 1)
+
+    assert "Index Cond: (number = ANY ($1))" in plan
+    assert "deliveries_waiting" not in plan
 
 
 async def test_an_answer_of_the_address_before_says_nothing_of_an_endpoint(notifier):

@@ -44,10 +44,11 @@ _DUE: Final = """
                     WHERE q.endpoint_id = p.id AND q.status IN ('queued', 'retrying')))
     LIMIT $3
 """
-_MARK_QUEUED: Final = """
+# IS TRUE: few wait when a plan is made, and later all that wait for a paused endpoint would be read to find these.
+MARK_QUEUED: Final = """
     UPDATE notifier.deliveries
     SET status = 'queued', status_at = clock_timestamp(), sent_at = coalesce(sent_at, clock_timestamp())
-    WHERE number = ANY ($1::bigint[]) AND status = 'waiting'
+    WHERE number = ANY ($1::bigint[]) AND (status = 'waiting') IS TRUE
 """
 _FIND_LOST: Final = """
     UPDATE notifier.deliveries
@@ -89,7 +90,7 @@ class Relaying(Session):
             results = await publish([_to_envelope(row) for row in rows]) if rows else ()
             confirmed = [row["number"] for row, end in zip(rows, results, strict=True) if end is None]
             if confirmed:
-                await connection.execute(_MARK_QUEUED, confirmed)
+                await connection.execute(MARK_QUEUED, confirmed)
             return Round(len(confirmed), [end for end in results if end is not None])
 
         return await self._transaction(work)
