@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from services.ops.replays.records import (
 )
 from services.ops.replays.rounds import Previewer
 from services.ops.replays.store import Store
+from services.ops.replays.store.preview import NEXT_UNPREDICTED
 from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
@@ -48,7 +50,7 @@ from shared.runtime.postgres_errors import NotReady
 from shared.runtime.tokens import read_token
 from tests.counts import counted
 from tests.crowd import fill
-from tests.databases import refuse
+from tests.databases import plan_on_empty_tables, refuse
 from tests.ops import OPERATOR, archived, dead
 from tests.replays import (
     Answering,
@@ -631,6 +633,12 @@ async def test_no_transaction_is_open_while_letters_are_published(database_url, 
 
 
 # Outcomes
+
+
+async def test_a_dry_run_reads_on_behind_what_it_has_predicted(migrated_database):
+    plan = await plan_on_empty_tables(migrated_database, ROLE, NEXT_UNPREDICTED, 6)
+
+    assert re.search(r"Index Cond: \(\(replay_id = \$1\) AND .*\(\"?position\"? > ", plan)
 
 
 async def test_a_dry_run_keeps_its_rate_whoever_wakes_it(database_url, store):

@@ -16,8 +16,12 @@ from services.ops.replays.store.session import ReplaySession, find_status, to_st
 from shared.contract.text import clean
 from shared.runtime.postgres import Connection
 
-# A dry run that was started keeps its predictions.
-_NEXT: Final = NEXT_LETTERS.format(" AND r.predicted IS NULL AND r.letter > $5 AND r.letter <> ALL($6::bigint[])")
+# A dry run that was started keeps its predictions. By position, so that those before are not read again each time.
+NEXT_UNPREDICTED: Final = NEXT_LETTERS.format(
+    """ AND r.predicted IS NULL AND r.letter <> ALL($6::bigint[])
+              AND r.position > coalesce((SELECT position FROM ops.replay_letters
+                                         WHERE replay_id = $1 AND letter = $5::bigint), 0)"""
+)
 _PREDICT: Final = """
     UPDATE ops.replay_letters r SET
         predicted = p.outcome, predicted_detail = p.detail, user_id = coalesce(p.user_id, r.user_id), stage = p.stage,
@@ -36,8 +40,8 @@ class Previews(ReplaySession):
     async def to_preview(
         self, replay_id: UUID, *, limit: int, after: int = 0, without: Sequence[int]
     ) -> list[StoredLetter]:
-        """Return the next dead letters of a dry run with numbers above *after*, except those in *without*."""
-        rows = await self._fetch(_NEXT, replay_id, limit, Outcome.PLANNED, BATCH_BYTES, after, without)
+        """Return the next dead letters of a dry run behind the dead letter *after*, except those in *without*."""
+        rows = await self._fetch(NEXT_UNPREDICTED, replay_id, limit, Outcome.PLANNED, BATCH_BYTES, after, without)
         return [to_stored_letter(row) for row in rows]
 
     async def remember_predictions(self, replay_id: UUID, predictions: Mapping[int, LetterOutcome]) -> None:
