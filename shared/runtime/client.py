@@ -198,5 +198,5 @@ async def items(
 
 
 def quoted(text: str) -> str:
-    """Quote *text* as one segment of a path."""
-    return quote(text, safe="")
+    """Quote *text* as one segment of a path. Clients resolve a bare ``.`` or ``..``: that would be another path."""
+    return text.replace(".", "%2E") if text in (".", "..") else quote(text, safe="")

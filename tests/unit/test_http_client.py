@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from urllib.parse import unquote
 
 import httpx
 import pytest
 from pydantic import BaseModel
 
 from shared.contract.answers import Page
-from shared.runtime.client import HttpClient, Hung, NotReached, ServiceFailed, Unanswered, items, read
+from shared.runtime.client import HttpClient, Hung, NotReached, ServiceFailed, Unanswered, items, quoted, read
 
 
 class Thing(BaseModel):
@@ -82,6 +83,19 @@ async def test_the_query_of_an_address_is_sent():
         await http.request("POST", "/events?from=modelswap")
 
     assert asked == ["http://hooks/events?from=modelswap"]
+
+
+@pytest.mark.parametrize("name", [".", "..", "...", "a/b", "a b%", "{}"])
+def test_any_name_is_one_segment_of_a_path(name: str):
+    request = httpx.Client(base_url="http://state").build_request("GET", f"/v1/users/{quoted(name)}/trainings")
+
+    assert [unquote(part) for part in request.url.raw_path.decode().split("/")] == [
+        "",
+        "v1",
+        "users",
+        name,
+        "trainings",
+    ]
 
 
 async def test_parameters_and_headers_that_are_none_are_left_out():
