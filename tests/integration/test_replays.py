@@ -329,8 +329,8 @@ async def test_failure_further_on_resolves_the_first_letter(database_url, store)
     assert await statuses(database_url) == {number: "resolved", further: "open"}
 
 
-@pytest.mark.parametrize("together", [("own", "followed"), ("followed", "own")], ids="-".join)
-async def test_a_letter_that_returns_is_open_whatever_followed_too(database_url, together):
+@pytest.mark.parametrize("batches", ["own followed", "followed own", "own, followed", "followed, own"])
+async def test_a_letter_that_returns_is_open_whatever_followed_too(database_url, batches):
     async with opened_repairs(database_url) as (letters, store):
         await archived(letters, dead("t1", topology()))
         record = await store.create(order([1]))
@@ -340,7 +340,8 @@ async def test_a_letter_that_returns_is_open_whatever_followed_too(database_url,
             "followed": dead("t1", topology(), text="further on", queue=STATE_QUEUE, **{**mark, "ce-id": "another"}),
         }
 
-        await archived(letters, *(copies[each] for each in together))
+        for batch in batches.split(", "):
+            await archived(letters, *(copies[each] for each in batch.split()))
 
         assert await outcomes(store, record) == {1: "failed"}
     found = await rows(database_url, "SELECT queue, status, returns, error_text FROM ops.letters ORDER BY number")

@@ -21,10 +21,17 @@ _LOCK_REPLAYED: Final = """
     SELECT number, queue, event_id, replay_id FROM ops.letters WHERE number = ANY($1::bigint[])
     ORDER BY number FOR NO KEY UPDATE
 """
-_RETURN: Final = """
+# It may have been resolved because what followed from it failed further on, if that came first.
+_IS_BACK: Final = """
+    l.replay_id = r.replay_id AND (l.status = 'replaying' OR (
+        l.status = 'resolved' AND l.status_reason = '' AND EXISTS (
+            SELECT FROM ops.replay_letters x
+            WHERE x.replay_id = r.replay_id AND x.letter = l.number AND x.outcome = 'failed')))
+"""
+_RETURN: Final = f"""
     UPDATE ops.letters l SET
-        status         = CASE WHEN l.status = 'replaying' AND l.replay_id = r.replay_id THEN 'open' ELSE l.status END,
-        returns        = CASE WHEN l.status = 'replaying' AND l.replay_id = r.replay_id THEN 1 ELSE 0 END + l.returns,
+        status         = CASE WHEN {_IS_BACK} THEN 'open' ELSE l.status END,
+        returns        = CASE WHEN {_IS_BACK} THEN 1 ELSE 0 END + l.returns,
         error_code     = r.error_code,
         error_class    = r.error_class,
         error_text     = r.error_text,
@@ -36,7 +43,7 @@ _RETURN: Final = """
                 $8::timestamptz[], $9::text[])
         AS r (number, replay_id, error_code, error_class, error_text, traceback, attempts, last_failed_at, fingerprint)
     WHERE l.number = ANY($1::bigint[]) AND l.number = r.number
-"""
+"""  # noqa: S608 (constants)
 # A resolved dead letter that failed again is open again; the same failure delivered twice is not.
 _KEEP: Final = """
     INSERT INTO ops.letters AS l
