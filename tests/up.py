@@ -27,6 +27,12 @@ def without_settings() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("MODELSWAP_")}
 
 
+def children_of(pid: int) -> list[int]:
+    """The process ids of those that its threads have started."""
+    threads = sorted(each.name for each in Path(f"/proc/{pid}/task").glob("*"))
+    return [int(child) for each in threads for child in look_into(f"/proc/{pid}/task/{each}/children").split()]
+
+
 class Talking:
     """A process that runs, and the lines that it wrote."""
 
@@ -93,9 +99,18 @@ class Up(Talking):
 
     def child(self, name: str) -> int:
         """The process id of a service; 0 while there is none."""
-        children = look_into(f"/proc/{self.process.pid}/task/{self.process.pid}/children").split()
-        found = [int(child) for child in children if f"services.{name}" in look_into(f"/proc/{child}/cmdline")]
+        children = children_of(self.process.pid)
+        found = [child for child in children if f"services.{name}" in look_into(f"/proc/{child}/cmdline")]
         return found[0] if found else 0
+
+    def server(self, name: str) -> int:
+        """The process id of a private server, whose command has *name*; 0 while there is none."""
+        for guard in children_of(self.process.pid):
+            if "guard.py\0run" in look_into(f"/proc/{guard}/cmdline"):
+                for child in children_of(guard):
+                    if name in look_into(f"/proc/{child}/cmdline"):
+                        return child
+        return 0
 
     async def type(self, script: str, *, seconds: float = 180) -> tuple[int, str]:
         """
@@ -141,7 +156,11 @@ class Up(Talking):
     async def ask(self, service: str, path: str, *, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON that a service answers to *path*, as the product; None, if it does not answer well."""
         settings = self.exported()
-        urls = {"state": "MODELSWAP_API_URL", "simulator": "MODELSWAP_REPLICATE_API_URL"}
+        urls = {
+            "receiver": "MODELSWAP_RECEIVER_URL",
+            "state": "MODELSWAP_API_URL",
+            "simulator": "MODELSWAP_REPLICATE_API_URL",
+        }
         headers = {"Authorization": f"Bearer {settings['MODELSWAP_API_TOKENS']}"}
         with suppress(httpx.TransportError):
             async with plain_client(base_url=settings[urls[service]], headers=headers) as http:

@@ -86,6 +86,13 @@ async def train(running: Up, user: str) -> str:
     return str(started["training_id"])
 
 
+async def until_ready(running: Up) -> None:
+    """Wait until both can work that a training begins with: state registers it, the receiver takes its webhooks."""
+    async with asyncio.timeout(120):
+        while not all([await running.ask(service, "/readyz") for service in ("receiver", "state")]):
+            await asyncio.sleep(0.1)
+
+
 async def until_active(running: Up, training: str) -> dict[str, Any]:
     seen = None
     async with asyncio.timeout(120):
@@ -121,6 +128,20 @@ async def test_a_process_that_is_killed_is_started_again(running):
     await until_active(running, await train(running, "kim"))
     assert running.child("extractor") not in (0, killed)
     assert running.process.returncode is None
+
+
+@pytest.mark.parametrize(("server", "command"), [("RabbitMQ", "beam.smp"), ("Postgres", "/bin/postgres")])
+async def test_a_private_server_that_is_killed_is_started_again(running, server, command):
+    killed, before = running.server(command), len(running.err)
+    assert killed
+
+    os.kill(killed, signal.SIGKILL)
+
+    said = await running.until_said(f"{server} ended", after=before, seconds=60)
+    assert said == f"{server} ended; it is restarted in 0.5 s"
+    await until_ready(running)
+    await until_active(running, await train(running, server.lower()))
+    assert running.server(command) not in (0, killed)
 
 
 async def test_the_simulator_knows_its_trainings_after_a_crash(running):

@@ -70,8 +70,8 @@ def up(
     """
     Run all services on this machine until Ctrl-C.
 
-    A process that ends by itself is restarted, after half a second, and later each time it ends soon again, up to 30
-    seconds. Exit code 1 if one ends before all are ready.
+    A process or a private server that ends by itself is restarted, after half a second, and later each time it ends
+    soon again, up to 30 seconds. Exit code 1 if one ends before all are ready.
     """
     state = state.absolute() if state else None
     if restart is not None:

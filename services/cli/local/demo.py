@@ -90,7 +90,7 @@ def demo(environment: Environment) -> None:
         out.print(text, soft_wrap=True)
 
     with ExitStack() as stack:
-        ready, logins = stack.enter_context(private_servers(without_settings(environment), None, say))
+        ready, logins, _ = stack.enter_context(private_servers(without_settings(environment), None, say))
         names = (*SERVICES, SIMULATOR)
         ports = stack.enter_context(free_ports(len(names)))
         settings = {f"{name.upper()}_PORT": str(port) for name, port in zip(names, ports, strict=True)}

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.cli.local import roles, servers, users
 from services.cli.local.stack import Environment, Logins, completed, generated, overridden
+from services.cli.local.supervisor import Server
 from services.cli.problem import Problem
 from shared.contract.rights import USERS
 from shared.runtime.addresses import with_login
@@ -32,12 +33,12 @@ _PASSWORDS: Final = (*roles.PASSWORDS.values(), *users.PASSWORDS.values())
 @contextmanager
 def private_servers(
     environment: Environment, state: Path | None, say: Say, *, nodes: int = 1
-) -> Iterator[tuple[Environment, Logins]]:
+) -> Iterator[tuple[Environment, Logins, Sequence[Server]]]:
     """
     Run a private RabbitMQ, on so many *nodes*, and a private Postgres.
 
     Yields *environment* with their addresses (of the database's owner and of RabbitMQ's administrator) and with
-    generated secrets for missing ones; and the settings with which each process logs in.
+    generated secrets for missing ones; the settings with which each process logs in; and the servers.
     """
     try:
         from deploy.local import LocalServersError, Unavailable, local_servers  # noqa: PLC0415 (only the extra "local" has it)
@@ -64,7 +65,8 @@ def private_servers(
             ready = completed(overridden(environment, urls), settings) | {MANAGEMENT: private.rabbitmq.management_url}
             # With the exchanges, without which RabbitMQ takes no rights of routing keys.
             asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
-            yield ready, _logins(made, private.amqp_url, private.database_url, private.management_url)
+            logins = _logins(made, private.amqp_url, private.database_url, private.management_url)
+            yield ready, logins, [*private.nodes, private.postgres]
     except LocalServersError as error:
         if not isinstance(error, Unavailable):
             raise Problem(str(error), then="the same command again, when that is done") from error

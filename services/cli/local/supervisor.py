@@ -1,5 +1,5 @@
 """
-Supervisor: restart processes that end by themselves, and restart one on request. Edge.
+Supervisor: restart processes and private servers that end by themselves, and a process on request. Edge.
 
     running ──ends──▶ waiting ──delay──▶ running        the delay doubles with each quick end
        └───────on request─────────────▶ running         at once
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from services.cli.local.children import Children
 from services.cli.local.stack import Environment, Plan
@@ -22,6 +22,7 @@ _LONGEST_DELAY_SECONDS: Final = 30.0
 _STEADY_SECONDS: Final = 60.0
 #: From this many quick ends in a row, each is reported with the last lines of output.
 _MANY: Final = 3
+_LOOK_SECONDS: Final = 0.5
 
 
 def next_delay(ends: int) -> float:
@@ -88,3 +89,34 @@ def _report(death: Problem, ends: int, delay: float) -> str:
     if ends < _MANY:
         return f"{how}; it is restarted in {delay:g} s"
     return f"{how}, {ends} times in a row soon after its start; it is restarted in {delay:g} s. It said:\n{said}"
+
+
+class Server(Protocol):
+    """A private server."""
+
+    @property
+    def running(self) -> bool: ...
+
+    def launch(self) -> None:
+        """Start it again, on the same port and data, without waiting until it is ready."""
+
+
+async def keep_server(server: Server, say: Callable[[str], object]) -> None:
+    """Keep a private server running, which was started."""
+    from deploy.local import LocalServersError  # noqa: PLC0415 (only the extra "local" has it)
+
+    loop, ends = asyncio.get_running_loop(), 0
+    began = loop.time()
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        if server.running:
+            continue
+        ends = ends + 1 if loop.time() - began < _STEADY_SECONDS else 1
+        delay = next_delay(ends)
+        say(f"{type(server).__name__} ended; it is restarted in {delay:g} s")
+        await asyncio.sleep(delay)
+        began = loop.time()
+        try:
+            await asyncio.to_thread(server.launch)
+        except LocalServersError as error:
+            say(str(error))

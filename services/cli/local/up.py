@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ from services.cli.local.stack import (
     plan,
     without_login,
 )
-from services.cli.local.supervisor import Supervisor
+from services.cli.local.supervisor import Server, Supervisor, keep_server
 from services.cli.output import console
 from services.cli.problem import Problem
 from shared.runtime.guarded import removed_afterwards
@@ -82,8 +82,10 @@ def up(environment: Environment, *, nodes: int, state: Path | None, simulator: b
                 check_that_there_is_one()
             replicate = choose_replicate(environment, embedded=embedded, simulator=simulator)
             logins: Logins = {}
+            private: Sequence[Server] = ()
             if embedded:
-                environment, logins = stack.enter_context(private_servers(environment, state, say, nodes=nodes))
+                started = private_servers(environment, state, say, nodes=nodes)
+                environment, logins, private = stack.enter_context(started)
             folder = stack.enter_context(_folder(state))
             # This terminal may have the setting of another run, with that run's folder.
             environment = overridden(environment, {"SIMULATOR_STATE": str(folder / "simulator.sqlite3")})
@@ -94,7 +96,8 @@ def up(environment: Environment, *, nodes: int, state: Path | None, simulator: b
             if embedded:
                 hint, restart = f"source {_export(everything.environment, folder)}", "modelswap up --restart extractor"
             listener = stack.enter_context(control.listening(folder))
-            asyncio.run(_run(everything, listener, say, hear, _hints(everything, hint, restart), example=example))
+            hints = _hints(everything, hint, restart)
+            asyncio.run(_run(everything, listener, say, hear, hints, private=private, example=example))
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("modelswap: everything is stopped")
 
@@ -126,7 +129,16 @@ def _is_object(line: str) -> bool:
         return False
 
 
-async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, hints: str, *, example: bool) -> None:
+async def _run(
+    everything: Plan,
+    listener: socket.socket,
+    say: Say,
+    hear: Hear,
+    hints: str,
+    *,
+    private: Sequence[Server],
+    example: bool,
+) -> None:
     if task := asyncio.current_task():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await prepare(everything.environment, say)
@@ -137,6 +149,8 @@ async def _run(everything: Plan, listener: socket.socket, say: Say, hear: Hear, 
         subscriber = await example_environment(everything) if example else None
         say(f"\nconsole        {await console_address(everything)}\n{hints}")
         async with asyncio.TaskGroup() as group:
+            for server in private:
+                group.create_task(keep_server(server, say))
             supervisor = Supervisor(children, everything, group, say)
             if subscriber is not None:
                 await supervisor.add(GENERATOR, subscriber)
