@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
@@ -30,7 +31,7 @@ from services.ops.processes.client import Running
 from services.ops.reconcile.actions import Publish
 from services.ops.reconcile.api import reconciliation_router
 from services.ops.reconcile.budget import CallBudget
-from services.ops.reconcile.reconciler import Reconciler
+from services.ops.reconcile.reconciler import Look, Reconciler
 from services.ops.reconcile.store import Store as Recoveries
 from services.ops.reconcile.trainings import Limits
 from services.ops.replays.api import create_router as replay_routes
@@ -45,6 +46,7 @@ from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
 from services.ops.subscriptions.watcher import SubscriptionsWatch
 from shared.contract.envelope import Envelope
+from shared.contract.health import Seen
 from shared.contract.topology import DEAD_QUEUE, OPS_QUEUE
 from shared.replicate.client import Replicate
 from shared.runtime.aside import SetAside
@@ -100,7 +102,11 @@ async def _run(settings: OpsSettings, stopping: asyncio.Event, pool: Pool) -> No
         archive = RawConsumer(settings, publisher, queue=DEAD_QUEUE, service="ops", keep=keep)
         owner_look_ups = owners(letters, services.find_trainings)
         closing_look_ups = closing(letters, services.find_trainings)
-        reconciler = _reconciler(settings, services, replicate, recoveries, publish)
+
+        async def seen() -> Mapping[str, Seen]:
+            return await running.seen()
+
+        reconciler = _reconciler(settings, services, replicate, recoveries, publish=publish, look=seen)
         engine = Engine(replays, publisher, services, plan)
         outcomes = Consumer(settings, publisher, queue=OPS_QUEUE, service="ops", handle=Outcomes(replays).handle)
         subscriptions = Subscriptions(management, url)
@@ -182,7 +188,13 @@ def _running(settings: OpsSettings, own: Report, management: Management | None) 
 
 
 def _reconciler(
-    settings: OpsSettings, services: Services, replicate: Replicate, store: Recoveries, publish: Publish
+    settings: OpsSettings,
+    services: Services,
+    replicate: Replicate,
+    store: Recoveries,
+    *,
+    publish: Publish,
+    look: Look,
 ) -> Reconciler:
     limits = Limits(
         after=timedelta(seconds=settings.reconcile_after_seconds),
@@ -192,7 +204,7 @@ def _reconciler(
     )
     budget = CallBudget(settings.reconcile_calls_per_minute)
     secrets = reveal(settings.ref_secrets)
-    return Reconciler(services, replicate, store, publish, limits=limits, budget=budget, ref_secrets=secrets)
+    return Reconciler(services, replicate, store, publish, look, limits=limits, budget=budget, ref_secrets=secrets)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -24,7 +24,9 @@ from shared.contract.envelope import Envelope
 from shared.contract.errors import DependencyDown
 from shared.contract.events import ExtractionFailed, TrainingFailed, TrainingStarted, TrainingSucceeded
 from shared.contract.headers import trace_id_in
+from shared.contract.health import OK, Health, Seen, judge
 from shared.contract.identity import ModelName
+from shared.contract.topology import STATE_QUEUE
 from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Training
@@ -149,6 +151,8 @@ class Scene:
     #: The trace that each of them was published in.
     traces: list[str | None] = field(default_factory=list)
     error: Exception | None = None
+    #: Why state applies no events.
+    paused: str = ""
     budget: CallBudget = field(default_factory=lambda: CallBudget(60))
     seconds: float = 0.0
 
@@ -158,11 +162,16 @@ class Scene:
             self.replicate,
             self.store,
             self._publish,
+            self._look,
             limits=LIMITS,
             budget=self.budget,
             ref_secrets=("of-ours",),
         )
         self.reconciler.aside = SetAside("test", clock=lambda: self.seconds)
+
+    async def _look(self) -> Mapping[str, Seen]:
+        health = Health(status=OK, version="1", checks={}, consumers={STATE_QUEUE: self.paused or OK})
+        return {"state": judge("state", health, "1")}
 
     async def _publish(self, envelope: Envelope) -> None:
         if self.error:
@@ -260,6 +269,20 @@ async def test_recovered_end_is_published_like_a_webhook_once(scene: Scene, data
     assert await rows(database_url, "SELECT actor, action, target FROM ops.audit") == [
         ("ops", "training.recovered", "training t1")
     ]
+
+
+async def test_nothing_is_missed_while_state_applies_no_events(scene: Scene, store: Store):
+    scene.state.trainings = [overdue()]
+    scene.replicate.listed = [replicates()]
+    scene.paused = "Postgres is away"
+
+    with pytest.raises(DependencyDown, match="state applies no events, webhooks among them: Postgres is away"):
+        await scene.rounds(NOON)
+    before, scene.paused = await store.counts(NOON), ""
+    await scene.rounds(NOON + HOUR)
+
+    assert before == {}
+    assert [each.event.training_id for each in scene.published] == ["t1"]
 
 
 async def test_list_is_read_back_to_the_oldest_only(scene: Scene):

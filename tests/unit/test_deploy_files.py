@@ -231,7 +231,7 @@ def test_what_an_alert_sees_rise_is_there_before_it_rises() -> None:
         metric.clear()
     unused = cast(Any, None)
     RawConsumer(SETTINGS, unused, queue=DEAD_QUEUE, service="ops", keep=unused)
-    Reconciler(unused, unused, unused, unused, limits=unused, budget=unused, ref_secrets=())
+    Reconciler(unused, unused, unused, unused, unused, limits=unused, budget=unused, ref_secrets=())
 
     for metric, labels in ((telemetry.deliveries, (DEAD_QUEUE, "handled")), (telemetry.reconciled, ("recovered",))):
         assert f"{metric._name}_total{{{said(metric, labels)}}}" in ALERTS

@@ -3,17 +3,18 @@ The reconciler: finds the end of trainings whose webhooks never came, for as lon
 
 A round reads the trainings that have not ended for state; if some are overdue, it reads Replicate's list, and asks for
 single trainings that the list does not show. An end is published as the receiver would have done it, so if both do,
-the fact has one effect. One process works at a time, and what it did is kept in Postgres; another one takes over a
+the fact has one effect. While state applies no events, nothing is overdue: the webhooks may be among what waits for it.
+One process works at a time, and what it did is kept in Postgres; another one takes over a
 round that it cannot end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -33,7 +34,9 @@ from services.ops.reconcile.trainings import (
 )
 from services.ops.reconcile.views import RecoveryCounts, RecoveryOutcome, webhooks_seem_lost
 from shared.contract.errors import DependencyDown, ModelswapError, code_of
+from shared.contract.health import Seen
 from shared.contract.text import clean
+from shared.contract.topology import STATE_QUEUE
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
@@ -49,6 +52,9 @@ _LONGEST_ROUND_SECONDS: Final = 240.0
 _WARN_EVERY_SECONDS: Final = 600.0
 _TROUBLE_LIMIT: Final = 1000
 
+#: Returns how each process was found, by name.
+Look: TypeAlias = Callable[[], Awaitable[Mapping[str, Seen]]]
+
 
 class OutOfCalls(Exception):
     """The budget is spent: the rest is for a later round."""
@@ -63,6 +69,7 @@ class Reconciler:
         replicate: Replicate,
         store: Store,
         publish: Publish,
+        look: Look,
         *,
         limits: Limits,
         budget: CallBudget,
@@ -71,6 +78,7 @@ class Reconciler:
         self._state = state
         self._replicate = replicate
         self._store = store
+        self._look = look
         self._limits = limits
         self._budget = budget
         self._ref_secrets = ref_secrets
@@ -123,6 +131,7 @@ class Reconciler:
         watched = [Watched(training, memories.get(training.ref, Memory())) for training in overdue]
         due = [each for each in watched if is_due(each, moment, self._limits)]
         if due:
+            await self._check_state()
             is_due_too = {each.training.ref for each in due}
             others = [training for training in without_id if training.ref not in is_due_too]
             with suppress(OutOfCalls):
@@ -148,6 +157,12 @@ class Reconciler:
             if self._limits.due_at(training) <= moment:
                 overdue.append(training)
         return overdue, without_id, unfinished
+
+    async def _check_state(self) -> None:
+        """Raise if state applies no events now."""
+        health = (await self._look())["state"].health
+        if health is not None and (why := health.paused.get(STATE_QUEUE)):
+            raise DependencyDown(f"state applies no events, webhooks among them: {why}", code="state_waits")
 
     async def _list(self, due: Sequence[Watched]) -> tuple[Listing, ModelswapError | None]:
         """Return Replicate's list, as far back as is needed and can be afforded, and what ended the reading early."""
