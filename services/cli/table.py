@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import ceil
 from typing import Final, Generic, TypeVar
@@ -16,9 +17,14 @@ from services.cli.output import console, print_json, printable, tell
 
 T = TypeVar("T")
 
+_NOTHING: Final = "-"
 _GAP: Final = "  "
 #: Text is not cut below this.
 _PROSE_WIDTH: Final = 20
+#: The rank of a column that says nothing.
+_LAST: Final = 100
+#: A version, and as much of it as tells it from others, for text that has to be cut.
+_VERSION: Final = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
 _STYLES: Final = {
     "active": "green",
     "ok": "green",
@@ -84,8 +90,25 @@ def print_table(found: Iterable[T], columns: Sequence[Column[T]], output: Format
         return
     rows.insert(0, [Text(column.name, style="bold") for column in columns])
     room = out.width if sys.stdout.isatty() and output is not Format.WIDE else None
-    for line in _lines(rows, fit(columns, _widths(rows), room)):
+    columns = [_ranked(column, cells[1:]) for column, cells in zip(columns, zip(*rows, strict=True), strict=True)]
+    fitted = fit(columns, _widths(rows), room)
+    if any(columns[index].is_prose and width < _widths(rows)[index] for index, width in fitted.items()):
+        rows = [
+            [_short(cell) if column.is_prose else cell for column, cell in zip(columns, row, strict=True)]
+            for row in rows
+        ]
+        fitted = fit(columns, _widths(rows), room)
+    for line in _lines(rows, fitted):
         out.print(line, soft_wrap=True)
+
+
+def _ranked(column: Column[T], cells: Sequence[Text]) -> Column[T]:
+    """Return *column*, to be dropped first if none of its *cells* says anything."""
+    return replace(column, rank=_LAST) if column.rank and all(cell.plain == _NOTHING for cell in cells) else column
+
+
+def _short(cell: Text) -> Text:
+    return Text(_VERSION.sub(r"\1…", cell.plain), style=cell.style)
 
 
 def print_facts(rows: Iterable[Sequence[object]]) -> None:
@@ -145,7 +168,7 @@ def _cell(value: object) -> Text:
         case Text():
             return value
         case None | "":
-            return Text("-", style="dim")
+            return Text(_NOTHING, style="dim")
         case list():
             return _cell(", ".join(map(str, value)))
         case datetime():

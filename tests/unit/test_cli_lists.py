@@ -398,9 +398,9 @@ def test_one_item_is_one_line_and_its_id_is_whole(name: str, width: int, monkeyp
     there = re.split(r"  +", header)
     assert whole <= set(there)
     for column, cell in zip(there, re.split(r"  +", line), strict=True):
-        is_cut = cell.endswith("…")
-        assert columns[column].is_prose or not is_cut
-        assert text_of(columns[column].value(item)).startswith(cell.removesuffix("…"))
+        assert columns[column].is_prose or "…" not in cell
+        # Text is cut at its end, and so are the versions in it.
+        assert re.fullmatch(".*".join(map(re.escape, cell.split("…"))), text_of(columns[column].value(item)))
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -449,6 +449,26 @@ def test_the_least_important_columns_are_dropped(room: int | None, names: list[s
     fitted = fit(columns, [6, 2, 2, 50], room)
 
     assert [columns[index].name for index in fitted] == names
+
+
+def test_a_column_that_says_nothing_takes_no_room(monkeypatch):
+    columns: list[Column[str]] = [
+        Column("id", str),
+        Column("retries", lambda _: None, 1),
+        Column("text", lambda _: "why it failed", 2, is_prose=True),
+    ]
+
+    header, _ = printed(partial(print_table, ["17"], columns, Format.TABLE, empty=""), monkeypatch, 22)
+
+    assert header.split() == ["id", "text"]
+
+
+def test_of_a_text_without_room_the_versions_are_cut_first(monkeypatch):
+    columns: list[Column[str]] = [Column("id", str), Column("text", lambda _: f"{EARLIER} → {MODEL}", 1, is_prose=True)]
+    name = "acme-studio/portraits-of-user-42"
+
+    for width, line in ((100, f"17  {name}:0f0f0f0f… → {name}:5c5c5c5c…"), (300, f"17  {EARLIER} → {MODEL}")):
+        assert printed(partial(print_table, ["17"], columns, Format.TABLE, empty=""), monkeypatch, width)[1] == line
 
 
 def test_a_narrow_column_takes_the_room_of_one_that_is_too_wide():

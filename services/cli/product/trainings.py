@@ -47,9 +47,13 @@ def _retries(fact: FactView) -> str | None:
     return "; ".join(said) or None
 
 
+def _seconds(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.3f}"
+
+
 TIMELINE: Final[Sequence[Column[FactView]]] = (
     Column("at", lambda each: each.at),
-    Column("seconds after", lambda each: each.seconds_since_previous, 2),
+    Column("seconds", lambda each: _seconds(each.seconds_since_previous), 2),
     Column("what", lambda each: each.kind),
     Column("event", lambda each: each.event, 3),
     Column("stage", lambda each: each.stage, 1),
