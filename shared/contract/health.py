@@ -14,6 +14,10 @@ from typing import Final
 from pydantic import BaseModel
 
 OK: Final = "ok"
+#: What texts about an outage begin with: one cause has many effects, and each of them names it.
+POSTGRES_AWAY: Final = "Postgres is away"
+RABBITMQ_AWAY: Final = "RabbitMQ does not answer"
+_SAID_OF: Final = {POSTGRES_AWAY: (POSTGRES_AWAY, "database_down"), RABBITMQ_AWAY: (RABBITMQ_AWAY,)}
 #: A message that waits longer is stuck.
 HELD_UP_SECONDS: Final = 60.0
 
@@ -37,7 +41,12 @@ class Health(BaseModel):
 
     @property
     def problems(self) -> list[str]:
-        return [f"{name}: {text}" for name, text in self.checks.items() if text != OK]
+        """What is wrong, each once, after the names of the checks that say so."""
+        names: dict[str, list[str]] = {}
+        for name, text in self.checks.items():
+            if text != OK:
+                names.setdefault(text, []).append(name)
+        return [f"{', '.join(those)}: {text}" for text, those in names.items()]
 
     @property
     def paused(self) -> dict[str, str]:
@@ -86,6 +95,11 @@ def judge(name: str, health: Health, version: str, oldest: Mapping[str, float] |
     else:
         state, detail, then = ProcessState.READY, f"ready, version {health.version}", ""
     return Seen(state, detail, then, health, oldest or {})
+
+
+def follows_from(text: str) -> str | None:
+    """Return the outage that *text* follows from, `POSTGRES_AWAY` or `RABBITMQ_AWAY`; None: it names neither."""
+    return next((cause for cause, said in _SAID_OF.items() if any(each in text for each in said)), None)
 
 
 def how_to_start(name: str) -> str:

@@ -20,6 +20,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from shared.contract.errors import DependencyDown, ModelswapError, PermanentError, TransientError
+from shared.contract.health import POSTGRES_AWAY
 
 _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -85,7 +86,7 @@ def classify(error: Exception, connection: _Connection | None = None) -> Modelsw
             return _by_state(state or "", f"Postgres said {state} {said}")
         case asyncpg.InterfaceError() | asyncpg.InternalClientError() if _is_open(connection):
             return TransientError(f"the database was used wrongly: {said}", code="database_error")
-    return DependencyDown(f"Postgres is away: {said}", code="database_down")
+    return DependencyDown(f"{POSTGRES_AWAY}: {said}", code="database_down")
 
 
 def _is_open(connection: _Connection | None) -> bool:

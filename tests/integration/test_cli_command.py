@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.local.doctor import _REPLICATE_AWAY
 from services.cli.main import main
 from shared.contract.health import how_to_start
 
@@ -252,7 +253,7 @@ def test_the_doctor_names_the_cause_and_not_what_waits_for_it(monkeypatch, capsy
         "queues": ("warning", "fix the broker first"),
         "outbox": ("warning", "fix the database first"),
         "dead letters": ("warning", how_to_start("ops")),
-        "replicate": ("wrong", "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it"),
+        "replicate": ("wrong", _REPLICATE_AWAY),
         "public address": ("warning", "from this machine it may be out of reach: try it from another, such as a phone"),
         "webhooks": ("warning", how_to_start("ops")),
         "webhook secret": ("warning", "fix Replicate first"),

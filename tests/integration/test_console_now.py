@@ -127,7 +127,7 @@ async def test_while_state_is_away_the_rest_is_shown(product):
 
     page = await product.page(others=False)
 
-    assert "services.state does not answer" in page
+    assert "services.state cannot answer" in page
     assert "1 open dead letter" in page
     assert "All is well" not in page
 
@@ -137,7 +137,7 @@ async def test_while_state_is_of_an_older_version_the_rest_is_shown(product):
 
     page = await replace(product, state_api=create_app(older, {})).page()
 
-    assert "services.state does not answer" in page
+    assert "services.state cannot answer" in page
     assert "it is of an older version than ops" in page
 
 

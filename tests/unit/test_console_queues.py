@@ -363,7 +363,7 @@ async def test_the_first_page_shows_what_needs_an_operator_here():
         assert f"<strong>{what}" in queues.text, what
     assert "Something needs you." in first.text
     # What does not answer is named once.
-    assert "services.state does not answer" in first.text
+    assert "services.state cannot answer" in first.text
     assert "state: away" not in first.text
 
 

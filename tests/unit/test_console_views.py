@@ -110,7 +110,7 @@ def test_when_nothing_is_wrong_the_page_says_so():
     [
         ({"letters": LetterCounts(open=1)}, "warn", "1 open dead letter"),
         ({"letters": LetterCounts(replaying=2)}, "info", "2 dead letters are being replayed"),
-        ({"away": {"state": "http://state does not answer"}}, "bad", "services.state does not answer"),
+        ({"away": {"state": "http://state does not answer"}}, "bad", "services.state cannot answer"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_urgency(known, kind, text):
@@ -146,6 +146,32 @@ def test_the_worst_stands_first():
     found = concerns(Concern("bad", "a queue"), letters=LetterCounts(open=1, replaying=1), away={"ops": "away"})
 
     assert [each.kind for each in found] == ["bad", "bad", "warn", "info"]
+
+
+def test_what_follows_from_one_outage_is_one_concern():
+    said = "RabbitMQ does not answer: refused"
+    found = concerns(
+        Concern("bad", "state: not ready", f"is not ready: events: modelswap.state waits: {said}; a: b"),
+        Concern("bad", "modelswap.state: paused", f"modelswap.state is not being consumed: {said}"),
+        Concern("bad", "subscription mailer", "full"),
+        Concern("warn", "The reconciler's last round failed", f"no receipt: {said}"),
+    )
+
+    assert [each.what for each in found] == ["RabbitMQ does not answer", "subscription mailer"]
+    assert found[0].text == (
+        f"{said}. From that follows: state: not ready, modelswap.state: paused, The reconciler's last round failed."
+    )
+    assert found[0].then == 'start it; "A consumer waits" in deploy/runbook.md'
+
+
+def test_an_api_without_its_database_is_no_other_concern():
+    found = concerns(
+        Concern("bad", "notifier: not ready", "is not ready: database: Postgres is away: refused"),
+        away={"state": "http://state/v1/trainings answered 503: not now (database_down): try again in a moment"},
+    )
+
+    assert [each.what for each in found] == ["Postgres is away"]
+    assert found[0].text.endswith("From that follows: services.state cannot answer, notifier: not ready.")
 
 
 def test_what_queues_shows_is_not_called_well():

@@ -6,7 +6,7 @@ import pytest
 
 from services.cli.choices import Format
 from services.cli.local.check import OK, SET, WARNING, WRONG, Finding, check
-from services.cli.local.doctor import how_to_ask_ops, print_findings
+from services.cli.local.doctor import _first_things_first, how_to_ask_ops, print_findings
 from services.cli.local.running import _finding
 from services.cli.local.stack import Environment
 from services.cli.problem import NoAnswer, NotNow, Problem, Refused
@@ -40,6 +40,29 @@ def test_an_optional_check_of_a_ready_process_is_a_warning():
     found = finding(Health(status="ok", version="1", checks={"progress": "no consumer"}))
 
     assert (found.status, found.detail) == (WARNING, "is ready, but: progress: no consumer")
+
+
+def test_what_several_checks_say_is_said_once():
+    away = "Postgres is away: refused"
+    found = finding(Health(status="no", version="1", checks={"database": away, "archive": "full", "purge": away}))
+
+    assert found.detail == f"is not ready: database, purge: {away}; archive: full"
+
+
+@pytest.mark.parametrize(
+    ("detail", "wrong", "then"),
+    [
+        ("is not ready: database: Postgres is away: refused", {"database"}, "fix the database first"),
+        ("not known: not now (database_down): try again in a moment", {"database"}, "fix the database first"),
+        ("is not ready: consumer: RabbitMQ does not answer: refused", {"broker"}, "fix the broker first"),
+        ("is not ready: database: Postgres is away: refused", set(), "its own"),
+        ("is not ready: gap: 3 events", {"database", "broker"}, "its own"),
+    ],
+)
+def test_what_follows_from_an_outage_points_to_it(detail: str, wrong: set[str], then: str):
+    found = _first_things_first(Finding("state", WRONG, detail, "its own"), wrong)
+
+    assert found == Finding("state", WRONG, detail, then)
 
 
 def test_a_process_of_another_version_is_to_be_restarted():

@@ -26,7 +26,7 @@ from services.cli.table import print_one
 from services.ops.letters.views import LetterCounts
 from services.ops.reconcile.views import Reconciliation
 from shared.contract.errors import DependencyDown
-from shared.contract.health import how_to_start
+from shared.contract.health import POSTGRES_AWAY, RABBITMQ_AWAY, follows_from, how_to_start
 from shared.contract.text import plural
 from shared.contract.topology import EVENTS_LOG
 from shared.replicate.client import Replicate
@@ -39,7 +39,13 @@ M = TypeVar("M", bound=BaseModel)
 
 _SECRETS: Final = "set MODELSWAP_WEBHOOK_SECRETS to what Replicate signs with"
 _REPLICATE: Final = "set MODELSWAP_REPLICATE_API_TOKEN to a token of replicate.com/account/api-tokens"
+#: The check of what is away.
+_CAUSES: Final = {POSTGRES_AWAY: "database", RABBITMQ_AWAY: "broker"}
 _WAITS: Final = '"A consumer waits" in deploy/runbook.md'
+_REPLICATE_AWAY: Final = (
+    f"if it has an outage or limits us, nothing: what needs it waits, {_WAITS}; "
+    "else correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it"
+)
 _ELSEWHERE: Final = "nothing; to have it checked, set it here, too"
 _LOST: Final = '"Webhooks do not arrive" in deploy/runbook.md; modelswap reconcile status'
 
@@ -70,7 +76,15 @@ async def examine(environment: Environment) -> list[Finding]:
         check("webhook secret", _webhook_secret, environment, _SECRETS, after="Replicate"),
     )
     of_processes, running = await asked
-    return [_where_it_counts(each, running) for each in [*_settings(environment), *first, *of_processes, *others]]
+    wrong = {each.check for each in first if each.status == WRONG}
+    effects = [_first_things_first(each, wrong) for each in [*of_processes, *others]]
+    return [_where_it_counts(each, running) for each in [*_settings(environment), *first, *effects]]
+
+
+def _first_things_first(finding: Finding, wrong: set[str]) -> Finding:
+    """Point *finding* to what it follows from, if that is among the *wrong* findings."""
+    cause = _CAUSES.get(follows_from(finding.detail) or "")
+    return replace(finding, then=f"fix the {cause} first") if finding.status != OK and cause in wrong else finding
 
 
 def _where_it_counts(finding: Finding, running: set[str]) -> Finding:
@@ -198,7 +212,7 @@ async def _replicate(environment: Environment) -> str:
         except OperatorNeeded:
             raise  # it is the token
         except DependencyDown as error:
-            raise Wrong(str(error), "correct MODELSWAP_REPLICATE_API_URL, or let this machine reach it") from error
+            raise Wrong(f"{settings.replicate_api_url}: {error}", _REPLICATE_AWAY) from error
 
 
 async def _webhook_secret(environment: Environment) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 import aiormq
 from pamqp.exceptions import PAMQPException
 
+from shared.contract.health import RABBITMQ_AWAY
 from shared.runtime.tls import say_tls
 
 #: Errors of a lost connection. A frozen broker causes TimeoutError; see also `is_stray_cancel`.
@@ -80,4 +81,4 @@ def say(error: BaseException) -> str:
     if sentence := say_tls("RabbitMQ", error):
         return sentence
     text = str(error) or type(error).__name__
-    return text if text.startswith("RabbitMQ") else f"RabbitMQ does not answer: {text}"
+    return text if text.startswith("RabbitMQ") else f"{RABBITMQ_AWAY}: {text}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,9 +20,10 @@ from services.ops.console.views import charts
 from services.ops.console.views.formats import NOTHING, duration, number
 from services.ops.console.views.kinds import kind
 from services.ops.console.views.missed import missed
-from services.ops.console.views.queues import Concern
+from services.ops.console.views.queues import REMEDY_OF_PAUSED, Concern
 from services.ops.letters.views import GroupView, LetterCounts
 from services.ops.reconcile.views import Reconciliation
+from shared.contract.health import follows_from
 from shared.contract.text import plural
 
 #: The stages of the walk, and those that it ends in otherwise.
@@ -134,12 +136,26 @@ def concerns(
 ) -> list[Concern]:
     """Return what is not well, the worst first: *health* is that of queues and processes."""
     found = [
-        *(Concern("bad", f"services.{name} does not answer", why) for name, why in away.items()),
-        *health,
+        *_by_cause([*(Concern("bad", f"services.{name} cannot answer", why) for name, why in away.items()), *health]),
         *_of_letters(letters, groups),
         *_passing(reconciliation, webhooks),
     ]
-    return sorted(found, key=lambda each: ("bad", "warn", "info").index(each.kind))
+    return sorted(found, key=_urgency)
+
+
+def _urgency(concern: Concern) -> int:
+    return ("bad", "warn", "info").index(concern.kind)
+
+
+def _by_cause(found: Sequence[Concern]) -> Iterator[Concern]:
+    """Yield one concern for all that follows from one outage, and the others as they are."""
+    causes = [follows_from(each.text) for each in found]
+    for cause in dict.fromkeys(filter(None, causes)):
+        effects = [each for each, its in zip(found, causes, strict=True) if its == cause]
+        error = next((said[0] for each in effects if (said := re.search(rf"{cause}[^;]*", each.text))), f"{cause}.")
+        text = f"{error}. From that follows: {', '.join(each.what for each in effects)}."
+        yield Concern(min(effects, key=_urgency).kind, cause, text, f"start it; {REMEDY_OF_PAUSED}")
+    yield from (each for each, cause in zip(found, causes, strict=True) if cause is None)
 
 
 def _of_letters(letters: LetterCounts | None, groups: Sequence[GroupView]) -> Iterator[Concern]:

@@ -29,6 +29,7 @@ _PROCESS: Final = {
 }
 _CONCERN: Final = ("bad", "warn")
 _RUNBOOK: Final = '"{}" in deploy/runbook.md'
+REMEDY_OF_PAUSED: Final = _RUNBOOK.format("A consumer waits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def _queue(row: QueueRow) -> Concern:
 
 def _remedy(queue: QueueView) -> str:
     if queue.paused:
-        return _RUNBOOK.format("A consumer waits")
+        return REMEDY_OF_PAUSED
     if queue.process and not queue.consumers:
         return how_to_start(queue.process)
     return f"read the log of {queue.process}"
