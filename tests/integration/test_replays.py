@@ -835,6 +835,31 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(database_url, st
     assert set(broker.marks) == {f"{record.id}:{number}" for number in numbers}
 
 
+async def test_what_is_predicted_to_fail_holds_up_no_other(database_url, store, broker):
+    numbers = await archive(database_url, *(letter_of(succeeded(each), queue=EXTRACTOR_QUEUE) for each in ("t1", "t2")))
+
+    def extractor(message: Message) -> Answer:
+        envelope = message.decode()
+        if envelope.event.training_id == "t1":
+            return Answer(refusal=Refusal(code="no_model", kind="NoModel", text="none", is_transient=False))
+        return Answer(messages=(Message.of(wrap(ready("t2").event, source="extractor", now=NOON, cause=envelope)),))
+
+    def state(message: Message) -> Answer:
+        cause = message.decode()
+        assert cause.replay is not None
+        return Answer(messages=(Message.of(wrap(settled(cause.replay, Effect.SWAPPED), source="state", now=NOON)),))
+
+    async with running_engine(store, broker, Answering(extractor, state)):
+        record = await store.create(order(numbers, is_dry_run=True, steps=(1, "rest")))
+        await until(store, record.id, Status.PREVIEWED)
+        await store.start(record.id, actor="bob", reason="looks good")
+        await sent(broker, 1)
+        await say(store, settled(broker.marks[0]))
+        await sent(broker, 2)
+
+    assert broker.marks == [f"{record.id}:{number}" for number in reversed(numbers)]
+
+
 async def test_dry_run_predicts_letters_of_ops_itself(database_url, store, broker):
     lost = wrap(settled(f"{uuid4()}:1"), source="state", now=NOON)
     broken = letter_of(lost, queue=OPS_QUEUE, body=b"{")

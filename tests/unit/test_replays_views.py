@@ -25,6 +25,8 @@ from tests.replays import shown_replay
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
 
 def test_the_help_names_every_outcome():
     assert set(re.split(", | or ", replay_commands._OUTCOMES)) == {outcome.value for outcome in Outcome}
@@ -54,6 +56,7 @@ async def test_a_replay_is_found_among_the_newest(count: int, said: str):
         (shown_replay({Outcome.WAITING: 9}), "", False),
         (shown_replay({Outcome.WAITING: 8, Outcome.SENT: 1}), "A dead letter that was sent", True),
         (shown_replay({Outcome.SWAPPED: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", False),
+        (shown_replay({Outcome.SWAPPED: 9}, {Outcome.SWAPPED: 9}, ended_at=NOON), "", False),
         (shown_replay({Outcome.SENT: 9}, {Outcome.SWAPPED: 9}), "Each dead letter is predicted alone", True),
     ],
 )

@@ -50,13 +50,23 @@ async def test_a_letter_waits_for_the_processes_on_its_way(queue: str, reasons: 
     assert (await Waiting(looked).shown(record, now=NOON)).waiting_for == reasons
 
 
-async def test_a_letter_on_a_healthy_way_waits_for_nothing():
-    async def all_is_well() -> Mapping[str, Seen]:
-        return dict.fromkeys(await looked(), healthy(checks={"consumer": "ok"}))
+async def all_is_well() -> Mapping[str, Seen]:
+    return dict.fromkeys(await looked(), healthy(checks={"consumer": "ok"}))
 
+
+async def test_a_letter_on_a_healthy_way_waits_for_nothing():
     record = shown_replay(sent_since=NOON - LONG)
 
     assert (await Waiting(all_is_well).shown(record, now=NOON)).waiting_for == []
+
+
+@pytest.mark.parametrize(("queue", "name"), [(EXTRACTOR_QUEUE, "extractor"), (STATE_QUEUE, "state")])
+async def test_of_a_letter_that_is_retried_a_log_says_why(queue: str, name: str):
+    record = shown_replay(sent_since=NOON - timedelta(minutes=1), sent_queue=queue)
+
+    assert (await Waiting(all_is_well).shown(record, now=NOON)).waiting_for == [
+        f"{name}: it has had the first of them since 11:59:00 UTC; delivery.retried in its log says why"
+    ]
 
 
 @pytest.mark.parametrize("sent_at", [None, NOON, NOON - LONG + timedelta(milliseconds=1)])

@@ -172,7 +172,7 @@ class ReplayView(BaseModel):
     @property
     def note(self) -> str:
         """What to know of the predictions, and of dead letters that are underway."""
-        notes = ((_ALONE, self.predictions), (UNDERWAY, self.outcomes.get(Outcome.SENT)))
+        notes = ((_ALONE, self.predictions and self.ended_at is None), (UNDERWAY, self.outcomes.get(Outcome.SENT)))
         return " ".join(note for note, applies in notes if applies)
 
 
@@ -180,7 +180,7 @@ class ReplayedLetterView(BaseModel):
     """A dead letter in a replay."""
 
     letter: int
-    #: The order in which they go.
+    #: The order in which they go, but for those that were predicted to fail: these go last.
     position: int
     training_id: str | None
     user_id: str | None

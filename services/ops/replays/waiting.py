@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
 from services.ops.replays.views import ReplayView
-from shared.contract.health import Seen
+from shared.contract.health import HELD_UP_SECONDS, Seen
 from shared.contract.topology import DELIVERIES_QUEUE, OPS_QUEUE, STATE_QUEUE
 
 #: Returns how each process was found, by name.
@@ -42,7 +42,12 @@ class Waiting:
             return ()
         seen = await self._look()
         way = _WAYS.get(record.sent_queue, _WAY_OF_OTHERS)
-        return [f"{name}: {why}" for name in way if (why := _why(name, seen[name]))]
+        if reasons := [f"{name}: {why}" for name in way if (why := _why(name, seen[name]))]:
+            return reasons
+        if (now - record.sent_since).total_seconds() < HELD_UP_SECONDS:
+            return []
+        at = record.sent_since.astimezone(UTC)
+        return [f"{way[0]}: it has had the first of them since {at:%T} UTC; delivery.retried in its log says why"]
 
 
 def _why(name: str, seen: Seen) -> str:

@@ -74,7 +74,9 @@ NEXT_LETTERS: Final = """
 """
 #: Dead letters of this size are held in memory at a time.
 BATCH_BYTES: Final = 8 * 1024 * 1024
-_NEXT: Final = NEXT_LETTERS.format("")
+# A dead letter that fails again may be retried for hours, and its step waits: it comes after those that are to succeed.
+_NEXT: Final = NEXT_LETTERS.format(" AND r.predicted IS DISTINCT FROM 'failed'")
+_LAST: Final = NEXT_LETTERS.format("")
 _CLAIM: Final = """
     UPDATE ops.replay_letters SET claimed_until = clock_timestamp() + make_interval(secs => $3)
     WHERE replay_id = $1 AND letter = ANY($2::bigint[]) AND outcome = 'waiting'
@@ -136,10 +138,15 @@ class Sending(ReplaySession):
     async def claim(
         self, replay_id: UUID, *, limit: int, next_at: datetime, seconds: float = CLAIM_SECONDS
     ) -> list[StoredLetter]:
-        """Claim at most *limit* dead letters; none if the replay changed since its `Progress` had this *next_at*."""
+        """
+        Claim at most *limit* dead letters, by position, but those last that a dry run predicted to fail.
+
+        None if the replay changed since its `Progress` had this *next_at*.
+        """
 
         async def work(connection: Connection) -> list[StoredLetter]:
-            rows = await connection.fetch(_NEXT, replay_id, limit, Outcome.WAITING, BATCH_BYTES)
+            of_these = (replay_id, limit, Outcome.WAITING, BATCH_BYTES)
+            rows = await connection.fetch(_NEXT, *of_these) or await connection.fetch(_LAST, *of_these)
             if not await connection.fetchval(_PUT_OFF, replay_id, next_at, float(len(rows))):
                 return []
             batch = [to_stored_letter(row) for row in rows]
