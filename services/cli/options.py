@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import shlex
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
@@ -33,14 +34,23 @@ WatchReplay = Annotated[bool, typer.Option("--watch", help="Wait for the end. Ex
 LetterStatus = Annotated[str | None, typer.Option("--status", help="open, replaying, resolved or dropped.")]
 
 
-def _filter(name: str, text: str, metavar: str | None = None) -> object:
-    return Annotated[str | None, typer.Option(name, metavar=metavar, help=text)]
+def _whole_group(given: str | None) -> str | None:
+    """Refuse what can be no group: a beginning of one would select nothing, as if nothing were open."""
+    if given is not None and not re.fullmatch("[0-9a-f]{16}", given):
+        raise typer.BadParameter(f"{given!r} is no group: it has 16 digits, as dead-letters groups shows them")
+    return given
+
+
+def _filter(
+    name: str, text: str, metavar: str | None = None, check: Callable[[str | None], str | None] | None = None
+) -> object:
+    return Annotated[str | None, typer.Option(name, metavar=metavar, help=text, callback=check)]
 
 
 #: The options that select dead letters, by their names in the operators' API.
 LETTER_FILTERS: Final[dict[str, object]] = {
     "status": LetterStatus,
-    "fingerprint": _filter("--group", "Of this group only.", "FINGERPRINT"),
+    "fingerprint": _filter("--group", "Of this group only.", "FINGERPRINT", _whole_group),
     "queue": _filter("--queue", "Where it failed."),
     "error_code": _filter("--error-code", "E.g. unknown_training."),
     "error_class": _filter("--error-class", "E.g. PermanentError."),

@@ -92,7 +92,10 @@ async def test_a_healthy_product_passes_every_check(shell):
         ("trainings show nothing", "training nothing is not registered"),
         ("trainings list --stage nope", "stage: must be one of requested, running"),
         ("replays show nope", "no replay has an id that begins with nope"),
-        ("dead-letters drop 1 --group x --reason x", "say which dead letters: either by their numbers or by what"),
+        (
+            "dead-letters drop 1 --group 3f9a0c51d2e47b68 --reason x",
+            "say which dead letters: either by their numbers or by what",
+        ),
     ],
 )
 async def test_what_is_not_there_is_said_in_one_line(typed, problem, shell):

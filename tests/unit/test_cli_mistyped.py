@@ -4,6 +4,10 @@ import pytest
 
 from services.cli.main import main
 
+_GROUP = "f6677d149013fda7"
+_LIST = "dead-letters list"
+_NUMBER = "Invalid value for 'number': must be a whole number"
+
 
 @pytest.mark.parametrize(
     ("typed", "why", "then"),
@@ -15,6 +19,20 @@ from services.cli.main import main
         ("--versoin", "No such option: --versoin; did you mean --version?", "--version"),
         ("models --hlep", "No such option: --hlep; did you mean --help?", "models --help"),
         ("modles curent ann", "No such command 'modles'; did you mean models current?", "models current ann"),
+        ("deadletters", "No such command 'deadletters'; did you mean dead-letters?", "dead-letters"),
+        ("dead-letters list --json", "No such option: --json; did you mean --output=json?", f"{_LIST} --output=json"),
+        ("trainings list --since 2h", "No such option: --since", "trainings list --help"),
+        ("dead-letters show f6677d149013fda7", f"{_NUMBER}: {_GROUP} is a group", f"{_LIST} --group {_GROUP}"),
+        (
+            "dead-letters drop f6677d149013fda7 --reason x",
+            f"Invalid value for 'numbers': must be a whole number: {_GROUP} is a group",
+            f"dead-letters drop --group {_GROUP} --reason x",
+        ),
+        (
+            "dead-letters list --group f667",
+            "Invalid value for '--group': 'f667' is no group: it has 16 digits, as dead-letters groups shows them",
+            "dead-letters list --help",
+        ),
         ("nonsense", "No such command 'nonsense'", "--help"),
         ("models nonsense ann", "No such command 'nonsense'", "models --help"),
         ("models current", "Missing argument 'user'", "models current --help"),

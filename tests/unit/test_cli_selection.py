@@ -24,8 +24,12 @@ def test_there_is_an_option_for_each_field_of_the_apis_filter():
     [
         (["7"], {"number": 7, "chosen": {}, "limit": 20}),
         (
-            ["7", "--group", "3f9a", "--training", "t1", "--since", "2h", "--limit", "5"],
-            {"number": 7, "chosen": {"fingerprint": "3f9a", "training_id": "t1", "since": "2h"}, "limit": 5},
+            ["7", "--group", "3f9a0c51d2e47b68", "--training", "t1", "--since", "2h", "--limit", "5"],
+            {
+                "number": 7,
+                "chosen": {"fingerprint": "3f9a0c51d2e47b68", "training_id": "t1", "since": "2h"},
+                "limit": 5,
+            },
         ),
     ],
 )
