@@ -421,6 +421,17 @@ def test_a_webhook_is_edited_whole():
     assert editable(RECEIVER, "application/cloudevents+json", b'{"data": {}}') == '{\n  "data": {}\n}'
 
 
+@pytest.mark.parametrize("depth", [40, 200, 900])
+def test_nested_lists_are_not_indented_to_many_times_their_size(depth):
+    lists = ",".join(["[" * depth + "]" * depth] * (100_000 // depth))
+
+    found = editable(EXTRACTOR_QUEUE, "application/json", f'{{"a":[{lists}]}}'.encode())
+
+    assert found is not None
+    assert len(found) < 5_000_000
+    assert len(json.loads(found)["a"]) == 100_000 // depth
+
+
 def test_a_large_message_goes_alone():
     small, large = Message(b"x" * 100), Message(b"x" * 5_000_000)
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from services.ops.letters.letter import indented
 from services.ops.letters.views import LetterView
 
 #: How much of a body is asked for, and shown as text.
@@ -121,7 +122,7 @@ def pretty(text: str) -> str:
     if not isinstance(parsed, dict | list):
         return text
     try:
-        return json.dumps(parsed, indent=2, ensure_ascii=False)
+        return indented(parsed)
     except (ValueError, RecursionError):
         return text
 
