@@ -85,6 +85,13 @@ async def gigabyte_of_headers(writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
+async def interim_without_end(writer: asyncio.StreamWriter) -> None:
+    """Send one interim response after the other, and never the one that counts."""
+    while True:
+        writer.write(b"HTTP/1.1 100 \r\n\r\n" * 1000)
+        await writer.drain()
+
+
 async def drip(writer: asyncio.StreamWriter) -> None:
     """Send a header byte by byte, faster than any time limit between two bytes."""
     writer.write(b"HTTP/1.1 200 OK\r\nx: ")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.notifier.client import Client, look_up
-from tests.webhooks import Endpoint, answer, drip, gigabyte, gigabyte_of_headers, never, reset
+from tests.webhooks import Endpoint, answer, drip, gigabyte, gigabyte_of_headers, interim_without_end, never, reset
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 NAME = "hooks.example.com"
@@ -143,6 +143,17 @@ async def test_an_endpoint_that_does_not_answer_is_left_in_time(behave, expected
 
         assert said.status is None
         assert expected in said.text
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_interim_responses_without_end_are_left_at_once(scheme, certificate):
+    """Not after the time limit: until then, they would take all of the CPU."""
+    tls = presenting(certificate) if scheme == "https" else None
+    async with Endpoint(interim_without_end, tls=tls) as server:
+        client = Client(allowed=LOOPBACK, resolve=Names([server.host]), tls=trusting(certificate))
+        said = await client.post(f"{scheme}://{NAME}:{server.port}/", b"{}", {})
+
+        assert (said.status, "without an end" in said.text) == (None, True)
 
 
 async def test_of_a_gigabyte_only_the_beginning_is_read():
