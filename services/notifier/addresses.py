@@ -62,7 +62,7 @@ def check_url(url: str, allowed: Sequence[Network]) -> None:
         port = parts.port
     except ValueError as error:
         raise UnusableUrl(f"is no URL: {error}") from error
-    if parts.scheme != "https" and not (allowed and parts.scheme == "http"):
+    if not uses_tls(url) and not (allowed and parts.scheme == "http"):
         raise UnusableUrl("must begin with https://")
     if not parts.hostname:
         raise UnusableUrl("names no host")
@@ -76,8 +76,13 @@ def check_url(url: str, allowed: Sequence[Network]) -> None:
         literal = ip_address(parts.hostname)
     except ValueError:
         return  # a name, which is looked up at each attempt
-    if not is_allowed(literal, allowed, is_tls=parts.scheme == "https"):
+    if not is_allowed(literal, allowed, is_tls=uses_tls(url)):
         raise UnusableUrl("is not on the public internet")
+
+
+def uses_tls(url: str) -> bool:
+    """Return whether a valid *url* is called over TLS; a scheme may be in capitals."""
+    return urlsplit(url).scheme == "https"
 
 
 def is_allowed(address: IPv4Address | IPv6Address, allowed: Sequence[Network], *, is_tls: bool) -> bool:

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
-from services.notifier.addresses import Network, NotPublic, is_allowed
+from services.notifier.addresses import Network, NotPublic, is_allowed, uses_tls
 from services.notifier.attempts import Answer
 from shared.contract.text import clean
 from shared.runtime import tracing
@@ -181,7 +181,7 @@ class Client:
             return Answer(None, clean(said, _BODY_BYTES), took_ms())
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str], took_ms: Callable[[], int]) -> Answer:
-        network = _CheckedNetwork(self._resolve, self._allowed, is_tls=url.startswith("https:"))
+        network = _CheckedNetwork(self._resolve, self._allowed, is_tls=uses_tls(url))
         # The library would name an IPv6 address without its brackets.
         ours = {"host": urlsplit(url).netloc, "user-agent": "modelswap-webhooks", "accept-encoding": "identity"}
         sent = {**ours, **headers}

@@ -15,7 +15,7 @@ import pytest
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
-from services.notifier.addresses import UnusableUrl, check_url, is_allowed, is_public
+from services.notifier.addresses import UnusableUrl, check_url, is_allowed, is_public, uses_tls
 from services.notifier.attempts import (
     Answer,
     Attempts,
@@ -67,10 +67,18 @@ def test_a_public_address_is_called_with_tls_only(address):
 
 
 @pytest.mark.parametrize(
-    "url", ["https://hooks.example.com/a?b=c", "https://hooks.example.com:8443/", "https://8.8.8.8"]
+    "url",
+    [
+        "https://hooks.example.com/a?b=c",
+        "https://hooks.example.com:8443/",
+        "https://8.8.8.8",
+        "HTTPS://hooks.example.com",
+    ],
 )
 def test_an_https_url_is_usable(url):
     check_url(url, ())
+
+    assert uses_tls(url)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +110,7 @@ def test_an_unusable_url_is_refused_and_told_why(url, why):
 def test_plain_http_is_for_networks_that_tests_allow():
     check_url("http://127.0.0.1:1234/", LOOPBACK)
 
+    assert not uses_tls("http://127.0.0.1:1234/")
     with pytest.raises(UnusableUrl):
         check_url("https://10.0.0.1/", LOOPBACK)
 
