@@ -28,7 +28,7 @@ ADDRESS = "http://console.example"
 HOSTILE = """<script>alert(1)</script>{{7*7}}'"&\u202e"""
 
 
-async def no_audit(*_: str, key: str | None = None) -> None:
+async def no_audit(*_: str, key: str | None = None, refused: str | None = None) -> None:
     """Audit nothing."""
 
 

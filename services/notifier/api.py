@@ -118,12 +118,13 @@ class _Routes:
             raise NoEndpoint(f"there is no webhook endpoint {endpoint_id}")
         return found
 
-    @raises(NoEndpoint, UnusableUrl)
-    async def edit_endpoint(self, endpoint_id: UUID, body: EditEndpoint) -> EndpointView:
+    @raises(NoEndpoint, UnusableUrl, KeyReused)
+    async def edit_endpoint(self, endpoint_id: UUID, body: EditEndpoint, key: Key = None) -> EndpointView:
         """Change an endpoint: what is not given stays as it is."""
         if body.url is not None:
             self._check(body.url)
-        return await self.store.edit_endpoint(endpoint_id, body)
+        idempotency = IdempotencyKey.of(key, {"edit": str(endpoint_id), **body.model_dump(mode="json")})
+        return await self.store.edit_endpoint(endpoint_id, body, idempotency)
 
     @raises(NoEndpoint)
     async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView:

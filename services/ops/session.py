@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -17,10 +18,11 @@ ITSELF: Final = "ops"
 SLICE: Final = 5000
 
 _TAKE_KEY: Final = """
-    INSERT INTO ops.idempotency_keys (key, request_digest, made) VALUES ($1, $1, $2)
+    INSERT INTO ops.idempotency_keys (key, request_digest, made) VALUES ($1, $1, 'audited')
     ON CONFLICT (key) DO NOTHING
     RETURNING true
 """
+_GIVE_KEY_BACK: Final = "DELETE FROM ops.idempotency_keys WHERE key = $1"
 _AUDIT: Final = "INSERT INTO ops.audit (actor, action, target, reason, outcome) VALUES ($1, $2, $3, $4, $5)"
 
 
@@ -28,23 +30,42 @@ class Session(BaseSession):
     """Base of the stores."""
 
     async def audit(
-        self, actor: str, action: str, target: str, reason: str, outcome: str, *, key: str | None = None
+        self,
+        actor: str,
+        action: str,
+        target: str,
+        reason: str,
+        outcome: str,
+        *,
+        key: str | None = None,
+        refused: str | None = None,
     ) -> None:
-        """Add an entry to the audit; with the *key* of a form or a request only once, however often it is sent."""
+        """
+        Add an entry to the audit; with the *key* of a request, the same entry only once, however often it is sent.
+
+        *refused* is the outcome of the entry that this one says the refusal of: it may be added again.
+        """
 
         async def work(connection: Connection) -> None:
-            if await first_time(connection, action, target, key):
+            if refused is not None:
+                await connection.execute(_GIVE_KEY_BACK, _digest(key, actor, action, target, reason, refused))
+                is_first = True
+            else:
+                is_first = await first_time(connection, key, actor, action, target, reason, outcome)
+            if is_first:
                 await audit(connection, actor, action, target, reason=reason, outcome=outcome)
 
         await self._transaction(work)
 
 
-async def first_time(connection: Connection, action: str, target: str, key: str | None) -> bool:
-    """Return whether *action* on *target* is asked for the first time with *key*, in the caller's transaction."""
-    if not key:
-        return True
-    taken = hashlib.sha256(f"audit {action} {target} {key}".encode()).hexdigest()
-    return bool(await connection.fetchval(_TAKE_KEY, taken, action))
+async def first_time(connection: Connection, key: str | None, *said: str) -> bool:
+    """Return whether this is *said* for the first time with *key*, in the caller's transaction."""
+    return not key or bool(await connection.fetchval(_TAKE_KEY, _digest(key, *said)))
+
+
+def _digest(key: str | None, *said: str) -> str:
+    # With a space, which no client's own key has: else one could take it before.
+    return f"audit {hashlib.sha256(json.dumps([key, *said]).encode()).hexdigest()}"
 
 
 async def audit(

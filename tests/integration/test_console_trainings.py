@@ -99,10 +99,10 @@ async def desk(stores: tuple[Store, Letters, Webhooks], request: pytest.FixtureR
     async def others(scope: Scope, receive: Receive, send: Send) -> None:
         await apps[dict(scope["headers"])[b"host"]](scope, receive, send)
 
-    async def audit(*entry: str, key: str | None = None) -> None:
+    async def audit(*entry: str, key: str | None = None, refused: str | None = None) -> None:
         if here.is_audit_away:
             raise DependencyDown("Postgres does not answer")
-        await letters.audit(*entry, key=key)
+        await letters.audit(*entry, key=key, refused=refused)
 
     token = getattr(request, "param", OPERATOR)
     ops = ops_api(*routers_of(letters), tokens=TOKENS)
@@ -276,6 +276,19 @@ async def test_a_form_that_is_sent_twice_is_audited_once(desk):
         await desk.browser.post("/trainings/t1/cancel", page="/trainings/t1", key=key)
 
     assert await desk.audit() == [("olga", "training.cancel", "training t1")] * 2
+
+
+async def test_what_was_refused_and_then_done_is_audited_as_asked_again(desk):
+    """With the same key: the entries must not end with a refusal of what was done."""
+    await desk.state.adopt(registration("ada", "t1"))
+
+    refused = await desk.browser.post("/trainings/t1/retry-extraction", page="/trainings/t1", key="k1")
+    await desk.state.apply([succeeded("t1"), not_verified("t1")])
+    done = await desk.browser.post("/trainings/t1/retry-extraction", page="/trainings/t1", key="k1")
+
+    entries = await desk.letters.list_audit(AuditFilter(), limit=9)
+    assert (refused.status_code, done.status_code) == (409, 303)
+    assert [entry.outcome.partition(":")[0] for entry in reversed(entries)] == ["asked", "refused", "asked"]
 
 
 async def test_nothing_is_asked_of_state_that_cannot_be_audited(desk):

@@ -119,6 +119,19 @@ async def test_a_secret_is_shown_when_it_is_made_and_never_again(notifier):
     assert shown == listed == {name: value for name, value in rotated.items() if name != "secret"}
 
 
+async def test_a_change_with_a_key_is_made_once(notifier):
+    """An older request that is sent again must not undo what came after it."""
+    endpoint, key = f"/{await notifier.add()}", {"Idempotency-Key": "k1"}
+
+    await notifier.ask("PATCH", endpoint, json={"status": "paused"}, headers=key)
+    await notifier.ask("PATCH", endpoint, json={"status": "enabled"})
+    again = await notifier.ask("PATCH", endpoint, json={"status": "paused"}, headers=key)
+    refused = await notifier.ask("PATCH", endpoint, 422, json={"url": "https://other.example.com"}, headers=key)
+
+    assert (again["status"], again["url"]) == ("enabled", BODY["url"])
+    assert refused["type"].endswith("idempotency-key-reused")
+
+
 @pytest.mark.parametrize(
     ("change", "pointer"),
     [

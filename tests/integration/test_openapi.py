@@ -156,7 +156,7 @@ class Endpoints:
         times = {"status_at": now(), "created_at": now()}
         return DeliveryOfTest(id=uuid4(), endpoint_id=endpoint, number=1, attempts=0, **names, **unknown, **times)
 
-    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited:
+    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue], _: str | None) -> EndpointEdited:
         status = str(changes.get("status", "enabled"))
         return EndpointEdited(url=f"https://example.com/{endpoint}", status=status, status_at=now())
 

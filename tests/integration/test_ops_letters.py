@@ -309,6 +309,20 @@ async def test_a_drop_that_is_sent_twice_is_audited_once(store, client, wanted, 
     assert [each.outcome for each in reversed(entries)] == first + again
 
 
+async def test_a_key_hides_no_other_entry_of_the_audit(store, database_url):
+    """Or one request with a key would let others with it go by unseen."""
+    entry = ("olga", "webhook_endpoint.edited", "webhook endpoint 1", "tidy up", "asked: description: x")
+
+    for said in (entry, entry, ("otto", *entry[1:]), (*entry[:3], "other", entry[4]), (*entry[:4], "asked: url: y")):
+        await store.audit(*said, key="k1")
+
+    assert [each.number for each in await store.list_audit(AuditFilter(), limit=9)] == [4, 3, 2, 1]
+    async with connected(database_url) as connection:
+        keys = [row["key"] for row in await connection.fetch("SELECT key FROM ops.idempotency_keys")]
+    # No request's own key has a space, so none can take an entry's.
+    assert [" " in key for key in keys] == [True] * 4
+
+
 async def test_a_letter_in_a_replay_is_left_to_the_replay(store, database_url):
     await archived(store, dead("t1"))
     await execute(database_url, f"UPDATE ops.letters SET status = 'replaying', replay_id = '{REPLAY}'")

@@ -42,8 +42,8 @@ class Audit:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     is_away: bool = False
 
-    async def audit(self, *row: str, key: str | None = None) -> None:
-        assert key is None
+    async def audit(self, *row: str, key: str | None = None, refused: str | None = None) -> None:
+        assert key is refused is None
         if self.is_away:
             raise DependencyDown("Postgres does not answer")
         self.rows.append(row)

@@ -22,11 +22,11 @@ class Told:
         self._left = most
         self._refuses = refuses
 
-    async def audit(self, *entry: str, key: str | None = None) -> None:
+    async def audit(self, *entry: str, key: str | None = None, refused: str | None = None) -> None:
         if not self._left:
             raise DependencyDown("Postgres does not answer")
         self._left -= 1
-        self.heard.append((entry[-1], key))
+        self.heard.append((entry[-1], key if refused is None else f"{key}, may be asked again: {refused}"))
 
     async def retry_extraction(self, training: str) -> None:
         self.heard.append((f"(retry {training})", None))
@@ -41,17 +41,21 @@ async def test_the_outcome_of_what_was_asked_is_noted_after_it():
         await told.retry_extraction("t1")
         await note_outcome("7")
 
-    assert told.heard == [("asked: all", "k"), ("(retry t1)", None), ("7", "outcome k")]
+    assert told.heard == [("asked: all", "k"), ("(retry t1)", None), ("7", "k")]
 
 
 async def test_a_refusal_is_noted_after_what_was_asked():
     told = Told(refuses=True)
 
     with pytest.raises(StateRefused):
-        async with noted_first(told.audit, "all", refusal=StateRefused):
+        async with noted_first(told.audit, "all", refusal=StateRefused, key="k"):
             await told.retry_extraction("t1")
 
-    assert told.heard == [("asked: all", None), ("(retry t1)", None), ("refused: it has its model", None)]
+    assert told.heard == [
+        ("asked: all", "k"),
+        ("(retry t1)", None),
+        ("refused: it has its model", "k, may be asked again: asked: all"),
+    ]
 
 
 async def test_an_extraction_is_not_retried_that_cannot_be_audited():

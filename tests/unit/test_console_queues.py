@@ -251,7 +251,8 @@ class Told:
         self.keys: list[str | None] = []
         self.is_audit_away = False
 
-    async def audit(self, *entry: str, key: str | None = None) -> None:
+    async def audit(self, *entry: str, key: str | None = None, refused: str | None = None) -> None:
+        assert refused is None or refused.startswith("asked: ")
         if self.is_audit_away:
             raise DependencyDown("Postgres does not answer")
         self.audited.append(entry)
@@ -397,7 +398,7 @@ async def test_a_delivery_is_sent_again_for_a_reason():
     ]
     entry = ("olga", "webhook_endpoint.resent", f"webhook endpoint {ID}", "their bug is fixed")
     assert told.audited == [(*entry, f"asked: delivery {ID}"), (*entry, "model.activated.v1 e1 sent again")]
-    assert told.keys == ["k1", "outcome k1"]
+    assert told.keys == ["k1", "k1"]
     assert "is sent again" in shown.text
 
 
@@ -443,7 +444,7 @@ async def test_an_endpoint_is_enabled_for_a_reason():
 
     assert (without.status_code, answer.status_code) == (422, 303)
     assert told.keys == ["k1"]
-    assert [method for method, _, _ in told.requests] == ["PATCH"]
+    assert [(method, where) for method, where, _ in told.requests] == [("PATCH", f"/v1/webhook-endpoints/{ID} k1")]
     assert [entry[1:] for entry in told.audited] == [
         ("webhook_endpoint.enabled", f"webhook endpoint {ID}", "they answer again", "asked: enabled")
     ]

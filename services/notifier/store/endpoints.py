@@ -79,12 +79,18 @@ class Endpoints(Session):
         """Return at most *limit* endpoints numbered below *before*, newest first."""
         return [EndpointView(**row) for row in await self._fetch(_LIST, before, limit)]
 
-    async def edit_endpoint(self, endpoint_id: UUID, wanted: EditEndpoint) -> EndpointView:
-        """Change what *wanted* gives."""
+    async def edit_endpoint(
+        self, endpoint_id: UUID, wanted: EditEndpoint, key: IdempotencyKey | None = None
+    ) -> EndpointView:
+        """Change what *wanted* gives; nothing with a *key* that was used before."""
 
         async def work(connection: Connection) -> EndpointView:
-            changes = (wanted.url, wanted.events and list(wanted.events), wanted.description, wanted.status)
-            await connection.execute(_EDIT, endpoint_id, *changes)
+            async def make() -> str:
+                changes = (wanted.url, wanted.events and list(wanted.events), wanted.description, wanted.status)
+                await connection.execute(_EDIT, endpoint_id, *changes)
+                return ""
+
+            await once(connection, key, make)
             return await get_endpoint(connection, endpoint_id)
 
         return await self._change(work)

@@ -12,9 +12,9 @@ NoteOutcome: TypeAlias = Callable[[str], Awaitable[None]]
 
 
 class Note(Protocol):
-    """Adds an entry with this outcome to the audit, once for each *key*."""
+    """Adds an entry with this outcome to the audit, as `views.Audit` does."""
 
-    async def __call__(self, outcome: str, /, *, key: str | None) -> None: ...
+    async def __call__(self, outcome: str, /, *, key: str | None, refused: str | None = None) -> None: ...
 
 
 @asynccontextmanager
@@ -27,10 +27,11 @@ async def noted_first(
     The context is given what notes an outcome that says more than what was asked. So nothing is asked while Postgres is
     away. If it is away afterwards, the first entry stands alone.
     """
-    note_outcome = partial(note, key=f"outcome {key}" if key else None)
-    await note(f"asked: {asked}", key=key)
+    said = f"asked: {asked}"
+    await note(said, key=key)
     try:
-        yield note_outcome
+        yield partial(note, key=key)
     except refusal as error:
-        await note_outcome(f"refused: {error}")
+        # What was refused once may be granted later, with the same key.
+        await note(f"refused: {error}", key=key, refused=said)
         raise

@@ -12,10 +12,23 @@ from shared.contract.answers import Moment
 
 
 class Audit(Protocol):
-    """Adds an entry to the audit; with the *key* of a form or a request only once, however often it is sent."""
+    """
+    Adds an entry to the audit; with the *key* of a request, the same entry only once, however often it is sent.
+
+    *refused* is the outcome of the entry that this one says the refusal of: it may be added again.
+    """
 
     async def __call__(
-        self, actor: str, action: str, target: str, reason: str, outcome: str, /, *, key: str | None = None
+        self,
+        actor: str,
+        action: str,
+        target: str,
+        reason: str,
+        outcome: str,
+        /,
+        *,
+        key: str | None = None,
+        refused: str | None = None,
     ) -> None: ...
 
 

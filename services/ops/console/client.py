@@ -147,9 +147,19 @@ class Api:
 
 
 class PersonsAudit(Protocol):
-    """Adds to the audit, once for each *key*, what the person asked state for, which reports no event of it."""
+    """Adds to the audit, as `Audit` does, what the person asked state for, which reports no event of it."""
 
-    async def __call__(self, action: str, target: str, reason: str, outcome: str, *, key: str) -> None: ...
+    async def __call__(
+        self,
+        action: str,
+        target: str,
+        reason: str,
+        outcome: str,
+        /,
+        *,
+        key: str | None = None,
+        refused: str | None = None,
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

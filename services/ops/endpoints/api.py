@@ -44,7 +44,7 @@ class Endpoints(Protocol):
 
     async def send_test(self, endpoint: UUID, key: str | None) -> DeliveryOfTest: ...
 
-    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited: ...
+    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue], key: str | None) -> EndpointEdited: ...
 
     async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent: ...
 
@@ -84,7 +84,7 @@ class _Routes:
             made = await self.endpoints.add(wanted, key)
             # Before, it has no id.
             added = partial(self._note, asker, "added", made.id, body.reason)
-            await added(f"added: {body.url}", key=key and f"outcome {key}")
+            await added(f"added: {body.url}", key=key)
             return made
 
     @raises(EndpointRefused)
@@ -122,7 +122,7 @@ class _Routes:
         status = body.status
         moved = self._noted(asker, status, endpoint_id, body, asked=status, key=key) if status else nullcontext()
         async with edited, moved:
-            return await self.endpoints.edit(endpoint_id, changes)
+            return await self.endpoints.edit(endpoint_id, changes, key)
 
     @raises(EndpointRefused)
     async def enable_endpoint(
@@ -130,7 +130,7 @@ class _Routes:
     ) -> EndpointEnabled:
         """Let the deliveries of an endpoint go on, also after it was disabled for failing."""
         async with self._noted(asker, "enabled", endpoint_id, body, asked="enabled", key=key):
-            return await self.endpoints.edit(endpoint_id, {"status": "enabled"})
+            return await self.endpoints.edit(endpoint_id, {"status": "enabled"}, key)
 
     @raises(EndpointRefused)
     async def resend_deliveries(
@@ -169,10 +169,19 @@ class _Routes:
         return noted_first(note, asked, refusal=EndpointRefused, key=key)
 
     async def _note(
-        self, asker: Caller, done: str, endpoint: UUID | str, reason: str, outcome: str, *, key: str | None
+        self,
+        asker: Caller,
+        done: str,
+        endpoint: UUID | str,
+        reason: str,
+        outcome: str,
+        /,
+        *,
+        key: str | None,
+        refused: str | None = None,
     ) -> None:
         target = f"webhook endpoint {endpoint}"
-        await self.audit(asker.name, f"webhook_endpoint.{done}", target, reason, outcome, key=key)
+        await self.audit(asker.name, f"webhook_endpoint.{done}", target, reason, outcome, key=key, refused=refused)
 
 
 def _said(value: JsonValue) -> str:

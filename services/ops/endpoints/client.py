@@ -56,8 +56,9 @@ class Endpoints:
         """Deliver a test, once for each *key*."""
         return await self._ask(DeliveryOfTest, "POST", f"/{endpoint}/test", None, key)
 
-    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue]) -> EndpointEdited:
-        return await self._ask(EndpointEdited, "PATCH", f"/{endpoint}", changes)
+    async def edit(self, endpoint: UUID, changes: Mapping[str, JsonValue], key: str | None) -> EndpointEdited:
+        """Change an endpoint, once for each *key*."""
+        return await self._ask(EndpointEdited, "PATCH", f"/{endpoint}", changes, key)
 
     async def resend(self, endpoint: UUID, wanted: Mapping[str, JsonValue], key: str | None) -> DeliveriesResent:
         """Send the *wanted* deliveries of an endpoint again, once for each *key*."""

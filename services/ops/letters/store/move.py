@@ -109,7 +109,7 @@ class Moving(Session):
 
     async def _move_named(self, numbers: Sequence[int], move: Move, actor: str, reason: str, key: str | None) -> int:
         async def work(connection: Connection) -> int:
-            is_first = await first_time(connection, move.action, f"dead letters from {numbers[0]}", key)
+            is_first = await first_time(connection, key, move.action, f"dead letters from {numbers[0]}")
             found = await _lock(connection, numbers)
             if not is_first:
                 found = {number: status for number, status in found.items() if status == move.was}
@@ -135,7 +135,7 @@ class Moving(Session):
         total = last = 0
 
         async def work(connection: Connection) -> list[int]:
-            is_first = not total and await first_time(connection, move.action, target, key)
+            is_first = not total and await first_time(connection, key, move.action, target)
             # Behind the last ones, so that those that were moved are not read again.
             rows = await connection.fetch(statement, *values, last, planned.newest or 0, _AT_ONCE, move.to)
             moved = len(rows)
