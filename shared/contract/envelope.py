@@ -20,6 +20,7 @@ from shared.contract.errors import Malformed
 from shared.contract.events import EVENTS, Event
 from shared.contract.headers import FAILED_AT, FAILED_BY, attempt_in, trace_id_in, trace_in
 from shared.contract.limits import ATTRIBUTE_CHARACTERS, EVENT_BYTES
+from shared.contract.moments import in_utc
 from shared.contract.values import Retries
 
 TYPE_PREFIX: Final = "dev.modelswap."
@@ -190,9 +191,8 @@ def _time(text: str) -> datetime:
 
 def _moment(text: str) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
+        return in_utc(datetime.fromisoformat(text))
+    except ValueError:
         return None
 
 

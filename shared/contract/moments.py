@@ -1,4 +1,4 @@
-"""Times as whole numbers, in cursors and event ids. Pure."""
+"""Times from outside, and times as whole numbers, in cursors and event ids. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: Earlier and later times have no date in some time zones. And the database client writes the first and the last time
+#: that Python knows as infinite, and reads them without a time zone.
+_FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
+_LAST: Final = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+def in_utc(moment: datetime) -> datetime | None:
+    """Return *moment*, which somebody else said, in UTC; without a time zone it is. None: at the ends of all times."""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return aware.astimezone(UTC) if _FIRST <= aware < _LAST else None
 
 
 def to_microseconds(moment: datetime) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, TypeVar
 
@@ -32,6 +31,7 @@ from pydantic import (
 from shared.contract.checked import STORABLE
 from shared.contract.errors import PermanentError
 from shared.contract.identity import TrainingId, TrainingName
+from shared.contract.moments import in_utc
 from shared.contract.text import clean, is_storable
 
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -71,13 +71,6 @@ def _text_only(value: object) -> object:
     return value if isinstance(value, str) else None
 
 
-def _in_utc(moment: datetime | None) -> datetime | None:
-    try:
-        return moment and moment.astimezone(UTC)
-    except OverflowError:
-        return None
-
-
 def _error_text(error: JsonValue) -> str | None:
     if error is None or isinstance(error, str):
         return clean(error or "") or None
@@ -90,9 +83,9 @@ def _log_text(logs: JsonValue) -> str:
     return logs.replace("\x00", "") if isinstance(logs, str) else ""
 
 
-#: A timestamp converted to UTC; None if it is missing or invalid.
+#: A timestamp converted to UTC; None if it is missing or invalid, such as the zero of Go.
 SoftMoment = Annotated[
-    AwareDatetime | None, AfterValidator(_in_utc), WrapValidator(_or_none), BeforeValidator(_text_only)
+    Annotated[AwareDatetime, AfterValidator(in_utc)] | None, WrapValidator(_or_none), BeforeValidator(_text_only)
 ]
 _Name = Annotated[str | None, Field(max_length=400), STORABLE, WrapValidator(_or_none)]
 _Input = Annotated[dict[str, JsonValue], BeforeValidator(lambda value: value if isinstance(value, dict) else {})]

@@ -396,6 +396,16 @@ def test_any_headers_and_bytes_can_be_stored(headers, body, routing_key, content
     assert failure.first_at.tzinfo is failure.last_at.tzinfo is UTC
 
 
+@pytest.mark.parametrize("said", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_is_none_everywhere_is_no_time_of_a_failure(said):
+    """It would be stored as infinite, and every list with it would be an error."""
+    headers = {"x-dead-queue": STATE_QUEUE, "x-dead-first-failure": said, "x-dead-last-failure": said}
+
+    failure = to_dead_letter(Message(b"{}", headers), now=NOON).failure
+
+    assert (failure.first_at, failure.last_at) == (NOON, NOON)
+
+
 @pytest.mark.parametrize(
     ("body", "is_structured", "what"),
     [

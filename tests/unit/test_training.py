@@ -80,7 +80,9 @@ def test_whatever_else_is_nonsense_counts_as_not_there(nonsense):
     assert training.created_at is training.started_at is training.completed_at is None
 
 
-@pytest.mark.parametrize("moment", ["2024-12-29T16:11:12", "0001-01-01T00:00:00+14:00", 1735490352, 1735490352.5])
+@pytest.mark.parametrize(
+    "moment", ["2024-12-29T16:11:12", "0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", 1735490352, 1735490352.5]
+)
 def test_a_moment_without_its_place_in_time_is_none(moment):
     assert decode_training(body(started_at=moment)).started_at is None
 
