@@ -11,6 +11,7 @@ lines of libraries go through those handlers and look the same.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -18,13 +19,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
-from structlog.typing import EventDict, FilteringBoundLogger, Processor
+from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingProgressed
@@ -69,7 +70,8 @@ def configure(service: str, *, level: str = "info", renderer: str = "json") -> N
     logger_class = structlog.make_filtering_bound_logger(threshold)
     if renderer == "console":
         last = [
-            structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _printable,
+            structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=_plain_traceback),
         ]
     else:
         last = [_render_exception, _to_json]
@@ -122,6 +124,21 @@ def _json_logger(base: Any, add_facts: Callable[[object, str, EventDict], EventD
             flush()
 
     return JsonLogger
+
+
+def _printable(_: object, __: str, event: EventDict) -> EventDict:
+    """Replace control characters in texts, which may be untrusted and go to a terminal."""
+    return {name: _shown(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _plain_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    written = io.StringIO()
+    structlog.dev.plain_traceback(written, exc_info)
+    out.write(_shown(written.getvalue()))
+
+
+def _shown(text: str) -> str:
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _to_json(_: object, __: str, event: EventDict) -> str:

@@ -30,6 +30,25 @@ def test_a_hostile_text_is_one_ascii_line_that_says_it(text: str, capsys: pytest
     assert json.loads(line)["user_id"] == text
 
 
+@pytest.mark.parametrize("log", [structlog.get_logger(), logging.getLogger("library")], ids=["ours", "a library's"])
+def test_a_hostile_text_does_nothing_to_a_terminal(log, capsys: pytest.CaptureFixture[str]):
+    logs.configure("test", renderer="console")
+    text = "\x1b[31m\x9b\x07\u202e\ud800"
+
+    def fail() -> None:
+        raise ValueError(text)
+
+    try:
+        fail()
+    except ValueError:
+        log.exception(text)
+    structlog.get_logger().info("webhook.accepted", user_id=text)
+
+    said = capsys.readouterr().out
+    assert said.count("ValueError: ") == 1
+    assert all(each.isprintable() or each == "\n" for each in said)
+
+
 def test_an_object_of_any_kind_is_said_as_its_repr(capsys: pytest.CaptureFixture[str]):
     logs.configure("test")
 
