@@ -31,6 +31,7 @@ from services.ops.replays.records import (
 from services.ops.replays.rounds import Previewer
 from services.ops.replays.store import Store
 from services.ops.replays.store.preview import NEXT_UNPREDICTED
+from services.ops.replays.store.undo import TO_REVERT, UNDONE
 from services.ops.replays.views import ReplayView
 from services.ops.replays.waiting import Waiting
 from shared.contract.envelope import REPLAY_HEADER, wrap
@@ -640,6 +641,16 @@ async def test_a_dry_run_reads_on_behind_what_it_has_predicted(migrated_database
     plan = await plan_on_empty_tables(migrated_database, ROLE, NEXT_UNPREDICTED, 6)
 
     assert re.search(r"Index Cond: \(\(replay_id = \$1\) AND .*\(\"?position\"? > ", plan)
+
+
+@pytest.mark.parametrize(("statement", "parameters"), [(TO_REVERT, 4), (UNDONE, 4)], ids=["next", "done"])
+async def test_an_undo_reads_the_rows_of_its_next_users_alone(migrated_database, statement, parameters):
+    plan = await plan_on_empty_tables(migrated_database, ROLE, statement, parameters)
+
+    assert "replay_letters_to_undo" in plan
+    conditions = re.findall(r"Index Cond: .*", plan)
+    assert conditions
+    assert all("(user_id " in condition for condition in conditions), plan
 
 
 async def test_a_dry_run_keeps_its_rate_whoever_wakes_it(database_url, store):

@@ -218,7 +218,7 @@ CREATE TABLE ops.replay_letters (
 CREATE UNIQUE INDEX replay_letters_one_at_a_time ON ops.replay_letters (letter) WHERE outcome IN ('waiting', 'sent');
 CREATE INDEX replay_letters_by_outcome ON ops.replay_letters (replay_id, outcome, position);
 CREATE INDEX replay_letters_claimed ON ops.replay_letters (replay_id) WHERE claimed_until IS NOT NULL;
-CREATE INDEX replay_letters_to_undo ON ops.replay_letters (replay_id, position) WHERE undo = 'waiting';
+CREATE INDEX replay_letters_to_undo ON ops.replay_letters (replay_id, user_id) WHERE undo = 'waiting';
 CREATE INDEX replay_letters_by_letter ON ops.replay_letters (letter);
 -- Outcomes as they come.
 CREATE INDEX replay_letters_by_end ON ops.replay_letters (replay_id, ended_at) WHERE ended_at IS NOT NULL;

@@ -26,17 +26,20 @@ _TO_UNDO: Final = """
     WHERE replay_id = $1 AND position > $3 AND position <= $4 AND outcome = 'swapped' AND undo IS NULL
     RETURNING letter
 """
-_TO_REVERT: Final = """
+# A range of users, so that the index is read from its begin to its end.
+TO_REVERT: Final = """
     SELECT user_id, generation, model, previous FROM ops.replay_letters
-    WHERE replay_id = $1 AND undo = 'waiting' AND user_id = ANY(ARRAY(
-        SELECT DISTINCT user_id FROM ops.replay_letters
-        WHERE replay_id = $1 AND undo = 'waiting' AND user_id > $3 AND user_id <> ALL($4::text[])
-        ORDER BY user_id LIMIT $2
-    ))
+    WHERE replay_id = $1 AND undo = 'waiting' AND user_id <> ALL($4::text[]) AND user_id > $3 AND user_id <= (
+        SELECT max(user_id) FROM (
+            SELECT DISTINCT user_id FROM ops.replay_letters
+            WHERE replay_id = $1 AND undo = 'waiting' AND user_id <> ALL($4::text[]) AND user_id > $3
+            ORDER BY user_id LIMIT $2
+        ) AS next
+    )
     ORDER BY user_id, generation DESC
 """
 _GET: Final = "SELECT undo_actor, undo_reason FROM ops.replays WHERE id = $1"
-_UNDONE: Final = """
+UNDONE: Final = """
     UPDATE ops.replay_letters SET undo = $3, undo_detail = $4
     WHERE replay_id = $1 AND user_id = $2 AND undo = 'waiting'
 """
@@ -83,7 +86,7 @@ class Undoing(ReplaySession):
         """Return the next users whose models are to be taken back: above *after*, except those in *without*."""
         (undo,) = await self._fetch(_GET, replay_id)
         by_user: dict[str, list[SetModel]] = {}
-        for row in await self._fetch(_TO_REVERT, replay_id, limit, after, without):
+        for row in await self._fetch(TO_REVERT, replay_id, limit, after, without):
             by_user.setdefault(row["user_id"], []).append(SetModel(row["generation"], row["model"], row["previous"]))
         actor, reason = undo["undo_actor"], undo["undo_reason"]
         return [Revert.of(replay_id, *each, reason=reason, actor=actor) for each in by_user.items()]
@@ -92,7 +95,7 @@ class Undoing(ReplaySession):
         """Store that a user's model was taken back, or why it was kept."""
         undo = "reverted" if kept_because is None else "kept"
         detail = f"back to {model_name(revert.to)}" if kept_because is None else kept_because
-        await self._execute(_UNDONE, revert.replay_id, revert.user_id, undo, clean(detail))
+        await self._execute(UNDONE, revert.replay_id, revert.user_id, undo, clean(detail))
 
     async def end_undo(self, replay_id: UUID) -> None:
         """End an undo that has no user left."""
