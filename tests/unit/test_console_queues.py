@@ -25,7 +25,7 @@ from services.ops.endpoints.api import endpoints_router
 from services.ops.endpoints.client import Endpoints
 from services.ops.endpoints.views import DeliveriesResent
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
-from services.ops.reconcile.views import Reconciliation, RecoveryCounts, RecoveryView, RoundView
+from services.ops.reconcile.views import WHILE_AWAY, Reconciliation, RecoveryCounts, RecoveryView, RoundView
 from services.ops.subscriptions.views import NoManagement, SubscriptionView
 from shared.contract.answers import Page
 from shared.contract.errors import DependencyDown
@@ -204,7 +204,7 @@ def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
         how_to_start("ops"),
         how_to_start("state"),
         '"A consumer waits" in deploy/runbook.md',
-        '"Webhooks do not arrive" in deploy/runbook.md',
+        f'"Webhooks do not arrive" in deploy/runbook.md; {WHILE_AWAY}',
         "modelswap subscriptions show generator",
         "",
         "restart state",

@@ -24,7 +24,7 @@ from services.cli.operators.client import operators
 from services.cli.problem import NoAnswer, NotNow, Problem
 from services.cli.table import print_one
 from services.ops.letters.views import LetterCounts
-from services.ops.reconcile.views import Reconciliation
+from services.ops.reconcile.views import WHILE_AWAY, Reconciliation
 from shared.contract.errors import DependencyDown
 from shared.contract.health import POSTGRES_AWAY, RABBITMQ_AWAY, follows_from, how_to_start
 from shared.contract.text import plural
@@ -72,7 +72,7 @@ async def examine(environment: Environment) -> list[Finding]:
         check("dead letters", _dead_letters, environment, SET),
         check("replicate", _replicate, environment, _REPLICATE),
         check("public address", public_address, environment, _LOST),
-        check("webhooks", _webhooks, environment, _LOST),
+        check("webhooks", _webhooks, environment, f"{_LOST}; {WHILE_AWAY}"),
         check("webhook secret", _webhook_secret, environment, _SECRETS, after="Replicate"),
     )
     of_processes, running = await asked

@@ -13,6 +13,8 @@ from pydantic import BaseModel, Field
 from services.ops.requests import Request
 from shared.contract.checked import PRINTABLE
 
+#: Those of an outage are counted for an hour after it.
+WHILE_AWAY: Final = "nothing, if RabbitMQ or the receiver was away in that hour"
 #: Recovered trainings in an hour from which on webhooks do not arrive.
 _BROKEN_FROM: Final = 3
 

@@ -11,7 +11,7 @@ from services.ops.console.views.formats import number
 from services.ops.console.views.kinds import kind
 from services.ops.console.views.webhooks import state_of
 from services.ops.processes.views import Processes, ProcessView, QueueKind, Queues, QueueView, Source
-from services.ops.reconcile.views import Reconciliation, RecoveryView
+from services.ops.reconcile.views import WHILE_AWAY, Reconciliation, RecoveryView
 from services.ops.subscriptions.views import SubscriptionView
 from shared.contract.health import ProcessState, how_to_start
 from shared.contract.text import plural
@@ -151,7 +151,9 @@ def _reconciliation(found: Reconciliation | None) -> Iterator[Concern]:
     if found.webhooks_seem_lost:
         ended = plural(found.recovered.last_hour, "training")
         text = f"{ended} ended in the last hour without one, and were found by asking Replicate."
-        yield Concern("bad", "Webhooks do not arrive", text, _RUNBOOK.format("Webhooks do not arrive"))
+        yield Concern(
+            "bad", "Webhooks do not arrive", text, f"{_RUNBOOK.format('Webhooks do not arrive')}; {WHILE_AWAY}"
+        )
     if found.last_round.trouble:
         yield Concern("warn", "The reconciler's last round failed", found.last_round.trouble)
 
