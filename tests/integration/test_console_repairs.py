@@ -372,7 +372,7 @@ async def test_a_group_is_replayed_after_a_look_at_users_old_and_new(ops, browse
                 await broker.changed.wait()
     running = await page(browser, address)
 
-    assert "3 dead letters of these are open" in said(form)
+    assert "Open of these: 3 dead letters" in said(form)
     assert f"acme/ada:{model_of('t1').version[:8]}… → acme/ada:{model_of('t2').version[:8]}…" in said(planned)
     assert (sent_before, started.status_code) == (0, 303)
     assert broker.marks[0].endswith(f":{numbers[0]}")
