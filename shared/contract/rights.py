@@ -92,9 +92,10 @@ def rights_of(process: str, plan: Topology) -> Rights:
     keys: dict[str, set[str]] = {}
     for event in use.publishes:
         keys.setdefault(event.exchange, set()).add(event.key)
+    retried = {queue for queue in use.consumes if not plan.may_lose(queue)}
+    if retried:
+        keys |= dict.fromkeys(plan.delays, retried)
     written = {*keys, DEAD_EXCHANGE}
-    if any(not plan.may_lose(queue) for queue in use.consumes):
-        written |= {exchange.name for exchange in plan.exchanges if exchange.kind == "fanout"}
     if use.to_queues:
         written.add(_DEFAULT_EXCHANGE)
     topics = {exchange: exactly(*names) for exchange, names in keys.items()}

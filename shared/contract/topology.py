@@ -74,6 +74,7 @@ DEAD_EXCHANGE: Final = "modelswap.dead"
 #: Not a queue: the routing key under which the receiver dead-letters webhooks that it cannot translate.
 RECEIVER: Final = "modelswap.receiver"
 
+_DELAY: Final = "modelswap.delay."
 #: Routing keys of dead letters: the queue or service that dead-lettered the message.
 _DEAD_LETTER_KEYS: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, PROGRESS_QUEUE, OPS_QUEUE, DELIVERIES_QUEUE, RECEIVER)
 
@@ -149,6 +150,11 @@ class Topology:
         """Return whether a message with this exchange and routing key reaches lossy queues only."""
         return (exchange, routing_key) in self.lost
 
+    @property
+    def delays(self) -> frozenset[str]:
+        """The names of the delays: each is an exchange and the queue behind it."""
+        return frozenset(each.name for each in self.exchanges if each.name.startswith(_DELAY))
+
     def _bindings_of(self, queues: Iterable[Queue]) -> tuple[Binding, ...]:
         names = {queue.name for queue in queues}
         return tuple(binding for binding in self.bindings if binding.queue in names)
@@ -159,12 +165,17 @@ class Topology:
 
 
 def delay_name(delay: timedelta) -> str:
-    """``modelswap.delay.30s``: the exchange, and the queue behind it, that hold a message for *delay*."""
+    """
+    ``modelswap.delay.30s``: the exchange, and the queue behind it, that hold a message for *delay*.
+
+    It then goes to the queue that its routing key names. The exchange is a topic exchange, because RabbitMQ limits by
+    whom a routing key may be used for those only: no process may put a message into another one's queue.
+    """
     milliseconds = round(delay / timedelta(milliseconds=1))
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if milliseconds % size == 0:
-            return f"modelswap.delay.{milliseconds // size}{unit}"
-    return f"modelswap.delay.{milliseconds}ms"
+            return f"{_DELAY}{milliseconds // size}{unit}"
+    return f"{_DELAY}{milliseconds}ms"
 
 
 def topology(
@@ -195,7 +206,7 @@ def topology(
             Exchange(TRAINING_EXCHANGE, "topic"),
             Exchange(EVENTS_EXCHANGE, "topic"),
             Exchange(DEAD_EXCHANGE, "direct"),
-            *(Exchange(delay_name(delay), "fanout") for delay in levels),
+            *(Exchange(delay_name(delay), "topic") for delay in levels),
         ),
         queues=tuple(
             placed(queue, replicas)
@@ -214,6 +225,6 @@ def topology(
             *(Binding(event.exchange, queue, event.key) for queue, events in work.items() for event in events),
             *(Binding(EVENTS_EXCHANGE, EVENTS_LOG, event.key) for event in PUBLIC_EVENTS),
             *(Binding(DEAD_EXCHANGE, DEAD_QUEUE, name) for name in _DEAD_LETTER_KEYS),
-            *(Binding(delay_name(delay), delay_name(delay), "") for delay in levels),
+            *(Binding(delay_name(delay), delay_name(delay), "#") for delay in levels),
         ),
     )

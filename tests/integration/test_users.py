@@ -128,6 +128,15 @@ async def test_a_process_is_refused_the_events_of_others(users, process, forbidd
 
 
 @pytest.mark.parametrize("process", USERS)
+async def test_a_process_may_delay_nothing_into_the_queue_of_another(users, process):
+    (delay,) = PLAN.delays
+    for queue in sorted(QUEUES - READS[process]):
+        async with users.channel(process) as channel:
+            with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+                await channel.basic_publish(b"{}", exchange=delay, routing_key=queue)
+
+
+@pytest.mark.parametrize("process", USERS)
 async def test_a_process_is_refused_to_declare_or_delete(users, process):
     forbidden: Sequence[Callable[[aiormq.Channel], Awaitable[object]]] = (
         lambda channel: channel.queue_declare("mine"),

@@ -94,8 +94,7 @@ class Running:
 
     async def queues(self) -> Queues:
         seen, answer = await asyncio.gather(self.seen(), self._counted.get())
-        delays = frozenset(each.name for each in self._topology.exchanges if each.kind == "fanout")
-        queues = [self._queue(queue, delays, seen, answer.counts) for queue in self._topology.queues]
+        queues = [self._queue(queue, seen, answer.counts) for queue in self._topology.queues]
         return Queues(at=now(), source=answer.source, trouble=answer.trouble, queues=queues)
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -178,9 +177,7 @@ class Running:
         }
         return counts, ""
 
-    def _queue(
-        self, queue: Queue, delays: frozenset[str], seen: Mapping[str, Seen], counts: Mapping[str, QueueAnswer]
-    ) -> QueueView:
+    def _queue(self, queue: Queue, seen: Mapping[str, Seen], counts: Mapping[str, QueueAnswer]) -> QueueView:
         name = queue.name
         process = next((each for each, queues in CONSUMED.items() if name in queues), None)
         found = seen.get(process) if process else None
@@ -194,7 +191,7 @@ class Running:
             problem = why_stuck(name, waiting, counted.consumers, oldest or 0.0)
         return QueueView(
             name=name,
-            kind=kind_of(queue, delays),
+            kind=kind_of(queue, self._topology.delays),
             process=process,
             ready=counted.messages_ready,
             unacked=counted.messages_unacknowledged,
