@@ -65,8 +65,6 @@ PROGRESS_QUEUE: Final = "modelswap.progress"
 OPS_QUEUE: Final = "modelswap.ops"
 #: One message for each delivery to a webhook endpoint.
 DELIVERIES_QUEUE: Final = "modelswap.deliveries"
-#: Queues of an earlier version: they fill up, as nothing consumes them. What they hold is in the events log.
-RETIRED_QUEUES: Final = ("modelswap.notifier",)
 DEAD_QUEUE: Final = "modelswap.dead"
 #: A stream with every public event.
 EVENTS_LOG: Final = "modelswap.events.log"

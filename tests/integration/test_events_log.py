@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.contract.queues import LogLimits
-from shared.contract.topology import EVENTS_LOG, RETIRED_QUEUES, Topology, topology
+from shared.contract.topology import EVENTS_LOG, Topology, topology
 from shared.runtime.broker import Delivery, EventsLog, Outgoing, Publisher, declare_log, diff, read_log
 from shared.runtime.broker.log_reader import opened_log
 from shared.runtime.clock import now
@@ -134,21 +134,6 @@ async def test_without_the_log_events_are_published_all_the_same(broker: Broker)
         await publisher.publish(activated(1))
 
     assert await diff(broker.url, PLAN.log) == [f"queue {EVENTS_LOG}: missing"]
-
-
-async def test_a_queue_that_the_log_replaces_is_named_and_deleted(broker: Broker):
-    (retired,) = RETIRED_QUEUES
-    async with broker.channel() as channel:
-        await channel.queue_declare(retired, durable=True)
-        await channel.exchange_declare(EVENTS_EXCHANGE, exchange_type="topic", durable=True)
-        await channel.queue_bind(retired, EVENTS_EXCHANGE, "model.activated.v1")
-    before = [line for line in await diff(broker.url, PLAN) if retired in line]
-
-    async with declared(broker):
-        after = [line for line in await diff(broker.url, PLAN) if retired in line]
-
-    assert before == [f"queue {retired}: left from an earlier version: `modelswap topology apply` deletes it"]
-    assert after == []
 
 
 async def test_a_log_that_is_deleted_is_made_anew(broker: Broker):

@@ -13,7 +13,7 @@ import aiormq
 
 from shared.contract.errors import PermanentError
 from shared.contract.queues import PLACEMENT, Queue
-from shared.contract.topology import RETIRED_QUEUES, Exchange, Topology
+from shared.contract.topology import Exchange, Topology
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.link_errors import no_bare_exception
 
@@ -87,16 +87,13 @@ async def declare(channel: aiormq.Channel, topology: Topology) -> None:
 
 
 async def diff(url: str, topology: Topology) -> list[str]:
-    """Return a line for each exchange or queue that is missing, differs from *topology*, or is retired."""
+    """Return a line for each exchange or queue that is missing or differs from *topology*."""
     checks: dict[str, _Check] = {
         **{f"exchange {exchange.name}": partial(_find_exchange, exchange) for exchange in topology.exchanges},
         **{f"queue {queue.name}": partial(_find_queue, queue) for queue in topology.queues},
     }
     async with Link.opened(url, name="modelswap topology diff") as link:
         found = {name: await _objection(link, check) for name, check in checks.items()}
-        for queue in RETIRED_QUEUES:
-            if await _objection(link, partial(_look_at, queue)) is None:
-                found[f"queue {queue}"] = "left from an earlier version: `modelswap topology apply` deletes it"
     return [f"{name}: {objection}" for name, objection in found.items() if objection]
 
 

@@ -18,7 +18,7 @@ import aiormq
 import structlog
 
 from shared.contract.errors import DependencyDown, PermanentError
-from shared.contract.topology import EVENTS_LOG, RETIRED_QUEUES, Topology
+from shared.contract.topology import EVENTS_LOG, Topology
 from shared.runtime import telemetry
 from shared.runtime.broker.declare import TopologyMismatch, answered, declare
 from shared.runtime.broker.link import Link
@@ -38,8 +38,6 @@ async def declare_log(link: Link, topology: Topology) -> str | None:
     """
     Declare the log of *topology* and its bindings; return how an existing one differs, or None.
 
-    Queues that the log has replaced are deleted.
-
     Raises:
         BrokerSilent: if the broker does not answer.
 
@@ -56,9 +54,6 @@ async def declare_log(link: Link, topology: Topology) -> str | None:
         )
         channel = await link.open_channel()  # the refusal closed the other
     await declare(channel, Topology((), (), plan.bindings))
-    for queue in RETIRED_QUEUES:
-        async with answered(f"delete {queue}"):
-            await channel.queue_delete(queue)
     await channel.close()
     return difference
 
