@@ -4,8 +4,7 @@ The reconciler: finds the end of trainings whose webhooks never came, for as lon
 A round reads the trainings that have not ended for state; if some are overdue, it reads Replicate's list, and asks for
 single trainings that the list does not show. An end is published as the receiver would have done it, so if both do,
 the fact has one effect. While state applies no events, nothing is overdue: the webhooks may be among what waits for it.
-One process works at a time, and what it did is kept in Postgres; another one takes over a
-round that it cannot end.
+One process works at a time, and what it did is kept in Postgres; another one takes over a round that it cannot end.
 """
 
 from __future__ import annotations
