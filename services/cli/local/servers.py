@@ -123,9 +123,8 @@ async def _missing_bindings(management: Management, plan: Topology) -> list[str]
     for each in plan.bindings:
         there = found[each.queue]
         if there is not None and each not in there:
-            # The exchange of a delay has one queue, and no routing key.
-            key = f" with routing key {each.routing_key}" if each.routing_key else ""
-            lines.append(f"queue {each.queue}: missing binding to exchange {each.exchange}{key}")
+            how = f"exchange {each.exchange} with routing key {each.routing_key}"
+            lines.append(f"queue {each.queue}: missing binding to {how}")
     return lines
 
 
