@@ -47,7 +47,7 @@ class Session(BaseSession):
         """
 
         async def work(connection: Connection) -> None:
-            if refused is not None:
+            if key and refused is not None:
                 await connection.execute(_GIVE_KEY_BACK, _digest(key, actor, action, target, reason, refused))
                 is_first = True
             else:
