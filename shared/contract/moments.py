@@ -13,7 +13,7 @@ _LAST: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 def in_utc(moment: datetime) -> datetime | None:
-    """Return *moment*, which somebody else said, in UTC; without a time zone it is. None: at the ends of all times."""
+    """Return *moment* in UTC, which is assumed if it has no time zone; None if it is the first or last day there is."""
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     return aware.astimezone(UTC) if _FIRST <= aware < _LAST else None
 
