@@ -138,17 +138,13 @@ async def _objection(link: Link, check: _Check) -> str | None:
     return None
 
 
-async def _look_at(queue: str, channel: aiormq.Channel) -> None:
-    await channel.queue_declare(queue, passive=True)
-
-
 async def _find_exchange(exchange: Exchange, channel: aiormq.Channel) -> None:
     await channel.exchange_declare(exchange.name, passive=True)
     await _declare_exchange(exchange, channel)  # it exists, so this only compares
 
 
 async def _find_queue(queue: Queue, channel: aiormq.Channel) -> None:
-    await _look_at(queue.name, channel)
+    await channel.queue_declare(queue.name, passive=True)
     await _declare_queue(queue, _Trials(channel))  # it exists, so this only compares
 
 
