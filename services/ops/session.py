@@ -49,11 +49,9 @@ class Session(BaseSession):
         async def work(connection: Connection) -> None:
             if key and refused is not None:
                 await connection.execute(_GIVE_KEY_BACK, _digest(key, actor, action, target, reason, refused))
-                is_first = True
-            else:
-                is_first = await first_time(connection, key, actor, action, target, reason, outcome)
-            if is_first:
-                await audit(connection, actor, action, target, reason=reason, outcome=outcome)
+            elif not await first_time(connection, key, actor, action, target, reason, outcome):
+                return
+            await audit(connection, actor, action, target, reason=reason, outcome=outcome)
 
         await self._transaction(work)
 
@@ -63,7 +61,7 @@ async def first_time(connection: Connection, key: str | None, *said: str) -> boo
     return not key or bool(await connection.fetchval(_TAKE_KEY, _digest(key, *said)))
 
 
-def _digest(key: str | None, *said: str) -> str:
+def _digest(key: str, *said: str) -> str:
     # With a space, which no client's own key has: else one could take it before.
     return f"audit {hashlib.sha256(json.dumps([key, *said]).encode()).hexdigest()}"
 
