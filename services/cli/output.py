@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from services.cli.problem import Problem
+from shared.contract.text import without_controls
 
 #: Wider than any line, so that nothing is wrapped for a program.
 _PIPED_WIDTH: Final = 10_000
@@ -27,14 +28,9 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
-def printable(text: str) -> str:
-    """Replace control characters in *text*, which may be untrusted."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
 def tell(text: str) -> None:
     """Print *text* to standard error; results go to standard output."""
-    sys.stderr.write("\n".join(map(printable, text.splitlines())) + "\n")
+    sys.stderr.write("\n".join(map(without_controls, text.splitlines())) + "\n")
     sys.stderr.flush()
 
 
@@ -49,7 +45,7 @@ def confirm(what: str, question: str, *, then: str, nothing: str = "nothing was 
     """
     if not sys.stdin.isatty():
         first, *_ = what.splitlines()
-        raise Problem(f"there is no terminal to ask at: {printable(first)}", then="the same command with --yes")
+        raise Problem(f"there is no terminal to ask at: {without_controls(first)}", then="the same command with --yes")
     tell(what)
     # asyncio's own handler cancels the task at its next await, and the prompt would go on.
     with on_ctrl_c(signal.default_int_handler):

@@ -13,7 +13,8 @@ from typing import Final, Generic, TypeVar
 from rich.text import Text
 
 from services.cli.choices import Format
-from services.cli.output import console, print_json, printable, tell
+from services.cli.output import console, print_json, tell
+from shared.contract.text import without_controls
 
 T = TypeVar("T")
 
@@ -173,4 +174,4 @@ def _cell(value: object) -> Text:
             return _cell(", ".join(map(str, value)))
         case datetime():
             return Text(f"{value.astimezone():%Y-%m-%d %H:%M:%S}")
-    return Text(printable(str(value)), style=_STYLES.get(str(value), ""))
+    return Text(without_controls(str(value)), style=_STYLES.get(str(value), ""))

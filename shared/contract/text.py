@@ -17,6 +17,11 @@ def clean(text: str, limit: int = 4096) -> str:
     return text[:limit].replace("\x00", "").encode("utf-8", "replace").decode()
 
 
+def without_controls(text: str, *, but: str = "") -> str:
+    """Replace the control characters of untrusted *text*, which a terminal would obey, *but* these."""
+    return "".join(each if each.isprintable() or each in but else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """Return a number with what is counted; *nouns* is the plural, where it is not with an s."""
     return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"

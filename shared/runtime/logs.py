@@ -30,6 +30,7 @@ from structlog.typing import EventDict, ExcInfo, FilteringBoundLogger, Processor
 from shared.contract.envelope import Envelope
 from shared.contract.events import TrainingProgressed
 from shared.contract.headers import trace_id_in
+from shared.contract.text import without_controls
 from shared.runtime import tracing
 from shared.runtime.clock import now
 
@@ -127,18 +128,15 @@ def _json_logger(base: Any, add_facts: Callable[[object, str, EventDict], EventD
 
 
 def _printable(_: object, __: str, event: EventDict) -> EventDict:
-    """Replace control characters in texts, which may be untrusted and go to a terminal."""
-    return {name: _shown(value) if isinstance(value, str) else value for name, value in event.items()}
+    return {
+        name: without_controls(value, but="\n") if isinstance(value, str) else value for name, value in event.items()
+    }
 
 
 def _plain_traceback(out: TextIO, exc_info: ExcInfo) -> None:
     written = io.StringIO()
     structlog.dev.plain_traceback(written, exc_info)
-    out.write(_shown(written.getvalue()))
-
-
-def _shown(text: str) -> str:
-    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
+    out.write(without_controls(written.getvalue(), but="\n"))
 
 
 def _to_json(_: object, __: str, event: EventDict) -> str:

@@ -13,7 +13,6 @@ from urllib.parse import quote
 from pydantic import JsonValue
 from rich.text import Text
 
-from services.cli.output import printable
 from services.cli.problem import Problem
 from shared.contract.envelope import TRIGGER_HEADER, decode
 from shared.contract.errors import Malformed
@@ -26,6 +25,7 @@ from shared.contract.events import (
     ModelSuperseded,
     ModelWithdrawn,
 )
+from shared.contract.text import without_controls
 from shared.runtime.broker import Delivery
 
 _PUBLIC: Final = frozenset(event.key for event in PUBLIC_EVENTS)
@@ -83,7 +83,9 @@ def line(heard: Heard) -> Text:
     said = describe_heard(heard)
     if _MADE_UP in heard.attributes:
         said += " (made up by modelswap trigger)"
-    return Text.assemble((time, "dim"), "  ", kind, "  ", printable(f"{heard.attributes.get('subject', '')}  {said}"))
+    return Text.assemble(
+        (time, "dim"), "  ", kind, "  ", without_controls(f"{heard.attributes.get('subject', '')}  {said}")
+    )
 
 
 def describe_heard(heard: Heard) -> str:

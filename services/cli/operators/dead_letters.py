@@ -12,12 +12,12 @@ from services.cli.choices import Format
 from services.cli.client import Body, NotThere
 from services.cli.operators.client import Operators, operators
 from services.cli.options import read_timestamp, typed
-from services.cli.output import confirm, console, print_json, print_json_line, printable
+from services.cli.output import confirm, console, print_json, print_json_line
 from services.cli.problem import Problem
 from services.cli.table import Column, print_facts, print_list
 from services.ops.letters.views import Changed, GroupView, LetterLine, LetterView
 from shared.contract.answers import Page
-from shared.contract.text import plural
+from shared.contract.text import plural, without_controls
 from shared.runtime.clock import now
 
 LETTERS: Final[Sequence[Column[LetterLine]]] = (
@@ -97,7 +97,7 @@ def print_letter(found: LetterView, output: Format) -> None:
         body = f"{found.body_bytes} bytes that are no text, as base64:\n{found.body_base64}"
     out = console()
     for title, text in (("body", body), ("traceback", found.traceback)):
-        out.print(f"\n{title}:", *map(printable, text.splitlines()), sep="\n  ", soft_wrap=True)
+        out.print(f"\n{title}:", *map(without_controls, text.splitlines()), sep="\n  ", soft_wrap=True)
 
 
 async def export(chosen: Mapping[str, str], *, limit: int | None) -> None:

@@ -15,12 +15,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from services.cli.choices import Format
 from services.cli.client import patiently, segment, show_command
-from services.cli.output import console, print_json_line, printable, tell
+from services.cli.output import console, print_json_line, tell
 from services.cli.product.client import Product, models_of, product
 from services.cli.table import Column, print_list, print_one
 from services.state.timeline import FactView, TimelineView
 from services.state.transitions import Stage
 from services.state.views import TrainingView
+from shared.contract.text import without_controls
 
 _POLL_SECONDS: Final = 0.5
 #: In these, a training changes by itself.
@@ -182,7 +183,7 @@ async def follow(api: Product, training: TrainingView, show: Callable[[TrainingV
 def _stage(training: TrainingView) -> str:
     """Return the stage, with the reason of a failure or the time that is left."""
     if training.failure is not None:
-        return f"{training.stage}: {printable(training.failure.reason)}"
+        return f"{training.stage}: {without_controls(training.failure.reason)}"
     if training.eta_seconds is not None:
         return f"{training.stage}, about {training.eta_seconds} s left"
     return training.stage
