@@ -8,8 +8,9 @@ Supervisor: restart processes and private servers that end by themselves, and a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from services.cli.local.children import Children
 from services.cli.local.stack import Environment, Plan
@@ -23,6 +24,8 @@ _STEADY_SECONDS: Final = 60.0
 #: From this many quick ends in a row, each is reported with the last lines of output.
 _MANY: Final = 3
 _LOOK_SECONDS: Final = 0.5
+
+Death = TypeVar("Death")
 
 
 def next_delay(ends: int) -> float:
@@ -70,15 +73,10 @@ class Supervisor:
         await self._children.until_ready({name: self._plan.urls[name]})
 
     async def _keep(self, name: str) -> None:
-        loop, ends = asyncio.get_running_loop(), 0
-        while True:
-            began = loop.time()
-            death = await self._children.death(name)
-            ends = ends + 1 if loop.time() - began < _STEADY_SECONDS else 1
-            delay = next_delay(ends)
+        def report(death: Problem, ends: int, delay: float) -> None:
             self._say(_report(death, ends, delay))
-            await asyncio.sleep(delay)
-            await self._start(name)
+
+        await _restart(partial(self._children.death, name), partial(self._start, name), report)
 
     async def _start(self, name: str) -> None:
         await self._children.start(name, self._added.get(name) or self._plan.environment_of(name))
@@ -105,18 +103,34 @@ async def keep_server(server: Server, say: Callable[[str], object]) -> None:
     """Keep a private server running, which was started."""
     from deploy.local import LocalServersError  # noqa: PLC0415 (only the extra "local" has it)
 
-    loop, ends = asyncio.get_running_loop(), 0
-    began = loop.time()
-    while True:
-        await asyncio.sleep(_LOOK_SECONDS)
-        if server.running:
-            continue
-        ends = ends + 1 if loop.time() - began < _STEADY_SECONDS else 1
-        delay = next_delay(ends)
-        say(f"{type(server).__name__} ended; it is restarted in {delay:g} s")
-        await asyncio.sleep(delay)
-        began = loop.time()
+    async def death() -> None:
+        while server.running:  # noqa: ASYNC110 (the event is in another process)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def launch() -> None:
         try:
             await asyncio.to_thread(server.launch)
         except LocalServersError as error:
             say(str(error))
+
+    def report(_: None, __: int, delay: float) -> None:
+        say(f"{type(server).__name__} ended; it is restarted in {delay:g} s")
+
+    await _restart(death, launch, report)
+
+
+async def _restart(
+    death: Callable[[], Awaitable[Death]],
+    start: Callable[[], Awaitable[None]],
+    report: Callable[[Death, int, float], None],
+) -> None:
+    """Start again what ends; *report* is called with the death, the number of quick ends in a row, and the delay."""
+    loop, ends = asyncio.get_running_loop(), 0
+    while True:
+        began = loop.time()
+        died = await death()
+        ends = ends + 1 if loop.time() - began < _STEADY_SECONDS else 1
+        delay = next_delay(ends)
+        report(died, ends, delay)
+        await asyncio.sleep(delay)
+        await start()
