@@ -2,7 +2,8 @@
 Translates asyncpg's errors of statements; `postgres` does those of connecting.
 
     Conflict           40001 40P01 55P03 0A000      conflicting transactions, or a stale plan: retry at once
-    DependencyDown     08 53 57P0x 57014 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
+    DependencyDown     08 53 57P0x 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
+    TooSlow            57014                        a statement took longer than it may: a DependencyDown
     MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
     NotReady           3F 42P01 42703               a database that is being restored: a DependencyDown
     NotAllowed         42501                        likewise, or the login is another process's: a NotReady
@@ -24,14 +25,10 @@ from shared.contract.health import POSTGRES_AWAY
 
 _Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
-_CONFLICT: Final = ("40001", "40P01", "55P03", "0A000")
-_DOWN: Final = ("08", "53", "57P0", "57014", "25006", "25P02", "25P03", "28", "3D")
+_DOWN: Final = ("08", "53", "57P0", "25006", "25P02", "25P03", "28", "3D")
 _MIXED_UP: Final = ("26", "34", "42P03", "42P05")
 #: Raised while Postgres decodes parameters, which the library encoded for the statement that it prepared.
 _UNREADABLE: Final = ("22P03", "54000")
-#: A table or column is missing.
-_NOT_READY: Final = ("3F", "42P01", "42703")
-_NOT_ALLOWED: Final = "42501"
 _PERMANENT: Final = ("22", "23", "42", "54")
 #: What the library raises.
 ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -47,6 +44,13 @@ class UnusableAddress(PermanentError):
     """The database's URL cannot be used, so retrying does not help."""
 
     code = "database_address"
+
+
+class TooSlow(DependencyDown):
+    """Postgres ended a statement that took too long: Postgres is overloaded, or the delivery's content is the cause."""
+
+    code = "database_too_slow"
+    may_concern_one = True
 
 
 class MixedUp(DependencyDown):
@@ -65,6 +69,15 @@ class NotReady(DependencyDown):
 
 class NotAllowed(NotReady):
     """Our login may not do that: a grant is missing, or it is another's login."""
+
+
+#: Classes by the beginning of the SQLSTATE; each has one code.
+_BY_STATE: Final[tuple[tuple[tuple[str, ...], type[ModelswapError]], ...]] = (
+    (("40001", "40P01", "55P03", "0A000"), Conflict),
+    (("57014",), TooSlow),
+    (("3F", "42P01", "42703"), NotReady),
+    (("42501",), NotAllowed),
+)
 
 
 @contextmanager
@@ -108,14 +121,11 @@ def _is_mixed_up(error: asyncpg.PostgresError, state: str) -> bool:
 
 
 def _by_state(state: str, message: str) -> ModelswapError:
-    if state.startswith(_CONFLICT):
-        return Conflict(message)
+    for states, kind in _BY_STATE:
+        if state.startswith(states):
+            return kind(message)
     if state.startswith(_DOWN):
         return DependencyDown(message, code="database_down")
-    if state.startswith(_NOT_READY):
-        return NotReady(message)
-    if state == _NOT_ALLOWED:
-        return NotAllowed(message)
     if state.startswith(_PERMANENT):
         return PermanentError(message, code=f"database_{state.lower()}")
     return TransientError(message, code="database_error")

@@ -631,6 +631,61 @@ async def test_one_bad_delivery_of_a_batch_harms_only_itself(broker: Broker, pub
     assert await broker.depth(DEAD_QUEUE) == 0
 
 
+async def test_what_is_down_for_one_delivery_is_tried_beside_others(broker: Broker, publisher: Publisher):
+    handled: asyncio.Queue[str] = asyncio.Queue()
+    refused = asyncio.Event()
+
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Result]:
+        names = [envelope.event.training_id for envelope in envelopes]
+        if "slow" in names:
+            refused.set()
+            raise NoAnswer("canceling statement due to statement timeout")
+        for name in names:
+            handled.put_nowait(name)
+        return [()] * len(envelopes)
+
+    async def others() -> None:
+        for number in itertools.count():
+            await publisher.publish(message(succeeded(f"t{number}")))
+            assert await handled.get() == f"t{number}"
+
+    await publisher.publish(message(succeeded("slow")))
+    async with consuming(broker, publisher, handle=handle, workers=1, batch_size=64) as consumer:
+        await refused.wait()
+        assert "statement timeout" in str(await consumer.check())
+        passing = asyncio.create_task(others())
+        letter = await broker.wait_for(DEAD_QUEUE)
+        passing.cancel()
+
+    assert b'"slow"' in letter.body
+    assert letter.headers["x-dead-error"] == "replicate_down"
+    assert letter.headers["x-dead-attempts"] == len(DELAYS) + 1
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
+async def test_what_is_down_for_a_whole_batch_counts_no_attempt(broker: Broker, refusing: Refusing):
+    asked = 0
+    handled: asyncio.Queue[str] = asyncio.Queue()
+
+    async def handle(envelopes: Sequence[Envelope]) -> Sequence[Result]:
+        nonlocal asked
+        asked += 1
+        if asked < 10:
+            raise NoAnswer("canceling statement due to statement timeout")
+        for envelope in envelopes:
+            handled.put_nowait(envelope.event.training_id)
+        return [()] * len(envelopes)
+
+    for number in range(3):
+        await refusing.publish(message(succeeded(f"t{number}")))
+    async with consuming(broker, refusing, handle=handle, workers=1, batch_size=64):
+        assert {await handled.get() for _ in range(3)} == {"t0", "t1", "t2"}
+        await broker.until(EXTRACTOR_QUEUE, 0)
+
+    assert refusing.delayed() == []
+    assert await broker.depth(DEAD_QUEUE) == 0
+
+
 async def test_a_deleted_queue_is_declared_again_and_consumed(broker: Broker, publisher: Publisher):
     handled: asyncio.Queue[str] = asyncio.Queue()
 

@@ -14,7 +14,7 @@ from services.state.store import ROLE
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.runtime.database import opened_database
 from shared.runtime.postgres import Connection, Pool, acquired, connect_pool, in_transaction
-from shared.runtime.postgres_errors import Conflict, MixedUp, NotAllowed, NotReady, classify
+from shared.runtime.postgres_errors import Conflict, MixedUp, NotAllowed, NotReady, TooSlow, classify
 from shared.runtime.settings import DatabaseSettings
 from tests.state import Wire, connected
 
@@ -30,7 +30,8 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
     ("sqlstates", "meaning"),
     [
         ("40001 40P01 55P03 0A000", Conflict),
-        ("08000 08003 08006 53100 53200 53300 57P01 57P02 57P03 57014 25006 25P02 25P03 28P01 3D000", DependencyDown),
+        ("08000 08003 08006 53100 53200 53300 57P01 57P02 57P03 25006 25P02 25P03 28P01 3D000", DependencyDown),
+        ("57014", TooSlow),
         ("3F000 42703 42P01", NotReady),
         ("42501", NotAllowed),
         ("22001 22021 22P05 23502 23503 23505 23514 42601 42804 54000", PermanentError),

@@ -9,8 +9,8 @@ Consumer: decodes the deliveries of one queue, handles them, publishes the follo
 A follow-up that cannot be published (`Unpublishable`) is a PermanentError of its delivery. A dead letter that cannot be
 published is rejected instead, so that the broker dead-letters the message, without our headers.
 
-If a dependency is down for one delivery for minutes while other deliveries succeed, that counts as the delivery's own
-failure.
+If a dependency is down for one delivery while others succeed (of its batch, or for minutes), that counts as the
+delivery's own failure.
 
 A delivery of a lossy queue is never published again: instead of a retry it is dropped and counted.
 
@@ -95,8 +95,8 @@ class Consumer:
         Prepare to consume *queue* as *service*.
 
         *workers* batches of up to *batch_size* deliveries are handled concurrently. Events in *can_wait* wait a moment
-        for others to be handled with. A delivery whose dependency is down for *patience_seconds*, while other
-        deliveries succeed, has failed.
+        for others to be handled with. In batches of one, a delivery whose dependency is down for *patience_seconds*,
+        while other deliveries succeed, has failed.
         """
         self._queue = queue
         self._service = service
@@ -106,6 +106,7 @@ class Consumer:
         self._is_answer = is_answer
         self._delays = settings.retry_delays
         self._patience_seconds = patience_seconds
+        self._in_batches = batch_size > 1
         self._subscription = Subscription(
             settings,
             publisher,
@@ -143,6 +144,8 @@ class Consumer:
             ]
             await _together([self._conclude(item, messages, unacked) for item, messages in ends if messages])
             unacked.ack(batch)
+        except DependencyDown:
+            unacked.put_back(batch)
         finally:
             for item in begun:
                 item.span.end()
@@ -163,6 +166,8 @@ class Consumer:
         Handle *items*, trying again while a dependency is down.
 
         Raises:
+            DependencyDown: if deliveries are handled in batches: it may be down because of one of these, which shows
+                only beside others, so that the next attempt must include what has arrived meanwhile.
             Stale: if the link is lost, so that the broker redelivers them anyway.
 
         """
@@ -172,6 +177,8 @@ class Consumer:
             try:
                 return await self._subscription.circuit.call(partial(self._attempt, items, unacked))
             except DependencyDown as error:
+                if self._in_batches:
+                    raise
                 refused_at = min(refused_at, clock())
                 others_were_answered = self._answered_since > refused_at
                 if error.may_concern_one and others_were_answered and clock() >= refused_at + self._patience_seconds:
@@ -185,16 +192,41 @@ class Consumer:
             ids = about(items[0].ids) if len(items) == 1 else nullcontext()
             with ids, handling(self._queue, [item.span for item in items]):
                 results = await self._handle(envelopes)
-        except DependencyDown:
-            raise
-        except Exception as error:  # noqa: BLE001 (the one place: it ends in a retry or a dead letter)
-            if len(envelopes) == 1:
-                return [error]
-            log.info("batch.split", queue=self._queue, size=len(envelopes), error=repr(error))
-            return [result for item in items for result in await self._attempt([item], unacked)]
+        except Exception as error:  # the one place: it ends in a retry or a dead letter
+            concerns_all = isinstance(error, DependencyDown) and not error.may_concern_one
+            if len(items) > 1 and not concerns_all:
+                log.info("batch.split", queue=self._queue, size=len(items), error=repr(error))
+                return await self._attempt_each(items, unacked)
+            if isinstance(error, DependencyDown):
+                raise
+            return [error]
         if any(self._is_answer(result) for result in results if not isinstance(result, Exception)):
             self._answered_since = max(self._answered_since, began)
         return results
+
+    async def _attempt_each(self, items: Sequence[Item], unacked: Unacked) -> Sequence[Result]:
+        """
+        Handle each of *items* alone.
+
+        A dependency that is down for one of them twice, while others are answered in between, is down because of it.
+        """
+        results = [await self._attempt_alone(item, unacked) for item in items]
+        down = [result for result in results if isinstance(result, DependencyDown)]
+        if len(down) == len(items):
+            raise down[0]
+        return [
+            await self._attempt_alone(item, unacked) if isinstance(result, DependencyDown) else result
+            for item, result in zip(items, results, strict=True)
+        ]
+
+    async def _attempt_alone(self, item: Item, unacked: Unacked) -> Result:
+        try:
+            (result,) = await self._attempt([item], unacked)
+        except DependencyDown as error:
+            if not error.may_concern_one:
+                raise
+            return error
+        return result
 
     def _follow_ups(self, item: Item, result: Result | None) -> list[Outgoing]:
         """Return the messages to publish before this delivery may be acked."""

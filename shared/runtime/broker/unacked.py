@@ -47,6 +47,11 @@ class Unacked:
         self._in_hand.add(delivery.tag)
         self._waiting.put_nowait(delivery)
 
+    def put_back(self, batch: Iterable[Delivery]) -> None:
+        """Queue *batch*, which was taken, again."""
+        for delivery in batch:
+            self._waiting.put_nowait(delivery)
+
     async def take(self, limit: int, *, can_wait: Collection[str] = ()) -> list[Delivery]:
         """
         Wait for a delivery; return it with the others that have arrived, up to *limit*. Empty once closed.
