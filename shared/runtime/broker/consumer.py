@@ -145,7 +145,7 @@ class Consumer:
             await _together([self._conclude(item, messages, unacked) for item, messages in ends if messages])
             unacked.ack(batch)
         except DependencyDown:
-            unacked.put_back(batch)
+            unacked.put_again(batch)
         finally:
             for item in begun:
                 item.span.end()

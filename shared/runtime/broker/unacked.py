@@ -47,7 +47,7 @@ class Unacked:
         self._in_hand.add(delivery.tag)
         self._waiting.put_nowait(delivery)
 
-    def put_back(self, batch: Iterable[Delivery]) -> None:
+    def put_again(self, batch: Iterable[Delivery]) -> None:
         """Queue *batch*, which was taken, again."""
         for delivery in batch:
             self._waiting.put_nowait(delivery)
