@@ -9,14 +9,14 @@ from pathlib import Path
 
 from deploy.local.binaries import RabbitMQBinaries
 from deploy.local.errors import LocalServersError, Say
-from deploy.local.rabbitmq import RabbitMQ, node_name, port_mapper
+from deploy.local.rabbitmq import RabbitMQ, node_name
 from deploy.local.state import State, kept_state, temporary_state
 from shared.runtime.private_files import write_private
 
 
 @contextlib.contextmanager
 def launched_nodes(binaries: RabbitMQBinaries, first: State, count: int, say: Say) -> Iterator[Sequence[RabbitMQ]]:
-    """Launch *count* nodes, the first of them in *first*; wait for each with `wait_until_ready`."""
+    """Launch *count* nodes, the first of them in *first*, whose port mapper runs; each has yet to be ready."""
     with contextlib.ExitStack() as stack:
         states = [first, *(stack.enter_context(_another(first, number, say)) for number in range(2, count + 1))]
         if _folder_of(first, count + 1).exists():
@@ -24,8 +24,6 @@ def launched_nodes(binaries: RabbitMQBinaries, first: State, count: int, say: Sa
             raise LocalServersError(
                 f"the RabbitMQ in {first.folder} has more than {count} nodes: start as many, or choose another folder"
             )
-        if count > 1:
-            stack.callback(port_mapper(binaries, first).end)
         names = [node_name(state.ports) for state in states] if count > 1 else []
         nodes = [RabbitMQ(binaries, state, cluster=names) for state in states]
         for node, state in zip(nodes, states, strict=True):

@@ -26,6 +26,8 @@ _SSL_REQUEST: Final = (8).to_bytes(4) + (80877103).to_bytes(4)
 class Postgres(Server):
     """One private Postgres. *durable*: a commit survives a crash of the machine, not only of Postgres."""
 
+    title = "Postgres"
+
     def __init__(self, binaries: PostgresBinaries, state: State, *, durable: bool, options: Mapping[str, str]) -> None:
         self.binaries = binaries
         self._state = state
@@ -62,7 +64,7 @@ class Postgres(Server):
             self._create(programs)
         settings = [argument for name, value in self._options.items() for argument in ("-c", f"{name}={value}")]
         self._process = Process(
-            "Postgres",
+            self.title,
             [str(programs / "postgres"), "-D", str(self._folder / "data"), *settings],
             self._environment,
             log=self._folder / "log",

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from deploy.local.errors import LocalServersError
 from shared.runtime.guard import GRACE_SECONDS
@@ -127,6 +127,9 @@ class Process:
 class Server(ABC):
     """A private server, which can be started again on the same ports and data."""
 
+    #: What messages call it.
+    title: ClassVar[str]
+
     _process: Process | None = None
 
     @property
@@ -157,5 +160,5 @@ class Server(ABC):
 
     def _running(self) -> Process:
         if self._process is None:
-            raise LocalServersError(f"{type(self).__name__} is not running")
+            raise LocalServersError(f"{self.title} is not running")
         return self._process

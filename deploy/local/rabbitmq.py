@@ -41,27 +41,36 @@ def node_name(ports: Ports) -> str:
     return f"modelswap-{ports.amqp}@localhost"
 
 
-def port_mapper(binaries: RabbitMQBinaries, state: State) -> Process:
-    """Start our own port mapper, in the foreground: one started by RabbitMQ would not end with it."""
+class PortMapper(Server):
+    """The port mapper (epmd) of all nodes, in the foreground: one that RabbitMQ starts would not end with them."""
 
-    def is_mapping() -> bool:
-        with socket.create_connection(("127.0.0.1", state.ports.epmd), timeout=1):
+    title = "RabbitMQ's port mapper"
+
+    def __init__(self, binaries: RabbitMQBinaries, state: State) -> None:
+        self._binaries = binaries
+        self._state = state
+
+    def launch(self) -> None:
+        self.end()
+        self._process = Process(
+            self.title,
+            [str(self._binaries.epmd)],
+            {**os.environ, "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(self._state.ports.epmd)},
+            log=self._state.folder / "epmd.log",
+            end_signal=signal.SIGTERM,
+            keeps_open=self._state.locks,
+        )
+        self._process.start()
+
+    def _is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._state.ports.epmd), timeout=1):
             return True
-
-    epmd = Process(
-        "RabbitMQ's port mapper",
-        [str(binaries.epmd)],
-        {**os.environ, "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(state.ports.epmd)},
-        log=state.folder / "epmd.log",
-        end_signal=signal.SIGTERM,
-    )
-    epmd.start()
-    epmd.wait_until(is_mapping, timeout_seconds=10)
-    return epmd
 
 
 class RabbitMQ(Server):
-    """One private RabbitMQ, with a port mapper (epmd) of its own; or one node of a cluster, which shares one."""
+    """One private RabbitMQ, or one node of a cluster; its port mapper runs already."""
+
+    title = "RabbitMQ"
 
     def __init__(
         self, binaries: RabbitMQBinaries, state: State, *, cluster: Sequence[str] = (), configuration: str = ""
@@ -69,14 +78,13 @@ class RabbitMQ(Server):
         """
         Add lines of *configuration* to its own.
 
-        *cluster*: the names of all nodes; then the port mapper runs already, and all share cookie and password.
+        *cluster*: the names of all nodes, which share cookie and password.
         """
         self.binaries = binaries
         self._state = state
         self._cluster = cluster
         self._configuration = configuration
         self._folder = state.folder / "rabbitmq"
-        self._epmd: Process | None = None
 
     @property
     def name(self) -> str:
@@ -103,20 +111,12 @@ class RabbitMQ(Server):
         """
         self._running().stop(signal.SIGKILL)
 
-    def end(self) -> None:
-        super().end()
-        if self._epmd is not None:
-            self._epmd.end()
-
     def launch(self) -> None:
         self.end()
-        environment = self._prepare()
-        if not self._cluster:
-            self._epmd = port_mapper(self.binaries, self._state)
         self._process = Process(
-            "RabbitMQ",
+            self.title,
             [str(self.binaries.server)],
-            environment,
+            self._prepare(),
             log=self._folder / "log",
             end_signal=signal.SIGTERM if self._state.kept else signal.SIGKILL,
             keeps_open=self._state.locks,

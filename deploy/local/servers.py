@@ -12,7 +12,8 @@ from deploy.local.binaries import get_postgres, get_rabbitmq
 from deploy.local.cluster import launched_nodes
 from deploy.local.errors import LocalServersError, Say
 from deploy.local.postgres import Postgres
-from deploy.local.rabbitmq import RabbitMQ
+from deploy.local.process import Server
+from deploy.local.rabbitmq import PortMapper, RabbitMQ
 from deploy.local.state import kept_state, temporary_state
 
 
@@ -22,6 +23,12 @@ class Servers:
 
     nodes: Sequence[RabbitMQ]
     _postgres: Postgres | None
+    _port_mapper: PortMapper | None = None
+
+    @property
+    def all(self) -> Sequence[Server]:
+        """All that must keep running."""
+        return [each for each in (self._port_mapper, *self.nodes, self._postgres) if each is not None]
 
     @property
     def rabbitmq(self) -> RabbitMQ:
@@ -78,7 +85,11 @@ def local_servers(
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(kept_state(state, say) if state else temporary_state())
         brokers: Sequence[RabbitMQ] = ()
+        mapper = None
         if rabbitmq_binaries:
+            mapper = PortMapper(rabbitmq_binaries, place)
+            stack.callback(mapper.end)
+            mapper.start()
             brokers = stack.enter_context(launched_nodes(rabbitmq_binaries, place, nodes, say))
         database = None
         if postgres_binaries:
@@ -89,8 +100,8 @@ def local_servers(
         wanted: list[RabbitMQ | Postgres] = [*brokers, *([database] if database else [])]
         for server in wanted:
             server.wait_until_ready()
-        told = [f"{type(each).__name__} {each.binaries.version} ({each.binaries.origin})" for each in wanted]
+        told = [f"{each.title} {each.binaries.version} ({each.binaries.origin})" for each in wanted]
         names = " and ".join(dict.fromkeys(told))
         names = f"{nodes} nodes of {names}" if len(brokers) > 1 else names
         say(f"{names}: private, on loopback only, ready after {time.monotonic() - began:.1f} s")
-        yield Servers(brokers, database)
+        yield Servers(brokers, database, mapper)

@@ -130,7 +130,10 @@ async def test_a_process_that_is_killed_is_started_again(running):
     assert running.process.returncode is None
 
 
-@pytest.mark.parametrize(("server", "command"), [("RabbitMQ", "beam.smp"), ("Postgres", "/bin/postgres")])
+@pytest.mark.parametrize(
+    ("server", "command"),
+    [("RabbitMQ", "beam.smp"), ("Postgres", "/bin/postgres"), ("RabbitMQ's port mapper", "bin/epmd")],
+)
 async def test_a_private_server_that_is_killed_is_started_again(running, server, command):
     killed, before = running.server(command), len(running.err)
     assert killed
@@ -140,7 +143,7 @@ async def test_a_private_server_that_is_killed_is_started_again(running, server,
     said = await running.until_said(f"{server} ended", after=before, seconds=60)
     assert said == f"{server} ended; it is restarted in 0.5 s"
     await until_ready(running)
-    await until_active(running, await train(running, server.lower()))
+    await until_active(running, await train(running, Path(command).name))
     assert running.server(command) not in (0, killed)
 
 

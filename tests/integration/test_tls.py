@@ -15,7 +15,7 @@ from deploy.local.binaries import get_postgres, get_rabbitmq
 from deploy.local.errors import Unavailable
 from deploy.local.postgres import Postgres
 from deploy.local.process import nobody
-from deploy.local.rabbitmq import RabbitMQ
+from deploy.local.rabbitmq import PortMapper, RabbitMQ
 from deploy.local.state import temporary_state
 from shared.contract.errors import DependencyDown
 from shared.runtime.broker.link import Link
@@ -93,12 +93,14 @@ def broker(certificates: Certificates) -> Iterator[Broker]:
         listener = _LISTENER.format(
             port=port, authority=certificates.ours.certificate, certificate=server.certificate, key=server.key
         )
-        node = RabbitMQ(binaries, state, configuration=listener)
+        mapper, node = PortMapper(binaries, state), RabbitMQ(binaries, state, configuration=listener)
         try:
+            mapper.start()
             node.start()
             yield Broker(node, port)
         finally:
             node.end()
+            mapper.end()
 
 
 async def refusal_of_broker(url: str) -> str:

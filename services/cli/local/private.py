@@ -66,7 +66,7 @@ def private_servers(
             # With the exchanges, without which RabbitMQ takes no rights of routing keys.
             asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
             logins = _logins(made, private.amqp_url, private.database_url, private.management_url)
-            yield ready, logins, [*private.nodes, private.postgres]
+            yield ready, logins, private.all
     except LocalServersError as error:
         if not isinstance(error, Unavailable):
             raise Problem(str(error), then="the same command again, when that is done") from error

@@ -93,6 +93,10 @@ class Server(Protocol):
     """A private server."""
 
     @property
+    def title(self) -> str:
+        """What messages call it."""
+
+    @property
     def running(self) -> bool: ...
 
     def launch(self) -> None:
@@ -114,7 +118,7 @@ async def keep_server(server: Server, say: Callable[[str], object]) -> None:
             say(str(error))
 
     def report(_: None, __: int, delay: float) -> None:
-        say(f"{type(server).__name__} ended; it is restarted in {delay:g} s")
+        say(f"{server.title} ended; it is restarted in {delay:g} s")
 
     await _restart(death, launch, report)
 
