@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,14 +28,6 @@ from shared.runtime.connections import Limits
 from shared.runtime.health import health_routes, reporter
 from shared.runtime.lifecycle import listen
 from shared.runtime.server import Server
-
-
-class Rotation(BaseModel):
-    """Request to rotate the signing secret."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    keep_old: bool = False
 
 
 def create_app(simulator: Simulator) -> Starlette:
@@ -94,8 +86,6 @@ class _Control:
             Route("/deliveries", self._list_deliveries),
             Route("/trainings", self._list_trainings),
             Route("/trainings/{id}", self._describe_training, methods=["PUT"]),
-            Route("/trainings/{id}/redeliver", self._redeliver, methods=["POST"]),
-            Route("/rotate-secret", self._rotate_secret, methods=["POST"]),
         ]
 
     async def _list_faults(self, _: Request) -> Response:
@@ -135,23 +125,12 @@ class _Control:
         self._simulator.add_described(training)
         return JSONResponse(self._plan_of(training))
 
-    async def _redeliver(self, request: Request) -> Response:
-        training = self._simulator.world.find_training(request.path_params["id"])
-        if training is None or not training.webhook or not training.has_ended(self._seconds(training)):
-            raise Refused(409, detail="only a training that has a webhook and has ended can tell of its end again")
-        attempt = await self._simulator.redeliver(training)
-        return JSONResponse({"webhook_id": attempt.webhook_id, "status": attempt.status})
-
-    async def _rotate_secret(self, request: Request) -> Response:
-        rotation = await read(request, Rotation) if await request.body() else Rotation()
-        return JSONResponse({"key": self._simulator.rotate_secret(keep_old=rotation.keep_old)})
-
     def _plan_of(self, training: Training) -> dict[str, JsonValue]:
         succeeds = training.life.outcome is Status.SUCCEEDED and bool(training.makes)
         return {
             "id": training.id,
             "destination": training.destination,
-            "has_ended": training.has_ended(self._seconds(training)),
+            "has_ended": training.has_ended(training.seconds(self._simulator.now())),
             "status": training.life.outcome,
             "output": training.output(training.life.ends),
             "version": f"{training.makes_model}:{training.makes}" if succeeds else None,
@@ -159,9 +138,6 @@ class _Control:
             "ends_at": training.date(training.life.ends).isoformat(),
             "faults": training.faults.model_dump(mode="json", exclude_unset=True),
         }
-
-    def _seconds(self, training: Training) -> float:
-        return training.seconds(self._simulator.now())
 
 
 async def _refused(_: Request, error: Exception) -> Response:

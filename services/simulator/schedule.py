@@ -40,11 +40,6 @@ def webhooks(job: Training | Prediction, *, log_interval_seconds: float = LOG_IN
             yield due
 
 
-def terminal_webhook(job: Training | Prediction) -> Due:
-    end = job.life.ends
-    return Due(end + job.faults.late_seconds, WebhookEvent.COMPLETED, end)
-
-
 def message_id(job: Training | Prediction, due: Due) -> str:
     """Return the webhook-id, which is the same for every attempt of a webhook."""
     return "msg_" + hashlib.sha256(f"{job.id}:{due.event}:{due.as_of}".encode()).hexdigest()[:27]
@@ -52,7 +47,7 @@ def message_id(job: Training | Prediction, due: Due) -> str:
 
 def _in_order(job: Training | Prediction, log_interval_seconds: float) -> Iterator[Due]:
     faults = job.faults
-    terminal = terminal_webhook(job)
+    terminal = Due(job.life.ends + faults.late_seconds, WebhookEvent.COMPLETED, job.life.ends)
     if faults.reorder:
         yield terminal
         yield from (due._replace(at=terminal.at) for due in _overtaken(job))

@@ -19,14 +19,7 @@ from services.simulator.knobs import Knobs
 from services.simulator.models import Version
 from services.simulator.prediction import Prediction
 from services.simulator.requests import JobRequest, TrainingRequest
-from services.simulator.schedule import (
-    LOG_INTERVAL_SECONDS,
-    RETRY_DELAYS_SECONDS,
-    Due,
-    message_id,
-    terminal_webhook,
-    webhooks,
-)
+from services.simulator.schedule import LOG_INTERVAL_SECONDS, RETRY_DELAYS_SECONDS, Due, message_id, webhooks
 from services.simulator.store import Store
 from services.simulator.training import Training
 from services.simulator.world import JobT, World
@@ -79,8 +72,8 @@ class Simulator:
         self.attempts: deque[Attempt] = deque(maxlen=_MEMORY)
         #: Number of calls of each API route and id ("" for a route without one).
         self.calls: Counter[tuple[str, str]] = Counter()
-        self._secrets = [self.knobs.secret or self._make_secret("0")]
-        self._rotations = 0
+        #: Signs the webhooks.
+        self.secret = self.knobs.secret or self._make_secret("0")
         self._client = HttpClient("")
         self._turns = asyncio.Semaphore(_POSTS_AT_ONCE)
         self._tasks: set[asyncio.Task[object]] = set()
@@ -89,16 +82,6 @@ class Simulator:
         self._reached: dict[str, float] = {}
         #: Number of attempts of each webhook.
         self._left: Counter[str] = Counter()
-
-    @property
-    def secret(self) -> str:
-        return self._secrets[0]
-
-    def rotate_secret(self, *, keep_old: bool = False) -> str:
-        """Sign with a new secret from now on, and with the old one too if it is kept."""
-        self._rotations += 1
-        self._secrets = [self._make_secret(str(self._rotations)), *(self._secrets if keep_old else [])]
-        return self.secret
 
     def now(self) -> datetime:
         return clock.now()
@@ -156,10 +139,6 @@ class Simulator:
         if before := self._followers.pop(training.id, None):
             before.cancel()
         self.world.add_described(training)
-
-    async def redeliver(self, training: Training) -> Attempt:
-        """Post the terminal webhook of an ended *training* once more."""
-        return await self._attempt(training, terminal_webhook(training))
 
     async def settled(self) -> None:
         """Wait until every job with a webhook has ended, and its webhooks were accepted or gave up retrying."""
@@ -256,8 +235,8 @@ class Simulator:
 
     def _headers(self, job: Training | Prediction, webhook_id: str, now: int, body: bytes) -> dict[str, str]:
         timestamp = now - job.faults.old_timestamp_seconds
-        secrets = [self._make_secret("wrong")] if job.faults.bad_signature else self._secrets
-        return {"content-type": "application/json", **signed_headers(secrets, webhook_id, timestamp, body)}
+        secret = self._make_secret("wrong") if job.faults.bad_signature else self.secret
+        return {"content-type": "application/json", **signed_headers([secret], webhook_id, timestamp, body)}
 
     def _make_secret(self, name: str) -> str:
         digest = hashlib.sha256(f"{self.knobs.seed}:secret:{name}".encode()).digest()

@@ -439,25 +439,16 @@ async def test_the_oracle_knows_the_end_before_it_comes(replicate):
     assert foretold["version"] == ended["output"]["version"]
 
 
-async def test_every_attempt_is_listed_and_an_end_can_be_told_again(replicate):
+@pytest.mark.parametrize("replicate", [{"retry_delays_real_seconds": (0.0,)}], indirect=True)
+async def test_every_attempt_is_listed(replicate):
     created = await replicate.train(webhook="http://127.0.0.1:9/", webhook_events_filter=["completed"])
-    path = f"/_simulator/trainings/{created['id']}/redeliver"
-    await replicate.post(path, status=409)
-    replicate.pass_time(1000)
+    await replicate.post(f"/v1/trainings/{created['id']}/cancel", status=200)
+    await replicate.simulator.settled()
 
-    again = await replicate.post(path, status=200)
+    first, second = (await replicate.get("/_simulator/deliveries"))["deliveries"]
 
-    (attempt,) = (await replicate.get("/_simulator/deliveries"))["deliveries"]
-    assert attempt["webhook_id"] == again["webhook_id"]
-    assert (attempt["training_id"], attempt["event"], attempt["status"]) == (created["id"], "completed", None)
-
-
-async def test_the_secret_can_be_rotated(replicate):
-    old = replicate.simulator.secret
-    rotated = await replicate.post("/_simulator/rotate-secret", {"keep_old": True}, status=200)
-
-    assert rotated == await replicate.get("/v1/webhooks/default/secret")
-    assert rotated["key"] != old
+    assert (first["training_id"], first["event"], first["status"]) == (created["id"], "completed", None)
+    assert (second["webhook_id"], first["number"], second["number"]) == (first["webhook_id"], 1, 2)
 
 
 async def test_it_says_that_it_is_ready(replicate):
