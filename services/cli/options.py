@@ -23,6 +23,10 @@ Output = Annotated[
     Format, typer.Option("--output", "-o", help="wide: every column, however narrow the terminal. json: for programs.")
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most this many.")]
+EventTypes = Annotated[
+    list[str] | None,
+    typer.Option("--type", "--types", help="Only these, e.g. model.activated; may be given several times."),
+]
 User = Annotated[str, typer.Argument(help="The product's own id of a user.")]
 Begin = Annotated[str, typer.Option("--since", metavar="TIME", help="From then on: how long ago (24h, 7d) or when.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, for scripts.")]

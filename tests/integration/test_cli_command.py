@@ -174,7 +174,7 @@ def test_when_the_broker_is_away_only_we_say_so(typed, monkeypatch):
     assert [line.split(b":")[0] for line in done.stderr.splitlines()] == [b"modelswap", b"Next"]
 
 
-@pytest.mark.parametrize(("option", "seen"), [("--types", "model.activate"), ("--forward-to", "localhost:9000")])
+@pytest.mark.parametrize(("option", "seen"), [("--type", "model.activate"), ("--forward-to", "localhost:9000")])
 def test_invalid_types_and_targets_of_listen_are_refused(option, seen, capsys):
     code = main(["listen", option, seen])
 

@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from services.cli.choices import Format, Trigger
-from services.cli.options import Output, run_async, run_until_stopped
+from services.cli.options import EventTypes, Output, run_async, run_until_stopped
 
 
 def listen(
-    types: Annotated[
-        list[str] | None, typer.Option(help="Only these events, e.g. model.activated; may be given several times.")
-    ] = None,
+    types: EventTypes = None,
     forward_to: Annotated[str | None, typer.Option(metavar="URL", help="Post each event there, signed.")] = None,
     output: Output = Format.TABLE,
 ) -> None:

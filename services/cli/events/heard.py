@@ -69,12 +69,12 @@ def is_of(types: Sequence[str], routing_key: str) -> bool:
     return not types or any(fnmatchcase(name, kind.replace("#", "*")) for name in names for kind in types)
 
 
-def check_public(types: Sequence[str], *, option: str = "") -> None:
-    """Refuse a name that is no public event's; *option* is how another one is given."""
+def check_public(types: Sequence[str]) -> None:
+    """Refuse a name that is no public event's."""
     for kind in types:
         if not any(is_of([kind], key) for key in _PUBLIC):
             names = ", ".join(sorted(key.rpartition(".")[0] for key in _PUBLIC))
-            raise Problem(f"no public event is called {kind!r}", then=f"{option}one of {names}")
+            raise Problem(f"no public event is called {kind!r}", then=f"--type with one of {names}")
 
 
 def line(heard: Heard) -> Text:

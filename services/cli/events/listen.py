@@ -24,7 +24,7 @@ _SECRET_BYTES: Final = 24
 
 
 async def listen(types: Sequence[str], forward_to: str | None, output: Format) -> None:
-    check_public(types, option="--types with ")
+    check_public(types)
     if forward_to is not None and not forward_to.startswith(("http://", "https://")):
         raise Problem(f"{forward_to!r} is not an address to post to", then="--forward-to http://HOST:PORT/PATH")
     settings = ListenSettings.load(os.environ)

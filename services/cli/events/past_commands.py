@@ -7,13 +7,10 @@ from typing import Annotated
 import typer
 
 from services.cli.choices import Format
-from services.cli.options import Begin, Limit, Output, Yes, group, run_async, run_until_stopped
+from services.cli.options import Begin, EventTypes, Limit, Output, Yes, group, run_async, run_until_stopped
 
 events = group("events", "Public events, as the events log keeps them.")
 
-Types = Annotated[
-    list[str] | None, typer.Option("--type", help="Only these, e.g. model.activated; may be given several times.")
-]
 OfUser = Annotated[str | None, typer.Option("--user", help="Only events that name this user.")]
 SomeTime = Annotated[str | None, typer.Option("--since", metavar="TIME", help="Also older ones, from then on.")]
 
@@ -23,7 +20,7 @@ def events_list(
     *,
     since: Begin = "24h",
     user: OfUser = None,
-    types: Types = None,
+    types: EventTypes = None,
     limit: Limit = 20,
     output: Output = Format.TABLE,
 ) -> None:
@@ -41,7 +38,7 @@ def events_list(
 
 @events.command("tail")
 def events_tail(
-    *, since: SomeTime = None, user: OfUser = None, types: Types = None, output: Output = Format.TABLE
+    *, since: SomeTime = None, user: OfUser = None, types: EventTypes = None, output: Output = Format.TABLE
 ) -> None:
     """
     Show events as they reach the log.

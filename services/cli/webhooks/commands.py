@@ -27,7 +27,6 @@ webhooks = group(
 Endpoint = Annotated[str, typer.Argument(help="Its id.")]
 Events = typer.Option("--events", metavar="EVENTS", help="Which events: model.activated.v1,model.withdrawn.v1 …")
 Description = typer.Option("--description", help="What it is for.")
-Reason = Annotated[str, typer.Option("--reason", help="Why. It is kept in the audit.")]
 _NO_REASON = "no reason was given"
 
 
@@ -44,7 +43,7 @@ def webhooks_add(
     url: Annotated[str, typer.Argument(help="An https address on the public internet.")],
     events: Annotated[str, Events],
     description: Annotated[str, Description] = "",
-    reason: Reason = _NO_REASON,
+    reason: AuditReason = _NO_REASON,
     output: Output = Format.TABLE,
 ) -> None:
     """
@@ -95,7 +94,7 @@ def webhooks_edit(
 
 @webhooks.command("remove")
 def webhooks_remove(
-    endpoint: Endpoint, *, reason: Reason = _NO_REASON, yes: Yes = False, output: Output = Format.TABLE
+    endpoint: Endpoint, *, reason: AuditReason = _NO_REASON, yes: Yes = False, output: Output = Format.TABLE
 ) -> None:
     """
     Remove an endpoint.
@@ -108,7 +107,7 @@ def webhooks_remove(
 
 
 @webhooks.command("rotate-secret")
-def webhooks_rotate_secret(endpoint: Endpoint, reason: Reason = _NO_REASON, output: Output = Format.TABLE) -> None:
+def webhooks_rotate_secret(endpoint: Endpoint, reason: AuditReason = _NO_REASON, output: Output = Format.TABLE) -> None:
     """
     Make a new signing secret, and show it.
 
@@ -120,7 +119,7 @@ def webhooks_rotate_secret(endpoint: Endpoint, reason: Reason = _NO_REASON, outp
 
 
 @webhooks.command("test")
-def webhooks_test(endpoint: Endpoint, reason: Reason = _NO_REASON, output: Output = Format.TABLE) -> None:
+def webhooks_test(endpoint: Endpoint, reason: AuditReason = _NO_REASON, output: Output = Format.TABLE) -> None:
     """Deliver a test event, which is no fact about a user."""
     from services.cli.webhooks.endpoints import send_test
 
