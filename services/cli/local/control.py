@@ -1,7 +1,7 @@
 """
 Control socket of a running `modelswap up`: a Unix socket in its folder. Edge.
 
-A client sends one line, such as ``restart extractor``, and receives one JSON object: ``{}`` when it is done, or the
+A client sends one line, the name of a process, and receives one JSON object: ``{}`` when it is ready again, or the
 problem. One client at a time.
 """
 
@@ -52,21 +52,18 @@ async def serve(listener: socket.socket, restart: Callable[[str], Awaitable[None
         reader, writer = await asyncio.open_unix_connection(sock=connection)
         with contextlib.suppress(OSError, TimeoutError, ValueError):  # the client is gone, silent, or no client
             async with asyncio.timeout(_COMMAND_SECONDS):
-                command = (await reader.readline()).decode().split()
-            writer.write(json.dumps(await _answer(command, restart)).encode() + b"\n")
+                name = (await reader.readline()).decode().strip()
+            writer.write(json.dumps(await _answer(name, restart)).encode() + b"\n")
             await writer.drain()
         writer.close()
 
 
-async def _answer(command: list[str], restart: Callable[[str], Awaitable[None]]) -> dict[str, str]:
-    match command:
-        case ["restart", name]:
-            try:
-                await restart(name)
-            except Problem as problem:
-                return {"problem": str(problem), "then": problem.then}
-            return {}
-    return {"problem": f"no such command: {' '.join(command)!r}", "then": "modelswap up --help"}
+async def _answer(name: str, restart: Callable[[str], Awaitable[None]]) -> dict[str, str]:
+    try:
+        await restart(name)
+    except Problem as problem:
+        return {"problem": str(problem), "then": problem.then}
+    return {}
 
 
 def ask_to_restart(folder: Path, name: str) -> None:
@@ -79,7 +76,7 @@ def ask_to_restart(folder: Path, name: str) -> None:
         except OSError as error:
             raise Problem(f"no `modelswap up` runs with {folder}", then=_NONE_RUNS) from error
         try:
-            connection.sendall(f"restart {name}\n".encode())
+            connection.sendall(f"{name}\n".encode())
             answer = connection.makefile().readline()
         except OSError as error:
             then = "read its output in that terminal"
