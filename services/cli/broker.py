@@ -25,6 +25,10 @@ class _ManagementSettings(BrokerSettings):
     management_url: ManagementUrl | None = None
 
 
+def broker_url(environment: Mapping[str, str]) -> str:
+    return BrokerSettings.load(environment).amqp_url.get_secret_value()
+
+
 @contextmanager
 def broker_problems() -> Iterator[None]:
     """Translate the AMQP library's errors to problems."""
@@ -47,7 +51,7 @@ def _problem(said: str, error: BaseException | None) -> Problem:
 @asynccontextmanager
 async def linked(environment: Mapping[str, str], *, name: str) -> AsyncIterator[Link]:
     """Yield a connection to the broker; *name* is what RabbitMQ shows of it."""
-    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
+    url = broker_url(environment)
     with broker_problems():
         async with Link.opened(url, name=name) as link:
             yield link

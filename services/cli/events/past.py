@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from services.cli.broker import opened_publisher
+from services.cli.broker import broker_url, opened_publisher
 from services.cli.choices import Format
 from services.cli.events.heard import Heard, check_public, describe_heard, line
 from services.cli.events.log import Wanted, follow, read_to_end
@@ -41,7 +41,7 @@ async def list_events(types: Sequence[str], *, user_id: str | None, since: str, 
     begin = read_timestamp(since, now=now())
     wanted = Wanted(types, user_id, since=begin)
     newest: deque[Heard] = deque(maxlen=limit)
-    async for heard in read_to_end(_url(), wanted):
+    async for heard in read_to_end(broker_url(os.environ), wanted):
         newest.append(heard)
     found = list(reversed(newest))
     data = [_document(each) for each in found]
@@ -53,7 +53,7 @@ async def tail_events(types: Sequence[str], *, user_id: str | None, since: str |
     check_public(types)
     wanted = Wanted(types, user_id, since=None if since is None else read_timestamp(since, now=now()))
     tell("following the log; Ctrl-C ends it")
-    async for heard in follow(_url(), wanted):
+    async for heard in follow(broker_url(os.environ), wanted):
         if output is Format.JSON:
             print_json_line(_document(heard))
         else:
@@ -64,7 +64,7 @@ async def resend_event(event_id: str, *, to: str | None, since: str | None, yes:
     """Publish an event of the log again, to every subscriber or to the subscription *to*; return what was done."""
     wanted = Wanted(event_id=event_id, since=None if since is None else read_timestamp(since, now=now()))
     found = None
-    async for heard in read_to_end(_url(), wanted):
+    async for heard in read_to_end(broker_url(os.environ), wanted):
         found = heard
     if found is None:
         raise Problem(f"no event {event_id} is in the log", then="modelswap events list --since 7d")
@@ -100,7 +100,3 @@ def _again(heard: Heard, to: str | None) -> Outgoing:
 
 def _document(heard: Heard) -> dict[str, JsonValue]:
     return {"offset": offset_of(heard.delivery), **heard.document()}
-
-
-def _url() -> str:
-    return BrokerSettings.load(os.environ).amqp_url.get_secret_value()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from services.cli.broker import broker_problems
+from services.cli.broker import broker_problems, broker_url
 from services.cli.local.check import OK, WARNING, WRONG, Doubtful, Finding, Wrong, settings_findings
 from services.cli.local.database import connected, database_url
 from services.cli.local.stack import Environment
@@ -21,7 +21,6 @@ from shared.runtime.processes import DEADLINE_SECONDS, look_at
 from shared.runtime.setting_types import Url
 from shared.runtime.settings import (
     STATE_URL,
-    BrokerSettings,
     NotifierClientSettings,
     OpsClientSettings,
     OpsSettings,
@@ -93,7 +92,7 @@ def _finding(name: str, seen: Seen, away: str) -> Finding:
 async def queues(environment: Environment) -> str:
     """Return how many messages wait, and for how long."""
     consumer_of = {queue: name for name, queues in CONSUMED.items() for queue in queues}
-    url = BrokerSettings.load(environment).amqp_url.get_secret_value()
+    url = broker_url(environment)
     with broker_problems():
         found = await depths(url, consumer_of, name="modelswap doctor")
     urls = _Addresses.load(environment).by_process()
