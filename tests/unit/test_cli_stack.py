@@ -4,14 +4,15 @@ import shlex
 
 import pytest
 
-from services.cli.local.stack import completed, exports, generated, overridden, plan, without_settings
+from services.cli.local.private import keep_secrets
+from services.cli.local.stack import completed, exports, overridden, plan, without_settings
 from shared.runtime.settings import PROCESSES, ReceiverSettings
 from shared.runtime.settings_base import SettingsError
 
 PRIVATE = {
     "MODELSWAP_AMQP_URL": "amqp://mq",
     "MODELSWAP_DATABASE_URL": "postgresql://db",
-    **{f"MODELSWAP_{name}": text for name, text in generated(bytes(range(136))).items()},
+    **{f"MODELSWAP_{name}": text for name, text in keep_secrets(None).items()},
 }
 
 
@@ -48,9 +49,9 @@ def test_without_logins_all_processes_share_the_given_one():
 
 
 def test_generated_secrets_all_differ():
-    made = generated(bytes(range(136)))
+    made = keep_secrets(None)
 
-    assert len(set(made.values())) == len(made) == 5
+    assert len(set(made.values())) == len(made) > 5
 
 
 def test_the_simulator_takes_replicates_place_and_runs_first():

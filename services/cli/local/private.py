@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import secrets
 import shlex
@@ -14,7 +15,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from services.cli.local import roles, servers, users
-from services.cli.local.stack import Environment, Logins, completed, generated, overridden
+from services.cli.local.stack import Environment, Logins, completed, overridden
 from services.cli.local.supervisor import Server
 from services.cli.problem import Problem
 from shared.contract.rights import USERS
@@ -26,6 +27,8 @@ Say = Callable[[str], object]
 _FILE: Final = "secrets.json"
 #: Not a setting: the address of RabbitMQ's own console.
 MANAGEMENT: Final = "RABBITMQMANAGEMENT_URL"
+#: Settings, without prefix.
+_SECRETS: Final = ("API_TOKENS", "REF_SECRETS", "OPS_TOKENS", "WEBHOOK_MASTER_SECRETS")
 #: The names of the passwords of all logins to private servers.
 _PASSWORDS: Final = (*roles.PASSWORDS.values(), *users.PASSWORDS.values())
 
@@ -100,7 +103,9 @@ def _check_version_of(state: Path | None) -> None:
 def keep_secrets(state: Path | None) -> dict[str, str]:
     """Return the secrets of a private stack: those kept in *state*, and new ones for the missing."""
     kept = _kept(state)
-    made = generated(secrets.token_bytes(136)) | {name: secrets.token_hex(24) for name in _PASSWORDS} | kept
+    signing = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+    fresh = {name: secrets.token_hex(24) for name in (*_SECRETS, *_PASSWORDS)}
+    made = fresh | {"SIMULATOR_WEBHOOK_SECRET": signing} | kept
     if state is not None and made != kept:
         write_private(state / _FILE, json.dumps(made))
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,17 +77,6 @@ def overridden(environment: Environment, settings: Mapping[str, str]) -> dict[st
 def completed(environment: Environment, settings: Mapping[str, str]) -> dict[str, str]:
     """Return *environment* with those of *settings* that are not set yet."""
     return overridden(environment, {n: text for n, text in settings.items() if not is_given(environment, n)})
-
-
-def generated(random: bytes) -> dict[str, str]:
-    """Return the secrets of a private stack, made from 136 *random* bytes."""
-    return {
-        "API_TOKENS": random[:24].hex(),
-        "REF_SECRETS": random[24:56].hex(),
-        "SIMULATOR_WEBHOOK_SECRET": "whsec_" + base64.b64encode(random[56:88]).decode(),
-        "OPS_TOKENS": random[88:112].hex(),
-        "WEBHOOK_MASTER_SECRETS": random[112:136].hex(),
-    }
 
 
 def plan(environment: Environment, *, simulator: bool, logins: Logins | None = None) -> Plan:
