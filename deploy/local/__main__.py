@@ -60,7 +60,7 @@ def _exports(servers: Servers) -> str:
     addresses = {
         "MODELSWAP_AMQP_URL": servers.amqp_url,
         "MODELSWAP_DATABASE_URL": servers.database_url,
-        "RABBITMQ_MANAGEMENT_URL": servers.management_url,
+        "MODELSWAP_MANAGEMENT_URL": servers.management_url,
     }
     return "".join(f"export {name}={shlex.quote(address)}\n" for name, address in addresses.items())
 

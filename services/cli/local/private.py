@@ -25,8 +25,6 @@ from shared.runtime.private_files import write_private
 Say = Callable[[str], object]
 
 _FILE: Final = "secrets.json"
-#: Not a setting: the address of RabbitMQ's own console.
-MANAGEMENT: Final = "RABBITMQMANAGEMENT_URL"
 #: Settings, without prefix.
 _SECRETS: Final = ("API_TOKENS", "REF_SECRETS", "OPS_TOKENS", "WEBHOOK_MASTER_SECRETS")
 #: The names of the passwords of all logins to private servers.
@@ -65,7 +63,7 @@ def private_servers(
             settings = {name: text for name, text in made.items() if name not in _PASSWORDS}
             if nodes > 1:
                 settings["QUEUE_REPLICAS"] = str(nodes)
-            ready = completed(overridden(environment, urls), settings) | {MANAGEMENT: private.rabbitmq.management_url}
+            ready = completed(overridden(environment, urls), settings)
             # With the exchanges, without which RabbitMQ takes no rights of routing keys.
             asyncio.run(servers.declare_topology({**ready, **{name: made[name] for name in users.PASSWORDS.values()}}))
             logins = _logins(made, private.amqp_url, private.database_url, private.management_url)

@@ -21,7 +21,7 @@ from services.cli.local import control, servers
 from services.cli.local.children import Children, Hear
 from services.cli.local.console import console_address
 from services.cli.local.example import check_that_there_is_one, example_environment
-from services.cli.local.private import MANAGEMENT, Say, private_servers
+from services.cli.local.private import Say, private_servers
 from services.cli.local.stack import (
     GENERATOR,
     TRAINER,
@@ -37,6 +37,7 @@ from services.cli.local.stack import (
 from services.cli.local.supervisor import Server, Supervisor, keep_server
 from services.cli.output import console
 from services.cli.problem import Problem
+from shared.contract.brokers import split_addresses
 from shared.runtime.guarded import removed_afterwards
 from shared.runtime.private_files import write_private
 from shared.runtime.settings import SimulatorSettings, StateSettings
@@ -159,7 +160,7 @@ async def _run(
 
 def _hints(everything: Plan, hint: str, restart: str) -> str:
     urls = everything.urls
-    management = everything.environment.get(MANAGEMENT)
+    management = split_addresses(everything.environment.get(f"{PREFIX}MANAGEMENT_URL", ""))[0]
     auth = '-H "Authorization: Bearer ${MODELSWAP_API_TOKENS%%,*}"'
     lines = [
         f"webhooks       {urls['receiver']}/webhooks/replicate",
