@@ -103,6 +103,11 @@ def typed(chosen: Mapping[str, str]) -> str:
     return shlex.join(part for name, text in chosen.items() for part in (options[name], text))
 
 
+def names(text: str) -> list[str]:
+    """Return the names in *text*, which commas separate."""
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
 def group(name: str, text: str) -> typer.Typer:
     return typer.Typer(name=name, help=text, no_args_is_help=True)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from pydantic import JsonValue
-
 from services.cli.choices import Format
 from services.cli.client import Body, segment
 from services.cli.operators.client import operators
+from services.cli.options import names
 from services.cli.output import confirm, tell
 from services.cli.table import Column, print_list, print_one
 from services.ops.subscriptions.views import PasswordRotated, SubscriptionAdded, SubscriptionView
@@ -30,9 +29,8 @@ SUBSCRIPTIONS: Final[Sequence[Column[SubscriptionView]]] = (
 
 async def add(name: str, events: str, *, max_length: int | None, reason: str, output: Format) -> None:
     """Add or change a subscription; print it, with the address of a new one."""
-    keys: list[JsonValue] = [key.strip() for key in events.split(",") if key.strip()]
     # None: as before.
-    body: Body = {"events": keys, "max_length": max_length, "reason": reason}
+    body: Body = {"events": [*names(events)], "max_length": max_length, "reason": reason}
     async with operators() as api:
         added = await api.ask(
             SubscriptionAdded, "PUT", _path(name), body=body, then="modelswap subscriptions add --help"

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from services.cli.choices import Format
 from services.cli.client import Api, Body, first_secret, segment
 from services.cli.operators.client import Operators, operators
+from services.cli.options import names
 from services.cli.output import confirm, tell
 from services.cli.problem import Problem
 from services.cli.table import Column, print_list, print_one
@@ -72,7 +73,7 @@ async def list_endpoints(*, limit: int, output: Format) -> None:
 
 
 async def add(url: str, events: str, description: str, *, reason: str, output: Format) -> None:
-    body: Body = {"url": url, "events": [*_events(events)], "description": description, "reason": reason}
+    body: Body = {"url": url, "events": [*names(events)], "description": description, "reason": reason}
     async with operators() as ops:
         made = await ops.post(SecretMade, _PATH, body, then="modelswap webhooks add --help")
     await _print_secret(made, output)
@@ -86,7 +87,7 @@ async def show(endpoint: str, output: Format) -> None:
 async def edit(endpoint: str, given: Mapping[str, str | None], *, reason: str, output: Format) -> None:
     changes: dict[str, JsonValue] = {name: value for name, value in given.items() if value is not None}
     if "events" in changes:
-        changes["events"] = [*_events(given["events"] or "")]
+        changes["events"] = [*names(given["events"] or "")]
     if not changes:
         raise Problem("say what is to change", then="modelswap webhooks edit --help")
     async with operators() as ops:
@@ -159,10 +160,6 @@ async def _resend(api: Operators, endpoint: str, body: Body) -> DeliveriesResent
 
 def _deliveries_of(endpoint: str) -> str:
     return f"modelswap webhooks deliveries {shlex.quote(endpoint)}"
-
-
-def _events(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
 
 
 async def _print_secret(made: SecretMade, output: Format) -> None:
