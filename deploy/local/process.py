@@ -84,7 +84,7 @@ class Process:
         said = self._guard.stdout.readline()
         if not said:
             self.end()
-            raise LocalServersError(f"{self.name} could not be started:\n{self._last_lines()}")
+            raise LocalServersError(f"{self.name} could not be started:\n{self.last_lines()}")
         self._pid = int(said)
 
     def stop(self, number: signal.Signals) -> None:
@@ -113,14 +113,14 @@ class Process:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
             if not self.running:
-                raise LocalServersError(f"{self.name} ended while it was starting:\n{self._last_lines()}")
+                raise LocalServersError(f"{self.name} ended while it was starting:\n{self.last_lines()}")
             with contextlib.suppress(OSError):
                 if ready():
                     return
             time.sleep(_POLL_SECONDS)
-        raise LocalServersError(f"{self.name} was not ready after {timeout_seconds:.0f} s:\n{self._last_lines()}")
+        raise LocalServersError(f"{self.name} was not ready after {timeout_seconds:.0f} s:\n{self.last_lines()}")
 
-    def _last_lines(self) -> str:
+    def last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
 
 
@@ -157,6 +157,9 @@ class Server(ABC):
     def end(self) -> None:
         if self._process is not None:
             self._process.end()
+
+    def last_lines(self) -> str:
+        return self._running().last_lines()
 
     def _running(self) -> Process:
         if self._process is None:

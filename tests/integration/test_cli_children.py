@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from services.cli.local import supervisor
 from services.cli.local.children import Children
 from services.cli.local.stack import Plan
-from services.cli.local.supervisor import Supervisor
+from services.cli.local.supervisor import Supervisor, keep_server
 from services.cli.problem import Problem
 from tests.proc import is_alive
 from tests.stack import free_port
@@ -64,6 +65,33 @@ async def test_one_that_ends_again_and_again_starts_later_each_time():
     assert [report.partition("restarted in ")[2].partition(" s")[0] for report in reports] == ["0.5", "1", "2"]
     assert reports[0] == "simulator ended with exit code 2; it is restarted in 0.5 s"
     assert "MODELSWAP_SIMULATOR_SPEED" in reports[2]
+
+
+class Broken:
+    """A private server that cannot run."""
+
+    title = "Postgres"
+    running = False
+
+    def launch(self) -> None:
+        """It ends at once."""
+
+    def last_lines(self) -> str:
+        return "no space left on device"
+
+
+async def test_a_server_that_ends_again_and_again_says_why(monkeypatch):
+    monkeypatch.setattr(supervisor, "_FIRST_DELAY_SECONDS", 0.001)
+    said = asyncio.Queue[str]()
+
+    keeping = asyncio.create_task(keep_server(Broken(), said.put_nowait))
+    first, _, third = [await said.get() for _ in range(3)]
+    keeping.cancel()
+    await asyncio.wait([keeping])
+
+    assert first == "Postgres ended; it is restarted in 0.001 s"
+    assert third.startswith("Postgres ended, 3 times in a row soon after its start; it is restarted in ")
+    assert third.endswith("It said:\nno space left on device")
 
 
 async def keep(children: Children, plan: Plan, say: Callable[[str], object]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from services.cli.local.children import Children
 from services.cli.local.stack import Environment, Plan
@@ -24,8 +24,6 @@ _STEADY_SECONDS: Final = 60.0
 #: From this many quick ends in a row, each is reported with the last lines of output.
 _MANY: Final = 3
 _LOOK_SECONDS: Final = 0.5
-
-Death = TypeVar("Death")
 
 
 def next_delay(ends: int) -> float:
@@ -73,20 +71,13 @@ class Supervisor:
         await self._children.until_ready({name: self._plan.urls[name]})
 
     async def _keep(self, name: str) -> None:
-        def report(death: Problem, ends: int, delay: float) -> None:
-            self._say(_report(death, ends, delay))
+        async def death() -> str:
+            return str(await self._children.death(name))
 
-        await _restart(partial(self._children.death, name), partial(self._start, name), report)
+        await _restart(death, partial(self._start, name), self._say)
 
     async def _start(self, name: str) -> None:
         await self._children.start(name, self._added.get(name) or self._plan.environment_of(name))
-
-
-def _report(death: Problem, ends: int, delay: float) -> str:
-    how, _, said = str(death).partition(". It said:\n")
-    if ends < _MANY:
-        return f"{how}; it is restarted in {delay:g} s"
-    return f"{how}, {ends} times in a row soon after its start; it is restarted in {delay:g} s. It said:\n{said}"
 
 
 class Server(Protocol):
@@ -102,39 +93,45 @@ class Server(Protocol):
     def launch(self) -> None:
         """Start it again, on the same port and data, without waiting until it is ready."""
 
+    def last_lines(self) -> str:
+        """Return the end of its log."""
+
 
 async def keep_server(server: Server, say: Callable[[str], object]) -> None:
     """Keep a private server running, which was started."""
     from deploy.local import LocalServersError  # noqa: PLC0415 (only the extra "local" has it)
 
-    async def death() -> None:
+    async def death() -> str:
         while server.running:  # noqa: ASYNC110 (the event is in another process)
             await asyncio.sleep(_LOOK_SECONDS)
+        return f"{server.title} ended. It said:\n{server.last_lines()}"
 
     async def launch() -> None:
         try:
             await asyncio.to_thread(server.launch)
-        except LocalServersError as error:
-            say(str(error))
+        except (LocalServersError, OSError) as error:  # such as a full disk
+            say(f"{server.title} cannot be restarted: {error}")
 
-    def report(_: None, __: int, delay: float) -> None:
-        say(f"{server.title} ended; it is restarted in {delay:g} s")
-
-    await _restart(death, launch, report)
+    await _restart(death, launch, say)
 
 
 async def _restart(
-    death: Callable[[], Awaitable[Death]],
-    start: Callable[[], Awaitable[None]],
-    report: Callable[[Death, int, float], None],
+    death: Callable[[], Awaitable[str]], start: Callable[[], Awaitable[None]], say: Callable[[str], object]
 ) -> None:
-    """Start again what ends; *report* is called with the death, the number of quick ends in a row, and the delay."""
+    """Start again what ends; *death* waits for that, and returns how it ended and what it said."""
     loop, ends = asyncio.get_running_loop(), 0
     while True:
         began = loop.time()
         died = await death()
         ends = ends + 1 if loop.time() - began < _STEADY_SECONDS else 1
         delay = next_delay(ends)
-        report(died, ends, delay)
+        say(_report(died, ends, delay))
         await asyncio.sleep(delay)
         await start()
+
+
+def _report(died: str, ends: int, delay: float) -> str:
+    how, _, said = died.partition(". It said:\n")
+    if ends < _MANY:
+        return f"{how}; it is restarted in {delay:g} s"
+    return f"{how}, {ends} times in a row soon after its start; it is restarted in {delay:g} s. It said:\n{said}"
