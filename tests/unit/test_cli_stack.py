@@ -83,12 +83,15 @@ def test_what_was_given_stays():
     assert given.items() <= environment.items()
 
 
-def test_replicate_posts_to_the_receiver_where_it_listens():
-    environment = {**PRIVATE, "MODELSWAP_HOST": "0.0.0.0", "MODELSWAP_RECEIVER_PORT": "9000"}
+@pytest.mark.parametrize(
+    ("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("127.0.0.2", "127.0.0.2")]
+)
+def test_replicate_posts_to_the_receiver_where_it_listens(host, reached):
+    environment = {**PRIVATE, "MODELSWAP_HOST": host, "MODELSWAP_RECEIVER_PORT": "9000"}
 
     planned = plan(environment, simulator=True)
 
-    assert planned.urls["receiver"] == planned.environment["MODELSWAP_PUBLIC_URL"] == "http://127.0.0.1:9000"
+    assert planned.urls["receiver"] == planned.environment["MODELSWAP_PUBLIC_URL"] == f"http://{reached}:9000"
 
 
 def test_all_mistakes_of_all_processes_are_named_once():

@@ -23,7 +23,8 @@ TRAINER: Final = "ostris/flux-dev-lora-trainer:" + 64 * "0"
 _SPEED: Final = "20"
 
 _LAST_PORT: Final = 65_535
-_ANYWHERE: Final = ("0.0.0.0", "::")
+#: Where a process that listens everywhere is reached.
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _LOGINS: Final = ("AMQP_URL", "DATABASE_URL", "MANAGEMENT_URL")
 
 #: Settings with the addresses of processes that ops asks.
@@ -126,10 +127,11 @@ def _check(environment: Environment, services: Sequence[str]) -> None:
 def url_of(environment: Environment, service: str) -> str:
     default = PROCESSES[service].model_fields[f"{service}_port"].default
     host = environment.get(f"{PREFIX}HOST") or Settings.model_fields["host"].default
+    host = _LOOPBACK.get(host, host)
     given = environment.get(f"{PREFIX}{service.upper()}_PORT", "")
     # An invalid port is reported for its own setting, not for the ones derived from it.
     port = given if given.isdecimal() and int(given) <= _LAST_PORT else default
-    return f"http://{'127.0.0.1' if host in _ANYWHERE else host}:{port}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
