@@ -90,6 +90,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Not every terminal has every character, and what a command has done it must say.
         register_error("escape", _escape)
         sys.stdout.reconfigure(errors="escape")
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # A closed pipe or a full disk: Python must not try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not code and not isinstance(error, BrokenPipeError):
+            sys.stderr.write(
+                f"modelswap: standard output: {error.strerror}\nNext: make room, and the same command again\n"
+            )
+        return code or 1
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         return app(arguments, prog_name="modelswap", standalone_mode=False) or 0
     except typer.TyperException as error:
