@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,36 @@ def test_a_command_does_without_a_stream_that_is_closed(typed, code):
     assert b"Traceback" not in done.stderr
 
 
+def written_to(out: int, typed: str) -> subprocess.CompletedProcess[bytes]:
+    """The end of a command whose standard output is the file descriptor *out*."""
+    command = [sys.executable, "-m", "services.cli", *typed.split()]
+    return subprocess.run(command, stdout=out, stderr=subprocess.PIPE, cwd=ROOT, timeout=180, check=False)
+
+
+@pytest.mark.parametrize("typed", ["config show", "config show -o json", "--version", "--help"])
+def test_a_closed_pipe_ends_a_command_without_a_word(typed):
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = written_to(writing, typed)
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
+@pytest.mark.parametrize("typed", ["config show", "config show -o json", "--version"])
+def test_a_full_disk_is_one_line_and_what_to_do(typed):
+    with Path("/dev/full").open("wb") as full:
+        done = written_to(full.fileno(), typed)
+
+    problem, then = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert problem.startswith("modelswap: ")
+    assert "No space left on device" in problem
+    assert then.startswith("Next: ")
+
+
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
@@ -120,6 +151,19 @@ def test_missing_settings_are_named_and_the_exit_code_is_2(typed, capsys):
     assert code == 2
     assert lines[1].endswith("is missing")
     assert lines[-1] == "Next: modelswap config show, or modelswap up --embedded, which needs no settings"
+
+
+def test_up_names_a_port_that_is_taken_before_it_starts_servers(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MODELSWAP_RECEIVER_PORT", str(port))
+        code = main(["up", "--embedded"])
+
+    said = capsys.readouterr()
+    why = f"receiver cannot listen on 127.0.0.1:{port} (Address already in use): set MODELSWAP_RECEIVER_PORT"
+    assert (code, said.out) == (1, "")
+    assert why in said.err
+    assert "Next: the same command with other ports" in said.err
 
 
 def test_a_webhook_that_nothing_can_sign_is_not_sent(capsys):

@@ -24,6 +24,8 @@ from services.cli.local.example import check_that_there_is_one, example_environm
 from services.cli.local.private import Say, private_servers
 from services.cli.local.stack import (
     GENERATOR,
+    SERVICES,
+    SIMULATOR,
     TRAINER,
     Environment,
     Logins,
@@ -32,6 +34,7 @@ from services.cli.local.stack import (
     exports,
     overridden,
     plan,
+    url_of,
     without_login,
 )
 from services.cli.local.supervisor import Server, Supervisor, keep_server
@@ -85,13 +88,15 @@ def up(environment: Environment, *, nodes: int, state: Path | None, simulator: b
             logins: Logins = {}
             private: Sequence[Server] = ()
             if embedded:
+                # Before the servers take their time.
+                _check_ports(environment, (SIMULATOR, *SERVICES) if replicate.is_simulated else SERVICES)
                 started = private_servers(environment, state, say, nodes=nodes)
                 environment, logins, private = stack.enter_context(started)
             folder = stack.enter_context(_folder(state))
             # This terminal may have the setting of another run, with that run's folder.
             environment = overridden(environment, {"SIMULATOR_STATE": str(folder / "simulator.sqlite3")})
             everything = plan(environment, simulator=replicate.is_simulated, logins=logins)
-            _check_ports(everything)
+            _check_ports(everything.environment, everything.services)
             say(f"Replicate: {replicate.why}")
             hint, restart = "# with the settings of this one", f"modelswap up --restart extractor --state {folder}"
             if embedded:
@@ -103,17 +108,21 @@ def up(environment: Environment, *, nodes: int, state: Path | None, simulator: b
         say("modelswap: everything is stopped")
 
 
-def _check_ports(everything: Plan) -> None:
-    """Report all taken ports at once, before anything starts."""
-    taken = []
-    for name, url in everything.urls.items():
-        address = urlsplit(url)
+def _check_ports(environment: Environment, services: Sequence[str]) -> None:
+    """Report all ports at once on which a process cannot listen."""
+    refused = []
+    for name in services:
+        address = urlsplit(url_of(environment, name))
         try:
-            socket.create_server((address.hostname, address.port)).close()
-        except OSError:
-            taken.append(f"port {address.port} of {name} is taken: set MODELSWAP_{name.upper()}_PORT")
-    if taken:
-        raise Problem("; ".join(taken), then="the same command with other ports")
+            with socket.socket(socket.AF_INET6 if "[" in address.netloc else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+                probe.bind((address.hostname, address.port))
+        except OSError as error:
+            why = f"{name} cannot listen on {address.netloc} ({error.strerror})"
+            refused.append(f"{why}: set MODELSWAP_{name.upper()}_PORT")
+    if refused:
+        then = "the same command with other ports; if `modelswap up` runs already, end that"
+        raise Problem("; ".join(refused), then=then)
 
 
 async def prepare(environment: Environment, say: Say) -> None:
