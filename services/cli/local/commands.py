@@ -73,7 +73,8 @@ def up(
     A process or a private server that ends by itself is restarted, after half a second, and later each time it ends
     soon again, up to 30 seconds. Exit code 1 if one ends before all are ready.
     """
-    state = state.absolute() if state else None
+    # make hands over a ~ as it is.
+    state = state.expanduser().absolute() if state else None
     if restart is not None:
         from services.cli.local.control import ask_to_restart, folder_of_up
 
