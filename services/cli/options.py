@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from typing import Annotated, Final, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import typer
 
@@ -123,6 +124,18 @@ def read_timestamp(text: str, *, now: datetime) -> datetime:
     if found is None:
         raise Problem(f"{text!r} is not a time", then="give one like 30m, 2h, 7d or 2026-11-24T12:00Z")
     return found
+
+
+def check_address(url: str, *, then: str) -> None:
+    """Refuse a *url* that nothing can be posted to."""
+    try:
+        parts = urlsplit(url)
+        # An impossible port is noticed when it is read.
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise Problem(f"{url!r} is not an address to post to", then=then)
 
 
 def run_async(work: Coroutine[object, object, T]) -> T:

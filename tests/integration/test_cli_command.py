@@ -218,9 +218,19 @@ def test_when_the_broker_is_away_only_we_say_so(typed, monkeypatch):
     assert [line.split(b":")[0] for line in done.stderr.splitlines()] == [b"modelswap", b"Next"]
 
 
-@pytest.mark.parametrize(("option", "seen"), [("--type", "model.activate"), ("--forward-to", "localhost:9000")])
-def test_invalid_types_and_targets_of_listen_are_refused(option, seen, capsys):
-    code = main(["listen", option, seen])
+@pytest.mark.parametrize(
+    ("typed", "option", "seen"),
+    [
+        ("listen", "--type", "model.activate"),
+        ("listen", "--forward-to", "localhost:9000"),
+        ("listen", "--forward-to", "http://localhost:99999"),
+        ("listen", "--forward-to", "http:///path"),
+        ("trigger training.started --training t1", "--url", "http://localhost:99999"),
+        ("trigger training.started --training t1", "--url", "http://[::1"),
+    ],
+)
+def test_types_and_addresses_that_make_no_sense_are_refused(typed, option, seen, capsys):
+    code = main([*typed.split(), option, seen])
 
     problem, then = capsys.readouterr().err.splitlines()
     assert code == 1

@@ -13,8 +13,8 @@ from services.cli.choices import Format
 from services.cli.events.forward import Forwarder
 from services.cli.events.heard import Heard, check_public, is_of, line
 from services.cli.events.subscription import subscribed
+from services.cli.options import check_address
 from services.cli.output import console, print_json_line, tell
-from services.cli.problem import Problem
 from shared.contract.answers import said_in
 from shared.contract.events import EVENTS_EXCHANGE
 from shared.runtime.client import HttpClient, Unanswered
@@ -25,8 +25,8 @@ _SECRET_BYTES: Final = 24
 
 async def listen(types: Sequence[str], forward_to: str | None, output: Format) -> None:
     check_public(types)
-    if forward_to is not None and not forward_to.startswith(("http://", "https://")):
-        raise Problem(f"{forward_to!r} is not an address to post to", then="--forward-to http://HOST:PORT/PATH")
+    if forward_to is not None:
+        check_address(forward_to, then="--forward-to http://HOST:PORT/PATH")
     settings = ListenSettings.load(os.environ)
     url = settings.amqp_url.get_secret_value()
     secret, told = _secret(settings)

@@ -18,6 +18,7 @@ from services.cli.client import Body, NotThere
 from services.cli.events.request import VERSION, TriggerRequest
 from services.cli.events.simulator import change_simulator, is_simulator
 from services.cli.events.webhook import Webhook, named_output, signed, some_version, training
+from services.cli.options import check_address
 from services.cli.output import tell
 from services.cli.problem import Problem
 from services.cli.product.client import product
@@ -44,8 +45,8 @@ class _Subject:
 
 async def trigger(request: TriggerRequest, url: str | None) -> str:
     """Post the webhooks of *request* to the receiver (default: as configured); return a line for each."""
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise Problem(f"{url!r} is not an address to post to", then="--url http://HOST:PORT")
+    if url is not None:
+        check_address(url, then="--url http://HOST:PORT")
     settings = TriggerSettings.load(os.environ)
     secret = await _secret(settings)
     simulated = await is_simulator(settings.replicate_api_url)
