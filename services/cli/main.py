@@ -123,5 +123,5 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
     except OSError as error:
         # Such as a full disk, or a file that cannot be read.
-        sys.stderr.write(f"modelswap: {type(error).__name__}: {error}\nNext: modelswap doctor\n")
+        sys.stderr.write(f"modelswap: {error}\nNext: correct that, and the same command again\n")
         return 1

@@ -136,6 +136,17 @@ def test_a_full_disk_is_one_line_and_what_to_do(typed):
     assert then.startswith("Next: ")
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+
+    code = main(["docs", "asyncapi", "--folder", str(tmp_path / "file/folder")])
+
+    problem, then = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert str(tmp_path / "file") in problem
+    assert then == "Next: correct that, and the same command again"
+
+
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
