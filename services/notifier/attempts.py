@@ -92,6 +92,8 @@ class Sending:
     sent_at: datetime | None
     url: str
     endpoint: EndpointStatus
+    #: Its last request failed.
+    is_failing: bool
     not_before: datetime | None
     seeds: Seeds
 
@@ -130,19 +132,17 @@ class Slots:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._taken: Counter[UUID] = Counter()
-        #: Endpoints whose last request failed.
-        self._failing: set[UUID] = set()
 
     @contextmanager
-    def taken(self, endpoint_id: UUID) -> Iterator[None]:
+    def taken(self, endpoint_id: UUID, *, is_failing: bool) -> Iterator[None]:
         """
-        Take one of the endpoint's places.
+        Take one of the endpoint's places; there is only one if its last request failed.
 
         Raises:
             EndpointBusy: if there is none.
 
         """
-        if self._taken[endpoint_id] >= (1 if endpoint_id in self._failing else self._limit):
+        if self._taken[endpoint_id] >= (1 if is_failing else self._limit):
             raise EndpointBusy(f"webhook endpoint {endpoint_id} has enough requests underway")
         self._taken[endpoint_id] += 1
         try:
@@ -151,10 +151,6 @@ class Slots:
             self._taken[endpoint_id] -= 1
             if not self._taken[endpoint_id]:
                 del self._taken[endpoint_id]
-
-    def note(self, endpoint_id: UUID, *, is_accepted: bool) -> None:
-        """Remember whether the endpoint's last request was successful."""
-        (self._failing.discard if is_accepted else self._failing.add)(endpoint_id)
 
 
 class Attempts:
@@ -191,9 +187,7 @@ class Attempts:
         if not isinstance(asked, DeliveryRequested):
             await self._store.add([stored(envelope)])
             return settled(envelope, Effect.DELIVERED)
-        with self._slots.taken(asked.endpoint_id):
-            effect = await self._attempt(asked, envelope.trace)
-        return settled(envelope, effect)
+        return settled(envelope, await self._attempt(asked, envelope.trace))
 
     async def _attempt(self, asked: DeliveryRequested, trace: Mapping[str, str]) -> Effect:
         ids = {"endpoint_id": str(asked.endpoint_id), "delivery_id": str(asked.delivery_id)}
@@ -210,19 +204,25 @@ class Attempts:
             busy = EndpointBusy(f"webhook endpoint {asked.endpoint_id} asked for no request before a time")
             busy.retry_after_seconds = (sending.not_before - now).total_seconds()
             raise busy
-        body = sending.body.encode()
+        with self._slots.taken(asked.endpoint_id, is_failing=sending.is_failing):
+            end, status = await self._send(asked, sending, trace)
+        if status is None:
+            # The retry finds what is to be done now.
+            raise NotAccepted(f"webhook endpoint {asked.endpoint_id} {end.answer}, but that is out of date")
+        if status in (EndpointStatus.GONE, EndpointStatus.FAILING):
+            hint = "deploy/runbook.md: A webhook endpoint is disabled"
+            log.error("webhook.endpoint_disabled", status=status, detail=str(end.answer), hint=hint, **ids)
+        return self._say(asked, end, ids, sending)
+
+    async def _send(
+        self, asked: DeliveryRequested, sending: Sending, trace: Mapping[str, str]
+    ) -> tuple[End, EndpointStatus | None]:
+        """Post it, and store the end; return that, and what the store says of the endpoint."""
+        now, body = self._now(), sending.body.encode()
         signed = self._signer.headers(sending.seeds.at(now), sending.event_id, now, body)
         answer = await self._post(sending.url, body, {"content-type": CONTENT_TYPE, **trace, **signed})
         end = judge(answer, sent_at=sending.sent_at or now, now=self._now(), give_up_after=self._give_up_after)
-        self._slots.note(asked.endpoint_id, is_accepted=answer.is_accepted)
-        status = await self._store.record(asked, end, url=sending.url)
-        if status is None:
-            # The retry finds what is to be done now.
-            raise NotAccepted(f"webhook endpoint {asked.endpoint_id} {answer}, but that is out of date")
-        if status in (EndpointStatus.GONE, EndpointStatus.FAILING):
-            hint = "deploy/runbook.md: A webhook endpoint is disabled"
-            log.error("webhook.endpoint_disabled", status=status, detail=str(answer), hint=hint, **ids)
-        return self._say(asked, end, ids, sending)
+        return end, await self._store.record(asked, end, url=sending.url)
 
     def _say(self, asked: DeliveryRequested, end: End, ids: Mapping[str, str], sending: Sending) -> Effect:
         said = f"webhook endpoint {asked.endpoint_id} {end.answer} to {sending.event} {sending.event_id}"

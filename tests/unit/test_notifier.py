@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Sequence
@@ -237,6 +238,7 @@ class Stored:
             "sent_at": NOW,
             "url": "https://hooks.example.com",
             "endpoint": EndpointStatus.ENABLED,
+            "is_failing": False,
             "not_before": None,
             "seeds": Seeds(SEED),
         }
@@ -345,14 +347,29 @@ async def test_a_delivery_that_is_out_of_date_is_ignored():
 def test_one_endpoint_has_few_places_and_one_while_it_fails():
     slots, one, other = Slots(2), uuid4(), uuid4()
 
-    with slots.taken(one), slots.taken(one):
-        with pytest.raises(EndpointBusy), slots.taken(one):
+    with slots.taken(one, is_failing=False), slots.taken(other, is_failing=True):
+        with pytest.raises(EndpointBusy), slots.taken(one, is_failing=True):
             pass
-        with slots.taken(other):
+        with slots.taken(one, is_failing=False), pytest.raises(EndpointBusy), slots.taken(one, is_failing=False):
             pass
-    slots.note(one, is_accepted=False)
-    with slots.taken(one), pytest.raises(EndpointBusy), slots.taken(one):
+    with slots.taken(one, is_failing=True):
         pass
-    slots.note(one, is_accepted=True)
-    with slots.taken(one), slots.taken(one):
-        pass
+
+
+async def test_an_endpoint_that_fails_gets_one_request_at_a_time():
+    store, answering = Stored(is_failing=True), asyncio.Event()
+
+    async def post(*_: object) -> Answer:
+        await answering.wait()
+        return Answer(200, "", 1)
+
+    handler = Attempts(store, post, SIGNER, Slots(2), now=lambda: NOW, give_up_after=THREE_DAYS)
+    event = asked()
+    first = asyncio.create_task(handler.handle(envelope_of(event)))
+    await asyncio.sleep(0)
+    with pytest.raises(EndpointBusy):
+        await handler.handle(envelope_of(asked(event.endpoint_id)))
+    answering.set()
+    await first
+
+    assert len(store.ends) == 1

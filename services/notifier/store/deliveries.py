@@ -46,8 +46,8 @@ _ADD_DELIVERIES: Final = f"""
     ON CONFLICT (endpoint_id, event_id) DO NOTHING
 """
 _FIND: Final = """
-    SELECT d.sent_at, e.id AS event_id, e.type, e.body, p.url, p.status, p.not_before, p.salt, p.master, p.old_salt,
-           p.old_master, p.old_until
+    SELECT d.sent_at, e.id AS event_id, e.type, e.body, p.url, p.status, p.failing_since IS NOT NULL AS is_failing,
+           p.not_before, p.salt, p.master, p.old_salt, p.old_master, p.old_until
     FROM notifier.deliveries d
     JOIN notifier.events e ON e.id = d.event_id
     JOIN notifier.endpoints p ON p.id = d.endpoint_id
@@ -162,6 +162,7 @@ def _to_sending(row: Record) -> Sending:
         sent_at=row["sent_at"],
         url=row["url"],
         endpoint=EndpointStatus(row["status"]),
+        is_failing=row["is_failing"],
         not_before=row["not_before"],
         seeds=Seeds(Seed(row["salt"], row["master"]), old, row["old_until"]),
     )
