@@ -17,6 +17,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
@@ -51,30 +52,21 @@ async def look_up(host: str, port: int) -> Sequence[str]:
 
     Not in a pool of threads (the event loop's has four): a slow name server would delay the look-ups of all others.
     """
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[Sequence[str]] = loop.create_future()
-
-    def finish(result: Sequence[str] | OSError) -> None:
-        if found.done():
-            return  # out of time
-        if isinstance(result, OSError):
-            found.set_exception(result)
-        else:
-            found.set_result(result)
+    found: Future[Sequence[str]] = Future()
+    # Now it cannot be canceled: what comes out of time is dropped.
+    found.set_running_or_notify_cancel()
 
     def work() -> None:
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            result: Sequence[str] | OSError = list(dict.fromkeys(str(info[4][0]) for info in infos))
+            found.set_result(list(dict.fromkeys(str(info[4][0]) for info in infos)))
         except OSError as error:
-            result = error
+            found.set_exception(error)
         except ValueError:  # a label that is too long for IDNA
-            result = OSError(f"{host} is no host name")
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(finish, result)
+            found.set_exception(OSError(f"{host} is no host name"))
 
     threading.Thread(target=work, daemon=True).start()
-    return await found
+    return await asyncio.wrap_future(found)
 
 
 class _Bounded(httpcore.AsyncNetworkStream):
