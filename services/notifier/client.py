@@ -174,14 +174,16 @@ class Client:
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str], took_ms: Callable[[], int]) -> Answer:
         network = _CheckedNetwork(self._resolve, self._allowed, is_tls=uses_tls(url))
-        # The library would name an IPv6 address without its brackets.
-        ours = {"host": urlsplit(url).netloc, "user-agent": "modelswap-webhooks", "accept-encoding": "identity"}
-        sent = {**ours, **headers}
+        parts = urlsplit(url)
+        # The library would name an IPv6 address without its brackets, and leave out what follows a semicolon.
+        ours = {"host": parts.netloc, "user-agent": "modelswap-webhooks", "accept-encoding": "identity"}
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        sent = list({**ours, **headers}.items())
         async with (
             httpcore.AsyncConnectionPool(
                 ssl_context=self._tls, network_backend=network, max_keepalive_connections=0
             ) as pool,
-            pool.stream("POST", url, headers=list(sent.items()), content=body) as response,
+            pool.stream("POST", url, headers=sent, content=body, extensions={"target": target}) as response,
         ):
             ms = took_ms()
             told = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")

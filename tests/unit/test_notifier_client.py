@@ -114,6 +114,23 @@ async def test_an_ipv6_address_is_named_as_a_host_is():
         assert (said.status, server.heard[0].headers["host"]) == (200, f"[2001:db8::1]:{server.port}")
 
 
+@pytest.mark.parametrize(
+    ("rest", "target"),
+    [
+        ("", "/"),
+        ("?a=b", "/?a=b"),
+        ("/a;b=c", "/a;b=c"),
+        ("/a;b=c?d=e;f", "/a;b=c?d=e;f"),
+        ("/a%2Fb//c?d=%20", "/a%2Fb//c?d=%20"),
+    ],
+)
+async def test_path_and_query_are_those_of_the_url(rest, target):
+    async with Endpoint(answer(200)) as server:
+        await Client(allowed=LOOPBACK).post(f"http://{server.host}:{server.port}{rest}", b"{}", {})
+
+        assert [heard.target for heard in server.heard] == [target]
+
+
 async def test_plain_http_goes_to_allowed_networks_only():
     said = await Client(allowed=LOOPBACK, resolve=Names(["8.8.8.8"])).post(f"http://{NAME}/", b"{}", {})
 
