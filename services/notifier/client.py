@@ -19,6 +19,7 @@ import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -38,6 +39,8 @@ _RESPONSE_BYTES: Final = 64 * 1024
 _BODY_SECONDS: Final = 1.0
 _BODY_BYTES: Final = 4096
 _MOST_ADDRESSES: Final = 4
+#: Share of the time limit for a connection to one of several addresses: a silent one leaves time for the others.
+_CONNECT_SHARE: Final = 0.2
 
 
 class Resolve(Protocol):
@@ -104,10 +107,11 @@ class _Bounded(httpcore.AsyncNetworkStream):
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     """Connects to checked addresses only."""
 
-    def __init__(self, resolve: Resolve, allowed: Sequence[Network], *, is_tls: bool) -> None:
+    def __init__(self, resolve: Resolve, allowed: Sequence[Network], *, is_tls: bool, connect_seconds: float) -> None:
         self._resolve = resolve
         self._allowed = allowed
         self._is_tls = is_tls
+        self._connect_seconds = connect_seconds
         self._sockets = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -122,13 +126,14 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         for address in found:
             if not is_allowed(ip_address(address), self._allowed, is_tls=self._is_tls):
                 raise NotPublic(f"{host} leads to {address}, which is not on the public internet")
-        error: Exception = OSError(f"{host} has no address")
-        for address in found[:_MOST_ADDRESSES]:
-            try:
-                return _Bounded(await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options))
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as failure:
-                error = failure
-        raise error
+        if not found:
+            raise OSError(f"{host} has no address")
+        *others, last = found[:_MOST_ADDRESSES]
+        connect = partial(self._sockets.connect_tcp, local_address=local_address, socket_options=socket_options)
+        for each in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return _Bounded(await connect(each, port, self._connect_seconds))
+        return _Bounded(await connect(last, port, timeout))
 
 
 class Client:
@@ -173,7 +178,9 @@ class Client:
             return Answer(None, clean(said, _BODY_BYTES), took_ms())
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str], took_ms: Callable[[], int]) -> Answer:
-        network = _CheckedNetwork(self._resolve, self._allowed, is_tls=uses_tls(url))
+        network = _CheckedNetwork(
+            self._resolve, self._allowed, is_tls=uses_tls(url), connect_seconds=self._seconds * _CONNECT_SHARE
+        )
         parts = urlsplit(url)
         # The library would name an IPv6 address without its brackets, and leave out what follows a semicolon.
         ours = {"host": parts.netloc, "user-agent": "modelswap-webhooks", "accept-encoding": "identity"}

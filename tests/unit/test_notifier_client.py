@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import ssl
 import subprocess
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -129,6 +132,30 @@ async def test_path_and_query_are_those_of_the_url(rest, target):
         await Client(allowed=LOOPBACK).post(f"http://{server.host}:{server.port}{rest}", b"{}", {})
 
         assert [heard.target for heard in server.heard] == [target]
+
+
+async def test_an_address_that_does_not_answer_leaves_time_for_the_next():
+    async with Endpoint(answer(200)) as server, silent(server.port) as address:
+        client = Client(allowed=LOOPBACK, resolve=Names([address, server.host]), seconds=2.5)
+        said = await client.post(f"http://{NAME}:{server.port}/", b"{}", {})
+
+        assert said.status == 200
+
+
+@asynccontextmanager
+async def silent(port: int) -> AsyncIterator[str]:
+    """An address that takes no connection, and refuses none: its backlog is full."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listening, ExitStack() as waiting:
+        listening.bind(("127.0.0.3", port))
+        listening.listen(0)
+        with suppress(TimeoutError):
+            while True:
+                other = waiting.enter_context(socket.socket())
+                other.setblocking(False)
+                async with asyncio.timeout(0.2):
+                    await loop.sock_connect(other, listening.getsockname())
+        yield "127.0.0.3"
 
 
 async def test_plain_http_goes_to_allowed_networks_only():
