@@ -14,7 +14,7 @@ from services.ops.replays.messages import EditRefused, StoredLetter, edited, hea
 from shared.contract.envelope import REPLAY_HEADER, Envelope, decode
 from shared.contract.events import TrainingCanceled, TrainingSucceeded
 from shared.contract.identity import ModelName
-from shared.contract.topology import RECEIVER
+from shared.contract.topology import DELIVERIES_QUEUE, RECEIVER
 from shared.replicate.translate import UnknownStatus
 from tests.replays import letter_of
 from tests.state import NOON, ready, succeeded
@@ -156,6 +156,14 @@ def test_a_destination_that_was_proved_is_not_edited():
         edited(letter_of(signed), {**data, "destination": "acme/eve"})
 
     assert json.loads(edited(letter_of(signed), {**data, "output": "sense"}))["destination"] == "acme/ada"
+
+
+def test_what_webhook_endpoints_get_signed_is_not_edited():
+    letter = letter_of(ready("t1"), queue=DELIVERIES_QUEUE)
+    data = {**json.loads(letter.body), "model": "acme/eve:" + "a" * 64}
+
+    with pytest.raises(EditRefused, match="endpoints get what was published"):
+        edited(letter, data)
 
 
 def test_an_edit_of_what_names_no_training_is_refused():

@@ -1,8 +1,9 @@
 """
 The message of a replayed dead letter: its own bytes and headers, and the mark of the replay. Pure.
 
-An operator may edit the body, but neither its ids nor its kind of event. A webhook that the receiver set aside was
-never an event: it is translated with today's code. Its signature was checked when it came; now it would be too old.
+An operator may edit the body, but neither its ids nor its kind of event; nor a public event on its way to webhook
+endpoints, which get it signed. A webhook that the receiver set aside was never an event: it is translated with today's
+code. Its signature was checked when it came; now it would be too old.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from shared.contract.headers import RETRY_HEADERS, carried
 from shared.contract.limits import EVENT_BYTES
 from shared.contract.mistakes import mistakes_in
 from shared.contract.preview import Message
-from shared.contract.topology import RECEIVER
+from shared.contract.topology import DELIVERIES_QUEUE, RECEIVER
 from shared.replicate.training import decode_training
 from shared.replicate.translate import translate
 from shared.replicate.webhook_url import origin_from_headers
@@ -95,11 +96,13 @@ def edited(letter: StoredLetter, data: Mapping[str, JsonValue]) -> bytes:
     Return the body of *letter* with *data* in place of its own.
 
     Raises:
-        EditRefused: if an id differs, or it would be no event of the same kind.
+        EditRefused: if an id differs, it would be no event of the same kind, or endpoints get it signed.
 
     """
     if letter.queue == RECEIVER:
         return _edited_webhook(letter, data)
+    if letter.queue == DELIVERIES_QUEUE:
+        raise EditRefused(Mistake(pointer="#", detail="cannot be edited: webhook endpoints get what was published"))
     known = _known_ids(letter)
     if "training_id" not in known:
         raise EditRefused(Mistake(pointer="#", detail="the dead letter itself does not say which training it is about"))
