@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,9 @@ SECTION: Final = README.partition("## In any language")[2]
 class Message:
     """As a client of RabbitMQ hands it over."""
 
-    routing_key: str
+    headers: Mapping[str, object]
     body: bytes
+    routing_key: str = "modelswap.subscription.generator"
 
 
 def used(messages: Sequence[Message]) -> dict[str, str | None]:

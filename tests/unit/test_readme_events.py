@@ -9,7 +9,9 @@ from uuid import UUID
 
 import pytest
 
+from shared.contract.envelope import wrap
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event
+from shared.runtime.clock import now
 from tests.readme import SECTION, Message, used
 
 PUBLIC = {key: event for key, event in EVENTS.items() if event.exchange == EVENTS_EXCHANGE}
@@ -26,7 +28,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 def message(key: str, generation: int) -> Message:
     known = {"training_id": "t1", "user_id": "u-42", "ref": str(UUID(int=1)), "generation": generation, **FIELDS[key]}
-    return Message(key, PUBLIC[key].model_validate(known).model_dump_json(exclude_none=True).encode())
+    envelope = wrap(PUBLIC[key].model_validate(known), source="state", now=now())
+    return Message(envelope.headers(), envelope.body())
 
 
 @pytest.mark.parametrize("key", PUBLIC)

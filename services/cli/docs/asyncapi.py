@@ -29,6 +29,8 @@ What is promised of all of them:
 
 - **At least once.** What was committed is published until the broker confirms it. A message may come again.
 - **The same fact has the same `ce-id`**, however often it is published: a consumer may drop what it has seen.
+- **The type is `ce-type`**: `dev.modelswap.` and the key of the channel. A message's own routing key is the name of a
+  queue once it was resent to one subscription, or is in an overflow queue.
 - **No order.** Events overtake each other: retries, redeliveries and several processes see to that.
 - **The highest generation wins.** A user's generations only rise, and not every number occurs. Of a user's
   `model.activated` and `model.withdrawn`, the one with the highest generation says which model the user has. Keep that
