@@ -133,7 +133,7 @@ class _Routes:
 
     @raises(NoEndpoint, KeyReused)
     async def rotate_secret(self, endpoint_id: UUID, key: Key = None) -> SecretView:
-        """Make a new signing secret, which is in this response only. The one before signs as well for a day."""
+        """Make a new signing secret, which is in this response only. Only the one before signs as well, for a day."""
         idempotency = IdempotencyKey.of(key, {"rotate": str(endpoint_id)})
         view, seed = await self.store.rotate_secret(
             endpoint_id, self._new_seed(), old_until=now() + _OLD_SECRET, key=idempotency

@@ -99,7 +99,7 @@ class _Routes:
 
     @raises(EndpointRefused)
     async def rotate_secret(self, endpoint_id: UUID, body: ChangeEndpoint, asker: Asker, key: Key = None) -> SecretMade:
-        """Make a new signing secret, which is in this response only. The one before signs as well for a day."""
+        """Make a new signing secret, which is in this response only. Only the one before signs as well, for a day."""
         async with self._noted(asker, "secret_rotated", endpoint_id, body, asked="a new secret", key=key):
             return await self.endpoints.rotate_secret(endpoint_id, key)
 
