@@ -169,15 +169,17 @@ class Client:
             return round((clock() - began) * 1000)
 
         try:
-            async with asyncio.timeout(self._seconds):
-                return await self._post(url, body, headers, took_ms)
+            async with asyncio.timeout(self._seconds) as limit:
+                return await self._post(url, body, headers, took_ms, limit)
         except TimeoutError:
             return Answer(None, f"no response within {self._seconds:g} s", took_ms())
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, NotPublic) as error:
             said = str(error) or type(error).__name__
             return Answer(None, clean(said, _BODY_BYTES), took_ms())
 
-    async def _post(self, url: str, body: bytes, headers: Mapping[str, str], took_ms: Callable[[], int]) -> Answer:
+    async def _post(
+        self, url: str, body: bytes, headers: Mapping[str, str], took_ms: Callable[[], int], limit: asyncio.Timeout
+    ) -> Answer:
         network = _CheckedNetwork(
             self._resolve, self._allowed, is_tls=uses_tls(url), connect_seconds=self._seconds * _CONNECT_SHARE
         )
@@ -193,6 +195,7 @@ class Client:
             pool.stream("POST", url, headers=sent, content=body, extensions={"target": target}) as response,
         ):
             ms = took_ms()
+            limit.reschedule(None)  # it answered; the body has a limit of its own
             told = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
             text = await _beginning(response.aiter_stream())
             return Answer(response.status, text, ms, told.decode("latin-1"))

@@ -200,6 +200,17 @@ async def test_interim_responses_without_end_are_left_at_once(scheme, certificat
         assert (said.status, "without an end" in said.text) == (None, True)
 
 
+async def test_an_answer_whose_body_does_not_end_in_time_counts():
+    async def begin(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nthe")
+        await never(writer)
+
+    async with Endpoint(begin) as server:
+        said = await Client(allowed=LOOPBACK, seconds=0.5).post(server.url, b"{}", {})
+
+        assert (said.status, said.text) == (200, "the")
+
+
 async def test_of_a_gigabyte_only_the_beginning_is_read():
     async with Endpoint(gigabyte) as server:
         said = await Client(allowed=LOOPBACK).post(server.url, b"{}", {})
