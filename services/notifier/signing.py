@@ -51,8 +51,9 @@ class Seeds:
 
     def at(self, moment: datetime) -> Sequence[Seed]:
         """Return the seeds of the secrets that sign at *moment*."""
-        is_old_valid = self.old is not None and self.old_until is not None and moment < self.old_until
-        return [self.now, self.old] if is_old_valid and self.old else [self.now]
+        if self.old is not None and self.old_until is not None and moment < self.old_until:
+            return [self.now, self.old]
+        return [self.now]
 
 
 class Signer:

@@ -160,7 +160,7 @@ def _claim_from_headers(headers: Mapping[str, object]) -> Claim | None:
     return Claim(ref, destination, steps if isinstance(steps, int) else None, _user(headers.get(f"{_CLAIM}user")))
 
 
-def _user(value: object = None) -> str | None:
+def _user(value: object) -> str | None:
     try:
         return _USER.validate_python(value)
     except ValidationError:
