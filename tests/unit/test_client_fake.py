@@ -40,6 +40,17 @@ async def test_the_example_draws_with_the_newest_model():
     assert [model and str(model) for model in seen] == [OLD, NEW, None]
 
 
+async def test_a_restarted_service_gets_the_newest_model():
+    modelswap, generator = FakeModelswap(), Generator()
+    modelswap.activate("ann", NEW, generation=2)
+    modelswap.activate("ann", OLD, generation=1)
+
+    async with modelswap.running(modelswap.models().run(generator.use)):
+        await modelswap.settled()
+
+    assert str(generator.model_of("ann")) == NEW
+
+
 async def test_an_error_of_the_service_fails_its_test():
     modelswap = FakeModelswap()
     modelswap.activate("ann", OLD)

@@ -24,6 +24,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Final
 from uuid import uuid4
 
@@ -69,7 +70,7 @@ class FakeModelswap:
     def activate(
         self, user_id: str, model: str, *, trigger_word: str = "", generation: int | None = None
     ) -> ModelActivated:
-        """Make *model* (``owner/name:version``) the user's current one, and publish the event."""
+        """Make *model* (``owner/name:version``) the current one, unless *generation* is too low; publish the event."""
         ref = ModelRef.parse(model)
         if ref is None:
             raise ValueError(f"{model!r} is not of the form owner/name:version (64 lower-case hex digits)")
@@ -102,10 +103,11 @@ class FakeModelswap:
         return event
 
     def commit(self, event: Event) -> None:
-        """Have the snapshot tell of *event*, without publishing it."""
+        """Have the snapshot tell of *event*, unless it tells of a later one; without publishing it."""
         change = change_in(_wrap(event))
         if change is not None:
-            self._current[change.user_id] = change
+            known = self._current.get(change.user_id, change)
+            self._current[change.user_id] = max(known, change, key=attrgetter("generation"))
 
     def publish(self, event: Event) -> None:
         """Publish *event*, without an effect on the snapshot: a duplicate, an overtaken or a made-up one."""
