@@ -14,6 +14,7 @@ import aiormq
 import httpx
 import pytest
 
+from modelswap_events import Refused, subscribe
 from services.ops.api import create_api
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
@@ -173,6 +174,15 @@ async def test_a_subscribers_user_may_do_nothing_else(ops):
                 continue
 
     assert allowed == []
+
+
+async def test_a_client_with_the_name_of_another_subscription_is_refused(ops):
+    added = await ops.add()
+    await ops.add("other")
+
+    with pytest.raises(Refused, match=r"modelswap\.subscription\.other"):
+        async with asyncio.timeout(20):
+            await anext(aiter(subscribe(added["amqp_url"], subscription="other")))
 
 
 async def test_a_full_subscription_delays_nobody_and_keeps_the_newest(ops):

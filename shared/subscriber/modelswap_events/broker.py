@@ -34,8 +34,8 @@ LOG: Final = "modelswap.events.log"
 #: A subscription's queue has its name after this.
 PREFIX: Final = "modelswap.subscription."
 _OFFSET: Final = "x-stream-offset"
-#: AMQP's reply code.
-_ACCESS_REFUSED: Final = 403
+#: The beginning of RabbitMQ's reason. The library has a class for it, but keeps that to itself.
+_ACCESS_REFUSED: Final = "ACCESS_REFUSED"
 _HEARTBEAT_SECONDS: Final = 10
 _OPEN_SECONDS: Final = 20
 #: A frozen node takes connections, and never answers.
@@ -89,7 +89,7 @@ async def translated(what: str) -> AsyncIterator[None]:
     except (AuthenticationError, ProbableAuthenticationError) as error:
         raise Refused(f"{what}: RabbitMQ refuses the user or the password") from error
     except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-        if isinstance(error, ChannelClosed) and error.args[:1] == (_ACCESS_REFUSED,):
+        if isinstance(error, ChannelClosed) and str(error).startswith(_ACCESS_REFUSED):
             raise Refused(f"{what}: {error}") from error
         raise Away(f"{what}: {str(error) or type(error).__name__}") from error
     except Exception as error:
