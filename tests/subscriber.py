@@ -53,7 +53,7 @@ class Modelswap(Protocol):
 
     def models(self) -> Models: ...
 
-    def subscribe(self, *events: type[Event]) -> Subscription: ...
+    def subscribe(self, *events: type[Event], since: datetime | None = None) -> Subscription: ...
 
     def commit(self, event: Event) -> None:
         """Only the snapshot tells of it."""
@@ -83,8 +83,8 @@ class InMemory:
     def models(self) -> Models:
         return Models("", "", "", subscription=NAME, network=self._fake)
 
-    def subscribe(self, *events: type[Event]) -> Subscription:
-        return subscribe("", subscription=NAME, events=events, network=self._fake)
+    def subscribe(self, *events: type[Event], since: datetime | None = None) -> Subscription:
+        return subscribe("", subscription=NAME, events=events, since=since, network=self._fake)
 
     def commit(self, event: Event) -> None:
         self._fake.commit(event)

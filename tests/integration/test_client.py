@@ -383,6 +383,24 @@ async def test_subscribe_goes_on_with_the_log(amqp_url, is_anew):
     assert found == [1, 2, 3]
 
 
+async def test_subscribe_reads_the_log_to_its_end_before_a_new_queue(modelswap):
+    user = f"user-{uuid4()}"
+    await modelswap.remove()
+    async with asyncio.timeout(60), aclosing(aiter(modelswap.subscribe(since=now()))) as envelopes:
+        generations = (each.event.generation async for each in envelopes if each.event.user_id == user)
+        await modelswap.publish(activated(user, 1))
+        found = [await anext(generations)]
+        waiting = asyncio.create_task(first_of(generations))
+        async with modelswap.away():
+            await modelswap.publish(activated(user, 2))
+            await modelswap.add()
+        found.append(await waiting)
+        await modelswap.publish(activated(user, 3))
+        found.append(await anext(generations))
+
+    assert found == [1, 2, 3]
+
+
 async def first_of(generations: AsyncIterator[int]) -> int:
     return await anext(generations)
 

@@ -10,11 +10,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import aio_pika
 import aiormq
 import httpx
 import pytest
 
 from modelswap_events import Refused, subscribe
+from modelswap_events.broker import RabbitLink
+from modelswap_events.ports import NEXT
 from services.ops.api import create_api
 from services.ops.subscriptions.api import subscription_router
 from services.ops.subscriptions.client import Subscriptions
@@ -174,6 +177,28 @@ async def test_a_subscribers_user_may_do_nothing_else(ops):
                 continue
 
     assert allowed == []
+
+
+async def test_a_client_goes_on_with_its_queue_when_there_is_one_again(ops):
+    """With the rights of its own user."""
+    added = await ops.add()
+    await ops.management.delete("queues", QUEUE)
+    link = RabbitLink(await aio_pika.connect(added["amqp_url"]), QUEUE, look_seconds=0)
+    await link.consume(NEXT)
+    is_log = link.is_log
+    await ops.add()
+
+    reading = asyncio.create_task(link.next(60))
+    async with asyncio.timeout(60):
+        while link.is_log:
+            await asyncio.sleep(0.01)
+    await ops.publish(activated(1))
+    found = await reading
+    await link.close()
+
+    assert is_log
+    assert found is not None
+    assert found.offset is None
 
 
 async def test_a_client_with_the_name_of_another_subscription_is_refused(ops):

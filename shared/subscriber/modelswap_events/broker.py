@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 from aio_pika.connection import make_url
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
@@ -181,39 +182,54 @@ class RabbitMessage:
 
 
 class RabbitLink:
-    """A connection with one consumer."""
+    """A connection that consumes the queue or the log."""
 
-    def __init__(self, connection: AbstractConnection, queue: str) -> None:
+    def __init__(self, connection: AbstractConnection, queue: str, *, look_seconds: float = _LOOK_SECONDS) -> None:
         self._connection = connection
         self._queue = queue
         self._waiting: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
         self._is_lost = False
-        self._look_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
+        self._look_seconds = look_seconds
+        self._look_at = asyncio.get_running_loop().time() + look_seconds
         self.is_log = False
+        #: Ends the consumer of the log.
+        self._leave_log: Callable[[], Awaitable[object]]
 
     @property
     def is_open(self) -> bool:
         return not self._is_lost
 
     async def consume(self, position: Position) -> None:
-        """Consume the queue, or the log from *position* on."""
+        """Consume the queue, or the log from *position* on: as `ports.Broker.attach` says."""
+        if not isinstance(position, int):
+            if await self._consume_queue():
+                return
+            log.warning("RabbitMQ has no queue %s: reading %s instead, until there is one", self._queue, LOG)
+        offset = position.value if isinstance(position, Next) else position
+        self._leave_log = await self._consume(LOG, _LOG_PREFETCH, {_OFFSET: offset})
+        self.is_log = True
+
+    async def _consume_queue(self) -> bool:
+        """Return False if there is no queue."""
         try:
             await self._consume(self._queue, _QUEUE_PREFETCH, {})
         except ChannelNotFoundEntity:
-            log.warning("RabbitMQ has no queue %s: reading %s instead, until there is one", self._queue, LOG)
-            offset = position.value if isinstance(position, Next) else position
-            await self._consume(LOG, _LOG_PREFETCH, {_OFFSET: offset})
-            self.is_log = True
+            return False
+        return True
 
-    async def _consume(self, queue: str, prefetch: int, arguments: dict[str, str | int | datetime]) -> None:
+    async def _consume(
+        self, queue: str, prefetch: int, arguments: dict[str, str | int | datetime]
+    ) -> Callable[[], Awaitable[object]]:
+        """Return what ends it."""
         channel = await self._connection.channel()
         underlay = await channel.get_underlay_channel()
         await channel.set_qos(prefetch_count=prefetch)
         # Before it consumes: the queue may be deleted at once.
         underlay.on_consumer_cancel_callbacks.add(lambda _: self._lose(f"{queue} was deleted or moved"))
         source = await channel.get_queue(queue, ensure=False)
-        await source.consume(self._take, arguments=dict(arguments))
+        tag = await source.consume(self._take, arguments=dict(arguments))
         underlay.closing.add_done_callback(lambda closing: self._lose(_cause_of(closing)))
+        return partial(source.cancel, tag)
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         self._waiting.put_nowait(message)
@@ -236,21 +252,18 @@ class RabbitLink:
                     # What arrived before the link was lost is delivered again.
                     return RabbitMessage(message, self) if message and self.is_open else None
             if self.is_log and loop.time() >= self._look_at:
-                self._look_at = loop.time() + _LOOK_SECONDS
-                if await self._has_queue():
-                    self._lose(f"it has queue {self._queue} again")
+                self._look_at = loop.time() + self._look_seconds
+                await self._look()
         return None
 
-    async def _has_queue(self) -> bool:
-        try:
+    async def _look(self) -> None:
+        """Go on with the queue, if there is one again: everything in the log was read."""
+        with suppress(Away, Refused):
             async with translated("looking for the queue"), asyncio.timeout(_OPEN_SECONDS):
-                # A refusal closes the channel.
-                channel: AbstractChannel = await self._connection.channel()
-                await channel.declare_queue(self._queue, passive=True)
-                await channel.close()
-        except Away:
-            return False
-        return True
+                if await self._consume_queue():
+                    log.warning("RabbitMQ has queue %s again", self._queue)
+                    self.is_log = False
+                    await self._leave_log()
 
     async def close(self) -> None:
         """As `ports.Link` says; waits at most a second."""

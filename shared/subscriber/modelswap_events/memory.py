@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from modelswap_events.errors import Away
 from modelswap_events.ports import NEXT, Position
@@ -100,8 +99,7 @@ class MemoryLink:
 
     def __init__(self, memory: Memory, subscription: str, position: Position) -> None:
         self.subscription = subscription
-        self.queue = memory.queues.get(subscription)
-        self.is_log: Final = self.queue is None
+        self.queue = None if isinstance(position, int) else memory.queues.get(subscription)
         self.is_open = True
         #: Waits, with everything acked.
         self.is_idle = False
@@ -111,6 +109,10 @@ class MemoryLink:
         # A fake's events have no time, so a time is the beginning.
         self._offset = position if isinstance(position, int) else len(memory.log) if position is NEXT else 0
         self._woken = asyncio.Event()
+
+    @property
+    def is_log(self) -> bool:
+        return self.queue is None
 
     async def next(self, seconds: float) -> MemoryMessage | None:
         try:
@@ -146,11 +148,11 @@ class MemoryLink:
 
     def _take(self) -> MemoryMessage | None:
         if self.queue is None:
-            if self._offset == len(self._memory.log):
-                return None
-            self._offset += 1
-            return MemoryMessage(self._memory.log[self._offset - 1], self, self._offset - 1)
-        if not self.queue.waiting:
+            if self._offset < len(self._memory.log):
+                self._offset += 1
+                return MemoryMessage(self._memory.log[self._offset - 1], self, self._offset - 1)
+            self.queue = self._memory.queues.get(self.subscription)
+        if self.queue is None or not self.queue.waiting:
             return None
         self.in_hand = self.queue.waiting.popleft()
         return MemoryMessage(self.in_hand, self, None)

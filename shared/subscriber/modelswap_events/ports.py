@@ -46,14 +46,14 @@ class Message(Protocol):
 
 
 class Link(Protocol):
-    """An open connection that consumes the subscription's queue, or the log if there is no such queue."""
+    """An open connection that consumes the subscription's queue, or the log until there is such a queue."""
 
     @property
     def is_log(self) -> bool: ...
 
     @property
     def is_open(self) -> bool:
-        """False once the connection or the consumer is lost, or if a log's subscription has a queue again."""
+        """False once the connection or the consumer is lost."""
 
     async def next(self, seconds: float) -> Message | None:
         """Wait for a message, at most *seconds*; None if none came, or the link is not open any more."""
@@ -68,6 +68,8 @@ class Broker(Protocol):
     async def attach(self, position: Position) -> Link:
         """
         Consume the subscription's queue; if it does not exist, the log from *position* on.
+
+        With an offset, consume the log first, to its end: a queue that was made since lacks what is next in the log.
 
         Raises:
             Refused: if the broker refuses the user.

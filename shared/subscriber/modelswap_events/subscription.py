@@ -109,9 +109,9 @@ def subscribe(
       `run` to have it tried again without ending the loop.
     - Events of other types are acked unseen. So two services that want different events need two subscriptions.
     - An event that this version cannot decode is logged and moved to the overflow queue.
-    - If the subscription's queue does not exist, the log is read: from the last handled event, else from *since*, else
-      from now on; after a lost connection, from up to ten minutes before the first attempt, so that none is missed; and
-      if the log was made anew, from ten minutes before the last handled event. There an event that is given up is only
+    - While the subscription has no queue, the log is read: from the last handled event, else from *since*, else from
+      now on; after a lost connection, from up to ten minutes before the first attempt, so that none is missed; and if
+      the log was made anew, from ten minutes before the last handled event. There an event that is given up is only
       logged.
     """
     return Subscription(network.broker(amqp_url, subscription), events, since)
