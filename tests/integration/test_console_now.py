@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from services.ops.api import create_api as ops_api
 from services.ops.console.app import SCREENS
 from services.ops.console.console import Console
+from services.ops.console.views.formats import NOTHING
 from services.ops.letters.views import Filter
 from services.ops.migrate import ROLE
 from services.ops.processes.api import processes_router
@@ -99,11 +100,13 @@ async def test_what_is_on_the_way_and_what_was_swapped_is_shown(product):
     assert await product.state.apply([succeeded("t1"), ready("t1")]) == [None, None]
     await product.state.adopt(registration(HOSTILE[:-1], "t2"))
     assert await product.state.apply([started("t2")]) == [None]
+    await product.state.adopt(registration("eve", "t3"))
 
     page = await product.page(token=READER)
 
-    assert "All is well. 1 training on the way, 1 swap in the last 24 hours, and nothing waits for you." in page
+    assert "All is well. 2 trainings on the way, 1 swap in the last 24 hours, and nothing waits for you." in page
     assert '<a class="mono" href="/trainings/t2">t2</a>' in page
+    assert f'<td data-label="Progress" class="progress">{NOTHING}</td>' in page
     assert 'aria-label="Swaps per hour: 1 in 24 hours, at most 1 in one."' in page
     assert HOSTILE not in page
     assert escape(HOSTILE[:-1], quote=False)[:30] in page

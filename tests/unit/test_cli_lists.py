@@ -541,6 +541,14 @@ def test_no_line_that_is_copied_is_broken(print_it: Callable[[], None], monkeypa
     assert narrow == piped
 
 
+@pytest.mark.parametrize(("started_at", "said"), [(None, None), (AT[1], "0%")])
+def test_progress_is_no_number_while_nothing_is_known(started_at: datetime | None, said: str | None, capsys):
+    facts = {"stage": Stage.RUNNING, "progress": 0, "started_at": started_at}
+    print_training(ACTIVE.model_copy(update=facts), Format.TABLE)
+
+    assert dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()).get("progress") == said
+
+
 def test_several_values_of_a_fact_are_separated_by_commas(capsys):
     print_facts([("events", ["model.activated.v1", "model.withdrawn.v1"]), ("none", [])])
 

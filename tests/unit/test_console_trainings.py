@@ -216,6 +216,14 @@ def test_progress_by_the_log_and_by_an_estimate_are_told_apart():
     assert (guessed.is_estimate, guessed.steps) == (True, "")
 
 
+@pytest.mark.parametrize(
+    ("facts", "percent"),
+    [({}, None), ({"started_at": NOON}, 0), ({"progress": 5}, 5), ({"progress": 5, "started_at": NOON}, 5)],
+)
+def test_progress_is_no_number_while_nothing_is_known(facts, percent):
+    assert progress_of(training(**facts), NOON).percent == percent
+
+
 def test_the_time_left_has_its_range():
     found = progress_of(training(eta_seconds=310, eta_low_seconds=200, eta_high_seconds=600), NOON)
 

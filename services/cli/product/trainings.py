@@ -27,11 +27,18 @@ _POLL_SECONDS: Final = 0.5
 #: In these, a training changes by itself.
 UNDERWAY: Final = (Stage.REQUESTED, Stage.RUNNING, Stage.VERIFYING)
 _WATCHED: Final = 100
+
+
+def _percent(training: TrainingView) -> str | None:
+    """Return how far it is; None while nothing is known, neither from its log nor when it began."""
+    return f"{training.progress}%" if training.progress or training.started_at else None
+
+
 TRAININGS: Final[Sequence[Column[TrainingView]]] = (
     Column("training", lambda each: each.training_id or each.ref),
     Column("user", lambda each: each.user_id, 3),
     Column("stage", lambda each: each.stage, 1),
-    Column("progress", lambda each: f"{each.progress}%", 2),
+    Column("progress", _percent, 2),
     Column("destination", lambda each: each.destination, 6),
     Column("requested", lambda each: each.requested_at, 4),
     Column("current", lambda each: "yes" if each.current else "", 5),
@@ -101,7 +108,8 @@ async def retry_extraction(training_id: str | None, user_id: str, output: Format
 
 def print_training(training: TrainingView, output: Format) -> None:
     failure = training.failure
-    known = dict(training) | {"failure": failure and f"{failure.code}: {failure.reason}"}
+    known = dict(training) | {"progress": _percent(training)}
+    known["failure"] = failure and f"{failure.code}: {failure.reason}"
     print_one(((name, value) for name, value in known.items() if value is not None), output, data=training)
 
 
@@ -143,7 +151,7 @@ class Bars:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f}% {task.fields[stage]}", markup=False),
+            TextColumn("{task.fields[percent]:>4} {task.fields[stage]}", markup=False),
             console=self._out,
             disable=not self._out.is_terminal,
         )
@@ -158,14 +166,15 @@ class Bars:
         self._progress.stop()
 
     def show(self, name: str, training: TrainingView) -> None:
+        percent, stage = _percent(training) or "", _stage(training)
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=100, stage="")
-        self._progress.update(self._tasks[name], completed=training.progress, stage=_stage(training))
+            self._tasks[name] = self._progress.add_task(name, total=100, percent=percent, stage=stage)
+        self._progress.update(self._tasks[name], completed=training.progress, percent=percent, stage=stage)
         # Without a terminal, a line for every tenth is enough.
         said = f"{training.stage} {training.progress // 10}"
         if not self._out.is_terminal and said != self._said.get(name):
             self._said[name] = said
-            self._out.print(f"{name}  {training.progress:>3}%  {_stage(training)}", soft_wrap=True)
+            self._out.print(f"{name}  {percent:>4}  {stage}", soft_wrap=True)
 
 
 async def follow(api: Product, training: TrainingView, show: Callable[[TrainingView], None]) -> TrainingView:

@@ -22,7 +22,8 @@ _REPLAYED: Final = re.compile(r"replay ([0-9a-f-]{36}):(\d{1,18})", re.ASCII)
 class Progress:
     """How far a training is, and when it should end."""
 
-    percent: int
+    #: None: nothing is known, neither from the log nor when it began.
+    percent: int | None
     #: From the time and not from the log.
     is_estimate: bool
     steps: str
@@ -39,7 +40,7 @@ def progress_of(training: TrainingAnswer, now: datetime) -> Progress:
     if steps and training.total_steps is not None:
         steps += f" of {number(training.total_steps)}"
     return Progress(
-        percent=training.progress,
+        percent=training.progress if training.progress or training.started_at else None,
         is_estimate=training.progress_source == "estimate",
         steps=steps,
         left=_left(training, is_late=is_late),
