@@ -218,5 +218,5 @@ def _no_target(order: RollbackOrder) -> PermanentError:
     if order.to is not None:
         return NotTheirs(f"{order.to} was never made and proven good by a training of user {order.user_id}")
     return NothingToRollBackTo(
-        f"user {order.user_id} has used no other model that was not taken back: name in `to` which one to use"
+        f"user {order.user_id} has used no other model that was not taken back: say which one to roll back to"
     )

@@ -478,7 +478,7 @@ async def test_back_and_back_again_never_offers_what_was_taken_back(client):
     named = await client.post("/users/ada/model/rollback", json={**BACK, "to": str(model_of("t4"))})
 
     assert [answer.json()["training_id"] for answer in answers[:2]] == ["t3", "t1"]
-    assert "name in `to`" in problem(answers[2], 409, "nothing-to-roll-back-to")["detail"]
+    assert "say which one to roll back to" in problem(answers[2], 409, "nothing-to-roll-back-to")["detail"]
     assert (named.json()["training_id"], named.json()["generation"]) == ("t4", 8)
 
 
