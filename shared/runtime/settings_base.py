@@ -26,7 +26,7 @@ FILE: Final = "_FILE"
 _VARIED_CHARACTERS: Final = 7
 
 
-class Mistake(NamedTuple):
+class BadSetting(NamedTuple):
     """What is wrong with one setting, in a line."""
 
     setting: str
@@ -39,7 +39,7 @@ class SettingsError(ModelswapError):
 
     code = "settings"
 
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+    def __init__(self, mistakes: Sequence[BadSetting]) -> None:
         super().__init__("\n".join(["these settings need your attention:", *(f"  {each.said}" for each in mistakes)]))
         self.mistakes = mistakes
 
@@ -89,7 +89,7 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(own)
         except ValidationError as error:
-            mistakes += [_mistake(problem) for problem in error.errors(include_input=False, include_url=False)]
+            mistakes += [_bad_setting(problem) for problem in error.errors(include_input=False, include_url=False)]
         if mistakes:
             raise SettingsError(mistakes)
         return settings
@@ -119,7 +119,7 @@ def guessable(settings: Settings) -> list[str]:
     ]
 
 
-def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
+def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[BadSetting]]:
     """Replace each ``NAME_FILE`` by ``NAME`` with the file's content; also return a mistake per unreadable file."""
     read, mistakes = dict(values), []
     for name, path in values.items():
@@ -127,17 +127,17 @@ def _read_files(values: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake
             continue
         target = name.removesuffix(FILE)
         if target in values:
-            mistakes.append(Mistake(target, f"{target} is given twice, also as {name}"))
+            mistakes.append(BadSetting(target, f"{target} is given twice, also as {name}"))
             continue
         try:
             read[target] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            mistakes.append(Mistake(target, f"{name}: {type(error).__name__} while reading {path}"))
+            mistakes.append(BadSetting(target, f"{name}: {type(error).__name__} while reading {path}"))
     return read, mistakes
 
 
-def _mistake(problem: ErrorDetails) -> Mistake:
+def _bad_setting(problem: ErrorDetails) -> BadSetting:
     name = setting(str(problem["loc"][0])) if problem["loc"] else PREFIX
     if problem["type"] == "missing":
-        return Mistake(name, f"{name} is missing", is_missing=True)
-    return Mistake(name, f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+        return BadSetting(name, f"{name} is missing", is_missing=True)
+    return BadSetting(name, f"{name}: {problem['msg'].removeprefix('Value error, ')}")

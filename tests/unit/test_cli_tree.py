@@ -19,7 +19,7 @@ from services.cli.local import roles
 from services.cli.main import app
 from services.cli.problem import Problem, exit_code, explain
 from shared.contract.errors import DependencyDown
-from shared.runtime.settings_base import Mistake, SettingsError
+from shared.runtime.settings_base import BadSetting, SettingsError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -188,7 +188,7 @@ def test_a_mistake_in_the_command_line_is_exit_code_2(typed):
     ("error", "code", "then"),
     [
         (
-            SettingsError([Mistake("MODELSWAP_AMQP_URL", "MODELSWAP_AMQP_URL is missing", is_missing=True)]),
+            SettingsError([BadSetting("MODELSWAP_AMQP_URL", "MODELSWAP_AMQP_URL is missing", is_missing=True)]),
             2,
             "modelswap config show, or modelswap up --embedded, which needs no settings",
         ),

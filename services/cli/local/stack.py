@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from shared.runtime.settings import PROCESSES, ReceiverSettings, SimulatorSettings, all_settings
-from shared.runtime.settings_base import PREFIX, Mistake, Settings, SettingsError
+from shared.runtime.settings_base import PREFIX, BadSetting, Settings, SettingsError
 
 SERVICES: Final = ("receiver", "extractor", "state", "ops", "notifier")
 SIMULATOR: Final = "simulator"
@@ -114,7 +114,7 @@ def _with_simulator(environment: Environment) -> Environment:
 
 
 def _check(environment: Environment, services: Sequence[str]) -> None:
-    mistakes: dict[Mistake, None] = {}
+    mistakes: dict[BadSetting, None] = {}
     for name in services:
         try:
             PROCESSES[name].load(environment)
