@@ -11,6 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from services.ops.migrate import ROLE
@@ -31,7 +32,7 @@ from shared.replicate.answers import TrainingsPage
 from shared.replicate.errors import BadAnswer, NoAnswer, NotThere, OperatorNeeded
 from shared.replicate.training import Training
 from shared.replicate.webhook_url import webhook_url
-from shared.runtime import tracing
+from shared.runtime import telemetry, tracing
 from shared.runtime.aside import SetAside
 from shared.runtime.clock import now
 from shared.runtime.postgres import Pool
@@ -230,6 +231,19 @@ async def test_what_is_not_overdue_costs_nothing(scene: Scene):
     await scene.rounds(NOON - timedelta(seconds=1))
 
     assert (scene.replicate.lists, scene.published) == (0, [])
+
+
+async def test_what_another_process_counted_is_measured_here(scene: Scene):
+    scene.state.trainings = [overdue(1), overdue(2)]
+    scene.replicate.listed = [replicates(1, status="processing"), replicates(2, status="processing")]
+    await scene.rounds(now())
+    telemetry.overdue.set(7)
+
+    async with scene.running(), asyncio.timeout(60):
+        while REGISTRY.get_sample_value("modelswap_trainings_overdue") == 7:
+            await asyncio.sleep(0.01)
+
+    assert REGISTRY.get_sample_value("modelswap_trainings_overdue") == 2
 
 
 async def test_what_is_recovered_begins_a_trace_of_its_own(scene: Scene, monkeypatch: pytest.MonkeyPatch):

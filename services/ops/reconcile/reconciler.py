@@ -100,15 +100,18 @@ class Reconciler:
         """Do one round if one is due and no other process does it; return the seconds until the next try."""
         try:
             async with asyncio.timeout(_LONGEST_ROUND_SECONDS), self._store.alone() as turn:
-                if turn is not None and await self._is_due():
-                    await self.round(now(), turn)
+                if turn is not None:
+                    last = await self._store.last_round()
+                    # Also those that another process has counted: else its gauge here would stay as it was.
+                    telemetry.overdue.set(last.overdue)
+                    if self._is_due(last.last_success_at):
+                        await self.round(now(), turn)
         except TimeoutError as error:
             raise DependencyDown("a round took too long; the next one goes on", code="round_too_long") from error
         return min(STAND_BY_SECONDS, self._limits.every.total_seconds())
 
-    async def _is_due(self) -> bool:
-        """Return whether the last round of any process began long enough ago."""
-        last = (await self._store.last_round()).last_success_at
+    def _is_due(self, last: datetime | None) -> bool:
+        """Return whether the *last* round of any process began long enough ago."""
         return last is None or not timedelta() <= now() - last < self._limits.every
 
     async def _report(self, trouble: str | None) -> None:
@@ -143,7 +146,6 @@ class Reconciler:
         self.aside.keep_only(unfinished)
         await self._store.forget_others(unfinished)
         await turn.note_round(moment, overdue=len(overdue), calls_left=int(self._budget.left))
-        telemetry.overdue.set(len(overdue))
         await self._warn(moment)
 
     async def _overdue(self, moment: datetime) -> tuple[list[Unfinished], list[Unfinished], set[UUID]]:
