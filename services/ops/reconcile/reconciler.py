@@ -48,6 +48,8 @@ log = structlog.get_logger()
 _LISTS_SHARE: Final = 0.5
 #: A round that takes longer is ended.
 _LONGEST_ROUND_SECONDS: Final = 240.0
+#: After rounds that failed. While it lasts, operators are shown a trouble that may be over.
+_LONGEST_PAUSE_SECONDS: Final = 10.0
 _WARN_EVERY_SECONDS: Final = 600.0
 _TROUBLE_LIMIT: Final = 1000
 
@@ -90,7 +92,8 @@ class Reconciler:
     async def run(self, stopping: asyncio.Event) -> None:
         """Work in rounds until *stopping* is set, through every outage."""
         every = self._limits.every.total_seconds()
-        await run_periodically("reconciler", self._alone, stopping, longest_seconds=every, report=self._report)
+        longest = min(every, _LONGEST_PAUSE_SECONDS)
+        await run_periodically("reconciler", self._alone, stopping, longest_seconds=longest, report=self._report)
 
     async def check(self) -> str | None:
         """Return why the last round failed, or None."""
