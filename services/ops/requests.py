@@ -7,17 +7,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationInfo
 
 from shared.contract.answers import NUMBER, Moment
-from shared.contract.checked import PRINTABLE, Checked
-from shared.contract.text import printable
+from shared.contract.checked import PRINTABLE, Reason
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), PRINTABLE]
-
-
-def _said(text: str) -> str:
-    said = printable(text).strip()
-    if not said:
-        raise ValueError("must not be blank")
-    return said
 
 
 def _after_since(until: Moment | None, info: ValidationInfo) -> Moment | None:
@@ -31,11 +23,6 @@ def _after_since(until: Moment | None, info: ValidationInfo) -> Moment | None:
 Until = Annotated[Moment | None, AfterValidator(_after_since)]
 #: JSON has no larger whole numbers that all readers agree on.
 Number = Annotated[int, Field(ge=1, lt=2**53), NUMBER]
-Reason = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=1000),
-    Checked(_said, pattern=r"^ *[^ \x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"),
-]
 
 
 class Request(BaseModel):

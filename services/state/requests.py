@@ -9,7 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from services.state.views import EXAMPLE, example
 from shared.contract.answers import NUMBER, Flag
-from shared.contract.checked import PRINTABLE, STORABLE
+from shared.contract.checked import PRINTABLE, STORABLE, Reason
 from shared.contract.identity import ModelName, ModelRef, TrainingId, UserId
 
 _STEPS_MOST: Final = 2**31 - 1
@@ -23,7 +23,6 @@ def _from_token(_: object) -> None:
 FromToken = Annotated[SkipJsonSchema[None], BeforeValidator(_from_token)]
 TriggerWord = Annotated[str, Field(max_length=200), PRINTABLE]
 Steps = Annotated[int, Field(gt=0, le=_STEPS_MOST), NUMBER]
-Reason = Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
 
 
 class _Body(BaseModel):

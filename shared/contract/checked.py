@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -26,10 +26,23 @@ class Checked:
         return {**handler(schema), **self._keywords}
 
 
+def _said(text: str) -> str:
+    said = printable(text).strip()
+    if not said:
+        raise ValueError("must not be blank")
+    return said
+
+
 #: No control characters. `str.isprintable` refuses a few more, such as other spaces; but classes like ``\p{L}`` are
 #: unknown to Python's `re`, so validators refuse a whole document for them.
 PRINTABLE_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 #: Restricts a text type to printable characters.
 PRINTABLE: Final = Checked(printable, pattern=PRINTABLE_PATTERN)
+#: Why something is changed: a text that is not blank, without blanks around it.
+Reason = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1000),
+    Checked(_said, pattern=r"^ *[^ \x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"),
+]
 #: Restricts JSON to what can be sent and stored.
 STORABLE: Final = AfterValidator(storable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from services.ops.audit.first import noted_first
 from services.ops.reconcile.api import reconciliation_router
@@ -56,6 +57,11 @@ async def test_a_refusal_is_noted_after_what_was_asked():
         ("(retry t1)", None),
         ("refused: it has its model", "k, may be asked again: asked: all"),
     ]
+
+
+def test_an_extraction_is_not_retried_for_a_blank_reason():
+    with pytest.raises(ValidationError, match="must not be blank"):
+        RetryExtraction(reason="  ")
 
 
 async def test_an_extraction_is_not_retried_that_cannot_be_audited():

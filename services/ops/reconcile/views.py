@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Final
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.ops.requests import Request
-from shared.contract.checked import PRINTABLE
+from services.ops.requests import Reasoned
 
 #: Those of an outage are counted for an hour after it.
 WHILE_AWAY: Final = "nothing, if RabbitMQ or the receiver was away in that hour"
@@ -80,10 +79,8 @@ class Reconciliation(BaseModel):
     trainings: Sequence[RecoveryView]
 
 
-class RetryExtraction(Request):
+class RetryExtraction(Reasoned):
     """Why an extraction is retried."""
-
-    reason: Annotated[str, Field(min_length=1, max_length=1000), PRINTABLE]
 
 
 class ExtractionRetried(BaseModel):
