@@ -159,6 +159,18 @@ async def test_a_search_leads_to_what_alone_was_found(product):
     ]
 
 
+async def test_while_state_is_away_a_search_finds_dead_letters(product):
+    await archived(product.letters, dead("t1", topology()), now=now())
+    letter = (await product.letters.list_letters(Filter(), limit=1))[0].number
+    async with signed_in(product.ops_api, None) as browser:
+        found, nothing = await browser.get(f"/search?q={letter}"), await browser.get("/search?q=t1")
+
+    assert (found.status_code, nothing.status_code) == (200, 200)
+    assert f'<a href="/dead-letters/{letter}">dead letter {letter}</a>' in found.text
+    assert "Trainings, users and models cannot be shown now." in nothing.text
+    assert "Nothing is called that." not in nothing.text
+
+
 @pytest.mark.parametrize("text", ["", "nothing", "%00", "%E2%80%AE", "999999999999999999", "x" * 400, "<script>"])
 async def test_a_search_for_anything_has_a_page(product, text):
     page = await product.page(f"/search?q={text}")

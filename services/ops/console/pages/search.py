@@ -12,13 +12,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from services.ops.console.answers import SearchAnswer
-from services.ops.console.client import Apis, Refused
+from services.ops.console.client import Apis, Parts, Refused
 from services.ops.console.console import Console, page_route
 from services.ops.console.views import search as views
 from services.ops.letters.views import LetterLine
 
 _NUMBER: Final = re.compile(r"#?([0-9]{1,18})")
 _LONGEST: Final = 300
+#: What state finds.
+_STATES: Final = "Trainings, users and models"
 
 
 def routes(console: Console) -> list[Route]:
@@ -28,14 +30,15 @@ def routes(console: Console) -> list[Route]:
 async def _search(console: Console, request: Request) -> Response:
     text = request.query_params.get("q", "").strip()[:_LONGEST]
     if not text:
-        return await console.render(request, "search.html", text="", hits=[], is_complete=True)
-    apis = console.apis(request)
-    letters, found = await asyncio.gather(_letter(apis, text), _trainings(apis, text))
-    hits = [*letters, *map(views.hit_of, found.items)]
-    only = views.page_of(text, hits, is_complete=found.is_complete)
+        return await console.render(request, "search.html", text="", hits=[], is_complete=True, away={})
+    apis, parts = console.apis(request), Parts()
+    letters, found = await asyncio.gather(_letter(apis, text), parts.of(_STATES, _trainings(apis, text)))
+    hits = [*letters, *map(views.hit_of, found.items if found else ())]
+    is_complete = found is not None and found.is_complete
+    only = views.page_of(text, hits, is_complete=is_complete)
     if only is not None:
         return RedirectResponse(only, status_code=HTTPStatus.SEE_OTHER)
-    return await console.render(request, "search.html", text=text, hits=hits, is_complete=found.is_complete)
+    return await console.render(request, "search.html", text=text, hits=hits, is_complete=is_complete, away=parts.away)
 
 
 async def _trainings(apis: Apis, text: str) -> SearchAnswer:
