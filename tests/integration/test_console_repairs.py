@@ -425,11 +425,14 @@ async def test_an_undo_is_shown_for_each_user_before_the_button(ops, browser, da
             while (found := await ops.replays.find(record.id)).undo.status != "undone":
                 await asyncio.sleep(0.02)
     after = await page(browser, f"/replays/{record.id}")
+    again = await page(browser, f"/replays/{record.id}/undo")
 
     assert f"→ acme/ada:{model_of('t0').version[:8]}…" in said(before)
     assert "user bob has another model by now" in said(before)
     assert (reverted_before, found.undo.reverted) == (0, 1)
     assert "Undone by olga: all blurred" in said(after)
+    assert "There is nothing to undo" in said(again)
+    assert "Undo the replay" not in said(again)
 
 
 async def test_an_undo_is_not_previewed_while_state_is_away(ops, browser, database_url):
