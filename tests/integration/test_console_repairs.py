@@ -265,6 +265,22 @@ async def test_a_letter_is_dropped_and_restored_with_a_reason(ops, browser):
     assert 'href="/dead-letters/1"' in audit
 
 
+async def test_all_that_were_dropped_are_restored_at_once(ops, browser):
+    await archived(ops.letters, letter("t1"), letter("t2"))
+    some = f"queue={EXTRACTOR_QUEUE}"
+    await browser.post("/dead-letters/drop", queue=EXTRACTOR_QUEUE, reason="of the load test")
+
+    found = await page(browser, f"/dead-letters?{some}&status=dropped")
+    form = await page(browser, f"/dead-letters/restore?{some}")
+    await browser.post("/dead-letters/restore", queue=EXTRACTOR_QUEUE, reason="it matters")
+    counts = await ops.letters.counts()
+
+    assert f'href="/dead-letters/restore?{some}">Restore all dropped…' in found
+    assert "Drop all open" not in found
+    assert "2 dead letters would be open again" in said(form)
+    assert (counts.open, counts.dropped) == (2, 0)
+
+
 async def test_a_drop_without_a_reason_is_refused(ops, browser):
     await archived(ops.letters, letter("t1"))
 

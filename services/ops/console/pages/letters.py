@@ -17,7 +17,7 @@ from services.ops.console.client import Api, Parts, Refused, quoted
 from services.ops.console.console import Console, Done, form_route, page_route, path_of
 from services.ops.console.views.audit import entry_of
 from services.ops.console.views.bodies import SHOWN_BYTES, body_of, diff, pretty
-from services.ops.console.views.filters import LETTER_FIELDS, address, asked, chips, given, pager
+from services.ops.console.views.filters import LETTER_FIELDS, asked, chips, given, pager
 from services.ops.console.views.letters import (
     PATH,
     change_sentence,
@@ -139,8 +139,7 @@ async def _show_list(console: Console, request: Request, chosen: dict[str, str])
         found=found_count(suggestions),
         group=group,
         trend=None if group is None else trend(group, now),
-        replay_all=selective and address("/replays/new", selective),
-        drop_all=selective and address(f"{PATH}/drop", selective),
+        selective=selective,
         pager=pager(PATH, {**chosen, "show": "list"}, cursor=cursor, following=letters.next_cursor),
     )
 
