@@ -22,8 +22,8 @@ from shared.contract.errors import Malformed
 from shared.contract.headers import BROKERS_OWN, RETRY_HEADERS
 from shared.contract.topology import RECEIVER
 
-#: A larger body is kept, but not searched for a training's id.
-_SEARCHED_BYTES: Final = 4 * 1024 * 1024
+#: A larger body is kept, but neither searched for a training's id nor edited.
+SEARCHED_BYTES: Final = 4 * 1024 * 1024
 #: JSON that takes more than this with one field a line is shown in one line. (2026-11: 64 KiB of nested lists took
 #: 58 MB, and 3 s of CPU.)
 _INDENTED_CHARACTERS: Final = 4 * 1024 * 1024
@@ -111,7 +111,7 @@ def _identity(message: Message, queue: str, event_id: str | None) -> str:
 
 def _fact(message: Message) -> str | None:
     """Return the id of the event in *message* if it is derived from its content; else it may be forged."""
-    if len(message.body) > _SEARCHED_BYTES:
+    if len(message.body) > SEARCHED_BYTES:
         return None
     try:
         envelope = decode(message.headers, message.content_type, message.body)
@@ -131,7 +131,7 @@ def document_in(body: bytes) -> Mapping[str, Any]:
 
 
 def _find_document(body: bytes) -> Mapping[str, Any] | None:
-    if len(body) > _SEARCHED_BYTES:
+    if len(body) > SEARCHED_BYTES:
         return None
     try:
         document = json.loads(body)

@@ -32,7 +32,7 @@ from services.ops.console.views.letters import (
 )
 from services.ops.console.views.looks import COOKIE, Look
 from services.ops.console.views.problems import ProblemView
-from services.ops.letters.letter import editable
+from services.ops.letters.letter import SEARCHED_BYTES, editable
 from services.ops.letters.views import (
     Changed,
     GroupView,
@@ -176,7 +176,9 @@ async def _save_body(console: Console, request: Request) -> Response:
 
 
 async def _show_edit(console: Console, request: Request, problem: ProblemView | None = None) -> Response:
-    letter = await console.apis(request).ops.get(LetterView, _of(request))
+    # One byte more than can be edited tells that the body is too large; the rest of it may be many MiB.
+    query = {"body_limit_bytes": str(SEARCHED_BYTES + 1)}
+    letter = await console.apis(request).ops.get(LetterView, _of(request), query)
     before = _editable(letter)
     typed = console.form(request) if problem else None
     return await console.render(
