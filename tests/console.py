@@ -75,6 +75,7 @@ async def opened_console(
     redeem: Any = no_codes,
     audit: Audit = no_audit,
     client: tuple[str, int] = ("203.0.113.9", 40000),
+    service: str = "service/ops:token-of-ops",
 ) -> AsyncIterator[Browser]:
     """
     The console before *ops*, the operators' API, in one application as the process has it.
@@ -82,9 +83,13 @@ async def opened_console(
     *others* answers for state and the notifier; without it, both are away.
     """
     transport = refuse_all() if others is None else httpx.ASGITransport(others)
-    service = read_token("service/ops:token-of-ops")
     async with Clients(
-        ops, state_url="http://state", notifier_url="http://notifier", token=service, audit=audit, transport=transport
+        ops,
+        state_url="http://state",
+        notifier_url="http://notifier",
+        token=read_token(service),
+        audit=audit,
+        transport=transport,
     ) as clients:
         access = Access(tuple(tokens), trusted=PRIVATE_NETWORKS, name_header=name_header, redeem=redeem)
         app = create_app(ops, {}, console=create_console(Console(clients, access, clock=clock)))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
@@ -14,8 +14,8 @@ from services.ops.console.client import Clients, Parts, Refused, ServiceDown
 from services.ops.console.session import begin
 from shared.runtime.http import Api as HttpApi
 from shared.runtime.http import Asker
-from shared.runtime.tokens import read_token
-from tests.console import TOKENS, no_audit, refuse_all
+from shared.runtime.tokens import ON_BEHALF_OF, read_token
+from tests.console import TOKENS, no_audit, refuse_all, signed_in
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 OLGA, RITA = TOKENS
@@ -66,6 +66,28 @@ async def test_ops_knows_who_asks_by_the_token():
 async def test_a_name_from_the_proxy_is_the_name_in_the_audit():
     async with apis(OLGA, name="grace@example.com") as asked:
         assert (await asked.ops.post(Said, "/who")).name == "grace@example.com"
+
+
+@pytest.mark.parametrize(
+    ("service", "typed", "said"),
+    [
+        ("service/ops:token-of-ops", "too dark", "too dark"),
+        ("token-of-ops", "too dark", "too dark (by olga)"),
+        ("token-of-ops", " ", ""),
+    ],
+)
+async def test_a_rollback_names_the_person_by_header_or_reason(service, typed, said):
+    state, heard = FastAPI(), []
+
+    @state.post("/v1/users/ada/model/rollback")
+    async def roll_back(request: Request) -> Response:
+        heard.append(((await request.json())["reason"], request.headers.get(ON_BEHALF_OF)))
+        return Response(status_code=503)
+
+    async with signed_in(an_api(), state, service=service) as browser:
+        await browser.post("/users/ada/rollback", page="/search", reason=typed)
+
+    assert heard[0] == (said, "olga" if service.startswith("service/") else None)
 
 
 async def test_a_readers_write_is_refused_before_any_api_is_asked():

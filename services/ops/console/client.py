@@ -170,6 +170,8 @@ class Apis:
     state: Api
     notifier: Api
     audit: PersonsAudit
+    #: The end of a reason that state keeps: the person's name, where our token may not say for whom it asks.
+    by: str
 
 
 class Clients:
@@ -212,6 +214,7 @@ class Clients:
             state=Api(self._state, others, may_write=may_write),
             notifier=Api(self._notifier, others, may_write=may_write),
             audit=partial(self._audit, session.name),
+            by="" if self._may_speak_for_others else f" (by {session.name})",
         )
 
 

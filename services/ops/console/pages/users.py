@@ -84,17 +84,17 @@ async def _show_user(console: Console, request: Request, problem: ProblemView | 
 
 
 async def _roll_back(console: Console, request: Request) -> Done:
-    user, form = _user(request), console.form(request)
-    body = {"to": form.text("to") or None, "reason": form.text("reason")}
+    user, form, apis = _user(request), console.form(request), console.apis(request)
+    body = {"to": form.text("to") or None, "reason": _reason(form, apis)}
     path = f"/users/{quoted(user)}/model/rollback"
-    model = await console.apis(request).state.post(ModelAnswer, path, body, **_once(form))
+    model = await apis.state.post(ModelAnswer, path, body, **_once(form))
     return Done(user_path(user), f"Rolled back to {model.reference}. Subscribers are notified.")
 
 
 async def _withdraw(console: Console, request: Request) -> Done:
-    user, form = _user(request), console.form(request)
+    user, form, apis = _user(request), console.form(request), console.apis(request)
     path = f"/users/{quoted(user)}/model/withdraw"
-    await console.apis(request).state.post(ChangeAnswer, path, {"reason": form.text("reason")}, **_once(form))
+    await apis.state.post(ChangeAnswer, path, {"reason": _reason(form, apis)}, **_once(form))
     return Done(user_path(user), "The model was withdrawn: the user has none now. Subscribers are notified.")
 
 
@@ -131,6 +131,11 @@ async def _find_model(apis: Apis, user: str) -> ModelAnswer | None:
 def _once(form: Form) -> dict[str, str | None]:
     """Return what a write is bound to: done once, and only if the model is still the one that was shown."""
     return {name: form.text(name) or None for name in ("key", "generation")}
+
+
+def _reason(form: Form, apis: Apis) -> str:
+    reason = form.text("reason")
+    return f"{reason}{apis.by}" if reason else ""
 
 
 def _user(request: Request) -> str:
