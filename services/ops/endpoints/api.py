@@ -52,21 +52,16 @@ class Endpoints(Protocol):
 
 
 def endpoints_router(endpoints: Endpoints, audit: Audit) -> APIRouter:
-    router = APIRouter()
-    routes = _Routes(endpoints, audit)
-    path = "/webhook-endpoints"
-    one = f"{path}/{{endpoint_id}}"
-    for method, at, operation in (
-        ("POST", path, routes.add_endpoint),
-        ("PATCH", one, routes.edit_endpoint),
-        ("DELETE", one, routes.remove_endpoint),
-        ("POST", f"{one}/rotate-secret", routes.rotate_secret),
-        ("POST", f"{one}/test", routes.test_endpoint),
-        ("POST", f"{one}/enable", routes.enable_endpoint),
-        ("POST", f"{one}/resend", routes.resend_deliveries),
-        ("POST", f"{one}/deliveries/{{delivery_id}}/resend", routes.resend_delivery),
-    ):
-        router.add_api_route(at, operation, methods=[method], tags=["webhook endpoints"])
+    router, routes = APIRouter(tags=["webhook endpoints"]), _Routes(endpoints, audit)
+    one = "/webhook-endpoints/{endpoint_id}"
+    router.post("/webhook-endpoints")(routes.add_endpoint)
+    router.patch(one)(routes.edit_endpoint)
+    router.delete(one)(routes.remove_endpoint)
+    router.post(f"{one}/rotate-secret")(routes.rotate_secret)
+    router.post(f"{one}/test")(routes.test_endpoint)
+    router.post(f"{one}/enable")(routes.enable_endpoint)
+    router.post(f"{one}/resend")(routes.resend_deliveries)
+    router.post(f"{one}/deliveries/{{delivery_id}}/resend")(routes.resend_delivery)
     return router
 
 

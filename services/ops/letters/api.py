@@ -64,28 +64,22 @@ class _Wanted(Filter):
 
 
 def create_router(store: Store) -> APIRouter:
-    router = APIRouter()
-    letters = _Routes(store)
-    for method, path, operation in (
-        ("GET", "/dead-letters", letters.list_dead_letters),
-        ("GET", "/dead-letter-suggestions", letters.suggest_dead_letter_filters),
-        ("GET", "/dead-letter-counts", letters.count_dead_letters),
-        ("GET", "/dead-letter-groups", letters.list_dead_letter_groups),
-        ("POST", "/dead-letters/drop", letters.drop_dead_letters),
-        ("POST", "/dead-letters/restore", letters.restore_dead_letters),
-        ("GET", "/dead-letters/{number:digits}", letters.get_dead_letter),
-        ("POST", "/dead-letters/{number:digits}/drop", letters.drop_dead_letter),
-        ("POST", "/dead-letters/{number:digits}/restore", letters.restore_dead_letter),
-    ):
-        router.add_api_route(path, operation, methods=[method], tags=["dead letters"])
-    router.add_api_route(
-        "/dead-letters/{number:digits}/body",
-        letters.get_dead_letter_body,
-        methods=["GET"],
-        tags=["dead letters"],
+    router, letters = APIRouter(tags=["dead letters"]), _Routes(store)
+    one = "/dead-letters/{number:digits}"
+    router.get("/dead-letters")(letters.list_dead_letters)
+    router.get("/dead-letter-suggestions")(letters.suggest_dead_letter_filters)
+    router.get("/dead-letter-counts")(letters.count_dead_letters)
+    router.get("/dead-letter-groups")(letters.list_dead_letter_groups)
+    router.post("/dead-letters/drop")(letters.drop_dead_letters)
+    router.post("/dead-letters/restore")(letters.restore_dead_letters)
+    router.get(one)(letters.get_dead_letter)
+    router.post(f"{one}/drop")(letters.drop_dead_letter)
+    router.post(f"{one}/restore")(letters.restore_dead_letter)
+    router.get(
+        f"{one}/body",
         response_class=_Bytes,
         responses={200: {"description": "The body.", "content": {_Bytes.media_type: {"schema": {"type": "string"}}}}},
-    )
+    )(letters.get_dead_letter_body)
     return router
 
 

@@ -65,34 +65,29 @@ data: {"replay": {"status": "running", "ended": 40, …}, "letters": [{"letter":
 
 
 def create_router(store: Store, waiting: Waiting, services: Services, streams: ReplayStreams) -> APIRouter:
-    replays = _Replays(store, waiting, services, streams)
-    router = APIRouter()
+    router, replays = APIRouter(tags=["replays"]), _Replays(store, waiting, services, streams)
+    one, letter = "/replays/{replay_id}", "/dead-letters/{number}"
+    accepted = HTTPStatus.ACCEPTED
     stream = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
-    for method, path, operation, status in (
-        ("POST", "/replays", replays.start_replay, HTTPStatus.ACCEPTED),
-        ("GET", "/replays", replays.list_replays, HTTPStatus.OK),
-        ("GET", "/replays/{replay_id}", replays.get_replay, HTTPStatus.OK),
-        ("GET", "/replays/{replay_id}/letters", replays.list_replay_letters, HTTPStatus.OK),
-        ("GET", "/replays/{replay_id}/users", replays.list_replay_users, HTTPStatus.OK),
-        ("GET", "/replays/{replay_id}/undo-preview", replays.preview_undo, HTTPStatus.OK),
-        ("GET", "/dead-letters/{number}/replays", replays.list_replays_of_dead_letter, HTTPStatus.OK),
-        ("POST", "/replays/{replay_id}/start", replays.start_planned_replay, HTTPStatus.ACCEPTED),
-        ("POST", "/replays/{replay_id}/pause", replays.pause_replay, HTTPStatus.OK),
-        ("POST", "/replays/{replay_id}/resume", replays.resume_replay, HTTPStatus.ACCEPTED),
-        ("POST", "/replays/{replay_id}/cancel", replays.cancel_replay, HTTPStatus.OK),
-        ("POST", "/replays/{replay_id}/undo", replays.undo_replay, HTTPStatus.ACCEPTED),
-        ("POST", "/dead-letters/{number}/edit-and-replay", replays.edit_and_replay, HTTPStatus.ACCEPTED),
-    ):
-        router.add_api_route(path, operation, methods=[method], tags=["replays"], status_code=status)
-    router.add_api_route(
-        "/replays/{replay_id}/events",
-        replays.follow_replay,
-        methods=["GET"],
-        tags=["replays"],
+    router.post("/replays", status_code=accepted)(replays.start_replay)
+    router.get("/replays")(replays.list_replays)
+    router.get(one)(replays.get_replay)
+    router.get(f"{one}/letters")(replays.list_replay_letters)
+    router.get(f"{one}/users")(replays.list_replay_users)
+    router.get(f"{one}/undo-preview")(replays.preview_undo)
+    router.get(f"{letter}/replays")(replays.list_replays_of_dead_letter)
+    router.post(f"{one}/start", status_code=accepted)(replays.start_planned_replay)
+    router.post(f"{one}/pause")(replays.pause_replay)
+    router.post(f"{one}/resume", status_code=accepted)(replays.resume_replay)
+    router.post(f"{one}/cancel")(replays.cancel_replay)
+    router.post(f"{one}/undo", status_code=accepted)(replays.undo_replay)
+    router.post(f"{letter}/edit-and-replay", status_code=accepted)(replays.edit_and_replay)
+    router.get(
+        f"{one}/events",
         status_code=HTTPStatus.OK,
         response_class=EventStream,
         responses={200: {"description": "Events, until the client leaves.", "content": stream}},
-    )
+    )(replays.follow_replay)
     return router
 
 

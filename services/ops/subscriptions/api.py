@@ -50,16 +50,12 @@ class Subscriptions(Protocol):
 
 
 def subscription_router(subscriptions: Subscriptions, audit: Audit) -> APIRouter:
-    router = APIRouter()
-    routes = _Routes(subscriptions, audit)
-    for method, path, operation in (
-        ("GET", "/subscriptions", routes.list_subscriptions),
-        ("GET", "/subscriptions/{name}", routes.get_subscription),
-        ("PUT", "/subscriptions/{name}", routes.put_subscription),
-        ("DELETE", "/subscriptions/{name}", routes.remove_subscription),
-        ("POST", "/subscriptions/{name}/rotate-password", routes.rotate_password),
-    ):
-        router.add_api_route(path, operation, methods=[method], tags=["subscriptions"])
+    router, routes = APIRouter(tags=["subscriptions"]), _Routes(subscriptions, audit)
+    router.get("/subscriptions")(routes.list_subscriptions)
+    router.get("/subscriptions/{name}")(routes.get_subscription)
+    router.put("/subscriptions/{name}")(routes.put_subscription)
+    router.delete("/subscriptions/{name}")(routes.remove_subscription)
+    router.post("/subscriptions/{name}/rotate-password")(routes.rotate_password)
     return router
 
 
