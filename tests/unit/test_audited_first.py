@@ -13,6 +13,7 @@ from shared.contract.errors import DependencyDown
 from shared.runtime.tokens import read_token
 
 OLGA = read_token("operator/olga:a-token-of-hers").caller
+ENTRY = ("olga", "training.retry_extraction", "training t1", "it was late")
 
 
 class Told:
@@ -38,7 +39,7 @@ class Told:
 async def test_the_outcome_of_what_was_asked_is_noted_after_it():
     told = Told()
 
-    async with noted_first(told.audit, "all", refusal=StateRefused, key="k") as note_outcome:
+    async with noted_first(told.audit, ENTRY, "all", refusal=StateRefused, key="k") as note_outcome:
         await told.retry_extraction("t1")
         await note_outcome("7")
 
@@ -49,7 +50,7 @@ async def test_a_refusal_is_noted_after_what_was_asked():
     told = Told(refuses=True)
 
     with pytest.raises(StateRefused):
-        async with noted_first(told.audit, "all", refusal=StateRefused, key="k"):
+        async with noted_first(told.audit, ENTRY, "all", refusal=StateRefused, key="k"):
             await told.retry_extraction("t1")
 
     assert told.heard == [

@@ -5,33 +5,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
-#: Adds an entry with this outcome to the audit.
+from services.ops.audit.views import Audit
+
+#: An entry of the audit without its outcome: actor, action, target and reason.
+Entry: TypeAlias = tuple[str, str, str, str]
+#: Adds the entry with this outcome to the audit.
 NoteOutcome: TypeAlias = Callable[[str], Awaitable[None]]
-
-
-class Note(Protocol):
-    """Adds an entry with this outcome to the audit, as `views.Audit` does."""
-
-    async def __call__(self, outcome: str, /, *, key: str | None, refused: str | None = None) -> None: ...
 
 
 @asynccontextmanager
 async def noted_first(
-    note: Note, asked: str, *, refusal: type[Exception], key: str | None = None
+    audit: Audit, entry: Entry, asked: str, *, refusal: type[Exception], key: str | None = None
 ) -> AsyncIterator[NoteOutcome]:
     """
-    Note what is *asked* before the context, which asks, and a *refusal* after it.
+    Add *entry* with what is *asked* before the context, which asks, and with a *refusal* after it.
 
     The context is given what notes an outcome that says more than what was asked. So nothing is asked while Postgres is
     away. If it is away afterwards, the first entry stands alone.
     """
     said = f"asked: {asked}"
-    await note(said, key=key)
+    await audit(*entry, said, key=key)
     try:
-        yield partial(note, key=key)
+        yield partial(audit, *entry, key=key)
     except refusal as error:
         # What was refused once may be granted later, with the same key.
-        await note(f"refused: {error}", key=key, refused=said)
+        await audit(*entry, f"refused: {error}", key=key, refused=said)
         raise

@@ -12,8 +12,7 @@ import re
 from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -146,22 +145,6 @@ class Api:
             return unexpected(response)
 
 
-class PersonsAudit(Protocol):
-    """Adds to the audit, as `Audit` does, what the person asked state for, which reports no event of it."""
-
-    async def __call__(
-        self,
-        action: str,
-        target: str,
-        reason: str,
-        outcome: str,
-        /,
-        *,
-        key: str | None = None,
-        refused: str | None = None,
-    ) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Apis:
     """The APIs, asked for one person. Paths are those below ``/v1``."""
@@ -169,7 +152,8 @@ class Apis:
     ops: Api
     state: Api
     notifier: Api
-    audit: PersonsAudit
+    #: For what the person asks state for, which reports no event of it.
+    audit: Audit
     #: The end of a reason that state keeps: the person's name, where our token may not say for whom it asks.
     by: str
 
@@ -213,7 +197,7 @@ class Clients:
             ops=Api(self._ops, own, may_write=may_write, ours=True),
             state=Api(self._state, others, may_write=may_write),
             notifier=Api(self._notifier, others, may_write=may_write),
-            audit=partial(self._audit, session.name),
+            audit=self._audit,
             by="" if self._may_speak_for_others else f" (by {session.name})",
         )
 

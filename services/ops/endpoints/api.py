@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import JsonValue
 
-from services.ops.audit.first import NoteOutcome, noted_first
+from services.ops.audit.first import Entry, NoteOutcome, noted_first
 from services.ops.audit.views import Audit
 from services.ops.endpoints.views import (
     AddEndpoint,
@@ -74,12 +73,10 @@ class _Routes:
     async def add_endpoint(self, body: AddEndpoint, asker: Asker, key: Key = None) -> SecretMade:
         """Add an endpoint. Its signing secret is in this response only."""
         wanted = body.model_dump(mode="json", exclude={"reason"})
-        note = partial(self._note, asker, "added", body.url, body.reason)
-        async with noted_first(note, _said(wanted["events"]), refusal=EndpointRefused, key=key):
+        async with self._noted(asker, "added", body.url, body, asked=_said(wanted["events"]), key=key):
             made = await self.endpoints.add(wanted, key)
             # Before, it has no id.
-            added = partial(self._note, asker, "added", made.id, body.reason)
-            await added(f"added: {body.url}", key=key)
+            await self.audit(*_entry(asker, "added", made.id, body), f"added: {body.url}", key=key)
             return made
 
     @raises(EndpointRefused)
@@ -158,25 +155,14 @@ class _Routes:
             return sent
 
     def _noted(
-        self, asker: Caller, done: str, endpoint_id: UUID, because: ChangeEndpoint, *, asked: str, key: str | None
+        self, asker: Caller, done: str, endpoint: UUID | str, because: ChangeEndpoint, *, asked: str, key: str | None
     ) -> AbstractAsyncContextManager[NoteOutcome]:
-        note = partial(self._note, asker, done, endpoint_id, because.reason)
-        return noted_first(note, asked, refusal=EndpointRefused, key=key)
+        entry = _entry(asker, done, endpoint, because)
+        return noted_first(self.audit, entry, asked, refusal=EndpointRefused, key=key)
 
-    async def _note(
-        self,
-        asker: Caller,
-        done: str,
-        endpoint: UUID | str,
-        reason: str,
-        outcome: str,
-        /,
-        *,
-        key: str | None,
-        refused: str | None = None,
-    ) -> None:
-        target = f"webhook endpoint {endpoint}"
-        await self.audit(asker.name, f"webhook_endpoint.{done}", target, reason, outcome, key=key, refused=refused)
+
+def _entry(asker: Caller, done: str, endpoint: UUID | str, because: ChangeEndpoint) -> Entry:
+    return asker.name, f"webhook_endpoint.{done}", f"webhook endpoint {endpoint}", because.reason
 
 
 def _said(value: JsonValue) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Path, Query
@@ -57,9 +56,9 @@ def reconciliation_router(store: Store, state: State, *, calls_per_minute: int) 
         training_id: Annotated[TrainingName, Path()], body: RetryExtraction, asker: Asker
     ) -> ExtractionRetried:
         """Retry the extraction of a training that succeeded without a usable model, for a reason."""
-        note = partial(store.audit, asker.name, "training.retry_extraction", f"training {training_id}", body.reason)
+        entry = (asker.name, "training.retry_extraction", f"training {training_id}", body.reason)
         try:
-            async with noted_first(note, "another extraction", refusal=StateRefused):
+            async with noted_first(store.audit, entry, "another extraction", refusal=StateRefused):
                 await state.retry_extraction(training_id)
         except StateRefused as error:
             raise RetryRefused(str(error)) from error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
@@ -23,7 +23,7 @@ from services.ops.console.answers import (
     TimelineAnswer,
     TrainingAnswer,
 )
-from services.ops.console.client import BY_BUTTON, Apis, Parts, Refused, ServiceDown, quoted
+from services.ops.console.client import BY_BUTTON, Api, Apis, Parts, Refused, ServiceDown, quoted
 from services.ops.console.console import Console, Done, form_route, page_route
 from services.ops.console.views.filters import address, asked, given, pager
 from services.ops.console.views.problems import ProblemView
@@ -115,19 +115,26 @@ async def _show_training(console: Console, request: Request, problem: ProblemVie
 
 
 async def _retry_extraction(console: Console, request: Request) -> Done:
-    apis, name, key = console.apis(request), _name(request), console.form(request).get("key")
-    note = partial(apis.audit, "training.retry_extraction", f"training {name}", BY_BUTTON)
-    async with noted_first(note, "another extraction", refusal=Refused, key=key):
-        await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=key)
+    name, key = _name(request), console.form(request).get("key")
+    async with _noted(console, request, "retry_extraction", "another extraction") as state:
+        await state.post(TrainingAnswer, f"/trainings/{quoted(name)}/retry-extraction", key=key)
     return Done(training_path(name), "The extraction was requested. Its outcome will appear in the timeline.")
 
 
 async def _cancel(console: Console, request: Request) -> Done:
-    apis, name, key = console.apis(request), _name(request), console.form(request).get("key")
-    note = partial(apis.audit, "training.cancel", f"training {name}", BY_BUTTON)
-    async with noted_first(note, "to cancel it", refusal=Refused, key=key):
-        await apis.state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
+    name = _name(request)
+    async with _noted(console, request, "cancel", "to cancel it") as state:
+        await state.post(TrainingAnswer, f"/trainings/{quoted(name)}/cancel")
     return Done(training_path(name), "Replicate was asked to cancel it. The stage changes when Replicate says so.")
+
+
+@asynccontextmanager
+async def _noted(console: Console, request: Request, verb: str, asked: str) -> AsyncIterator[Api]:
+    """Give the API of state to what asks it for a change, which is in the audit."""
+    apis, key = console.apis(request), console.form(request).get("key")
+    entry = (console.session(request).name, f"training.{verb}", f"training {_name(request)}", BY_BUTTON)
+    async with noted_first(apis.audit, entry, asked, refusal=Refused, key=key):
+        yield apis.state
 
 
 async def _find_output(apis: Apis, name: str) -> OutputAnswer | None:
