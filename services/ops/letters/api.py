@@ -128,7 +128,7 @@ class _Routes:
         """One dead letter, whole: its headers, its bytes, its error."""
         found = await self.store.find(number, body_limit_bytes=body_limit_bytes)
         if found is None:
-            raise _no_letter(number)
+            raise NoLetter(number)
         return found
 
     @raises(NoLetter)
@@ -136,7 +136,7 @@ class _Routes:
         """The body of one dead letter, byte for byte, as a file to save."""
         found = await self.store.find_body(number)
         if found is None:
-            raise _no_letter(number)
+            raise NoLetter(number)
         return _Bytes(
             found,
             headers={
@@ -170,8 +170,7 @@ class _Routes:
         return await self._move_many(RESTORE, body, asker, key)
 
     async def _move(self, number: int, move: Move, body: Drop, asker: Asker) -> LetterView:
-        if not await self.store.move(number, move, actor=asker.name, reason=body.reason):
-            raise _no_letter(number)
+        await self.store.move(number, move, actor=asker.name, reason=body.reason)
         return await self.get_dead_letter(number)
 
     async def _move_many(self, move: Move, body: DropMany, asker: Asker, key: str | None) -> Changed:
@@ -179,7 +178,3 @@ class _Routes:
         if body.dry_run:
             return await self.store.preview_move(wanted, move, up_to=up_to)
         return await self.store.move_many(wanted, move, actor=asker.name, reason=body.reason, up_to=up_to, key=key)
-
-
-def _no_letter(number: int) -> NoLetter:
-    return NoLetter(f"there is no dead letter {number}")

@@ -51,6 +51,9 @@ class NoLetter(PermanentError):
 
     code = "no_letter"
 
+    def __init__(self, number: int) -> None:
+        super().__init__(f"there is no dead letter {number}")
+
 
 class WrongStatus(PermanentError):
     """A dead letter cannot be dropped or restored, as it is now."""

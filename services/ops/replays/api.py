@@ -127,7 +127,7 @@ class _Replays:
         """
         letter = await self.store.find_letter(number)
         if letter is None:
-            raise NoLetter(f"there is no dead letter {number}")
+            raise NoLetter(number)
         try:
             text = edited(letter, body.body)
         except EditRefused as error:
@@ -267,5 +267,5 @@ class _Replays:
     async def _get(self, replay_id: UUID) -> ReplayView:
         record = await self.store.find(replay_id)
         if record is None:
-            raise NoReplay(f"there is no replay {replay_id}")
+            raise NoReplay(replay_id)
         return record

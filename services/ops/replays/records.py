@@ -32,6 +32,9 @@ class NoReplay(PermanentError):
 
     code = "no_replay"
 
+    def __init__(self, replay_id: UUID) -> None:
+        super().__init__(f"there is no replay {replay_id}")
+
 
 class NotNow(PermanentError):
     """The replay's status does not allow this."""

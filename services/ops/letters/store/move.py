@@ -43,25 +43,25 @@ _MISSING: Final = """
 class Moving(Session):
     """Drop open dead letters, and restore dropped ones; each change is audited."""
 
-    async def move(self, number: int, move: Move, *, actor: str, reason: str) -> bool:
+    async def move(self, number: int, move: Move, *, actor: str, reason: str) -> None:
         """
-        Move one dead letter; False if it does not exist.
+        Move one dead letter.
 
         Raises:
+            NoLetter: if it does not exist.
             WrongStatus: if it has neither of the move's statuses.
 
         """
 
-        async def work(connection: Connection) -> bool:
+        async def work(connection: Connection) -> None:
             found = await _lock(connection, [number])
             if number not in found:
-                return False
+                raise NoLetter(number)
             if found[number] not in (move.was, move.to):
                 raise WrongStatus(f"dead letter {number} is {found[number]}, not {move.was}")
             await _move(connection, found, move, actor, reason)
-            return True
 
-        return await self._transaction(work)
+        await self._transaction(work)
 
     async def preview_move(self, wanted: Sequence[int] | Filter, move: Move, *, up_to: int | None) -> Changed:
         """
@@ -74,7 +74,7 @@ class Moving(Session):
         async with acquired(self._pool) as connection:
             missing = None if isinstance(wanted, Filter) else await connection.fetchval(_MISSING, wanted)
             if missing is not None:
-                raise NoLetter(f"there is no dead letter {missing}")
+                raise NoLetter(missing)
             counts, newest = await _count(connection, wanted, up_to)
         return Changed(letters=counts.pop(move.was, 0), unchanged=counts, newest=newest)
 

@@ -122,7 +122,7 @@ async def lock_replay(connection: Connection, replay_id: UUID, verb: str, *allow
     """
     status = await find_status(connection, replay_id)
     if status is None:
-        raise NoReplay(f"there is no replay {replay_id}")
+        raise NoReplay(replay_id)
     if status not in allowed:
         raise NotNow(f"replay {replay_id} is {status}: to {verb} it, it must be {' or '.join(allowed)}")
     return status
