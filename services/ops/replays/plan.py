@@ -47,6 +47,10 @@ class Status(StrEnum):
     CANCELED = "canceled"
 
 
+#: It sends nothing, so what it did can be undone.
+UNDOABLE: Final = (Status.DONE, Status.CANCELED, Status.STOPPED, Status.PAUSED)
+
+
 class Outcome(StrEnum):
     """The outcome of a dead letter in a replay."""
 

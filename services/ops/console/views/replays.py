@@ -14,7 +14,7 @@ from services.ops.console.views.charts import Part, stage_bar
 from services.ops.console.views.filters import LETTER_FIELDS
 from services.ops.console.views.formats import number
 from services.ops.console.views.kinds import kind
-from services.ops.replays.plan import Outcome, Status
+from services.ops.replays.plan import UNDOABLE, Outcome, Status
 from services.ops.replays.views import ReplayView
 from shared.contract.text import plural
 
@@ -33,7 +33,6 @@ MEANINGS: Final[Mapping[Outcome, str]] = {
     Outcome.PLANNED: "not asked yet",
 }
 _WORDS: Final[Mapping[Status, str]] = {Status.PREVIEWING: "being predicted", Status.PREVIEWED: "ready to start"}
-_UNDOABLE: Final = (Status.DONE, Status.CANCELED, Status.STOPPED, Status.PAUSED)
 #: What an operator may do to a replay of each status; undo apart.
 _VERBS: Final[Mapping[Status, Sequence[str]]] = {
     Status.PREVIEWING: ("start", "cancel"),
@@ -98,7 +97,7 @@ def replay_page(replay: ReplayView) -> ReplayPage:
         ),
         counts=counts,
         verbs=("give up",) if gives_up else _VERBS[replay.status],
-        may_undo=replay.status in _UNDOABLE and may_undo(replay),
+        may_undo=may_undo(replay),
         selection=selection_text(replay.selection),
         steps=steps_text(replay),
     )
@@ -112,8 +111,9 @@ def _predicted(replay: ReplayView) -> dict[Outcome, int]:
 
 
 def may_undo(replay: ReplayView) -> bool:
-    """Return whether a replay set models that may be taken back."""
-    return bool(replay.outcomes.get(Outcome.SWAPPED)) and (replay.undo is None or replay.undo.status != "undoing")
+    """Return whether a replay set models, and may be undone now."""
+    is_underway = replay.undo is not None and replay.undo.status == "undoing"
+    return replay.status in UNDOABLE and bool(replay.outcomes.get(Outcome.SWAPPED)) and not is_underway
 
 
 def selection_text(selection: Mapping[str, JsonValue]) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from services.ops.replays.letter_outcome import model_name
-from services.ops.replays.plan import SetModel, Status
+from services.ops.replays.plan import UNDOABLE, SetModel
 from services.ops.replays.records import NotNow, Revert
 from services.ops.replays.store.session import (
     ReplaySession,
@@ -47,12 +47,7 @@ _END: Final = """
     UPDATE ops.replays SET undo_status = 'undone', trouble = ''
     WHERE id = $1 AND undo_status = 'undoing'
       AND NOT EXISTS (SELECT FROM ops.replay_letters WHERE replay_id = $1 AND undo = 'waiting')
-    RETURNING undo_actor, undo_reason
-"""
-_COUNT: Final = """
-    SELECT count(DISTINCT user_id) FILTER (WHERE undo = 'reverted') AS reverted,
-           count(DISTINCT user_id) FILTER (WHERE undo = 'kept') AS kept
-    FROM ops.replay_letters WHERE replay_id = $1 AND undo IS NOT NULL
+    RETURNING id
 """
 
 
@@ -70,8 +65,7 @@ class Undoing(ReplaySession):
         """
 
         async def work(connection: Connection) -> ReplayView:
-            allowed = (Status.DONE, Status.CANCELED, Status.STOPPED, Status.PAUSED)
-            await lock_replay(connection, replay_id, "undo", *allowed)
+            await lock_replay(connection, replay_id, "undo", *UNDOABLE)
             if not await change_letters(connection, _TO_UNDO, replay_id, ""):
                 raise NotNow(f"replay {replay_id} has swapped no model, or all was taken back before: nothing to undo")
             await connection.execute(_BEGIN, replay_id, actor, reason)
@@ -101,11 +95,10 @@ class Undoing(ReplaySession):
         """End an undo that has no user left."""
 
         async def work(connection: Connection) -> None:
-            undo = await connection.fetchrow(_END, replay_id)
-            counts = await connection.fetchrow(_COUNT, replay_id)
-            if undo is not None and counts is not None:
-                outcome = f"{counts['reverted']} users reverted, {counts['kept']} kept"
-                actor, reason = undo["undo_actor"], undo["undo_reason"]
-                await audit_replay(connection, replay_id, actor, "replay.undone", reason=reason, outcome=outcome)
+            if await connection.fetchval(_END, replay_id) and (undo := (await get_replay(connection, replay_id)).undo):
+                outcome = f"{undo.reverted} users reverted, {undo.kept} kept"
+                await audit_replay(
+                    connection, replay_id, undo.actor, "replay.undone", reason=undo.reason, outcome=outcome
+                )
 
         await self._transaction(work)
