@@ -17,8 +17,9 @@ ITSELF: Final = "ops"
 #: How many rows one statement writes well within its time.
 SLICE: Final = 5000
 
-_TAKE_KEY: Final = """
-    INSERT INTO ops.idempotency_keys (key, request_digest, made) VALUES ($1, $1, 'audited')
+#: Keeps the key $1 of a request, its digest and what it makes; returns nothing if the key is kept already.
+TAKE_KEY: Final = """
+    INSERT INTO ops.idempotency_keys (key, request_digest, made) VALUES ($1, $2, $3)
     ON CONFLICT (key) DO NOTHING
     RETURNING true
 """
@@ -58,7 +59,8 @@ class Session(BaseSession):
 
 async def first_time(connection: Connection, key: str | None, *said: str) -> bool:
     """Return whether this is *said* for the first time with *key*, in the caller's transaction."""
-    return not key or bool(await connection.fetchval(_TAKE_KEY, _digest(key, *said)))
+    digest = _digest(key, *said) if key else None
+    return digest is None or bool(await connection.fetchval(TAKE_KEY, digest, digest, "audited"))
 
 
 def _digest(key: str, *said: str) -> str:

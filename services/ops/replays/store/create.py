@@ -13,7 +13,7 @@ from services.ops.replays.plan import Outcome, Status, step_ends, why_not_open, 
 from services.ops.replays.records import NewReplay, NothingSelected, TooManySelected
 from services.ops.replays.store.session import ReplaySession, audit_replay, get_replay, take_letters
 from services.ops.replays.views import ReplayView
-from services.ops.session import slices
+from services.ops.session import TAKE_KEY, slices
 from services.ops.where import by_number
 from shared.contract.idempotency import IdempotencyKey
 from shared.runtime.postgres import Connection, Record
@@ -24,11 +24,6 @@ MOST_LETTERS: Final = 100_000
 #: How many reasons an error names.
 _REASONS: Final = 5
 
-_TAKE_KEY: Final = """
-    INSERT INTO ops.idempotency_keys (key, request_digest, made) VALUES ($1, $2, $3)
-    ON CONFLICT (key) DO NOTHING
-    RETURNING key
-"""
 _GET_KEY: Final = "SELECT request_digest, made FROM ops.idempotency_keys WHERE key = $1"
 
 _SELECTED: Final = "SELECT number, queue, status, training_id, user_id, fingerprint, replay_id FROM ops.letters "
@@ -87,7 +82,7 @@ class Creation(ReplaySession):
 
 async def _take_key(connection: Connection, key: IdempotencyKey, replay_id: UUID) -> UUID | None:
     """Return the replay that *key* was used for before, or None if it is taken for this one now."""
-    if await connection.fetchval(_TAKE_KEY, key.key, key.digest, str(replay_id)):
+    if await connection.fetchval(TAKE_KEY, key.key, key.digest, str(replay_id)):
         return None
     used = await connection.fetchrow(_GET_KEY, key.key)
     if used is None:
