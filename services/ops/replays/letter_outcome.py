@@ -42,7 +42,7 @@ def is_outcome(queue: str, event_type: str | None, settled: ReplaySettled) -> bo
             return settled.stage != _VERIFYING
         case ExtractionFailed.key:
             # If the dead letter is an earlier event, its outcome is the dead letter that follows.
-            return event_type is not None and event_type.endswith(ExtractionFailed.key)
+            return event_type == ExtractionFailed.key
         case TrainingSucceeded.key:
             # From the receiver it goes to the extractor as well, which finds the model.
             return queue == STATE_QUEUE
