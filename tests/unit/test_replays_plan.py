@@ -88,6 +88,13 @@ def test_it_stops_when_too_many_failed(counts, stops):
     assert isinstance(decide(RULES, counts), Stop) is stops
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.005, "0.5%"), (0.07, "7%"), (0.125, "12.5%"), (0, "0%")])
+def test_the_share_at_which_it_stops_is_said_as_it_was_given(share, said):
+    stopped = decide(Rules((200,), share), Counts(waiting=150, ended=50, failed=20))
+
+    assert stopped == Stop(f"20 of 50 failed, which is more than {said}")
+
+
 def test_counts_leave_out_planned_and_skipped_letters():
     outcomes = dict.fromkeys(Outcome, 1)
 

@@ -71,7 +71,7 @@ def _facts(found: ReplayView) -> list[tuple[str, object]]:
         ("outcomes", counted(found.outcomes)),
         ("steps end after", ", ".join(map(str, found.steps))),
         ("rate per second", f"{found.rate_per_second:g}"),
-        ("stops above", f"{found.stop_when_failed_share:.0%} failed"),
+        ("stops above", f"{found.stop_when_failed_share * 100:g}% failed"),
         ("arrived since", found.arrived),
         ("created", found.created_at),
         ("started", found.started_at),

@@ -164,7 +164,7 @@ def _plan(planned: ReplayView) -> str:
     return (
         f"dead letters: {planned.letters}, {planned.rate_per_second:g} per second, "
         f"in steps that end after {', '.join(map(str, planned.steps))}\n"
-        f"it stops by itself when more than {planned.stop_when_failed_share:.0%} fail\n"
+        f"it stops by itself when more than {planned.stop_when_failed_share * 100:g}% fail\n"
         f"predicted for {sum(planned.predictions.values())} of them: {foreseen}\n"
         f"the prediction for each: modelswap replays show {short_id(planned)}"
     )

@@ -150,7 +150,7 @@ def _too_many_failed(rules: Rules, counts: Counts) -> str | None:
     at_the_end_of_a_step = counts.ended in rules.steps
     if failed <= rules.stop_share * ended or not (at_the_end_of_a_step or ended >= _ENOUGH_OUTCOMES):
         return None
-    return f"{failed} of {ended} failed, which is more than {rules.stop_share:.0%}"
+    return f"{failed} of {ended} failed, which is more than {rules.stop_share * 100:g}%"
 
 
 def step_ends(steps: Sequence[Step], total: int) -> list[int]:
