@@ -324,6 +324,15 @@ async def test_of_a_large_letter_no_difference_is_shown(ops, browser, database_u
     assert 'class="added"' not in shown
 
 
+async def test_headers_of_too_many_parts_are_shown_as_text(ops, browser, database_url):
+    (number,) = await archive(database_url, letter_of(succeeded("t1"), body=b"", headers={"x": [[0] * 100] * 100}))
+
+    shown = await page(browser, f"/dead-letters/{number}")
+
+    assert 'class="leaf"' not in shown
+    assert "&#34;x&#34;: [" in shown
+
+
 async def test_of_an_event_in_structured_mode_its_data_is_edited(ops, browser, database_url):
     kind = succeeded("t1").headers()["ce-type"]
     body = json.dumps({"type": kind, "data": {"training_id": "t1", "output": "\ud83d"}}).encode()

@@ -188,6 +188,17 @@ async def test_a_training_shows_its_walk_and_its_dead_letters(desk):
     assert "hx-get" not in page
 
 
+async def test_an_output_of_too_many_parts_is_shown_as_text(desk):
+    await desk.state.adopt(registration("ada", "t1"))
+    await desk.state.apply([succeeded("t1", output=[[0] * 100] * 100)])
+
+    page = await desk.page("/trainings/t1")
+
+    assert 'class="leaf"' not in page
+    assert "[[0, 0, 0" in page
+    assert len(page) < 100_000
+
+
 async def test_a_training_shows_which_endpoint_got_its_event(desk):
     wanted = AddEndpoint(url="https://hooks.example.com/?a&b", events=("model.activated.v1",))
     await desk.webhooks.add_endpoint(wanted, SIGNER.new_seed(b"s" * 32), None)

@@ -15,8 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
 from services.ops.console.views import formats
+from services.ops.console.views.bodies import is_small
 from services.ops.console.views.filters import address
 from services.ops.console.views.trainings import progress_of, took, training_path, user_path, why
+from services.ops.letters.letter import indented
 
 _HERE: Final = Path(__file__).parent
 
@@ -45,7 +47,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(formats.FILTERS)
+    environment.filters.update(formats.FILTERS, is_small=is_small, indented=indented)
     environment.globals.update(asset=_address_of, new_key=_new_key, since=_since)
     environment.globals.update(address=address, training_path=training_path, user_path=user_path)
     environment.globals.update(progress_of=progress_of, took=took, why=why)

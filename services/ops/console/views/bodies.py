@@ -71,7 +71,7 @@ def _tree(text: str) -> JsonValue:
     parsed = parse(text)
     if not isinstance(parsed, dict | list):
         return None
-    return parsed if _is_small(parsed) else None
+    return parsed if is_small(parsed) else None
 
 
 def parse(text: str) -> JsonValue:
@@ -83,7 +83,8 @@ def parse(text: str) -> JsonValue:
     return parsed
 
 
-def _is_small(value: JsonValue) -> bool:
+def is_small(value: JsonValue) -> bool:
+    """Return whether *value* can be shown as a tree; else it is shown as text."""
     level, nodes = [value], 1
     for _ in range(_MOST_DEPTH):
         level = [part for each in level for part in _parts(each)]
