@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from services.ops.replays.letter_outcome import describe, is_outcome
 from services.ops.replays.plan import (
@@ -19,6 +20,7 @@ from services.ops.replays.plan import (
     step_ends,
     why_not_replayable,
 )
+from services.ops.replays.views import StartReplay
 from shared.contract.topology import EXTRACTOR_QUEUE, OPS_QUEUE, PROGRESS_QUEUE, RECEIVER, STATE_QUEUE
 from shared.contract.values import Effect
 from tests.replays import settled
@@ -43,8 +45,8 @@ def test_steps_end_after_so_many_letters(steps, total, expected):
 
 @pytest.mark.parametrize("step", [0, -1, "0%", "half", "", "1%%", True])
 def test_what_is_no_step_is_refused(step):
-    with pytest.raises(ValueError, match="step"):
-        step_ends([step], 10)
+    with pytest.raises(ValidationError, match="steps"):
+        StartReplay(letters=(1,), reason="fixed", steps=(step,))
 
 
 RULES = Rules(steps=(1, 11, 200), stop_share=0.2)

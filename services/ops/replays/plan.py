@@ -7,7 +7,6 @@ Dead letters go in steps, such as 1, then 5 %, then the rest; a step begins when
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,7 +27,6 @@ from shared.contract.topology import (
 REPLAYABLE: Final = (EXTRACTOR_QUEUE, STATE_QUEUE, OPS_QUEUE, DELIVERIES_QUEUE, RECEIVER)
 #: Within a step, fewer outcomes than this are too few to judge by a share.
 _ENOUGH_OUTCOMES: Final = 10
-_PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
 REST: Final = "rest"
 
 #: How many dead letters a step has: a number, a share such as ``5%``, or `REST`.
@@ -154,39 +152,21 @@ def _too_many_failed(rules: Rules, counts: Counts) -> str | None:
 
 
 def step_ends(steps: Sequence[Step], total: int) -> list[int]:
-    """
-    Return after how many of *total* dead letters each of *steps* ends; the last one takes all that are left.
-
-    Raises:
-        ValueError: if a step is malformed or empty.
-
-    """
+    """Return after how many of *total* dead letters each of *steps* ends; the last one takes all that are left."""
     ends: list[int] = []
-    for step in steps:
+    for size in (*(_size(step, total) for step in steps), total):
         before = ends[-1] if ends else 0
-        size = _size(step, total)
-        if size < 1:
-            raise ValueError(f"a step of {step!r} has no dead letters")
         if before < total:
             ends.append(min(total, before + size))
-    return [*ends, *([total] if not ends or ends[-1] < total else [])]
+    return ends
 
 
 def _size(step: Step, total: int) -> int:
-    match step:
-        case bool():
-            pass
-        case int():
-            return step
-        case "rest":
-            return max(total, 1)
-        case str():
-            percent = _PERCENT.fullmatch(step)
-            if percent:
-                return math.ceil(total * float(percent[1]) / 100) if float(percent[1]) > 0 else 0
-            if step.isdecimal():
-                return int(step)
-    raise ValueError(f"{step!r} is no step: a number, a share such as 5%, or {REST}")
+    if step == REST:
+        return total
+    if isinstance(step, str) and step.endswith("%"):
+        return math.ceil(total * float(step.removesuffix("%")) / 100)
+    return int(step)
 
 
 def why_not_replayable(queue: str) -> str | None:
