@@ -212,6 +212,12 @@ def test_what_needs_an_operator_is_said_with_what_to_do_the_worst_first():
     ]
 
 
+def test_a_failed_round_of_the_reconciler_leads_to_the_runbook():
+    (found,) = view(found=reconciliation(trouble="Replicate refuses the token")).concerns
+
+    assert (found.what, found.then) == ("The reconciler's last round failed", '"A loop fails" in deploy/runbook.md')
+
+
 def test_an_endpoint_with_errors_is_marked_before_it_is_disabled():
     found = view(endpoints=[endpoint(failing_since=NOON)])
 

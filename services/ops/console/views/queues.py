@@ -155,7 +155,8 @@ def _reconciliation(found: Reconciliation | None) -> Iterator[Concern]:
             "bad", "Webhooks do not arrive", text, f"{_RUNBOOK.format('Webhooks do not arrive')}; {WHILE_AWAY}"
         )
     if found.last_round.trouble:
-        yield Concern("warn", "The reconciler's last round failed", found.last_round.trouble)
+        then = _RUNBOOK.format("A loop fails")
+        yield Concern("warn", "The reconciler's last round failed", found.last_round.trouble, then)
 
 
 def _subscription(subscription: SubscriptionView) -> Row[SubscriptionView]:

@@ -141,7 +141,7 @@ class Sending(ReplaySession):
         """
         Claim at most *limit* dead letters, by position, but those last that a dry run predicted to fail.
 
-        None if the replay changed since its `Progress` had this *next_at*.
+        Empty if the replay changed since its `Progress` had this *next_at*.
         """
 
         async def work(connection: Connection) -> list[StoredLetter]:
