@@ -17,25 +17,28 @@ from shared.runtime.postgres import Connection, Pool, Record
 
 T = TypeVar("T")
 
-#: What is counted of a replay ``r``; it reads all of its dead letters.
-COUNTS: Final = """
-    jsonb_build_object(
-        'sent_since', (SELECT min(sent_at) FROM ops.replay_letters WHERE replay_id = r.id AND outcome = 'sent'),
+#: What is counted of a replay ``r``; it reads all of its dead letters, once.
+COUNTS: Final = """(
+    WITH counted AS (
+        SELECT outcome, predicted, count(*) AS letters, min(sent_at) FILTER (WHERE outcome = 'sent') AS sent_since
+        FROM ops.replay_letters WHERE replay_id = r.id GROUP BY outcome, predicted
+    )
+    SELECT jsonb_build_object(
+        'sent_since', (SELECT min(sent_since) FROM counted),
         'sent_queue', (SELECT queue FROM ops.letters WHERE number = (
             SELECT letter FROM ops.replay_letters WHERE replay_id = r.id AND outcome = 'sent'
             ORDER BY sent_at LIMIT 1)),
-        'outcomes', (SELECT coalesce(jsonb_object_agg(outcome, count), '{}') FROM (
-            SELECT outcome, count(*) FROM ops.replay_letters WHERE replay_id = r.id GROUP BY outcome) o),
-        'predictions', (SELECT coalesce(jsonb_object_agg(predicted, count), '{}') FROM (
-            SELECT predicted, count(*) FROM ops.replay_letters
-            WHERE replay_id = r.id AND predicted IS NOT NULL GROUP BY predicted) p),
+        'outcomes', (SELECT coalesce(jsonb_object_agg(outcome, letters), '{}') FROM (
+            SELECT outcome, sum(letters) AS letters FROM counted GROUP BY outcome) o),
+        'predictions', (SELECT coalesce(jsonb_object_agg(predicted, letters), '{}') FROM (
+            SELECT predicted, sum(letters) AS letters FROM counted WHERE predicted IS NOT NULL GROUP BY predicted) p),
         'undo', CASE WHEN r.undo_status IS NOT NULL THEN (
             SELECT jsonb_build_object(
                 'reverted', count(DISTINCT user_id) FILTER (WHERE undo = 'reverted'),
                 'kept', count(DISTINCT user_id) FILTER (WHERE undo = 'kept'),
                 'waiting', count(DISTINCT user_id) FILTER (WHERE undo = 'waiting'))
             FROM ops.replay_letters WHERE replay_id = r.id AND undo IS NOT NULL) END)
-"""
+)"""
 _ARRIVED: Final = f"""
     SELECT count(*) FROM (
         SELECT FROM ops.letters l
