@@ -736,6 +736,23 @@ async def test_stopping_finishes_what_was_begun_and_leaves_the_rest(broker: Brok
     await broker.until(EXTRACTOR_QUEUE, 2)
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
+async def test_stopping_in_an_outage_waits_for_no_probe(broker: Broker, publisher: Publisher, batch_size: int):
+    refused = asyncio.Event()
+
+    async def handle(_: Sequence[Envelope]) -> Sequence[Result]:
+        refused.set()
+        raise DependencyDown("too many requests", retry_after_seconds=3600)
+
+    for number in range(8):
+        await publisher.publish(message(succeeded(f"t{number}")))
+    async with asyncio.timeout(60):
+        async with consuming(broker, publisher, handle=handle, batch_size=batch_size, drain_seconds=90):
+            await refused.wait()
+
+    await broker.until(EXTRACTOR_QUEUE, 8)
+
+
 async def test_a_delivery_that_keeps_crashing_becomes_a_dead_letter(broker: Broker):
     async with broker.channel() as channel:
         await channel.basic_publish(b"poison", exchange="", routing_key=EXTRACTOR_QUEUE)

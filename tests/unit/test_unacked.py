@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.runtime.broker.link import Link
 from shared.runtime.broker.message import Delivery
-from shared.runtime.broker.unacked import Unacked
+from shared.runtime.broker.unacked import Stale, Unacked
 
 
 class Broker:
@@ -19,6 +19,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.is_open = True
+        self.lost = asyncio.Event()
         self.in_hand: list[int] = []
         self.frames: list[tuple[str, int, bool]] = []
 
@@ -112,6 +113,23 @@ async def test_acks_of_a_lost_link_are_dropped():
     await asyncio.sleep(0)
 
     assert broker.frames == []
+
+
+@pytest.mark.parametrize("ends", ["the link is lost", "the process stops"])
+async def test_a_pause_ends_when_the_deliveries_are_not_wanted_any_more(ends: str):
+    broker, stopping = Broker(), asyncio.Event()
+    unacked = Unacked(cast(Link, broker), "q", stopping)
+
+    pausing = asyncio.create_task(unacked.pause(3600))
+    await asyncio.sleep(0)
+    if ends == "the process stops":
+        stopping.set()
+    else:
+        broker.is_open = False
+        broker.lost.set()
+
+    with pytest.raises(Stale):
+        await asyncio.wait_for(pausing, 60)
 
 
 @pytest.mark.filterwarnings("error")

@@ -106,9 +106,9 @@ async def test_a_wait_for_a_run_or_picture_keeps_no_other_from_replicate(replica
     )
     replicate.will_say = [said]
     with pytest.raises(DependencyDown):
-        await circuit.call(refuse)
+        await circuit.call(refuse, asyncio.sleep)
     with expected:
-        await circuit.call(lambda: gate.verify(REF))
+        await circuit.call(lambda: gate.verify(REF), asyncio.sleep)
 
     assert (set(reasons), len(pictures)) == ({None}, looks)
 

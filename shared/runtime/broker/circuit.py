@@ -24,6 +24,8 @@ from shared.runtime.waiting import jittered_backoff_seconds, without_stray_cance
 log = structlog.get_logger()
 
 T = TypeVar("T")
+#: Waits so many seconds; raises NotTried if the work is not wanted any more.
+Pause = Callable[[float], Awaitable[None]]
 
 _FIRST_SECONDS: Final = 0.2
 _LONGEST_SECONDS: Final = 30.0
@@ -48,26 +50,30 @@ class CircuitBreaker:
         #: Why the circuit is open; None while it is closed.
         self.reason: str | None = None
 
-    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, work: Callable[[], Awaitable[T]], pause: Pause) -> T:
         """
         Wait until *work* may run, run it once, and return its result.
 
         Raises:
             DependencyDown: if *work* raises it, or its connection was lost.
+            NotTried: if *pause* or *work* raises it.
 
         """
         while self.reason is not None:
             await self._turn.acquire()
             if self.reason is not None:
-                return await self._probe_with(work)
+                return await self._probe_with(work, pause)
             self._turn.release()
+            await pause(0)  # it may not be wanted any more
         return await self._try(work)
 
-    async def _probe_with(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _probe_with(self, work: Callable[[], Awaitable[T]], pause: Pause) -> T:
         probe = self._probe = object()
         probed = _probed.set(self)
+        seconds = jittered_backoff_seconds(self._failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS)
         try:
-            await self._wait()
+            # Not before the time of Retry-After.
+            await pause(max(seconds, self._not_before - asyncio.get_running_loop().time()))
             return await self._try(work)
         finally:
             _probed.reset(probed)
@@ -107,11 +113,6 @@ class CircuitBreaker:
         self.reason = str(error)
         self._not_before = asyncio.get_running_loop().time() + (error.retry_after_seconds or 0.0)
         log.warning("consumer.paused", queue=self._queue, error=error.code, detail=str(error), failures=self._failures)
-
-    async def _wait(self) -> None:
-        seconds = jittered_backoff_seconds(self._failures, first=_FIRST_SECONDS, longest=_LONGEST_SECONDS)
-        # Not before the time of Retry-After.
-        await asyncio.sleep(max(seconds, self._not_before - asyncio.get_running_loop().time()))
 
 
 #: The open circuit that the work of this task probes.

@@ -168,14 +168,14 @@ class Consumer:
         Raises:
             DependencyDown: if deliveries are handled in batches: it may be down because of one of these, which shows
                 only beside others, so that the next attempt must include what has arrived meanwhile.
-            Stale: if the link is lost, so that the broker redelivers them anyway.
+            Stale: if the broker redelivers them anyway.
 
         """
         clock = asyncio.get_running_loop().time
         refused_at = float("inf")
         while True:
             try:
-                return await self._subscription.circuit.call(partial(self._attempt, items, unacked))
+                return await self._subscription.circuit.call(partial(self._attempt, items, unacked), unacked.pause)
             except DependencyDown as error:
                 if self._in_batches:
                     raise

@@ -106,7 +106,7 @@ class RawConsumer:
         """Store *batch*, trying again while the store is down; return the messages it refuses."""
         while True:
             with suppress(DependencyDown):
-                return await self._subscription.circuit.call(partial(self._attempt, batch, unacked))
+                return await self._subscription.circuit.call(partial(self._attempt, batch, unacked), unacked.pause)
 
     async def _attempt(self, batch: Sequence[Delivery], unacked: Unacked) -> list[Delivery]:
         """Store *batch*, or each message alone if that fails; return the refused messages."""
@@ -126,8 +126,7 @@ class RawConsumer:
 
     async def _put_back(self, delivery: Delivery, unacked: Unacked) -> None:
         """Publish *delivery* to the end of its queue, with its original exchange and routing key."""
-        if await unacked.is_closed_within(self._put_back_seconds):
-            return  # unacked, so the broker redelivers it
+        await unacked.pause(self._put_back_seconds)
         try:
             await self._subscription.publisher.publish(put_back(delivery), unacked)
         except Unpublishable as error:

@@ -25,7 +25,7 @@ _LONGEST_WAIT_SECONDS: Final = 0.05
 
 
 class Stale(NotTried):
-    """The link of these deliveries is lost: the broker redelivers them."""
+    """The link of these deliveries is lost, or closes as the process stops: the broker redelivers them."""
 
 
 class Unacked:
@@ -86,10 +86,17 @@ class Unacked:
         self._closed = True
         self._waiting.put_nowait(None)
 
-    async def is_closed_within(self, seconds: float) -> bool:
-        """Wait *seconds*, or until the link is lost or the process stops; return whether one of these happened."""
+    async def pause(self, seconds: float) -> None:
+        """
+        Wait *seconds*.
+
+        Raises:
+            Stale: at once if the link is lost or the process stops.
+
+        """
         await wait_for_any(self.link.lost, self._stopping, seconds=seconds)
-        return self._stopping.is_set() or not self.link.is_open
+        if self._stopping.is_set() or not self.link.is_open:
+            raise Stale
 
     def check(self) -> None:
         """Raise `Stale` if the link is lost, so that the broker redelivers unacked deliveries."""
