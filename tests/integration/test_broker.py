@@ -678,10 +678,12 @@ async def test_what_is_down_for_a_whole_batch_counts_no_attempt(broker: Broker, 
 
     for number in range(3):
         await refusing.publish(message(succeeded(f"t{number}")))
+    telemetry.handle_seconds.clear()
     async with consuming(broker, refusing, handle=handle, workers=1, batch_size=64):
         assert {await handled.get() for _ in range(3)} == {"t0", "t1", "t2"}
         await broker.until(EXTRACTOR_QUEUE, 0)
 
+    assert observed(telemetry.handle_seconds)[(EXTRACTOR_QUEUE,)].times <= 3  # what was put again is not counted
     assert refusing.delayed() == []
     assert await broker.depth(DEAD_QUEUE) == 0
 

@@ -31,6 +31,7 @@ from shared.contract.values import Evidence
 from shared.runtime import telemetry
 from shared.runtime.broker import Consumer, Delivery, Outgoing, Publisher, RawConsumer, one_by_one, to_message
 from shared.runtime.clock import now
+from shared.runtime.postgres_errors import TooSlow
 from shared.runtime.settings import BrokerSettings
 from tests.broker import Broker
 from tests.counts import counted
@@ -158,13 +159,14 @@ async def test_while_postgres_is_away_letters_wait_and_nobody_hurries(broker, pu
         assert len(set(await trainings(store))) == 101
 
 
-async def test_unstorable_letter_is_kept_and_delays_no_other(broker, publisher, store):
+@pytest.mark.parametrize("error", [PermanentError("of no table"), TooSlow("canceling statement")])
+async def test_unstorable_letter_is_kept_and_delays_no_other(broker, publisher, store, error):
     keep = Archive(store, now).keep
     refusing = True
 
     async def picky(messages: Sequence[Delivery]) -> None:
         if refusing and any(b'"poison"' in message.body for message in messages):
-            raise PermanentError("of no table")
+            raise error
         await keep(messages)
 
     async with keeping(broker, publisher, picky, prefetch=4, put_back_seconds=0.2) as consumer:

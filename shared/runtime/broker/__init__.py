@@ -14,6 +14,7 @@ Publishes and consumes without losing a message. Edge: the only package that use
 *lossy*        publishes messages that may be lost: once, on a connection of their own
 *unacked*      the deliveries of one link, and their acks
 *circuit*      circuit breaker for a dependency that is down
+*batches*      work on a batch, and on each of it alone if that fails
 *subscription* consumes one queue, reconnecting whenever the connection is lost
 *spans*        spans of OpenTelemetry around publishes and deliveries
 *consumer*     hands a queue's events to a handler; publishes the follow-ups, then acks

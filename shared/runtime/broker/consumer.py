@@ -37,6 +37,7 @@ from shared.contract.retry import RetryIn, next_step
 from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE
 from shared.runtime import telemetry
+from shared.runtime.broker.batches import attempt
 from shared.runtime.broker.message import Delivery, Item, Outgoing, dead_letter, read, retry, to_message
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.spans import handling, processing
@@ -144,8 +145,6 @@ class Consumer:
             ]
             await _together([self._conclude(item, messages, unacked) for item, messages in ends if messages])
             unacked.ack(batch)
-        except DependencyDown:
-            unacked.put_again(batch)
         finally:
             for item in begun:
                 item.span.end()
@@ -173,9 +172,10 @@ class Consumer:
         """
         clock = asyncio.get_running_loop().time
         refused_at = float("inf")
+        work = partial(attempt, items, partial(self._handle_now, unacked), queue=self._queue)
         while True:
             try:
-                return await self._subscription.circuit.call(partial(self._attempt, items, unacked), unacked.pause)
+                return await self._subscription.circuit.call(work, unacked.pause)
             except DependencyDown as error:
                 if self._in_batches:
                     raise
@@ -184,49 +184,16 @@ class Consumer:
                 if error.may_concern_one and others_were_answered and clock() >= refused_at + self._patience_seconds:
                     return [error] * len(items)
 
-    async def _attempt(self, items: Sequence[Item], unacked: Unacked) -> Sequence[Result]:
+    async def _handle_now(self, unacked: Unacked, items: Sequence[Item]) -> Sequence[Result]:
         unacked.check()
         envelopes = [item.envelope for item in items if item.envelope is not None]
         began = asyncio.get_running_loop().time()
-        try:
-            ids = about(items[0].ids) if len(items) == 1 else nullcontext()
-            with ids, handling(self._queue, [item.span for item in items]):
-                results = await self._handle(envelopes)
-        except Exception as error:  # the one place: it ends in a retry or a dead letter
-            concerns_all = isinstance(error, DependencyDown) and not error.may_concern_one
-            if len(items) > 1 and not concerns_all:
-                log.info("batch.split", queue=self._queue, size=len(items), error=repr(error))
-                return await self._attempt_each(items, unacked)
-            if isinstance(error, DependencyDown):
-                raise
-            return [error]
+        ids = about(items[0].ids) if len(items) == 1 else nullcontext()
+        with ids, handling(self._queue, [item.span for item in items]):
+            results = await self._handle(envelopes)
         if any(self._is_answer(result) for result in results if not isinstance(result, Exception)):
             self._answered_since = max(self._answered_since, began)
         return results
-
-    async def _attempt_each(self, items: Sequence[Item], unacked: Unacked) -> Sequence[Result]:
-        """
-        Handle each of *items* alone.
-
-        A dependency that is down for one of them twice, while others are answered in between, is down because of it.
-        """
-        results = [await self._attempt_alone(item, unacked) for item in items]
-        down = [result for result in results if isinstance(result, DependencyDown)]
-        if len(down) == len(items):
-            raise down[0]
-        return [
-            await self._attempt_alone(item, unacked) if isinstance(result, DependencyDown) else result
-            for item, result in zip(items, results, strict=True)
-        ]
-
-    async def _attempt_alone(self, item: Item, unacked: Unacked) -> Result:
-        try:
-            (result,) = await self._attempt([item], unacked)
-        except DependencyDown as error:
-            if not error.may_concern_one:
-                raise
-            return error
-        return result
 
     def _follow_ups(self, item: Item, result: Result | None) -> list[Outgoing]:
         """Return the messages to publish before this delivery may be acked."""

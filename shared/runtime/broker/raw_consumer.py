@@ -2,10 +2,10 @@
 Raw consumer: stores the messages of one queue without decoding them, and acks stored ones.
 
     stored                   ack
-    DependencyDown           open the circuit, try again; nothing is acked, the rest waits in RabbitMQ
-    any other error          store each message of the batch alone; one that fails alone is set aside: after a pause it
-                             is published to the queue's end, then acked, so it is not lost and blocks no other. If it
-                             cannot be published, it is requeued
+    DependencyDown           open the circuit, try again with what has arrived; nothing is acked, the rest waits in
+                             RabbitMQ
+    a message's own error    set it aside (see `batches`): after a pause it is published to the queue's end, then acked,
+                             so it is not lost and blocks no other. If it cannot be published, it is requeued
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import structlog
 
 from shared.contract.envelope import attribute
-from shared.contract.errors import DependencyDown
 from shared.contract.limits import Unpublishable
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
+from shared.runtime.broker.batches import attempt
 from shared.runtime.broker.message import Delivery, put_back
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.spans import handling, processing
@@ -86,43 +85,29 @@ class RawConsumer:
 
     async def _process(self, batch: Sequence[Delivery], unacked: Unacked) -> None:
         spans = [processing(delivery)[1] for delivery in batch]
+        work = partial(attempt, batch, partial(self._store, unacked), queue=self._queue)
         try:
             with handling(self._queue, spans):
-                refused = await self._until_up(batch, unacked)
+                errors = await self._subscription.circuit.call(work, unacked.pause)
         finally:
             for span in spans:
                 span.end()
-        later = {delivery.tag for delivery in refused}
-        kept = [delivery for delivery in batch if delivery.tag not in later]
+        kept = [delivery for delivery, error in zip(batch, errors, strict=True) if error is None]
         if self.aside:
             for delivery in kept:
                 self.aside.discard(_name(delivery))
         self._kept.inc(len(kept))
         unacked.ack(kept)
-        for delivery in refused:
-            self._subscription.start(self._put_back(delivery, unacked), unacked)
+        for delivery, error in zip(batch, errors, strict=True):
+            if error is not None:
+                self.aside.add(_name(delivery), error)
+                self._retried.inc()
+                self._subscription.start(self._put_back(delivery, unacked), unacked)
 
-    async def _until_up(self, batch: Sequence[Delivery], unacked: Unacked) -> list[Delivery]:
-        """Store *batch*, trying again while the store is down; return the messages it refuses."""
-        while True:
-            with suppress(DependencyDown):
-                return await self._subscription.circuit.call(partial(self._attempt, batch, unacked), unacked.pause)
-
-    async def _attempt(self, batch: Sequence[Delivery], unacked: Unacked) -> list[Delivery]:
-        """Store *batch*, or each message alone if that fails; return the refused messages."""
+    async def _store(self, unacked: Unacked, batch: Sequence[Delivery]) -> Sequence[None]:
         unacked.check()
-        try:
-            await self._keep(batch)
-        except DependencyDown:
-            raise
-        except Exception as error:  # noqa: BLE001 (each is tried alone, and set aside with its error)
-            if len(batch) > 1:
-                log.info("batch.split", queue=self._queue, size=len(batch), error=repr(error))
-                return [each for delivery in batch for each in await self._attempt([delivery], unacked)]
-            self.aside.add(_name(batch[0]), error)
-            self._retried.inc()
-            return list(batch)
-        return []
+        await self._keep(batch)
+        return [None] * len(batch)
 
     async def _put_back(self, delivery: Delivery, unacked: Unacked) -> None:
         """Publish *delivery* to the end of its queue, with its original exchange and routing key."""

@@ -35,7 +35,7 @@ from shared.runtime.waiting import Stopped, jittered_backoff_seconds, unless_sto
 
 log = structlog.get_logger()
 
-#: Handles and acks one batch; acks go to the batch's `Unacked`.
+#: Handles and acks one batch; acks go to the batch's `Unacked`. After DependencyDown it is taken again.
 Process = Callable[[Sequence[Delivery], Unacked], Awaitable[None]]
 
 _RECONNECT_FIRST_SECONDS: Final = 0.1
@@ -192,6 +192,9 @@ class Subscription:
             self._published[id(batch)] = min(each.first_published_at or now() for each in batch)
             try:
                 await self._process(batch, unacked)
+            except DependencyDown:
+                unacked.put_again(batch)
+                continue
             finally:
                 del self._published[id(batch)]
             self._handle_seconds.observe(clock() - began, telemetry.exemplar(batch[0].headers))

@@ -1,0 +1,75 @@
+"""
+Work on a batch: if it fails for all together, each delivery is tried alone, so that a bad one harms only itself.
+
+    the delivery's own error    its result
+    DependencyDown              raised, unless it may concern one delivery only and is met twice by one, while others
+                                are answered: then that is its own error. If two in a row meet it, no other is tried:
+                                each could take as long as a statement may
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+import structlog
+
+from shared.contract.errors import DependencyDown
+from shared.runtime.broker.circuit import NotTried
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+R = TypeVar("R")
+#: Returns one result for each item, in order.
+Work = Callable[[Sequence[T]], Awaitable[Sequence[R]]]
+
+_ENOUGH_DOWN: Final = 2
+
+
+async def attempt(items: Sequence[T], work: Work[T, R], *, queue: str) -> Sequence[R | Exception]:
+    """
+    Do *work* on *items*, which are of *queue*; return the result or the own error of each.
+
+    Raises:
+        DependencyDown: if it is down for all. Some may be done already.
+        NotTried: if *work* raises it.
+
+    """
+    if len(items) > 1:
+        try:
+            return await work(items)
+        except Exception as error:
+            if _concerns_all(error):
+                raise
+            log.info("batch.split", queue=queue, size=len(items), error=repr(error))
+    results: dict[int, R | Exception] = {}
+    down_in_a_row = 0
+    # In another order each time, so that those in front do not keep the others from being tried.
+    for number in random.sample(range(len(items)), len(items)):
+        result = results[number] = await _alone(items[number], work)
+        if isinstance(result, DependencyDown):
+            down_in_a_row += 1
+            if down_in_a_row == min(_ENOUGH_DOWN, len(items)):
+                raise result
+        else:
+            down_in_a_row = 0
+    for number, result in results.items():
+        if isinstance(result, DependencyDown):
+            results[number] = await _alone(items[number], work)
+    return [results[number] for number in range(len(items))]
+
+
+async def _alone(item: T, work: Work[T, R]) -> R | Exception:
+    try:
+        (result,) = await work([item])
+    except Exception as error:
+        if _concerns_all(error):
+            raise
+        return error  # it ends in a retry or a dead letter, or is set aside
+    return result
+
+
+def _concerns_all(error: Exception) -> bool:
+    return isinstance(error, NotTried) or (isinstance(error, DependencyDown) and not error.may_concern_one)
