@@ -30,7 +30,7 @@ _MODULE: Final = "services.extractor.picture_process"
 
 
 class NotLookedAt(TransientError):
-    """The image could not be checked in time, because this machine is too busy."""
+    """The image could not be checked: this machine is too busy, or the process was killed or could not start."""
 
     code = "picture_not_looked_at"
 
@@ -43,7 +43,7 @@ async def find_flaw_apart(data: bytes) -> Flaw | None:
     Run `find_flaw` on *data* in a process; an image that exceeds the time or memory limit is broken.
 
     Raises:
-        NotLookedAt: if this machine is too busy.
+        NotLookedAt: if this machine is too busy, or the process ends for another reason than the image.
 
     """
     async with _slots:
@@ -66,8 +66,12 @@ async def find_flaw_apart(data: bytes) -> Flaw | None:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+    # Beyond the limit of CPU time, the kernel sends SIGXCPU. SIGKILL is for a whole machine or container out of memory.
+    status = await process.wait()
+    if status > 0 or status == -signal.SIGKILL:
+        raise NotLookedAt(f"the process that looks at a picture ended with {status}")
     text = answer.decode()
-    # No output: the process was killed by a limit.
+    # No output: the process was killed by a limit, or crashed.
     return None if text == _FINE else Flaw(text or Flaw.BROKEN)
 
 
@@ -81,7 +85,7 @@ def main() -> None:
     os.nice(5)
     try:
         flaw = find_flaw(sys.stdin.buffer.read())
-    except MemoryError:
+    except Exception:  # noqa: BLE001 (no memory is left, or it is none of those that are known: the image is the cause)
         flaw = Flaw.BROKEN
     sys.stdout.write(flaw or _FINE)
 

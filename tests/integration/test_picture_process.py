@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import zlib
 from io import BytesIO
@@ -64,3 +65,24 @@ async def test_a_machine_too_busy_to_look_is_no_flaw(monkeypatch):
 
     with pytest.raises(NotLookedAt, match=r"within 0\.01 s"):
         await find_flaw_apart(many_scans())
+
+
+async def test_a_process_that_is_killed_says_nothing_of_the_picture(monkeypatch):
+    start = asyncio.create_subprocess_exec
+
+    async def start_and_kill(*arguments, **options):
+        process = await start(*arguments, **options)
+        process.kill()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_kill)
+
+    with pytest.raises(NotLookedAt, match="ended with -9"):
+        await find_flaw_apart(picture())
+
+
+async def test_a_process_that_can_not_start_says_nothing_of_the_picture(monkeypatch):
+    monkeypatch.setattr(picture_process, "_MODULE", "services.extractor.gone")
+
+    with pytest.raises(NotLookedAt, match="ended with 1"):
+        await find_flaw_apart(picture())
