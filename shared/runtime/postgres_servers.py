@@ -8,7 +8,6 @@ the network, it never reaches the next one (asyncpg 0.32).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -47,22 +46,19 @@ class Servers:
             return await asyncpg.connect(self._url, timeout=_CONNECT_SECONDS, **options)
         failure: Exception | None = None
         for server in tuple(self._servers):
+            host, port = server
             try:
-                return await self._connect(server, options)
+                return await asyncpg.connect(
+                    self._url,
+                    host=host,
+                    port=port,
+                    timeout=_CONNECT_ONE_OF_SEVERAL_SECONDS,
+                    target_session_attrs=self._kind,
+                    **options,
+                )
             except _NOT_THIS_ONE as error:
                 if self._servers[0] == server:
                     self._servers.rotate(-1)
                 is_standby = isinstance(error, asyncpg.exceptions.TargetServerAttributeNotMatched)
                 failure = failure if failure and is_standby else error
         raise failure or OSError("there is no server")
-
-    async def _connect(self, server: tuple[str, int], options: Mapping[str, Any]) -> asyncpg.Connection[asyncpg.Record]:
-        host, port = server
-        return await asyncpg.connect(
-            self._url,
-            host=host,
-            port=port,
-            timeout=_CONNECT_ONE_OF_SEVERAL_SECONDS,
-            target_session_attrs=self._kind,
-            **options,
-        )

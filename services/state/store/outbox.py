@@ -128,20 +128,18 @@ class Outbox(Session):
                 return None
             rows = [row for row in found if row["id"] is not None]
             results = await publish([_to_event(row) for row in rows]) if rows else ()
-            ends = dict(zip((row["id"] for row in rows), results, strict=True))
-            confirmed = [number for number, end in ends.items() if end is None]
-            set_aside = tuple(
-                SetAsideRow(row["id"], row["training_id"], end)
-                for row, end in zip(rows, results, strict=True)
-                if isinstance(end, Unpublishable)
-            )
-            failures = [end for end in ends.values() if end is not None and not isinstance(end, Unpublishable)]
+            ends = list(zip(rows, results, strict=True))
+            confirmed = [row["id"] for row, end in ends if end is None]
+            set_aside = [
+                SetAsideRow(row["id"], row["training_id"], end) for row, end in ends if isinstance(end, Unpublishable)
+            ]
+            failures = [end for _, end in ends if end is not None and not isinstance(end, Unpublishable)]
             if confirmed:
                 await connection.execute(_MARK_PUBLISHED, confirmed)
             if set_aside:
                 reasons = [f"{row.error.code}: {row.error}" for row in set_aside]
                 await connection.execute(_SET_ASIDE, [row.number for row in set_aside], reasons)
-            return Round(len(confirmed), tuple(failures), set_aside, turn["set_aside"] + len(set_aside))
+            return Round(len(confirmed), failures, set_aside, turn["set_aside"] + len(set_aside))
 
         return await self._transaction(work)
 

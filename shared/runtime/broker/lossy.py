@@ -49,17 +49,14 @@ class SplitPublisher:
         try:
             await self._lossy.publish(message)
         except DependencyDown as error:
-            self._dropped(message, error)
+            telemetry.dropped.labels(error.code).inc()
+            # One line per outage: every training reports progress every few seconds.
+            if self._reason is None:
+                log.warning("progress.dropped", message=message.routing_key, error=error.code, detail=str(error))
+            self._reason = str(error)
         else:
             self._reason = None
 
     async def check(self) -> str | None:
         """Return why the newest lossy message was dropped, or None."""
         return self._reason and f"{self._reason}; only reports of progress are dropped"
-
-    def _dropped(self, message: Outgoing, error: DependencyDown) -> None:
-        telemetry.dropped.labels(error.code).inc()
-        # One line per outage: every training reports progress every few seconds.
-        if self._reason is None:
-            log.warning("progress.dropped", message=message.routing_key, error=error.code, detail=str(error))
-        self._reason = str(error)
