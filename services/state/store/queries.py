@@ -66,12 +66,18 @@ _OUTPUT: Final = """
 """
 _FIND_OUTPUT: Final = _OUTPUT + "WHERE ref = $1"
 # The oldest number is found by the time of the request, so that pages are read by number.
-_LIST_OUTPUTS: Final = f"""{_OUTPUT}
-    WHERE number >= (SELECT number FROM state.trainings WHERE requested_at >= $1 ORDER BY requested_at LIMIT 1)
-      AND number < $2 AND output IS NOT NULL AND training_id IS NOT NULL AND ($4::text IS NULL OR stage = $4)
-    ORDER BY number DESC
+_OLDEST: Final = "(SELECT number FROM state.trainings WHERE requested_at >= $1 ORDER BY requested_at LIMIT 1)"
+_HAS_OUTPUT: Final = "output IS NOT NULL AND training_id IS NOT NULL"
+#: By whether a stage is given. Each statement has an index of its own.
+LIST_OUTPUTS: Final = {
+    False: f"{_OUTPUT} WHERE number >= {_OLDEST} AND number < $2 AND {_HAS_OUTPUT} ORDER BY number DESC LIMIT $3",
+    # As in `LIST_TRAININGS`.
+    True: f"""{_OUTPUT}
+    WHERE (stage, number) >= ($4, {_OLDEST}) AND (stage, number) < ($4, $2) AND {_HAS_OUTPUT}
+    ORDER BY stage DESC, number DESC
     LIMIT $3
-"""  # noqa: S608 (constants)
+    """,
+}
 #: The parts of the model of a row m.
 MODEL: Final = """
            m.model::text AS reference, split_part(m.model, '/', 1) AS owner,
@@ -127,7 +133,8 @@ class Queries(Session):
         self, *, since: datetime, stage: Stage | None = None, before: int = END, limit: int
     ) -> list[OutputRow]:
         """Return a page of the outputs of trainings requested *since* then."""
-        rows = await self._fetch(_LIST_OUTPUTS, since, before, limit, stage)
+        wanted = () if stage is None else (stage,)
+        rows = await self._fetch(LIST_OUTPUTS[stage is not None], since, before, limit, *wanted)
         return [_to_output(row) for row in rows]
 
     async def find_model(self, user_id: str) -> ModelView | None:
