@@ -20,7 +20,7 @@ from asyncpg.exceptions import ClientConfigurationError
 from asyncpg.pool import PoolConnectionProxy
 
 from shared.contract.errors import DependencyDown
-from shared.runtime.postgres_errors import ERRORS, Conflict, UnusableAddress, say, translated_errors
+from shared.runtime.postgres_errors import ERRORS, Conflict, Locked, TooSlow, UnusableAddress, say, translated_errors
 from shared.runtime.postgres_servers import Servers
 from shared.runtime.statements import trace_statements
 from shared.runtime.tls import say_tls
@@ -201,6 +201,7 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
     Do *work* in one transaction; after a `Conflict` retry it, at most twice.
 
     Raises:
+        TooSlow: if it could not get a lock each time.
         ModelswapError: the database's error, as translated by `classify`. Nothing was committed, unless the connection
             was lost during the COMMIT.
 
@@ -210,7 +211,11 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
             return await _once(pool, work)
         except Conflict:
             continue
-    return await _once(pool, work)
+    try:
+        return await _once(pool, work)
+    except Locked as error:
+        # Maybe of a whole table: then nobody's work gets it.
+        raise TooSlow(str(error)) from error
 
 
 async def _once(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:

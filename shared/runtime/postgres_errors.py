@@ -1,7 +1,8 @@
 """
 Translates asyncpg's errors of statements; `postgres` does those of connecting.
 
-    Conflict           40001 40P01 55P03 0A000      conflicting transactions, or a stale plan: retry at once
+    Conflict           40001 40P01 0A000            conflicting transactions, or a stale plan: retry at once
+    Locked             55P03                        waited too long for a lock: a Conflict
     DependencyDown     08 53 57P0x 25006 25P02 25P03 28 3D, a lost connection, OSError, TimeoutError
     TooSlow            57014                        a statement took longer than it may: a DependencyDown
     MixedUp            26 34 42P03 42P05, and 22P03 54000 while our parameters are read: a DependencyDown
@@ -40,6 +41,10 @@ class Conflict(TransientError):
     code = "database_conflict"
 
 
+class Locked(Conflict):
+    """Another transaction held a lock for longer than we wait."""
+
+
 class UnusableAddress(PermanentError):
     """The database's URL cannot be used, so retrying does not help."""
 
@@ -47,7 +52,7 @@ class UnusableAddress(PermanentError):
 
 
 class TooSlow(DependencyDown):
-    """Postgres ended a statement that took too long: Postgres is overloaded, or the delivery's content is the cause."""
+    """A statement, or a lock, took too long: Postgres is overloaded or locked, or the delivery is the cause."""
 
     code = "database_too_slow"
     may_concern_one = True
@@ -73,7 +78,8 @@ class NotAllowed(NotReady):
 
 #: Classes by the beginning of the SQLSTATE; each has one code.
 _BY_STATE: Final[tuple[tuple[tuple[str, ...], type[ModelswapError]], ...]] = (
-    (("40001", "40P01", "55P03", "0A000"), Conflict),
+    (("40001", "40P01", "0A000"), Conflict),
+    (("55P03",), Locked),
     (("57014",), TooSlow),
     (("3F", "42P01", "42703"), NotReady),
     (("42501",), NotAllowed),

@@ -14,7 +14,7 @@ from services.state.store import ROLE
 from shared.contract.errors import DependencyDown, PermanentError, TransientError
 from shared.runtime.database import opened_database
 from shared.runtime.postgres import Connection, Pool, acquired, connect_pool, in_transaction
-from shared.runtime.postgres_errors import Conflict, MixedUp, NotAllowed, NotReady, TooSlow, classify
+from shared.runtime.postgres_errors import Conflict, Locked, MixedUp, NotAllowed, NotReady, TooSlow, classify
 from shared.runtime.settings import DatabaseSettings
 from tests.state import Wire, connected
 
@@ -29,7 +29,8 @@ async def pool(database_url: str) -> AsyncIterator[Pool]:
 @pytest.mark.parametrize(
     ("sqlstates", "meaning"),
     [
-        ("40001 40P01 55P03 0A000", Conflict),
+        ("40001 40P01 0A000", Conflict),
+        ("55P03", Locked),
         ("08000 08003 08006 53100 53200 53300 57P01 57P02 57P03 25006 25P02 25P03 28P01 3D000", DependencyDown),
         ("57014", TooSlow),
         ("3F000 42703 42P01", NotReady),
@@ -93,6 +94,22 @@ async def test_conflicts_are_retried_at_once_but_not_for_ever(pool):
 
     with pytest.raises(Conflict):
         await in_transaction(pool, meet)
+
+    assert len(attempts) == 3
+
+
+async def test_a_lock_that_another_one_keeps_is_a_dependency_that_is_down(pool, database_url):
+    attempts = []
+
+    async def read(connection: Connection) -> None:
+        attempts.append(1)
+        await connection.execute("SET LOCAL lock_timeout = 10")
+        await connection.execute("SELECT FROM state.trainings")
+
+    async with connected(database_url) as owner, owner.transaction():
+        await owner.execute("LOCK TABLE state.trainings")
+        with pytest.raises(TooSlow, match="lock timeout"):
+            await in_transaction(pool, read)
 
     assert len(attempts) == 3
 
