@@ -24,6 +24,20 @@ CRDS = ROOT / "tests/fixtures/crds"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a name that is no value": ({"recevier": {}}, "recevier"),
     "a name that is no setting": ({"settings": {"MODELSWAP_LOGLEVEL": "debug"}}, "MODELSWAP_LOGLEVEL"),
+    "retries of one process, whose delays nothing declares": (
+        {"extractor": {"settings": {"MODELSWAP_RETRY_DELAYS": "1s"}}},
+        "invalid propertyName 'MODELSWAP_RETRY_DELAYS'",
+    ),
+    "a queue that two processes would make differently": (
+        {"ops": {"settings": {"MODELSWAP_QUEUE_REPLICAS": 3}}},
+        "invalid propertyName 'MODELSWAP_QUEUE_REPLICAS'",
+    ),
+    "a name that is no value of a process": ({"ops": {"replica": 3}}, "invalid propertyName 'replica'"),
+    "a name that is no value of every process": ({"defaults": {"replica": 3}}, "invalid propertyName 'replica'"),
+    "a secret that names no key": (
+        {"ops": {"secrets": {"MODELSWAP_AMQP_URL": {"key": None}}}},
+        "missing property 'key'",
+    ),
     "a setting among what is none": ({"env": {"MODELSWAP_LOG_LEVEL": "debug"}}, "MODELSWAP_LOG_LEVEL"),
     "a setting of another process": (
         {"receiver": {"settings": {"MODELSWAP_VERIFY_LEVEL": "schema"}}},

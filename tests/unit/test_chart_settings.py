@@ -21,9 +21,12 @@ from shared.runtime.settings_base import Settings, setting
 from tests import chart
 from tests.chart import CHART, EXAMPLES, SETS, Manifest, by_component, container, pods, secret_keys, variables
 
-SCHEMA = json.loads((CHART / "values.schema.json").read_text())["properties"]
+WHOLE_SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+SCHEMA = WHOLE_SCHEMA["properties"]
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 NAMES = sorted(PROCESSES.keys() - {"simulator"})
+#: What queues are made of: the same for all processes.
+OF_QUEUES = {"MODELSWAP_QUEUE_REPLICAS", "MODELSWAP_RETRY_DELAYS"}
 #: Made by the chart, out of other values or of the image.
 MADE = {"MODELSWAP_DRAIN_SECONDS", "MODELSWAP_DECLARE_TOPOLOGY", "MODELSWAP_REPLICATE_API_URL", "MODELSWAP_PUBLIC_URL"}
 
@@ -157,6 +160,12 @@ def test_the_examples_secrets_are_all_different() -> None:
     assert len(set(made)) == 16
 
 
+def names_in(part: dict[str, Any]) -> list[str]:
+    """The names that a part of the schema lists: its own, and those of the definition that it refers to."""
+    of_each, own = part["propertyNames"]["anyOf"]
+    return [*WHOLE_SCHEMA["$defs"][of_each["$ref"].removeprefix("#/$defs/")]["enum"], *own["enum"]]
+
+
 @pytest.mark.parametrize("process", NAMES)
 def test_the_schema_knows_each_setting_and_secret_of_a_process(process) -> None:
     kind = PROCESSES[process]
@@ -165,8 +174,10 @@ def test_the_schema_knows_each_setting_and_secret_of_a_process(process) -> None:
     own = SCHEMA[process]["properties"]
 
     place = f"{process} in values.schema.json of the chart"
-    assert set(own["settings"]["propertyNames"]["enum"]) == settings_of(kind, secret=False) - by_the_chart, place
-    assert own["secrets"]["properties"].keys() == settings_of(kind, secret=True), place
+    settings = names_in(own["settings"])
+    assert set(settings) == settings_of(kind, secret=False) - by_the_chart - OF_QUEUES, place
+    assert len(set(settings)) == len(settings)
+    assert set(own["secrets"]["propertyNames"]["enum"]) == settings_of(kind, secret=True), place
     needed = {setting(name) for name, field in kind.model_fields.items() if field.is_required()}
     # The extractor has no tokens configured here; ops asks it all the same.
     assert set(own["secrets"]["required"]) == needed & settings_of(kind, secret=True)
@@ -175,7 +186,7 @@ def test_the_schema_knows_each_setting_and_secret_of_a_process(process) -> None:
 def test_the_schema_knows_the_settings_of_all_processes() -> None:
     common = set.intersection(*(settings_of(PROCESSES[process], secret=False) for process in NAMES))
 
-    assert set(SCHEMA["settings"]["propertyNames"]["enum"]) == common - MADE
+    assert set(names_in(SCHEMA["settings"])) == common - MADE
     assert common <= settings_of(BrokerSettings, secret=False)
 
 
