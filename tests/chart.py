@@ -132,13 +132,10 @@ def is_found(selector: Mapping[str, str], template: Manifest) -> bool:
 
 
 def secret_keys(template: Manifest) -> dict[str, tuple[str, str]]:
-    """Return where each setting that is a secret comes from: the Secret and its key."""
+    """Return where each secret comes from: the Secret and its key."""
     volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
     files = [source["secret"] for source in volumes["secrets"]["projected"]["sources"]]
-    env = [(each["name"], each["valueFrom"]["secretKeyRef"]) for each in variables(template) if "valueFrom" in each]
-    return {item["path"]: (each["name"], item["key"]) for each in files for item in each["items"]} | {
-        setting: (ref["name"], ref["key"]) for setting, ref in env
-    }
+    return {item["path"]: (each["name"], item["key"]) for each in files for item in each["items"]}
 
 
 def variables(template: Manifest) -> Sequence[Manifest]:

@@ -8,7 +8,7 @@ no print, log or traceback shows one. All errors are reported at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self
 
@@ -103,6 +103,21 @@ def setting(field: str) -> str:
 def reveal(secrets: Iterable[SecretStr]) -> tuple[str, ...]:
     """Return the plain secrets."""
     return tuple(secret.get_secret_value() for secret in secrets)
+
+
+def read_named(environment: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """
+    Return those of *names*, which are no settings, that are given: as a variable, or as a file by the ``_FILE`` form.
+
+    Raises:
+        SettingsError: naming each that cannot be read.
+
+    """
+    forms = [form for name in names for form in (name, name + FILE)]
+    values, mistakes = _read_files({form: environment[form] for form in forms if environment.get(form)})
+    if mistakes:
+        raise SettingsError(mistakes)
+    return {name: text for name, text in values.items() if name in names}
 
 
 def guessable(settings: Settings) -> list[str]:

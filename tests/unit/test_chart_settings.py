@@ -66,7 +66,7 @@ def secrets() -> dict[tuple[str, str], str]:
 def environment(name: str, part: str, files: Path) -> dict[str, str]:
     """What a process or job finds when it starts: variables, and mounted *files*."""
     pod = pods(name)[part]
-    given = {each["name"]: each["value"] for each in variables(pod) if "value" in each}
+    given = {each["name"]: each["value"] for each in variables(pod)}
     if "envFrom" in container(pod):
         (source,) = container(pod)["envFrom"]
         (settings,) = [
@@ -78,8 +78,6 @@ def environment(name: str, part: str, files: Path) -> dict[str, str]:
     (mounted,) = [each["mountPath"] for each in container(pod)["volumeMounts"] if each["name"] == "secrets"]
     for setting_, place in secret_keys(pod).items():
         (files / setting_).write_text(secrets()[place])
-        if f"{setting_}_FILE" not in given:
-            given[setting_] = secrets()[place]
     return {key: text.replace(mounted, str(files)) for key, text in given.items()}
 
 
@@ -120,9 +118,9 @@ def test_a_process_is_given_only_secrets_that_it_needs(process) -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_no_secret_is_in_plain_text(name) -> None:
+def test_no_secret_is_in_an_environment(name) -> None:
     known = set().union(*(settings_of(kind, secret=True) for kind in PROCESSES.values()))
-    plain = [each["name"] for pod in pods(name).values() for each in variables(pod) if "value" in each]
+    plain = [each["name"] for pod in pods(name).values() for each in variables(pod)]
     plain += [key for each in chart.of_kind(name, "ConfigMap") for key in each.get("data", {})]
 
     assert set(plain) & known == set()
@@ -203,7 +201,7 @@ def test_the_job_makes_the_queues_that_the_processes_expect(tmp_path) -> None:
 
     job = next(each for each in found if each["kind"] == "Job" and chart.component(each) == "topology")
     state = next(each for each in found if each["kind"] == "ConfigMap" and chart.component(each) == "state")
-    made = {each["name"]: each["value"] for each in variables(job["spec"]["template"]) if "value" in each}
+    made = {each["name"]: each["value"] for each in variables(job["spec"]["template"])}
 
     expected = {key: state["data"][key] for key in ("MODELSWAP_RETRY_DELAYS", "MODELSWAP_EVENTS_LOG_MAX_BYTES")}
     assert expected.items() <= made.items()

@@ -12,6 +12,7 @@ from services.cli.problem import Problem
 from shared.contract.events import EVENTS
 from shared.contract.rights import NOTHING, USERS, rights_of
 from shared.contract.topology import topology
+from shared.runtime.settings_base import SettingsError
 
 PLAN = topology((timedelta(seconds=5),))
 NAMES = sorted({*(each.name for each in PLAN.exchanges), *(each.name for each in PLAN.queues), "amq.default"})
@@ -64,6 +65,21 @@ def test_a_password_that_is_missing_beside_others_is_named():
     given = dict.fromkeys(PASSWORDS.values(), "good") | {"RABBITMQ_OPS_PASSWORD": ""}
 
     with pytest.raises(Problem, match=r"^RABBITMQ_OPS_PASSWORD: missing"):
+        find_passwords(given)
+
+
+def test_passwords_stand_in_files_too(tmp_path):
+    for process in PASSWORDS:
+        (tmp_path / process).write_text(f"secret-of-{process}\n")
+    given = {f"{name}_FILE": str(tmp_path / process) for process, name in PASSWORDS.items()}
+
+    assert find_passwords(given) == {process: f"secret-of-{process}" for process in PASSWORDS}
+
+
+def test_a_password_file_that_cannot_be_read_is_named(tmp_path):
+    given = {f"{name}_FILE": str(tmp_path / "missing") for name in PASSWORDS.values()}
+
+    with pytest.raises(SettingsError, match="RABBITMQ_OPS_PASSWORD_FILE: FileNotFoundError"):
         find_passwords(given)
 
 

@@ -154,8 +154,8 @@ def db_roles() -> None:
     Create the database and its roles.
 
     They are named modelswap and modelswap_…. MODELSWAP_DATABASE_URL must be a superuser's here. The roles' passwords
-    are POSTGRES_OWNER_PASSWORD, POSTGRES_STATE_PASSWORD, POSTGRES_OPS_PASSWORD and POSTGRES_NOTIFIER_PASSWORD; changed
-    ones are set. Run it before `db migrate`, which logs in as the owner.
+    are POSTGRES_OWNER_PASSWORD, POSTGRES_STATE_PASSWORD, POSTGRES_OPS_PASSWORD and POSTGRES_NOTIFIER_PASSWORD, or, with
+    _FILE behind the name, in files; changed ones are set. Run it before `db migrate`, which logs in as the owner.
     """
     from services.cli.local import roles
     from services.cli.local.database import database_url
@@ -184,7 +184,8 @@ def topology_apply() -> None:
 
     Existing exchanges and queues are not changed. The users are modelswap-receiver, modelswap-extractor and so on, one
     for each process, with the rights that it needs. They are created, or updated, if RABBITMQ_RECEIVER_PASSWORD,
-    RABBITMQ_EXTRACTOR_PASSWORD and so on are set: all five, or none. This needs MODELSWAP_MANAGEMENT_URL.
+    RABBITMQ_EXTRACTOR_PASSWORD and so on are set, or RABBITMQ_RECEIVER_PASSWORD_FILE and so on: all five, or none. This
+    needs MODELSWAP_MANAGEMENT_URL.
     """
     from services.cli.local import servers, users
 

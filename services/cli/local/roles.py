@@ -22,9 +22,10 @@ from urllib.parse import quote, urlsplit
 
 from services.cli.local.database import connected
 from services.cli.problem import Problem
+from shared.runtime.settings_base import read_named
 
 DATABASE: Final = "modelswap"
-#: The variable with the password of each login, in the environment or in a kept state.
+#: The variable with the password of each login, in the environment (also as a file) or in a kept state.
 PASSWORDS: Final = {
     "owner": "POSTGRES_OWNER_PASSWORD",
     "state": "POSTGRES_STATE_PASSWORD",
@@ -45,10 +46,11 @@ _SALT_BYTES: Final = 16
 
 
 def find_passwords(given: Mapping[str, str]) -> dict[str, str]:
-    wrong = [name for name in PASSWORDS.values() if not given.get(name) or not given[name].isascii()]
+    found = read_named(given, PASSWORDS.values())
+    wrong = [name for name in PASSWORDS.values() if not found.get(name) or not found[name].isascii()]
     if wrong:
         raise Problem(f"{', '.join(wrong)}: must be set, in ASCII", then="make env, which writes random ones to .env")
-    return {login: given[name] for login, name in PASSWORDS.items()}
+    return {login: found[name] for login, name in PASSWORDS.items()}
 
 
 def login_url(url: str, login: str, password: str, *, database: str = DATABASE) -> str:

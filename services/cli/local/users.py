@@ -16,20 +16,22 @@ from services.cli.problem import Problem
 from shared.contract.rights import USERS, rights_of
 from shared.contract.topology import Topology
 from shared.runtime.management import Management
+from shared.runtime.settings_base import read_named
 
-#: The variable with the password of each process, in the environment or in a kept state.
+#: The variable with the password of each process, in the environment (also as a file) or in a kept state.
 PASSWORDS: Final = {process: f"RABBITMQ_{process.upper()}_PASSWORD" for process in USERS}
 
 
 def find_passwords(given: Mapping[str, str]) -> dict[str, str]:
     """Pick the password of each process from *given*; none if none is given."""
-    missing = [name for name in PASSWORDS.values() if not given.get(name)]
+    found = read_named(given, PASSWORDS.values())
+    missing = [name for name in PASSWORDS.values() if not found.get(name)]
     if len(missing) == len(PASSWORDS):
         return {}
     if missing:
         then = "set all of them, or none, for one user for all processes"
         raise Problem(f"{', '.join(missing)}: missing, but other processes have a password", then=then)
-    return {process: given[name] for process, name in PASSWORDS.items()}
+    return {process: found[name] for process, name in PASSWORDS.items()}
 
 
 async def make_users(management: Management, passwords: Mapping[str, str], plan: Topology) -> None:

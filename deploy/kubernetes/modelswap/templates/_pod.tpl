@@ -29,13 +29,11 @@ volumes:
       defaultMode: 0440
       sources:
         {{- range $setting, $from := .secrets }}
-        {{- if hasPrefix "MODELSWAP_" $setting }}
         - secret:
             name: {{ $from.name }}
             items:
               - key: {{ $from.key }}
                 path: {{ $setting }}
-        {{- end }}
         {{- end }}
   {{- range .root.Values.certificates }}
   - name: {{ .secret }}
@@ -52,7 +50,7 @@ volumes:
 
 {{/*
 The container: (dict "root" $ "secrets" … "settings" …), where settings are those that no ConfigMap has.
-Settings that are secrets come as files: they are in no environment, which other tools print and keep.
+Secrets come as files: they are in no environment, which other tools print and keep.
 */}}
 {{- define "modelswap.container" -}}
 image: {{ include "modelswap.image" .root }}
@@ -64,16 +62,8 @@ securityContext:
     drop: [ALL]
 env:
   {{- range $setting, $from := .secrets }}
-  {{- if hasPrefix "MODELSWAP_" $setting }}
   - name: {{ $setting }}_FILE
     value: /run/modelswap/{{ $setting }}
-  {{- else }}
-  - name: {{ $setting }}
-    valueFrom:
-      secretKeyRef:
-        name: {{ $from.name }}
-        key: {{ $from.key }}
-  {{- end }}
   {{- end }}
   {{- range $setting, $value := .settings }}
   - name: {{ $setting }}
