@@ -22,7 +22,7 @@ from services.simulator.faults import ApiFaultOrder, FaultOrder
 from shared.contract.errors import UNEXPECTED
 from shared.contract.retry import DELAYS
 from shared.contract.topology import DEAD_QUEUE
-from shared.runtime import telemetry
+from shared.runtime import lifecycle, telemetry
 from shared.runtime.broker import Consumer, RawConsumer
 from shared.runtime.settings import PROCESSES, BrokerSettings, all_settings
 from shared.runtime.settings_base import setting
@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "deploy/example.env").read_text()
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 COMPOSE_FILES = COMPOSE + (ROOT / "deploy/compose.cluster.yml").read_text()
+CHART = yaml.safe_load((ROOT / "deploy/kubernetes/modelswap/values.yaml").read_text())
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 ALERTS = (ROOT / "deploy/monitoring/alerts.yml").read_text()
 RULES = [rule for group in yaml.safe_load(ALERTS)["groups"] for rule in group["rules"]]
@@ -117,6 +118,15 @@ def test_every_container_has_a_memory_limit(name: str) -> None:
 def test_a_process_that_still_starts_can_be_told_to_stop(name: str) -> None:
     # The first process of a container hears no signal that it does not handle yet; an init is first, and passes it on.
     assert "init: true" in in_full(SERVICES[name])
+
+
+def test_compose_kills_a_process_only_after_its_drain() -> None:
+    (seconds,) = re.findall(r"(?m)^ *stop_grace_period: (\d+)s$", COMPOSE)
+
+    assert all("stop_grace_period" in in_full(body) for body in SERVICES.values())
+    # As on Kubernetes.
+    assert int(seconds) >= CHART["drainSeconds"] + 1.5 * lifecycle._CLOSING_SECONDS + 5
+    assert f"{seconds} s in docker-compose.yml" in " ".join(EXAMPLE.replace("\n#", "").split())
 
 
 def test_compose_refuses_to_start_without_what_has_no_default() -> None:
