@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -164,11 +165,12 @@ class Management:
 
     async def set_rights(self, user: str, rights: Rights) -> None:
         """Set what the user may do in the vhost."""
-        body: Mapping[str, JsonValue] = {"configure": rights.configure, "write": rights.write, "read": rights.read}
-        await self.put("permissions", user, body=body)
+        # The limits first: without one, an exchange takes any routing key.
         for exchange, keys in rights.topics.items():
-            body = {"exchange": exchange, "write": keys, "read": NOTHING}
-            await self.put("topic-permissions", user, body=body)
+            limit: Mapping[str, JsonValue] = {"exchange": exchange, "write": keys, "read": NOTHING}
+            await self.put("topic-permissions", user, body=limit)
+        body = {"configure": rights.configure, "write": rights.write, "read": rights.read}
+        await self.put("permissions", user, body=body)
 
     async def rights_of(self, user: str) -> Rights | None:
         """Return what the user may do in the vhost; None if there is no such user, or it may not enter the vhost."""
@@ -176,7 +178,9 @@ class Management:
         if found is None:
             return None
         topics = await self.find(_TopicPermissions, "topic-permissions", user)
-        keys = {each.exchange: each.write for each in topics.root} if topics else {}
+        # Limits of exchanges that it may not write to any more stay, and count for nothing.
+        limits = [each for each in topics.root if re.search(found.write, each.exchange)] if topics else []
+        keys = {each.exchange: each.write for each in limits}
         return Rights(found.configure, found.write, found.read, keys)
 
     async def _find(self, kind: type[M], path: str, query: Mapping[str, str | None] | None = None) -> M | None:

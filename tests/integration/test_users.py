@@ -225,6 +225,18 @@ async def test_ops_can_publish_to_the_queue_where_a_message_failed(users):
     await users.broker.wait_for(EXTRACTOR_QUEUE)
 
 
+async def test_limits_of_a_delay_that_is_gone_are_no_difference(users):
+    before = topology((*DELAYS, timedelta(milliseconds=70)))
+    async with Broker(users.broker.url, before):
+        await make_users(users.management, PASSWORDS, before)
+
+    different = await differences(users.management, PLAN)
+    await make_users(users.management, PASSWORDS, PLAN)
+
+    assert different == [f"user {user}: has other rights" for user in USERS.values() if user != USERS["receiver"]]
+    assert await differences(users.management, PLAN) == []
+
+
 async def test_a_user_with_other_rights_is_a_difference(users):
     assert await differences(users.management, PLAN) == []
 
