@@ -148,7 +148,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise CannotListen(
-            f"can not listen on {host}:{port} ({error.strerror}): change this process's _PORT"
+            f"can not listen on {host}:{port}: {error.strerror}. Set this process's MODELSWAP_…_PORT to a free port"
         ) from error
     # Inherited by accepted connections; otherwise small responses wait for a TCP acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
