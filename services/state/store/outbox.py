@@ -130,10 +130,10 @@ class Outbox(Session):
             results = await publish([_to_event(row) for row in rows]) if rows else ()
             ends = list(zip(rows, results, strict=True))
             confirmed = [row["id"] for row, end in ends if end is None]
-            set_aside = [
+            set_aside = tuple(
                 SetAsideRow(row["id"], row["training_id"], end) for row, end in ends if isinstance(end, Unpublishable)
-            ]
-            failures = [end for _, end in ends if end is not None and not isinstance(end, Unpublishable)]
+            )
+            failures = tuple(end for _, end in ends if end is not None and not isinstance(end, Unpublishable))
             if confirmed:
                 await connection.execute(_MARK_PUBLISHED, confirmed)
             if set_aside:
