@@ -214,7 +214,7 @@ async def in_transaction(pool: Pool, work: Callable[[Connection], Awaitable[T]])
     try:
         return await _once(pool, work)
     except Locked as error:
-        # Maybe of a whole table: then nobody's work gets it.
+        # It may be a lock of the whole table, which no transaction gets now.
         raise TooSlow(str(error)) from error
 
 
