@@ -37,13 +37,17 @@ async def attempt(items: Sequence[T], work: Work[T, R], *, queue: str) -> Sequen
         NotTried: if *work* raises it.
 
     """
-    if len(items) > 1:
-        try:
-            return await work(items)
-        except Exception as error:
-            if _concerns_all(error):
-                raise
-            log.info("batch.split", queue=queue, size=len(items), error=repr(error))
+    if len(items) == 1:
+        result = await _alone(items[0], work)
+        if isinstance(result, DependencyDown):
+            raise result
+        return [result]
+    try:
+        return await work(items)
+    except Exception as error:
+        if _concerns_all(error):
+            raise
+        log.info("batch.split", queue=queue, size=len(items), error=repr(error))
     results: dict[int, R | Exception] = {}
     down_in_a_row = 0
     # In another order each time, so that those in front do not keep the others from being tried.
@@ -51,7 +55,7 @@ async def attempt(items: Sequence[T], work: Work[T, R], *, queue: str) -> Sequen
         result = results[number] = await _alone(items[number], work)
         if isinstance(result, DependencyDown):
             down_in_a_row += 1
-            if down_in_a_row == min(_ENOUGH_DOWN, len(items)):
+            if down_in_a_row == _ENOUGH_DOWN:
                 raise result
         else:
             down_in_a_row = 0
