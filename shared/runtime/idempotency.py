@@ -11,7 +11,8 @@ _KEEP: Final = timedelta(days=1)
 #: Of the schema {0}.
 PRUNE_KEYS: Final = """
     DELETE FROM {0}.idempotency_keys
-    WHERE key IN (SELECT key FROM {0}.idempotency_keys WHERE created_at < statement_timestamp() - $1::interval LIMIT $2)
+    WHERE key = ANY(ARRAY(SELECT key FROM {0}.idempotency_keys
+                          WHERE created_at < statement_timestamp() - $1::interval LIMIT $2))
     RETURNING true
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -11,9 +12,12 @@ import pytest
 
 from services.notifier.migrate import ROLE as NOTIFIER
 from services.notifier.relay import Relay
-from services.notifier.store.relay import PRUNE_EVENTS
-from services.ops.letters.store.housekeeping import SETTLED
+from services.notifier.store.endpoints import REMOVE_DELIVERIES
+from services.notifier.store.relay import FIND_LOST, PRUNE_EVENTS
+from services.notifier.store.resending import RESEND_SINCE
+from services.ops.letters.store.housekeeping import FORGET_LETTERS, SETTLED
 from services.ops.migrate import ROLE as OPS
+from services.ops.reconcile.store import PRUNE_RECOVERIES
 from services.state.store import ROLE as STATE
 from services.state.store.outbox import PRUNE_INBOX, PRUNE_OUTBOX
 from shared.runtime.clock import now
@@ -26,7 +30,7 @@ from tests.state import connected
 @pytest.mark.parametrize(
     ("role", "statement", "parameters", "found"),
     [
-        (STATE, PRUNE_OUTBOX, 2, "Index Scan using outbox_pkey"),
+        (STATE, PRUNE_OUTBOX, 2, "Index Cond: (id = ANY ("),
         (STATE, PRUNE_INBOX, 2, "Index Cond: (received_at < (statement_timestamp() - $1))"),
         (STATE, PRUNE_KEYS.format("state"), 2, "Index Cond: (created_at < (statement_timestamp() - $1))"),
         (NOTIFIER, PRUNE_KEYS.format("notifier"), 2, "Index Cond: (created_at < (statement_timestamp() - $1))"),
@@ -40,6 +44,29 @@ async def test_old_rows_are_found_by_an_index(migrated_database, role, statement
 
     assert found in plan
     assert "Seq Scan" not in plan
+
+
+@pytest.mark.parametrize(
+    ("role", "statement", "parameters"),
+    [
+        (STATE, PRUNE_OUTBOX, 2),
+        (STATE, PRUNE_INBOX, 2),
+        (STATE, PRUNE_KEYS.format("state"), 2),
+        (NOTIFIER, PRUNE_EVENTS, 2),
+        (NOTIFIER, FIND_LOST, 2),
+        (NOTIFIER, RESEND_SINCE, 5),
+        (NOTIFIER, REMOVE_DELIVERIES, 1),
+        (OPS, FORGET_LETTERS, 1),
+        (OPS, PRUNE_RECOVERIES, 1),
+    ],
+    ids=["outbox", "inbox", "keys", "events", "lost", "sent again", "of an endpoint", "dead letters", "recoveries"],
+)
+@pytest.mark.parametrize("are_miscounted", [False, True], ids=["empty", "miscounted"])
+async def test_chosen_rows_are_compared_with_no_others(migrated_database, role, statement, parameters, are_miscounted):
+    plan = await plan_on_empty_tables(migrated_database, role, statement, parameters, are_miscounted=are_miscounted)
+
+    assert re.search(r"Index Cond: \(\w+ = ANY \(", plan)
+    assert not re.search(r"Join|Nested Loop", plan), plan
 
 
 async def test_old_applied_events_are_read_from_few_pages_of_many(migrated_database):

@@ -38,9 +38,9 @@ _EDIT: Final = """
         not_before    = CASE WHEN $2 IS NOT NULL OR $5 = 'enabled' THEN NULL ELSE not_before END
     WHERE id = $1
 """
-_REMOVE_DELIVERIES: Final = """
+REMOVE_DELIVERIES: Final = """
     DELETE FROM notifier.deliveries
-    WHERE number IN (SELECT number FROM notifier.deliveries WHERE endpoint_id = $1 LIMIT 5000)
+    WHERE number = ANY(ARRAY(SELECT number FROM notifier.deliveries WHERE endpoint_id = $1 LIMIT 5000))
     RETURNING true
 """
 _REMOVE: Final = "DELETE FROM notifier.endpoints WHERE id = $1"
@@ -98,7 +98,7 @@ class Endpoints(Session):
     async def remove_endpoint(self, endpoint_id: UUID) -> EndpointView:
         """Remove an endpoint with its deliveries; return it as it was."""
         # There may be more than one statement deletes within its time.
-        while await self._fetch(_REMOVE_DELIVERIES, endpoint_id):
+        while await self._fetch(REMOVE_DELIVERIES, endpoint_id):
             pass
 
         async def work(connection: Connection) -> EndpointView:

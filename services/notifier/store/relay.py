@@ -50,17 +50,17 @@ MARK_QUEUED: Final = """
     SET status = 'queued', status_at = clock_timestamp(), sent_at = coalesce(sent_at, clock_timestamp())
     WHERE number = ANY ($1::bigint[]) AND (status = 'waiting') IS TRUE
 """
-_FIND_LOST: Final = """
+FIND_LOST: Final = """
     UPDATE notifier.deliveries
     SET status = 'waiting', status_at = clock_timestamp(), sending = sending + 1
-    WHERE number IN (SELECT number FROM notifier.deliveries
-                     WHERE status IN ('queued', 'retrying') AND status_at < $1 ORDER BY status_at LIMIT $2)
+    WHERE number = ANY(ARRAY(SELECT number FROM notifier.deliveries
+                             WHERE status IN ('queued', 'retrying') AND status_at < $1 ORDER BY status_at LIMIT $2))
     RETURNING true
 """
 PRUNE_EVENTS: Final = """
     DELETE FROM notifier.events
-    WHERE id IN (SELECT id FROM notifier.events WHERE created_at < statement_timestamp() - $1::interval
-                 ORDER BY created_at LIMIT $2)
+    WHERE id = ANY(ARRAY(SELECT id FROM notifier.events WHERE created_at < statement_timestamp() - $1::interval
+                         ORDER BY created_at LIMIT $2))
     RETURNING true
 """
 _COUNT_DISABLED: Final = "SELECT count(*) FROM notifier.endpoints WHERE status IN ('gone', 'failing')"
@@ -101,7 +101,7 @@ class Relaying(Session):
 
         Changes at most *limit* rows of each table; returns the largest number of one.
         """
-        lost = await self._fetch(_FIND_LOST, lost_before, limit)
+        lost = await self._fetch(FIND_LOST, lost_before, limit)
         old = await self._fetch(PRUNE_EVENTS, KEEP, limit)
         keys = await prune_keys(self._pool, "notifier", limit=limit)
         (row,) = await self._fetch(_COUNT_DISABLED)

@@ -47,8 +47,8 @@ _SINCE: Final = """
     WHERE endpoint_id = $1 AND created_at >= $2 AND (status = 'failed' OR ($3 AND status = 'delivered'))
       AND number <= $4
 """
-_RESEND_SINCE: Final = _AGAIN.format(f"""number IN (
-        SELECT number {_SINCE} ORDER BY created_at, number LIMIT $5)
+RESEND_SINCE: Final = _AGAIN.format(f"""number = ANY(ARRAY(
+        SELECT number {_SINCE} ORDER BY created_at, number LIMIT $5))
     RETURNING true""")
 _COUNT_SINCE: Final = f"SELECT count(*), max(number) AS newest {_SINCE}"
 # The first that is left for another request. By time, not by number: times may go back, after a failover.
@@ -124,7 +124,7 @@ class Resending(Session):
             async def make() -> str:
                 wanted = (endpoint_id, since, with_delivered, END if up_to is None else up_to, MOST_RESENT)
                 following = await connection.fetchval(_NEXT_SINCE, *wanted)
-                count = len(await connection.fetch(_RESEND_SINCE, *wanted))
+                count = len(await connection.fetch(RESEND_SINCE, *wanted))
                 return Resent(deliveries=count, next_since=following).model_dump_json()
 
             return _resent(await once(connection, key, make))

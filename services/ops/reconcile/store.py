@@ -49,10 +49,10 @@ _SETTLE: Final = """
 """
 _OPEN: Final = "SELECT ref FROM ops.recoveries WHERE outcome IS NULL"
 _FORGET: Final = "DELETE FROM ops.recoveries WHERE ref = ANY($1::uuid[]) AND outcome IS NULL"
-_PRUNE: Final = """
+PRUNE_RECOVERIES: Final = """
     DELETE FROM ops.recoveries
-    WHERE ref IN (SELECT ref FROM ops.recoveries WHERE noticed_at < $1 ORDER BY noticed_at LIMIT 1000)
-      AND settled_at < $1
+    WHERE ref = ANY(ARRAY(SELECT ref FROM ops.recoveries WHERE noticed_at < $1 ORDER BY noticed_at LIMIT 1000))
+      AND (settled_at < $1) IS TRUE
 """
 
 _NOTE_ROUND: Final = """
@@ -99,7 +99,7 @@ class Turn:
         """
         async with self._lock.session() as connection:
             await connection.execute(_NOTE_ROUND, now, overdue, calls_left)
-            await connection.execute(_PRUNE, now - _KEEP)
+            await connection.execute(PRUNE_RECOVERIES, now - _KEEP)
 
 
 class Store(Session):

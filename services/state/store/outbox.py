@@ -59,14 +59,14 @@ _SET_ASIDE: Final = """
 # clock_timestamp(), here and in the other schemas: it is volatile, so no index would be used.
 PRUNE_OUTBOX: Final = """
     DELETE FROM state.outbox
-    WHERE id IN (SELECT id FROM state.outbox ORDER BY id LIMIT $2)
+    WHERE id = ANY(ARRAY(SELECT id FROM state.outbox ORDER BY id LIMIT $2))
       AND published_at < statement_timestamp() - $1::interval
     RETURNING true
 """
 PRUNE_INBOX: Final = """
     DELETE FROM state.inbox
-    WHERE event_id IN (SELECT event_id FROM state.inbox WHERE received_at < statement_timestamp() - $1::interval
-                       ORDER BY received_at LIMIT $2)
+    WHERE event_id = ANY(ARRAY(SELECT event_id FROM state.inbox WHERE received_at < statement_timestamp() - $1::interval
+                               ORDER BY received_at LIMIT $2))
     RETURNING true
 """
 

@@ -51,12 +51,12 @@ SETTLED: Final = """
     ORDER BY status_at LIMIT $2
 """
 # One that was opened again meanwhile stays.
-_FORGET: Final = """
-    DELETE FROM ops.letters WHERE number IN (
+FORGET_LETTERS: Final = """
+    DELETE FROM ops.letters WHERE number = ANY(ARRAY(
         SELECT number FROM ops.letters
-        WHERE number = ANY($1::bigint[]) AND status IN ('resolved', 'dropped')
+        WHERE number = ANY($1::bigint[]) AND (status IN ('resolved', 'dropped')) IS TRUE
         FOR UPDATE SKIP LOCKED
-    )
+    ))
     RETURNING number
 """
 
@@ -88,7 +88,7 @@ class Housekeeping(Session):
         """Delete dead letters, all of them or none; one that is locked or not settled any more stays."""
 
         async def work(connection: Connection) -> None:
-            gone = sorted(row["number"] for row in await connection.fetch(_FORGET, numbers))
+            gone = sorted(row["number"] for row in await connection.fetch(FORGET_LETTERS, numbers))
             if gone:
                 target, outcome = f"dead letters {gone[0]} to {gone[-1]}", f"{len(gone)} dead letters forgotten"
                 reason = "settled long ago"
