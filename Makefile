@@ -132,11 +132,11 @@ screenshots: setup ## every screen of the console with simulated data, into $(FO
 env: ## .env for docker compose, with fresh random secrets
 	@sh deploy/make_env.sh
 
-constraints: ## pin anew what pyproject.toml asks for (needs uv)
-	@uv pip compile pyproject.toml --group dev --extra dev-postgres --extra otel --universal --python-version 3.11 \
+constraints: setup ## pin anew what pyproject.toml asks for
+	@$(BIN)/uv pip compile pyproject.toml --group dev --extra dev-postgres --extra otel --universal --python-version 3.11 \
 		--generate-hashes --no-header --quiet -o constraints.txt
 	@cp constraints.txt constraints-bench.txt # the same versions, wherever the peers allow it
-	@uv pip compile pyproject.toml --group bench --extra dev-postgres --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --group bench --extra dev-postgres --universal --python-version 3.11 \
 		--generate-hashes --no-header --quiet -o constraints-bench.txt
 
 clean: ## remove what setup and the tools made

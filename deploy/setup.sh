@@ -29,9 +29,18 @@ else
     fail "this Python has neither ensurepip nor pip. Type: sudo apt-get install -y python3-venv"
 fi
 
-echo "setup: installing $(grep -c '^[a-z]' "$constraints") packages, each checked against its hash (a minute or two)"
-# The file is complete, so nothing is left to resolve.
-pip install -qq --disable-pip-version-check --no-deps --require-hashes -r "$constraints" ||
+# The files are complete, so nothing is left to resolve.
+hashed() { pip install -qq --disable-pip-version-check --no-deps --require-hashes -r "$1"; }
+# uv takes a third of pip's time. Where it fails, or pip was told of a mirror, of which uv does not know, pip does it all.
+with_uv() {
+    case "$(pip config list)" in *.index-url=*) return 1 ;; esac
+    sed -n '/^uv==/,/[^\\]$/p' constraints.txt >"$venv/uv.txt"
+    hashed "$venv/uv.txt" && "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+        --no-deps --require-hashes --compile-bytecode -r "$constraints"
+}
+
+echo "setup: installing $(grep -c '^[a-z]' "$constraints") packages, each checked against its hash (up to two minutes)"
+with_uv 2>/dev/null || hashed "$constraints" ||
     fail "pip could not install them; its reason stands above. Is there a network? Behind a mirror, type: PIP_INDEX_URL=https://… make setup"
 pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 echo "setup: done"

@@ -1,4 +1,4 @@
-"""What `make setup` says where it can not go on: what is missing, and what to type."""
+"""`make setup`: how it installs, and what it says where it can not go on: what is missing, and what to type."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ OFFLINE = """
 case "$*" in
     "-m venv"*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
     *"pip install"*) exit 1 ;;
+esac
+"""
+#: Says which pip it runs; there is no uv.
+TELLING = """
+case "$*" in
+    "-m venv"*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
+    "-m pip config list") echo "{}" ;;
+    *"pip install"*) echo "$*" >> "{}" ;;
 esac
 """
 
@@ -52,3 +60,21 @@ def test_it_names_what_is_missing_and_what_to_type(python, seen, typed, tmp_path
     assert done.stderr.startswith("setup: ")
     assert seen in done.stderr
     assert done.stderr.endswith(f"type: {typed}\n") or done.stderr.endswith(f"Type: {typed}\n")
+
+
+@pytest.mark.parametrize(
+    ("configuration", "installed"),
+    [
+        ("global.extra-index-url='file:///opt/more'", ["uv.txt", "constraints.txt", "."]),
+        (":env:.index-url='https://pypi.example.com/simple'", ["constraints.txt", "."]),
+    ],
+    ids=["uv fails", "mirror"],
+)
+def test_pip_installs_what_uv_does_not(configuration, installed, tmp_path):
+    told = tmp_path / "told"
+
+    done = setup_with(TELLING.format(configuration, told), tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert [line.rpartition(" ")[2].rpartition("/")[2] for line in told.read_text().splitlines()] == installed
+    assert all("--require-hashes" in line for line in told.read_text().splitlines()[:-1])
