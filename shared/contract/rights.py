@@ -69,13 +69,15 @@ class _Use:
     reads_log: bool = False
 
 
-_TRAINING_EVENTS: Final = (TrainingStarted, TrainingProgressed, TrainingSucceeded, TrainingFailed, TrainingCanceled)
+_ENDS: Final = (TrainingSucceeded, TrainingFailed, TrainingCanceled)
+_TRAINING_EVENTS: Final = (TrainingStarted, TrainingProgressed, *_ENDS)
 _USES: Final = {
     "receiver": _Use((), _TRAINING_EVENTS),
     "extractor": _Use((EXTRACTOR_QUEUE,), (ModelReady, ExtractionFailed)),
     "state": _Use(
         (STATE_QUEUE, PROGRESS_QUEUE),
-        (ModelActivated, ModelSuperseded, ModelWithdrawn, ModelReverted, ReplaySettled, ExtractionRequested),
+        # A training may have ended before it is registered; then state reports the end.
+        (ModelActivated, ModelSuperseded, ModelWithdrawn, ModelReverted, ReplaySettled, ExtractionRequested, *_ENDS),
     ),
     "ops": _Use((OPS_QUEUE, DEAD_QUEUE), (*_TRAINING_EVENTS, ExtractionFailed), to_queues=True),
     "notifier": _Use((DELIVERIES_QUEUE,), (DeliveryRequested, ReplaySettled), reads_log=True),

@@ -21,6 +21,8 @@ from shared.contract.events import (
     TRAINING_EXCHANGE,
     DeliveryRequested,
     Event,
+    TrainingCanceled,
+    TrainingFailed,
     TrainingProgressed,
     TrainingSucceeded,
 )
@@ -110,7 +112,7 @@ async def test_a_process_is_refused_the_queues_of_others(users, process):
         ),
         (
             "state",
-            [(EVENTS_EXCHANGE, "model.ready.v1"), (TRAINING_EXCHANGE, "training.failed.v1"), ("", EXTRACTOR_QUEUE)],
+            [(EVENTS_EXCHANGE, "model.ready.v1"), (TRAINING_EXCHANGE, "training.started.v1"), ("", EXTRACTOR_QUEUE)],
         ),
         ("ops", [(EVENTS_EXCHANGE, "model.activated.v1"), (TRAINING_EXCHANGE, "replay.settled.v1")]),
         (
@@ -192,6 +194,20 @@ async def test_a_process_can_consume_retry_and_dead_letter(users, process, queue
         await running
 
     assert len(attempts) == (1 if queue == PROGRESS_QUEUE else 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TrainingSucceeded(training_id="t1", output={}),
+        TrainingFailed(training_id="t1", reason="no"),
+        TrainingCanceled(training_id="t1", reason="no"),
+    ],
+    ids=lambda event: event.key,
+)
+async def test_state_can_report_a_training_that_ended_before_it_was_registered(users, event):
+    async with users.broker, Publisher(users.url("state"), name="test", timeout_seconds=60) as publisher:
+        await publisher.publish(to_message(wrap(event, source="state", now=now()), PLAN))
 
 
 async def test_the_notifier_can_read_the_log(users):

@@ -1,5 +1,6 @@
 """Who makes an event fills every field of it; a field with a default would otherwise be forgotten in silence."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from uuid import UUID
@@ -9,6 +10,7 @@ import pytest
 from services.cli.choices import Trigger
 from services.cli.events.made_up import Story
 from services.extractor.handler import Extractor
+from services.state.adopting import report_of
 from services.state.changes import CurrentModel, Loaded, Training
 from services.state.extraction import retry_extraction
 from services.state.rollback import RollbackOrder, Target, WithdrawalOrder, roll_back, withdraw
@@ -17,9 +19,11 @@ from services.state.transitions import Stage
 from shared.contract.errors import PermanentError
 from shared.contract.events import EVENTS, EVENTS_EXCHANGE, Event, TrainingEvent
 from shared.contract.identity import ModelRef
+from shared.contract.rights import rights_of
+from shared.contract.topology import topology
 from shared.replicate.training import Training as ReplicatesTraining
 from shared.replicate.translate import translate
-from shared.replicate.webhook_url import Origin
+from shared.replicate.webhook_url import Claim, Origin
 from tests.fakes import FakeReplicate
 from tests.state import DESTINATION, NOON, model_of, ready, replayed, succeeded
 
@@ -62,6 +66,19 @@ async def test_state_fills_every_field_of_its_events():
         "replay.settled.v1",
     }
     assert missing(events) == {}, "fill them in services/state: changes.py, swap.py, rollback.py or extraction.py"
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled"])
+def test_state_may_publish_all_that_it_makes(status):
+    ended = ReplicatesTraining.model_validate({"id": "t1", "status": status, "output": {}})
+    rights = rights_of("state", topology(()))
+
+    reported = report_of(ended, Claim(UUID(int=1), DESTINATION, None))
+
+    assert reported is not None
+    for event in (*of_state(), reported):
+        assert re.fullmatch(rights.write, event.exchange)
+        assert re.fullmatch(rights.topics[event.exchange], event.key), event.key
 
 
 async def test_the_extractor_fills_every_field_of_its_events():
