@@ -17,6 +17,11 @@ from uuid import uuid4
 
 import httpx
 
+from services.cli.local.users import make_users
+from shared.contract.rights import USERS
+from shared.contract.topology import Topology
+from shared.runtime.addresses import with_login
+from shared.runtime.management import Management
 from shared.runtime.ports import free_ports
 from tests import forks
 from tests.broker import Broker
@@ -58,6 +63,24 @@ def reserved_ports(count: int) -> list[int]:
 def plain_client(**options: Any) -> httpx.AsyncClient:
     """A client for plain HTTP on loopback: to read the certificates that TLS needs takes longer than many requests."""
     return httpx.AsyncClient(**{"verify": False, "trust_env": False, "timeout": _PATIENCE_SECONDS, **options})
+
+
+async def make_broker_users(management_url: str, plan: Topology) -> None:
+    """Make the user of each process, with the rights that it has in production."""
+    async with Management(management_url, vhost="/") as management:
+        await make_users(management, {name: _password(name) for name in SERVICES}, plan)
+
+
+def as_broker_user(amqp_url: str, name: str) -> dict[str, str]:
+    """The settings of the process of that *name*, as a user that may declare nothing."""
+    return {
+        "MODELSWAP_AMQP_URL": with_login(amqp_url, USERS[name], _password(name)),
+        "MODELSWAP_DECLARE_TOPOLOGY": "false",
+    }
+
+
+def _password(name: str) -> str:
+    return f"password-of-{name}"
 
 
 async def insist(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
@@ -161,7 +184,9 @@ class Stack:
         database_url: str,
         replicate_url: str,
         settings: Mapping[str, str] | None = None,
+        has_users: bool = False,
     ) -> None:
+        """With *has_users*, each process logs in to the broker as the user that `make_broker_users` made for it."""
         #: A tester's hands on its broker.
         self.broker = Broker(amqp_url)
         #: With the tester's login, who may do everything.
@@ -190,8 +215,11 @@ class Stack:
         logins = {
             name: {"MODELSWAP_DATABASE_URL": logged_in(database_url, name)} for name in ("state", "ops", "notifier")
         }
+        users = {name: as_broker_user(amqp_url, name) for name in SERVICES} if has_users else {}
         self.processes = {
-            name: Process(name, {**self.environment, **logins.get(name, {})}, folder / f"{name}.log")
+            name: Process(
+                name, {**self.environment, **logins.get(name, {}), **users.get(name, {})}, folder / f"{name}.log"
+            )
             for name in SERVICES
         }
         self.api = plain_client(base_url=self.url("state"), headers={"Authorization": f"Bearer {API_TOKEN}"})

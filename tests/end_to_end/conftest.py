@@ -30,7 +30,7 @@ from tests.chromium import chromium
 from tests.databases import new_database
 from tests.servers import Urls
 from tests.shell import Shell
-from tests.stack import WEBHOOK_SECRET, Stack
+from tests.stack import WEBHOOK_SECRET, Stack, make_broker_users
 
 #: Recorded webhooks name versions that no simulated training made.
 RECORDED: Final = "925da5f563c07bb620a3bf3cc2185079b1cfc7d62f47a9c234e67dbc36eab738"
@@ -92,21 +92,37 @@ def recorded(training_id: str) -> Training:
 
 @contextlib.asynccontextmanager
 async def open_stack(
-    folder: Path, *, amqp_url: str, database_url: str, settings: Mapping[str, str] | None = None, **knobs: Any
+    folder: Path,
+    *,
+    amqp_url: str,
+    database_url: str,
+    management_url: str = "",
+    settings: Mapping[str, str] | None = None,
+    **knobs: Any,
 ) -> AsyncIterator[tuple[Stack, Simulator]]:
     """
     Every process, on a broker with empty queues and a database of its own.
 
-    *settings* are the processes', beside those that they need; *knobs* are the simulator's.
+    *settings* are the processes', beside those that they need; *knobs* are the simulator's. With a *management_url*,
+    each process has just its own rights on the broker.
     """
     simulator = Simulator(**{"speed": 300.0, "secret": WEBHOOK_SECRET, **knobs})
     simulator.world = RecordedWorld(simulator.knobs)
     async with running(simulator) as replicate_url, new_database(database_url) as database:
-        stack = Stack(folder, amqp_url=amqp_url, database_url=database, replicate_url=replicate_url, settings=settings)
-        delays = StateSettings.load(stack.environment).retry_delays
-        async with Broker(amqp_url, topology(delays)) as broker, stack:
-            stack.broker = broker
-            yield stack, simulator
+        stack = Stack(
+            folder,
+            amqp_url=amqp_url,
+            database_url=database,
+            replicate_url=replicate_url,
+            settings=settings,
+            has_users=bool(management_url),
+        )
+        plan = topology(StateSettings.load(stack.environment).retry_delays)
+        async with Broker(amqp_url, plan) as stack.broker:
+            if management_url:
+                await make_broker_users(management_url, plan)
+            async with stack:
+                yield stack, simulator
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +130,11 @@ async def walk(servers: Urls, tmp_path_factory: pytest.TempPathFactory) -> Async
     """One product for all tests of a module; each has users and trainings of its own."""
     folder = tmp_path_factory.mktemp("walk")
     async with open_stack(
-        folder, amqp_url=servers.amqp_url, database_url=servers.database_url, settings=_HURRY
+        folder,
+        amqp_url=servers.amqp_url,
+        database_url=servers.database_url,
+        management_url=servers.management_url,
+        settings=_HURRY,
     ) as opened:
         yield opened
 
