@@ -25,6 +25,11 @@ _MEMORY_BYTES: Final = 768 * 1024 * 1024
 _WALL_SECONDS: Final = 60.0
 _AT_A_TIME: Final = 2
 _FINE: Final = "fine"
+#: Signals that the image can cause: beyond the limit of CPU time, or a crash of the decoder. Any other is sent by
+#: somebody: the kernel out of memory, or whoever stops the extractor with all its processes.
+_OF_THE_IMAGE: Final = (
+    *(signal.SIGXCPU, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS),
+)
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 _MODULE: Final = "services.extractor.picture_process"
 
@@ -47,16 +52,7 @@ async def find_flaw_apart(data: bytes) -> Flaw | None:
 
     """
     async with _slots:
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", _MODULE),
-            stdin=pipe,
-            stdout=pipe,
-            stderr=asyncio.subprocess.DEVNULL,
-            # The process that decodes untrusted data gets no secrets.
-            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        )
+        process = await _start()
         try:
             async with asyncio.timeout(_WALL_SECONDS):
                 answer, _ = await process.communicate(data)
@@ -66,13 +62,29 @@ async def find_flaw_apart(data: bytes) -> Flaw | None:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-    # Beyond the limit of CPU time, the kernel sends SIGXCPU. SIGKILL is for a whole machine or container out of memory.
     status = await process.wait()
-    if status > 0 or status == -signal.SIGKILL:
+    if -status in _OF_THE_IMAGE:
+        return Flaw.BROKEN
+    if status:
         raise NotLookedAt(f"the process that looks at a picture ended with {status}")
     text = answer.decode()
-    # No output: the process was killed by a limit, or crashed.
-    return None if text == _FINE else Flaw(text or Flaw.BROKEN)
+    return None if text == _FINE else Flaw(text)
+
+
+async def _start() -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", _MODULE),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=asyncio.subprocess.DEVNULL,
+            # The process that decodes untrusted data gets no secrets.
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        )
+    except OSError as error:
+        raise NotLookedAt(f"no process that looks at a picture could be started: {error}") from error
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import signal
 import struct
 import zlib
 from io import BytesIO
@@ -67,17 +69,18 @@ async def test_a_machine_too_busy_to_look_is_no_flaw(monkeypatch):
         await find_flaw_apart(many_scans())
 
 
-async def test_a_process_that_is_killed_says_nothing_of_the_picture(monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda sent: sent.name)
+async def test_a_process_that_is_killed_says_nothing_of_the_picture(sent, monkeypatch):
     start = asyncio.create_subprocess_exec
 
     async def start_and_kill(*arguments, **options):
         process = await start(*arguments, **options)
-        process.kill()
+        process.send_signal(sent)
         return process
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_kill)
 
-    with pytest.raises(NotLookedAt, match="ended with -9"):
+    with pytest.raises(NotLookedAt, match=f"ended with -{sent:d}"):
         await find_flaw_apart(picture())
 
 
@@ -85,4 +88,14 @@ async def test_a_process_that_can_not_start_says_nothing_of_the_picture(monkeypa
     monkeypatch.setattr(picture_process, "_MODULE", "services.extractor.gone")
 
     with pytest.raises(NotLookedAt, match="ended with 1"):
+        await find_flaw_apart(picture())
+
+
+async def test_a_machine_without_another_process_says_nothing_of_the_picture(monkeypatch):
+    async def refuse(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+
+    with pytest.raises(NotLookedAt, match="temporarily unavailable"):
         await find_flaw_apart(picture())
