@@ -32,10 +32,11 @@ _READS_PER_MINUTE: Final = 3000
 _PREDICTIONS_PER_MINUTE: Final = 600
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 #: Limit of each step of a request; httpx has none for the whole request, so `Http` adds one.
-_STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3, pool=3)
-_CONNECTIONS: Final = httpx.Limits(max_connections=20, max_keepalive_connections=10)
+_STEP_TIMEOUTS: Final = httpx.Timeout(10, connect=3)
+#: No limit: the callers are limited, and one that waited for another's connection would find Replicate away.
+_CONNECTIONS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 #: The request was not sent, so it had no effect.
-_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout)
 #: Read once per process: to read the trusted certificates takes 60 ms of CPU, and plain HTTP needs a context, too.
 _tls_context = cache(httpx.create_ssl_context)
 

@@ -38,8 +38,11 @@ class Server:
     answers: list[bytes] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     hangs: bool = False
+    #: Nobody is answered before so many have asked.
+    at_once: int = 1
     url: str = ""
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    have_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -48,6 +51,9 @@ class Server:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         method, target, _ = start.split(" ")
         self.requests.append(Request(method, target, headers, body))
+        if len(self.requests) == self.at_once:
+            self.have_asked.set()
+        await self.have_asked.wait()
         try:
             writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
             await writer.drain()
@@ -105,6 +111,15 @@ async def test_a_training_is_asked_for_with_the_token(server, replicate):
     assert (request.method, request.target) == ("GET", "/v1/trainings/abc")
     assert request.headers["authorization"] == f"Bearer {TOKEN}"
     assert request.headers["accept-encoding"] == "identity"
+
+
+async def test_each_of_many_callers_is_asked_for_at_once(server, replicate):
+    server.will_say(TRAINING)
+    server.at_once = 64
+
+    found = await asyncio.gather(*(replicate.get_training("abc") for _ in range(64)))
+
+    assert len(found) == 64
 
 
 async def test_a_request_is_counted_by_its_route_without_ids(server, unused_port):
