@@ -34,6 +34,7 @@ _MAX_PAGES: Final = 10
 _MAX_RUN_PAGES: Final = 3
 
 _Item = TypeVar("_Item")
+_Job = TypeVar("_Job", Training, Prediction)
 
 
 class Replicate:
@@ -62,7 +63,9 @@ class Replicate:
         await self._http.close()
 
     async def get_training(self, training_id: str) -> Training:
-        return await self._http.ask(f"get training {training_id}", decode_training, Route.GET_TRAINING, training_id)
+        what = f"get training {training_id}"
+        found = await self._http.ask(what, decode_training, Route.GET_TRAINING, training_id)
+        return _same(found, training_id, what)
 
     async def list_trainings(self, cursor: str | None = None) -> TrainingsPage:
         """Return a page of the account's trainings, without their logs. Invalid items are skipped."""
@@ -125,7 +128,9 @@ class Replicate:
         )
 
     async def get_prediction(self, prediction_id: str) -> Prediction:
-        return await self._http.ask(f"get run {prediction_id}", decode_prediction, Route.GET_PREDICTION, prediction_id)
+        what = f"get run {prediction_id}"
+        found = await self._http.ask(what, decode_prediction, Route.GET_PREDICTION, prediction_id)
+        return _same(found, prediction_id, what)
 
     async def list_predictions(self) -> list[Prediction]:
         """Return the account's latest runs, newest first, from API and website. Invalid items are skipped."""
@@ -186,6 +191,13 @@ class Replicate:
             if cursor is None:
                 break
         return items
+
+
+def _same(found: _Job, asked_for: str, what: str) -> _Job:
+    """Return *found*, unless it is another than the one *asked_for*, as a cache in between could have it."""
+    if found.id != asked_for:
+        raise BadAnswer(f"{what}: the answer is about another one, {found.id}")
+    return found
 
 
 def _origin(address: httpx.URL) -> tuple[str, str, int | None]:

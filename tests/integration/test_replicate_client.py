@@ -290,9 +290,9 @@ async def test_an_id_that_would_lead_elsewhere_is_not_asked_for(server, replicat
 async def test_an_id_stays_within_its_place_in_the_path(server, replicate):
     server.will_say(TRAINING)
 
-    await replicate.get_training("../account?x#y")
+    await replicate.cancel_training("../account?x#y")
 
-    assert server.requests[0].target == "/v1/trainings/..%2Faccount%3Fx%23y"
+    assert server.requests[0].target == "/v1/trainings/..%2Faccount%3Fx%23y/cancel"
 
 
 @pytest.mark.parametrize(
@@ -333,6 +333,14 @@ async def test_an_answer_that_can_not_be_read_is_a_bad_one(server, replicate, sa
 
     with pytest.raises(BadAnswer):
         await replicate.get_training("abc")
+
+
+async def test_an_answer_about_another_one_is_a_bad_one(server, replicate):
+    server.will_say({"id": "other", "status": "succeeded", "output": {"version": str(REF)}})
+
+    for ask in (replicate.get_training, replicate.get_prediction):
+        with pytest.raises(BadAnswer, match="about another one, other"):
+            await ask("abc")
 
 
 async def test_a_secret_that_can_not_be_read_is_not_repeated(server, replicate):
