@@ -46,6 +46,7 @@ class EndpointBusy(TransientError):
 
     code = "endpoint_busy"
     is_patient = True
+    is_untried = True
 
 
 class NotAccepted(TransientError):

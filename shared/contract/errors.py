@@ -43,6 +43,8 @@ class TransientError(ModelswapError):
     max_attempts: int | None = None
     #: Whether the handler decides when to give up: attempts are unlimited, and the last delay is repeated.
     is_patient: bool = False
+    #: Whether it was not tried at all, so that no attempt is counted.
+    is_untried: bool = False
     #: Minimum delay before the next attempt (Retry-After), or None.
     retry_after_seconds: float | None = None
 

@@ -56,10 +56,11 @@ def next_step(
             limit = min(limit, UNKNOWN_ERROR_ATTEMPTS)
     if attempt >= limit:
         return DeadLetter()
+    following = attempt if isinstance(error, TransientError) and error.is_untried else attempt + 1
     step = min(attempt, len(delays)) - 1
     if retry_after is not None:
         long_enough = (each for each in delays[step:] if each.total_seconds() >= retry_after)
-        return RetryIn(next(long_enough, max(delays)), attempt + 1)
+        return RetryIn(next(long_enough, max(delays)), following)
     if step > 0 and chance < _EARLIER_SHARE:
         step -= 1
-    return RetryIn(delays[step], attempt + 1)
+    return RetryIn(delays[step], following)

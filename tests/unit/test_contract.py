@@ -283,6 +283,15 @@ def test_a_patient_error_is_retried_with_the_last_delay_for_ever():
     assert next_step(Patient("x"), attempt=10_000) == RetryIn(DELAYS[-1], 10_001)
 
 
+@pytest.mark.parametrize(("retry_after", "delay"), [(None, DELAYS[0]), (6.0, DELAYS[1])])
+def test_what_was_not_tried_counts_as_no_attempt(retry_after, delay):
+    class Untried(Patient):
+        is_untried = True
+        retry_after_seconds = retry_after
+
+    assert next_step(Untried("x"), attempt=1) == RetryIn(delay, 1)
+
+
 @pytest.mark.parametrize(
     ("retry_after", "attempt", "seconds"), [(1.0, 1, 5), (6.0, 1, 30), (1.0, 3, 120), (3600.0, 1, 3600), (9e9, 1, 3600)]
 )

@@ -35,6 +35,7 @@ from services.notifier.signing import MasterSecretMissing, Seeds, Signer
 from services.notifier.views import DeliveryStatus, EndpointStatus
 from shared.contract.envelope import decode, wrap
 from shared.contract.events import DeliveryRequested
+from shared.contract.retry import RetryIn, next_step
 from shared.contract.values import Effect
 from shared.runtime.clock import now
 from tests.webhooks import activated
@@ -335,6 +336,20 @@ async def test_the_delivery_of_a_disabled_endpoint_waits_for_it():
     await attempts(store, Answer(200, "", 1)).handle(envelope_of(event))
 
     assert (store.held, store.ends) == ([event], [])
+
+
+async def test_a_delivery_that_finds_its_endpoint_paused_waits_no_longer_each_time():
+    store, attempt, waits = Stored(not_before=NOW + timedelta(seconds=4)), 1, []
+
+    for _ in range(10):
+        with pytest.raises(EndpointBusy) as caught:
+            await attempts(store, Answer(200, "", 1)).handle(envelope_of(asked()))
+        step = next_step(caught.value, attempt=attempt)
+        assert isinstance(step, RetryIn)
+        attempt = step.attempt
+        waits.append(step.delay.total_seconds())
+
+    assert waits == [5] * 10
 
 
 async def test_a_delivery_that_is_out_of_date_is_ignored():
