@@ -68,7 +68,10 @@ async def look_up(host: str, port: int) -> Sequence[str]:
         except ValueError:  # a label that is too long for IDNA
             found.set_exception(OSError(f"{host} is no host name"))
 
-    threading.Thread(target=work, daemon=True).start()
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError as error:  # as many as this machine lets us have wait for slow name servers
+        raise OSError(f"{host} can not be looked up now: {error}") from error
     return await asyncio.wrap_future(found)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from ipaddress import ip_network
@@ -170,6 +171,17 @@ async def test_a_name_that_does_not_exist_is_no_answer():
     assert said.status is None
     with pytest.raises(OSError, match="no host name"):
         await look_up("a" * 64 + ".invalid", 443)
+
+
+async def test_a_machine_without_another_thread_is_no_answer(monkeypatch):
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    answer = await Client().post("https://hooks.example.com/", b"{}", {})
+
+    assert (answer.status, answer.text) == (None, "hooks.example.com can not be looked up now: can't start new thread")
 
 
 @pytest.mark.parametrize(
