@@ -38,6 +38,7 @@ from shared.contract.text import clean
 from shared.contract.topology import DEAD_EXCHANGE
 from shared.runtime import telemetry
 from shared.runtime.broker.batches import attempt
+from shared.runtime.broker.circuit import NotTried
 from shared.runtime.broker.message import Delivery, Item, Outgoing, dead_letter, read, retry, to_message
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.spans import handling, processing
@@ -140,11 +141,14 @@ class Consumer:
             items = self._without_made_up(begun)
             known = [item for item in items if item.envelope is not None]
             results = iter(await self._until_up(known, unacked) if known else ())
+            outcomes = [(item, item.error if item.envelope is None else next(results)) for item in items]
+            again = {item.delivery.tag for item, result in outcomes if isinstance(result, NotTried)}
             ends = [
-                (item, self._follow_ups(item, item.error if item.envelope is None else next(results))) for item in items
+                (item, self._follow_ups(item, result)) for item, result in outcomes if not isinstance(result, NotTried)
             ]
             await _together([self._conclude(item, messages, unacked) for item, messages in ends if messages])
-            unacked.ack(batch)
+            unacked.ack(each for each in batch if each.tag not in again)
+            unacked.put_again(each for each in batch if each.tag in again)
         finally:
             for item in begun:
                 item.span.end()

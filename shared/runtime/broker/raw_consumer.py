@@ -23,6 +23,7 @@ from shared.contract.limits import Unpublishable
 from shared.runtime import telemetry
 from shared.runtime.aside import SetAside
 from shared.runtime.broker.batches import attempt
+from shared.runtime.broker.circuit import NotTried
 from shared.runtime.broker.message import Delivery, put_back
 from shared.runtime.broker.publisher import Publisher
 from shared.runtime.broker.spans import handling, processing
@@ -99,7 +100,9 @@ class RawConsumer:
         self._kept.inc(len(kept))
         unacked.ack(kept)
         for delivery, error in zip(batch, errors, strict=True):
-            if error is not None:
+            if isinstance(error, NotTried):
+                unacked.put_again([delivery])
+            elif error is not None:
                 self.aside.add(_name(delivery), error)
                 self._retried.inc()
                 self._subscription.start(self._put_back(delivery, unacked), unacked)
